@@ -1,0 +1,1 @@
+"""Pure state machines and mathematics: no I/O, no clock, no framework."""

@@ -1,0 +1,186 @@
+"""Directed communication graphs: who pushes to whom, with what weight. Values only; nothing here changes.
+
+A graph's *position* i is the i-th member in sorted order. Presets are written over positions, so that a
+graph re-forms by itself when the members change; an edge list names its nodes and does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property, lru_cache
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from edgenode.errors import GraphError
+
+
+@dataclass(frozen=True)
+class Digraph:
+    """A directed graph over node ids, (sender, receiver) per edge; self-loops are implied, never listed.
+
+    Raises:
+        GraphError: an edge names an unknown node, or is a self-loop.
+    """
+
+    nodes: tuple[str, ...]
+    edges: frozenset[tuple[str, str]]
+
+    def __post_init__(self) -> None:
+        for sender, receiver in sorted(self.edges):
+            for end in (sender, receiver):
+                if end not in self.nodes:
+                    raise GraphError(f"edge {sender}->{receiver} names an unknown node {end!r}")
+            if sender == receiver:
+                raise GraphError(f"edge {sender}->{receiver} is a self-loop; every node has one already")
+
+    @cached_property
+    def _out(self) -> dict[str, tuple[str, ...]]:
+        return {n: tuple(sorted(r for s, r in self.edges if s == n)) for n in self.nodes}
+
+    @cached_property
+    def _in(self) -> dict[str, tuple[str, ...]]:
+        return {n: tuple(sorted(s for s, r in self.edges if r == n)) for n in self.nodes}
+
+    def out_neighbours(self, node: str) -> tuple[str, ...]:
+        """Receivers of this node's pushes, sorted; empty for a node that is not in the graph."""
+        return self._out.get(node, ())
+
+    def in_neighbours(self, node: str) -> tuple[str, ...]:
+        """Senders this node waits for, sorted; empty for a node that is not in the graph."""
+        return self._in.get(node, ())
+
+    def weight(self, sender: str) -> float:
+        """What the sender gives to itself and to each out-neighbour: 1 / (out-degree + 1), a column of W."""
+        return 1.0 / (len(self.out_neighbours(sender)) + 1)
+
+    def mixing_matrix(self) -> NDArray[np.float64]:
+        """W[receiver, sender] over the sorted nodes, [n, n]; every column sums to 1 (section 8.1, assumption 2)."""
+        position = {node: i for i, node in enumerate(self.nodes)}
+        matrix = np.zeros((len(self.nodes), len(self.nodes)))
+        for sender in self.nodes:
+            for receiver in (sender, *self.out_neighbours(sender)):
+                matrix[position[receiver], position[sender]] = self.weight(sender)
+        return matrix
+
+    def unreachable_pairs(self) -> list[tuple[str, str]]:
+        """Every (from, to) with no directed path; empty exactly when the graph is strongly connected."""
+        graph = nx.DiGraph()
+        graph.add_nodes_from(self.nodes)
+        graph.add_edges_from(self.edges)
+        if not self.nodes or nx.is_strongly_connected(graph):
+            return []
+        reach = {node: nx.descendants(graph, node) | {node} for node in self.nodes}
+        return [(a, b) for a in self.nodes for b in self.nodes if b not in reach[a]]
+
+    def union(self, other: Digraph) -> Digraph:
+        """The graph with the edges of both, over the nodes of this one."""
+        return Digraph(self.nodes, self.edges | other.edges)
+
+
+def _cycle(order: Sequence[int]) -> list[tuple[int, int]]:
+    return [(a, b) for a, b in zip(order, [*order[1:], order[0]], strict=True) if a != b]
+
+
+def _hops(n: int) -> list[int]:
+    return [2**k for k in range(max(n - 1, 1).bit_length())] if n > 1 else []
+
+
+def _hop(n: int, hop: int) -> list[tuple[int, int]]:
+    return [(i, (i + hop) % n) for i in range(n) if hop % n]
+
+
+def _complete(n: int) -> list[list[tuple[int, int]]]:
+    return [[(i, j) for i in range(n) for j in range(n) if i != j]]
+
+
+# name -> (n -> one period of edge lists over positions, one list per round)
+_PRESETS: dict[str, Callable[[int], list[list[tuple[int, int]]]]] = {
+    "a": lambda n: [_cycle(range(n))],
+    "b": lambda n: [_cycle([0, *range(n - 1, 0, -1)])],
+    "c": lambda n: [_cycle([*range(0, n, 2), *range(1, n, 2)])],
+    "chord": lambda n: [[*_cycle(range(n)), *([(0, 2)] if n > 3 else [(0, n - 1)] if n == 3 else [])]],
+    "exponential": lambda n: [[edge for hop in _hops(n) for edge in _hop(n, hop)]],
+    "one-peer-exponential": lambda n: [_hop(n, hop) for hop in _hops(n)] or [[]],
+    "complete": _complete,
+}
+
+PRESETS: dict[str, str] = {
+    "a": "ring, each node pushes to the next",
+    "b": "ring, each node pushes to the one before",
+    "c": "ring through the even positions, then the odd ones",
+    "chord": "ring a plus the edge 0->2: unbalanced, push-sum needed",
+    "exponential": "each node pushes to the nodes 1, 2, 4, ... further on",
+    "one-peer-exponential": "one push per round, 1, 2, 4, ... further on in turn: averages exactly when n is a power of two",
+    "complete": "each node pushes to every other",
+}
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """A graph as an operator names it: a preset, or a named list of edges over node ids.
+
+    Raises:
+        GraphError: no such preset, or a duplicate edge.
+    """
+
+    name: str
+    edges: tuple[tuple[str, str], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.edges is None:
+            if self.name not in _PRESETS:
+                near = get_close_matches(self.name, _PRESETS, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise GraphError(f"no graph named {self.name!r}; {hint}presets are {', '.join(_PRESETS)}")
+            return
+        seen: set[tuple[str, str]] = set()
+        for sender, receiver in self.edges:
+            if (sender, receiver) in seen:
+                raise GraphError(f"graph {self.name!r} lists the edge {sender}->{receiver} twice")
+            seen.add((sender, receiver))
+
+    def period(self, members: tuple[str, ...]) -> tuple[Digraph, ...]:
+        """The digraphs of consecutive rounds, repeated for ever; one for every static graph.
+
+        Raises:
+            GraphError: an edge names a node that is not a member.
+        """
+        return _period(self, members)
+
+
+@lru_cache(maxsize=256)
+def _period(spec: GraphSpec, members: tuple[str, ...]) -> tuple[Digraph, ...]:
+    if spec.edges is not None:
+        return (Digraph(members, frozenset(spec.edges)),)
+    rounds = _PRESETS[spec.name](len(members))
+    return tuple(Digraph(members, frozenset((members[i], members[j]) for i, j in edges)) for edges in rounds)
+
+
+def parse_edges(name: str, text: str) -> GraphSpec:
+    """An edge-list file: one ``sender receiver`` (or ``sender -> receiver``) per line, # starts a comment.
+
+    Raises:
+        GraphError: a line that is no edge, with its number; or a duplicate edge.
+    """
+    edges = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].replace("->", " ").replace(",", " ").split()
+        if not words:
+            continue
+        if len(words) != 2:
+            raise GraphError(f"{name}, line {number}: expected 'sender receiver', got {line.strip()!r}")
+        edges.append((words[0], words[1]))
+    if not edges:
+        raise GraphError(f"{name} lists no edge")
+    return GraphSpec(name, tuple(edges))
+
+
+def describe_unreachable(pairs: Iterable[tuple[str, str]], limit: int = 6) -> str:
+    """The unreachable pairs as text, the first few named."""
+    listed = list(pairs)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(f"{a}->{b}" for a, b in listed[:limit]) + more

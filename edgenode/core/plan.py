@@ -1,0 +1,297 @@
+"""The plan: a pure function round -> digraph, kept as a chain of records that every node derives alike.
+
+A record says what holds from round ``start`` on. Its digest covers its parent's, so two nodes that name the
+same digest agree on the whole history. A record number counts changes of plan; *epoch* is left to mean an
+epoch of training, as everywhere in the field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from hashlib import sha256
+from typing import Any
+
+from edgenode.core.graph import Digraph, GraphSpec, describe_unreachable
+from edgenode.errors import GraphError, RemoteProtocolError
+
+_MAX_PERIOD = 1 << 20
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which graph each round uses: ``graphs`` in turn, ``every`` rounds each, counted from round ``origin``.
+
+    From round ``last_from`` on (if any) the graph is ``last`` instead: the graph of SCSP's final gossip.
+    """
+
+    graphs: tuple[GraphSpec, ...]
+    every: int
+    origin: int = 0
+    last: GraphSpec | None = None
+    last_from: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.graphs:
+            raise GraphError("a schedule needs at least one graph")
+        if self.every < 1:
+            raise GraphError(f"a rotation changes every n >= 1 rounds, not {self.every}")
+
+    def spec(self, round: int) -> GraphSpec:
+        """The named graph in force at a round."""
+        if self.last is not None and round >= self.last_from:
+            return self.last
+        return self.graphs[(round - self.origin) // self.every % len(self.graphs)]
+
+    def graph(self, round: int, members: tuple[str, ...]) -> Digraph:
+        """The digraph of one round."""
+        spec = self.spec(round)
+        period = spec.period(members)
+        origin = self.last_from if spec is self.last else self.origin
+        return period[(round - origin) % len(period)]
+
+    def next_switch(self, round: int) -> int | None:
+        """The first round after this one with another named graph; None if there is none."""
+        ahead = [] if self.last is None or round >= self.last_from else [self.last_from]
+        if len(set(self.graphs)) > 1 and not (self.last is not None and round >= self.last_from):
+            ahead.append(round + self.every - (round - self.origin) % self.every)
+        return min(ahead, default=None)
+
+    def check(self, members: tuple[str, ...]) -> None:
+        """Refuse a schedule that cannot carry a run over these members.
+
+        Raises:
+            GraphError: an unknown node, or the union over one period is not strongly connected.
+        """
+        lengths = [len(spec.period(members)) for spec in self.graphs]
+        rotation = math.lcm(self.every * len(self.graphs), *lengths)
+        base = replace(self, last=None)
+        rounds = range(self.origin, self.origin + min(rotation, _MAX_PERIOD))
+        _require_connected([base.graph(r, members) for r in rounds], [s.name for s in self.graphs])
+        if self.last is not None:
+            _require_connected(list(self.last.period(members)), [self.last.name])
+
+
+def _require_connected(graphs: list[Digraph], names: list[str]) -> None:
+    pairs = reduce(Digraph.union, dict.fromkeys(graphs)).unreachable_pairs()
+    if pairs:
+        raise GraphError(
+            f"{'+'.join(names)} is not strongly connected: no path {describe_unreachable(pairs)}"
+        )
+
+
+@dataclass(frozen=True, order=True)
+class Member:
+    """A node in a record. The incarnation fences a device that died and came back; the address is where to dial."""
+
+    node: str
+    incarnation: int = 0
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One change of plan, in force from round ``start``. ``end`` is the round before which the run stops, if any.
+
+    Raises:
+        GraphError: the schedule does not fit the members.
+    """
+
+    cluster: str
+    number: int
+    parent: str
+    start: int
+    schedule: Schedule
+    members: tuple[Member, ...]
+    end: int | None = None
+
+    def __post_init__(self) -> None:
+        if list(self.names) != sorted(set(self.names)):
+            raise GraphError("members must be sorted and named once each")
+        if self.start < 0 or self.number < 0:
+            raise GraphError("a record's number and start are not negative")
+        self.schedule.check(self.names)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The member ids, sorted: the positions of the presets."""
+        return tuple(m.node for m in self.members)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical text, hex: equal digests mean equal histories."""
+        return sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical JSON: the same text on every host."""
+        return json.dumps(_plain(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Record:
+        """The inverse of ``to_json``.
+
+        Raises:
+            RemoteProtocolError: the text is no record.
+        """
+        try:
+            return _record(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, GraphError) as exc:
+            raise RemoteProtocolError(f"malformed plan record: {exc}") from exc
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A chain of records; what a node knows of the past, the present and at most one change to come."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def latest(self) -> Record:
+        return self.records[-1]
+
+    def at(self, round: int) -> Record:
+        """The record in force at a round (the oldest kept one for rounds before it)."""
+        for record in reversed(self.records):
+            if record.start <= round:
+                return record
+        return self.records[0]
+
+    def graph(self, round: int) -> Digraph:
+        """The digraph of a round: the same at every node that knows the same records."""
+        record = self.at(round)
+        return record.schedule.graph(round, record.names)
+
+    def extend(self, record: Record) -> Plan:
+        """The chain with one more record.
+
+        Raises:
+            RemoteProtocolError: the record is not the next one of this chain.
+        """
+        last = self.latest
+        if record.number != last.number + 1 or record.parent != last.digest or record.cluster != last.cluster:
+            raise RemoteProtocolError(
+                f"record {record.number} (parent {record.parent[:12]}) does not follow {last.number} ({last.digest[:12]})"
+            )
+        if record.start <= last.start:
+            raise RemoteProtocolError(f"record {record.number} starts at {record.start}, before {last.start}")
+        return Plan((*self.records, record))
+
+    def successor(self, start: int, **changes: Any) -> Record:
+        """A record that follows the latest one and starts at a round; its digest chains to the parent's."""
+        last = self.latest
+        return replace(last, number=last.number + 1, parent=last.digest, start=start, **changes)
+
+
+def reach(plan: Plan, origin: str, first_round: int) -> int:
+    """How many rounds a flood from ``origin``, on the pushes of ``first_round`` on, needs to cover all members.
+
+    Raises:
+        GraphError: the graphs never carry it to everyone.
+    """
+    informed = {origin}
+    everyone = set(plan.at(first_round).names)
+    for count in range(_MAX_PERIOD):
+        if informed >= everyone:
+            return count
+        edges = plan.graph(first_round + count).edges
+        informed |= {receiver for sender, receiver in edges if sender in informed}
+    raise GraphError(f"a record can never reach {', '.join(sorted(everyone - informed))} from {origin}")
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    schedule = record.schedule
+    return {
+        "cluster": record.cluster,
+        "number": record.number,
+        "parent": record.parent,
+        "start": record.start,
+        "end": record.end,
+        "members": [[m.node, m.incarnation, m.address] for m in record.members],
+        "schedule": {
+            "graphs": [_plain_spec(s) for s in schedule.graphs],
+            "every": schedule.every,
+            "origin": schedule.origin,
+            "last": None if schedule.last is None else _plain_spec(schedule.last),
+            "last_from": schedule.last_from,
+        },
+    }
+
+
+def _plain_spec(spec: GraphSpec) -> list[Any]:
+    return [spec.name, None if spec.edges is None else [list(edge) for edge in spec.edges]]
+
+
+def _spec(plain: list[Any]) -> GraphSpec:
+    name, edges = plain
+    return GraphSpec(_text(name), None if edges is None else tuple((_text(a), _text(b)) for a, b in edges))
+
+
+def _record(plain: dict[str, Any]) -> Record:
+    schedule = plain["schedule"]
+    return Record(
+        cluster=_text(plain["cluster"]),
+        number=_whole(plain["number"]),
+        parent=_text(plain["parent"]),
+        start=_whole(plain["start"]),
+        end=None if plain["end"] is None else _whole(plain["end"]),
+        members=tuple(Member(_text(n), _whole(i), _text(a)) for n, i, a in plain["members"]),
+        schedule=Schedule(
+            graphs=tuple(_spec(s) for s in schedule["graphs"]),
+            every=_whole(schedule["every"]),
+            origin=_whole(schedule["origin"]),
+            last=None if schedule["last"] is None else _spec(schedule["last"]),
+            last_from=_whole(schedule["last_from"]),
+        ),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {value!r}")
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"expected a whole number, got {value!r}")
+    return value
+
+
+def found(cluster: str, members: Iterable[Member], schedule: Schedule) -> Plan:
+    """The plan of a new run: one record, from round 0."""
+    return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members))),))
+
+
+def resume(members: Iterable[Member], offers: dict[str, tuple[frozenset[int], Plan]]) -> tuple[Plan, int]:
+    """What a stopped cluster goes on with: its plan plus one record, from the newest round every node has saved.
+
+    Args:
+        members: who is back, with the addresses they have now.
+        offers: per node, the rounds of its checkpoints and the plan in the newest of them.
+
+    Raises:
+        GraphError: there is no common round, or the members are not those of the checkpoints.
+    """
+    plan = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
+    common = frozenset.intersection(*(rounds for rounds, _ in offers.values()))
+    if not common:
+        have = "; ".join(f"{node} has {sorted(rounds)}" for node, (rounds, _) in sorted(offers.items()))
+        raise GraphError(f"no checkpoint round is common to all nodes: {have}")
+    start = max(common)
+    in_force = plan.at(start)
+    if set(offers) != set(in_force.names):
+        raise GraphError(
+            f"the checkpoints are of {', '.join(in_force.names)}, not of {', '.join(sorted(offers))}"
+        )
+    record = replace(
+        in_force,
+        number=plan.latest.number + 1,
+        parent=plan.latest.digest,
+        start=start,
+        end=None,
+        members=tuple(sorted(members)),
+    )
+    return Plan((record,)), start

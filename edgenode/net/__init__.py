@@ -1,0 +1,1 @@
+"""asyncio, gRPC and mDNS: moves messages; knows nothing of mixing or training."""

@@ -1,0 +1,302 @@
+"""Node to node: one outgoing stream per out-neighbour, one incoming per in-neighbour. Delivers; never judges.
+
+A push is repeated over as many connections as it takes until its receiver answers it; the receiver tells repeats
+apart by (sender, round). So nothing is lost silently and nothing counts twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+
+import grpc
+import grpc.aio
+import stamina
+import structlog
+
+from edgenode.core.messages import Acknowledge, Acknowledged, Message
+from edgenode.core.plan import Plan
+from edgenode.errors import EdgenodeError, TransportError
+from edgenode.net.rpc import broken, channel, reject, translated
+from edgenode.net.wire import (
+    Assembler,
+    Identity,
+    answer_from_wire,
+    answer_to_wire,
+    plan_from_wire,
+    push_frames,
+    records_to_wire,
+)
+from edgenode.v1 import common_pb2, peer_pb2, peer_pb2_grpc
+
+log = structlog.get_logger()
+
+SERVICE = "edgenode.v1.PeerService"
+_REMIND_EVERY_S = 10.0
+_GRPC_PREFIX_BYTES = 5
+
+
+class PeerServer(peer_pb2_grpc.PeerServiceServicer):
+    """The receiving end. Streams wait until ``open`` says which run this is.
+
+    Attributes:
+        identity: ours; without a plan digest until the run is founded.
+    """
+
+    def __init__(self, identity: Identity, saved: tuple[frozenset[int], Plan | None]) -> None:
+        self.identity = identity
+        self._saved = saved
+        self._is_open = asyncio.Event()
+        self._deliver: Callable[[Message], None]
+        self._max_payload_bytes = 0
+        self._answers: dict[str, asyncio.Queue[Acknowledge]] = {}
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register with a server."""
+        peer_pb2_grpc.add_PeerServiceServicer_to_server(self, server)
+
+    def open(self, identity: Identity, deliver: Callable[[Message], None], max_payload_bytes: int) -> None:
+        """The run is founded: take pushes from now on."""
+        self.identity, self._deliver, self._max_payload_bytes = identity, deliver, max_payload_bytes
+        self._is_open.set()
+
+    def answer(self, answer: Acknowledge) -> None:
+        """Answer a push; if its sender is not connected now, it will repeat the push and be answered then."""
+        if answer.to in self._answers:
+            self._answers[answer.to].put_nowait(answer)
+
+    @property
+    def connected(self) -> int:
+        """How many in-neighbours have a stream here."""
+        return len(self._answers)
+
+    async def Meet(self, request: peer_pb2.MeetRequest, context: grpc.aio.ServicerContext) -> peer_pb2.MeetResponse:
+        """Say who we are and what we could resume from."""
+        rounds, plan = self._saved
+        saved = common_pb2.Saved(rounds=sorted(rounds), records=records_to_wire(plan.records if plan else ()))
+        return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved)
+
+    async def Push(
+        self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[peer_pb2.PushResponse]:
+        """One in-neighbour's stream: pushes in, answers out, in any order."""
+        await self._is_open.wait()
+        answers: asyncio.Queue[Acknowledge] = asyncio.Queue()
+        sender = ""
+        try:
+            hello = await anext(aiter(requests))
+            identity = self.identity.check(hello.hello, context.peer())
+            sender = identity.node
+            self._answers[sender] = answers
+            yield peer_pb2.PushResponse(hello=self.identity.to_wire())
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(self._read(identity, requests, answers), name=f"pushes of {sender}")
+                while not (reader.done() and answers.empty()):
+                    answer = await answers.get()
+                    if answer.to:
+                        yield answer_to_wire(answer)
+        except StopAsyncIteration:
+            return
+        except EdgenodeError as exc:
+            log.warning("refused a peer", peer=context.peer(), reason=str(exc))
+            await reject(context, exc)
+        except ExceptionGroup as group_error:
+            for cause in group_error.exceptions:
+                if not isinstance(cause, EdgenodeError):
+                    raise
+                log.warning("refused a peer", peer=sender, reason=str(cause))
+                await reject(context, cause)
+        finally:
+            if self._answers.get(sender) is answers:
+                del self._answers[sender]
+
+    async def _read(
+        self, sender: Identity, requests: AsyncIterator[peer_pb2.PushRequest], answers: asyncio.Queue[Acknowledge]
+    ) -> None:
+        assembler = Assembler(sender, self._max_payload_bytes)
+        async for frame in requests:
+            if message := assembler.feed(frame):
+                self._deliver(message)
+        answers.put_nowait(_END)
+
+
+_END = Acknowledge("", 0, verdict=None, knows=0)  # type: ignore[arg-type]  # never leaves this module
+
+
+class PeerLink:
+    """The sending end towards one out-neighbour: dials, says hello, pushes, and repeats until answered.
+
+    Attributes:
+        wire_bytes: bytes of all gRPC messages sent, repeats and framing included.
+    """
+
+    def __init__(
+        self,
+        to: str,
+        identity: Identity,
+        candidates: Callable[[], list[str]],
+        post: Callable[[Acknowledged], None],
+    ) -> None:
+        self.to, self.wire_bytes = to, 0
+        self._identity, self._candidates, self._post = identity, candidates, post
+        self._unanswered: dict[int, Message] = {}
+        self._outbox: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+
+    def push(self, message: Message) -> None:
+        """Queue a message; it stays here until it is answered."""
+        self._unanswered[message.round] = message
+        self._outbox.append(message)
+        self._wake.set()
+
+    def close(self) -> None:
+        """Finish what is queued, then let ``run`` return."""
+        self._closing = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep a stream up until closed.
+
+        Raises:
+            RemoteProtocolError: the other side is of another run, or breaks the protocol.
+        """
+        attempt = count()
+        while not (self._closing and not self._unanswered):
+            down_since = said_at = time.monotonic()
+            async for retry in stamina.retry_context(
+                on=TransportError, attempts=None, timeout=None, wait_initial=0.05, wait_max=1.0, wait_jitter=0.2
+            ):
+                with retry:
+                    try:
+                        await self._session(next(attempt))
+                    except TransportError as exc:
+                        if self._closing and not self._unanswered:
+                            return
+                        now = time.monotonic()
+                        if now - said_at >= _REMIND_EVERY_S:
+                            said_at = now
+                            log.warning("cannot reach a peer", peer=self.to, since_s=round(now - down_since), why=str(exc))
+                        raise
+
+    async def _session(self, attempt: int) -> None:
+        candidates = self._candidates()
+        if not candidates:
+            raise TransportError(f"no address of {self.to} is known yet")
+        target = candidates[attempt % len(candidates)]
+        async with channel(target) as to_peer:
+            stream = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
+            try:
+                await self._greet(stream, target)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._read(stream), name=f"answers of {self.to}")
+                    group.create_task(self._write(stream), name=f"pushes to {self.to}")
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
+                raise broken(exc, target) from exc
+
+    async def _greet(self, stream: grpc.aio.StreamStreamCall, target: str) -> None:
+        await stream.write(peer_pb2.PushRequest(hello=self._identity.to_wire()))
+        first = await stream.read()
+        if first is grpc.aio.EOF:
+            raise TransportError(f"{target} closed the stream before it said hello")
+        theirs = self._identity.check(first.hello, target)
+        if theirs.node != self.to:
+            raise TransportError(f"{target} is {theirs.node}, not {self.to}")
+
+    async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
+        while (response := await stream.read()) is not grpc.aio.EOF:
+            answered = answer_from_wire(self.to, response.answer)
+            self._unanswered.pop(answered.round, None)
+            self._post(answered)
+        if not self._closing:
+            raise TransportError(f"{self.to} closed the stream")
+
+    async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
+        self._outbox = deque(self._unanswered[r] for r in sorted(self._unanswered))
+        while True:
+            while self._outbox:
+                for frame in push_frames(self._outbox.popleft()):
+                    self.wire_bytes += frame.ByteSize() + _GRPC_PREFIX_BYTES
+                    await stream.write(frame)
+            if self._closing:
+                await stream.done_writing()
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+
+class Peers:
+    """All outgoing links of a node; each lives in the caller's task group."""
+
+    def __init__(
+        self,
+        group: asyncio.TaskGroup,
+        identity: Identity,
+        candidates: Callable[[str], list[str]],
+        post: Callable[[Acknowledged], None],
+    ) -> None:
+        self._group, self._identity, self._candidates, self._post = group, identity, candidates, post
+        self._links: dict[str, PeerLink] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def push(self, to: str, message: Message) -> None:
+        """Deliver a message, dialling the peer if it is the first."""
+        if to not in self._links:
+            link = PeerLink(to, self._identity, lambda: self._candidates(to), self._post)
+            self._links[to] = link
+            self._tasks.append(self._group.create_task(link.run(), name=f"link to {to}"))
+        self._links[to].push(message)
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of all gRPC messages sent to peers."""
+        return sum(link.wire_bytes for link in self._links.values())
+
+    async def close(self) -> None:
+        """Let every link finish what it has, and wait for it."""
+        for link in self._links.values():
+            link.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def abandon(self) -> None:
+        """Drop every link as it is: the run has failed."""
+        for task in self._tasks:
+            task.cancel()
+
+
+async def meet(
+    target: str, identity: Identity, waiting: Callable[[str, str], None], timeout_s: float
+) -> tuple[Identity, frozenset[int], Plan | None]:
+    """Ask a fixed peer who it is, until it answers.
+
+    Args:
+        waiting: told (target, why) from time to time while it does not.
+
+    Raises:
+        DigestMismatch: it is of another run.
+        TransportError: it never answered.
+    """
+    deadline = time.monotonic() + timeout_s
+    said_at = time.monotonic() - _REMIND_EVERY_S + 1
+    async for retry in stamina.retry_context(
+        on=TransportError, attempts=None, timeout=timeout_s, wait_initial=0.05, wait_max=0.5
+    ):
+        with retry:
+            try:
+                async with channel(target) as to_peer:
+                    request = peer_pb2.MeetRequest(identity=identity.to_wire())
+                    reply = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=5)
+            except grpc.aio.AioRpcError as exc:
+                if time.monotonic() - said_at >= _REMIND_EVERY_S:
+                    said_at = time.monotonic()
+                    waiting(target, exc.details() or exc.code().name)
+                if time.monotonic() >= deadline:
+                    raise TransportError(f"no answer from peer {target} within {timeout_s:g} s") from exc
+                raise translated(exc, target) from exc
+            theirs = identity.check(reply.identity, target)
+            return theirs, frozenset(reply.saved.rounds), plan_from_wire(reply.saved.records)
+    raise TransportError(f"no answer from peer {target}")

@@ -1,0 +1,209 @@
+"""Core values <-> protobuf messages, in both directions. What comes in is checked here once; no I/O.
+
+A push above ``CHUNK_BYTES`` travels as a header and chunks, so no gRPC message comes near its 4 MiB limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from edgenode.core.graph import GraphSpec
+from edgenode.core.messages import Acknowledge, Acknowledged, Message, Verdict
+from edgenode.core.plan import Plan, Record
+from edgenode.errors import DigestMismatch, RemoteProtocolError
+from edgenode.v1 import common_pb2, operator_pb2, peer_pb2
+
+PROTOCOL = 1
+CHUNK_BYTES = 256 * 1024
+_MAX_RECORDS = 4096
+
+_TO_WIRE = {
+    Verdict.OK: peer_pb2.VERDICT_OK,
+    Verdict.SEEN: peer_pb2.VERDICT_SEEN,
+    Verdict.STALE: peer_pb2.VERDICT_STALE,
+    Verdict.ERROR: peer_pb2.VERDICT_ERROR,
+}
+_FROM_WIRE = {wire: verdict for verdict, wire in _TO_WIRE.items()}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this process is, and which run it is in."""
+
+    cluster: str
+    node: str
+    run_digest: str
+    incarnation: int = 0
+    plan_digest: str = ""
+
+    def to_wire(self) -> common_pb2.Identity:
+        return common_pb2.Identity(
+            cluster=self.cluster,
+            protocol=PROTOCOL,
+            node=self.node,
+            incarnation=self.incarnation,
+            run_digest=self.run_digest,
+            plan_digest=self.plan_digest,
+        )
+
+    @classmethod
+    def from_wire(cls, wire: common_pb2.Identity) -> Identity:
+        return cls(wire.cluster, wire.node, wire.run_digest, wire.incarnation, wire.plan_digest)
+
+    def check(self, wire: common_pb2.Identity, peer: str) -> Identity:
+        """The other side's identity, if it is of this run.
+
+        Raises:
+            DigestMismatch: of cluster, protocol, run or plan; both values are named.
+        """
+        theirs = Identity.from_wire(wire)
+        peer = f"{theirs.node} at {peer}" if theirs.node else peer
+        pairs = [
+            ("cluster", self.cluster, theirs.cluster),
+            ("protocol version", str(PROTOCOL), str(wire.protocol)),
+            ("run digest", self.run_digest, theirs.run_digest),
+        ]
+        if self.plan_digest and theirs.plan_digest:
+            pairs.append(("plan digest", self.plan_digest, theirs.plan_digest))
+        for what, ours, other in pairs:
+            if ours != other:
+                raise DigestMismatch(what, ours, other, peer)
+        return theirs
+
+
+def records_to_wire(records: Iterable[Record]) -> list[bytes]:
+    """Records as canonical JSON."""
+    return [record.to_json().encode() for record in records]
+
+
+def records_from_wire(wire: Iterable[bytes]) -> tuple[Record, ...]:
+    """Records from outside.
+
+    Raises:
+        RemoteProtocolError: one is malformed, or there are too many.
+    """
+    texts = list(wire)
+    if len(texts) > _MAX_RECORDS:
+        raise RemoteProtocolError(f"{len(texts)} records at once")
+    return tuple(Record.from_json(text) for text in texts)
+
+
+def plan_from_wire(wire: Iterable[bytes]) -> Plan | None:
+    """A plan from outside, its chain checked; None for no records.
+
+    Raises:
+        RemoteProtocolError: as ``records_from_wire``, or the records do not follow each other.
+    """
+    records = records_from_wire(wire)
+    if not records:
+        return None
+    plan = Plan(records[:1])
+    for record in records[1:]:
+        plan = plan.extend(record)
+    return plan
+
+
+def push_frames(message: Message) -> Iterator[peer_pb2.PushRequest]:
+    """A message as frames; a small one is a single frame."""
+    head, rest = message.payload[:CHUNK_BYTES], message.payload[CHUNK_BYTES:]
+    header = peer_pb2.PushHeader(
+        round=message.round,
+        number=message.number,
+        digest=message.digest,
+        weight=message.weight,
+        u=message.u,
+        records=records_to_wire(message.records),
+        payload_bytes=len(message.payload),
+        payload=head,
+    )
+    yield peer_pb2.PushRequest(header=header)
+    for at in range(0, len(rest), CHUNK_BYTES):
+        yield peer_pb2.PushRequest(chunk=rest[at : at + CHUNK_BYTES])
+
+
+class Assembler:
+    """Frames of one stream -> messages; holds at most one payload of at most ``max_payload_bytes``."""
+
+    def __init__(self, sender: Identity, max_payload_bytes: int) -> None:
+        self._sender = sender
+        self._max = max_payload_bytes
+        self._header: peer_pb2.PushHeader | None = None
+        self._payload = bytearray()
+
+    def feed(self, frame: peer_pb2.PushRequest) -> Message | None:
+        """Take one frame; return the message it completes, if any.
+
+        Raises:
+            RemoteProtocolError: frames out of order, or a payload that is larger than announced or allowed.
+        """
+        match frame.WhichOneof("frame"):
+            case "header" if self._header is None:
+                if frame.header.payload_bytes > self._max:
+                    raise RemoteProtocolError(
+                        f"a payload of {frame.header.payload_bytes} bytes; this model's is at most {self._max}"
+                    )
+                self._header = frame.header
+                self._payload = bytearray(frame.header.payload)
+            case "chunk" if self._header is not None:
+                self._payload += frame.chunk
+            case other:
+                raise RemoteProtocolError(f"unexpected frame {other!r}")
+        return self._complete(self._header)
+
+    def _complete(self, header: peer_pb2.PushHeader) -> Message | None:
+        if len(self._payload) < header.payload_bytes:
+            return None
+        if len(self._payload) > header.payload_bytes:
+            raise RemoteProtocolError("a payload is longer than its header says")
+        if not math.isfinite(header.u) or not math.isfinite(header.weight):
+            raise RemoteProtocolError("a weight is not finite")
+        self._header = None
+        return Message(
+            sender=self._sender.node,
+            incarnation=self._sender.incarnation,
+            round=header.round,
+            number=header.number,
+            digest=header.digest,
+            weight=header.weight,
+            u=header.u,
+            payload=bytes(self._payload),
+            records=records_from_wire(header.records),
+        )
+
+
+def answer_to_wire(answer: Acknowledge) -> peer_pb2.PushResponse:
+    """An answer to a push."""
+    return peer_pb2.PushResponse(
+        answer=peer_pb2.Answer(
+            round=answer.round, verdict=_TO_WIRE[answer.verdict], knows=answer.knows, detail=answer.detail
+        )
+    )
+
+
+def answer_from_wire(receiver: str, wire: peer_pb2.Answer) -> Acknowledged:
+    """An answer from outside.
+
+    Raises:
+        RemoteProtocolError: a verdict this version does not know.
+    """
+    if wire.verdict not in _FROM_WIRE:
+        raise RemoteProtocolError(f"{receiver} answered with an unknown verdict {wire.verdict}")
+    return Acknowledged(receiver, wire.round, _FROM_WIRE[wire.verdict], wire.knows, wire.detail)
+
+
+def graph_to_wire(spec: GraphSpec) -> operator_pb2.Graph:
+    """A named graph."""
+    return operator_pb2.Graph(
+        name=spec.name, edges=[operator_pb2.Edge(sender=s, receiver=r) for s, r in spec.edges or ()]
+    )
+
+
+def graph_from_wire(wire: operator_pb2.Graph) -> GraphSpec:
+    """A named graph from an operator.
+
+    Raises:
+        GraphError: no such preset, or a duplicate edge.
+    """
+    return GraphSpec(wire.name, tuple((e.sender, e.receiver) for e in wire.edges) or None)

@@ -1,0 +1,216 @@
+"""Loads a classification data set by name into tensors; never downloads, never augments.
+
+Images stay as they are stored (uint8 where they were): a mini-batch is normalised when it is used, so that a
+small device holds one byte a pixel.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import importlib.util
+import math
+import struct
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgenode.errors import ConfigError
+from edgenode.tasks import imagefolder
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Dataset:
+    """Images [N, channels, size, size] (uint8 or float32), labels [N] (int64, 0 to num_classes - 1).
+
+    `mean` and `std` are per channel over the training images, in the units the images are stored in:
+    (image - mean) / std is what a model sees.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        return self.train_images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        return self.train_images.shape[2]
+
+
+# Weak, so that a simulator's many trainers share one copy and nothing outlives the last of them.
+_loaded: weakref.WeakValueDictionary[tuple[str, str | None], Dataset] = weakref.WeakValueDictionary()
+
+
+def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+    """Return the data set `name`; `data_dir` is where it lies on disk ("digits" needs none)."""
+    key = (name, None if data_dir is None else str(data_dir))
+    found = _loaded.get(key)
+    if found is None:
+        found = _loaded[key] = _read(name, None if data_dir is None else Path(data_dir).expanduser())
+    return found
+
+
+def names() -> tuple[str, ...]:
+    return tuple(_READERS)
+
+
+def _read(name: str, data_dir: Path | None) -> Dataset:
+    if name not in _READERS:
+        near = difflib.get_close_matches(name, _READERS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"dataset {name!r} is unknown: did you mean {near!r}? (known: {', '.join(_READERS)})")
+    return _READERS[name](data_dir)
+
+
+def _folder(name: str, data_dir: Path | None) -> Path:
+    if data_dir is None:
+        raise ConfigError(f"dataset {name!r} needs data_dir, the folder it lies in")
+    if not data_dir.is_dir():
+        raise ConfigError(f"data_dir {data_dir} of dataset {name!r} is no folder")
+    return data_dir
+
+
+def _dataset(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int) -> Dataset:
+    mean, std = _moments(train[0])
+    return Dataset(*train, *test, num_classes, mean, std)
+
+
+def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel; a constant channel gets a deviation of 1."""
+    pairs = [_channel_moments(images[:, channel]) for channel in range(images.shape[1])]
+    return tuple(mean for mean, _ in pairs), tuple(std or 1.0 for _, std in pairs)
+
+
+def _channel_moments(values: Tensor) -> tuple[float, float]:
+    if values.dtype != torch.uint8:
+        deviation, average = torch.std_mean(values.double(), correction=0)
+        return float(average), float(deviation)
+    # A histogram is exact in integers: every device gets the same two numbers, whatever its thread count.
+    counts = torch.bincount(values.reshape(-1), minlength=256).tolist()
+    total = sum(counts)
+    first = sum(value * count for value, count in enumerate(counts))
+    second = sum(value * value * count for value, count in enumerate(counts))
+    return first / total, math.sqrt(total * second - first * first) / total
+
+
+# digits ------------------------------------------------------------------------------------------------
+
+
+def _digits(data_dir: Path | None) -> Dataset:
+    """Read scikit-learn's 1,797 handwritten digits, 8x8 in 17 grey levels; a fifth of each class is for testing."""
+    del data_dir
+    table = _digits_table()
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
+    images = torch.from_numpy(table[:, :-1].reshape(-1, 1, 8, 8).astype(np.uint8))
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(10):
+        held_out[torch.nonzero(labels == label).flatten()[4::5]] = True
+    return _dataset((images[~held_out], labels[~held_out]), (images[held_out], labels[held_out]), 10)
+
+
+def _digits_table() -> NDArray[np.float64]:
+    """Return [1797, 65]: 64 pixels and the label.
+
+    Importing scikit-learn for one table costs a second and 70 MB on a desktop, and far more on the devices
+    this is for. So its file is read where the package lies; its own function is the fallback.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    for place in (spec.submodule_search_locations or []) if spec is not None else []:
+        path = Path(place, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return np.column_stack([bunch.data, bunch.target])
+
+
+# Fashion-MNIST -----------------------------------------------------------------------------------------
+
+
+def _fashion_mnist(data_dir: Path | None) -> Dataset:
+    folder = _folder("fashion-mnist", data_dir or DEBIAN_FASHION_MNIST)
+    return _dataset(_idx_pair(folder, "train"), _idx_pair(folder, "t10k"), 10)
+
+
+def _idx_pair(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
+    images = _idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), dimensions=3)
+    labels = _idx(_idx_file(folder, f"{prefix}-labels-idx1-ubyte"), dimensions=1)
+    return images.unsqueeze(1), labels.long()
+
+
+def _idx_file(folder: Path, name: str) -> Path:
+    """Return the file in torchvision's layout or in the folder itself (Debian's), gzipped or not."""
+    for place in (folder / "FashionMNIST" / "raw", folder / "raw", folder):
+        for path in (place / name, place / f"{name}.gz"):
+            if path.is_file():
+                return path
+    raise ConfigError(f"{folder} holds no {name}(.gz), neither in itself nor in FashionMNIST/raw")
+
+
+def _idx(path: Path, dimensions: int) -> Tensor:
+    """Parse an idx file of bytes: two zeros, type 8, number of dimensions, big-endian sizes, values."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        magic, *shape = struct.unpack_from(f">{1 + dimensions}I", content)
+        if magic != 0x0800 + dimensions:
+            raise ValueError(f"it begins with {magic:#x}")
+        values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error) as exc:
+        raise ConfigError(f"{path} is no idx file of {dimensions} dimensions: {exc}") from exc
+    return torch.from_numpy(values.copy())
+
+
+# CIFAR -------------------------------------------------------------------------------------------------
+
+
+def _cifar(name: str, num_classes: int, data_dir: Path | None) -> Dataset:
+    folder = _folder(name, data_dir)
+    return _dataset(_cifar_split(name, folder, train=True), _cifar_split(name, folder, train=False), num_classes)
+
+
+def _cifar_split(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
+    import torchvision
+
+    reader = getattr(torchvision.datasets, name.upper())
+    try:
+        with warnings.catch_warnings():
+            # The archive's arrays were pickled by a numpy old enough to annoy today's.
+            warnings.simplefilter("ignore")
+            split = reader(str(folder), train=train, download=False)
+    except (RuntimeError, OSError) as exc:
+        raise ConfigError(f"{folder} holds no complete {name} in torchvision's layout: {exc}") from exc
+    images = np.ascontiguousarray(split.data.transpose(0, 3, 1, 2))
+    return torch.from_numpy(images), torch.tensor(split.targets, dtype=torch.int64)
+
+
+# image folder ------------------------------------------------------------------------------------------
+
+
+def _imagefolder(data_dir: Path | None) -> Dataset:
+    train, test, num_classes = imagefolder.read(_folder("imagefolder", data_dir))
+    return _dataset(train, test, num_classes)
+
+
+_READERS: dict[str, Callable[[Path | None], Dataset]] = {
+    "digits": _digits,
+    "fashion-mnist": _fashion_mnist,
+    "cifar10": lambda data_dir: _cifar("cifar10", 10, data_dir),
+    "cifar100": lambda data_dir: _cifar("cifar100", 100, data_dir),
+    "imagefolder": _imagefolder,
+}

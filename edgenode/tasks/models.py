@@ -1,0 +1,249 @@
+"""Builds a network by name; never loads weights, and never sees data.
+
+The paper's networks are here (sections 8.2 and 8.3: ResNet-20, ResNet-110, VGG11 without BatchNorm), a
+LeNet-5, and a small one for the smallest devices. Any other name is looked up in torchvision.models.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgenode.errors import ConfigError
+
+GROUP_SIZE = 2
+"""Channels normalised together by norm="group" (section 8.3: "group size of 2")."""
+
+NORMS = ("batch", "group")
+
+
+def build(name: str, num_classes: int, in_channels: int, image_size: int, norm: str = "batch") -> nn.Module:
+    """Return the network `name`: images [N, in_channels, image_size, image_size] -> logits [N, num_classes].
+
+    Weights come from torch's default generator. norm="group" puts GroupNorm wherever the network has
+    BatchNorm: running statistics are never exchanged, so they go apart under skewed data (section 8.3).
+    """
+    if norm not in NORMS:
+        raise ConfigError(f"norm {norm!r} is unknown: choose one of {', '.join(NORMS)}")
+    make = _OWN[name] if name in _OWN else partial(_from_torchvision, name)
+    try:
+        model = make(num_classes, in_channels, image_size)
+        if norm == "group":
+            _batch_to_group_norm(model)
+        _probe(model, in_channels, image_size)
+    except (RuntimeError, AssertionError, ValueError) as exc:
+        size = f"{in_channels}x{image_size}x{image_size}"
+        raise ConfigError(f"model {name!r} cannot take images of {size}: {_first_line(exc)}") from exc
+    return model
+
+
+def names() -> tuple[str, ...]:
+    """Return every name that `build` knows, our own first."""
+    return (*_OWN, *(name for name in _torchvision_names() if name not in _OWN))
+
+
+def _probe(model: nn.Module, in_channels: int, image_size: int) -> None:
+    """Pass one blank image, so that a size that does not fit fails now and not in the first round."""
+    model.eval()
+    with torch.no_grad():
+        model(torch.zeros(1, in_channels, image_size, image_size))
+    model.train()
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc) or type(exc).__name__).splitlines()[0]
+
+
+def _batch_to_group_norm(model: nn.Module) -> None:
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, _group_norm(child.num_features, GROUP_SIZE))
+
+
+def _group_norm(channels: int, group_size: int) -> nn.GroupNorm:
+    return nn.GroupNorm(channels // group_size if channels % group_size == 0 else 1, channels)
+
+
+# small-cnn ---------------------------------------------------------------------------------------------
+
+
+def _small_cnn(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """Three 3x3 convolutions with GroupNorm and one linear layer: 19,338 parameters on the 8x8 digits.
+
+    Each layer pools while the image is at least 6 wide: 8 -> 4, 4, 4; 28 -> 14, 7, 3; 32 -> 16, 8, 4. By
+    max and not adaptively: adaptive pooling has no deterministic gradient on CUDA.
+    """
+    layers: list[nn.Module] = []
+    side = image_size
+    widths = (in_channels, 16, 32, 32)
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 3, padding=1), _group_norm(after, 4), nn.ReLU()]
+        if side >= 6:
+            layers.append(nn.MaxPool2d(2))
+            side //= 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, num_classes))
+
+
+# LeNet-5 -----------------------------------------------------------------------------------------------
+
+
+def _lenet5(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """LeCun et al. 1998 with ReLU and max-pooling: 61,706 parameters on one channel and 10 classes."""
+    padding = 2 if image_size < 32 else 0  # LeCun padded the 28x28 digits to 32x32
+    side = ((image_size + 2 * padding - 4) // 2 - 4) // 2
+    if side < 1:
+        raise ValueError("LeNet-5 needs at least 12x12")
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 6, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * side * side, 120), nn.ReLU(),
+        nn.Linear(120, 84), nn.ReLU(),
+        nn.Linear(84, num_classes),
+    )  # fmt: skip
+
+
+# ResNet for small images -------------------------------------------------------------------------------
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut without parameters (He et al. 2015, option A)."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.stride, self.grown = stride, after - before
+
+    def forward(self, images: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(images)))
+        return functional.relu(self.bn2(self.conv2(out)) + self._shortcut(images))
+
+    def _shortcut(self, images: Tensor) -> Tensor:
+        if self.grown == 0:
+            return images
+        half = self.grown // 2
+        return functional.pad(images[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, half))
+
+
+class _ResNet(nn.Module):
+    """He et al. 2015, section 4.2: a stem and three stages of `blocks` blocks; 6 * blocks + 2 layers."""
+
+    def __init__(self, blocks: int, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, 1, blocks)
+        self.layer2 = _stage(16, 32, 2, blocks)
+        self.layer3 = _stage(32, 64, 2, blocks)
+        self.fc = nn.Linear(64, num_classes)
+        self.apply(_he_initial)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(images)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        logits: Tensor = self.fc(out.mean(dim=(2, 3)))
+        return logits
+
+
+def _stage(before: int, after: int, stride: int, blocks: int) -> nn.Sequential:
+    first = _BasicBlock(before, after, stride)
+    return nn.Sequential(first, *(_BasicBlock(after, after, 1) for _ in range(blocks - 1)))
+
+
+def _he_initial(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight)
+
+
+def _resnet(blocks: int, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    del image_size  # the mean over the last stage takes any
+    return _ResNet(blocks, num_classes, in_channels)
+
+
+# VGG11 -------------------------------------------------------------------------------------------------
+
+
+class _VGG11(nn.Module):
+    """VGG11 without BatchNorm, one hidden layer of 512: 9,488,266 parameters, the paper's 37.95 MB."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        side = image_size // 32
+        if side < 1:
+            raise ValueError("VGG11 halves the image five times and needs at least 32x32")
+        self.features = _vgg_features(in_channels)
+        self.classifier = nn.Sequential(nn.Linear(512 * side * side, 512), nn.ReLU(), nn.Linear(512, num_classes))
+        self.apply(_he_initial)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images).flatten(1))
+        return logits
+
+
+def _vgg_features(in_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    before = in_channels
+    for width in (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0):
+        if width == 0:
+            layers.append(nn.MaxPool2d(2))
+            continue
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+        before = width
+    return nn.Sequential(*layers)
+
+
+_OWN: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "small-cnn": _small_cnn,
+    "lenet5": _lenet5,
+    "resnet20": partial(_resnet, 3),
+    "resnet110": partial(_resnet, 18),
+    "vgg11": _VGG11,
+}
+
+
+# torchvision -------------------------------------------------------------------------------------------
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    found: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return found
+
+
+def _from_torchvision(name: str, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    import torchvision
+
+    if name not in _torchvision_names():
+        raise ConfigError(_unknown(name))
+    options: dict[str, object] = {}
+    if name in {"googlenet", "inception_v3"}:
+        # Without auxiliary heads the output is one tensor in training too; and they warn unless told.
+        options = {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_"):
+        options = {"image_size": image_size}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    if in_channels == 1:
+        # A hook and not a wrapper: parameter names stay torchvision's, and so does the exported file.
+        model.register_forward_pre_hook(_grey_to_rgb)
+    return model
+
+
+def _grey_to_rgb(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (args[0].expand(-1, 3, -1, -1), *args[1:])
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
+    own = ", ".join(_OWN)
+    return f"model {name!r} is unknown: did you mean {near!r}? (own: {own}; or any name of torchvision.models)"

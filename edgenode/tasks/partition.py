@@ -1,0 +1,99 @@
+"""Cuts a training set into one shard for each node; looks at labels and never at images.
+
+Both cuts are pure functions of their arguments, so every node computes all shards alike and takes its own.
+Each index lies in exactly one shard, no shard is empty, and the indices of a shard ascend.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgenode.errors import ConfigError
+from edgenode.tasks.randomness import Stream, shuffler
+
+_Indices: TypeAlias = NDArray[np.int64]
+
+
+def partition(labels: Tensor, shards: int, skew: float, seed: int) -> list[Tensor]:
+    """Cut by the paper's data-skew (section 5): `skew` of each class non-IID, the rest evenly at random.
+
+    The sampled part is sorted by label and cut into `shards` contiguous runs. Shard sizes differ by one
+    at most.
+    """
+    _check_shards(labels, shards)
+    if not 0.0 <= skew <= 1.0:
+        raise ConfigError(f"skew is {skew}, but it is a share of the training data: 0 (IID) to 1")
+    random = shuffler(seed, Stream.PARTITION)
+    by_class = [random.permutation(members) for members in _members(labels)]
+    counts = [round(skew * len(members)) for members in by_class]
+    ordered = np.concatenate([members[:count] for members, count in zip(by_class, counts, strict=True)])
+    rest = np.concatenate([members[count:] for members, count in zip(by_class, counts, strict=True)])
+    runs = np.array_split(ordered, shards)
+    # The rest fills every run up to its even share: longer runs get fewer, so no shard is two ahead.
+    wanted = _even(len(labels), shards) - np.array([len(run) for run in runs])
+    spread = np.split(random.permutation(rest), np.cumsum(wanted)[:-1])
+    return [_tensor(np.concatenate(both)) for both in zip(runs, spread, strict=True)]
+
+
+def dirichlet(labels: Tensor, shards: int, alpha: float, seed: int) -> list[Tensor]:
+    """Cut each class in proportions drawn from Dirichlet(alpha, ..., alpha) (Hsu et al. 2019).
+
+    Small alpha: a class lies on few nodes. Shard sizes differ, and with them the rounds of an epoch.
+    """
+    _check_shards(labels, shards)
+    if not 0.0 < alpha < float("inf"):
+        raise ConfigError(f"alpha is {alpha}, but a Dirichlet distribution needs a number above 0")
+    random = shuffler(seed, Stream.PARTITION)
+    parts: list[list[_Indices]] = [[] for _ in range(shards)]
+    for members in _members(labels):
+        shares = _proportions(random, alpha, shards)
+        cuts = np.floor(np.cumsum(shares)[:-1] * len(members) + 0.5).astype(np.int64)
+        for part, piece in zip(parts, np.split(random.permutation(members), cuts), strict=True):
+            part.append(piece)
+    return [_tensor(shard) for shard in _none_empty([np.concatenate(part) for part in parts])]
+
+
+def _check_shards(labels: Tensor, shards: int) -> None:
+    if shards < 1:
+        raise ConfigError(f"{shards} shards were asked for, but at least one is needed")
+    if shards > len(labels):
+        raise ConfigError(f"{shards} shards were asked for, but there are only {len(labels)} training samples")
+
+
+def _members(labels: Tensor) -> list[_Indices]:
+    """Return the indices of each class, classes ascending."""
+    values = labels.numpy()
+    return [np.flatnonzero(values == value) for value in np.unique(values)]
+
+
+def _even(total: int, shards: int) -> _Indices:
+    """Return sizes that sum to `total`, the larger first, as numpy.array_split cuts."""
+    return np.full(shards, total // shards) + (np.arange(shards) < total % shards)
+
+
+def _proportions(random: np.random.RandomState, alpha: float, shards: int) -> NDArray[np.float64]:
+    shares: NDArray[np.float64] = random.dirichlet(np.full(shards, alpha))
+    if np.isfinite(shares).all() and shares.sum() > 0.5:
+        return shares
+    # Every gamma draw fell below the smallest float; the limit alpha -> 0 gives one shard all.
+    alone = np.zeros(shards)
+    alone[random.randint(shards)] = 1.0
+    return alone
+
+
+def _none_empty(shards: list[_Indices]) -> list[_Indices]:
+    """Move one sample from the largest shard to each empty one: a node without data cannot train."""
+    for place, shard in enumerate(shards):
+        if len(shard) == 0:
+            donor = max(range(len(shards)), key=lambda j: len(shards[j]))
+            shards[place], shards[donor] = shards[donor][-1:], shards[donor][:-1]
+    return shards
+
+
+def _tensor(indices: _Indices) -> Tensor:
+    return torch.from_numpy(np.sort(indices))

@@ -1,0 +1,63 @@
+"""Every random number of a task, as a pure function of a seed and a path of integers.
+
+Nothing here, and nothing in the rooms that use it, reads or leaves a mark on a global generator: a
+resumed run needs only its round number to draw what an uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Stream(IntEnum):
+    """What the numbers are for: two purposes never share a stream."""
+
+    INITIAL = 1
+    PARTITION = 2
+    ORDER = 3
+    STEP = 4
+
+
+def _sequence(seed: int, stream: Stream, *path: int) -> np.random.SeedSequence:
+    # SeedSequence takes no negative integers; a 64-bit wrap keeps -1 and 1 apart.
+    return np.random.SeedSequence((seed & 0xFFFF_FFFF_FFFF_FFFF, int(stream), *path))
+
+
+def shuffler(seed: int, stream: Stream, *path: int) -> np.random.RandomState:
+    """Return a numpy generator for `path`.
+
+    RandomState and not Generator: numpy froze its streams, so devices with different numpy releases
+    still cut the data into the same shards.
+    """
+    return np.random.RandomState(np.random.MT19937(_sequence(seed, stream, *path)))
+
+
+def torch_seed(seed: int, stream: Stream, *path: int) -> int:
+    """Return a 64-bit seed for a torch generator."""
+    return int(_sequence(seed, stream, *path).generate_state(1, np.uint64)[0])
+
+
+@contextmanager
+def seeded(value: int, device: torch.device | None = None) -> Iterator[None]:
+    """Run a block with torch's default generators seeded by `value`, and put them back afterwards.
+
+    Modules such as Dropout read the default generator and take no other. `torch.manual_seed` is not
+    used: on a machine without CUDA it formats a stack trace at each call, every round.
+    """
+    on_cuda = device is not None and device.type == "cuda"
+    cpu_state = torch.get_rng_state()
+    cuda_state = torch.cuda.get_rng_state(device) if device is not None and on_cuda else None
+    try:
+        torch.default_generator.manual_seed(value)
+        if on_cuda:
+            torch.cuda.manual_seed(value)
+        yield
+    finally:
+        torch.set_rng_state(cpu_state)
+        if device is not None and cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state, device)

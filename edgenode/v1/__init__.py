@@ -1,0 +1,1 @@
+"""Generated from protos/edgenode/v1; see protos/generate.py."""

@@ -1,0 +1,349 @@
+"""The controller's decisions: who founds a run, who is turned away, and how the plan changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from edgenode.core.cluster import Charter, Cluster
+from edgenode.core.graph import GraphSpec
+from edgenode.core.messages import (
+    AnswerOffer,
+    ClusterAction,
+    Joined,
+    Lost,
+    Offer,
+    OfferAnswered,
+    Progressed,
+    Refuse,
+    Reply,
+    Rotate,
+    Stop,
+    Welcome,
+)
+from edgenode.core.plan import Plan, Schedule, reach
+
+A, B, C = GraphSpec("a"), GraphSpec("b"), GraphSpec("c")
+
+
+def a_charter(nodes: int = 4, **changes: Any) -> Charter:
+    charter = Charter("lab", nodes, "digest", Schedule((A,), 1), epochs=False, rounds=1000)
+    return replace(charter, **changes)
+
+
+def join(name: str, **changes: Any) -> Joined:
+    return replace(Joined(name, f"{name}.local:1", "digest", rounds_per_epoch=10), **changes)
+
+
+def names(n: int = 4) -> list[str]:
+    return [f"n{i}" for i in range(n)]
+
+
+def founded(nodes: int = 4, **changes: Any) -> Cluster:
+    cluster = Cluster(a_charter(nodes, **changes))
+    for name in names(nodes):
+        cluster.handle(join(name))
+    return cluster
+
+
+def the_plan(cluster: Cluster) -> Plan:
+    assert cluster.plan is not None
+    return cluster.plan
+
+
+def progress(cluster: Cluster, name: str, next_round: int) -> list[ClusterAction]:
+    latest = the_plan(cluster).latest
+    return cluster.handle(Progressed(name, next_round, latest.number, latest.digest))
+
+
+def answer(cluster: Cluster, offer: Offer, accepted: bool, next_round: int) -> list[ClusterAction]:
+    said = AnswerOffer(offer.record.number, offer.record.digest, accepted, next_round)
+    return cluster.handle(OfferAnswered(offer.node, said))
+
+
+def only(kind: type, actions: list[ClusterAction]) -> Any:
+    found = [a for a in actions if isinstance(a, kind)]
+    assert len(found) == 1, actions
+    return found[0]
+
+
+# --- founding ---------------------------------------------------------------------------------------
+
+
+def test_founds_the_run_when_the_last_node_is_there_and_welcomes_all_alike() -> None:
+    cluster = Cluster(a_charter(3))
+    assert cluster.missing() == 3
+    assert cluster.handle(join("n2")) == cluster.handle(join("n0")) == []
+    assert cluster.missing() == 1
+    welcomes = cluster.handle(join("n1"))
+    plan = the_plan(cluster)
+    assert welcomes == [Welcome(name, plan, 0) for name in names(3)]
+    assert [(m.node, m.address) for m in plan.latest.members] == [(n, f"{n}.local:1") for n in names(3)]
+    assert cluster.missing() == 0
+
+
+def test_a_turn_in_epochs_is_counted_on_the_node_with_most_data() -> None:
+    cluster = Cluster(a_charter(2, schedule=Schedule((A, B), 3), epochs=True))
+    cluster.handle(join("n0", rounds_per_epoch=7))
+    cluster.handle(join("n1", rounds_per_epoch=12))
+    assert the_plan(cluster).latest.schedule.every == 36
+
+
+def test_one_who_left_before_the_founding_is_waited_for_again() -> None:
+    cluster = Cluster(a_charter(2))
+    cluster.handle(join("n0"))
+    cluster.handle(Lost("n0"))
+    assert cluster.handle(join("n1")) == []
+    assert len(cluster.handle(join("n0"))) == 2
+
+
+def test_a_taken_id_is_refused_with_both_addresses() -> None:
+    cluster = Cluster(a_charter())
+    cluster.handle(join("n0"))
+    reason = only(Refuse, cluster.handle(join("n0", address="other:2"))).reason
+    assert "n0.local:1" in reason
+    assert "other:2" in reason
+    assert cluster.missing() == 3
+
+
+def test_another_configuration_is_refused_with_both_digests() -> None:
+    reason = only(Refuse, Cluster(a_charter()).handle(join("n0", run_digest="f00"))).reason
+    assert "digest" in reason
+    assert "f00" in reason
+
+
+def test_a_late_newcomer_is_told_who_the_members_are() -> None:
+    refused = only(Refuse, founded(2).handle(join("n9")))
+    assert refused == Refuse("n9", "the run has started with n0, n1")
+
+
+def test_a_schedule_that_cannot_carry_the_run_refuses_everyone_and_founds_nothing() -> None:
+    one_way = GraphSpec("one-way", (("n0", "n1"),))
+    cluster = Cluster(a_charter(2, schedule=Schedule((one_way,), 1)))
+    cluster.handle(join("n0"))
+    actions = cluster.handle(join("n1"))
+    assert [a.node for a in actions if isinstance(a, Refuse)] == names(2)
+    assert all("no path n1->n0" in a.reason for a in actions if isinstance(a, Refuse))
+    assert cluster.plan is None
+    assert cluster.missing() == 2
+
+
+def test_a_member_whose_welcome_was_lost_with_its_link_is_welcomed_again() -> None:
+    cluster = founded(2)
+    progress(cluster, "n0", 0)
+    for name in names(2):
+        cluster.handle(Lost(name))
+    assert cluster.handle(join("n1")) == [Welcome("n1", the_plan(cluster), 0)]
+    assert (
+        "has started" in only(Refuse, cluster.handle(join("n0"))).reason
+    )  # it was in the run, and its x is gone
+    cluster.handle(Lost("n1"))
+    assert isinstance(only(Refuse, cluster.handle(join("n1", address="moved:1"))), Refuse)
+
+
+# --- resuming ---------------------------------------------------------------------------------------
+
+
+def test_resumes_from_the_newest_round_that_all_have_saved() -> None:
+    old = the_plan(founded(2))
+    cluster = Cluster(a_charter(2))
+    cluster.handle(join("n0", saved=frozenset({0, 20, 40}), plan=old))
+    welcomes = cluster.handle(join("n1", saved=frozenset({20, 0}), plan=old, address="moved:7"))
+    plan = the_plan(cluster)
+    assert welcomes == [Welcome(name, plan, 20) for name in names(2)]
+    assert (plan.latest.number, plan.latest.parent, plan.latest.start) == (1, old.latest.digest, 20)
+    assert plan.latest.members[1].address == "moved:7"
+
+
+def test_a_resumed_run_was_stopped_and_goes_on() -> None:
+    old = the_plan(founded(2))
+    stopped = old.extend(old.successor(30, end=30))
+    cluster = Cluster(a_charter(2))
+    for name in names(2):
+        cluster.handle(join(name, saved=frozenset({30}), plan=stopped))
+    assert the_plan(cluster).latest.end is None
+    assert the_plan(cluster).latest.number == 2
+
+
+def test_cannot_resume_without_a_checkpoint_on_every_node() -> None:
+    old = the_plan(founded(2))
+    cluster = Cluster(a_charter(2))
+    cluster.handle(join("n0", saved=frozenset({20}), plan=old))
+    actions = cluster.handle(join("n1"))
+    assert actions == [Refuse(n, "cannot resume: no checkpoint on n1") for n in names(2)]
+
+
+def test_cannot_resume_without_a_common_round() -> None:
+    old = the_plan(founded(2))
+    cluster = Cluster(a_charter(2))
+    cluster.handle(join("n0", saved=frozenset({20}), plan=old))
+    actions = cluster.handle(join("n1", saved=frozenset({30}), plan=old))
+    assert "n0 has [20]; n1 has [30]" in only(Refuse, actions[:1]).reason
+
+
+# --- changes ----------------------------------------------------------------------------------------
+
+
+def test_a_change_is_offered_to_one_member_far_enough_ahead_and_its_answer_replies() -> None:
+    cluster = founded()
+    progress(cluster, "n0", 10)
+    offer = only(Offer, cluster.handle(Rotate(7, (B, C), 2, epochs=False)))
+    record = offer.record
+    assert offer.node == "n0"
+    assert record.start > 10 + reach(the_plan(cluster), "n0", 10)
+    assert (record.schedule.graphs, record.schedule.every, record.schedule.origin) == (
+        (B, C),
+        2,
+        record.start,
+    )
+    assert answer(cluster, offer, True, 11) == [Reply(7, record.start)]
+    assert the_plan(cluster).latest == record
+
+
+def test_changes_wait_for_the_one_before_to_be_in_force_everywhere_and_are_batched() -> None:
+    cluster = founded(2)
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    assert cluster.handle(Rotate(2, (C,), 1, epochs=False)) == []
+    start = offer.record.start
+    assert answer(cluster, offer, True, 1) == [Reply(1, start)]
+    assert cluster.handle(Rotate(3, (A,), 5, epochs=True)) == []
+    assert progress(cluster, "n0", start) == []
+    second = only(Offer, progress(cluster, "n1", start))
+    assert (second.record.number, second.record.schedule.graphs) == (2, (A,))
+    assert second.record.schedule.every == 50
+    replies = answer(cluster, second, True, start + 1)
+    assert replies == [Reply(2, second.record.start), Reply(3, second.record.start)]
+
+
+def test_any_members_report_that_it_has_the_record_settles_the_offer() -> None:
+    cluster = founded()
+    record = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False))).record
+    cluster.handle(Lost("n0"))
+    assert cluster.handle(Progressed("n2", 3, record.number, record.digest)) == [Reply(1, record.start)]
+
+
+def test_an_offer_that_came_too_late_is_replaced_with_twice_the_margin() -> None:
+    cluster = founded()
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    distance = []
+    for _ in range(3):
+        offer = only(Offer, answer(cluster, offer, False, 100))
+        assert (offer.node, offer.record.number) == ("n0", 1)  # nobody has the other: the number is free
+        distance.append(offer.record.start - 100 - reach(the_plan(cluster), "n0", 100) - 1)
+    assert distance == [8, 16, 32]
+    answer(cluster, offer, True, 100)
+    for name in names():
+        progress(cluster, name, offer.record.start)
+    fresh = only(Offer, cluster.handle(Rotate(2, (C,), 1, epochs=False)))
+    assert fresh.record.start - offer.record.start < 10  # accepted: the margin is back to the first
+
+
+def test_a_lost_answer_repeats_the_same_record() -> None:
+    cluster = founded()
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    cluster.handle(Lost("n0"))
+    assert cluster.handle(Rotate(2, (C,), 1, epochs=False)) == []  # not to anyone else, nor another record
+    back = join("n0", running=True, plan=the_plan(cluster))
+    assert cluster.handle(back) == [offer]
+
+
+def test_a_lost_answer_is_not_asked_for_again_when_the_member_shows_it_has_the_record() -> None:
+    cluster = founded()
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    cluster.handle(Lost("n0"))
+    extended = the_plan(cluster).extend(offer.record)
+    assert cluster.handle(join("n0", running=True, plan=extended)) == [Reply(1, offer.record.start)]
+    assert the_plan(cluster) == extended
+
+
+def test_an_answer_to_another_offer_changes_nothing() -> None:
+    cluster = founded()
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    stranger = replace(offer, record=the_plan(cluster).successor(99))
+    assert answer(cluster, stranger, True, 1) == answer(cluster, replace(offer, node="n1"), True, 1) == []
+    assert len(the_plan(cluster).records) == 1
+
+
+def test_without_a_member_on_the_line_a_change_waits_for_one() -> None:
+    cluster = founded(2)
+    for name in names(2):
+        cluster.handle(Lost(name))
+    assert cluster.handle(Rotate(1, (B,), 1, epochs=False)) == []
+    assert only(Offer, cluster.handle(join("n1", running=True, plan=the_plan(cluster)))).node == "n1"
+
+
+def test_impossible_changes_are_refused_with_the_reason() -> None:
+    waiting = Cluster(a_charter(2))
+    assert only(Reply, waiting.handle(Stop(0))).error == "the run has not started: it waits for 2 more nodes"
+    cluster = founded(2)
+    unknown = GraphSpec("file", (("n0", "n7"), ("n7", "n0")))
+    assert "unknown node 'n7'" in only(Reply, cluster.handle(Rotate(1, (unknown,), 1, epochs=False))).error
+    one_way = GraphSpec("file", (("n0", "n1"),))
+    reply = only(Reply, cluster.handle(Rotate(2, (one_way,), 1, epochs=False)))
+    assert reply.start is None
+    assert "not strongly connected: no path n1->n0" in reply.error
+    assert "every n >= 1" in only(Reply, cluster.handle(Rotate(3, (A,), 0, epochs=False))).error
+
+
+def test_a_change_too_near_the_end_is_refused_and_so_are_those_behind_it() -> None:
+    cluster = founded(2, rounds=20)
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    assert cluster.handle(Rotate(2, (C,), 1, epochs=False)) == []
+    replies = answer(cluster, offer, False, 20)
+    assert [(r.ticket, r.start, r.error) for r in replies if isinstance(r, Reply)] == [
+        (ticket, None, "too late: the run ends with round 20") for ticket in (1, 2)
+    ]
+
+
+def test_a_stop_is_one_round_for_all_and_nothing_follows_it() -> None:
+    cluster = founded()
+    offer = only(Offer, cluster.handle(Stop(1)))
+    assert offer.record.end == offer.record.start
+    assert only(Reply, cluster.handle(Rotate(2, (B,), 1, epochs=False))).error == "the run is stopping"
+    assert answer(cluster, offer, True, 1) == [Reply(1, offer.record.end)]
+    assert only(Reply, cluster.handle(Stop(3))).error == "the run is stopping"
+
+
+# --- a controller that was away ---------------------------------------------------------------------
+
+
+def back(name: str, plan: Plan) -> Joined:
+    return join(name, running=True, plan=plan)
+
+
+def test_a_restarted_controller_adopts_the_newest_plan_of_the_members() -> None:
+    plan = the_plan(founded(2))
+    newer = plan.extend(plan.successor(30))
+    cluster = Cluster(a_charter(2))
+    assert cluster.handle(back("n0", plan)) == cluster.handle(back("n1", newer)) == []
+    assert the_plan(cluster) == newer
+
+
+def test_a_restarted_controller_offers_nothing_before_it_has_heard_every_member() -> None:
+    """One not heard of may hold a record of the controller before: another of the same number would be a fork."""
+    plan = the_plan(founded(2))
+    newer = plan.extend(plan.successor(30))
+    cluster = Cluster(a_charter(2))
+    cluster.handle(back("n1", plan))
+    progress(cluster, "n1", 8)
+    assert cluster.handle(Rotate(1, (B,), 1, epochs=False)) == []
+    assert cluster.handle(back("n0", newer)) == []
+    progress(cluster, "n1", 30)
+    offer = only(Offer, progress(cluster, "n0", 31))
+    assert (offer.record.number, offer.record.parent) == (2, newer.latest.digest)
+
+
+def test_those_who_gathered_at_a_restarted_controller_are_told_that_a_run_is_on() -> None:
+    plan = the_plan(founded(2))
+    cluster = Cluster(a_charter(2))
+    assert cluster.handle(join("n9")) == []
+    assert cluster.handle(back("n0", plan)) == [Refuse("n9", "the run has started with n0, n1")]
+    assert list(cluster.present) == ["n0"]
+
+
+def test_a_member_of_another_run_is_refused_with_both_plans() -> None:
+    ours, theirs = founded(2), the_plan(founded(2, schedule=Schedule((B,), 1)))
+    ours.handle(Lost("n0"))
+    reason = only(Refuse, ours.handle(back("n0", theirs))).reason
+    assert the_plan(ours).latest.digest in reason
+    assert theirs.latest.digest in reason

@@ -1,0 +1,142 @@
+"""A bridge of Linux network namespaces: several hosts on one machine, whose own network stays untouched.
+
+Each host is a namespace with one link (`eth0`, 10.77.0.N/24) to a bridge that has a namespace of its own.
+Needs root and iproute2: ask `unavailable()` first. The same addresses in two bridges do not meet.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+_SERIAL = itertools.count()
+_TERMINATE_S = 5.0
+
+
+class NetnsError(Exception):
+    """A command of iproute2 failed; its own words are in the text."""
+
+
+def unavailable() -> str | None:
+    """Why no bridge can be made here, or None if one can; tries it for real with one empty namespace."""
+    if not sys.platform.startswith("linux"):
+        return f"network namespaces need Linux, this is {sys.platform}"
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if shutil.which("ip") is None:
+        return "network namespaces need the ip command (iproute2)"
+    name = _unique("probe")
+    try:
+        _ip("netns", "add", name)
+        try:
+            _ip("-n", name, "link", "add", "probe", "type", "bridge")
+            _ip("netns", "exec", name, "true")
+        finally:
+            _ip("netns", "delete", name)
+    except NetnsError as exc:
+        return f"cannot make a network namespace: {exc}"
+    return None
+
+
+class Bridge:
+    """`count` hosts on one bridge, as a context manager; leaving it ends what was spawned and removes all.
+
+    >>> with Bridge(2) as bridge:
+    ...     child = bridge.spawn(0, ["ping", "-c1", bridge.addresses[1]])
+    """
+
+    def __init__(self, count: int) -> None:
+        if not 1 <= count <= 254:
+            raise ValueError(f"a bridge has 1 to 254 hosts, not {count}")
+        prefix = _unique("br")
+        self.namespaces = tuple(f"{prefix}-{number}" for number in range(1, count + 1))
+        self.addresses = tuple(f"10.77.0.{number}" for number in range(1, count + 1))
+        self._switch = f"{prefix}-switch"
+        self._children: list[subprocess.Popen[Any]] = []
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._build()
+        except BaseException:
+            self._undo.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def spawn(self, index: int, argv: Sequence[str], **popen_kwargs: Any) -> subprocess.Popen[Any]:
+        """Start `argv` on host `index` (from 0); `ip` becomes the program, so pid and signals are its own."""
+        command = ["ip", "netns", "exec", self.namespaces[index], *argv]
+        child = subprocess.Popen(command, **popen_kwargs)
+        self._children.append(child)
+        return child
+
+    def set_link(self, index: int, up: bool) -> None:
+        """Plug host `index` in or out, on the side of the bridge: the host keeps its address and routes."""
+        _ip("-n", self._switch, "link", "set", _port(index), "up" if up else "down")
+
+    def _build(self) -> None:
+        self._add_namespace(self._switch)
+        # Without a querier on the bridge, snooping would stop multicast after some minutes.
+        bridge = ("type", "bridge", "mcast_snooping", "0", "stp_state", "0", "forward_delay", "0")
+        _ip("-n", self._switch, "link", "add", "br0", *bridge)
+        _ip("-n", self._switch, "link", "set", "br0", "up")
+        for index in range(len(self.namespaces)):
+            self._add_host(index)
+        self._undo.callback(self._end_children)
+
+    def _add_host(self, index: int) -> None:
+        host, port = self.namespaces[index], _port(index)
+        self._add_namespace(host)
+        # Both ends are born inside: nothing passes through the machine's own namespace.
+        peer = ("peer", "name", "eth0", "netns", host)
+        _ip("-n", self._switch, "link", "add", port, "type", "veth", *peer)
+        _ip("-n", self._switch, "link", "set", port, "master", "br0", "up")
+        _ip("-n", host, "address", "add", f"{self.addresses[index]}/24", "dev", "eth0")
+        _ip("-n", host, "link", "set", "lo", "up")
+        _ip("-n", host, "link", "set", "eth0", "up")
+        _ip("-n", host, "route", "add", "224.0.0.0/4", "dev", "eth0")
+
+    def _add_namespace(self, name: str) -> None:
+        _ip("netns", "add", name)
+        self._undo.callback(_ip, "netns", "delete", name)
+
+    def _end_children(self) -> None:
+        living = [child for child in self._children if child.poll() is None]
+        for child in living:
+            child.terminate()
+        for child in living:
+            try:
+                child.wait(_TERMINATE_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        for child in self._children:
+            for pipe in (child.stdin, child.stdout, child.stderr):
+                if pipe is not None:
+                    pipe.close()
+
+
+def _unique(word: str) -> str:
+    return f"edgenode-{os.getpid()}-{word}{next(_SERIAL)}"
+
+
+def _port(index: int) -> str:
+    return f"host{index + 1}"
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise NetnsError(f"ip {' '.join(arguments)}: {done.stderr.strip() or done.returncode}")

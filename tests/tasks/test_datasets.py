@@ -1,0 +1,232 @@
+"""Data sets from the disk: what they hold, and what is said when they are not there."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from edgenode.errors import ConfigError
+from edgenode.tasks import datasets, imagefolder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of this test's own, wherever the platform keeps one."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda _name: folder)
+    return folder
+
+
+# digits ------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_scikit_learns_split_by_class() -> None:
+    from sklearn.datasets import load_digits
+
+    found, bunch = datasets.load("digits"), load_digits()
+    assert found.train_images.shape == (1442, 1, 8, 8) and found.train_images.dtype == torch.uint8
+    assert found.test_images.shape == (355, 1, 8, 8)
+    assert (found.num_classes, found.channels, found.image_size) == (10, 1, 8)
+    shares = found.test_labels.bincount().numpy() / np.bincount(bunch.target)
+    assert ((shares > 0.19) & (shares < 0.21)).all()
+    everything = torch.cat([found.train_images, found.test_images]).flatten(1).tolist()
+    assert sorted(everything) == sorted(bunch.data.astype(int).tolist())
+    assert found.mean == pytest.approx((found.train_images.double().mean().item(),), rel=1e-12)
+    assert found.std == pytest.approx((found.train_images.double().std(correction=0).item(),), rel=1e-12)
+
+
+def test_digits_without_scikit_learns_file_come_from_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = datasets._digits_table()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert np.array_equal(datasets._digits_table(), table)
+
+
+def test_second_load_shares_the_first() -> None:
+    found = datasets.load("digits")
+    assert datasets.load("digits") is found
+
+
+# Fashion-MNIST -----------------------------------------------------------------------------------------
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    content = struct.pack(f">{1 + values.ndim}I", 0x0800 + values.ndim, *values.shape) + values.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("inner", ["FashionMNIST/raw", "."])
+def test_fashion_mnist_in_both_layouts(tmp_path: Path, inner: str, suffix: str) -> None:
+    folder = tmp_path / "fm" / inner
+    folder.mkdir(parents=True)
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (6, 28, 28)).astype(np.uint8)
+    labels = np.arange(6, dtype=np.uint8)
+    for prefix in ("train", "t10k"):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", images)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", labels)
+    found = datasets.load("fashion-mnist", tmp_path / "fm")
+    assert np.array_equal(found.test_images[:, 0].numpy(), images)
+    assert found.train_labels.tolist() == list(range(6))
+
+
+def test_broken_idx_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + bytes(12) + b"x")
+    with pytest.raises(ConfigError, match="train-images-idx3-ubyte is no idx file"):
+        datasets.load("fashion-mnist", tmp_path)
+
+
+# CIFAR -------------------------------------------------------------------------------------------------
+
+
+def test_cifar_becomes_channels_first_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = np.random.RandomState(0).randint(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+
+    def stored(root: str, train: bool, download: bool) -> SimpleNamespace:
+        assert root == str(tmp_path) and not download
+        return SimpleNamespace(data=data if train else data[:2], targets=[3, 1, 2, 0] if train else [3, 1])
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR100", stored)
+    found = datasets.load("cifar100", tmp_path)
+    assert np.array_equal(found.train_images.numpy(), data.transpose(0, 3, 1, 2))
+    assert found.test_labels.tolist() == [3, 1]
+    assert found.num_classes == 100
+
+
+# what is missing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "imagefolder"])
+def test_missing_folder_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        datasets.load(name, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "imagefolder"])
+def test_empty_folder_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=str(tmp_path)):
+        datasets.load(name, tmp_path)
+
+
+def test_folder_must_be_given() -> None:
+    with pytest.raises(ConfigError, match="'cifar10' needs data_dir"):
+        datasets.load("cifar10")
+
+
+def test_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="'cifar-10' is unknown: did you mean 'cifar10'"):
+        datasets.load("cifar-10")
+
+
+# image folder ------------------------------------------------------------------------------------------
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of 9x9 colour images: three each to train on, one each to test."""
+    random = np.random.RandomState(0)
+    for part, count in (("train", 3), ("test", 1)):
+        for name in ("cat", "dog"):
+            for number in range(count):
+                save(
+                    tmp_path / "data" / part / name / f"{number}.png",
+                    random.randint(0, 256, (9, 9, 3), np.uint8),
+                )
+    return tmp_path / "data"
+
+
+def test_imagefolder_reads_pixels_and_labels_in_order(folder: Path) -> None:
+    (folder / "train" / "cat" / "notes.txt").write_text("not an image")
+    (folder / "train" / ".hidden").mkdir()
+    found = datasets.load("imagefolder", folder)
+    assert found.train_images.shape == (6, 3, 9, 9) and found.train_images.dtype == torch.uint8
+    assert found.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert found.test_labels.tolist() == [0, 1]
+    pixels = np.asarray(Image.open(folder / "train" / "dog" / "1.png"))
+    assert np.array_equal(found.train_images[4].numpy(), pixels.transpose(2, 0, 1))
+
+
+def test_second_read_decodes_nothing_and_a_changed_folder_is_decoded_again(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    pixels_of = imagefolder._pixels
+    monkeypatch.setattr(imagefolder, "_pixels", lambda path: decoded.append(path) or pixels_of(path))
+    first = imagefolder.read(folder)[0][0].clone()
+    assert len(list(cache.iterdir())) == 1
+    decoded.clear()
+    assert torch.equal(imagefolder.read(folder)[0][0], first)
+    assert decoded == []
+    white = folder / "train" / "cat" / "0.png"
+    save(white, np.full((9, 9, 3), 255, np.uint8))
+    os.utime(white, ns=(1, 1))
+    assert (imagefolder.read(folder)[0][0][0] == 255).all()
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_cache_that_is_torn_or_cannot_be_written_only_costs_time(folder: Path, cache: Path) -> None:
+    expected = imagefolder.read(folder)[0][0].clone()
+    copy = next(cache.iterdir())
+    copy.write_bytes(b"torn")
+    assert torch.equal(imagefolder.read(folder)[0][0], expected)
+    copy.unlink()
+    cache.rmdir()
+    cache.write_text("a file where the folder should be")
+    assert torch.equal(imagefolder.read(folder)[0][0], expected)
+
+
+def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for value, name in enumerate("ab"):
+            save(tmp_path / part / name / "0.png", np.full((5, 5), 100 + value, np.uint8))
+    images = imagefolder.read(tmp_path)[0][0]
+    assert images.shape == (2, 1, 5, 5)
+    assert images[:, 0, 0, 0].tolist() == [100, 101]
+    save(tmp_path / "test" / "b" / "1.png", np.zeros((5, 5, 3), np.uint8))
+    assert imagefolder.read(tmp_path)[0][0].shape == (2, 3, 5, 5)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all"])
+def test_unreadable_image_is_named(folder: Path, content: bytes) -> None:
+    (folder / "test" / "dog" / "0.png").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"test/dog/0\.png is no readable image"):
+        datasets.load("imagefolder", folder)
+
+
+def test_truncated_image_is_named(folder: Path) -> None:
+    path = folder / "train" / "cat" / "2.png"
+    path.write_bytes(path.read_bytes()[:-120])
+    with pytest.raises(ConfigError, match=r"train/cat/2\.png is no readable image"):
+        datasets.load("imagefolder", folder)
+
+
+@pytest.mark.parametrize(("shape", "said"), [((9, 5, 3), "is 5x9"), ((7, 7, 3), "is 7x7, but")])
+def test_image_of_another_shape_is_named(folder: Path, shape: tuple[int, int, int], said: str) -> None:
+    save(folder / "train" / "dog" / "1.png", np.zeros(shape, np.uint8))
+    with pytest.raises(ConfigError, match=rf"train/dog/1\.png {said}"):
+        datasets.load("imagefolder", folder)
+
+
+def test_class_only_in_test_is_named(folder: Path) -> None:
+    save(folder / "test" / "emu" / "0.png", np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(ConfigError, match=r"test/emu is a class that train/ does not have"):
+        datasets.load("imagefolder", folder)
+
+
+def test_one_class_is_not_enough(tmp_path: Path) -> None:
+    save(tmp_path / "train" / "only" / "0.png", np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(ConfigError, match="has 1 class folders"):
+        datasets.load("imagefolder", tmp_path)

@@ -1,0 +1,99 @@
+"""Networks by name: sizes the paper prints, sizes that do not fit, names that do not exist."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edgenode.errors import ConfigError
+from edgenode.tasks import models
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "size", "count"),
+    [
+        ("small-cnn", 1, 8, 19_338),
+        ("small-cnn", 3, 32, 19_626),
+        ("lenet5", 1, 28, 61_706),
+        ("lenet5", 3, 32, 62_006),
+        ("resnet20", 3, 32, 269_722),
+        ("resnet110", 3, 32, 1_727_962),
+        ("vgg11", 3, 32, 9_488_266),
+    ],
+)
+def test_parameter_counts(name: str, channels: int, size: int, count: int) -> None:
+    assert parameters(models.build(name, 10, channels, size)) == count
+
+
+def test_vgg11_is_the_papers_37_95_megabytes() -> None:
+    assert round(parameters(models.build("vgg11", 10, 3, 32)) * 4 / 1e6, 2) == 37.95
+
+
+@pytest.mark.parametrize("size", [8, 12, 16, 28, 32])
+def test_small_cnn_stays_small_at_every_size(size: int) -> None:
+    model = models.build("small-cnn", 10, 1, size)
+    assert model(torch.zeros(2, 1, size, size)).shape == (2, 10)
+    assert 10_000 <= parameters(model) <= 25_000
+
+
+def test_group_norm_replaces_every_batch_norm_by_groups_of_two_channels() -> None:
+    model = models.build("resnet20", 10, 3, 32, norm="group")
+    kinds = [type(module) for module in model.modules()]
+    norms = [module for module in model.modules() if isinstance(module, nn.GroupNorm)]
+    assert nn.BatchNorm2d not in kinds
+    assert len(norms) == 19
+    assert all(norm.num_channels == 2 * norm.num_groups for norm in norms)
+    assert parameters(model) == 269_722
+    assert not list(model.buffers())
+
+
+def test_option_a_shortcut_halves_the_image_and_pads_channels_on_both_sides() -> None:
+    block = models.build("resnet20", 10, 3, 32).layer2[0]
+    images = torch.arange(16 * 4 * 4, dtype=torch.float32).view(1, 16, 4, 4)
+    shortcut = block._shortcut(images)
+    assert shortcut.shape == (1, 32, 2, 2)
+    assert torch.equal(shortcut[:, 8:24], images[:, :, ::2, ::2])
+    assert not shortcut[:, :8].any() and not shortcut[:, 24:].any()
+
+
+def test_torchvision_name_with_grey_images_keeps_torchvisions_parameter_names() -> None:
+    model = models.build("squeezenet1_1", 7, 1, 32)
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+    assert "features.0.weight" in model.state_dict()
+
+
+def test_torchvision_network_with_auxiliary_heads_returns_one_tensor_in_training() -> None:
+    with torch.random.fork_rng():
+        model = models.build("googlenet", 10, 3, 32)
+    assert model.training
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_same_generator_state_gives_the_same_weights() -> None:
+    def weights() -> torch.Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            return nn.utils.parameters_to_vector(models.build("resnet20", 10, 3, 32).parameters())
+
+    assert torch.equal(weights(), weights())
+
+
+def test_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="'resnet-20' is unknown: did you mean 'resnet20'"):
+        models.build("resnet-20", 10, 3, 32)
+
+
+def test_unknown_norm_names_the_choice() -> None:
+    with pytest.raises(ConfigError, match="'layer' is unknown: choose one of batch, group"):
+        models.build("resnet20", 10, 3, 32, norm="layer")
+
+
+@pytest.mark.parametrize("name", ["lenet5", "vgg11", "alexnet"])
+def test_size_that_does_not_fit_fails_when_built(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"model '{name}' cannot take images of 3x8x8: "):
+        models.build(name, 10, 3, 8)

@@ -1,0 +1,300 @@
+"""The local step: what torch.optim.SGD does, from the round number alone, to the bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, LocalProtocolError
+from edgenode.tasks import datasets
+from edgenode.tasks.trainer import TaskSettings, Trainer, TrainSettings, build_trainer
+
+
+def small_net() -> nn.Module:
+    """Everything that carries state or draws numbers: BatchNorm, dropout, and a frozen parameter."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10)
+    )
+    net.register_parameter("frozen", nn.Parameter(torch.ones(3), requires_grad=False))
+    return net
+
+
+def small_trainer(seed: int = 0, shard: int = 0, count: int = 100, **settings: object) -> Trainer:
+    chosen = TrainSettings(**{"batch_size": 16, "learning_rate": 0.05, **settings})
+    indices = torch.arange(shard * count, (shard + 1) * count)
+    return Trainer(datasets.load("digits"), indices, small_net, chosen, seed=seed, shard=shard)
+
+
+def run(trainer: Trainer, z: np.ndarray, rounds: range) -> np.ndarray:
+    for round in rounds:
+        z = z + trainer.train(round, z).displacement
+    return z
+
+
+# the vector --------------------------------------------------------------------------------------------
+
+
+def test_layout_is_the_flat_order_of_trainable_parameters() -> None:
+    trainer = small_trainer()
+    assert trainer.layout == (
+        ("0.weight", 36), ("0.bias", 4), ("1.weight", 4), ("1.bias", 4), ("5.weight", 1440), ("5.bias", 10),
+    )  # fmt: skip
+    assert trainer.size == sum(numel for _, numel in trainer.layout) == 1498
+    z = np.arange(trainer.size, dtype=np.float32)
+    tensors = trainer.named_tensors(z)
+    flat = np.concatenate([tensors[name].numpy().ravel() for name, _ in trainer.layout])
+    assert np.array_equal(flat, z)
+
+
+def test_initial_is_the_same_on_every_shard_and_after_training() -> None:
+    one, other = small_trainer(shard=0), small_trainer(shard=3)
+    first = one.initial()
+    assert first.dtype == np.float32 and first.shape == (one.size,)
+    run(one, first, range(3))
+    assert np.array_equal(one.initial(), first)
+    assert np.array_equal(other.initial(), first)
+    assert not np.array_equal(small_trainer(seed=1).initial(), first)
+
+
+def test_read_only_vector_is_accepted_and_left_alone() -> None:
+    trainer = small_trainer()
+    z = trainer.initial()
+    before = z.copy()
+    z.flags.writeable = False
+    step = trainer.train(0, z)
+    assert np.array_equal(z, before)
+    assert step.displacement.dtype == np.float32
+    assert np.abs(step.displacement).max() > 0
+
+
+def test_vector_of_another_size_is_our_own_bug() -> None:
+    with pytest.raises(LocalProtocolError, match="shape"):
+        small_trainer().train(0, np.zeros(1, np.float32))
+
+
+# one step ----------------------------------------------------------------------------------------------
+
+
+def reference(trainer: Trainer, z: np.ndarray, rounds: int, **options: float) -> np.ndarray:
+    """Train a plain model of separate tensors by torch.optim.SGD on the same batches."""
+    found = datasets.load("digits")
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    nn.utils.vector_to_parameters(torch.from_numpy(z.copy()), net.parameters())
+    optimiser = torch.optim.SGD(net.parameters(), **options)
+    for round in range(rounds):
+        chosen = trainer.batch_indices(round)
+        images = (found.train_images[chosen].float() - torch.tensor(found.mean)) / torch.tensor(found.std)
+        optimiser.param_groups[0]["lr"] = trainer.learning_rate(round)
+        optimiser.zero_grad()
+        functional.cross_entropy(net(images), found.train_labels[chosen]).backward()
+        optimiser.step()
+    return nn.utils.parameters_to_vector(net.parameters()).detach().numpy()
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+@pytest.mark.parametrize("weight_decay", [1e-2, 0.0])
+def test_steps_equal_torch_sgd_to_the_bit(momentum: float, weight_decay: float) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
+        )
+
+    settings = TrainSettings(16, 0.05, momentum, weight_decay, milestones=(1,), decay=0.5)
+    trainer = Trainer(datasets.load("digits"), torch.arange(100), net, settings, seed=0, shard=0)
+    ours = z = trainer.initial()
+    for round in range(10):
+        trainer.train(round, ours)
+        ours = trainer._flat.read()
+    theirs = reference(trainer, z, 10, lr=0.05, momentum=momentum, weight_decay=weight_decay)
+    assert np.array_equal(ours, theirs)
+
+
+def test_learning_rate_falls_at_local_epochs() -> None:
+    trainer = small_trainer(learning_rate=1.0, milestones=(1, 3), decay=0.5)
+    assert trainer.rounds_per_epoch == 7
+    assert [trainer.learning_rate(round) for round in (0, 6, 7, 20, 21, 90)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 33, 100])
+def test_each_epoch_uses_every_sample_once_in_even_batches(count: int) -> None:
+    trainer = small_trainer(shard=1, count=count)
+    epochs = []
+    for epoch in range(2):
+        first = epoch * trainer.rounds_per_epoch
+        batches = [trainer.batch_indices(first + place) for place in range(trainer.rounds_per_epoch)]
+        sizes = [len(batch) for batch in batches]
+        assert max(sizes) <= 16 and max(sizes) - min(sizes) <= 1
+        assert torch.equal(torch.cat(batches).sort().values, torch.arange(count, 2 * count))
+        epochs.append(torch.cat(batches))
+    assert count < 15 or not torch.equal(*epochs)
+
+
+def test_shards_and_seeds_shuffle_apart() -> None:
+    orders = [small_trainer(seed=s).batch_indices(0).tolist() for s in (0, 1)]
+    orders.append((small_trainer(shard=1).batch_indices(0) - 100).tolist())
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_augmentation_depends_on_the_round_and_changes_the_batch() -> None:
+    plain, augmented = small_trainer(), small_trainer(augment=True)
+    one, again, other = (augmented._batch(0, value)[0] for value in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, plain._batch(0, 1)[0])
+
+
+def test_dropout_and_augmentation_are_drawn_anew_for_each_round_and_shard() -> None:
+    def losses(shard: int) -> list[float]:
+        settings = TrainSettings(augment=True)
+        # A shard of one sample: every round has the same batch, so only the draws can differ.
+        trainer = Trainer(datasets.load("digits"), torch.arange(1), small_net, settings, seed=0, shard=shard)
+        return [trainer.train(round, trainer.initial()).loss for round in range(6)]
+
+    assert losses(0) == losses(0)
+    assert len({*losses(0), *losses(1)}) == 12
+
+
+def test_batches_are_normalised_per_channel() -> None:
+    trainer = small_trainer(count=1000, batch_size=1000)
+    images, _ = trainer._batch(0, 0)
+    assert abs(float(images.mean())) < 0.02
+    assert abs(float(images.std()) - 1) < 0.02
+
+
+def test_divergence_is_reported_with_its_round() -> None:
+    trainer = small_trainer()
+    with pytest.raises(EdgenodeError, match="diverged at round 4 on shard 0: the loss is nan"):
+        trainer.train(4, np.full(trainer.size, np.nan, np.float32))
+
+
+def test_global_generators_are_left_as_they_were() -> None:
+    before = torch.get_rng_state()
+    run(small_trainer(augment=True), small_trainer().initial(), range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# resuming ----------------------------------------------------------------------------------------------
+
+
+def test_resumed_run_equals_the_uninterrupted_one_to_the_bit() -> None:
+    whole = small_trainer(augment=True)
+    z = run(whole, whole.initial(), range(9))
+    saved, at_9 = whole.local_state(), z.copy()
+    kept = {name: value.copy() for name, value in saved.items()}
+    expected = run(whole, z, range(9, 20))
+    # The copies did not move with the trainer, and include BatchNorm's counter.
+    assert all(np.array_equal(saved[name], kept[name]) for name in kept)
+    assert set(saved) == {
+        "momentum", "buffer.1.running_mean", "buffer.1.running_var", "buffer.1.num_batches_tracked",
+    }  # fmt: skip
+    assert saved["buffer.1.num_batches_tracked"] == 9
+
+    torch.rand(5)  # a new process stands elsewhere in the global stream
+    resumed = small_trainer(augment=True)
+    resumed.load_local_state(saved)
+    assert np.array_equal(run(resumed, at_9, range(9, 20)), expected)
+    for name, value in resumed.local_state().items():
+        assert np.array_equal(value, whole.local_state()[name])
+
+
+def test_evaluation_and_export_disturb_nothing() -> None:
+    quiet, watched = small_trainer(), small_trainer()
+    z = quiet.initial()
+    expected = run(quiet, z, range(6))
+    for round in range(6):
+        watched.evaluate(np.zeros_like(z))
+        watched.named_tensors(np.ones_like(z))
+        z = z + watched.train(round, z).displacement
+    assert np.array_equal(z, expected)
+
+
+def test_local_state_of_another_model_is_refused() -> None:
+    trainer = small_trainer()
+    state = trainer.local_state()
+    with pytest.raises(CheckpointError, match=r"'buffer\.1\.running_mean' is on one side only"):
+        trainer.load_local_state({k: v for k, v in state.items() if k != "buffer.1.running_mean"})
+    with pytest.raises(CheckpointError, match="'momentum' has shape"):
+        trainer.load_local_state(state | {"momentum": np.zeros(3, np.float32)})
+
+
+def test_exported_tensors_load_into_a_plain_model_and_answer_alike() -> None:
+    trainer = small_trainer()
+    z = run(trainer, trainer.initial(), range(5))
+    net = small_net()
+    net.load_state_dict(trainer.named_tensors(z))
+    net.eval()
+    found = datasets.load("digits")
+    images = (found.test_images.float() - torch.tensor(found.mean)) / torch.tensor(found.std)
+    right = (net(images).argmax(1) == found.test_labels).double().mean()
+    assert trainer.evaluate(z) == pytest.approx(float(right), abs=1e-12)
+
+
+# the door ----------------------------------------------------------------------------------------------
+
+
+def test_small_cnn_learns_the_digits() -> None:
+    trainer = build_trainer(TaskSettings(train=TrainSettings(learning_rate=0.02)), 0, 1, seed=0)
+    assert trainer.rounds_per_epoch == 46
+    z = run(trainer, trainer.initial(), range(400))
+    assert trainer.evaluate(z) > 0.975
+
+
+def test_shards_of_one_task_are_disjoint_and_share_the_images() -> None:
+    trainers = [build_trainer(TaskSettings(skew=0.8), shard, 4, seed=0) for shard in range(4)]
+    used = torch.cat([t.batch_indices(r) for t in trainers for r in range(t.rounds_per_epoch)])
+    assert torch.equal(used.sort().values, torch.arange(1442))
+    assert len({t._train[0].data_ptr() for t in trainers}) == 1
+    assert np.array_equal(trainers[0].initial(), trainers[3].initial())
+
+
+def test_alpha_cuts_by_dirichlet() -> None:
+    rounds = {build_trainer(TaskSettings(alpha=0.1), j, 4, seed=0).rounds_per_epoch for j in range(4)}
+    assert len(rounds) > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (TaskSettings(skew=2.0), "skew is 2.0"),
+        (TaskSettings(model="vgg11"), "cannot take images of 1x8x8"),
+        (TaskSettings(dataset="digit"), "did you mean 'digits'"),
+    ],
+)
+def test_mistakes_in_the_task_are_config_errors(settings: TaskSettings, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build_trainer(settings, 0, 4, seed=0)
+
+
+def test_shard_and_device_that_do_not_exist_are_config_errors() -> None:
+    with pytest.raises(ConfigError, match="shard 4 does not exist"):
+        build_trainer(TaskSettings(), 4, 4, seed=0)
+    with pytest.raises(ConfigError, match="device 'toaster'"):
+        build_trainer(TaskSettings(), 0, 4, seed=0, device="toaster")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"momentum": 1.0},
+        {"weight_decay": -1.0}, {"decay": 0.0}, {"milestones": (3, 3)}, {"milestones": (0,)},
+    ],
+)  # fmt: skip
+def test_wrong_train_settings_name_the_key(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        replace(TrainSettings(), **wrong)
+
+
+def test_digits_start_without_torchs_compiler_scikit_learn_or_torchvision() -> None:
+    code = (
+        "import sys, edgenode.tasks.trainer as t; r = t.build_trainer(t.TaskSettings(), 0, 2, 0, 'cpu');"
+        "r.train(0, r.initial()); print([m for m in ('torch._dynamo', 'sklearn', 'torchvision') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
