@@ -67,9 +67,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     model: Annotated[Name, "name of the model"] = "small-cnn"
     norm: Annotated[Literal["batch", "group"], "normalisation layers of the model"] = "group"
     skew: Annotated[Fraction, "share of the data that is dealt by label; the rest is dealt evenly"] = 0.0
-    alpha: Annotated[
-        PositiveOrUnset, "if set, deal by a Dirichlet distribution of this alpha, not by skew"
-    ] = None
+    alpha: Annotated[PositiveOrUnset, "if set, deal by a Dirichlet distribution of this alpha, not by skew"] = None
     batch_size: Annotated[AtLeast1, "samples in one batch of one node"] = 32
     learning_rate: Annotated[Positive, "learning rate of SGD at the start"] = 0.1
     momentum: Annotated[FractionBelow1, "momentum of SGD"] = 0.9
@@ -89,12 +87,8 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = "topk"
     share: Annotated[FractionAbove0, "share of each tensor that topk keeps"] = 0.01
     bits: Annotated[Literal[4, 2, 1], "bits of one value of the random compressor"] = 4
-    values: Annotated[Literal["int8", "bfloat16", "float32"], "how values of topk and identity travel"] = (
-        "int8"
-    )
-    averaging_rate: Annotated[
-        PositiveOrUnset, "the paper's η; unset means the default for the kept share"
-    ] = None
+    values: Annotated[Literal["int8", "bfloat16", "float32"], "how values of topk and identity travel"] = "int8"
+    averaging_rate: Annotated[PositiveOrUnset, "the paper's η; unset means the default for the kept share"] = None
     gossip_rounds: Annotated[
         RoundsOrAuto, "rounds of SCSP's last phase; auto means as many as gossip_tolerance needs"
     ] = "auto"
@@ -167,9 +161,7 @@ KEYS: Mapping[str, Key] = {
 }
 
 # May differ from node to node; everything else is in the digest.
-LOCAL_KEYS = frozenset(
-    {"run.threads", "run.device", "run.checkpoint_every", "run.barrier_timeout_s", "task.data_dir"}
-)
+LOCAL_KEYS = frozenset({"run.threads", "run.device", "run.checkpoint_every", "run.barrier_timeout_s", "task.data_dir"})
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -45,3 +45,11 @@ class BarrierTimeout(EdgenodeError):
 
 class CheckpointError(EdgenodeError):
     """A checkpoint is absent, torn or of another run: refused by name, never loaded wrong."""
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What a task group failed with: one of our own errors if there is any, else the first."""
+    while isinstance(error, BaseExceptionGroup):
+        ours = [e for e in error.exceptions if isinstance(e, EdgenodeError | BaseExceptionGroup)]
+        error = (ours or list(error.exceptions))[0]
+    return error

@@ -284,10 +284,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"algorithm.averaging_rate": 0.01}, []),
         (
             {"algorithm.averaging_rate": 0.05},
-            [
-                "algorithm.averaging_rate = 0.05 is above the kept share 0.01: "
-                "the nodes' models may drift apart"
-            ],
+            ["algorithm.averaging_rate = 0.05 is above the kept share 0.01: the nodes' models may drift apart"],
         ),
         ({"algorithm.averaging_rate": 1.0, "algorithm.compressor": "identity"}, []),
         ({"algorithm.averaging_rate": 9.0, "algorithm.compressor": "none"}, []),
@@ -306,9 +303,7 @@ def test_exactly_five_times_the_kept_share_is_allowed(share: float) -> None:
     load(None, {"algorithm.share": share, "algorithm.averaging_rate": round(5 * share, 6)}, {})
 
 
-@pytest.mark.parametrize(
-    ("compressor", "kept"), [("topk", 0.01), ("identity", 1.0), ("random", 0.125), ("none", 0.0)]
-)
+@pytest.mark.parametrize(("compressor", "kept"), [("topk", 0.01), ("identity", 1.0), ("random", 0.125), ("none", 0.0)])
 def test_the_kept_share_of_each_compressor(compressor: str, kept: float) -> None:
     assert load(None, {"algorithm.compressor": compressor}, {}).algorithm.kept_share == kept
 

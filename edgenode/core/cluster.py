@@ -27,9 +27,7 @@ from edgenode.core.messages import (
 from edgenode.core.plan import Member, Plan, Record, Schedule, found, reach, resume
 from edgenode.errors import EdgenodeError, GraphError
 
-_FIRST_MARGIN = (
-    4  # rounds between a member's last report and the offer's arrival; doubled when that was too few
-)
+_FIRST_MARGIN = 4  # rounds between a member's last report and the offer's arrival; doubled when that was too few
 _MAX_MARGIN = 1 << 16
 
 
@@ -74,6 +72,7 @@ class Cluster:
         self.plan: Plan | None = None
         self.present: dict[str, Joined] = {}
         self.next_rounds: dict[str, int] = {}
+        self.rounds_per_epoch = 1
         self._silent: dict[str, int] = {}  # welcomed and not heard of since, with the round to start at
         self._queue: list[Change] = []
         self._pending: _Pending | None = None
@@ -108,14 +107,13 @@ class Cluster:
                                        f"{event.node}'s is {event.run_digest}")]  # fmt: skip
         if event.node in self.present:
             other = self.present[event.node].address
-            return [
-                Refuse(event.node, f"node id {event.node!r} is taken by {other}; this one is {event.address}")
-            ]
+            return [Refuse(event.node, f"node id {event.node!r} is taken by {other}; this one is {event.address}")]
         if event.running and event.plan:
             return self._returned(event, event.plan)
         if self.plan:
             return self._late(event, self.plan)
         self.present[event.node] = event
+        self.rounds_per_epoch = max(self.rounds_per_epoch, event.rounds_per_epoch)
         return [] if self.missing() else self._found()
 
     def _late(self, event: Joined, plan: Plan) -> list[ClusterAction]:
@@ -140,6 +138,7 @@ class Cluster:
             self.plan = plan
         self._silent.pop(event.node, None)
         self.present[event.node] = event
+        self.rounds_per_epoch = max(self.rounds_per_epoch, event.rounds_per_epoch)
         settled = self._settle(plan.latest.number, plan.latest.digest)
         return [*refused, *settled, *self._repeat_to(event.node)]
 
@@ -169,9 +168,7 @@ class Cluster:
 
     def _rounds(self, every: int, epochs: bool) -> int:
         """A number of epochs in rounds: those of the node with most data."""
-        return (
-            every * max((j.rounds_per_epoch for j in self.present.values()), default=1) if epochs else every
-        )
+        return every * self.rounds_per_epoch if epochs else every
 
     # --- changes ------------------------------------------------------------------------------------
 

@@ -76,8 +76,8 @@ def decode(data: bytes, layout: Layout) -> Payload:
         raise RemoteProtocolError(f"a payload of {len(data)} bytes says it has {length}")
     if checksum != _checksum(tuple(head), body):
         raise RemoteProtocolError("payload checksum does not match")
-    if entries > layout.size:
-        raise RemoteProtocolError(f"{entries} entries for a model of {layout.size}")
+    if max(entries, 8 * unary_bytes - 7) > layout.size:  # a unary stream has at most one bit per parameter
+        raise RemoteProtocolError(f"{entries} entries, {unary_bytes} unary bytes for a model of {layout.size}")
     bits = form & ~_SPARSE
     if bits not in (2, 3, 5, 8, 16, 32):
         raise RemoteProtocolError(f"unknown value form {form:#x}")
@@ -146,10 +146,9 @@ def _rice_parameters(gaps: Ints, counts: Ints) -> Ints:
     mean = np.bincount(owners, weights=gaps, minlength=len(counts)) / entries
     guess = np.floor(np.log2(mean + 1)).astype(np.int64)
     candidates = np.clip(guess + np.array([[-1], [0], [1]]), 0, 2**_PARAMETER_BITS - 1)
-    costs = [
-        np.bincount(owners, weights=gaps >> k[owners], minlength=len(counts)) + counts * k for k in candidates
-    ]
-    return candidates[np.argmin(costs, axis=0), np.arange(len(counts))]
+    costs = [np.bincount(owners, weights=gaps >> k[owners], minlength=len(counts)) + counts * k for k in candidates]
+    cheapest: Ints = candidates[np.argmin(costs, axis=0), np.arange(len(counts))]
+    return cheapest
 
 
 def _pack(numbers: Ints, widths: Ints) -> bytes:
@@ -223,8 +222,8 @@ def _read_values(reader: _Reader, entries: int, bits: int, tensors: int) -> Valu
             raise RemoteProtocolError("a value is not finite")
         return values
     scales = reader.take(4 * tensors).view("<f4")
-    if not np.isfinite(scales).all() or (scales < 0).any():
-        raise RemoteProtocolError("a scale is not finite")
+    if not ((scales >= 0) & (scales <= np.finfo(np.float32).max / (1 << (bits - 1)))).all():
+        raise RemoteProtocolError("a scale is negative, or its values are not finite")
     if bits == 8:
         levels = reader.take(entries).view(np.int8)
     else:

@@ -114,7 +114,7 @@ PRESETS: dict[str, str] = {
     "c": "ring through the even positions, then the odd ones",
     "chord": "ring a plus the edge 0->2: unbalanced, push-sum needed",
     "exponential": "each node pushes to the nodes 1, 2, 4, ... further on",
-    "one-peer-exponential": "one push per round, 1, 2, 4, ... further on in turn: averages exactly when n is a power of two",
+    "one-peer-exponential": "one push per round, 1, 2, 4, ... further on in turn: exact if n is a power of two",
     "complete": "each node pushes to every other",
 }
 

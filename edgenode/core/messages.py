@@ -192,9 +192,7 @@ class Fail:
     error: EdgenodeError
 
 
-NodeAction = (
-    Train | Push | Acknowledge | Await | Mixed | Evaluate | Save | AnswerOffer | PlanChanged | Finish | Fail
-)
+NodeAction = Train | Push | Acknowledge | Await | Mixed | Evaluate | Save | AnswerOffer | PlanChanged | Finish | Fail
 
 # --- the cluster hears ------------------------------------------------------------------------------
 

@@ -155,9 +155,7 @@ class Node:
         if self.stage is Stage.OVER:
             return []  # the run failed meanwhile
         if self.stage is not Stage.TRAINING or event.round != self.round:
-            raise LocalProtocolError(
-                f"trained round {event.round} while {self.stage.name} in round {self.round}"
-            )
+            raise LocalProtocolError(f"trained round {event.round} while {self.stage.name} in round {self.round}")
         return [*self._emit(event.displacement), *self._advance()]
 
     def _emit(self, displacement: Any) -> list[NodeAction]:
@@ -192,9 +190,7 @@ class Node:
         received = self._barrier.release(self.round)
         self._learner.mix(self.plan.graph(self.round).weight(self.name), [c for _, c in received])
         knows = self.plan.latest.number
-        actions: list[NodeAction] = [
-            Acknowledge(sender, self.round, Verdict.OK, knows) for sender, _ in received
-        ]
+        actions: list[NodeAction] = [Acknowledge(sender, self.round, Verdict.OK, knows) for sender, _ in received]
         actions.append(Mixed(self.round, *self._pushed, self._learner.u))
         self.round += 1
         self.stage = Stage.READY
@@ -219,9 +215,7 @@ class Node:
     def _received(self, message: Message) -> list[NodeAction]:
         changes = [action for record in message.records for action in self._adopt(record)]
         sender, round = message.sender, message.round
-        self._knows[sender] = max(
-            self._knows.get(sender, 0), message.number, *(r.number for r in message.records)
-        )
+        self._knows[sender] = max(self._knows.get(sender, 0), message.number, *(r.number for r in message.records))
         record = self.plan.at(round)
         if message.digest != record.digest:  # of an old round too: SEEN would say that we have mixed it
             return [*changes, self._answer(message, Verdict.STALE, record.digest)]
@@ -231,9 +225,7 @@ class Node:
         if message.incarnation != {m.node: m.incarnation for m in record.members}[sender]:
             raise RemoteProtocolError(f"{sender} pushed as incarnation {message.incarnation}, not its own")
         if message.weight != graph.weight(sender):
-            raise RemoteProtocolError(
-                f"{sender} pushed with weight {message.weight}, not {graph.weight(sender)}"
-            )
+            raise RemoteProtocolError(f"{sender} pushed with weight {message.weight}, not {graph.weight(sender)}")
         if not 0 < message.u < float("inf"):
             raise RemoteProtocolError(f"{sender} pushed with u = {message.u}")
         if round < self.round:

@@ -8,7 +8,6 @@ epoch of training, as everywhere in the field.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -64,13 +63,20 @@ class Schedule:
         """Refuse a schedule that cannot carry a run over these members.
 
         Raises:
-            GraphError: an unknown node, or the union over one period is not strongly connected.
+            GraphError: no node or an unknown one, or the union over one period is not strongly connected.
         """
-        lengths = [len(spec.period(members)) for spec in self.graphs]
-        rotation = math.lcm(self.every * len(self.graphs), *lengths)
+        if not members:
+            raise GraphError("a schedule needs at least one node")
         base = replace(self, last=None)
-        rounds = range(self.origin, self.origin + min(rotation, _MAX_PERIOD))
-        _require_connected([base.graph(r, members) for r in rounds], [s.name for s in self.graphs])
+        starts = range(self.origin, self.origin + self.every * len(self.graphs), self.every)
+        used = []
+        for start, spec in zip(starts, self.graphs, strict=True):
+            # In as many turns as its period is long, a graph has met every phase that it ever meets.
+            period = len(spec.period(members))
+            for turn in range(period):
+                first = start + turn * self.every * len(self.graphs)
+                used += [base.graph(first + k, members) for k in range(min(self.every, period))]
+        _require_connected(used, [s.name for s in self.graphs])
         if self.last is not None:
             _require_connected(list(self.last.period(members)), [self.last.name])
 
@@ -78,9 +84,7 @@ class Schedule:
 def _require_connected(graphs: list[Digraph], names: list[str]) -> None:
     pairs = reduce(Digraph.union, dict.fromkeys(graphs)).unreachable_pairs()
     if pairs:
-        raise GraphError(
-            f"{'+'.join(names)} is not strongly connected: no path {describe_unreachable(pairs)}"
-        )
+        raise GraphError(f"{'+'.join(names)} is not strongly connected: no path {describe_unreachable(pairs)}")
 
 
 @dataclass(frozen=True, order=True)
@@ -173,7 +177,8 @@ class Plan:
         last = self.latest
         if record.number != last.number + 1 or record.parent != last.digest or record.cluster != last.cluster:
             raise RemoteProtocolError(
-                f"record {record.number} (parent {record.parent[:12]}) does not follow {last.number} ({last.digest[:12]})"
+                f"record {record.number} (parent {record.parent[:12]}) does not follow "
+                f"{last.number} ({last.digest[:12]})"
             )
         if record.start <= last.start:
             raise RemoteProtocolError(f"record {record.number} starts at {record.start}, before {last.start}")
@@ -275,6 +280,7 @@ def resume(members: Iterable[Member], offers: dict[str, tuple[frozenset[int], Pl
     Raises:
         GraphError: there is no common round, or the members are not those of the checkpoints.
     """
+    returned = tuple(sorted(members))
     plan = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
     common = frozenset.intersection(*(rounds for rounds, _ in offers.values()))
     if not common:
@@ -282,16 +288,14 @@ def resume(members: Iterable[Member], offers: dict[str, tuple[frozenset[int], Pl
         raise GraphError(f"no checkpoint round is common to all nodes: {have}")
     start = max(common)
     in_force = plan.at(start)
-    if set(offers) != set(in_force.names):
-        raise GraphError(
-            f"the checkpoints are of {', '.join(in_force.names)}, not of {', '.join(sorted(offers))}"
-        )
+    if not set(offers) == {m.node for m in returned} == set(in_force.names):
+        raise GraphError(f"the checkpoints are of {', '.join(in_force.names)}, not of {', '.join(sorted(offers))}")
     record = replace(
         in_force,
         number=plan.latest.number + 1,
         parent=plan.latest.digest,
         start=start,
         end=None,
-        members=tuple(sorted(members)),
+        members=returned,
     )
     return Plan((record,)), start

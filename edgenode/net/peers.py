@@ -179,7 +179,9 @@ class PeerLink:
                         now = time.monotonic()
                         if now - said_at >= _REMIND_EVERY_S:
                             said_at = now
-                            log.warning("cannot reach a peer", peer=self.to, since_s=round(now - down_since), why=str(exc))
+                            log.warning(
+                                "cannot reach a peer", peer=self.to, since_s=round(now - down_since), why=str(exc)
+                            )
                         raise
 
     async def _session(self, attempt: int) -> None:

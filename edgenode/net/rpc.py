@@ -75,7 +75,9 @@ def _why_not(listen: str) -> str:
     """gRPC hides the reason; the same bind on a plain socket tells it."""
     host, port = split_address(listen)
     try:
-        family, *_, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, *_, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind(address)
     except OSError as exc:

@@ -140,9 +140,7 @@ class Ledger:
 
     tolerance = 0.0
 
-    def __init__(
-        self, rounds: int, x: Fraction, eta: Fraction = Fraction(1), grain: Fraction = Fraction(0)
-    ) -> None:
+    def __init__(self, rounds: int, x: Fraction, eta: Fraction = Fraction(1), grain: Fraction = Fraction(0)) -> None:
         self.rounds, self.eta, self.grain = rounds, eta, grain
         self.x, self.exact_u, self.error = x, Fraction(1), Fraction(0)
         self._own: Fraction | None = None

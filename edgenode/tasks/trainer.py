@@ -294,3 +294,9 @@ def _deterministic(device: torch.device) -> AbstractContextManager[None]:
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+
+
+def rounds_per_epoch(settings: TaskSettings, shards: int) -> int:
+    """Rounds of an even share of the training data: the epoch that all nodes mean, whatever their shards."""
+    samples = len(datasets.load(settings.dataset, settings.data_dir).train_labels)
+    return math.ceil(math.ceil(samples / shards) / settings.train.batch_size)

@@ -134,9 +134,7 @@ def test_a_member_whose_welcome_was_lost_with_its_link_is_welcomed_again() -> No
     for name in names(2):
         cluster.handle(Lost(name))
     assert cluster.handle(join("n1")) == [Welcome("n1", the_plan(cluster), 0)]
-    assert (
-        "has started" in only(Refuse, cluster.handle(join("n0"))).reason
-    )  # it was in the run, and its x is gone
+    assert "has started" in only(Refuse, cluster.handle(join("n0"))).reason  # it was in the run, and its x is gone
     cluster.handle(Lost("n1"))
     assert isinstance(only(Refuse, cluster.handle(join("n1", address="moved:1"))), Refuse)
 

@@ -233,9 +233,7 @@ def test_a_repeat_of_a_held_message_is_not_answered_twice_nor_mixed_twice() -> N
         (lambda m: replace(m, u=0.0), "n1 pushed with u = 0.0"),
     ],
 )
-def test_a_breach_is_refused_and_the_true_message_still_counts(
-    forge: Callable[[Message], Message], text: str
-) -> None:
+def test_a_breach_is_refused_and_the_true_message_still_counts(forge: Callable[[Message], Message], text: str) -> None:
     node, peer = pair()
     message = pushed(train(peer))
     train(node)

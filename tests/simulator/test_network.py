@@ -139,13 +139,8 @@ def exact_reference(network: Network, eta: Fraction, grain: Fraction) -> dict[st
         error = {n: v[n] - sent[n] for n in names}
         weight = {n: Fraction(1, len(graph.out_neighbours(n)) + 1) for n in names}
         heard = {n: graph.in_neighbours(n) for n in names}
-        x = {
-            n: x[n] + eta * (sum(weight[j] * sent[j] for j in heard[n]) - (1 - weight[n]) * sent[n])
-            for n in names
-        }
-        u = {
-            n: u[n] + eta * (sum(weight[j] * u[j] for j in heard[n]) - (1 - weight[n]) * u[n]) for n in names
-        }
+        x = {n: x[n] + eta * (sum(weight[j] * sent[j] for j in heard[n]) - (1 - weight[n]) * sent[n]) for n in names}
+        u = {n: u[n] + eta * (sum(weight[j] * u[j] for j in heard[n]) - (1 - weight[n]) * u[n]) for n in names}
     return {n: (x[n], u[n]) for n in names}
 
 
@@ -160,9 +155,7 @@ def dense_reference(network: Network, recipe: Recipe, seed: int) -> tuple[Any, A
         if step.trains:
             x += np.stack([gradient(name, t, x[i] / np.float32(u[i])) for i, name in enumerate(names)])
         v = x + error
-        sent = np.stack(
-            [step.compressor(v[i], LAYOUT, stream(seed, name, t)).dense(d) for i, name in enumerate(names)]
-        )
+        sent = np.stack([step.compressor(v[i], LAYOUT, stream(seed, name, t)).dense(d) for i, name in enumerate(names)])
         error = v - sent
         eta, pushed_u = step.averaging_rate, list(u)
         for i in range(n):
@@ -262,9 +255,7 @@ def test_a_controller_that_comes_back_while_its_last_record_still_travels_does_n
     """A regression: it offered another record of the same number to one who did not know the first yet."""
     for seed in range(12):
         orders = tuple((1.0 + 0.1 * i, rotate(i, "abc"[i % 3])) for i in range(20))
-        ledger_run(
-            ring(6), Conditions(seed, (0.001, 0.3), crash_at_offer=1, back_s=0.001, orders=orders, window=3)
-        )
+        ledger_run(ring(6), Conditions(seed, (0.001, 0.3), crash_at_offer=1, back_s=0.001, orders=orders, window=3))
 
 
 def test_queued_changes_are_batched_into_one_record() -> None:

@@ -44,9 +44,7 @@ def test_example_of_section_5() -> None:
         assert len(shard) == 25
         assert all(have[label] >= count for label, count in least.items())
     # What is not owed to the sorted runs is 5 each of the 20 left over, 2 of every class.
-    left = sum(
-        (Counter(labels[s].tolist()) - Counter(o) for s, o in zip(shards, owed, strict=True)), Counter()
-    )
+    left = sum((Counter(labels[s].tolist()) - Counter(o) for s, o in zip(shards, owed, strict=True)), Counter())
     assert left == Counter(dict.fromkeys(range(10), 2))
 
 

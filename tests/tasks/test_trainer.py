@@ -102,9 +102,7 @@ def reference(trainer: Trainer, z: np.ndarray, rounds: int, **options: float) ->
 @pytest.mark.parametrize("weight_decay", [1e-2, 0.0])
 def test_steps_equal_torch_sgd_to_the_bit(momentum: float, weight_decay: float) -> None:
     def net() -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
-        )
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
 
     settings = TrainSettings(16, 0.05, momentum, weight_decay, milestones=(1,), decay=0.5)
     trainer = Trainer(datasets.load("digits"), torch.arange(100), net, settings, seed=0, shard=0)

@@ -1,0 +1,127 @@
+"""From a configuration to the values of the core and of the tasks: the one place that knows both sides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgenode.config import Config, parse_every
+from edgenode.core.cluster import Charter
+from edgenode.core.compress import Compressor, Random, TopK, as_bfloat16, as_float32, as_int8, keep_all, keep_none
+from edgenode.core.graph import PRESETS, GraphSpec, parse_edges
+from edgenode.core.plan import Schedule
+from edgenode.core.recipe import Recipe, default_averaging_rate, gossip_rounds_needed
+from edgenode.errors import GraphError
+
+if TYPE_CHECKING:
+    from edgenode.tasks.trainer import TaskSettings
+
+_QUANTISE = {"int8": as_int8, "bfloat16": as_bfloat16, "float32": as_float32}
+
+
+def graph_spec(name: str) -> GraphSpec:
+    """A preset by its name, or an edge-list file by its path.
+
+    Raises:
+        GraphError: neither, or a malformed file.
+    """
+    path = Path(name)
+    if name in PRESETS or not path.is_file():
+        return GraphSpec(name)
+    return parse_edges(path.stem, path.read_text(encoding="utf-8"))
+
+
+def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
+    """The schedule a run starts with, its gossip graph included; ``every`` in epochs where that is not known yet.
+
+    Raises:
+        GraphError: a graph does not exist.
+    """
+    algorithm = config.algorithm
+    gossips = algorithm.name == "scsp" and algorithm.gossip_graph != "plan"
+    return Schedule(
+        graphs=tuple(graph_spec(name) for name in config.topology.graphs),
+        every=parse_every(config.topology.every).rounds(rounds_per_epoch),
+        last=GraphSpec(algorithm.gossip_graph) if gossips else None,
+        last_from=config.run.rounds if gossips else 0,
+    )
+
+
+def recipe(config: Config) -> Recipe:
+    """SP or SCSP with the configured compressor; averaging rate and gossip rounds resolved.
+
+    Raises:
+        ConfigError: the gossip graph never reaches the tolerance.
+    """
+    algorithm = config.algorithm
+    quantise = _QUANTISE[algorithm.values]
+    match algorithm.compressor:
+        case "topk":
+            compressor = Compressor(TopK(algorithm.share), quantise)
+        case "identity":
+            compressor = Compressor(keep_all, quantise)
+        case "random":
+            compressor = Compressor(keep_all, Random(algorithm.bits))
+        case "none":
+            compressor = Compressor(keep_none, quantise)
+    return Recipe(compressor, averaging_rate(config), config.run.rounds, _gossip_rounds(config))
+
+
+def averaging_rate(config: Config) -> float:
+    """eta: as configured, else Table 5's for the kept share; 0 without communication."""
+    algorithm = config.algorithm
+    if algorithm.compressor == "none":
+        return 0.0
+    if algorithm.averaging_rate is not None:
+        return algorithm.averaging_rate
+    return default_averaging_rate(algorithm.kept_share)
+
+
+def _gossip_rounds(config: Config) -> int:
+    algorithm = config.algorithm
+    if algorithm.name == "sp":
+        return 0
+    if algorithm.gossip_rounds != "auto":
+        return algorithm.gossip_rounds
+    own = algorithm.gossip_graph == "plan"
+    # every preset ring mixes like every other; a rotation of rings is not slower
+    spec = graph_spec(config.topology.graphs[0]) if own else GraphSpec(algorithm.gossip_graph)
+    if spec.edges is not None:
+        raise GraphError(f"algorithm.gossip_rounds = auto needs a preset graph, and {spec.name} is a list of edges")
+    return gossip_rounds_needed(spec, config.run.nodes, algorithm.gossip_tolerance)
+
+
+def charter(config: Config) -> Charter:
+    """What a controller founds a run on."""
+    return Charter(
+        cluster=config.run.cluster,
+        nodes=config.run.nodes,
+        run_digest=config.digest(),
+        schedule=schedule(config),
+        epochs=parse_every(config.topology.every).unit == "epochs",
+        rounds=recipe(config).rounds,
+    )
+
+
+def task_settings(config: Config) -> TaskSettings:
+    """The task of a run, the same at every node."""
+    from edgenode.tasks.trainer import TaskSettings, TrainSettings
+
+    task = config.task
+    return TaskSettings(
+        dataset=task.dataset,
+        data_dir=task.data_dir or None,
+        model=task.model,
+        norm=task.norm,
+        skew=task.skew,
+        alpha=task.alpha,
+        train=TrainSettings(
+            batch_size=task.batch_size,
+            learning_rate=task.learning_rate,
+            momentum=task.momentum,
+            weight_decay=task.weight_decay,
+            milestones=tuple(task.milestones),
+            decay=task.decay,
+            augment=task.augment,
+        ),
+    )

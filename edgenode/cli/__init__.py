@@ -1,0 +1,70 @@
+"""The command line: parses and calls, no logic. Commands are imported when they are used, so help is instant."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from edgenode import __version__
+from edgenode.errors import ConfigError, EdgenodeError
+
+# command -> (module that defines it under the same name, one line of help)
+_COMMANDS = {
+    "demo": ("edgenode.cli.demo", "Train on this machine: a controller and four nodes as real processes."),
+    "run": ("edgenode.cli.run", "Run one node."),
+    "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
+    "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
+    "status": ("edgenode.cli.status", "Show a running cluster."),
+    "stop": ("edgenode.cli.status", "Stop a running cluster at one round, with checkpoints written."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in modules of their own, imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; our errors become one line and an exit code: 1 the run failed, 2 usage."""
+        try:
+            return super().invoke(ctx)
+        except EdgenodeError as exc:
+            click.echo(f"edgenode: {exc}", err=True)
+            ctx.exit(2 if isinstance(exc, ConfigError) else 1)
+        except KeyboardInterrupt:
+            click.echo("edgenode: interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="edgenode")
+def group() -> None:
+    """Train one PyTorch model together on edge devices, without a server and without sharing data.
+
+    \b
+    Examples:
+      edgenode demo                              see it work on this machine
+      edgenode controller --config run.toml      on one device ...
+      edgenode run --config run.toml             ... and on every device that has data
+      edgenode topology set b                    change who pushes to whom, while it trains
+    """
+
+
+def main() -> None:
+    """Entry point of the ``edgenode`` script and of ``python -m edgenode``."""
+    group.main(args=sys.argv[1:], prog_name="edgenode")

@@ -1,0 +1,285 @@
+"""``edgenode demo``: the whole of it on one machine, as the processes that would run on five."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from edgenode import results
+from edgenode.cli.options import find_controller
+from edgenode.cli.table import size, status_table
+from edgenode.config import Config, load
+from edgenode.errors import EdgenodeError, TransportError
+from edgenode.net.operator import operating
+from edgenode.v1 import operator_pb2
+
+_START_S = 30.0
+_END_S = 20.0
+_TERM_S = 5.0
+
+
+@dataclass
+class History:
+    """What the plot shows: per sample the mean over the nodes."""
+
+    sent: list[float] = field(default_factory=list)
+    dense: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+
+    def note(self, status: operator_pb2.ClusterStatus) -> None:
+        """Take a sample, if every node has measured its accuracy."""
+        reports = [n.progress for n in status.nodes]
+        if not reports or not all(r.HasField("accuracy") for r in reports):
+            return
+        sent = sum(r.payload_bytes for r in reports) / len(reports)
+        if not self.sent or sent > self.sent[-1]:
+            self.sent.append(sent)
+            self.dense.append(sum(r.dense_bytes for r in reports) / len(reports))
+            self.accuracy.append(sum(r.accuracy for r in reports) / len(reports))
+
+
+@click.command()
+@click.option("--nodes", default=4, show_default=True, type=click.IntRange(2, 64), envvar="EDGENODE_NODES",
+              help="How many node processes.")  # fmt: skip
+@click.option("--rounds", default=1000, show_default=True, type=click.IntRange(1), envvar="EDGENODE_ROUNDS",
+              help="Training rounds.")  # fmt: skip
+@click.option("--algorithm", default="scsp", show_default=True, type=click.Choice(["sp", "scsp"]),
+              envvar="EDGENODE_ALGORITHM", help="Sparse-Push, or with the final gossip.")  # fmt: skip
+@click.option("--topk", default=1.0, show_default=True, type=click.FloatRange(0, 100, min_open=True),
+              envvar="EDGENODE_TOPK", help="Percentage of each tensor that is sent.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print result.json instead of a table.")
+@click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
+              help="Where results go. [default: runs/demo-TIME]")  # fmt: skip
+def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, out: Path | None) -> None:
+    """Train handwritten digits on this machine: a controller and four nodes, five real processes.
+
+    They find each other by mDNS and exchange gRPC over loopback. Every node has its own, unequal share of the data
+    (skew 0.8). Ends with a table, result.json, accuracy.png and one model.safetensors per node.
+
+    \b
+    Examples:
+      edgenode demo
+      edgenode demo --nodes 8 --rounds 2000 --topk 0.5
+      edgenode demo --algorithm sp --json --out /tmp/sp
+    """
+    out = (out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    config = _config(out, nodes, rounds, algorithm, topk)
+    console = Console(stderr=as_json)
+    history = History()
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    fleet = Fleet(config, out)
+    try:
+        fleet.start()
+        asyncio.run(_watch(fleet, console, history))
+        codes = fleet.join()
+        if any(codes.values()):
+            raise EdgenodeError(f"{fleet.why_failed(codes)}; logs are in {out / 'logs'}")
+    except KeyboardInterrupt:
+        fleet.stop()
+        click.echo(f"edgenode: interrupted; results so far are in {out}", err=True)
+        raise SystemExit(130) from None
+    finally:
+        fleet.stop()
+    result = _gather(config, out, time.monotonic() - began)
+    _plot(out / "accuracy.png", history, result)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        _print(console, result, out)
+
+
+def _config(out: Path, nodes: int, rounds: int, algorithm: str, topk: float) -> Config:
+    """The demo's run.toml, kept with the results so that the same run can be started by hand."""
+    config = load(
+        None,
+        {
+            "run.cluster": f"demo-{os.getpid()}",
+            "run.nodes": nodes,
+            "run.rounds": rounds,
+            "run.evaluate_every": max(1, min(25, rounds // 10)),
+            "task.skew": 0.8,
+            "task.learning_rate": 0.02,
+            "algorithm.name": algorithm,
+            "algorithm.share": topk / 100,
+            # whole models cost a hundred sparse rounds each: average in as few of them as there can be
+            "algorithm.gossip_graph": "one-peer-exponential",
+            "topology.graphs": ["a", "b", "c"],
+            "topology.every": "1ep",
+        },
+        environ={},
+    )
+    (out / "run.toml").write_text(config.to_toml(), encoding="utf-8")
+    return config
+
+
+class Fleet:
+    """The five processes; every one of them is ended, whatever happens."""
+
+    def __init__(self, config: Config, out: Path) -> None:
+        self.config, self.out = config, out
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Spawn the controller and the nodes, in no particular order."""
+        common = ["--config", str(self.out / "run.toml"), "--listen", "127.0.0.1:0"]
+        for i in range(self.config.run.nodes):
+            name = f"node-{i:0{len(str(self.config.run.nodes - 1))}d}"
+            self._spawn(name, ["run", "--name", name, "--state-dir", str(self.out / name), *common])
+        self._spawn("controller", ["controller", *common])
+
+    def _spawn(self, name: str, arguments: list[str]) -> None:
+        logs = self.out / "logs"
+        logs.mkdir(exist_ok=True)
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
+        environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"}
+        with (logs / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "edgenode", *arguments],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ,
+                start_new_session=True,  # Ctrl-C reaches us alone; we end them
+            )  # fmt: skip
+
+    def ended(self) -> dict[str, int]:
+        """Exit codes of the processes that are gone."""
+        return {name: p.returncode for name, p in self.processes.items() if p.poll() is not None}
+
+    def join(self) -> dict[str, int]:
+        """Wait for all to end by themselves; exit codes by name."""
+        deadline = time.monotonic() + _END_S
+        for process in self.processes.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.terminate()
+        return {name: p.wait() for name, p in self.processes.items()}
+
+    def why_failed(self, codes: dict[str, int]) -> str:
+        """The last line of a failed node's log."""
+        failed = sorted((name for name, code in codes.items() if code), key=lambda n: n == "controller")
+        lines = (self.out / "logs" / f"{failed[0]}.log").read_text(errors="replace").strip().splitlines()
+        return f"{failed[0]} failed: {lines[-1] if lines else 'it said nothing'}"
+
+    def stop(self) -> None:
+        """End every process that is still there: politely first."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + _TERM_S
+        for process in self.processes.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+async def _watch(fleet: Fleet, console: Console, history: History) -> None:
+    """Follow the run on screen until the controller says it is over."""
+    with console.status("starting a controller and the nodes"):
+        target = await _found(fleet)
+    with Live(console=console, refresh_per_second=8) as live:
+        try:
+            async with operating(target) as operator:
+                async for status in operator.watch():
+                    history.note(status)
+                    live.update(status_table(status))
+                    if any(fleet.ended().values()):
+                        return
+        except TransportError:
+            if fleet.processes["controller"].poll() is None:
+                await asyncio.sleep(1)
+
+
+async def _found(fleet: Fleet) -> str:
+    deadline = time.monotonic() + _START_S
+    while True:
+        if codes := fleet.ended():
+            raise EdgenodeError(fleet.why_failed(codes))
+        try:
+            return await find_controller("mdns", fleet.config.run.cluster, timeout_s=1.0, host="127.0.0.1")
+        except TransportError:
+            if time.monotonic() > deadline:
+                raise
+
+
+def _gather(config: Config, out: Path, wall_s: float) -> dict[str, Any]:
+    """One result.json of the nodes' own."""
+    from safetensors.numpy import load_file
+
+    folders = sorted(path.parent for path in out.glob("node-*/result.json"))
+    models = [load_file(folder / "model.safetensors") for folder in folders]
+    import numpy as np
+
+    flat = [np.concatenate([tensor.ravel() for _, tensor in sorted(model.items())]) for model in models]
+    nodes = [results.read_node(folder / "result.json") for folder in folders]
+    result = results.summary(config, nodes, wall_s, flat)
+    results.write(out / "result.json", result)
+    return result
+
+
+def _print(console: Console, result: dict[str, Any], out: Path) -> None:
+    table = Table(title="result", title_justify="left", title_style="bold")
+    for heading in ("node", "test accuracy", "rounds", "messages", "payload sent", "on the wire", "u"):
+        table.add_column(heading, justify="left" if heading == "node" else "right")
+    for node in result["nodes"]:
+        table.add_row(
+            node["node"], f"{node['test_accuracy']:.2%}", str(node["rounds"]), str(node["messages"]),
+            size(node["payload_bytes"]), size(node["wire_bytes"]), f"{node['u']:.3f}",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        f"mean test accuracy [bold]{result['mean_test_accuracy']:.2%}[/], "
+        f"[bold]{result['compression_factor']:.0f}x[/] fewer bytes than sending models, {result['wall_s']:.0f} s"
+    )
+    console.print(f"result.json, accuracy.png and a model.safetensors per node are in {out}", soft_wrap=True)
+
+
+def _plot(path: Path, history: History, result: dict[str, Any]) -> None:
+    """Accuracy against bytes sent per node, and against what the same messages would weigh uncompressed."""
+    nodes = result["nodes"]
+    sent = [*history.sent, sum(n["payload_bytes"] for n in nodes) / len(nodes)]
+    dense = [*history.dense, sum(n["dense_bytes"] for n in nodes) / len(nodes)]
+    accuracy = [100 * a for a in (*history.accuracy, result["mean_test_accuracy"])]
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ.setdefault("MPLCONFIGDIR", scratch)
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(7, 4.2), dpi=150, layout="constrained")
+        axes.plot(
+            sent,
+            accuracy,
+            color="#1f6feb",
+            lw=2,
+            label=f"edgenode: {result['algorithm'].upper()}, {result['compressor']}",
+        )
+        axes.plot(dense, accuracy, color="#8b949e", lw=2, ls="--", label="the same messages, uncompressed")
+        axes.plot(sent[-1:], accuracy[-1:], "o", color="#1f6feb")
+        axes.annotate(
+            f"{accuracy[-1]:.1f} %", (sent[-1], accuracy[-1]), (-6, 8), textcoords="offset points", ha="right"
+        )
+        axes.set(xscale="log", xlabel="bytes sent per node", ylabel="mean test accuracy, %")
+        axes.xaxis.set_major_formatter(lambda value, _: size(int(value)))
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right", frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path)
+        plt.close(figure)

@@ -1,0 +1,130 @@
+"""Options and set-up that several commands share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from edgenode.config import Config, load
+from edgenode.errors import ConfigError, TransportError
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+CONTROLLER_PORT = 7700
+NODE_PORT = 7600
+_FIND_S = 5.0
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    envvar="EDGENODE_CONFIG",
+    show_envvar=True,
+    help="The run.toml that describes the run, the same on every device.",
+)
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of run.toml, as in --set run.rounds=500. Repeatable.",
+)
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, envvar="EDGENODE_VERBOSE", help="Log every round and every action."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def cluster_options(command: F) -> F:
+    """--controller and --cluster: how an operator finds the controller."""
+    command = click.option(
+        "--cluster", default="edgenode", show_default=True, envvar="EDGENODE_CLUSTER", show_envvar=True,
+        help="Name of the cluster to look for by mDNS.",
+    )(command)  # fmt: skip
+    return click.option(
+        "--controller", default="mdns", metavar="mdns|H:P", show_default=True, envvar="EDGENODE_CONTROLLER",
+        show_envvar=True, help="Where the controller is.",
+    )(command)  # fmt: skip
+
+
+def load_config(path: Path | None, settings: tuple[str, ...]) -> Config:
+    """The configuration; its warnings go to stderr.
+
+    Raises:
+        ConfigError: as ``config.load``, or a --set without "=".
+    """
+    overrides: dict[str, object] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting}: expected KEY=VALUE, as in --set run.rounds=500")
+        overrides[key.strip()] = value.strip()
+    config = load(path, overrides)
+    for warning in config.warnings():
+        click.echo(f"edgenode: warning: {warning}", err=True)
+    return config
+
+
+def default_name() -> str:
+    """The host's name, as far as a node id may hold it."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:40] or "node"
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Human-readable lines on stderr, coloured on a terminal; DEBUG when asked."""
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=20),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    import stamina.instrumentation
+
+    stamina.instrumentation.set_on_retry_hooks([])  # the links say themselves what they wait for
+
+
+def with_operator(controller: str, cluster: str, call: Callable[[Any], Awaitable[T]]) -> T:
+    """Find the controller, and call it.
+
+    Raises:
+        ConfigError: there is none; says where it was looked for.
+    """
+    return asyncio.run(_operate(controller, cluster, call))
+
+
+async def _operate(controller: str, cluster: str, call: Callable[[Any], Awaitable[T]]) -> T:
+    from edgenode.net.operator import operating
+
+    try:
+        async with operating(await find_controller(controller, cluster)) as operator:
+            return await call(operator)
+    except TransportError as exc:
+        raise ConfigError(str(exc)) from exc
+
+
+async def find_controller(controller: str, cluster: str, timeout_s: float = _FIND_S, host: str = "") -> str:
+    """host:port of the controller, by mDNS unless it is given.
+
+    Raises:
+        TransportError: no controller was announced in time.
+    """
+    if controller != "mdns":
+        return controller
+    from edgenode.net.discovery import Discovery, interfaces_for
+
+    async with Discovery(cluster, interfaces_for(host)) as discovery:
+        return (await discovery.wait("controller", timeout_s=timeout_s)).targets[0]

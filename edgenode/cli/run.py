@@ -1,0 +1,122 @@
+"""``edgenode run`` and ``edgenode controller``: the daemons."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from edgenode.cli.options import (
+    CONTROLLER_PORT,
+    NODE_PORT,
+    config_option,
+    default_name,
+    load_config,
+    set_option,
+    set_up_logging,
+    verbose_option,
+)
+from edgenode.errors import ConfigError
+
+
+@click.command()
+@config_option
+@click.option(
+    "--name", envvar="EDGENODE_NAME", show_envvar=True, help="This node's id in the cluster. [default: host name]"
+)
+@click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
+              show_envvar=True, help="Where peers reach this node; port 0 takes any free one.")  # fmt: skip
+@click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",
+              show_envvar=True, help="The other nodes, where multicast does not pass.")  # fmt: skip
+@click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER", show_envvar=True,
+              help="Where the controller is. [default: mdns; none when --peers are given]")  # fmt: skip
+@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
+              help="Checkpoints, model.safetensors and result.json. [default: the user's state folder]")  # fmt: skip
+@click.option(
+    "--resume", is_flag=True, envvar="EDGENODE_RESUME", help="Go on from the newest round all nodes have saved."
+)
+@click.option("--wait", "wait_s", default=300.0, show_default=True, envvar="EDGENODE_WAIT", metavar="SECONDS",
+              help="How long to look for the controller or the peers.")  # fmt: skip
+@set_option
+@verbose_option
+def run(
+    config_path: Path | None,
+    name: str | None,
+    listen: str,
+    peers: str,
+    controller: str | None,
+    state_dir: Path | None,
+    resume: bool,
+    wait_s: float,
+    settings: tuple[str, ...],
+    verbose: bool,
+) -> None:
+    """Run one node: find the others, train together, write model.safetensors and result.json.
+
+    \b
+    Examples:
+      edgenode run --config run.toml                              controller and peers by mDNS
+      edgenode run --config run.toml --controller 10.0.0.5:7700   where multicast does not pass
+      edgenode run --config run.toml --peers 10.0.0.2:7600,10.0.0.3:7600,10.0.0.4:7600   no controller at all
+      edgenode run --config run.toml --resume                     after a clean stop, on every node
+    """
+    config = load_config(config_path, settings)
+    fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
+    controller = controller or ("none" if fixed else "mdns")
+    if controller == "none" and not fixed:
+        raise ConfigError("--controller none needs --peers H:P,...: without both, nobody would found the run")
+    set_up_logging(verbose)
+    _check(listen, (*fixed, *((controller,) if ":" in controller else ())))
+    name = name or default_name()
+    from edgenode.member import Options, run_node
+
+    if state_dir is None:
+        import platformdirs
+
+        state_dir = platformdirs.user_state_path("edgenode") / config.run.cluster / name
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run_node(Options(config, name, listen, fixed, controller, state_dir, resume, wait_s))
+    except KeyboardInterrupt:
+        click.echo(f"edgenode: results so far are in {state_dir}", err=True)
+        raise
+
+
+@click.command()
+@config_option
+@click.option("--listen", default=f"0.0.0.0:{CONTROLLER_PORT}", show_default=True, metavar="H:P",
+              envvar="EDGENODE_LISTEN", show_envvar=True, help="Where nodes and operators reach it.")  # fmt: skip
+@set_option
+@verbose_option
+def controller(config_path: Path | None, listen: str, settings: tuple[str, ...], verbose: bool) -> None:
+    """Run the controller: it founds the run when all nodes are there, and changes its topology on request.
+
+    It is not in the data path, and training goes on when it is gone. Exit code 1 if a node failed.
+
+    \b
+    Examples:
+      edgenode controller --config run.toml
+      edgenode controller --config run.toml --listen 10.0.0.5:7700
+    """
+    config = load_config(config_path, settings)
+    set_up_logging(verbose)
+    _check(listen, ())
+    from edgenode.controller import run_controller
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    if not run_controller(config, listen):
+        raise SystemExit(1)
+
+
+def _check(listen: str, targets: tuple[str, ...]) -> None:
+    """Refuse malformed addresses before anything is started."""
+    from edgenode.net.rpc import split_address
+
+    for address in (listen, *targets):
+        split_address(address)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

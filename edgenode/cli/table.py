@@ -1,0 +1,74 @@
+"""A cluster as a rich table: what status prints and the demo keeps on screen."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from edgenode.core.plan import Plan
+from edgenode.net.wire import plan_from_wire
+from edgenode.v1 import control_pb2, operator_pb2
+
+_SAID_FROM_S = 1.0
+
+
+def status_table(status: operator_pb2.ClusterStatus) -> Table:
+    """One row per node; the title names the graph and the next switch."""
+    table = Table(title=title(status), title_justify="left", title_style="bold")
+    for heading in ("node", "round", "loss", "test accuracy", "sent", "instead of", "state"):
+        table.add_column(heading, justify="left" if heading in ("node", "state") else "right")
+    for node in status.nodes:
+        progress = node.progress
+        table.add_row(
+            node.node,
+            f"{progress.round}/{progress.rounds}" if progress.rounds else "-",
+            f"{progress.loss:.3f}" if progress.HasField("loss") else "-",
+            f"{progress.accuracy:.1%}" if progress.HasField("accuracy") else "-",
+            size(progress.payload_bytes),
+            size(progress.dense_bytes),
+            _state(node),
+        )
+    return table
+
+
+def title(status: operator_pb2.ClusterStatus) -> str:
+    """The cluster in a line."""
+    plan = plan_from_wire(status.records)
+    if plan is None:
+        return f"{status.cluster}: waiting for {status.missing} more nodes"
+    round = min((n.progress.round for n in status.nodes), default=0)
+    return f"{status.cluster}: {_graph_line(plan, round)}"
+
+
+def _graph_line(plan: Plan, round: int) -> str:
+    schedule = plan.at(round).schedule
+    switch = schedule.next_switch(round)
+    following = f", then {schedule.spec(switch).name} from round {switch}" if switch is not None else ""
+    edges = sorted(plan.graph(round).edges)
+    drawn = "  ".join(f"{s}→{r}" for s, r in edges) if len(edges) <= 8 else f"{len(edges)} edges"
+    return f"graph {schedule.spec(round).name} ({drawn}){following}"
+
+
+def _state(node: operator_pb2.NodeStatus) -> Text:
+    progress = node.progress
+    if progress.state == control_pb2.STATE_FAILED:
+        return Text(f"failed: {progress.error}", "red")
+    if progress.state == control_pb2.STATE_DONE:
+        return Text("done", "green")
+    if progress.state == control_pb2.STATE_STOPPED:
+        return Text("stopped", "yellow")
+    if not node.connected:
+        return Text(f"not seen for {node.last_seen_s:.0f} s", "red")
+    if progress.waiting_s >= _SAID_FROM_S:
+        return Text(f"waits for {', '.join(progress.waiting_for)} since {progress.waiting_s:.0f} s", "yellow")
+    return Text("running" if progress.state == control_pb2.STATE_RUNNING else "joining")
+
+
+def size(count: int) -> str:
+    """Bytes for people, in powers of ten as data plans count them."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

@@ -1,0 +1,155 @@
+"""``edgenode topology``: show and change who pushes to whom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgenode.cli.options import cluster_options, json_option, with_operator
+from edgenode.config import parse_every
+from edgenode.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgenode.core.graph import GraphSpec
+    from edgenode.core.plan import Plan
+    from edgenode.v1 import operator_pb2
+
+
+@click.group()
+def topology() -> None:
+    """Show and change the communication graph of a running cluster.
+
+    A change takes effect at one round at every node; training does not stop for it.
+
+    \b
+    Examples:
+      edgenode topology show
+      edgenode topology set b
+      edgenode topology rotate a,b,c --every 6ep
+      edgenode topology apply my-graph.txt      one "sender receiver" per line
+    """
+
+
+@topology.command("list")
+def list_presets() -> None:
+    """List the graphs that have a name.
+
+    \b
+    Example:
+      edgenode topology list
+    """
+    from edgenode.core.graph import PRESETS
+
+    for name, meaning in PRESETS.items():
+        click.echo(f"{name:21} {meaning}")
+
+
+@topology.command()
+@cluster_options
+@json_option
+def show(controller: str, cluster: str, as_json: bool) -> None:
+    """Draw the current graph, and name the next switch.
+
+    \b
+    Examples:
+      edgenode topology show
+      edgenode topology show --json
+    """
+    status = with_operator(controller, cluster, lambda operator: operator.status())
+    plan, round = _plan(status)
+    record = plan.at(round)
+    graph, spec = plan.graph(round), record.schedule.spec(round)
+    if as_json:
+        edges = [list(edge) for edge in sorted(graph.edges)]
+        click.echo(json.dumps({"round": round, "graph": spec.name, "edges": edges, "next": _next(plan, round)}))
+        return
+    from edgenode.cli.drawing import draw
+
+    click.echo(f"round {round}: graph {spec.name}")
+    click.echo(draw(graph))
+    coming = _next(plan, round)
+    click.echo(f"next: graph {coming['graph']} from round {coming['round']}" if coming else "next: no change planned")
+
+
+@topology.command("set")
+@click.argument("name")
+@cluster_options
+def set_graph(name: str, controller: str, cluster: str) -> None:
+    """Use one graph from now on: a preset, or an edge-list file.
+
+    \b
+    Example:
+      edgenode topology set b
+    """
+    from edgenode.build import graph_spec
+
+    _change([graph_spec(name)], "1r", controller, cluster)
+
+
+@topology.command()
+@click.argument("names", metavar="NAME,NAME,...")
+@click.option(
+    "--every", default="1ep", show_default=True, metavar="Nep|Nr", help="Epochs or rounds of each graph's turn."
+)
+@cluster_options
+def rotate(names: str, every: str, controller: str, cluster: str) -> None:
+    """Use several graphs in turn.
+
+    \b
+    Examples:
+      edgenode topology rotate a,b,c --every 6ep
+      edgenode topology rotate a,b --every 10r
+    """
+    from edgenode.build import graph_spec
+
+    _change([graph_spec(n.strip()) for n in names.split(",") if n.strip()], every, controller, cluster)
+
+
+@topology.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@cluster_options
+def apply(file: Path, controller: str, cluster: str) -> None:
+    """Use the graph of an edge-list file: one "sender receiver" per line, # starts a comment.
+
+    \b
+    Example:
+      edgenode topology apply my-graph.txt
+    """
+    from edgenode.core.graph import parse_edges
+
+    _change([parse_edges(file.stem, file.read_text(encoding="utf-8"))], "1r", controller, cluster)
+
+
+def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: str) -> None:
+    if not graphs:
+        raise ConfigError("a rotation needs at least one graph")
+    period = parse_every(every)
+    start = with_operator(
+        controller, cluster, lambda operator: operator.rotate(graphs, period.count, period.unit == "epochs")
+    )
+    names = "+".join(spec.name for spec in graphs)
+    click.echo(f"graph {names} takes effect at round {start} at every node")
+
+
+def _plan(status: operator_pb2.ClusterStatus) -> tuple[Plan, int]:
+    """The plan, and the round the cluster is in: that of its slowest node."""
+    from edgenode.net.wire import plan_from_wire
+
+    plan = plan_from_wire(status.records)
+    if plan is None:
+        raise ConfigError(f"the run has not started: it waits for {status.missing} more nodes")
+    return plan, min((n.progress.round for n in status.nodes), default=0)
+
+
+def _next(plan: Plan, round: int) -> dict[str, object] | None:
+    """The next switch: of the record in force, or to one that is not in force yet."""
+    switches = [switch] if (switch := plan.at(round).schedule.next_switch(round)) is not None else []
+    switches += [record.start for record in plan.records if record.start > round]
+    if not switches:
+        return None
+    at = min(switches)
+    return {"round": at, "graph": plan.at(at).schedule.spec(at).name}

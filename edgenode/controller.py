@@ -1,0 +1,212 @@
+"""The shell of the Cluster: one mailbox, one owner task. It is not in the data path; a run goes on without it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from typing import assert_never
+
+import structlog
+
+from edgenode import build
+from edgenode.config import Config
+from edgenode.core.cluster import Cluster
+from edgenode.core.graph import GraphSpec
+from edgenode.core.messages import (
+    Change,
+    ClusterAction,
+    ClusterEvent,
+    Joined,
+    Lost,
+    Offer,
+    Refuse,
+    Reply,
+    Rotate,
+    Stop,
+    Welcome,
+)
+from edgenode.errors import ConfigError, first_cause
+from edgenode.net import control, operator
+from edgenode.net.control import ControlServer
+from edgenode.net.discovery import Discovery, Service, interfaces_for
+from edgenode.net.operator import OperatorServer
+from edgenode.net.rpc import serving, split_address
+from edgenode.net.wire import PROTOCOL, Identity, records_to_wire
+from edgenode.v1 import control_pb2, operator_pb2
+
+log = structlog.get_logger()
+
+_ENDED = (control_pb2.STATE_DONE, control_pb2.STATE_STOPPED, control_pb2.STATE_FAILED)
+_GIVE_UP_S = 10.0  # with a failed node and nobody connected, the run is over after this
+_LINGER_S = 0.5  # for those who watch to take the last status
+
+
+@dataclass
+class Attendance:
+    """What the controller last heard of a node."""
+
+    address: str
+    connected: bool = True
+    seen: float = field(default_factory=time.monotonic)
+    progress: control_pb2.Progress = field(default_factory=control_pb2.Progress)
+
+
+class Controller:
+    """Founds one run, changes its plan, watches it to its end."""
+
+    def __init__(self, config: Config, listen: str, announce: bool = True) -> None:
+        self.config, self.listen, self.announce = config, listen, announce
+        self.cluster = Cluster(build.charter(config))
+        self.nodes: dict[str, Attendance] = {}
+        self._mailbox: asyncio.Queue[ClusterEvent] = asyncio.Queue()
+        self._tickets = count()
+        self._asked: dict[int, asyncio.Future[int]] = {}
+        identity = Identity(config.run.cluster, "controller", config.digest())
+        self._control = ControlServer(identity, self._mailbox.put_nowait, self._reported)
+
+    async def run(self) -> bool:
+        """Serve until every member has ended; True if all were done.
+
+        Raises:
+            ConfigError: the address cannot be bound, or another controller has this cluster's name.
+        """
+        operators = OperatorServer(self._status, self._rotate, self._stop)
+        services = [(control.SERVICE, self._control.add_to), (operator.SERVICE, operators.add_to)]
+        async with AsyncExitStack() as stack:
+            port = await stack.enter_async_context(serving(self.listen, services))
+            host = split_address(self.listen)[0]
+            if self.announce:
+                found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
+                await found.announce(Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL))
+            log.info(
+                "controller ready",
+                cluster=self.config.run.cluster,
+                listen=f"{host}:{port}",
+                nodes=self.config.run.nodes,
+            )
+            async with asyncio.TaskGroup() as group:
+                owner = group.create_task(self._own(), name="owner")
+                await self._until_over()
+                operators.end()
+                await asyncio.sleep(_LINGER_S)
+                owner.cancel()
+        return all(a.progress.state == control_pb2.STATE_DONE for a in self.nodes.values())
+
+    async def _own(self) -> None:
+        """The owner task: nobody else touches the cluster."""
+        while True:
+            event = await self._mailbox.get()
+            self._note(event)
+            for action in self.cluster.handle(event):
+                self._perform(action)
+            if isinstance(event, (Joined, Lost)) and self.cluster.plan is None:
+                self._control.standby(sorted(self.cluster.present), self.cluster.missing())
+
+    def _note(self, event: ClusterEvent) -> None:
+        match event:
+            case Joined(node, address):
+                self.nodes[node] = Attendance(address)
+                log.info("node joined", node=node, address=address, missing=max(0, self.cluster.missing() - 1))
+            case Lost(node) if node in self.nodes:
+                self.nodes[node].connected = False
+                if self.cluster.plan is None:
+                    del self.nodes[node]
+                elif self.nodes[node].progress.state not in _ENDED:
+                    log.warning("lost sight of a node", node=node)
+
+    def _perform(self, action: ClusterAction) -> None:
+        match action:
+            case Welcome(node):
+                log.info("welcome", node=node, round=action.round)
+                self._control.perform(action)
+            case Refuse(node, reason):
+                log.warning("refused a node", node=node, reason=reason)
+                if node not in self.cluster.present:
+                    self.nodes.pop(node, None)
+                self._control.perform(action)
+            case Offer(node, record):
+                log.info("offering a change of plan", to=node, record=record.number, at_round=record.start)
+                self._control.perform(action)
+            case Reply(ticket, start, error):
+                asked = self._asked.pop(ticket)
+                if asked.done():
+                    return
+                if start is None:
+                    asked.set_exception(ConfigError(error))
+                else:
+                    asked.set_result(start)
+            case _:
+                assert_never(action)
+
+    def _reported(self, node: str, progress: control_pb2.Progress) -> None:
+        if node not in self.nodes:
+            return
+        attendance = self.nodes[node]
+        if progress.state == control_pb2.STATE_FAILED and attendance.progress.state != progress.state:
+            log.error("a node failed", node=node, reason=progress.error)
+        attendance.progress, attendance.seen = progress, time.monotonic()
+
+    async def _until_over(self) -> None:
+        alone_since = None
+        while True:
+            await asyncio.sleep(0.1)
+            if self.cluster.plan is None:
+                continue
+            states = [a.progress.state for a in self.nodes.values()]
+            if len(states) >= len(self.cluster.plan.latest.names) and all(s in _ENDED for s in states):
+                return
+            alone = control_pb2.STATE_FAILED in states and not any(a.connected for a in self.nodes.values())
+            alone_since = (alone_since or time.monotonic()) if alone else None
+            if alone_since is not None and time.monotonic() - alone_since > _GIVE_UP_S:
+                return
+
+    # --- operators ----------------------------------------------------------------------------------
+
+    async def _rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
+        if every < 1:
+            raise ConfigError(f"a rotation changes every n >= 1 rounds or epochs, not {every}")
+        if not graphs:
+            raise ConfigError("a rotation needs at least one graph")
+        return await self._ask(Rotate(next(self._tickets), graphs, every, epochs))
+
+    async def _stop(self) -> int:
+        return await self._ask(Stop(next(self._tickets)))
+
+    async def _ask(self, change: Change) -> int:
+        self._asked[change.ticket] = answer = asyncio.get_running_loop().create_future()
+        self._mailbox.put_nowait(change)
+        start: int = await answer
+        log.info("plan changes", change=type(change).__name__.lower(), at_round=start)
+        return start
+
+    def _status(self) -> operator_pb2.ClusterStatus:
+        plan, now = self.cluster.plan, time.monotonic()
+        nodes = [
+            operator_pb2.NodeStatus(
+                node=node, address=a.address, connected=a.connected, last_seen_s=now - a.seen, progress=a.progress
+            )
+            for node, a in sorted(self.nodes.items())
+        ]
+        return operator_pb2.ClusterStatus(
+            cluster=self.config.run.cluster,
+            missing=self.cluster.missing(),
+            records=records_to_wire(plan.records if plan else ()),
+            nodes=nodes,
+            rounds_per_epoch=self.cluster.rounds_per_epoch,
+        )
+
+
+def run_controller(config: Config, listen: str) -> bool:
+    """Run a controller to the end of its run, in an event loop of its own; True if all nodes were done.
+
+    Raises:
+        EdgenodeError: it could not start.
+        KeyboardInterrupt: it was interrupted.
+    """
+    try:
+        return asyncio.run(Controller(config, listen).run())
+    except BaseExceptionGroup as exc:
+        raise first_cause(exc) from exc

@@ -1,0 +1,379 @@
+"""The shell of one Node: one mailbox, one owner task, one task group. It moves events and performs actions.
+
+All work on vectors - the local step, compression, mixing, evaluation, checkpoints - runs in one worker thread, in
+the order of the mailbox; the event loop only moves messages and never blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
+
+import structlog
+
+from edgenode import build, results
+from edgenode.config import Config
+from edgenode.core import codec
+from edgenode.core.compress import Floats, Layout
+from edgenode.core.learner import SparsePush
+from edgenode.core.messages import (
+    Acknowledge,
+    AnswerOffer,
+    Await,
+    Evaluate,
+    Fail,
+    Finish,
+    Mixed,
+    NodeAction,
+    NodeEvent,
+    PlanChanged,
+    Push,
+    Received,
+    Save,
+    TimedOut,
+    Train,
+    Trained,
+    Verdict,
+)
+from edgenode.core.node import Node
+from edgenode.core.plan import Plan
+from edgenode.core.sparse_push import State
+from edgenode.errors import CheckpointError, ConfigError, RemoteProtocolError
+from edgenode.net.control import ControlLink
+from edgenode.net.peers import Peers, PeerServer
+from edgenode.store import Checkpoint, Store
+from edgenode.v1 import control_pb2
+
+if TYPE_CHECKING:
+    from edgenode.tasks.trainer import Trainer
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+_REPORT_EVERY_S = 0.2
+_LEAVE_GRACE_S = 10.0
+
+
+@dataclass
+class Tally:
+    """What this node did so far, for reports and for result.json; the counts go on over a resume."""
+
+    messages: int = 0
+    payload_bytes: int = 0
+    dense_bytes: int = 0
+    wire_bytes: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    u: float = 1.0
+
+
+@dataclass(frozen=True)
+class View:
+    """The node as of its last event, for reports: the node itself belongs to its owner."""
+
+    round: int
+    next_round: int
+    end: int
+    number: int
+    digest: str
+    missing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, node: Node) -> View:
+        latest = node.plan.latest
+        return cls(node.round, node.next_round, node.end, latest.number, latest.digest, node.missing())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a node's run ended."""
+
+    round: int
+    complete: bool
+    test_accuracy: float
+
+
+class Worker:
+    """One thread for all work on vectors."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker")
+
+    async def __call__(self, work: Callable[..., T], *args: Any) -> T:
+        """Run in the worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+
+    def close(self) -> None:
+        """Let the work in hand end; take no more."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Daemon:
+    """One founded member: from its first round to its last.
+
+    Args:
+        control: the link to the controller, if the run has one.
+        candidates: where to dial a peer, best first.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        trainer: Trainer,
+        plan: Plan,
+        start: int,
+        store: Store,
+        server: PeerServer,
+        worker: Worker,
+        control: ControlLink | None,
+        candidates: Callable[[str], list[str]],
+    ) -> None:
+        self.name, self.tally = name, Tally()
+        self._config, self._trainer, self._store = config, trainer, store
+        self._server, self._worker, self._control, self._candidates = server, worker, control, candidates
+        self._mailbox: asyncio.Queue[NodeEvent] = asyncio.Queue()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._waiting_since = time.monotonic()
+        self._outcome: Outcome | None = None
+        self._z: Floats | None = None
+        self._layout = Layout(tuple(size for _, size in trainer.layout))
+        self._node = Node(
+            name,
+            plan,
+            SparsePush(build.recipe(config), self._layout, self._state(start), config.run.seed, name),
+            round=start,
+            window=config.run.window,
+            evaluate_every=config.run.evaluate_every,
+            checkpoint_every=config.run.checkpoint_every,
+        )
+        self._view = View.of(self._node)
+        self._epoch_rounds = trainer.rounds_per_epoch
+        self._peers: Peers | None = None
+
+    def _state(self, start: int) -> State:
+        """The state to begin with: the common initial model, or the checkpoint of the round all agreed on."""
+        if start == 0:
+            return State.initial(self._trainer.initial())
+        checkpoint = self._store.load(start)
+        self._trainer.load_local_state(checkpoint.local)
+        for name, count in checkpoint.counts.items():
+            setattr(self.tally, name, count)
+        return checkpoint.state
+
+    @property
+    def plan(self) -> Plan:
+        """What this node knows of the plan."""
+        return self._node.plan
+
+    def post(self, event: NodeEvent) -> None:
+        """Put an event into the mailbox."""
+        self._mailbox.put_nowait(event)
+
+    async def run(self) -> Outcome:
+        """Take part until the end.
+
+        Raises:
+            EdgenodeError: the run cannot go on; BarrierTimeout names the round and who is missing.
+        """
+        identity = self._server.identity
+        async with asyncio.TaskGroup() as group:
+            self._peers = Peers(group, identity, self._candidates, self.post)
+            self._server.open(identity, lambda m: self.post(Received(m)), codec.max_bytes(self._layout))
+            reporter = group.create_task(self._report_regularly(), name="reports")
+            try:
+                outcome = await self._own()
+                await self._leave()
+            except BaseException:
+                self._peers.abandon()
+                raise
+            finally:
+                reporter.cancel()
+                self._disarm()
+        self._report(control_pb2.STATE_DONE if outcome.complete else control_pb2.STATE_STOPPED)
+        return outcome
+
+    async def _own(self) -> Outcome:
+        """The owner task: nobody else touches the node."""
+        await self._perform_all(await self._worker(self._node.start))
+        while self._outcome is None:
+            event = await self._mailbox.get()
+            await self._perform_all(await self._handle(event))
+        return self._outcome
+
+    async def _handle(self, event: NodeEvent) -> list[NodeAction]:
+        try:
+            return await self._worker(self._node.handle, event)
+        except RemoteProtocolError as exc:
+            log.warning("rejected", reason=str(exc))
+            if isinstance(event, Received):
+                message = event.message
+                self._server.answer(Acknowledge(message.sender, message.round, Verdict.ERROR, 0, str(exc)))
+            return []
+
+    async def _leave(self) -> None:
+        """Everything of ours is answered; stay until the others have finished with us too."""
+        assert self._peers is not None
+        await self._peers.close()
+        deadline = time.monotonic() + _LEAVE_GRACE_S
+        while self._server.connected and time.monotonic() < deadline:
+            while not self._mailbox.empty():  # repeats of pushes whose answers were lost
+                await self._perform_all(await self._handle(self._mailbox.get_nowait()))
+            await asyncio.sleep(0.01)
+
+    # --- actions ------------------------------------------------------------------------------------
+
+    async def _perform_all(self, actions: list[NodeAction]) -> None:
+        self._view = View.of(self._node)
+        for action in actions:
+            log.debug("action", kind=type(action).__name__, round=getattr(action, "round", None))
+            await self._perform(action)
+
+    async def _perform(self, action: NodeAction) -> None:
+        match action:
+            case Train(round, z):
+                step = await self._worker(self._trainer.train, round, z)
+                self.tally.loss = step.loss
+                self.post(Trained(round, step.displacement))
+            case Push(to, message):
+                assert self._peers is not None
+                self._peers.push(to, message)
+            case Acknowledge():
+                self._server.answer(action)
+            case Await(round):
+                self._arm(round)
+            case Mixed():
+                self._count(action)
+            case Evaluate(_, z):
+                self.tally.accuracy = await self._worker(self._trainer.evaluate, z)
+            case Save():
+                await self._save(action)
+            case AnswerOffer():
+                if self._control is not None:
+                    self._control.answer(action)
+            case PlanChanged(record):
+                log.info("plan changes", record=record.number, at_round=record.start, stops=record.end is not None)
+            case Finish(round, z, complete):
+                self.tally.accuracy = await self._worker(self._trainer.evaluate, z)
+                self._z = z
+                self._outcome = Outcome(round, complete, self.tally.accuracy)
+            case Fail(error):
+                raise error
+            case _:
+                assert_never(action)
+
+    def _count(self, mixed: Mixed) -> None:
+        self._disarm()
+        tally = self.tally
+        tally.messages += mixed.messages
+        tally.payload_bytes += mixed.payload_bytes
+        tally.dense_bytes += mixed.messages * 4 * self._layout.size
+        tally.u = mixed.u
+        if (mixed.round + 1) % self._epoch_rounds == 0:
+            log.info(
+                "epoch done",
+                epoch=(mixed.round + 1) // self._epoch_rounds,
+                round=mixed.round + 1,
+                graph=self._node.plan.at(mixed.round).schedule.spec(mixed.round).name,
+                loss=None if tally.loss is None else round(tally.loss, 4),
+                accuracy=None if tally.accuracy is None else round(tally.accuracy, 4),
+            )
+
+    async def _save(self, save: Save) -> None:
+        """A full or broken disk stops checkpointing, not training."""
+        tally = self.tally
+        counts = {
+            "messages": tally.messages,
+            "payload_bytes": tally.payload_bytes,
+            "dense_bytes": tally.dense_bytes,
+            "wire_bytes": self.wire_bytes,
+        }
+        checkpoint = Checkpoint(save.round, save.state, save.plan, self._trainer.local_state(), counts)
+        try:
+            await self._worker(self._store.save, checkpoint)
+        except CheckpointError as exc:
+            log.warning("training goes on without a new checkpoint", reason=str(exc))
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def _arm(self, round: int) -> None:
+        self._disarm()
+        self._waiting_since = time.monotonic()
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._config.run.barrier_timeout_s, self.post, TimedOut(round))
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    # --- reports ------------------------------------------------------------------------------------
+
+    async def _report_regularly(self) -> None:
+        while True:
+            self._report(control_pb2.STATE_RUNNING)
+            await asyncio.sleep(_REPORT_EVERY_S)
+
+    def fail(self, error: BaseException) -> None:
+        """Report that this node gave up."""
+        self._report(control_pb2.STATE_FAILED, str(error))
+
+    def _report(self, state: control_pb2.State, error: str = "") -> None:
+        if self._control is None:
+            return
+        view, tally = self._view, self.tally
+        waiting = view.missing if self._deadline is not None else ()
+        self._control.report(
+            control_pb2.Progress(
+                next_round=view.next_round,
+                number=view.number,
+                digest=view.digest,
+                round=view.round,
+                rounds=view.end,
+                loss=tally.loss,
+                accuracy=tally.accuracy,
+                messages=tally.messages,
+                payload_bytes=tally.payload_bytes,
+                wire_bytes=self.wire_bytes,
+                dense_bytes=tally.dense_bytes,
+                u=tally.u,
+                waiting_for=waiting,
+                waiting_s=time.monotonic() - self._waiting_since if waiting else 0.0,
+                state=state,
+                error=error,
+            )
+        )
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of the gRPC messages sent to peers, before a resume included."""
+        return self.tally.wire_bytes + (self._peers.wire_bytes if self._peers is not None else 0)
+
+    def result(self, outcome: Outcome) -> results.NodeResult:
+        """This node's row of result.json."""
+        tally = self.tally
+        return results.NodeResult(
+            node=self.name,
+            test_accuracy=outcome.test_accuracy,
+            u=tally.u,
+            rounds=outcome.round,
+            messages=tally.messages,
+            payload_bytes=tally.payload_bytes,
+            wire_bytes=self.wire_bytes,
+            dense_bytes=tally.dense_bytes,
+        )
+
+    def export(self, folder: Path) -> None:
+        """Write model.safetensors: the final z and the BatchNorm buffers, with what is needed to use them."""
+        from safetensors.torch import save_file
+
+        if self._z is None:
+            raise ConfigError("a run that has not finished has no model to export")
+        config = self._config
+        metadata = {"model": config.task.model, "dataset": config.task.dataset, "run_digest": config.digest()}
+        save_file(self._trainer.named_tensors(self._z), folder / "model.safetensors", metadata=metadata)

@@ -1,0 +1,294 @@
+"""Node and controller: one node-opened stream of reports up and orders down. Training never waits for it.
+
+The controller's end keeps the newest link of each node; what an older link still says is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import assert_never
+
+import grpc
+import grpc.aio
+import stamina
+import structlog
+
+from edgenode.core.messages import (
+    AnswerOffer,
+    Joined,
+    Lost,
+    Offer,
+    OfferAnswered,
+    Progressed,
+    RecordOffered,
+    Refuse,
+    Welcome,
+)
+from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError
+from edgenode.net.rpc import broken, channel, reject
+from edgenode.net.wire import Identity, plan_from_wire, records_from_wire, records_to_wire
+from edgenode.v1 import common_pb2, control_pb2, control_pb2_grpc
+
+log = structlog.get_logger()
+
+SERVICE = "edgenode.v1.ControlService"
+_REMIND_EVERY_S = 10.0
+
+
+# --- the node's end ---------------------------------------------------------------------------------
+
+
+class ControlLink:
+    """A node's link to its controller: dials again whenever it breaks, for as long as it runs.
+
+    Args:
+        find: the controller's host:port, sought anew for every attempt; raises TransportError.
+        join: what to say first, made anew for every attempt.
+        ordered: takes Welcome and RecordOffered.
+        waiting: told who is present and how many are missing before the founding.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        find: Callable[[], Awaitable[str]],
+        join: Callable[[str], Joined],
+        ordered: Callable[[Welcome | RecordOffered], None],
+        waiting: Callable[[tuple[str, ...], int], None],
+    ) -> None:
+        self._identity, self._find, self._join = identity, find, join
+        self._ordered, self._waiting = ordered, waiting
+        self._answers: list[AnswerOffer] = []
+        self._progress: control_pb2.Progress | None = None
+        self._wake = asyncio.Event()
+        self._said_all = asyncio.Event()
+        self.connected = asyncio.Event()
+
+    def report(self, progress: control_pb2.Progress) -> None:
+        """Tell the controller how we are; an unsent older report is replaced."""
+        self._progress = progress
+        self._said_all.clear()
+        self._wake.set()
+
+    def answer(self, answer: AnswerOffer) -> None:
+        """Answer an offer."""
+        self._answers.append(answer)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Attend until cancelled.
+
+        Raises:
+            RemoteProtocolError: the controller refused this node for good.
+        """
+        while True:
+            down_since = said_at = time.monotonic()
+            async for retry in stamina.retry_context(
+                on=TransportError, attempts=None, timeout=None, wait_initial=0.1, wait_max=2.0, wait_jitter=0.5
+            ):
+                with retry:
+                    try:
+                        await self._session()
+                    except TransportError as exc:
+                        now = time.monotonic()
+                        if now - said_at >= _REMIND_EVERY_S:
+                            said_at = now
+                            log.warning("cannot reach the controller", since_s=round(now - down_since), why=str(exc))
+                        raise
+                    finally:
+                        self.connected.clear()
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait until the last report is on its way; a controller that is gone is not waited for."""
+        if self.connected.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._said_all.wait(), timeout_s)
+
+    async def _session(self) -> None:
+        target = await self._find()
+        async with channel(target) as to_controller:
+            stream = control_pb2_grpc.ControlServiceStub(to_controller).Attend()
+            try:
+                await stream.write(_join_to_wire(self._identity, self._join(target)))
+                self._answers.clear()  # the controller repeats an offer whose answer it did not get
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._read(stream, target), name="orders")
+                    group.create_task(self._write(stream), name="reports")
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
+                raise broken(exc, target) from exc
+
+    async def _read(self, stream: grpc.aio.StreamStreamCall, target: str) -> None:
+        while (response := await stream.read()) is not grpc.aio.EOF:
+            self.connected.set()
+            match response.WhichOneof("order"):
+                case "welcome":
+                    plan = plan_from_wire(response.welcome.records)
+                    if plan is None:
+                        raise RemoteProtocolError("a welcome without a plan")
+                    self._ordered(Welcome(self._identity.node, plan, response.welcome.round))
+                case "offer":
+                    (record,) = records_from_wire([response.offer.record])
+                    self._ordered(RecordOffered(record))
+                case "refusal":
+                    raise RemoteProtocolError(f"refused by the controller at {target}: {response.refusal.reason}")
+                case "standby":
+                    self._waiting(tuple(response.standby.present), response.standby.missing)
+        raise TransportError(f"the controller at {target} closed the stream")
+
+    async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
+        while True:
+            while self._answers:
+                await stream.write(control_pb2.AttendRequest(answer=_answer_to_wire(self._answers.pop(0))))
+            if self._progress is not None:
+                progress, self._progress = self._progress, None
+                await stream.write(control_pb2.AttendRequest(progress=progress))
+            self._said_all.set()
+            self._wake.clear()
+            await self._wake.wait()
+
+
+# --- the controller's end ---------------------------------------------------------------------------
+
+
+class ControlServer(control_pb2_grpc.ControlServiceServicer):
+    """Takes every node's stream; hands events to ``post`` and reports to ``reported``."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        post: Callable[[Joined | Lost | Progressed | OfferAnswered], None],
+        reported: Callable[[str, control_pb2.Progress], None],
+    ) -> None:
+        self._identity, self._post, self._reported = identity, post, reported
+        self._links: dict[str, asyncio.Queue[control_pb2.AttendResponse | None]] = {}
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register with a server."""
+        control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)
+
+    def perform(self, action: Welcome | Refuse | Offer) -> None:
+        """Send an order; to a node without a link it is dropped, and said again when the node is back."""
+        orders = self._links.get(action.node)
+        if orders is None:
+            return
+        orders.put_nowait(_order_to_wire(action))
+        if isinstance(action, Refuse):
+            orders.put_nowait(None)
+
+    def standby(self, present: list[str], missing: int) -> None:
+        """Tell everyone who is waiting how many are missing."""
+        for orders in self._links.values():
+            standby = control_pb2.Standby(present=present, missing=missing)
+            orders.put_nowait(control_pb2.AttendResponse(standby=standby))
+
+    async def Attend(
+        self, requests: AsyncIterator[control_pb2.AttendRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[control_pb2.AttendResponse]:
+        """One node's stream."""
+        orders: asyncio.Queue[control_pb2.AttendResponse | None] = asyncio.Queue()
+        node = ""
+        try:
+            joined = self._joined(await anext(aiter(requests)), context.peer())
+            if refusal := self._second(joined):
+                yield _order_to_wire(refusal)
+                return
+            node = joined.node
+            self._links[node] = orders
+            self._post(joined)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(node, requests, orders), name=f"reports of {node}")
+                while (order := await orders.get()) is not None:
+                    yield order
+        except StopAsyncIteration:
+            return
+        except EdgenodeError as exc:
+            log.warning("refused a node", peer=context.peer(), reason=str(exc))
+            await reject(context, exc)
+        finally:
+            if self._links.get(node) is orders:
+                del self._links[node]
+                self._post(Lost(node))
+
+    def _joined(self, first: control_pb2.AttendRequest, peer: str) -> Joined:
+        join = first.join
+        self._identity.check(join.identity, peer)
+        return Joined(
+            node=join.identity.node,
+            address=join.address,
+            run_digest=join.identity.run_digest,
+            rounds_per_epoch=max(1, join.rounds_per_epoch),
+            saved=frozenset(join.saved.rounds),
+            plan=plan_from_wire(join.saved.records),
+            running=join.running,
+        )
+
+    def _second(self, joined: Joined) -> Refuse | None:
+        """A second live link under one name: the same device dialling again, or two devices with one name."""
+        if joined.node not in self._links:
+            return None
+        if joined.running:  # the old link is half open: its owner is here again
+            self._links.pop(joined.node).put_nowait(None)
+            self._post(Lost(joined.node))
+            return None
+        return Refuse(joined.node, f"node id {joined.node!r} is taken; give this one another --name")
+
+    async def _read(
+        self,
+        node: str,
+        requests: AsyncIterator[control_pb2.AttendRequest],
+        orders: asyncio.Queue[control_pb2.AttendResponse | None],
+    ) -> None:
+        async for request in requests:
+            if self._links.get(node) is not orders:
+                break
+            match request.WhichOneof("report"):
+                case "progress":
+                    progress = request.progress
+                    self._reported(node, progress)
+                    self._post(Progressed(node, progress.next_round, progress.number, progress.digest))
+                case "answer":
+                    self._post(OfferAnswered(node, _answer_from_wire(request.answer)))
+                case other:
+                    raise RemoteProtocolError(f"unexpected report {other!r}")
+        orders.put_nowait(None)
+
+
+# --- conversions ------------------------------------------------------------------------------------
+
+
+def _join_to_wire(identity: Identity, joined: Joined) -> control_pb2.AttendRequest:
+    records = records_to_wire(joined.plan.records if joined.plan else ())
+    return control_pb2.AttendRequest(
+        join=control_pb2.Join(
+            identity=identity.to_wire(),
+            address=joined.address,
+            rounds_per_epoch=joined.rounds_per_epoch,
+            saved=common_pb2.Saved(rounds=sorted(joined.saved), records=records),
+            running=joined.running,
+        )
+    )
+
+
+def _order_to_wire(action: Welcome | Refuse | Offer) -> control_pb2.AttendResponse:
+    match action:
+        case Welcome(_, plan, round):
+            welcome = control_pb2.Welcome(records=records_to_wire(plan.records), round=round)
+            return control_pb2.AttendResponse(welcome=welcome)
+        case Refuse(_, reason):
+            return control_pb2.AttendResponse(refusal=control_pb2.Refusal(reason=reason))
+        case Offer(_, record):
+            return control_pb2.AttendResponse(offer=control_pb2.Offer(record=record.to_json().encode()))
+    assert_never(action)
+
+
+def _answer_to_wire(answer: AnswerOffer) -> control_pb2.OfferAnswer:
+    return control_pb2.OfferAnswer(
+        number=answer.number, digest=answer.digest, accepted=answer.accepted, next_round=answer.next_round
+    )
+
+
+def _answer_from_wire(wire: control_pb2.OfferAnswer) -> AnswerOffer:
+    return AnswerOffer(wire.number, wire.digest, wire.accepted, wire.next_round)

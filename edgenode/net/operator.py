@@ -1,0 +1,150 @@
+"""The operator's way in: status, topology changes and stop. The controller serves it, the command line calls it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from edgenode.core.graph import GraphSpec
+from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, TransportError
+from edgenode.net.rpc import channel, reject, translated
+from edgenode.net.wire import graph_from_wire, graph_to_wire
+from edgenode.v1 import operator_pb2, operator_pb2_grpc
+
+SERVICE = "edgenode.v1.OperatorService"
+_WATCH_EVERY_S = 0.25
+
+R = TypeVar("R")
+
+
+class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
+    """Takes operators' calls.
+
+    Args:
+        status: the cluster as it is now.
+        rotate: (graphs, every, epochs) -> the round it starts at; raises EdgenodeError.
+        stop: -> the round before which all stop; raises EdgenodeError.
+    """
+
+    def __init__(
+        self,
+        status: Callable[[], operator_pb2.ClusterStatus],
+        rotate: Callable[[tuple[GraphSpec, ...], int, bool], Awaitable[int]],
+        stop: Callable[[], Awaitable[int]],
+    ) -> None:
+        self._status, self._rotate, self._stop = status, rotate, stop
+        self._over = asyncio.Event()
+
+    def end(self) -> None:
+        """The run is over: those who watch get the last status, and the end."""
+        self._over.set()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register with a server."""
+        operator_pb2_grpc.add_OperatorServiceServicer_to_server(self, server)
+
+    async def Status(
+        self, request: operator_pb2.StatusRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.StatusResponse:
+        """The cluster as it is now."""
+        return operator_pb2.StatusResponse(status=self._status())
+
+    async def Watch(
+        self, request: operator_pb2.WatchRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[operator_pb2.WatchResponse]:
+        """The cluster as it goes on, sampled."""
+        while not self._over.is_set():
+            yield operator_pb2.WatchResponse(status=self._status())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), _WATCH_EVERY_S)
+        yield operator_pb2.WatchResponse(status=self._status())
+
+    async def Rotate(
+        self, request: operator_pb2.RotateRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.RotateResponse:
+        """Change the graphs."""
+        try:
+            graphs = tuple(graph_from_wire(g) for g in request.graphs)
+            return operator_pb2.RotateResponse(start=await self._rotate(graphs, request.every, request.epochs))
+        except EdgenodeError as exc:
+            await reject(context, exc)
+            raise
+
+    async def Stop(
+        self, request: operator_pb2.StopRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.StopResponse:
+        """Stop the run at one round for all."""
+        try:
+            return operator_pb2.StopResponse(start=await self._stop())
+        except EdgenodeError as exc:
+            await reject(context, exc)
+            raise
+
+
+class Operator:
+    """A controller as the command line sees it."""
+
+    def __init__(self, stub: operator_pb2_grpc.OperatorServiceStub, target: str) -> None:
+        self._stub, self._target = stub, target
+
+    async def status(self) -> operator_pb2.ClusterStatus:
+        """The cluster as it is now."""
+        response: operator_pb2.StatusResponse = await self._called(
+            self._stub.Status(operator_pb2.StatusRequest(), timeout=10)
+        )
+        return response.status
+
+    async def watch(self) -> AsyncIterator[operator_pb2.ClusterStatus]:
+        """The cluster as it goes on.
+
+        Raises:
+            TransportError: the controller is gone.
+        """
+        try:
+            async for response in self._stub.Watch(operator_pb2.WatchRequest()):
+                yield response.status
+        except grpc.aio.AioRpcError as exc:
+            raise translated(exc, self._target) from exc
+
+    async def rotate(self, graphs: Sequence[GraphSpec], every: int, epochs: bool) -> int:
+        """Change the graphs; returns the round at which every node switches.
+
+        Raises:
+            ConfigError: the controller refuses the graphs, with its reason.
+        """
+        request = operator_pb2.RotateRequest(graphs=[graph_to_wire(g) for g in graphs], every=every, epochs=epochs)
+        return int((await self._called(self._stub.Rotate(request, timeout=120))).start)
+
+    async def stop(self) -> int:
+        """Stop the run; returns the round before which every node stops."""
+        return int((await self._called(self._stub.Stop(operator_pb2.StopRequest(), timeout=120))).start)
+
+    async def _called(self, call: Awaitable[R]) -> R:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                raise ConfigError(exc.details() or "refused") from exc
+            if exc.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                raise RemoteProtocolError(exc.details() or "refused") from exc
+            raise translated(exc, self._target) from exc
+
+
+@asynccontextmanager
+async def operating(target: str) -> AsyncIterator[Operator]:
+    """A controller at host:port.
+
+    Raises:
+        TransportError: nothing answers there.
+    """
+    async with channel(target) as to_controller:
+        try:
+            await asyncio.wait_for(to_controller.channel_ready(), timeout=10)
+        except TimeoutError as exc:
+            raise TransportError(f"no controller answers at {target}") from exc
+        yield Operator(operator_pb2_grpc.OperatorServiceStub(to_controller), target)

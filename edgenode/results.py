@@ -1,0 +1,91 @@
+"""result.json: one schema for a node, for a demo and for a simulation; and the figures that go into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgenode.config import Config
+from edgenode.core.compress import Floats
+from edgenode.store import write_atomically
+
+SCHEMA = "edgenode/result/1"
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What one node did. Bytes and messages are those it sent; dense bytes what they would weigh as float32."""
+
+    node: str
+    test_accuracy: float
+    u: float
+    rounds: int
+    messages: int
+    payload_bytes: int
+    wire_bytes: int
+    dense_bytes: int
+
+
+def summary(
+    config: Config, nodes: Sequence[NodeResult], wall_s: float, models: Sequence[Floats] | None = None
+) -> dict[str, Any]:
+    """The content of result.json.
+
+    Args:
+        models: z of every node, [n][d], where they are all known; without them the divergences are null.
+
+    ``parameter_divergence_l2`` is 1/n sum |z_i - mean z| (section 4), ``parameter_divergence_mse`` the mean square of
+    the same differences; ``compression_factor`` is dense bytes over payload bytes, all phases included.
+    """
+    algorithm = config.algorithm
+    l2, mse = divergence(models) if models else (None, None)
+    payload = sum(n.payload_bytes for n in nodes)
+    return {
+        "schema": SCHEMA,
+        "algorithm": algorithm.name,
+        "compressor": describe_compressor(config),
+        "nodes": [asdict(n) for n in nodes],
+        "mean_test_accuracy": sum(n.test_accuracy for n in nodes) / len(nodes),
+        "parameter_divergence_l2": l2,
+        "parameter_divergence_mse": mse,
+        "sum_u": sum(n.u for n in nodes),
+        "compression_factor": sum(n.dense_bytes for n in nodes) / payload if payload else None,
+        "wall_s": round(wall_s, 3),
+        "config": config.as_dict(),
+    }
+
+
+def divergence(models: Sequence[Floats]) -> tuple[float, float]:
+    """(mean L2 distance from the mean model, mean squared difference from it)."""
+    stacked = np.stack(models).astype(np.float64)
+    differences = stacked - stacked.mean(axis=0)
+    return float(np.linalg.norm(differences, axis=1).mean()), float((differences**2).mean())
+
+
+def describe_compressor(config: Config) -> str:
+    """The compressor in a word or two: topk-0.01-int8."""
+    algorithm = config.algorithm
+    match algorithm.compressor:
+        case "topk":
+            return f"topk-{algorithm.share:g}-{algorithm.values}"
+        case "random":
+            return f"random-{algorithm.bits}bit"
+        case "identity":
+            return f"identity-{algorithm.values}"
+    return "none"
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Write a result.json, whole or not at all."""
+    write_atomically(path, json.dumps(result, indent=2) + "\n")
+
+
+def read_node(path: Path) -> NodeResult:
+    """The one node of a node's own result.json."""
+    (node,) = json.loads(path.read_text())["nodes"]
+    return NodeResult(**node)

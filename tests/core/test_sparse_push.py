@@ -1,0 +1,191 @@
+"""One node's arithmetic, step by step. Numbers are powers of two where equality is asked, so that no float rounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenode.core import codec
+from edgenode.core.compress import Compressor, Layout, Payload, Random, TopK, as_bfloat16, as_float32, as_int8, keep_all
+from edgenode.core.learner import SparsePush
+from edgenode.core.recipe import Recipe
+from edgenode.core.sparse_push import Contribution, State, debias, drop_error, emit, mix
+from edgenode.errors import LocalProtocolError, RemoteProtocolError
+
+LAYOUT = Layout((4,))
+LARGEST_HALF = Compressor(TopK(0.5), as_float32)
+RNG = np.random.default_rng(0)
+
+
+def floats(*numbers: float) -> np.ndarray:
+    return np.array(numbers, dtype=np.float32)
+
+
+def a_state(*, u: float = 1.0) -> State:
+    return State(x=floats(1, 2, 3, 4), error=floats(0.5, 0, -8, 0), u=u)
+
+
+def a_payload(*numbers: float) -> Payload:
+    return Compressor(keep_all, as_float32)(floats(*numbers), Layout((len(numbers),)), RNG)
+
+
+def test_the_initial_state_owns_its_vectors() -> None:
+    model = floats(1, 2, 3)
+    state = State.initial(model)
+    model[:] = 9
+    assert state.x.tolist() == [1, 2, 3]
+    assert state.error.tolist() == [0, 0, 0]
+    assert state.u == 1.0
+    assert state.x.dtype == state.error.dtype == np.float32
+
+
+def test_a_model_of_doubles_becomes_float32() -> None:
+    assert State.initial(np.ones(3)).x.dtype == np.float32  # type: ignore[arg-type]
+
+
+def test_emit_sends_the_largest_corrected_entries_and_keeps_the_rest() -> None:
+    state = a_state()
+    payload = emit(state, floats(1, 0, 0, -3), LARGEST_HALF, LAYOUT, RNG)
+    assert state.x.tolist() == [2, 2, 3, 1]
+    assert payload.dense(4).tolist() == [2.5, 0, -5, 0]
+    assert state.error.tolist() == [0, 2, 0, 1]
+
+
+def test_emit_without_training_leaves_x() -> None:
+    state = a_state()
+    payload = emit(state, None, LARGEST_HALF, LAYOUT, RNG)
+    assert state.x.tolist() == [1, 2, 3, 4]
+    assert payload.dense(4).tolist() == [0, 0, -5, 4]
+    assert state.error.tolist() == [1.5, 2, 0, 0]
+
+
+def test_emit_leaves_u_and_the_displacement() -> None:
+    state, displacement = a_state(u=0.5), floats(1, 0, 0, -3)
+    emit(state, displacement, LARGEST_HALF, LAYOUT, RNG)
+    assert state.u == 0.5
+    assert displacement.tolist() == [1, 0, 0, -3]
+
+
+def test_emit_changes_the_vectors_in_place() -> None:
+    state = a_state()
+    x, error = state.x, state.error
+    emit(state, floats(1, 1, 1, 1), LARGEST_HALF, LAYOUT, RNG)
+    assert state.x is x
+    assert state.error is error
+
+
+@pytest.mark.parametrize("compressor", [Compressor(keep_all, as_float32), LARGEST_HALF, Compressor(keep_all, as_int8)])
+def test_a_payload_does_not_change_with_the_state_it_was_made_from(compressor: Compressor) -> None:
+    state = a_state()
+    payload = emit(state, None, compressor, LAYOUT, RNG)
+    before = codec.encode(payload, LAYOUT)
+    state.x += 1
+    state.error += 1
+    assert codec.encode(payload, LAYOUT) == before
+
+
+def test_mix_debits_the_own_payload_and_credits_the_others() -> None:
+    state = a_state(u=2.0)
+    received = [Contribution(0.25, 4.0, a_payload(8, 0, 0, 16)), Contribution(0.5, 8.0, a_payload(0, 32, 0, 0))]
+    mix(state, a_payload(4, 8, 0, 0), 0.5, received, averaging_rate=0.5)
+    assert state.x.tolist() == [1 - 1 + 1, 2 - 2 + 8, 3, 4 + 2]
+    assert state.u == 2 - 0.5 * 0.5 * 2 + 0.5 * 0.25 * 4 + 0.5 * 0.5 * 8
+
+
+def test_mix_leaves_the_error_and_changes_x_in_place() -> None:
+    state = a_state()
+    x, error = state.x, state.error.copy()
+    mix(state, a_payload(4, 8, 0, 0), 0.5, [Contribution(0.5, 1.0, a_payload(1, 1, 1, 1))], 0.5)
+    assert state.x is x
+    assert np.array_equal(state.error, error)
+
+
+def test_mix_without_neighbours_and_full_self_weight_changes_nothing() -> None:
+    state = a_state(u=0.75)
+    mix(state, a_payload(4, 8, 0, 0), 1.0, [], 1.0)
+    assert state.x.tolist() == [1, 2, 3, 4]
+    assert state.u == 0.75
+
+
+def test_debias_divides_by_u_into_a_new_vector() -> None:
+    state = a_state(u=0.5)
+    assert debias(state).tolist() == [2, 4, 6, 8]
+    assert state.x.tolist() == [1, 2, 3, 4]
+    assert debias(state).dtype == np.float32
+
+
+def test_drop_error_clears_in_place_and_leaves_x_and_u() -> None:
+    state = a_state(u=0.5)
+    error = state.error
+    drop_error(state)
+    assert state.error is error
+    assert error.tolist() == [0, 0, 0, 0]
+    assert (state.x.tolist(), state.u) == ([1, 2, 3, 4], 0.5)
+
+
+QUANTISERS = [as_float32, as_bfloat16, as_int8, Random(1), Random(2), Random(4)]
+
+
+@given(st.integers(0, 2**32), st.sampled_from(QUANTISERS), st.sampled_from([0.01, 0.3, 1.0]), st.floats(-6, 6))
+def test_error_plus_what_receivers_decode_is_the_corrected_vector(seed, quantise, share, magnitude) -> None:
+    rng = np.random.default_rng(seed)
+    layout = Layout((1, 7, 60))
+    x = (rng.standard_normal(layout.size) * 10**magnitude).astype(np.float32)
+    state = State(x=x.copy(), error=(rng.standard_normal(layout.size) * 10**magnitude).astype(np.float32))
+    corrected = x + state.error
+    payload = emit(state, None, Compressor(TopK(share), quantise), layout, rng)
+    decoded = codec.decode(codec.encode(payload, layout), layout).dense(layout.size)
+    ulp = np.spacing(np.maximum(np.abs(corrected), np.abs(decoded)))
+    assert (np.abs(state.error + decoded - corrected) <= ulp).all()
+
+
+def a_learner(node: str = "n0", training_rounds: int = 2, gossip_rounds: int = 1) -> SparsePush:
+    recipe = Recipe(Compressor(TopK(0.5), Random(2)), 0.5, training_rounds, gossip_rounds)
+    return SparsePush(recipe, LAYOUT, State.initial(floats(1, 2, 3, 4)), seed=7, node=node)
+
+
+def test_a_learner_repeats_its_bytes_and_differs_by_node() -> None:
+    assert a_learner().emit(0, None) == a_learner().emit(0, None)
+    messages = {node: [a_learner(node).emit(round, None) for round in (0, 1)] for node in ("n0", "n1", "n2", "n3")}
+    assert len({data for pair in messages.values() for data in pair}) > 2
+
+
+def test_a_learner_knows_its_phases() -> None:
+    learner = a_learner(training_rounds=2, gossip_rounds=1)
+    assert learner.rounds == 3
+    assert [learner.trains(round) for round in range(3)] == [True, True, False]
+
+
+def test_a_learner_that_mixes_before_or_twice_after_emit_is_our_bug() -> None:
+    learner = a_learner()
+    with pytest.raises(LocalProtocolError):
+        learner.mix(0.5, [])
+    learner.emit(0, None)
+    learner.mix(0.5, [])
+    with pytest.raises(LocalProtocolError):
+        learner.mix(0.5, [])
+
+
+def test_a_learner_refuses_bytes_that_are_no_payload() -> None:
+    with pytest.raises(RemoteProtocolError):
+        a_learner().read(0.5, 1.0, b"nonsense")
+
+
+def test_a_snapshot_does_not_change_with_the_learner() -> None:
+    learner = a_learner()
+    snapshot = learner.snapshot()
+    learner.emit(0, floats(1, 1, 1, 1))
+    learner.mix(0.5, [])
+    assert snapshot.x.tolist() == [1, 2, 3, 4]
+    assert snapshot.error.tolist() == [0, 0, 0, 0]
+    assert snapshot.u == 1.0 != learner.u
+
+
+def test_a_learner_restored_from_its_snapshot_goes_on_alike() -> None:
+    learner = a_learner()
+    learner.emit(0, floats(1, 1, 1, 1))
+    learner.mix(0.5, [])
+    again = SparsePush(learner.recipe, LAYOUT, learner.snapshot(), seed=7, node="n0")
+    assert learner.emit(1, None) == again.emit(1, None)
