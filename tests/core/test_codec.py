@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.codec import decode, encode, max_bytes
@@ -67,6 +67,7 @@ def assert_same(ours: Payload, theirs: Payload) -> None:
 # --- what is sent arrives
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(COMPRESSORS),
     st.lists(st.one_of(st.just(1), st.integers(1, 40), st.integers(1, 20_000)), min_size=1, max_size=6),
@@ -81,6 +82,7 @@ def test_decode_inverts_encode(compressor: Compressor, sizes: list[int], seed: i
     assert_same(decode(data, layout), payload)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_decode_inverts_encode_for_any_positions(data: st.DataObject) -> None:
     """Clustered, first, last, or all in one tensor: wherever the gaps are not those of a random choice."""

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.graph import PRESETS, GraphSpec
@@ -217,6 +217,7 @@ def mutated(plain: object, path: tuple, junk: object) -> object:
     return copy
 
 
+@settings(deadline=None)
 @given(st.data(), JUNK)
 def test_a_record_with_anything_replaced_is_read_or_refused(data: st.DataObject, junk: object) -> None:
     plain = json.loads(a_record().to_json())
@@ -291,6 +292,7 @@ def test_founding_sorts_the_members() -> None:
 # --- reach
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["a", "b", "c", "chord", "one-peer-exponential", "complete"]), min_size=1, max_size=3),
     st.integers(1, 4),
