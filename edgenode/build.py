@@ -28,7 +28,7 @@ def graph_spec(name: str) -> GraphSpec:
     path = Path(name)
     if name in PRESETS or not path.is_file():
         return GraphSpec(name)
-    return parse_edges(path.stem, path.read_text(encoding="utf-8"))
+    return parse_edges(path.stem, path.read_text(encoding="utf-8", errors="replace"))
 
 
 def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:

@@ -1,6 +1,7 @@
 """What a node keeps on disk: checkpoints of whole rounds. Safetensors and JSON, never pickle; whole or not at all.
 
-A checkpoint is a folder, written beside its place, flushed and renamed into it. The state of round t is the one
+A checkpoint is a folder, written beside its place, flushed and renamed into it; ``sha256sum -c SHA256SUMS`` in the
+folder tells whether it is intact, and so does ``load``. The state of round t is the one
 between two rounds, so the checkpoints of one round on all nodes are a consistent cut of the cluster.
 """
 
@@ -27,6 +28,7 @@ from edgenode.errors import CheckpointError, EdgenodeError
 _FORMAT = 1
 _KEPT = 2
 _LOCAL = "local."
+_STATE, _META, _SUMS = "state.safetensors", "meta.json", "SHA256SUMS"
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -65,22 +67,23 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
             arrays = {"x": checkpoint.state.x, "error": checkpoint.state.error}
-            arrays |= {_LOCAL + key: np.ascontiguousarray(value) for key, value in checkpoint.local.items()}
-            save_file(arrays, scratch / "state.safetensors")
-            (scratch / "meta.json").write_text(json.dumps(self._meta(checkpoint, scratch), indent=1))
+            arrays |= {_LOCAL + key: np.asarray(value, order="C") for key, value in checkpoint.local.items()}
+            save_file(arrays, scratch / _STATE)
+            (scratch / _META).write_text(json.dumps(self._meta(checkpoint), indent=1))
+            (scratch / _SUMS).write_text(_sums(scratch))
             for path in (*scratch.iterdir(), scratch):
                 _flush(path)
             shutil.rmtree(final, ignore_errors=True)
             scratch.rename(final)
             _flush(self.folder)
-        except OSError as exc:
+        except (OSError, SafetensorError) as exc:
             raise CheckpointError(f"cannot write the checkpoint of round {checkpoint.round}: {exc}") from exc
         for old in sorted(self.rounds())[:-_KEPT]:
             shutil.rmtree(self.folder / f"round-{old:09d}", ignore_errors=True)
 
     def rounds(self) -> frozenset[int]:
         """The rounds a checkpoint was written for."""
-        return frozenset(int(path.name.removeprefix("round-")) for path in self.folder.glob("round-*"))
+        return frozenset(int(path.name.removeprefix("round-")) for path in self.folder.glob(f"round-{'[0-9]' * 9}"))
 
     def load(self, round: int) -> Checkpoint:
         """The checkpoint of a round.
@@ -90,21 +93,24 @@ class Store:
         """
         folder = self.folder / f"round-{round:09d}"
         try:
-            meta = json.loads((folder / "meta.json").read_text())
+            sums = _sums(folder)
+            if (folder / _SUMS).read_bytes() != sums.encode():
+                raise CheckpointError(f"{folder} is damaged: {_SUMS} does not match")
+            meta = json.loads((folder / _META).read_text())
             if meta["format"] != _FORMAT:
                 raise CheckpointError(f"{folder}: format {meta['format']}, expected {_FORMAT}")
             if meta["run_digest"] != self._run_digest:
                 raise CheckpointError(
                     f"{folder} is of another run: run digest {meta['run_digest']}, ours is {self._run_digest}"
                 )
-            if meta["sha256"] != _sha256(folder / "state.safetensors"):
-                raise CheckpointError(f"{folder / 'state.safetensors'} is damaged: its checksum does not match")
-            arrays = load_file(folder / "state.safetensors")
+            if meta["round"] != round:
+                raise CheckpointError(f"{folder} holds round {meta['round']}")
+            arrays = load_file(folder / _STATE)
             plan = Plan(tuple(Record.from_json(text) for text in meta["records"]))
             state = State(arrays.pop("x"), arrays.pop("error"), float.fromhex(meta["u"]))
             local = {key.removeprefix(_LOCAL): value for key, value in arrays.items()}
             counts = {str(name): int(count) for name, count in meta["counts"].items()}
-            return Checkpoint(int(meta["round"]), state, plan, local, counts)
+            return Checkpoint(round, state, plan, local, counts)
         except CheckpointError:
             raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, EdgenodeError) as exc:
@@ -127,7 +133,7 @@ class Store:
             raise CheckpointError("cannot resume: " + "; ".join(damage[1:] or damage))
         return frozenset(intact), intact[max(intact)]
 
-    def _meta(self, checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
+    def _meta(self, checkpoint: Checkpoint) -> dict[str, Any]:
         return {
             "format": _FORMAT,
             "run_digest": self._run_digest,
@@ -135,7 +141,6 @@ class Store:
             "u": checkpoint.state.u.hex(),
             "counts": dict(checkpoint.counts),
             "records": [record.to_json() for record in checkpoint.plan.records],
-            "sha256": _sha256(folder / "state.safetensors"),
         }
 
 
@@ -145,6 +150,10 @@ def write_atomically(path: Path, text: str) -> None:
     scratch.write_text(text, encoding="utf-8")
     _flush(scratch)
     scratch.rename(path)
+
+
+def _sums(folder: Path) -> str:
+    return "".join(f"{_sha256(folder / name)}  {name}\n" for name in (_META, _STATE))
 
 
 def _sha256(path: Path) -> str:

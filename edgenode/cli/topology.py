@@ -121,7 +121,7 @@ def apply(file: Path, controller: str, cluster: str) -> None:
     """
     from edgenode.core.graph import parse_edges
 
-    _change([parse_edges(file.stem, file.read_text(encoding="utf-8"))], "1r", controller, cluster)
+    _change([parse_edges(file.stem, file.read_text(encoding="utf-8", errors="replace"))], "1r", controller, cluster)
 
 
 def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: str) -> None:

@@ -27,7 +27,7 @@ from edgenode.core.messages import (
     Refuse,
     Welcome,
 )
-from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError
+from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.rpc import broken, channel, reject
 from edgenode.net.wire import Identity, plan_from_wire, records_from_wire, records_to_wire
 from edgenode.v1 import common_pb2, control_pb2, control_pb2_grpc
@@ -63,14 +63,16 @@ class ControlLink:
         self._ordered, self._waiting = ordered, waiting
         self._answers: list[AnswerOffer] = []
         self._progress: control_pb2.Progress | None = None
+        self._is_said = True
+        self._leaving = False
         self._wake = asyncio.Event()
-        self._said_all = asyncio.Event()
+        self._left = asyncio.Event()
+        self._down_since: float | None = None
         self.connected = asyncio.Event()
 
     def report(self, progress: control_pb2.Progress) -> None:
         """Tell the controller how we are; an unsent older report is replaced."""
-        self._progress = progress
-        self._said_all.clear()
+        self._progress, self._is_said = progress, False
         self._wake.set()
 
     def answer(self, answer: AnswerOffer) -> None:
@@ -79,13 +81,13 @@ class ControlLink:
         self._wake.set()
 
     async def run(self) -> None:
-        """Attend until cancelled.
+        """Attend until cancelled, or flushed.
 
         Raises:
             RemoteProtocolError: the controller refused this node for good.
         """
-        while True:
-            down_since = said_at = time.monotonic()
+        while not self._left.is_set():
+            said_at = 0.0
             async for retry in stamina.retry_context(
                 on=TransportError, attempts=None, timeout=None, wait_initial=0.1, wait_max=2.0, wait_jitter=0.5
             ):
@@ -94,18 +96,24 @@ class ControlLink:
                         await self._session()
                     except TransportError as exc:
                         now = time.monotonic()
-                        if now - said_at >= _REMIND_EVERY_S:
-                            said_at = now
-                            log.warning("cannot reach the controller", since_s=round(now - down_since), why=str(exc))
+                        self._down_since = self._down_since or now
+                        if now - max(self._down_since, said_at) >= _REMIND_EVERY_S:
+                            said_at, since_s = now, round(now - self._down_since)
+                            log.warning("cannot reach the controller", since_s=since_s, why=str(exc))
                         raise
                     finally:
                         self.connected.clear()
 
     async def flush(self, timeout_s: float) -> None:
-        """Wait until the last report is on its way; a controller that is gone is not waited for."""
+        """Let the controller hear the last report, and leave; one that is gone is not waited for.
+
+        The link ends from our side first, and then from the controller's: only that says that it has read everything.
+        """
+        self._leaving = True
+        self._wake.set()
         if self.connected.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._said_all.wait(), timeout_s)
+                await asyncio.wait_for(self._left.wait(), timeout_s)
 
     async def _session(self) -> None:
         target = await self._find()
@@ -114,6 +122,7 @@ class ControlLink:
             try:
                 await stream.write(_join_to_wire(self._identity, self._join(target)))
                 self._answers.clear()  # the controller repeats an offer whose answer it did not get
+                self._is_said = self._progress is None
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._read(stream, target), name="orders")
                     group.create_task(self._write(stream), name="reports")
@@ -123,6 +132,7 @@ class ControlLink:
     async def _read(self, stream: grpc.aio.StreamStreamCall, target: str) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
             self.connected.set()
+            self._down_since = None
             match response.WhichOneof("order"):
                 case "welcome":
                     plan = plan_from_wire(response.welcome.records)
@@ -136,16 +146,20 @@ class ControlLink:
                     raise RemoteProtocolError(f"refused by the controller at {target}: {response.refusal.reason}")
                 case "standby":
                     self._waiting(tuple(response.standby.present), response.standby.missing)
-        raise TransportError(f"the controller at {target} closed the stream")
+        if not self._leaving:
+            raise TransportError(f"the controller at {target} closed the stream")
+        self._left.set()
 
     async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
         while True:
             while self._answers:
                 await stream.write(control_pb2.AttendRequest(answer=_answer_to_wire(self._answers.pop(0))))
-            if self._progress is not None:
-                progress, self._progress = self._progress, None
-                await stream.write(control_pb2.AttendRequest(progress=progress))
-            self._said_all.set()
+            if not self._is_said:
+                self._is_said = True
+                await stream.write(control_pb2.AttendRequest(progress=self._progress))
+            if self._leaving:
+                await stream.done_writing()
+                return
             self._wake.clear()
             await self._wake.wait()
 
@@ -164,6 +178,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
     ) -> None:
         self._identity, self._post, self._reported = identity, post, reported
         self._links: dict[str, asyncio.Queue[control_pb2.AttendResponse | None]] = {}
+        self._addresses: dict[str, str] = {}
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server."""
@@ -186,27 +201,27 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
 
     async def Attend(
         self, requests: AsyncIterator[control_pb2.AttendRequest], context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[control_pb2.AttendResponse]:
+    ) -> None:
         """One node's stream."""
         orders: asyncio.Queue[control_pb2.AttendResponse | None] = asyncio.Queue()
         node = ""
         try:
-            joined = self._joined(await anext(aiter(requests)), context.peer())
+            joined = self._joined(await anext(aiter(requests), control_pb2.AttendRequest()), context.peer())
             if refusal := self._second(joined):
-                yield _order_to_wire(refusal)
+                await context.write(_order_to_wire(refusal))
                 return
             node = joined.node
-            self._links[node] = orders
+            self._links[node], self._addresses[node] = orders, joined.address
             self._post(joined)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(node, requests, orders), name=f"reports of {node}")
+                reader = group.create_task(self._read(node, requests, orders), name=f"reports of {node}")
                 while (order := await orders.get()) is not None:
-                    yield order
-        except StopAsyncIteration:
-            return
-        except EdgenodeError as exc:
-            log.warning("refused a node", peer=context.peer(), reason=str(exc))
-            await reject(context, exc)
+                    await context.write(order)
+                reader.cancel()
+        except (EdgenodeError, ExceptionGroup) as exc:
+            cause = first_cause(exc)
+            log.warning("refused a node", peer=node or context.peer(), reason=str(cause))
+            await reject(context, cause)
         finally:
             if self._links.get(node) is orders:
                 del self._links[node]
@@ -229,11 +244,13 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         """A second live link under one name: the same device dialling again, or two devices with one name."""
         if joined.node not in self._links:
             return None
-        if joined.running:  # the old link is half open: its owner is here again
+        theirs = self._addresses[joined.node]
+        if joined.running or joined.address == theirs:  # the old link is half open: its owner is here again
             self._links.pop(joined.node).put_nowait(None)
             self._post(Lost(joined.node))
             return None
-        return Refuse(joined.node, f"node id {joined.node!r} is taken; give this one another --name")
+        why = f"node id {joined.node!r} is taken by {theirs}; give the one at {joined.address} another --name"
+        return Refuse(joined.node, why)
 
     async def _read(
         self,

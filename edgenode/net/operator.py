@@ -136,15 +136,15 @@ class Operator:
 
 
 @asynccontextmanager
-async def operating(target: str) -> AsyncIterator[Operator]:
+async def operating(target: str, timeout_s: float = 10.0) -> AsyncIterator[Operator]:
     """A controller at host:port.
 
     Raises:
-        TransportError: nothing answers there.
+        TransportError: nothing answers there in time.
     """
     async with channel(target) as to_controller:
         try:
-            await asyncio.wait_for(to_controller.channel_ready(), timeout=10)
+            await asyncio.wait_for(to_controller.channel_ready(), timeout_s)
         except TimeoutError as exc:
-            raise TransportError(f"no controller answers at {target}") from exc
+            raise TransportError(f"no controller answers at {target} (waited {timeout_s:g} s)") from exc
         yield Operator(operator_pb2_grpc.OperatorServiceStub(to_controller), target)

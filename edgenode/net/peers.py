@@ -19,7 +19,7 @@ import structlog
 
 from edgenode.core.messages import Acknowledge, Acknowledged, Message
 from edgenode.core.plan import Plan
-from edgenode.errors import EdgenodeError, TransportError
+from edgenode.errors import EdgenodeError, TransportError, first_cause
 from edgenode.net.rpc import broken, channel, reject, translated
 from edgenode.net.wire import (
     Assembler,
@@ -52,7 +52,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._is_open = asyncio.Event()
         self._deliver: Callable[[Message], None]
         self._max_payload_bytes = 0
-        self._answers: dict[str, asyncio.Queue[Acknowledge]] = {}
+        self._answers: dict[str, asyncio.Queue[Acknowledge | None]] = {}
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server."""
@@ -79,51 +79,38 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         saved = common_pb2.Saved(rounds=sorted(rounds), records=records_to_wire(plan.records if plan else ()))
         return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved)
 
-    async def Push(
-        self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[peer_pb2.PushResponse]:
-        """One in-neighbour's stream: pushes in, answers out, in any order."""
+    async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
+        """One in-neighbour's stream: pushes in, answers out, in any order; it ends when the sender has enough."""
         await self._is_open.wait()
-        answers: asyncio.Queue[Acknowledge] = asyncio.Queue()
+        answers: asyncio.Queue[Acknowledge | None] = asyncio.Queue()
         sender = ""
         try:
-            hello = await anext(aiter(requests))
+            hello = await anext(aiter(requests), peer_pb2.PushRequest())
             identity = self.identity.check(hello.hello, context.peer())
             sender = identity.node
             self._answers[sender] = answers
-            yield peer_pb2.PushResponse(hello=self.identity.to_wire())
+            await context.write(peer_pb2.PushResponse(hello=self.identity.to_wire()))
             async with asyncio.TaskGroup() as group:
-                reader = group.create_task(self._read(identity, requests, answers), name=f"pushes of {sender}")
-                while not (reader.done() and answers.empty()):
-                    answer = await answers.get()
-                    if answer.to:
-                        yield answer_to_wire(answer)
-        except StopAsyncIteration:
-            return
-        except EdgenodeError as exc:
-            log.warning("refused a peer", peer=context.peer(), reason=str(exc))
-            await reject(context, exc)
-        except ExceptionGroup as group_error:
-            for cause in group_error.exceptions:
-                if not isinstance(cause, EdgenodeError):
-                    raise
-                log.warning("refused a peer", peer=sender, reason=str(cause))
-                await reject(context, cause)
+                group.create_task(self._write(answers, context), name=f"answers to {sender}")
+                await self._read(identity, requests)
+                answers.put_nowait(None)
+        except (EdgenodeError, ExceptionGroup) as exc:
+            cause = first_cause(exc)
+            log.warning("refused a peer", peer=sender or context.peer(), reason=str(cause))
+            await reject(context, cause)
         finally:
             if self._answers.get(sender) is answers:
                 del self._answers[sender]
 
-    async def _read(
-        self, sender: Identity, requests: AsyncIterator[peer_pb2.PushRequest], answers: asyncio.Queue[Acknowledge]
-    ) -> None:
+    async def _read(self, sender: Identity, requests: AsyncIterator[peer_pb2.PushRequest]) -> None:
         assembler = Assembler(sender, self._max_payload_bytes)
         async for frame in requests:
             if message := assembler.feed(frame):
                 self._deliver(message)
-        answers.put_nowait(_END)
 
-
-_END = Acknowledge("", 0, verdict=None, knows=0)  # type: ignore[arg-type]  # never leaves this module
+    async def _write(self, answers: asyncio.Queue[Acknowledge | None], context: grpc.aio.ServicerContext) -> None:
+        while (answer := await answers.get()) is not None:
+            await context.write(answer_to_wire(answer))
 
 
 class PeerLink:
@@ -146,6 +133,7 @@ class PeerLink:
         self._outbox: deque[Message] = deque()
         self._wake = asyncio.Event()
         self._closing = False
+        self._down_since: float | None = None
 
     def push(self, message: Message) -> None:
         """Queue a message; it stays here until it is answered."""
@@ -154,7 +142,7 @@ class PeerLink:
         self._wake.set()
 
     def close(self) -> None:
-        """Finish what is queued, then let ``run`` return."""
+        """Let ``run`` return once everything is answered."""
         self._closing = True
         self._wake.set()
 
@@ -166,7 +154,7 @@ class PeerLink:
         """
         attempt = count()
         while not (self._closing and not self._unanswered):
-            down_since = said_at = time.monotonic()
+            said_at = 0.0
             async for retry in stamina.retry_context(
                 on=TransportError, attempts=None, timeout=None, wait_initial=0.05, wait_max=1.0, wait_jitter=0.2
             ):
@@ -177,11 +165,10 @@ class PeerLink:
                         if self._closing and not self._unanswered:
                             return
                         now = time.monotonic()
-                        if now - said_at >= _REMIND_EVERY_S:
-                            said_at = now
-                            log.warning(
-                                "cannot reach a peer", peer=self.to, since_s=round(now - down_since), why=str(exc)
-                            )
+                        self._down_since = self._down_since or now
+                        if now - max(self._down_since, said_at) >= _REMIND_EVERY_S:
+                            said_at, since_s = now, round(now - self._down_since)
+                            log.warning("cannot reach a peer", peer=self.to, since_s=since_s, why=str(exc))
                         raise
 
     async def _session(self, attempt: int) -> None:
@@ -207,13 +194,15 @@ class PeerLink:
         theirs = self._identity.check(first.hello, target)
         if theirs.node != self.to:
             raise TransportError(f"{target} is {theirs.node}, not {self.to}")
+        self._down_since = None
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
             answered = answer_from_wire(self.to, response.answer)
             self._unanswered.pop(answered.round, None)
+            self._wake.set()
             self._post(answered)
-        if not self._closing:
+        if self._unanswered or not self._closing:
             raise TransportError(f"{self.to} closed the stream")
 
     async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
@@ -223,7 +212,7 @@ class PeerLink:
                 for frame in push_frames(self._outbox.popleft()):
                     self.wire_bytes += frame.ByteSize() + _GRPC_PREFIX_BYTES
                     await stream.write(frame)
-            if self._closing:
+            if self._closing and not self._unanswered:
                 await stream.done_writing()
                 return
             self._wake.clear()

@@ -138,7 +138,9 @@ def broken(error: Exception, target: str) -> EdgenodeError:
     return TransportError(f"{target}: the stream is over")
 
 
-async def reject(context: grpc.aio.ServicerContext, error: EdgenodeError) -> None:
-    """End a call with one of our errors; the other side reads its text."""
+async def reject(context: grpc.aio.ServicerContext, error: BaseException) -> None:
+    """End a call with one of our errors; the other side reads its text. Anything else is a bug, and raised."""
+    if not isinstance(error, EdgenodeError):
+        raise error
     code = grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ConfigError) else grpc.StatusCode.FAILED_PRECONDITION
     await context.abort(code, str(error))

@@ -11,20 +11,15 @@ import heapq
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from enum import Enum
-from fractions import Fraction
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgenode.core import codec
 from edgenode.core.cluster import Charter, Cluster
 from edgenode.core.graph import Digraph
-from edgenode.core.learner import Learner, SparsePush
 from edgenode.core.messages import (
     Acknowledge,
     Acknowledged,
@@ -59,11 +54,10 @@ from edgenode.core.messages import (
     Welcome,
 )
 from edgenode.core.node import Node
-from edgenode.core.plan import Plan, Record
-from edgenode.core.sparse_push import State
 from edgenode.errors import LocalProtocolError
+from edgenode.simulator.learners import Mass, Weighed
+from edgenode.simulator.transcript import brief
 
-Mass = NDArray[Any]  # x and, last, u: float64, or Fractions
 Edge = tuple[str, str, int]  # (sender, receiver, round) of a push
 Displace = Callable[[str, int, Any], Any]  # (node, round, z) -> displacement
 _MOST_DOUBLINGS = 2
@@ -97,98 +91,6 @@ class Conditions:
     back_s: float | None = None
     orders: tuple[tuple[float, Rotate | Stop | Lost], ...] = ()
     patience_s: float = 600.0
-
-
-class Weighed(Learner[Any], Protocol):
-    """A learner whose mass can be followed.
-
-    Attributes:
-        tolerance: how far sums may be off, relative; 0 where they are exact.
-    """
-
-    tolerance: float
-
-    def mass(self) -> Mass:
-        """x and u of this node."""
-        ...
-
-    def share(self, message: Message) -> Mass:
-        """What a message adds to its receiver's mass when it is mixed: eta * weight * (C[v], u)."""
-        ...
-
-
-class Vector(SparsePush):
-    """The real algorithm on a small vector."""
-
-    tolerance = 1e-3
-
-    def mass(self) -> Mass:
-        return np.append(self.state.x.astype(np.float64), self.state.u)
-
-    def share(self, message: Message) -> Mass:
-        payload = codec.decode(message.payload, self.layout).dense(self.layout.size)
-        scale = self.recipe.step(message.round).averaging_rate * message.weight
-        share: Mass = scale * np.append(payload.astype(np.float64), message.u)
-        return share
-
-
-class Ledger:
-    """Algorithm 1 on one number, in exact fractions: x and u travel as text, and no mass may ever be missing.
-
-    C rounds down to a multiple of ``grain``, 0 keeping everything; what it holds back is ``error``.
-    """
-
-    tolerance = 0.0
-
-    def __init__(self, rounds: int, x: Fraction, eta: Fraction = Fraction(1), grain: Fraction = Fraction(0)) -> None:
-        self.rounds, self.eta, self.grain = rounds, eta, grain
-        self.x, self.exact_u, self.error = x, Fraction(1), Fraction(0)
-        self._own: Fraction | None = None
-
-    @property
-    def u(self) -> float:
-        return float(self.exact_u)
-
-    def trains(self, round: int) -> bool:
-        return True
-
-    def model(self) -> NDArray[Any]:
-        return np.array([self.x / self.exact_u], dtype=object)
-
-    def emit(self, round: int, displacement: NDArray[Any] | None) -> bytes:
-        self.x += Fraction(0) if displacement is None else displacement[0]
-        corrected = self.x + self.error
-        self._own = corrected // self.grain * self.grain if self.grain else corrected
-        self.error = corrected - self._own
-        return f"{self._own} {self.exact_u}".encode()
-
-    def read(self, weight: float, u: float, data: bytes) -> tuple[Fraction, Fraction]:
-        x, exact_u = map(Fraction, data.decode().split())
-        return _exact(weight) * x, _exact(weight) * exact_u
-
-    def mix(self, self_weight: float, received: Sequence[tuple[Fraction, Fraction]]) -> None:
-        if self._own is None:
-            raise LocalProtocolError("mix before emit")
-        kept = 1 - _exact(self_weight)
-        self.x += self.eta * (sum(x for x, _ in received) - kept * self._own)
-        self.exact_u += self.eta * (sum(u for _, u in received) - kept * self.exact_u)
-        self._own = None
-
-    def snapshot(self) -> State:
-        return State(self.model(), np.zeros(1, dtype=np.float32), self.u)
-
-    def mass(self) -> Mass:
-        return np.array([self.x, self.exact_u], dtype=object)
-
-    def share(self, message: Message) -> Mass:
-        share: Mass = np.array(self.read(message.weight, message.u, message.payload), dtype=object)
-        share *= self.eta
-        return share
-
-
-def _exact(weight: float) -> Fraction:
-    """1 / (out-degree + 1) itself: the float nearest to it would leave a little mass behind every round."""
-    return Fraction(weight).limit_denominator(1 << 20)
 
 
 class Network:
@@ -475,34 +377,3 @@ class Network:
 
     def _note(self, name: str, cause: Any, actions: Sequence[Any]) -> None:
         self.lines.append(f"{self.now:.6f} {name} {brief(cause)} -> {', '.join(map(brief, actions))}")
-
-
-def brief(value: Any) -> str:
-    """One value of a transcript as text, the same on every host; big ones by a hash of what they hold."""
-    match value:
-        case Enum():
-            text = value.name
-        case Message():
-            news = "".join(f"+{record.number}" for record in value.records)
-            text = f"{value.sender}@{value.round}#{value.number}{news} {_hash(value.payload)}"
-        case Record():
-            text = f"#{value.number}@{value.start} {value.digest[:8]}"
-        case Plan():
-            text = f"plan#{value.latest.number}"
-        case np.ndarray():
-            numbers = value.tolist()
-            text = brief(numbers) if len(numbers) == 1 else _hash(repr(numbers).encode())
-        case tuple() | list():
-            text = f"[{' '.join(map(brief, value))}]"
-        case frozenset():
-            text = brief(sorted(value))
-        case _ if is_dataclass(value):
-            parts = (brief(getattr(value, f.name)) for f in fields(value))
-            text = f"{type(value).__name__}({' '.join(parts)})"
-        case _:
-            text = str(value)
-    return text
-
-
-def _hash(data: bytes) -> str:
-    return sha256(data).hexdigest()[:8]

@@ -39,7 +39,8 @@ from edgenode.core.plan import Member, Plan, Schedule, found, reach
 from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
 from edgenode.errors import BarrierTimeout, DigestMismatch, LocalProtocolError, RemoteProtocolError
-from edgenode.simulator.network import Ledger, brief
+from edgenode.simulator.learners import Ledger
+from edgenode.simulator.transcript import brief
 
 ROUNDS = 6
 STILL = np.array([Fraction(0)], dtype=object)

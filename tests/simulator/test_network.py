@@ -27,7 +27,8 @@ from edgenode.core.plan import Schedule
 from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
 from edgenode.errors import LocalProtocolError
-from edgenode.simulator.network import Conditions, Ledger, Network, Vector
+from edgenode.simulator.learners import Ledger, Vector
+from edgenode.simulator.network import Conditions, Network
 
 LAYOUT = Layout((5, 3))
 PRESETS = ("a", "b", "c", "chord", "exponential", "one-peer-exponential", "complete")

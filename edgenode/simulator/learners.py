@@ -1,0 +1,110 @@
+"""Learners whose mass can be followed: the real algorithm on small vectors, and one in exact fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgenode.core import codec
+from edgenode.core.learner import Learner, SparsePush
+from edgenode.core.messages import Message
+from edgenode.core.sparse_push import State
+from edgenode.errors import LocalProtocolError
+
+Mass = NDArray[Any]  # x and, last, u: float64, or Fractions
+
+
+class Weighed(Learner[Any], Protocol):
+    """A learner whose mass can be followed.
+
+    Attributes:
+        tolerance: how far sums may be off, relative; 0 where they are exact.
+    """
+
+    tolerance: float
+
+    def mass(self) -> Mass:
+        """x and u of this node."""
+        ...
+
+    def share(self, message: Message) -> Mass:
+        """What a message adds to its receiver's mass when it is mixed: eta * weight * (C[v], u)."""
+        ...
+
+
+class Vector(SparsePush):
+    """The real algorithm on a small vector."""
+
+    tolerance = 1e-3
+
+    def mass(self) -> Mass:
+        return np.append(self.state.x.astype(np.float64), self.state.u)
+
+    def share(self, message: Message) -> Mass:
+        payload = codec.decode(message.payload, self.layout).dense(self.layout.size)
+        scale = self.recipe.step(message.round).averaging_rate * message.weight
+        share: Mass = scale * np.append(payload.astype(np.float64), message.u)
+        return share
+
+
+class Ledger:
+    """Algorithm 1 on one number, in exact fractions: x and u travel as text, and no mass may ever be missing.
+
+    C rounds down to a multiple of ``grain``, 0 keeping everything; what it holds back is ``error``.
+    """
+
+    tolerance = 0.0
+
+    def __init__(self, rounds: int, x: Fraction, eta: Fraction = Fraction(1), grain: Fraction = Fraction(0)) -> None:
+        self.rounds, self.eta, self.grain = rounds, eta, grain
+        self.x, self.exact_u, self.error = x, Fraction(1), Fraction(0)
+        self._own: Fraction | None = None
+
+    @property
+    def u(self) -> float:
+        return float(self.exact_u)
+
+    def trains(self, round: int) -> bool:
+        return True
+
+    def model(self) -> NDArray[Any]:
+        return np.array([self.x / self.exact_u], dtype=object)
+
+    def emit(self, round: int, displacement: NDArray[Any] | None) -> bytes:
+        self.x += Fraction(0) if displacement is None else displacement[0]
+        corrected = self.x + self.error
+        self._own = corrected // self.grain * self.grain if self.grain else corrected
+        self.error = corrected - self._own
+        return f"{self._own} {self.exact_u}".encode()
+
+    def read(self, weight: float, u: float, data: bytes) -> tuple[Fraction, Fraction]:
+        x, exact_u = map(Fraction, data.decode().split())
+        return _exact(weight) * x, _exact(weight) * exact_u
+
+    def mix(self, self_weight: float, received: Sequence[tuple[Fraction, Fraction]]) -> None:
+        if self._own is None:
+            raise LocalProtocolError("mix before emit")
+        kept = 1 - _exact(self_weight)
+        self.x += self.eta * (sum(x for x, _ in received) - kept * self._own)
+        self.exact_u += self.eta * (sum(u for _, u in received) - kept * self.exact_u)
+        self._own = None
+
+    def snapshot(self) -> State:
+        return State(self.model(), np.zeros(1, dtype=np.float32), self.u)
+
+    def mass(self) -> Mass:
+        return np.array([self.x, self.exact_u], dtype=object)
+
+    def share(self, message: Message) -> Mass:
+        share: Mass = np.array(self.read(message.weight, message.u, message.payload), dtype=object)
+        share *= self.eta
+        return share
+
+
+def _exact(weight: float) -> Fraction:
+    """1 / (out-degree + 1) itself: the float nearest to it would leave a little mass behind every round."""
+    return Fraction(weight).limit_denominator(1 << 20)

@@ -1,0 +1,44 @@
+"""Values of a simulated run as text, the same on every host: what a transcript is hashed from."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from edgenode.core.messages import Message
+from edgenode.core.plan import Plan, Record
+
+
+def brief(value: Any) -> str:
+    """One value of a transcript as text, the same on every host; big ones by a hash of what they hold."""
+    match value:
+        case Enum():
+            text = value.name
+        case Message():
+            news = "".join(f"+{record.number}" for record in value.records)
+            text = f"{value.sender}@{value.round}#{value.number}{news} {_hash(value.payload)}"
+        case Record():
+            text = f"#{value.number}@{value.start} {value.digest[:8]}"
+        case Plan():
+            text = f"plan#{value.latest.number}"
+        case np.ndarray():
+            numbers = value.tolist()
+            text = brief(numbers) if len(numbers) == 1 else _hash(repr(numbers).encode())
+        case tuple() | list():
+            text = f"[{' '.join(map(brief, value))}]"
+        case frozenset():
+            text = brief(sorted(value))
+        case _ if is_dataclass(value):
+            parts = (brief(getattr(value, f.name)) for f in fields(value))
+            text = f"{type(value).__name__}({' '.join(parts)})"
+        case _:
+            text = str(value)
+    return text
+
+
+def _hash(data: bytes) -> str:
+    return sha256(data).hexdigest()[:8]
