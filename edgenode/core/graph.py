@@ -100,7 +100,7 @@ def _complete(n: int) -> list[list[tuple[int, int]]]:
 # name -> (n -> one period of edge lists over positions, one list per round)
 _PRESETS: dict[str, Callable[[int], list[list[tuple[int, int]]]]] = {
     "a": lambda n: [_cycle(range(n))],
-    "b": lambda n: [_cycle([0, *range(n - 1, 0, -1)])],
+    "b": lambda n: [_cycle(range(n - 1, -1, -1))],
     "c": lambda n: [_cycle([*range(0, n, 2), *range(1, n, 2)])],
     "chord": lambda n: [[*_cycle(range(n)), *([(0, 2)] if n > 3 else [(0, n - 1)] if n == 3 else [])]],
     "exponential": lambda n: [[edge for hop in _hops(n) for edge in _hop(n, hop)]],

@@ -194,7 +194,7 @@ class Discovery:
                     await self._picture.changed.wait()
                 return service
         except TimeoutError as exc:
-            raise TransportError(self._not_found(kind, name, timeout_s)) from exc
+            raise TransportError(self.not_found(kind, name, timeout_s)) from exc
 
     async def watch(self, kind: Kind) -> AsyncIterator[dict[str, Service]]:
         """The picture of `services(kind)`, now and again after each change; never ends.
@@ -210,6 +210,19 @@ class Discovery:
                 yield dict(services)
             else:
                 await changed.wait()
+
+    def not_found(self, kind: Kind, name: str | None, timeout_s: float) -> str:
+        """In words: what was searched, where, for how long, and what was there instead."""
+        wanted = kind if name is None else f"{kind} {name!r}"
+        text = (
+            f"no {wanted} of cluster {self.cluster!r} found in {timeout_s:g} s: searched for "
+            f"{SERVICE_TYPES[kind]} by mDNS on {', '.join(self._interfaces)}"
+        )
+        if known := self.services(kind):
+            text += f"; found {', '.join(known)}"
+        if others := self._picture.other_clusters(kind):
+            text += f"; saw other clusters: {', '.join(others)}"
+        return text
 
     async def _browse(self, zeroconf: Zeroconf, handler: Callable[..., None], ask: DNSQuestionType) -> None:
         await zeroconf.async_wait_for_start()
@@ -262,18 +275,6 @@ class Discovery:
         if self._zeroconf is None or self._seeker is None:
             raise LocalProtocolError("discovery is used outside of its context")
         return self._zeroconf, self._seeker
-
-    def _not_found(self, kind: Kind, name: str | None, timeout_s: float) -> str:
-        wanted = kind if name is None else f"{kind} {name!r}"
-        text = (
-            f"no {wanted} of cluster {self.cluster!r} found in {timeout_s:g} s: searched for "
-            f"{SERVICE_TYPES[kind]} by mDNS on {', '.join(self._interfaces)}"
-        )
-        if known := self.services(kind):
-            text += f"; found {', '.join(known)}"
-        if others := self._picture.other_clusters(kind):
-            text += f"; saw other clusters: {', '.join(others)}"
-        return text
 
     @contextmanager
     def _translated(self, purpose: str) -> Iterator[None]:

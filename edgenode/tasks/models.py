@@ -43,6 +43,12 @@ def build(name: str, num_classes: int, in_channels: int, image_size: int, norm: 
     return model
 
 
+def refuse_unknown(name: str) -> None:
+    """Raise ConfigError if `build` knows no network of this name; builds nothing."""
+    if name not in _OWN and name not in _torchvision_names():
+        raise ConfigError(_unknown(name))
+
+
 def names() -> tuple[str, ...]:
     """Return every name that `build` knows, our own first."""
     return (*_OWN, *(name for name in _torchvision_names() if name not in _OWN))
@@ -224,8 +230,7 @@ def _torchvision_names() -> list[str]:
 def _from_torchvision(name: str, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     import torchvision
 
-    if name not in _torchvision_names():
-        raise ConfigError(_unknown(name))
+    refuse_unknown(name)
     options: dict[str, object] = {}
     if name in {"googlenet", "inception_v3"}:
         # Without auxiliary heads the output is one tensor in training too; and they warn unless told.

@@ -96,6 +96,16 @@ def test_decode_inverts_encode_for_any_positions(data: st.DataObject) -> None:
     assert_same(decode(encoded, layout), payload)
 
 
+@pytest.mark.parametrize("sizes", [(1,), (1,) * 50, (9, 1, 33), (4000,)])
+def test_max_bytes_bounds_every_density_and_is_not_far_above(sizes: tuple[int, ...]) -> None:
+    layout = Layout(sizes)
+    longest = 0
+    for select in [keep_all, keep_none, *(TopK(0.8**i) for i in range(40))]:
+        for quantise in QUANTISERS:
+            longest = max(longest, len(encode(a_payload(Compressor(select, quantise), layout), layout)))
+    assert longest <= max_bytes(layout) < 1.1 * longest + 10 * len(sizes) + 10
+
+
 def test_a_large_tensor_with_one_entry_at_its_end_arrives() -> None:
     layout = Layout((1, 3_000_000))
     payload = Payload(np.array([0, 1]), np.array([3_000_000]), Values(np.array([2.5], dtype=np.float32)))

@@ -192,6 +192,14 @@ def test_text_that_is_no_record_is_the_peers_fault(text: str | bytes) -> None:
         Record.from_json(text)
 
 
+@pytest.mark.parametrize("junk", [True, 1.0, "1", None, [1]])
+@pytest.mark.parametrize("key", ["number", "start"])
+def test_only_a_whole_number_is_one(key: str, junk: object) -> None:
+    """True and 1.0 equal 1, but their text does not: two nodes would disagree on the digest of equal records."""
+    with pytest.raises(RemoteProtocolError, match="expected a whole number"):
+        Record.from_json(json.dumps(json.loads(a_record().to_json()) | {key: junk}))
+
+
 JUNK = st.one_of(
     st.none(),
     st.booleans(),
