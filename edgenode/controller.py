@@ -39,7 +39,8 @@ from edgenode.v1 import control_pb2, operator_pb2
 
 log = structlog.get_logger()
 
-_ENDED = (control_pb2.STATE_DONE, control_pb2.STATE_STOPPED, control_pb2.STATE_FAILED)
+_ENDED_WELL = (control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
+_ENDED = (*_ENDED_WELL, control_pb2.STATE_FAILED)
 _GIVE_UP_S = 10.0  # with a failed node and nobody connected, the run is over after this
 _LINGER_S = 0.5  # for those who watch to take the last status
 
@@ -68,7 +69,7 @@ class Controller:
         self._control = ControlServer(identity, self._mailbox.put_nowait, self._reported)
 
     async def run(self) -> bool:
-        """Serve until every member has ended; True if all were done.
+        """Serve until every member has ended; True if all were done, or stopped because they were told to.
 
         Raises:
             ConfigError: the address cannot be bound, or another controller has this cluster's name.
@@ -93,7 +94,7 @@ class Controller:
                 operators.end()
                 await asyncio.sleep(_LINGER_S)
                 owner.cancel()
-        return all(a.progress.state == control_pb2.STATE_DONE for a in self.nodes.values())
+        return all(a.progress.state in _ENDED_WELL for a in self.nodes.values())
 
     async def _own(self) -> None:
         """The owner task: nobody else touches the cluster."""
@@ -200,7 +201,7 @@ class Controller:
 
 
 def run_controller(config: Config, listen: str) -> bool:
-    """Run a controller to the end of its run, in an event loop of its own; True if all nodes were done.
+    """Run a controller to the end of its run, in an event loop of its own; True if no node failed.
 
     Raises:
         EdgenodeError: it could not start.

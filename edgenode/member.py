@@ -21,7 +21,7 @@ from edgenode.config import Config
 from edgenode.core.messages import Joined, RecordOffered, Welcome
 from edgenode.core.plan import Member, Plan, found, resume
 from edgenode.daemon import Daemon, Outcome, Worker
-from edgenode.errors import ConfigError, TransportError, first_cause
+from edgenode.errors import CheckpointError, ConfigError, first_cause
 from edgenode.net import peers
 from edgenode.net.control import ControlLink
 from edgenode.net.discovery import Discovery, Service, interfaces_for
@@ -76,7 +76,10 @@ class Membership:
     def _saved(self) -> tuple[frozenset[int], Plan | None]:
         """What there is to resume from; a new run does not overwrite an old one's checkpoints."""
         if self.options.resume:
-            return self.store.offer()
+            try:
+                return self.store.offer()
+            except CheckpointError as exc:
+                raise ConfigError(str(exc)) from exc
         if rounds := self.store.rounds():
             raise ConfigError(
                 f"{self.store.folder} holds a checkpoint of round {max(rounds)}: "
@@ -111,9 +114,11 @@ class Membership:
     def _load_data(self) -> int:
         import torch
 
+        from edgenode.tasks import models
         from edgenode.tasks.trainer import rounds_per_epoch
 
         torch.set_num_threads(self.config.run.threads)
+        models.refuse_unknown(self.config.task.model)  # now, and not when everybody has come
         return rounds_per_epoch(build.task_settings(self.config), self.config.run.nodes)
 
     async def _take_part(self, plan: Plan, start: int, link: ControlLink | None) -> tuple[Daemon, Outcome]:
@@ -176,17 +181,15 @@ class Membership:
         try:
             await asyncio.wait_for(link.connected.wait(), self.options.wait_s)
         except TimeoutError:
-            raise ConfigError(await self._why_no_controller()) from None
+            raise ConfigError(self._why_no_controller()) from None
 
-    async def _why_no_controller(self) -> str:
+    def _why_no_controller(self) -> str:
         if self.options.controller != "mdns":
             return f"no controller answers at {self.options.controller} (waited {self.options.wait_s:g} s)"
         assert self._discovery is not None
-        try:
-            service = await self._discovery.wait("controller", timeout_s=0.01)
-        except TransportError as exc:
-            return f"no controller found within {self.options.wait_s:g} s: {exc}"
-        return f"the controller announced at {', '.join(service.targets)} does not answer"
+        for service in self._discovery.services("controller").values():
+            return f"the controller announced at {', '.join(service.targets)} does not answer"
+        return self._discovery.not_found("controller", None, self.options.wait_s)
 
     async def _find_controller(self) -> str:
         if self.options.controller != "mdns":
@@ -230,11 +233,8 @@ class Membership:
         """Every node computes the same plan from the same answers."""
         me = (self.identity, *self.saved)
         asked = [meet(target, self.identity, self._say_silent, self.options.wait_s) for target in self.options.peers]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(call, name="meet") for call in asked]
-        except ExceptionGroup as exc:
-            raise first_cause(exc) from exc
+        async with _alongside(self.server.strangers(), "strangers"), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call, name="meet") for call in asked]
         answers = [me]
         for target, task in zip(self.options.peers, tasks, strict=True):
             identity, rounds, plan = task.result()

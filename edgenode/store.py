@@ -64,7 +64,8 @@ class Store:
         final = self.folder / f"round-{checkpoint.round:09d}"
         scratch = self.folder / f".{final.name}.partial"
         try:
-            shutil.rmtree(scratch, ignore_errors=True)
+            for left in self.folder.glob(".*.partial"):  # of a process that died while it wrote
+                shutil.rmtree(left, ignore_errors=True)
             scratch.mkdir(parents=True)
             arrays = {"x": checkpoint.state.x, "error": checkpoint.state.error}
             arrays |= {_LOCAL + key: np.asarray(value, order="C") for key, value in checkpoint.local.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -46,6 +47,11 @@ class LazyGroup(click.Group):
         except EdgenodeError as exc:
             click.echo(f"edgenode: {exc}", err=True)
             ctx.exit(2 if isinstance(exc, ConfigError) else 1)
+        except BrokenPipeError:  # click's to handle: the reader of our output has seen enough
+            raise
+        except OSError as exc:  # a disk or a folder that refuses
+            click.echo(f"edgenode: {exc.filename or 'the system'}: {exc.strerror or exc}", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("edgenode: interrupted", err=True)
             ctx.exit(130)
@@ -67,4 +73,5 @@ def group() -> None:
 
 def main() -> None:
     """Entry point of the ``edgenode`` script and of ``python -m edgenode``."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr what we say better
     group.main(args=sys.argv[1:], prog_name="edgenode")

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,7 +150,7 @@ class Fleet:
         logs.mkdir(exist_ok=True)
         environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
         environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"}
-        with (logs / f"{name}.log").open("wb") as log:
+        with (logs / f"{name}.log").open("wb") as log, _uninterrupted():
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "edgenode", *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ,
@@ -189,11 +191,25 @@ class Fleet:
                 process.wait()
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block is over: it must not come between a child's birth and its entry in our list."""
+    caught: list[int] = []
+    before = {s: signal.signal(s, lambda number, _: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
+
+
 async def _watch(fleet: Fleet, console: Console, history: History) -> None:
     """Follow the run on screen until the controller says it is over."""
     with console.status("starting a controller and the nodes"):
         target = await _found(fleet)
-    with Live(console=console, refresh_per_second=8) as live:
+    with _ended_line(console), Live(console=console, refresh_per_second=8) as live:
         try:
             async with operating(target) as operator:
                 async for status in operator.watch():
@@ -204,6 +220,16 @@ async def _watch(fleet: Fleet, console: Console, history: History) -> None:
         except TransportError:
             if fleet.processes["controller"].poll() is None:
                 await asyncio.sleep(1)
+
+
+@contextmanager
+def _ended_line(console: Console) -> Iterator[None]:
+    """Off a terminal, rich leaves the last frame without its newline, and our next words would stick to it."""
+    try:
+        yield
+    finally:
+        if not console.is_terminal:
+            console.line()
 
 
 async def _found(fleet: Fleet) -> str:

@@ -1,4 +1,4 @@
-"""A directed graph as text: nodes on an ellipse, edges as dotted lines with an arrowhead near the receiver."""
+"""A directed graph as text: nodes on an ellipse, edges as lines of Braille dots with an arrowhead near the receiver."""
 
 from __future__ import annotations
 
@@ -6,42 +6,57 @@ import math
 
 from edgenode.core.graph import Digraph
 
-_WIDTH, _HEIGHT = 60, 17
-_MAX_DRAWN = 12
+_WIDTH, _HEIGHT = 56, 13  # characters, each of 2 x 4 dots: a dot is about as wide as high
+_MAX_DRAWN = 8  # above it, labels cover arrowheads
 _HEADS = "→↘↓↙←↖↑↗"
+_BLANK = 0x2800
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # bit of a dot by column and row, as Unicode numbers them
+Place = tuple[float, float]  # column, row
 
 
 def draw(graph: Digraph) -> str:
-    """The graph as lines of text; above a dozen nodes only the list of pushes is readable, so only that."""
+    """The graph as lines of text; above eight nodes only the list of pushes is readable, so only that."""
     pushes = "\n".join(f"  {n} → {', '.join(graph.out_neighbours(n)) or 'nobody'}" for n in graph.nodes)
     if not 2 <= len(graph.nodes) <= _MAX_DRAWN:
         return pushes
     canvas = [[" "] * _WIDTH for _ in range(_HEIGHT)]
     places = _places(graph.nodes)
     for sender, receiver in sorted(graph.edges):
-        _line(canvas, places[sender], places[receiver], both=(receiver, sender) in graph.edges)
-    for node, (x, y) in places.items():
-        label = f"({node})"
-        left = min(max(0, round(x) - len(label) // 2), _WIDTH - len(label))
-        canvas[round(y)][left : left + len(label)] = label
-    return "\n".join("".join(row).rstrip() for row in canvas) + "\n" + pushes
+        _line(canvas, places[sender], places[receiver])
+    for sender, receiver in sorted(graph.edges):
+        _head(canvas, places[sender], places[receiver])
+    for node, (column, row) in places.items():
+        label = f" {node} "
+        left = min(max(0, round(column - len(label) / 2)), _WIDTH - len(label))
+        canvas[round(row)][left : left + len(label)] = label
+    rows = ["".join(row).rstrip() for row in canvas]
+    return "\n".join([*(row for row in rows if row), pushes])
 
 
-def _places(nodes: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    """Node -> (column, row), clockwise from the top."""
-    margin = max(map(len, nodes)) / 2 + 2
-    rx, ry = _WIDTH / 2 - margin, _HEIGHT / 2 - 1
-    turns = {node: 2 * math.pi * i / len(nodes) for i, node in enumerate(nodes)}
-    return {n: (_WIDTH / 2 + rx * math.sin(t), (_HEIGHT - 1) / 2 - ry * math.cos(t)) for n, t in turns.items()}
+def _places(nodes: tuple[str, ...]) -> dict[str, Place]:
+    """Clockwise from the top; two nodes lie side by side, as they would leave the picture empty otherwise."""
+    rx, ry = (_WIDTH - max(map(len, nodes))) / 2 - 2, (_HEIGHT - 1) / 2
+    first = -math.pi / 2 if len(nodes) == 2 else 0.0
+    turns = {node: first + 2 * math.pi * i / len(nodes) for i, node in enumerate(nodes)}
+    return {n: (_WIDTH / 2 + rx * math.sin(t), ry - ry * math.cos(t)) for n, t in turns.items()}
 
 
-def _line(canvas: list[list[str]], start: tuple[float, float], end: tuple[float, float], both: bool) -> None:
+def _line(canvas: list[list[str]], start: Place, end: Place) -> None:
+    steps = round(max(2 * abs(end[0] - start[0]), 4 * abs(end[1] - start[1])))
+    for step in range(steps + 1):
+        column, row = _between(start, end, step / steps)
+        dot = _DOTS[int(2 * column) % 2][int(4 * row) % 4]
+        cell = canvas[int(row)][int(column)]
+        canvas[int(row)][int(column)] = chr((_BLANK if cell == " " else ord(cell)) | dot)
+
+
+def _head(canvas: list[list[str]], start: Place, end: Place) -> None:
+    column, row = _between(start, end, 0.7)  # nearer to the receiver, so that opposite edges keep a head each
+    eighth = round(math.atan2(2 * (end[1] - start[1]), end[0] - start[0]) / (math.pi / 4)) % 8
+    canvas[int(row)][int(column)] = _HEADS[eighth]
+
+
+def _between(start: Place, end: Place, share: float) -> Place:
+    """A point of a line, from the middle of a row to the middle of another, and off the edges between dots."""
     (x0, y0), (x1, y1) = start, end
-    steps = round(max(abs(x1 - x0) / 2, abs(y1 - y0), 1))
-    for step in range(1, steps):
-        column, row = round(x0 + (x1 - x0) * step / steps), round(y0 + (y1 - y0) * step / steps)
-        if canvas[row][column] == " ":
-            canvas[row][column] = "·"
-    at = 0.62 if both else 0.7  # heads of opposite edges must not cover each other
-    eighth = round(math.atan2(y1 - y0, (x1 - x0) / 2) / (math.pi / 4)) % 8
-    canvas[round(y0 + (y1 - y0) * at)][round(x0 + (x1 - x0) * at)] = _HEADS[eighth]
+    return x0 + (x1 - x0) * share + 0.01, y0 + (y1 - y0) * share + 0.49

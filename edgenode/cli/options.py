@@ -120,9 +120,13 @@ async def find_controller(controller: str, cluster: str, timeout_s: float = _FIN
     """host:port of the controller, by mDNS unless it is given.
 
     Raises:
+        ConfigError: what is given is no address.
         TransportError: no controller was announced in time.
     """
     if controller != "mdns":
+        from edgenode.net.rpc import split_address
+
+        split_address(controller)
         return controller
     from edgenode.net.discovery import Discovery, interfaces_for
 

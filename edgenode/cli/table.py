@@ -14,13 +14,13 @@ _SAID_FROM_S = 1.0
 
 def status_table(status: operator_pb2.ClusterStatus) -> Table:
     """One row per node; the title names the graph and the next switch."""
-    table = Table(title=title(status), title_justify="left", title_style="bold")
+    table = Table(title=Text(title(status)), title_justify="left", title_style="bold")
     for heading in ("node", "round", "loss", "test accuracy", "sent", "instead of", "state"):
         table.add_column(heading, justify="left" if heading in ("node", "state") else "right")
     for node in status.nodes:
         progress = node.progress
         table.add_row(
-            node.node,
+            Text(node.node),  # not a str: that may hold markup
             f"{progress.round}/{progress.rounds}" if progress.rounds else "-",
             f"{progress.loss:.3f}" if progress.HasField("loss") else "-",
             f"{progress.accuracy:.1%}" if progress.HasField("accuracy") else "-",
@@ -68,7 +68,7 @@ def size(count: int) -> str:
     """Bytes for people, in powers of ten as data plans count them."""
     amount = float(count)
     for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
+        if round(amount, 1) < 1000:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"

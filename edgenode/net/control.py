@@ -28,7 +28,7 @@ from edgenode.core.messages import (
     Welcome,
 )
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
-from edgenode.net.rpc import broken, channel, reject
+from edgenode.net.rpc import broken, channel, reject, side_by_side
 from edgenode.net.wire import Identity, plan_from_wire, records_from_wire, records_to_wire
 from edgenode.v1 import common_pb2, control_pb2, control_pb2_grpc
 
@@ -65,6 +65,7 @@ class ControlLink:
         self._progress: control_pb2.Progress | None = None
         self._is_said = True
         self._leaving = False
+        self._target = ""
         self._wake = asyncio.Event()
         self._left = asyncio.Event()
         self._down_since: float | None = None
@@ -116,20 +117,18 @@ class ControlLink:
                 await asyncio.wait_for(self._left.wait(), timeout_s)
 
     async def _session(self) -> None:
-        target = await self._find()
+        target = self._target = await self._find()
         async with channel(target) as to_controller:
             stream = control_pb2_grpc.ControlServiceStub(to_controller).Attend()
             try:
                 await stream.write(_join_to_wire(self._identity, self._join(target)))
                 self._answers.clear()  # the controller repeats an offer whose answer it did not get
                 self._is_said = self._progress is None
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._read(stream, target), name="orders")
-                    group.create_task(self._write(stream), name="reports")
+                await side_by_side({"orders": self._read, "reports": self._write}, stream)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
                 raise broken(exc, target) from exc
 
-    async def _read(self, stream: grpc.aio.StreamStreamCall, target: str) -> None:
+    async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
             self.connected.set()
             self._down_since = None
@@ -143,11 +142,11 @@ class ControlLink:
                     (record,) = records_from_wire([response.offer.record])
                     self._ordered(RecordOffered(record))
                 case "refusal":
-                    raise RemoteProtocolError(f"refused by the controller at {target}: {response.refusal.reason}")
+                    raise RemoteProtocolError(f"refused by the controller at {self._target}: {response.refusal.reason}")
                 case "standby":
                     self._waiting(tuple(response.standby.present), response.standby.missing)
         if not self._leaving:
-            raise TransportError(f"the controller at {target} closed the stream")
+            raise TransportError(f"the controller at {self._target} closed the stream")
         self._left.set()
 
     async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
@@ -219,9 +218,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
                     await context.write(order)
                 reader.cancel()
         except (EdgenodeError, ExceptionGroup) as exc:
-            cause = first_cause(exc)
-            log.warning("refused a node", peer=node or context.peer(), reason=str(cause))
-            await reject(context, cause)
+            await reject(context, first_cause(exc), node)
         finally:
             if self._links.get(node) is orders:
                 del self._links[node]

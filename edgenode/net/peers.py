@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from itertools import count
+from typing import NoReturn
 
 import grpc
 import grpc.aio
@@ -19,8 +20,8 @@ import structlog
 
 from edgenode.core.messages import Acknowledge, Acknowledged, Message
 from edgenode.core.plan import Plan
-from edgenode.errors import EdgenodeError, TransportError, first_cause
-from edgenode.net.rpc import broken, channel, reject, translated
+from edgenode.errors import DigestMismatch, EdgenodeError, TransportError, first_cause
+from edgenode.net.rpc import broken, channel, reject, side_by_side, translated
 from edgenode.net.wire import (
     Assembler,
     Identity,
@@ -53,6 +54,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._deliver: Callable[[Message], None]
         self._max_payload_bytes = 0
         self._answers: dict[str, asyncio.Queue[Acknowledge | None]] = {}
+        self._strangers: asyncio.Queue[DigestMismatch] = asyncio.Queue()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server."""
@@ -74,10 +76,24 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         return len(self._answers)
 
     async def Meet(self, request: peer_pb2.MeetRequest, context: grpc.aio.ServicerContext) -> peer_pb2.MeetResponse:
-        """Say who we are and what we could resume from."""
+        """Say who we are and what we could resume from; of who asks we learn whether they are of our run."""
+        try:
+            self.identity.check(request.identity, context.peer())
+        except DigestMismatch as exc:
+            log.warning("met a stranger", reason=str(exc))
+            if exc.what != "cluster":
+                self._strangers.put_nowait(exc)
         rounds, plan = self._saved
         saved = common_pb2.Saved(rounds=sorted(rounds), records=records_to_wire(plan.records if plan else ()))
         return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved)
+
+    async def strangers(self) -> NoReturn:
+        """Wait for one of our cluster and another run. It ends at our answer: we could not meet it any more.
+
+        Raises:
+            DigestMismatch: it asked who we are.
+        """
+        raise await self._strangers.get()
 
     async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
         """One in-neighbour's stream: pushes in, answers out, in any order; it ends when the sender has enough."""
@@ -95,9 +111,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
                 await self._read(identity, requests)
                 answers.put_nowait(None)
         except (EdgenodeError, ExceptionGroup) as exc:
-            cause = first_cause(exc)
-            log.warning("refused a peer", peer=sender or context.peer(), reason=str(cause))
-            await reject(context, cause)
+            await reject(context, first_cause(exc), sender)
         finally:
             if self._answers.get(sender) is answers:
                 del self._answers[sender]
@@ -180,9 +194,8 @@ class PeerLink:
             stream = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
             try:
                 await self._greet(stream, target)
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._read(stream), name=f"answers of {self.to}")
-                    group.create_task(self._write(stream), name=f"pushes to {self.to}")
+                work = {f"answers of {self.to}": self._read, f"pushes to {self.to}": self._write}
+                await side_by_side(work, stream)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
                 raise broken(exc, target) from exc
 

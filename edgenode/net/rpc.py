@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import grpc
 import grpc.aio
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, TransportError
+
+log = structlog.get_logger()
 
 # Links lie idle through a long local step, so both sides ping, and the server allows it.
 _KEEPALIVE = [
@@ -30,6 +34,8 @@ _CHANNEL = [
 ]
 _SERVER = [*_KEEPALIVE, ("grpc.http2.min_ping_interval_without_data_ms", 10_000), ("grpc.so_reuseport", 0)]
 _FINAL = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
+
+S = TypeVar("S")
 
 
 def channel(target: str) -> grpc.aio.Channel:
@@ -114,6 +120,31 @@ def address_towards(target: str) -> str:
         raise TransportError(f"no route to {target}: {exc}") from exc
 
 
+async def side_by_side(work: Mapping[str, Callable[[S], Awaitable[None]]], stream: S) -> None:
+    """Do named work on a stream until all is done, or until some of it fails: then the rest is cancelled.
+
+    A bare task group, on Python 3.11, forgets a cancellation from outside that meets a failure inside. A link would
+    then dial again, for ever, although its owner waits for its end.
+
+    Raises:
+        ExceptionGroup: what failed.
+    """
+    failures: list[Exception] = []
+
+    async def guarded(one: Callable[[S], Awaitable[None]]) -> None:
+        try:
+            await one(stream)
+        except Exception as exc:
+            failures.append(exc)
+            for task in tasks:
+                task.cancel()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(guarded(one), name=name) for name, one in work.items()]
+    if failures:
+        raise ExceptionGroup("what ran side by side failed", failures)
+
+
 def translated(error: grpc.aio.AioRpcError, target: str) -> TransportError:
     """A gRPC failure as ours, in one line."""
     return TransportError(f"{target}: {error.code().name.lower().replace('_', ' ')}: {error.details()}")
@@ -138,9 +169,10 @@ def broken(error: Exception, target: str) -> EdgenodeError:
     return TransportError(f"{target}: the stream is over")
 
 
-async def reject(context: grpc.aio.ServicerContext, error: BaseException) -> None:
-    """End a call with one of our errors; the other side reads its text. Anything else is a bug, and raised."""
+async def reject(context: grpc.aio.ServicerContext, error: BaseException, whom: str = "") -> None:
+    """End a call with one of our errors; the other side reads its text. Anything else is raised as it is."""
     if not isinstance(error, EdgenodeError):
         raise error
+    log.warning("refused a call", peer=whom or context.peer(), reason=str(error))
     code = grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ConfigError) else grpc.StatusCode.FAILED_PRECONDITION
     await context.abort(code, str(error))

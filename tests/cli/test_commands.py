@@ -1,0 +1,167 @@
+"""The commands as click sees them: help, exit codes, one line for every error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from edgenode.cli import group
+from edgenode.cli.options import default_name, load_config
+from edgenode.core.graph import PRESETS
+from edgenode.errors import ConfigError, RemoteProtocolError
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(group, words)
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            found = command.get_command(click.Context(command), name)
+            assert found is not None
+            yield from commands(found, (*path, name))
+
+
+ALL = sorted(commands(group))
+
+
+# --- help
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_explains_itself_with_an_example(words: tuple[str, ...]) -> None:
+    result = run(*words, "--help")
+    assert result.exit_code == 0
+    examples = result.output.partition("Example")[2]
+    assert " ".join(("edgenode", *words)) in examples
+
+
+def test_the_commands_are_those_of_the_design() -> None:
+    names = {" ".join(words) for words in ALL}
+    assert {"demo", "run", "controller", "status", "stop"} <= names
+    assert {f"topology {name}" for name in ("show", "list", "set", "rotate", "apply")} <= names
+
+
+@pytest.mark.parametrize("words", [(), ("topology", "--help"), ("run", "--help"), ("topology", "list")], ids=" ".join)
+def test_neither_help_nor_a_list_imports_torch(words: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from edgenode.cli import group; group.main(sys.argv[1:], standalone_mode=False)\n"
+        "sys.exit(len({'torch', 'torchvision', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *(words or ("--help",))], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version").output.startswith("edgenode, version ")
+
+
+def test_every_preset_is_listed_with_its_meaning() -> None:
+    lines = run("topology", "list").output.splitlines()
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    assert all(line.endswith(meaning) for line, meaning in zip(lines, PRESETS.values(), strict=True))
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("run", "--config", "nowhere.toml"), "nowhere.toml: cannot be read: No such file or directory"),
+        (("run", "--set", "run.rounds"), "--set run.rounds: expected KEY=VALUE"),
+        (("run", "--set", "run.round=1"), "command-line option: unknown key run.round"),
+        (("run", "--set", "run.rounds=many"), 'run.rounds = "many", but allowed is a whole number'),
+        (("run", "--controller", "none"), "--controller none needs --peers"),
+        (("run", "--listen", "7600"), "'7600' is no address: expected host:port"),
+        (("run", "--peers", "10.0.0.1:7600,10.0.0.2"), "'10.0.0.2' is no address"),
+        (("controller", "--listen", "here"), "'here' is no address"),
+        (("status", "--controller", "here"), "'here' is no address"),
+        (("stop", "--controller", "here:port"), "'here:port' is no address"),
+        (("topology", "set", "chrod"), "no graph named 'chrod'; did you mean 'chord'"),
+        (("topology", "rotate", "a,d"), "no graph named 'd'"),
+        (("topology", "rotate", ","), "a rotation needs at least one graph"),
+        (("topology", "rotate", "a", "--every", "0ep"), "topology.every"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_exit_code_2(words: tuple[str, ...], text: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("edgenode: ")
+    assert text in line
+
+
+@pytest.mark.parametrize("words", [("strat",), ("status", "--jsno"), ("demo", "--nodes", "1"), ("topology", "set")])
+def test_what_click_refuses_is_exit_code_2_too(words: tuple[str, ...]) -> None:
+    assert run(*words).exit_code == 2
+
+
+def test_a_malformed_edge_list_is_refused_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "office.txt"
+    path.write_text("x y\nx\n")
+    result = run("topology", "apply", str(path))
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "edgenode: office, line 2: expected 'sender receiver', got 'x'\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("no"), 2, "edgenode: no"),
+        (RemoteProtocolError("no"), 1, "edgenode: no"),
+        (PermissionError(13, "Permission denied", "/out"), 1, "edgenode: /out: Permission denied"),
+        (OSError("odd"), 1, "edgenode: the system: odd"),
+        (KeyboardInterrupt(), 130, "edgenode: interrupted"),
+    ],
+)
+def test_every_kind_of_error_has_its_exit_code(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("edgenode.cli.status.with_operator", fail)
+    result = run("stop")
+    assert (result.exit_code, result.stderr) == (code, f"{line}\n")
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run("demo", "--out", str(tmp_path / "file" / "demo"))
+    assert result.exit_code == 1
+    assert result.stderr == f"edgenode: {tmp_path / 'file' / 'demo'}: Not a directory\n"
+
+
+# --- options
+
+
+def test_set_overrides_a_key_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[run]\nrounds = 3\nnodes = 5\n")
+    monkeypatch.setenv("EDGENODE_RUN_NODES", "6")
+    config = load_config(path, ("run.rounds = 7",))
+    assert (config.run.rounds, config.run.nodes) == (7, 6)
+
+
+def test_a_warning_of_the_configuration_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    load_config(None, ("algorithm.averaging_rate=0.02",))
+    assert capsys.readouterr().err.startswith("edgenode: warning: algorithm.averaging_rate = 0.02 is above")
+
+
+def test_the_default_name_is_the_hosts_as_far_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for host, name in (("pi-4.local", "pi-4.local"), ("büro pi", "b-ro-pi"), ("x" * 99, "x" * 40), ("", "node")):
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        assert default_name() == name

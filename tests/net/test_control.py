@@ -1,0 +1,415 @@
+"""A node's link and the controller's end of it, over real gRPC on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import grpc.aio
+import pytest
+
+from edgenode.core.graph import GraphSpec
+from edgenode.core.messages import (
+    AnswerOffer,
+    Joined,
+    Lost,
+    Offer,
+    OfferAnswered,
+    Progressed,
+    RecordOffered,
+    Refuse,
+    Welcome,
+)
+from edgenode.core.plan import Member, Schedule, found
+from edgenode.errors import RemoteProtocolError, TransportError, first_cause
+from edgenode.net import control
+from edgenode.net.control import ControlLink, ControlServer
+from edgenode.net.rpc import channel, serving
+from edgenode.net.wire import Identity
+from edgenode.v1 import control_pb2, control_pb2_grpc
+
+PLAN = found("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=1))
+CHANGE = PLAN.successor(9)
+SOON_S = 5.0
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left_behind(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
+    """No task outlives a test, and neither asyncio nor gRPC has logged a complaint."""
+    yield
+    gc.collect(1)  # what a test has just made is young
+    await asyncio.sleep(0)
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
+
+
+@dataclass
+class Controller:
+    """The controller's end; it may be stopped and started again on its port."""
+
+    port: int = 0
+    events: list[object] = field(default_factory=list)
+    reports: list[control_pb2.Progress] = field(default_factory=list)
+    server: ControlServer = field(init=False)
+
+    @asynccontextmanager
+    async def up(self) -> AsyncIterator[str]:
+        identity = Identity("home", "controller", "run")
+        self.server = ControlServer(identity, self.events.append, lambda node, report: self.reports.append(report))
+        async with serving(f"127.0.0.1:{self.port}", [(control.SERVICE, self.server.add_to)], 0.0) as self.port:
+            yield f"127.0.0.1:{self.port}"
+
+    def of_kind(self, kind: type) -> list[object]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@dataclass
+class Node:
+    """A node's end."""
+
+    target: str
+    name: str = "n0"
+    address: str = "127.0.0.1:7600"
+    cluster: str = "home"
+    running: bool = False
+    orders: list[object] = field(default_factory=list)
+    standbys: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
+    link: ControlLink = field(init=False)
+
+    def __post_init__(self) -> None:
+        identity = Identity(self.cluster, self.name, "run")
+        self.link = ControlLink(identity, self._find, self._join, self.orders.append, self._waiting)
+
+    async def _find(self) -> str:
+        return self.target
+
+    def _join(self, controller: str) -> Joined:
+        assert controller == self.target
+        plan = PLAN if self.running else None
+        return Joined(self.name, self.address, "run", 20, frozenset({50}), plan, self.running)
+
+    def _waiting(self, present: tuple[str, ...], missing: int) -> None:
+        self.standbys.append((present, missing))
+
+    @asynccontextmanager
+    async def up(self) -> AsyncIterator[Node]:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.link.run(), name=f"link of {self.name}")
+            yield self
+            task.cancel()
+
+
+@asynccontextmanager
+async def both() -> AsyncIterator[tuple[Controller, Node]]:
+    """A controller, and a node that has joined it and knows that."""
+    controller = Controller()
+    async with controller.up() as target, Node(target).up() as node:
+        await until(lambda: bool(controller.events))
+        controller.server.standby(["n0"], 1)
+        await until(node.link.connected.is_set)
+        yield controller, node
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SOON_S):
+        while not condition():  # noqa: ASYNC110 - what is awaited is on the other side
+            await asyncio.sleep(0.005)
+
+
+async def failure(node: Node) -> Exception:
+    with pytest.raises((RemoteProtocolError, ExceptionGroup)) as caught:
+        await asyncio.wait_for(node.link.run(), SOON_S)
+    return first_cause(caught.value)  # type: ignore[return-value]
+
+
+def progress(next_round: int, **fields: object) -> control_pb2.Progress:
+    return control_pb2.Progress(next_round=next_round, number=0, digest="d", **fields)  # type: ignore[arg-type]
+
+
+# --- what goes up and down
+
+
+async def test_a_node_joins_with_all_it_has_and_is_told_who_is_missing() -> None:
+    async with both() as (controller, node):
+        assert controller.events == [Joined("n0", node.address, "run", 20, frozenset({50}), None, False)]
+        assert node.standbys == [(("n0",), 1)]
+
+
+async def test_a_returning_node_brings_its_plan() -> None:
+    controller = Controller()
+    async with controller.up() as target, Node(target, running=True).up():
+        await until(lambda: bool(controller.events))
+    assert controller.events[0] == Joined("n0", "127.0.0.1:7600", "run", 20, frozenset({50}), PLAN, True)
+
+
+async def test_a_welcome_brings_the_plan_and_the_round() -> None:
+    async with both() as (controller, node):
+        plan = PLAN.extend(CHANGE)
+        controller.server.perform(Welcome("n0", plan, 7))
+        await until(lambda: bool(node.orders))
+        assert node.orders == [Welcome("n0", plan, 7)]
+
+
+async def test_an_offer_is_answered() -> None:
+    async with both() as (controller, node):
+        controller.server.perform(Offer("n0", CHANGE))
+        await until(lambda: bool(node.orders))
+        assert node.orders == [RecordOffered(CHANGE)]
+        answer = AnswerOffer(CHANGE.number, CHANGE.digest, accepted=True, next_round=8)
+        node.link.answer(answer)
+        await until(lambda: bool(controller.of_kind(OfferAnswered)))
+        assert controller.of_kind(OfferAnswered) == [OfferAnswered("n0", answer)]
+
+
+async def test_progress_reaches_the_cluster_and_the_status() -> None:
+    async with both() as (controller, node):
+        node.link.report(progress(4, loss=0.5, waiting_for=["n1"]))
+        await until(lambda: bool(controller.reports))
+        assert controller.of_kind(Progressed) == [Progressed("n0", 4, 0, "d")]
+        assert (controller.reports[0].loss, list(controller.reports[0].waiting_for)) == (0.5, ["n1"])
+        assert not controller.reports[0].HasField("accuracy")
+
+
+async def test_an_unsent_report_is_replaced_by_a_newer_one() -> None:
+    async with both() as (controller, node):
+        for round in range(100):
+            node.link.report(progress(round))
+        await until(lambda: bool(controller.reports) and controller.reports[-1].next_round == 99)
+        assert len(controller.reports) < 100
+
+
+async def test_an_order_to_a_node_that_is_away_is_dropped() -> None:
+    async with both() as (controller, node):
+        controller.server.perform(Welcome("n9", PLAN, 0))
+        controller.server.perform(Welcome("n0", PLAN, 0))
+        await until(lambda: bool(node.orders))
+
+
+# --- the end
+
+
+async def test_flush_waits_until_the_controller_has_read_the_last_report() -> None:
+    for _ in range(10):
+        async with both() as (controller, node):
+            node.link.report(progress(5, state=control_pb2.STATE_DONE))
+            await asyncio.wait_for(node.link.flush(SOON_S), SOON_S)
+            assert controller.reports[-1].state == control_pb2.STATE_DONE
+            assert controller.events[-1] == Lost("n0")
+
+
+async def test_a_flushed_link_ends() -> None:
+    controller = Controller()
+    async with controller.up() as target:
+        node = Node(target)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(node.link.run(), name="link")
+            await until(lambda: bool(controller.events))
+            controller.server.standby([], 1)
+            await until(node.link.connected.is_set)
+            await node.link.flush(SOON_S)
+            await asyncio.wait_for(running, SOON_S)
+
+
+async def test_flush_does_not_wait_for_a_controller_that_is_gone() -> None:
+    node = Node("127.0.0.1:1")
+    async with node.up():
+        node.link.report(progress(5))
+        await asyncio.sleep(0.05)
+        await asyncio.wait_for(node.link.flush(60), 0.1)
+
+
+async def test_flush_waits_no_longer_than_it_is_told() -> None:
+    class Deaf(ControlServer):
+        async def Attend(self, requests: object, context: grpc.aio.ServicerContext) -> None:
+            standby = control_pb2.Standby(present=["n0"], missing=1)
+            await context.write(control_pb2.AttendResponse(standby=standby))
+            await asyncio.sleep(SOON_S)
+
+    deaf = Deaf(Identity("home", "controller", "run"), lambda event: None, lambda node, report: None)
+    async with (
+        serving("127.0.0.1:0", [(control.SERVICE, deaf.add_to)], 0.0) as port,
+        Node(f"127.0.0.1:{port}").up() as node,
+    ):
+        await until(node.link.connected.is_set)
+        node.link.report(progress(5))
+        async with asyncio.timeout(1):
+            await node.link.flush(0.1)
+
+
+async def test_a_node_that_goes_away_is_lost_once() -> None:
+    controller = Controller()
+    async with controller.up() as target:
+        async with Node(target).up():
+            await until(lambda: bool(controller.events))
+        await until(lambda: controller.events[-1] == Lost("n0"))
+    assert len(controller.of_kind(Lost)) == 1
+
+
+# --- the link breaks
+
+
+async def test_a_restarted_controller_is_joined_again_and_told_the_newest_report() -> None:
+    controller = Controller()
+    async with AsyncExitStack() as first:
+        target = await first.enter_async_context(controller.up())
+        async with Node(target).up() as node:
+            await until(lambda: bool(controller.events))
+            node.link.report(progress(4))
+            await until(lambda: bool(controller.reports))
+            await first.aclose()
+            await until(lambda: controller.events[-1] == Lost("n0"))
+            node.running = True
+            async with controller.up():
+                await until(lambda: len(controller.reports) == 2)
+            assert controller.reports[1].next_round == 4
+            assert [type(event) for event in controller.events[:5]] == [Joined, Progressed, Lost, Joined, Progressed]
+            assert controller.of_kind(Joined)[1].plan == PLAN  # type: ignore[attr-defined]
+
+
+async def test_an_answer_that_was_not_sent_waits_for_the_offer_to_be_repeated() -> None:
+    controller = Controller()
+    async with controller.up() as target:
+        pass
+    async with Node(target).up() as node:
+        node.link.answer(AnswerOffer(1, "d", accepted=True, next_round=3))
+        async with controller.up():
+            await until(lambda: bool(controller.events))
+            controller.server.perform(Offer("n0", CHANGE))
+            await until(lambda: bool(node.orders))
+            assert controller.of_kind(OfferAnswered) == []
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 4, 8, 100])
+async def test_a_link_that_breaks_while_it_is_cancelled_does_not_dial_again(turns: int) -> None:
+    controller = Controller()
+    async with AsyncExitStack() as first, asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
+        node = Node(await first.enter_async_context(controller.up()))
+        link = group.create_task(node.link.run(), name="link")
+        await until(lambda: bool(controller.events))
+        stopping = group.create_task(first.aclose(), name="stopping")
+        while turns and not stopping.done():
+            await asyncio.sleep(0)
+            turns -= 1
+        link.cancel()
+        await stopping
+
+
+async def test_a_controller_that_is_not_found_is_sought_again() -> None:
+    controller, tries = Controller(), []
+
+    class Seeking(Node):
+        async def _find(self) -> str:
+            tries.append(self)
+            if len(tries) < 3:
+                raise TransportError("no controller found")
+            return self.target
+
+    async with controller.up() as target, Seeking(target).up():
+        await until(lambda: bool(controller.events))
+    assert len(tries) == 3
+
+
+async def test_a_running_node_replaces_its_own_half_open_link() -> None:
+    async with both() as (controller, _), channel(f"127.0.0.1:{controller.port}") as there:
+        identity = Identity("home", "n0", "run").to_wire()
+        again = control_pb2.AttendRequest(join=control_pb2.Join(identity=identity, address="new:1", running=True))
+        stream = control_pb2_grpc.ControlServiceStub(there).Attend()
+        await stream.write(again)
+        await until(lambda: len(controller.events) >= 3)
+        assert [type(event) for event in controller.events[:3]] == [Joined, Lost, Joined]
+
+
+# --- refusals
+
+
+async def test_a_second_node_of_the_same_name_is_refused_with_both_addresses() -> None:
+    async with both() as (controller, first):
+        error = await failure(Node(first.target, address="127.0.0.1:7699"))
+        assert isinstance(error, RemoteProtocolError)
+        assert "node id 'n0' is taken by 127.0.0.1:7600; give the one at 127.0.0.1:7699 another --name" in str(error)
+        controller.server.perform(Welcome("n0", PLAN, 0))
+        await until(lambda: bool(first.orders))
+        assert len(controller.of_kind(Joined)) == 1
+
+
+async def test_the_same_device_may_join_again_before_its_old_link_is_known_to_be_dead() -> None:
+    controller = Controller()
+    async with controller.up() as target, channel(target) as there:
+        identity = Identity("home", "n0", "run").to_wire()
+        old = control_pb2_grpc.ControlServiceStub(there).Attend()
+        join = control_pb2.Join(identity=identity, address="127.0.0.1:7600")
+        await old.write(control_pb2.AttendRequest(join=join))
+        await until(lambda: len(controller.events) == 1)
+        async with Node(target).up() as node:
+            await until(lambda: len(controller.events) == 3)
+            assert [type(event) for event in controller.events] == [Joined, Lost, Joined]
+            assert await asyncio.wait_for(old.read(), SOON_S) is grpc.aio.EOF
+            controller.server.perform(Welcome("n0", PLAN, 0))
+            await until(lambda: bool(node.orders))
+
+
+async def test_a_refusal_is_final_and_says_why() -> None:
+    controller = Controller()
+    async with controller.up() as target, asyncio.TaskGroup() as group:
+        failing = group.create_task(failure(Node(target)), name="refused")
+        await until(lambda: bool(controller.events))
+        controller.server.perform(Refuse("n0", "the run is full"))
+        error = await failing
+        await until(lambda: controller.events[-1] == Lost("n0"))
+    assert str(error) == f"refused by the controller at {target}: the run is full"
+    assert len(controller.of_kind(Joined)) == 1
+
+
+async def test_a_refused_node_that_does_not_hang_up_is_hung_up() -> None:
+    controller = Controller()
+    async with controller.up() as target, channel(target) as there:
+        stream = control_pb2_grpc.ControlServiceStub(there).Attend()
+        join = control_pb2.Join(identity=Identity("home", "n0", "run").to_wire())
+        await stream.write(control_pb2.AttendRequest(join=join))
+        await until(lambda: bool(controller.events))
+        controller.server.perform(Refuse("n0", "no"))
+        assert (await stream.read()).refusal.reason == "no"
+        assert await asyncio.wait_for(stream.read(), SOON_S) is grpc.aio.EOF
+
+
+async def test_another_cluster_is_refused_with_both_names() -> None:
+    async with Controller().up() as target:
+        error = await failure(Node(target, cluster="away"))
+    assert "cluster differs from n0" in str(error)
+    assert "ours is home, theirs is away" in str(error)
+
+
+@pytest.mark.parametrize("bad", [control_pb2.AttendRequest(), control_pb2.AttendRequest(join=control_pb2.Join())])
+async def test_a_report_that_nobody_understands_is_refused_for_good(bad: control_pb2.AttendRequest) -> None:
+    controller = Controller()
+    async with controller.up() as target, channel(target) as there:
+        stream = control_pb2_grpc.ControlServiceStub(there).Attend()
+        join = control_pb2.Join(identity=Identity("home", "n0", "run").to_wire())
+        await stream.write(control_pb2.AttendRequest(join=join))
+        await stream.write(bad)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(stream.read(), SOON_S)
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "unexpected report" in (caught.value.details() or "")
+        await until(lambda: controller.events[-1] == Lost("n0"))
+
+
+async def test_a_join_with_a_malformed_plan_is_refused_for_good() -> None:
+    async with Controller().up() as target, channel(target) as there:
+        join = control_pb2.Join(identity=Identity("home", "n0", "run").to_wire())
+        join.saved.records.append(b"{")
+        stream = control_pb2_grpc.ControlServiceStub(there).Attend(iter([control_pb2.AttendRequest(join=join)]))
+        with pytest.raises(grpc.aio.AioRpcError, match="malformed plan record"):
+            await asyncio.wait_for(anext(aiter(stream)), SOON_S)
+
+
+async def test_a_welcome_without_a_plan_ends_the_link() -> None:
+    controller = Controller()
+    async with controller.up() as target, asyncio.TaskGroup() as group:
+        failing = group.create_task(failure(Node(target)), name="refused")
+        await until(lambda: bool(controller.events))
+        controller.server.perform(Welcome("n0", replace(PLAN, records=()), 0))
+        assert "a welcome without a plan" in str(await failing)

@@ -1,0 +1,129 @@
+"""The operator's calls, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from edgenode.core.graph import GraphSpec
+from edgenode.errors import ConfigError, EdgenodeError, GraphError, RemoteProtocolError, TransportError
+from edgenode.net import operator
+from edgenode.net.operator import Operator, OperatorServer, operating
+from edgenode.net.rpc import serving
+from edgenode.v1 import operator_pb2
+
+
+class Cluster:
+    """What an operator may ask for; remembers what it was asked."""
+
+    def __init__(self, error: EdgenodeError | None = None) -> None:
+        self.error, self.asked, self.missing = error, [], 3
+        self.server = OperatorServer(self._status, self._rotate, self._stop)
+
+    def _status(self) -> operator_pb2.ClusterStatus:
+        return operator_pb2.ClusterStatus(cluster="home", missing=self.missing)
+
+    async def _rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
+        return self._note(graphs, every, epochs)
+
+    async def _stop(self) -> int:
+        return self._note("stop")
+
+    def _note(self, *asked: object) -> int:
+        if self.error is not None:
+            raise self.error
+        self.asked.append(asked)
+        return 42
+
+    @asynccontextmanager
+    async def operated(self) -> AsyncIterator[Operator]:
+        async with (
+            serving("127.0.0.1:0", [(operator.SERVICE, self.server.add_to)], 0.0) as port,
+            operating(f"127.0.0.1:{port}") as calls,
+        ):
+            yield calls
+
+
+async def test_status_is_the_cluster_as_it_is() -> None:
+    cluster = Cluster()
+    async with cluster.operated() as calls:
+        assert (await calls.status()).missing == 3
+        cluster.missing = 2
+        assert (await calls.status()).missing == 2
+
+
+async def test_a_watch_ends_with_the_run_and_with_its_last_status() -> None:
+    cluster, seen = Cluster(), []
+    async with cluster.operated() as calls, asyncio.timeout(5):
+        async for status in calls.watch():
+            seen.append(status.missing)
+            if len(seen) == 2:
+                cluster.missing = 0
+                cluster.server.end()
+    assert seen == [3, 3, 0]
+
+
+async def test_a_watch_of_a_run_that_is_over_shows_it_once() -> None:
+    cluster = Cluster()
+    cluster.server.end()
+    async with cluster.operated() as calls:
+        assert [status.missing async for status in calls.watch()] == [3]
+
+
+async def test_a_watch_of_a_controller_that_dies_is_a_transport_error() -> None:
+    cluster = Cluster()
+    with pytest.raises(TransportError, match=r"127\.0\.0\.1"):
+        async with serving("127.0.0.1:0", [(operator.SERVICE, cluster.server.add_to)], 0.0) as port:
+            task = asyncio.create_task(_watch_all(f"127.0.0.1:{port}"), name="watch")
+            await asyncio.sleep(0.2)
+        await asyncio.wait_for(task, 5)
+
+
+async def _watch_all(target: str) -> None:
+    async with operating(target) as calls:
+        async for _ in calls.watch():
+            pass
+
+
+async def test_rotate_and_stop_return_the_round() -> None:
+    cluster = Cluster()
+    graphs = (GraphSpec("a"), GraphSpec("mine", (("x", "y"), ("y", "x"))))
+    async with cluster.operated() as calls:
+        assert await calls.rotate(graphs, 6, epochs=True) == 42
+        assert await calls.stop() == 42
+    assert cluster.asked == [(graphs, 6, True), ("stop",)]
+
+
+@pytest.mark.parametrize("error", [ConfigError("not now: 'n1' → away"), GraphError("a+b is not strongly connected")])
+async def test_what_cannot_be_is_a_config_error_with_the_controllers_words(error: EdgenodeError) -> None:
+    async with Cluster(error).operated() as calls:
+        for call in (calls.rotate([GraphSpec("a")], 1, epochs=False), calls.stop()):
+            with pytest.raises(ConfigError) as caught:
+                await call
+            assert str(caught.value) == str(error)
+
+
+async def test_another_failure_keeps_its_words_too() -> None:
+    async with Cluster(RemoteProtocolError("out of step")).operated() as calls:
+        with pytest.raises(RemoteProtocolError, match="out of step"):
+            await calls.stop()
+
+
+async def test_a_graph_that_the_controller_does_not_know_is_a_config_error() -> None:
+    newer = GraphSpec("a")
+    object.__setattr__(newer, "name", "torus")  # a preset of a later version
+    async with Cluster().operated() as calls:
+        with pytest.raises(ConfigError, match="no graph named 'torus'"):
+            await calls.rotate([newer], 1, epochs=False)
+
+
+async def test_no_controller_is_a_transport_error_in_time() -> None:
+    began = time.monotonic()
+    with pytest.raises(TransportError, match=r"no controller answers at 127\.0\.0\.1:1 \(waited 0\.3 s\)"):
+        async with operating("127.0.0.1:1", timeout_s=0.3):
+            pass
+    assert time.monotonic() - began < 2

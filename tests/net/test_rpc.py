@@ -1,0 +1,146 @@
+"""Serving, addresses, and what a failed call is called."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
+from edgenode.net import control, operator, peers
+from edgenode.net.control import ControlServer
+from edgenode.net.operator import OperatorServer
+from edgenode.net.peers import PeerServer
+from edgenode.net.rpc import address_towards, broken, channel, join_address, reject, serving, split_address
+from edgenode.net.wire import Identity
+from edgenode.v1 import operator_pb2
+
+ANY = "127.0.0.1:0"
+IDENTITY = Identity("home", "n0", "run")
+
+
+def all_services() -> list[tuple[str, object]]:
+    async def never(*_: object) -> int:
+        raise AssertionError
+
+    return [
+        (peers.SERVICE, PeerServer(IDENTITY, (frozenset(), None)).add_to),
+        (control.SERVICE, ControlServer(IDENTITY, lambda event: None, lambda node, progress: None).add_to),
+        (operator.SERVICE, OperatorServer(operator_pb2.ClusterStatus, never, never).add_to),
+    ]
+
+
+@pytest.mark.parametrize("service", ["", peers.SERVICE, control.SERVICE, operator.SERVICE])
+async def test_health_says_serving_for_the_process_and_for_each_service(service: str) -> None:
+    async with serving(ANY, all_services()) as port, channel(f"127.0.0.1:{port}") as there:  # type: ignore[arg-type]
+        reply = await health_pb2_grpc.HealthStub(there).Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_reflection_lists_the_services() -> None:
+    async with serving(ANY, all_services()) as port, channel(f"127.0.0.1:{port}") as there:  # type: ignore[arg-type]
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        call = reflection_pb2_grpc.ServerReflectionStub(there).ServerReflectionInfo(iter([asked]), timeout=5)
+        listed = {service.name async for reply in call for service in reply.list_services_response.service}
+    assert {peers.SERVICE, control.SERVICE, operator.SERVICE, "grpc.health.v1.Health"} <= listed
+
+
+async def test_a_port_in_use_is_a_config_error_with_the_reason() -> None:
+    async with serving(ANY, []) as port:
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: address already in use"):
+            async with serving(f"127.0.0.1:{port}", []):
+                pass
+
+
+async def test_an_address_of_another_host_is_a_config_error_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match=r"cannot listen on 192.0.2.1:0: cannot assign requested address"):
+        async with serving("192.0.2.1:0", []):
+            pass
+
+
+async def test_a_port_is_free_again_when_its_server_is_gone() -> None:
+    async with serving(ANY, []) as port:
+        pass
+    async with serving(f"127.0.0.1:{port}", []) as again:
+        assert again == port
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("10.0.0.5:7700", ("10.0.0.5", 7700)),
+        ("pi.local:0", ("pi.local", 0)),
+        ("[::1]:65535", ("::1", 65535)),
+        (":7600", ("", 7600)),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(address: str, parts: tuple[str, int]) -> None:
+    assert split_address(address) == parts
+    assert join_address(*parts) == address
+
+
+@given(st.one_of(st.ip_addresses().map(str), st.from_regex(r"[a-z0-9.-]{1,30}", fullmatch=True)), st.integers(0, 65535))
+def test_split_is_the_inverse_of_join(host: str, port: int) -> None:
+    assert split_address(join_address(host, port)) == (host, port)
+
+
+@pytest.mark.parametrize("wrong", ["", "host", "host:", "host:http", "host:-1", "host:65536", "[::1]", "host:7 "])
+def test_what_is_no_address_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="is no address: expected host:port"):
+        split_address(wrong)
+
+
+def test_the_address_towards_this_host_is_its_own() -> None:
+    assert address_towards("127.0.0.1:7700") == "127.0.0.1"
+
+
+def test_no_route_is_a_transport_error() -> None:
+    with pytest.raises(TransportError, match=r"no route to nowhere.invalid:1"):
+        address_towards("nowhere.invalid:1")
+
+
+# --- failures
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(ConfigError("bad value"), RemoteProtocolError), (RemoteProtocolError("bad frame"), RemoteProtocolError)],
+)
+async def test_a_rejected_call_arrives_as_final_with_its_text(error: Exception, expected: type[Exception]) -> None:
+    assert isinstance(came := await _failure_of(lambda context: reject(context, error)), expected)
+    assert str(error) in str(came)
+
+
+async def test_a_bug_in_a_handler_may_be_tried_again() -> None:
+    assert isinstance(await _failure_of(lambda context: reject(context, ZeroDivisionError())), TransportError)
+
+
+async def test_a_stream_that_ended_may_be_tried_again() -> None:
+    assert isinstance(broken(ExceptionGroup("", [asyncio.InvalidStateError()]), "there"), TransportError)
+
+
+async def test_a_bug_of_ours_stays_a_bug() -> None:
+    with pytest.raises(ZeroDivisionError):
+        broken(ExceptionGroup("", [ZeroDivisionError()]), "there")
+
+
+async def _failure_of(handler: object) -> Exception:
+    async def fail(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        await handler(context)  # type: ignore[operator]
+        return b""
+
+    methods = grpc.method_handlers_generic_handler("test", {"Fail": grpc.unary_unary_rpc_method_handler(fail)})
+    add = [("test", lambda server: server.add_generic_rpc_handlers((methods,)))]
+    async with serving(ANY, add) as port, channel(f"127.0.0.1:{port}") as there:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await there.unary_unary("/test/Fail")(b"", timeout=5)
+    return broken(caught.value, "there")

@@ -1,0 +1,151 @@
+"""From a run.toml to the values of the core."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgenode import build
+from edgenode.config import Config, load
+from edgenode.core.compress import Layout
+from edgenode.core.graph import PRESETS, GraphSpec
+from edgenode.core.plan import Schedule
+from edgenode.errors import GraphError
+
+
+def a_config(**settings: object) -> Config:
+    """Keys with two underscores for the dot."""
+    return load(None, {key.replace("__", "."): value for key, value in settings.items()}, environ={})
+
+
+# --- graphs
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_graph(name: str) -> None:
+    assert build.graph_spec(name) == GraphSpec(name)
+
+
+def test_an_edge_list_file_is_a_graph_of_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "office.txt"
+    path.write_text("pi-1 pi-2  # over the corridor\npi-2 -> pi-1\n")
+    assert build.graph_spec(str(path)) == GraphSpec("office", (("pi-1", "pi-2"), ("pi-2", "pi-1")))
+
+
+def test_neither_a_preset_nor_a_file_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(GraphError, match="no graph named 'chrod'; did you mean 'chord'"):
+        build.graph_spec("chrod")
+
+
+def test_a_file_that_is_no_text_is_refused_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(GraphError, match="model, line 1: expected 'sender receiver'"):
+        build.graph_spec(str(path))
+
+
+# --- schedules
+
+
+def test_sp_uses_its_graphs_to_the_end() -> None:
+    config = a_config(algorithm__name="sp", algorithm__gossip_graph="complete", topology__graphs="a,b")
+    assert build.schedule(config, 7) == Schedule((GraphSpec("a"), GraphSpec("b")), every=7)
+
+
+def test_epochs_become_rounds_once_they_are_known() -> None:
+    config = a_config(topology__every="6ep")
+    assert [build.schedule(config, n).every for n in (1, 20)] == [6, 120]
+    assert build.schedule(a_config(topology__every="6r"), 20).every == 6
+
+
+def test_scsp_gossips_on_its_own_graphs_unless_told_otherwise() -> None:
+    assert build.schedule(a_config()).last is None
+    schedule = build.schedule(a_config(algorithm__gossip_graph="complete", run__rounds=300))
+    assert (schedule.last, schedule.last_from) == (GraphSpec("complete"), 300)
+
+
+# --- recipes
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({"algorithm__share": 1.0}, 1.0),
+        ({"algorithm__share": 0.5}, 0.08),
+        ({"algorithm__share": 0.1}, 0.01),
+        ({"algorithm__share": 0.01}, 0.005),
+        ({"algorithm__share": 0.001}, 0.001),
+        ({"algorithm__share": 0.0001}, 0.0001),
+        ({"algorithm__compressor": "identity"}, 1.0),
+        ({"algorithm__compressor": "none"}, 0.0),
+        ({"algorithm__averaging_rate": 0.02}, 0.02),
+        ({"algorithm__averaging_rate": 0.02, "algorithm__compressor": "none"}, 0.0),
+    ],
+)
+def test_the_averaging_rate_is_table_5s_unless_it_is_given(settings: dict[str, object], rate: float) -> None:
+    assert build.averaging_rate(a_config(**settings)) == pytest.approx(rate)
+
+
+def test_the_random_compressor_has_the_rate_of_its_bits() -> None:
+    rates = [build.averaging_rate(a_config(algorithm__compressor="random", algorithm__bits=b)) for b in (1, 2, 4)]
+    assert 0.005 < rates[0] < rates[1] < rates[2] < 0.08
+
+
+@pytest.mark.parametrize(
+    ("settings", "rounds"),
+    [
+        ({}, 21),
+        ({"topology__graphs": "b"}, 21),
+        ({"run__nodes": 8}, 97),
+        ({"algorithm__gossip_graph": "one-peer-exponential"}, 2),
+        ({"algorithm__gossip_graph": "one-peer-exponential", "run__nodes": 8}, 3),
+        ({"algorithm__gossip_graph": "complete"}, 1),
+        ({"algorithm__gossip_rounds": 50}, 50),
+        ({"algorithm__gossip_rounds": 0}, 0),
+        ({"algorithm__name": "sp", "algorithm__gossip_rounds": 50}, 0),
+        ({"algorithm__gossip_tolerance": 0.1}, 9),
+    ],
+)
+def test_gossip_lasts_as_long_as_its_graph_needs(settings: dict[str, object], rounds: int) -> None:
+    recipe = build.recipe(a_config(run__rounds=100, **settings))
+    assert (recipe.training_rounds, recipe.gossip_rounds, recipe.rounds) == (100, rounds, 100 + rounds)
+
+
+def test_auto_gossip_on_an_edge_list_is_refused_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "office.txt"
+    path.write_text("x y\ny x\n")
+    with pytest.raises(GraphError, match=r"algorithm\.gossip_rounds = auto needs a preset graph, and office"):
+        build.recipe(a_config(topology__graphs=str(path)))
+    assert build.recipe(a_config(topology__graphs=str(path), algorithm__gossip_rounds=9)).gossip_rounds == 9
+
+
+@pytest.mark.parametrize("values", ["int8", "bfloat16", "float32"])
+@pytest.mark.parametrize(("compressor", "kept"), [("topk", 11), ("identity", 110), ("random", 110), ("none", 0)])
+def test_every_compressor_keeps_its_share(compressor: str, kept: int, values: str) -> None:
+    config = a_config(algorithm__compressor=compressor, algorithm__share=0.1, algorithm__values=values)
+    compress = build.recipe(config).compressor
+    vector = np.linspace(1, 2, 110, dtype=np.float32)
+    payload = compress(vector, Layout((100, 10)), np.random.default_rng(0))
+    decoded = np.zeros_like(vector)
+    payload.add_to(decoded, 1.0)
+    assert np.count_nonzero(decoded) == pytest.approx(kept, abs=30 if compressor == "random" else 0)
+
+
+# --- charters
+
+
+def test_a_charter_holds_what_a_run_is_founded_on() -> None:
+    config = a_config(run__cluster="lab", run__nodes=8, run__rounds=10, topology__every="6ep")
+    charter = build.charter(config)
+    assert (charter.cluster, charter.nodes, charter.run_digest) == ("lab", 8, config.digest())
+    assert (charter.schedule.every, charter.epochs, charter.rounds) == (6, True, 107)
+    assert not build.charter(a_config(topology__every="6r")).epochs
+
+
+def test_a_task_is_the_same_at_every_node() -> None:
+    config = a_config(task__skew=0.8, task__milestones="3,5", task__batch_size=16)
+    settings = build.task_settings(config)
+    assert (settings.skew, settings.data_dir, settings.train.milestones) == (0.8, None, (3, 5))
+    assert settings.train.batch_size == 16
