@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.table import Table
 
 from edgenode import results
-from edgenode.cli.options import find_controller
+from edgenode.cli.options import find_controller, take_sigterm_as_ctrl_c
 from edgenode.cli.table import size, status_table
 from edgenode.config import Config, load
 from edgenode.errors import EdgenodeError, TransportError
@@ -84,7 +84,7 @@ def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, ou
     console = Console(stderr=as_json)
     history = History()
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    take_sigterm_as_ctrl_c()
     fleet = Fleet(config, out)
     try:
         fleet.start()

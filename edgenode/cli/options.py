@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -72,6 +73,12 @@ def load_config(path: Path | None, settings: tuple[str, ...]) -> Config:
     for warning in config.warnings():
         click.echo(f"edgenode: warning: {warning}", err=True)
     return config
+
+
+def take_sigterm_as_ctrl_c() -> None:
+    """SIGTERM ends us like Ctrl-C. asyncio makes a cancellation of that; an exception could strike in any task."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def default_name() -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -16,6 +14,7 @@ from edgenode.cli.options import (
     load_config,
     set_option,
     set_up_logging,
+    take_sigterm_as_ctrl_c,
     verbose_option,
 )
 from edgenode.errors import ConfigError
@@ -76,7 +75,7 @@ def run(
         import platformdirs
 
         state_dir = platformdirs.user_state_path("edgenode") / config.run.cluster / name
-    signal.signal(signal.SIGTERM, _interrupt)
+    take_sigterm_as_ctrl_c()
     try:
         run_node(Options(config, name, listen, fixed, controller, state_dir, resume, wait_s))
     except KeyboardInterrupt:
@@ -105,7 +104,7 @@ def controller(config_path: Path | None, listen: str, settings: tuple[str, ...],
     _check(listen, ())
     from edgenode.controller import run_controller
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    take_sigterm_as_ctrl_c()
     if not run_controller(config, listen):
         raise SystemExit(1)
 
@@ -116,7 +115,3 @@ def _check(listen: str, targets: tuple[str, ...]) -> None:
 
     for address in (listen, *targets):
         split_address(address)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -1,0 +1,247 @@
+"""Fleets of real edgenode processes on this machine; whatever happens, every one of them is ended.
+
+Output goes to files, so no pipe fills up and a failed test can show every log. Nothing here sleeps for a fixed
+time: all waiting polls for what it waits for, up to a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from edgenode.config import Config, load
+
+Spawn = Callable[..., subprocess.Popen[Any]]
+
+_POLL_S = 0.02
+_TERMINATE_S = 8.0
+_SHOWN_LINES = 25
+_LOG_LINE = re.compile(r"^\d\d:\d\d:\d\d \[")
+_PORTS = range(20_000, 30_000)  # below what systems hand out for port 0, so nobody takes one in between
+
+# Small and quick, and as unlike "everything equal" as it can be: skew, rotation, momentum, BatchNorm statistics.
+SMALL: Mapping[str, object] = {
+    "run.rounds": 100,
+    "run.evaluate_every": 0,
+    "run.checkpoint_every": 20,
+    "run.barrier_timeout_s": 60,
+    "task.skew": 0.5,
+    "task.norm": "batch",
+    "task.learning_rate": 0.02,
+    "algorithm.gossip_graph": "one-peer-exponential",
+    "topology.graphs": ["a", "b", "c"],
+}
+
+
+def until(what: Callable[[], Any], timeout_s: float, why: str | Callable[[], str]) -> Any:
+    """Poll until something is truthy, and return it; `why` says what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := what()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {why() if callable(why) else why}")
+        time.sleep(_POLL_S)
+    return value
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.choice(_PORTS)
+        with socket.socket() as probe:
+            if port not in ports and probe.connect_ex(("127.0.0.1", port)) != 0:
+                ports.append(port)
+    return ports
+
+
+def descendants(pid: int) -> set[int]:
+    """Every living process below one, by /proc; a fleet's processes lead sessions of their own."""
+    below = {pid}
+    parents = dict(_parents())
+    while more := {child for child, parent in parents.items() if parent in below} - below:
+        below |= more
+    return below - {pid}
+
+
+def alive(pids: set[int]) -> set[int]:
+    """Those of these processes that still run; the dead whom nobody has buried yet do not."""
+    return pids & {pid for pid, _ in _parents()}
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text(errors="replace").rpartition(")")[2].split()[:2]
+        except OSError:  # it has just ended
+            continue
+        if state not in "ZX":
+            yield int(path.parent.name), int(parent)
+
+
+@dataclass(frozen=True)
+class Process:
+    """One edgenode process and what it wrote."""
+
+    name: str
+    popen: subprocess.Popen[Any]
+    out: Path
+    log: Path
+
+    @property
+    def stdout(self) -> str:
+        return self.out.read_text(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of stderr that are no log lines."""
+        return [line for line in self.stderr.splitlines() if not _LOG_LINE.match(line)]
+
+    def ended(self, code: int = 0, timeout_s: float = 60) -> Self:
+        """Wait for the end; it must be this exit code."""
+        try:
+            found = self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} still runs after {timeout_s:g} s\n{self.tail()}") from None
+        assert found == code, f"{self.name} ended with {found}, not {code}\n{self.tail()}"
+        return self
+
+    def says(self, pattern: str, timeout_s: float = 30) -> re.Match[str]:
+        """Wait until a line of its log matches."""
+
+        def heard() -> re.Match[str] | None:
+            over = self.popen.poll() is not None
+            match = re.search(pattern, self.stderr)
+            assert match or not over, f"{self.name} ended without saying {pattern!r}\n{self.tail()}"
+            return match
+
+        found: re.Match[str] = until(heard, timeout_s, lambda: f"{self.name} says {pattern!r}\n{self.tail()}")
+        return found
+
+    def interrupt(self) -> None:
+        self.popen.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+
+    def tail(self) -> str:
+        """The end of what it wrote, for a person who looks for the reason."""
+        lines = [*self.stdout.splitlines(), *self.stderr.splitlines()][-_SHOWN_LINES:]
+        return "\n".join([f"--- {self.name}, exit code {self.popen.poll()}:", *lines])
+
+
+class Fleet:
+    """The processes of one test, in one folder and one cluster that nobody else has."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cluster = f"e2e-{uuid.uuid4().hex[:10]}"
+        self.processes: list[Process] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def configure(self, settings: Mapping[str, object] = {}, /, file: str = "run.toml") -> Config:
+        """Write a run.toml of SMALL with changes."""
+        config = load(None, {**SMALL, "run.cluster": self.cluster, **settings}, environ={})
+        (self.folder / file).write_text(config.to_toml())
+        return config
+
+    def state(self, name: str) -> Path:
+        """The --state-dir of a node."""
+        return self.folder / name
+
+    def node(
+        self, name: str, *arguments: str, listen: str | None = "127.0.0.1:0", file: str = "run.toml",
+        spawn: Spawn = subprocess.Popen,
+    ) -> Process:  # fmt: skip
+        """Start one `edgenode run`."""
+        where = ("--listen", listen) if listen else ()
+        common = ("--config", str(self.folder / file), "--name", name, "--state-dir", str(self.state(name)))
+        return self.start(name, "run", *common, *where, *arguments, spawn=spawn)
+
+    def nodes(self, count: int, *arguments: str) -> list[Process]:
+        """Start node-0, node-1, ..."""
+        return [self.node(f"node-{i}", *arguments) for i in range(count)]
+
+    def controller(
+        self, *arguments: str, listen: str | None = "127.0.0.1:0", spawn: Spawn = subprocess.Popen
+    ) -> Process:
+        """Start one `edgenode controller`."""
+        where = ("--listen", listen) if listen else ()
+        config = ("--config", str(self.folder / "run.toml"))
+        return self.start("controller", "controller", *config, *where, *arguments, spawn=spawn)
+
+    def static(self, ports: Sequence[int], *arguments: str) -> list[Process]:
+        """Start nodes that know each other's addresses, and no controller."""
+        return [self.static_node(ports, i, *arguments) for i in range(len(ports))]
+
+    def static_node(self, ports: Sequence[int], i: int, *arguments: str, file: str = "run.toml") -> Process:
+        """Start one of them; it gets the addresses of the others."""
+        peers = ",".join(f"127.0.0.1:{port}" for port in ports if port != ports[i])
+        listen = f"127.0.0.1:{ports[i]}"
+        return self.node(f"node-{i}", "--peers", peers, *arguments, listen=listen, file=file)
+
+    def command(
+        self, *arguments: str, code: int = 0, timeout_s: float = 30, spawn: Spawn = subprocess.Popen
+    ) -> Process:
+        """Run a command to its end."""
+        return self.start("-".join(arguments[:2]), *arguments, spawn=spawn).ended(code, timeout_s)
+
+    def start(self, name: str, *arguments: str, spawn: Spawn = subprocess.Popen) -> Process:
+        """Start any edgenode command."""
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
+        environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"}
+        stem = f"{len(self.processes):02d}-{re.sub(r'[^a-z0-9]+', '-', name)}"
+        out, log = self.folder / f"{stem}.out", self.folder / f"{stem}.log"
+        with out.open("wb") as stdout, log.open("wb") as stderr:
+            popen = spawn(
+                [sys.executable, "-m", "edgenode", *arguments],
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environ, cwd=self.folder,
+                start_new_session=True,
+            )  # fmt: skip
+        process = Process(name, popen, out, log)
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        """End all that is left, politely first: a demo has processes of its own to end."""
+        living = [p.popen for p in self.processes if p.popen.poll() is None]
+        families = set[int]().union(*(descendants(popen.pid) for popen in living))
+        for popen in living:
+            popen.terminate()
+        deadline = time.monotonic() + _TERMINATE_S
+        for popen in living:
+            try:
+                popen.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                popen.kill()
+                popen.wait()
+        for pid in alive(families):
+            os.kill(pid, signal.SIGKILL)
+
+    def report(self) -> str:
+        """The ends of all logs; of a command that was run many times, the last."""
+        return "\n".join(process.tail() for process in {p.name: p for p in self.processes}.values())

@@ -1,0 +1,91 @@
+"""`edgenode run` and `edgenode controller` as people start them: late, with the wrong file, and killed."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from edgenode.store import Store
+from tests.e2e.fleet import Fleet, free_ports
+
+
+@pytest.mark.timeout(60)
+def test_four_nodes_that_know_each_others_addresses_need_no_controller(fleet: Fleet) -> None:
+    fleet.configure()
+    ports = free_ports(4)
+    nodes = [fleet.static_node(ports, i) for i in range(3)]
+    nodes[0].says(rf"waiting for a peer .*peer=127\.0\.0\.1:{ports[3]}")
+    nodes.append(fleet.static_node(ports, 3))
+
+    for node in nodes:
+        node.ended(0)
+    plans = {node.says(r"run begins .*plan=(\w+)")[1] for node in nodes}
+    assert len(plans) == 1
+    for node in nodes:
+        result = json.loads((fleet.state(node.name) / "result.json").read_text())
+        assert result["mean_test_accuracy"] > 0.9
+        assert [n["rounds"] for n in result["nodes"]] == [102]
+
+
+@pytest.mark.timeout(30)
+def test_a_node_of_another_run_is_refused_by_the_controller_with_both_digests(fleet: Fleet) -> None:
+    ours = fleet.configure().digest()
+    theirs = fleet.configure({"run.seed": 1}, file="other.toml").digest()
+    fleet.controller().says("controller ready")
+    stranger = fleet.node("node-0", file="other.toml").ended(1)
+    assert ours in stranger.errors[-1]
+    assert theirs in stranger.errors[-1]
+
+
+@pytest.mark.timeout(30)
+def test_a_node_of_another_run_stops_at_its_first_peer_with_both_digests(fleet: Fleet) -> None:
+    ours = fleet.configure({"run.nodes": 2}).digest()
+    theirs = fleet.configure({"run.nodes": 2, "run.seed": 1}, file="other.toml").digest()
+    ports = free_ports(2)
+    fleet.static_node(ports, 0).says("listening")
+    stranger = fleet.static_node(ports, 1, file="other.toml").ended(1)
+    assert ours in stranger.errors[-1]
+    assert theirs in stranger.errors[-1]
+
+
+@pytest.mark.timeout(40)
+def test_sigterm_ends_nodes_and_controller_without_a_traceback(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2, "run.rounds": 20_000})
+    controller = fleet.controller()
+    nodes = fleet.nodes(2)
+    for node in nodes:
+        node.says("epoch done")
+    for process in (*nodes, controller):
+        process.popen.terminate()
+
+    for node in nodes:
+        node.ended(130, timeout_s=15)
+        assert node.errors == [f"edgenode: results so far are in {fleet.state(node.name)}", "edgenode: interrupted"]
+    assert controller.ended(130, timeout_s=15).errors == ["edgenode: interrupted"]
+
+
+@pytest.mark.timeout(60)
+def test_a_killed_node_ends_the_others_by_name_after_the_barrier_timeout_and_their_checkpoints_stay(
+    fleet: Fleet,
+) -> None:
+    # In a complete graph everybody waits for everybody, so nobody can name another but the dead one.
+    config = fleet.configure({"run.rounds": 20_000, "run.barrier_timeout_s": 3, "topology.graphs": ["complete"]})
+    controller = fleet.controller()
+    nodes = fleet.nodes(4)
+    for node in nodes:
+        node.says(r"epoch done .*epoch=2 ")
+    nodes[2].kill()
+    survivors = [node for node in nodes if node is not nodes[2]]
+
+    for node in survivors:
+        node.ended(1, timeout_s=20)
+        assert re.fullmatch(r"edgenode: round \d+ timed out waiting for .*\bnode-2\b.*", node.errors[-1])
+        assert len(node.errors) == 1
+    controller.says(r"a node failed .*timed out")
+    for node in survivors:
+        store = Store(fleet.state(node.name), config.digest())
+        rounds, _ = store.offer()
+        assert max(rounds) >= 20
+        assert store.load(max(rounds)).state.x.size > 0

@@ -1,0 +1,69 @@
+"""`edgenode demo`: the result it promises, and what is left of it after Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from tests.e2e.fleet import Fleet, alive, descendants, until
+
+KEYS = {
+    "schema", "algorithm", "compressor", "nodes", "mean_test_accuracy", "parameter_divergence_l2",
+    "parameter_divergence_mse", "sum_u", "compression_factor", "wall_s",
+}  # fmt: skip
+NODE_KEYS = {"node", "test_accuracy", "u", "rounds", "messages", "payload_bytes", "wire_bytes"}
+
+
+@pytest.mark.timeout(120)
+def test_the_demo_trains_one_model_on_four_nodes_with_a_fiftieth_of_the_bytes(fleet: Fleet) -> None:
+    out = fleet.folder / "out"
+    demo = fleet.command("demo", "--json", "--out", str(out), timeout_s=100)
+
+    result = json.loads(demo.stdout)
+    assert json.loads((out / "result.json").read_text()) == result
+    assert result.keys() >= KEYS
+    assert [node["node"] for node in result["nodes"]] == [f"node-{i}" for i in range(4)]
+    assert all(node.keys() >= NODE_KEYS for node in result["nodes"])
+
+    assert result["mean_test_accuracy"] >= 0.96
+    assert sum(n["payload_bytes"] for n in result["nodes"]) <= sum(n["dense_bytes"] for n in result["nodes"]) / 50
+    assert all(n["wire_bytes"] < 1.5 * n["payload_bytes"] for n in result["nodes"])
+    assert result["sum_u"] == pytest.approx(4, abs=1e-9)
+    assert result["wall_s"] < 90
+
+    assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    models = [_flat(load_file(out / f"node-{i}" / "model.safetensors")) for i in range(4)]
+    assert all(np.abs(model - models[0]).max() < 1e-5 for model in models)
+    assert 0 <= result["parameter_divergence_l2"] < 1e-4
+
+
+def _flat(tensors: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for survivors in /proc")
+@pytest.mark.parametrize("moment", ["while the processes start", "while it trains"])
+@pytest.mark.timeout(60)
+def test_ctrl_c_ends_every_process_and_says_where_results_are(fleet: Fleet, moment: str) -> None:
+    out = fleet.folder / "out"
+    demo = fleet.start("demo", "demo", "--json", "--out", str(out))
+    until(lambda: descendants(demo.popen.pid), 30, "the demo has started a process")
+    if moment == "while it trains":
+        log = out / "logs" / "node-0.log"
+        until(lambda: log.exists() and "epoch done" in log.read_text(), 40, "node-0 has trained an epoch")
+    else:
+        time.sleep(random.uniform(0, 1.5))  # any moment is the right one: the only sleep in these tests
+    children = descendants(demo.popen.pid)
+    demo.interrupt()
+
+    demo.ended(130, timeout_s=20)
+    assert demo.stderr.splitlines()[-1] == f"edgenode: interrupted; results so far are in {out}"
+    assert children
+    assert not alive(children)

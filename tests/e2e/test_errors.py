@@ -1,0 +1,147 @@
+"""What goes wrong before a run begins is one line on stderr and exit code 2; and help is instant."""
+
+from __future__ import annotations
+
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from edgenode.cli import group
+from tests.e2e.fleet import Fleet
+
+ANY = ("--listen", "127.0.0.1:0", "--wait", "1", "--state-dir", "state")
+
+
+def refused(fleet: Fleet, *arguments: str) -> str:
+    """Run a command that must end with exit code 2; return its one line."""
+    process = fleet.command(*arguments, code=2)
+    (line,) = process.errors
+    assert process.stdout == ""
+    assert line.startswith("edgenode: ")
+    return line.removeprefix("edgenode: ")
+
+
+@pytest.mark.parametrize("command", ["run", "controller"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[run\n", r"run\.toml: not valid TOML: .* \(at line 1, column 5\)"),
+        ("[run]\nround = 3\n", r"run\.toml: unknown key run\.round = 3; the nearest is run\.rounds"),
+        (
+            "[algorithm]\nshare = 0.01\naveraging_rate = 0.2\n",
+            r"run\.toml: algorithm\.averaging_rate = 0\.2, but allowed is at most 0\.05, five times .*",
+        ),
+    ],
+    ids=["bad TOML", "unknown key", "averaging rate above 5 p"],
+)
+@pytest.mark.timeout(30)
+def test_a_bad_run_toml_is_refused(fleet: Fleet, command: str, text: str, reason: str) -> None:
+    (fleet.folder / "run.toml").write_text(text)
+    assert re.fullmatch(reason, refused(fleet, command, "--config", "run.toml"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["task.dataset=digit"], r"dataset 'digit' is unknown: did you mean 'digits'\? .*"),
+        (["task.model=small-cn"], r"model 'small-cn' is unknown: did you mean 'small-cnn'\? .*"),
+        (["task.dataset=cifar10", "task.data_dir=/nowhere"], r"data_dir /nowhere of dataset 'cifar10' is no folder"),
+    ],
+    ids=["no such data set", "no such model", "no data folder"],
+)
+@pytest.mark.timeout(30)
+def test_a_task_that_does_not_exist_is_refused_before_anyone_is_waited_for(
+    fleet: Fleet, settings: list[str], reason: str
+) -> None:
+    flags = [word for setting in settings for word in ("--set", setting)]
+    assert re.fullmatch(reason, refused(fleet, "run", *ANY, *flags))
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("command", ["run", "controller"])
+@pytest.mark.timeout(30)
+def test_a_port_in_use_is_refused(fleet: Fleet, command: str, taken: str) -> None:
+    assert refused(fleet, command, "--listen", taken) == f"cannot listen on {taken}: address already in use"
+
+
+@pytest.mark.timeout(30)
+def test_a_node_that_finds_no_controller_says_where_it_searched(fleet: Fleet) -> None:
+    fleet.configure()
+    line = refused(fleet, "run", "--config", "run.toml", *ANY)
+    assert line == (
+        f"no controller of cluster '{fleet.cluster}' found in 1 s: "
+        "searched for _edgenode-ctl._tcp.local. by mDNS on 127.0.0.1"
+    )
+
+
+@pytest.mark.timeout(30)
+def test_status_without_a_controller_says_where_it_searched(fleet: Fleet) -> None:
+    line = refused(fleet, "status", "--cluster", fleet.cluster)
+    assert line.startswith(f"no controller of cluster '{fleet.cluster}' found in 5 s: searched for _edgenode-ctl._tcp")
+    assert "127.0.0.1" in line
+
+
+@pytest.mark.timeout(30)
+def test_a_new_run_does_not_overwrite_checkpoints(fleet: Fleet) -> None:
+    (fleet.folder / "state" / "checkpoints" / "round-000000040").mkdir(parents=True)
+    line = refused(fleet, "run", *ANY)
+    assert line == (
+        "state/checkpoints holds a checkpoint of round 40: go on with --resume, or give another --state-dir"
+    )
+
+
+@pytest.mark.timeout(30)
+def test_a_node_with_nothing_to_resume_says_so(fleet: Fleet) -> None:
+    assert refused(fleet, "run", "--resume", *ANY) == "cannot resume: no checkpoint in state/checkpoints"
+
+
+# --- help -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(30)
+def test_help_is_instant() -> None:
+    command = [sys.executable, "-m", "edgenode", "--help"]
+    taken_s = []
+    for _ in range(5):
+        began = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True, timeout=10)
+        taken_s.append(time.monotonic() - began)
+    assert statistics.median(taken_s) < 0.2
+
+
+@pytest.mark.timeout(30)
+def test_help_imports_no_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "edgenode", "--help"]
+    imported = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stderr
+    assert "edgenode.cli" in imported
+    assert not re.search(r"\| +(torch|numpy|grpc)\b", imported)
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of every command, groups included."""
+    yield path
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from commands(found, (*path, name))
+
+
+@pytest.mark.parametrize("words", list(commands(group)), ids=lambda words: " ".join(("edgenode", *words)))
+@pytest.mark.timeout(30)
+def test_every_help_has_an_example(words: tuple[str, ...], fleet: Fleet) -> None:
+    text = fleet.command(*words, "--help").stdout
+    assert re.search(rf"Examples?:\n.*{' '.join(('edgenode', *words))}", text)

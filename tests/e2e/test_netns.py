@@ -1,0 +1,48 @@
+"""Five hosts on one bridge, nobody told any address: mDNS must cross it, and so must everything else."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+
+import pytest
+
+from tests.e2e import netns
+from tests.e2e.fleet import Fleet, Process, until
+
+_WHY_NOT = netns.unavailable()
+
+
+@pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
+@pytest.mark.timeout(90)
+def test_nodes_on_other_hosts_find_each_other_train_and_change_their_graph(fleet: Fleet) -> None:
+    fleet.configure({"run.rounds": 20_000, "topology.graphs": ["a"]})
+    with netns.Bridge(5) as bridge:
+        controller = fleet.controller(listen=None, spawn=partial(bridge.spawn, 4))
+        nodes = [fleet.node(f"node-{i}", listen=None, spawn=partial(bridge.spawn, i)) for i in range(4)]
+        nodes[0].says("epoch done")
+
+        def on_a_host(*words: str) -> Process:
+            return fleet.command(*words, "--cluster", fleet.cluster, spawn=partial(bridge.spawn, 2))
+
+        change = on_a_host("topology", "set", "b")
+        promise = re.fullmatch(r"graph b takes effect at round (\d+) at every node\n", change.stdout)
+        assert promise, change.stdout
+
+        status = json.loads(on_a_host("status", "--json").stdout)
+        assert status["cluster"] == fleet.cluster
+        assert [(n["node"], n["address"]) for n in status["nodes"]] == [
+            (f"node-{i}", f"{bridge.addresses[i]}:7600") for i in range(4)
+        ]
+        assert all(n["connected"] and n["state"] == "running" for n in status["nodes"])
+
+        on_b = "graph b.*node-0 → node-3.*node-1 → node-0.*node-2 → node-1.*node-3 → node-2"
+        until(lambda: re.search(on_b, on_a_host("topology", "show").stdout, re.S), 30, "graph b is shown")
+
+        on_a_host("stop")
+        for process in (*nodes, controller):
+            process.ended(0)
+        for node in nodes:
+            assert f"at_round={promise[1]} " in node.stderr
+            assert (fleet.state(node.name) / "model.safetensors").is_file()
