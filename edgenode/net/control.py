@@ -156,11 +156,12 @@ class ControlLink:
             if not self._is_said:
                 self._is_said = True
                 await stream.write(control_pb2.AttendRequest(progress=self._progress))
-            if self._leaving:
+            elif self._leaving:  # and the last report, which may have come during the last write, is said
                 await stream.done_writing()
                 return
-            self._wake.clear()
-            await self._wake.wait()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
 
 
 # --- the controller's end ---------------------------------------------------------------------------
