@@ -100,6 +100,7 @@ def charter(config: Config) -> Charter:
         schedule=schedule(config),
         epochs=parse_every(config.topology.every).unit == "epochs",
         rounds=recipe(config).rounds,
+        min_nodes=config.run.min_nodes,
     )
 
 

@@ -54,6 +54,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     checkpoint_every: Annotated[AtLeast1, "rounds between two checkpoints"] = 50
     evaluate_every: Annotated[AtLeast0, "rounds between two evaluations; 0 means only at the end"] = 50
     barrier_timeout_s: Annotated[Positive, "seconds a round may wait for its in-neighbours"] = 120.0
+    evict_after_s: Annotated[Positive, "seconds of silence after which a member is taken for dead"] = 30.0
+    min_nodes: Annotated[UpTo1024, "members that must stay, whoever leaves or dies"] = 1
     window: Annotated[UpTo1024, "rounds a node may be ahead of an unacknowledged push"] = 8
     threads: Annotated[AtLeast1, "torch threads of one node"] = 1
     device: Annotated[Literal["cpu", "cuda", "mps", "auto"], "where a node trains"] = "cpu"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from typing import assert_never
 
 import structlog
@@ -16,25 +17,33 @@ from edgenode.config import Config
 from edgenode.core.cluster import Cluster
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
-    Change,
     ClusterAction,
     ClusterEvent,
+    Decree,
+    Evict,
+    Fence,
     Joined,
+    Leave,
     Lost,
     Offer,
+    Persist,
     Refuse,
     Reply,
     Rotate,
+    Sponsor,
     Stop,
     Welcome,
 )
+from edgenode.core.plan import Plan
 from edgenode.errors import ConfigError, first_cause
 from edgenode.net import control, operator
 from edgenode.net.control import ControlServer
 from edgenode.net.discovery import Discovery, Service, interfaces_for
 from edgenode.net.operator import OperatorServer
+from edgenode.net.peers import probe
 from edgenode.net.rpc import serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity, records_to_wire
+from edgenode.store import Ledger
 from edgenode.v1 import control_pb2, operator_pb2
 
 log = structlog.get_logger()
@@ -42,6 +51,8 @@ log = structlog.get_logger()
 _ENDED_WELL = (control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
 _ENDED = (*_ENDED_WELL, control_pb2.STATE_FAILED)
 _GIVE_UP_S = 10.0  # with a failed node and nobody connected, the run is over after this
+_LOOK_EVERY_S = 0.5
+_PROBE_S = 2.0
 _LINGER_S = 0.5  # for those who watch to take the last status
 
 
@@ -58,15 +69,21 @@ class Attendance:
 class Controller:
     """Founds one run, changes its plan, watches it to its end."""
 
-    def __init__(self, config: Config, listen: str, announce: bool = True) -> None:
-        self.config, self.listen, self.announce = config, listen, announce
-        self.cluster = Cluster(build.charter(config))
+    def __init__(self, config: Config, listen: str, state_dir: Path) -> None:
+        self.config, self.listen = config, listen
+        self.ledger = Ledger(state_dir, config.digest())
+        saved = self.ledger.load()
+        self.cluster = Cluster(build.charter(config), saved.term + 1 if saved else 0, saved)
+        if saved:
+            log.info("the run goes on", term=saved.term + 1, nodes=list(saved.plan.latest.names))
+            self.ledger.save(replace(saved, term=saved.term + 1))
         self.nodes: dict[str, Attendance] = {}
         self._mailbox: asyncio.Queue[ClusterEvent] = asyncio.Queue()
         self._tickets = count()
         self._asked: dict[int, asyncio.Future[int]] = {}
         identity = Identity(config.run.cluster, "controller", config.digest())
-        self._control = ControlServer(identity, self._mailbox.put_nowait, self._reported)
+        self._identity = identity
+        self._control = ControlServer(identity, self._mailbox.put_nowait, self._reported, self._wants_to_leave)
 
     async def run(self) -> bool:
         """Serve until every member has ended; True if all were done, or stopped because they were told to.
@@ -74,14 +91,13 @@ class Controller:
         Raises:
             ConfigError: the address cannot be bound, or another controller has this cluster's name.
         """
-        operators = OperatorServer(self._status, self._rotate, self._stop)
+        operators = OperatorServer(self._status, self._rotate, self._stop, self._evict)
         services = [(control.SERVICE, self._control.add_to), (operator.SERVICE, operators.add_to)]
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(serving(self.listen, services))
             host = split_address(self.listen)[0]
-            if self.announce:
-                found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
-                await found.announce(Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL))
+            found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
+            await found.announce(Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL))
             log.info(
                 "controller ready",
                 cluster=self.config.run.cluster,
@@ -90,11 +106,18 @@ class Controller:
             )
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._own(), name="owner")
+                watch = group.create_task(self._watch_over_members(), name="watch")
                 await self._until_over()
+                watch.cancel()
                 operators.end()
                 await asyncio.sleep(_LINGER_S)
                 owner.cancel()
-        return all(a.progress.state in _ENDED_WELL for a in self.nodes.values())
+        self.ledger.close()
+        return all(a.progress.state in _ENDED_WELL for a in self._members())
+
+    def _members(self) -> list[Attendance]:
+        names = self.cluster.plan.latest.names if self.cluster.plan else ()
+        return [self.nodes[name] for name in names if name in self.nodes]
 
     async def _own(self) -> None:
         """The owner task: nobody else touches the cluster."""
@@ -131,6 +154,18 @@ class Controller:
             case Offer(node, record):
                 log.info("offering a change of plan", to=node, record=record.number, at_round=record.start)
                 self._control.perform(action)
+            case Fence(node, _, ballot, evicted):
+                log.warning("fencing", node=node, without=sorted(evicted), ballot=ballot)
+                self._control.perform(action)
+            case Decree(node) | Sponsor(node):
+                log.info(type(action).__name__.lower(), node=node)
+                self._control.perform(action)
+            case Persist():
+                self.ledger.save(action)
+                self._forget_dead(action.plan)
+            case Reply(ticket, start, error) if ticket < 0:
+                if start is None and error:
+                    log.warning("a silent node stays", reason=error)
             case Reply(ticket, start, error):
                 asked = self._asked.pop(ticket)
                 if asked.done():
@@ -156,13 +191,44 @@ class Controller:
             await asyncio.sleep(0.1)
             if self.cluster.plan is None:
                 continue
-            states = [a.progress.state for a in self.nodes.values()]
+            states = [a.progress.state for a in self._members()]
             if len(states) >= len(self.cluster.plan.latest.names) and all(s in _ENDED for s in states):
                 return
             alone = control_pb2.STATE_FAILED in states and not any(a.connected for a in self.nodes.values())
             alone_since = (alone_since or time.monotonic()) if alone else None
             if alone_since is not None and time.monotonic() - alone_since > _GIVE_UP_S:
                 return
+
+    # --- the silent ---------------------------------------------------------------------------------
+
+    def _forget_dead(self, plan: Plan) -> None:
+        for dead, _ in plan.latest.cut:
+            if dead in self.nodes and dead not in self.cluster.present:
+                del self.nodes[dead]
+
+    async def _watch_over_members(self) -> None:
+        """Take a member for dead if it says nothing, someone waits for it, and it does not answer a call either."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            for name in [n for n in self.nodes if self._is_silent(n)]:
+                if not await probe(self.nodes[name].address, self._identity, _PROBE_S) and self._is_silent(name):
+                    log.warning("a node is silent", node=name, since_s=round(time.monotonic() - self.nodes[name].seen))
+                    self.nodes[name].seen = time.monotonic()  # if it may not go, we say so again after a while
+                    self._mailbox.put_nowait(Evict(-1, name))
+
+    def _is_silent(self, name: str) -> bool:
+        silent, limit_s = self.nodes.get(name), self.config.run.evict_after_s
+        if silent is None or self.cluster.plan is None or silent.progress.state in _ENDED:
+            return False
+        waiting = [a for n, a in self.nodes.items() if n != name and name in a.progress.waiting_for]
+        accused = any(a.progress.waiting_s >= limit_s / 2 for a in waiting)
+        return accused and time.monotonic() - silent.seen >= limit_s
+
+    def _wants_to_leave(self, node: str) -> None:
+        ticket = next(self._tickets)
+        self._asked[ticket] = answer = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda a: self._control.stay(node, str(a.exception())) if a.exception() else None)
+        self._mailbox.put_nowait(Leave(ticket, node))
 
     # --- operators ----------------------------------------------------------------------------------
 
@@ -176,7 +242,10 @@ class Controller:
     async def _stop(self) -> int:
         return await self._ask(Stop(next(self._tickets)))
 
-    async def _ask(self, change: Change) -> int:
+    async def _evict(self, node: str, force: bool) -> int:
+        return await self._ask(Evict(next(self._tickets), node, force))
+
+    async def _ask(self, change: Rotate | Stop | Evict) -> int:
         self._asked[change.ticket] = answer = asyncio.get_running_loop().create_future()
         self._mailbox.put_nowait(change)
         start: int = await answer
@@ -200,7 +269,7 @@ class Controller:
         )
 
 
-def run_controller(config: Config, listen: str) -> bool:
+def run_controller(config: Config, listen: str, state_dir: Path) -> bool:
     """Run a controller to the end of its run, in an event loop of its own; True if no node failed.
 
     Raises:
@@ -208,6 +277,6 @@ def run_controller(config: Config, listen: str) -> bool:
         KeyboardInterrupt: it was interrupted.
     """
     try:
-        return asyncio.run(Controller(config, listen).run())
+        return asyncio.run(Controller(config, listen, state_dir).run())
     except BaseExceptionGroup as exc:
         raise first_cause(exc) from exc

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 import structlog
+from safetensors.numpy import save
 
 from edgenode import build, results
 from edgenode.config import Config
@@ -23,6 +24,7 @@ from edgenode.core.compress import Floats, Layout
 from edgenode.core.learner import SparsePush
 from edgenode.core.messages import (
     Acknowledge,
+    AnswerFence,
     AnswerOffer,
     Await,
     Evaluate,
@@ -41,12 +43,12 @@ from edgenode.core.messages import (
     Verdict,
 )
 from edgenode.core.node import Node
-from edgenode.core.plan import Plan
+from edgenode.core.plan import Plan, Record
 from edgenode.core.sparse_push import State
 from edgenode.errors import CheckpointError, ConfigError, RemoteProtocolError
 from edgenode.net.control import ControlLink
-from edgenode.net.peers import Peers, PeerServer
-from edgenode.store import Checkpoint, Store
+from edgenode.net.peers import Peers, PeerServer, Whereabouts
+from edgenode.store import Arrays, Checkpoint, Store
 from edgenode.v1 import control_pb2
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ T = TypeVar("T")
 
 _REPORT_EVERY_S = 0.2
 _LEAVE_GRACE_S = 10.0
+_Z = "z"  # beside the buffers in what a sponsor sends
 
 
 @dataclass
@@ -118,7 +121,8 @@ class Daemon:
 
     Args:
         control: the link to the controller, if the run has one.
-        candidates: where to dial a peer, best first.
+        whereabouts: where to dial a peer.
+        fetched: z and the BatchNorm buffers of a sponsor, for one who joins a running run.
     """
 
     def __init__(
@@ -132,21 +136,24 @@ class Daemon:
         server: PeerServer,
         worker: Worker,
         control: ControlLink | None,
-        candidates: Callable[[str], list[str]],
+        whereabouts: Callable[[str], Whereabouts],
+        fetched: Arrays | None = None,
     ) -> None:
         self.name, self.tally = name, Tally()
         self._config, self._trainer, self._store = config, trainer, store
-        self._server, self._worker, self._control, self._candidates = server, worker, control, candidates
+        self._server, self._worker, self._control, self._whereabouts = server, worker, control, whereabouts
         self._mailbox: asyncio.Queue[NodeEvent] = asyncio.Queue()
         self._deadline: asyncio.TimerHandle | None = None
         self._waiting_since = time.monotonic()
         self._outcome: Outcome | None = None
         self._z: Floats | None = None
         self._layout = Layout(tuple(size for _, size in trainer.layout))
+        state = self._state(start) if fetched is None else self._newborn(fetched)
+        self._learner = SparsePush(build.recipe(config), self._layout, state, config.run.seed, name)
         self._node = Node(
             name,
             plan,
-            SparsePush(build.recipe(config), self._layout, self._state(start), config.run.seed, name),
+            self._learner,
             round=start,
             window=config.run.window,
             evaluate_every=config.run.evaluate_every,
@@ -166,6 +173,22 @@ class Daemon:
             setattr(self.tally, name, count)
         return checkpoint.state
 
+    def _newborn(self, fetched: Arrays) -> State:
+        """A newcomer's state: its sponsor's z and buffers, u = 1, no error, no momentum."""
+        buffers = {name: value for name, value in fetched.items() if name != _Z}
+        self._trainer.load_local_state({**self._trainer.local_state(), **buffers})
+        return State.initial(fetched[_Z])
+
+    def _model(self) -> bytes:
+        """z and the buffers, for a newcomer."""
+        buffers = {n: v for n, v in self._trainer.local_state().items() if n.startswith("buffer.")}
+        return save({_Z: self._learner.model(), **buffers})
+
+    @property
+    def fenced(self) -> frozenset[str]:
+        """Whom a fence shuts out behind which this node stands."""
+        return self._node.fenced
+
     @property
     def plan(self) -> Plan:
         """What this node knows of the plan."""
@@ -183,8 +206,9 @@ class Daemon:
         """
         identity = self._server.identity
         async with asyncio.TaskGroup() as group:
-            self._peers = Peers(group, identity, self._candidates, self.post)
+            self._peers = Peers(group, identity, self._whereabouts, self.post)
             self._server.open(identity, lambda m: self.post(Received(m)), codec.max_bytes(self._layout))
+            self._server.sponsor(lambda: self._worker(self._model))
             reporter = group.create_task(self._report_regularly(), name="reports")
             try:
                 outcome = await self._own()
@@ -253,11 +277,14 @@ class Daemon:
                 self.tally.accuracy = await self._worker(self._trainer.evaluate, z)
             case Save():
                 await self._save(action)
-            case AnswerOffer():
+            case AnswerOffer() | AnswerFence():
                 if self._control is not None:
                     self._control.answer(action)
             case PlanChanged(record):
-                log.info("plan changes", record=record.number, at_round=record.start, stops=record.end is not None)
+                for dead, _ in record.cut:
+                    assert self._peers is not None
+                    self._peers.drop(dead)
+                log.info("plan changes", record=record.number, at_round=record.start, **_described(record))
             case Finish(round, z, complete):
                 self.tally.accuracy = await self._worker(self._trainer.evaluate, z)
                 self._z = z
@@ -269,6 +296,9 @@ class Daemon:
 
     def _count(self, mixed: Mixed) -> None:
         self._disarm()
+        assert self._peers is not None
+        for leaver in self._node.plan.graph(mixed.round).leaving - {self.name}:
+            self._peers.retire(leaver)
         tally = self.tally
         tally.messages += mixed.messages
         tally.payload_bytes += mixed.payload_bytes
@@ -377,3 +407,9 @@ class Daemon:
         config = self._config
         metadata = {"model": config.task.model, "dataset": config.task.dataset, "run_digest": config.digest()}
         save_file(self._trainer.named_tensors(self._z), folder / "model.safetensors", metadata=metadata)
+
+
+def _described(record: Record) -> dict[str, Any]:
+    """What a record changes, for the log."""
+    out = {"without": [dead for dead, _ in record.cut], "leaving": [leaver for leaver, _ in record.heirs]}
+    return {"nodes": len(record.members), "stops": record.end is not None, **{k: v for k, v in out.items() if v}}

@@ -43,6 +43,10 @@ class BarrierTimeout(EdgenodeError):
         self.round, self.missing = round, missing
 
 
+class Evicted(EdgenodeError):
+    """This process is no member any more: it was taken for dead. It may come back as a newcomer."""
+
+
 class CheckpointError(EdgenodeError):
     """A checkpoint is absent, torn or of another run: refused by name, never loaded wrong."""
 

@@ -7,7 +7,10 @@ of peers and none, every node asks all others who they are and derives the same 
 from __future__ import annotations
 
 import asyncio
+import secrets
+import signal
 import time
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -15,24 +18,32 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from edgenode import build, results
 from edgenode.config import Config
-from edgenode.core.messages import Joined, RecordOffered, Welcome
+from edgenode.core.messages import Decreed, Fenced, Joined, RecordOffered, Welcome
 from edgenode.core.plan import Member, Plan, found, resume
 from edgenode.daemon import Daemon, Outcome, Worker
-from edgenode.errors import CheckpointError, ConfigError, first_cause
+from edgenode.errors import CheckpointError, ConfigError, Evicted, TransportError, first_cause
 from edgenode.net import peers
-from edgenode.net.control import ControlLink
+from edgenode.net.control import ControlLink, Order, Sponsored, Stay
 from edgenode.net.discovery import Discovery, Service, interfaces_for
-from edgenode.net.peers import PeerServer, meet
+from edgenode.net.peers import PeerServer, Whereabouts, fetch_model, meet, probe
 from edgenode.net.rpc import address_towards, join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
-from edgenode.store import Store
+from edgenode.store import Arrays, Store
 
 log = structlog.get_logger()
 
 _FLUSH_S = 2.0
+_FETCH_S = 600.0
+_PROBE_S = 5.0
+_RETRY_S = 2.0
+_HAND_OVER_S = 20.0
+_LOOK_EVERY_S = 0.1
+_MAX_MODEL_BYTES = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,10 @@ class Membership:
         self._discovery: Discovery | None = None
         self._daemon: Daemon | None = None
         self._welcome: asyncio.Future[Welcome] | None = None
+        self._sponsored: asyncio.Queue[Sponsored] = asyncio.Queue()
+        self._fetched: Arrays | None = None
+        self._over = False
+        self._process = secrets.token_hex(8)
         self._rounds_per_epoch = 1
 
     def _saved(self) -> tuple[frozenset[int], Plan | None]:
@@ -122,36 +137,68 @@ class Membership:
         return rounds_per_epoch(build.task_settings(self.config), self.config.run.nodes)
 
     async def _take_part(self, plan: Plan, start: int, link: ControlLink | None) -> tuple[Daemon, Outcome]:
-        self.server.identity = replace(self.identity, plan_digest=plan.records[0].digest)
+        incarnation = {m.node: m.incarnation for m in plan.latest.members}.get(self.options.name, 0)
+        founding = plan.records[0].digest
+        self.server.identity = replace(self.identity, plan_digest=founding, incarnation=incarnation)
         log.info("run begins", round=start, nodes=list(plan.latest.names), plan=plan.latest.digest[:12])
         trainer = await self.worker(self._build_trainer, plan)
         daemon = self._daemon = Daemon(
             self.config, self.options.name, trainer, plan, start, self.store,
-            self.server, self.worker, link, self._candidates,
+            self.server, self.worker, link, self._whereabouts, self._fetched,
         )  # fmt: skip
+        if link is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._asked_to_leave, link)
         try:
-            return daemon, await daemon.run()
+            outcome = await daemon.run()
         except BaseException as exc:
             daemon.fail(first_cause(exc))
             raise first_cause(exc) from exc
+        self._over = True
+        return daemon, outcome
 
     def _build_trainer(self, plan: Plan) -> Any:
         from edgenode.tasks.trainer import build_trainer
 
         names = plan.records[0].names
-        run = self.config.run
-        device = _device(run.device)
-        settings = build.task_settings(self.config)
-        return build_trainer(settings, names.index(self.options.name), len(names), run.seed, device)
+        run, name = self.config.run, self.options.name
+        # a newcomer takes one of the founders' shards: there are no more
+        shard = names.index(name) if name in names else zlib.crc32(name.encode()) % len(names)
+        return build_trainer(build.task_settings(self.config), shard, len(names), run.seed, _device(run.device))
 
-    def _candidates(self, peer: str) -> list[str]:
-        """Where a peer may be: as it answered, as mDNS says now, as the plan says."""
+    def _whereabouts(self, peer: str) -> Whereabouts:
+        """Where a peer may be: as it answered, as the plan says, as mDNS says."""
         if peer in self.addresses:
-            return [self.addresses[peer]]
-        found = self._discovery.services("node").get(peer) if self._discovery is not None else None
+            return Whereabouts((self.addresses[peer],))
         plan = self._daemon.plan if self._daemon is not None else None
-        listed = [m.address for m in plan.latest.members if m.node == peer and m.address] if plan else []
-        return list(dict.fromkeys([*(found.targets if found else ()), *listed]))
+        member = next((m for r in reversed(plan.records) for m in r.members if m.node == peer), None) if plan else None
+        heard = self._discovery.services("node").get(peer) if self._discovery is not None else None
+        addresses = [*([member.address] if member and member.address else []), *(heard.targets if heard else ())]
+        return Whereabouts(tuple(dict.fromkeys(addresses)), member.incarnation if member else 0)
+
+    def _asked_to_leave(self, link: ControlLink) -> None:
+        """SIGTERM: hand over and go; a second one does not wait for that."""
+        loop = asyncio.get_running_loop()
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        log.info("leaving: handing over first", again="SIGTERM once more stops at once")
+        link.leave()
+        self._await_leave(link, loop.time() + _HAND_OVER_S)
+
+    def _await_leave(self, link: ControlLink, deadline: float) -> None:
+        """A leave needs the controller, and an end."""
+        loop = asyncio.get_running_loop()
+        if self._over:
+            return
+        if not link.connected.is_set():
+            self._stay("the controller is away")
+        elif loop.time() > deadline:
+            self._stay(f"handing over took more than {_HAND_OVER_S:g} s")
+        else:
+            loop.call_later(_LOOK_EVERY_S, self._await_leave, link, deadline)
+
+    def _stay(self, reason: str) -> None:
+        log.warning("stopping without handing over", reason=reason)
+        signal.raise_signal(signal.SIGINT)
 
     def _own_address(self) -> str:
         return join_address(split_address(self.options.listen)[0], self.port)
@@ -165,11 +212,31 @@ class Membership:
         link = ControlLink(self.identity, self._find_controller, self._joined, self._ordered, self._say_waiting)
         async with _alongside(link.run(), "link to the controller"):
             await self._until_connected(link)
-            welcome = await self._welcome
+            async with _alongside(self._fetch_models(link), "sponsor"):
+                welcome = await self._welcome
             try:
                 return await self._take_part(welcome.plan, welcome.round, link)
             finally:
                 await link.flush(_FLUSH_S)
+
+    async def _fetch_models(self, link: ControlLink) -> None:
+        """The run goes on already: fetch the model where the controller says, reach everyone, say so."""
+        while True:
+            order = await self._sponsored.get()
+            try:
+                raw = await fetch_model(order.address, self.identity, _MAX_MODEL_BYTES, _FETCH_S)
+                reached = await asyncio.gather(*(probe(other, self.identity, _PROBE_S) for other in order.others))
+                if not all(reached):
+                    unreached = [o for o, ok in zip(order.others, reached, strict=True) if not ok]
+                    raise TransportError(f"cannot reach {', '.join(unreached)}")
+                self._fetched = load(raw)
+            except (TransportError, SafetensorError) as exc:
+                log.warning("cannot join yet", reason=str(exc))
+                await asyncio.sleep(_RETRY_S)
+                self._sponsored.put_nowait(order)
+                continue
+            log.info("fetched the model", sponsor=order.address, size=len(raw))
+            link.fetched()
 
     @asynccontextmanager
     async def _announced(self) -> AsyncIterator[Discovery]:
@@ -215,14 +282,22 @@ class Membership:
             rounds,
             plan,
             running,
+            self._process,
+            self._daemon.fenced if self._daemon is not None else frozenset(),
         )
 
-    def _ordered(self, order: Welcome | RecordOffered) -> None:
-        if isinstance(order, RecordOffered):
-            if self._daemon is not None:
-                self._daemon.post(order)
-        elif self._welcome is not None and not self._welcome.done():
-            self._welcome.set_result(order)
+    def _ordered(self, order: Order) -> None:
+        match order:
+            case Welcome():
+                if self._welcome is not None and not self._welcome.done():
+                    self._welcome.set_result(order)
+            case Sponsored():
+                self._sponsored.put_nowait(order)
+            case Stay(reason):
+                self._stay(reason)
+            case RecordOffered() | Fenced() | Decreed():
+                if self._daemon is not None:
+                    self._daemon.post(order)
 
     def _say_waiting(self, present: tuple[str, ...], missing: int) -> None:
         log.info("waiting for nodes", present=list(present), missing=missing)
@@ -269,7 +344,7 @@ class Membership:
         result = results.summary(self.config, [daemon.result(outcome)], wall_s)
         results.write(folder / "result.json", result)
         log.info(
-            "run done" if outcome.complete else "run stopped: go on with --resume",
+            "run done" if outcome.complete else "run stopped or left: go on with --resume",
             rounds=outcome.round,
             accuracy=round(outcome.test_accuracy, 4),
             written=str(folder),
@@ -299,13 +374,17 @@ def _device(name: str) -> str:
 
 
 def run_node(options: Options) -> dict[str, Any]:
-    """Run one node to its end, in an event loop of its own.
+    """Run one node to its end, in an event loop of its own; one that was taken for dead comes back as a newcomer.
 
     Raises:
         EdgenodeError: it could not join, or the run failed.
         KeyboardInterrupt: it was interrupted.
     """
-    try:
-        return asyncio.run(Membership(options).run())
-    except BaseExceptionGroup as exc:
-        raise first_cause(exc) from exc
+    while True:
+        try:
+            return asyncio.run(Membership(options).run())
+        except Evicted as exc:
+            log.warning("coming back as a newcomer", reason=str(exc))
+            options = replace(options, resume=True)
+        except BaseExceptionGroup as exc:
+            raise first_cause(exc) from exc

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from edgenode.core.messages import Persist
 from edgenode.core.plan import Plan, Record
 from edgenode.core.sparse_push import State
-from edgenode.errors import CheckpointError, EdgenodeError
+from edgenode.errors import CheckpointError, EdgenodeError, RemoteProtocolError
 
 _FORMAT = 1
 _KEPT = 2
@@ -143,6 +144,47 @@ class Store:
             "counts": dict(checkpoint.counts),
             "records": [record.to_json() for record in checkpoint.plan.records],
         }
+
+
+class Ledger:
+    """What a controller writes down before it acts: its term, its ballot and the plan. Gone when the run is over."""
+
+    def __init__(self, state_dir: Path, run_digest: str) -> None:
+        self._path = state_dir / "controller.json"
+        self._run_digest = run_digest
+
+    def save(self, persist: Persist) -> None:
+        """Replace what was written down, on disk when this returns."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        records = [record.to_json() for record in persist.plan.records]
+        content = {"run_digest": self._run_digest, "term": persist.term, "ballot": persist.ballot, "records": records}
+        write_atomically(self._path, json.dumps(content, indent=1))
+
+    def load(self) -> Persist | None:
+        """What the last controller of this run wrote down; None if there was none, or its run is over.
+
+        Raises:
+            CheckpointError: the file is damaged, or of another run.
+        """
+        if not self._path.exists():
+            return None
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            if content["run_digest"] != self._run_digest:
+                raise CheckpointError(
+                    f"{self._path} is of an unfinished run with another configuration: "
+                    "remove it, or give another --state-dir"
+                )
+            plan = Plan(tuple(Record.from_json(text) for text in content["records"]))
+            if not plan.records:
+                raise ValueError("no records")
+            return Persist(int(content["term"]), int(content["ballot"]), plan)
+        except (OSError, ValueError, KeyError, TypeError, RemoteProtocolError) as exc:
+            raise CheckpointError(f"{self._path} cannot be read: {exc}") from exc
+
+    def close(self) -> None:
+        """The run is over."""
+        self._path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from edgenode.core.graph import GraphSpec
+from edgenode.core.messages import Persist
 from edgenode.core.plan import Member, Schedule, found
 from edgenode.core.sparse_push import State
 from edgenode.errors import CheckpointError
-from edgenode.store import Checkpoint, Store, write_atomically
+from edgenode.store import Checkpoint, Ledger, Store, write_atomically
 
 PLAN = found("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
 DTYPES = [
@@ -309,3 +310,60 @@ def test_a_text_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
         write_atomically(path, text)
         assert path.read_text(encoding="utf-8") == text
     assert list(tmp_path.iterdir()) == [path]
+
+
+# --- the controller's ledger
+
+
+def a_persist(term: int = 2) -> Persist:
+    return Persist(term, 5, PLAN.extend(PLAN.successor(9, term=2, heirs=(("n7", "n0"),), cut=(("n8", 7),))))
+
+
+def test_a_ledger_comes_back_as_it_was_written_last(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "new", "run")
+    assert ledger.load() is None
+    ledger.save(a_persist(1))
+    ledger.save(a_persist())
+    assert Ledger(tmp_path / "new", "run").load() == a_persist()
+
+
+def test_a_ledger_is_gone_when_the_run_is_over(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "run")
+    ledger.save(a_persist())
+    ledger.close()
+    assert ledger.load() is None
+    assert list(tmp_path.iterdir()) == []
+    ledger.close()
+
+
+def test_a_ledger_of_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
+    Ledger(tmp_path, "run").save(a_persist())
+    with pytest.raises(CheckpointError, match=r"controller\.json is of an unfinished run with another configuration"):
+        Ledger(tmp_path, "f00d").load()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b'{"run_digest": "run"',
+        b'{"run_digest": "run", "term": 2, "ballot": 5, "records": []}',
+        b'{"run_digest": "run", "term": 2, "ballot": 5, "records": ["{}"]}',
+        b'{"run_digest": "run", "term": null, "ballot": 5, "records": []}',
+    ],
+)
+def test_a_damaged_ledger_is_refused_by_name(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "controller.json").write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"controller\.json cannot be read"):
+        Ledger(tmp_path, "run").load()
+
+
+def test_a_torn_write_leaves_the_ledger_before(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "run")
+    ledger.save(a_persist())
+    with pytest.raises(Crash), crash_at(1):
+        ledger.save(a_persist(9))
+    assert ledger.load() == a_persist()

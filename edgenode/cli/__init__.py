@@ -19,6 +19,7 @@ _COMMANDS = {
     "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
     "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
     "status": ("edgenode.cli.status", "Show a running cluster."),
+    "evict": ("edgenode.cli.status", "Go on without a node that is taken for dead."),
     "stop": ("edgenode.cli.status", "Stop a running cluster at one round, with checkpoints written."),
 }
 

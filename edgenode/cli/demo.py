@@ -143,7 +143,7 @@ class Fleet:
         for i in range(self.config.run.nodes):
             name = f"node-{i:0{len(str(self.config.run.nodes - 1))}d}"
             self._spawn(name, ["run", "--name", name, "--state-dir", str(self.out / name), *common])
-        self._spawn("controller", ["controller", *common])
+        self._spawn("controller", ["controller", "--state-dir", str(self.out / "controller"), *common])
 
     def _spawn(self, name: str, arguments: list[str]) -> None:
         logs = self.out / "logs"

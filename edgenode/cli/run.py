@@ -87,12 +87,17 @@ def run(
 @config_option
 @click.option("--listen", default=f"0.0.0.0:{CONTROLLER_PORT}", show_default=True, metavar="H:P",
               envvar="EDGENODE_LISTEN", show_envvar=True, help="Where nodes and operators reach it.")  # fmt: skip
+@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
+              help="What it must know after a restart. [default: the user's state folder]")  # fmt: skip
 @set_option
 @verbose_option
-def controller(config_path: Path | None, listen: str, settings: tuple[str, ...], verbose: bool) -> None:
+def controller(
+    config_path: Path | None, listen: str, state_dir: Path | None, settings: tuple[str, ...], verbose: bool
+) -> None:
     """Run the controller: it founds the run when all nodes are there, and changes its topology on request.
 
-    It is not in the data path, and training goes on when it is gone. Exit code 1 if a node failed.
+    It is not in the data path, and training goes on when it is gone; started again, it goes on where it was.
+    Exit code 1 if a node failed.
 
     \b
     Examples:
@@ -104,8 +109,12 @@ def controller(config_path: Path | None, listen: str, settings: tuple[str, ...],
     _check(listen, ())
     from edgenode.controller import run_controller
 
+    if state_dir is None:
+        import platformdirs
+
+        state_dir = platformdirs.user_state_path("edgenode") / config.run.cluster / "controller"
     take_sigterm_as_ctrl_c()
-    if not run_controller(config, listen):
+    if not run_controller(config, listen, state_dir):
         raise SystemExit(1)
 
 

@@ -1,4 +1,4 @@
-"""``edgenode status`` and ``edgenode stop``."""
+"""``edgenode status``, ``edgenode evict`` and ``edgenode stop``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,24 @@ def stop(controller: str, cluster: str) -> None:
     """
     start = with_operator(controller, cluster, lambda operator: operator.stop())
     click.echo(f"every node stops before round {start}; go on with --resume")
+
+
+@click.command()
+@click.argument("node")
+@click.option("--force", is_flag=True, help="Even if fewer than half of the members, or than run.min_nodes, are left.")
+@cluster_options
+def evict(node: str, force: bool, controller: str, cluster: str) -> None:
+    """Go on without a node: for the operator who knows that it is dead.
+
+    Its own share of what was learnt since its last push is lost. Started again, it joins as a newcomer.
+
+    \b
+    Examples:
+      edgenode evict pi-3
+      edgenode evict pi-3 --force
+    """
+    start = with_operator(controller, cluster, lambda operator: operator.evict(node, force))
+    click.echo(f"the others go on without {node} from round {start}")
 
 
 def as_dict(status: operator_pb2.ClusterStatus) -> dict[str, Any]:

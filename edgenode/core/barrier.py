@@ -22,9 +22,9 @@ class Barrier(Generic[C]):
         of_round[sender] = contribution
         return True
 
-    def held_from(self, sender: str) -> int:
-        """How many rounds of one sender wait here."""
-        return sum(sender in of_round for of_round in self._held.values())
+    def held_from(self, sender: str, since: int = 0) -> int:
+        """How many rounds of one sender wait here, from a round on."""
+        return sum(sender in of_round for round, of_round in self._held.items() if round >= since)
 
     def missing(self, round: int, senders: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the senders whose contribution to a round is not here."""
@@ -34,3 +34,9 @@ class Barrier(Generic[C]):
     def release(self, round: int) -> list[tuple[str, C]]:
         """Take out a round's contributions, in sender order: float sums depend on it."""
         return sorted(self._held.pop(round, {}).items(), key=lambda item: item[0])
+
+    def discard(self, sender: str, after: int) -> None:
+        """Drop what is held from a sender of rounds after this one."""
+        for round, of_round in self._held.items():
+            if round > after:
+                of_round.pop(sender, None)

@@ -1,7 +1,8 @@
-"""The controller's decisions as a state machine: who founds a run, and how its plan changes. No I/O, no clock.
+"""The controller's decisions as a state machine: who is a member, and how the plan changes. No I/O, no clock.
 
-A change is a record given to one member; the members' own pushes carry it to the rest, so a controller that dies
-right after the offer has done its work. Only one record may be not yet in force; further changes wait.
+A graceful change is a record given to one member; the members' own pushes carry it to the rest, so a controller
+that dies right after the offer has done its work. Only one record may be not yet in force; further changes wait.
+A silent member is fenced off, then cut out: `edgenode.core.fence`.
 """
 
 from __future__ import annotations
@@ -9,18 +10,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from edgenode.core.fence import Fencing
+from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
+    Admit,
     Change,
     ClusterAction,
     ClusterEvent,
+    Decree,
+    Evict,
+    Fence,
+    FenceAnswered,
+    Fetched,
     Joined,
+    Leave,
     Lost,
     Offer,
     OfferAnswered,
+    Persist,
     Progressed,
     Refuse,
     Reply,
     Rotate,
+    Sponsor,
     Stop,
     Welcome,
 )
@@ -38,8 +50,9 @@ class Charter:
     Attributes:
         nodes: how many members it waits for.
         run_digest: of the configuration that all must share.
-        every: length of one graph's turn, in epochs if ``epochs``, else in rounds.
+        schedule: its ``every`` counts epochs if ``epochs``, else rounds.
         rounds: of the whole run, gossip included.
+        min_nodes: below this no member is evicted, and none may leave.
     """
 
     cluster: str
@@ -48,6 +61,7 @@ class Charter:
     schedule: Schedule
     epochs: bool
     rounds: int
+    min_nodes: int = 1
 
 
 @dataclass
@@ -62,20 +76,29 @@ class _Pending:
 class Cluster:
     """The membership and the plan of one run.
 
+    Args:
+        term: higher at every start of a controller.
+        saved: what the last controller persisted, if there was one.
+
     Attributes:
         plan: None until the run is founded.
         next_rounds: the next round of each node, as last reported.
+        present: the nodes with a live link, members and others.
     """
 
-    def __init__(self, charter: Charter) -> None:
-        self.charter = charter
-        self.plan: Plan | None = None
+    def __init__(self, charter: Charter, term: int = 0, saved: Persist | None = None) -> None:
+        self.charter, self.term = charter, term
+        self.plan: Plan | None = saved.plan if saved else None
         self.present: dict[str, Joined] = {}
         self.next_rounds: dict[str, int] = {}
         self.rounds_per_epoch = 1
-        self._silent: dict[str, int] = {}  # welcomed and not heard of since, with the round to start at
+        self._welcomed: dict[str, tuple[int, str]] = {}  # not heard of since: the round to start at, and the process
+        self._newcomers: dict[str, Joined] = {}
+        self._sponsored: set[str] = set()
         self._queue: list[Change] = []
         self._pending: _Pending | None = None
+        self._fencing: Fencing | None = None
+        self._ballot = 0
         self._margin = _FIRST_MARGIN
 
     def missing(self) -> int:
@@ -84,19 +107,34 @@ class Cluster:
 
     def handle(self, event: ClusterEvent) -> list[ClusterAction]:
         """Take one event; return what is to be done, in this order."""
+        actions = self._take(event)
+        return [*actions, *self._offer_next(), *self._admit_next()]
+
+    def _take(self, event: ClusterEvent) -> list[ClusterAction]:
         match event:
             case Joined():
-                return [*self._joined(event), *self._offer_next()]
+                return self._joined(event)
             case Lost(node):
                 self.present.pop(node, None)
+                self._newcomers.pop(node, None)
+                self._sponsored.discard(node)
                 return []
             case Progressed():
-                self._silent.pop(event.node, None)
-                return self._progressed(event)
+                self._welcomed.pop(event.node, None)
+                self.next_rounds[event.node] = event.next_round
+                return self._settle(event.number, event.digest)
             case OfferAnswered():
                 return self._answered(event)
-            case Rotate() | Stop():
+            case Rotate() | Stop() | Leave():
                 return self._asked(event)
+            case Evict():
+                return self._evict(event)
+            case Fetched(node):
+                if node in self._newcomers and node in self._sponsored:
+                    self._queue.append(Admit(node))
+                return []
+            case FenceAnswered():
+                return self._fence_answered(event)
         assert_never(event)
 
     # --- members ------------------------------------------------------------------------------------
@@ -108,39 +146,55 @@ class Cluster:
         if event.node in self.present:
             other = self.present[event.node].address
             return [Refuse(event.node, f"node id {event.node!r} is taken by {other}; this one is {event.address}")]
+        self.rounds_per_epoch = max(self.rounds_per_epoch, event.rounds_per_epoch)
         if event.running and event.plan:
             return self._returned(event, event.plan)
-        if self.plan:
-            return self._late(event, self.plan)
         self.present[event.node] = event
-        self.rounds_per_epoch = max(self.rounds_per_epoch, event.rounds_per_epoch)
+        if self.plan is not None:
+            return self._newcomer(event, self.plan)
         return [] if self.missing() else self._found()
 
-    def _late(self, event: Joined, plan: Plan) -> list[ClusterAction]:
-        """Too late to take part, unless it is a member whose welcome was lost with its link."""
-        address = {m.node: m.address for m in plan.latest.members}.get(event.node)
-        if event.node in self._silent and event.address == address:
-            self.present[event.node] = event
-            return [Welcome(event.node, plan, self._silent[event.node])]
-        return [_started(event.node, plan)]
+    def _newcomer(self, event: Joined, plan: Plan) -> list[ClusterAction]:
+        """A process that is in no run yet: a member whose welcome was lost, or someone new, or someone back."""
+        start, process = self._welcomed.get(event.node, (0, None))
+        if process == event.process:
+            return [Welcome(event.node, plan, start)]
+        self._newcomers[event.node] = event
+        if event.node not in self._involved():
+            return []
+        if self._involved() <= set(self._newcomers):
+            return self._resume()  # everyone died: nobody runs that could be joined
+        # a new process under a member's name: the proof that the old one is dead
+        return self._evict(Evict(-1, event.node, force=True)) if self._anyone_runs() else []
+
+    def _anyone_runs(self) -> bool:
+        assert self.plan is not None
+        return any(self._may_carry(node) for node in self._involved())
 
     def _returned(self, event: Joined, plan: Plan) -> list[ClusterAction]:
         """A member of a running run reached us again, or for the first time if we are the ones who restarted."""
-        refused: list[ClusterAction] = []
-        if self.plan is None:  # those who gathered here in the meantime wait for a founding that will not be
-            refused = [_started(node, plan) for node in self.present]
-            self.present.clear()
+        if self.plan is None:  # those who gathered here in the meantime are newcomers to this run
             self.plan = plan
+            self._outrank(plan)
+            self._newcomers |= self.present
         if plan.records[0].digest != self.plan.records[0].digest:
             ours, theirs = self.plan.records[0].digest, plan.records[0].digest
             return [Refuse(event.node, f"this run was founded on plan {ours}, {event.node}'s on {theirs}")]
         if plan.latest.number > self.plan.latest.number:
             self.plan = plan
-        self._silent.pop(event.node, None)
+            self._outrank(plan)
+        self.term = max(self.term, plan.latest.term)
+        self._welcomed.pop(event.node, None)
         self.present[event.node] = event
-        self.rounds_per_epoch = max(self.rounds_per_epoch, event.rounds_per_epoch)
         settled = self._settle(plan.latest.number, plan.latest.digest)
-        return [*refused, *settled, *self._repeat_to(event.node)]
+        # proved dead by a new process of its name, or promised away to a controller that is gone
+        dead = sorted(self._involved() & (set(self._newcomers) | event.fenced))
+        waiting = [action for node in dead for action in self._evict(Evict(-1, node, force=True))]
+        return [*settled, *self._repeat_to(event.node, plan), *waiting]
+
+    def _outrank(self, plan: Plan) -> None:
+        """A plan that another controller made: its members may have promised it fences that we know nothing of."""
+        self.term = max(self.term, plan.latest.term + 1)
 
     def _found(self) -> list[ClusterAction]:
         """Everyone is here: a new run, or the continuation of the one all have saved."""
@@ -155,12 +209,47 @@ class Cluster:
             else:
                 self.plan, start = resume(members, saved)
         except GraphError as exc:
-            refused = [Refuse(node, str(exc)) for node in self.present]
-            self.present.clear()
-            return list(refused)
-        self.next_rounds = dict.fromkeys(self.present, start)
-        self._silent = dict(self.next_rounds)
-        return [Welcome(node, self.plan, start) for node in sorted(self.present)]
+            return self._refuse_all(str(exc))
+        return self._welcome_all(self.plan, start)
+
+    def _resume(self) -> list[ClusterAction]:
+        """All members are back, and none of them runs: on from the newest round all have saved.
+
+        A change that was not in force by then is dropped.
+        """
+        assert self.plan is not None
+        back = {n: self._newcomers[n] for n in self._involved()}
+        common = frozenset.intersection(*(j.saved for j in back.values()))
+        names = self.plan.at(max(common, default=0)).names
+        incarnations = {n: self._incarnation(n) for n in names}
+        if not any(j.saved for j in back.values()):  # they died before their first round
+            members = [Member(n, self._incarnation(n), j.address) for n, j in back.items()]
+            self.plan = found(self.charter.cluster, members, self._founding_schedule())
+            return self._begin(self.plan, 0)
+        try:
+            offers = {n: (back[n].saved, back[n].plan or self.plan) for n in names if n in back}
+            plan, start = resume([Member(n, incarnations[n], back[n].address) for n in names if n in back], offers)
+        except GraphError as exc:
+            return self._refuse_all(str(exc))
+        self.plan = Plan((replace(plan.latest, number=self.plan.latest.number + 1, term=self.term),))
+        return self._begin(self.plan, start)
+
+    def _begin(self, plan: Plan, start: int) -> list[ClusterAction]:
+        self._fencing, self._pending = None, None
+        for node in plan.latest.names:
+            del self._newcomers[node]
+        return self._welcome_all(plan, start)
+
+    def _welcome_all(self, plan: Plan, start: int) -> list[ClusterAction]:
+        self.next_rounds = dict.fromkeys(plan.latest.names, start)
+        self._welcomed = {n: (start, self.present[n].process) for n in plan.latest.names}
+        return [self._persist(), *(Welcome(node, plan, start) for node in plan.latest.names)]
+
+    def _refuse_all(self, reason: str) -> list[ClusterAction]:
+        refused = [Refuse(node, reason) for node in sorted(self.present)]
+        self.present.clear()
+        self._newcomers.clear()
+        return list(refused)
 
     def _founding_schedule(self) -> Schedule:
         schedule = self.charter.schedule
@@ -170,20 +259,51 @@ class Cluster:
         """A number of epochs in rounds: those of the node with most data."""
         return every * self.rounds_per_epoch if epochs else every
 
-    # --- changes ------------------------------------------------------------------------------------
+    def _persist(self) -> Persist:
+        assert self.plan is not None
+        return Persist(self.term, self._ballot, self.plan)
 
-    def _asked(self, change: Change) -> list[ClusterAction]:
+    # --- joining a run ------------------------------------------------------------------------------
+
+    def _admit_next(self) -> list[ClusterAction]:
+        """Send every newcomer whose name is free to a sponsor; it comes back as Fetched."""
+        if self.plan is None or self._fencing or self.plan.latest.end is not None:
+            return []
+        members = {m.node: m for m in self.plan.latest.members}
+        living = [m for n, m in members.items() if n in self.present and n not in self._newcomers]
+        actions: list[ClusterAction] = []
+        for node in sorted(self._newcomers):
+            if living and node not in members and node not in self._sponsored:
+                self._sponsored.add(node)
+                actions.append(Sponsor(node, living[0], tuple(members.values())))
+        return actions
+
+    # --- graceful changes ---------------------------------------------------------------------------
+
+    def _asked(self, change: Rotate | Stop | Leave) -> list[ClusterAction]:
         if self.plan is None:
             return [_no(change, f"the run has not started: it waits for {self.missing()} more nodes")]
         if any(isinstance(c, Stop) for c in self._coming()) or self.plan.latest.end is not None:
             return [_no(change, "the run is stopping")]
-        if isinstance(change, Rotate):
-            try:
-                self._schedule(change, start=0).check(self.plan.latest.names)
-            except GraphError as exc:
-                return [_no(change, str(exc))]
+        try:
+            self._check(change)
+        except GraphError as exc:
+            return [_no(change, str(exc))]
         self._queue.append(change)
-        return self._offer_next()
+        return []
+
+    def _check(self, change: Rotate | Stop | Leave) -> None:
+        assert self.plan is not None
+        names = self.plan.latest.names
+        match change:
+            case Rotate():
+                self._schedule(change, start=0).check(names)
+            case Leave(_, node):
+                leaving = {c.node for c in self._coming() if isinstance(c, Leave)} | {node}
+                if node not in names:
+                    raise GraphError(f"{node} is no member")
+                if len(set(names) - leaving) < max(1, self.charter.min_nodes):
+                    raise GraphError(f"{node} cannot leave: {self.charter.min_nodes} nodes must stay")
 
     def _coming(self) -> list[Change]:
         return [*self._queue, *(self._pending.changes if self._pending else [])]
@@ -195,13 +315,20 @@ class Cluster:
 
     def _offer_next(self) -> list[ClusterAction]:
         """Offer all queued changes as one record, if the last one is in force everywhere and a member is there."""
-        if self.plan is None or self._pending or not self._queue or not self._settled():
+        if self.plan is None or self._pending or self._fencing or not self._queue or not self._settled():
             return []
-        member = min((n for n in self.plan.latest.names if n in self.present), default=None)
+        member = min((n for n in self.plan.latest.names if self._may_carry(n)), default=None)
         if member is None:
             return []
         changes, self._queue = self._queue, []
-        return self._offer(member, changes)
+        names = self.plan.latest.names
+        void = [c for c in changes if isinstance(c, Leave) and c.node not in names]
+        changes = [c for c in changes if c not in void and (not isinstance(c, Admit) or c.node in self._newcomers)]
+        refused = [_no(c, f"{c.node} is no member") for c in void]
+        return [*refused, *(self._offer(member, changes) if changes else [])]
+
+    def _may_carry(self, node: str) -> bool:
+        return node in self.present and node not in self._newcomers
 
     def _settled(self) -> bool:
         """The latest record is in force at every member; one not heard of may know another that we do not."""
@@ -213,21 +340,41 @@ class Cluster:
         assert self.plan is not None
         soonest = self.next_rounds.get(member, 0) + self._margin
         try:
-            start = soonest + reach(self.plan, member, soonest) + 1
+            start = soonest + reach(self.plan, member, soonest) + 2
             if start >= self.charter.rounds:
                 raise GraphError(f"too late: the run ends with round {self.charter.rounds}")
             record = self._successor(start, changes)
         except EdgenodeError as exc:
-            return [_no(change, str(exc)) for change in changes]
+            return [a for change in changes for a in self._give_up(change, str(exc))]
         self._pending = _Pending(record, member, changes)
         return [Offer(member, record)]
+
+    def _give_up(self, change: Change, error: str) -> list[ClusterAction]:
+        if not isinstance(change, Admit):
+            return [_no(change, error)]
+        self._newcomers.pop(change.node, None)
+        self.present.pop(change.node, None)
+        return [Refuse(change.node, error)]
 
     def _successor(self, start: int, changes: list[Change]) -> Record:
         assert self.plan is not None
         rotations = [c for c in changes if isinstance(c, Rotate)]
         schedule = self._schedule(rotations[-1], start) if rotations else self.plan.latest.schedule
         end = start if any(isinstance(c, Stop) for c in changes) else None
-        return self.plan.successor(start, schedule=schedule, end=end)
+        leavers = [c.node for c in changes if isinstance(c, Leave)]
+        stay = [m for m in self.plan.latest.members if m.node not in leavers]
+        if not stay:
+            raise GraphError(f"{', '.join(leavers)} cannot leave: nobody else is left")
+        joiners = [self._newcomers[c.node] for c in changes if isinstance(c, Admit)]
+        members = tuple(sorted([*stay, *(Member(j.node, self._incarnation(j.node), j.address) for j in joiners)]))
+        heirs = tuple((leaver, stay[i % len(stay)].node) for i, leaver in enumerate(sorted(leavers)))
+        schedule = _re_formed(schedule, tuple(m.node for m in members))
+        return self.plan.successor(start, schedule=schedule, end=end, members=members, heirs=heirs, term=self.term)
+
+    def _incarnation(self, node: str) -> int:
+        """One more than any process of this name had."""
+        assert self.plan is not None
+        return 1 + max((m.incarnation for r in self.plan.records for m in r.members if m.node == node), default=-1)
 
     def _answered(self, event: OfferAnswered) -> list[ClusterAction]:
         pending, answer = self._pending, event.answer
@@ -239,10 +386,10 @@ class Cluster:
         # too late: nobody has the record, so another one may take its number
         self._pending = None
         self._margin = min(2 * self._margin, _MAX_MARGIN)
-        return [*self._offer(event.node, pending.changes), *self._offer_next()]
+        return self._offer(event.node, pending.changes)
 
     def _settle(self, number: int, digest: str) -> list[ClusterAction]:
-        """A member knows the record on offer: it is part of the plan."""
+        """A member knows the record on offer: it is part of the plan, and who joins by it is welcome."""
         pending = self._pending
         if pending is None or self.plan is None or digest != pending.record.digest:
             return []
@@ -250,22 +397,127 @@ class Cluster:
         self._margin = _FIRST_MARGIN
         if self.plan.latest.number < number:
             self.plan = self.plan.extend(pending.record)
-        return [*(Reply(c.ticket, pending.record.start) for c in pending.changes), *self._offer_next()]
+        start = pending.record.start
+        actions: list[ClusterAction] = [self._persist()]
+        for change in pending.changes:
+            if isinstance(change, Admit):
+                newcomer = self._newcomers.pop(change.node, None)
+                self._sponsored.discard(change.node)
+                self.next_rounds[change.node] = start
+                self._welcomed[change.node] = start, newcomer.process if newcomer else ""
+                actions.append(Welcome(change.node, self.plan, start))
+            else:
+                actions.append(Reply(change.ticket, start))
+        return actions
 
-    def _repeat_to(self, node: str) -> list[ClusterAction]:
-        """The answer to an offer was lost with the link: the same record again, never another."""
+    def _repeat_to(self, node: str, known: Plan) -> list[ClusterAction]:
+        """What was lost with the link: the same offer again, never another; the fence; or how it ended."""
+        assert self.plan is not None
+        if self._fencing is not None:
+            return self._fences([node])
         if self._pending and self._pending.asked == node:
             return [Offer(node, self._pending.record)]
+        if any(r.cut for r in self.plan.records if r.number > known.latest.number):
+            return [Decree(node, tuple(r for r in self.plan.records if r.number > known.latest.number))]
         return []
 
-    def _progressed(self, event: Progressed) -> list[ClusterAction]:
-        self.next_rounds[event.node] = event.next_round
-        return [*self._settle(event.number, event.digest), *self._offer_next()]
+    # --- removal ------------------------------------------------------------------------------------
+
+    def _evict(self, evict: Evict) -> list[ClusterAction]:
+        if self.plan is None or evict.node not in self._involved():
+            return [Reply(evict.ticket, None, f"{evict.node} is no member")]
+        before = self._fencing.evicted if self._fencing else frozenset[str]()
+        evicted = before | {evict.node}
+        left = len(set(self.plan.latest.names) - evicted)
+        if evict.node in before:
+            return []
+        few = left < self.charter.min_nodes or 2 * left < len(self.plan.latest.names)
+        if left < 1 or (few and not evict.force):
+            text = f"{evict.node} stays: without it {left} of {len(self.plan.latest.names)} members would be left"
+            return [Reply(evict.ticket, None, text)]
+        self._ballot += 1
+        tickets = [*(self._fencing.tickets if self._fencing else []), evict.ticket]
+        self._fencing = Fencing(self.term, self._ballot, evicted, self._involved() - evicted, tickets)
+        return [self._persist(), *self._fences(sorted(self._fencing.survivors)), *self._decree()]
+
+    def _involved(self) -> frozenset[str]:
+        """Everyone who may still be in a round: members now and to come, and leavers that are not done."""
+        assert self.plan is not None
+        heirs = {leaver: r.start for r in self.plan.records for leaver, _ in r.heirs}
+        cut = {(dead, r.start) for r in self.plan.records for dead, _ in r.cut}
+        leavers = {
+            leaver
+            for leaver, start in heirs.items()
+            if self.next_rounds.get(leaver, 0) < start and not any(dead == leaver and r > start for dead, r in cut)
+        }
+        return frozenset(self.plan.latest.names) | leavers
+
+    def _fences(self, nodes: list[str]) -> list[ClusterAction]:
+        fencing = self._fencing
+        if fencing is None:
+            return []
+        return [
+            Fence(n, fencing.term, fencing.ballot, fencing.evicted)
+            for n in nodes
+            if n in fencing.survivors and n in self.present
+        ]
+
+    def _fence_answered(self, event: FenceAnswered) -> list[ClusterAction]:
+        if self._fencing is None or not self._fencing.take(event.node, event.answer):
+            return []
+        return self._decree()
+
+    def _decree(self) -> list[ClusterAction]:
+        """All survivors stand behind the fence: the record that goes on without the evicted."""
+        fencing = self._fencing
+        if fencing is None or self.plan is None or not fencing.complete:
+            return []
+        pending, self._pending, self._fencing = self._pending, None, None
+        self.plan = fencing.newest_plan(self.plan)
+        actions: list[ClusterAction] = []
+        if pending is not None:
+            if pending.record.digest in {r.digest for r in self.plan.records}:
+                actions += self._accepted(pending)
+            else:  # only the dead may have it: its changes are asked for again
+                self._queue = [*pending.changes, *self._queue]
+        start = max(fencing.begun + 1, self.plan.latest.start + 1)
+        members = tuple(m for m in self.plan.latest.members if m.node not in fencing.evicted)
+        cut = fencing.cut(self.plan, start)
+        schedule = _re_formed(self.plan.latest.schedule, tuple(m.node for m in members))
+        record = self.plan.successor(start, schedule=schedule, members=members, cut=cut, term=self.term)
+        self.plan = self.plan.extend(record)
+        news = tuple(self.plan.records)
+        present = [n for n in sorted(fencing.survivors | fencing.evicted) if self._may_carry(n)]
+        return [
+            *actions,
+            self._persist(),
+            *(Decree(n, news) for n in present),  # a zombie among the evicted learns it this way
+            *(Reply(ticket, start) for ticket in fencing.tickets if ticket >= 0),
+        ]
+
+    def _accepted(self, pending: _Pending) -> list[ClusterAction]:
+        """A pending record that a survivor knows: as if its acceptance had been heard."""
+        self._pending = pending
+        return self._settle(pending.record.number, pending.record.digest)
 
 
-def _started(node: str, plan: Plan) -> Refuse:
-    return Refuse(node, f"the run has started with {', '.join(plan.latest.names)}")
+def _re_formed(schedule: Schedule, names: tuple[str, ...]) -> Schedule:
+    """The schedule over other members: presets re-form by themselves; a list of edges loses those of the absent,
+    and gives way to a ring where that leaves it unconnected."""
+    kept = tuple(_without(spec, names) for spec in schedule.graphs)
+    try:
+        re_formed = replace(schedule, graphs=kept)
+        re_formed.check(names)
+    except GraphError:
+        re_formed = replace(schedule, graphs=(GraphSpec("a"),), every=1)
+    return re_formed
 
 
-def _no(change: Change, error: str) -> Reply:
+def _without(spec: GraphSpec, names: tuple[str, ...]) -> GraphSpec:
+    if spec.edges is None:
+        return spec
+    return replace(spec, edges=tuple((s, r) for s, r in spec.edges if s in names and r in names))
+
+
+def _no(change: Rotate | Stop | Leave, error: str) -> Reply:
     return Reply(change.ticket, None, error)

@@ -6,7 +6,7 @@ graph re-forms by itself when the members change; an edge list names its nodes a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
@@ -22,12 +22,16 @@ from edgenode.errors import GraphError
 class Digraph:
     """A directed graph over node ids, (sender, receiver) per edge; self-loops are implied, never listed.
 
+    Attributes:
+        leaving: nodes in their last round: each has one edge, to its heir, and no self-loop.
+
     Raises:
         GraphError: an edge names an unknown node, or is a self-loop.
     """
 
     nodes: tuple[str, ...]
     edges: frozenset[tuple[str, str]]
+    leaving: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for sender, receiver in sorted(self.edges):
@@ -54,7 +58,12 @@ class Digraph:
         return self._in.get(node, ())
 
     def weight(self, sender: str) -> float:
-        """What the sender gives to itself and to each out-neighbour: 1 / (out-degree + 1), a column of W."""
+        """What the sender gives to itself and to each out-neighbour: 1 / (out-degree + 1), a column of W.
+
+        A leaver gives all to its heir and keeps nothing.
+        """
+        if sender in self.leaving:
+            return 1.0
         return 1.0 / (len(self.out_neighbours(sender)) + 1)
 
     def mixing_matrix(self) -> NDArray[np.float64]:
@@ -62,7 +71,8 @@ class Digraph:
         position = {node: i for i, node in enumerate(self.nodes)}
         matrix = np.zeros((len(self.nodes), len(self.nodes)))
         for sender in self.nodes:
-            for receiver in (sender, *self.out_neighbours(sender)):
+            itself = () if sender in self.leaving else (sender,)
+            for receiver in (*itself, *self.out_neighbours(sender)):
                 matrix[position[receiver], position[sender]] = self.weight(sender)
         return matrix
 
@@ -75,6 +85,11 @@ class Digraph:
             return []
         reach = {node: nx.descendants(graph, node) | {node} for node in self.nodes}
         return [(a, b) for a in self.nodes for b in self.nodes if b not in reach[a]]
+
+    def handing_over(self, heirs: Mapping[str, str]) -> Digraph:
+        """This graph in the last round of some nodes: nobody pushes to them, and each pushes to its heir alone."""
+        stay = {(s, r) for s, r in self.edges if s not in heirs and r not in heirs}
+        return Digraph(self.nodes, frozenset(stay | set(heirs.items())), frozenset(heirs))
 
     def union(self, other: Digraph) -> Digraph:
         """The graph with the edges of both, over the nodes of this one."""

@@ -10,7 +10,7 @@ from enum import Enum
 
 from edgenode.core.compress import Floats
 from edgenode.core.graph import GraphSpec
-from edgenode.core.plan import Plan, Record
+from edgenode.core.plan import Member, Plan, Record
 from edgenode.core.sparse_push import State
 from edgenode.errors import EdgenodeError
 
@@ -76,6 +76,7 @@ class Acknowledged:
     verdict: Verdict
     knows: int
     detail: str = ""
+    records: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +87,33 @@ class RecordOffered:
 
 
 @dataclass(frozen=True, slots=True)
+class Fenced:
+    """The controller shuts members out: answer, accept nothing more from them, begin no round until it is decreed.
+
+    Attributes:
+        term: of the controller, and ballot: of this fence in it; (term, ballot) never goes back.
+    """
+
+    term: int
+    ballot: int
+    evicted: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Decreed:
+    """The controller's records after a fence; they need no time to spread, everyone stands still."""
+
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TimedOut:
     """The deadline of a round passed."""
 
     round: int
 
 
-NodeEvent = Trained | Received | Acknowledged | RecordOffered | TimedOut
+NodeEvent = Trained | Received | Acknowledged | RecordOffered | TimedOut | Fenced | Decreed
 
 # --- a node says ------------------------------------------------------------------------------------
 
@@ -122,6 +143,7 @@ class Acknowledge:
     verdict: Verdict
     knows: int
     detail: str = ""
+    records: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +192,24 @@ class AnswerOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerFence:
+    """Tell the controller where we stand.
+
+    Attributes:
+        begun: the newest round we have begun.
+        held: the newest round that each evicted member must have begun: it pushed it to us, or it has mixed what we
+            pushed in the one before; -1 for none.
+        records: the plan as we know it.
+    """
+
+    term: int
+    ballot: int
+    begun: int
+    held: tuple[tuple[str, int], ...]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PlanChanged:
     """A record was adopted: its members may need dialling, its start shown."""
 
@@ -178,7 +218,7 @@ class PlanChanged:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The run is over for this node: all its pushes are answered. ``complete`` is False if it was stopped early."""
+    """The run is over for this node: all its pushes are answered. ``complete`` is False if it was stopped or left."""
 
     round: int
     z: Floats
@@ -192,7 +232,20 @@ class Fail:
     error: EdgenodeError
 
 
-NodeAction = Train | Push | Acknowledge | Await | Mixed | Evaluate | Save | AnswerOffer | PlanChanged | Finish | Fail
+NodeAction = (
+    Train
+    | Push
+    | Acknowledge
+    | Await
+    | Mixed
+    | Evaluate
+    | Save
+    | AnswerOffer
+    | AnswerFence
+    | PlanChanged
+    | Finish
+    | Fail
+)
 
 # --- the cluster hears ------------------------------------------------------------------------------
 
@@ -208,6 +261,8 @@ class Joined:
         saved: rounds of its checkpoints, offered for resuming; empty to start afresh.
         plan: what it knows: of its newest checkpoint, or of the run it is in.
         running: it is in the middle of a run and only lost sight of the controller.
+        fenced: whom a fence shuts out behind which it stands.
+        process: drawn at random when the process started: tells a redial from a restart.
     """
 
     node: str
@@ -217,6 +272,8 @@ class Joined:
     saved: frozenset[int] = frozenset()
     plan: Plan | None = None
     running: bool = False
+    process: str = ""
+    fenced: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +318,52 @@ class Stop:
     ticket: int
 
 
-Change = Rotate | Stop
-ClusterEvent = Joined | Lost | Progressed | OfferAnswered | Rotate | Stop
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A member wants to go, and to hand over what it has."""
+
+    ticket: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """A member is taken for dead: by an operator, or on the evidence of its peers.
+
+    Attributes:
+        force: even below half of the members, or below min_nodes.
+    """
+
+    ticket: int
+    node: str
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A newcomer has the model and has reached everyone: it may become a member."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class FenceAnswered:
+    """A member stands behind the fence."""
+
+    node: str
+    answer: AnswerFence
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """A newcomer is ready: the cluster's own change, on nobody's ticket."""
+
+    node: str
+    ticket: int = -1
+
+
+Change = Rotate | Stop | Leave | Admit
+ClusterEvent = Joined | Lost | Progressed | OfferAnswered | Rotate | Stop | Leave | Evict | Fetched | FenceAnswered
 
 # --- the cluster says -------------------------------------------------------------------------------
 
@@ -293,6 +394,42 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Sponsor:
+    """Send a newcomer to a member for its model; ``others`` are whom it must be able to reach."""
+
+    node: str
+    sponsor: Member
+    others: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Fence one member."""
+
+    node: str
+    term: int
+    ballot: int
+    evicted: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Decree:
+    """Give one member the records that end a fence."""
+
+    node: str
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write down, before anything that follows, what the next controller must know."""
+
+    term: int
+    ballot: int
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Answer an operator: the round at which the change takes effect, or why not."""
 
@@ -301,4 +438,4 @@ class Reply:
     error: str = ""
 
 
-ClusterAction = Welcome | Refuse | Offer | Reply
+ClusterAction = Welcome | Refuse | Offer | Sponsor | Fence | Decree | Persist | Reply

@@ -17,10 +17,13 @@ from edgenode.core.learner import Learner
 from edgenode.core.messages import (
     Acknowledge,
     Acknowledged,
+    AnswerFence,
     AnswerOffer,
     Await,
+    Decreed,
     Evaluate,
     Fail,
+    Fenced,
     Finish,
     Message,
     Mixed,
@@ -41,6 +44,7 @@ from edgenode.errors import (
     BarrierTimeout,
     DigestMismatch,
     EdgenodeError,
+    Evicted,
     LocalProtocolError,
     RemoteProtocolError,
 )
@@ -61,6 +65,7 @@ class Node:
     Attributes:
         round: the round it is in: all before it are mixed.
         plan: what it knows of the plan.
+        fenced: behind a fence, whom it shuts out; else empty.
     """
 
     def __init__(
@@ -75,12 +80,16 @@ class Node:
     ) -> None:
         self.name, self.plan, self.round = name, plan, round
         self.stage = Stage.READY
+        self._since = round
         self._learner = learner
         self._window = window
         self._evaluate_every, self._checkpoint_every = evaluate_every, checkpoint_every
         self._barrier: Barrier[Any] = Barrier()
         self._unanswered: set[tuple[int, str]] = set()
         self._pushed: tuple[int, int] = (0, 0)  # messages and payload bytes of the current round
+        self._newest: dict[str, int] = {}  # the newest round of each sender that it must have begun
+        self._promised = (0, 0)  # (term, ballot) of the newest fence
+        self.fenced: frozenset[str] = frozenset()
         self._knows: dict[str, int] = dict.fromkeys(plan.latest.names, plan.records[0].number)
         self._incarnation = {m.node: m.incarnation for m in plan.latest.members}[name]
 
@@ -88,7 +97,9 @@ class Node:
     def end(self) -> int:
         """The round before which the run is over: all rounds done, or stopped by a record."""
         stops = [r.end for r in self.plan.records if r.end is not None]
-        return min([self._learner.rounds, *stops])
+        later = [r for r in self.plan.records if r.start > self._since]  # an earlier process may have left, too
+        leaves = [r.start for r in later if any(leaver == self.name for leaver, _ in r.heirs)]
+        return min([self._learner.rounds, *stops, *leaves])
 
     @property
     def next_round(self) -> int:
@@ -98,11 +109,18 @@ class Node:
     def missing(self) -> tuple[str, ...]:
         """The peers that hold this node up: in-neighbours to hear from, or receivers that owe an answer."""
         if self.stage is Stage.WAITING:
-            return self._barrier.missing(self.round, self.plan.graph(self.round).in_neighbours(self.name))
+            gone = self.plan.gone(self.round)
+            senders = self.plan.graph(self.round).in_neighbours(self.name)
+            return self._barrier.missing(self.round, tuple(s for s in senders if s not in gone))
         if self.stage is Stage.READY:
             answered_to = self.round if self.round >= self.end else self.round - self._window + 1
             return tuple(sorted({peer for r, peer in self._unanswered if r < answered_to}))
         return ()
+
+    def held(self) -> dict[str, int]:
+        """How many pushes of each sender wait here."""
+        incarnations = {m.node: m.incarnation for m in self.plan.latest.members}
+        return {s: self._barrier.held_from(s, self.plan.joined(s, incarnations.get(s, 0))) for s in self._newest}
 
     def start(self) -> list[NodeAction]:
         """The first actions: a checkpoint of the beginning, and the first round."""
@@ -126,6 +144,11 @@ class Node:
                 return self._offered(record)
             case TimedOut(round):
                 return self._timed_out(round)
+            case Fenced():
+                return self._behind_fence(event)
+            case Decreed(records):
+                changes = self._learn(records)
+                return [*changes, *self._go_on()]
         assert_never(event)
 
     # --- rounds -------------------------------------------------------------------------------------
@@ -135,6 +158,8 @@ class Node:
         actions: list[NodeAction] = []
         while True:
             match self.stage:
+                case Stage.READY if self.fenced:
+                    return actions
                 case Stage.READY if missing := self.missing():
                     return [*actions, Await(self.round, missing)]
                 case Stage.READY if self.round >= self.end:
@@ -160,12 +185,13 @@ class Node:
 
     def _emit(self, displacement: Any) -> list[NodeAction]:
         u = self._learner.u
-        payload = self._learner.emit(self.round, displacement)
         graph, record = self.plan.graph(self.round), self.plan.at(self.round)
-        receivers = graph.out_neighbours(self.name)
+        payload = self._learner.emit(self.round, displacement, whole=self.name in graph.leaving)
+        gone = self.plan.gone(self.round)
+        receivers = [peer for peer in graph.out_neighbours(self.name) if peer not in gone]
         actions: list[NodeAction] = []
         for peer in receivers:
-            news = tuple(r for r in self.plan.records if r.number > self._knows.get(peer, record.number))
+            news = tuple(r for r in self.plan.records if r.number > self._knows.get(peer, -1))
             weight = graph.weight(self.name)
             message = Message(
                 self.name,
@@ -188,7 +214,9 @@ class Node:
 
     def _mix(self) -> list[NodeAction]:
         received = self._barrier.release(self.round)
-        self._learner.mix(self.plan.graph(self.round).weight(self.name), [c for _, c in received])
+        if self.name not in self.plan.graph(self.round).leaving:  # a leaver's state is its heir's by now
+            self._learner.mix(self._kept(self.round), [c for _, c in received])
+        self._learner.forget(self.round - self._window)
         knows = self.plan.latest.number
         actions: list[NodeAction] = [Acknowledge(sender, self.round, Verdict.OK, knows) for sender, _ in received]
         actions.append(Mixed(self.round, *self._pushed, self._learner.u))
@@ -200,6 +228,12 @@ class Node:
         if not over and _due(self.round, self._evaluate_every):
             actions.append(Evaluate(self.round, self._learner.model()))
         return actions
+
+    def _kept(self, round: int) -> float:
+        """The share of its own mass a node keeps in a round: its self-loop, and what the dead are not to have."""
+        graph, gone = self.plan.graph(round), self.plan.gone(round)
+        back = sum(peer in gone and round >= gone[peer] for peer in graph.out_neighbours(self.name))
+        return (1 + back) * graph.weight(self.name)
 
     def _save(self) -> Save:
         return Save(self.round, self._learner.snapshot(), self.plan)
@@ -213,12 +247,21 @@ class Node:
     # --- peers --------------------------------------------------------------------------------------
 
     def _received(self, message: Message) -> list[NodeAction]:
-        changes = [action for record in message.records for action in self._adopt(record)]
+        if message.sender in self.fenced:
+            return []  # nothing of it counts until it is decreed what does; no record of its, either
+        if self._is_cut(message):
+            return [self._answer(message, Verdict.STALE, self.plan.at(message.round).digest)]
+        changes = self._learn(message.records)
+        verdict = [] if self.stage is Stage.OVER and changes else self._judge(message)
+        return [*changes, *verdict, *(self._go_on() if changes else [])]
+
+    def _judge(self, message: Message) -> list[NodeAction]:
         sender, round = message.sender, message.round
         self._knows[sender] = max(self._knows.get(sender, 0), message.number, *(r.number for r in message.records))
         record = self.plan.at(round)
-        if message.digest != record.digest:  # of an old round too: SEEN would say that we have mixed it
-            return [*changes, self._answer(message, Verdict.STALE, record.digest)]
+        if message.digest != record.digest:
+            # of an old round too: SEEN would say that we have mixed it
+            return [self._answer(message, Verdict.STALE, record.digest)]
         graph = self.plan.graph(round)
         if sender not in graph.in_neighbours(self.name):
             raise RemoteProtocolError(f"{sender} pushed round {round} but is no in-neighbour in its graph")
@@ -229,16 +272,26 @@ class Node:
         if not 0 < message.u < float("inf"):
             raise RemoteProtocolError(f"{sender} pushed with u = {message.u}")
         if round < self.round:
-            return [*changes, self._answer(message, Verdict.SEEN)]
+            return [self._answer(message, Verdict.SEEN)]
         if not self._barrier.missing(round, (sender,)):
-            return changes  # a repeat of one that waits here: it is answered when it is mixed
-        if self._barrier.held_from(sender) >= self._window:
+            return []  # a repeat of one that waits here: it is answered when it is mixed
+        since = self.plan.joined(sender, message.incarnation)  # what an earlier process of its name left is not its
+        if self._barrier.held_from(sender, since) >= self._window:
             raise RemoteProtocolError(f"{sender} is more than {self._window} unanswered pushes ahead")
         self._barrier.hold(round, sender, self._learner.read(message.weight, message.u, message.payload))
-        return [*changes, *(self._advance() if self.stage is Stage.WAITING else [])]
+        self._heard_of(sender, round)
+        return self._advance() if self.stage is Stage.WAITING else []
+
+    def _is_cut(self, message: Message) -> bool:
+        """Whether the sender is a process that was cut out, and may not know it."""
+        return message.incarnation <= self.plan.last_cut(message.sender)
+
+    def _heard_of(self, peer: str, round: int) -> None:
+        self._newest[peer] = max(self._newest.get(peer, -1), round)
 
     def _answer(self, message: Message, verdict: Verdict, detail: str = "") -> Acknowledge:
-        return Acknowledge(message.sender, message.round, verdict, self.plan.latest.number, detail)
+        news = tuple(r for r in self.plan.records if r.number > message.number) if verdict is Verdict.STALE else ()
+        return Acknowledge(message.sender, message.round, verdict, self.plan.latest.number, detail, news)
 
     def _acknowledged(self, event: Acknowledged) -> list[NodeAction]:
         push = event.round, event.receiver
@@ -248,8 +301,11 @@ class Node:
         match event.verdict:
             case Verdict.OK | Verdict.SEEN:
                 self._unanswered.remove(push)
+                self._heard_of(event.receiver, event.round + 1)  # it mixed that round, and began the next
                 freed = self.stage is Stage.READY and not self.missing()  # one Await per wait, not per answer
                 return self._advance() if freed else []
+            case Verdict.STALE if self._is_out(event.records):
+                return self._evicted()
             case Verdict.STALE:
                 ours = self.plan.at(event.round).digest
                 return self._fail(DigestMismatch("plan digest", ours, event.detail, event.receiver))
@@ -258,12 +314,25 @@ class Node:
                 return self._fail(RemoteProtocolError(refused))
         assert_never(event.verdict)
 
+    def _is_out(self, records: tuple[Record, ...]) -> bool:
+        """Whether records of our run cut this process out of it."""
+        return any(self.name in dict(record.cut) and record.start > self._since for record in records)
+
+    def _evicted(self) -> list[NodeAction]:
+        return self._fail(Evicted(f"{self.name} was taken for dead and is no member any more"))
+
     def _fail(self, error: EdgenodeError) -> list[NodeAction]:
         """Give up, once: the first error is the cause."""
         failed, self.stage = self.stage is Stage.OVER, Stage.OVER
         return [] if failed else [Fail(error)]
 
     # --- the plan -----------------------------------------------------------------------------------
+
+    def _learn(self, records: tuple[Record, ...]) -> list[NodeAction]:
+        """Take records from a peer or the controller, oldest first."""
+        if self._is_out(records):
+            return self._evicted()
+        return [action for record in records for action in self._adopt(record)]
 
     def _adopt(self, record: Record) -> list[NodeAction]:
         """Take a record from a peer: the next of our chain, one we have, or a breach."""
@@ -275,19 +344,49 @@ class Node:
         if record.number < self.plan.records[0].number:
             return []
         plan = self.plan.extend(record)
-        if record.start < self.next_round:
+        if record.known_by < self.next_round:
             raise RemoteProtocolError(
                 f"record {record.number} starts at {record.start}, but round {self.next_round} is next"
             )
         self.plan = plan
+        if record.cut:
+            self._cut(record)
         return [PlanChanged(record)]
+
+    def _cut(self, record: Record) -> None:
+        """Undo what the dead did after their last round that counts, and go on without them."""
+        for dead, last in record.cut:
+            self._unanswered = {(r, peer) for r, peer in self._unanswered if peer != dead}
+            self._barrier.discard(dead, after=last)
+            self._newest.pop(dead, None)
+            for round in range(max(last, self._since), self.round):
+                graph = self.plan.graph(round)
+                if dead in graph.out_neighbours(self.name) and self.name not in graph.leaving:
+                    self._learner.take_back(round, graph.weight(self.name))
+        self.fenced = frozenset()
+
+    def _behind_fence(self, event: Fenced) -> list[NodeAction]:
+        """Promise, and say where we stand; a fence of an older controller or ballot is void.
+
+        The promise needs no disk: a process that crashes comes back as another incarnation, which promised nothing.
+        """
+        if (event.term, event.ballot) < self._promised:
+            return []
+        self._promised, self.fenced = (event.term, event.ballot), event.evicted
+        begun = self.round - (self.stage is Stage.READY)
+        held = tuple((dead, self._newest.get(dead, -1)) for dead in sorted(event.evicted))
+        return [AnswerFence(event.term, event.ballot, begun, held, self.plan.records)]
+
+    def _go_on(self) -> list[NodeAction]:
+        """After a fence: whatever held us up may be gone."""
+        return self._advance() if self.stage in (Stage.READY, Stage.WAITING) else []
 
     def _offered(self, record: Record) -> list[NodeAction]:
         """Accept a record if our coming pushes carry it to everyone before it starts; the same twice is fine."""
         if record.digest == self.plan.latest.digest:
             return [self._answer_offer(record, accepted=True)]
         rounds = max(1, reach(self.plan, self.name, self.next_round))  # a lone node may be in its next round
-        in_time = record.start >= self.next_round + rounds
+        in_time = record.known_by >= self.next_round + rounds and not self.fenced
         if self.round >= self.end or not in_time:
             return [self._answer_offer(record, accepted=False)]
         return [*self._adopt(record), self._answer_offer(record, accepted=True)]

@@ -98,7 +98,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Record:
-    """One change of plan, in force from round ``start``. ``end`` is the round before which the run stops, if any.
+    """One change of plan, in force from round ``start``.
+
+    Attributes:
+        term: of the controller that made it; a controller that starts anew has a higher one.
+        end: the round before which the run stops, if any.
+        heirs: (leaver, heir): members before, who hand all they have to another in round start - 1.
+        cut: (evicted, last): silent members before, with the newest of their rounds that counts; what they pushed
+            later counts nowhere, and what was pushed to them in that round or later is taken back.
 
     Raises:
         GraphError: the schedule does not fit the members.
@@ -111,6 +118,9 @@ class Record:
     schedule: Schedule
     members: tuple[Member, ...]
     end: int | None = None
+    term: int = 0
+    heirs: tuple[tuple[str, str], ...] = ()
+    cut: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if list(self.names) != sorted(set(self.names)):
@@ -123,6 +133,11 @@ class Record:
     def names(self) -> tuple[str, ...]:
         """The member ids, sorted: the positions of the presets."""
         return tuple(m.node for m in self.members)
+
+    @property
+    def known_by(self) -> int:
+        """The first round in which everyone must act on it: a leaver's neighbours do so one round early."""
+        return self.start - bool(self.heirs)
 
     @cached_property
     def digest(self) -> str:
@@ -166,7 +181,9 @@ class Plan:
     def graph(self, round: int) -> Digraph:
         """The digraph of a round: the same at every node that knows the same records."""
         record = self.at(round)
-        return record.schedule.graph(round, record.names)
+        graph = record.schedule.graph(round, record.names)
+        heirs = dict(pair for r in self.records if r.start == round + 1 for pair in r.heirs)
+        return graph.handing_over(heirs) if heirs else graph
 
     def extend(self, record: Record) -> Plan:
         """The chain with one more record.
@@ -187,7 +204,25 @@ class Plan:
     def successor(self, start: int, **changes: Any) -> Record:
         """A record that follows the latest one and starts at a round; its digest chains to the parent's."""
         last = self.latest
-        return replace(last, number=last.number + 1, parent=last.digest, start=start, **changes)
+        once: dict[str, Any] = {"heirs": (), "cut": ()}
+        return replace(last, number=last.number + 1, parent=last.digest, start=start, **(once | changes))
+
+    def joined(self, node: str, incarnation: int) -> int:
+        """The round from which a process is a member, as far as the kept records say; 0 if it never was."""
+        member = node, incarnation
+        return min((r.start for r in self.records if member in {(m.node, m.incarnation) for m in r.members}), default=0)
+
+    def last_cut(self, node: str) -> int:
+        """The newest incarnation under a name that was cut out; -1 if none was."""
+        newest = cut = -1
+        for record in self.records:
+            cut = newest if node in dict(record.cut) else cut
+            newest = max([newest, *(m.incarnation for m in record.members if m.node == node)])
+        return cut
+
+    def gone(self, round: int) -> dict[str, int]:
+        """Members of a round who were cut out of it afterwards, each with the newest of its rounds that counts."""
+        return {node: last for record in self.records if round < record.start for node, last in record.cut}
 
 
 def reach(plan: Plan, origin: str, first_round: int) -> int:
@@ -214,6 +249,9 @@ def _plain(record: Record) -> dict[str, Any]:
         "parent": record.parent,
         "start": record.start,
         "end": record.end,
+        "term": record.term,
+        "heirs": [list(pair) for pair in record.heirs],
+        "cut": [list(pair) for pair in record.cut],
         "members": [[m.node, m.incarnation, m.address] for m in record.members],
         "schedule": {
             "graphs": [_plain_spec(s) for s in schedule.graphs],
@@ -242,6 +280,9 @@ def _record(plain: dict[str, Any]) -> Record:
         parent=_text(plain["parent"]),
         start=_whole(plain["start"]),
         end=None if plain["end"] is None else _whole(plain["end"]),
+        term=_whole(plain["term"]),
+        heirs=tuple((_text(leaver), _text(heir)) for leaver, heir in plain["heirs"]),
+        cut=tuple((_text(node), _whole(last)) for node, last in plain["cut"]),
         members=tuple(Member(_text(n), _whole(i), _text(a)) for n, i, a in plain["members"]),
         schedule=Schedule(
             graphs=tuple(_spec(s) for s in schedule["graphs"]),
@@ -296,6 +337,8 @@ def resume(members: Iterable[Member], offers: dict[str, tuple[frozenset[int], Pl
         parent=plan.latest.digest,
         start=start,
         end=None,
+        heirs=(),
+        cut=(),
         members=returned,
     )
     return Plan((record,)), start

@@ -36,7 +36,10 @@ class State:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one in-neighbour pushed: its payload, its u, and the weight W[receiver, sender] it chose."""
+    """What one in-neighbour pushed: its payload, its u, and the weight W[receiver, sender] it chose.
+
+    A weight of 1 is a leaver's: all it has, which no averaging rate may scale.
+    """
 
     weight: float
     u: float
@@ -86,5 +89,12 @@ def mix(
     own.add_to(state.x, -averaging_rate * (1.0 - self_weight))
     state.u -= averaging_rate * (1.0 - self_weight) * pushed_u
     for contribution in received:
-        contribution.payload.add_to(state.x, averaging_rate * contribution.weight)
-        state.u += averaging_rate * contribution.weight * contribution.u
+        scale = 1.0 if contribution.weight == 1.0 else averaging_rate * contribution.weight
+        contribution.payload.add_to(state.x, scale)
+        state.u += scale * contribution.u
+
+
+def take_back(state: State, own: Payload, own_u: float, weight: float, averaging_rate: float) -> None:
+    """Undo one push of a mixed round: its receiver died, and what it did with the push counts nowhere."""
+    own.add_to(state.x, averaging_rate * weight)
+    state.u += averaging_rate * weight * own_u

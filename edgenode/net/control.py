@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import assert_never
 
 import grpc
@@ -17,7 +18,14 @@ import stamina
 import structlog
 
 from edgenode.core.messages import (
+    AnswerFence,
     AnswerOffer,
+    Decree,
+    Decreed,
+    Fence,
+    FenceAnswered,
+    Fenced,
+    Fetched,
     Joined,
     Lost,
     Offer,
@@ -25,6 +33,7 @@ from edgenode.core.messages import (
     Progressed,
     RecordOffered,
     Refuse,
+    Sponsor,
     Welcome,
 )
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
@@ -38,6 +47,25 @@ SERVICE = "edgenode.v1.ControlService"
 _REMIND_EVERY_S = 10.0
 
 
+@dataclass(frozen=True)
+class Sponsored:
+    """Where a newcomer is to fetch the model, and whom it must be able to reach."""
+
+    address: str
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stay:
+    """A member may not leave, and why."""
+
+    reason: str
+
+
+Order = Welcome | RecordOffered | Fenced | Decreed | Sponsored | Stay
+Report = Joined | Lost | Progressed | OfferAnswered | FenceAnswered | Fetched
+
+
 # --- the node's end ---------------------------------------------------------------------------------
 
 
@@ -47,7 +75,7 @@ class ControlLink:
     Args:
         find: the controller's host:port, sought anew for every attempt; raises TransportError.
         join: what to say first, made anew for every attempt.
-        ordered: takes Welcome and RecordOffered.
+        ordered: takes what the controller says.
         waiting: told who is present and how many are missing before the founding.
     """
 
@@ -56,12 +84,12 @@ class ControlLink:
         identity: Identity,
         find: Callable[[], Awaitable[str]],
         join: Callable[[str], Joined],
-        ordered: Callable[[Welcome | RecordOffered], None],
+        ordered: Callable[[Order], None],
         waiting: Callable[[tuple[str, ...], int], None],
     ) -> None:
         self._identity, self._find, self._join = identity, find, join
         self._ordered, self._waiting = ordered, waiting
-        self._answers: list[AnswerOffer] = []
+        self._answers: list[control_pb2.AttendRequest] = []
         self._progress: control_pb2.Progress | None = None
         self._is_said = True
         self._leaving = False
@@ -76,9 +104,20 @@ class ControlLink:
         self._progress, self._is_said = progress, False
         self._wake.set()
 
-    def answer(self, answer: AnswerOffer) -> None:
-        """Answer an offer."""
-        self._answers.append(answer)
+    def answer(self, answer: AnswerOffer | AnswerFence) -> None:
+        """Answer an offer, or a fence."""
+        self._say(_answer_to_wire(answer))
+
+    def fetched(self) -> None:
+        """Say that we have the model."""
+        self._say(control_pb2.AttendRequest(fetched=control_pb2.Fetched()))
+
+    def leave(self) -> None:
+        """Ask to leave."""
+        self._say(control_pb2.AttendRequest(leave=control_pb2.Leave()))
+
+    def _say(self, request: control_pb2.AttendRequest) -> None:
+        self._answers.append(request)
         self._wake.set()
 
     async def run(self) -> None:
@@ -141,6 +180,15 @@ class ControlLink:
                 case "offer":
                     (record,) = records_from_wire([response.offer.record])
                     self._ordered(RecordOffered(record))
+                case "fence":
+                    fence = response.fence
+                    self._ordered(Fenced(fence.term, fence.ballot, frozenset(fence.evicted)))
+                case "decree":
+                    self._ordered(Decreed(records_from_wire(response.decree.records)))
+                case "sponsor":
+                    self._ordered(Sponsored(response.sponsor.address, tuple(response.sponsor.others)))
+                case "stay":
+                    self._ordered(Stay(response.stay))
                 case "refusal":
                     raise RemoteProtocolError(f"refused by the controller at {self._target}: {response.refusal.reason}")
                 case "standby":
@@ -152,7 +200,7 @@ class ControlLink:
     async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
         while True:
             while self._answers:
-                await stream.write(control_pb2.AttendRequest(answer=_answer_to_wire(self._answers.pop(0))))
+                await stream.write(self._answers.pop(0))
             if not self._is_said:
                 self._is_said = True
                 await stream.write(control_pb2.AttendRequest(progress=self._progress))
@@ -168,15 +216,16 @@ class ControlLink:
 
 
 class ControlServer(control_pb2_grpc.ControlServiceServicer):
-    """Takes every node's stream; hands events to ``post`` and reports to ``reported``."""
+    """Takes every node's stream; hands events to ``post``, reports to ``reported``, wishes to ``leaving``."""
 
     def __init__(
         self,
         identity: Identity,
-        post: Callable[[Joined | Lost | Progressed | OfferAnswered], None],
+        post: Callable[[Report], None],
         reported: Callable[[str, control_pb2.Progress], None],
+        leaving: Callable[[str], None],
     ) -> None:
-        self._identity, self._post, self._reported = identity, post, reported
+        self._identity, self._post, self._reported, self._leaving = identity, post, reported, leaving
         self._links: dict[str, asyncio.Queue[control_pb2.AttendResponse | None]] = {}
         self._addresses: dict[str, str] = {}
 
@@ -184,7 +233,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         """Register with a server."""
         control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)
 
-    def perform(self, action: Welcome | Refuse | Offer) -> None:
+    def perform(self, action: Welcome | Refuse | Offer | Fence | Decree | Sponsor) -> None:
         """Send an order; to a node without a link it is dropped, and said again when the node is back."""
         orders = self._links.get(action.node)
         if orders is None:
@@ -192,6 +241,11 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         orders.put_nowait(_order_to_wire(action))
         if isinstance(action, Refuse):
             orders.put_nowait(None)
+
+    def stay(self, node: str, reason: str) -> None:
+        """Tell a node that it may not leave."""
+        if node in self._links:
+            self._links[node].put_nowait(control_pb2.AttendResponse(stay=reason))
 
     def standby(self, present: list[str], missing: int) -> None:
         """Tell everyone who is waiting how many are missing."""
@@ -236,6 +290,8 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             saved=frozenset(join.saved.rounds),
             plan=plan_from_wire(join.saved.records),
             running=join.running,
+            process=join.process,
+            fenced=frozenset(join.fenced),
         )
 
     def _second(self, joined: Joined) -> Refuse | None:
@@ -266,6 +322,12 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
                     self._post(Progressed(node, progress.next_round, progress.number, progress.digest))
                 case "answer":
                     self._post(OfferAnswered(node, _answer_from_wire(request.answer)))
+                case "fence_answer":
+                    self._post(FenceAnswered(node, _fence_answer_from_wire(request.fence_answer)))
+                case "fetched":
+                    self._post(Fetched(node))
+                case "leave":
+                    self._leaving(node)
                 case other:
                     raise RemoteProtocolError(f"unexpected report {other!r}")
         orders.put_nowait(None)
@@ -283,11 +345,13 @@ def _join_to_wire(identity: Identity, joined: Joined) -> control_pb2.AttendReque
             rounds_per_epoch=joined.rounds_per_epoch,
             saved=common_pb2.Saved(rounds=sorted(joined.saved), records=records),
             running=joined.running,
+            process=joined.process,
+            fenced=sorted(joined.fenced),
         )
     )
 
 
-def _order_to_wire(action: Welcome | Refuse | Offer) -> control_pb2.AttendResponse:
+def _order_to_wire(action: Welcome | Refuse | Offer | Fence | Decree | Sponsor) -> control_pb2.AttendResponse:
     match action:
         case Welcome(_, plan, round):
             welcome = control_pb2.Welcome(records=records_to_wire(plan.records), round=round)
@@ -296,13 +360,38 @@ def _order_to_wire(action: Welcome | Refuse | Offer) -> control_pb2.AttendRespon
             return control_pb2.AttendResponse(refusal=control_pb2.Refusal(reason=reason))
         case Offer(_, record):
             return control_pb2.AttendResponse(offer=control_pb2.Offer(record=record.to_json().encode()))
+        case Fence(_, term, ballot, evicted):
+            fence = control_pb2.Fence(term=term, ballot=ballot, evicted=sorted(evicted))
+            return control_pb2.AttendResponse(fence=fence)
+        case Decree(_, records):
+            return control_pb2.AttendResponse(decree=control_pb2.Decree(records=records_to_wire(records)))
+        case Sponsor(_, sponsor, others):
+            addresses = [member.address for member in others]
+            return control_pb2.AttendResponse(sponsor=control_pb2.Sponsor(address=sponsor.address, others=addresses))
     assert_never(action)
 
 
-def _answer_to_wire(answer: AnswerOffer) -> control_pb2.OfferAnswer:
-    return control_pb2.OfferAnswer(
-        number=answer.number, digest=answer.digest, accepted=answer.accepted, next_round=answer.next_round
+def _answer_to_wire(answer: AnswerOffer | AnswerFence) -> control_pb2.AttendRequest:
+    if isinstance(answer, AnswerOffer):
+        wire = control_pb2.OfferAnswer(
+            number=answer.number, digest=answer.digest, accepted=answer.accepted, next_round=answer.next_round
+        )
+        return control_pb2.AttendRequest(answer=wire)
+    fence = control_pb2.FenceAnswer(
+        term=answer.term,
+        ballot=answer.ballot,
+        begun=answer.begun,
+        held=dict(answer.held),
+        records=records_to_wire(answer.records),
     )
+    return control_pb2.AttendRequest(fence_answer=fence)
+
+
+def _fence_answer_from_wire(wire: control_pb2.FenceAnswer) -> AnswerFence:
+    plan = plan_from_wire(wire.records)
+    if plan is None:
+        raise RemoteProtocolError("a fence answered without a plan")
+    return AnswerFence(wire.term, wire.ballot, wire.begun, tuple(sorted(wire.held.items())), plan.records)
 
 
 def _answer_from_wire(wire: control_pb2.OfferAnswer) -> AnswerOffer:

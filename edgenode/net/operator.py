@@ -29,6 +29,7 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
         status: the cluster as it is now.
         rotate: (graphs, every, epochs) -> the round it starts at; raises EdgenodeError.
         stop: -> the round before which all stop; raises EdgenodeError.
+        evict: (node, force) -> the round from which it is out; raises EdgenodeError.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
         status: Callable[[], operator_pb2.ClusterStatus],
         rotate: Callable[[tuple[GraphSpec, ...], int, bool], Awaitable[int]],
         stop: Callable[[], Awaitable[int]],
+        evict: Callable[[str, bool], Awaitable[int]],
     ) -> None:
-        self._status, self._rotate, self._stop = status, rotate, stop
+        self._status, self._rotate, self._stop, self._evict = status, rotate, stop, evict
         self._over = asyncio.Event()
 
     def end(self) -> None:
@@ -85,6 +87,16 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
             await reject(context, exc)
             raise
 
+    async def Evict(
+        self, request: operator_pb2.EvictRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.EvictResponse:
+        """Go on without a member."""
+        try:
+            return operator_pb2.EvictResponse(start=await self._evict(request.node, request.force))
+        except EdgenodeError as exc:
+            await reject(context, exc)
+            raise
+
 
 class Operator:
     """A controller as the command line sees it."""
@@ -123,6 +135,15 @@ class Operator:
     async def stop(self) -> int:
         """Stop the run; returns the round before which every node stops."""
         return int((await self._called(self._stub.Stop(operator_pb2.StopRequest(), timeout=120))).start)
+
+    async def evict(self, node: str, force: bool) -> int:
+        """Go on without a member; returns the round from which it is out.
+
+        Raises:
+            ConfigError: it is no member, or too few would be left.
+        """
+        request = operator_pb2.EvictRequest(node=node, force=force)
+        return int((await self._called(self._stub.Evict(request, timeout=120))).start)
 
     async def _called(self, call: Awaitable[R]) -> R:
         try:

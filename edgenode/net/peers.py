@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import NoReturn
 
@@ -20,9 +21,10 @@ import structlog
 
 from edgenode.core.messages import Acknowledge, Acknowledged, Message
 from edgenode.core.plan import Plan
-from edgenode.errors import DigestMismatch, EdgenodeError, TransportError, first_cause
+from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.rpc import broken, channel, reject, side_by_side, translated
 from edgenode.net.wire import (
+    CHUNK_BYTES,
     Assembler,
     Identity,
     answer_from_wire,
@@ -55,6 +57,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._max_payload_bytes = 0
         self._answers: dict[str, asyncio.Queue[Acknowledge | None]] = {}
         self._strangers: asyncio.Queue[DigestMismatch] = asyncio.Queue()
+        self._model: Callable[[], Awaitable[bytes]] | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server."""
@@ -64,6 +67,10 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         """The run is founded: take pushes from now on."""
         self.identity, self._deliver, self._max_payload_bytes = identity, deliver, max_payload_bytes
         self._is_open.set()
+
+    def sponsor(self, model: Callable[[], Awaitable[bytes]]) -> None:
+        """Give the model, as safetensors, to newcomers that ask for it."""
+        self._model = model
 
     def answer(self, answer: Acknowledge) -> None:
         """Answer a push; if its sender is not connected now, it will repeat the push and be answered then."""
@@ -86,6 +93,19 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         rounds, plan = self._saved
         saved = common_pb2.Saved(rounds=sorted(rounds), records=records_to_wire(plan.records if plan else ()))
         return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved)
+
+    async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:
+        """Stream our model to a newcomer of our run."""
+        try:
+            replace(self.identity, plan_digest="").check(request.identity, context.peer())
+            if self._model is None:
+                raise RemoteProtocolError(f"{self.identity.node} has no model yet")
+            model = await self._model()
+        except EdgenodeError as exc:
+            await reject(context, exc)
+            return
+        for at in range(0, len(model), CHUNK_BYTES):
+            await context.write(peer_pb2.FetchModelResponse(chunk=model[at : at + CHUNK_BYTES]))
 
     async def strangers(self) -> NoReturn:
         """Wait for one of our cluster and another run. It ends at our answer: we could not meet it any more.
@@ -127,6 +147,14 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             await context.write(answer_to_wire(answer))
 
 
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where a peer may be, best guess first, and which of the processes of its name is meant."""
+
+    addresses: tuple[str, ...]
+    incarnation: int = 0
+
+
 class PeerLink:
     """The sending end towards one out-neighbour: dials, says hello, pushes, and repeats until answered.
 
@@ -138,11 +166,11 @@ class PeerLink:
         self,
         to: str,
         identity: Identity,
-        candidates: Callable[[], list[str]],
+        whereabouts: Callable[[], Whereabouts],
         post: Callable[[Acknowledged], None],
     ) -> None:
         self.to, self.wire_bytes = to, 0
-        self._identity, self._candidates, self._post = identity, candidates, post
+        self._identity, self._whereabouts, self._post = identity, whereabouts, post
         self._unanswered: dict[int, Message] = {}
         self._outbox: deque[Message] = deque()
         self._wake = asyncio.Event()
@@ -186,20 +214,20 @@ class PeerLink:
                         raise
 
     async def _session(self, attempt: int) -> None:
-        candidates = self._candidates()
-        if not candidates:
+        there = self._whereabouts()
+        if not there.addresses:
             raise TransportError(f"no address of {self.to} is known yet")
-        target = candidates[attempt % len(candidates)]
+        target = there.addresses[attempt % len(there.addresses)]
         async with channel(target) as to_peer:
             stream = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
             try:
-                await self._greet(stream, target)
+                await self._greet(stream, target, there.incarnation)
                 work = {f"answers of {self.to}": self._read, f"pushes to {self.to}": self._write}
                 await side_by_side(work, stream)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
                 raise broken(exc, target) from exc
 
-    async def _greet(self, stream: grpc.aio.StreamStreamCall, target: str) -> None:
+    async def _greet(self, stream: grpc.aio.StreamStreamCall, target: str, incarnation: int) -> None:
         await stream.write(peer_pb2.PushRequest(hello=self._identity.to_wire()))
         first = await stream.read()
         if first is grpc.aio.EOF:
@@ -207,6 +235,8 @@ class PeerLink:
         theirs = self._identity.check(first.hello, target)
         if theirs.node != self.to:
             raise TransportError(f"{target} is {theirs.node}, not {self.to}")
+        if theirs.incarnation != incarnation:
+            raise TransportError(f"{self.to} at {target} is incarnation {theirs.incarnation}, not {incarnation}")
         self._down_since = None
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
@@ -239,36 +269,51 @@ class Peers:
         self,
         group: asyncio.TaskGroup,
         identity: Identity,
-        candidates: Callable[[str], list[str]],
+        whereabouts: Callable[[str], Whereabouts],
         post: Callable[[Acknowledged], None],
     ) -> None:
-        self._group, self._identity, self._candidates, self._post = group, identity, candidates, post
+        self._group, self._identity, self._whereabouts, self._post = group, identity, whereabouts, post
         self._links: dict[str, PeerLink] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._dropped_bytes = 0
 
     def push(self, to: str, message: Message) -> None:
         """Deliver a message, dialling the peer if it is the first."""
         if to not in self._links:
-            link = PeerLink(to, self._identity, lambda: self._candidates(to), self._post)
+            link = PeerLink(to, self._identity, lambda: self._whereabouts(to), self._post)
             self._links[to] = link
-            self._tasks.append(self._group.create_task(link.run(), name=f"link to {to}"))
+            self._tasks[to] = self._group.create_task(link.run(), name=f"link to {to}")
         self._links[to].push(message)
 
     @property
     def wire_bytes(self) -> int:
         """Bytes of all gRPC messages sent to peers."""
-        return sum(link.wire_bytes for link in self._links.values())
+        return self._dropped_bytes + sum(link.wire_bytes for link in self._links.values())
+
+    def drop(self, peer: str) -> None:
+        """A peer is out: what is still to be delivered to it is not to be."""
+        if peer in self._links:
+            self._dropped_bytes += self._links.pop(peer).wire_bytes
+            self._tasks.pop(peer).cancel()
+
+    def retire(self, peer: str) -> None:
+        """A peer has left: nothing more goes to it, but what it has not answered yet still does."""
+        if peer in self._links:
+            link = self._links.pop(peer)
+            self._dropped_bytes += link.wire_bytes
+            self._tasks.pop(peer)
+            link.close()
 
     async def close(self) -> None:
         """Let every link finish what it has, and wait for it."""
         for link in self._links.values():
             link.close()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks.values())
 
     def abandon(self) -> None:
         """Drop every link as it is: the run has failed."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
 
 
@@ -304,3 +349,34 @@ async def meet(
             theirs = identity.check(reply.identity, target)
             return theirs, frozenset(reply.saved.rounds), plan_from_wire(reply.saved.records)
     raise TransportError(f"no answer from peer {target}")
+
+
+async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s: float) -> bytes:
+    """A member's model, as safetensors.
+
+    Raises:
+        TransportError: it cannot be reached, or has no model to give.
+        RemoteProtocolError: what it sends is larger than a model of this run.
+    """
+    model = bytearray()
+    try:
+        async with channel(target) as to_peer:
+            request = peer_pb2.FetchModelRequest(identity=identity.to_wire())
+            async for part in peer_pb2_grpc.PeerServiceStub(to_peer).FetchModel(request, timeout=timeout_s):
+                model += part.chunk
+                if len(model) > max_bytes:
+                    raise RemoteProtocolError(f"{target} sends a model of more than {max_bytes} bytes")
+    except grpc.aio.AioRpcError as exc:
+        raise translated(exc, target) from exc
+    return bytes(model)
+
+
+async def probe(target: str, identity: Identity, timeout_s: float) -> bool:
+    """Whether a node answers at an address: it is not only a socket that is open."""
+    try:
+        async with channel(target) as to_peer:
+            request = peer_pb2.MeetRequest(identity=identity.to_wire())
+            await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
+    except grpc.aio.AioRpcError:
+        return False
+    return True

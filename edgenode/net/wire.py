@@ -177,7 +177,11 @@ def answer_to_wire(answer: Acknowledge) -> peer_pb2.PushResponse:
     """An answer to a push."""
     return peer_pb2.PushResponse(
         answer=peer_pb2.Answer(
-            round=answer.round, verdict=_TO_WIRE[answer.verdict], knows=answer.knows, detail=answer.detail
+            round=answer.round,
+            verdict=_TO_WIRE[answer.verdict],
+            knows=answer.knows,
+            detail=answer.detail,
+            records=records_to_wire(answer.records),
         )
     )
 
@@ -190,7 +194,8 @@ def answer_from_wire(receiver: str, wire: peer_pb2.Answer) -> Acknowledged:
     """
     if wire.verdict not in _FROM_WIRE:
         raise RemoteProtocolError(f"{receiver} answered with an unknown verdict {wire.verdict}")
-    return Acknowledged(receiver, wire.round, _FROM_WIRE[wire.verdict], wire.knows, wire.detail)
+    records = records_from_wire(wire.records)
+    return Acknowledged(receiver, wire.round, _FROM_WIRE[wire.verdict], wire.knows, wire.detail, records)
 
 
 def graph_to_wire(spec: GraphSpec) -> operator_pb2.Graph:

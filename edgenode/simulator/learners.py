@@ -27,6 +27,11 @@ class Weighed(Learner[Any], Protocol):
 
     tolerance: float
 
+    @property
+    def halves(self) -> dict[int, Mass]:
+        """The mass right after each round was emitted."""
+        ...
+
     def mass(self) -> Mass:
         """x and u of this node."""
         ...
@@ -41,12 +46,21 @@ class Vector(SparsePush):
 
     tolerance = 1e-3
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.halves: dict[int, Mass] = {}
+
+    def emit(self, round: int, displacement: NDArray[np.float32] | None, whole: bool = False) -> bytes:
+        payload = super().emit(round, displacement, whole)
+        self.halves[round] = self.mass()
+        return payload
+
     def mass(self) -> Mass:
         return np.append(self.state.x.astype(np.float64), self.state.u)
 
     def share(self, message: Message) -> Mass:
         payload = codec.decode(message.payload, self.layout).dense(self.layout.size)
-        scale = self.recipe.step(message.round).averaging_rate * message.weight
+        scale = 1.0 if message.weight == 1.0 else self.recipe.step(message.round).averaging_rate * message.weight
         share: Mass = scale * np.append(payload.astype(np.float64), message.u)
         return share
 
@@ -62,7 +76,9 @@ class Ledger:
     def __init__(self, rounds: int, x: Fraction, eta: Fraction = Fraction(1), grain: Fraction = Fraction(0)) -> None:
         self.rounds, self.eta, self.grain = rounds, eta, grain
         self.x, self.exact_u, self.error = x, Fraction(1), Fraction(0)
-        self._own: Fraction | None = None
+        self._emitted: dict[int, tuple[Fraction, Fraction]] = {}
+        self._round = -1
+        self.halves: dict[int, Mass] = {}
 
     @property
     def u(self) -> float:
@@ -74,24 +90,39 @@ class Ledger:
     def model(self) -> NDArray[Any]:
         return np.array([self.x / self.exact_u], dtype=object)
 
-    def emit(self, round: int, displacement: NDArray[Any] | None) -> bytes:
+    def emit(self, round: int, displacement: NDArray[Any] | None, whole: bool = False) -> bytes:
         self.x += Fraction(0) if displacement is None else displacement[0]
+        if whole:
+            self.error = Fraction(0)
         corrected = self.x + self.error
-        self._own = corrected // self.grain * self.grain if self.grain else corrected
-        self.error = corrected - self._own
-        return f"{self._own} {self.exact_u}".encode()
+        own = corrected // self.grain * self.grain if self.grain and not whole else corrected
+        self.error = corrected - own
+        self._emitted[round], self._round = (own, self.exact_u), round
+        self.halves[round] = self.mass()
+        return f"{own} {self.exact_u}".encode()
 
     def read(self, weight: float, u: float, data: bytes) -> tuple[Fraction, Fraction]:
         x, exact_u = map(Fraction, data.decode().split())
-        return _exact(weight) * x, _exact(weight) * exact_u
+        scale = Fraction(1) if weight == 1.0 else self.eta * _exact(weight)
+        return scale * x, scale * exact_u
 
     def mix(self, self_weight: float, received: Sequence[tuple[Fraction, Fraction]]) -> None:
-        if self._own is None:
+        if self._round not in self._emitted:
             raise LocalProtocolError("mix before emit")
-        kept = 1 - _exact(self_weight)
-        self.x += self.eta * (sum(x for x, _ in received) - kept * self._own)
-        self.exact_u += self.eta * (sum(u for _, u in received) - kept * self.exact_u)
-        self._own = None
+        own, own_u = self._emitted[self._round]
+        self._round = -1
+        given = self.eta * (1 - _exact(self_weight))
+        self.x += sum(x for x, _ in received) - given * own
+        self.exact_u += sum(u for _, u in received) - given * own_u
+
+    def take_back(self, round: int, weight: float) -> None:
+        own, own_u = self._emitted[round]
+        self.x += self.eta * _exact(weight) * own
+        self.exact_u += self.eta * _exact(weight) * own_u
+
+    def forget(self, round: int) -> None:
+        for old in [r for r in self._emitted if r < round]:
+            del self._emitted[old]
 
     def snapshot(self) -> State:
         return State(self.model(), np.zeros(1, dtype=np.float32), self.u)
@@ -101,7 +132,6 @@ class Ledger:
 
     def share(self, message: Message) -> Mass:
         share: Mass = np.array(self.read(message.weight, message.u, message.payload), dtype=object)
-        share *= self.eta
         return share
 
 

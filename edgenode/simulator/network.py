@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
@@ -23,14 +24,23 @@ from edgenode.core.graph import Digraph
 from edgenode.core.messages import (
     Acknowledge,
     Acknowledged,
+    AnswerFence,
     AnswerOffer,
     Await,
     ClusterAction,
     ClusterEvent,
+    Decree,
+    Decreed,
     Evaluate,
+    Evict,
     Fail,
+    Fence,
+    FenceAnswered,
+    Fenced,
+    Fetched,
     Finish,
     Joined,
+    Leave,
     Lost,
     Message,
     Mixed,
@@ -38,6 +48,7 @@ from edgenode.core.messages import (
     NodeEvent,
     Offer,
     OfferAnswered,
+    Persist,
     PlanChanged,
     Progressed,
     Push,
@@ -47,6 +58,7 @@ from edgenode.core.messages import (
     Reply,
     Rotate,
     Save,
+    Sponsor,
     Stop,
     Train,
     Trained,
@@ -54,13 +66,41 @@ from edgenode.core.messages import (
     Welcome,
 )
 from edgenode.core.node import Node
-from edgenode.errors import LocalProtocolError
-from edgenode.simulator.learners import Mass, Weighed
+from edgenode.core.plan import Plan, Record
+from edgenode.errors import Evicted, LocalProtocolError
+from edgenode.simulator.books import Books
+from edgenode.simulator.learners import Weighed
 from edgenode.simulator.transcript import brief
 
-Edge = tuple[str, str, int]  # (sender, receiver, round) of a push
 Displace = Callable[[str, int, Any], Any]  # (node, round, z) -> displacement
 _MOST_DOUBLINGS = 2
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A process ends without a word; ``back_s`` later (None: never) another starts under its name, from nothing."""
+
+    node: str
+    back_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """A process stands still, and goes on after ``for_s`` as if nothing had been: a zombie, if it was evicted."""
+
+    node: str
+    for_s: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """A process starts: a newcomer."""
+
+    node: str
+
+
+Fault = Kill | Freeze | Start
+Order = Rotate | Stop | Leave | Evict | Lost | Fault
 
 
 @dataclass(frozen=True)
@@ -73,8 +113,11 @@ class Conditions:
         duplicate: share of those that arrive twice.
         training_s: of a local step; ``slow`` overrides it by node.
         crash_s: when the controller vanishes; ``crash_at_offer`` instead counts the offer it says last.
-        back_s: how long after that a new, empty one takes its place; None is never.
-        orders: (when, what): an operator's change, or ``Lost``: the node's control link breaks and is redialled.
+        back_s: how long after that another takes its place; None is never. It has what the first one persisted,
+            unless ``disk_lost``.
+        evict_s: how long a silent process is waited for before the controller takes it for dead.
+        sync_s: how long a checkpoint takes to be safe on disk.
+        orders: (when, what): an operator's change; ``Lost``: a control link breaks and is redialled; or a ``Fault``.
         patience_s: without any push answered, after which the run counts as deadlocked.
     """
 
@@ -89,27 +132,42 @@ class Conditions:
     crash_s: float | None = None
     crash_at_offer: int | None = None
     back_s: float | None = None
-    orders: tuple[tuple[float, Rotate | Stop | Lost], ...] = ()
+    disk_lost: bool = False
+    evict_s: float = 3.0
+    sync_s: tuple[float, float] = (0.0, 0.05)
+    checkpoint_every: int = 0
+    orders: tuple[tuple[float, Order], ...] = ()
     patience_s: float = 600.0
 
 
 class Network:
     """One run from its founding to the last answer.
 
+    Args:
+        learners: of the founders.
+        newborn: z -> the learner of a newcomer; without it nobody can join.
+
     Attributes:
         nodes, cluster: the machines; the cluster is None while the controller is away.
         lines: the transcript.
         graphs: the digraph of every closed round, the same at all nodes.
         finished, replies, refused, saves: what the machines said, for the reader of a run.
+        happened: how often each kind of fault really happened.
 
     Raises:
         LocalProtocolError: an invariant broke, or nothing moves any more. Any error of a machine is raised as it is.
     """
 
     def __init__(
-        self, charter: Charter, learners: Mapping[str, Weighed], displace: Displace, conditions: Conditions
+        self,
+        charter: Charter,
+        learners: Mapping[str, Weighed],
+        displace: Displace,
+        conditions: Conditions,
+        newborn: Callable[[Any], Weighed] | None = None,
     ) -> None:
-        self.charter, self.learners, self.conditions = charter, learners, conditions
+        self.charter, self.conditions = charter, conditions
+        self.learners: dict[str, Weighed] = dict(learners)
         self.nodes: dict[str, Node] = {}
         self.cluster: Cluster | None = Cluster(charter)
         self.now = 0.0
@@ -119,22 +177,25 @@ class Network:
         self.replies: dict[int, Reply] = {}
         self.refused: dict[str, str] = {}
         self.saves: dict[str, list[Save]] = defaultdict(list)
-        self._displace = displace
+        self.happened: Counter[str] = Counter()
+        self._displace, self._newborn = displace, newborn
         self._rng = random.Random(conditions.seed)
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._tick, self._link = count(), count()
         self._moved_s = 0.0  # when a push was last answered
         self._offers = 0
-        self._unanswered: set[Edge] = set()  # as the transport sees it: what is still to be repeated
+        self._life: dict[str, int] = {}  # which process of a name runs; absent while none does
+        self._lives: Counter[str] = Counter()
+        self._thaws_s: dict[str, float] = {}
+        self._born: dict[str, Weighed] = {}  # newcomers that have fetched the model
+        self._disk: defaultdict[str, dict[int, tuple[Weighed, Plan]]] = defaultdict(dict)
+        self._unanswered: set[tuple[str, int, str, int]] = set()  # what the transport still repeats
         self._links: dict[str, int] = {}  # a node's control link as the node sees it,
         self._open: dict[str, int] = {}  # and as the controller does
         self._quiet_s: defaultdict[tuple[int, bool], float] = defaultdict(float)  # last arrival, each way
-        self._aloft: dict[Edge, Mass] = {}  # pushed and not yet mixed
-        self._here: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # arrived and not yet mixed
-        self._debts: dict[tuple[str, int], Mass] = {}  # pushed, and by the sender not yet debited
         self._digests: dict[int, str] = {}
-        self._total: Mass = sum(learner.mass() for learner in learners.values())  # type: ignore[assignment]
-        self._between: Mass = 0 * self._total  # what is aloft, less the debts
+        self._persisted: Persist | None = None
+        self._books = Books(0 * next(iter(learners.values())).mass())
 
     @property
     def digest(self) -> str:
@@ -144,18 +205,21 @@ class Network:
     def run(self) -> Network:
         """Play until nothing is left to happen."""
         for name in sorted(self.learners):
-            self._dial(name)
+            self._start(name)
         for when, order in self.conditions.orders:
             self._at(when, self._order, order)
         if self.conditions.crash_s is not None:
             self._at(self.conditions.crash_s, self._crash)
         while self._heap:
             self.now, _, happen, what = heapq.heappop(self._heap)
+            self._require(self.now < self._moved_s + self.conditions.patience_s, f"deadlock: {self._awaited()}")
             happen(*what)
-        self._require(len(self.finished) == len(self.learners), f"the run dried up: {self._awaited()}")
-        ends = {f.round for f in self.finished.values()} | {node.end for node in self.nodes.values()}
-        self._require(len(ends) == 1, f"the nodes ended in rounds {sorted(ends)}")
-        self._require(not (self._aloft or self._debts), "finished with messages in flight")
+        alive = {n for n in self.nodes if n in self._life}
+        self._require(bool(alive) and alive <= set(self.finished), f"the run dried up: {self._awaited()}")
+        stayed = alive - {leaver for n in alive for r in self.nodes[n].plan.records for leaver, _ in r.heirs}
+        ends = {self.finished[n].round for n in stayed} | {self.nodes[n].end for n in stayed}
+        self._require(len(ends) <= 1, f"the nodes ended in rounds {sorted(ends)}")
+        self._require(not self._books.in_flight, "finished with messages in flight")
         return self
 
     # --- time ---------------------------------------------------------------------------------------
@@ -163,24 +227,54 @@ class Network:
     def _at(self, when: float, happen: Callable[..., None], *what: Any) -> None:
         heapq.heappush(self._heap, (when, next(self._tick), happen, what))
 
+    def _in_life(self, when: float, name: str, happen: Callable[..., None], *what: Any) -> None:
+        """Something that happens to a process, if it still runs then, and not before it thaws."""
+        self._at(when, self._live, name, self._life.get(name), happen, what)
+
+    def _live(self, name: str, life: int | None, happen: Callable[..., None], what: tuple[Any, ...]) -> None:
+        if life is None or self._life.get(name) != life:
+            return
+        if self._thaws_s.get(name, 0.0) > self.now:
+            self._at(self._thaws_s[name], self._live, name, life, happen, what)
+        else:
+            happen(*what)
+
     def _latency(self) -> float:
         return self._rng.uniform(*self.conditions.latency_s)
 
-    def _send(self, arrive: Callable[..., None], *what: Any) -> None:
+    def _send(self, to: str, arrive: Callable[..., None], *what: Any) -> None:
         """One datagram: lost, delivered, or delivered twice."""
         if self._rng.random() < self.conditions.lose:
+            self.happened["lost"] += 1
             return
-        for _ in range(1 + (self._rng.random() < self.conditions.duplicate)):
-            self._at(self.now + self._latency(), arrive, *what)
+        copies = 1 + (self._rng.random() < self.conditions.duplicate)
+        self.happened["duplicated"] += copies - 1
+        for _ in range(copies):
+            self._in_life(self.now + self._latency(), to, arrive, *what)
 
     # --- nodes --------------------------------------------------------------------------------------
 
+    def _start(self, name: str) -> None:
+        """A process of this name begins, knowing nothing but its disk."""
+        self._lives[name] += 1
+        self._life[name] = self._lives[name]
+        self._dial(name)
+
+    def _process(self, name: str, round: int, plan: Plan) -> str:
+        """The process that a member's name means in a round."""
+        incarnation = next((m.incarnation for m in plan.at(round).members if m.node == name), -1)
+        return f"{name}:{incarnation}"
+
     def _tell(self, name: str, event: NodeEvent) -> None:
-        self._act(name, event, self.nodes[name].handle(event))
+        if name in self.nodes:
+            self._act(name, event, self.nodes[name].handle(event))
 
     def _act(self, name: str, cause: Any, actions: list[NodeAction]) -> None:
         self._note(name, cause, actions)
+        life = self._life[name]
         for action in actions:
+            if self._life.get(name) != life:
+                return
             self._do(name, action)
         self._check(name)
 
@@ -188,21 +282,31 @@ class Network:
         match action:
             case Train(round, z):
                 duration = self._rng.uniform(*self.conditions.slow.get(name, self.conditions.training_s))
-                self._at(self.now + duration, self._train, name, round, z)
+                self._in_life(self.now + duration, name, self._train, name, round, z)
             case Push(to, message):
-                self._push(to, message)
+                self._push(name, to, message)
             case Acknowledge():
                 self._acknowledge(name, action)
             case Mixed(round):
                 self._closed(name, round)
             case AnswerOffer():
                 self._up(name, OfferAnswered(name, action))
-            case PlanChanged():
-                self._report(name)
+            case AnswerFence():
+                self._up(name, FenceAnswered(name, action))
+            case PlanChanged(record):
+                self._adopted(name, record)
             case Save():
                 self.saves[name].append(action)
+                copy = deepcopy(self.learners[name]), action.plan
+                self._in_life(
+                    self.now + self._rng.uniform(*self.conditions.sync_s), name, self._synced, name, action.round, copy
+                )
             case Finish():
                 self.finished[name] = action
+            case Fail(Evicted()):
+                self.happened["evicted and told so"] += 1
+                self._end(name)
+                self._start(name)
             case Fail(error):
                 raise error
             case Await() | Evaluate():
@@ -212,73 +316,142 @@ class Network:
 
     def _train(self, name: str, round: int, z: Any) -> None:
         displacement = self._displace(name, round, z)
-        self._total = self._total + np.append(displacement, 0)
+        process = self._process(name, round, self.nodes[name].plan)
+        self._books.displaced(process, round, np.append(displacement, 0))
         self._tell(name, Trained(round, displacement))
 
-    def _push(self, to: str, message: Message) -> None:
-        key = message.sender, to, message.round
-        share = self.learners[to].share(message)
-        debt = message.sender, message.round
-        self._aloft[key] = share
-        self._debts[debt] = self._debts.get(debt, 0) + share
+    def _push(self, name: str, to: str, message: Message) -> None:
+        plan, round = self.nodes[name].plan, message.round
+        sender, receiver = self._process(name, round, plan), self._process(to, round, plan)
+        self._books.pushed(sender, receiver, round, self.learners[name].share(message))
+        key = name, self._life[name], to, round
         self._unanswered.add(key)
         self._try(key, message, self.conditions.retry_s)
 
-    def _try(self, key: Edge, message: Message, wait_s: float) -> None:
-        if key not in self._unanswered:
+    def _try(self, key: tuple[str, int, str, int], message: Message, wait_s: float) -> None:
+        name, _, to, _ = key
+        if key not in self._unanswered or name in self.finished:
             return
-        self._require(self.now - self._moved_s < self.conditions.patience_s, f"deadlock: {self._awaited()}")
-        self._send(self._arrive, key[1], message)
+        self._send(to, self._arrive, to, message)
         longest = self.conditions.retry_s * 2**_MOST_DOUBLINGS
-        self._at(self.now + wait_s, self._try, key, message, min(2 * wait_s, longest))
+        self._in_life(self.now + wait_s, name, self._try, key, message, min(2 * wait_s, longest))
 
     def _arrive(self, to: str, message: Message) -> None:
         if to not in self.nodes:
             return  # not welcomed yet: nobody listens, and the sender will try again
-        if (message.sender, to, message.round) in self._aloft:
-            self._here[message.sender, to].add(message.round)
         self._tell(to, Received(message))
 
     def _acknowledge(self, receiver: str, answer: Acknowledge) -> None:
-        key = answer.to, receiver, answer.round
+        plan, round = self.nodes[receiver].plan, answer.round
+        processes = self._process(answer.to, round, plan), self._process(receiver, round, plan)
         if answer.verdict is Verdict.OK:
-            self._require(key in self._aloft, f"{key} was mixed twice")
-            self._between = self._between - self._aloft.pop(key)
-            self._here[answer.to, receiver].discard(answer.round)
-        self._require(answer.verdict is not Verdict.SEEN or key not in self._aloft, f"{key} was never mixed")
-        event = Acknowledged(receiver, answer.round, answer.verdict, answer.knows, answer.detail)
-        self._send(self._answered, answer.to, event)
+            self._books.mixed(processes[1], processes[0], round)
+        seen = answer.verdict is Verdict.SEEN and not self._books.knows_as_cut(processes[1])
+        self._require(not (seen and self._books.awaits(*processes, round)), f"{processes} in {round} was never mixed")
+        event = Acknowledged(receiver, round, answer.verdict, answer.knows, answer.detail, answer.records)
+        self._send(answer.to, self._answered, answer.to, event)
 
     def _answered(self, sender: str, event: Acknowledged) -> None:
-        key = sender, event.receiver, event.round
+        key = sender, self._life[sender], event.receiver, event.round
         if key in self._unanswered:
             self._unanswered.remove(key)
             self._moved_s = self.now
         self._tell(sender, event)
 
     def _closed(self, name: str, round: int) -> None:
-        self._between = self._between + self._debts.pop((name, round), 0)
-        graph = self.nodes[name].plan.graph(round)
-        self._require(self.graphs.setdefault(round, graph) == graph, f"round {round} has two graphs")
+        plan = self.nodes[name].plan
+        graph = plan.graph(round)
+        process = self._process(name, round, plan)
+        self._books.debited(process, round, leaves=name in graph.leaving)
+        if f"{name}:" in process:
+            same = self.graphs.setdefault(round, graph) == graph
+            self._require(same, f"round {round} has two graphs")
         self._report(name)
+
+    def _adopted(self, name: str, record: Record) -> None:
+        plan = self.nodes[name].plan
+        for dead, last in record.cut:
+            process = _last_process(dead, Plan(tuple(r for r in plan.records if r.number < record.number)))
+            for round in range(record.start):
+                if self._process(dead, round, plan) == process:
+                    self._books.taken_back(self._process(name, round, plan), process, last)
+            self._unanswered = {k for k in self._unanswered if (k[0], k[2]) != (name, dead)}
+        self._report(name)
+
+    def _synced(self, name: str, round: int, copy: tuple[Weighed, Plan]) -> None:
+        disk = self._disk[name]
+        disk[round] = copy
+        for old in sorted(disk)[:-2]:
+            del disk[old]
+
+    # --- faults -------------------------------------------------------------------------------------
+
+    def _end(self, name: str) -> None:
+        """A process is gone, with its links and all it was about to do."""
+        self._life.pop(name, None)
+        self.nodes.pop(name, None)
+        self._born.pop(name, None)
+        self._thaws_s.pop(name, None)
+        if self._open.pop(name, None) is not None:
+            self._at(self.now + self._latency(), self._hang_up, name, self._links[name])
+        self._links.pop(name, None)
+
+    def _hang_up(self, name: str, link: int) -> None:
+        """The controller notices that a link has ended, unless the node has opened another one."""
+        if name not in self._open and self._links.get(name) != link:
+            self._decide(Lost(name))
+
+    def _fault(self, fault: Fault) -> None:
+        name = fault.node
+        if name in self.finished or (name in self._life) == isinstance(fault, Start):
+            return
+        self.happened[type(fault).__name__.lower()] += 1
+        self.lines.append(f"{self.now:.6f} {brief(fault)}")
+        match fault:
+            case Kill(_, back_s):
+                self._end(name)
+                if back_s is not None:
+                    self._at(self.now + back_s, self._fault, Start(name))
+            case Freeze(_, for_s):
+                self._thaws_s[name] = self.now + for_s
+            case Start():
+                self._start(name)
+        if not isinstance(fault, Start):
+            self._at(self.now + self.conditions.evict_s, self._suspect, name, self._lives[name])
+
+    def _suspect(self, name: str, life: int) -> None:
+        """What the controller's shell would conclude of a silent process, as long as it is silent."""
+        silent = self._life.get(name) is None or self._thaws_s.get(name, 0.0) > self.now
+        if not silent or self._lives[name] != life or len(self.finished) == len(self.nodes):
+            return
+        self._decide(Evict(-1, name))
+        self._at(self.now + self.conditions.evict_s, self._suspect, name, life)
 
     # --- the controller -----------------------------------------------------------------------------
 
     def _dial(self, name: str) -> None:
         """Open a control link and introduce the node; what was on its way on an older link is gone."""
+        if name not in self._life:
+            return
         if self._open.pop(name, None) is not None:
             self._decide(Lost(name))
         self._links[name] = next(self._link)
         node = self.nodes.get(name)
-        plan = node.plan if node else None
-        event = Joined(name, f"{name}:1", self.charter.run_digest, 1, plan=plan, running=node is not None)
+        disk = self._disk[name]
+        plan = node.plan if node else disk[max(disk)][1] if disk else None
+        saved = frozenset() if node else frozenset(disk)
+        running, process, fenced = node is not None, str(self._life[name]), node.fenced if node else frozenset[str]()
+        digest = self.charter.run_digest
+        event = Joined(name, f"{name}:1", digest, 1, saved, plan, running, process, fenced)
         self._at(self._in_order(self._links[name], True), self._joined, self._links[name], event)
         if node:
             self._report(name)
 
     def _joined(self, link: int, event: Joined) -> None:
-        if self.cluster and self._links[event.node] == link:
+        if self.cluster and self._links.get(event.node) == link:
             self._open[event.node] = link
+            if event.node in self.cluster.present:
+                self._decide(Lost(event.node))  # its old link has not been missed yet
             self._decide(event)
 
     def _in_order(self, link: int, up: bool) -> float:
@@ -286,8 +459,9 @@ class Network:
         return self._quiet_s[link, up]
 
     def _up(self, name: str, event: ClusterEvent) -> None:
-        link = self._links[name]
-        self._at(self._in_order(link, True), self._hear, name, link, event)
+        if name in self._links:
+            link = self._links[name]
+            self._at(self._in_order(link, True), self._hear, name, link, event)
 
     def _hear(self, name: str, link: int, event: ClusterEvent) -> None:
         if self._open.get(name) == link:
@@ -304,68 +478,134 @@ class Network:
         actions = self.cluster.handle(event)
         self._note("controller", event, actions)
         for action in actions:
+            if self.cluster is None:
+                return  # it crashed between two of its actions
             self._say(action)
 
     def _say(self, action: ClusterAction) -> None:
         match action:
-            case Welcome(name) | Offer(name):
-                link = self._open[name]
-                self._at(self._in_order(link, False), self._deliver, name, link, action)
+            case Welcome(name) | Offer(name) | Fence(name) | Decree(name) | Sponsor(name):
+                link = self._open.get(name)
+                if link is not None:
+                    self._at(self._in_order(link, False), self._reach, name, link, action)
                 self._offers += isinstance(action, Offer)
                 if isinstance(action, Offer) and self._offers == self.conditions.crash_at_offer:
                     self._crash()
+            case Persist():
+                self._write_down(action)
             case Refuse(name, reason):
                 self.refused[name] = reason
+                self._life.pop(name, None)
             case Reply(ticket):
                 self.replies[ticket] = action
             case _:
                 assert_never(action)
 
-    def _deliver(self, name: str, link: int, action: Welcome | Offer) -> None:
-        if self._links[name] != link:
+    def _write_down(self, action: Persist) -> None:
+        before = self._persisted
+        self._persisted = action
+        record = action.plan.latest
+        if record.cut and (before is None or before.plan.latest.digest != record.digest):
+            self.happened["cut"] += len(record.cut)
+            self.graphs = {r: g for r, g in self.graphs.items() if r < record.start}  # and have been further
+            self._digests = {r.number: r.digest for r in action.plan.records}  # the dead may know another
+            self._books.cut({_last_process(dead, action.plan): last for dead, last in record.cut})
+
+    def _reach(self, name: str, link: int, action: ClusterAction) -> None:
+        if self._links.get(name) == link:
+            self._live(name, self._life.get(name), self._deliver, (name, link, action))
+
+    def _deliver(self, name: str, link: int, action: ClusterAction) -> None:
+        if self._links.get(name) != link:
             return
         match action:
             case Welcome(_, plan, round):
-                learner, window = self.learners[name], self.conditions.window
-                self.nodes[name] = Node(name, plan, learner, round, window)
-                self._act(name, action, self.nodes[name].start())
-                self._report(name)
+                self._welcome(name, plan, round, action)
             case Offer(_, record):
                 self._tell(name, RecordOffered(record))
+            case Fence(_, term, ballot, evicted):
+                self._tell(name, Fenced(term, ballot, evicted))
+            case Decree(_, records):
+                self._tell(name, Decreed(records))
+            case Sponsor(_, sponsor):
+                self._fetch(name, sponsor.node)
 
-    def _order(self, order: Rotate | Stop | Lost) -> None:
+    def _welcome(self, name: str, plan: Plan, round: int, cause: Any) -> None:
+        if name in self.nodes:
+            return
+        process = self._process(name, round, plan)
+        if name in self._born:
+            self.learners[name] = self._born.pop(name)
+            self.happened["joined"] += 1
+        elif plan.records[0].number > 0 and round in self._disk[name]:
+            self._resumed(name, round, plan)
+        self._books.open(process, self.learners[name], round)
+        self.nodes[name] = Node(
+            name, plan, self.learners[name], round, self.conditions.window, 0, self.conditions.checkpoint_every
+        )
+        self._act(name, cause, self.nodes[name].start())
+        self._report(name)
+
+    def _resumed(self, name: str, round: int, plan: Plan) -> None:
+        """All were down: the first one back opens new books, from the checkpoints of the common round."""
+        if not self.nodes:
+            self.happened["resumed after all were down"] += 1
+            self._books = Books(0 * self._books.total)
+            self.graphs = {r: g for r, g in self.graphs.items() if r < round}
+            self._digests, self._unanswered = {}, set()
+        self.learners[name] = deepcopy(self._disk[name][round][0])
+
+    def _fetch(self, name: str, sponsor: str) -> None:
+        """A newcomer copies its sponsor's model; if that is not there, it asks the controller anew."""
+        if name in self.nodes:
+            return
+        if sponsor in self.nodes and self._newborn is not None:
+            self._born[name] = self._newborn(self.learners[sponsor].model())
+            self._up(name, Fetched(name))
+        else:
+            self._dial(name)
+
+    def _order(self, order: Order) -> None:
         if isinstance(order, Lost):
             self._open.pop(order.node, None)
             self._at(self.now + self._latency(), self._dial, order.node)
-        self._decide(order)
+        if isinstance(order, Kill | Freeze | Start):
+            self._fault(order)
+        else:
+            self._decide(order)
 
     def _crash(self) -> None:
         """The controller vanishes; what it has already said may still arrive, what it was to hear does not."""
         self.cluster = None
         self._open.clear()
+        self.happened["controller crashed"] += 1
         self.lines.append(f"{self.now:.6f} controller gone")
         if self.conditions.back_s is not None:
             self._at(self.now + self.conditions.back_s, self._come_back)
 
     def _come_back(self) -> None:
-        self.cluster = Cluster(self.charter)
-        for name in sorted(self.learners):
+        saved = None if self.conditions.disk_lost else self._persisted
+        self.cluster = Cluster(self.charter, saved.term + 1 if saved else 0, saved)
+        for name in sorted(self._life):
             self._at(self.now + self._latency(), self._dial, name)
 
     # --- what must always hold ----------------------------------------------------------------------
 
     def _check(self, name: str) -> None:
-        for record in self.nodes[name].plan.records:
-            same = self._digests.setdefault(record.number, record.digest) == record.digest
-            self._require(same, f"there are two records numbered {record.number}")
-        for (sender, receiver), rounds in self._here.items():
-            crowd = f"{receiver} holds {len(rounds)} pushes of {sender}"
-            self._require(len(rounds) <= self.conditions.window, crowd)
-        masses = [learner.mass() for learner in self.learners.values()]
-        self._require(all(mass[-1] > 0 for mass in masses), "a push-sum weight is not positive")
-        error = max(abs(sum(masses) + self._between - self._total))
-        scale = self.learners[name].tolerance * (1 + max(abs(self._total)))
+        if name in self.nodes and not self._is_cut(name):
+            for record in self.nodes[name].plan.records:
+                same = self._digests.setdefault(record.number, record.digest) == record.digest
+                self._require(same, f"there are two records numbered {record.number}")
+            for sender, held in self.nodes[name].held().items():
+                self._require(held <= self.conditions.window, f"{name} holds {held} pushes of {sender}")
+        self._require(all(u > 0 for u in self._books.weights), "a push-sum weight is not positive")
+        error = max(abs(self._books.balance()))
+        scale = self.learners[name].tolerance * (1 + max(abs(self._books.total)))
         self._require(bool(error <= scale), f"mass is off by {error}")
+
+    def _is_cut(self, name: str) -> bool:
+        """Whether this process is out, and does not know it yet."""
+        return self._books.knows_as_cut(_last_process(name, self.nodes[name].plan))
 
     def _require(self, holds: bool, text: str) -> None:
         if not holds:
@@ -377,3 +617,9 @@ class Network:
 
     def _note(self, name: str, cause: Any, actions: Sequence[Any]) -> None:
         self.lines.append(f"{self.now:.6f} {name} {brief(cause)} -> {', '.join(map(brief, actions))}")
+
+
+def _last_process(name: str, plan: Plan) -> str:
+    """The newest process that was a member under a name."""
+    incarnation = next(m.incarnation for r in reversed(plan.records) for m in r.members if m.node == name)
+    return f"{name}:{incarnation}"

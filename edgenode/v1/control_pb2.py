@@ -25,33 +25,49 @@ _sym_db = _symbol_database.Default()
 from edgenode.v1 import common_pb2 as edgenode_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x64genode/v1/control.proto\x12\x0b\x65\x64genode.v1\x1a\x18\x65\x64genode/v1/common.proto\"\x93\x01\n\rAttendRequest\x12!\n\x04join\x18\x01 \x01(\x0b\x32\x11.edgenode.v1.JoinH\x00\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x15.edgenode.v1.ProgressH\x00\x12*\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x18.edgenode.v1.OfferAnswerH\x00\x42\x08\n\x06report\"\x8e\x01\n\x04Join\x12\'\n\x08identity\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x18\n\x10rounds_per_epoch\x18\x03 \x01(\x04\x12!\n\x05saved\x18\x04 \x01(\x0b\x32\x12.edgenode.v1.Saved\x12\x0f\n\x07running\x18\x05 \x01(\x08\"\xd4\x02\n\x08Progress\x12\x12\n\nnext_round\x18\x01 \x01(\x04\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x0e\n\x06rounds\x18\x05 \x01(\x04\x12\x11\n\x04loss\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08\x61\x63\x63uracy\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08messages\x18\x08 \x01(\x04\x12\x15\n\rpayload_bytes\x18\t \x01(\x04\x12\x12\n\nwire_bytes\x18\n \x01(\x04\x12\x13\n\x0b\x64\x65nse_bytes\x18\x0b \x01(\x04\x12\t\n\x01u\x18\x0c \x01(\x01\x12\x13\n\x0bwaiting_for\x18\r \x03(\t\x12\x11\n\twaiting_s\x18\x0e \x01(\x01\x12!\n\x05state\x18\x0f \x01(\x0e\x32\x12.edgenode.v1.State\x12\r\n\x05\x65rror\x18\x10 \x01(\tB\x07\n\x05_lossB\x0b\n\t_accuracy\"S\n\x0bOfferAnswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x08\x12\x12\n\nnext_round\x18\x04 \x01(\x04\"\xb9\x01\n\x0e\x41ttendResponse\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.edgenode.v1.WelcomeH\x00\x12\'\n\x07refusal\x18\x02 \x01(\x0b\x32\x14.edgenode.v1.RefusalH\x00\x12#\n\x05offer\x18\x03 \x01(\x0b\x32\x12.edgenode.v1.OfferH\x00\x12\'\n\x07standby\x18\x04 \x01(\x0b\x32\x14.edgenode.v1.StandbyH\x00\x42\x07\n\x05order\")\n\x07Welcome\x12\x0f\n\x07records\x18\x01 \x03(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"\x19\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x17\n\x05Offer\x12\x0e\n\x06record\x18\x01 \x01(\x0c\"+\n\x07Standby\x12\x0f\n\x07present\x18\x01 \x03(\t\x12\x0f\n\x07missing\x18\x02 \x01(\x04*f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x0e\n\nSTATE_DONE\x10\x02\x12\x11\n\rSTATE_STOPPED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x32W\n\x0e\x43ontrolService\x12\x45\n\x06\x41ttend\x12\x1a.edgenode.v1.AttendRequest\x1a\x1b.edgenode.v1.AttendResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x64genode/v1/control.proto\x12\x0b\x65\x64genode.v1\x1a\x18\x65\x64genode/v1/common.proto\"\x93\x02\n\rAttendRequest\x12!\n\x04join\x18\x01 \x01(\x0b\x32\x11.edgenode.v1.JoinH\x00\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x15.edgenode.v1.ProgressH\x00\x12*\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x18.edgenode.v1.OfferAnswerH\x00\x12\x30\n\x0c\x66\x65nce_answer\x18\x04 \x01(\x0b\x32\x18.edgenode.v1.FenceAnswerH\x00\x12\'\n\x07\x66\x65tched\x18\x05 \x01(\x0b\x32\x14.edgenode.v1.FetchedH\x00\x12#\n\x05leave\x18\x06 \x01(\x0b\x32\x12.edgenode.v1.LeaveH\x00\x42\x08\n\x06report\"\xaf\x01\n\x04Join\x12\'\n\x08identity\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x18\n\x10rounds_per_epoch\x18\x03 \x01(\x04\x12!\n\x05saved\x18\x04 \x01(\x0b\x32\x12.edgenode.v1.Saved\x12\x0f\n\x07running\x18\x05 \x01(\x08\x12\x0f\n\x07process\x18\x06 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\x07 \x03(\t\"\xd4\x02\n\x08Progress\x12\x12\n\nnext_round\x18\x01 \x01(\x04\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x0e\n\x06rounds\x18\x05 \x01(\x04\x12\x11\n\x04loss\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08\x61\x63\x63uracy\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08messages\x18\x08 \x01(\x04\x12\x15\n\rpayload_bytes\x18\t \x01(\x04\x12\x12\n\nwire_bytes\x18\n \x01(\x04\x12\x13\n\x0b\x64\x65nse_bytes\x18\x0b \x01(\x04\x12\t\n\x01u\x18\x0c \x01(\x01\x12\x13\n\x0bwaiting_for\x18\r \x03(\t\x12\x11\n\twaiting_s\x18\x0e \x01(\x01\x12!\n\x05state\x18\x0f \x01(\x0e\x32\x12.edgenode.v1.State\x12\r\n\x05\x65rror\x18\x10 \x01(\tB\x07\n\x05_lossB\x0b\n\t_accuracy\"S\n\x0bOfferAnswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x08\x12\x12\n\nnext_round\x18\x04 \x01(\x04\"\xaa\x01\n\x0b\x46\x65nceAnswer\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06\x62\x61llot\x18\x02 \x01(\x04\x12\r\n\x05\x62\x65gun\x18\x03 \x01(\x12\x12\x30\n\x04held\x18\x04 \x03(\x0b\x32\".edgenode.v1.FenceAnswer.HeldEntry\x12\x0f\n\x07records\x18\x05 \x03(\x0c\x1a+\n\tHeldEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x12:\x02\x38\x01\"\t\n\x07\x46\x65tched\"\x07\n\x05Leave\"\xbe\x02\n\x0e\x41ttendResponse\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.edgenode.v1.WelcomeH\x00\x12\'\n\x07refusal\x18\x02 \x01(\x0b\x32\x14.edgenode.v1.RefusalH\x00\x12#\n\x05offer\x18\x03 \x01(\x0b\x32\x12.edgenode.v1.OfferH\x00\x12\'\n\x07standby\x18\x04 \x01(\x0b\x32\x14.edgenode.v1.StandbyH\x00\x12#\n\x05\x66\x65nce\x18\x05 \x01(\x0b\x32\x12.edgenode.v1.FenceH\x00\x12%\n\x06\x64\x65\x63ree\x18\x06 \x01(\x0b\x32\x13.edgenode.v1.DecreeH\x00\x12\'\n\x07sponsor\x18\x07 \x01(\x0b\x32\x14.edgenode.v1.SponsorH\x00\x12\x0e\n\x04stay\x18\x08 \x01(\tH\x00\x42\x07\n\x05order\")\n\x07Welcome\x12\x0f\n\x07records\x18\x01 \x03(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"\x19\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x17\n\x05Offer\x12\x0e\n\x06record\x18\x01 \x01(\x0c\"+\n\x07Standby\x12\x0f\n\x07present\x18\x01 \x03(\t\x12\x0f\n\x07missing\x18\x02 \x01(\x04\"6\n\x05\x46\x65nce\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06\x62\x61llot\x18\x02 \x01(\x04\x12\x0f\n\x07\x65victed\x18\x03 \x03(\t\"\x19\n\x06\x44\x65\x63ree\x12\x0f\n\x07records\x18\x01 \x03(\x0c\"*\n\x07Sponsor\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06others\x18\x02 \x03(\t*f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x0e\n\nSTATE_DONE\x10\x02\x12\x11\n\rSTATE_STOPPED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x32W\n\x0e\x43ontrolService\x12\x45\n\x06\x41ttend\x12\x1a.edgenode.v1.AttendRequest\x1a\x1b.edgenode.v1.AttendResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgenode.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATE']._serialized_start=1119
-  _globals['_STATE']._serialized_end=1221
+  _globals['_FENCEANSWER_HELDENTRY']._loaded_options = None
+  _globals['_FENCEANSWER_HELDENTRY']._serialized_options = b'8\001'
+  _globals['_STATE']._serialized_start=1733
+  _globals['_STATE']._serialized_end=1835
   _globals['_ATTENDREQUEST']._serialized_start=69
-  _globals['_ATTENDREQUEST']._serialized_end=216
-  _globals['_JOIN']._serialized_start=219
-  _globals['_JOIN']._serialized_end=361
-  _globals['_PROGRESS']._serialized_start=364
-  _globals['_PROGRESS']._serialized_end=704
-  _globals['_OFFERANSWER']._serialized_start=706
-  _globals['_OFFERANSWER']._serialized_end=789
-  _globals['_ATTENDRESPONSE']._serialized_start=792
-  _globals['_ATTENDRESPONSE']._serialized_end=977
-  _globals['_WELCOME']._serialized_start=979
-  _globals['_WELCOME']._serialized_end=1020
-  _globals['_REFUSAL']._serialized_start=1022
-  _globals['_REFUSAL']._serialized_end=1047
-  _globals['_OFFER']._serialized_start=1049
-  _globals['_OFFER']._serialized_end=1072
-  _globals['_STANDBY']._serialized_start=1074
-  _globals['_STANDBY']._serialized_end=1117
-  _globals['_CONTROLSERVICE']._serialized_start=1223
-  _globals['_CONTROLSERVICE']._serialized_end=1310
+  _globals['_ATTENDREQUEST']._serialized_end=344
+  _globals['_JOIN']._serialized_start=347
+  _globals['_JOIN']._serialized_end=522
+  _globals['_PROGRESS']._serialized_start=525
+  _globals['_PROGRESS']._serialized_end=865
+  _globals['_OFFERANSWER']._serialized_start=867
+  _globals['_OFFERANSWER']._serialized_end=950
+  _globals['_FENCEANSWER']._serialized_start=953
+  _globals['_FENCEANSWER']._serialized_end=1123
+  _globals['_FENCEANSWER_HELDENTRY']._serialized_start=1080
+  _globals['_FENCEANSWER_HELDENTRY']._serialized_end=1123
+  _globals['_FETCHED']._serialized_start=1125
+  _globals['_FETCHED']._serialized_end=1134
+  _globals['_LEAVE']._serialized_start=1136
+  _globals['_LEAVE']._serialized_end=1143
+  _globals['_ATTENDRESPONSE']._serialized_start=1146
+  _globals['_ATTENDRESPONSE']._serialized_end=1464
+  _globals['_WELCOME']._serialized_start=1466
+  _globals['_WELCOME']._serialized_end=1507
+  _globals['_REFUSAL']._serialized_start=1509
+  _globals['_REFUSAL']._serialized_end=1534
+  _globals['_OFFER']._serialized_start=1536
+  _globals['_OFFER']._serialized_end=1559
+  _globals['_STANDBY']._serialized_start=1561
+  _globals['_STANDBY']._serialized_end=1604
+  _globals['_FENCE']._serialized_start=1606
+  _globals['_FENCE']._serialized_end=1660
+  _globals['_DECREE']._serialized_start=1662
+  _globals['_DECREE']._serialized_end=1687
+  _globals['_SPONSOR']._serialized_start=1689
+  _globals['_SPONSOR']._serialized_end=1731
+  _globals['_CONTROLSERVICE']._serialized_start=1837
+  _globals['_CONTROLSERVICE']._serialized_end=1924
 # @@protoc_insertion_point(module_scope)

@@ -22,28 +22,38 @@ STATE_STOPPED: State
 STATE_FAILED: State
 
 class AttendRequest(_message.Message):
-    __slots__ = ("join", "progress", "answer")
+    __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FENCE_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
     join: Join
     progress: Progress
     answer: OfferAnswer
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ...) -> None: ...
+    fence_answer: FenceAnswer
+    fetched: Fetched
+    leave: Leave
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("identity", "address", "rounds_per_epoch", "saved", "running")
+    __slots__ = ("identity", "address", "rounds_per_epoch", "saved", "running", "process", "fenced")
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     SAVED_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    FENCED_FIELD_NUMBER: _ClassVar[int]
     identity: _common_pb2.Identity
     address: str
     rounds_per_epoch: int
     saved: _common_pb2.Saved
     running: bool
-    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., rounds_per_epoch: _Optional[int] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ...) -> None: ...
+    process: str
+    fenced: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., rounds_per_epoch: _Optional[int] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., process: _Optional[str] = ..., fenced: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error")
@@ -93,17 +103,54 @@ class OfferAnswer(_message.Message):
     next_round: int
     def __init__(self, number: _Optional[int] = ..., digest: _Optional[str] = ..., accepted: _Optional[bool] = ..., next_round: _Optional[int] = ...) -> None: ...
 
+class FenceAnswer(_message.Message):
+    __slots__ = ("term", "ballot", "begun", "held", "records")
+    class HeldEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    ballot: int
+    begun: int
+    held: _containers.ScalarMap[str, int]
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., begun: _Optional[int] = ..., held: _Optional[_Mapping[str, int]] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Fetched(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Leave(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class AttendResponse(_message.Message):
-    __slots__ = ("welcome", "refusal", "offer", "standby")
+    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "decree", "sponsor", "stay")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    DECREE_FIELD_NUMBER: _ClassVar[int]
+    SPONSOR_FIELD_NUMBER: _ClassVar[int]
+    STAY_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     offer: Offer
     standby: Standby
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ...) -> None: ...
+    fence: Fence
+    decree: Decree
+    sponsor: Sponsor
+    stay: str
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., decree: _Optional[_Union[Decree, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("records", "round")
@@ -132,3 +179,27 @@ class Standby(_message.Message):
     present: _containers.RepeatedScalarFieldContainer[str]
     missing: int
     def __init__(self, present: _Optional[_Iterable[str]] = ..., missing: _Optional[int] = ...) -> None: ...
+
+class Fence(_message.Message):
+    __slots__ = ("term", "ballot", "evicted")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    ballot: int
+    evicted: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., evicted: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Decree(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, records: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Sponsor(_message.Message):
+    __slots__ = ("address", "others")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    others: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, address: _Optional[str] = ..., others: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -54,6 +54,11 @@ class OperatorServiceStub:
                 request_serializer=edgenode_dot_v1_dot_operator__pb2.StopRequest.SerializeToString,
                 response_deserializer=edgenode_dot_v1_dot_operator__pb2.StopResponse.FromString,
                 _registered_method=True)
+        self.Evict = channel.unary_unary(
+                '/edgenode.v1.OperatorService/Evict',
+                request_serializer=edgenode_dot_v1_dot_operator__pb2.EvictRequest.SerializeToString,
+                response_deserializer=edgenode_dot_v1_dot_operator__pb2.EvictResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer:
@@ -84,6 +89,12 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Evict(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +117,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=edgenode_dot_v1_dot_operator__pb2.StopRequest.FromString,
                     response_serializer=edgenode_dot_v1_dot_operator__pb2.StopResponse.SerializeToString,
+            ),
+            'Evict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Evict,
+                    request_deserializer=edgenode_dot_v1_dot_operator__pb2.EvictRequest.FromString,
+                    response_serializer=edgenode_dot_v1_dot_operator__pb2.EvictResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -216,6 +232,33 @@ class OperatorService:
             '/edgenode.v1.OperatorService/Stop',
             edgenode_dot_v1_dot_operator__pb2.StopRequest.SerializeToString,
             edgenode_dot_v1_dot_operator__pb2.StopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Evict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.v1.OperatorService/Evict',
+            edgenode_dot_v1_dot_operator__pb2.EvictRequest.SerializeToString,
+            edgenode_dot_v1_dot_operator__pb2.EvictResponse.FromString,
             options,
             channel_credentials,
             insecure,

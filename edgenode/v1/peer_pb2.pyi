@@ -21,6 +21,18 @@ VERDICT_SEEN: Verdict
 VERDICT_STALE: Verdict
 VERDICT_ERROR: Verdict
 
+class FetchModelRequest(_message.Message):
+    __slots__ = ("identity",)
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    identity: _common_pb2.Identity
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ...) -> None: ...
+
+class FetchModelResponse(_message.Message):
+    __slots__ = ("chunk",)
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
+
 class MeetRequest(_message.Message):
     __slots__ = ("identity",)
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
@@ -74,13 +86,15 @@ class PushResponse(_message.Message):
     def __init__(self, hello: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("round", "verdict", "knows", "detail")
+    __slots__ = ("round", "verdict", "knows", "detail", "records")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     KNOWS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
     round: int
     verdict: Verdict
     knows: int
     detail: str
-    def __init__(self, round: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., knows: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, round: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., knows: _Optional[int] = ..., detail: _Optional[str] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...

@@ -44,6 +44,11 @@ class PeerServiceStub:
                 request_serializer=edgenode_dot_v1_dot_peer__pb2.PushRequest.SerializeToString,
                 response_deserializer=edgenode_dot_v1_dot_peer__pb2.PushResponse.FromString,
                 _registered_method=True)
+        self.FetchModel = channel.unary_stream(
+                '/edgenode.v1.PeerService/FetchModel',
+                request_serializer=edgenode_dot_v1_dot_peer__pb2.FetchModelRequest.SerializeToString,
+                response_deserializer=edgenode_dot_v1_dot_peer__pb2.FetchModelResponse.FromString,
+                _registered_method=True)
 
 
 class PeerServiceServicer:
@@ -63,6 +68,13 @@ class PeerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchModel(self, request, context):
+        """The model as it is now, for a newcomer: z and the BatchNorm buffers as safetensors, in chunks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_PeerServiceServicer_to_server(servicer, server):
                     servicer.Push,
                     request_deserializer=edgenode_dot_v1_dot_peer__pb2.PushRequest.FromString,
                     response_serializer=edgenode_dot_v1_dot_peer__pb2.PushResponse.SerializeToString,
+            ),
+            'FetchModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchModel,
+                    request_deserializer=edgenode_dot_v1_dot_peer__pb2.FetchModelRequest.FromString,
+                    response_serializer=edgenode_dot_v1_dot_peer__pb2.FetchModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +148,33 @@ class PeerService:
             '/edgenode.v1.PeerService/Push',
             edgenode_dot_v1_dot_peer__pb2.PushRequest.SerializeToString,
             edgenode_dot_v1_dot_peer__pb2.PushResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgenode.v1.PeerService/FetchModel',
+            edgenode_dot_v1_dot_peer__pb2.FetchModelRequest.SerializeToString,
+            edgenode_dot_v1_dot_peer__pb2.FetchModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,20 +8,29 @@ from typing import Any
 from edgenode.core.cluster import Charter, Cluster
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
+    AnswerFence,
     AnswerOffer,
     ClusterAction,
+    Decree,
+    Evict,
+    Fence,
+    FenceAnswered,
+    Fetched,
     Joined,
+    Leave,
     Lost,
     Offer,
     OfferAnswered,
+    Persist,
     Progressed,
     Refuse,
     Reply,
     Rotate,
+    Sponsor,
     Stop,
     Welcome,
 )
-from edgenode.core.plan import Plan, Schedule, reach
+from edgenode.core.plan import Member, Plan, Schedule, reach
 
 A, B, C = GraphSpec("a"), GraphSpec("b"), GraphSpec("c")
 
@@ -39,8 +48,8 @@ def names(n: int = 4) -> list[str]:
     return [f"n{i}" for i in range(n)]
 
 
-def founded(nodes: int = 4, **changes: Any) -> Cluster:
-    cluster = Cluster(a_charter(nodes, **changes))
+def founded(nodes: int = 4, term: int = 0, **changes: Any) -> Cluster:
+    cluster = Cluster(a_charter(nodes, **changes), term)
     for name in names(nodes):
         cluster.handle(join(name))
     return cluster
@@ -61,6 +70,14 @@ def answer(cluster: Cluster, offer: Offer, accepted: bool, next_round: int) -> l
     return cluster.handle(OfferAnswered(offer.node, said))
 
 
+def saved(cluster: Cluster) -> Persist:
+    return Persist(cluster.term, cluster._ballot, the_plan(cluster))
+
+
+def kinds(actions: list[ClusterAction]) -> list[str]:
+    return [type(a).__name__ for a in actions]
+
+
 def only(kind: type, actions: list[ClusterAction]) -> Any:
     found = [a for a in actions if isinstance(a, kind)]
     assert len(found) == 1, actions
@@ -77,7 +94,7 @@ def test_founds_the_run_when_the_last_node_is_there_and_welcomes_all_alike() -> 
     assert cluster.missing() == 1
     welcomes = cluster.handle(join("n1"))
     plan = the_plan(cluster)
-    assert welcomes == [Welcome(name, plan, 0) for name in names(3)]
+    assert welcomes == [Persist(0, 0, plan), *(Welcome(name, plan, 0) for name in names(3))]
     assert [(m.node, m.address) for m in plan.latest.members] == [(n, f"{n}.local:1") for n in names(3)]
     assert cluster.missing() == 0
 
@@ -94,7 +111,7 @@ def test_one_who_left_before_the_founding_is_waited_for_again() -> None:
     cluster.handle(join("n0"))
     cluster.handle(Lost("n0"))
     assert cluster.handle(join("n1")) == []
-    assert len(cluster.handle(join("n0"))) == 2
+    assert kinds(cluster.handle(join("n0"))) == ["Persist", "Welcome", "Welcome"]
 
 
 def test_a_taken_id_is_refused_with_both_addresses() -> None:
@@ -112,9 +129,10 @@ def test_another_configuration_is_refused_with_both_digests() -> None:
     assert "f00" in reason
 
 
-def test_a_late_newcomer_is_told_who_the_members_are() -> None:
-    refused = only(Refuse, founded(2).handle(join("n9")))
-    assert refused == Refuse("n9", "the run has started with n0, n1")
+def test_a_late_newcomer_is_sent_to_a_member_for_the_model_and_told_whom_it_must_reach() -> None:
+    cluster = founded(2)
+    members = the_plan(cluster).latest.members
+    assert cluster.handle(join("n9")) == [Sponsor("n9", members[0], members)]
 
 
 def test_a_schedule_that_cannot_carry_the_run_refuses_everyone_and_founds_nothing() -> None:
@@ -134,9 +152,8 @@ def test_a_member_whose_welcome_was_lost_with_its_link_is_welcomed_again() -> No
     for name in names(2):
         cluster.handle(Lost(name))
     assert cluster.handle(join("n1")) == [Welcome("n1", the_plan(cluster), 0)]
-    assert "has started" in only(Refuse, cluster.handle(join("n0"))).reason  # it was in the run, and its x is gone
-    cluster.handle(Lost("n1"))
-    assert isinstance(only(Refuse, cluster.handle(join("n1", address="moved:1"))), Refuse)
+    # it was in the run, and its x is gone: the process of its name that is in the run is dead
+    assert only(Fence, cluster.handle(join("n0"))) == Fence("n1", 0, 1, frozenset({"n0"}))
 
 
 # --- resuming ---------------------------------------------------------------------------------------
@@ -148,7 +165,7 @@ def test_resumes_from_the_newest_round_that_all_have_saved() -> None:
     cluster.handle(join("n0", saved=frozenset({0, 20, 40}), plan=old))
     welcomes = cluster.handle(join("n1", saved=frozenset({20, 0}), plan=old, address="moved:7"))
     plan = the_plan(cluster)
-    assert welcomes == [Welcome(name, plan, 20) for name in names(2)]
+    assert welcomes == [Persist(0, 0, plan), *(Welcome(name, plan, 20) for name in names(2))]
     assert (plan.latest.number, plan.latest.parent, plan.latest.start) == (1, old.latest.digest, 20)
     assert plan.latest.members[1].address == "moved:7"
 
@@ -194,7 +211,8 @@ def test_a_change_is_offered_to_one_member_far_enough_ahead_and_its_answer_repli
         2,
         record.start,
     )
-    assert answer(cluster, offer, True, 11) == [Reply(7, record.start)]
+    replies = answer(cluster, offer, True, 11)
+    assert replies == [saved(cluster), Reply(7, record.start)]
     assert the_plan(cluster).latest == record
 
 
@@ -203,21 +221,23 @@ def test_changes_wait_for_the_one_before_to_be_in_force_everywhere_and_are_batch
     offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
     assert cluster.handle(Rotate(2, (C,), 1, epochs=False)) == []
     start = offer.record.start
-    assert answer(cluster, offer, True, 1) == [Reply(1, start)]
+    assert answer(cluster, offer, True, 1) == [saved(cluster), Reply(1, start)]
     assert cluster.handle(Rotate(3, (A,), 5, epochs=True)) == []
     assert progress(cluster, "n0", start) == []
     second = only(Offer, progress(cluster, "n1", start))
     assert (second.record.number, second.record.schedule.graphs) == (2, (A,))
     assert second.record.schedule.every == 50
     replies = answer(cluster, second, True, start + 1)
-    assert replies == [Reply(2, second.record.start), Reply(3, second.record.start)]
+    assert replies == [saved(cluster), Reply(2, second.record.start), Reply(3, second.record.start)]
 
 
 def test_any_members_report_that_it_has_the_record_settles_the_offer() -> None:
     cluster = founded()
     record = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False))).record
     cluster.handle(Lost("n0"))
-    assert cluster.handle(Progressed("n2", 3, record.number, record.digest)) == [Reply(1, record.start)]
+    actions = cluster.handle(Progressed("n2", 3, record.number, record.digest))
+    assert actions == [saved(cluster), Reply(1, record.start)]
+    assert the_plan(cluster).latest == record
 
 
 def test_an_offer_that_came_too_late_is_replaced_with_twice_the_margin() -> None:
@@ -227,7 +247,7 @@ def test_an_offer_that_came_too_late_is_replaced_with_twice_the_margin() -> None
     for _ in range(3):
         offer = only(Offer, answer(cluster, offer, False, 100))
         assert (offer.node, offer.record.number) == ("n0", 1)  # nobody has the other: the number is free
-        distance.append(offer.record.start - 100 - reach(the_plan(cluster), "n0", 100) - 1)
+        distance.append(offer.record.start - 100 - reach(the_plan(cluster), "n0", 100) - 2)
     assert distance == [8, 16, 32]
     answer(cluster, offer, True, 100)
     for name in names():
@@ -250,7 +270,8 @@ def test_a_lost_answer_is_not_asked_for_again_when_the_member_shows_it_has_the_r
     offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
     cluster.handle(Lost("n0"))
     extended = the_plan(cluster).extend(offer.record)
-    assert cluster.handle(join("n0", running=True, plan=extended)) == [Reply(1, offer.record.start)]
+    actions = cluster.handle(join("n0", running=True, plan=extended))
+    assert actions == [saved(cluster), Reply(1, offer.record.start)]
     assert the_plan(cluster) == extended
 
 
@@ -298,7 +319,7 @@ def test_a_stop_is_one_round_for_all_and_nothing_follows_it() -> None:
     offer = only(Offer, cluster.handle(Stop(1)))
     assert offer.record.end == offer.record.start
     assert only(Reply, cluster.handle(Rotate(2, (B,), 1, epochs=False))).error == "the run is stopping"
-    assert answer(cluster, offer, True, 1) == [Reply(1, offer.record.end)]
+    assert answer(cluster, offer, True, 1) == [saved(cluster), Reply(1, offer.record.end)]
     assert only(Reply, cluster.handle(Stop(3))).error == "the run is stopping"
 
 
@@ -331,12 +352,13 @@ def test_a_restarted_controller_offers_nothing_before_it_has_heard_every_member(
     assert (offer.record.number, offer.record.parent) == (2, newer.latest.digest)
 
 
-def test_those_who_gathered_at_a_restarted_controller_are_told_that_a_run_is_on() -> None:
+def test_those_who_gathered_at_a_restarted_controller_may_join_the_run_that_is_on() -> None:
     plan = the_plan(founded(2))
     cluster = Cluster(a_charter(2))
     assert cluster.handle(join("n9")) == []
-    assert cluster.handle(back("n0", plan)) == [Refuse("n9", "the run has started with n0, n1")]
-    assert list(cluster.present) == ["n0"]
+    members = plan.latest.members
+    assert cluster.handle(back("n0", plan)) == [Sponsor("n9", members[0], members)]
+    assert the_plan(cluster) == plan
 
 
 def test_a_member_of_another_run_is_refused_with_both_plans() -> None:
@@ -345,3 +367,179 @@ def test_a_member_of_another_run_is_refused_with_both_plans() -> None:
     reason = only(Refuse, ours.handle(back("n0", theirs))).reason
     assert the_plan(ours).latest.digest in reason
     assert theirs.latest.digest in reason
+
+
+def test_a_controller_that_comes_back_with_what_was_saved_has_a_higher_term() -> None:
+    before = founded(2, term=3)
+    cluster = Cluster(before.charter, before.term + 1, saved(before))
+    assert cluster.plan == before.plan
+    assert cluster.missing() == 0
+    for name in names(2):
+        cluster.handle(back(name, the_plan(before)))
+        progress(cluster, name, 5)
+    record = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False))).record
+    assert (record.term, record.parent) == (4, the_plan(before).latest.digest)
+    assert only(Fence, cluster.handle(Evict(2, "n1"))).term == 4
+
+
+def test_a_controller_that_lost_its_disk_has_a_higher_term_than_the_plan_it_finds() -> None:
+    """Its ballots begin anew: in the old term they would be below what the members have promised."""
+    plan = the_plan(founded(3))
+    cluster = Cluster(a_charter(3))
+    cluster.handle(join("n0", running=True, plan=plan, fenced=frozenset({"n2"})))
+    actions = cluster.handle(join("n1", running=True, plan=plan, fenced=frozenset({"n2"})))
+    assert only(Fence, actions) == Fence("n1", 1, 1, frozenset({"n2"}))
+
+
+# --- joining ----------------------------------------------------------------------------------------
+
+
+def test_a_newcomer_that_has_the_model_becomes_a_member_by_a_record_and_is_welcomed_to_its_start() -> None:
+    cluster = founded(2)
+    assert kinds(cluster.handle(join("n9"))) == ["Sponsor"]
+    offer = only(Offer, cluster.handle(Fetched("n9")))
+    assert (offer.node, offer.record.names) == ("n0", ("n0", "n1", "n9"))
+    start = offer.record.start
+    assert answer(cluster, offer, True, 1) == [saved(cluster), Welcome("n9", the_plan(cluster), start)]
+    assert the_plan(cluster).latest.members[-1] == Member("n9", 0, "n9.local:1")
+    cluster.handle(Lost("n9"))
+    assert cluster.handle(join("n9")) == [Welcome("n9", the_plan(cluster), start)]  # the first was lost with its link
+
+
+def test_a_newcomer_that_goes_away_before_the_offer_is_not_admitted() -> None:
+    cluster = founded(2)
+    first = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    cluster.handle(join("n9"))
+    assert cluster.handle(Fetched("n9")) == []  # it waits for the change before
+    cluster.handle(Lost("n9"))
+    answer(cluster, first, True, 1)
+    assert [a for name in names(2) for a in progress(cluster, name, first.record.start)] == []
+    assert cluster.handle(Fetched("n9")) == []
+
+
+def test_a_newcomer_to_a_run_that_is_nearly_over_is_refused() -> None:
+    cluster = founded(2, rounds=5)
+    cluster.handle(join("n9"))
+    assert cluster.handle(Fetched("n9")) == [Refuse("n9", "too late: the run ends with round 5")]
+
+
+# --- leaving ----------------------------------------------------------------------------------------
+
+
+def test_a_leaver_hands_over_to_a_member_that_stays() -> None:
+    cluster = founded(3)
+    offer = only(Offer, cluster.handle(Leave(1, "n0")))
+    assert (offer.record.names, offer.record.heirs) == (("n1", "n2"), (("n0", "n1"),))
+    assert answer(cluster, offer, True, 1) == [saved(cluster), Reply(1, offer.record.start)]
+    assert the_plan(cluster).latest == offer.record
+
+
+def test_nobody_leaves_who_is_no_member_or_without_whom_too_few_are_left() -> None:
+    cluster = founded(3, min_nodes=2)
+    assert cluster.handle(Leave(1, "n9")) == [Reply(1, None, "n9 is no member")]
+    assert kinds(cluster.handle(Leave(2, "n0"))) == ["Offer"]
+    assert cluster.handle(Leave(3, "n1")) == [Reply(3, None, "n1 cannot leave: 2 nodes must stay")]
+
+
+# --- eviction ---------------------------------------------------------------------------------------
+
+
+def behind_fence(cluster: Cluster, fence: Fence, begun: int, *held: tuple[str, int]) -> list[ClusterAction]:
+    said = AnswerFence(fence.term, fence.ballot, begun, held, the_plan(cluster).records)
+    return cluster.handle(FenceAnswered(fence.node, said))
+
+
+def fences(actions: list[ClusterAction]) -> list[Fence]:
+    return [a for a in actions if isinstance(a, Fence)]
+
+
+def test_a_member_is_cut_out_once_all_others_stand_behind_the_fence() -> None:
+    cluster = founded(3)
+    cluster.handle(Lost("n2"))
+    actions = cluster.handle(Evict(7, "n2"))
+    first, second = (Fence(name, 0, 1, frozenset({"n2"})) for name in names(2))
+    assert actions == [Persist(0, 1, the_plan(cluster)), first, second]
+    assert behind_fence(cluster, first, 11, ("n2", 9)) == []
+    decreed = behind_fence(cluster, second, 12, ("n2", 10))
+    record = the_plan(cluster).latest
+    assert (record.start, record.names, record.cut) == (13, ("n0", "n1"), (("n2", 10),))
+    news = the_plan(cluster).records
+    assert decreed == [saved(cluster), *(Decree(name, news) for name in names(2)), Reply(7, 13)]
+
+
+def test_no_minority_goes_on_without_the_others_unless_it_is_forced() -> None:
+    cluster = founded(4)
+    for name in ("n2", "n3"):
+        cluster.handle(Lost(name))
+    assert len(fences(cluster.handle(Evict(1, "n3")))) == 2
+    assert len(fences(cluster.handle(Evict(2, "n2")))) == 2  # two of four: not less than half
+    assert cluster.handle(Evict(3, "n1")) == [Reply(3, None, "n1 stays: without it 1 of 4 members would be left")]
+    (alone,) = fences(cluster.handle(Evict(4, "n1", force=True)))
+    assert alone == Fence("n0", 0, 3, frozenset({"n1", "n2", "n3"}))
+    decreed = behind_fence(cluster, alone, 5)
+    assert the_plan(cluster).latest.names == ("n0",)
+    assert [a.ticket for a in decreed if isinstance(a, Reply)] == [1, 2, 4]
+
+
+def test_the_last_member_is_never_evicted_and_min_nodes_only_by_force() -> None:
+    assert only(Reply, founded(1).handle(Evict(1, "n0", force=True))).start is None
+    cluster = founded(3, min_nodes=3)
+    assert only(Reply, cluster.handle(Evict(1, "n2"))).error == "n2 stays: without it 2 of 3 members would be left"
+    assert len(fences(cluster.handle(Evict(2, "n2", force=True)))) == 2
+    assert cluster.handle(Evict(3, "n9")) == [Reply(3, None, "n9 is no member")]
+
+
+def test_promises_to_an_older_ballot_do_not_count() -> None:
+    cluster = founded(4)
+    old = fences(cluster.handle(Evict(1, "n3")))
+    new = fences(cluster.handle(Evict(2, "n2")))
+    assert [behind_fence(cluster, fence, 5) for fence in old] == [[], [], []]
+    assert behind_fence(cluster, new[0], 5) == []
+    assert "Decree" in kinds(behind_fence(cluster, new[1], 5))
+
+
+def test_what_only_the_dead_may_have_heard_is_offered_again_after_the_fence() -> None:
+    cluster = founded(3)
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    assert offer.node == "n0"
+    cluster.handle(Lost("n0"))
+    for fence in fences(cluster.handle(Evict(2, "n0"))):
+        behind_fence(cluster, fence, 5)
+    cut = the_plan(cluster).latest
+    assert (cut.number, cut.schedule.graphs) == (1, (A,))
+    again = [a for name in ("n1", "n2") for a in progress(cluster, name, cut.start)]
+    assert (only(Offer, again).record.number, only(Offer, again).record.schedule.graphs) == (2, (B,))
+
+
+def test_a_new_process_under_a_members_name_proves_that_the_old_one_is_dead() -> None:
+    cluster = founded(2, min_nodes=2)  # the proof is as good as force
+    for name in names(2):
+        progress(cluster, name, 5)
+    cluster.handle(Lost("n1"))
+    actions = cluster.handle(join("n1", process="second"))
+    assert fences(actions) == [Fence("n0", 0, 1, frozenset({"n1"}))]
+    decreed = behind_fence(cluster, fences(actions)[0], 5, ("n1", 4))
+    assert the_plan(cluster).latest.cut == (("n1", 4),)
+    assert kinds(decreed) == ["Persist", "Decree", "Sponsor"]  # and the new one may join
+    progress(cluster, "n0", the_plan(cluster).latest.start)
+    assert only(Offer, cluster.handle(Fetched("n1"))).record.members[1] == Member("n1", 1, "n1.local:1")
+
+
+def test_a_member_that_dials_again_is_not_taken_for_another_process() -> None:
+    cluster = founded(2)
+    for name in names(2):
+        progress(cluster, name, 5)
+    cluster.handle(Lost("n1"))
+    assert cluster.handle(back("n1", the_plan(cluster))) == []
+
+
+def test_when_all_are_down_the_run_goes_on_from_the_newest_common_round() -> None:
+    before = founded(2)
+    cluster = Cluster(before.charter, 1, saved(before))
+    plan = the_plan(before)
+    assert cluster.handle(join("n0", saved=frozenset({0, 50, 100}), plan=plan, process="x")) == []
+    actions = cluster.handle(join("n1", saved=frozenset({0, 50}), plan=plan, process="y"))
+    resumed = the_plan(cluster)
+    assert actions == [saved(cluster), *(Welcome(name, resumed, 50) for name in names(2))]
+    assert (resumed.latest.number, resumed.latest.start, resumed.latest.term) == (1, 50, 1)
+    assert [m.incarnation for m in resumed.latest.members] == [1, 1]

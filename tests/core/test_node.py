@@ -17,10 +17,13 @@ from edgenode.core.learner import SparsePush
 from edgenode.core.messages import (
     Acknowledge,
     Acknowledged,
+    AnswerFence,
     AnswerOffer,
     Await,
+    Decreed,
     Evaluate,
     Fail,
+    Fenced,
     Finish,
     Message,
     Mixed,
@@ -35,10 +38,10 @@ from edgenode.core.messages import (
     Verdict,
 )
 from edgenode.core.node import Node, Stage
-from edgenode.core.plan import Member, Plan, Schedule, found, reach
+from edgenode.core.plan import Member, Plan, Record, Schedule, found, reach
 from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
-from edgenode.errors import BarrierTimeout, DigestMismatch, LocalProtocolError, RemoteProtocolError
+from edgenode.errors import BarrierTimeout, DigestMismatch, Evicted, LocalProtocolError, RemoteProtocolError
 from edgenode.simulator.learners import Ledger
 from edgenode.simulator.transcript import brief
 
@@ -141,32 +144,32 @@ n3 Trained(0 [0])
     Push(n0 n3@0#0 290a8619)
     Await(0 [n2])
 n1 Received(n0@0#0 5cc3a655)
-    Acknowledge(n0 0 OK 0 )
+    Acknowledge(n0 0 OK 0  [])
     Mixed(0 1 3 1.0)
     Save(1 State([1/2] [0.0] 1.0) plan#0)
     Await(1 [n2])
 n2 Received(n1@0#0 020a7c91)
-    Acknowledge(n1 0 OK 0 )
+    Acknowledge(n1 0 OK 0  [])
     Mixed(0 1 3 1.0)
     Save(1 State([3/2] [0.0] 1.0) plan#0)
     Await(1 [n3])
 n3 Received(n2@0#0 e57acc10)
-    Acknowledge(n2 0 OK 0 )
+    Acknowledge(n2 0 OK 0  [])
     Mixed(0 1 3 1.0)
     Save(1 State([5/2] [0.0] 1.0) plan#0)
     Await(1 [n0])
 n0 Received(n3@0#0 290a8619)
-    Acknowledge(n3 0 OK 0 )
+    Acknowledge(n3 0 OK 0  [])
     Mixed(0 1 3 1.0)
     Save(1 State([3/2] [0.0] 1.0) plan#0)
     Await(1 [n1])
-n0 Acknowledged(n1 0 OK 0 )
+n0 Acknowledged(n1 0 OK 0  [])
     Finish(1 [3/2] True)
-n1 Acknowledged(n2 0 OK 0 )
+n1 Acknowledged(n2 0 OK 0  [])
     Finish(1 [1/2] True)
-n2 Acknowledged(n3 0 OK 0 )
+n2 Acknowledged(n3 0 OK 0  [])
     Finish(1 [3/2] True)
-n3 Acknowledged(n0 0 OK 0 )
+n3 Acknowledged(n0 0 OK 0  [])
     Finish(1 [5/2] True)
 """
 
@@ -506,3 +509,158 @@ def test_evaluates_and_saves_when_due_but_not_twice_at_the_end() -> None:
     actions = train(node)
     assert only(Evaluate, actions).round == 1
     assert kinds(train(node)) == ["Mixed", "Save", "Finish"]
+
+
+# --- the fence and the cut --------------------------------------------------------------------------
+
+
+def fence(node: Node, *evicted: str, term: int = 0, ballot: int = 1) -> list[NodeAction]:
+    return node.handle(Fenced(term, ballot, frozenset(evicted)))
+
+
+def without(plan: Plan, dead: str, last: int, start: int) -> Record:
+    members = tuple(m for m in plan.latest.members if m.node != dead)
+    return plan.successor(start, members=members, cut=((dead, last),))
+
+
+def exactly(node: Node) -> tuple[Any, Any]:
+    x, u = node._learner.mass()  # type: ignore[attr-defined]
+    return x, u
+
+
+def test_a_fenced_node_says_where_it_stands_and_begins_no_round() -> None:
+    node, _ = pair()
+    close(node, 0)
+    train(node)
+    hear(node, 1)  # it trains round 2 now
+    assert fence(node, "n1") == [AnswerFence(0, 1, 2, (("n1", 1),), node.plan.records)]
+    assert node.fenced == {"n1"}
+    assert kinds(train(node)) == ["Push", "Await"]  # the round it has begun goes on
+    assert hear(node, 2) == []
+    assert node.missing() == ("n1",)
+
+
+def test_a_fenced_node_that_closes_its_round_stays_before_the_next() -> None:
+    node = a_node("n0", a_plan(3))  # it hears n2 alone
+    node.start()
+    train(node)
+    assert fence(node, "n1") == [AnswerFence(0, 1, 0, (("n1", -1),), node.plan.records)]
+    first = Message("n2", 0, 0, 0, node.plan.latest.digest, 0.5, 1.0, b"2 1")
+    assert kinds(node.handle(Received(first))) == ["Acknowledge", "Mixed"]
+    assert (node.stage, node.round) == (Stage.READY, 1)
+    assert fence(node, "n1", ballot=2) == [AnswerFence(0, 2, 0, (("n1", -1),), node.plan.records)]
+    assert kinds(node.handle(Decreed((without(node.plan, "n1", 0, 1),)))) == ["PlanChanged", "Train"]
+
+
+def test_an_answer_of_the_evicted_proves_that_it_began_the_next_round() -> None:
+    node, _ = pair()
+    close(node, 0)
+    node.handle(Acknowledged("n1", 0, Verdict.OK, 0))
+    assert only(AnswerFence, fence(node, "n1")).held == (("n1", 1),)
+
+
+def test_a_push_of_the_evicted_is_dropped_without_an_answer_nor_its_records() -> None:
+    node, peer = pair()
+    train(node)
+    fence(node, "n1")
+    message = replace(pushed(train(peer)), records=(node.plan.successor(9),))
+    assert node.handle(Received(message)) == []
+    assert len(node.plan.records) == 1
+
+
+def test_a_fence_of_an_older_controller_or_ballot_is_void() -> None:
+    node, _ = pair()
+    assert kinds(fence(node, "n1", term=2, ballot=3)) == ["AnswerFence"]
+    assert fence(node, "n1", term=2, ballot=2) == fence(node, "n1", term=1, ballot=9) == []
+    assert kinds(fence(node, "n1", term=2, ballot=3)) == ["AnswerFence"]  # the same again: its answer was lost
+    assert kinds(fence(node, "n1", term=3, ballot=1)) == ["AnswerFence"]
+
+
+def test_a_node_behind_a_fence_takes_no_offer() -> None:
+    node, _ = pair()
+    fence(node, "n1")
+    assert not only(AnswerOffer, node.handle(RecordOffered(node.plan.successor(5)))).accepted
+
+
+def test_a_cut_takes_back_what_was_pushed_in_the_last_round_or_later_exactly() -> None:
+    node, _ = pair()
+    x = [exactly(node)]
+    for round in range(4):  # mixed with n1's 1/2 of (1, 1) each
+        close(node, round)
+        x.append(exactly(node))
+    assert x[1] == (Fraction(1, 2), 1)
+    fence(node, "n1")
+    node.handle(Decreed((without(node.plan, "n1", last=2, start=5),)))
+    # of rounds 2 and 3, half of what was there then comes back; of rounds 0 and 1 nothing does
+    back = [Fraction(1, 2) * (x[2][i] + x[3][i]) for i in (0, 1)]
+    assert exactly(node) == (x[4][0] + back[0], x[4][1] + back[1])
+    assert node.fenced == frozenset()
+
+
+def test_a_cut_keeps_the_share_of_a_push_that_is_not_mixed_yet() -> None:
+    node, _ = pair()
+    train(node)
+    fence(node, "n1")
+    actions = node.handle(Decreed((without(node.plan, "n1", last=0, start=1),)))
+    assert kinds(actions) == ["PlanChanged", "Mixed", "Train"]
+    assert exactly(node) == (0, 1)  # as if it had never pushed
+
+
+def test_a_cut_keeps_what_counts_of_the_dead_and_drops_the_rest() -> None:
+    node, _ = pair()
+    hear(node, 0)
+    hear(node, 1)
+    fence(node, "n1")
+    node.handle(Decreed((without(node.plan, "n1", last=0, start=3),)))
+    # it pushes to nobody, and takes round 0 of the dead
+    assert kinds(train(node)) == ["Acknowledge", "Mixed", "Train"]
+    assert exactly(node) == (Fraction(1, 2), Fraction(3, 2))
+    assert kinds(train(node)) == ["Mixed", "Train"]
+    assert exactly(node) == (Fraction(1, 2), Fraction(3, 2))
+
+
+def test_a_cut_frees_who_waited_for_the_answers_of_the_dead() -> None:
+    node, _ = pair(window=1)
+    close(node, 0)
+    assert node.missing() == ("n1",)
+    fence(node, "n1")
+    record = without(node.plan, "n1", last=1, start=2)
+    assert kinds(node.handle(Decreed((record,)))) == ["PlanChanged", "Train"]
+    assert node.handle(Decreed((record,))) == []  # told twice
+
+
+def test_a_zombie_that_learns_of_its_cut_from_an_answer_or_a_decree_fails_once() -> None:
+    node, zombie = pair()
+    message = pushed(train(zombie))
+    fence(node, "n1")
+    record = without(node.plan, "n1", last=0, start=1)
+    node.handle(Decreed((record,)))
+    answer = only(Acknowledge, node.handle(Received(message)))
+    assert (answer.verdict, answer.records) == (Verdict.STALE, (record,))
+    told = Acknowledged("n0", 0, answer.verdict, answer.knows, answer.detail, answer.records)
+    assert isinstance(only(Fail, zombie.handle(told)).error, Evicted)
+    assert zombie.handle(Decreed((record,))) == []
+    _, other = pair()
+    assert isinstance(only(Fail, other.handle(Decreed((record,)))).error, Evicted)
+
+
+# --- leaving ----------------------------------------------------------------------------------------
+
+
+def test_a_leaver_hands_all_its_mass_to_its_heir_and_is_done() -> None:
+    plan = a_plan(3)
+    members = plan.latest.members[:2]
+    record = plan.successor(4, members=members, heirs=(("n2", "n1"),))
+    nodes = {f"n{i}": a_node(f"n{i}", plan) for i in range(3)}
+    assert only(AnswerOffer, nodes["n0"].handle(RecordOffered(record))).accepted
+    lines = play(nodes)
+    assert (nodes["n2"].stage, nodes["n2"].round) == (Stage.OVER, 4)
+    assert sum(line.startswith("    Finish(4 ") and line.endswith("False)") for line in lines) == 1
+    assert [nodes[name].round for name in ("n0", "n1")] == [ROUNDS, ROUNDS]
+    total = [sum(exactly(nodes[name])[i] for name in ("n0", "n1")) for i in (0, 1)]
+    assert total == [0 + 1 + 2, 3]
+    assert (
+        sum(line.startswith("    Push(n1 n2@3") for line in lines) == 1
+    )  # all it has, to its heir alone, and nobody pushes to it any more
+    assert not any(line.startswith(("    Push(n2 n0@3", "    Push(n2 n1@3", "    Push(n0 n2@3")) for line in lines)
+    assert not any("n2@4" in line for line in lines)

@@ -135,7 +135,7 @@ def test_a_schedule_is_refused_exactly_if_its_union_is_not_connected(every: int,
 def a_record() -> Record:
     schedule = Schedule((A, edge_spec("01 12 23 30")), every=3, origin=2, last=GraphSpec("complete"), last_from=90)
     members = (*nodes("0", "1", "2"), Member("3", 4, "10.0.0.7:7001"))
-    return Record("home", 2, "f00d", 11, schedule, members, end=140)
+    return Record("home", 2, "f00d", 11, schedule, members, 140, 5, (("8", "0"),), (("9", 7),))
 
 
 def test_a_record_survives_json() -> None:
@@ -146,11 +146,12 @@ def test_a_record_survives_json() -> None:
 def test_the_canonical_text_and_its_digest_are_frozen() -> None:
     """Nodes of different releases compare digests: a change here is a change of protocol."""
     assert a_record().to_json() == (
-        '{"cluster":"home","end":140,"members":[["0",0,""],["1",0,""],["2",0,""],["3",4,"10.0.0.7:7001"]],"number":2,'
-        '"parent":"f00d","schedule":{"every":3,"graphs":[["a",null],["01 12 23 30",[["0","1"],["1","2"],["2","3"],'
-        '["3","0"]]]],"last":["complete",null],"last_from":90,"origin":2},"start":11}'
+        '{"cluster":"home","cut":[["9",7]],"end":140,"heirs":[["8","0"]],'
+        '"members":[["0",0,""],["1",0,""],["2",0,""],["3",4,"10.0.0.7:7001"]],"number":2,"parent":"f00d",'
+        '"schedule":{"every":3,"graphs":[["a",null],["01 12 23 30",[["0","1"],["1","2"],["2","3"],["3","0"]]]],'
+        '"last":["complete",null],"last_from":90,"origin":2},"start":11,"term":5}'
     )
-    assert a_record().digest == "b9a2ebe0c3833f86e11c8f326e3848acafe7d90736da196bd91d88d4713b4789"
+    assert a_record().digest == "914dd320c2b9c846debe7914cc53ac9e26ab6dcca5b0a2ccbdd9b47c7891b133"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,9 @@ def test_the_canonical_text_and_its_digest_are_frozen() -> None:
         {"parent": "beef"},
         {"start": 12},
         {"end": None},
+        {"term": 6},
+        {"heirs": (("8", "1"),)},
+        {"cut": (("9", 8),)},
         {"members": nodes(*FOUR)},
         {"schedule": Schedule((A,), every=1)},
     ],
@@ -193,7 +197,7 @@ def test_text_that_is_no_record_is_the_peers_fault(text: str | bytes) -> None:
 
 
 @pytest.mark.parametrize("junk", [True, 1.0, "1", None, [1]])
-@pytest.mark.parametrize("key", ["number", "start"])
+@pytest.mark.parametrize("key", ["number", "start", "term"])
 def test_only_a_whole_number_is_one(key: str, junk: object) -> None:
     """True and 1.0 equal 1, but their text does not: two nodes would disagree on the digest of equal records."""
     with pytest.raises(RemoteProtocolError, match="expected a whole number"):

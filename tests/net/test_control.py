@@ -53,12 +53,15 @@ class Controller:
     port: int = 0
     events: list[object] = field(default_factory=list)
     reports: list[control_pb2.Progress] = field(default_factory=list)
+    leaving: list[str] = field(default_factory=list)
     server: ControlServer = field(init=False)
 
     @asynccontextmanager
     async def up(self) -> AsyncIterator[str]:
         identity = Identity("home", "controller", "run")
-        self.server = ControlServer(identity, self.events.append, lambda node, report: self.reports.append(report))
+        self.server = ControlServer(
+            identity, self.events.append, lambda node, report: self.reports.append(report), self.leaving.append
+        )
         async with serving(f"127.0.0.1:{self.port}", [(control.SERVICE, self.server.add_to)], 0.0) as self.port:
             yield f"127.0.0.1:{self.port}"
 
@@ -228,7 +231,7 @@ async def test_flush_waits_no_longer_than_it_is_told() -> None:
             await context.write(control_pb2.AttendResponse(standby=standby))
             await asyncio.sleep(SOON_S)
 
-    deaf = Deaf(Identity("home", "controller", "run"), lambda event: None, lambda node, report: None)
+    deaf = Deaf(Identity("home", "controller", "run"), lambda event: None, lambda node, report: None, lambda node: None)
     async with (
         serving("127.0.0.1:0", [(control.SERVICE, deaf.add_to)], 0.0) as port,
         Node(f"127.0.0.1:{port}").up() as node,

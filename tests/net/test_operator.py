@@ -22,7 +22,7 @@ class Cluster:
 
     def __init__(self, error: EdgenodeError | None = None) -> None:
         self.error, self.asked, self.missing = error, [], 3
-        self.server = OperatorServer(self._status, self._rotate, self._stop)
+        self.server = OperatorServer(self._status, self._rotate, self._stop, self._evict)
 
     def _status(self) -> operator_pb2.ClusterStatus:
         return operator_pb2.ClusterStatus(cluster="home", missing=self.missing)
@@ -32,6 +32,9 @@ class Cluster:
 
     async def _stop(self) -> int:
         return self._note("stop")
+
+    async def _evict(self, node: str, force: bool) -> int:
+        return self._note(node, force)
 
     def _note(self, *asked: object) -> int:
         if self.error is not None:

@@ -17,7 +17,7 @@ from edgenode.core.messages import Acknowledge, Acknowledged, Message, Verdict
 from edgenode.core.plan import Member, Schedule, found
 from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net import peers
-from edgenode.net.peers import PeerLink, Peers, PeerServer, meet
+from edgenode.net.peers import PeerLink, Peers, PeerServer, Whereabouts, meet
 from edgenode.net.rpc import channel, serving
 from edgenode.net.wire import CHUNK_BYTES, Identity, push_frames
 from edgenode.v1 import peer_pb2, peer_pb2_grpc
@@ -80,7 +80,7 @@ class Receiver:
 async def a_link(*targets: str, identity: Identity = N0) -> AsyncIterator[tuple[PeerLink, list[Acknowledged]]]:
     """n0's link to n1; it is closed, and has ended, when the block is left."""
     answered: list[Acknowledged] = []
-    link = PeerLink("n1", identity, lambda: list(targets), answered.append)
+    link = PeerLink("n1", identity, lambda: Whereabouts(tuple(targets)), answered.append)
     async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
         group.create_task(link.run(), name="link")
         yield link, answered
@@ -212,7 +212,7 @@ async def test_a_second_address_is_tried_when_the_first_is_dead() -> None:
 async def test_a_peer_without_a_known_address_is_waited_for() -> None:
     receiver, targets = Receiver(), []
     answered: list[Acknowledged] = []
-    link = PeerLink("n1", N0, lambda: targets, answered.append)
+    link = PeerLink("n1", N0, lambda: Whereabouts(tuple(targets)), answered.append)
     async with receiver.up() as target, asyncio.TaskGroup() as group:
         group.create_task(link.run(), name="link")
         link.push(a_message(0))
@@ -229,7 +229,7 @@ async def test_closing_waits_for_the_last_answer() -> None:
     receiver = Receiver(answers=False)
     async with receiver.up() as target, asyncio.TaskGroup() as group:
         answered: list[Acknowledged] = []
-        links = Peers(group, N0, lambda peer: [target], answered.append)
+        links = Peers(group, N0, lambda peer: Whereabouts((target,)), answered.append)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         closing = group.create_task(links.close(), name="closing")
@@ -247,7 +247,7 @@ async def test_closing_repeats_what_a_stopped_receiver_did_not_answer() -> None:
     async with AsyncExitStack() as first, asyncio.TaskGroup() as group:
         target = await first.enter_async_context(receiver.up())
         answered: list[Acknowledged] = []
-        links = Peers(group, N0, lambda peer: [target], answered.append)
+        links = Peers(group, N0, lambda peer: Whereabouts((target,)), answered.append)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         closing = group.create_task(links.close(), name="closing")
@@ -263,7 +263,7 @@ async def test_closing_does_not_wait_for_a_receiver_that_owes_nothing() -> None:
     receiver = Receiver()
     async with AsyncExitStack() as first, asyncio.TaskGroup() as group:
         target = await first.enter_async_context(receiver.up())
-        links = Peers(group, N0, lambda peer: [target], lambda answered: None)
+        links = Peers(group, N0, lambda peer: Whereabouts((target,)), lambda answered: None)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         await first.aclose()
@@ -272,7 +272,7 @@ async def test_closing_does_not_wait_for_a_receiver_that_owes_nothing() -> None:
 
 async def test_links_without_a_peer_close_at_once() -> None:
     async with asyncio.TaskGroup() as group:
-        await Peers(group, N0, lambda peer: [], lambda answered: None).close()
+        await Peers(group, N0, lambda peer: Whereabouts(()), lambda answered: None).close()
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 4, 8, 100])
@@ -280,7 +280,7 @@ async def test_a_link_that_breaks_while_it_is_abandoned_does_not_dial_again(turn
     receiver = Receiver(answers=False)
     async with AsyncExitStack() as first, asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
         target = await first.enter_async_context(receiver.up())
-        links = Peers(group, N0, lambda peer: [target], lambda answered: None)
+        links = Peers(group, N0, lambda peer: Whereabouts((target,)), lambda answered: None)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         stopping = group.create_task(first.aclose(), name="stopping")
@@ -294,7 +294,7 @@ async def test_a_link_that_breaks_while_it_is_abandoned_does_not_dial_again(turn
 async def test_an_abandoned_link_leaves_nobody_waiting() -> None:
     receiver = Receiver(answers=False)
     async with receiver.up() as target, asyncio.TaskGroup() as group:
-        links = Peers(group, N0, lambda peer: [target], lambda answered: None)
+        links = Peers(group, N0, lambda peer: Whereabouts((target,)), lambda answered: None)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         links.abandon()
@@ -315,7 +315,7 @@ async def test_a_peer_of_another_run_is_refused_with_both_values(
     identity: Identity, what: str, ours: str, theirs: str
 ) -> None:
     async with Receiver().up() as target:
-        error = await failure(PeerLink("n1", identity, lambda: [target], lambda answered: None).run())
+        error = await failure(PeerLink("n1", identity, lambda: Whereabouts((target,)), lambda answered: None).run())
     assert isinstance(error, RemoteProtocolError)
     assert str(error).startswith(f"refused by {target}: {what} differs from n0 at ")
     assert str(error).endswith(f"ours is {ours}, theirs is {theirs}")
@@ -323,7 +323,7 @@ async def test_a_peer_of_another_run_is_refused_with_both_values(
 
 async def test_another_plan_is_refused_with_both_values() -> None:
     async with Receiver(replace(N1, plan_digest="beef")).up() as target:
-        link = PeerLink("n1", replace(N0, plan_digest="cafe"), lambda: [target], lambda answered: None)
+        link = PeerLink("n1", replace(N0, plan_digest="cafe"), lambda: Whereabouts((target,)), lambda answered: None)
         error = await failure(link.run())
     assert isinstance(error, RemoteProtocolError)
     assert "plan digest differs" in str(error)
@@ -347,7 +347,8 @@ async def test_an_answer_that_nobody_understands_ends_the_link() -> None:
 
     strange = Strange(N1, (frozenset(), None))
     async with serving("127.0.0.1:0", [(peers.SERVICE, strange.add_to)], 0.0) as port:
-        error = await failure(PeerLink("n1", N0, lambda: [f"127.0.0.1:{port}"], lambda answered: None).run())
+        there = Whereabouts((f"127.0.0.1:{port}",))
+        error = await failure(PeerLink("n1", N0, lambda: there, lambda answered: None).run())
     assert isinstance(error, RemoteProtocolError)
     assert "n1 answered with an unknown verdict 77" in str(error)
 

@@ -29,10 +29,11 @@ def all_services() -> list[tuple[str, object]]:
     async def never(*_: object) -> int:
         raise AssertionError
 
+    controller = ControlServer(IDENTITY, lambda event: None, lambda node, progress: None, lambda node: None)
     return [
         (peers.SERVICE, PeerServer(IDENTITY, (frozenset(), None)).add_to),
-        (control.SERVICE, ControlServer(IDENTITY, lambda event: None, lambda node, progress: None).add_to),
-        (operator.SERVICE, OperatorServer(operator_pb2.ClusterStatus, never, never).add_to),
+        (control.SERVICE, controller.add_to),
+        (operator.SERVICE, OperatorServer(operator_pb2.ClusterStatus, never, never, never).add_to),
     ]
 
 

@@ -275,7 +275,7 @@ def test_a_stop_ends_all_at_one_round() -> None:
 
 
 def test_a_change_asked_for_after_the_end_is_refused() -> None:
-    network = ledger_run(ring(rounds=5), Conditions(orders=((900.0, rotate(1, "b")),)))
+    network = ledger_run(ring(rounds=5), Conditions(orders=((500.0, rotate(1, "b")),)))
     assert network.replies[1].error == "too late: the run ends with round 5"
 
 
@@ -328,7 +328,7 @@ class Leaky(Ledger):
     """The self term of x-hat instead of the compressed message: the mistake of the design's second fact."""
 
     def mix(self, self_weight: float, received: Any) -> None:
-        self._own = self.x
+        self._emitted[self._round] = self.x, self._emitted[self._round][1]
         super().mix(self_weight, received)
 
 

@@ -1,0 +1,178 @@
+"""The mass of a simulated run, to the last unit: what every process has, what is on its way, what the dead took along.
+
+A push moves ``share`` from its sender, when that mixes, to its receiver, when that mixes; in between the books hold the
+difference. When a process is cut out at round L, its history is rewound to the moment it had emitted round L: that is
+the history the survivors agree on, and the sum must still be what it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edgenode.errors import LocalProtocolError
+from edgenode.simulator.learners import Mass, Weighed
+
+Process = str  # name:incarnation
+
+
+@dataclass
+class _Entry:
+    """One push: whether its sender has given the share away, and whether its receiver has taken it."""
+
+    share: Mass
+    debited: bool = False
+    mixed: bool = False
+
+    @property
+    def aloft(self) -> Mass:
+        aloft: Mass = self.share * (self.debited - self.mixed)
+        return aloft
+
+
+class Books:
+    """Sum of x and u over all processes, dead ones included, and all that is aloft, against what ought to be there."""
+
+    def __init__(self, zero: Mass) -> None:
+        self.total, self._between = zero, zero
+        self._living: dict[Process, Weighed] = {}
+        self._dead: dict[Process, Mass] = {}
+        self._cut: set[Process] = set()
+        self._pushes: dict[tuple[Process, Process, int], _Entry] = {}
+        self._displaced: dict[tuple[Process, int], Mass] = {}
+
+    def open(self, process: Process, learner: Weighed, round: int) -> None:
+        """A process becomes a member from a round on, with the mass it brings; not one that was cut out before."""
+        if process in self._cut:
+            return
+        self._living[process] = learner
+        self.total = self.total + learner.mass()
+        learner.halves[round - 1] = learner.mass()
+
+    def displaced(self, process: Process, round: int, amount: Mass) -> None:
+        """A local step."""
+        if process in self._living:
+            self.total = self.total + amount
+            self._displaced[process, round] = amount
+
+    def pushed(self, sender: Process, receiver: Process, round: int, share: Mass) -> None:
+        """A push is made."""
+        if sender in self._living:
+            self._pushes[sender, receiver, round] = _Entry(share)
+
+    def mixed(self, receiver: Process, sender: Process, round: int) -> None:
+        """A push is in its receiver's x."""
+        if receiver not in self._living:
+            return
+        entry = self._pushes.get((sender, receiver, round))
+        _require(entry is not None, f"{receiver} mixed what {sender} pushed in {round}, which does not count")
+        assert entry is not None
+        _require(not entry.mixed, f"{receiver} mixed what {sender} pushed in {round} twice")
+        self._change(entry, mixed=True)
+
+    def debited(self, sender: Process, round: int, leaves: bool) -> None:
+        """A round is closed: its pushes have left the sender. A leaver has nothing any more."""
+        if sender not in self._living:
+            return
+        if leaves and not any(s == sender and r == round for s, _, r in self._pushes):
+            self.total = self.total - self._living.pop(sender).mass()  # its heir is dead: what it had is lost
+            return
+        for (s, _, r), entry in self._pushes.items():
+            if s == sender and r == round:
+                self._change(entry, debited=True)
+                if leaves:
+                    _require((self._living[s].mass() == entry.share).all(), f"{s} left something behind")
+        if leaves:
+            del self._living[sender]
+
+    def awaits(self, sender: Process, receiver: Process, round: int) -> bool:
+        """Whether a push is made and not mixed."""
+        entry = self._pushes.get((sender, receiver, round))
+        return entry is not None and not entry.mixed
+
+    def cut(self, lasts: dict[Process, int]) -> None:
+        """The record is made: rewind the evicted to the emission of their last rounds.
+
+        One that was a member but never came to its first round brought nothing, and takes nothing along.
+        """
+        self._cut |= set(lasts)
+        for process, last in lasts.items():
+            learner = self._living.pop(process, None)
+            if learner is not None:
+                self._dead[process] = learner.halves.get(last, learner.mass())  # it may not have emitted that round yet
+            for (p, round), amount in self._displaced.items():
+                if p == process and round > last:
+                    self.total = self.total - amount
+        for (sender, receiver, round), entry in list(self._pushes.items()):
+            if receiver in lasts and round >= lasts[receiver]:
+                self._change(entry, mixed=False)
+            elif receiver in lasts and sender not in self._cut:
+                _require(entry.mixed, f"{receiver} began round {lasts[receiver]} without mixing {sender}'s {round}")
+            if sender in lasts and round >= lasts[sender]:
+                self._change(entry, debited=False)
+            if sender in lasts and round > lasts[sender]:
+                self._void(sender, receiver, round)
+
+    def taken_back(self, sender: Process, dead: Process, last: int) -> None:
+        """A survivor knows the record: its pushes to the dead from round ``last`` on never were."""
+        if sender in self._cut:
+            return
+        for s, receiver, round in list(self._pushes):
+            if s == sender and receiver == dead and round >= last:
+                if sender not in self._living and sender not in self._dead:  # a leaver's last: nobody takes it back
+                    self.total = self.total - self._pushes[s, receiver, round].share
+                if self._pushes[s, receiver, round].debited and sender in self._living:
+                    halves = self._living[sender].halves  # as they would have been, had it not pushed
+                    share = self._pushes[s, receiver, round].share
+                    halves.update({r: half + share for r, half in halves.items() if r > round})
+                self._void(s, receiver, round)
+
+    def _void(self, sender: Process, receiver: Process, round: int) -> None:
+        entry = self._pushes.pop((sender, receiver, round))
+        if entry.mixed:
+            _require(receiver in self._dead, f"{receiver} mixed {sender}'s {round}, which does not count")
+            self._dead[receiver] = self._dead[receiver] - entry.share
+            entry.mixed = False
+            self._between = self._between + entry.share
+        self._change(entry, debited=False)
+
+    def _change(self, entry: _Entry, debited: bool | None = None, mixed: bool | None = None) -> None:
+        before = entry.aloft
+        entry.debited = entry.debited if debited is None else debited
+        entry.mixed = entry.mixed if mixed is None else mixed
+        self._between = self._between + entry.aloft - before
+
+    def knows_as_cut(self, process: Process) -> bool:
+        """Whether a process was cut out."""
+        return process in self._cut
+
+    def balance(self) -> Mass:
+        """What is there and should not be: 0 where sums are exact."""
+        there = [*(learner.mass() for learner in self._living.values()), *self._dead.values()]
+        balance: Mass = sum(there, self._between) - self.total
+        return balance
+
+    @property
+    def lost(self) -> Mass:
+        """What the dead took along: declared, never silent."""
+        lost: Mass = sum(self._dead.values(), 0 * self.total)
+        return lost
+
+    @property
+    def weights(self) -> list[Any]:
+        """u of every living process."""
+        return [learner.mass()[-1] for learner in self._living.values()]
+
+    @property
+    def in_flight(self) -> int:
+        """Pushes between living processes that are not settled on both sides."""
+        return sum(
+            entry.debited != entry.mixed
+            for (sender, receiver, _), entry in self._pushes.items()
+            if sender in self._living and receiver in self._living
+        )
+
+
+def _require(holds: bool, text: str) -> None:
+    if not holds:
+        raise LocalProtocolError(text)
