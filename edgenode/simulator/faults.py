@@ -25,8 +25,9 @@ from edgenode.core.graph import PRESETS, GraphSpec
 from edgenode.core.messages import Leave, Lost, Rotate, Stop
 from edgenode.core.plan import Schedule
 from edgenode.errors import EdgenodeError, LocalProtocolError
+from edgenode.simulator.conditions import Conditions, Freeze, Kill, Order, Start
 from edgenode.simulator.learners import Ledger
-from edgenode.simulator.network import Conditions, Freeze, Kill, Network, Order, Start
+from edgenode.simulator.network import Network
 
 KINDS = (
     "lost",

@@ -27,8 +27,9 @@ from edgenode.core.plan import Schedule
 from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
 from edgenode.errors import LocalProtocolError
+from edgenode.simulator.conditions import Conditions
 from edgenode.simulator.learners import Ledger, Vector
-from edgenode.simulator.network import Conditions, Network
+from edgenode.simulator.network import Network
 
 LAYOUT = Layout((5, 3))
 PRESETS = ("a", "b", "c", "chord", "exponential", "one-peer-exponential", "complete")
