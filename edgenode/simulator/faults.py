@@ -124,7 +124,8 @@ def main() -> None:
             happened += play(seed).happened
         except EdgenodeError as exc:
             failures += 1
-            print(f"seed {seed}: {type(exc).__name__}: {exc}\n  replay: {sys.argv[0]} --seeds {seed}", flush=True)
+            print(f"seed {seed}: {type(exc).__name__}: {exc}", flush=True)
+            print(f"  replay: python -m edgenode.simulator.faults --seeds {seed}", flush=True)
         if sys.stderr.isatty():
             print(f"\r{done}/{len(seeds)} seeds, {failures} violations", end="", file=sys.stderr, flush=True)
     print(f"{len(seeds)} seeds, {failures} violations")

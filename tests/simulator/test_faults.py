@@ -14,7 +14,7 @@ from edgenode.simulator import faults
 @pytest.mark.timeout(120)
 def test_no_disaster_loses_a_unit_of_mass_or_stops_a_majority() -> None:
     happened = Counter[str]()
-    for seed in range(150):
+    for seed in [*range(150), 1514]:  # the last found that the books forgot whom a leaver's mass had come from
         happened += faults.play(seed).happened
     assert [kind for kind in faults.KINDS if not happened[kind]] == []
 
