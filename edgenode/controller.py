@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -17,17 +18,20 @@ from edgenode.config import Config
 from edgenode.core.cluster import Cluster
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
+    Abdicate,
     ClusterAction,
     ClusterEvent,
     Decree,
     Evict,
     Fence,
+    Hello,
     Joined,
     Leave,
     Lost,
     Offer,
     Persist,
     Refuse,
+    Reign,
     Reply,
     Rotate,
     Sponsor,
@@ -73,7 +77,8 @@ class Controller:
         self.config, self.listen = config, listen
         self.ledger = Ledger(state_dir, config.digest())
         saved = self.ledger.load()
-        self.cluster = Cluster(build.charter(config), saved.term + 1 if saved else 0, saved)
+        reign = Reign(saved.term + 1 if saved else 0, secrets.token_hex(4), listen)
+        self.cluster = Cluster(build.charter(config), reign, saved)
         if saved:
             log.info("the run goes on", term=saved.term + 1, nodes=list(saved.plan.latest.names))
             self.ledger.save(replace(saved, term=saved.term + 1))
@@ -146,6 +151,10 @@ class Controller:
             case Welcome(node):
                 log.info("welcome", node=node, round=action.round)
                 self._control.perform(action)
+            case Abdicate(reason):
+                raise ConfigError(reason)
+            case Hello():
+                pass
             case Refuse(node, reason):
                 log.warning("refused a node", node=node, reason=reason)
                 if node not in self.cluster.present:

@@ -13,6 +13,7 @@ from typing import assert_never
 from edgenode.core.fence import Fencing
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
+    Abdicate,
     Admit,
     Change,
     ClusterAction,
@@ -22,6 +23,7 @@ from edgenode.core.messages import (
     Fence,
     FenceAnswered,
     Fetched,
+    Hello,
     Joined,
     Leave,
     Lost,
@@ -30,6 +32,7 @@ from edgenode.core.messages import (
     Persist,
     Progressed,
     Refuse,
+    Reign,
     Reply,
     Rotate,
     Sponsor,
@@ -77,8 +80,9 @@ class Cluster:
     """The membership and the plan of one run.
 
     Args:
-        term: higher at every start of a controller.
+        reign: who we are; its term is higher at every start.
         saved: what the last controller persisted, if there was one.
+        recover: if that is lost, take the plan from the members that run; without it they are another controller's.
 
     Attributes:
         plan: None until the run is founded.
@@ -86,8 +90,8 @@ class Cluster:
         present: the nodes with a live link, members and others.
     """
 
-    def __init__(self, charter: Charter, term: int = 0, saved: Persist | None = None) -> None:
-        self.charter, self.term = charter, term
+    def __init__(self, charter: Charter, reign: Reign, saved: Persist | None = None, recover: bool = False) -> None:
+        self.charter, self.reign, self._recover = charter, reign, recover
         self.plan: Plan | None = saved.plan if saved else None
         self.present: dict[str, Joined] = {}
         self.next_rounds: dict[str, int] = {}
@@ -100,6 +104,11 @@ class Cluster:
         self._fencing: Fencing | None = None
         self._ballot = 0
         self._margin = _FIRST_MARGIN
+
+    @property
+    def term(self) -> int:
+        """Of this controller; every record it makes carries it."""
+        return self.reign.term
 
     def missing(self) -> int:
         """How many nodes the founding still waits for."""
@@ -146,12 +155,26 @@ class Cluster:
         if event.node in self.present:
             other = self.present[event.node].address
             return [Refuse(event.node, f"node id {event.node!r} is taken by {other}; this one is {event.address}")]
+        if event.running and event.plan and (leader := self._leader(event, event.plan)):
+            return [Abdicate(f"{event.node} follows the controller at {leader}, not this one, {self.reign}")]
         self.rounds_per_epoch = max(self.rounds_per_epoch, event.rounds_per_epoch)
         if event.running and event.plan:
-            return self._returned(event, event.plan)
-        self.present[event.node] = event
-        if self.plan is not None:
-            return self._newcomer(event, self.plan)
+            actions = self._returned(event, event.plan)
+        else:
+            self.present[event.node] = event
+            actions = self._newcomer(event, self.plan) if self.plan is not None else self._found_if_complete()
+        return [Hello(event.node, self.reign), *actions]
+
+    def _leader(self, event: Joined, plan: Plan) -> Reign | None:
+        """The controller that a running member must be left to; None if that is us, from now on at least."""
+        theirs = event.follows or Reign(plan.latest.term)
+        if self._recover:  # whoever led it is gone for good: the operator says so
+            self.reign = replace(self.reign, term=max(self.term, theirs.term + self.reign.yields_to(theirs)))
+            return None
+        foreign = self.plan is None or self.reign.yields_to(theirs) or plan.latest.term > self.term
+        return theirs if foreign else None
+
+    def _found_if_complete(self) -> list[ClusterAction]:
         return [] if self.missing() else self._found()
 
     def _newcomer(self, event: Joined, plan: Plan) -> list[ClusterAction]:
@@ -183,7 +206,6 @@ class Cluster:
         if plan.latest.number > self.plan.latest.number:
             self.plan = plan
             self._outrank(plan)
-        self.term = max(self.term, plan.latest.term)
         self._welcomed.pop(event.node, None)
         self.present[event.node] = event
         settled = self._settle(plan.latest.number, plan.latest.digest)
@@ -194,7 +216,7 @@ class Cluster:
 
     def _outrank(self, plan: Plan) -> None:
         """A plan that another controller made: its members may have promised it fences that we know nothing of."""
-        self.term = max(self.term, plan.latest.term + 1)
+        self.reign = replace(self.reign, term=max(self.term, plan.latest.term + 1))
 
     def _found(self) -> list[ClusterAction]:
         """Everyone is here: a new run, or the continuation of the one all have saved."""

@@ -251,6 +251,28 @@ NodeAction = (
 
 
 @dataclass(frozen=True, slots=True)
+class Reign:
+    """One start of a controller.
+
+    Attributes:
+        term: higher at every start, and of nobody else as long as the controller's disk lives.
+        nonce: drawn at random at the start: tells two controllers of one term apart.
+        address: where it was reached.
+    """
+
+    term: int
+    nonce: str = ""
+    address: str = ""
+
+    def yields_to(self, other: Reign) -> bool:
+        """Whether those who follow the other one must not take orders from this one."""
+        return self.term < other.term or (self.term == other.term and self.nonce != other.nonce)
+
+    def __str__(self) -> str:
+        return f"{self.address or 'an unknown address'} (term {self.term}, {self.nonce or 'no nonce'})"
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """A node reached the controller.
 
@@ -262,6 +284,7 @@ class Joined:
         plan: what it knows: of its newest checkpoint, or of the run it is in.
         running: it is in the middle of a run and only lost sight of the controller.
         fenced: whom a fence shuts out behind which it stands.
+        follows: the controller that it took its last order from, if it is in a run.
         process: drawn at random when the process started: tells a redial from a restart.
     """
 
@@ -274,6 +297,7 @@ class Joined:
     running: bool = False
     process: str = ""
     fenced: frozenset[str] = frozenset()
+    follows: Reign | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +393,21 @@ ClusterEvent = Joined | Lost | Progressed | OfferAnswered | Rotate | Stop | Leav
 
 
 @dataclass(frozen=True, slots=True)
+class Hello:
+    """Tell a node who we are, before anything else: it follows us from now on."""
+
+    node: str
+    reign: Reign
+
+
+@dataclass(frozen=True, slots=True)
+class Abdicate:
+    """Another controller leads this run: end, and say which."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Welcome:
     """Give a node the plan, and the round it starts at."""
 
@@ -438,4 +477,4 @@ class Reply:
     error: str = ""
 
 
-ClusterAction = Welcome | Refuse | Offer | Sponsor | Fence | Decree | Persist | Reply
+ClusterAction = Hello | Abdicate | Welcome | Refuse | Offer | Sponsor | Fence | Decree | Persist | Reply

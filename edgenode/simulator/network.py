@@ -21,6 +21,7 @@ import numpy as np
 from edgenode.core.cluster import Charter, Cluster
 from edgenode.core.graph import Digraph
 from edgenode.core.messages import (
+    Abdicate,
     Acknowledge,
     Acknowledged,
     AnswerFence,
@@ -38,6 +39,7 @@ from edgenode.core.messages import (
     Fenced,
     Fetched,
     Finish,
+    Hello,
     Joined,
     Lost,
     Message,
@@ -53,6 +55,7 @@ from edgenode.core.messages import (
     Received,
     RecordOffered,
     Refuse,
+    Reign,
     Reply,
     Save,
     Sponsor,
@@ -102,7 +105,7 @@ class Network:
         self.charter, self.conditions = charter, conditions
         self.learners: dict[str, Weighed] = dict(learners)
         self.nodes: dict[str, Node] = {}
-        self.cluster: Cluster | None = Cluster(charter)
+        self.cluster: Cluster | None = Cluster(charter, Reign(0, "c0"))
         self.now = 0.0
         self.lines: list[str] = []
         self.graphs: dict[int, Digraph] = {}
@@ -116,13 +119,14 @@ class Network:
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._tick, self._link = count(), count()
         self._moved_s = 0.0  # when a push was last answered
-        self._offers = 0
+        self._offers = self._starts = 0
         self._life: dict[str, int] = {}  # which process of a name runs; absent while none does
         self._lives: Counter[str] = Counter()
         self._thaws_s: dict[str, float] = {}
         self._born: dict[str, Weighed] = {}  # newcomers that have fetched the model
         self._disk: defaultdict[str, dict[int, tuple[Weighed, Plan]]] = defaultdict(dict)
         self._unanswered: set[tuple[str, int, str, int]] = set()  # what the transport still repeats
+        self._follows: dict[str, Reign] = {}  # whom a process took its last order from
         self._links: dict[str, int] = {}  # a node's control link as the node sees it,
         self._open: dict[str, int] = {}  # and as the controller does
         self._quiet_s: defaultdict[tuple[int, bool], float] = defaultdict(float)  # last arrival, each way
@@ -325,6 +329,7 @@ class Network:
         self.nodes.pop(name, None)
         self._born.pop(name, None)
         self._thaws_s.pop(name, None)
+        self._follows.pop(name, None)
         if self._open.pop(name, None) is not None:
             self._at(self.now + self._latency(), self._hang_up, name, self._links[name])
         self._links.pop(name, None)
@@ -375,7 +380,8 @@ class Network:
         saved = frozenset() if node else frozenset(disk)
         running, process, fenced = node is not None, str(self._life[name]), node.fenced if node else frozenset[str]()
         digest = self.charter.run_digest
-        event = Joined(name, f"{name}:1", digest, 1, saved, plan, running, process, fenced)
+        follows = self._follows.get(name) if node else None
+        event = Joined(name, f"{name}:1", digest, 1, saved, plan, running, process, fenced, follows)
         self._at(self._in_order(self._links[name], True), self._joined, self._links[name], event)
         if node:
             self._report(name)
@@ -417,7 +423,9 @@ class Network:
 
     def _say(self, action: ClusterAction) -> None:
         match action:
-            case Welcome(name) | Offer(name) | Fence(name) | Decree(name) | Sponsor(name):
+            case Abdicate(reason):
+                raise LocalProtocolError(f"the controller gave up: {reason}")
+            case Hello(name) | Welcome(name) | Offer(name) | Fence(name) | Decree(name) | Sponsor(name):
                 link = self._open.get(name)
                 if link is not None:
                     self._at(self._in_order(link, False), self._reach, name, link, action)
@@ -452,6 +460,8 @@ class Network:
         if self._links.get(name) != link:
             return
         match action:
+            case Hello(_, reign):
+                self._follows[name] = reign
             case Welcome(_, plan, round):
                 self._welcome(name, plan, round, action)
             case Offer(_, record):
@@ -518,7 +528,9 @@ class Network:
 
     def _come_back(self) -> None:
         saved = None if self.conditions.disk_lost else self._persisted
-        self.cluster = Cluster(self.charter, saved.term + 1 if saved else 0, saved)
+        self._starts += 1
+        reign = Reign(saved.term + 1 if saved else 0, f"c{self._starts}")
+        self.cluster = Cluster(self.charter, reign, saved, recover=self.conditions.disk_lost)
         for name in sorted(self._life):
             self._at(self.now + self._latency(), self._dial, name)
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from edgenode.core.cluster import Charter, Cluster
+import pytest
+
+from edgenode.core import cluster as core
+from edgenode.core.cluster import Charter
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
+    Abdicate,
     AnswerFence,
     AnswerOffer,
     ClusterAction,
+    ClusterEvent,
     Decree,
     Evict,
     Fence,
     FenceAnswered,
     Fetched,
+    Hello,
     Joined,
     Leave,
     Lost,
@@ -24,6 +30,7 @@ from edgenode.core.messages import (
     Persist,
     Progressed,
     Refuse,
+    Reign,
     Reply,
     Rotate,
     Sponsor,
@@ -33,6 +40,17 @@ from edgenode.core.messages import (
 from edgenode.core.plan import Member, Plan, Schedule, reach
 
 A, B, C = GraphSpec("a"), GraphSpec("b"), GraphSpec("c")
+FIRST = Reign(0)
+
+
+class Cluster(core.Cluster):
+    """The first of its name, and without its greetings, which have tests of their own."""
+
+    def __init__(self, charter: Charter, reign: Reign = FIRST, saved: Persist | None = None, recover: bool = False):
+        super().__init__(charter, reign, saved, recover)
+
+    def handle(self, event: ClusterEvent) -> list[ClusterAction]:
+        return [action for action in super().handle(event) if not isinstance(action, Hello)]
 
 
 def a_charter(nodes: int = 4, **changes: Any) -> Charter:
@@ -49,7 +67,7 @@ def names(n: int = 4) -> list[str]:
 
 
 def founded(nodes: int = 4, term: int = 0, **changes: Any) -> Cluster:
-    cluster = Cluster(a_charter(nodes, **changes), term)
+    cluster = Cluster(a_charter(nodes, **changes), Reign(term))
     for name in names(nodes):
         cluster.handle(join(name))
     return cluster
@@ -330,10 +348,10 @@ def back(name: str, plan: Plan) -> Joined:
     return join(name, running=True, plan=plan)
 
 
-def test_a_restarted_controller_adopts_the_newest_plan_of_the_members() -> None:
+def test_a_controller_that_lost_its_disk_recovers_the_newest_plan_of_the_members() -> None:
     plan = the_plan(founded(2))
     newer = plan.extend(plan.successor(30))
-    cluster = Cluster(a_charter(2))
+    cluster = Cluster(a_charter(2), recover=True)
     assert cluster.handle(back("n0", plan)) == cluster.handle(back("n1", newer)) == []
     assert the_plan(cluster) == newer
 
@@ -342,7 +360,7 @@ def test_a_restarted_controller_offers_nothing_before_it_has_heard_every_member(
     """One not heard of may hold a record of the controller before: another of the same number would be a fork."""
     plan = the_plan(founded(2))
     newer = plan.extend(plan.successor(30))
-    cluster = Cluster(a_charter(2))
+    cluster = Cluster(a_charter(2), recover=True)
     cluster.handle(back("n1", plan))
     progress(cluster, "n1", 8)
     assert cluster.handle(Rotate(1, (B,), 1, epochs=False)) == []
@@ -354,7 +372,7 @@ def test_a_restarted_controller_offers_nothing_before_it_has_heard_every_member(
 
 def test_those_who_gathered_at_a_restarted_controller_may_join_the_run_that_is_on() -> None:
     plan = the_plan(founded(2))
-    cluster = Cluster(a_charter(2))
+    cluster = Cluster(a_charter(2), recover=True)
     assert cluster.handle(join("n9")) == []
     members = plan.latest.members
     assert cluster.handle(back("n0", plan)) == [Sponsor("n9", members[0], members)]
@@ -371,7 +389,7 @@ def test_a_member_of_another_run_is_refused_with_both_plans() -> None:
 
 def test_a_controller_that_comes_back_with_what_was_saved_has_a_higher_term() -> None:
     before = founded(2, term=3)
-    cluster = Cluster(before.charter, before.term + 1, saved(before))
+    cluster = Cluster(before.charter, Reign(before.term + 1), saved(before))
     assert cluster.plan == before.plan
     assert cluster.missing() == 0
     for name in names(2):
@@ -385,10 +403,47 @@ def test_a_controller_that_comes_back_with_what_was_saved_has_a_higher_term() ->
 def test_a_controller_that_lost_its_disk_has_a_higher_term_than_the_plan_it_finds() -> None:
     """Its ballots begin anew: in the old term they would be below what the members have promised."""
     plan = the_plan(founded(3))
-    cluster = Cluster(a_charter(3))
+    cluster = Cluster(a_charter(3), recover=True)
     cluster.handle(join("n0", running=True, plan=plan, fenced=frozenset({"n2"})))
     actions = cluster.handle(join("n1", running=True, plan=plan, fenced=frozenset({"n2"})))
     assert only(Fence, actions) == Fence("n1", 1, 1, frozenset({"n2"}))
+
+
+# --- who leads --------------------------------------------------------------------------------------
+
+
+def test_whoever_reaches_the_controller_hears_first_who_it_is() -> None:
+    reign = Reign(0, "abc", "10.0.0.5:7700")
+    for cluster in (core.Cluster(a_charter(1), reign), core.Cluster(a_charter(2), reign)):
+        assert cluster.handle(join("n0"))[0] == Hello("n0", reign)
+
+
+def follower(leader: Reign) -> Joined:
+    return join("n0", running=True, plan=the_plan(founded(2)), follows=leader)
+
+
+@pytest.mark.parametrize("leader", [Reign(1, "abc", "10.0.0.5:7700"), Reign(0, "other", "10.0.0.6:7700")])
+def test_a_controller_gives_way_to_the_one_that_a_running_member_follows_and_names_both(leader: Reign) -> None:
+    newcomer = core.Cluster(a_charter(2), Reign(0, "abd", "10.0.0.9:7700"), saved(founded(2)))
+    reason = only(Abdicate, newcomer.handle(follower(leader))).reason
+    assert leader.address in reason
+    assert "10.0.0.9:7700" in reason
+
+
+def test_a_controller_without_a_plan_gives_way_to_any_run() -> None:
+    assert kinds(core.Cluster(a_charter(2), Reign(5, "x")).handle(follower(Reign(0, "abc")))) == ["Abdicate"]
+
+
+def test_a_restarted_controller_leads_those_who_followed_it_before() -> None:
+    again = core.Cluster(a_charter(2), Reign(1, "b"), saved(founded(2)))
+    assert kinds(again.handle(follower(Reign(0, "a")))) == ["Hello"]
+
+
+def test_a_recovering_controller_outranks_whomever_the_members_followed() -> None:
+    """Even one that made no record: its fences are promises, and a lower term would be void."""
+    cluster = core.Cluster(a_charter(2), Reign(0, "b"), recover=True)
+    assert only(Hello, cluster.handle(follower(Reign(7, "a")))).reign.term == 8
+    assert cluster.term == 8
 
 
 # --- joining ----------------------------------------------------------------------------------------
@@ -535,7 +590,7 @@ def test_a_member_that_dials_again_is_not_taken_for_another_process() -> None:
 
 def test_when_all_are_down_the_run_goes_on_from_the_newest_common_round() -> None:
     before = founded(2)
-    cluster = Cluster(before.charter, 1, saved(before))
+    cluster = Cluster(before.charter, Reign(1), saved(before))
     plan = the_plan(before)
     assert cluster.handle(join("n0", saved=frozenset({0, 50, 100}), plan=plan, process="x")) == []
     actions = cluster.handle(join("n1", saved=frozenset({0, 50}), plan=plan, process="y"))
