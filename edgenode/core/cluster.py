@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from edgenode.core.fence import Fencing
-from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
     Abdicate,
     Admit,
@@ -99,6 +98,7 @@ class Cluster:
         self._welcomed: dict[str, tuple[int, str]] = {}  # not heard of since: the round to start at, and the process
         self._newcomers: dict[str, Joined] = {}
         self._sponsored: set[str] = set()
+        self._given_up: set[str] = set()  # whom an operator does not wait for when all are down
         self._queue: list[Change] = []
         self._pending: _Pending | None = None
         self._fencing: Fencing | None = None
@@ -159,11 +159,12 @@ class Cluster:
             return [Abdicate(f"{event.node} follows the controller at {leader}, not this one, {self.reign}")]
         self.rounds_per_epoch = max(self.rounds_per_epoch, event.rounds_per_epoch)
         if event.running and event.plan:
-            actions = self._returned(event, event.plan)
-        else:
-            self.present[event.node] = event
-            actions = self._newcomer(event, self.plan) if self.plan is not None else self._found_if_complete()
-        return [Hello(event.node, self.reign), *actions]
+            return [Hello(event.node, self.reign), *self._returned(event, event.plan)]
+        if event.plan is not None and not self._anyone_runs():
+            self._remember(event.plan)
+        self.present[event.node] = event
+        founded = self._newcomer(event, self.plan) if self.plan is not None else self._found_if_complete()
+        return [Hello(event.node, self.reign), *founded]
 
     def _leader(self, event: Joined, plan: Plan) -> Reign | None:
         """The controller that a running member must be left to; None if that is us, from now on at least."""
@@ -174,25 +175,43 @@ class Cluster:
         foreign = self.plan is None or self.reign.yields_to(theirs) or plan.latest.term > self.term
         return theirs if foreign else None
 
+    def _remember(self, plan: Plan) -> None:
+        """A run that nobody is in any more, from a checkpoint: those who gathered here may be what is left of it."""
+        if self.plan is None:
+            self._newcomers |= self.present
+        if self.plan is None or plan.latest.number > self.plan.latest.number:
+            self.plan = plan
+
     def _found_if_complete(self) -> list[ClusterAction]:
-        return [] if self.missing() else self._found()
+        """A new run, once everyone is there; to recover one, somebody must know it."""
+        if self._recover or self.missing():
+            return []
+        members = sorted(Member(j.node, 0, j.address) for j in self.present.values())
+        try:
+            self.plan = found(self.charter.cluster, members, self._founding_schedule())
+        except GraphError as exc:
+            return self._refuse_all(str(exc))
+        return self._welcome_all(self.plan, 0)
 
     def _newcomer(self, event: Joined, plan: Plan) -> list[ClusterAction]:
         """A process that is in no run yet: a member whose welcome was lost, or someone new, or someone back."""
         start, process = self._welcomed.get(event.node, (0, None))
         if process == event.process:
-            return [Welcome(event.node, plan, start)]
+            return [Welcome(event.node, plan, start), *self._repeat_to(event.node, plan)]
         self._newcomers[event.node] = event
-        if event.node not in self._involved():
-            return []
-        if self._involved() <= set(self._newcomers):
-            return self._resume()  # everyone died: nobody runs that could be joined
+        if not self._anyone_runs():
+            return self._resume_if_complete()
         # a new process under a member's name: the proof that the old one is dead
-        return self._evict(Evict(-1, event.node, force=True)) if self._anyone_runs() else []
+        return self._evict(Evict(-1, event.node, force=True)) if event.node in self._involved() else []
 
     def _anyone_runs(self) -> bool:
-        assert self.plan is not None
-        return any(self._may_carry(node) for node in self._involved())
+        return self.plan is not None and any(self._may_carry(node) for node in self._involved())
+
+    def waits_for(self) -> frozenset[str]:
+        """Members of the run that nobody is in any more, who must come back before it can go on."""
+        if self.plan is None or self._anyone_runs():
+            return frozenset()
+        return self._involved() - set(self._newcomers) - self._given_up
 
     def _returned(self, event: Joined, plan: Plan) -> list[ClusterAction]:
         """A member of a running run reached us again, or for the first time if we are the ones who restarted."""
@@ -203,61 +222,49 @@ class Cluster:
         if plan.records[0].digest != self.plan.records[0].digest:
             ours, theirs = self.plan.records[0].digest, plan.records[0].digest
             return [Refuse(event.node, f"this run was founded on plan {ours}, {event.node}'s on {theirs}")]
-        if plan.latest.number > self.plan.latest.number:
-            self.plan = plan
-            self._outrank(plan)
         self._welcomed.pop(event.node, None)
         self.present[event.node] = event
         settled = self._settle(plan.latest.number, plan.latest.digest)
+        fenced = self._fencing
+        if plan.latest.number > self.plan.latest.number:
+            self.plan = plan
+            self._outrank(plan)
+            settled += self._fence_off(fenced.evicted, fenced.tickets) if fenced else []
         # proved dead by a new process of its name, or promised away to a controller that is gone
         dead = sorted(self._involved() & (set(self._newcomers) | event.fenced))
         waiting = [action for node in dead for action in self._evict(Evict(-1, node, force=True))]
-        return [*settled, *self._repeat_to(event.node, plan), *waiting]
+        return [*settled, *self._repeat_to(event.node, plan, event.fenced), *waiting]
 
     def _outrank(self, plan: Plan) -> None:
         """A plan that another controller made: its members may have promised it fences that we know nothing of."""
         self.reign = replace(self.reign, term=max(self.term, plan.latest.term + 1))
 
-    def _found(self) -> list[ClusterAction]:
-        """Everyone is here: a new run, or the continuation of the one all have saved."""
-        members = [Member(j.node, 0, j.address) for j in self.present.values()]
-        saved = {j.node: (j.saved, j.plan) for j in self.present.values() if j.saved and j.plan}
-        start = 0
-        try:
-            if not saved:
-                self.plan = found(self.charter.cluster, members, self._founding_schedule())
-            elif absent := sorted(set(self.present) - set(saved)):
-                raise GraphError(f"cannot resume: no checkpoint on {', '.join(absent)}")
-            else:
-                self.plan, start = resume(members, saved)
-        except GraphError as exc:
-            return self._refuse_all(str(exc))
-        return self._welcome_all(self.plan, start)
+    def _resume_if_complete(self) -> list[ClusterAction]:
+        """All members are back, and none of them runs: on from the newest round that most have saved.
 
-    def _resume(self) -> list[ClusterAction]:
-        """All members are back, and none of them runs: on from the newest round all have saved.
-
-        A change that was not in force by then is dropped.
+        Those who have not saved it are newcomers. A change that was not in force by then is dropped.
         """
-        assert self.plan is not None
-        back = {n: self._newcomers[n] for n in self._involved()}
-        common = frozenset.intersection(*(j.saved for j in back.values()))
-        names = self.plan.at(max(common, default=0)).names
-        incarnations = {n: self._incarnation(n) for n in names}
-        if not any(j.saved for j in back.values()):  # they died before their first round
-            members = [Member(n, self._incarnation(n), j.address) for n, j in back.items()]
-            self.plan = found(self.charter.cluster, members, self._founding_schedule())
-            return self._begin(self.plan, 0)
+        if self.plan is None or self.waits_for():
+            return []
+        back = {n: self._newcomers[n] for n in self._involved() if n in self._newcomers}
+        members = [Member(n, self._incarnation(n), j.address) for n, j in back.items()]
+        offers = {n: (j.saved, j.plan or self.plan) for n, j in self._newcomers.items() if j.saved}
         try:
-            offers = {n: (back[n].saved, back[n].plan or self.plan) for n in names if n in back}
-            plan, start = resume([Member(n, incarnations[n], back[n].address) for n in names if n in back], offers)
+            if not offers:  # they died before their first round
+                plan, start = found(self.charter.cluster, members, self._founding_schedule()), 0
+            else:
+                members += [
+                    Member(n, self._incarnation(n), self._newcomers[n].address) for n in offers if n not in back
+                ]
+                plan, start = resume(members, offers, self.charter.min_nodes)
         except GraphError as exc:
             return self._refuse_all(str(exc))
-        self.plan = Plan((replace(plan.latest, number=self.plan.latest.number + 1, term=self.term),))
+        self.plan = Plan((replace(plan.latest, number=self.plan.latest.number + bool(offers), term=self.term),))
         return self._begin(self.plan, start)
 
     def _begin(self, plan: Plan, start: int) -> list[ClusterAction]:
         self._fencing, self._pending = None, None
+        self._given_up.clear()
         for node in plan.latest.names:
             del self._newcomers[node]
         return self._welcome_all(plan, start)
@@ -390,7 +397,7 @@ class Cluster:
         joiners = [self._newcomers[c.node] for c in changes if isinstance(c, Admit)]
         members = tuple(sorted([*stay, *(Member(j.node, self._incarnation(j.node), j.address) for j in joiners)]))
         heirs = tuple((leaver, stay[i % len(stay)].node) for i, leaver in enumerate(sorted(leavers)))
-        schedule = _re_formed(schedule, tuple(m.node for m in members))
+        schedule = schedule.over(tuple(m.node for m in members))
         return self.plan.successor(start, schedule=schedule, end=end, members=members, heirs=heirs, term=self.term)
 
     def _incarnation(self, node: str) -> int:
@@ -408,7 +415,8 @@ class Cluster:
         # too late: nobody has the record, so another one may take its number
         self._pending = None
         self._margin = min(2 * self._margin, _MAX_MARGIN)
-        return self._offer(event.node, pending.changes)
+        self._queue = [*pending.changes, *self._queue]
+        return []
 
     def _settle(self, number: int, digest: str) -> list[ClusterAction]:
         """A member knows the record on offer: it is part of the plan, and who joins by it is welcome."""
@@ -432,22 +440,23 @@ class Cluster:
                 actions.append(Reply(change.ticket, start))
         return actions
 
-    def _repeat_to(self, node: str, known: Plan) -> list[ClusterAction]:
+    def _repeat_to(self, node: str, known: Plan, fenced: frozenset[str] = frozenset()) -> list[ClusterAction]:
         """What was lost with the link: the same offer again, never another; the fence; or how it ended."""
         assert self.plan is not None
-        if self._fencing is not None:
+        if self._fencing is not None and node in self._fencing.survivors:
             return self._fences([node])
         if self._pending and self._pending.asked == node:
             return [Offer(node, self._pending.record)]
-        if any(r.cut for r in self.plan.records if r.number > known.latest.number):
-            return [Decree(node, tuple(r for r in self.plan.records if r.number > known.latest.number))]
-        return []
+        news = tuple(r for r in self.plan.records if r.number > known.latest.number)
+        return [Decree(node, news)] if fenced or any(r.cut for r in news) else []
 
     # --- removal ------------------------------------------------------------------------------------
 
     def _evict(self, evict: Evict) -> list[ClusterAction]:
         if self.plan is None or evict.node not in self._involved():
             return [Reply(evict.ticket, None, f"{evict.node} is no member")]
+        if not self._anyone_runs():
+            return self._go_on_without(evict, self.plan)
         before = self._fencing.evicted if self._fencing else frozenset[str]()
         evicted = before | {evict.node}
         left = len(set(self.plan.latest.names) - evicted)
@@ -457,8 +466,26 @@ class Cluster:
         if left < 1 or (few and not evict.force):
             text = f"{evict.node} stays: without it {left} of {len(self.plan.latest.names)} members would be left"
             return [Reply(evict.ticket, None, text)]
-        self._ballot += 1
         tickets = [*(self._fencing.tickets if self._fencing else []), evict.ticket]
+        return self._fence_off(evicted, tickets)
+
+    def _go_on_without(self, evict: Evict, plan: Plan) -> list[ClusterAction]:
+        """Nobody runs, so nobody can be fenced: the others' return does not wait for this one any more."""
+        if not evict.force:
+            return [Reply(evict.ticket, None, f"{evict.node} stays: no member of the run is here; they are waited for")]
+        self._given_up.add(evict.node)
+        resumed = self._resume_if_complete()
+        return [*resumed, Reply(evict.ticket, (self.plan or plan).latest.start)]
+
+    def _fence_off(self, evicted: frozenset[str], tickets: list[int]) -> list[ClusterAction]:
+        """Begin a ballot over everyone who may still be in a round; who is out already needs none."""
+        assert self.plan is not None
+        evicted &= self._involved()
+        self._fencing = None
+        if not evicted:
+            going_on = [Decree(n, self.plan.records) for n in sorted(self._involved()) if self._may_carry(n)]
+            return [*going_on, *(Reply(t, self.plan.latest.start) for t in tickets if t >= 0)]
+        self._ballot += 1
         self._fencing = Fencing(self.term, self._ballot, evicted, self._involved() - evicted, tickets)
         return [self._persist(), *self._fences(sorted(self._fencing.survivors)), *self._decree()]
 
@@ -495,25 +522,28 @@ class Cluster:
         if fencing is None or self.plan is None or not fencing.complete:
             return []
         pending, self._pending, self._fencing = self._pending, None, None
-        self.plan = fencing.newest_plan(self.plan)
+        ours, self.plan = self.plan, fencing.newest_plan(self.plan)
+        news = {r.digest for r in self.plan.records if r.number > ours.latest.number}
         actions: list[ClusterAction] = []
-        if pending is not None:
-            if pending.record.digest in {r.digest for r in self.plan.records}:
-                actions += self._accepted(pending)
-            else:  # only the dead may have it: its changes are asked for again
-                self._queue = [*pending.changes, *self._queue]
+        if pending is not None and pending.record.digest in news:
+            actions += self._accepted(pending)
+        elif pending is not None:  # only the dead may have it: its changes are asked for again
+            self._queue = [*pending.changes, *self._queue]
+        if news - ({pending.record.digest} if pending else set()):  # of a controller before us: others may be involved
+            return [*actions, *self._fence_off(fencing.evicted, fencing.tickets)]
         start = max(fencing.begun + 1, self.plan.latest.start + 1)
         members = tuple(m for m in self.plan.latest.members if m.node not in fencing.evicted)
         cut = fencing.cut(self.plan, start)
-        schedule = _re_formed(self.plan.latest.schedule, tuple(m.node for m in members))
+        schedule = self.plan.latest.schedule.over(tuple(m.node for m in members))
         record = self.plan.successor(start, schedule=schedule, members=members, cut=cut, term=self.term)
         self.plan = self.plan.extend(record)
-        news = tuple(self.plan.records)
-        present = [n for n in sorted(fencing.survivors | fencing.evicted) if self._may_carry(n)]
+        present = [n for n in sorted(fencing.survivors | fencing.evicted | set(record.names)) if self._may_carry(n)]
+        for dead in fencing.evicted:
+            self._welcomed.pop(dead, None)  # its next process, or this one if it never heard, is a newcomer
         return [
             *actions,
             self._persist(),
-            *(Decree(n, news) for n in present),  # a zombie among the evicted learns it this way
+            *(Decree(n, self.plan.records) for n in present),  # a zombie among the evicted learns it this way
             *(Reply(ticket, start) for ticket in fencing.tickets if ticket >= 0),
         ]
 
@@ -521,24 +551,6 @@ class Cluster:
         """A pending record that a survivor knows: as if its acceptance had been heard."""
         self._pending = pending
         return self._settle(pending.record.number, pending.record.digest)
-
-
-def _re_formed(schedule: Schedule, names: tuple[str, ...]) -> Schedule:
-    """The schedule over other members: presets re-form by themselves; a list of edges loses those of the absent,
-    and gives way to a ring where that leaves it unconnected."""
-    kept = tuple(_without(spec, names) for spec in schedule.graphs)
-    try:
-        re_formed = replace(schedule, graphs=kept)
-        re_formed.check(names)
-    except GraphError:
-        re_formed = replace(schedule, graphs=(GraphSpec("a"),), every=1)
-    return re_formed
-
-
-def _without(spec: GraphSpec, names: tuple[str, ...]) -> GraphSpec:
-    if spec.edges is None:
-        return spec
-    return replace(spec, edges=tuple((s, r) for s, r in spec.edges if s in names and r in names))
 
 
 def _no(change: Rotate | Stop | Leave, error: str) -> Reply:

@@ -7,7 +7,7 @@ graph re-forms by itself when the members change; an edge list names its nodes a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 
@@ -165,6 +165,12 @@ class GraphSpec:
             GraphError: an edge names a node that is not a member.
         """
         return _period(self, members)
+
+    def among(self, members: tuple[str, ...]) -> GraphSpec:
+        """This graph without the edges of others; a preset fits any members."""
+        if self.edges is None:
+            return self
+        return replace(self, edges=tuple((s, r) for s, r in self.edges if s in members and r in members))
 
 
 @lru_cache(maxsize=256)

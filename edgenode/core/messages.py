@@ -101,7 +101,7 @@ class Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Decreed:
-    """The controller's records after a fence; they need no time to spread, everyone stands still."""
+    """The end of a fence: the records after it, all known ones among them; everyone stands still until then."""
 
     records: tuple[Record, ...]
 

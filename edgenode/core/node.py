@@ -148,6 +148,7 @@ class Node:
                 return self._behind_fence(event)
             case Decreed(records):
                 changes = self._learn(records)
+                self.fenced = frozenset()
                 return [*changes, *self._go_on()]
         assert_never(event)
 

@@ -8,7 +8,8 @@ epoch of training, as everywhere in the field.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from hashlib import sha256
@@ -58,6 +59,16 @@ class Schedule:
         if len(set(self.graphs)) > 1 and not (self.last is not None and round >= self.last_from):
             ahead.append(round + self.every - (round - self.origin) % self.every)
         return min(ahead, default=None)
+
+    def over(self, members: tuple[str, ...]) -> Schedule:
+        """The schedule over other members: presets re-form by themselves; a list of edges loses those of the absent,
+        and gives way to a ring where that leaves it unconnected."""
+        try:
+            re_formed = replace(self, graphs=tuple(spec.among(members) for spec in self.graphs))
+            re_formed.check(members)
+        except GraphError:
+            re_formed = replace(self, graphs=(GraphSpec("a"),), every=1)
+        return re_formed
 
     def check(self, members: tuple[str, ...]) -> None:
         """Refuse a schedule that cannot carry a run over these members.
@@ -221,8 +232,11 @@ class Plan:
         return cut
 
     def gone(self, round: int) -> dict[str, int]:
-        """Members of a round who were cut out of it afterwards, each with the newest of its rounds that counts."""
-        return {node: last for record in self.records if round < record.start for node, last in record.cut}
+        """Members of a round who were cut out of it afterwards, each with the newest of its rounds that counts.
+
+        Of several cuts under one name the first counts: the later ones are of processes that came after this round.
+        """
+        return {node: last for record in reversed(self.records) if round < record.start for node, last in record.cut}
 
 
 def reach(plan: Plan, origin: str, first_round: int) -> int:
@@ -311,26 +325,30 @@ def found(cluster: str, members: Iterable[Member], schedule: Schedule) -> Plan:
     return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members))),))
 
 
-def resume(members: Iterable[Member], offers: dict[str, tuple[frozenset[int], Plan]]) -> tuple[Plan, int]:
-    """What a stopped cluster goes on with: its plan plus one record, from the newest round every node has saved.
+def resume(
+    members: Iterable[Member], offers: Mapping[str, tuple[frozenset[int], Plan]], least: int | None = None
+) -> tuple[Plan, int]:
+    """What a stopped cluster goes on with: its plan plus one record, from the newest round that most have saved.
 
     Args:
-        members: who is back, with the addresses they have now.
+        members: who is back, with the incarnations and addresses they have now.
         offers: per node, the rounds of its checkpoints and the plan in the newest of them.
+        least: how many of the members of that round are enough, if half of them are; None means all of them.
 
     Raises:
-        GraphError: there is no common round, or the members are not those of the checkpoints.
+        GraphError: too few of the members have a round in common.
     """
-    returned = tuple(sorted(members))
     plan = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
-    common = frozenset.intersection(*(rounds for rounds, _ in offers.values()))
-    if not common:
-        have = "; ".join(f"{node} has {sorted(rounds)}" for node, (rounds, _) in sorted(offers.items()))
-        raise GraphError(f"no checkpoint round is common to all nodes: {have}")
-    start = max(common)
+    saved = Counter(round for rounds, _ in offers.values() for round in rounds)
+    start = max(saved, key=lambda round: (saved[round], round))
     in_force = plan.at(start)
-    if not set(offers) == {m.node for m in returned} == set(in_force.names):
-        raise GraphError(f"the checkpoints are of {', '.join(in_force.names)}, not of {', '.join(sorted(offers))}")
+    names, returned = in_force.names, sorted(members)
+    if least is None and not set(offers) == {m.node for m in returned} == set(names):
+        raise GraphError(f"the checkpoints are of {', '.join(names)}, not of {', '.join(sorted(offers))}")
+    here = tuple(m for m in returned if m.node in names and m.node in offers and start in offers[m.node][0])
+    if len(here) < (len(names) if least is None else max(least, (len(names) + 1) // 2)):
+        have = "; ".join(f"{n} has {sorted(offers[n][0]) if n in offers else 'none'}" for n in names)
+        raise GraphError(f"no checkpoint round is common to enough members: {have}")
     record = replace(
         in_force,
         number=plan.latest.number + 1,
@@ -339,6 +357,7 @@ def resume(members: Iterable[Member], offers: dict[str, tuple[frozenset[int], Pl
         end=None,
         heirs=(),
         cut=(),
-        members=returned,
+        schedule=in_force.schedule.over(tuple(m.node for m in here)),
+        members=here,
     )
     return Plan((record,)), start

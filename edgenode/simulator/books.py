@@ -8,7 +8,6 @@ the history the survivors agree on, and the sum must still be what it was.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from edgenode.errors import LocalProtocolError
 from edgenode.simulator.learners import Mass, Weighed
@@ -34,9 +33,11 @@ class Books:
     """Sum of x and u over all processes, dead ones included, and all that is aloft, against what ought to be there."""
 
     def __init__(self, zero: Mass) -> None:
-        self.total, self._between = zero, zero
+        self.total, self._between, self._there = zero, zero, zero
         self._living: dict[Process, Weighed] = {}
+        self._weighed: dict[Process, Mass] = {}  # of each of the living, when it last did something
         self._dead: dict[Process, Mass] = {}
+        self._left: dict[Process, tuple[Weighed, int]] = {}  # leavers, with their last rounds
         self._cut: set[Process] = set()
         self._pushes: dict[tuple[Process, Process, int], _Entry] = {}
         self._displaced: dict[tuple[Process, int], Mass] = {}
@@ -46,8 +47,24 @@ class Books:
         if process in self._cut:
             return
         self._living[process] = learner
-        self.total = self.total + learner.mass()
-        learner.halves[round - 1] = learner.mass()
+        self._weighed[process] = learner.mass()
+        self._there = self._there + self._weighed[process]
+        self.total = self.total + self._weighed[process]
+        learner.halves[round - 1] = self._weighed[process]
+
+    def weigh(self, process: Process) -> Mass | None:
+        """What a process has by now, if it is alive: to be asked whenever it did something."""
+        if process not in self._living:
+            return None
+        before, now = self._weighed[process], self._living[process].mass()
+        if (before != now).any():
+            self._there = self._there + now - before
+            self._weighed[process] = now
+        return now
+
+    def _bury(self, process: Process) -> Weighed:
+        self._there = self._there - self._weighed.pop(process)
+        return self._living.pop(process)
 
     def displaced(self, process: Process, round: int, amount: Mass) -> None:
         """A local step."""
@@ -75,7 +92,7 @@ class Books:
         if sender not in self._living:
             return
         if leaves and not any(s == sender and r == round for s, _, r in self._pushes):
-            self.total = self.total - self._living.pop(sender).mass()  # its heir is dead: what it had is lost
+            self.total = self.total - self._bury(sender).mass()  # its heir is dead: what it had is lost
             return
         for (s, _, r), entry in self._pushes.items():
             if s == sender and r == round:
@@ -83,7 +100,7 @@ class Books:
                 if leaves:
                     _require((self._living[s].mass() == entry.share).all(), f"{s} left something behind")
         if leaves:
-            del self._living[sender]
+            self._left[sender] = self._bury(sender), round
 
     def awaits(self, sender: Process, receiver: Process, round: int) -> bool:
         """Whether a push is made and not mixed."""
@@ -96,9 +113,13 @@ class Books:
         One that was a member but never came to its first round brought nothing, and takes nothing along.
         """
         self._cut |= set(lasts)
+        lasts = {p: last for p, last in lasts.items() if p not in self._left or last < self._left[p][1]}
         for process, last in lasts.items():
-            learner = self._living.pop(process, None)
-            if learner is not None:
+            if process in self._left:  # nobody knows that it came to its last round: it never left
+                learner, _ = self._left.pop(process)
+                self._dead[process] = learner.halves[last]
+            if process in self._living:
+                learner = self._bury(process)
                 self._dead[process] = learner.halves.get(last, learner.mass())  # it may not have emitted that round yet
             for (p, round), amount in self._displaced.items():
                 if p == process and round > last:
@@ -149,8 +170,7 @@ class Books:
 
     def balance(self) -> Mass:
         """What is there and should not be: 0 where sums are exact."""
-        there = [*(learner.mass() for learner in self._living.values()), *self._dead.values()]
-        balance: Mass = sum(there, self._between) - self.total
+        balance: Mass = sum(self._dead.values(), self._there + self._between) - self.total
         return balance
 
     @property
@@ -158,11 +178,6 @@ class Books:
         """What the dead took along: declared, never silent."""
         lost: Mass = sum(self._dead.values(), 0 * self.total)
         return lost
-
-    @property
-    def weights(self) -> list[Any]:
-        """u of every living process."""
-        return [learner.mass()[-1] for learner in self._living.values()]
 
     @property
     def in_flight(self) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from edgenode.core.messages import Evict, Leave, Lost, Rotate, Stop
 
+CONTROLLER = "controller"  # its name among the hosts
+
 
 @dataclass(frozen=True)
 class Kill:
@@ -31,8 +33,25 @@ class Start:
     node: str
 
 
-Fault = Kill | Freeze | Start
-Order = Rotate | Stop | Leave | Evict | Lost | Fault
+@dataclass(frozen=True)
+class Partition:
+    """For a while nothing passes from any of some hosts to any of others; nor back, unless it is one-way."""
+
+    senders: frozenset[str]
+    receivers: frozenset[str]
+    for_s: float
+    one_way: bool = False
+
+
+@dataclass(frozen=True)
+class Leap:
+    """A host's clock leaps forward: its pushes are repeated at once; the controller takes somebody for silent."""
+
+    node: str
+
+
+Fault = Kill | Freeze | Start  # of a process
+Order = Rotate | Stop | Leave | Evict | Lost | Fault | Partition | Leap
 
 
 @dataclass(frozen=True)
@@ -43,8 +62,11 @@ class Conditions:
         latency_s: of every message, drawn anew: pushes overtake each other; a control link keeps its order.
         lose: share of pushes and answers that get lost; a push is repeated until answered, as in the daemon.
         duplicate: share of those that arrive twice.
+        stall: share of messages, control links included, that take ``stall_s`` longer.
         training_s: of a local step; ``slow`` overrides it by node.
         crash_s: when the controller vanishes; ``crash_at_offer`` instead counts the offer it says last.
+        crash_at: at these moments, counted over the whole run, whoever acts dies between two of its actions; the value
+            is when it is back, None for never.
         back_s: how long after that another takes its place; None is never. It has what the first one persisted,
             unless ``disk_lost``.
         evict_s: how long a silent process is waited for before the controller takes it for dead.
@@ -57,12 +79,15 @@ class Conditions:
     latency_s: tuple[float, float] = (0.001, 0.1)
     lose: float = 0.0
     duplicate: float = 0.0
+    stall: float = 0.0
+    stall_s: tuple[float, float] = (1.0, 5.0)
     retry_s: float = 0.5
     training_s: tuple[float, float] = (0.01, 0.05)
     slow: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     window: int = 8
     crash_s: float | None = None
     crash_at_offer: int | None = None
+    crash_at: Mapping[int, float | None] = field(default_factory=dict)
     back_s: float | None = None
     disk_lost: bool = False
     evict_s: float = 3.0

@@ -14,20 +14,23 @@ import argparse
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from hashlib import sha256
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 
 from edgenode.core.cluster import Charter
 from edgenode.core.graph import PRESETS, GraphSpec
-from edgenode.core.messages import Leave, Lost, Rotate, Stop
+from edgenode.core.messages import Evict, Leave, Lost, Rotate, Stop
 from edgenode.core.plan import Schedule
-from edgenode.errors import EdgenodeError, LocalProtocolError
-from edgenode.simulator.conditions import Conditions, Freeze, Kill, Order, Start
+from edgenode.simulator.conditions import CONTROLLER, Conditions, Freeze, Kill, Leap, Order, Partition, Start
 from edgenode.simulator.learners import Ledger
-from edgenode.simulator.network import Network
+from edgenode.simulator.network import Network, Stuck
 
 KINDS = (
     "lost",
@@ -39,6 +42,17 @@ KINDS = (
     "cut",
     "evicted and told so",
     "controller crashed",
+    "controller lost its disk",
+    "partition",
+    "one-way partition",
+    "cut off",
+    "stalled",
+    "clock jump",
+    "slow",
+    "rotate",
+    "leave",
+    "stop",
+    "evict",
     "resumed after all were down",
 )
 
@@ -52,15 +66,19 @@ def network(seed: int) -> Network:
     charter = Charter("faults", nodes, "run", Schedule(graphs, rng.randint(1, 5)), epochs=False, rounds=rounds)
     eta, grain = rng.choice([Fraction(1), Fraction(1, 4)]), rng.choice([Fraction(0), Fraction(1, 4)])
     crash_s = rng.uniform(0.5, rounds * 0.15) if rng.random() < 0.3 else None
+    slow = {rng.choice(names): (0.1, 0.5)} if rng.random() < 0.1 else {}
     conditions = Conditions(
         seed=seed,
         lose=rng.choice([0, 0, 0.1, 0.3]),
         duplicate=rng.choice([0, 0.2]),
+        stall=rng.choice([0, 0, 0.02]),
+        slow=slow,
         window=rng.choice([1, 2, 8]),
         latency_s=rng.choice([(0.001, 0.02), (0.001, 0.3)]),
         orders=_orders(rng, names, rounds),
         crash_s=crash_s,
         back_s=None if crash_s is None else rng.uniform(0.1, 3),
+        disk_lost=rng.random() < 0.3,
         evict_s=rng.choice([1.0, 3.0]),
         checkpoint_every=rng.choice([0, 1, 5]),
         patience_s=200,
@@ -82,12 +100,26 @@ def _orders(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[fl
         lambda ticket, name: Rotate(ticket, (GraphSpec(rng.choice("abc")),), 1, epochs=False),
         lambda ticket, name: Lost(name),
         lambda ticket, name: Stop(ticket) if rng.random() < 0.2 else Lost(name),
+        lambda ticket, name: Evict(ticket, name, force=rng.random() < 0.5),
+        lambda ticket, name: Leap(rng.choice([name, CONTROLLER])),
+        lambda ticket, name: _partition(rng, names),
+        lambda ticket, name: _partition(rng, names),
     ]
     orders = [
         (rng.uniform(0.3, rounds * 0.15), rng.choice(draws)(ticket, rng.choice(names)))
         for ticket in range(rng.randint(0, 4))
     ]
     return tuple(sorted(orders, key=lambda order: order[0]))
+
+
+def _partition(rng: random.Random, names: list[str]) -> Partition:
+    """Any hosts, the controller among them or not, apart from any others."""
+    hosts = [*names, CONTROLLER]
+    rng.shuffle(hosts)
+    first = rng.randint(1, len(hosts) - 1)
+    second = rng.randint(1, len(hosts) - first)
+    sides = frozenset(hosts[:first]), frozenset(hosts[first : first + second])
+    return Partition(*sides, rng.uniform(0.3, 8), one_way=rng.random() < 0.5)
 
 
 def _displace(name: str, round: int, z: Any) -> Any:
@@ -104,31 +136,69 @@ def play(seed: int) -> Network:
     played = network(seed)
     try:
         played.run()
-    except LocalProtocolError as exc:
-        paused = "deadlock" in str(exc) and any("stays: without" in line for line in played.lines)
-        all_dead = "dried up" in str(exc) and not played.nodes
-        if not paused and not all_dead:
+    except Stuck:
+        why = _may_wait(played)
+        if not why:
             raise
-        played.happened["paused below half, and said so" if paused else "all died, one for good"] += 1
+        played.happened[why] += 1
     return played
+
+
+def _may_wait(stuck: Network) -> str:
+    """Why a run that does not go on is right not to; empty if it is not."""
+    if any("stays: without" in line for line in stuck.lines):
+        return "paused below half, and said so"
+    if stuck.cluster and stuck.cluster.missing() and len(stuck.alive) < stuck.charter.nodes:
+        return "a founder never came"
+    members = stuck.cluster.plan.latest.names if stuck.cluster and stuck.cluster.plan else ()
+    return "" if stuck.nodes or set(members) <= stuck.alive else "all died, one for good"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one seed; ``error`` is empty if it held."""
+
+    seed: int
+    happened: Counter[str]
+    digest: str
+    error: str = ""
+
+
+def outcome(seed: int, twice: bool = False) -> Outcome:
+    """Play a seed; ``twice``: and once more, which must give the same transcript."""
+    try:
+        played = play(seed)
+    except Exception as exc:  # whatever it is, it is a failure, and the other seeds go on
+        return Outcome(seed, Counter(), "", f"{type(exc).__name__}: {exc}")
+    same = not twice or play(seed).digest == played.digest
+    return Outcome(seed, played.happened, played.digest, "" if same else "played twice, it gave two transcripts")
+
+
+def outcomes(seeds: Sequence[int], twice: bool = False, jobs: int | None = None) -> Iterator[Outcome]:
+    """Play many seeds on all processors, or on ``jobs`` of them; in the order of the seeds."""
+    with get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(partial(outcome, twice=twice), seeds, chunksize=16)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0..200", help="first..last, the last one not included; or one seed")
-    first, _, last = parser.parse_args().seeds.partition("..")
+    parser.add_argument("--twice", action="store_true", help="play every seed twice: the transcripts must be equal")
+    parser.add_argument("--jobs", type=int, help="processes [default: one per processor]")
+    options = parser.parse_args()
+    first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last) if last else int(first) + 1)
-    happened, failures = Counter[str](), 0
-    for done, seed in enumerate(seeds, 1):
-        try:
-            happened += play(seed).happened
-        except EdgenodeError as exc:
+    happened, failures, digest = Counter[str](), 0, sha256()
+    for done, played in enumerate(outcomes(seeds, options.twice, options.jobs), 1):
+        happened += played.happened
+        digest.update(played.digest.encode())
+        if played.error:
             failures += 1
-            print(f"seed {seed}: {type(exc).__name__}: {exc}", flush=True)
-            print(f"  replay: python -m edgenode.simulator.faults --seeds {seed}", flush=True)
+            print(f"seed {played.seed}: {played.error}", flush=True)
+            print(f"  replay: python -m edgenode.simulator.faults --seeds {played.seed}", flush=True)
         if sys.stderr.isatty():
             print(f"\r{done}/{len(seeds)} seeds, {failures} violations", end="", file=sys.stderr, flush=True)
-    print(f"{len(seeds)} seeds, {failures} violations")
+    print(f"{len(seeds)} seeds, {failures} violations, transcripts {digest.hexdigest()[:16]}")
     for kind in sorted({*KINDS, *happened}):
         print(f"  {kind}: {happened[kind]}")
     never = [kind for kind in KINDS if not happened[kind]] if len(seeds) >= 200 else []

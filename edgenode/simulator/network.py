@@ -41,6 +41,7 @@ from edgenode.core.messages import (
     Finish,
     Hello,
     Joined,
+    Leave,
     Lost,
     Message,
     Mixed,
@@ -57,8 +58,10 @@ from edgenode.core.messages import (
     Refuse,
     Reign,
     Reply,
+    Rotate,
     Save,
     Sponsor,
+    Stop,
     Train,
     Trained,
     Verdict,
@@ -68,12 +71,16 @@ from edgenode.core.node import Node
 from edgenode.core.plan import Plan, Record
 from edgenode.errors import Evicted, LocalProtocolError
 from edgenode.simulator.books import Books
-from edgenode.simulator.conditions import Conditions, Fault, Freeze, Kill, Order, Start
+from edgenode.simulator.conditions import CONTROLLER, Conditions, Fault, Freeze, Kill, Leap, Order, Partition, Start
 from edgenode.simulator.learners import Weighed
 from edgenode.simulator.transcript import brief
 
 Displace = Callable[[str, int, Any], Any]  # (node, round, z) -> displacement
 _MOST_DOUBLINGS = 2
+
+
+class Stuck(LocalProtocolError):
+    """Nothing moves any more, and the run is not over."""
 
 
 class Network:
@@ -85,13 +92,13 @@ class Network:
 
     Attributes:
         nodes, cluster: the machines; the cluster is None while the controller is away.
-        lines: the transcript.
         graphs: the digraph of every closed round, the same at all nodes.
         finished, replies, refused, saves: what the machines said, for the reader of a run.
         happened: how often each kind of fault really happened.
+        moments: how many there were, before, between and after actions, at which someone could have died.
 
     Raises:
-        LocalProtocolError: an invariant broke, or nothing moves any more. Any error of a machine is raised as it is.
+        LocalProtocolError: an invariant broke; Stuck: nothing moves any more. A machine's error is raised as it is.
     """
 
     def __init__(
@@ -107,13 +114,17 @@ class Network:
         self.nodes: dict[str, Node] = {}
         self.cluster: Cluster | None = Cluster(charter, Reign(0, "c0"))
         self.now = 0.0
-        self.lines: list[str] = []
+        self._noted: list[tuple[float, str, Any, tuple[Any, ...]]] = []
+        self._checked: dict[str, Plan] = {}
+        self._asked: dict[int, str] = {-1: "evicted as silent"}
+        self._cuts: set[str] = set()  # digests of the records that cut somebody out
         self.graphs: dict[int, Digraph] = {}
         self.finished: dict[str, Finish] = {}
         self.replies: dict[int, Reply] = {}
         self.refused: dict[str, str] = {}
         self.saves: dict[str, list[Save]] = defaultdict(list)
         self.happened: Counter[str] = Counter()
+        self.moments = 0
         self._displace, self._newborn = displace, newborn
         self._rng = random.Random(conditions.seed)
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -123,16 +134,31 @@ class Network:
         self._life: dict[str, int] = {}  # which process of a name runs; absent while none does
         self._lives: Counter[str] = Counter()
         self._thaws_s: dict[str, float] = {}
+        self._member: dict[str, str] = {}  # as which process a name takes part
         self._born: dict[str, Weighed] = {}  # newcomers that have fetched the model
         self._disk: defaultdict[str, dict[int, tuple[Weighed, Plan]]] = defaultdict(dict)
-        self._unanswered: set[tuple[str, int, str, int]] = set()  # what the transport still repeats
+        self._unanswered: dict[tuple[str, int, str, int], Message] = {}  # what the transport still repeats
         self._follows: dict[str, Reign] = {}  # whom a process took its last order from
+        self._blocked: Counter[tuple[str, str]] = Counter()  # (sender, receiver): no way through
         self._links: dict[str, int] = {}  # a node's control link as the node sees it,
         self._open: dict[str, int] = {}  # and as the controller does
         self._quiet_s: defaultdict[tuple[int, bool], float] = defaultdict(float)  # last arrival, each way
         self._digests: dict[int, str] = {}
         self._persisted: Persist | None = None
         self._books = Books(0 * next(iter(learners.values())).mass())
+
+    @property
+    def alive(self) -> frozenset[str]:
+        """The names under which a process runs, members and others."""
+        return frozenset(self._life)
+
+    @property
+    def lines(self) -> list[str]:
+        """The transcript."""
+        return [
+            f"{now:.6f} {name} {brief(cause)} -> {', '.join(map(brief, actions))}"
+            for now, name, cause, actions in self._noted
+        ]
 
     @property
     def digest(self) -> str:
@@ -146,13 +172,15 @@ class Network:
         for when, order in self.conditions.orders:
             self._at(when, self._order, order)
         if self.conditions.crash_s is not None:
-            self._at(self.conditions.crash_s, self._crash)
+            self._at(self.conditions.crash_s, self._crash, self.conditions.back_s)
         while self._heap:
             self.now, _, happen, what = heapq.heappop(self._heap)
-            self._require(self.now < self._moved_s + self.conditions.patience_s, f"deadlock: {self._awaited()}")
+            if self.now >= self._moved_s + self.conditions.patience_s:
+                raise Stuck(f"at {self.now:.6f} s: deadlock: {self._awaited()}")
             happen(*what)
         alive = {n for n in self.nodes if n in self._life}
-        self._require(bool(alive) and alive <= set(self.finished), f"the run dried up: {self._awaited()}")
+        if not alive or not alive <= set(self.finished):
+            raise Stuck(f"at {self.now:.6f} s: the run dried up: {self._awaited()}")
         stayed = alive - {leaver for n in alive for r in self.nodes[n].plan.records for leaver, _ in r.heirs}
         ends = {self.finished[n].round for n in stayed} | {self.nodes[n].end for n in stayed}
         self._require(len(ends) <= 1, f"the nodes ended in rounds {sorted(ends)}")
@@ -177,10 +205,17 @@ class Network:
             happen(*what)
 
     def _latency(self) -> float:
-        return self._rng.uniform(*self.conditions.latency_s)
+        latency_s = self._rng.uniform(*self.conditions.latency_s)
+        if self.conditions.stall and self._rng.random() < self.conditions.stall:
+            self.happened["stalled"] += 1
+            latency_s += self._rng.uniform(*self.conditions.stall_s)
+        return latency_s
 
-    def _send(self, to: str, arrive: Callable[..., None], *what: Any) -> None:
+    def _send(self, sender: str, to: str, arrive: Callable[..., None], *what: Any) -> None:
         """One datagram: lost, delivered, or delivered twice."""
+        if self._blocked[sender, to]:
+            self.happened["cut off"] += 1
+            return
         if self._rng.random() < self.conditions.lose:
             self.happened["lost"] += 1
             return
@@ -207,31 +242,54 @@ class Network:
             self._act(name, event, self.nodes[name].handle(event))
 
     def _act(self, name: str, cause: Any, actions: list[NodeAction]) -> None:
+        """Perform what a node says, unless it dies in between; what it did to its own state is in the books by then."""
         self._note(name, cause, actions)
+        for action in actions:
+            self._account(name, action)
+        self._check(name)
         life = self._life[name]
         for action in actions:
-            if self._life.get(name) != life:
+            if self._dies_here(name) or self._life.get(name) != life:
                 return
             self._do(name, action)
-        self._check(name)
+        self._dies_here(name)
+
+    def _account(self, name: str, action: NodeAction) -> None:
+        match action:
+            case Push(to, message):
+                plan, round = self.nodes[name].plan, message.round
+                sender, receiver = self._process(name, round, plan), self._process(to, round, plan)
+                self._books.pushed(sender, receiver, round, self.learners[name].share(message))
+            case Acknowledge(to, round, verdict):
+                self._answers(self._process(to, round, self.nodes[name].plan), name, round, verdict)
+            case Mixed(round):
+                self._closed(name, round)
+            case PlanChanged(record):
+                self._adopted(name, record)
 
     def _do(self, name: str, action: NodeAction) -> None:
         match action:
             case Train(round, z):
                 duration = self._rng.uniform(*self.conditions.slow.get(name, self.conditions.training_s))
+                self.happened["slow"] += name in self.conditions.slow
                 self._in_life(self.now + duration, name, self._train, name, round, z)
             case Push(to, message):
-                self._push(name, to, message)
-            case Acknowledge():
-                self._acknowledge(name, action)
-            case Mixed(round):
-                self._closed(name, round)
+                key = name, self._life[name], to, message.round
+                self._unanswered[key] = message
+                self._try(key, self.conditions.retry_s)
+            case Acknowledge(to, round, verdict, knows, detail, records):
+                event = Acknowledged(name, round, verdict, knows, detail, records)
+                self._send(name, to, self._answered, to, event)
             case AnswerOffer():
                 self._up(name, OfferAnswered(name, action))
             case AnswerFence():
                 self._up(name, FenceAnswered(name, action))
             case PlanChanged(record):
-                self._adopted(name, record)
+                dead = {dead for dead, _ in record.cut}
+                self._unanswered = {k: m for k, m in self._unanswered.items() if k[0] != name or k[2] not in dead}
+                self._report(name)
+            case Mixed():
+                self._report(name)
             case Save():
                 self.saves[name].append(action)
                 copy = deepcopy(self.learners[name]), action.plan
@@ -257,41 +315,30 @@ class Network:
         self._books.displaced(process, round, np.append(displacement, 0))
         self._tell(name, Trained(round, displacement))
 
-    def _push(self, name: str, to: str, message: Message) -> None:
-        plan, round = self.nodes[name].plan, message.round
-        sender, receiver = self._process(name, round, plan), self._process(to, round, plan)
-        self._books.pushed(sender, receiver, round, self.learners[name].share(message))
-        key = name, self._life[name], to, round
-        self._unanswered.add(key)
-        self._try(key, message, self.conditions.retry_s)
-
-    def _try(self, key: tuple[str, int, str, int], message: Message, wait_s: float) -> None:
+    def _try(self, key: tuple[str, int, str, int], wait_s: float) -> None:
         name, _, to, _ = key
         if key not in self._unanswered or name in self.finished:
             return
-        self._send(to, self._arrive, to, message)
+        self._send(name, to, self._arrive, to, self._unanswered[key])
         longest = self.conditions.retry_s * 2**_MOST_DOUBLINGS
-        self._in_life(self.now + wait_s, name, self._try, key, message, min(2 * wait_s, longest))
+        self._in_life(self.now + wait_s, name, self._try, key, min(2 * wait_s, longest))
 
     def _arrive(self, to: str, message: Message) -> None:
         if to not in self.nodes:
             return  # not welcomed yet: nobody listens, and the sender will try again
         self._tell(to, Received(message))
 
-    def _acknowledge(self, receiver: str, answer: Acknowledge) -> None:
-        plan, round = self.nodes[receiver].plan, answer.round
-        processes = self._process(answer.to, round, plan), self._process(receiver, round, plan)
-        if answer.verdict is Verdict.OK:
-            self._books.mixed(processes[1], processes[0], round)
-        seen = answer.verdict is Verdict.SEEN and not self._books.knows_as_cut(processes[1])
-        self._require(not (seen and self._books.awaits(*processes, round)), f"{processes} in {round} was never mixed")
-        event = Acknowledged(receiver, round, answer.verdict, answer.knows, answer.detail, answer.records)
-        self._send(answer.to, self._answered, answer.to, event)
+    def _answers(self, sender: str, receiver: str, round: int, verdict: Verdict) -> None:
+        mine = self._process(receiver, round, self.nodes[receiver].plan)
+        if verdict is Verdict.OK:
+            self._books.mixed(mine, sender, round)
+        seen = verdict is Verdict.SEEN and not self._books.knows_as_cut(mine)
+        self._require(not (seen and self._books.awaits(sender, mine, round)), f"{sender}'s {round} was never mixed")
 
     def _answered(self, sender: str, event: Acknowledged) -> None:
         key = sender, self._life[sender], event.receiver, event.round
         if key in self._unanswered:
-            self._unanswered.remove(key)
+            del self._unanswered[key]
             self._moved_s = self.now
         self._tell(sender, event)
 
@@ -303,17 +350,21 @@ class Network:
         if f"{name}:" in process:
             same = self.graphs.setdefault(round, graph) == graph
             self._require(same, f"round {round} has two graphs")
-        self._report(name)
 
     def _adopted(self, name: str, record: Record) -> None:
+        """A cut is real once someone knows it; before that, its controller may lose it with its disk."""
         plan = self.nodes[name].plan
+        if record.cut and record.digest not in self._cuts:
+            self._cuts.add(record.digest)
+            self.happened["cut"] += len(record.cut)
+            self.graphs = {r: g for r, g in self.graphs.items() if r < record.start}  # and have been further
+            self._digests = {r.number: r.digest for r in plan.records if r.number <= record.number}
+            self._books.cut({_last_process(dead, plan): last for dead, last in record.cut})
         for dead, last in record.cut:
             process = _last_process(dead, Plan(tuple(r for r in plan.records if r.number < record.number)))
             for round in range(record.start):
                 if self._process(dead, round, plan) == process:
                     self._books.taken_back(self._process(name, round, plan), process, last)
-            self._unanswered = {k for k in self._unanswered if (k[0], k[2]) != (name, dead)}
-        self._report(name)
 
     def _synced(self, name: str, round: int, copy: tuple[Weighed, Plan]) -> None:
         disk = self._disk[name]
@@ -331,20 +382,35 @@ class Network:
         self._thaws_s.pop(name, None)
         self._follows.pop(name, None)
         if self._open.pop(name, None) is not None:
-            self._at(self.now + self._latency(), self._hang_up, name, self._links[name])
+            self._at(self.now + self._latency(), self._hang_up, name, self._links.get(name, -1))
         self._links.pop(name, None)
 
     def _hang_up(self, name: str, link: int) -> None:
         """The controller notices that a link has ended, unless the node has opened another one."""
+        if self._open.get(name) == link:
+            del self._open[name]
         if name not in self._open and self._links.get(name) != link:
             self._decide(Lost(name))
+
+    def _dies_here(self, name: str) -> bool:
+        """Count one more moment between two actions; it may be the last of whoever acts."""
+        self.moments += 1
+        if self.moments not in self.conditions.crash_at:
+            return False
+        self._note(name, f"dies at moment {self.moments}")
+        back_s = self.conditions.crash_at[self.moments]
+        if name == CONTROLLER:
+            self._crash(back_s)
+        else:
+            self._fault(Kill(name, back_s))
+        return True
 
     def _fault(self, fault: Fault) -> None:
         name = fault.node
         if name in self.finished or (name in self._life) == isinstance(fault, Start):
             return
         self.happened[type(fault).__name__.lower()] += 1
-        self.lines.append(f"{self.now:.6f} {brief(fault)}")
+        self._note(name, fault)
         match fault:
             case Kill(_, back_s):
                 self._end(name)
@@ -359,17 +425,55 @@ class Network:
 
     def _suspect(self, name: str, life: int) -> None:
         """What the controller's shell would conclude of a silent process, as long as it is silent."""
-        silent = self._life.get(name) is None or self._thaws_s.get(name, 0.0) > self.now
-        if not silent or self._lives[name] != life or len(self.finished) == len(self.nodes):
+        silent = name not in self._life or self._thaws_s.get(name, 0.0) > self.now or self._severed(name)
+        if not silent or self._lives[name] != life or (self.nodes and set(self.nodes) <= set(self.finished)):
             return
         self._decide(Evict(-1, name))
         self._at(self.now + self.conditions.evict_s, self._suspect, name, life)
+
+    def _part(self, cut: Partition) -> None:
+        """A partition begins. A control link needs both ways: it breaks, and cannot be made anew before the end."""
+        self.happened["one-way partition" if cut.one_way else "partition"] += 1
+        self._note("network", cut)
+        ways = [(s, r) for s in sorted(cut.senders) for r in sorted(cut.receivers)]
+        ways += [] if cut.one_way else [(r, s) for s, r in ways]
+        self._blocked.update(ways)
+        self._at(self.now + cut.for_s, self._heal, ways)
+        for name in [n for n in sorted(self._links) if self._severed(n)]:
+            link = self._links.pop(name)
+            self._in_life(self.now + self.conditions.retry_s, name, self._dial, name)
+            self._at(self.now + self.conditions.retry_s, self._hang_up, name, link)
+            self._at(self.now + self.conditions.evict_s, self._suspect, name, self._lives[name])
+
+    def _heal(self, ways: list[tuple[str, str]]) -> None:
+        self._blocked.subtract(ways)
+        self._note("network", "heals")
+
+    def _severed(self, name: str) -> bool:
+        """Whether a node and the controller cannot talk."""
+        return self._blocked[name, CONTROLLER] > 0 or self._blocked[CONTROLLER, name] > 0
+
+    def _leap(self, host: str) -> None:
+        """A clock leaps: whatever was to happen later happens now. Nobody may come to harm by it."""
+        self.happened["clock jump"] += 1
+        self._note(host, "its clock leaps")
+        if host == CONTROLLER:
+            silent = self._rng.choice(sorted(self.learners))
+            if silent not in self.finished:
+                self._decide(Evict(-1, silent))
+        for name, life, to, round in list(self._unanswered):
+            if (name, life) == (host, self._life.get(host)):
+                self._send(host, to, self._arrive, to, self._unanswered[name, life, to, round])
 
     # --- the controller -----------------------------------------------------------------------------
 
     def _dial(self, name: str) -> None:
         """Open a control link and introduce the node; what was on its way on an older link is gone."""
         if name not in self._life:
+            return
+        if self._severed(name):
+            self._links.pop(name, None)
+            self._in_life(self.now + self.conditions.retry_s, name, self._dial, name)
             return
         if self._open.pop(name, None) is not None:
             self._decide(Lost(name))
@@ -387,7 +491,7 @@ class Network:
             self._report(name)
 
     def _joined(self, link: int, event: Joined) -> None:
-        if self.cluster and self._links.get(event.node) == link:
+        if self.cluster and self._links.get(event.node) == link and not self._severed(event.node):
             self._open[event.node] = link
             if event.node in self.cluster.present:
                 self._decide(Lost(event.node))  # its old link has not been missed yet
@@ -403,7 +507,7 @@ class Network:
             self._at(self._in_order(link, True), self._hear, name, link, event)
 
     def _hear(self, name: str, link: int, event: ClusterEvent) -> None:
-        if self._open.get(name) == link:
+        if self._open.get(name) == link and not self._severed(name):
             self._decide(event)
 
     def _report(self, name: str) -> None:
@@ -415,11 +519,12 @@ class Network:
         if self.cluster is None:
             return
         actions = self.cluster.handle(event)
-        self._note("controller", event, actions)
+        self._note(CONTROLLER, event, actions)
         for action in actions:
-            if self.cluster is None:
-                return  # it crashed between two of its actions
+            if self._dies_here(CONTROLLER) or self.cluster is None:
+                return
             self._say(action)
+        self._dies_here(CONTROLLER)
 
     def _say(self, action: ClusterAction) -> None:
         match action:
@@ -431,29 +536,20 @@ class Network:
                     self._at(self._in_order(link, False), self._reach, name, link, action)
                 self._offers += isinstance(action, Offer)
                 if isinstance(action, Offer) and self._offers == self.conditions.crash_at_offer:
-                    self._crash()
+                    self._crash(self.conditions.back_s)
             case Persist():
-                self._write_down(action)
+                self._persisted = action
             case Refuse(name, reason):
                 self.refused[name] = reason
                 self._life.pop(name, None)
-            case Reply(ticket):
+            case Reply(ticket, start):
                 self.replies[ticket] = action
+                self.happened[self._asked.get(ticket, "")] += start is not None
             case _:
                 assert_never(action)
 
-    def _write_down(self, action: Persist) -> None:
-        before = self._persisted
-        self._persisted = action
-        record = action.plan.latest
-        if record.cut and (before is None or before.plan.latest.digest != record.digest):
-            self.happened["cut"] += len(record.cut)
-            self.graphs = {r: g for r, g in self.graphs.items() if r < record.start}  # and have been further
-            self._digests = {r.number: r.digest for r in action.plan.records}  # the dead may know another
-            self._books.cut({_last_process(dead, action.plan): last for dead, last in record.cut})
-
     def _reach(self, name: str, link: int, action: ClusterAction) -> None:
-        if self._links.get(name) == link:
+        if self._links.get(name) == link and not self._severed(name):
             self._live(name, self._life.get(name), self._deliver, (name, link, action))
 
     def _deliver(self, name: str, link: int, action: ClusterAction) -> None:
@@ -476,12 +572,15 @@ class Network:
     def _welcome(self, name: str, plan: Plan, round: int, cause: Any) -> None:
         if name in self.nodes:
             return
-        process = self._process(name, round, plan)
-        if name in self._born:
+        process = self._member[name] = self._process(name, round, plan)
+        if round > plan.records[0].start:
             self.learners[name] = self._born.pop(name)
             self.happened["joined"] += 1
         elif plan.records[0].number > 0 and round in self._disk[name]:
             self._resumed(name, round, plan)
+        elif name not in self.learners:  # it came before the founding, and took the place of one who is late
+            assert self._newborn is not None
+            self.learners[name] = self._newborn(next(iter(self.learners.values())).model())
         self._books.open(process, self.learners[name], round)
         self.nodes[name] = Node(
             name, plan, self.learners[name], round, self.conditions.window, 0, self.conditions.checkpoint_every
@@ -495,62 +594,74 @@ class Network:
             self.happened["resumed after all were down"] += 1
             self._books = Books(0 * self._books.total)
             self.graphs = {r: g for r, g in self.graphs.items() if r < round}
-            self._digests, self._unanswered = {}, set()
+            self._digests, self._unanswered = {}, {}
         self.learners[name] = deepcopy(self._disk[name][round][0])
 
     def _fetch(self, name: str, sponsor: str) -> None:
         """A newcomer copies its sponsor's model; if that is not there, it asks the controller anew."""
         if name in self.nodes:
             return
-        if sponsor in self.nodes and self._newborn is not None:
+        reachable = not self._blocked[name, sponsor] and not self._blocked[sponsor, name]
+        if sponsor in self.nodes and reachable and self._newborn is not None:
             self._born[name] = self._newborn(self.learners[sponsor].model())
             self._up(name, Fetched(name))
         else:
-            self._dial(name)
+            self._in_life(self.now + self.conditions.retry_s, name, self._dial, name)
 
     def _order(self, order: Order) -> None:
+        if isinstance(order, Rotate | Stop | Leave | Evict):
+            self._asked[order.ticket] = type(order).__name__.lower()
         if isinstance(order, Lost):
             self._open.pop(order.node, None)
             self._at(self.now + self._latency(), self._dial, order.node)
-        if isinstance(order, Kill | Freeze | Start):
-            self._fault(order)
-        else:
-            self._decide(order)
+        match order:
+            case Kill() | Freeze() | Start():
+                self._fault(order)
+            case Partition():
+                self._part(order)
+            case Leap(host):
+                self._leap(host)
+            case _:
+                self._decide(order)
 
-    def _crash(self) -> None:
+    def _crash(self, back_s: float | None) -> None:
         """The controller vanishes; what it has already said may still arrive, what it was to hear does not."""
         self.cluster = None
         self._open.clear()
         self.happened["controller crashed"] += 1
-        self.lines.append(f"{self.now:.6f} controller gone")
-        if self.conditions.back_s is not None:
-            self._at(self.now + self.conditions.back_s, self._come_back)
+        self.happened["controller lost its disk"] += self.conditions.disk_lost
+        self._note(CONTROLLER, "gone")
+        if back_s is not None:
+            self._at(self.now + back_s, self._come_back)
 
     def _come_back(self) -> None:
         saved = None if self.conditions.disk_lost else self._persisted
         self._starts += 1
         reign = Reign(saved.term + 1 if saved else 0, f"c{self._starts}")
-        self.cluster = Cluster(self.charter, reign, saved, recover=self.conditions.disk_lost)
+        self.cluster = Cluster(
+            self.charter, reign, saved, recover=self.conditions.disk_lost and self._persisted is not None
+        )
         for name in sorted(self._life):
             self._at(self.now + self._latency(), self._dial, name)
 
     # --- what must always hold ----------------------------------------------------------------------
 
     def _check(self, name: str) -> None:
-        if name in self.nodes and not self._is_cut(name):
-            for record in self.nodes[name].plan.records:
-                same = self._digests.setdefault(record.number, record.digest) == record.digest
-                self._require(same, f"there are two records numbered {record.number}")
-            for sender, held in self.nodes[name].held().items():
+        node = self.nodes[name]
+        if not self._books.knows_as_cut(self._member[name]):
+            if self._checked.get(name) is not node.plan:
+                self._checked[name] = node.plan
+                for record in node.plan.records:
+                    same = self._digests.setdefault(record.number, record.digest) == record.digest
+                    self._require(same, f"there are two records numbered {record.number}")
+            for sender, held in node.held().items():
                 self._require(held <= self.conditions.window, f"{name} holds {held} pushes of {sender}")
-        self._require(all(u > 0 for u in self._books.weights), "a push-sum weight is not positive")
-        error = max(abs(self._books.balance()))
-        scale = self.learners[name].tolerance * (1 + max(abs(self._books.total)))
-        self._require(bool(error <= scale), f"mass is off by {error}")
-
-    def _is_cut(self, name: str) -> bool:
-        """Whether this process is out, and does not know it yet."""
-        return self._books.knows_as_cut(_last_process(name, self.nodes[name].plan))
+        mass = self._books.weigh(self._member[name])
+        self._require(mass is None or mass[-1] > 0, f"u of {name} is not positive")
+        balance = self._books.balance()
+        if balance.any():
+            error, scale = max(abs(balance)), 1 + max(abs(self._books.total))
+            self._require(bool(error <= self.learners[name].tolerance * scale), f"mass is off by {error}")
 
     def _require(self, holds: bool, text: str) -> None:
         if not holds:
@@ -560,8 +671,8 @@ class Network:
         waits = [f"{n} in round {node.round} waits for {node.missing()}" for n, node in self.nodes.items()]
         return "; ".join([*waits, *(f"{n} was never welcomed" for n in self.learners if n not in self.nodes)])
 
-    def _note(self, name: str, cause: Any, actions: Sequence[Any]) -> None:
-        self.lines.append(f"{self.now:.6f} {name} {brief(cause)} -> {', '.join(map(brief, actions))}")
+    def _note(self, name: str, cause: Any, actions: Sequence[Any] = ()) -> None:
+        self._noted.append((self.now, name, cause, tuple(actions)))
 
 
 def _last_process(name: str, plan: Plan) -> str:

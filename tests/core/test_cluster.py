@@ -198,20 +198,49 @@ def test_a_resumed_run_was_stopped_and_goes_on() -> None:
     assert the_plan(cluster).latest.number == 2
 
 
-def test_cannot_resume_without_a_checkpoint_on_every_node() -> None:
+def test_a_run_goes_on_without_the_checkpoint_of_one_member_who_comes_back_as_a_newcomer() -> None:
+    old = the_plan(founded(3))
+    cluster = Cluster(a_charter(3))
+    for name in names(2):
+        assert cluster.handle(join(name, saved=frozenset({20}), plan=old)) == []
+    assert cluster.waits_for() == {"n2"}
+    actions = cluster.handle(join("n2"))
+    assert kinds(actions) == ["Persist", "Welcome", "Welcome", "Sponsor"]
+    assert (the_plan(cluster).latest.names, the_plan(cluster).latest.start) == (("n0", "n1"), 20)
+    assert only(Sponsor, actions).node == "n2"
+
+
+def test_a_run_does_not_go_on_with_less_than_half() -> None:
+    old = the_plan(founded(3))
+    cluster = Cluster(a_charter(3))
+    cluster.handle(join("n0", saved=frozenset({20}), plan=old))
+    cluster.handle(join("n1"))
+    refused = cluster.handle(join("n2"))
+    assert [r.node for r in refused if isinstance(r, Refuse)] == names(3)
+    assert "n0 has [20]; n1 has none; n2 has none" in only(Refuse, refused[:1]).reason
+
+
+def test_a_resumed_run_waits_for_its_own_members_and_lets_others_join() -> None:
     old = the_plan(founded(2))
     cluster = Cluster(a_charter(2))
     cluster.handle(join("n0", saved=frozenset({20}), plan=old))
-    actions = cluster.handle(join("n1"))
-    assert actions == [Refuse(n, "cannot resume: no checkpoint on n1") for n in names(2)]
+    assert cluster.handle(join("n9")) == []
+    actions = cluster.handle(join("n1", saved=frozenset({20}), plan=old))
+    assert kinds(actions) == ["Persist", "Welcome", "Welcome", "Sponsor"]
+    assert the_plan(cluster).latest.names == ("n0", "n1")
+    assert only(Sponsor, actions).node == "n9"
 
 
-def test_cannot_resume_without_a_common_round() -> None:
-    old = the_plan(founded(2))
-    cluster = Cluster(a_charter(2))
-    cluster.handle(join("n0", saved=frozenset({20}), plan=old))
-    actions = cluster.handle(join("n1", saved=frozenset({30}), plan=old))
-    assert "n0 has [20]; n1 has [30]" in only(Refuse, actions[:1]).reason
+def test_an_operator_can_give_up_a_member_that_does_not_come_back_when_all_were_down() -> None:
+    old = the_plan(founded(3))
+    cluster = Cluster(a_charter(3))
+    for name in names(2):
+        cluster.handle(join(name, saved=frozenset({20}), plan=old))
+    assert only(Reply, cluster.handle(Evict(4, "n2"))).start is None
+    actions = cluster.handle(Evict(5, "n2", force=True))
+    assert kinds(actions) == ["Persist", "Welcome", "Welcome", "Reply"]
+    assert only(Reply, actions).start == 20
+    assert the_plan(cluster).latest.names == ("n0", "n1")
 
 
 # --- changes ----------------------------------------------------------------------------------------

@@ -338,6 +338,15 @@ def test_reach_on_a_ring_is_all_the_others() -> None:
     assert reach(a_plan(*"abcdefgh"), "c", 5) == 7
 
 
+def test_a_round_is_without_the_process_that_was_cut_out_of_it_and_not_without_a_later_one_of_its_name() -> None:
+    """Found by the simulator: the second cut hid the first, and what had been pushed to the first was lost."""
+    plan = a_plan("x", "y")
+    for start, members, cut in ((5, "x", (("y", 3),)), (9, "xy", ()), (12, "x", (("y", 10),))):
+        named = tuple(Member(n, int(n == "y" and start > 5)) for n in members)
+        plan = plan.extend(plan.successor(start, members=named, cut=cut))
+    assert [plan.gone(round) for round in (4, 8, 12)] == [{"y": 3}, {"y": 10}, {}]
+
+
 # --- resume
 
 
