@@ -483,8 +483,7 @@ class Cluster:
         evicted &= self._involved()
         self._fencing = None
         if not evicted:
-            going_on = [Decree(n, self.plan.records) for n in sorted(self._involved()) if self._may_carry(n)]
-            return [*going_on, *(Reply(t, self.plan.latest.start) for t in tickets if t >= 0)]
+            return [*self._decrees(), *(Reply(t, self.plan.latest.start) for t in tickets if t >= 0)]
         self._ballot += 1
         self._fencing = Fencing(self.term, self._ballot, evicted, self._involved() - evicted, tickets)
         return [self._persist(), *self._fences(sorted(self._fencing.survivors)), *self._decree()]
@@ -537,15 +536,19 @@ class Cluster:
         schedule = self.plan.latest.schedule.over(tuple(m.node for m in members))
         record = self.plan.successor(start, schedule=schedule, members=members, cut=cut, term=self.term)
         self.plan = self.plan.extend(record)
-        present = [n for n in sorted(fencing.survivors | fencing.evicted | set(record.names)) if self._may_carry(n)]
         for dead in fencing.evicted:
             self._welcomed.pop(dead, None)  # its next process, or this one if it never heard, is a newcomer
         return [
             *actions,
             self._persist(),
-            *(Decree(n, self.plan.records) for n in present),  # a zombie among the evicted learns it this way
+            *self._decrees(),
             *(Reply(ticket, start) for ticket in fencing.tickets if ticket >= 0),
         ]
+
+    def _decrees(self) -> list[ClusterAction]:
+        """To everyone in the run: a zombie learns that it is out, a leaver that it need not wait for the dead."""
+        assert self.plan is not None
+        return [Decree(node, self.plan.records) for node in sorted(self.present) if self._may_carry(node)]
 
     def _accepted(self, pending: _Pending) -> list[ClusterAction]:
         """A pending record that a survivor knows: as if its acceptance had been heard."""
