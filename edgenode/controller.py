@@ -40,6 +40,7 @@ from edgenode.core.messages import (
 )
 from edgenode.core.plan import Plan
 from edgenode.errors import ConfigError, first_cause
+from edgenode.ledger import Ledger
 from edgenode.net import control, operator
 from edgenode.net.control import ControlServer
 from edgenode.net.discovery import Discovery, Service, interfaces_for
@@ -47,7 +48,6 @@ from edgenode.net.operator import OperatorServer
 from edgenode.net.peers import probe
 from edgenode.net.rpc import serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity, records_to_wire
-from edgenode.store import Ledger
 from edgenode.v1 import control_pb2, operator_pb2
 
 log = structlog.get_logger()

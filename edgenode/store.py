@@ -1,16 +1,17 @@
 """What a node keeps on disk: checkpoints of whole rounds. Safetensors and JSON, never pickle; whole or not at all.
 
 A checkpoint is a folder, written beside its place, flushed and renamed into it; ``sha256sum -c SHA256SUMS`` in the
-folder tells whether it is intact, and so does ``load``. The state of round t is the one
-between two rounds, so the checkpoints of one round on all nodes are a consistent cut of the cluster.
+folder tells whether it is intact, and so does ``load``. No older one goes before the new one would survive a power
+cut; where one of the same round stands, it is set aside, and is read until the new one is in its place. The state of
+round t is the one between two rounds, so the checkpoints of one round on all nodes are a consistent cut of the cluster.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,21 +20,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import numpy as tensors
 
-from edgenode.core.messages import Persist
 from edgenode.core.plan import Plan, Record
 from edgenode.core.sparse_push import State
-from edgenode.errors import CheckpointError, EdgenodeError, RemoteProtocolError
+from edgenode.disk import REAL_DISK, Disk, make_lasting
+from edgenode.errors import CheckpointError, EdgenodeError
 
 _FORMAT = 1
 _KEPT = 2
 _LOCAL = "local."
 _STATE, _META, _SUMS = "state.safetensors", "meta.json", "SHA256SUMS"
+_PARTIAL, _REPLACED = "partial", "replaced"
+_CHECKPOINT = re.compile(rf"round-([0-9]{{9}})|\.round-([0-9]{{9}})\.{_REPLACED}")
 Arrays = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Everything a node needs to go on as if it had never stopped.
 
@@ -52,40 +55,61 @@ class Checkpoint:
 class Store:
     """The checkpoints of one node in one folder."""
 
-    def __init__(self, state_dir: Path, run_digest: str) -> None:
+    def __init__(self, state_dir: Path, run_digest: str, disk: Disk = REAL_DISK) -> None:
         self.folder = state_dir / "checkpoints"
-        self._run_digest = run_digest
+        self._run_digest, self._disk = run_digest, disk
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint atomically and drop all but the newest two.
+        """Write a checkpoint, and then drop all but the newest two; it is on the medium when this returns.
 
         Raises:
             CheckpointError: the disk refuses it.
         """
-        final = self.folder / f"round-{checkpoint.round:09d}"
-        scratch = self.folder / f".{final.name}.partial"
+        scratch = self._hidden(checkpoint.round, _PARTIAL)
         try:
-            for left in self.folder.glob(".*.partial"):  # of a process that died while it wrote
-                shutil.rmtree(left, ignore_errors=True)
-            scratch.mkdir(parents=True)
-            arrays = {"x": checkpoint.state.x, "error": checkpoint.state.error}
-            arrays |= {_LOCAL + key: np.asarray(value, order="C") for key, value in checkpoint.local.items()}
-            save_file(arrays, scratch / _STATE)
-            (scratch / _META).write_text(json.dumps(self._meta(checkpoint), indent=1))
-            (scratch / _SUMS).write_text(_sums(scratch))
-            for path in (*scratch.iterdir(), scratch):
-                _flush(path)
-            shutil.rmtree(final, ignore_errors=True)
-            scratch.rename(final)
-            _flush(self.folder)
+            self._write(checkpoint, scratch)
         except (OSError, SafetensorError) as exc:
+            with suppress(OSError):  # a full disk needs the room
+                self._disk.remove(scratch)
             raise CheckpointError(f"cannot write the checkpoint of round {checkpoint.round}: {exc}") from exc
+        with suppress(OSError, CheckpointError):
+            self._drop(checkpoint.round)
+
+    def _write(self, checkpoint: Checkpoint, scratch: Path) -> None:
+        disk, place = self._disk, self._place(checkpoint.round)
+        make_lasting(disk, self.folder)
+        for name in disk.names(self.folder):
+            if name.startswith(".") and name.endswith(f".{_PARTIAL}"):  # of a process that died while it wrote
+                disk.remove(self.folder / name)
+        disk.make_folder(scratch)
+        for name, content in self._files(checkpoint).items():
+            disk.write(scratch / name, content)
+            disk.flush(scratch / name)
+        disk.flush(scratch)
+        if place.name in disk.names(self.folder):
+            replaced = self._hidden(checkpoint.round, _REPLACED)
+            disk.remove(replaced)
+            disk.rename(place, replaced)
+        disk.rename(scratch, place)
+        disk.flush(self.folder)
+
+    def _drop(self, saved: int) -> None:
+        self._disk.remove(self._hidden(saved, _REPLACED))
         for old in sorted(self.rounds())[:-_KEPT]:
-            shutil.rmtree(self.folder / f"round-{old:09d}", ignore_errors=True)
+            self._disk.remove(self._hidden(old, _REPLACED))
+            self._disk.remove(self._place(old))
 
     def rounds(self) -> frozenset[int]:
-        """The rounds a checkpoint was written for."""
-        return frozenset(int(path.name.removeprefix("round-")) for path in self.folder.glob(f"round-{'[0-9]' * 9}"))
+        """The rounds a checkpoint was written for.
+
+        Raises:
+            CheckpointError: the folder cannot be read.
+        """
+        try:
+            found = map(_CHECKPOINT.fullmatch, self._disk.names(self.folder))
+        except OSError as exc:
+            raise CheckpointError(f"{self.folder} cannot be read: {exc}") from exc
+        return frozenset(int(match[1] or match[2]) for match in found if match)
 
     def load(self, round: int) -> Checkpoint:
         """The checkpoint of a round.
@@ -93,30 +117,37 @@ class Store:
         Raises:
             CheckpointError: it is absent, damaged, or of another run; the file is named.
         """
-        folder = self.folder / f"round-{round:09d}"
+        folder = self._place(round)
         try:
-            sums = _sums(folder)
-            if (folder / _SUMS).read_bytes() != sums.encode():
-                raise CheckpointError(f"{folder} is damaged: {_SUMS} does not match")
-            meta = json.loads((folder / _META).read_text())
-            if meta["format"] != _FORMAT:
-                raise CheckpointError(f"{folder}: format {meta['format']}, expected {_FORMAT}")
-            if meta["run_digest"] != self._run_digest:
-                raise CheckpointError(
-                    f"{folder} is of another run: run digest {meta['run_digest']}, ours is {self._run_digest}"
-                )
-            if meta["round"] != round:
-                raise CheckpointError(f"{folder} holds round {meta['round']}")
-            arrays = load_file(folder / _STATE)
-            plan = Plan(tuple(Record.from_json(text) for text in meta["records"]))
-            state = State(arrays.pop("x"), arrays.pop("error"), float.fromhex(meta["u"]))
-            local = {key.removeprefix(_LOCAL): value for key, value in arrays.items()}
-            counts = {str(name): int(count) for name, count in meta["counts"].items()}
-            return Checkpoint(round, state, plan, local, counts)
+            names = self._disk.names(self.folder)
+            replaced = self._hidden(round, _REPLACED)
+            if folder.name not in names and replaced.name in names:
+                folder = replaced
+            return self._read(folder, round)
         except CheckpointError:
             raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, EdgenodeError) as exc:
             raise CheckpointError(f"{folder} cannot be read: {exc}") from exc
+
+    def _read(self, folder: Path, round: int) -> Checkpoint:
+        content = {name: self._disk.read(folder / name) for name in (_META, _STATE)}
+        if self._disk.read(folder / _SUMS) != _sums(content):
+            raise CheckpointError(f"{folder} is damaged: {_SUMS} does not match")
+        meta = json.loads(content[_META])
+        if meta["format"] != _FORMAT:
+            raise CheckpointError(f"{folder}: format {meta['format']}, expected {_FORMAT}")
+        if meta["run_digest"] != self._run_digest:
+            raise CheckpointError(
+                f"{folder} is of another run: run digest {meta['run_digest']}, ours is {self._run_digest}"
+            )
+        if meta["round"] != round:
+            raise CheckpointError(f"{folder} holds round {meta['round']}")
+        arrays = tensors.load(content[_STATE])
+        plan = Plan(tuple(Record.from_json(text) for text in meta["records"]))
+        state = State(arrays.pop("x"), arrays.pop("error"), float.fromhex(meta["u"]))
+        local = {key.removeprefix(_LOCAL): value for key, value in arrays.items()}
+        counts = {str(name): int(count) for name, count in meta["counts"].items()}
+        return Checkpoint(round, state, plan, local, counts)
 
     def offer(self) -> tuple[frozenset[int], Plan | None]:
         """What to offer for resuming: the intact rounds, and the plan of the newest of them.
@@ -135,8 +166,16 @@ class Store:
             raise CheckpointError("cannot resume: " + "; ".join(damage[1:] or damage))
         return frozenset(intact), intact[max(intact)]
 
-    def _meta(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        return {
+    def _place(self, round: int) -> Path:
+        return self.folder / f"round-{round:09d}"
+
+    def _hidden(self, round: int, purpose: str) -> Path:
+        return self.folder / f".round-{round:09d}.{purpose}"
+
+    def _files(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        arrays = {"x": checkpoint.state.x, "error": checkpoint.state.error}
+        arrays |= {_LOCAL + key: np.asarray(value, order="C") for key, value in checkpoint.local.items()}
+        meta = {
             "format": _FORMAT,
             "run_digest": self._run_digest,
             "round": checkpoint.round,
@@ -144,72 +183,18 @@ class Store:
             "counts": dict(checkpoint.counts),
             "records": [record.to_json() for record in checkpoint.plan.records],
         }
-
-
-class Ledger:
-    """What a controller writes down before it acts: its term, its ballot and the plan. Gone when the run is over."""
-
-    def __init__(self, state_dir: Path, run_digest: str) -> None:
-        self._path = state_dir / "controller.json"
-        self._run_digest = run_digest
-
-    def save(self, persist: Persist) -> None:
-        """Replace what was written down, on disk when this returns."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        records = [record.to_json() for record in persist.plan.records]
-        content = {"run_digest": self._run_digest, "term": persist.term, "ballot": persist.ballot, "records": records}
-        write_atomically(self._path, json.dumps(content, indent=1))
-
-    def load(self) -> Persist | None:
-        """What the last controller of this run wrote down; None if there was none, or its run is over.
-
-        Raises:
-            CheckpointError: the file is damaged, or of another run.
-        """
-        if not self._path.exists():
-            return None
-        try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            if content["run_digest"] != self._run_digest:
-                raise CheckpointError(
-                    f"{self._path} is of an unfinished run with another configuration: "
-                    "remove it, or give another --state-dir"
-                )
-            plan = Plan(tuple(Record.from_json(text) for text in content["records"]))
-            if not plan.records:
-                raise ValueError("no records")
-            return Persist(int(content["term"]), int(content["ballot"]), plan)
-        except (OSError, ValueError, KeyError, TypeError, RemoteProtocolError) as exc:
-            raise CheckpointError(f"{self._path} cannot be read: {exc}") from exc
-
-    def close(self) -> None:
-        """The run is over."""
-        self._path.unlink(missing_ok=True)
+        files = {_STATE: tensors.save(arrays), _META: json.dumps(meta, indent=1).encode()}
+        return files | {_SUMS: _sums(files)}
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file as a whole."""
+    """Replace a text file as a whole; it is on the medium when this returns."""
     scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(text, encoding="utf-8")
-    _flush(scratch)
-    scratch.rename(path)
+    REAL_DISK.write(scratch, text.encode())
+    REAL_DISK.flush(scratch)
+    REAL_DISK.rename(scratch, path)
+    REAL_DISK.flush(path.parent)
 
 
-def _sums(folder: Path) -> str:
-    return "".join(f"{_sha256(folder / name)}  {name}\n" for name in (_META, _STATE))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sums(files: Mapping[str, bytes]) -> bytes:
+    return "".join(f"{sha256(files[name]).hexdigest()}  {name}\n" for name in (_META, _STATE)).encode()

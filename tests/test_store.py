@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import resource
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +18,10 @@ import numpy as np
 import pytest
 
 from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Persist
 from edgenode.core.plan import Member, Schedule, found
 from edgenode.core.sparse_push import State
 from edgenode.errors import CheckpointError
-from edgenode.store import Checkpoint, Ledger, Store, write_atomically
+from edgenode.store import Checkpoint, Store, write_atomically
 
 PLAN = found("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
 DTYPES = [
@@ -164,13 +166,13 @@ def test_a_crash_at_any_step_leaves_what_can_be_loaded(tmp_path: Path, again: bo
             assert len(calls) == steps
             break
         rounds, plan = Store(tmp_path / str(steps), "run").offer()
-        assert 50 in rounds or rounds >= {100, 150}, calls
+        assert rounds == {50, 100} if again else {50, 100} <= rounds or rounds >= {100, 150}, calls
         assert plan == a_checkpoint().plan
         for round in rounds:
             assert store.load(round).state.u == 0.1 + round
         store.save(a_checkpoint(200))
         assert 200 in store.rounds()
-        assert not list(store.folder.glob(".*"))
+        assert not list(store.folder.glob(".*.partial"))
         steps += 1
     assert steps > 6
 
@@ -242,6 +244,158 @@ def test_an_absent_round_is_named(store: Store) -> None:
         store.load(7)
 
 
+CORRUPTIONS = int(os.environ.get("EDGENODE_CORRUPTIONS", "200"))
+ARRAYS = ("x", "error", "local.momentum", "local.buffer.mean")
+FIELDS = ("format", "run_digest", "round", "u", "counts", "records")
+FILES = ("state.safetensors", "meta.json", "SHA256SUMS")
+REGIONS = ("header length", "header", *ARRAYS, *FIELDS, *(f"sum of {name}" for name in FILES[:2]), *FILES, "folder")
+
+
+def region_of(content: dict[str, bytes], region: str) -> tuple[str, int, int]:
+    """The file and the bytes that a region of a checkpoint covers."""
+    state, meta, sums = (content[name] for name in FILES)
+    header = 8 + int.from_bytes(state[:8], "little")
+    if region == "header length":
+        return FILES[0], 0, 8
+    if region == "header":
+        return FILES[0], 8, header
+    if region in ARRAYS:
+        start, stop = json.loads(state[8:header])[region]["data_offsets"]
+        return FILES[0], header + start, header + stop
+    if region in FIELDS:
+        start = meta.index(f'"{region}":'.encode())
+        return FILES[1], start, min([i.start() for i in re.finditer(rb'\n "|\n}', meta) if i.start() > start])
+    start = 0 if region == f"sum of {FILES[1]}" else sums.index(b"\n") + 1
+    return FILES[2], start, sums.index(b"\n", start) + 1
+
+
+def corrupt_bytes(rng: random.Random, whole: bytes, start: int, stop: int) -> bytes:
+    """Another content that differs within these bytes: a bit, or a block of them."""
+    a = rng.randrange(start, stop)
+    b = rng.randint(a + 1, min(stop, a + 64))
+    block = whole[a:b]
+    flipped = bytes([whole[a] ^ 1 << rng.randrange(8)]) + whole[a + 1 : b]
+    return whole[:a] + rng.choice((flipped, flipped, bytes(b - a), rng.randbytes(b - a), b"", block * 2)) + whole[b:]
+
+
+def corrupt_file(rng: random.Random, path: Path, other: Path) -> None:
+    """Do something to a file as a whole, perhaps in exchange with the same file of another round."""
+    whole = path.read_bytes()
+    match rng.choice(("shortened", "emptied", "lengthened", "doubled", "missing", "exchanged", "replaced", "folder")):
+        case "shortened":
+            path.write_bytes(whole[: rng.randrange(len(whole))])
+        case "emptied":
+            path.write_bytes(b"")
+        case "lengthened":
+            path.write_bytes(whole + rng.randbytes(rng.randint(1, 64)))
+        case "doubled":
+            path.write_bytes(whole * 2)
+        case "missing":
+            path.unlink()
+        case "exchanged":
+            path.write_bytes(other.read_bytes())
+            other.write_bytes(whole)
+        case "replaced":
+            path.write_bytes(other.read_bytes())
+        case "folder":
+            path.unlink()
+            path.mkdir()
+
+
+def corrupt_folder(rng: random.Random, path: Path, other: Path) -> None:
+    """Do something to a checkpoint as a whole."""
+    aside = path.with_name("aside")
+    match rng.choice(("renamed", "exchanged", "replaced", "emptied", "file")):
+        case "renamed":
+            path.rename(path.with_name(f"round-{rng.randrange(10**9):09d}"))
+        case "exchanged":
+            path.rename(aside)
+            other.rename(path)
+            aside.rename(other)
+        case "replaced":
+            shutil.rmtree(path)
+            shutil.copytree(other, path)
+        case "emptied":
+            shutil.rmtree(path)
+            path.mkdir()
+        case "file":
+            shutil.rmtree(path)
+            path.write_bytes(rng.randbytes(64))
+
+
+def corrupt(rng: random.Random, region: str, path: Path, other: Path) -> None:
+    if region == "folder":
+        corrupt_folder(rng, path, other)
+    elif region in FILES:
+        corrupt_file(rng, path / region, other / region)
+    else:
+        content = read_folder(path)
+        name, start, stop = region_of(content, region)
+        (path / name).write_bytes(corrupt_bytes(rng, content[name], start, stop))
+
+
+def read_folder(path: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() if p.is_file() else b"" for p in path.iterdir()} if path.is_dir() else {}
+
+
+def write_folder(path: Path, content: dict[str, bytes]) -> None:
+    path.mkdir(parents=True)
+    for name, whole in content.items():
+        (path / name).write_bytes(whole)
+
+
+def same(a: Checkpoint, b: Checkpoint) -> bool:
+    arrays = [{"x": c.state.x, "error": c.state.error, **c.local} for c in (a, b)]
+    plain = [(c.round, c.state.u, c.plan, dict(c.counts)) for c in (a, b)]
+    return plain[0] == plain[1] and all(same_bits(arrays[0][name], arrays[1][name]) for name in arrays[0] | arrays[1])
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_no_corrupted_checkpoint_is_ever_loaded(store: Store, region: str) -> None:
+    """Whatever happens to a region of one round, or of both, what is left intact is offered, and the rest named.
+
+    EDGENODE_CORRUPTIONS is how many are tried over all regions. One that brings SHA256SUMS up to date is an attack,
+    not damage, and out of scope.
+    """
+    rng, outcomes = random.Random(region), Counter[str]()
+    saved = {
+        round: a_checkpoint(round, momentum=np.arange(30.0) / round, **{"buffer.mean": np.ones(9, np.float32) * round})
+        for round in (50, 100)
+    }
+    for checkpoint in saved.values():
+        store.save(checkpoint)
+    whole = {round: read_folder(folder(store, round)) for round in saved}
+    for _ in range(REGIONS.index(region), CORRUPTIONS, len(REGIONS)):
+        damaged = set[int]()
+        while not damaged:  # zeros over zeros are no damage
+            shutil.rmtree(store.folder)
+            for round, content in whole.items():
+                write_folder(folder(store, round), content)
+            for round in rng.choice(([50], [100], [100], [100, 50])):
+                if all((folder(store, r) / name).is_file() for r in saved for name in FILES):
+                    corrupt(rng, region, folder(store, round), folder(store, 150 - round))
+            damaged = {round for round in saved if read_folder(folder(store, round)) != whole[round]}
+        outcomes[require_refusal(store, saved, damaged)] += 1
+    print(region, dict(outcomes))
+
+
+def require_refusal(store: Store, saved: dict[int, Checkpoint], damaged: set[int]) -> str:
+    """Nothing but the intact rounds is offered and loaded, and those to the bit; what happened, in words."""
+    intact = saved.keys() - damaged
+    for round in store.rounds() | saved.keys():
+        if round in intact:
+            assert same(store.load(round), saved[round])
+        else:
+            with pytest.raises(CheckpointError, match=f"round-{round:09d}"):
+                store.load(round)
+    if intact:
+        assert store.offer() == (intact, saved[max(intact)].plan)
+        return "the other one loaded"
+    with pytest.raises(CheckpointError, match=str(store.folder)):
+        store.offer()
+    return "all refused"
+
+
 # --- a disk that refuses
 
 
@@ -310,60 +464,3 @@ def test_a_text_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
         write_atomically(path, text)
         assert path.read_text(encoding="utf-8") == text
     assert list(tmp_path.iterdir()) == [path]
-
-
-# --- the controller's ledger
-
-
-def a_persist(term: int = 2) -> Persist:
-    return Persist(term, 5, PLAN.extend(PLAN.successor(9, term=2, heirs=(("n7", "n0"),), cut=(("n8", 7),))))
-
-
-def test_a_ledger_comes_back_as_it_was_written_last(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "new", "run")
-    assert ledger.load() is None
-    ledger.save(a_persist(1))
-    ledger.save(a_persist())
-    assert Ledger(tmp_path / "new", "run").load() == a_persist()
-
-
-def test_a_ledger_is_gone_when_the_run_is_over(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "run")
-    ledger.save(a_persist())
-    ledger.close()
-    assert ledger.load() is None
-    assert list(tmp_path.iterdir()) == []
-    ledger.close()
-
-
-def test_a_ledger_of_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
-    Ledger(tmp_path, "run").save(a_persist())
-    with pytest.raises(CheckpointError, match=r"controller\.json is of an unfinished run with another configuration"):
-        Ledger(tmp_path, "f00d").load()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        b"",
-        b"[]",
-        b"{}",
-        b"\xff\xfe",
-        b'{"run_digest": "run"',
-        b'{"run_digest": "run", "term": 2, "ballot": 5, "records": []}',
-        b'{"run_digest": "run", "term": 2, "ballot": 5, "records": ["{}"]}',
-        b'{"run_digest": "run", "term": null, "ballot": 5, "records": []}',
-    ],
-)
-def test_a_damaged_ledger_is_refused_by_name(tmp_path: Path, damage: bytes) -> None:
-    (tmp_path / "controller.json").write_bytes(damage)
-    with pytest.raises(CheckpointError, match=r"controller\.json cannot be read"):
-        Ledger(tmp_path, "run").load()
-
-
-def test_a_torn_write_leaves_the_ledger_before(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "run")
-    ledger.save(a_persist())
-    with pytest.raises(Crash), crash_at(1):
-        ledger.save(a_persist(9))
-    assert ledger.load() == a_persist()

@@ -1,0 +1,223 @@
+"""A disk in memory that does to unflushed data what a power cut may do, drawn from a seed.
+
+A file that was not flushed holds its old content, its new one, a part of it, zeros or garbage. A change of names that
+was not flushed with its folder has happened or not, independently of those before and after it. All that POSIX
+promises is kept, and no more: flushing a file does not make its name last, flushing a folder not the files in it, nor
+its own name; a rename happens as a whole or not at all. What was flushed is never harmed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_BLOCK = 512
+
+
+class PowerCut(Exception):
+    """The machine went off; nothing can be done on its disk before ``crash``."""
+
+
+@dataclass(slots=True)
+class _File:
+    content: bytes = b""
+    lasting: bytes = b""
+
+
+@dataclass(slots=True)
+class _Folder:
+    """Names as they are seen, as they were flushed last, and the changes in between; a change to None is a removal."""
+
+    entries: dict[str, _File | _Folder] = field(default_factory=dict)
+    lasting: dict[str, _File | _Folder] = field(default_factory=dict)
+    changes: list[Mapping[str, _File | _Folder | None]] = field(default_factory=list)
+
+    def change(self, change: Mapping[str, _File | _Folder | None]) -> None:
+        self.changes.append(change)
+        _apply(self.entries, change)
+
+
+class SimulatedDisk:
+    """The ``Disk`` of a machine whose power may be cut.
+
+    Attributes:
+        capacity: the bytes of content it takes; writing more fails with ENOSPC, and leaves what fitted. None: any.
+        operations: the changes and flushes so far.
+    """
+
+    def __init__(self, capacity: int | None = None) -> None:
+        self.capacity = capacity
+        self.operations = 0
+        self._root = _Folder()
+        self._last: int | None = None
+        self._off = False
+
+    # --- faults -------------------------------------------------------------------------------------
+
+    def cut_after(self, operations: int | None) -> None:
+        """Let that many more operations succeed; the next one raises PowerCut, as all do from then on. None: never.
+
+        With None after a cut, the disk goes on with nothing lost: only the process had died.
+        """
+        self._last = None if operations is None else self.operations + operations
+        self._off = False
+
+    def crash(self, rng: random.Random) -> None:
+        """Settle what survived, as is found when the machine is on again."""
+        _settle(self._root, rng, rng.random())
+        self.cut_after(None)
+
+    # --- the disk -----------------------------------------------------------------------------------
+
+    def make_folder(self, path: Path) -> None:
+        self._step()
+        folder = self._root
+        for name in _parts(path):
+            if name not in folder.entries:
+                folder.change({name: _Folder()})
+            folder = _as_folder(folder.entries[name], path)
+
+    def write(self, path: Path, content: bytes) -> None:
+        self._step()
+        folder = self._folder(path.parent)
+        file = folder.entries.get(path.name)
+        if isinstance(file, _Folder):
+            raise _error(errno.EISDIR, path)
+        if file is None:
+            file = _File()
+            folder.change({path.name: file})
+        file.content = b""
+        room = len(content) if self.capacity is None else self.capacity - _size(self._root)
+        file.content = content[: max(0, room)]
+        if room < len(content):
+            raise _error(errno.ENOSPC, path)
+
+    def flush(self, path: Path) -> None:
+        self._step()
+        match self._find(path):
+            case _File() as file:
+                file.lasting = file.content
+            case _Folder() as folder:
+                folder.lasting = dict(folder.entries)
+                folder.changes.clear()
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._step()
+        if old.parent != new.parent:
+            raise _error(errno.EXDEV, new)
+        node, there = self._find(old), self._folder(new.parent).entries.get(new.name)
+        match node, there:
+            case _File(), _Folder():
+                raise _error(errno.EISDIR, new)
+            case _Folder(), _File():
+                raise _error(errno.ENOTDIR, new)
+            case _, _Folder(entries) if entries:
+                raise _error(errno.ENOTEMPTY, new)
+        self._folder(new.parent).change({old.name: None, new.name: node})
+
+    def remove(self, path: Path) -> None:
+        self._step()
+        parent = self._folder(path.parent)
+        if path.name in parent.entries:
+            _empty(_as_folder(parent.entries[path.name], path))
+            parent.change({path.name: None})
+
+    def names(self, folder: Path) -> list[str]:
+        self._require_power()
+        try:
+            return list(self._folder(folder).entries)
+        except FileNotFoundError:
+            return []
+
+    def read(self, path: Path) -> bytes:
+        self._require_power()
+        file = self._find(path)
+        if isinstance(file, _Folder):
+            raise _error(errno.EISDIR, path)
+        return file.content
+
+    def _step(self) -> None:
+        self._off = self._off or self.operations == self._last
+        self._require_power()
+        self.operations += 1
+
+    def _require_power(self) -> None:
+        if self._off:
+            raise PowerCut(f"after {self.operations} operations")
+
+    def _folder(self, path: Path) -> _Folder:
+        return _as_folder(self._find(path), path)
+
+    def _find(self, path: Path) -> _File | _Folder:
+        node: _File | _Folder = self._root
+        for name in _parts(path):
+            entries = _as_folder(node, path).entries
+            if name not in entries:
+                raise _error(errno.ENOENT, path)
+            node = entries[name]
+        return node
+
+
+def _apply(entries: dict[str, _File | _Folder], change: Mapping[str, _File | _Folder | None]) -> None:
+    """A file has one name: where it gets another, the one before goes, even if that was to be an earlier change."""
+    for name, node in change.items():
+        for other in [n for n, there in entries.items() if n == name or there is node]:
+            del entries[other]
+        if node is not None:
+            entries[name] = node
+
+
+def _settle(folder: _Folder, rng: random.Random, odds: float) -> None:
+    for change in folder.changes:
+        if rng.random() < odds:
+            _apply(folder.lasting, change)
+    folder.changes.clear()
+    folder.entries = dict(folder.lasting)
+    for node in folder.entries.values():
+        if isinstance(node, _Folder):
+            _settle(node, rng, odds)
+        elif node.content != node.lasting:
+            node.content = node.lasting = _torn(rng, node.lasting, node.content)
+
+
+def _torn(rng: random.Random, old: bytes, new: bytes) -> bytes:
+    at = rng.randrange(len(new) + 1)
+    rest = min(rng.randint(1, _BLOCK), len(new) - at)
+    outcomes = (
+        old,
+        new,
+        new[:at],
+        new[:at] + bytes(len(new) - at),
+        new[:at] + bytes(rest) + new[at + rest :],
+        new[:at] + rng.randbytes(rest) + new[at + rest :],
+    )
+    return rng.choice(outcomes)
+
+
+def _empty(folder: _Folder) -> None:
+    for name, node in list(folder.entries.items()):
+        if isinstance(node, _Folder):
+            _empty(node)
+        folder.change({name: None})
+
+
+def _size(node: _File | _Folder) -> int:
+    return len(node.content) if isinstance(node, _File) else sum(map(_size, node.entries.values()))
+
+
+def _as_folder(node: _File | _Folder, path: Path) -> _Folder:
+    if isinstance(node, _File):
+        raise _error(errno.ENOTDIR, path)
+    return node
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    return path.parts[len(path.root) :]
+
+
+def _error(code: int, path: Path) -> OSError:
+    return OSError(code, os.strerror(code), str(path))
