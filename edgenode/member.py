@@ -330,7 +330,8 @@ class Membership:
             return found(self.config.run.cluster, members, build.schedule(self.config, self._rounds_per_epoch)), 0
         if absent := sorted({m.node for m in members} - set(offers)):
             raise ConfigError(f"cannot resume: no checkpoint on {', '.join(absent)}")
-        return resume(members, offers)
+        newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
+        return resume(newest, members, {node: rounds for node, (rounds, _) in offers.items()})
 
     def _say_silent(self, target: str, why: str) -> None:
         log.info("waiting for a peer", peer=target, why=why)

@@ -149,6 +149,22 @@ class Store:
         counts = {str(name): int(count) for name, count in meta["counts"].items()}
         return Checkpoint(round, state, plan, local, counts)
 
+    def rewind(self, round: int) -> None:
+        """Drop what was saved after a round: a history that the others do not go on with.
+
+        Raises:
+            CheckpointError: the disk refuses it.
+        """
+        try:
+            for newer in sorted(r for r in self.rounds() if r > round):
+                self._disk.remove(self._hidden(newer, _REPLACED))
+                self._disk.remove(self._place(newer))
+            self._disk.flush(self.folder)
+        except FileNotFoundError:
+            pass  # nothing was ever saved
+        except OSError as exc:
+            raise CheckpointError(f"cannot drop the checkpoints after round {round}: {exc}") from exc
+
     def offer(self) -> tuple[frozenset[int], Plan | None]:
         """What to offer for resuming: the intact rounds, and the plan of the newest of them.
 

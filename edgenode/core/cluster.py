@@ -248,7 +248,7 @@ class Cluster:
             return []
         back = {n: self._newcomers[n] for n in self._involved() if n in self._newcomers}
         members = [Member(n, self._incarnation(n), j.address) for n, j in back.items()]
-        offers = {n: (j.saved, j.plan or self.plan) for n, j in self._newcomers.items() if j.saved}
+        offers = {n: j.saved for n, j in self._newcomers.items() if j.saved}
         try:
             if not offers:  # they died before their first round
                 plan, start = found(self.charter.cluster, members, self._founding_schedule()), 0
@@ -256,7 +256,7 @@ class Cluster:
                 members += [
                     Member(n, self._incarnation(n), self._newcomers[n].address) for n in offers if n not in back
                 ]
-                plan, start = resume(members, offers, self.charter.min_nodes)
+                plan, start = resume(self.plan, members, offers, self.charter.min_nodes)
         except GraphError as exc:
             return self._refuse_all(str(exc))
         self.plan = Plan((replace(plan.latest, number=self.plan.latest.number + bool(offers), term=self.term),))

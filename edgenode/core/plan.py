@@ -326,28 +326,30 @@ def found(cluster: str, members: Iterable[Member], schedule: Schedule) -> Plan:
 
 
 def resume(
-    members: Iterable[Member], offers: Mapping[str, tuple[frozenset[int], Plan]], least: int | None = None
+    plan: Plan, members: Iterable[Member], offers: Mapping[str, frozenset[int]], least: int | None = None
 ) -> tuple[Plan, int]:
     """What a stopped cluster goes on with: its plan plus one record, from the newest round that most have saved.
 
     Args:
+        plan: the newest that anyone knows.
         members: who is back, with the incarnations and addresses they have now.
-        offers: per node, the rounds of its checkpoints and the plan in the newest of them.
+        offers: per node, the rounds of its checkpoints.
         least: how many of the members of that round are enough, if half of them are; None means all of them.
 
     Raises:
         GraphError: too few of the members have a round in common.
     """
-    plan = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
-    saved = Counter(round for rounds, _ in offers.values() for round in rounds)
-    start = max(saved, key=lambda round: (saved[round], round))
+    # what an evicted process saved after the last of its rounds that counts is no part of the run
+    counts = {node: {r for r in rounds if r <= plan.gone(r).get(node, r)} for node, rounds in offers.items()}
+    saved = Counter(round for rounds in counts.values() for round in rounds)
+    start = max(saved, key=lambda round: (saved[round], round), default=0)
     in_force = plan.at(start)
     names, returned = in_force.names, sorted(members)
     if least is None and not set(offers) == {m.node for m in returned} == set(names):
         raise GraphError(f"the checkpoints are of {', '.join(names)}, not of {', '.join(sorted(offers))}")
-    here = tuple(m for m in returned if m.node in names and m.node in offers and start in offers[m.node][0])
+    here = tuple(m for m in returned if m.node in names and start in counts.get(m.node, ()))
     if len(here) < (len(names) if least is None else max(least, (len(names) + 1) // 2)):
-        have = "; ".join(f"{n} has {sorted(offers[n][0]) if n in offers else 'none'}" for n in names)
+        have = "; ".join(f"{n} has {sorted(offers.get(n, ())) or 'none'}" for n in names)
         raise GraphError(f"no checkpoint round is common to enough members: {have}")
     record = replace(
         in_force,

@@ -12,10 +12,14 @@ CONTROLLER = "controller"  # its name among the hosts
 
 @dataclass(frozen=True)
 class Kill:
-    """A process ends without a word; ``back_s`` later (None: never) another starts under its name, from nothing."""
+    """A process ends without a word; ``back_s`` later (None: never) another starts under its name, from its disk.
+
+    With ``power``, what was not flushed may be lost or torn.
+    """
 
     node: str
     back_s: float | None = None
+    power: bool = False
 
 
 @dataclass(frozen=True)

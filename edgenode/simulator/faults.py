@@ -36,6 +36,8 @@ KINDS = (
     "lost",
     "duplicated",
     "kill",
+    "power cut",
+    "torn checkpoint refused",
     "freeze",
     "start",
     "joined",
@@ -90,10 +92,10 @@ def network(seed: int) -> Network:
 def _orders(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
     if rng.random() < 0.05:  # the power goes out for all, and comes back
         when = rng.uniform(0.5, rounds * 0.15)
-        return tuple((when + rng.uniform(0, 0.1), Kill(name, rng.uniform(1, 3))) for name in names)
+        return tuple((when + rng.uniform(0, 0.1), Kill(name, rng.uniform(1, 3), power=True)) for name in names)
     draws: list[Callable[[int, str], Order]] = [
         lambda ticket, name: Kill(name),
-        lambda ticket, name: Kill(name, rng.uniform(0.1, 6)),
+        lambda ticket, name: Kill(name, rng.uniform(0.1, 6), power=rng.random() < 0.5),
         lambda ticket, name: Freeze(name, rng.uniform(0.5, 8)),
         Leave,
         lambda ticket, name: Start(f"x{ticket}"),

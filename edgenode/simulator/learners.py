@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgenode.core import codec
+from edgenode.core.compress import Layout
 from edgenode.core.learner import Learner, SparsePush
 from edgenode.core.messages import Message
+from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
 from edgenode.errors import LocalProtocolError
 
+Arrays = Mapping[str, NDArray[Any]]
 Mass = NDArray[Any]  # x and, last, u: float64, or Fractions
 
 
@@ -40,14 +43,23 @@ class Weighed(Learner[Any], Protocol):
         """What a message adds to its receiver's mass when it is mixed: eta * weight * (C[v], u)."""
         ...
 
+    def pack(self, state: State) -> Arrays:
+        """A snapshot as arrays of plain numbers, for a checkpoint."""
+        ...
+
+    def unpacked(self, arrays: Arrays) -> Weighed:
+        """A learner of this kind that goes on from a checkpoint."""
+        ...
+
 
 class Vector(SparsePush):
     """The real algorithm on a small vector."""
 
     tolerance = 1e-3
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, recipe: Recipe, layout: Layout, state: State, seed: int, node: str) -> None:
+        super().__init__(recipe, layout, state, seed, node)
+        self._origin = seed, node
         self.halves: dict[int, Mass] = {}
 
     def emit(self, round: int, displacement: NDArray[np.float32] | None, whole: bool = False) -> bytes:
@@ -63,6 +75,13 @@ class Vector(SparsePush):
         scale = 1.0 if message.weight == 1.0 else self.recipe.step(message.round).averaging_rate * message.weight
         share: Mass = scale * np.append(payload.astype(np.float64), message.u)
         return share
+
+    def pack(self, state: State) -> Arrays:
+        return {"x": state.x, "error": state.error, "u": np.array([state.u])}
+
+    def unpacked(self, arrays: Arrays) -> Vector:
+        state = State(arrays["x"].copy(), arrays["error"].copy(), float(arrays["u"][0]))
+        return Vector(self.recipe, self.layout, state, *self._origin)
 
 
 class Ledger:
@@ -125,7 +144,18 @@ class Ledger:
             del self._emitted[old]
 
     def snapshot(self) -> State:
-        return State(self.model(), np.zeros(1, dtype=np.float32), self.u)
+        x, error = (np.array([value], dtype=object) for value in (self.x, self.error))
+        return State(x, error, self.exact_u)  # type: ignore[arg-type]  # as exact as the rest
+
+    def pack(self, state: State) -> Arrays:
+        text = f"{state.x[0]} {state.u} {state.error[0]}".encode()
+        return {"exact": np.frombuffer(text, dtype=np.uint8)}
+
+    def unpacked(self, arrays: Arrays) -> Ledger:
+        x, u, error = map(Fraction, arrays["exact"].tobytes().decode().split())
+        again = Ledger(self.rounds, x, self.eta, self.grain)
+        again.exact_u, again.error = u, error
+        return again
 
     def mass(self) -> Mass:
         return np.array([self.x, self.exact_u], dtype=object)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from contextlib import suppress
 from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
@@ -69,14 +70,20 @@ from edgenode.core.messages import (
 )
 from edgenode.core.node import Node
 from edgenode.core.plan import Plan, Record
-from edgenode.errors import Evicted, LocalProtocolError
+from edgenode.core.sparse_push import State
+from edgenode.errors import CheckpointError, Evicted, LocalProtocolError
 from edgenode.simulator.books import Books
 from edgenode.simulator.conditions import CONTROLLER, Conditions, Fault, Freeze, Kill, Leap, Order, Partition, Start
+from edgenode.simulator.disk import PowerCut, SimulatedDisk
 from edgenode.simulator.learners import Weighed
 from edgenode.simulator.transcript import brief
+from edgenode.store import Checkpoint, Store
 
 Displace = Callable[[str, int, Any], Any]  # (node, round, z) -> displacement
 _MOST_DOUBLINGS = 2
+_STATE_DIR = Path("/edgenode")
+_OPERATIONS_OF_A_SAVE = 24  # at least as many as there are
+_NO_STATE = State(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.float32))  # learners pack their own
 
 
 class Stuck(LocalProtocolError):
@@ -136,7 +143,9 @@ class Network:
         self._thaws_s: dict[str, float] = {}
         self._member: dict[str, str] = {}  # as which process a name takes part
         self._born: dict[str, Weighed] = {}  # newcomers that have fetched the model
-        self._disk: defaultdict[str, dict[int, tuple[Weighed, Plan]]] = defaultdict(dict)
+        self._disks: defaultdict[str, SimulatedDisk] = defaultdict(SimulatedDisk)
+        self._saving: defaultdict[str, deque[Checkpoint]] = defaultdict(deque)
+        self._safe: defaultdict[str, set[int]] = defaultdict(set)  # rounds whose save has returned
         self._unanswered: dict[tuple[str, int, str, int], Message] = {}  # what the transport still repeats
         self._follows: dict[str, Reign] = {}  # whom a process took its last order from
         self._blocked: Counter[tuple[str, str]] = Counter()  # (sender, receiver): no way through
@@ -292,10 +301,7 @@ class Network:
                 self._report(name)
             case Save():
                 self.saves[name].append(action)
-                copy = deepcopy(self.learners[name]), action.plan
-                self._in_life(
-                    self.now + self._rng.uniform(*self.conditions.sync_s), name, self._synced, name, action.round, copy
-                )
+                self._save(name, action)
             case Finish():
                 self.finished[name] = action
             case Fail(Evicted()):
@@ -366,16 +372,57 @@ class Network:
                 if self._process(dead, round, plan) == process:
                     self._books.taken_back(self._process(name, round, plan), process, last)
 
-    def _synced(self, name: str, round: int, copy: tuple[Weighed, Plan]) -> None:
-        disk = self._disk[name]
-        disk[round] = copy
-        for old in sorted(disk)[:-2]:
-            del disk[old]
+    # --- disks --------------------------------------------------------------------------------------
+
+    def _save(self, name: str, save: Save) -> None:
+        """Begin to write a checkpoint; until it is done, the process may die half-way."""
+        local = self.learners[name].pack(save.state)
+        self._saving[name].append(Checkpoint(save.round, _NO_STATE, save.plan, local, {}))
+        self._in_life(self.now + self._rng.uniform(*self.conditions.sync_s), name, self._saved, name)
+
+    def _saved(self, name: str) -> None:
+        checkpoint = self._saving[name].popleft()
+        self._store(name).save(checkpoint)
+        self._safe[name].add(checkpoint.round)
+
+    def _store(self, name: str) -> Store:
+        return Store(_STATE_DIR, self.charter.run_digest, self._disks[name])
+
+    def _break_off(self, name: str, power: bool) -> None:
+        """A process ends: whatever it was writing is half there. A power cut also tears what was not flushed."""
+        disk = self._disks[name]
+        if self._saving[name]:
+            disk.cut_after(self._rng.randrange(_OPERATIONS_OF_A_SAVE))
+            with suppress(PowerCut):
+                self._store(name).save(self._saving[name][0])
+            self._saving[name].clear()
+        disk.cut_after(None)
+        if power:
+            self.happened["power cut"] += 1
+            disk.crash(self._rng)
+
+    def _intact(self, name: str) -> tuple[frozenset[int], Plan | None]:
+        """What a process finds on its disk; what was safe must be there."""
+        store, plans = self._store(name), {}
+        for round in sorted(store.rounds()):
+            try:
+                plans[round] = store.load(round).plan
+            except CheckpointError:
+                self.happened["torn checkpoint refused"] += 1
+        newest = sorted({*self._safe[name], *plans})[-2:]
+        lost = set(newest) & self._safe[name] - set(plans)
+        self._require(not lost, f"{name} had saved rounds {sorted(lost)}, and lost them")
+        return frozenset(plans), plans[max(plans)] if plans else None
+
+    def _rewind(self, name: str, round: int) -> None:
+        self._store(name).rewind(round)
+        self._safe[name] = {r for r in self._safe[name] if r <= round}
 
     # --- faults -------------------------------------------------------------------------------------
 
-    def _end(self, name: str) -> None:
+    def _end(self, name: str, power: bool = False) -> None:
         """A process is gone, with its links and all it was about to do."""
+        self._break_off(name, power)
         self._life.pop(name, None)
         self.nodes.pop(name, None)
         self._born.pop(name, None)
@@ -402,7 +449,7 @@ class Network:
         if name == CONTROLLER:
             self._crash(back_s)
         else:
-            self._fault(Kill(name, back_s))
+            self._fault(Kill(name, back_s, power=True))
         return True
 
     def _fault(self, fault: Fault) -> None:
@@ -412,8 +459,8 @@ class Network:
         self.happened[type(fault).__name__.lower()] += 1
         self._note(name, fault)
         match fault:
-            case Kill(_, back_s):
-                self._end(name)
+            case Kill(_, back_s, power):
+                self._end(name, power)
                 if back_s is not None:
                     self._at(self.now + back_s, self._fault, Start(name))
             case Freeze(_, for_s):
@@ -479,9 +526,7 @@ class Network:
             self._decide(Lost(name))
         self._links[name] = next(self._link)
         node = self.nodes.get(name)
-        disk = self._disk[name]
-        plan = node.plan if node else disk[max(disk)][1] if disk else None
-        saved = frozenset() if node else frozenset(disk)
+        saved, plan = (frozenset[int](), node.plan) if node else self._intact(name)
         running, process, fenced = node is not None, str(self._life[name]), node.fenced if node else frozenset[str]()
         digest = self.charter.run_digest
         follows = self._follows.get(name) if node else None
@@ -574,9 +619,10 @@ class Network:
             return
         process = self._member[name] = self._process(name, round, plan)
         if round > plan.records[0].start:
+            self._rewind(name, -1)
             self.learners[name] = self._born.pop(name)
             self.happened["joined"] += 1
-        elif plan.records[0].number > 0 and round in self._disk[name]:
+        elif plan.records[0].number > 0 and round in self._store(name).rounds():
             self._resumed(name, round, plan)
         elif name not in self.learners:  # it came before the founding, and took the place of one who is late
             assert self._newborn is not None
@@ -595,7 +641,8 @@ class Network:
             self._books = Books(0 * self._books.total)
             self.graphs = {r: g for r, g in self.graphs.items() if r < round}
             self._digests, self._unanswered = {}, {}
-        self.learners[name] = deepcopy(self._disk[name][round][0])
+        self.learners[name] = self.learners[name].unpacked(self._store(name).load(round).local)
+        self._rewind(name, round)
 
     def _fetch(self, name: str, sponsor: str) -> None:
         """A newcomer copies its sponsor's model; if that is not there, it asks the controller anew."""
