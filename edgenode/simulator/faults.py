@@ -13,13 +13,8 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
-from hashlib import sha256
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -30,8 +25,10 @@ from edgenode.core.messages import Evict, Leave, Lost, Rotate, Stop
 from edgenode.core.plan import Schedule
 from edgenode.simulator.conditions import CONTROLLER, Conditions, Freeze, Kill, Leap, Order, Partition, Start
 from edgenode.simulator.learners import Ledger
-from edgenode.simulator.network import Network, Stuck
+from edgenode.simulator.network import Network
+from edgenode.simulator.trials import add_jobs, report, trials
 
+_ENOUGH = 600  # seeds in which every kind of fault must have happened
 KINDS = (
     "lost",
     "duplicated",
@@ -86,7 +83,7 @@ def network(seed: int) -> Network:
         patience_s=200,
     )
     learners = {name: Ledger(rounds, Fraction(i, 3), eta, grain) for i, name in enumerate(names)}
-    return Network(charter, learners, _displace, conditions, lambda z: Ledger(rounds, z[0], eta, grain))
+    return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z[0], eta, grain))
 
 
 def _orders(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
@@ -124,89 +121,27 @@ def _partition(rng: random.Random, names: list[str]) -> Partition:
     return Partition(*sides, rng.uniform(0.3, 8), one_way=rng.random() < 0.5)
 
 
-def _displace(name: str, round: int, z: Any) -> Any:
+def displace(name: str, round: int, z: Any) -> Any:
     """A local step that differs from node to node and from round to round, and is exact."""
     return np.array([Fraction((sum(map(ord, name)) + 7 * round) % 11 - 5, 4)], dtype=object)
-
-
-def play(seed: int) -> Network:
-    """Play a seed to its end.
-
-    Raises:
-        EdgenodeError: an invariant broke, or nothing moved although a majority was alive.
-    """
-    played = network(seed)
-    try:
-        played.run()
-    except Stuck:
-        why = _may_wait(played)
-        if not why:
-            raise
-        played.happened[why] += 1
-    return played
-
-
-def _may_wait(stuck: Network) -> str:
-    """Why a run that does not go on is right not to; empty if it is not."""
-    if any("stays: without" in line for line in stuck.lines):
-        return "paused below half, and said so"
-    if stuck.cluster and stuck.cluster.missing() and len(stuck.alive) < stuck.charter.nodes:
-        return "a founder never came"
-    members = stuck.cluster.plan.latest.names if stuck.cluster and stuck.cluster.plan else ()
-    return "" if stuck.nodes or set(members) <= stuck.alive else "all died, one for good"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one seed; ``error`` is empty if it held."""
-
-    seed: int
-    happened: Counter[str]
-    digest: str
-    error: str = ""
-
-
-def outcome(seed: int, twice: bool = False) -> Outcome:
-    """Play a seed; ``twice``: and once more, which must give the same transcript."""
-    try:
-        played = play(seed)
-    except Exception as exc:  # whatever it is, it is a failure, and the other seeds go on
-        return Outcome(seed, Counter(), "", f"{type(exc).__name__}: {exc}")
-    same = not twice or play(seed).digest == played.digest
-    return Outcome(seed, played.happened, played.digest, "" if same else "played twice, it gave two transcripts")
-
-
-def outcomes(seeds: Sequence[int], twice: bool = False, jobs: int | None = None) -> Iterator[Outcome]:
-    """Play many seeds on all processors, or on ``jobs`` of them; in the order of the seeds."""
-    with get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(partial(outcome, twice=twice), seeds, chunksize=16)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0..200", help="first..last, the last one not included; or one seed")
     parser.add_argument("--twice", action="store_true", help="play every seed twice: the transcripts must be equal")
-    parser.add_argument("--jobs", type=int, help="processes [default: one per processor]")
+    add_jobs(parser)
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last) if last else int(first) + 1)
-    happened, failures, digest = Counter[str](), 0, sha256()
-    for done, played in enumerate(outcomes(seeds, options.twice, options.jobs), 1):
-        happened += played.happened
-        digest.update(played.digest.encode())
-        if played.error:
-            failures += 1
-            print(f"seed {played.seed}: {played.error}", flush=True)
-            print(f"  replay: python -m edgenode.simulator.faults --seeds {played.seed}", flush=True)
-        if sys.stderr.isatty():
-            print(f"\r{done}/{len(seeds)} seeds, {failures} violations", end="", file=sys.stderr, flush=True)
-    print(f"{len(seeds)} seeds, {failures} violations, transcripts {digest.hexdigest()[:16]}")
-    for kind in sorted({*KINDS, *happened}):
-        print(f"  {kind}: {happened[kind]}")
-    never = [kind for kind in KINDS if not happened[kind]] if len(seeds) >= 200 else []
+    played = trials(network, seeds, options.twice, options.jobs)
+    summary = report(played, len(seeds), "seed", "python -m edgenode.simulator.faults --seeds {}".format)
+    for kind in sorted({*KINDS, *summary.happened}):
+        print(f"  {kind}: {summary.happened[kind]}")
+    never = [kind for kind in KINDS if not summary.happened[kind]] if len(seeds) >= _ENOUGH else []
     if never:
         print(f"never happened: {', '.join(never)}")
-    sys.exit(1 if failures or never else 0)
+    sys.exit(bool(summary.failures or never))
 
 
 if __name__ == "__main__":

@@ -556,9 +556,9 @@ class Network:
             self._decide(event)
 
     def _report(self, name: str) -> None:
-        node = self.nodes[name]
-        latest = node.plan.latest
-        self._up(name, Progressed(name, node.next_round, latest.number, latest.digest))
+        if node := self.nodes.get(name):  # else it has just died
+            latest = node.plan.latest
+            self._up(name, Progressed(name, node.next_round, latest.number, latest.digest))
 
     def _decide(self, event: ClusterEvent) -> None:
         if self.cluster is None:
