@@ -53,8 +53,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     seed: Annotated[Unsigned32, "seed of everything that is drawn at random"] = 0
     checkpoint_every: Annotated[AtLeast1, "rounds between two checkpoints"] = 50
     evaluate_every: Annotated[AtLeast0, "rounds between two evaluations; 0 means only at the end"] = 50
-    barrier_timeout_s: Annotated[Positive, "seconds a round may wait for its in-neighbours"] = 120.0
+    barrier_timeout_s: Annotated[
+        Positive, "seconds a round waits for its in-neighbours before a node says so; without a controller, gives up"
+    ] = 120.0
     evict_after_s: Annotated[Positive, "seconds of silence after which a member is taken for dead"] = 30.0
+    straggler: Annotated[
+        Literal["wait", "drop"], "what becomes of a member that answers and holds the others up for evict_after_s"
+    ] = "wait"
     min_nodes: Annotated[UpTo1024, "members that must stay, whoever leaves or dies"] = 1
     window: Annotated[UpTo1024, "rounds a node may be ahead of an unacknowledged push"] = 8
     threads: Annotated[AtLeast1, "torch threads of one node"] = 1
@@ -163,7 +168,16 @@ KEYS: Mapping[str, Key] = {
 }
 
 # May differ from node to node; everything else is in the digest.
-LOCAL_KEYS = frozenset({"run.threads", "run.device", "run.checkpoint_every", "run.barrier_timeout_s", "task.data_dir"})
+LOCAL_KEYS = frozenset(
+    {
+        "run.threads",
+        "run.device",
+        "run.checkpoint_every",
+        "run.barrier_timeout_s",
+        "run.straggler",
+        "task.data_dir",
+    }
+)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -39,16 +39,17 @@ from edgenode.core.messages import (
     Welcome,
 )
 from edgenode.core.plan import Plan
-from edgenode.errors import ConfigError, first_cause
+from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, first_cause
 from edgenode.ledger import Ledger
 from edgenode.net import control, operator
 from edgenode.net.control import ControlServer
 from edgenode.net.discovery import Discovery, Service, interfaces_for
-from edgenode.net.operator import OperatorServer
+from edgenode.net.operator import OperatorServer, operating
 from edgenode.net.peers import probe
-from edgenode.net.rpc import serving, split_address
-from edgenode.net.wire import PROTOCOL, Identity, records_to_wire
+from edgenode.net.rpc import join_address, serving, split_address
+from edgenode.net.wire import PROTOCOL, Identity, records_to_wire, reign_to_wire
 from edgenode.v1 import control_pb2, operator_pb2
+from edgenode.watch import Heard, Held, held, holding_up, silent, too_slow
 
 log = structlog.get_logger()
 
@@ -65,20 +66,30 @@ class Attendance:
     """What the controller last heard of a node."""
 
     address: str
+    process: str = ""  # unknown of a member that has not called yet
     connected: bool = True
     seen: float = field(default_factory=time.monotonic)
     progress: control_pb2.Progress = field(default_factory=control_pb2.Progress)
 
+    def heard(self, now: float) -> Heard:
+        """As evidence."""
+        p = self.progress
+        return Heard(now - self.seen, tuple(p.waiting_for), p.waiting_s, p.state in _ENDED)
+
 
 class Controller:
-    """Founds one run, changes its plan, watches it to its end."""
+    """Founds one run, changes its plan, watches it to its end.
 
-    def __init__(self, config: Config, listen: str, state_dir: Path) -> None:
+    Args:
+        recover: take the place of a controller that is lost for good.
+    """
+
+    def __init__(self, config: Config, listen: str, state_dir: Path, recover: bool = False) -> None:
         self.config, self.listen = config, listen
         self.ledger = Ledger(state_dir, config.digest())
-        saved = self.ledger.load()
+        saved = self._saved(recover)
         reign = Reign(saved.term + 1 if saved else 0, secrets.token_hex(4), listen)
-        self.cluster = Cluster(build.charter(config), reign, saved)
+        self.cluster = Cluster(build.charter(config), reign, saved, recover)
         if saved:
             log.info("the run goes on", term=saved.term + 1, nodes=list(saved.plan.latest.names))
             self.ledger.save(replace(saved, term=saved.term + 1))
@@ -86,9 +97,29 @@ class Controller:
         self._mailbox: asyncio.Queue[ClusterEvent] = asyncio.Queue()
         self._tickets = count()
         self._asked: dict[int, asyncio.Future[int]] = {}
+        self._held: dict[str, Held] = {}
+        self._expect_members()
         identity = Identity(config.run.cluster, "controller", config.digest())
         self._identity = identity
-        self._control = ControlServer(identity, self._mailbox.put_nowait, self._reported, self._wants_to_leave)
+        self._control = ControlServer(
+            identity, self._mailbox.put_nowait, self._reported, self._wants_to_leave, self._planned
+        )
+
+    def _saved(self, recover: bool) -> Persist | None:
+        try:
+            return self.ledger.load()
+        except OtherRun:
+            raise
+        except CheckpointError as exc:
+            if not recover:
+                raise ConfigError(f"{exc}; to take the plan from the nodes that run, start with --recover") from exc
+            log.warning("taking the plan from the nodes that run", reason=str(exc))
+            self.ledger.close()
+            return None
+
+    def _planned(self, node: str) -> str:
+        members = self.cluster.plan.latest.members if self.cluster.plan else ()
+        return next((m.address for m in members if m.node == node), "")
 
     async def run(self) -> bool:
         """Serve until every member has ended; True if all were done, or stopped because they were told to.
@@ -101,12 +132,16 @@ class Controller:
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(serving(self.listen, services))
             host = split_address(self.listen)[0]
+            address = join_address(interfaces_for(host)[0], port)
+            self.cluster.reign = replace(self.cluster.reign, address=address)
             found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
-            await found.announce(Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL))
+            service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
+            await found.announce(service, self._is_alive)
             log.info(
                 "controller ready",
                 cluster=self.config.run.cluster,
-                listen=f"{host}:{port}",
+                listen=join_address(host, port),
+                term=self.cluster.term,
                 nodes=self.config.run.nodes,
             )
             async with asyncio.TaskGroup() as group:
@@ -120,6 +155,15 @@ class Controller:
         self.ledger.close()
         return all(a.progress.state in _ENDED_WELL for a in self._members())
 
+    async def _is_alive(self, other: Service) -> bool:
+        """Whether another controller of this cluster answers where one was announced."""
+        for target in other.targets:
+            with suppress(EdgenodeError):
+                async with operating(target, _PROBE_S) as calls:
+                    status = await calls.status()
+                    return status.cluster == self.config.run.cluster and status.reign.nonce != self.cluster.reign.nonce
+        return False
+
     def _members(self) -> list[Attendance]:
         names = self.cluster.plan.latest.names if self.cluster.plan else ()
         return [self.nodes[name] for name in names if name in self.nodes]
@@ -131,13 +175,19 @@ class Controller:
             self._note(event)
             for action in self.cluster.handle(event):
                 self._perform(action)
+            self._expect_members()
             if isinstance(event, (Joined, Lost)) and self.cluster.plan is None:
                 self._control.standby(sorted(self.cluster.present), self.cluster.missing())
+
+    def _expect_members(self) -> None:
+        """A member that has not called since we started may be dead: its silence counts from then."""
+        for member in self.cluster.plan.latest.members if self.cluster.plan else ():
+            self.nodes.setdefault(member.node, Attendance(member.address, connected=False))
 
     def _note(self, event: ClusterEvent) -> None:
         match event:
             case Joined(node, address):
-                self.nodes[node] = Attendance(address)
+                self.nodes[node] = Attendance(address, event.process)
                 log.info("node joined", node=node, address=address, missing=max(0, self.cluster.missing() - 1))
             case Lost(node) if node in self.nodes:
                 self.nodes[node].connected = False
@@ -152,9 +202,9 @@ class Controller:
                 log.info("welcome", node=node, round=action.round)
                 self._control.perform(action)
             case Abdicate(reason):
-                raise ConfigError(reason)
+                raise ConfigError(f"{reason}; if that one is gone for good, start this one with --recover")
             case Hello():
-                pass
+                self._control.perform(action)
             case Refuse(node, reason):
                 log.warning("refused a node", node=node, reason=reason)
                 if node not in self.cluster.present:
@@ -208,30 +258,47 @@ class Controller:
             if alone_since is not None and time.monotonic() - alone_since > _GIVE_UP_S:
                 return
 
-    # --- the silent ---------------------------------------------------------------------------------
+    # --- the silent and the slow --------------------------------------------------------------------
 
     def _forget_dead(self, plan: Plan) -> None:
         for dead, _ in plan.latest.cut:
             if dead in self.nodes and dead not in self.cluster.present:
                 del self.nodes[dead]
 
+    def _heard(self) -> dict[str, Heard]:
+        now = time.monotonic()
+        return {node: attendance.heard(now) for node, attendance in self.nodes.items()}
+
+    def _silent(self) -> list[str]:
+        members = len(self.cluster.plan.latest.members) if self.cluster.plan else 0
+        return silent(self._heard(), members, self.config.run.evict_after_s)
+
     async def _watch_over_members(self) -> None:
-        """Take a member for dead if it says nothing, someone waits for it, and it does not answer a call either."""
+        """Take for dead who is silent and does not answer a call either; see who is slow."""
+        looked_at = time.monotonic()
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            for name in [n for n in self.nodes if self._is_silent(n)]:
-                if not await probe(self.nodes[name].address, self._identity, _PROBE_S) and self._is_silent(name):
+            now = time.monotonic()
+            self._held = held(self._held, holding_up(self._heard()), now - looked_at)
+            looked_at = now
+            self._drop_slow()
+            for name in self._silent():
+                if not await self._answers(name) and name in self._silent():
                     log.warning("a node is silent", node=name, since_s=round(time.monotonic() - self.nodes[name].seen))
                     self.nodes[name].seen = time.monotonic()  # if it may not go, we say so again after a while
                     self._mailbox.put_nowait(Evict(-1, name))
 
-    def _is_silent(self, name: str) -> bool:
-        silent, limit_s = self.nodes.get(name), self.config.run.evict_after_s
-        if silent is None or self.cluster.plan is None or silent.progress.state in _ENDED:
-            return False
-        waiting = [a for n, a in self.nodes.items() if n != name and name in a.progress.waiting_for]
-        accused = any(a.progress.waiting_s >= limit_s / 2 for a in waiting)
-        return accused and time.monotonic() - silent.seen >= limit_s
+    async def _answers(self, name: str) -> bool:
+        """Whether the process that was last seen under a name answers where it was; another one there is no proof."""
+        there, last = await probe(self.nodes[name].address, self._identity, _PROBE_S), self.nodes.get(name)
+        return bool(there and last and there.is_of(self._identity, name) and last.process in ("", there.process))
+
+    def _drop_slow(self) -> None:
+        if self.config.run.straggler == "wait":
+            return
+        for name in too_slow(self._heard(), self._held, self.config.run.evict_after_s):
+            log.warning("a node is too slow", node=name, holds_up_s=round(self._held.pop(name).held_s))
+            self._mailbox.put_nowait(Evict(-1, name))
 
     def _wants_to_leave(self, node: str) -> None:
         ticket = next(self._tickets)
@@ -263,9 +330,16 @@ class Controller:
 
     def _status(self) -> operator_pb2.ClusterStatus:
         plan, now = self.cluster.plan, time.monotonic()
+        holding = holding_up(self._heard())
         nodes = [
             operator_pb2.NodeStatus(
-                node=node, address=a.address, connected=a.connected, last_seen_s=now - a.seen, progress=a.progress
+                node=node,
+                address=a.address,
+                connected=a.connected,
+                last_seen_s=now - a.seen,
+                progress=a.progress,
+                holds_up=holding.get(node, ()),
+                holds_up_s=self._held[node].held_s if node in self._held else 0.0,
             )
             for node, a in sorted(self.nodes.items())
         ]
@@ -273,12 +347,13 @@ class Controller:
             cluster=self.config.run.cluster,
             missing=self.cluster.missing(),
             records=records_to_wire(plan.records if plan else ()),
+            reign=reign_to_wire(self.cluster.reign),
             nodes=nodes,
             rounds_per_epoch=self.cluster.rounds_per_epoch,
         )
 
 
-def run_controller(config: Config, listen: str, state_dir: Path) -> bool:
+def run_controller(config: Config, listen: str, state_dir: Path, recover: bool = False) -> bool:
     """Run a controller to the end of its run, in an event loop of its own; True if no node failed.
 
     Raises:
@@ -286,6 +361,6 @@ def run_controller(config: Config, listen: str, state_dir: Path) -> bool:
         KeyboardInterrupt: it was interrupted.
     """
     try:
-        return asyncio.run(Controller(config, listen, state_dir).run())
+        return asyncio.run(Controller(config, listen, state_dir, recover).run())
     except BaseExceptionGroup as exc:
         raise first_cause(exc) from exc

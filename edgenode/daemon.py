@@ -50,6 +50,7 @@ from edgenode.net.control import ControlLink
 from edgenode.net.peers import Peers, PeerServer, Whereabouts
 from edgenode.store import Arrays, Checkpoint, Store
 from edgenode.v1 import control_pb2
+from edgenode.watch import Standstill
 
 if TYPE_CHECKING:
     from edgenode.tasks.trainer import Trainer
@@ -58,6 +59,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _REPORT_EVERY_S = 0.2
+_SAY_EVERY_S = 30.0
 _LEAVE_GRACE_S = 10.0
 _Z = "z"  # beside the buffers in what a sponsor sends
 
@@ -85,11 +87,12 @@ class View:
     number: int
     digest: str
     missing: tuple[str, ...]
+    fenced: frozenset[str]
 
     @classmethod
     def of(cls, node: Node) -> View:
         latest = node.plan.latest
-        return cls(node.round, node.next_round, node.end, latest.number, latest.digest, node.missing())
+        return cls(node.round, node.next_round, node.end, latest.number, latest.digest, node.missing(), node.fenced)
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ class Daemon:
         self._server, self._worker, self._control, self._whereabouts = server, worker, control, whereabouts
         self._mailbox: asyncio.Queue[NodeEvent] = asyncio.Queue()
         self._deadline: asyncio.TimerHandle | None = None
-        self._waiting_since = time.monotonic()
+        self._waiting_since: float | None = None
+        self._standstill = Standstill(min(config.run.barrier_timeout_s, _SAY_EVERY_S))
         self._outcome: Outcome | None = None
         self._z: Floats | None = None
         self._layout = Layout(tuple(size for _, size in trainer.layout))
@@ -165,6 +169,7 @@ class Daemon:
 
     def _state(self, start: int) -> State:
         """The state to begin with: the common initial model, or the checkpoint of the round all agreed on."""
+        self._store.rewind(start)
         if start == 0:
             return State.initial(self._trainer.initial())
         checkpoint = self._store.load(start)
@@ -174,7 +179,8 @@ class Daemon:
         return checkpoint.state
 
     def _newborn(self, fetched: Arrays) -> State:
-        """A newcomer's state: its sponsor's z and buffers, u = 1, no error, no momentum."""
+        """A newcomer's state: its sponsor's z and buffers, u = 1, no error, no momentum; what it was before is gone."""
+        self._store.rewind(-1)
         buffers = {name: value for name, value in fetched.items() if name != _Z}
         self._trainer.load_local_state({**self._trainer.local_state(), **buffers})
         return State.initial(fetched[_Z])
@@ -332,12 +338,15 @@ class Daemon:
     # --- time ---------------------------------------------------------------------------------------
 
     def _arm(self, round: int) -> None:
+        """A wait begins. It has an end only without a controller: with one, the silent are cut out."""
         self._disarm()
         self._waiting_since = time.monotonic()
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._config.run.barrier_timeout_s, self.post, TimedOut(round))
+        if self._control is None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(self._config.run.barrier_timeout_s, self.post, TimedOut(round))
 
     def _disarm(self) -> None:
+        self._waiting_since = None
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -347,7 +356,19 @@ class Daemon:
     async def _report_regularly(self) -> None:
         while True:
             self._report(control_pb2.STATE_RUNNING)
+            self._say_if_stuck()
             await asyncio.sleep(_REPORT_EVERY_S)
+
+    def _say_if_stuck(self) -> None:
+        """Say whom we wait for, and since when: every barrier_timeout_s, at the latest every 30 s."""
+        view, away = self._view, self._control is not None and not self._control.connected.is_set()
+        since_s = self._standstill.due(time.monotonic(), view.round, bool(view.missing or view.fenced))
+        if since_s is None:
+            return
+        fenced = {"fenced_from": sorted(view.fenced)} if view.fenced else {}
+        where = {"controller": "away"} if away else {}
+        waiting = {"waiting_for": list(view.missing), "since_s": round(since_s)}
+        log.warning("no progress", round=view.round, **waiting, **fenced, **where)
 
     def fail(self, error: BaseException) -> None:
         """Report that this node gave up."""
@@ -357,7 +378,8 @@ class Daemon:
         if self._control is None:
             return
         view, tally = self._view, self.tally
-        waiting = view.missing if self._deadline is not None else ()
+        since = self._waiting_since
+        waiting = view.missing if since is not None else ()
         self._control.report(
             control_pb2.Progress(
                 next_round=view.next_round,
@@ -373,7 +395,7 @@ class Daemon:
                 dense_bytes=tally.dense_bytes,
                 u=tally.u,
                 waiting_for=waiting,
-                waiting_s=time.monotonic() - self._waiting_since if waiting else 0.0,
+                waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,
                 state=state,
                 error=error,
             )

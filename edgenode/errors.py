@@ -51,6 +51,10 @@ class CheckpointError(EdgenodeError):
     """A checkpoint is absent, torn or of another run: refused by name, never loaded wrong."""
 
 
+class OtherRun(CheckpointError):
+    """State on disk that is of a run with another configuration; both digests are in the text."""
+
+
 def first_cause(error: BaseException) -> BaseException:
     """What a task group failed with: one of our own errors if there is any, else the first."""
     while isinstance(error, BaseExceptionGroup):

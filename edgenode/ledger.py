@@ -15,7 +15,7 @@ from pathlib import Path
 from edgenode.core.messages import Persist
 from edgenode.core.plan import Plan, Record
 from edgenode.disk import REAL_DISK, make_lasting
-from edgenode.errors import CheckpointError, RemoteProtocolError
+from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError
 
 _APPLICATION = int.from_bytes(b"edgn")
 _FORMAT = 1
@@ -61,7 +61,7 @@ class Ledger:
         """What the last controller of this run wrote down; None if there was none, or its run is over.
 
         Raises:
-            CheckpointError: the file is damaged, or of another run.
+            CheckpointError: the file is damaged; OtherRun: it is of another run.
         """
         try:
             if not self.path.exists():
@@ -123,9 +123,9 @@ class Ledger:
         if digest != _digest(run_digest, term, ballot, texts):
             raise ValueError("its checksum does not match")
         if run_digest != self._run_digest:
-            raise CheckpointError(
-                f"{self.path} is of an unfinished run with another configuration: "
-                "remove it, or give another --state-dir"
+            raise OtherRun(
+                f"{self.path} is of an unfinished run with another configuration, digest {run_digest}, ours is "
+                f"{self._run_digest}: remove it, or give another --state-dir"
             )
         return Persist(term, ballot, Plan(tuple(map(Record.from_json, texts))))
 

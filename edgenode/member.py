@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import signal
 import time
 import zlib
@@ -23,14 +24,14 @@ from safetensors.numpy import load
 
 from edgenode import build, results
 from edgenode.config import Config
-from edgenode.core.messages import Decreed, Fenced, Joined, RecordOffered, Welcome
+from edgenode.core.messages import Decreed, Fenced, Hello, Joined, RecordOffered, Reign, Welcome
 from edgenode.core.plan import Member, Plan, found, resume
 from edgenode.daemon import Daemon, Outcome, Worker
-from edgenode.errors import CheckpointError, ConfigError, Evicted, TransportError, first_cause
+from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause
 from edgenode.net import peers
 from edgenode.net.control import ControlLink, Order, Sponsored, Stay
 from edgenode.net.discovery import Discovery, Service, interfaces_for
-from edgenode.net.peers import PeerServer, Whereabouts, fetch_model, meet, probe
+from edgenode.net.peers import PeerServer, Whereabouts, fetch_model, meet, probe, same_name
 from edgenode.net.rpc import address_towards, join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.store import Arrays, Store
@@ -38,6 +39,7 @@ from edgenode.store import Arrays, Store
 log = structlog.get_logger()
 
 _FLUSH_S = 2.0
+_MEET_S = 10.0
 _FETCH_S = 600.0
 _PROBE_S = 5.0
 _RETRY_S = 2.0
@@ -53,6 +55,7 @@ class Options:
     Attributes:
         peers: host:port of the others; empty to find them by mDNS.
         controller: "mdns", "none", or host:port.
+        fresh: forget the checkpoints, and start anew.
         wait_s: how long to look for the controller, or for the peers, before giving up.
     """
 
@@ -62,7 +65,7 @@ class Options:
     peers: tuple[str, ...]
     controller: str
     state_dir: Path
-    resume: bool = False
+    fresh: bool = False
     wait_s: float = 300.0
 
 
@@ -74,7 +77,8 @@ class Membership:
         self.config = options.config
         self.worker = Worker()
         self.store = Store(options.state_dir, self.config.digest())
-        self.identity = Identity(self.config.run.cluster, options.name, self.config.digest())
+        process = secrets.token_hex(8)
+        self.identity = Identity(self.config.run.cluster, options.name, self.config.digest(), process=process)
         self.saved = self._saved()
         self.server = PeerServer(self.identity, self.saved)
         self.port = 0
@@ -85,22 +89,26 @@ class Membership:
         self._sponsored: asyncio.Queue[Sponsored] = asyncio.Queue()
         self._fetched: Arrays | None = None
         self._over = False
-        self._process = secrets.token_hex(8)
+        self._follows: Reign | None = None
         self._rounds_per_epoch = 1
 
     def _saved(self) -> tuple[frozenset[int], Plan | None]:
-        """What there is to resume from; a new run does not overwrite an old one's checkpoints."""
-        if self.options.resume:
-            try:
-                return self.store.offer()
-            except CheckpointError as exc:
-                raise ConfigError(str(exc)) from exc
-        if rounds := self.store.rounds():
-            raise ConfigError(
-                f"{self.store.folder} holds a checkpoint of round {max(rounds)}: "
-                "go on with --resume, or give another --state-dir"
-            )
-        return frozenset(), None
+        """What there is to go on from: the rounds of the intact checkpoints, and the plan of the newest.
+
+        Raises:
+            ConfigError: the checkpoints are of another run.
+        """
+        if self.options.fresh:
+            _remove(self.store.folder)
+        try:
+            rounds, plan, damage = self.store.offer()
+        except OtherRun as exc:
+            raise ConfigError(f"{exc}; forget it with --fresh, or give another --state-dir") from exc
+        for reason in damage:
+            log.warning("skipping a checkpoint", reason=reason)
+        if damage and not rounds:
+            log.warning("no checkpoint is intact: joining without", folder=str(self.store.folder))
+        return rounds, plan
 
     async def run(self) -> dict[str, Any]:
         """From nothing to result.json.
@@ -120,6 +128,7 @@ class Membership:
                 if self.options.controller == "none":
                     plan, start = await self._found_among_peers()
                     daemon, outcome = await self._take_part(plan, start, None)
+                    await self.server.met_by(frozenset(self.addresses), _MEET_S)
                 else:
                     daemon, outcome = await self._join_controller(stack)
                 return self._conclude(daemon, outcome, time.monotonic() - began)
@@ -142,9 +151,12 @@ class Membership:
         self.server.identity = replace(self.identity, plan_digest=founding, incarnation=incarnation)
         log.info("run begins", round=start, nodes=list(plan.latest.names), plan=plan.latest.digest[:12])
         trainer = await self.worker(self._build_trainer, plan)
+        fetched = (
+            self._fetched if start > plan.records[0].start else None
+        )  # else all resume, whatever it fetched before
         daemon = self._daemon = Daemon(
             self.config, self.options.name, trainer, plan, start, self.store,
-            self.server, self.worker, link, self._whereabouts, self._fetched,
+            self.server, self.worker, link, self._whereabouts, fetched,
         )  # fmt: skip
         if link is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._asked_to_leave, link)
@@ -178,8 +190,7 @@ class Membership:
     def _asked_to_leave(self, link: ControlLink) -> None:
         """SIGTERM: hand over and go; a second one does not wait for that."""
         loop = asyncio.get_running_loop()
-        loop.remove_signal_handler(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        loop.add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
         log.info("leaving: handing over first", again="SIGTERM once more stops at once")
         link.leave()
         self._await_leave(link, loop.time() + _HAND_OVER_S)
@@ -282,12 +293,15 @@ class Membership:
             rounds,
             plan,
             running,
-            self._process,
+            self.identity.process,
             self._daemon.fenced if self._daemon is not None else frozenset(),
+            self._follows if running else None,
         )
 
     def _ordered(self, order: Order) -> None:
         match order:
+            case Hello(_, reign):
+                self._greeted(reign)
             case Welcome():
                 if self._welcome is not None and not self._welcome.done():
                     self._welcome.set_result(order)
@@ -298,6 +312,16 @@ class Membership:
             case RecordOffered() | Fenced() | Decreed():
                 if self._daemon is not None:
                     self._daemon.post(order)
+
+    def _greeted(self, reign: Reign) -> None:
+        """A run has one controller: who is in it takes no orders from an older one, or from a second.
+
+        Raises:
+            TransportError: this is not the one; the right one may be found at the next attempt.
+        """
+        if self._daemon is not None and self._follows is not None and reign.yields_to(self._follows):
+            raise TransportError(f"the controller at {reign} is not the one we follow, at {self._follows}")
+        self._follows = reign
 
     def _say_waiting(self, present: tuple[str, ...], missing: int) -> None:
         log.info("waiting for nodes", present=list(present), missing=missing)
@@ -314,11 +338,14 @@ class Membership:
         for target, task in zip(self.options.peers, tasks, strict=True):
             identity, rounds, plan = task.result()
             if identity.node == self.options.name:
-                if split_address(target)[1] != self.port:
-                    raise ConfigError(
-                        f"the peer at {target} has our own name {identity.node!r}: give it another --name"
-                    )
+                if identity.process != self.identity.process:
+                    raise same_name(identity.node, target)
                 continue
+            if identity.node in self.addresses:
+                raise ConfigError(
+                    f"node id {identity.node!r} is that of {self.addresses[identity.node]} and of {target}: "
+                    "give one of them another --name"
+                )
             self.addresses[identity.node] = target
             answers.append((identity, rounds, plan))
         if len(answers) != self.config.run.nodes:
@@ -329,7 +356,10 @@ class Membership:
         if not offers:
             return found(self.config.run.cluster, members, build.schedule(self.config, self._rounds_per_epoch)), 0
         if absent := sorted({m.node for m in members} - set(offers)):
-            raise ConfigError(f"cannot resume: no checkpoint on {', '.join(absent)}")
+            raise ConfigError(
+                f"cannot resume: no checkpoint on {', '.join(absent)}, but on {', '.join(sorted(offers))}: "
+                "bring back what those have lost, or start all with --fresh"
+            )
         newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
         return resume(newest, members, {node: rounds for node, (rounds, _) in offers.items()})
 
@@ -345,7 +375,7 @@ class Membership:
         result = results.summary(self.config, [daemon.result(outcome)], wall_s)
         results.write(folder / "result.json", result)
         log.info(
-            "run done" if outcome.complete else "run stopped or left: go on with --resume",
+            "run done" if outcome.complete else "run stopped or left: start again to go on",
             rounds=outcome.round,
             accuracy=round(outcome.test_accuracy, 4),
             written=str(folder),
@@ -363,6 +393,11 @@ async def _alongside(work: Any, name: str) -> AsyncIterator[None]:
             task.cancel()
     except BaseExceptionGroup as exc:
         raise first_cause(exc) from exc
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _device(name: str) -> str:
@@ -386,6 +421,6 @@ def run_node(options: Options) -> dict[str, Any]:
             return asyncio.run(Membership(options).run())
         except Evicted as exc:
             log.warning("coming back as a newcomer", reason=str(exc))
-            options = replace(options, resume=True)
+            options = replace(options, fresh=False)  # a second life begins with what the first has saved
         except BaseExceptionGroup as exc:
             raise first_cause(exc) from exc

@@ -25,7 +25,7 @@ from safetensors import numpy as tensors
 from edgenode.core.plan import Plan, Record
 from edgenode.core.sparse_push import State
 from edgenode.disk import REAL_DISK, Disk, make_lasting
-from edgenode.errors import CheckpointError, EdgenodeError
+from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
 
 _FORMAT = 1
 _KEPT = 2
@@ -137,9 +137,7 @@ class Store:
         if meta["format"] != _FORMAT:
             raise CheckpointError(f"{folder}: format {meta['format']}, expected {_FORMAT}")
         if meta["run_digest"] != self._run_digest:
-            raise CheckpointError(
-                f"{folder} is of another run: run digest {meta['run_digest']}, ours is {self._run_digest}"
-            )
+            raise OtherRun(f"{folder} is of another run: run digest {meta['run_digest']}, ours is {self._run_digest}")
         if meta["round"] != round:
             raise CheckpointError(f"{folder} holds round {meta['round']}")
         arrays = tensors.load(content[_STATE])
@@ -165,22 +163,22 @@ class Store:
         except OSError as exc:
             raise CheckpointError(f"cannot drop the checkpoints after round {round}: {exc}") from exc
 
-    def offer(self) -> tuple[frozenset[int], Plan | None]:
-        """What to offer for resuming: the intact rounds, and the plan of the newest of them.
+    def offer(self) -> tuple[frozenset[int], Plan | None, tuple[str, ...]]:
+        """What to offer for going on: the intact rounds, the plan of the newest of them, and what is wrong with others.
 
         Raises:
-            CheckpointError: there is none.
+            OtherRun: there is a checkpoint of another run.
+            CheckpointError: the folder cannot be read.
         """
-        intact = {}
-        damage = [f"no checkpoint in {self.folder}"]
+        plans, damage = {}, []
         for round in sorted(self.rounds()):
             try:
-                intact[round] = self.load(round).plan
+                plans[round] = self.load(round).plan
+            except OtherRun:
+                raise
             except CheckpointError as exc:
                 damage.append(str(exc))
-        if not intact:
-            raise CheckpointError("cannot resume: " + "; ".join(damage[1:] or damage))
-        return frozenset(intact), intact[max(intact)]
+        return frozenset(plans), plans[max(plans)] if plans else None, tuple(damage)
 
     def _place(self, round: int) -> Path:
         return self.folder / f"round-{round:09d}"

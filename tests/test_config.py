@@ -23,7 +23,8 @@ DOC = Path(__file__).parents[1] / "docs" / "configuration.md"
 # Another valid value for every key: the digest and precedence tests fail when a new key is missing here.
 OTHER: dict[str, Any] = {
     "run.cluster": "lab-2", "run.nodes": 5, "run.rounds": 7, "run.seed": 1, "run.checkpoint_every": 3,
-    "run.evaluate_every": 0, "run.barrier_timeout_s": 2.5, "run.evict_after_s": 7.5, "run.min_nodes": 2,
+    "run.evaluate_every": 0, "run.barrier_timeout_s": 2.5, "run.evict_after_s": 7.5, "run.straggler": "drop",
+    "run.min_nodes": 2,
     "run.window": 9, "run.threads": 2, "run.device": "cuda", "task.dataset": "cifar10", "task.data_dir": "/data",
     "task.model": "resnet20", "task.norm": "batch", "task.skew": 0.8, "task.alpha": 0.1, "task.batch_size": 16,
     "task.learning_rate": 0.2, "task.momentum": 0.0, "task.weight_decay": 0.0, "task.milestones": (10, 20),
@@ -63,6 +64,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "run.seed": st.integers(0, 2**32 - 1),
     "run.barrier_timeout_s": positive,
     "run.evict_after_s": positive,
+    "run.straggler": st.sampled_from(["wait", "drop"]),
     "run.min_nodes": st.integers(1, 1024),
     "task.dataset": any_text,
     "task.data_dir": st.just("") | any_text,
@@ -321,7 +323,7 @@ def test_the_digest_covers_all_but_the_local_keys(key: str) -> None:
 
 
 def test_the_local_keys() -> None:
-    expected = "run.threads run.device run.checkpoint_every run.barrier_timeout_s task.data_dir"
+    expected = "run.threads run.device run.checkpoint_every run.barrier_timeout_s run.straggler task.data_dir"
     assert set(expected.split()) == LOCAL_KEYS
 
 

@@ -33,9 +33,8 @@ from edgenode.errors import ConfigError
               help="Where the controller is. [default: mdns; none when --peers are given]")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
               help="Checkpoints, model.safetensors and result.json. [default: the user's state folder]")  # fmt: skip
-@click.option(
-    "--resume", is_flag=True, envvar="EDGENODE_RESUME", help="Go on from the newest round all nodes have saved."
-)
+@click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH", show_envvar=True,
+              help="Remove the checkpoints of this node and start anew, instead of going on from them.")  # fmt: skip
 @click.option("--wait", "wait_s", default=300.0, show_default=True, envvar="EDGENODE_WAIT", metavar="SECONDS",
               help="How long to look for the controller or the peers.")  # fmt: skip
 @set_option
@@ -47,7 +46,7 @@ def run(
     peers: str,
     controller: str | None,
     state_dir: Path | None,
-    resume: bool,
+    fresh: bool,
     wait_s: float,
     settings: tuple[str, ...],
     verbose: bool,
@@ -59,7 +58,9 @@ def run(
       edgenode run --config run.toml                              controller and peers by mDNS
       edgenode run --config run.toml --controller 10.0.0.5:7700   where multicast does not pass
       edgenode run --config run.toml --peers 10.0.0.2:7600,10.0.0.3:7600,10.0.0.4:7600   no controller at all
-      edgenode run --config run.toml --resume                     after a clean stop, on every node
+      edgenode run --config run.toml --fresh                      forget what an earlier start has saved
+
+    Started again, after a stop or a power cut, it goes on from the newest round that all nodes have saved.
     """
     config = load_config(config_path, settings)
     fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
@@ -77,7 +78,7 @@ def run(
         state_dir = platformdirs.user_state_path("edgenode") / config.run.cluster / name
     take_sigterm_as_ctrl_c()
     try:
-        run_node(Options(config, name, listen, fixed, controller, state_dir, resume, wait_s))
+        run_node(Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s))
     except KeyboardInterrupt:
         click.echo(f"edgenode: results so far are in {state_dir}", err=True)
         raise
@@ -89,10 +90,20 @@ def run(
               envvar="EDGENODE_LISTEN", show_envvar=True, help="Where nodes and operators reach it.")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
               help="What it must know after a restart. [default: the user's state folder]")  # fmt: skip
+@click.option("--recover", is_flag=True, envvar="EDGENODE_RECOVER", show_envvar=True,
+              help="The controller of the run that goes on is lost for good: take its place.")  # fmt: skip
+@click.option("--straggler", type=click.Choice(["wait", "drop"]), envvar="EDGENODE_STRAGGLER", show_envvar=True,
+              help="Wait for a slow node, or go on without it. [default: run.straggler of run.toml]")  # fmt: skip
 @set_option
 @verbose_option
 def controller(
-    config_path: Path | None, listen: str, state_dir: Path | None, settings: tuple[str, ...], verbose: bool
+    config_path: Path | None,
+    listen: str,
+    state_dir: Path | None,
+    recover: bool,
+    straggler: str | None,
+    settings: tuple[str, ...],
+    verbose: bool,
 ) -> None:
     """Run the controller: it founds the run when all nodes are there, and changes its topology on request.
 
@@ -103,7 +114,10 @@ def controller(
     Examples:
       edgenode controller --config run.toml
       edgenode controller --config run.toml --listen 10.0.0.5:7700
+      edgenode controller --config run.toml --recover          its disk is lost, and the nodes train on
+      edgenode controller --config run.toml --straggler drop   who holds the others up is left behind
     """
+    settings = (*settings, *((f"run.straggler={straggler}",) if straggler else ()))
     config = load_config(config_path, settings)
     set_up_logging(verbose)
     _check(listen, ())
@@ -114,7 +128,7 @@ def controller(
 
         state_dir = platformdirs.user_state_path("edgenode") / config.run.cluster / "controller"
     take_sigterm_as_ctrl_c()
-    if not run_controller(config, listen, state_dir):
+    if not run_controller(config, listen, state_dir, recover):
         raise SystemExit(1)
 
 

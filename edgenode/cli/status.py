@@ -15,12 +15,13 @@ from edgenode.v1 import control_pb2, operator_pb2
 @cluster_options
 @json_option
 def status(controller: str, cluster: str, as_json: bool) -> None:
-    """Show every node of a running cluster: round, loss, accuracy, bytes, and whom it waits for.
+    """Show every node of a running cluster: round, loss, accuracy, bytes, whom it waits for, and who holds everyone up.
 
     \b
     Examples:
       edgenode status
       edgenode status --json | jq '.nodes[].accuracy'
+      edgenode status --json | jq '.nodes[] | select(.holds_up_s > 60) | .node'
     """
     found = with_operator(controller, cluster, lambda operator: operator.status())
     if as_json:
@@ -38,14 +39,14 @@ def status(controller: str, cluster: str, as_json: bool) -> None:
 def stop(controller: str, cluster: str) -> None:
     """Stop the run before one round, the same at every node, with checkpoints written.
 
-    Go on later with "edgenode run --resume" on every node.
+    Started again, every node goes on from there.
 
     \b
     Example:
       edgenode stop
     """
     start = with_operator(controller, cluster, lambda operator: operator.stop())
-    click.echo(f"every node stops before round {start}; go on with --resume")
+    click.echo(f"every node stops before round {start}; started again, it goes on from there")
 
 
 @click.command()
@@ -70,6 +71,8 @@ def as_dict(status: operator_pb2.ClusterStatus) -> dict[str, Any]:
     """A status for scripts."""
     return {
         "cluster": status.cluster,
+        "controller": status.reign.address,
+        "term": status.reign.term,
         "missing": status.missing,
         "record": json.loads(status.records[-1]) if status.records else None,
         "nodes": [_node(node) for node in status.nodes],
@@ -95,5 +98,7 @@ def _node(node: operator_pb2.NodeStatus) -> dict[str, Any]:
         "dense_bytes": progress.dense_bytes,
         "waiting_for": list(progress.waiting_for),
         "waiting_s": round(progress.waiting_s, 3),
+        "holds_up": list(node.holds_up),
+        "holds_up_s": round(node.holds_up_s, 3),
         "error": progress.error,
     }

@@ -14,7 +14,10 @@ _SAID_FROM_S = 1.0
 
 def status_table(status: operator_pb2.ClusterStatus) -> Table:
     """One row per node; the title names the graph and the next switch."""
-    table = Table(title=Text(title(status)), title_justify="left", title_style="bold")
+    table = Table(
+        title=Text(title(status)), title_justify="left", title_style="bold",
+        caption=Text(f"controller {status.reign.address}, term {status.reign.term}"), caption_justify="left",
+    )  # fmt: skip
     for heading in ("node", "round", "loss", "test accuracy", "sent", "instead of", "state"):
         table.add_column(heading, justify="left" if heading in ("node", "state") else "right")
     for node in status.nodes:
@@ -36,8 +39,12 @@ def title(status: operator_pb2.ClusterStatus) -> str:
     plan = plan_from_wire(status.records)
     if plan is None:
         return f"{status.cluster}: waiting for {status.missing} more nodes"
-    round = min((n.progress.round for n in status.nodes), default=0)
-    return f"{status.cluster}: {_graph_line(plan, round)}"
+    return f"{status.cluster}: {_graph_line(plan, current_round(status))}"
+
+
+def current_round(status: operator_pb2.ClusterStatus) -> int:
+    """The round the cluster is in: that of its slowest node, of those that have reported any."""
+    return min((n.progress.round for n in status.nodes if n.progress.round), default=0)
 
 
 def _graph_line(plan: Plan, round: int) -> str:
@@ -59,6 +66,8 @@ def _state(node: operator_pb2.NodeStatus) -> Text:
         return Text("stopped", "yellow")
     if not node.connected:
         return Text(f"not seen for {node.last_seen_s:.0f} s", "red")
+    if node.holds_up_s >= _SAID_FROM_S:
+        return Text(f"holds up {', '.join(node.holds_up) or 'the others'} since {node.holds_up_s:.0f} s", "yellow")
     if progress.waiting_s >= _SAID_FROM_S:
         return Text(f"waits for {', '.join(progress.waiting_for)} since {progress.waiting_s:.0f} s", "yellow")
     return Text("running" if progress.state == control_pb2.STATE_RUNNING else "joining")

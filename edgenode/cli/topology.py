@@ -136,13 +136,14 @@ def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: s
 
 
 def _plan(status: operator_pb2.ClusterStatus) -> tuple[Plan, int]:
-    """The plan, and the round the cluster is in: that of its slowest node."""
+    """The plan, and the round the cluster is in."""
+    from edgenode.cli.table import current_round
     from edgenode.net.wire import plan_from_wire
 
     plan = plan_from_wire(status.records)
     if plan is None:
         raise ConfigError(f"the run has not started: it waits for {status.missing} more nodes")
-    return plan, min((n.progress.round for n in status.nodes), default=0)
+    return plan, current_round(status)
 
 
 def _next(plan: Plan, round: int) -> dict[str, object] | None:

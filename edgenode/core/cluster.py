@@ -215,6 +215,7 @@ class Cluster:
 
     def _returned(self, event: Joined, plan: Plan) -> list[ClusterAction]:
         """A member of a running run reached us again, or for the first time if we are the ones who restarted."""
+        known = self.plan
         if self.plan is None:  # those who gathered here in the meantime are newcomers to this run
             self.plan = plan
             self._outrank(plan)
@@ -230,6 +231,8 @@ class Cluster:
             self.plan = plan
             self._outrank(plan)
             settled += self._fence_off(fenced.evicted, fenced.tickets) if fenced else []
+        if self.plan is not known and not settled:
+            settled = [self._persist()]  # what we have learnt must outlive us, like what we decide
         # proved dead by a new process of its name, or promised away to a controller that is gone
         dead = sorted(self._involved() & (set(self._newcomers) | event.fenced))
         waiting = [action for node in dead for action in self._evict(Evict(-1, node, force=True))]

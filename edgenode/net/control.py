@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import grpc
@@ -26,6 +26,7 @@ from edgenode.core.messages import (
     FenceAnswered,
     Fenced,
     Fetched,
+    Hello,
     Joined,
     Lost,
     Offer,
@@ -37,14 +38,23 @@ from edgenode.core.messages import (
     Welcome,
 )
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
+from edgenode.net.peers import probe
 from edgenode.net.rpc import broken, channel, reject, side_by_side
-from edgenode.net.wire import Identity, plan_from_wire, records_from_wire, records_to_wire
+from edgenode.net.wire import (
+    Identity,
+    plan_from_wire,
+    records_from_wire,
+    records_to_wire,
+    reign_from_wire,
+    reign_to_wire,
+)
 from edgenode.v1 import common_pb2, control_pb2, control_pb2_grpc
 
 log = structlog.get_logger()
 
 SERVICE = "edgenode.v1.ControlService"
 _REMIND_EVERY_S = 10.0
+_PROBE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Stay:
     reason: str
 
 
-Order = Welcome | RecordOffered | Fenced | Decreed | Sponsored | Stay
+Order = Hello | Welcome | RecordOffered | Fenced | Decreed | Sponsored | Stay
 Report = Joined | Lost | Progressed | OfferAnswered | FenceAnswered | Fetched
 
 
@@ -75,7 +85,7 @@ class ControlLink:
     Args:
         find: the controller's host:port, sought anew for every attempt; raises TransportError.
         join: what to say first, made anew for every attempt.
-        ordered: takes what the controller says.
+        ordered: takes what the controller says; a Hello comes first, and TransportError from it ends the session.
         waiting: told who is present and how many are missing before the founding.
     """
 
@@ -169,6 +179,9 @@ class ControlLink:
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
+            if response.WhichOneof("order") == "hello":  # what we dialled is the best address we know
+                reign = replace(reign_from_wire(response.hello), address=self._target)
+                self._ordered(Hello(self._identity.node, reign))
             self.connected.set()
             self._down_since = None
             match response.WhichOneof("order"):
@@ -216,7 +229,11 @@ class ControlLink:
 
 
 class ControlServer(control_pb2_grpc.ControlServiceServicer):
-    """Takes every node's stream; hands events to ``post``, reports to ``reported``, wishes to ``leaving``."""
+    """Takes every node's stream; hands events to ``post``, reports to ``reported``, wishes to ``leaving``.
+
+    Args:
+        planned: the address that the plan names for a node, or "".
+    """
 
     def __init__(
         self,
@@ -224,8 +241,10 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         post: Callable[[Report], None],
         reported: Callable[[str, control_pb2.Progress], None],
         leaving: Callable[[str], None],
+        planned: Callable[[str], str],
     ) -> None:
         self._identity, self._post, self._reported, self._leaving = identity, post, reported, leaving
+        self._planned = planned
         self._links: dict[str, asyncio.Queue[control_pb2.AttendResponse | None]] = {}
         self._addresses: dict[str, str] = {}
 
@@ -233,7 +252,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         """Register with a server."""
         control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)
 
-    def perform(self, action: Welcome | Refuse | Offer | Fence | Decree | Sponsor) -> None:
+    def perform(self, action: Hello | Welcome | Refuse | Offer | Fence | Decree | Sponsor) -> None:
         """Send an order; to a node without a link it is dropped, and said again when the node is back."""
         orders = self._links.get(action.node)
         if orders is None:
@@ -261,10 +280,13 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         node = ""
         try:
             joined = self._joined(await anext(aiter(requests), control_pb2.AttendRequest()), context.peer())
-            if refusal := self._second(joined):
-                await context.write(_order_to_wire(refusal))
+            if rival := await self._rival(joined):
+                why = f"node id {joined.node!r} is taken by {rival}; give the one at {joined.address} another --name"
+                log.warning("refused a node", node=joined.node, reason=why)
+                await context.write(_order_to_wire(Refuse(joined.node, why)))
                 return
             node = joined.node
+            self._hang_up(node)
             self._links[node], self._addresses[node] = orders, joined.address
             self._post(joined)
             async with asyncio.TaskGroup() as group:
@@ -290,21 +312,29 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             saved=frozenset(join.saved.rounds),
             plan=plan_from_wire(join.saved.records),
             running=join.running,
-            process=join.process,
+            process=join.identity.process,
             fenced=frozenset(join.fenced),
+            follows=reign_from_wire(join.follows) if join.HasField("follows") else None,
         )
 
-    def _second(self, joined: Joined) -> Refuse | None:
-        """A second live link under one name: the same device dialling again, or two devices with one name."""
-        if joined.node not in self._links:
-            return None
-        theirs = self._addresses[joined.node]
-        if joined.running or joined.address == theirs:  # the old link is half open: its owner is here again
-            self._links.pop(joined.node).put_nowait(None)
-            self._post(Lost(joined.node))
-            return None
-        why = f"node id {joined.node!r} is taken by {theirs}; give the one at {joined.address} another --name"
-        return Refuse(joined.node, why)
+    async def _rival(self, joined: Joined) -> str:
+        """Where another living process of this name was last; empty if there is none.
+
+        Link or no link: it may have lost sight of us. A device that came back has left its old address.
+        """
+        asked = {"", joined.address}
+        while (last := self._addresses.get(joined.node) or self._planned(joined.node)) not in asked:
+            there = await probe(last, self._identity, _PROBE_S)
+            if there and there.is_of(self._identity, joined.node) and there.process != joined.process:
+                return last
+            asked.add(last)
+        return ""
+
+    def _hang_up(self, node: str) -> None:
+        """An older link of this name is half open: its owner is here again, or gone."""
+        if node in self._links:
+            self._links.pop(node).put_nowait(None)
+            self._post(Lost(node))
 
     async def _read(
         self,
@@ -345,14 +375,16 @@ def _join_to_wire(identity: Identity, joined: Joined) -> control_pb2.AttendReque
             rounds_per_epoch=joined.rounds_per_epoch,
             saved=common_pb2.Saved(rounds=sorted(joined.saved), records=records),
             running=joined.running,
-            process=joined.process,
             fenced=sorted(joined.fenced),
+            follows=reign_to_wire(joined.follows) if joined.follows else None,
         )
     )
 
 
-def _order_to_wire(action: Welcome | Refuse | Offer | Fence | Decree | Sponsor) -> control_pb2.AttendResponse:
+def _order_to_wire(action: Hello | Welcome | Refuse | Offer | Fence | Decree | Sponsor) -> control_pb2.AttendResponse:
     match action:
+        case Hello(_, reign):
+            return control_pb2.AttendResponse(hello=reign_to_wire(reign))
         case Welcome(_, plan, round):
             welcome = control_pb2.Welcome(records=records_to_wire(plan.records), round=round)
             return control_pb2.AttendResponse(welcome=welcome)

@@ -21,9 +21,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from math import inf
 from pathlib import Path
@@ -147,13 +147,13 @@ class Discovery:
     ) -> None:
         await self._close()
 
-    async def announce(self, service: Service) -> None:
+    async def announce(self, service: Service, is_alive: Callable[[Service], Awaitable[bool]] | None = None) -> None:
         """Tell the network about `service`, three times: the first after 0.25 s, done after 0.7 s.
 
         The same kind and name again replaces what was announced, at once. No addresses means those of
-        the interfaces. Raises ConfigError when another device holds the name, and names its address; a
-        former life of this device is not another. Two devices that start in the same quarter of a
-        second both pass: the handshake refuses the second.
+        the interfaces. Raises ConfigError when another holds the name, and names both addresses: another
+        device, or a process of this one that ``is_alive`` finds alive; else it is our own former life. Two
+        that start in the same quarter of a second both pass: the handshake refuses the second.
         """
         if service.cluster != self.cluster:
             raise LocalProtocolError(f"cannot announce {service.cluster!r} in discovery of {self.cluster!r}")
@@ -163,7 +163,7 @@ class Discovery:
             if info.name in self._announced:
                 told = await zeroconf.async_update_service(info)
             else:
-                await self._probe(seeker.zeroconf, info, service)
+                await self._probe(seeker.zeroconf, info, service, is_alive or _never)
                 told = await zeroconf.async_register_service(info, cooperating_responders=True)
                 self._announced[info.name] = info
             await told
@@ -247,9 +247,11 @@ class Discovery:
                 if not instance.zeroconf.done:
                     instance.zeroconf.close()
 
-    async def _probe(self, seeker: Zeroconf, info: ServiceInfo, service: Service) -> None:
-        """Ask for the name and listen for 0.25 s; raise ConfigError if another device answers."""
-        self._refuse_held(service, info, self._picture.heard_lately(info.name))
+    async def _probe(
+        self, seeker: Zeroconf, info: ServiceInfo, service: Service, is_alive: Callable[[Service], Awaitable[bool]]
+    ) -> None:
+        """Ask for the name and listen for 0.25 s; raise ConfigError if another holds it."""
+        await self._refuse_held(service, info, self._picture.heard_lately(info.name), is_alive)
         holder = ServiceInfo(info.type, info.name, server=info.name)
         seeker.async_add_listener(holder, None)
         try:
@@ -258,13 +260,24 @@ class Discovery:
                 await _until_answered(holder)
         finally:
             seeker.async_remove_listener(holder)
-        self._refuse_held(service, info, _read(holder, ()))
+        await self._refuse_held(service, info, _read(holder, ()), is_alive)
 
-    def _refuse_held(self, service: Service, info: ServiceInfo, holder: Service | None) -> None:
-        if holder and not {*holder.addresses} & {*info.parsed_addresses(), *_network_addresses()}:
+    async def _refuse_held(
+        self,
+        service: Service,
+        info: ServiceInfo,
+        holder: Service | None,
+        is_alive: Callable[[Service], Awaitable[bool]],
+    ) -> None:
+        if holder is None:
+            return
+        ours = info.parsed_addresses()
+        if not {*holder.addresses} & {*ours, *_network_addresses()} or await is_alive(holder):
+            this = replace(service, addresses=tuple(ours))
             raise ConfigError(
                 f"{service.kind} name {service.name!r} of cluster {self.cluster!r} is held by "
-                f"{', '.join(holder.targets)}: choose another name, or stop that one"
+                f"{', '.join(holder.targets)}; this one is at {', '.join(this.targets)}: "
+                "stop one of them, or choose another name"
             )
 
     def _first(self, kind: Kind, name: str | None) -> Service | None:
@@ -337,6 +350,11 @@ class _Picture(RecordUpdateListener):
     def _notify(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
+
+
+async def _never(holder: Service) -> bool:
+    """A service of this device that holds our name is our own former life."""
+    return False
 
 
 def _heard_elsewhere(**change: object) -> None:

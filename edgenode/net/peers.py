@@ -21,7 +21,7 @@ import structlog
 
 from edgenode.core.messages import Acknowledge, Acknowledged, Message
 from edgenode.core.plan import Plan
-from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
+from edgenode.errors import ConfigError, DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.rpc import broken, channel, reject, side_by_side, translated
 from edgenode.net.wire import (
     CHUNK_BYTES,
@@ -56,7 +56,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._deliver: Callable[[Message], None]
         self._max_payload_bytes = 0
         self._answers: dict[str, asyncio.Queue[Acknowledge | None]] = {}
-        self._strangers: asyncio.Queue[DigestMismatch] = asyncio.Queue()
+        self._met: set[str] = set()
+        self._strangers: asyncio.Queue[EdgenodeError] = asyncio.Queue()
         self._model: Callable[[], Awaitable[bytes]] | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -85,7 +86,10 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
     async def Meet(self, request: peer_pb2.MeetRequest, context: grpc.aio.ServicerContext) -> peer_pb2.MeetResponse:
         """Say who we are and what we could resume from; of who asks we learn whether they are of our run."""
         try:
-            self.identity.check(request.identity, context.peer())
+            theirs = self.identity.check(request.identity, context.peer())
+            self._met.add(theirs.node)
+            if theirs.node == self.identity.node and theirs.process != self.identity.process:
+                self._strangers.put_nowait(same_name(theirs.node, context.peer()))
         except DigestMismatch as exc:
             log.warning("met a stranger", reason=str(exc))
             if exc.what != "cluster":
@@ -93,6 +97,12 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         rounds, plan = self._saved
         saved = common_pb2.Saved(rounds=sorted(rounds), records=records_to_wire(plan.records if plan else ()))
         return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved)
+
+    async def met_by(self, nodes: frozenset[str], timeout_s: float) -> None:
+        """Wait until each of these has asked who we are: whoever was slower than the whole run still needs to know."""
+        deadline = time.monotonic() + timeout_s
+        while not nodes <= self._met and time.monotonic() < deadline:  # noqa: ASYNC110 - others set it
+            await asyncio.sleep(0.01)
 
     async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:
         """Stream our model to a newcomer of our run."""
@@ -108,10 +118,11 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             await context.write(peer_pb2.FetchModelResponse(chunk=model[at : at + CHUNK_BYTES]))
 
     async def strangers(self) -> NoReturn:
-        """Wait for one of our cluster and another run. It ends at our answer: we could not meet it any more.
+        """Wait for one of another run, or of our name. It ends at our answer: we could not meet it any more.
 
         Raises:
-            DigestMismatch: it asked who we are.
+            DigestMismatch: one of another run asked who we are.
+            ConfigError: one of our name did.
         """
         raise await self._strangers.get()
 
@@ -317,6 +328,11 @@ class Peers:
             task.cancel()
 
 
+def same_name(name: str, target: str) -> ConfigError:
+    """Another process has our name."""
+    return ConfigError(f"the peer at {target} has our own name {name!r}: give one of us another --name")
+
+
 async def meet(
     target: str, identity: Identity, waiting: Callable[[str, str], None], timeout_s: float
 ) -> tuple[Identity, frozenset[int], Plan | None]:
@@ -371,12 +387,12 @@ async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s
     return bytes(model)
 
 
-async def probe(target: str, identity: Identity, timeout_s: float) -> bool:
-    """Whether a node answers at an address: it is not only a socket that is open."""
+async def probe(target: str, identity: Identity, timeout_s: float) -> Identity | None:
+    """Who answers at an address: it is not only a socket that is open. None if nobody does."""
     try:
         async with channel(target) as to_peer:
             request = peer_pb2.MeetRequest(identity=identity.to_wire())
-            await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
+            reply = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
     except grpc.aio.AioRpcError:
-        return False
-    return True
+        return None
+    return Identity.from_wire(reply.identity)

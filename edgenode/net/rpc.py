@@ -33,6 +33,7 @@ _CHANNEL = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 _SERVER = [*_KEEPALIVE, ("grpc.http2.min_ping_interval_without_data_ms", 10_000), ("grpc.so_reuseport", 0)]
+_CALLS_END_S = 0.2
 _FINAL = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
 
 S = TypeVar("S")
@@ -68,6 +69,13 @@ async def serving(
     finally:
         await checks.enter_graceful_shutdown()
         await server.stop(grace_s)
+        await _calls_ended()
+
+
+async def _calls_ended() -> None:
+    """gRPC's tasks of calls that it cut off end some turns of the loop later; cancelled before, they print traces."""
+    if calls := [task for task in asyncio.all_tasks() if task.get_name() == "rpc_task"]:
+        await asyncio.wait(calls, timeout=_CALLS_END_S)
 
 
 def _bind(server: grpc.aio.Server, listen: str) -> int:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Acknowledge, Acknowledged, Message, Verdict
+from edgenode.core.messages import Acknowledge, Acknowledged, Message, Reign, Verdict
 from edgenode.core.plan import Plan, Record
 from edgenode.errors import DigestMismatch, RemoteProtocolError
-from edgenode.v1 import common_pb2, operator_pb2, peer_pb2
+from edgenode.v1 import common_pb2, control_pb2, operator_pb2, peer_pb2
 
 PROTOCOL = 1
 CHUNK_BYTES = 256 * 1024
@@ -30,13 +30,18 @@ _FROM_WIRE = {wire: verdict for verdict, wire in _TO_WIRE.items()}
 
 @dataclass(frozen=True)
 class Identity:
-    """Who this process is, and which run it is in."""
+    """Who this process is, and which run it is in.
+
+    Attributes:
+        process: drawn at random when it started: tells two processes of one name apart.
+    """
 
     cluster: str
     node: str
     run_digest: str
     incarnation: int = 0
     plan_digest: str = ""
+    process: str = ""
 
     def to_wire(self) -> common_pb2.Identity:
         return common_pb2.Identity(
@@ -46,11 +51,16 @@ class Identity:
             incarnation=self.incarnation,
             run_digest=self.run_digest,
             plan_digest=self.plan_digest,
+            process=self.process,
         )
 
     @classmethod
     def from_wire(cls, wire: common_pb2.Identity) -> Identity:
-        return cls(wire.cluster, wire.node, wire.run_digest, wire.incarnation, wire.plan_digest)
+        return cls(wire.cluster, wire.node, wire.run_digest, wire.incarnation, wire.plan_digest, wire.process)
+
+    def is_of(self, ours: Identity, node: str) -> bool:
+        """Whether this is a node of that name in our run."""
+        return (self.cluster, self.run_digest, self.node) == (ours.cluster, ours.run_digest, node)
 
     def check(self, wire: common_pb2.Identity, peer: str) -> Identity:
         """The other side's identity, if it is of this run.
@@ -71,6 +81,16 @@ class Identity:
             if ours != other:
                 raise DigestMismatch(what, ours, other, peer)
         return theirs
+
+
+def reign_to_wire(reign: Reign) -> control_pb2.Reign:
+    """A start of a controller."""
+    return control_pb2.Reign(term=reign.term, nonce=reign.nonce, address=reign.address)
+
+
+def reign_from_wire(wire: control_pb2.Reign) -> Reign:
+    """A start of a controller, from outside."""
+    return Reign(wire.term, wire.nonce, wire.address)
 
 
 def records_to_wire(records: Iterable[Record]) -> list[bytes]:

@@ -15,6 +15,7 @@ import random
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,8 @@ KINDS = (
 )
 
 
-def network(seed: int) -> Network:
-    """The run of a seed, not yet played."""
+def network(seed: int, power_fails: bool = False) -> Network:
+    """The run of a seed, not yet played; ``power_fails``: with one disaster only, a power cut for all at once."""
     rng = random.Random(seed)
     nodes, rounds = rng.randint(2, 6), rng.randint(10, 50)
     names = [f"n{i}" for i in range(nodes)]
@@ -74,7 +75,7 @@ def network(seed: int) -> Network:
         slow=slow,
         window=rng.choice([1, 2, 8]),
         latency_s=rng.choice([(0.001, 0.02), (0.001, 0.3)]),
-        orders=_orders(rng, names, rounds),
+        orders=_power_cut(rng, names, rounds) if power_fails else _orders(rng, names, rounds),
         crash_s=crash_s,
         back_s=None if crash_s is None else rng.uniform(0.1, 3),
         disk_lost=rng.random() < 0.3,
@@ -86,10 +87,15 @@ def network(seed: int) -> Network:
     return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z[0], eta, grain))
 
 
+def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
+    """The power goes out for all, and comes back."""
+    when = rng.uniform(0.5, rounds * 0.15)
+    return tuple((when + rng.uniform(0, 0.1), Kill(name, rng.uniform(1, 3), power=True)) for name in names)
+
+
 def _orders(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
-    if rng.random() < 0.05:  # the power goes out for all, and comes back
-        when = rng.uniform(0.5, rounds * 0.15)
-        return tuple((when + rng.uniform(0, 0.1), Kill(name, rng.uniform(1, 3), power=True)) for name in names)
+    if rng.random() < 0.05:
+        return _power_cut(rng, names, rounds)
     draws: list[Callable[[int, str], Order]] = [
         lambda ticket, name: Kill(name),
         lambda ticket, name: Kill(name, rng.uniform(0.1, 6), power=rng.random() < 0.5),
@@ -130,15 +136,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0..200", help="first..last, the last one not included; or one seed")
     parser.add_argument("--twice", action="store_true", help="play every seed twice: the transcripts must be equal")
+    parser.add_argument("--power-fails", action="store_true", help="one disaster only: a power cut for all at once")
     add_jobs(parser)
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last) if last else int(first) + 1)
-    played = trials(network, seeds, options.twice, options.jobs)
-    summary = report(played, len(seeds), "seed", "python -m edgenode.simulator.faults --seeds {}".format)
+    played = trials(partial(network, power_fails=options.power_fails), seeds, options.twice, options.jobs)
+    replay = f"python -m edgenode.simulator.faults {'--power-fails ' if options.power_fails else ''}--seeds {{}}"
+    summary = report(played, len(seeds), "seed", replay.format)
     for kind in sorted({*KINDS, *summary.happened}):
         print(f"  {kind}: {summary.happened[kind]}")
-    never = [kind for kind in KINDS if not summary.happened[kind]] if len(seeds) >= _ENOUGH else []
+    never = (
+        [kind for kind in KINDS if not summary.happened[kind]]
+        if len(seeds) >= _ENOUGH and not options.power_fails
+        else []
+    )
     if never:
         print(f"never happened: {', '.join(never)}")
     sys.exit(bool(summary.failures or never))

@@ -71,7 +71,7 @@ from edgenode.core.messages import (
 from edgenode.core.node import Node
 from edgenode.core.plan import Plan, Record
 from edgenode.core.sparse_push import State
-from edgenode.errors import CheckpointError, Evicted, LocalProtocolError
+from edgenode.errors import Evicted, LocalProtocolError
 from edgenode.simulator.books import Books
 from edgenode.simulator.conditions import CONTROLLER, Conditions, Fault, Freeze, Kill, Leap, Order, Partition, Start
 from edgenode.simulator.disk import PowerCut, SimulatedDisk
@@ -403,16 +403,12 @@ class Network:
 
     def _intact(self, name: str) -> tuple[frozenset[int], Plan | None]:
         """What a process finds on its disk; what was safe must be there."""
-        store, plans = self._store(name), {}
-        for round in sorted(store.rounds()):
-            try:
-                plans[round] = store.load(round).plan
-            except CheckpointError:
-                self.happened["torn checkpoint refused"] += 1
-        newest = sorted({*self._safe[name], *plans})[-2:]
-        lost = set(newest) & self._safe[name] - set(plans)
+        rounds, plan, damage = self._store(name).offer()
+        self.happened["torn checkpoint refused"] += len(damage)
+        newest = sorted({*self._safe[name], *rounds})[-2:]
+        lost = set(newest) & self._safe[name] - rounds
         self._require(not lost, f"{name} had saved rounds {sorted(lost)}, and lost them")
-        return frozenset(plans), plans[max(plans)] if plans else None
+        return rounds, plan
 
     def _rewind(self, name: str, round: int) -> None:
         self._store(name).rewind(round)

@@ -7,20 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Identity(_message.Message):
-    __slots__ = ("cluster", "protocol", "node", "incarnation", "run_digest", "plan_digest")
+    __slots__ = ("cluster", "protocol", "node", "incarnation", "run_digest", "plan_digest", "process")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     RUN_DIGEST_FIELD_NUMBER: _ClassVar[int]
     PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     protocol: int
     node: str
     incarnation: int
     run_digest: str
     plan_digest: str
-    def __init__(self, cluster: _Optional[str] = ..., protocol: _Optional[int] = ..., node: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ...) -> None: ...
+    process: str
+    def __init__(self, cluster: _Optional[str] = ..., protocol: _Optional[int] = ..., node: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., process: _Optional[str] = ...) -> None: ...
 
 class Saved(_message.Message):
     __slots__ = ("rounds", "records")

@@ -38,22 +38,32 @@ class AttendRequest(_message.Message):
     def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("identity", "address", "rounds_per_epoch", "saved", "running", "process", "fenced")
+    __slots__ = ("identity", "address", "rounds_per_epoch", "saved", "running", "fenced", "follows")
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     SAVED_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
-    PROCESS_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     identity: _common_pb2.Identity
     address: str
     rounds_per_epoch: int
     saved: _common_pb2.Saved
     running: bool
-    process: str
     fenced: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., rounds_per_epoch: _Optional[int] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., process: _Optional[str] = ..., fenced: _Optional[_Iterable[str]] = ...) -> None: ...
+    follows: Reign
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., rounds_per_epoch: _Optional[int] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., fenced: _Optional[_Iterable[str]] = ..., follows: _Optional[_Union[Reign, _Mapping]] = ...) -> None: ...
+
+class Reign(_message.Message):
+    __slots__ = ("term", "nonce", "address")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    nonce: str
+    address: str
+    def __init__(self, term: _Optional[int] = ..., nonce: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error")
@@ -133,7 +143,7 @@ class Leave(_message.Message):
     def __init__(self) -> None: ...
 
 class AttendResponse(_message.Message):
-    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "decree", "sponsor", "stay")
+    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "decree", "sponsor", "stay", "hello")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +152,7 @@ class AttendResponse(_message.Message):
     DECREE_FIELD_NUMBER: _ClassVar[int]
     SPONSOR_FIELD_NUMBER: _ClassVar[int]
     STAY_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     offer: Offer
@@ -150,7 +161,8 @@ class AttendResponse(_message.Message):
     decree: Decree
     sponsor: Sponsor
     stay: str
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., decree: _Optional[_Union[Decree, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ...) -> None: ...
+    hello: Reign
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., decree: _Optional[_Union[Decree, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ..., hello: _Optional[_Union[Reign, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("records", "round")

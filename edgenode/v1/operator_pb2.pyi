@@ -28,32 +28,38 @@ class WatchResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[ClusterStatus, _Mapping]] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch")
+    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "reign")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REIGN_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     missing: int
     records: _containers.RepeatedScalarFieldContainer[bytes]
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
     rounds_per_epoch: int
-    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ...) -> None: ...
+    reign: _control_pb2.Reign
+    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., reign: _Optional[_Union[_control_pb2.Reign, _Mapping]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("node", "address", "connected", "last_seen_s", "progress")
+    __slots__ = ("node", "address", "connected", "last_seen_s", "progress", "holds_up", "holds_up_s")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     LAST_SEEN_S_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_UP_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_UP_S_FIELD_NUMBER: _ClassVar[int]
     node: str
     address: str
     connected: bool
     last_seen_s: float
     progress: _control_pb2.Progress
-    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., connected: _Optional[bool] = ..., last_seen_s: _Optional[float] = ..., progress: _Optional[_Union[_control_pb2.Progress, _Mapping]] = ...) -> None: ...
+    holds_up: _containers.RepeatedScalarFieldContainer[str]
+    holds_up_s: float
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., connected: _Optional[bool] = ..., last_seen_s: _Optional[float] = ..., progress: _Optional[_Union[_control_pb2.Progress, _Mapping]] = ..., holds_up: _Optional[_Iterable[str]] = ..., holds_up_s: _Optional[float] = ...) -> None: ...
 
 class RotateRequest(_message.Message):
     __slots__ = ("graphs", "every", "epochs")

@@ -72,6 +72,19 @@ def test_every_preset_is_listed_with_its_meaning() -> None:
     assert all(line.endswith(meaning) for line, meaning in zip(lines, PRESETS.values(), strict=True))
 
 
+@pytest.mark.parametrize("words", [words for words in ALL if words], ids=" ".join)
+def test_an_option_that_takes_a_word_or_changes_what_a_daemon_does_has_a_variable(words: tuple[str, ...]) -> None:
+    command: click.Command = group
+    for word in words:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), word)
+        assert found is not None
+        command = found
+    if words[0] in ("run", "controller"):
+        bare = {o.name for o in command.params if isinstance(o, click.Option) and not o.envvar and o.name != "help"}
+        assert bare == {"settings"}  # each key has a variable of its own
+
+
 # --- errors
 
 

@@ -23,6 +23,15 @@ def a_plan(nodes: int = 4, **schedule: object) -> Plan:
     return found("home", [Member(f"n{i}") for i in range(nodes)], Schedule((A, B), every=10, **schedule))  # type: ignore[arg-type]
 
 
+def a_straggler(
+    *others: str, connected: bool = True, state: object = control_pb2.STATE_RUNNING
+) -> operator_pb2.NodeStatus:
+    node = a_node(connected=connected, state=state)
+    node.holds_up.extend(others)
+    node.holds_up_s = 12
+    return node
+
+
 def a_node(name: str = "n0", connected: bool = True, **progress: object) -> operator_pb2.NodeStatus:
     report = control_pb2.Progress(**progress)  # type: ignore[arg-type]
     return operator_pb2.NodeStatus(
@@ -32,7 +41,8 @@ def a_node(name: str = "n0", connected: bool = True, **progress: object) -> oper
 
 def a_status(*nodes: operator_pb2.NodeStatus, plan: Plan | None = None) -> operator_pb2.ClusterStatus:
     records = records_to_wire(plan.records if plan else ())
-    return operator_pb2.ClusterStatus(cluster="home", missing=2, records=records, nodes=nodes)
+    reign = control_pb2.Reign(term=3, nonce="beef", address="10.0.0.5:7700")
+    return operator_pb2.ClusterStatus(cluster="home", missing=2, records=records, nodes=nodes, reign=reign)
 
 
 def printed(status: operator_pb2.ClusterStatus) -> str:
@@ -62,6 +72,10 @@ def test_the_last_graph_has_no_next_and_many_edges_are_counted() -> None:
     assert title(a_status(a_node(round=30), plan=plan)) == "home: graph complete (12 edges)"
 
 
+def test_under_the_table_stands_who_controls_in_which_term() -> None:
+    assert printed(a_status()).splitlines()[-1].strip() == "controller 10.0.0.5:7700, term 3"
+
+
 # --- rows
 
 
@@ -75,6 +89,10 @@ def test_the_last_graph_has_no_next_and_many_edges_are_counted() -> None:
             a_node(state=control_pb2.STATE_RUNNING, waiting_for=["n1", "n3"], waiting_s=12),
             "waits for n1, n3 since 12 s",
         ),
+        (a_straggler("n1", "n3"), "holds up n1, n3 since 12 s"),
+        (a_straggler(), "holds up the others since 12 s"),
+        (a_straggler("n1", connected=False), "not seen for 7 s"),
+        (a_straggler("n1", state=control_pb2.STATE_DONE), "done"),
         (a_node(connected=False, state=control_pb2.STATE_RUNNING), "not seen for 7 s"),
         (a_node(connected=False, state=control_pb2.STATE_DONE), "done"),
         (a_node(connected=False, state=control_pb2.STATE_STOPPED), "stopped"),
@@ -88,8 +106,8 @@ def test_a_row_ends_with_the_state_of_its_node(node: operator_pb2.NodeStatus, st
 
 def test_a_row_shows_what_is_known_and_a_dash_for_the_rest() -> None:
     known = a_node(round=5, rounds=120, loss=0.12345, accuracy=0.877, payload_bytes=1_234, dense_bytes=5_600_000)
-    rows = printed(a_status(known, a_node("n1"))).splitlines()
-    first, second = ([cell.strip() for cell in row.split("│")[1:-1]] for row in rows[-3:-1])
+    rows = [row for row in printed(a_status(known, a_node("n1"))).splitlines() if "│" in row]
+    first, second = ([cell.strip() for cell in row.split("│")[1:-1]] for row in rows)
     assert first == ["n0", "5/120", "0.123", "87.7%", "1.2 kB", "5.6 MB", "joining"]
     assert second == ["n1", "-", "-", "-", "0 B", "0 B", "joining"]
 
@@ -125,6 +143,10 @@ def test_a_status_is_json_with_null_for_what_is_not_known() -> None:
     assert (status["cluster"], status["missing"], status["record"]["number"]) == ("home", 2, 0)
     assert (node["node"], node["round"], node["loss"], node["accuracy"]) == ("n0", 5, 0.5, None)
     assert (node["state"], node["connected"], node["last_seen_s"]) == ("unspecified", True, 7.25)
+    assert (node["holds_up"], node["holds_up_s"]) == ([], 0)
+    assert (status["controller"], status["term"]) == ("10.0.0.5:7700", 3)
+    (node,) = as_dict(a_status(a_straggler("n1")))["nodes"]
+    assert (node["holds_up"], node["holds_up_s"]) == (["n1"], 12)
     assert as_dict(a_status())["record"] is None
 
 
@@ -140,7 +162,8 @@ def test_the_next_switch_is_the_schedules_or_a_coming_records() -> None:
 
 
 def test_the_round_of_a_cluster_is_that_of_its_slowest_node() -> None:
-    assert _plan(a_status(a_node(round=9), a_node("n1", round=4), plan=a_plan())) == (a_plan(), 4)
+    nodes = [a_node(round=9), a_node("n1", round=4), a_node("newcomer")]
+    assert _plan(a_status(*nodes, plan=a_plan())) == (a_plan(), 4)
 
 
 def test_a_run_that_has_not_started_has_no_graph_to_show() -> None:

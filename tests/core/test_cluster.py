@@ -381,7 +381,8 @@ def test_a_controller_that_lost_its_disk_recovers_the_newest_plan_of_the_members
     plan = the_plan(founded(2))
     newer = plan.extend(plan.successor(30))
     cluster = Cluster(a_charter(2), recover=True)
-    assert cluster.handle(back("n0", plan)) == cluster.handle(back("n1", newer)) == []
+    assert cluster.handle(back("n0", plan)) == [saved(cluster)]
+    assert cluster.handle(back("n1", newer)) == [saved(cluster)]
     assert the_plan(cluster) == newer
 
 
@@ -393,7 +394,7 @@ def test_a_restarted_controller_offers_nothing_before_it_has_heard_every_member(
     cluster.handle(back("n1", plan))
     progress(cluster, "n1", 8)
     assert cluster.handle(Rotate(1, (B,), 1, epochs=False)) == []
-    assert cluster.handle(back("n0", newer)) == []
+    assert cluster.handle(back("n0", newer)) == [saved(cluster)]
     progress(cluster, "n1", 30)
     offer = only(Offer, progress(cluster, "n0", 31))
     assert (offer.record.number, offer.record.parent) == (2, newer.latest.digest)
@@ -404,7 +405,7 @@ def test_those_who_gathered_at_a_restarted_controller_may_join_the_run_that_is_o
     cluster = Cluster(a_charter(2), recover=True)
     assert cluster.handle(join("n9")) == []
     members = plan.latest.members
-    assert cluster.handle(back("n0", plan)) == [Sponsor("n9", members[0], members)]
+    assert cluster.handle(back("n0", plan)) == [saved(cluster), Sponsor("n9", members[0], members)]
     assert the_plan(cluster) == plan
 
 

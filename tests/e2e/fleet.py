@@ -191,8 +191,8 @@ class Fleet:
     ) -> Process:
         """Start one `edgenode controller`."""
         where = ("--listen", listen) if listen else ()
-        config = ("--config", str(self.folder / "run.toml"))
-        return self.start("controller", "controller", *config, *where, *arguments, spawn=spawn)
+        common = ("--config", str(self.folder / "run.toml"), "--state-dir", str(self.state("controller")))
+        return self.start("controller", "controller", *common, *where, *arguments, spawn=spawn)
 
     def static(self, ports: Sequence[int], *arguments: str) -> list[Process]:
         """Start nodes that know each other's addresses, and no controller."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
 from edgenode.store import Store
-from tests.e2e.fleet import Fleet, free_ports
+from tests.e2e.fleet import Fleet, Process, free_ports
 
 
 @pytest.mark.timeout(60)
@@ -50,6 +51,49 @@ def test_a_node_of_another_run_stops_at_its_first_peer_with_both_digests(fleet: 
     assert theirs in stranger.errors[-1]
 
 
+@pytest.mark.timeout(30)
+def test_two_fixed_peers_of_one_name_both_stop_and_say_so(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2})
+    ports = free_ports(2)
+    both = [
+        fleet.node("twin", "--peers", f"127.0.0.1:{there}", listen=f"127.0.0.1:{here}")
+        for here, there in (ports, ports[::-1])
+    ]
+    for twin in both:
+        (line,) = twin.ended(2).errors
+        assert re.fullmatch(r"edgenode: the peer at \S+ has our own name 'twin': give one of us another --name", line)
+
+
+@pytest.mark.timeout(60)
+def test_a_copy_of_a_member_is_refused_with_both_addresses_also_after_a_controller_restart(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2, "run.rounds": 20_000, "run.checkpoint_every": 10_000})
+    listen = f"127.0.0.1:{free_ports(1)[0]}"
+    where = ("--controller", listen)
+    controller = fleet.controller(listen=listen)
+    nodes = fleet.nodes(2, *where)
+    nodes[0].says("epoch done")
+    address = nodes[0].says(r"listening .*address=(\S+)")[1]
+    shutil.copytree(fleet.state("node-0"), fleet.state("copy"))
+
+    def copied() -> Process:
+        return fleet.node("node-0", *where, "--state-dir", str(fleet.state("copy")))
+
+    def assert_refused(copy: Process) -> None:
+        (line,) = copy.ended(1).errors
+        refusal = rf"node id 'node-0' is taken by {address}; give the one at 127\.0\.0\.1:\d+ another --name"
+        assert re.fullmatch(f"edgenode: refused by the controller at {listen}: {refusal}", line)
+
+    assert_refused(copied())
+    controller.kill()
+    late = copied()
+    late.says("listening")
+    controller = fleet.controller(listen=listen)
+    assert_refused(late)
+    fleet.command("stop", *where)
+    for process in (*nodes, controller):
+        process.ended(0)
+
+
 @pytest.mark.timeout(40)
 def test_sigterm_ends_nodes_and_controller_without_a_traceback(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2, "run.rounds": 20_000})
@@ -69,13 +113,12 @@ def test_sigterm_ends_nodes_and_controller_without_a_traceback(fleet: Fleet) -> 
 
 
 @pytest.mark.timeout(60)
-def test_a_killed_node_ends_the_others_by_name_after_the_barrier_timeout_and_their_checkpoints_stay(
+def test_without_a_controller_a_killed_node_ends_the_others_by_name_and_their_checkpoints_stay(
     fleet: Fleet,
 ) -> None:
     # In a complete graph everybody waits for everybody, so nobody can name another but the dead one.
     config = fleet.configure({"run.rounds": 20_000, "run.barrier_timeout_s": 3, "topology.graphs": ["complete"]})
-    controller = fleet.controller()
-    nodes = fleet.nodes(4)
+    nodes = fleet.static(free_ports(4))
     for node in nodes:
         node.says(r"epoch done .*epoch=2 ")
     nodes[2].kill()
@@ -85,9 +128,8 @@ def test_a_killed_node_ends_the_others_by_name_after_the_barrier_timeout_and_the
         node.ended(1, timeout_s=20)
         assert re.fullmatch(r"edgenode: round \d+ timed out waiting for .*\bnode-2\b.*", node.errors[-1])
         assert len(node.errors) == 1
-    controller.says(r"a node failed .*timed out")
     for node in survivors:
         store = Store(fleet.state(node.name), config.digest())
-        rounds, _ = store.offer()
-        assert max(rounds) >= 20
-        assert store.load(max(rounds)).state.x.size > 0
+        newest = max(store.rounds())
+        assert newest >= 20
+        assert store.load(newest).state.x.size > 0

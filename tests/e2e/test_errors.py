@@ -9,14 +9,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
+from edgenode import build
 from edgenode.cli import group
+from edgenode.config import Config
+from edgenode.core.plan import Member, found
+from edgenode.core.sparse_push import State
+from edgenode.store import Checkpoint, Store
 from tests.e2e.fleet import Fleet
 
 ANY = ("--listen", "127.0.0.1:0", "--wait", "1", "--state-dir", "state")
+
+
+def saved(folder: Path, config: Config) -> str:
+    """Write a checkpoint of round 40; return the digest of its run."""
+    plan = found(config.run.cluster, [Member("a"), Member("b")], build.schedule(config))
+    state = State.initial(np.zeros(3, np.float32))
+    Store(folder, config.digest()).save(Checkpoint(40, state, plan, {}, {}))
+    return config.digest()
 
 
 def refused(fleet: Fleet, *arguments: str) -> str:
@@ -80,7 +95,8 @@ def test_a_port_in_use_is_refused(fleet: Fleet, command: str, taken: str) -> Non
 def test_a_node_that_finds_no_controller_says_where_it_searched(fleet: Fleet) -> None:
     fleet.configure()
     line = refused(fleet, "run", "--config", "run.toml", *ANY)
-    assert line == (
+    searched, _, _ = line.partition("; saw other clusters: ")  # whoever else runs on this machine
+    assert searched == (
         f"no controller of cluster '{fleet.cluster}' found in 1 s: "
         "searched for _edgenode-ctl._tcp.local. by mDNS on 127.0.0.1"
     )
@@ -94,17 +110,26 @@ def test_status_without_a_controller_says_where_it_searched(fleet: Fleet) -> Non
 
 
 @pytest.mark.timeout(30)
-def test_a_new_run_does_not_overwrite_checkpoints(fleet: Fleet) -> None:
-    (fleet.folder / "state" / "checkpoints" / "round-000000040").mkdir(parents=True)
-    line = refused(fleet, "run", *ANY)
+def test_a_new_run_does_not_overwrite_the_checkpoints_of_another(fleet: Fleet) -> None:
+    theirs, ours = saved(fleet.state("state"), fleet.configure({"run.seed": 1})), fleet.configure().digest()
+    line = refused(fleet, "run", "--config", "run.toml", *ANY)
     assert line == (
-        "state/checkpoints holds a checkpoint of round 40: go on with --resume, or give another --state-dir"
+        f"state/checkpoints/round-000000040 is of another run: run digest {theirs}, ours is {ours}; "
+        "forget it with --fresh, or give another --state-dir"
     )
+    process = fleet.command("run", "--config", "run.toml", "--fresh", *ANY, code=2)
+    assert "no controller of cluster" in process.errors[-1]
+    assert not (fleet.state("state") / "checkpoints").exists()
 
 
 @pytest.mark.timeout(30)
-def test_a_node_with_nothing_to_resume_says_so(fleet: Fleet) -> None:
-    assert refused(fleet, "run", "--resume", *ANY) == "cannot resume: no checkpoint in state/checkpoints"
+def test_damaged_checkpoints_are_skipped_by_name_and_the_node_joins_without(fleet: Fleet) -> None:
+    saved(fleet.state("state"), fleet.configure())
+    (fleet.state("state") / "checkpoints" / "round-000000040" / "meta.json").write_text("{")
+    process = fleet.command("run", "--config", "run.toml", *ANY, code=2)
+    assert re.search(r"skipping a checkpoint .*round-000000040 is damaged", process.stderr)
+    assert "no checkpoint is intact: joining without" in process.stderr
+    assert "no controller of cluster" in process.errors[-1]
 
 
 # --- help -----------------------------------------------------------------------------------------------

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
-from tests.e2e.fleet import Fleet, free_ports
+from tests.e2e.fleet import Fleet, Process, free_ports
 
-RUN = {"run.cluster": "e2e-resume", "run.rounds": 240}  # one name for all: the cluster is part of the run digest
+# One name for all, as the cluster is part of the run digest; and one per test process, as others may run beside it.
+RUN = {"run.cluster": f"e2e-resume-{os.getpid()}", "run.rounds": 240}
 
 
 @pytest.fixture(scope="module")
@@ -37,34 +39,49 @@ def test_a_stopped_run_resumes_to_the_bit(fleet: Fleet, uninterrupted: dict[str,
     first = [fleet.controller(), *fleet.nodes(4)]
     first[1].says("epoch done")
     stop = fleet.command("stop", "--cluster", str(RUN["run.cluster"]))
-    assert "go on with --resume" in stop.stdout
+    assert "started again, it goes on from there" in stop.stdout
     for process in first:
         process.ended(0)
     rounds = {node.says(r"run stopped.* rounds=(\d+)")[1] for node in first[1:]}
     assert len(rounds) == 1
     assert models(fleet) != uninterrupted
 
-    for process in (fleet.controller(), *fleet.nodes(4, "--resume")):
+    for process in (fleet.controller(), *fleet.nodes(4)):
         process.ended(0)
         if process.name != "controller":
             assert process.says(r"run begins .*round=(\d+)")[1] in rounds
     assert models(fleet) == uninterrupted
 
 
-@pytest.mark.timeout(90)
-def test_killed_nodes_without_a_controller_resume_to_the_bit(
-    fleet: Fleet, uninterrupted: dict[str, dict[str, bytes]]
+@pytest.mark.parametrize("led", [True, False], ids=["with a controller", "with fixed peers"])
+@pytest.mark.timeout(120)
+def test_after_a_power_cut_the_same_commands_go_on_to_the_bit(
+    fleet: Fleet, uninterrupted: dict[str, dict[str, bytes]], led: bool
 ) -> None:
     fleet.configure(RUN)
     ports = free_ports(4)
-    first = fleet.static(ports)
+
+    def powered() -> list[Process]:
+        return [*fleet.nodes(4), fleet.controller()] if led else fleet.static(ports)
+
+    first = powered()
     first[0].says(r"epoch done .*epoch=5 ")
-    for node in first:
-        node.kill()
+    for process in first:
+        process.popen.kill()
+    for process in first:
+        process.popen.wait()
     assert not (fleet.state("node-0") / "model.safetensors").exists()
 
-    again = fleet.static(ports, "--resume")
-    for node in again:
-        node.ended(0)
-        assert int(node.says(r"run begins .*round=(\d+)")[1]) >= 20
+    again = powered()
+    for process in again:
+        process.ended(0)
+    assert all(int(node.says(r"run begins .*round=(\d+)")[1]) >= 20 for node in again[:4])
     assert models(fleet) == uninterrupted
+
+    (fleet.state("node-0") / "result.json").unlink()
+    finished = powered()  # nothing is left to do but to say so
+    for process in finished:
+        process.ended(0)
+    assert {node.says(r"run begins .*round=(\d+)")[1] for node in finished[:4]} == {"242"}
+    assert models(fleet) == uninterrupted
+    assert (fleet.state("node-0") / "result.json").exists()

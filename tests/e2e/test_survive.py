@@ -26,7 +26,7 @@ def test_a_killed_node_is_cut_out_comes_back_as_a_newcomer_and_the_run_ends_well
     nodes[2].says("epoch=4 ")
     nodes[2].kill()
     nodes[0].says(r"plan changes .*without=\['node-2'\]")
-    nodes[2] = fleet.node("node-2", "--resume")
+    nodes[2] = fleet.node("node-2")
     nodes[2].says("fetched the model")
     for process in (*nodes, controller):
         process.ended(0, timeout_s=60)

@@ -15,6 +15,7 @@ import pytest
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
     AnswerOffer,
+    Hello,
     Joined,
     Lost,
     Offer,
@@ -22,12 +23,14 @@ from edgenode.core.messages import (
     Progressed,
     RecordOffered,
     Refuse,
+    Reign,
     Welcome,
 )
 from edgenode.core.plan import Member, Schedule, found
 from edgenode.errors import RemoteProtocolError, TransportError, first_cause
-from edgenode.net import control
+from edgenode.net import control, peers
 from edgenode.net.control import ControlLink, ControlServer
+from edgenode.net.peers import PeerServer
 from edgenode.net.rpc import channel, serving
 from edgenode.net.wire import Identity
 from edgenode.v1 import control_pb2, control_pb2_grpc
@@ -54,13 +57,18 @@ class Controller:
     events: list[object] = field(default_factory=list)
     reports: list[control_pb2.Progress] = field(default_factory=list)
     leaving: list[str] = field(default_factory=list)
+    planned: dict[str, str] = field(default_factory=dict)
     server: ControlServer = field(init=False)
 
     @asynccontextmanager
     async def up(self) -> AsyncIterator[str]:
         identity = Identity("home", "controller", "run")
         self.server = ControlServer(
-            identity, self.events.append, lambda node, report: self.reports.append(report), self.leaving.append
+            identity,
+            self.events.append,
+            lambda node, report: self.reports.append(report),
+            self.leaving.append,
+            lambda node: self.planned.get(node, ""),
         )
         async with serving(f"127.0.0.1:{self.port}", [(control.SERVICE, self.server.add_to)], 0.0) as self.port:
             yield f"127.0.0.1:{self.port}"
@@ -78,13 +86,15 @@ class Node:
     address: str = "127.0.0.1:7600"
     cluster: str = "home"
     running: bool = False
+    process: str = "p"
+    follows: Reign | None = None
     orders: list[object] = field(default_factory=list)
     standbys: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
     link: ControlLink = field(init=False)
 
     def __post_init__(self) -> None:
-        identity = Identity(self.cluster, self.name, "run")
-        self.link = ControlLink(identity, self._find, self._join, self.orders.append, self._waiting)
+        identity = Identity(self.cluster, self.name, "run", process=self.process)
+        self.link = ControlLink(identity, self._find, self._join, self._ordered, self._waiting)
 
     async def _find(self) -> str:
         return self.target
@@ -92,7 +102,12 @@ class Node:
     def _join(self, controller: str) -> Joined:
         assert controller == self.target
         plan = PLAN if self.running else None
-        return Joined(self.name, self.address, "run", 20, frozenset({50}), plan, self.running)
+        return Joined(
+            self.name, self.address, "run", 20, frozenset({50}), plan, self.running, self.process, follows=self.follows
+        )
+
+    def _ordered(self, order: object) -> None:
+        self.orders.append(order)
 
     def _waiting(self, present: tuple[str, ...], missing: int) -> None:
         self.standbys.append((present, missing))
@@ -137,15 +152,43 @@ def progress(next_round: int, **fields: object) -> control_pb2.Progress:
 
 async def test_a_node_joins_with_all_it_has_and_is_told_who_is_missing() -> None:
     async with both() as (controller, node):
-        assert controller.events == [Joined("n0", node.address, "run", 20, frozenset({50}), None, False)]
+        assert controller.events == [Joined("n0", node.address, "run", 20, frozenset({50}), None, False, "p")]
         assert node.standbys == [(("n0",), 1)]
 
 
 async def test_a_returning_node_brings_its_plan() -> None:
     controller = Controller()
-    async with controller.up() as target, Node(target, running=True).up():
+    follows = Reign(3, "beef", "10.0.0.5:7700")
+    async with controller.up() as target, Node(target, running=True, follows=follows).up():
         await until(lambda: bool(controller.events))
-    assert controller.events[0] == Joined("n0", "127.0.0.1:7600", "run", 20, frozenset({50}), PLAN, True)
+    joined = Joined("n0", "127.0.0.1:7600", "run", 20, frozenset({50}), PLAN, True, "p", follows=follows)
+    assert controller.events[0] == joined
+
+
+async def test_a_greeting_names_the_controller_at_the_address_that_was_dialled() -> None:
+    async with both() as (controller, node):
+        controller.server.perform(Hello("n0", Reign(3, "beef", "0.0.0.0:7700")))
+        await until(lambda: bool(node.orders))
+        assert node.orders == [Hello("n0", Reign(3, "beef", node.target))]
+
+
+async def test_a_controller_that_is_not_followed_is_left_and_dialled_again() -> None:
+    class Loyal(Node):
+        def _ordered(self, order: object) -> None:
+            super()._ordered(order)
+            if isinstance(order, Hello) and order.reign.term < 3:
+                raise TransportError("not the one we follow")
+
+    controller = Controller()
+    async with controller.up() as target, Loyal(target).up() as node:
+        await until(lambda: bool(controller.events))
+        controller.server.perform(Hello("n0", Reign(2)))
+        controller.server.perform(Welcome("n0", PLAN, 0))
+        await until(lambda: len(controller.of_kind(Joined)) == 2)
+        assert not node.link.connected.is_set()
+        assert [type(order) for order in node.orders] == [Hello]
+        controller.server.perform(Hello("n0", Reign(3)))
+        await until(node.link.connected.is_set)
 
 
 async def test_a_welcome_brings_the_plan_and_the_round() -> None:
@@ -231,7 +274,9 @@ async def test_flush_waits_no_longer_than_it_is_told() -> None:
             await context.write(control_pb2.AttendResponse(standby=standby))
             await asyncio.sleep(SOON_S)
 
-    deaf = Deaf(Identity("home", "controller", "run"), lambda event: None, lambda node, report: None, lambda node: None)
+    deaf = Deaf(
+        Identity("home", "controller", "run"), lambda event: None, lambda node, report: None, lambda node: None, str
+    )
     async with (
         serving("127.0.0.1:0", [(control.SERVICE, deaf.add_to)], 0.0) as port,
         Node(f"127.0.0.1:{port}").up() as node,
@@ -328,14 +373,57 @@ async def test_a_running_node_replaces_its_own_half_open_link() -> None:
 # --- refusals
 
 
-async def test_a_second_node_of_the_same_name_is_refused_with_both_addresses() -> None:
-    async with both() as (controller, first):
-        error = await failure(Node(first.target, address="127.0.0.1:7699"))
+@asynccontextmanager
+async def a_process(process: str, name: str = "n0", run: str = "run") -> AsyncIterator[str]:
+    """Somebody who answers a call; yields the address."""
+    server = PeerServer(Identity("home", name, run, process=process), (frozenset(), None))
+    async with serving("127.0.0.1:0", [(peers.SERVICE, server.add_to)], 0.0) as port:
+        yield f"127.0.0.1:{port}"
+
+
+TAKEN = "node id 'n0' is taken by {}; give the one at 127.0.0.1:7699 another --name"
+
+
+@pytest.mark.parametrize("link", ["up", "down"])
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_second_process_of_one_name_is_refused_with_both_addresses(link: str, running: bool) -> None:
+    controller = Controller()
+    async with controller.up() as target, a_process("first") as address, AsyncExitStack() as of_first:
+        first = await of_first.enter_async_context(Node(target, address=address, process="first").up())
+        await until(lambda: bool(controller.events))
+        if link == "down":
+            await of_first.aclose()
+            await until(lambda: controller.events[-1] == Lost("n0"))
+        error = await failure(Node(target, address="127.0.0.1:7699", process="second", running=running))
         assert isinstance(error, RemoteProtocolError)
-        assert "node id 'n0' is taken by 127.0.0.1:7600; give the one at 127.0.0.1:7699 another --name" in str(error)
-        controller.server.perform(Welcome("n0", PLAN, 0))
-        await until(lambda: bool(first.orders))
+        assert TAKEN.format(address) in str(error)
         assert len(controller.of_kind(Joined)) == 1
+        if link == "up":
+            controller.server.perform(Welcome("n0", PLAN, 0))
+            await until(lambda: bool(first.orders))
+
+
+async def test_after_a_restart_of_the_controller_the_plan_tells_where_a_member_was() -> None:
+    async with a_process("first") as address:
+        controller = Controller(planned={"n0": address})
+        async with controller.up() as target:
+            error = await failure(Node(target, address="127.0.0.1:7699", process="second"))
+        assert TAKEN.format(address) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("process", "name", "run"),
+    [("second", "n0", "run"), ("other", "n1", "run"), ("other", "n0", "another run"), ("", "", "")],
+    ids=["the same process, at a new address", "another node", "a node of another run", "nobody"],
+)
+async def test_whoever_else_is_at_the_old_address_by_now_is_no_duplicate(process: str, name: str, run: str) -> None:
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(a_process(process, name, run))
+        if not name:
+            await stack.aclose()
+        controller = Controller(planned={"n0": address})
+        async with controller.up() as target, Node(target, address="127.0.0.1:7699", process="second").up():
+            await until(lambda: bool(controller.events))
 
 
 async def test_the_same_device_may_join_again_before_its_old_link_is_known_to_be_dead() -> None:

@@ -17,7 +17,7 @@ from edgenode.core.messages import Acknowledge, Acknowledged, Message, Verdict
 from edgenode.core.plan import Member, Schedule, found
 from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net import peers
-from edgenode.net.peers import PeerLink, Peers, PeerServer, Whereabouts, meet
+from edgenode.net.peers import PeerLink, Peers, PeerServer, Whereabouts, meet, probe
 from edgenode.net.rpc import channel, serving
 from edgenode.net.wire import CHUNK_BYTES, Identity, push_frames
 from edgenode.v1 import peer_pb2, peer_pb2_grpc
@@ -444,3 +444,30 @@ async def test_a_fixed_peer_that_never_answers_is_given_up_with_its_address() ->
     error = await failure(meet("127.0.0.1:1", N0, lambda target, why: None, 0.3))
     assert isinstance(error, TransportError)
     assert "127.0.0.1:1" in str(error)
+
+
+async def test_a_probe_tells_who_answers_and_none_where_nobody_does() -> None:
+    receiver = Receiver(replace(N1, process="one"))
+    async with receiver.up() as target:
+        assert await probe(target, N0, SOON_S) == replace(N1, process="one")
+    assert await probe(target, N0, SOON_S) is None
+
+
+async def test_who_has_ended_stays_until_everyone_has_asked_who_it_is_but_not_for_ever() -> None:
+    receiver = Receiver()
+    async with receiver.up() as target, asyncio.timeout(SOON_S):
+        await receiver.server.met_by(frozenset({"n0"}), 0.05)
+        waiting = asyncio.create_task(receiver.server.met_by(frozenset({"n0"}), 60), name="waiting")
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await meet(target, N0, lambda *_: None, SOON_S)
+        await waiting
+
+
+async def test_a_process_of_our_own_name_is_a_stranger_and_we_ourselves_are_not() -> None:
+    receiver = Receiver(replace(N1, process="one"))
+    async with receiver.up() as target:
+        await probe(target, replace(N1, process="one"), SOON_S)
+        assert receiver.server._strangers.empty()
+        await probe(target, replace(N1, process="two"), SOON_S)
+        assert "has our own name 'n1': give one of us another --name" in str(await failure(receiver.server.strangers()))

@@ -29,7 +29,7 @@ def all_services() -> list[tuple[str, object]]:
     async def never(*_: object) -> int:
         raise AssertionError
 
-    controller = ControlServer(IDENTITY, lambda event: None, lambda node, progress: None, lambda node: None)
+    controller = ControlServer(IDENTITY, lambda event: None, lambda node, progress: None, lambda node: None, str)
     return [
         (peers.SERVICE, PeerServer(IDENTITY, (frozenset(), None)).add_to),
         (control.SERVICE, controller.add_to),

@@ -1,0 +1,52 @@
+"""What a controller remembers, and what it does when it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgenode import build
+from edgenode.config import Config, load
+from edgenode.controller import Controller
+from edgenode.core.messages import Persist
+from edgenode.core.plan import Member, found
+from edgenode.errors import ConfigError, OtherRun
+from edgenode.ledger import Ledger
+
+LISTEN = "127.0.0.1:0"
+
+
+def remembered(folder: Path, config: Config) -> Persist:
+    plan = found(config.run.cluster, [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], build.schedule(config))
+    persist = Persist(4, 0, plan)
+    Ledger(folder, config.digest()).save(persist)
+    return persist
+
+
+def test_a_controller_goes_on_with_the_plan_and_a_higher_term_and_knows_where_members_were(tmp_path: Path) -> None:
+    persist = remembered(tmp_path, Config())
+    controller = Controller(Config(), LISTEN, tmp_path)
+    assert (controller.cluster.plan, controller.cluster.term) == (persist.plan, 5)
+    assert controller._planned("n0") == "10.0.0.1:7600"
+    assert controller._planned("n1") == controller._planned("n9") == ""
+    assert Controller(Config(), LISTEN, tmp_path).cluster.term == 6
+
+
+def test_damaged_state_is_refused_with_the_remedy_and_removed_only_with_it(tmp_path: Path) -> None:
+    remembered(tmp_path, Config())
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"{")
+    with pytest.raises(ConfigError, match=r"cannot be read: .*; to take the plan from the nodes that run, .*--recover"):
+        Controller(Config(), LISTEN, tmp_path)
+    controller = Controller(Config(), LISTEN, tmp_path, recover=True)
+    assert (controller.cluster.plan, controller.cluster.term) == (None, 0)
+    assert Ledger(tmp_path, Config().digest()).load() is None
+
+
+@pytest.mark.parametrize("recover", [False, True])
+def test_state_of_another_run_stays_whatever_is_said(tmp_path: Path, recover: bool) -> None:
+    remembered(tmp_path, Config())
+    with pytest.raises(OtherRun, match=f"digest {Config().digest()}, ours is"):
+        Controller(load(None, {"run.seed": 1}, {}), LISTEN, tmp_path, recover)
+    assert Ledger(tmp_path, Config().digest()).load() is not None
