@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?=
+SEEDS ?= 0..25
 
-.PHONY: demo test lint protos format clean
+.PHONY: demo test chaos lint protos format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -12,6 +13,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest
+
+# The chaos scenarios of the test command, many times: faults on the network need root, iproute2, iptables, faketime.
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/chaos --seeds $(SEEDS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -271,7 +271,7 @@ class Controller:
 
     def _silent(self) -> list[str]:
         members = len(self.cluster.plan.latest.members) if self.cluster.plan else 0
-        return silent(self._heard(), members, self.config.run.evict_after_s)
+        return silent(self._heard(), members, self.config.run.evict_after_s, self.cluster.awaited())
 
     async def _watch_over_members(self) -> None:
         """Take for dead who is silent and does not answer a call either; see who is slow."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 import structlog
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from edgenode import build, results
@@ -428,7 +429,11 @@ class Daemon:
             raise ConfigError("a run that has not finished has no model to export")
         config = self._config
         metadata = {"model": config.task.model, "dataset": config.task.dataset, "run_digest": config.digest()}
-        save_file(self._trainer.named_tensors(self._z), folder / "model.safetensors", metadata=metadata)
+        path = folder / "model.safetensors"
+        try:
+            save_file(self._trainer.named_tensors(self._z), path, metadata=metadata)
+        except (OSError, SafetensorError) as exc:
+            raise CheckpointError(f"{path} cannot be written: {exc}") from exc
 
 
 def _described(record: Record) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgenode.config import Config
 from edgenode.core.compress import Floats
+from edgenode.errors import CheckpointError
 from edgenode.store import write_atomically
 
 SCHEMA = "edgenode/result/1"
@@ -81,8 +82,15 @@ def describe_compressor(config: Config) -> str:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Write a result.json, whole or not at all."""
-    write_atomically(path, json.dumps(result, indent=2) + "\n")
+    """Write a result.json, whole or not at all.
+
+    Raises:
+        CheckpointError: the disk refuses it.
+    """
+    try:
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
+    except OSError as exc:
+        raise CheckpointError(f"{path} cannot be written: {exc}") from exc
 
 
 def read_node(path: Path) -> NodeResult:

@@ -53,16 +53,18 @@ class Standstill:
         return now - self._since
 
 
-def silent(nodes: Mapping[str, Heard], members: int, limit_s: float) -> list[str]:
+def silent(nodes: Mapping[str, Heard], members: int, limit_s: float, fenced: frozenset[str] = frozenset()) -> list[str]:
     """Who may be dead: a call is to show it.
 
     Such a node has said nothing for ``limit_s``, somebody waits for it, and two nodes are stuck: one
     with a bad link cannot make the case alone. In a run of less than four members one has to do.
+    ``fenced`` are those whose promise a fence waits for: with it, everybody does.
     """
     stuck = {n for n, h in nodes.items() if h.waiting_for and h.waiting_s >= limit_s / 2 and h.silent_s < limit_s}
     quiet = [n for n, h in nodes.items() if h.silent_s >= limit_s and not h.ended]
     enough = len(stuck) >= (2 if members >= 4 else 1)
-    return [n for n in quiet if enough and any(n in nodes[other].waiting_for for other in stuck)]
+    named = {n for n in quiet if enough and any(n in nodes[other].waiting_for for other in stuck)}
+    return [n for n in quiet if n in named or n in fenced]
 
 
 def holding_up(nodes: Mapping[str, Heard]) -> dict[str, tuple[str, ...]]:

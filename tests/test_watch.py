@@ -39,6 +39,11 @@ def test_without_silence_and_two_witnesses_nobody_is_dead(dead: Heard, n1: Heard
     assert "dead" not in silent(nodes, 4, LIMIT_S)
 
 
+def test_whoever_a_fence_waits_for_is_waited_for_by_all() -> None:
+    nodes = {"dead": DEAD, "n1": Heard(0.1), "n2": Heard(0.1), "n3": Heard(0.1)}
+    assert silent(nodes, 4, LIMIT_S, frozenset({"dead", "n1"})) == ["dead"]
+
+
 def test_in_a_run_of_less_than_four_one_witness_has_to_do() -> None:
     nodes = {"dead": DEAD, "n1": STUCK, "n2": Heard(0.1)}
     assert silent(nodes, 4, LIMIT_S) == []

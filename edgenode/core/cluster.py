@@ -114,6 +114,10 @@ class Cluster:
         """How many nodes the founding still waits for."""
         return 0 if self.plan else max(0, self.charter.nodes - len(self.present))
 
+    def awaited(self) -> frozenset[str]:
+        """Whose promise a fence still waits for."""
+        return self._fencing.survivors - set(self._fencing.answers) if self._fencing else frozenset()
+
     def handle(self, event: ClusterEvent) -> list[ClusterAction]:
         """Take one event; return what is to be done, in this order."""
         actions = self._take(event)

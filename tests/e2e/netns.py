@@ -1,7 +1,8 @@
 """A bridge of Linux network namespaces: several hosts on one machine, whose own network stays untouched.
 
 Each host is a namespace with one link (`eth0`, 10.77.0.N/24) to a bridge that has a namespace of its own.
-Needs root and iproute2: ask `unavailable()` first. The same addresses in two bridges do not meet.
+Needs root and iproute2: ask `unavailable()` first, and `cannot_disturb()` before the faults, which need iptables and
+tc. The same addresses in two bridges do not meet. A fault is a context manager: it ends with its block.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 _SERIAL = itertools.count()
 _TERMINATE_S = 5.0
+_INCOMING, _OUTGOING = (("INPUT", "-i", "eth0"),), (("OUTPUT", "-o", "eth0"),)
 
 
 class NetnsError(Exception):
@@ -43,6 +45,14 @@ def unavailable() -> str | None:
     except NetnsError as exc:
         return f"cannot make a network namespace: {exc}"
     return None
+
+
+def cannot_disturb() -> str | None:
+    """Why no fault can be made on a bridge here, or None if all can."""
+    if reason := unavailable():
+        return reason
+    missing = [tool for tool in ("iptables", "ip6tables", "tc", "ss") if shutil.which(tool) is None]
+    return f"network faults need {', '.join(missing)}" if missing else None
 
 
 class Bridge:
@@ -85,6 +95,80 @@ class Bridge:
     def set_link(self, index: int, up: bool) -> None:
         """Plug host `index` in or out, on the side of the bridge: the host keeps its address and routes."""
         _ip("-n", self._switch, "link", "set", _port(index), "up" if up else "down")
+
+    @contextmanager
+    def unplugged(self, index: int) -> Iterator[None]:
+        """Host `index` hears nobody, and nobody hears it; its own interface stays up."""
+        self.set_link(index, False)
+        try:
+            yield
+        finally:
+            self.set_link(index, True)
+
+    @contextmanager
+    def drop(self, index: int, incoming: bool = False, outgoing: bool = False) -> Iterator[None]:
+        """Host `index` loses all packets one way, or both."""
+        with ExitStack() as undo:
+            for way in (*_INCOMING[:incoming], *_OUTGOING[:outgoing]):
+                undo.enter_context(self._rule(index, *way, "-j", "DROP"))
+            yield
+
+    @contextmanager
+    def lose(self, index: int, share: float) -> Iterator[None]:
+        """Host `index` loses a share of its packets, drawn at random, each way."""
+        chance = ("-m", "statistic", "--mode", "random", "--probability", str(share))
+        with ExitStack() as undo:
+            for way in (*_INCOMING, *_OUTGOING):
+                undo.enter_context(self._rule(index, *way, *chance, "-j", "DROP"))
+            yield
+
+    @contextmanager
+    def split(self, ones: Sequence[int], others: Sequence[int]) -> Iterator[None]:
+        """Nothing passes between two groups of hosts; within each, everything does."""
+        with ExitStack() as undo:
+            for near, far in (*itertools.product(ones, others), *itertools.product(others, ones)):
+                way = ("INPUT", "-i", "eth0", "-s", self.addresses[far])
+                undo.enter_context(self._rule(near, *way, "-j", "DROP", tools=("iptables",)))
+            yield
+
+    @contextmanager
+    def sever(self, index: int) -> Iterator[None]:
+        """All TCP connections that host `index` has now go silent for good, both ways; new ones are not touched."""
+        with ExitStack() as undo:
+            for local, remote in self.connections(index):
+                (here, port), (there, other) = local, remote
+                back = ("INPUT", "-p", "tcp", "-s", there, "--sport", other, "-d", here, "--dport", port)
+                forth = ("OUTPUT", "-p", "tcp", "-s", here, "--sport", port, "-d", there, "--dport", other)
+                for way in (back, forth):
+                    undo.enter_context(self._rule(index, *way, "-j", "DROP", tools=("iptables",)))
+            yield
+
+    @contextmanager
+    def limit(self, index: int, bits_per_s: int) -> Iterator[None]:
+        """Host `index` has a slow link, each way."""
+        shape = ("tbf", "rate", f"{bits_per_s}bit", "burst", "8kb", "latency", "1s")
+        ends = ((self.namespaces[index], "eth0"), (self._switch, _port(index)))
+        with ExitStack() as undo:
+            for namespace, device in ends:
+                self._inside(namespace, "tc", "qdisc", "add", "dev", device, "root", *shape)
+                undo.callback(self._inside, namespace, "tc", "qdisc", "delete", "dev", device, "root")
+            yield
+
+    def connections(self, index: int) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+        """(local, remote) address and port of every established TCP connection of host `index`."""
+        lines = self._inside(self.namespaces[index], "ss", "-Htn", "state", "established").splitlines()
+        return [(_endpoint(line.split()[-2]), _endpoint(line.split()[-1])) for line in lines]
+
+    @contextmanager
+    def _rule(self, index: int, *rule: str, tools: Sequence[str] = ("iptables", "ip6tables")) -> Iterator[None]:
+        with ExitStack() as undo:
+            for tool in tools:
+                self._inside(self.namespaces[index], tool, "-w", "-I", *rule)
+                undo.callback(self._inside, self.namespaces[index], tool, "-w", "-D", *rule)
+            yield
+
+    def _inside(self, namespace: str, *command: str) -> str:
+        return _ip("netns", "exec", namespace, *command)
 
     def _build(self) -> None:
         self._add_namespace(self._switch)
@@ -136,7 +220,14 @@ def _port(index: int) -> str:
     return f"host{index + 1}"
 
 
-def _ip(*arguments: str) -> None:
+def _endpoint(text: str) -> tuple[str, str]:
+    """ "[::ffff:10.77.0.2]:7600", as ss writes what a dual-stack socket accepted, is ("10.77.0.2", "7600")."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]").removeprefix("::ffff:"), port
+
+
+def _ip(*arguments: str) -> str:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise NetnsError(f"ip {' '.join(arguments)}: {done.stderr.strip() or done.returncode}")
+    return done.stdout
