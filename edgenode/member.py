@@ -361,7 +361,7 @@ class Membership:
                 "bring back what those have lost, or start all with --fresh"
             )
         newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
-        return resume(newest, members, {node: rounds for node, (rounds, _) in offers.items()})
+        return resume(newest, members, offers)
 
     def _say_silent(self, target: str, why: str) -> None:
         log.info("waiting for a peer", peer=target, why=why)

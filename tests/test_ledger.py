@@ -57,7 +57,7 @@ def test_a_ledger_comes_back_as_it_was_written_last(ledger: Ledger) -> None:
 def test_a_plan_grows_by_rows_and_is_replaced_where_it_differs(ledger: Ledger) -> None:
     long = grown(PLAN, 5)
     other = long.extend(long.successor(1000, term=7))  # another controller's
-    resumed, _ = resume(long, long.latest.members, {n: frozenset({40}) for n in long.latest.names})
+    resumed, _ = resume(long, long.latest.members, {n: (frozenset({40}), long) for n in long.latest.names})
     for plan in (PLAN, long, grown(long, 1), other, resumed, grown(resumed, 2)):
         ledger.save(Persist(1, 0, plan))
         assert ledger.load() == Persist(1, 0, plan)

@@ -144,7 +144,7 @@ class Cluster:
                 return self._evict(event)
             case Fetched(node):
                 if node in self._newcomers and node in self._sponsored:
-                    self._queue.append(Admit(node))
+                    self._queue.append(Admit(node, self._newcomers[node].process))
                 return []
             case FenceAnswered():
                 return self._fence_answered(event)
@@ -255,7 +255,7 @@ class Cluster:
             return []
         back = {n: self._newcomers[n] for n in self._involved() if n in self._newcomers}
         members = [Member(n, self._incarnation(n), j.address) for n, j in back.items()]
-        offers = {n: j.saved for n, j in self._newcomers.items() if j.saved}
+        offers = {n: (j.saved, j.plan) for n, j in self._newcomers.items() if j.saved and j.plan}
         try:
             if not offers:  # they died before their first round
                 plan, start = found(self.charter.cluster, members, self._founding_schedule()), 0
@@ -359,9 +359,13 @@ class Cluster:
         changes, self._queue = self._queue, []
         names = self.plan.latest.names
         void = [c for c in changes if isinstance(c, Leave) and c.node not in names]
-        changes = [c for c in changes if c not in void and (not isinstance(c, Admit) or c.node in self._newcomers)]
+        changes = [c for c in changes if c not in void and (not isinstance(c, Admit) or self._is_ready(c))]
         refused = [_no(c, f"{c.node} is no member") for c in void]
         return [*refused, *(self._offer(member, changes) if changes else [])]
+
+    def _is_ready(self, admit: Admit) -> bool:
+        """Whether the process that has the model is still the one that waits here."""
+        return admit.node in self._newcomers and self._newcomers[admit.node].process == admit.process
 
     def _may_carry(self, node: str) -> bool:
         return node in self.present and node not in self._newcomers
@@ -437,14 +441,17 @@ class Cluster:
         start = pending.record.start
         actions: list[ClusterAction] = [self._persist()]
         for change in pending.changes:
-            if isinstance(change, Admit):
-                newcomer = self._newcomers.pop(change.node, None)
-                self._sponsored.discard(change.node)
-                self.next_rounds[change.node] = start
-                self._welcomed[change.node] = start, newcomer.process if newcomer else ""
-                actions.append(Welcome(change.node, self.plan, start))
-            else:
+            if not isinstance(change, Admit):
                 actions.append(Reply(change.ticket, start))
+                continue
+            self.next_rounds[change.node] = start
+            self._welcomed[change.node] = start, change.process
+            if self._is_ready(change):
+                del self._newcomers[change.node]
+                self._sponsored.discard(change.node)
+                actions.append(Welcome(change.node, self.plan, start))
+            elif change.node in self._newcomers:  # another process by now: the one that is a member is dead
+                actions += self._evict(Evict(-1, change.node, force=True))
         return actions
 
     def _repeat_to(self, node: str, known: Plan, fenced: frozenset[str] = frozenset()) -> list[ClusterAction]:

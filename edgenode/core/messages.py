@@ -380,9 +380,10 @@ class FenceAnswered:
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """A newcomer is ready: the cluster's own change, on nobody's ticket."""
+    """A newcomer is ready, that is this process of its name: the cluster's own change, on nobody's ticket."""
 
     node: str
+    process: str = ""
     ticket: int = -1
 
 

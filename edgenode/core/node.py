@@ -88,7 +88,6 @@ class Node:
         self._unanswered: set[tuple[int, str]] = set()
         self._pushed: tuple[int, int] = (0, 0)  # messages and payload bytes of the current round
         self._newest: dict[str, int] = {}  # the newest round of each sender that it must have begun
-        self._promised = (0, 0)  # (term, ballot) of the newest fence
         self.fenced: frozenset[str] = frozenset()
         self._knows: dict[str, int] = dict.fromkeys(plan.latest.names, plan.records[0].number)
         self._incarnation = {m.node: m.incarnation for m in plan.latest.members}[name]
@@ -367,13 +366,11 @@ class Node:
         self.fenced = frozenset()
 
     def _behind_fence(self, event: Fenced) -> list[NodeAction]:
-        """Promise, and say where we stand; a fence of an older controller or ballot is void.
+        """Promise, and say where we stand. The last one counts: a link keeps the order, and an old one says nothing.
 
         The promise needs no disk: a process that crashes comes back as another incarnation, which promised nothing.
         """
-        if (event.term, event.ballot) < self._promised:
-            return []
-        self._promised, self.fenced = (event.term, event.ballot), event.evicted
+        self.fenced = event.evicted
         begun = self.round - (self.stage is Stage.READY)
         held = tuple((dead, self._newest.get(dead, -1)) for dead in sorted(event.evicted))
         return [AnswerFence(event.term, event.ballot, begun, held, self.plan.records)]

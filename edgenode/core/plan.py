@@ -231,6 +231,16 @@ class Plan:
             newest = max([newest, *(m.incarnation for m in record.members if m.node == node)])
         return cut
 
+    def holds(self, node: str, round: int, theirs: Plan) -> bool:
+        """Whether a checkpoint that a node took of a round, under a plan of its own, is of this plan's history.
+
+        What an evicted process saved after the last of its rounds that counts is not, and neither is what was saved
+        before all resumed from an earlier round.
+        """
+        begun = self.records[0]
+        of_ours = theirs.records[0].digest == begun.digest or round == begun.start
+        return of_ours and round <= self.gone(round).get(node, round)
+
     def gone(self, round: int) -> dict[str, int]:
         """Members of a round who were cut out of it afterwards, each with the newest of its rounds that counts.
 
@@ -326,21 +336,23 @@ def found(cluster: str, members: Iterable[Member], schedule: Schedule) -> Plan:
 
 
 def resume(
-    plan: Plan, members: Iterable[Member], offers: Mapping[str, frozenset[int]], least: int | None = None
+    plan: Plan,
+    members: Iterable[Member],
+    offers: Mapping[str, tuple[frozenset[int], Plan]],
+    least: int | None = None,
 ) -> tuple[Plan, int]:
     """What a stopped cluster goes on with: its plan plus one record, from the newest round that most have saved.
 
     Args:
         plan: the newest that anyone knows.
         members: who is back, with the incarnations and addresses they have now.
-        offers: per node, the rounds of its checkpoints.
+        offers: per node, the rounds of its checkpoints, and the plan in the newest of them.
         least: how many of the members of that round are enough, if half of them are; None means all of them.
 
     Raises:
         GraphError: too few of the members have a round in common.
     """
-    # what an evicted process saved after the last of its rounds that counts is no part of the run
-    counts = {node: {r for r in rounds if r <= plan.gone(r).get(node, r)} for node, rounds in offers.items()}
+    counts = {node: {r for r in rounds if plan.holds(node, r, theirs)} for node, (rounds, theirs) in offers.items()}
     saved = Counter(round for rounds in counts.values() for round in rounds)
     start = max(saved, key=lambda round: (saved[round], round), default=0)
     in_force = plan.at(start)
@@ -349,7 +361,7 @@ def resume(
         raise GraphError(f"the checkpoints are of {', '.join(names)}, not of {', '.join(sorted(offers))}")
     here = tuple(m for m in returned if m.node in names and start in counts.get(m.node, ()))
     if len(here) < (len(names) if least is None else max(least, (len(names) + 1) // 2)):
-        have = "; ".join(f"{n} has {sorted(offers.get(n, ())) or 'none'}" for n in names)
+        have = "; ".join(f"{n} has {sorted(counts.get(n, ())) or 'none'}" for n in names)
         raise GraphError(f"no checkpoint round is common to enough members: {have}")
     record = replace(
         in_force,

@@ -25,7 +25,7 @@ from edgenode.simulator.conditions import Conditions, Order, Start
 from edgenode.simulator.faults import displace
 from edgenode.simulator.learners import Ledger
 from edgenode.simulator.network import Network
-from edgenode.simulator.trials import add_jobs, play, report, trials
+from edgenode.simulator.trials import add_options, play, report, trials
 
 Crash = tuple[str, int, tuple[tuple[int, float | None], ...]]  # a run, its nodes, (moment, back after seconds)
 
@@ -84,14 +84,14 @@ def main() -> None:
     parser.add_argument("--crashes", type=int, default=1, help="how many die in one run")
     parser.add_argument("--runs", default=",".join(RUNS), help="which runs, by name [default: all]")
     parser.add_argument("--replay", metavar="RUN:MOMENT=BACK,...", help="one case, as a failure prints it")
-    add_jobs(parser)
+    add_options(parser)
     options = parser.parse_args()
     if options.replay:
         cases = [_read(options.replay, options.nodes)]
     else:
         runs = options.runs.split(",")
         cases = [crash for run in runs for crash in crashes(run, options.nodes, options.crashes)]
-    summary = report(trials(network, cases, jobs=options.jobs), len(cases), "case", _replay)
+    summary = report(trials(network, cases, jobs=options.jobs), len(cases), "case", _replay, options.first)
     for kind, count in sorted(summary.happened.items()):
         print(f"  {kind}: {count}")
     sys.exit(bool(summary.failures))

@@ -27,7 +27,7 @@ from edgenode.core.plan import Schedule
 from edgenode.simulator.conditions import CONTROLLER, Conditions, Freeze, Kill, Leap, Order, Partition, Start
 from edgenode.simulator.learners import Ledger
 from edgenode.simulator.network import Network
-from edgenode.simulator.trials import add_jobs, report, trials
+from edgenode.simulator.trials import add_options, report, trials
 
 _ENOUGH = 600  # seeds in which every kind of fault must have happened
 KINDS = (
@@ -88,9 +88,11 @@ def network(seed: int, power_fails: bool = False) -> Network:
 
 
 def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
-    """The power goes out for all, and comes back."""
+    """The power goes out for all, and comes back; perhaps again before all are back at work."""
     when = rng.uniform(0.5, rounds * 0.15)
-    return tuple((when + rng.uniform(0, 0.1), Kill(name, rng.uniform(1, 3), power=True)) for name in names)
+    times = (when,) if rng.random() < 0.5 else (when, when + rng.uniform(1.5, 5))
+    cuts = [(w + rng.uniform(0, 0.1), Kill(name, rng.uniform(1, 3), power=True)) for w in times for name in names]
+    return tuple(sorted(cuts, key=lambda cut: cut[0]))
 
 
 def _orders(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
@@ -137,13 +139,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="0..200", help="first..last, the last one not included; or one seed")
     parser.add_argument("--twice", action="store_true", help="play every seed twice: the transcripts must be equal")
     parser.add_argument("--power-fails", action="store_true", help="one disaster only: a power cut for all at once")
-    add_jobs(parser)
+    add_options(parser)
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last) if last else int(first) + 1)
     played = trials(partial(network, power_fails=options.power_fails), seeds, options.twice, options.jobs)
     replay = f"python -m edgenode.simulator.faults {'--power-fails ' if options.power_fails else ''}--seeds {{}}"
-    summary = report(played, len(seeds), "seed", replay.format)
+    summary = report(played, len(seeds), "seed", replay.format, options.first)
     for kind in sorted({*KINDS, *summary.happened}):
         print(f"  {kind}: {summary.happened[kind]}")
     never = (

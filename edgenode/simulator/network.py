@@ -82,6 +82,7 @@ from edgenode.store import Checkpoint, Store
 Displace = Callable[[str, int, Any], Any]  # (node, round, z) -> displacement
 _MOST_DOUBLINGS = 2
 _STATE_DIR = Path("/edgenode")
+_HISTORY = "history"  # beside what a learner packs
 _OPERATIONS_OF_A_SAVE = 24  # at least as many as there are
 _NO_STATE = State(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.float32))  # learners pack their own
 
@@ -145,7 +146,9 @@ class Network:
         self._born: dict[str, Weighed] = {}  # newcomers that have fetched the model
         self._disks: defaultdict[str, SimulatedDisk] = defaultdict(SimulatedDisk)
         self._saving: defaultdict[str, deque[Checkpoint]] = defaultdict(deque)
-        self._safe: defaultdict[str, set[int]] = defaultdict(set)  # rounds whose save has returned
+        self._histories = 0  # one more whenever all resume
+        self._resumed_from: dict[int, tuple[int, int]] = {}  # from which round of which history
+        self._safe: defaultdict[str, set[int]] = defaultdict(set)  # the newest rounds whose saves have returned
         self._unanswered: dict[tuple[str, int, str, int], Message] = {}  # what the transport still repeats
         self._follows: dict[str, Reign] = {}  # whom a process took its last order from
         self._blocked: Counter[tuple[str, str]] = Counter()  # (sender, receiver): no way through
@@ -376,14 +379,16 @@ class Network:
 
     def _save(self, name: str, save: Save) -> None:
         """Begin to write a checkpoint; until it is done, the process may die half-way."""
-        local = self.learners[name].pack(save.state)
+        first, before = self._resumed_from.get(self._histories, (-1, 0))
+        history = before if save.round == first else self._histories  # the round that all went on from is of both
+        local = {**self.learners[name].pack(save.state), _HISTORY: np.array([history])}
         self._saving[name].append(Checkpoint(save.round, _NO_STATE, save.plan, local, {}))
         self._in_life(self.now + self._rng.uniform(*self.conditions.sync_s), name, self._saved, name)
 
     def _saved(self, name: str) -> None:
         checkpoint = self._saving[name].popleft()
         self._store(name).save(checkpoint)
-        self._safe[name].add(checkpoint.round)
+        self._safe[name] = set(sorted({*self._safe[name], checkpoint.round})[-2:])
 
     def _store(self, name: str) -> Store:
         return Store(_STATE_DIR, self.charter.run_digest, self._disks[name])
@@ -634,10 +639,15 @@ class Network:
         """All were down: the first one back opens new books, from the checkpoints of the common round."""
         if not self.nodes:
             self.happened["resumed after all were down"] += 1
+            self._histories += 1
             self._books = Books(0 * self._books.total)
             self.graphs = {r: g for r, g in self.graphs.items() if r < round}
             self._digests, self._unanswered = {}, {}
-        self.learners[name] = self.learners[name].unpacked(self._store(name).load(round).local)
+        local = self._store(name).load(round).local
+        began = round, int(local[_HISTORY][0])
+        same = self._resumed_from.setdefault(self._histories, began) == began
+        self._require(same, f"round {round} was resumed from two histories")
+        self.learners[name] = self.learners[name].unpacked(local)
         self._rewind(name, round)
 
     def _fetch(self, name: str, sponsor: str) -> None:

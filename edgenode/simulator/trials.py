@@ -86,8 +86,13 @@ class Summary:
     digest: str
 
 
-def report(played: Iterator[Trial[T]], total: int, noun: str, replay: Callable[[T], str]) -> Summary:
-    """Print every failure with the command that replays it, the progress, and at the end the sums."""
+def report(
+    played: Iterator[Trial[T]], total: int, noun: str, replay: Callable[[T], str], first: bool = False
+) -> Summary:
+    """Print every failure with the command that replays it, the progress, and at the end the sums.
+
+    With ``first`` it ends after the first failure.
+    """
     happened, failures, digest = Counter[str](), 0, sha256()
     for done, one in enumerate(played, 1):
         happened += one.happened
@@ -95,12 +100,15 @@ def report(played: Iterator[Trial[T]], total: int, noun: str, replay: Callable[[
         if one.error:
             failures += 1
             print(f"{noun} {one.of}: {one.error}\n  replay: {replay(one.of)}", flush=True)
+            if first:
+                return Summary(done, failures, happened, digest.hexdigest())
         if sys.stderr.isatty():
             print(f"\r{done}/{total} {noun}s, {failures} violations", end="", file=sys.stderr, flush=True)
     print(f"{total} {noun}s, {failures} violations, transcripts {digest.hexdigest()[:16]}")
     return Summary(total, failures, happened, digest.hexdigest())
 
 
-def add_jobs(parser: argparse.ArgumentParser) -> None:
-    """The option that all of these commands have."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that all of these commands have."""
+    parser.add_argument("--first", action="store_true", help="end with the first violation")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes [default: one per processor]")

@@ -568,14 +568,6 @@ def test_a_push_of_the_evicted_is_dropped_without_an_answer_nor_its_records() ->
     assert len(node.plan.records) == 1
 
 
-def test_a_fence_of_an_older_controller_or_ballot_is_void() -> None:
-    node, _ = pair()
-    assert kinds(fence(node, "n1", term=2, ballot=3)) == ["AnswerFence"]
-    assert fence(node, "n1", term=2, ballot=2) == fence(node, "n1", term=1, ballot=9) == []
-    assert kinds(fence(node, "n1", term=2, ballot=3)) == ["AnswerFence"]  # the same again: its answer was lost
-    assert kinds(fence(node, "n1", term=3, ballot=1)) == ["AnswerFence"]
-
-
 def test_a_node_behind_a_fence_takes_no_offer() -> None:
     node, _ = pair()
     fence(node, "n1")

@@ -350,14 +350,14 @@ def test_a_round_is_without_the_process_that_was_cut_out_of_it_and_not_without_a
 # --- resume
 
 
-def offers(**rounds: set[int]) -> dict[str, frozenset[int]]:
-    return {node: frozenset(saved) for node, saved in rounds.items()}
+def offers(plan: Plan, **rounds: set[int]) -> dict[str, tuple[frozenset[int], Plan]]:
+    return {node: (frozenset(saved), plan) for node, saved in rounds.items()}
 
 
 def test_a_cluster_resumes_from_the_newest_common_round() -> None:
     plan = a_plan("x", "y")
     back = (Member("y", 0, "host:2"), Member("x", 0, "host:1"))
-    resumed, start = resume(plan, back, offers(x={10, 20, 30}, y={20, 10}))
+    resumed, start = resume(plan, back, offers(plan, x={10, 20, 30}, y={20, 10}))
     assert start == 20
     (record,) = resumed.records
     assert (record.number, record.parent, record.start) == (1, plan.latest.digest, 20)
@@ -368,39 +368,47 @@ def test_a_cluster_resumes_from_the_newest_common_round() -> None:
 def test_a_resumed_cluster_keeps_the_schedule_of_its_round_and_the_newest_number() -> None:
     old = a_plan("x", "y")
     new = old.extend(old.successor(25, schedule=Schedule((B,), 1), end=40))
-    resumed, start = resume(new, nodes("x", "y"), offers(x={20}, y={20, 30}))
+    resumed, start = resume(new, nodes("x", "y"), offers(old, x={20}, y={20, 30}))
     assert (start, resumed.latest.schedule, resumed.latest.end) == (20, old.latest.schedule, None)
     assert (resumed.latest.number, resumed.latest.parent) == (2, new.latest.digest)
 
 
 def test_a_cluster_without_a_common_round_says_what_each_has() -> None:
     with pytest.raises(GraphError, match=r"x has \[10\]; y has \[20\]"):
-        resume(a_plan("x", "y"), nodes("x", "y"), offers(x={10}, y={20}))
+        resume(a_plan("x", "y"), nodes("x", "y"), offers(a_plan("x", "y"), x={10}, y={20}))
 
 
 @pytest.mark.parametrize("names", [["x"], ["x", "y", "z"], ["x", "z"]])
 def test_a_cluster_of_other_members_is_refused(names: list[str]) -> None:
     with pytest.raises(GraphError, match="the checkpoints are of x, y, not of"):
-        resume(a_plan("x", "y"), nodes(*names), offers(**{name: {10} for name in names}))
+        resume(a_plan("x", "y"), nodes(*names), offers(a_plan("x", "y"), **{name: {10} for name in names}))
 
 
 def test_a_member_without_a_checkpoint_is_refused() -> None:
     with pytest.raises(GraphError, match="the checkpoints are of x, y"):
-        resume(a_plan("x", "y"), nodes("x", "y", "z"), offers(x={10}, y={10}))
+        resume(a_plan("x", "y"), nodes("x", "y", "z"), offers(a_plan("x", "y"), x={10}, y={10}))
 
 
 def test_half_of_the_members_may_be_enough_and_the_others_are_left_out() -> None:
     plan = a_plan("w", "x", "y", "z")
-    resumed, start = resume(plan, nodes("w", "x", "y", "z"), offers(x={10, 20}, y={10, 20}, z={10}), least=1)
+    resumed, start = resume(plan, nodes("w", "x", "y", "z"), offers(plan, x={10, 20}, y={10, 20}, z={10}), least=1)
     assert (start, resumed.latest.names) == (10, ("x", "y", "z"))
     with pytest.raises(GraphError, match=r"w has none; x has \[10\]; y has none"):
-        resume(plan, nodes("w", "x", "y", "z"), offers(x={10}), least=1)
+        resume(plan, nodes("w", "x", "y", "z"), offers(plan, x={10}), least=1)
     with pytest.raises(GraphError, match="enough members"):
-        resume(plan, nodes("w", "x", "y", "z"), offers(x={10}, y={10}), least=3)
+        resume(plan, nodes("w", "x", "y", "z"), offers(plan, x={10}, y={10}), least=3)
 
 
 def test_what_an_evicted_process_saved_after_its_last_round_does_not_count() -> None:
     plan = a_plan("x", "y")
     plan = plan.extend(plan.successor(25, members=nodes("x"), cut=(("y", 19),)))
-    assert resume(plan, nodes("x", "y"), offers(x={10, 20}, y={10, 20}), least=1)[1] == 10
-    assert resume(plan, nodes("x", "y"), offers(x={10, 19}, y={10, 19}), least=1)[1] == 19
+    assert resume(plan, nodes("x", "y"), offers(plan, x={10, 20}, y={10, 20}), least=1)[1] == 10
+    assert resume(plan, nodes("x", "y"), offers(plan, x={10, 19}, y={10, 19}), least=1)[1] == 19
+
+
+def test_what_was_saved_before_a_resume_from_an_earlier_round_does_not_count() -> None:
+    """One had saved 20, the other not: both went on from 10, and one died before it could drop its 20."""
+    old = a_plan("x", "y")
+    new, _ = resume(old, nodes("x", "y"), offers(old, x={10, 20}, y={10}))
+    again = {"x": (frozenset({10, 20}), old), "y": (frozenset({10, 20}), new)}
+    assert resume(new, nodes("x", "y"), again)[1] == 10
