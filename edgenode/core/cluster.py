@@ -90,7 +90,7 @@ class Cluster:
     """
 
     def __init__(self, charter: Charter, reign: Reign, saved: Persist | None = None, recover: bool = False) -> None:
-        self.charter, self.reign, self._recover = charter, reign, recover
+        self.charter, self.reign, self.recover = charter, reign, recover
         self.plan: Plan | None = saved.plan if saved else None
         self.present: dict[str, Joined] = {}
         self.next_rounds: dict[str, int] = {}
@@ -173,7 +173,7 @@ class Cluster:
     def _leader(self, event: Joined, plan: Plan) -> Reign | None:
         """The controller that a running member must be left to; None if that is us, from now on at least."""
         theirs = event.follows or Reign(plan.latest.term)
-        if self._recover:  # whoever led it is gone for good: the operator says so
+        if self.recover:  # whoever led it is gone for good: the operator says so
             self.reign = replace(self.reign, term=max(self.term, theirs.term + self.reign.yields_to(theirs)))
             return None
         foreign = self.plan is None or self.reign.yields_to(theirs) or plan.latest.term > self.term
@@ -188,7 +188,7 @@ class Cluster:
 
     def _found_if_complete(self) -> list[ClusterAction]:
         """A new run, once everyone is there; to recover one, somebody must know it."""
-        if self._recover or self.missing():
+        if self.recover or self.missing():
             return []
         members = sorted(Member(j.node, 0, j.address) for j in self.present.values())
         try:

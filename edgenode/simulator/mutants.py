@@ -125,6 +125,7 @@ MUTANTS = (
         "core/node.py",
         "            self._barrier.discard(dead, after=last)\n",
         "",
+        ("faults", "--seeds", "130..1000"),
     ),
     Mutant(
         "no window: a sender does not wait for answers",
@@ -157,6 +158,7 @@ MUTANTS = (
         "core/node.py",
         "in_time = record.known_by >= self.next_round + rounds and not self.fenced",
         "in_time = record.known_by >= self.next_round",
+        ("faults", "--seeds", "250..1000"),
     ),
     Mutant(
         "a second change is offered before the first is in force",
@@ -165,11 +167,12 @@ MUTANTS = (
         "not self._queue:",
     ),
     Mutant(
-        "what was saved before a resume from an earlier round counts",
+        "what was saved before a resume from an earlier round stays, and counts",
         "core/plan.py",
         "        return of_ours and round",
         "        return round",
-        ("faults", "--power-fails", "--seeds", "0..2000"),
+        ("faults", "--power-fails", "--seeds", "0..1000"),
+        also=(("simulator/network.py", "        self._rewind(name, round)\n", ""),),
     ),
 )
 

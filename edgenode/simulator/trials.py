@@ -53,6 +53,8 @@ def _may_wait(stuck: Network) -> str:
     absent = {name for node in stuck.nodes.values() for name in node.plan.latest.names} - set(stuck.nodes)
     if stuck.cluster is None and (fenced or absent or not stuck.nodes):
         return "the controller was needed, and never came back"
+    if stuck.cluster and stuck.cluster.recover and stuck.cluster.plan is None and not stuck.nodes:
+        return "nobody knew the run that was to be recovered"
     members = stuck.cluster.plan.latest.names if stuck.cluster and stuck.cluster.plan else ()
     return "" if stuck.nodes or set(members) <= stuck.alive else "all died, one for good"
 
