@@ -176,8 +176,11 @@ class Controller:
             for action in self.cluster.handle(event):
                 self._perform(action)
             self._expect_members()
-            if isinstance(event, (Joined, Lost)) and self.cluster.plan is None:
-                self._control.standby(sorted(self.cluster.present), self.cluster.missing())
+            waits = self.cluster.waits_for()
+            if waits and isinstance(event, (Joined, Lost)):
+                log.info("nobody is in the run any more: waiting for its members", missing=sorted(waits))
+            if (waits or self.cluster.plan is None) and isinstance(event, (Joined, Lost)):
+                self._control.standby(sorted(self.cluster.present), len(waits) or self.cluster.missing())
 
     def _expect_members(self) -> None:
         """A member that has not called since we started may be dead: its silence counts from then."""
