@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from edgenode import build
 from edgenode.config import Config, load
@@ -85,16 +86,18 @@ def save(folder: Path, *rounds: int, config: Config = OURS) -> Plan:
 
 
 def test_the_intact_checkpoints_are_offered_and_damaged_ones_skipped_by_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     plan = save(tmp_path, 50, 100)
     assert Membership(options(tmp_path)).saved == (frozenset({50, 100}), plan)
     (tmp_path / "checkpoints" / "round-000000100" / "meta.json").write_text("{")
-    assert Membership(options(tmp_path)).saved == (frozenset({50}), plan)
-    assert "round-000000100 is damaged" in capsys.readouterr().out
+    with capture_logs() as said:
+        assert Membership(options(tmp_path)).saved == (frozenset({50}), plan)
+    assert "round-000000100 is damaged" in said[0]["reason"]
     (tmp_path / "checkpoints" / "round-000000050" / "state.safetensors").unlink()
-    assert Membership(options(tmp_path)).saved == (frozenset(), None)
-    assert "no checkpoint is intact: joining without" in capsys.readouterr().out
+    with capture_logs() as said:
+        assert Membership(options(tmp_path)).saved == (frozenset(), None)
+    assert said[-1]["event"] == "no checkpoint is intact: joining without"
 
 
 def test_checkpoints_of_another_run_are_refused_and_fresh_forgets_them(tmp_path: Path) -> None:
