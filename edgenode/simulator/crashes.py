@@ -1,7 +1,7 @@
 """Every moment at which anybody could die, one after the other.
 
     python -m edgenode.simulator.crashes --nodes 3
-    python -m edgenode.simulator.crashes --nodes 4 --crashes 2
+    python -m edgenode.simulator.crashes --nodes 4 --crashes 2 --rounds 3
 
 A short run is played once to count its moments: before every action of every node and of the controller, and after
 the last action of every event. Then it is played again for each of them, with whoever acts dying just there: for
@@ -27,7 +27,7 @@ from edgenode.simulator.learners import Ledger
 from edgenode.simulator.network import Network
 from edgenode.simulator.trials import add_options, play, report, trials
 
-Crash = tuple[str, int, tuple[tuple[int, float | None], ...]]  # a run, its nodes, (moment, back after seconds)
+Crash = tuple[str, int, int, tuple[tuple[int, float | None], ...]]  # a run, nodes, rounds, (moment, back after seconds)
 
 _ROUNDS = 12
 _BACK_S = 0.4
@@ -48,8 +48,8 @@ RUNS: dict[str, tuple[tuple[float, Order], ...]] = {
 
 def network(crash: Crash) -> Network:
     """A run with its crashes, not yet played."""
-    run, nodes, crash_at = crash
-    charter = Charter("crashes", nodes, "run", Schedule((GraphSpec("a"),), 1), epochs=False, rounds=_ROUNDS)
+    run, nodes, rounds, crash_at = crash
+    charter = Charter("crashes", nodes, "run", Schedule((GraphSpec("a"),), 1), epochs=False, rounds=rounds)
     conditions = Conditions(
         seed=nodes,
         latency_s=(0.001, 0.02),
@@ -60,37 +60,33 @@ def network(crash: Crash) -> Network:
         checkpoint_every=2,
         patience_s=60,
     )
-    learners = {f"n{i}": Ledger(_ROUNDS, Fraction(i, 3)) for i in range(nodes)}
-    return Network(charter, learners, displace, conditions, lambda z: Ledger(_ROUNDS, z[0]))
+    learners = {f"n{i}": Ledger(rounds, Fraction(i, 3)) for i in range(nodes)}
+    return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z[0]))
 
 
-def moments(run: str, nodes: int) -> int:
-    """How many there are in a run without crashes."""
-    return play(network((run, nodes, ()))).moments
-
-
-def crashes(run: str, nodes: int, count: int) -> Iterator[Crash]:
+def crashes(run: str, nodes: int, count: int, rounds: int = _ROUNDS) -> Iterator[Crash]:
     """Every way in which that many can die in a run."""
-    last = moments(run, nodes)
+    last = play(network((run, nodes, rounds, ()))).moments
     ways = product(range(1, last + 1), repeat=count)
     for when in (w for w in ways if list(w) == sorted(set(w))):
         for back in product((None, _BACK_S), repeat=count):
-            yield run, nodes, tuple(zip(when, back, strict=True))
+            yield run, nodes, rounds, tuple(zip(when, back, strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--crashes", type=int, default=1, help="how many die in one run")
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--runs", default=",".join(RUNS), help="which runs, by name [default: all]")
     parser.add_argument("--replay", metavar="RUN:MOMENT=BACK,...", help="one case, as a failure prints it")
     add_options(parser)
     options = parser.parse_args()
     if options.replay:
-        cases = [_read(options.replay, options.nodes)]
+        cases = [_read(options.replay, options.nodes, options.rounds)]
     else:
         runs = options.runs.split(",")
-        cases = [crash for run in runs for crash in crashes(run, options.nodes, options.crashes)]
+        cases = [crash for run in runs for crash in crashes(run, options.nodes, options.crashes, options.rounds)]
     summary = report(trials(network, cases, jobs=options.jobs), len(cases), "case", _replay, options.first)
     for kind, count in sorted(summary.happened.items()):
         print(f"  {kind}: {count}")
@@ -98,15 +94,15 @@ def main() -> None:
 
 
 def _replay(crash: Crash) -> str:
-    run, nodes, crash_at = crash
+    run, nodes, rounds, crash_at = crash
     when = ",".join(f"{moment}={'' if back is None else back}" for moment, back in crash_at)
-    return f"python -m edgenode.simulator.crashes --nodes {nodes} --replay {run}:{when}"
+    return f"python -m edgenode.simulator.crashes --nodes {nodes} --rounds {rounds} --replay {run}:{when}"
 
 
-def _read(text: str, nodes: int) -> Crash:
+def _read(text: str, nodes: int, rounds: int) -> Crash:
     run, _, when = text.partition(":")
     pairs = [pair.partition("=") for pair in when.split(",")]
-    return run, nodes, tuple((int(moment), float(back) if back else None) for moment, _, back in pairs)
+    return run, nodes, rounds, tuple((int(moment), float(back) if back else None) for moment, _, back in pairs)
 
 
 if __name__ == "__main__":
