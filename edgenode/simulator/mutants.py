@@ -172,7 +172,7 @@ MUTANTS = (
         "        return of_ours and round",
         "        return round",
         ("faults", "--power-fails", "--seeds", "0..1000"),
-        also=(("simulator/network.py", "        self._rewind(name, round)\n", ""),),
+        also=(("simulator/disks.py", "        self.rewind(host, round)\n", ""),),
     ),
 )
 

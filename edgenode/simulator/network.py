@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from hashlib import sha256
 from itertools import count
-from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
@@ -70,21 +68,16 @@ from edgenode.core.messages import (
 )
 from edgenode.core.node import Node
 from edgenode.core.plan import Plan, Record
-from edgenode.core.sparse_push import State
 from edgenode.errors import Evicted, LocalProtocolError
+from edgenode.simulator.air import Air, Way
 from edgenode.simulator.books import Books
 from edgenode.simulator.conditions import CONTROLLER, Conditions, Fault, Freeze, Kill, Leap, Order, Partition, Start
-from edgenode.simulator.disk import PowerCut, SimulatedDisk
+from edgenode.simulator.disks import Disks
 from edgenode.simulator.learners import Weighed
 from edgenode.simulator.transcript import brief
-from edgenode.store import Checkpoint, Store
 
 Displace = Callable[[str, int, Any], Any]  # (node, round, z) -> displacement
 _MOST_DOUBLINGS = 2
-_STATE_DIR = Path("/edgenode")
-_HISTORY = "history"  # beside what a learner packs
-_OPERATIONS_OF_A_SAVE = 24  # at least as many as there are
-_NO_STATE = State(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.float32))  # learners pack their own
 
 
 class Stuck(LocalProtocolError):
@@ -135,6 +128,8 @@ class Network:
         self.moments = 0
         self._displace, self._newborn = displace, newborn
         self._rng = random.Random(conditions.seed)
+        self._air = Air(conditions, self._rng, self.happened)
+        self._disks = Disks(charter.run_digest, self._rng, self.happened)
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._tick, self._link = count(), count()
         self._moved_s = 0.0  # when a push was last answered
@@ -144,14 +139,8 @@ class Network:
         self._thaws_s: dict[str, float] = {}
         self._member: dict[str, str] = {}  # as which process a name takes part
         self._born: dict[str, Weighed] = {}  # newcomers that have fetched the model
-        self._disks: defaultdict[str, SimulatedDisk] = defaultdict(SimulatedDisk)
-        self._saving: defaultdict[str, deque[Checkpoint]] = defaultdict(deque)
-        self._histories = 0  # one more whenever all resume
-        self._resumed_from: dict[int, tuple[int, int]] = {}  # from which round of which history
-        self._safe: defaultdict[str, set[int]] = defaultdict(set)  # the newest rounds whose saves have returned
         self._unanswered: dict[tuple[str, int, str, int], Message] = {}  # what the transport still repeats
         self._follows: dict[str, Reign] = {}  # whom a process took its last order from
-        self._blocked: Counter[tuple[str, str]] = Counter()  # (sender, receiver): no way through
         self._links: dict[str, int] = {}  # a node's control link as the node sees it,
         self._open: dict[str, int] = {}  # and as the controller does
         self._quiet_s: defaultdict[tuple[int, bool], float] = defaultdict(float)  # last arrival, each way
@@ -216,25 +205,9 @@ class Network:
         else:
             happen(*what)
 
-    def _latency(self) -> float:
-        latency_s = self._rng.uniform(*self.conditions.latency_s)
-        if self.conditions.stall and self._rng.random() < self.conditions.stall:
-            self.happened["stalled"] += 1
-            latency_s += self._rng.uniform(*self.conditions.stall_s)
-        return latency_s
-
     def _send(self, sender: str, to: str, arrive: Callable[..., None], *what: Any) -> None:
-        """One datagram: lost, delivered, or delivered twice."""
-        if self._blocked[sender, to]:
-            self.happened["cut off"] += 1
-            return
-        if self._rng.random() < self.conditions.lose:
-            self.happened["lost"] += 1
-            return
-        copies = 1 + (self._rng.random() < self.conditions.duplicate)
-        self.happened["duplicated"] += copies - 1
-        for _ in range(copies):
-            self._in_life(self.now + self._latency(), to, arrive, *what)
+        for delay_s in self._air.copies(sender, to):
+            self._in_life(self.now + delay_s, to, arrive, *what)
 
     # --- nodes --------------------------------------------------------------------------------------
 
@@ -304,7 +277,9 @@ class Network:
                 self._report(name)
             case Save():
                 self.saves[name].append(action)
-                self._save(name, action)
+                self._disks.begin(name, action, self.learners[name])
+                sync_s = self._rng.uniform(*self.conditions.sync_s)
+                self._in_life(self.now + sync_s, name, self._disks.done, name)
             case Finish():
                 self.finished[name] = action
             case Fail(Evicted()):
@@ -375,62 +350,18 @@ class Network:
                 if self._process(dead, round, plan) == process:
                     self._books.taken_back(self._process(name, round, plan), process, last)
 
-    # --- disks --------------------------------------------------------------------------------------
-
-    def _save(self, name: str, save: Save) -> None:
-        """Begin to write a checkpoint; until it is done, the process may die half-way."""
-        first, before = self._resumed_from.get(self._histories, (-1, 0))
-        history = before if save.round == first else self._histories  # the round that all went on from is of both
-        local = {**self.learners[name].pack(save.state), _HISTORY: np.array([history])}
-        self._saving[name].append(Checkpoint(save.round, _NO_STATE, save.plan, local, {}))
-        self._in_life(self.now + self._rng.uniform(*self.conditions.sync_s), name, self._saved, name)
-
-    def _saved(self, name: str) -> None:
-        checkpoint = self._saving[name].popleft()
-        self._store(name).save(checkpoint)
-        self._safe[name] = set(sorted({*self._safe[name], checkpoint.round})[-2:])
-
-    def _store(self, name: str) -> Store:
-        return Store(_STATE_DIR, self.charter.run_digest, self._disks[name])
-
-    def _break_off(self, name: str, power: bool) -> None:
-        """A process ends: whatever it was writing is half there. A power cut also tears what was not flushed."""
-        disk = self._disks[name]
-        if self._saving[name]:
-            disk.cut_after(self._rng.randrange(_OPERATIONS_OF_A_SAVE))
-            with suppress(PowerCut):
-                self._store(name).save(self._saving[name][0])
-            self._saving[name].clear()
-        disk.cut_after(None)
-        if power:
-            self.happened["power cut"] += 1
-            disk.crash(self._rng)
-
-    def _intact(self, name: str) -> tuple[frozenset[int], Plan | None]:
-        """What a process finds on its disk; what was safe must be there."""
-        rounds, plan, damage = self._store(name).offer()
-        self.happened["torn checkpoint refused"] += len(damage)
-        newest = sorted({*self._safe[name], *rounds})[-2:]
-        lost = set(newest) & self._safe[name] - rounds
-        self._require(not lost, f"{name} had saved rounds {sorted(lost)}, and lost them")
-        return rounds, plan
-
-    def _rewind(self, name: str, round: int) -> None:
-        self._store(name).rewind(round)
-        self._safe[name] = {r for r in self._safe[name] if r <= round}
-
     # --- faults -------------------------------------------------------------------------------------
 
     def _end(self, name: str, power: bool = False) -> None:
         """A process is gone, with its links and all it was about to do."""
-        self._break_off(name, power)
+        self._disks.break_off(name, power)
         self._life.pop(name, None)
         self.nodes.pop(name, None)
         self._born.pop(name, None)
         self._thaws_s.pop(name, None)
         self._follows.pop(name, None)
         if self._open.pop(name, None) is not None:
-            self._at(self.now + self._latency(), self._hang_up, name, self._links.get(name, -1))
+            self._at(self.now + self._air.latency_s(), self._hang_up, name, self._links.get(name, -1))
         self._links.pop(name, None)
 
     def _hang_up(self, name: str, link: int) -> None:
@@ -473,33 +404,25 @@ class Network:
 
     def _suspect(self, name: str, life: int) -> None:
         """What the controller's shell would conclude of a silent process, as long as it is silent."""
-        silent = name not in self._life or self._thaws_s.get(name, 0.0) > self.now or self._severed(name)
+        silent = name not in self._life or self._thaws_s.get(name, 0.0) > self.now or not self._air.linked(name)
         if not silent or self._lives[name] != life or (self.nodes and set(self.nodes) <= set(self.finished)):
             return
         self._decide(Evict(-1, name))
         self._at(self.now + self.conditions.evict_s, self._suspect, name, life)
 
     def _part(self, cut: Partition) -> None:
-        """A partition begins. A control link needs both ways: it breaks, and cannot be made anew before the end."""
-        self.happened["one-way partition" if cut.one_way else "partition"] += 1
+        """A partition begins. The control links that it cuts break, and cannot be made anew before its end."""
         self._note("network", cut)
-        ways = [(s, r) for s in sorted(cut.senders) for r in sorted(cut.receivers)]
-        ways += [] if cut.one_way else [(r, s) for s, r in ways]
-        self._blocked.update(ways)
-        self._at(self.now + cut.for_s, self._heal, ways)
-        for name in [n for n in sorted(self._links) if self._severed(n)]:
+        self._at(self.now + cut.for_s, self._heal, self._air.part(cut))
+        for name in [n for n in sorted(self._links) if not self._air.linked(n)]:
             link = self._links.pop(name)
             self._in_life(self.now + self.conditions.retry_s, name, self._dial, name)
             self._at(self.now + self.conditions.retry_s, self._hang_up, name, link)
             self._at(self.now + self.conditions.evict_s, self._suspect, name, self._lives[name])
 
-    def _heal(self, ways: list[tuple[str, str]]) -> None:
-        self._blocked.subtract(ways)
+    def _heal(self, ways: list[Way]) -> None:
+        self._air.heal(ways)
         self._note("network", "heals")
-
-    def _severed(self, name: str) -> bool:
-        """Whether a node and the controller cannot talk."""
-        return self._blocked[name, CONTROLLER] > 0 or self._blocked[CONTROLLER, name] > 0
 
     def _leap(self, host: str) -> None:
         """A clock leaps: whatever was to happen later happens now. Nobody may come to harm by it."""
@@ -519,7 +442,7 @@ class Network:
         """Open a control link and introduce the node; what was on its way on an older link is gone."""
         if name not in self._life:
             return
-        if self._severed(name):
+        if not self._air.linked(name):
             self._links.pop(name, None)
             self._in_life(self.now + self.conditions.retry_s, name, self._dial, name)
             return
@@ -527,7 +450,7 @@ class Network:
             self._decide(Lost(name))
         self._links[name] = next(self._link)
         node = self.nodes.get(name)
-        saved, plan = (frozenset[int](), node.plan) if node else self._intact(name)
+        saved, plan = (frozenset[int](), node.plan) if node else self._disks.offer(name)
         running, process, fenced = node is not None, str(self._life[name]), node.fenced if node else frozenset[str]()
         digest = self.charter.run_digest
         follows = self._follows.get(name) if node else None
@@ -537,14 +460,14 @@ class Network:
             self._report(name)
 
     def _joined(self, link: int, event: Joined) -> None:
-        if self.cluster and self._links.get(event.node) == link and not self._severed(event.node):
+        if self.cluster and self._links.get(event.node) == link and self._air.linked(event.node):
             self._open[event.node] = link
             if event.node in self.cluster.present:
                 self._decide(Lost(event.node))  # its old link has not been missed yet
             self._decide(event)
 
     def _in_order(self, link: int, up: bool) -> float:
-        self._quiet_s[link, up] = max(self._quiet_s[link, up], self.now + self._latency())
+        self._quiet_s[link, up] = max(self._quiet_s[link, up], self.now + self._air.latency_s())
         return self._quiet_s[link, up]
 
     def _up(self, name: str, event: ClusterEvent) -> None:
@@ -553,7 +476,7 @@ class Network:
             self._at(self._in_order(link, True), self._hear, name, link, event)
 
     def _hear(self, name: str, link: int, event: ClusterEvent) -> None:
-        if self._open.get(name) == link and not self._severed(name):
+        if self._open.get(name) == link and self._air.linked(name):
             self._decide(event)
 
     def _report(self, name: str) -> None:
@@ -595,7 +518,7 @@ class Network:
                 assert_never(action)
 
     def _reach(self, name: str, link: int, action: ClusterAction) -> None:
-        if self._links.get(name) == link and not self._severed(name):
+        if self._links.get(name) == link and self._air.linked(name):
             self._live(name, self._life.get(name), self._deliver, (name, link, action))
 
     def _deliver(self, name: str, link: int, action: ClusterAction) -> None:
@@ -620,10 +543,10 @@ class Network:
             return
         process = self._member[name] = self._process(name, round, plan)
         if round > plan.records[0].start:
-            self._rewind(name, -1)
+            self._disks.rewind(name, -1)
             self.learners[name] = self._born.pop(name)
             self.happened["joined"] += 1
-        elif plan.records[0].number > 0 and round in self._store(name).rounds():
+        elif plan.records[0].number > 0 and self._disks.saved(name, round):
             self._resumed(name, round, plan)
         elif name not in self.learners:  # it came before the founding, and took the place of one who is late
             assert self._newborn is not None
@@ -638,23 +561,17 @@ class Network:
     def _resumed(self, name: str, round: int, plan: Plan) -> None:
         """All were down: the first one back opens new books, from the checkpoints of the common round."""
         if not self.nodes:
-            self.happened["resumed after all were down"] += 1
-            self._histories += 1
+            self._disks.all_resume()
             self._books = Books(0 * self._books.total)
             self.graphs = {r: g for r, g in self.graphs.items() if r < round}
             self._digests, self._unanswered = {}, {}
-        local = self._store(name).load(round).local
-        began = round, int(local[_HISTORY][0])
-        same = self._resumed_from.setdefault(self._histories, began) == began
-        self._require(same, f"round {round} was resumed from two histories")
-        self.learners[name] = self.learners[name].unpacked(local)
-        self._rewind(name, round)
+        self.learners[name] = self._disks.resume(name, round, self.learners[name])
 
     def _fetch(self, name: str, sponsor: str) -> None:
         """A newcomer copies its sponsor's model; if that is not there, it asks the controller anew."""
         if name in self.nodes:
             return
-        reachable = not self._blocked[name, sponsor] and not self._blocked[sponsor, name]
+        reachable = self._air.passes(name, sponsor) and self._air.passes(sponsor, name)
         if sponsor in self.nodes and reachable and self._newborn is not None:
             self._born[name] = self._newborn(self.learners[sponsor].model())
             self._up(name, Fetched(name))
@@ -666,7 +583,7 @@ class Network:
             self._asked[order.ticket] = type(order).__name__.lower()
         if isinstance(order, Lost):
             self._open.pop(order.node, None)
-            self._at(self.now + self._latency(), self._dial, order.node)
+            self._at(self.now + self._air.latency_s(), self._dial, order.node)
         match order:
             case Kill() | Freeze() | Start():
                 self._fault(order)
@@ -695,7 +612,7 @@ class Network:
             self.charter, reign, saved, recover=self.conditions.disk_lost and self._persisted is not None
         )
         for name in sorted(self._life):
-            self._at(self.now + self._latency(), self._dial, name)
+            self._at(self.now + self._air.latency_s(), self._dial, name)
 
     # --- what must always hold ----------------------------------------------------------------------
 
