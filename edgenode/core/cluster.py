@@ -266,7 +266,7 @@ class Cluster:
                 plan, start = resume(self.plan, members, offers, self.charter.min_nodes)
         except GraphError as exc:
             return self._refuse_all(str(exc))
-        self.plan = Plan((replace(plan.latest, number=self.plan.latest.number + bool(offers), term=self.term),))
+        self.plan = Plan((replace(plan.latest, number=self.plan.latest.number + 1, term=self.term),))
         return self._begin(self.plan, start)
 
     def _begin(self, plan: Plan, start: int) -> list[ClusterAction]:

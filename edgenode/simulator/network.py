@@ -11,6 +11,7 @@ import heapq
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from itertools import count
 from typing import Any, assert_never
@@ -127,6 +128,7 @@ class Network:
         self.happened: Counter[str] = Counter()
         self.moments = 0
         self._displace, self._newborn = displace, newborn
+        self._initial = {name: learner.pack(learner.snapshot()) for name, learner in learners.items()}
         self._rng = random.Random(conditions.seed)
         self._air = Air(conditions, self._rng, self.happened)
         self._disks = Disks(charter.run_digest, self._rng, self.happened)
@@ -146,6 +148,7 @@ class Network:
         self._quiet_s: defaultdict[tuple[int, bool], float] = defaultdict(float)  # last arrival, each way
         self._digests: dict[int, str] = {}
         self._persisted: Persist | None = None
+        self._founded = False
         self._books = Books(0 * next(iter(learners.values())).mass())
 
     @property
@@ -507,7 +510,7 @@ class Network:
                 if isinstance(action, Offer) and self._offers == self.conditions.crash_at_offer:
                     self._crash(self.conditions.back_s)
             case Persist():
-                self._persisted = action
+                self._persisted, self._founded = action, True
             case Refuse(name, reason):
                 self.refused[name] = reason
                 self._life.pop(name, None)
@@ -546,8 +549,8 @@ class Network:
             self._disks.rewind(name, -1)
             self.learners[name] = self._born.pop(name)
             self.happened["joined"] += 1
-        elif plan.records[0].number > 0 and self._disks.saved(name, round):
-            self._resumed(name, round, plan)
+        elif plan.records[0].number > 0:
+            self._resumed(name, round)
         elif name not in self.learners:  # it came before the founding, and took the place of one who is late
             assert self._newborn is not None
             self.learners[name] = self._newborn(next(iter(self.learners.values())).model())
@@ -558,14 +561,17 @@ class Network:
         self._act(name, cause, self.nodes[name].start())
         self._report(name)
 
-    def _resumed(self, name: str, round: int, plan: Plan) -> None:
-        """All were down: the first one back opens new books, from the checkpoints of the common round."""
+    def _resumed(self, name: str, round: int) -> None:
+        """All were down: the first one back opens new books. From the common round, or, if nobody had saved, anew."""
         if not self.nodes:
             self._disks.all_resume()
             self._books = Books(0 * self._books.total)
             self.graphs = {r: g for r, g in self.graphs.items() if r < round}
             self._digests, self._unanswered = {}, {}
-        self.learners[name] = self._disks.resume(name, round, self.learners[name])
+        if self._disks.saved(name, round):
+            self.learners[name] = self._disks.resume(name, round, self.learners[name])
+        else:
+            self.learners[name] = self.learners[name].unpacked(self._initial[name])
 
     def _fetch(self, name: str, sponsor: str) -> None:
         """A newcomer copies its sponsor's model; if that is not there, it asks the controller anew."""
@@ -605,12 +611,12 @@ class Network:
             self._at(self.now + back_s, self._come_back)
 
     def _come_back(self) -> None:
+        recover = self.conditions.disk_lost and self._founded
         saved = None if self.conditions.disk_lost else self._persisted
         self._starts += 1
         reign = Reign(saved.term + 1 if saved else 0, f"c{self._starts}")
-        self.cluster = Cluster(
-            self.charter, reign, saved, recover=self.conditions.disk_lost and self._persisted is not None
-        )
+        self._persisted = saved = replace(saved, term=reign.term) if saved else None
+        self.cluster = Cluster(self.charter, reign, saved, recover)
         for name in sorted(self._life):
             self._at(self.now + self._air.latency_s(), self._dial, name)
 
