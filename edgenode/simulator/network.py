@@ -149,6 +149,7 @@ class Network:
         self._digests: dict[int, str] = {}
         self._persisted: Persist | None = None
         self._founded = False
+        self._root = ""  # digest of the first record of the chain that all resumed on, if they did
         self._books = Books(0 * next(iter(learners.values())).mass())
 
     @property
@@ -334,7 +335,7 @@ class Network:
         graph = plan.graph(round)
         process = self._process(name, round, plan)
         self._books.debited(process, round, leaves=name in graph.leaving)
-        if f"{name}:" in process:
+        if not self._is_foreign(name) and not self._books.knows_as_cut(process):
             same = self.graphs.setdefault(round, graph) == graph
             self._require(same, f"round {round} has two graphs")
 
@@ -550,7 +551,7 @@ class Network:
             self.learners[name] = self._born.pop(name)
             self.happened["joined"] += 1
         elif plan.records[0].number > 0:
-            self._resumed(name, round)
+            self._resumed(name, round, plan)
         elif name not in self.learners:  # it came before the founding, and took the place of one who is late
             assert self._newborn is not None
             self.learners[name] = self._newborn(next(iter(self.learners.values())).model())
@@ -561,9 +562,12 @@ class Network:
         self._act(name, cause, self.nodes[name].start())
         self._report(name)
 
-    def _resumed(self, name: str, round: int) -> None:
+    def _resumed(self, name: str, round: int, plan: Plan) -> None:
         """All were down: the first one back opens new books. From the common round, or, if nobody had saved, anew."""
-        if not self.nodes:
+        if plan.records[0].digest != self._root:
+            self._root = plan.records[0].digest
+            running = [n for n, node in self.nodes.items() if node.round < node.end and self._air.linked(n)]
+            self._require(not running, f"all resume although {running} run")
             self._disks.all_resume()
             self._books = Books(0 * self._books.total)
             self.graphs = {r: g for r, g in self.graphs.items() if r < round}
@@ -624,6 +628,8 @@ class Network:
 
     def _check(self, name: str) -> None:
         node = self.nodes[name]
+        if self._is_foreign(name):
+            return
         if not self._books.knows_as_cut(self._member[name]):
             if self._checked.get(name) is not node.plan:
                 self._checked[name] = node.plan
@@ -638,6 +644,10 @@ class Network:
         if balance.any():
             error, scale = max(abs(balance)), 1 + max(abs(self._books.total))
             self._require(bool(error <= self.learners[name].tolerance * scale), f"mass is off by {error}")
+
+    def _is_foreign(self, name: str) -> bool:
+        """Whether a process is of a chain that the others have left behind: a leaver, perhaps, that was done."""
+        return self._root not in ("", self.nodes[name].plan.records[0].digest)
 
     def _require(self, holds: bool, text: str) -> None:
         if not holds:
