@@ -55,8 +55,8 @@ def _may_wait(stuck: Network) -> str:
         return "the controller was needed, and never came back"
     if stuck.cluster and stuck.cluster.recover and stuck.cluster.plan is None and not stuck.nodes:
         return "nobody knew the run that was to be recovered"
-    members = stuck.cluster.plan.latest.names if stuck.cluster and stuck.cluster.plan else ()
-    return "" if stuck.nodes or set(members) <= stuck.alive else "all died, one for good"
+    for_good = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
+    return "all died, one for good" if for_good and not stuck.nodes else ""
 
 
 def trial(make: Callable[[T], Network], of: T, twice: bool = False) -> Trial[T]:
