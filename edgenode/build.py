@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +11,12 @@ from edgenode.config import Config, parse_every
 from edgenode.core.cluster import Charter
 from edgenode.core.compress import Compressor, Random, TopK, as_bfloat16, as_float32, as_int8, keep_all, keep_none
 from edgenode.core.graph import PRESETS, GraphSpec, parse_edges
-from edgenode.core.plan import Schedule
+from edgenode.core.plan import Member, Plan, Schedule, found, resume
 from edgenode.core.recipe import Recipe, default_averaging_rate, gossip_rounds_needed
-from edgenode.errors import GraphError
+from edgenode.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
-    from edgenode.tasks.trainer import TaskSettings
+    from edgenode.tasks.trainer import TaskSettings, Trainer
 
 _QUANTISE = {"int8": as_int8, "bfloat16": as_bfloat16, "float32": as_float32}
 
@@ -104,6 +106,31 @@ def charter(config: Config) -> Charter:
     )
 
 
+def agreed_plan(
+    config: Config, saved: Mapping[str, tuple[frozenset[int], Plan | None]], rounds_per_epoch: int
+) -> tuple[Plan, int]:
+    """What the nodes of a run without a controller do, and from which round: each derives it alike from all answers.
+
+    Args:
+        saved: per node, the rounds of its checkpoints, and the plan in the newest of them if there is any.
+
+    Raises:
+        GraphError: the graphs cannot carry the run.
+        ConfigError: some nodes have checkpoints and others have none, or no round is common to all.
+    """
+    members = [Member(name) for name in saved]
+    offers = {name: (rounds, plan) for name, (rounds, plan) in saved.items() if plan is not None}
+    if not offers:
+        return found(config.run.cluster, members, schedule(config, rounds_per_epoch)), 0
+    if absent := sorted(set(saved) - set(offers)):
+        raise ConfigError(
+            f"cannot resume: no checkpoint on {', '.join(absent)}, but on {', '.join(sorted(offers))}: "
+            "bring back what those have lost, or start all with --fresh"
+        )
+    newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
+    return resume(newest, members, offers)
+
+
 def task_settings(config: Config) -> TaskSettings:
     """The task of a run, the same at every node."""
     from edgenode.tasks.trainer import TaskSettings, TrainSettings
@@ -126,3 +153,48 @@ def task_settings(config: Config) -> TaskSettings:
             augment=task.augment,
         ),
     )
+
+
+def prepare_task(config: Config) -> int:
+    """Set torch's threads, load the data, and return the rounds of an epoch of an even share of it.
+
+    Raises:
+        ConfigError: there is no such data set or model, or there are more nodes than training samples.
+    """
+    import torch
+
+    from edgenode.tasks import datasets, models
+    from edgenode.tasks.trainer import rounds_per_epoch
+
+    torch.set_num_threads(config.run.threads)
+    models.refuse_unknown(config.task.model)  # now, and not when everybody has come
+    settings = task_settings(config)
+    dataset = datasets.load(settings.dataset, settings.data_dir)  # held, so that it is read once
+    if (samples := len(dataset.train_labels)) < config.run.nodes:
+        raise ConfigError(
+            f"run.nodes = {config.run.nodes}, but {settings.dataset} has only {samples} training samples: "
+            "every node needs one"
+        )
+    return rounds_per_epoch(settings, config.run.nodes)
+
+
+def trainer(config: Config, name: str, founders: Sequence[str]) -> Trainer:
+    """The trainer of one node, on its shard of the data: its place among the founders.
+
+    Raises:
+        ConfigError: what the task says cannot be.
+    """
+    from edgenode.tasks.trainer import build_trainer
+
+    # a newcomer takes one of the founders' shards: there are no more
+    shard = founders.index(name) if name in founders else zlib.crc32(name.encode()) % len(founders)
+    return build_trainer(task_settings(config), shard, len(founders), config.run.seed, _device(config.run.device))
+
+
+def _device(name: str) -> str:
+    """ "auto" is cuda if there is one, else cpu."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -15,14 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 import structlog
-from safetensors import SafetensorError
-from safetensors.numpy import save
 
 from edgenode import build, results
 from edgenode.config import Config
 from edgenode.core import codec
-from edgenode.core.compress import Floats, Layout
-from edgenode.core.learner import SparsePush
+from edgenode.core.compress import Floats
 from edgenode.core.messages import (
     Acknowledge,
     AnswerFence,
@@ -40,16 +37,15 @@ from edgenode.core.messages import (
     Save,
     TimedOut,
     Train,
-    Trained,
     Verdict,
 )
 from edgenode.core.node import Node
 from edgenode.core.plan import Plan, Record
-from edgenode.core.sparse_push import State
 from edgenode.errors import CheckpointError, ConfigError, RemoteProtocolError
 from edgenode.net.control import ControlLink
 from edgenode.net.peers import Peers, PeerServer, Whereabouts
-from edgenode.store import Arrays, Checkpoint, Store
+from edgenode.participant import Participant
+from edgenode.store import Arrays, Store
 from edgenode.v1 import control_pb2
 from edgenode.watch import Standstill
 
@@ -62,20 +58,6 @@ T = TypeVar("T")
 _REPORT_EVERY_S = 0.2
 _SAY_EVERY_S = 30.0
 _LEAVE_GRACE_S = 10.0
-_Z = "z"  # beside the buffers in what a sponsor sends
-
-
-@dataclass
-class Tally:
-    """What this node did so far, for reports and for result.json; the counts go on over a resume."""
-
-    messages: int = 0
-    payload_bytes: int = 0
-    dense_bytes: int = 0
-    wire_bytes: int = 0
-    loss: float | None = None
-    accuracy: float | None = None
-    u: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -143,53 +125,20 @@ class Daemon:
         whereabouts: Callable[[str], Whereabouts],
         fetched: Arrays | None = None,
     ) -> None:
-        self.name, self.tally = name, Tally()
-        self._config, self._trainer, self._store = config, trainer, store
-        self._server, self._worker, self._control, self._whereabouts = server, worker, control, whereabouts
+        self._config, self._server, self._worker = config, server, worker
+        self._control, self._whereabouts = control, whereabouts
+        recipe, window = build.recipe(config), config.run.window
+        self._part = Participant(config, recipe, name, trainer, plan, start, store, window, fetched)
+        self.name, self.tally, self._node = name, self._part.tally, self._part.node
         self._mailbox: asyncio.Queue[NodeEvent] = asyncio.Queue()
         self._deadline: asyncio.TimerHandle | None = None
         self._waiting_since: float | None = None
         self._standstill = Standstill(min(config.run.barrier_timeout_s, _SAY_EVERY_S))
         self._outcome: Outcome | None = None
         self._z: Floats | None = None
-        self._layout = Layout(tuple(size for _, size in trainer.layout))
-        state = self._state(start) if fetched is None else self._newborn(fetched)
-        self._learner = SparsePush(build.recipe(config), self._layout, state, config.run.seed, name)
-        self._node = Node(
-            name,
-            plan,
-            self._learner,
-            round=start,
-            window=config.run.window,
-            evaluate_every=config.run.evaluate_every,
-            checkpoint_every=config.run.checkpoint_every,
-        )
         self._view = View.of(self._node)
         self._epoch_rounds = trainer.rounds_per_epoch
         self._peers: Peers | None = None
-
-    def _state(self, start: int) -> State:
-        """The state to begin with: the common initial model, or the checkpoint of the round all agreed on."""
-        self._store.rewind(start)
-        if start == 0:
-            return State.initial(self._trainer.initial())
-        checkpoint = self._store.load(start)
-        self._trainer.load_local_state(checkpoint.local)
-        for name, count in checkpoint.counts.items():
-            setattr(self.tally, name, count)
-        return checkpoint.state
-
-    def _newborn(self, fetched: Arrays) -> State:
-        """A newcomer's state: its sponsor's z and buffers, u = 1, no error, no momentum; what it was before is gone."""
-        self._store.rewind(-1)
-        buffers = {name: value for name, value in fetched.items() if name != _Z}
-        self._trainer.load_local_state({**self._trainer.local_state(), **buffers})
-        return State.initial(fetched[_Z])
-
-    def _model(self) -> bytes:
-        """z and the buffers, for a newcomer."""
-        buffers = {n: v for n, v in self._trainer.local_state().items() if n.startswith("buffer.")}
-        return save({_Z: self._learner.model(), **buffers})
 
     @property
     def fenced(self) -> frozenset[str]:
@@ -214,8 +163,8 @@ class Daemon:
         identity = self._server.identity
         async with asyncio.TaskGroup() as group:
             self._peers = Peers(group, identity, self._whereabouts, self.post)
-            self._server.open(identity, lambda m: self.post(Received(m)), codec.max_bytes(self._layout))
-            self._server.sponsor(lambda: self._worker(self._model))
+            self._server.open(identity, lambda m: self.post(Received(m)), codec.max_bytes(self._part.layout))
+            self._server.sponsor(lambda: self._worker(self._part.model))
             reporter = group.create_task(self._report_regularly(), name="reports")
             try:
                 outcome = await self._own()
@@ -267,10 +216,8 @@ class Daemon:
 
     async def _perform(self, action: NodeAction) -> None:
         match action:
-            case Train(round, z):
-                step = await self._worker(self._trainer.train, round, z)
-                self.tally.loss = step.loss
-                self.post(Trained(round, step.displacement))
+            case Train():
+                self.post(await self._worker(self._part.train, action))
             case Push(to, message):
                 assert self._peers is not None
                 self._peers.push(to, message)
@@ -281,7 +228,7 @@ class Daemon:
             case Mixed():
                 self._count(action)
             case Evaluate(_, z):
-                self.tally.accuracy = await self._worker(self._trainer.evaluate, z)
+                await self._worker(self._part.evaluate, z)
             case Save():
                 await self._save(action)
             case AnswerOffer() | AnswerFence():
@@ -293,9 +240,9 @@ class Daemon:
                     self._peers.drop(dead)
                 log.info("plan changes", record=record.number, at_round=record.start, **_described(record))
             case Finish(round, z, complete):
-                self.tally.accuracy = await self._worker(self._trainer.evaluate, z)
+                accuracy = await self._worker(self._part.evaluate, z)
                 self._z = z
-                self._outcome = Outcome(round, complete, self.tally.accuracy)
+                self._outcome = Outcome(round, complete, accuracy)
             case Fail(error):
                 raise error
             case _:
@@ -306,11 +253,8 @@ class Daemon:
         assert self._peers is not None
         for leaver in self._node.plan.graph(mixed.round).leaving - {self.name}:
             self._peers.retire(leaver)
+        self._part.count(mixed)
         tally = self.tally
-        tally.messages += mixed.messages
-        tally.payload_bytes += mixed.payload_bytes
-        tally.dense_bytes += mixed.messages * 4 * self._layout.size
-        tally.u = mixed.u
         if (mixed.round + 1) % self._epoch_rounds == 0:
             log.info(
                 "epoch done",
@@ -323,16 +267,8 @@ class Daemon:
 
     async def _save(self, save: Save) -> None:
         """A full or broken disk stops checkpointing, not training."""
-        tally = self.tally
-        counts = {
-            "messages": tally.messages,
-            "payload_bytes": tally.payload_bytes,
-            "dense_bytes": tally.dense_bytes,
-            "wire_bytes": self.wire_bytes,
-        }
-        checkpoint = Checkpoint(save.round, save.state, save.plan, self._trainer.local_state(), counts)
         try:
-            await self._worker(self._store.save, checkpoint)
+            await self._worker(self._part.save, save, self.wire_bytes)
         except CheckpointError as exc:
             log.warning("training goes on without a new checkpoint", reason=str(exc))
 
@@ -409,31 +345,13 @@ class Daemon:
 
     def result(self, outcome: Outcome) -> results.NodeResult:
         """This node's row of result.json."""
-        tally = self.tally
-        return results.NodeResult(
-            node=self.name,
-            test_accuracy=outcome.test_accuracy,
-            u=tally.u,
-            rounds=outcome.round,
-            messages=tally.messages,
-            payload_bytes=tally.payload_bytes,
-            wire_bytes=self.wire_bytes,
-            dense_bytes=tally.dense_bytes,
-        )
+        return self._part.result(outcome.round, outcome.test_accuracy, self.wire_bytes)
 
     def export(self, folder: Path) -> None:
         """Write model.safetensors: the final z and the BatchNorm buffers, with what is needed to use them."""
-        from safetensors.torch import save_file
-
         if self._z is None:
             raise ConfigError("a run that has not finished has no model to export")
-        config = self._config
-        metadata = {"model": config.task.model, "dataset": config.task.dataset, "run_digest": config.digest()}
-        path = folder / "model.safetensors"
-        try:
-            save_file(self._trainer.named_tensors(self._z), path, metadata=metadata)
-        except (OSError, SafetensorError) as exc:
-            raise CheckpointError(f"{path} cannot be written: {exc}") from exc
+        self._part.export(folder, self._z)
 
 
 def _described(record: Record) -> dict[str, Any]:

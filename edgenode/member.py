@@ -11,7 +11,6 @@ import secrets
 import shutil
 import signal
 import time
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from safetensors.numpy import load
 from edgenode import build, results
 from edgenode.config import Config
 from edgenode.core.messages import Decreed, Fenced, Hello, Joined, RecordOffered, Reign, Welcome
-from edgenode.core.plan import Member, Plan, found, resume
+from edgenode.core.plan import Plan
 from edgenode.daemon import Daemon, Outcome, Worker
 from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause
 from edgenode.net import peers
@@ -121,7 +120,7 @@ class Membership:
             async with AsyncExitStack() as stack:
                 services = [(peers.SERVICE, self.server.add_to)]
                 self.port = await stack.enter_async_context(serving(self.options.listen, services))
-                self._rounds_per_epoch = await self.worker(self._load_data)
+                self._rounds_per_epoch = await self.worker(build.prepare_task, self.config)
                 log.info(
                     "listening", node=self.options.name, address=self._own_address(), cluster=self.config.run.cluster
                 )
@@ -135,22 +134,12 @@ class Membership:
         finally:
             self.worker.close()
 
-    def _load_data(self) -> int:
-        import torch
-
-        from edgenode.tasks import models
-        from edgenode.tasks.trainer import rounds_per_epoch
-
-        torch.set_num_threads(self.config.run.threads)
-        models.refuse_unknown(self.config.task.model)  # now, and not when everybody has come
-        return rounds_per_epoch(build.task_settings(self.config), self.config.run.nodes)
-
     async def _take_part(self, plan: Plan, start: int, link: ControlLink | None) -> tuple[Daemon, Outcome]:
         incarnation = {m.node: m.incarnation for m in plan.latest.members}.get(self.options.name, 0)
         founding = plan.records[0].digest
         self.server.identity = replace(self.identity, plan_digest=founding, incarnation=incarnation)
         log.info("run begins", round=start, nodes=list(plan.latest.names), plan=plan.latest.digest[:12])
-        trainer = await self.worker(self._build_trainer, plan)
+        trainer = await self.worker(build.trainer, self.config, self.options.name, plan.records[0].names)
         fetched = (
             self._fetched if start > plan.records[0].start else None
         )  # else all resume, whatever it fetched before
@@ -167,15 +156,6 @@ class Membership:
             raise first_cause(exc) from exc
         self._over = True
         return daemon, outcome
-
-    def _build_trainer(self, plan: Plan) -> Any:
-        from edgenode.tasks.trainer import build_trainer
-
-        names = plan.records[0].names
-        run, name = self.config.run, self.options.name
-        # a newcomer takes one of the founders' shards: there are no more
-        shard = names.index(name) if name in names else zlib.crc32(name.encode()) % len(names)
-        return build_trainer(build.task_settings(self.config), shard, len(names), run.seed, _device(run.device))
 
     def _whereabouts(self, peer: str) -> Whereabouts:
         """Where a peer may be: as it answered, as the plan says, as mDNS says."""
@@ -351,17 +331,8 @@ class Membership:
         if len(answers) != self.config.run.nodes:
             names = ", ".join(sorted(identity.node for identity, *_ in answers))
             raise ConfigError(f"run.nodes = {self.config.run.nodes}, but --peers makes {len(answers)}: {names}")
-        members = [Member(identity.node) for identity, *_ in answers]
-        offers = {identity.node: (rounds, plan) for identity, rounds, plan in answers if plan is not None}
-        if not offers:
-            return found(self.config.run.cluster, members, build.schedule(self.config, self._rounds_per_epoch)), 0
-        if absent := sorted({m.node for m in members} - set(offers)):
-            raise ConfigError(
-                f"cannot resume: no checkpoint on {', '.join(absent)}, but on {', '.join(sorted(offers))}: "
-                "bring back what those have lost, or start all with --fresh"
-            )
-        newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
-        return resume(newest, members, offers)
+        saved = {identity.node: (rounds, plan) for identity, rounds, plan in answers}
+        return build.agreed_plan(self.config, saved, self._rounds_per_epoch)
 
     def _say_silent(self, target: str, why: str) -> None:
         log.info("waiting for a peer", peer=target, why=why)
@@ -398,15 +369,6 @@ async def _alongside(work: Any, name: str) -> AsyncIterator[None]:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def _device(name: str) -> str:
-    """ "auto" is cuda if there is one, else cpu."""
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def run_node(options: Options) -> dict[str, Any]:
