@@ -17,6 +17,7 @@ _COMMANDS = {
     "demo": ("edgenode.cli.demo", "Train on this machine: a controller and four nodes as real processes."),
     "run": ("edgenode.cli.run", "Run one node."),
     "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
+    "simulate": ("edgenode.cli.simulate", "Play a whole run in one process, to the same bits."),
     "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
     "status": ("edgenode.cli.status", "Show a running cluster."),
     "evict": ("edgenode.cli.status", "Go on without a node that is taken for dead."),

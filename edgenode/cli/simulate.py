@@ -1,0 +1,147 @@
+"""``edgenode simulate``: a whole run in this one process, to the same bits as on devices."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgenode.cli.options import load_config, set_option, take_sigterm_as_ctrl_c
+from edgenode.config import Config
+
+if TYPE_CHECKING:
+    from edgenode.simulator.lab import Lab
+
+
+@click.command()
+@click.argument("config_path", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path),
+                envvar="EDGENODE_CONFIG")  # fmt: skip
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
+              help="Where checkpoints and results go. [default: nothing is kept]")  # fmt: skip
+@click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH", show_envvar=True,
+              help="Remove the checkpoints in --out and start anew, instead of going on from them.")  # fmt: skip
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), metavar="FILE",
+              envvar="EDGENODE_JSON", show_envvar=True, help="Write result.json here; - prints it.")  # fmt: skip
+@set_option
+def simulate(
+    config_path: Path | None, out: Path | None, fresh: bool, json_path: Path | None, settings: tuple[str, ...]
+) -> None:
+    """Play the run that CONFIG, a run.toml, describes: all nodes in this process, without a network.
+
+    Same configuration, same result, to the bit: that of a second simulation, and of `edgenode run` on devices named
+    node-0, node-1, ... Without CONFIG, and without $EDGENODE_CONFIG, every key has its default.
+
+    \b
+    Examples:
+      edgenode simulate run.toml
+      edgenode simulate run.toml --out runs/one                       interrupted, the same command goes on
+      edgenode simulate run.toml --set run.nodes=64 --set task.skew=1 --json result.json
+      edgenode simulate --set run.rounds=200 --json -                 all defaults; prints JSON
+    """
+    config = load_config(config_path, settings)
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)  # now, and not when the work is done
+    if fresh and out is not None:
+        _forget(out)
+    take_sigterm_as_ctrl_c()
+    result = _play(config, out)
+    if json_path is not None:
+        _write(json_path, result)
+    if json_path != Path("-"):
+        _print(result, out)
+
+
+def _forget(out: Path) -> None:
+    for folder in out.glob("node-*/checkpoints"):
+        shutil.rmtree(folder)
+
+
+def _play(config: Config, out: Path | None) -> dict[str, Any]:
+    from edgenode.simulator.lab import Lab
+
+    lab: Lab | None = None
+    try:
+        with _shown() as show:
+            lab = Lab(config, out)
+            for reason in lab.damage:
+                click.echo(f"edgenode: warning: skipping a checkpoint: {reason}", err=True)
+            if lab.round:
+                click.echo(f"going on from round {lab.round} of {lab.rounds}, as saved in {out}", err=True)
+            return lab.run(show(lab))
+    except KeyboardInterrupt:
+        where = "nothing is kept without --out DIR" if out is None else f"the same command goes on from {out}"
+        click.echo(f"edgenode: {f'{lab.round} of {lab.rounds}' if lab else 'no'} rounds done; {where}", err=True)
+        raise
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[Lab], Callable[[], None]]]:
+    """What to call with the lab for what to call after each round: a bar on a terminal, else a line every epoch."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines
+        return
+    # narrow enough for 80 columns
+    columns = ("{task.description}", BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(), "left")
+    with Progress(*columns, TextColumn("{task.fields[state]}"), console=console, speed_estimate_period=600) as bar:
+        task = bar.add_task("loading", total=None, state="")
+
+        def show(lab: Lab) -> Callable[[], None]:
+            bar.update(task, description="round", total=lab.rounds, completed=lab.round)
+            return lambda: bar.update(task, completed=lab.round, state=_state(lab))
+
+        yield show
+
+
+def _lines(lab: Lab) -> Callable[[], None]:
+    began, first = time.monotonic(), lab.round
+
+    def line() -> None:
+        if lab.round % lab.epoch_rounds:
+            return
+        left_s = (time.monotonic() - began) / (lab.round - first) * (lab.rounds - lab.round)
+        click.echo(f"round {lab.round} of {lab.rounds}, {left_s:.0f} s left, {_state(lab)}", err=True)
+
+    return line
+
+
+def _state(lab: Lab) -> str:
+    loss = "" if lab.loss is None else f"loss {lab.loss:.4f}"
+    accuracy = "" if lab.accuracy is None else f"accuracy {lab.accuracy:.2%}"
+    return ", ".join(filter(None, (loss, accuracy)))
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    if path == Path("-"):
+        click.echo(json.dumps(result, indent=2))
+    else:
+        from edgenode import results
+
+        results.write(path, result)
+
+
+def _print(result: dict[str, Any], out: Path | None) -> None:
+    from edgenode.cli.table import size
+
+    nodes = result["nodes"]
+    accuracies = [node["test_accuracy"] for node in nodes]
+    sent, factor = sum(node["payload_bytes"] for node in nodes), result["compression_factor"]
+    fewer = f", {factor:.0f} times fewer than models of float32" if factor else ""
+    click.echo(
+        f"test accuracy {result['mean_test_accuracy']:.2%} (mean of {len(nodes)} nodes; "
+        f"{min(accuracies):.2%} to {max(accuracies):.2%})\n"
+        f"divergence of the models {result['parameter_divergence_l2']:.3g} (mean L2 distance from their mean)\n"
+        f"sent {size(sent // len(nodes))} per node{fewer}\n"
+        f"{nodes[0]['rounds']} rounds, {result['wall_s']:.1f} s"
+    )
+    if out is not None:
+        click.echo(f"result.json, and a model.safetensors per node, are in {out}")

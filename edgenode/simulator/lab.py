@@ -1,0 +1,184 @@
+"""Many nodes of one run in one process: the daemon's own participants, with messages handed over in memory.
+
+No network, no clock, no controller: what a node does is performed at once, and what others are to hear waits in one
+first-in-first-out queue. So a simulation is a pure function of its configuration, and its models are those of real
+daemons to the bit. The queue keeps all nodes within a round of each other, and every checkpoint round common to all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgenode import build, results
+from edgenode.config import Config
+from edgenode.core.compress import Floats
+from edgenode.core.messages import (
+    Acknowledge,
+    Acknowledged,
+    AnswerFence,
+    AnswerOffer,
+    Await,
+    Evaluate,
+    Fail,
+    Finish,
+    Mixed,
+    NodeAction,
+    NodeEvent,
+    PlanChanged,
+    Push,
+    Received,
+    Save,
+    Train,
+)
+from edgenode.core.plan import Plan
+from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
+from edgenode.participant import Participant
+from edgenode.results import NodeResult
+from edgenode.store import Store
+
+# Answers take no time here, so a window of one holds nobody up, and a node keeps two rounds of messages and not nine.
+_WINDOW = 1
+_NOTHING: tuple[frozenset[int], Plan | None] = frozenset(), None
+
+
+class Lab:
+    """All nodes of a run, from the newest round that all have saved in ``out``.
+
+    Args:
+        out: where checkpoints and results go, node-0 and so on; None keeps nothing.
+
+    Attributes:
+        damage: what is wrong with checkpoints that were skipped, one line each.
+        round: all rounds before it are mixed by all nodes.
+        rounds: how many there are in the whole run.
+        epoch_rounds: rounds of one epoch of an even share of the training data.
+
+    Raises:
+        ConfigError: the configuration describes no run, or ``out`` holds the checkpoints of another.
+        CheckpointError: the disk refuses it.
+    """
+
+    def __init__(self, config: Config, out: Path | None = None) -> None:
+        self._config, self._out = config, out
+        self.damage: list[str] = []
+        self._began = time.monotonic()
+        self.epoch_rounds = build.prepare_task(config)
+        names = sorted(f"node-{i}" for i in range(config.run.nodes))
+        stores = {name: self._store(name) for name in names}
+        saved = {name: self._saved(store) for name, store in stores.items()}
+        if not any(max(rounds, default=0) for rounds, _ in saved.values()):
+            saved = dict.fromkeys(names, _NOTHING)  # interrupted at the very start, when only some had saved that
+        plan, self.round = build.agreed_plan(config, saved, self.epoch_rounds)
+        recipe = build.recipe(config)
+        self.rounds = recipe.rounds
+        self._participants = {
+            name: Participant(
+                config, recipe, name, build.trainer(config, name, names), plan, self.round, stores[name], _WINDOW
+            )
+            for name in names
+        }
+        self._queue: deque[tuple[str, NodeEvent]] = deque()
+        self._mixed: Counter[int] = Counter()  # round -> by how many nodes, of the rounds that not all have mixed
+        self._results: dict[str, NodeResult] = {}
+        self._models: dict[str, Floats] = {}
+
+    def _store(self, name: str) -> Store | None:
+        return None if self._out is None else Store(self._out / name, self._config.digest())
+
+    def _saved(self, store: Store | None) -> tuple[frozenset[int], Plan | None]:
+        if store is None:
+            return _NOTHING
+        try:
+            rounds, plan, damage = store.offer()
+        except OtherRun as exc:
+            raise ConfigError(f"{exc}; forget it with --fresh, or give another --out") from exc
+        self.damage += damage
+        return rounds, plan
+
+    @property
+    def loss(self) -> float | None:
+        """The mean loss of the nodes' last steps; None before there was one."""
+        return self._mean([p.tally.loss for p in self._participants.values()])
+
+    @property
+    def accuracy(self) -> float | None:
+        """The mean of the nodes' last test accuracies, 0 to 1; None before there was one."""
+        return self._mean([p.tally.accuracy for p in self._participants.values()])
+
+    def _mean(self, values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    def run(self, after_round: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Play all rounds, write ``out`` and return the content of its result.json.
+
+        Args:
+            after_round: called whenever the last node has mixed a round, and saved it if that is due.
+
+        Raises:
+            EdgenodeError: training diverged, or the disk refuses a checkpoint.
+        """
+        for name, participant in self._participants.items():
+            self._perform_all(name, participant.node.start(), after_round)
+        while self._queue:
+            name, event = self._queue.popleft()
+            self._perform_all(name, self._participants[name].node.handle(event), after_round)
+        if len(self._results) < len(self._participants):
+            raise LocalProtocolError(f"{len(self._results)} of {len(self._participants)} nodes came to an end")
+        return self._conclude()
+
+    def _perform_all(self, name: str, actions: list[NodeAction], after_round: Callable[[], None]) -> None:
+        for action in actions:
+            self._perform(name, self._participants[name], action)
+        closed = [self._closes(action.round) for action in actions if isinstance(action, Mixed)]
+        if any(closed):
+            after_round()
+
+    def _perform(self, name: str, participant: Participant, action: NodeAction) -> None:
+        match action:
+            case Train():
+                self._queue.append((name, participant.train(action)))
+            case Push(to, message):
+                self._queue.append((to, Received(message)))
+            case Acknowledge(to, round, verdict, knows, detail, records):
+                self._queue.append((to, Acknowledged(name, round, verdict, knows, detail, records)))
+            case Mixed():
+                participant.count(action)
+            case Evaluate(_, z):
+                participant.evaluate(z)
+            case Save():
+                participant.save(action)
+            case Finish(round, z):
+                self._results[name] = participant.result(round, participant.evaluate(z))
+                self._models[name] = z
+            case Fail(error):
+                raise error
+            case Await():
+                pass
+            case AnswerOffer() | AnswerFence() | PlanChanged():
+                raise LocalProtocolError(f"{name} says {action}, and nobody asked")
+
+    def _closes(self, round: int) -> bool:
+        self._mixed[round] += 1
+        if self._mixed[round] < len(self._participants):
+            return False
+        del self._mixed[round]
+        self.round = round + 1
+        return True
+
+    def _conclude(self) -> dict[str, Any]:
+        names = list(self._participants)
+        rows = [self._results[name] for name in names]
+        wall_s = time.monotonic() - self._began
+        result = results.summary(self._config, rows, wall_s, [self._models[name] for name in names])
+        if self._out is not None:
+            for name in names:
+                folder = self._out / name
+                folder.mkdir(parents=True, exist_ok=True)
+                self._participants[name].export(folder, self._models[name])
+            results.write(self._out / "result.json", result)
+        return result

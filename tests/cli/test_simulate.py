@@ -1,0 +1,104 @@
+"""`edgenode simulate` as click sees it: where results go, what it says, exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from edgenode.cli import group
+from edgenode.cli.simulate import simulate
+from edgenode.simulator.lab import Lab
+
+QUICK = ("--set", "run.rounds=2", "--set", "algorithm.name=sp", "--set", "task.batch_size=200")
+
+
+@pytest.fixture(autouse=True)
+def unchanged() -> Iterator[None]:
+    """The command takes signals and torch's threads for its own: it is meant to be a process."""
+    threads, handlers = torch.get_num_threads(), {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def run(*words: str, **environ: str) -> Result:
+    return CliRunner(env=environ).invoke(group, ("simulate", *words))
+
+
+def test_every_option_but_set_has_a_variable() -> None:
+    bare = {p.name for p in simulate.params if not p.envvar and p.name != "help"}
+    assert bare == {"settings"}  # each key has a variable of its own
+    assert all(p.show_envvar for p in simulate.params if isinstance(p, click.Option) and p.envvar)
+
+
+def test_without_out_it_says_the_result_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*QUICK)
+    assert result.exit_code == 0
+    assert "mean of 4 nodes" in result.stdout
+    assert "2 rounds, " in result.stdout
+    assert result.stderr.startswith("round 2 of 2, 0 s left, loss ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_goes_to_standard_output_alone_or_to_a_file(tmp_path: Path) -> None:
+    printed = json.loads(run(*QUICK, "--json", "-").stdout)
+    assert run(*QUICK, EDGENODE_JSON=str(tmp_path / "new" / "r.json")).exit_code == 0
+    written = json.loads((tmp_path / "new" / "r.json").read_text())
+    assert printed.pop("wall_s") and written.pop("wall_s")
+    assert printed == written
+
+
+def test_a_second_start_goes_on_and_fresh_does_not(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    assert "going on" not in run(*QUICK, "--out", out).stderr
+    assert f"going on from round 2 of 2, as saved in {out}\n" in run(*QUICK, "--out", out).stderr
+    other = ("--set", "run.seed=1")
+    refused = run(*QUICK, *other, "--out", out)
+    assert refused.exit_code == 2
+    assert "is of another run" in refused.stderr
+    fresh = run(*QUICK, *other, EDGENODE_OUT=out, EDGENODE_FRESH="1")
+    assert fresh.exit_code == 0
+    assert "going on" not in fresh.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "where"), [((), "nothing is kept without --out DIR"), (("--out", "x"), "the same command goes on from x")]
+)
+def test_ctrl_c_is_130_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], where: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Lab, "run", interrupted)
+    result = run(*QUICK, *words)
+    assert result.exit_code == 130
+    assert result.stderr == f"edgenode: 0 of 2 rounds done; {where}\nedgenode: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("nowhere.toml",), "nowhere.toml: cannot be read: No such file or directory"),
+        (("--set", "task.model=small-cn"), "model 'small-cn' is unknown: did you mean 'small-cnn'?"),
+        (("--set", "task.dataset=digit"), "dataset 'digit' is unknown: did you mean 'digits'?"),
+        (("--set", "topology.graphs=ring"), "no graph named 'ring'"),
+        (("--set", "run.nodes=1025"), "run.nodes = "),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_exit_code_2(words: tuple[str, ...], text: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("edgenode: ")
+    assert text in line

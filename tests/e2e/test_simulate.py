@@ -1,0 +1,74 @@
+"""`edgenode simulate` against what it stands for: real daemons; and interrupted as people interrupt it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.e2e.fleet import Fleet, free_ports
+
+# BatchNorm statistics and momentum, a rotation, and the last gossip
+SCSP = {"run.rounds": 12, "task.model": "resnet20", "task.batch_size": 16, "topology.every": "5r"}
+# name-dependent random numbers, unequal u, shards of unequal size
+RANDOM = {
+    "run.rounds": 20,
+    "task.alpha": 0.5,
+    "task.skew": 0.0,
+    "algorithm.name": "sp",
+    "algorithm.compressor": "random",
+    "topology.graphs": ["chord"],
+}
+
+
+def models(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Node -> tensor -> its bytes, BatchNorm buffers too."""
+    files = {f"node-{i}": folder / f"node-{i}" / "model.safetensors" for i in range(4)}
+    return {name: {t: value.tobytes() for t, value in load_file(file).items()} for name, file in files.items()}
+
+
+def result(file: Path) -> dict[str, Any]:
+    """A result.json without what depends on the machine."""
+    content: dict[str, Any] = json.loads(file.read_text())
+    del content["wall_s"]
+    for node in content["nodes"]:
+        del node["wire_bytes"]
+    return content
+
+
+@pytest.mark.parametrize("changes", [SCSP, RANDOM], ids=["scsp", "random"])
+@pytest.mark.timeout(60)
+def test_a_simulation_ends_with_the_models_of_four_daemons_to_the_bit(fleet: Fleet, changes: dict[str, object]) -> None:
+    fleet.configure(changes)
+    for node in fleet.static(free_ports(4)):
+        node.ended(0)
+    fleet.command("simulate", "run.toml", "--out", "simulated", timeout_s=60)
+
+    assert models(fleet.folder / "simulated") == models(fleet.folder)
+    if changes is SCSP:
+        assert any("running_mean" in tensor for tensor in models(fleet.folder)["node-0"])
+    simulated = result(fleet.folder / "simulated" / "result.json")["nodes"]
+    assert simulated == [result(fleet.state(f"node-{i}") / "result.json")["nodes"][0] for i in range(4)]
+
+
+@pytest.mark.timeout(60)
+def test_after_ctrl_c_the_same_command_goes_on_to_the_bit(fleet: Fleet) -> None:
+    fleet.configure({"run.rounds": 80, "run.checkpoint_every": 10})
+    command = ("simulate", "run.toml", "--out", "simulated")
+    first = fleet.start("simulate", *command)
+    first.says(r"round 24 of 82, \d+ s left, loss \d")
+    first.interrupt()
+    first.ended(130, timeout_s=10)
+    done, last = first.errors[-2:]
+    assert done.endswith("rounds done; the same command goes on from simulated")
+    assert last == "edgenode: interrupted"
+    assert not (fleet.folder / "simulated" / "result.json").exists()
+
+    again = fleet.command(*command, timeout_s=40)
+    again.says(r"going on from round [2-7]0 of 82, as saved in simulated")
+    fleet.command("simulate", "run.toml", "--out", "whole", timeout_s=40)
+    assert models(fleet.folder / "simulated") == models(fleet.folder / "whole")
+    assert result(fleet.folder / "simulated" / "result.json") == result(fleet.folder / "whole" / "result.json")
