@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -166,7 +167,7 @@ def prepare_task(config: Config) -> int:
     from edgenode.tasks import datasets, models
     from edgenode.tasks.trainer import rounds_per_epoch
 
-    torch.set_num_threads(config.run.threads)
+    torch.set_num_threads(threads(config))
     models.refuse_unknown(config.task.model)  # now, and not when everybody has come
     settings = task_settings(config)
     dataset = datasets.load(settings.dataset, settings.data_dir)  # held, so that it is read once
@@ -188,13 +189,26 @@ def trainer(config: Config, name: str, founders: Sequence[str]) -> Trainer:
 
     # a newcomer takes one of the founders' shards: there are no more
     shard = founders.index(name) if name in founders else zlib.crc32(name.encode()) % len(founders)
-    return build_trainer(task_settings(config), shard, len(founders), config.run.seed, _device(config.run.device))
+    return build_trainer(task_settings(config), shard, len(founders), config.run.seed, device(config))
 
 
-def _device(name: str) -> str:
-    """ "auto" is cuda if there is one, else cpu."""
-    if name != "auto":
-        return name
+def device(config: Config) -> str:
+    """Where a node trains: as configured; "auto" is cuda if there is one, else cpu."""
+    if config.run.device != "auto":
+        return config.run.device
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def threads(config: Config) -> int:
+    """torch's threads: as configured; "auto" is one for each physical core that this process may use.
+
+    A second thread on a core wins nothing: the arithmetic units are busy with the first.
+    """
+    if config.run.threads != "auto":
+        return config.run.threads
+    import psutil
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or usable, usable)

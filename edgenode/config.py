@@ -35,6 +35,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1, title="a number from 0 to 1")]
 FractionBelow1 = Annotated[float, Meta(ge=0, lt=1, title="a number from 0 to 1, without 1")]
 FractionAbove0 = Annotated[float, Meta(gt=0, le=1, title="a number above 0, at most 1")]
 PositiveOrUnset = Annotated[Positive | None, Meta(title="a number above 0, or unset")]
+ThreadsOrAuto = Annotated[AtLeast1 | Literal["auto"], Meta(title='a whole number, 1 or more, or "auto"')]
 RoundsOrAuto = Annotated[AtLeast0 | Literal["auto"], Meta(title='a whole number, 0 or more, or "auto"')]
 Text = Annotated[str, Meta(title="text")]
 Name = Annotated[str, Meta(min_length=1, title="text that is not empty")]
@@ -62,8 +63,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = "wait"
     min_nodes: Annotated[UpTo1024, "members that must stay, whoever leaves or dies"] = 1
     window: Annotated[UpTo1024, "rounds a node may be ahead of an unacknowledged push"] = 8
-    threads: Annotated[AtLeast1, "torch threads of one node"] = 1
-    device: Annotated[Literal["cpu", "cuda", "mps", "auto"], "where a node trains"] = "cpu"
+    threads: Annotated[ThreadsOrAuto, "torch threads of one node; auto means one for each physical core"] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], "where a node trains; auto means cuda if there is one, else cpu"
+    ] = "auto"
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -353,6 +353,7 @@ class Controller:
             reign=reign_to_wire(self.cluster.reign),
             nodes=nodes,
             rounds_per_epoch=self.cluster.rounds_per_epoch,
+            unix_time_s=time.time(),
         )
 
 

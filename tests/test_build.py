@@ -144,6 +144,26 @@ def test_a_charter_holds_what_a_run_is_founded_on() -> None:
     assert not build.charter(a_config(topology__every="6r")).epochs
 
 
+# --- the machine
+
+
+def test_threads_are_the_physical_cores_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 4)
+    for usable, threads in ((8, 4), (2, 2)):  # a container, or taskset, may leave us fewer
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=usable: set(range(n)))
+        assert build.threads(a_config()) == threads
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: None)  # where the system does not tell
+    assert build.threads(a_config()) == 2
+    assert build.threads(a_config(run__threads=7)) == 7
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_device_is_cuda_where_there_is_one_unless_it_is_given(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    assert build.device(a_config()) == ("cuda" if there else "cpu")
+    assert build.device(a_config(run__device="cpu")) == "cpu"
+
+
 def test_a_task_is_the_same_at_every_node() -> None:
     config = a_config(task__skew=0.8, task__milestones="3,5", task__batch_size=16)
     settings = build.task_settings(config)

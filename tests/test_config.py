@@ -167,7 +167,7 @@ FILE_ERRORS = [
     ("[run]\nbarrier_timeout_s = inf", "run.barrier_timeout_s = Infinity, but allowed is a number above 0"),
     ('[run]\ncluster = "a b"', 'run.cluster = "a b", but allowed is 1 to 40 letters, digits or -_.'),
     ('[run]\ncluster = "a\\n"', 'run.cluster = "a\\n", but allowed is 1 to 40 letters, digits or -_.'),
-    ('[run]\ndevice = "tpu"', 'run.device = "tpu", but allowed is "cpu" or "cuda" or "mps" or "auto"'),
+    ('[run]\ndevice = "tpu"', 'run.device = "tpu", but allowed is "auto" or "cpu" or "cuda" or "mps"'),
     ('[task]\ndataset = ""', 'task.dataset = "", but allowed is text that is not empty'),
     ("[task]\ndata_dir = 1", "task.data_dir = 1, but allowed is text"),
     ("[task]\nskew = 1.5", "task.skew = 1.5, but allowed is a number from 0 to 1"),

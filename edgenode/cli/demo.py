@@ -113,6 +113,8 @@ def _config(out: Path, nodes: int, rounds: int, algorithm: str, topk: float) -> 
         {
             "run.cluster": f"demo-{os.getpid()}",
             "run.nodes": nodes,
+            "run.threads": 1,  # all nodes share this machine
+            "run.device": "cpu",
             "run.rounds": rounds,
             "run.evaluate_every": max(1, min(25, rounds // 10)),
             "task.skew": 0.8,

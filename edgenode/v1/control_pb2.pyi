@@ -66,7 +66,7 @@ class Reign(_message.Message):
     def __init__(self, term: _Optional[int] = ..., nonce: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error")
+    __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error", "peak_memory_bytes", "joules_per_round", "power_sensor")
     NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,9 @@ class Progress(_message.Message):
     WAITING_S_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_ROUND_FIELD_NUMBER: _ClassVar[int]
+    POWER_SENSOR_FIELD_NUMBER: _ClassVar[int]
     next_round: int
     number: int
     digest: str
@@ -99,7 +102,10 @@ class Progress(_message.Message):
     waiting_s: float
     state: State
     error: str
-    def __init__(self, next_round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., messages: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., wire_bytes: _Optional[int] = ..., dense_bytes: _Optional[int] = ..., u: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., waiting_s: _Optional[float] = ..., state: _Optional[_Union[State, str]] = ..., error: _Optional[str] = ...) -> None: ...
+    peak_memory_bytes: int
+    joules_per_round: float
+    power_sensor: str
+    def __init__(self, next_round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., messages: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., wire_bytes: _Optional[int] = ..., dense_bytes: _Optional[int] = ..., u: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., waiting_s: _Optional[float] = ..., state: _Optional[_Union[State, str]] = ..., error: _Optional[str] = ..., peak_memory_bytes: _Optional[int] = ..., joules_per_round: _Optional[float] = ..., power_sensor: _Optional[str] = ...) -> None: ...
 
 class OfferAnswer(_message.Message):
     __slots__ = ("number", "digest", "accepted", "next_round")

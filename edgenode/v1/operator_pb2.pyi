@@ -28,20 +28,22 @@ class WatchResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[ClusterStatus, _Mapping]] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "reign")
+    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "reign", "unix_time_s")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     REIGN_FIELD_NUMBER: _ClassVar[int]
+    UNIX_TIME_S_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     missing: int
     records: _containers.RepeatedScalarFieldContainer[bytes]
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
     rounds_per_epoch: int
     reign: _control_pb2.Reign
-    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., reign: _Optional[_Union[_control_pb2.Reign, _Mapping]] = ...) -> None: ...
+    unix_time_s: float
+    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., reign: _Optional[_Union[_control_pb2.Reign, _Mapping]] = ..., unix_time_s: _Optional[float] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
     __slots__ = ("node", "address", "connected", "last_seen_s", "progress", "holds_up", "holds_up_s")

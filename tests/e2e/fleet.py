@@ -35,6 +35,8 @@ _PORTS = range(20_000, 30_000)  # below what systems hand out for port 0, so nob
 SMALL: Mapping[str, object] = {
     "run.rounds": 100,
     "run.evaluate_every": 0,
+    "run.threads": 1,  # bits must not depend on the machine
+    "run.device": "cpu",
     "run.checkpoint_every": 20,
     "run.barrier_timeout_s": 60,
     "task.skew": 0.5,
