@@ -18,6 +18,7 @@ _COMMANDS = {
     "run": ("edgenode.cli.run", "Run one node."),
     "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
     "simulate": ("edgenode.cli.simulate", "Play a whole run in one process, to the same bits."),
+    "experiment": ("edgenode.cli.experiment", "Measure a table or a figure of the paper, beside the paper's numbers."),
     "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
     "status": ("edgenode.cli.status", "Show a running cluster."),
     "evict": ("edgenode.cli.status", "Go on without a node that is taken for dead."),

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from edgenode import build, results
 from edgenode.config import Config
 from edgenode.core.compress import Floats
@@ -85,6 +87,7 @@ class Lab:
         self._mixed: Counter[int] = Counter()  # round -> by how many nodes, of the rounds that not all have mixed
         self._results: dict[str, NodeResult] = {}
         self._models: dict[str, Floats] = {}
+        self._trained: dict[str, tuple[NodeResult, Floats]] = {}
 
     def _store(self, name: str) -> Store | None:
         return None if self._out is None else Store(self._out / name, self._config.digest())
@@ -148,8 +151,10 @@ class Lab:
                 self._queue.append((to, Acknowledged(name, round, verdict, knows, detail, records)))
             case Mixed():
                 participant.count(action)
-            case Evaluate(_, z):
-                participant.evaluate(z)
+            case Evaluate(round, z):
+                accuracy = participant.evaluate(z)
+                if round == self._config.run.rounds:
+                    self._trained[name] = participant.result(round, accuracy), z
             case Save():
                 participant.save(action)
             case Finish(round, z):
@@ -169,6 +174,18 @@ class Lab:
         del self._mixed[round]
         self.round = round + 1
         return True
+
+    def before_gossip(self) -> dict[str, Any] | None:
+        """What SP has at the end: SCSP trains as SP does, and then gossips, so that one run answers for both.
+
+        None unless this is a run of SCSP that evaluates at the end of its training, and reached it in this process:
+        ``run.evaluate_every = run.rounds`` does, if it is not resumed from a later round.
+        """
+        if len(self._trained) < len(self._participants):
+            return None
+        sp = replace(self._config, algorithm=replace(self._config.algorithm, name="sp"))
+        rows, models = zip(*(self._trained[name] for name in self._participants), strict=True)
+        return results.summary(sp, rows, time.monotonic() - self._began, models)
 
     def _conclude(self) -> dict[str, Any]:
         names = list(self._participants)

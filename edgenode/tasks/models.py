@@ -77,6 +77,21 @@ def _group_norm(channels: int, group_size: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // group_size if channels % group_size == 0 else 1, channels)
 
 
+class _Halve(nn.MaxPool2d):
+    """2x2 max-pooling. The built-in also finds out where each maximum is, which only a gradient needs: on a CPU the
+    evaluation of a small network takes half as long again with it."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return functional.max_pool2d(images, 2)
+        height, width = (side // 2 * 2 for side in images.shape[2:])
+        rows = torch.maximum(images[:, :, 0:height:2], images[:, :, 1:height:2])
+        return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
+
+
 # small-cnn ---------------------------------------------------------------------------------------------
 
 
@@ -92,7 +107,7 @@ def _small_cnn(num_classes: int, in_channels: int, image_size: int) -> nn.Module
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, padding=1), _group_norm(after, 4), nn.ReLU()]
         if side >= 6:
-            layers.append(nn.MaxPool2d(2))
+            layers.append(_Halve())
             side //= 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, num_classes))
 
@@ -107,8 +122,8 @@ def _lenet5(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     if side < 1:
         raise ValueError("LeNet-5 needs at least 12x12")
     return nn.Sequential(
-        nn.Conv2d(in_channels, 6, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(in_channels, 6, 5, padding=padding), nn.ReLU(), _Halve(),
+        nn.Conv2d(6, 16, 5), nn.ReLU(), _Halve(),
         nn.Flatten(),
         nn.Linear(16 * side * side, 120), nn.ReLU(),
         nn.Linear(120, 84), nn.ReLU(),
@@ -201,7 +216,7 @@ def _vgg_features(in_channels: int) -> nn.Sequential:
     before = in_channels
     for width in (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0):
         if width == 0:
-            layers.append(nn.MaxPool2d(2))
+            layers.append(_Halve())
             continue
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
         before = width

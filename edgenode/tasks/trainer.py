@@ -27,7 +27,7 @@ from edgenode.tasks.flat import FlatModel, Vector
 from edgenode.tasks.partition import dirichlet, partition
 from edgenode.tasks.randomness import Stream, seeded, shuffler, torch_seed
 
-EVALUATION_BATCH = 512
+EVALUATION_BATCH = 128  # what a layer makes of it fits a cache: a third less time than with 512
 
 MOMENTUM = "momentum"
 BUFFER_PREFIX = "buffer."

@@ -22,6 +22,7 @@ from edgenode.tasks.datasets import Dataset
 # Little work, and as unlike "everything equal" as it can be; chord makes u differ, the last rounds gossip.
 SETTINGS = {
     "run.rounds": 14,
+    "run.threads": 1,
     "run.evaluate_every": 0,
     "run.checkpoint_every": 4,
     "task.skew": 0.5,
@@ -187,3 +188,24 @@ def test_a_graph_that_is_not_connected_is_refused_with_the_pairs(tmp_path: Path)
     path.write_text("node-0 node-1\nnode-1 node-0\nnode-2 node-3\nnode-3 node-2\n")
     with pytest.raises(GraphError, match=r"broken is not strongly connected: no path node-0->node-2"):
         Lab(config(topology__graphs=[str(path)]))
+
+
+# --- SP and SCSP in one run
+
+
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_before_the_gossip_scsp_is_sp(rounds: int) -> None:
+    lab = Lab(config(run__rounds=rounds, run__evaluate_every=rounds))
+    after = untimed(lab.run())
+    before = lab.before_gossip()
+    alone = untimed(Lab(config(run__rounds=rounds, algorithm__name="sp")).run())
+    assert before is not None
+    assert untimed(before).pop("config") != alone.pop("config")  # they differ in what is evaluated when
+    assert before == alone
+    assert after["parameter_divergence_l2"] < before["parameter_divergence_l2"]
+
+
+def test_without_an_evaluation_at_the_end_of_training_there_is_no_sp() -> None:
+    lab = Lab(config(run__rounds=2))
+    lab.run()
+    assert lab.before_gossip() is None

@@ -41,6 +41,14 @@ def test_small_cnn_stays_small_at_every_size(size: int) -> None:
     assert 10_000 <= parameters(model) <= 25_000
 
 
+@pytest.mark.parametrize("size", [2, 7, 28])
+def test_pooling_without_a_gradient_is_the_same_to_the_bit(size: int) -> None:
+    images, pool = torch.randn(3, 4, size, size + 1), models._Halve()
+    with torch.no_grad():
+        assert torch.equal(pool(images), nn.functional.max_pool2d(images, 2))
+    assert pool(images.requires_grad_()).grad_fn is not None
+
+
 def test_group_norm_replaces_every_batch_norm_by_groups_of_two_channels() -> None:
     model = models.build("resnet20", 10, 3, 32, norm="group")
     kinds = [type(module) for module in model.modules()]

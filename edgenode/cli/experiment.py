@@ -1,0 +1,166 @@
+"""``edgenode experiment``: a table or a figure of the paper, from one command."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgenode.cli.options import take_sigterm_as_ctrl_c
+from edgenode.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from edgenode.experiments.runner import Cell, Outcomes
+    from edgenode.experiments.table import Outcome
+    from edgenode.simulator.lab import Lab
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--scale", "scale_name", type=click.Choice(["smoke", "small", "paper"]), default="smoke",
+              show_default=True, envvar="EDGENODE_SCALE", show_envvar=True,
+              help="Minutes on Fashion-MNIST; an hour or two on CIFAR-10; the paper's whole schedule.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, envvar="EDGENODE_SEEDS",
+              show_envvar=True,
+              help="How many seeds: 0, 1, ...; more of them later keep those that are done.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), envvar="EDGENODE_EPOCHS", show_envvar=True,
+              help="Shrink the schedule of small or paper to so many epochs.")  # fmt: skip
+@click.option("--only", default="", metavar="TEXT", envvar="EDGENODE_ONLY", show_envvar=True,
+              help="Measure only runs with TEXT in their name; the other rows stay as they are.")  # fmt: skip
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("experiments"), show_default=True,
+              envvar="EDGENODE_OUT", show_envvar=True, help="Where tables, pictures and outcomes go.")  # fmt: skip
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGENODE_DATA_DIR", show_envvar=True,
+              help="Where the data lies: CIFAR in torchvision's layout or as train/CLASS/*.jpg and test/CLASS/*.jpg; "
+                   "at smoke Fashion-MNIST. [default: Debian's /usr/share/datasets/fashion-mnist]")  # fmt: skip
+@click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True,
+              envvar="EDGENODE_DEVICE", show_envvar=True, help="Where the nodes train.")  # fmt: skip
+def experiment(
+    name: str | None, scale_name: Any, seeds: int, epochs: int | None, only: str, out: Path, data_dir: Path | None,
+    device: str,
+) -> None:  # fmt: skip
+    """Measure a table or a figure of the paper, with the paper's numbers beside ours.
+
+    Writes NAME.md, NAME.csv, NAME.png and configs/NAME/*.toml (what `edgenode simulate` plays) into --out. Every run is
+    kept when it is done, and shared with other experiments; stopped, the same command goes on where it was. Without
+    NAME, lists what there is.
+
+    \b
+    Examples:
+      edgenode experiment                                                  what there is
+      edgenode experiment table4 --seeds 3                                 minutes, on Fashion-MNIST
+      edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
+      edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
+    """
+    from edgenode.experiments import computed, report, runner
+    from edgenode.experiments.catalogue import EXPERIMENTS
+    from edgenode.experiments.scale import choose
+
+    titles = {e.name: e.title for e in EXPERIMENTS.values()} | {c.name: c.title for c in computed.COMPUTED.values()}
+    if name is None:
+        click.echo("\n".join(f"{known:8}  {title}" for known, title in titles.items()))
+        return
+    if name not in titles:
+        raise ConfigError(f"no experiment {name!r}: there are {', '.join(titles)}")
+    if name in computed.COMPUTED:
+        computed.write(computed.COMPUTED[name], out)
+    else:
+        chosen, scale = EXPERIMENTS[name], choose(scale_name, data_dir, epochs)
+        rows = chosen.rows(scale)
+        runs = runner.cells(rows, range(seeds), device)
+        wanted = [cell for cell in runs if only in cell.name]
+        if not wanted:
+            raise ConfigError(f"--only {only}: no run of {name} has that in its name; they are as {runs[0].name}")
+        outcomes = runner.Outcomes(out / "cells")
+        runner.write_configs(runs, out / "configs" / name)
+        command = f"edgenode experiment {name} --scale {scale_name} --seeds {seeds}"
+        command += f" --epochs {epochs}" if epochs else ""
+
+        def write() -> None:
+            report.write(chosen, scale, report.gather(rows, runs, outcomes), command, out)
+
+        write()
+        take_sigterm_as_ctrl_c()
+        try:
+            _measure(wanted, outcomes, write)
+        except KeyboardInterrupt:
+            click.echo(f"edgenode: what is done is kept; the same command goes on from {out}", err=True)
+            raise
+    click.echo((out / f"{name}.md").read_text(encoding="utf-8").rstrip())
+
+
+def _measure(runs: Sequence[Cell], outcomes: Outcomes, write: Callable[[], None]) -> None:
+    """Play the runs that have no outcome yet, each once; the report is written anew after each."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    todo = list({cell.digest: cell for cell in runs if outcomes.get(cell) is None}.values())
+    console = Console(stderr=True)
+    columns = ("{task.description}", BarColumn(12), TaskProgressColumn(), TimeRemainingColumn(), "left")
+    bar = Progress(*columns, console=console, speed_estimate_period=3600) if console.is_terminal else None
+    with bar or nullcontext():
+        work = _Work(todo, bar)
+        for cell in todo:
+            work.end(cell, outcomes.play(cell, partial(work.begin, cell)))
+            write()
+
+
+class _Work:
+    """How much is done and how much is left, in local steps: a bar on a terminal, and a line for every run."""
+
+    def __init__(self, todo: Sequence[Cell], bar: Progress | None) -> None:
+        self._runs, self._total = len(todo), sum(map(_steps, todo))
+        self._number = self._done = self._resumed = 0
+        self._began = time.monotonic()
+        self._bar = bar
+        self._task = bar.add_task("loading", total=self._total) if bar and todo else None
+
+    def begin(self, cell: Cell, lab: Lab) -> Callable[[], None]:
+        """A run begins, or goes on; returns what to call after each of its rounds."""
+        nodes = cell.config.run.nodes
+        self._resumed += nodes * lab.round
+        return lambda: self._show(f"{self._number + 1}/{self._runs} {cell.name}", self._done + nodes * lab.round)
+
+    def _show(self, description: str, done: int) -> None:
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, description=description, completed=done)
+
+    def end(self, cell: Cell, outcome: Outcome) -> None:
+        """A run is done."""
+        self._number += 1
+        self._done += _steps(cell)
+        played = max(1, self._done - self._resumed)
+        left_s = (time.monotonic() - self._began) / played * (self._total - self._done)
+        line = f"{self._number} of {self._runs}, {cell.name}: {_said(outcome)}; {_duration(left_s)} left"
+        if self._bar:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            click.echo(line, err=True)
+
+
+def _steps(cell: Cell) -> int:
+    return cell.config.run.nodes * cell.config.run.rounds
+
+
+def _said(outcome: Outcome) -> str:
+    if "error" in outcome:
+        return str(outcome["error"])
+    before = outcome.get("before_gossip")
+    sp = f" ({before['mean_test_accuracy']:.2%} before the gossip)" if before else ""
+    return f"{outcome['mean_test_accuracy']:.2%}{sp}, {outcome['wall_s']:.0f} s"
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

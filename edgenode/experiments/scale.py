@@ -1,0 +1,120 @@
+"""How the paper's networks are trained at each scale: smoke (minutes), small (an hour or two), paper (as printed).
+
+A scale turns the paper's name of a network into keys of run.toml. What differs from the paper is in its note, which
+every report repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from edgenode.errors import ConfigError
+
+NODES = 4
+BATCH = 32
+PAPER_EPOCHS = 200
+"""Section 8.2: 200 epochs of a batch of 32 per node, on 4 nodes: 391 rounds each, 78,200 in all."""
+
+RESNET20, RESNET20_GROUP, VGG11 = "ResNet-20", "ResNet-20, GroupNorm", "VGG-11"
+RESNET110, RESNET110_CIFAR100 = "ResNet-110", "ResNet-110, CIFAR-100"
+
+ScaleName = Literal["smoke", "small", "paper"]
+Settings = Mapping[str, object]
+
+_CIFAR_SAMPLES = 50_000
+_RESNET: Settings = MappingProxyType({"task.learning_rate": 0.1, "task.weight_decay": 1e-4, "task.decay": 0.1})
+_VGG: Settings = MappingProxyType({"task.learning_rate": 0.05, "task.weight_decay": 5e-4, "task.decay": 0.5})
+_RESNET_MILESTONES, _VGG_MILESTONES = (100, 150), tuple(range(30, PAPER_EPOCHS, 30))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """``networks`` maps the paper's names to keys of run.toml; one that is absent is too large for this scale."""
+
+    name: ScaleName
+    networks: Mapping[str, Settings]
+    note: str
+
+    def rounds(self, network: str) -> int:
+        """Training rounds of a network, on 4 nodes.
+
+        Raises:
+            KeyError: it is too large for this scale.
+        """
+        rounds = self.networks[network]["run.rounds"]
+        assert isinstance(rounds, int)
+        return rounds
+
+
+def choose(name: ScaleName, data_dir: Path | None = None, epochs: int | None = None) -> Scale:
+    """The scale of this name.
+
+    Args:
+        data_dir: Fashion-MNIST at smoke (unset: Debian's folder); CIFAR else, in torchvision's layout or as train/ and
+            test/ with a folder of images for each class.
+        epochs: how many the schedule is shrunk to, instead of the scale's own number.
+
+    Raises:
+        ConfigError: small and paper need data; smoke has no epochs.
+    """
+    if name == "smoke":
+        if epochs is not None:
+            raise ConfigError("--epochs is for --scale small and paper: smoke counts rounds")
+        return _smoke(data_dir)
+    if data_dir is None:
+        raise ConfigError(f"--scale {name} trains on CIFAR: say with --data-dir where it lies")
+    images = (data_dir / "train").is_dir()
+    data = {"task.dataset": "imagefolder" if images else "cifar10", "task.data_dir": str(data_dir.absolute())}
+    resnet, vgg = (PAPER_EPOCHS, PAPER_EPOCHS) if name == "paper" else (4, 1)
+    resnet, vgg = epochs or resnet, epochs or vgg
+    networks = {
+        RESNET20: {"task.model": "resnet20", "task.norm": "batch"} | data | _resnet(resnet),
+        RESNET20_GROUP: {"task.model": "resnet20", "task.norm": "group"} | data | _resnet(resnet),
+        VGG11: {"task.model": "vgg11"} | data | _vgg(vgg),
+    }
+    if name == "paper":
+        large = {"task.model": "resnet110", "task.norm": "batch"} | data | _resnet(resnet)
+        networks[RESNET110] = large
+        if not images:
+            networks[RESNET110_CIFAR100] = large | {"task.dataset": "cifar100"}
+    of = "" if name == "paper" and epochs is None else f" of the paper's {PAPER_EPOCHS}, milestones shrunk alike"
+    return Scale(name, networks, f"CIFAR-10, {resnet} epochs for ResNet and {vgg} for VGG{of}.")
+
+
+def _smoke(data_dir: Path | None) -> Scale:
+    data: dict[str, object] = {"task.dataset": "fashion-mnist", "task.data_dir": str(data_dir or "")}
+    small = {"task.model": "small-cnn", "task.learning_rate": 0.05} | data
+    networks = {
+        RESNET20: small | {"run.rounds": 500},
+        RESNET20_GROUP: small | {"run.rounds": 2000},
+        VGG11: {"task.model": "lenet5", "task.learning_rate": 0.02, "run.rounds": 500} | data,
+    }
+    return Scale(
+        "smoke",
+        networks,
+        "Fashion-MNIST instead of CIFAR, at a constant learning rate: small-cnn (GroupNorm, 17,098 parameters) stands "
+        "in for ResNet-20, for 500 rounds (2,000 where the paper has GroupNorm), LeNet-5 for VGG-11, for 500 rounds.",
+    )
+
+
+def _resnet(epochs: int) -> dict[str, object]:
+    return {**_RESNET, "task.augment": True, "task.milestones": shrunk(_RESNET_MILESTONES, epochs)} | _length(epochs)
+
+
+def _vgg(epochs: int) -> dict[str, object]:
+    return {**_VGG, "task.augment": True, "task.milestones": shrunk(_VGG_MILESTONES, epochs)} | _length(epochs)
+
+
+def _length(epochs: int) -> dict[str, object]:
+    return {"run.rounds": epochs * ceil(ceil(_CIFAR_SAMPLES / NODES) / BATCH)}
+
+
+def shrunk(milestones: Iterable[int], epochs: int) -> list[int]:
+    """Milestones of the paper's 200 epochs, at the same places of a shorter run; those that fall together are one."""
+    places = {round(milestone * epochs / PAPER_EPOCHS) for milestone in milestones}
+    return sorted(place for place in places if 0 < place < epochs)

@@ -1,0 +1,116 @@
+"""`edgenode experiment` as click sees it: what it writes, what it says, how it stops and goes on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from edgenode.cli import group
+from edgenode.cli.experiment import experiment
+from edgenode.experiments import catalogue
+from edgenode.experiments.catalogue import EXPERIMENTS, top_k
+from edgenode.experiments.table import Experiment, Figure, Row
+from edgenode.simulator.lab import Lab
+
+_KEYS = {"run.rounds": 3, "run.evaluate_every": 3, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
+
+
+@pytest.fixture(autouse=True)
+def unchanged() -> Iterator[None]:
+    """The command takes signals and torch's threads for its own: it is meant to be a process."""
+    threads, handlers = torch.get_num_threads(), {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tuple(Row((k,), {**_KEYS, **top_k(k)}, {"sp": 90.68}) for k in ("100", "1"))
+    table = Experiment("tiny", "A tiny table", ("K",), ("sp", "scsp"), lambda _: rows, Figure("K", ("sp",)), "little")
+    monkeypatch.setitem(catalogue.EXPERIMENTS, "tiny", table)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(group, ("experiment", *words))
+
+
+def files(out: Path) -> dict[str, str]:
+    return {p.name: p.read_text() for p in out.glob("tiny.*") if p.suffix != ".png"}
+
+
+def test_every_option_has_a_variable() -> None:
+    assert [p.name for p in experiment.params if not p.envvar and p.name != "help"] == ["name"]
+
+
+def test_without_a_name_it_lists_what_there_is() -> None:
+    listed = run().stdout
+    assert all(name in listed for name in (*EXPERIMENTS, "fig3", "sizes"))
+
+
+def test_it_writes_table_csv_picture_and_configs_and_prints_the_table(tmp_path: Path) -> None:
+    result = run("tiny", "--seeds", "2", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert {p.name for p in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png", "configs", "cells"}
+    assert {p.name for p in (tmp_path / "configs" / "tiny").iterdir()} == {
+        f"{k}-seed-{s}.toml" for k in ("1", "100") for s in (0, 1)
+    }
+    assert result.stdout.strip() == (tmp_path / "tiny.md").read_text().strip()
+    assert " ± " in result.stdout
+    first, *_, last = result.stderr.splitlines()
+    assert first.startswith("1 of 4, 100-seed-0: ")
+    assert last.startswith("4 of 4, 1-seed-1: ") and last.endswith("; 0 s left")
+
+
+def test_stopped_it_goes_on_to_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("tiny", "--out", str(tmp_path / "whole"))
+    out = tmp_path / "stopped"
+    play, played = Lab.run, []
+
+    def stopped(lab: Lab, after_round: Callable[[], None]) -> object:
+        def then_stop() -> None:
+            after_round()
+            played.append(lab.round)
+            if len(played) == 8:  # in the second run
+                raise KeyboardInterrupt
+
+        return play(lab, then_stop)
+
+    monkeypatch.setattr(Lab, "run", stopped)
+    result = run("tiny", "--out", str(out))
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-2] == f"edgenode: what is done is kept; the same command goes on from {out}"
+    assert files(out) != files(tmp_path / "whole")
+    result = run("tiny", "--out", str(out))
+    assert result.stderr.startswith("1 of 1, 1-seed-0: ")
+    assert files(out) == files(tmp_path / "whole")
+    assert run("tiny", "--out", str(out)).stderr == ""  # nothing is left to do
+
+
+def test_more_seeds_and_only_some_rows_keep_what_there_is(tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path))
+    assert "1 of 1, 1-seed-0" in run("tiny", "--only", "1-seed-0", *out).stderr
+    assert "| 100 |  | 90.68 |  |" in (tmp_path / "tiny.md").read_text()
+    assert "1 of 3, 100-seed-0" in run("tiny", "--seeds", "2", *out).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("table9",), "no experiment 'table9': there are table2, "),
+        (("table2", "--scale", "paper"), "--data-dir"),
+        (("table2", "--epochs", "3"), "--epochs is for --scale small and paper"),
+        (("tiny", "--only", "nothing"), "--only nothing: no run of tiny"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_exit_code_2(words: tuple[str, ...], text: str, tmp_path: Path) -> None:
+    result = run(*words, "--out", str(tmp_path))
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert text in line

@@ -1,0 +1,61 @@
+"""Tables from fixed outcomes, to the letter."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from edgenode.experiments import report
+from edgenode.experiments.report import Measured
+from edgenode.experiments.scale import choose
+from edgenode.experiments.table import Experiment
+
+
+def outcome(sp: float, scsp: float, message: int = 1000) -> dict[str, Any]:
+    def phase(algorithm: str, accuracy: float, messages: int) -> dict[str, Any]:
+        node = {"messages": messages, "payload_bytes": messages * message}
+        return {
+            "algorithm": algorithm, "mean_test_accuracy": accuracy, "nodes": [node, node],
+            "compression_factor": 80_000 / message, "parameter_divergence_mse": 1.5e-6,
+        }  # fmt: skip
+
+    return {**phase("scsp", scsp, 6), "before_gossip": phase("sp", sp, 4)}
+
+
+def measured(experiment: Experiment) -> list[Measured]:
+    dense, sparse, large = experiment.rows(choose("smoke"))
+    return [
+        Measured(dense, {0: outcome(0.85, 0.87), 1: outcome(0.87, 0.88)}),
+        Measured(sparse, {0: outcome(0.80, 0.84, 400), 1: {"error": "training diverged"}}),
+        Measured(large, {}),
+    ]
+
+
+def test_the_markdown_has_means_spreads_the_papers_column_and_empty_cells(tiny: Experiment) -> None:
+    text = report.markdown(tiny, choose("smoke"), measured(tiny), "edgenode experiment tiny --seeds 2")
+    assert text.splitlines()[6:11] == [
+        "| network | top-K, % | SP accuracy, % | paper | SCSP accuracy, % | paper | compression per message |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| small | 100 | 86.00 ± 1.41 | 92.09 | 87.50 ± 0.71 | 92.1 | 80 ± 0 |",
+        "| small | 1 | 80.00 (1 of 2 diverged) | 90.68 | 84.00 (1 of 2 diverged) |  | 200 (1 of 2 diverged) |",
+        "| large | 1 |  | 93.32 |  |  |  |",
+    ]
+    assert text.startswith("# A tiny table\n\n    edgenode experiment tiny --seeds 2\n\nFashion-MNIST instead")
+    assert "Expected: that it works" in text
+
+
+def test_the_csv_has_every_run_unrounded(tiny: Experiment) -> None:
+    lines = list(csv.reader(report.comma_separated(tiny, measured(tiny)).splitlines()))
+    assert lines[0] == ["network", "top-K, %", "seed", "sp", "scsp", "factor", "error"]
+    assert lines[1] == ["small", "100", "0", "85.0", "87.0", "80.0", ""]
+    assert lines[4] == ["small", "1", "1", "", "", "", "training diverged"]
+    assert len(lines) == 5
+
+
+def test_all_three_files_are_written_also_when_nothing_is_measured_yet(tiny: Experiment, tmp_path: Path) -> None:
+    nothing = [Measured(row, {}) for row in tiny.rows(choose("smoke"))]
+    for known in (nothing, measured(tiny)):
+        report.write(tiny, choose("smoke"), known, "edgenode experiment tiny", tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png"}
+        assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")
