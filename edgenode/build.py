@@ -8,18 +8,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgenode.config import Config, parse_every
+import numpy as np
+
+from edgenode.config import Algorithm, Config, parse_every
 from edgenode.core.cluster import Charter
-from edgenode.core.compress import Compressor, Random, TopK, as_bfloat16, as_float32, as_int8, keep_all, keep_none
-from edgenode.core.graph import PRESETS, GraphSpec, parse_edges
+from edgenode.core.compress import (
+    Compressor,
+    Quantise,
+    Random,
+    TopK,
+    as_bfloat16,
+    as_float32,
+    as_int4,
+    as_int8,
+    keep_all,
+    keep_none,
+)
+from edgenode.core.graph import PRESETS, Digraph, GraphSpec, parse_edges
 from edgenode.core.plan import Member, Plan, Schedule, found, resume
-from edgenode.core.recipe import Recipe, default_averaging_rate, gossip_rounds_needed
+from edgenode.core.recipe import Recipe, default_averaging_rate, default_difference_rate, gossip_rounds_needed
+from edgenode.core.rules import D2, DIFFERENCE, SPARSE_PUSH, Rule
 from edgenode.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
     from edgenode.tasks.trainer import TaskSettings, Trainer
 
-_QUANTISE = {"int8": as_int8, "bfloat16": as_bfloat16, "float32": as_float32}
+_QUANTISE: Mapping[str, Quantise] = {
+    "int8": as_int8,
+    "int4": as_int4,
+    "bfloat16": as_bfloat16,
+    "float32": as_float32,
+}
+_RULES: Mapping[str, Rule] = {"d2": D2, "choco-sgd": DIFFERENCE, "quant-sgp": DIFFERENCE}
+_BALANCED = ("d-psgd", "d2", "deep-squeeze", "choco-sgd")
 
 
 def graph_spec(name: str) -> GraphSpec:
@@ -51,38 +72,106 @@ def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
 
 
 def recipe(config: Config) -> Recipe:
-    """SP or SCSP with the configured compressor; averaging rate and gossip rounds resolved.
+    """The configured algorithm; averaging rate and gossip rounds resolved.
 
     Raises:
-        ConfigError: the gossip graph never reaches the tolerance.
+        ConfigError: the graphs are not such as the algorithm needs, or the gossip graph never reaches the tolerance.
     """
     algorithm = config.algorithm
-    quantise = _QUANTISE[algorithm.values]
+    check_graphs(config)
+    return Recipe(
+        _compressor(algorithm),
+        averaging_rate(config),
+        config.run.rounds,
+        _gossip_rounds(config),
+        algorithm.blocks,
+        _RULES.get(algorithm.name, SPARSE_PUSH),
+    )
+
+
+def _compressor(algorithm: Algorithm) -> Compressor:
+    if algorithm.name == "local":
+        return Compressor(keep_none, as_float32)
     match algorithm.compressor:
         case "topk":
-            compressor = Compressor(TopK(algorithm.share), quantise)
-        case "identity":
-            compressor = Compressor(keep_all, quantise)
+            return Compressor(TopK(algorithm.share), _QUANTISE[algorithm.values])
         case "random":
-            compressor = Compressor(keep_all, Random(algorithm.bits))
-        case "none":
-            compressor = Compressor(keep_none, quantise)
-    return Recipe(compressor, averaging_rate(config), config.run.rounds, _gossip_rounds(config))
+            return Compressor(keep_all, Random(algorithm.bits))
+        case "identity" | "rolling":
+            return Compressor(keep_all, _QUANTISE[algorithm.values])
 
 
 def averaging_rate(config: Config) -> float:
-    """eta: as configured, else Table 5's for the kept share; 0 without communication."""
+    """eta: as configured, else the algorithm's default; 0 without communication."""
     algorithm = config.algorithm
-    if algorithm.compressor == "none":
+    if algorithm.name == "local":
         return 0.0
     if algorithm.averaging_rate is not None:
         return algorithm.averaging_rate
+    match algorithm.name:
+        case "choco-sgd" | "quant-sgp":
+            # random rounding keeps far less of a large tensor than its bits say
+            return default_difference_rate(algorithm.kept_share / (4 if algorithm.compressor == "random" else 1))
+        case "d2":
+            return min(0.5, default_averaging_rate(algorithm.kept_share))
     return default_averaging_rate(algorithm.kept_share)
+
+
+def check_graphs(config: Config) -> None:
+    """Refuse graphs on which the algorithm is not what its paper says.
+
+    Raises:
+        ConfigError: which graph, and why.
+    """
+    algorithm, rule = config.algorithm.name, _RULES.get(config.algorithm.name, SPARSE_PUSH)
+    graphs = [(spec.name, graph) for spec, graph in _digraphs(config)]
+    if algorithm in _BALANCED:
+        for name, graph in graphs:
+            if not graph.balanced:
+                raise GraphError(
+                    f"{algorithm} cannot use graph {name}: it is unbalanced, and without push-sum weights a node that "
+                    "hears less than it says would count for less; sp and sgp can"
+                )
+    if rule.fixed and len({graph for _, graph in graphs}) > 1:
+        raise GraphError(
+            f"{algorithm} cannot use {', '.join(config.topology.graphs)}: its nodes remember what their neighbours "
+            "have said, so the graph must stay the same in every round; sp and scsp can"
+        )
+    if algorithm == "d2":
+        _check_d2(graphs[0][0], graphs[0][1], averaging_rate(config))
+
+
+def _digraphs(config: Config) -> list[tuple[GraphSpec, Digraph]]:
+    """Every graph of the run by its spec, over nodes of any names where the graphs name none."""
+    specs = [graph_spec(name) for name in config.topology.graphs]
+    named = {end for spec in specs for edge in spec.edges or () for end in edge}
+    members = tuple(sorted(named or {f"{i:04d}" for i in range(config.run.nodes)}))
+    return [(spec, graph) for spec in specs for graph in spec.period(members)]
+
+
+def _check_d2(name: str, graph: Digraph, rate: float) -> None:
+    """D2's condition: without gradients it moves each mode of W by r^2 = 2 l r - l, and both roots must shrink it.
+
+    For a real eigenvalue l that is the paper's l > -1/3; it holds for no complex one near the circle through 1 on
+    which those of a directed ring lie, which is why D2 needs symmetric weights.
+    """
+    weights = np.eye(len(graph.nodes)) + rate * (graph.mixing_matrix() - np.eye(len(graph.nodes)))
+    modes = np.linalg.eigvals(weights).astype(complex)
+    others = np.delete(modes, np.argmin(abs(modes - 1)))
+    roots = np.concatenate([others + np.sqrt(others**2 - others), others - np.sqrt(others**2 - others)])
+    if abs(roots).max(initial=0) < 1 - 1e-9:
+        return
+    if abs(others.imag).max(initial=0) > 1e-9:
+        raise GraphError(f"d2 cannot use graph {name}: it is directed, and d2 diverges unless weights are symmetric")
+    raise GraphError(
+        f"d2 cannot use graph {name} with algorithm.averaging_rate = {rate:g}: the smallest eigenvalue of its weights "
+        f"is {others.real.min():.3g}, and must be above -1/3; averaging_rate = 0.5 always is enough"
+    )
 
 
 def _gossip_rounds(config: Config) -> int:
     algorithm = config.algorithm
-    if algorithm.name == "sp":
+    if algorithm.name != "scsp":
         return 0
     if algorithm.gossip_rounds != "auto":
         return algorithm.gossip_rounds

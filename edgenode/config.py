@@ -88,17 +88,24 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the nodes agree: Sparse-Push, with or without SCSP's last phase, and what a push carries."""
+    """How the nodes agree, and what a push carries. Which compressors an algorithm takes is checked by `load`."""
 
-    name: Annotated[Literal["sp", "scsp"], "Sparse-Push, or Skew-Compensated Sparse-Push"] = "scsp"
+    name: Annotated[
+        Literal["sp", "scsp", "sgp", "quant-sgp", "d-psgd", "d2", "deep-squeeze", "choco-sgd", "skew-scout", "local"],
+        "the algorithm; docs/algorithms.md describes them",
+    ] = "scsp"
     compressor: Annotated[
-        Literal["topk", "identity", "random", "none"],
-        "what a push carries: the largest entries, all, all rounded at random; none trains without any push",
+        Literal["topk", "identity", "random", "rolling"],
+        "what a push carries: the largest entries, all, all rounded at random, or one block of the model after another",
     ] = "topk"
-    share: Annotated[FractionAbove0, "share of each tensor that topk keeps"] = 0.01
+    share: Annotated[
+        FractionAbove0, "share of each tensor that topk keeps; of the model that a block of rolling is"
+    ] = 0.01
     bits: Annotated[Literal[4, 2, 1], "bits of one value of the random compressor"] = 4
-    values: Annotated[Literal["int8", "bfloat16", "float32"], "how values of topk and identity travel"] = "int8"
-    averaging_rate: Annotated[PositiveOrUnset, "the paper's η; unset means the default for the kept share"] = None
+    values: Annotated[
+        Literal["int8", "int4", "bfloat16", "float32"], "how values of topk, identity and rolling travel"
+    ] = "int8"
+    averaging_rate: Annotated[PositiveOrUnset, "the paper's η; unset means the algorithm's default"] = None
     gossip_rounds: Annotated[
         RoundsOrAuto, "rounds of SCSP's last phase; auto means as many as gossip_tolerance needs"
     ] = "auto"
@@ -107,11 +114,46 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Literal["plan", "exponential", "one-peer-exponential", "complete"],
         "graph of the last phase; plan means the run's own graphs",
     ] = "plan"
+    travel_every: Annotated[AtLeast1, "rounds between two travels of skew-scout's models"] = 500
+    tolerated_loss: Annotated[Fraction, "accuracy that a travelling model may lose with skew-scout"] = 0.05
+    loss_weight: Annotated[NotNegative, "what skew-scout counts lost accuracy, against 1 for uncompressed messages"] = (
+        50.0
+    )
 
     @property
     def kept_share(self) -> float:
-        """p, the share of a dense float32 message that is kept; the averaging rate must match it."""
-        return {"topk": self.share, "identity": 1.0, "random": self.bits / 32, "none": 0.0}[self.compressor]
+        """p, the share of what is exchanged that a message keeps; the averaging rate must match it."""
+        if self.name == "local":
+            return 0.0
+        return {"topk": self.share, "identity": 1.0, "random": self.bits / 32, "rolling": 1.0}[self.compressor]
+
+    @property
+    def blocks(self) -> int:
+        """Into how many blocks the model is cut, each exchanged in its turn."""
+        return math.ceil(round(1 / self.share, 6)) if self.compressor == "rolling" else 1
+
+
+# What each algorithm can send, the first if nobody says; and how values then travel.
+_COMPRESSORS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "sp": (("topk", "identity", "random", "rolling"), "int8"),
+    "scsp": (("topk", "identity", "random", "rolling"), "int8"),
+    "sgp": (("identity",), "float32"),
+    "quant-sgp": (("identity", "random", "topk"), "int8"),
+    "d-psgd": (("identity",), "float32"),
+    "d2": (("identity", "topk", "random"), "float32"),
+    "deep-squeeze": (("topk", "identity", "random"), "int8"),
+    "choco-sgd": (("topk", "identity", "random"), "int8"),
+    "skew-scout": (("topk",), "int8"),
+    "local": (("identity",), "float32"),
+}
+_ONLY = {
+    "sgp": "it sends whole models; sp is the same with compression",
+    "d-psgd": "it sends whole models; deep-squeeze is the same with compression",
+    "skew-scout": "the share that topk keeps is what it chooses",
+    "local": "it sends nothing",
+}
+_BY_DIFFERENCES = ("choco-sgd", "quant-sgp")  # no error is fed back there, so the kept share bounds nothing
+_MAX_BLOCKS = 65536
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,7 +246,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """What is allowed and yet probably not meant, one line each."""
         lines = []
         rate, kept = self.algorithm.averaging_rate, self.algorithm.kept_share
-        if rate is not None and 0 < kept < rate:
+        if rate is not None and 0 < kept < rate and self.algorithm.name not in _BY_DIFFERENCES:
             lines.append(
                 f"algorithm.averaging_rate = {rate:g} is above the kept share {kept:g}: "
                 "the nodes' models may drift apart"
@@ -252,8 +294,9 @@ def load(
         section, _, name = given.key.partition(".")
         sections[section][name] = value
         source_of[given.key] = given.source
+    _choose_compressor(sections["algorithm"])
     config = msgspec.convert(sections, Config)
-    _check_averaging_rate(config.algorithm, source_of.get("algorithm.averaging_rate", ""))
+    _check_algorithm(config.algorithm, source_of)
     return config
 
 
@@ -332,10 +375,41 @@ def _from_text(text: str, key: Key) -> object:
     return text
 
 
-def _check_averaging_rate(algorithm: Algorithm, source: str) -> None:
-    rate, kept = algorithm.averaging_rate, algorithm.kept_share
+def _choose_compressor(given: dict[str, object]) -> None:
+    """Give an algorithm the compressor and the values that are usual for it, where nobody chose any."""
+    (usual, *_), values = _COMPRESSORS[str(given.get("name", Algorithm().name))]
+    given.setdefault("compressor", usual)
+    given.setdefault("values", values)
+
+
+def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None:
+    """Refuse what makes no sense together; the key to blame is one that somebody wrote."""
+
+    def refuse(key: str, allowed: str) -> ConfigError:
+        source, value = source_of.get(f"algorithm.{key}", ""), _shown(getattr(algorithm, key))
+        return _error(f"{source}: algorithm.{key} = {value}, but allowed {allowed}".removeprefix(": "))
+
+    name, rate = algorithm.name, algorithm.averaging_rate
+    allowed, values = _COMPRESSORS[name]
+    if algorithm.compressor not in allowed:
+        why = _ONLY.get(name, "the others send no blocks: sp and scsp do")
+        raise refuse("compressor", f"with {name} is {' or '.join(map(_shown, allowed))}: {why}")
+    if allowed == ("identity",) and algorithm.values != values:
+        raise refuse("values", f"with {name} is {_shown(values)}: {_ONLY[name]}")
+    if algorithm.blocks > _MAX_BLOCKS:
+        raise refuse("share", f"with rolling is 1/{_MAX_BLOCKS} or more: every block has a weight of its own")
+    if rate is None or name == "local":
+        return
+    if rate > 1 and (name in (*_BY_DIFFERENCES, "d2") or algorithm.compressor == "rolling"):
+        what = name if algorithm.compressor != "rolling" else "rolling"
+        raise refuse("averaging_rate", f"with {what} is at most 1: training would diverge")
+    if name not in _BY_DIFFERENCES:
+        _check_averaging_rate(rate, algorithm.kept_share, source_of.get("algorithm.averaging_rate", ""))
+
+
+def _check_averaging_rate(rate: float, kept: float, source: str) -> None:
     # The iteration diverges near rate / kept = 6 to 10; the last factor forgives the rounding of 5 * kept.
-    if rate is not None and kept > 0 and rate > 5 * kept * (1 + 1e-9):
+    if rate > 5 * kept * (1 + 1e-9):
         raise _error(
             f"{source}: algorithm.averaging_rate = {_shown(rate)}, but allowed is at most {5 * kept:g}, "
             f"five times the kept share {kept:g}: training would diverge"

@@ -71,7 +71,7 @@ class Participant:
         self.name, self.trainer, self.tally = name, trainer, Tally()
         self._config, self._store = config, store
         self.layout = Layout(tuple(size for _, size in trainer.layout))
-        state = self._state(start) if fetched is None else self._newborn(fetched)
+        state = self._state(recipe, start) if fetched is None else self._newborn(recipe, fetched)
         self.learner = SparsePush(recipe, self.layout, state, config.run.seed, name)
         self.node = Node(
             name,
@@ -83,26 +83,26 @@ class Participant:
             checkpoint_every=config.run.checkpoint_every,
         )
 
-    def _state(self, start: int) -> State:
+    def _state(self, recipe: Recipe, start: int) -> State:
         """The state to begin with: the common initial model, or the checkpoint of the round all agreed on."""
         if self._store is not None:
             self._store.rewind(start)
         if start == 0 or self._store is None:
-            return State.initial(self.trainer.initial())
+            return recipe.initial(self.trainer.initial())
         checkpoint = self._store.load(start)
         self.trainer.load_local_state(checkpoint.local)
         for name, count in checkpoint.counts.items():
             setattr(self.tally, name, count)
-        self.tally.u = checkpoint.state.u
+        self.tally.u = float(checkpoint.state.u.mean())
         return checkpoint.state
 
-    def _newborn(self, fetched: Arrays) -> State:
+    def _newborn(self, recipe: Recipe, fetched: Arrays) -> State:
         """A newcomer's state: its sponsor's z and buffers, u = 1, no error, no momentum; what it was before is gone."""
         if self._store is not None:
             self._store.rewind(-1)
         buffers = {name: value for name, value in fetched.items() if name != _Z}
         self.trainer.load_local_state({**self.trainer.local_state(), **buffers})
-        return State.initial(fetched[_Z])
+        return recipe.initial(fetched[_Z])
 
     def model(self) -> bytes:
         """z and the buffers, for a newcomer."""

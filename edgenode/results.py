@@ -71,14 +71,15 @@ def divergence(models: Sequence[Floats]) -> tuple[float, float]:
 def describe_compressor(config: Config) -> str:
     """The compressor in a word or two: topk-0.01-int8."""
     algorithm = config.algorithm
+    if algorithm.name == "local":
+        return "none"
     match algorithm.compressor:
-        case "topk":
-            return f"topk-{algorithm.share:g}-{algorithm.values}"
+        case "topk" | "rolling":
+            return f"{algorithm.compressor}-{algorithm.share:g}-{algorithm.values}"
         case "random":
             return f"random-{algorithm.bits}bit"
         case "identity":
             return f"identity-{algorithm.values}"
-    return "none"
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from edgenode.core.sparse_push import State
 from edgenode.disk import REAL_DISK, Disk, make_lasting
 from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
 
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = 2
 _LOCAL = "local."
 _STATE, _META, _SUMS = "state.safetensors", "meta.json", "SHA256SUMS"
@@ -142,8 +142,8 @@ class Store:
             raise CheckpointError(f"{folder} holds round {meta['round']}")
         arrays = tensors.load(content[_STATE])
         plan = Plan(tuple(Record.from_json(text) for text in meta["records"]))
-        state = State(arrays.pop("x"), arrays.pop("error"), float.fromhex(meta["u"]))
-        local = {key.removeprefix(_LOCAL): value for key, value in arrays.items()}
+        local = {key.removeprefix(_LOCAL): arrays.pop(key) for key in list(arrays) if key.startswith(_LOCAL)}
+        state = State(u=arrays.pop("u"), **arrays)
         counts = {str(name): int(count) for name, count in meta["counts"].items()}
         return Checkpoint(round, state, plan, local, counts)
 
@@ -187,13 +187,12 @@ class Store:
         return self.folder / f".round-{round:09d}.{purpose}"
 
     def _files(self, checkpoint: Checkpoint) -> dict[str, bytes]:
-        arrays = {"x": checkpoint.state.x, "error": checkpoint.state.error}
+        arrays: dict[str, NDArray[Any]] = {**checkpoint.state.vectors, "u": checkpoint.state.u}
         arrays |= {_LOCAL + key: np.asarray(value, order="C") for key, value in checkpoint.local.items()}
         meta = {
             "format": _FORMAT,
             "run_digest": self._run_digest,
             "round": checkpoint.round,
-            "u": checkpoint.state.u.hex(),
             "counts": dict(checkpoint.counts),
             "records": [record.to_json() for record in checkpoint.plan.records],
         }

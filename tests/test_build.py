@@ -79,9 +79,14 @@ def test_scsp_gossips_on_its_own_graphs_unless_told_otherwise() -> None:
         ({"algorithm__share": 0.001}, 0.001),
         ({"algorithm__share": 0.0001}, 0.0001),
         ({"algorithm__compressor": "identity"}, 1.0),
-        ({"algorithm__compressor": "none"}, 0.0),
+        ({"algorithm__compressor": "rolling"}, 1.0),
+        ({"algorithm__name": "local"}, 0.0),
         ({"algorithm__averaging_rate": 0.02}, 0.02),
-        ({"algorithm__averaging_rate": 0.02, "algorithm__compressor": "none"}, 0.0),
+        ({"algorithm__averaging_rate": 0.02, "algorithm__name": "local"}, 0.0),
+        ({"algorithm__name": "choco-sgd"}, 0.02),
+        ({"algorithm__name": "quant-sgp"}, 1.0),
+        ({"algorithm__name": "quant-sgp", "algorithm__compressor": "random"}, 1 / 16),
+        ({"algorithm__name": "d2", "topology__graphs": "two-way"}, 0.5),
     ],
 )
 def test_the_averaging_rate_is_table_5s_unless_it_is_given(settings: dict[str, object], rate: float) -> None:
@@ -121,8 +126,8 @@ def test_auto_gossip_on_an_edge_list_is_refused_by_key(tmp_path: Path) -> None:
     assert build.recipe(a_config(topology__graphs=str(path), algorithm__gossip_rounds=9)).gossip_rounds == 9
 
 
-@pytest.mark.parametrize("values", ["int8", "bfloat16", "float32"])
-@pytest.mark.parametrize(("compressor", "kept"), [("topk", 11), ("identity", 110), ("random", 110), ("none", 0)])
+@pytest.mark.parametrize("values", ["int8", "int4", "bfloat16", "float32"])
+@pytest.mark.parametrize(("compressor", "kept"), [("topk", 11), ("identity", 110), ("random", 110), ("rolling", 110)])
 def test_every_compressor_keeps_its_share(compressor: str, kept: int, values: str) -> None:
     config = a_config(algorithm__compressor=compressor, algorithm__share=0.1, algorithm__values=values)
     compress = build.recipe(config).compressor

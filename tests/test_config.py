@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode import config
@@ -31,7 +31,8 @@ OTHER: dict[str, Any] = {
     "task.decay": 0.5, "task.augment": True, "algorithm.name": "sp", "algorithm.compressor": "identity",
     "algorithm.share": 0.1, "algorithm.bits": 2, "algorithm.values": "float32",
     "algorithm.averaging_rate": 0.004, "algorithm.gossip_rounds": 40, "algorithm.gossip_tolerance": 0.01,
-    "algorithm.gossip_graph": "complete", "topology.graphs": ("a", "graphs/ring.edges"),
+    "algorithm.gossip_graph": "complete", "algorithm.travel_every": 100, "algorithm.tolerated_loss": 0.1,
+    "algorithm.loss_weight": 10.0, "topology.graphs": ("a", "graphs/ring.edges"),
     "topology.every": "100r",
 }  # fmt: skip
 
@@ -80,6 +81,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+@settings(deadline=None)
 @given(st.fixed_dictionaries({}, optional=STRATEGIES))
 def test_what_is_written_loads_back_equal(values: dict[str, Any]) -> None:
     before = load(None, values, {})
@@ -182,7 +184,11 @@ FILE_ERRORS = [
     ("[task]\naugment = 1", "task.augment = 1, but allowed is true or false"),
     ("[algorithm]\nshare = 0", "algorithm.share = 0, but allowed is a number above 0, at most 1"),
     ("[algorithm]\nbits = 3", "algorithm.bits = 3, but allowed is 4 or 2 or 1"),
-    ('[algorithm]\nname = "SP"', 'algorithm.name = "SP", but allowed is "sp" or "scsp"'),
+    (
+        '[algorithm]\nname = "SP"',
+        'algorithm.name = "SP", but allowed is "sp" or "scsp" or "sgp" or "quant-sgp" or "d-psgd" or "d2" or '
+        '"deep-squeeze" or "choco-sgd" or "skew-scout" or "local"',
+    ),
     (
         '[algorithm]\ngossip_rounds = "all"',
         'algorithm.gossip_rounds = "all", but allowed is a whole number, 0 or more, or "auto"',
@@ -291,7 +297,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             ["algorithm.averaging_rate = 0.05 is above the kept share 0.01: the nodes' models may drift apart"],
         ),
         ({"algorithm.averaging_rate": 1.0, "algorithm.compressor": "identity"}, []),
-        ({"algorithm.averaging_rate": 9.0, "algorithm.compressor": "none"}, []),
+        ({"algorithm.averaging_rate": 9.0, "algorithm.name": "local"}, []),
+        ({"algorithm.averaging_rate": 0.04, "algorithm.name": "choco-sgd"}, []),
         (
             {"task.alpha": 0.1, "task.skew": 0.8},
             ["task.skew = 0.8 is not used, because task.alpha is set"],
@@ -307,9 +314,15 @@ def test_exactly_five_times_the_kept_share_is_allowed(share: float) -> None:
     load(None, {"algorithm.share": share, "algorithm.averaging_rate": round(5 * share, 6)}, {})
 
 
-@pytest.mark.parametrize(("compressor", "kept"), [("topk", 0.01), ("identity", 1.0), ("random", 0.125), ("none", 0.0)])
+@pytest.mark.parametrize(
+    ("compressor", "kept"), [("topk", 0.01), ("identity", 1.0), ("random", 0.125), ("rolling", 1.0)]
+)
 def test_the_kept_share_of_each_compressor(compressor: str, kept: float) -> None:
     assert load(None, {"algorithm.compressor": compressor}, {}).algorithm.kept_share == kept
+
+
+def test_without_communication_nothing_is_kept() -> None:
+    assert load(None, {"algorithm.name": "local"}, {}).algorithm.kept_share == 0
 
 
 # Digest

@@ -31,7 +31,7 @@ from edgenode.core.compress import (
 from edgenode.core.graph import PRESETS, Digraph, GraphSpec
 from edgenode.core.learner import SparsePush
 from edgenode.core.recipe import UNCOMPRESSED, Recipe, default_averaging_rate
-from edgenode.core.sparse_push import Contribution, State, debias, drop_error, emit, mix
+from edgenode.core.sparse_push import Contribution, State, debias, descend, drop_error, emit, mix
 
 SEED = 11
 NOISE = np.random.default_rng(0)  # for compressors without randomness
@@ -83,7 +83,8 @@ def run_learners(
         pushed = {}
         for i, learner in enumerate(learners):
             displacement = local(i, round, learner.model()) if learner.trains(round) else None
-            pushed[graph.nodes[i]] = (graph.weight(graph.nodes[i]), learner.u, learner.emit(round, displacement))
+            data, u = learner.emit(round, displacement)
+            pushed[graph.nodes[i]] = (round, graph.weight(graph.nodes[i]), u, data)
         for node, learner in zip(graph.nodes, learners, strict=True):
             received = [learner.read(*pushed[sender]) for sender in graph.in_neighbours(node)]
             learner.mix(graph.weight(node), received)
@@ -164,7 +165,7 @@ def test_nodes_equal_the_matrix_form_to_the_bit(
     for states, (x, delta, u) in zip(ours, reference, strict=True):
         assert np.array_equal([s.x for s in states], x)
         assert np.array_equal([s.error for s in states], delta)
-        assert [s.u for s in states] == u.tolist()
+        assert [float(s.u[0]) for s in states] == u.tolist()
         rounds += 1
     assert rounds == training + gossip
 
@@ -208,29 +209,30 @@ def test_line_3() -> None:
     )
     after_first = next(learner_states)
     next(learner_states)
-    assert {s.u for s in after_first} != {1.0}
-    assert np.array_equal(seen[4:], [s.x / np.float32(s.u) for s in after_first])
+    assert {float(s.u[0]) for s in after_first} != {1.0}
+    assert np.array_equal(seen[4:], [s.x / np.float32(s.u[0]) for s in after_first])
 
 
 def test_line_4() -> None:
     """4. Do the local update x-hat_t = x_t - gamma g_t: the step is not scaled by u, wherever u is."""
     for u in (0.25, 1.0, 3.0):
-        state = State(x=floats(1, 2), error=floats(0, 0), u=u)
-        emit(state, floats(0.5, -1), UNCOMPRESSED, Layout((2,)), NOISE)
+        state = State(x=floats(1, 2), error=floats(0, 0), u=np.array([u]))
+        descend(state, floats(0.5, -1))
         assert state.x.tolist() == [1.5, 1]
 
 
 def test_line_5() -> None:
     """5. Compute error compensated update v_t = x-hat_t + delta_t"""
     state = State(x=floats(1, 2), error=floats(0.25, -8))
-    payload = emit(state, floats(0.5, -1), UNCOMPRESSED, Layout((2,)), NOISE)
+    descend(state, floats(0.5, -1))
+    payload = emit(state, UNCOMPRESSED, Layout((2,)), NOISE)
     assert payload.dense(2).tolist() == [1.75, -7]
 
 
 def test_line_6() -> None:
     """6. Compress the error compensated variable C[v_t] and update error delta_t = v_t - C[v_t]"""
     state = State(x=floats(1, 2, -3), error=floats(0.25, -8, 0))
-    payload = emit(state, None, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
+    payload = emit(state, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
     assert payload.dense(3).tolist() == [0, -6, 0]
     assert state.error.tolist() == [1.25, 0, -3]
 
@@ -240,37 +242,43 @@ def test_line_7() -> None:
     graph, layout = preset("chord", 4), Layout((1,))
     states = run_learners(Recipe(UNCOMPRESSED, 1.0, 2), layout, model_of(4, layout), itertools.repeat(graph), no_step)
     w = graph.mixing_matrix()
-    assert [s.u for s in next(states)] == pytest.approx(w @ np.ones(4), abs=1e-15)
-    assert [s.u for s in next(states)] == pytest.approx(w @ w @ np.ones(4), abs=1e-15)
+    assert [float(s.u[0]) for s in next(states)] == pytest.approx(w @ np.ones(4), abs=1e-15)
+    assert [float(s.u[0]) for s in next(states)] == pytest.approx(w @ w @ np.ones(4), abs=1e-15)
 
 
 def test_line_9_x() -> None:
     """9. x_t+1 = x-hat_t + eta sum_j (W_ij - I_ij) C[v_t^(j)]: the own term is the compressed message, not x-hat."""
     state = State(x=floats(1, 2, 3), error=floats(0, 0, 0))
-    own = emit(state, None, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
+    own = emit(state, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
     other = State(x=floats(8, 0, 0), error=floats(0, 0, 0))
-    push = emit(other, None, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
-    mix(state, own, 0.25, [Contribution(0.5, 1.0, push)], averaging_rate=0.5)
+    push = emit(other, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
+    mix(state, own, 0.25, [Contribution(0.5, np.ones(1), push)], averaging_rate=0.5)
     assert state.x.tolist() == [1 + 0.5 * 0.5 * 8, 2, 3 + 0.5 * (0.25 - 1) * 3]
 
 
 def test_line_9_u() -> None:
     """9. u_t+1 = u_t + eta sum_j (W_ij - I_ij) u_t^(j)"""
     state, nothing = State.initial(floats(1)), UNCOMPRESSED(floats(0), Layout((1,)), NOISE)
-    state.u = 2.0
-    mix(state, nothing, 0.25, [Contribution(0.5, 4.0, nothing), Contribution(0.125, 8.0, nothing)], 0.5)
+    state.u[:] = 2.0
+    mix(
+        state,
+        nothing,
+        0.25,
+        [Contribution(0.5, np.array([4.0]), nothing), Contribution(0.125, np.array([8.0]), nothing)],
+        0.5,
+    )
     assert state.u == 2 + 0.5 * ((0.25 - 1) * 2 + 0.5 * 4 + 0.125 * 8)
 
 
 def test_line_10() -> None:
     """10. De-bias the updated model: z_t+1 = x_t+1 / u_t+1"""
-    assert debias(State(x=floats(1, -2), error=floats(9, 9), u=0.5)).tolist() == [2, -4]
+    assert debias(State(x=floats(1, -2), error=floats(9, 9), u=np.array([0.5]))).tolist() == [2, -4]
 
 
 def test_line_12() -> None:
     """12. Output Models: x_T = z_T. What a node evaluates and hands on is z."""
     learner = SparsePush(
-        Recipe(UNCOMPRESSED, 1.0, 1), Layout((2,)), State(floats(1, -2), floats(9, 9), 0.5), SEED, "n0"
+        Recipe(UNCOMPRESSED, 1.0, 1), Layout((2,)), State(floats(1, -2), floats(9, 9), np.array([0.5])), SEED, "n0"
     )
     assert learner.model().tolist() == [2, -4]
 
@@ -299,7 +307,8 @@ def test_gossip_line_5() -> None:
     """5. Send the model parameters x_t and bias weight u_t: x itself, neither compressed nor error compensated."""
     learner, before = in_gossip()
     assert before.error.any()
-    sent = learner.read(0.5, learner.u, learner.emit(2, None))
+    data, u = learner.emit(2, None)
+    sent = learner.read(2, 0.5, u, data)
     assert np.array_equal(sent.payload.dense(4), before.x)
     assert sent.u == before.u != 1.0
 
@@ -318,7 +327,7 @@ def test_gossip_line_7() -> None:
     """7. x_t+1 = x_t + eta sum_j (W_ij - I_ij) x_t^(j), and the same for u; eta is 1 here."""
     learner, before = in_gossip()
     learner.emit(2, None)
-    received = learner.read(0.25, 3.0, learner_bytes(floats(8, 8, 0, 0)))
+    received = learner.read(2, 0.25, (3.0,), learner_bytes(floats(8, 8, 0, 0)))
     learner.mix(0.5, [received])
     after = learner.snapshot()
     assert np.array_equal(after.x, np.float32(0.5) * before.x + floats(2, 2, 0, 0))
@@ -327,7 +336,7 @@ def test_gossip_line_7() -> None:
 
 def learner_bytes(model: np.ndarray) -> bytes:
     layout = Layout((len(model),))
-    return SparsePush(Recipe(UNCOMPRESSED, 1.0, 0, 1), layout, State.initial(model), SEED, "n1").emit(0, None)
+    return SparsePush(Recipe(UNCOMPRESSED, 1.0, 0, 1), layout, State.initial(model), SEED, "n1").emit(0, None)[0]
 
 
 def test_gossip_line_8() -> None:
@@ -336,7 +345,7 @@ def test_gossip_line_8() -> None:
     learner.emit(2, None)
     learner.mix(0.5, [])
     after = learner.snapshot()
-    assert np.array_equal(learner.model(), after.x / np.float32(after.u))
+    assert np.array_equal(learner.model(), after.x / np.float32(after.u[0]))
 
 
 def test_gossip_brings_every_node_to_the_average_of_the_accumulators() -> None:
@@ -377,9 +386,9 @@ def test_mixing_conserves_the_sums_of_x_and_u(
             corrected = (state.x + state.error).astype(np.float32)
             payloads.append(compressor(corrected, layout, NOISE))
             state.error = corrected - payloads[-1].dense(layout.size)
-        before_x, before_u = sum(s.x for s in states), sum(s.u for s in states)
+        before_x, before_u = sum(s.x for s in states), sum(float(s.u[0]) for s in states)
         pushed = {
-            node: Contribution(graph.weight(node), state.u, payload)
+            node: Contribution(graph.weight(node), state.u.copy(), payload)
             for node, state, payload in zip(graph.nodes, states, payloads, strict=True)
         }
         for node, state in zip(graph.nodes, states, strict=True):
@@ -388,7 +397,7 @@ def test_mixing_conserves_the_sums_of_x_and_u(
         exchanged = sum(np.abs(p.dense(layout.size)) for p in payloads)
         # only the products are rounded, to float32, where the weights are no powers of two
         assert (np.abs(sum(s.x for s in states) - before_x) <= 2**-22 * exchanged + 1e-12).all()
-        assert sum(s.u for s in states) == pytest.approx(before_u, abs=1e-13)
+        assert sum(float(s.u[0]) for s in states) == pytest.approx(before_u, abs=1e-13)
 
 
 @pytest.mark.parametrize("compressor", [UNCOMPRESSED, Compressor(TopK(0.25), as_float32)])
@@ -397,7 +406,7 @@ def test_mixing_conserves_the_sums_exactly_where_no_float_rounds(compressor: Com
     models = np.random.default_rng(2).integers(-8, 9, (4, 8)).astype(np.float32)
     for states in run_learners(Recipe(compressor, 0.5, 6), layout, models, itertools.repeat(graph), no_step):
         assert np.array_equal(sum(s.x for s in states), models.sum(axis=0))
-        assert sum(s.u for s in states) == 4
+        assert sum(float(s.u[0]) for s in states) == 4
 
 
 def doubly_stochastic(name: str, n: int) -> Digraph:
@@ -418,7 +427,7 @@ def test_without_compression_on_a_symmetric_graph_it_is_d_psgd(name: str, n: int
     recipe = Recipe(UNCOMPRESSED, 1.0, rounds)
     for t, states in enumerate(run_learners(recipe, layout, models, itertools.repeat(graph), local)):
         x = w @ (x + np.stack([local(i, t, x[i].astype(np.float32)) for i in range(n)]))
-        assert [s.u for s in states] == pytest.approx(np.ones(n), abs=1e-13)
+        assert [float(s.u[0]) for s in states] == pytest.approx(np.ones(n), abs=1e-13)
         assert np.abs([s.x for s in states] - x).max() < 2e-6
         assert not any(s.error.any() for s in states)
 
@@ -436,7 +445,7 @@ def test_without_compression_it_is_stochastic_gradient_push(name: str) -> None:
     for t, states in enumerate(run_learners(recipe, layout, models, itertools.repeat(graph), local)):
         z = x / w[:, None]
         x, w = p @ (x + np.stack([local(i, t, z[i].astype(np.float32)) for i in range(n)])), p @ w
-        assert [s.u for s in states] == pytest.approx(w, abs=1e-13)
+        assert [float(s.u[0]) for s in states] == pytest.approx(w, abs=1e-13)
         assert np.abs([debias(s) for s in states] - x / w[:, None]).max() < 5e-6
 
 
@@ -445,7 +454,7 @@ def test_the_error_also_holds_what_rounding_has_taken(quantise) -> None:
     """delta is taken against the payload as receivers decode it: what was not said now will be said later."""
     x = np.random.default_rng(3).standard_normal(100).astype(np.float32)
     state = State.initial(x)
-    payload = emit(state, None, Compressor(keep_all, quantise), Layout((100,)), NOISE)
+    payload = emit(state, Compressor(keep_all, quantise), Layout((100,)), NOISE)
     assert state.error.any()
     said = payload.dense(100)
     ulp = np.spacing(np.maximum(np.abs(x), np.abs(said)))  # of the larger: what is said may exceed what is
@@ -458,7 +467,7 @@ def test_what_is_said_over_time_averages_to_what_is() -> None:
     x = np.random.default_rng(4).standard_normal(40).astype(np.float32)
     state, said = State.initial(x), np.zeros(40)
     for _ in range(rounds):
-        said += emit(state, None, Compressor(TopK(0.1), as_int8), layout, NOISE).dense(40)
+        said += emit(state, Compressor(TopK(0.1), as_int8), layout, NOISE).dense(40)
     assert np.abs(said / rounds - x).max() < 0.1
     assert np.array_equal(state.x, x)
 
@@ -523,10 +532,10 @@ def consensus_error(share: float, eta: float, rounds: int) -> float:
     average = np.mean([s.x for s in states], axis=0)
     began = np.sqrt(np.mean([(s.x - average) ** 2 for s in states]))
     for _ in range(rounds):
-        pushes = [emit(s, None, Compressor(TopK(share), as_float32), layout, NOISE) for s in states]
+        pushes = [emit(s, Compressor(TopK(share), as_float32), layout, NOISE) for s in states]
         for i, state in enumerate(states):
             (sender,) = graph.in_neighbours(graph.nodes[i])
-            received = Contribution(0.5, 1.0, pushes[graph.nodes.index(sender)])
+            received = Contribution(0.5, np.ones(1), pushes[graph.nodes.index(sender)])
             mix(state, pushes[i], 0.5, [received], eta)
     return float(np.sqrt(np.mean([(s.x - average) ** 2 for s in states])) / began)
 
@@ -550,7 +559,7 @@ def test_the_error_grows_to_the_size_of_the_model_over_the_share() -> None:
     layout = Layout((1000,))
     state, largest = State.initial(np.random.default_rng(6).standard_normal(1000)), 0.0
     for _ in range(400):
-        payload = emit(state, None, Compressor(TopK(0.01), as_bfloat16), layout, NOISE)
+        payload = emit(state, Compressor(TopK(0.01), as_bfloat16), layout, NOISE)
         largest = max(largest, float(np.abs(payload.numbers).max()))
     assert 20 < largest < 400
 
@@ -571,6 +580,6 @@ def test_with_compression_u_mixes_exactly_and_z_drifts_on_an_unbalanced_graph() 
 
 
 def test_forgetting_the_error_moves_no_mass() -> None:
-    state = State(x=floats(1, 2), error=floats(3, 4), u=0.5)
+    state = State(x=floats(1, 2), error=floats(3, 4), u=np.array([0.5]))
     drop_error(state)
     assert (state.x.tolist(), state.u, state.error.tolist()) == ([1, 2], 0.5, [0, 0])

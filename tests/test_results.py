@@ -76,7 +76,9 @@ def test_divergence_is_measured_in_double_precision() -> None:
         ({"share": 0.001, "values": "bfloat16"}, "topk-0.001-bfloat16"),
         ({"compressor": "identity", "values": "float32"}, "identity-float32"),
         ({"compressor": "random", "bits": 2}, "random-2bit"),
-        ({"compressor": "none"}, "none"),
+        ({"compressor": "rolling", "values": "int4"}, "rolling-0.01-int4"),
+        ({"name": "local"}, "none"),
+        ({"name": "sgp"}, "identity-float32"),
     ],
 )
 def test_every_compressor_has_a_name(settings: dict[str, object], name: str) -> None:

@@ -1,5 +1,7 @@
 """Payload <-> bytes. ``decode`` takes bytes from strangers: every length is checked before it is trusted.
 
+Which part of the model a payload is of does not travel: both ends know it, and give the layout of that part.
+
     header   version u8, form u8, entries u32, unary bytes u32, length u32, CRC-32 u32
     tables   (sparse) entries per tensor in bit_length(size) bits each, Rice parameters in 5 bits each
     unary    (sparse) per entry gap >> k zeros, then a one
@@ -79,7 +81,7 @@ def decode(data: bytes, layout: Layout) -> Payload:
     if max(entries, 8 * unary_bytes - 7) > layout.size:  # a unary stream has at most one bit per parameter
         raise RemoteProtocolError(f"{entries} entries, {unary_bytes} unary bytes for a model of {layout.size}")
     bits = form & ~_SPARSE
-    if bits not in (2, 3, 5, 8, 16, 32):
+    if bits not in (2, 3, 4, 5, 8, 16, 32):
         raise RemoteProtocolError(f"unknown value form {form:#x}")
     reader = _Reader(body)
     if form & _SPARSE:

@@ -38,6 +38,19 @@ class Layout:
         """d, the number of parameters."""
         return int(self.offsets[-1])
 
+    def part(self, block: int | None, blocks: int) -> Layout:
+        """The layout of one block of the flat vector, or of everything: the tensors and ends of tensors in it."""
+        if block is None:
+            return self
+        first, last = block_bounds(self.size, blocks)[block : block + 2]
+        sizes = np.diff(np.clip(self.offsets, first, last))
+        return Layout(tuple(sizes[sizes > 0].tolist()))
+
+
+def block_bounds(size: int, blocks: int) -> Ints:
+    """Where each contiguous block of a vector begins, and the end: [blocks + 1]. Sizes differ by one at most."""
+    return np.arange(blocks + 1, dtype=np.int64) * size // blocks
+
 
 @dataclass(frozen=True, eq=False)
 class Values:
@@ -176,12 +189,22 @@ def as_bfloat16(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Valu
     return Values(rounded.astype(np.uint16), bits=16)
 
 
-def as_int8(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
-    """Nearest of 255 levels between plus and minus each tensor's largest magnitude."""
-    scales = per_tensor(np.maximum, np.abs(numbers), counts) / np.float32(127)
-    steps = np.repeat(np.where(scales > 0, scales, np.float32(1)), counts)
-    codes = np.clip(np.rint(numbers / steps), -127, 127).astype(np.int8)
-    return Values(codes, bits=8, scales=scales)
+@dataclass(frozen=True)
+class Integers:
+    """Nearest of 2^bits - 1 levels between plus and minus each tensor's largest magnitude."""
+
+    bits: int
+
+    def __call__(self, numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
+        largest = 2 ** (self.bits - 1) - 1
+        scales = per_tensor(np.maximum, np.abs(numbers), counts) / np.float32(largest)
+        steps = np.repeat(np.where(scales > 0, scales, np.float32(1)), counts)
+        codes = np.clip(np.rint(numbers / steps), -largest, largest).astype(np.int8)
+        return Values(codes, bits=self.bits, scales=scales)
+
+
+as_int8 = Integers(8)
+as_int4 = Integers(4)
 
 
 @dataclass(frozen=True)
@@ -222,6 +245,11 @@ class Compressor:
 
     select: Select
     quantise: Quantise
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether anything of a vector can be missing in its payload."""
+        return (self.select, self.quantise) != (keep_all, as_float32)
 
     def __call__(self, vector: Floats, layout: Layout, rng: np.random.Generator) -> Payload:
         """C[vector].

@@ -76,6 +76,11 @@ class Digraph:
                 matrix[position[receiver], position[sender]] = self.weight(sender)
         return matrix
 
+    @property
+    def balanced(self) -> bool:
+        """Whether the rows of W sum to 1, too: a node takes as much as it gives, and u stays 1."""
+        return bool(np.allclose(self.mixing_matrix().sum(axis=1), 1.0, rtol=0, atol=1e-9))
+
     def unreachable_pairs(self) -> list[tuple[str, str]]:
         """Every (from, to) with no directed path; empty exactly when the graph is strongly connected."""
         graph = nx.DiGraph()
@@ -117,6 +122,7 @@ _PRESETS: dict[str, Callable[[int], list[list[tuple[int, int]]]]] = {
     "a": lambda n: [_cycle(range(n))],
     "b": lambda n: [_cycle(range(n - 1, -1, -1))],
     "c": lambda n: [_cycle([*range(0, n, 2), *range(1, n, 2)])],
+    "two-way": lambda n: [sorted({*_cycle(range(n)), *_cycle(range(n - 1, -1, -1))})],
     "chord": lambda n: [[*_cycle(range(n)), *([(0, 2)] if n > 3 else [(0, n - 1)] if n == 3 else [])]],
     "exponential": lambda n: [[edge for hop in _hops(n) for edge in _hop(n, hop)]],
     "one-peer-exponential": lambda n: [_hop(n, hop) for hop in _hops(n)] or [[]],
@@ -127,6 +133,7 @@ PRESETS: dict[str, str] = {
     "a": "ring, each node pushes to the next",
     "b": "ring, each node pushes to the one before",
     "c": "ring through the even positions, then the odd ones",
+    "two-way": "ring, each node pushes to both its neighbours: undirected, symmetric weights",
     "chord": "ring a plus the edge 0->2: unbalanced, push-sum needed",
     "exponential": "each node pushes to the nodes 1, 2, 4, ... further on",
     "one-peer-exponential": "one push per round, 1, 2, 4, ... further on in turn: exact if n is a power of two",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol, TypeVar
 
@@ -12,8 +12,8 @@ import numpy as np
 from edgenode.core import codec
 from edgenode.core.compress import Floats, Layout, Payload
 from edgenode.core.recipe import UNCOMPRESSED, Recipe
-from edgenode.core.sparse_push import Contribution, State, debias, drop_error, emit, mix, take_back
-from edgenode.errors import LocalProtocolError
+from edgenode.core.sparse_push import Contribution, State, Weights, debias, drop_error, inherit, take_back
+from edgenode.errors import LocalProtocolError, RemoteProtocolError
 
 C = TypeVar("C")
 
@@ -28,7 +28,7 @@ class Learner(Protocol[C]):
 
     @property
     def u(self) -> float:
-        """The push-sum weight."""
+        """The push-sum weight; the mean over the blocks where each has its own."""
         ...
 
     def trains(self, round: int) -> bool:
@@ -39,15 +39,18 @@ class Learner(Protocol[C]):
         """z, a new vector [d]."""
         ...
 
-    def emit(self, round: int, displacement: Floats | None, whole: bool = False) -> bytes:
-        """Make the round's message, once for all receivers; ``whole`` is a leaver's last: all of x, uncompressed."""
+    def emit(self, round: int, displacement: Floats | None, whole: bool = False) -> tuple[bytes, tuple[float, ...]]:
+        """Make the round's message, once for all receivers: the payload, and the u of what it is of.
+
+        ``whole`` is a leaver's last: all of x, uncompressed.
+        """
         ...
 
-    def read(self, weight: float, u: float, data: bytes) -> C:
-        """A contribution from outside.
+    def read(self, round: int, weight: float, u: tuple[float, ...], data: bytes) -> C:
+        """A contribution from outside, of a round that is not mixed yet. A weight of 1 is a leaver's.
 
         Raises:
-            RemoteProtocolError: the bytes are no payload of this model.
+            RemoteProtocolError: the bytes, or the number of u's, are not what is exchanged in that round.
         """
         ...
 
@@ -68,8 +71,18 @@ class Learner(Protocol[C]):
         ...
 
 
+@dataclass(frozen=True)
+class _Emitted:
+    """A message of ours, as long as it may have to be taken back: of which block, with what u, mixed at what rate."""
+
+    payload: Payload
+    block: int | None
+    u: Weights
+    averaging_rate: float
+
+
 class SparsePush:
-    """SP or SCSP on real vectors.
+    """Any of the algorithms on real vectors: a recipe, and the state that its rule moves.
 
     The stream of random numbers of a round depends on (seed, node, round) alone, so a resumed run repeats it.
     """
@@ -77,7 +90,7 @@ class SparsePush:
     def __init__(self, recipe: Recipe, layout: Layout, state: State, seed: int, node: str) -> None:
         self.recipe, self.layout, self.state = recipe, layout, state
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
-        self._emitted: dict[int, tuple[Payload, float, float]] = {}  # round -> payload, u, averaging rate
+        self._emitted: dict[int, _Emitted] = {}
         self._round = -1
 
     @property
@@ -86,7 +99,7 @@ class SparsePush:
 
     @property
     def u(self) -> float:
-        return self.state.u
+        return float(self.state.u.mean())
 
     def trains(self, round: int) -> bool:
         return self.recipe.step(round).trains
@@ -94,33 +107,51 @@ class SparsePush:
     def model(self) -> Floats:
         return debias(self.state)
 
-    def emit(self, round: int, displacement: Floats | None, whole: bool = False) -> bytes:
-        step = self.recipe.step(round)
+    def emit(self, round: int, displacement: Floats | None, whole: bool = False) -> tuple[bytes, tuple[float, ...]]:
+        rule, step = self.recipe.rule, self.recipe.step(round)
+        if whole and rule.fixed:
+            raise LocalProtocolError("the members of this run are fixed: nobody leaves")
+        if displacement is not None:
+            rule.descend(self.state, displacement)
         if step.forgets or whole:
             drop_error(self.state)
         rng = np.random.default_rng((*self._entropy, round))
-        compressor = UNCOMPRESSED if whole else step.compressor
-        own = emit(self.state, displacement, compressor, self.layout, rng)
-        self._emitted[round] = own, self.state.u, step.averaging_rate
+        block, compressor = (None, UNCOMPRESSED) if whole else (step.block, step.compressor)
+        part, layout = self._part(block)
+        own = rule.emit(part, compressor, layout, rng)
+        self._emitted[round] = _Emitted(own, block, part.u.copy(), step.averaging_rate)
         self._round = round
-        return codec.encode(own, self.layout)
+        return codec.encode(own, layout), tuple(part.u.tolist())
 
-    def read(self, weight: float, u: float, data: bytes) -> Contribution:
-        return Contribution(weight, u, codec.decode(data, self.layout))
+    def read(self, round: int, weight: float, u: tuple[float, ...], data: bytes) -> Contribution:
+        part, layout = self._part(None if weight == 1.0 else self.recipe.step(round).block)
+        if len(u) != len(part.u):
+            raise RemoteProtocolError(f"{len(u)} push-sum weights in round {round}, expected {len(part.u)}")
+        return Contribution(weight, np.array(u), codec.decode(data, layout))
+
+    def _part(self, block: int | None) -> tuple[State, Layout]:
+        return self.state.part(block), self.layout.part(block, len(self.state.u))
 
     def mix(self, self_weight: float, received: Sequence[Contribution]) -> None:
         if self._round not in self._emitted:
             raise LocalProtocolError("mix before emit")
-        own, _, averaging_rate = self._emitted[self._round]
+        own = self._emitted[self._round]
         self._round = -1  # once only; what was emitted stays, to be taken back
-        mix(self.state, own, self_weight, received, averaging_rate)
+        exchanged = [c for c in received if c.weight != 1.0]
+        self.recipe.rule.mix(self.state.part(own.block), own.payload, self_weight, exchanged, own.averaging_rate)
+        for contribution in received:
+            if contribution.weight == 1.0:
+                inherit(self.state, contribution)
 
     def take_back(self, round: int, weight: float) -> None:
-        take_back(self.state, *self._emitted[round][:2], weight, self._emitted[round][2])
+        if self.recipe.rule.fixed:
+            raise LocalProtocolError("the members of this run are fixed: no push is taken back")
+        own = self._emitted[round]
+        take_back(self.state.part(own.block), own.payload, own.u, weight, own.averaging_rate)
 
     def forget(self, round: int) -> None:
         for old in [r for r in self._emitted if r < round]:
             del self._emitted[old]
 
     def snapshot(self) -> State:
-        return replace(self.state, x=self.state.x.copy(), error=self.state.error.copy())
+        return self.state.copy()

@@ -35,6 +35,7 @@ class Message:
         digest: of the record in force at ``round``, as the sender knows it.
         number: of that record.
         weight: W[receiver, sender], chosen by the sender.
+        u: the push-sum weights of what the payload is of.
         records: newer records than the receiver is known to have, oldest first.
     """
 
@@ -44,7 +45,7 @@ class Message:
     number: int
     digest: str
     weight: float
-    u: float
+    u: tuple[float, ...]
     payload: bytes
     records: tuple[Record, ...] = ()
 
@@ -156,7 +157,7 @@ class Await:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """A round is closed: what it cost."""
+    """A round is closed: what it cost; u is the mean over the blocks."""
 
     round: int
     messages: int

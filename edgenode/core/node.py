@@ -184,9 +184,8 @@ class Node:
         return [*self._emit(event.displacement), *self._advance()]
 
     def _emit(self, displacement: Any) -> list[NodeAction]:
-        u = self._learner.u
         graph, record = self.plan.graph(self.round), self.plan.at(self.round)
-        payload = self._learner.emit(self.round, displacement, whole=self.name in graph.leaving)
+        payload, u = self._learner.emit(self.round, displacement, whole=self.name in graph.leaving)
         gone = self.plan.gone(self.round)
         receivers = [peer for peer in graph.out_neighbours(self.name) if peer not in gone]
         actions: list[NodeAction] = []
@@ -269,7 +268,7 @@ class Node:
             raise RemoteProtocolError(f"{sender} pushed as incarnation {message.incarnation}, not its own")
         if message.weight != graph.weight(sender):
             raise RemoteProtocolError(f"{sender} pushed with weight {message.weight}, not {graph.weight(sender)}")
-        if not 0 < message.u < float("inf"):
+        if not all(0 < u < float("inf") for u in message.u):
             raise RemoteProtocolError(f"{sender} pushed with u = {message.u}")
         if round < self.round:
             return [self._answer(message, Verdict.SEEN)]
@@ -278,7 +277,7 @@ class Node:
         since = self.plan.joined(sender, message.incarnation)  # what an earlier process of its name left is not its
         if self._barrier.held_from(sender, since) >= self._window:
             raise RemoteProtocolError(f"{sender} is more than {self._window} unanswered pushes ahead")
-        self._barrier.hold(round, sender, self._learner.read(message.weight, message.u, message.payload))
+        self._barrier.hold(round, sender, self._learner.read(round, message.weight, message.u, message.payload))
         self._heard_of(sender, round)
         return self._advance() if self.stage is Stage.WAITING else []
 

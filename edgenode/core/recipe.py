@@ -1,4 +1,4 @@
-"""Which compressor, averaging rate and kind of step each round has: SP and SCSP are recipes, not classes."""
+"""Which compressor, averaging rate, block and kind of step each round has: an algorithm is a recipe, not a class."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgenode.core.compress import Compressor, as_float32, keep_all
+from edgenode.core.compress import Compressor, Floats, as_float32, keep_all
 from edgenode.core.graph import GraphSpec
+from edgenode.core.rules import SPARSE_PUSH, Rule
+from edgenode.core.sparse_push import State
 from edgenode.errors import ConfigError
 
 # Table 5: kept share -> averaging rate
@@ -26,24 +28,42 @@ def default_averaging_rate(share: float) -> float:
     return float(np.exp(np.interp(math.log(share), np.log(shares), np.log(rates))))
 
 
+def default_difference_rate(share: float) -> float:
+    """gamma of CHOCO-SGD and Quant-SGP for a kept share p in (0, 1]: 2 p, a half of where top-k begins to oscillate."""
+    return min(1.0, 2 * share)
+
+
 @dataclass(frozen=True)
 class Step:
-    """What a round consists of. ``forgets`` marks the first gossip round, where the held-back error is dropped."""
+    """What a round consists of.
+
+    Attributes:
+        forgets: the first gossip round, where the held-back error is dropped.
+        block: the one that is exchanged; None is all of the model.
+    """
 
     trains: bool
     compressor: Compressor
     averaging_rate: float
     forgets: bool = False
+    block: int | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Algorithm 1 for ``training_rounds``, then Algorithm 2's uncompressed gossip for ``gossip_rounds`` (0 is SP)."""
+    """A rule for ``training_rounds``, then Algorithm 2's uncompressed gossip for ``gossip_rounds`` (0 is SP).
+
+    Attributes:
+        blocks: into how many the model is cut: a training round exchanges one of them, all in turn (the rolling
+            exchange). Each has a push-sum weight of its own.
+    """
 
     compressor: Compressor
     averaging_rate: float
     training_rounds: int
     gossip_rounds: int = 0
+    blocks: int = 1
+    rule: Rule = SPARSE_PUSH
 
     @property
     def rounds(self) -> int:
@@ -53,8 +73,18 @@ class Recipe:
     def step(self, round: int) -> Step:
         """The step of one round, 0 <= round < rounds."""
         if round < self.training_rounds:
-            return Step(True, self.compressor, self.averaging_rate)
+            block = round % self.blocks if self.blocks > 1 else None
+            return Step(True, self.compressor, self.averaging_rate, block=block)
         return Step(False, UNCOMPRESSED, 1.0, forgets=round == self.training_rounds)
+
+    def initial(self, model: Floats) -> State:
+        """The state to begin with: the common model, and zeros for what the rule keeps.
+
+        There is no error where the compressor holds nothing back, or where nothing is exchanged at all.
+        """
+        lossless = not self.compressor.holds_back or self.averaging_rate == 0
+        keeps = [name for name in self.rule.keeps if not (name == "error" and lossless)]
+        return State.initial(model, keeps, self.blocks)
 
 
 def gossip_rounds_needed(spec: GraphSpec, nodes: int, tolerance: float) -> int:

@@ -15,7 +15,7 @@ from edgenode.core.plan import Plan, Record
 from edgenode.errors import DigestMismatch, RemoteProtocolError
 from edgenode.v1 import common_pb2, control_pb2, operator_pb2, peer_pb2
 
-PROTOCOL = 1
+PROTOCOL = 2
 CHUNK_BYTES = 256 * 1024
 _MAX_RECORDS = 4096
 
@@ -177,7 +177,7 @@ class Assembler:
             return None
         if len(self._payload) > header.payload_bytes:
             raise RemoteProtocolError("a payload is longer than its header says")
-        if not math.isfinite(header.u) or not math.isfinite(header.weight):
+        if not all(map(math.isfinite, (*header.u, header.weight))):
             raise RemoteProtocolError("a weight is not finite")
         self._header = None
         return Message(
@@ -187,7 +187,7 @@ class Assembler:
             number=header.number,
             digest=header.digest,
             weight=header.weight,
-            u=header.u,
+            u=tuple(header.u),
             payload=bytes(self._payload),
             records=records_from_wire(header.records),
         )

@@ -61,7 +61,7 @@ def network(crash: Crash) -> Network:
         patience_s=60,
     )
     learners = {f"n{i}": Ledger(rounds, Fraction(i, 3)) for i in range(nodes)}
-    return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z[0]))
+    return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z))
 
 
 def crashes(run: str, nodes: int, count: int, rounds: int = _ROUNDS) -> Iterator[Crash]:

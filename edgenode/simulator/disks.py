@@ -23,7 +23,7 @@ from edgenode.store import Checkpoint, Store
 _STATE_DIR = Path("/edgenode")
 _HISTORY = "history"  # beside what a learner packs
 _OPERATIONS_OF_A_SAVE = 24  # at least as many as there are
-_NO_STATE = State(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.float32))  # learners pack their own
+_NO_STATE = State(np.zeros(0, dtype=np.float32))  # learners pack their own
 
 
 class Disks:

@@ -2,10 +2,10 @@
 
     python -m edgenode.simulator.faults --seeds 0..2000
 
-Every knob is drawn from the seed: the number of nodes, the graphs, latencies, loss, duplicates, the window, who is
-killed and comes back, who stands still and goes on as a zombie, who joins and leaves, when the controller dies, what
-operators want. The invariants are those of `network` and `books`, in exact fractions. A failure prints the command
-that replays it.
+Every knob is drawn from the seed: the number of nodes, the graphs, latencies, loss, duplicates, the window, into how
+many blocks the model is cut, who is killed and comes back, who stands still and goes on as a zombie, who joins and
+leaves, when the controller dies, what operators want. The invariants are those of `network` and `books`, in exact
+fractions. A failure prints the command that replays it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgenode.core.cluster import Charter
-from edgenode.core.graph import PRESETS, GraphSpec
+from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import Evict, Leave, Lost, Rotate, Stop
 from edgenode.core.plan import Schedule
 from edgenode.simulator.conditions import CONTROLLER, Conditions, Freeze, Kill, Leap, Order, Partition, Start
@@ -30,6 +30,7 @@ from edgenode.simulator.network import Network
 from edgenode.simulator.trials import add_options, report, trials
 
 _ENOUGH = 600  # seeds in which every kind of fault must have happened
+GRAPHS = ("a", "b", "c", "chord", "complete", "exponential", "one-peer-exponential")
 KINDS = (
     "lost",
     "duplicated",
@@ -62,7 +63,7 @@ def network(seed: int, power_fails: bool = False) -> Network:
     rng = random.Random(seed)
     nodes, rounds = rng.randint(2, 6), rng.randint(10, 50)
     names = [f"n{i}" for i in range(nodes)]
-    graphs = tuple(GraphSpec(name) for name in rng.sample(sorted(PRESETS), rng.randint(1, 3)))
+    graphs = tuple(GraphSpec(name) for name in rng.sample(GRAPHS, rng.randint(1, 3)))
     charter = Charter("faults", nodes, "run", Schedule(graphs, rng.randint(1, 5)), epochs=False, rounds=rounds)
     eta, grain = rng.choice([Fraction(1), Fraction(1, 4)]), rng.choice([Fraction(0), Fraction(1, 4)])
     crash_s = rng.uniform(0.5, rounds * 0.15) if rng.random() < 0.3 else None
@@ -83,8 +84,9 @@ def network(seed: int, power_fails: bool = False) -> Network:
         checkpoint_every=rng.choice([0, 1, 5]),
         patience_s=200,
     )
-    learners = {name: Ledger(rounds, Fraction(i, 3), eta, grain) for i, name in enumerate(names)}
-    return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z[0], eta, grain))
+    blocks = rng.choice([1, 1, 3])
+    learners = {name: Ledger(rounds, Fraction(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
+    return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z, eta, grain, blocks))
 
 
 def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
@@ -131,7 +133,8 @@ def _partition(rng: random.Random, names: list[str]) -> Partition:
 
 def displace(name: str, round: int, z: Any) -> Any:
     """A local step that differs from node to node and from round to round, and is exact."""
-    return np.array([Fraction((sum(map(ord, name)) + 7 * round) % 11 - 5, 4)], dtype=object)
+    first = sum(map(ord, name)) + 7 * round
+    return np.array([Fraction((first + 3 * block) % 11 - 5, 4) for block in range(len(z))], dtype=object)
 
 
 def main() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenode.core import codec
 from edgenode.core.compress import Layout
 from edgenode.core.learner import Learner, SparsePush
 from edgenode.core.messages import Message
@@ -18,7 +18,7 @@ from edgenode.core.sparse_push import State
 from edgenode.errors import LocalProtocolError
 
 Arrays = Mapping[str, NDArray[Any]]
-Mass = NDArray[Any]  # x and, last, u: float64, or Fractions
+Mass = NDArray[Any]  # x and, last, the u of each block: float64, or Fractions
 
 
 class Weighed(Learner[Any], Protocol):
@@ -29,6 +29,11 @@ class Weighed(Learner[Any], Protocol):
     """
 
     tolerance: float
+
+    @property
+    def blocks(self) -> int:
+        """How many u's there are."""
+        ...
 
     @property
     def halves(self) -> dict[int, Mass]:
@@ -62,107 +67,155 @@ class Vector(SparsePush):
         self._origin = seed, node
         self.halves: dict[int, Mass] = {}
 
-    def emit(self, round: int, displacement: NDArray[np.float32] | None, whole: bool = False) -> bytes:
-        payload = super().emit(round, displacement, whole)
+    def emit(
+        self, round: int, displacement: NDArray[np.float32] | None, whole: bool = False
+    ) -> tuple[bytes, tuple[float, ...]]:
+        emitted = super().emit(round, displacement, whole)
         self.halves[round] = self.mass()
-        return payload
+        return emitted
+
+    @property
+    def blocks(self) -> int:
+        return len(self.state.u)
 
     def mass(self) -> Mass:
-        return np.append(self.state.x.astype(np.float64), self.state.u)
+        return np.concatenate([self.state.x.astype(np.float64), self.state.u])
 
     def share(self, message: Message) -> Mass:
-        payload = codec.decode(message.payload, self.layout).dense(self.layout.size)
-        scale = 1.0 if message.weight == 1.0 else self.recipe.step(message.round).averaging_rate * message.weight
-        share: Mass = scale * np.append(payload.astype(np.float64), message.u)
-        return share
+        step, whole = self.recipe.step(message.round), message.weight == 1.0
+        contribution = self.read(message.round, message.weight, message.u, message.payload)
+        share = State(np.zeros(self.layout.size, dtype=np.float32), u=np.zeros(len(self.state.u)))
+        part = share.part(None if whole else step.block)
+        contribution.payload.add_to(part.x, 1.0)
+        part.u += contribution.u
+        scale = 1.0 if whole else step.averaging_rate * message.weight
+        mass: Mass = scale * np.concatenate([share.x.astype(np.float64), share.u])
+        return mass
 
     def pack(self, state: State) -> Arrays:
-        return {"x": state.x, "error": state.error, "u": np.array([state.u])}
+        return {**state.vectors, "u": state.u}
 
     def unpacked(self, arrays: Arrays) -> Vector:
-        state = State(arrays["x"].copy(), arrays["error"].copy(), float(arrays["u"][0]))
+        state = State(**{name: value.copy() for name, value in arrays.items() if name in ("u", *self.state.vectors)})
         return Vector(self.recipe, self.layout, state, *self._origin)
 
 
 class Ledger:
-    """Algorithm 1 on one number, in exact fractions: x and u travel as text, and no mass may ever be missing.
+    """Algorithm 1 on one number per block, in exact fractions: x and u travel as text, and no mass may ever be missing.
 
-    C rounds down to a multiple of ``grain``, 0 keeping everything; what it holds back is ``error``.
+    C rounds down to a multiple of ``grain``, 0 keeping everything; what it holds back is ``error``. With more than one
+    block it is the rolling exchange.
     """
 
     tolerance = 0.0
 
-    def __init__(self, rounds: int, x: Fraction, eta: Fraction = Fraction(1), grain: Fraction = Fraction(0)) -> None:
+    def __init__(
+        self,
+        rounds: int,
+        x: Fraction | NDArray[Any],
+        eta: Fraction = Fraction(1),
+        grain: Fraction = Fraction(0),
+        blocks: int = 1,
+    ) -> None:
         self.rounds, self.eta, self.grain = rounds, eta, grain
-        self.x, self.exact_u, self.error = x, Fraction(1), Fraction(0)
-        self._emitted: dict[int, tuple[Fraction, Fraction]] = {}
+        self.x, self.exact_u, self.error = (_exactly(blocks, value) for value in (x, Fraction(1), Fraction(0)))
+        self._emitted: dict[int, _Said] = {}
         self._round = -1
         self.halves: dict[int, Mass] = {}
 
     @property
+    def blocks(self) -> int:
+        return len(self.x)
+
+    @property
     def u(self) -> float:
-        return float(self.exact_u)
+        return float(sum(self.exact_u) / self.blocks)
 
     def trains(self, round: int) -> bool:
         return True
 
     def model(self) -> NDArray[Any]:
-        return np.array([self.x / self.exact_u], dtype=object)
+        model: NDArray[Any] = self.x / self.exact_u
+        return model
 
-    def emit(self, round: int, displacement: NDArray[Any] | None, whole: bool = False) -> bytes:
-        self.x += Fraction(0) if displacement is None else displacement[0]
+    def emit(
+        self, round: int, displacement: NDArray[Any] | None, whole: bool = False
+    ) -> tuple[bytes, tuple[float, ...]]:
+        if displacement is not None:
+            self.x += displacement
         if whole:
-            self.error = Fraction(0)
-        corrected = self.x + self.error
+            self.error[:] = Fraction(0)
+        where = self._where(round, whole)
+        corrected = self.x[where] + self.error[where]
         own = corrected // self.grain * self.grain if self.grain and not whole else corrected
-        self.error = corrected - own
-        self._emitted[round], self._round = (own, self.exact_u), round
+        self.error[where] = corrected - own
+        said = self._emitted[round] = _Said(where, own, self.exact_u[where].copy())
+        self._round = round
         self.halves[round] = self.mass()
-        return f"{own} {self.exact_u}".encode()
+        return " ".join(map(str, [*said.x, *said.u])).encode(), tuple(map(float, said.u))
 
-    def read(self, weight: float, u: float, data: bytes) -> tuple[Fraction, Fraction]:
-        x, exact_u = map(Fraction, data.decode().split())
+    def _where(self, round: int, whole: bool) -> slice:
+        return slice(None) if whole or self.blocks == 1 else slice(round % self.blocks, round % self.blocks + 1)
+
+    def read(self, round: int, weight: float, u: tuple[float, ...], data: bytes) -> _Said:
+        numbers = np.array([Fraction(word) for word in data.decode().split()], dtype=object)
         scale = Fraction(1) if weight == 1.0 else self.eta * _exact(weight)
-        return scale * x, scale * exact_u
+        x, exact_u = scale * numbers.reshape(2, -1)
+        return _Said(self._where(round, weight == 1.0), x, exact_u)
 
-    def mix(self, self_weight: float, received: Sequence[tuple[Fraction, Fraction]]) -> None:
+    def mix(self, self_weight: float, received: Sequence[_Said]) -> None:
         if self._round not in self._emitted:
             raise LocalProtocolError("mix before emit")
-        own, own_u = self._emitted[self._round]
+        self._add(self._emitted[self._round], -self.eta * (1 - _exact(self_weight)))
         self._round = -1
-        given = self.eta * (1 - _exact(self_weight))
-        self.x += sum(x for x, _ in received) - given * own
-        self.exact_u += sum(u for _, u in received) - given * own_u
+        for contribution in received:
+            self._add(contribution, Fraction(1))
+
+    def _add(self, said: _Said, scale: Fraction) -> None:
+        self.x[said.where] += scale * said.x
+        self.exact_u[said.where] += scale * said.u
 
     def take_back(self, round: int, weight: float) -> None:
-        own, own_u = self._emitted[round]
-        self.x += self.eta * _exact(weight) * own
-        self.exact_u += self.eta * _exact(weight) * own_u
+        self._add(self._emitted[round], self.eta * _exact(weight))
 
     def forget(self, round: int) -> None:
         for old in [r for r in self._emitted if r < round]:
             del self._emitted[old]
 
     def snapshot(self) -> State:
-        x, error = (np.array([value], dtype=object) for value in (self.x, self.error))
-        return State(x, error, self.exact_u)  # type: ignore[arg-type]  # as exact as the rest
+        return State(self.x.copy(), self.error.copy(), self.exact_u.copy())
 
     def pack(self, state: State) -> Arrays:
-        text = f"{state.x[0]} {state.u} {state.error[0]}".encode()
+        text = " ".join(map(str, [*state.x, *state.u, *state.error])).encode()
         return {"exact": np.frombuffer(text, dtype=np.uint8)}
 
     def unpacked(self, arrays: Arrays) -> Ledger:
-        x, u, error = map(Fraction, arrays["exact"].tobytes().decode().split())
-        again = Ledger(self.rounds, x, self.eta, self.grain)
-        again.exact_u, again.error = u, error
+        numbers = np.array([Fraction(word) for word in arrays["exact"].tobytes().decode().split()], dtype=object)
+        again = Ledger(self.rounds, Fraction(0), self.eta, self.grain, self.blocks)
+        again.x, again.exact_u, again.error = numbers.reshape(3, -1).copy()
         return again
 
     def mass(self) -> Mass:
-        return np.array([self.x, self.exact_u], dtype=object)
+        return np.concatenate([self.x, self.exact_u])
 
     def share(self, message: Message) -> Mass:
-        share: Mass = np.array(self.read(message.weight, message.u, message.payload), dtype=object)
-        return share
+        share = Ledger(self.rounds, Fraction(0), blocks=self.blocks)
+        share.exact_u[:] = Fraction(0)
+        share._add(self.read(message.round, message.weight, message.u, message.payload), Fraction(1))
+        return share.mass()
+
+
+@dataclass(frozen=True)
+class _Said:
+    """Exact numbers of x and u, and which blocks they are of."""
+
+    where: slice
+    x: NDArray[Any]
+    u: NDArray[Any]
+
+
+def _exactly(blocks: int, value: Fraction | NDArray[Any]) -> NDArray[Any]:
+    return np.full(blocks, value, dtype=object)
 
 
 def _exact(weight: float) -> Fraction:

@@ -300,7 +300,7 @@ class Network:
     def _train(self, name: str, round: int, z: Any) -> None:
         displacement = self._displace(name, round, z)
         process = self._process(name, round, self.nodes[name].plan)
-        self._books.displaced(process, round, np.append(displacement, 0))
+        self._books.displaced(process, round, np.append(displacement, [0] * self.learners[name].blocks))
         self._tell(name, Trained(round, displacement))
 
     def _try(self, key: tuple[str, int, str, int], wait_s: float) -> None:
@@ -639,7 +639,8 @@ class Network:
             for sender, held in node.held().items():
                 self._require(held <= self.conditions.window, f"{name} holds {held} pushes of {sender}")
         mass = self._books.weigh(self._member[name])
-        self._require(mass is None or mass[-1] > 0, f"u of {name} is not positive")
+        u = () if mass is None else mass[-self.learners[name].blocks :]
+        self._require(all(weight > 0 for weight in u), f"u of {name} is not positive")
         balance = self._books.balance()
         if balance.any():
             error, scale = max(abs(balance)), 1 + max(abs(self._books.total))

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgenode.core.messages import Message
 from edgenode.core.plan import Plan, Record
+from edgenode.core.sparse_push import State
 
 
 def brief(value: Any) -> str:
@@ -30,6 +31,8 @@ def brief(value: Any) -> str:
             text = brief(numbers) if len(numbers) == 1 else _hash(repr(numbers).encode())
         case tuple() | list():
             text = f"[{' '.join(map(brief, value))}]"
+        case State():
+            text = f"State({' '.join(map(brief, (*value.vectors.values(), value.u)))})"
         case frozenset():
             text = brief(sorted(value))
         case _ if is_dataclass(value):

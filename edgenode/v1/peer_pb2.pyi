@@ -71,11 +71,11 @@ class PushHeader(_message.Message):
     number: int
     digest: str
     weight: float
-    u: float
+    u: _containers.RepeatedScalarFieldContainer[float]
     records: _containers.RepeatedScalarFieldContainer[bytes]
     payload_bytes: int
     payload: bytes
-    def __init__(self, round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., weight: _Optional[float] = ..., u: _Optional[float] = ..., records: _Optional[_Iterable[bytes]] = ..., payload_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., weight: _Optional[float] = ..., u: _Optional[_Iterable[float]] = ..., records: _Optional[_Iterable[bytes]] = ..., payload_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class PushResponse(_message.Message):
     __slots__ = ("hello", "answer")

@@ -21,6 +21,7 @@ from edgenode.core.compress import (
     Values,
     as_bfloat16,
     as_float32,
+    as_int4,
     as_int8,
     keep_all,
     keep_none,
@@ -28,7 +29,7 @@ from edgenode.core.compress import (
 from edgenode.errors import RemoteProtocolError
 
 SELECTIONS = [keep_all, keep_none, TopK(0.01), TopK(0.2), TopK(1.0)]
-QUANTISERS = [as_float32, as_bfloat16, as_int8, Random(1), Random(2), Random(4)]
+QUANTISERS = [as_float32, as_bfloat16, as_int8, as_int4, Random(1), Random(2), Random(4)]
 COMPRESSORS = [Compressor(select, quantise) for select in SELECTIONS for quantise in QUANTISERS]
 SMALL = Layout((1, 40, 7, 1))
 
@@ -249,7 +250,7 @@ def test_another_version_is_refused_by_its_number() -> None:
 
 
 def test_an_unknown_form_is_refused() -> None:
-    for bits in set(range(128)) - {2, 3, 5, 8, 16, 32}:
+    for bits in set(range(128)) - {2, 3, 4, 5, 8, 16, 32}:
         refuse(sealed(1, bits, SMALL.size, 0, bytes(4 * SMALL.size)), SMALL, "unknown value form")
         refuse(sealed(1, bits | 0x80, 0, 0, bytes(100)), SMALL, "unknown value form")
 

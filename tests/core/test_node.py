@@ -76,7 +76,7 @@ def pushed(actions: list[NodeAction]) -> Message:
 
 
 def from_n1(node: Node, round: int) -> Message:
-    return Message("n1", 0, round, 0, node.plan.at(round).digest, 0.5, 1.0, b"1 1")
+    return Message("n1", 0, round, 0, node.plan.at(round).digest, 0.5, (1.0,), b"1 1")
 
 
 def hear(node: Node, round: int) -> list[NodeAction]:
@@ -120,16 +120,16 @@ def play(nodes: dict[str, Node], displacement: Any = STILL) -> list[str]:
 
 GOLDEN = """
 n0 start
-    Save(0 State([0] [0] 1) plan#0)
+    Save(0 State([0] [0] [1]) plan#0)
     Train(0 [0])
 n1 start
-    Save(0 State([1] [0] 1) plan#0)
+    Save(0 State([1] [0] [1]) plan#0)
     Train(0 [1])
 n2 start
-    Save(0 State([2] [0] 1) plan#0)
+    Save(0 State([2] [0] [1]) plan#0)
     Train(0 [2])
 n3 start
-    Save(0 State([3] [0] 1) plan#0)
+    Save(0 State([3] [0] [1]) plan#0)
     Train(0 [3])
 n0 Trained(0 [0])
     Push(n1 n0@0#0 5cc3a655)
@@ -146,22 +146,22 @@ n3 Trained(0 [0])
 n1 Received(n0@0#0 5cc3a655)
     Acknowledge(n0 0 OK 0  [])
     Mixed(0 1 3 1.0)
-    Save(1 State([1/2] [0] 1) plan#0)
+    Save(1 State([1/2] [0] [1]) plan#0)
     Await(1 [n2])
 n2 Received(n1@0#0 020a7c91)
     Acknowledge(n1 0 OK 0  [])
     Mixed(0 1 3 1.0)
-    Save(1 State([3/2] [0] 1) plan#0)
+    Save(1 State([3/2] [0] [1]) plan#0)
     Await(1 [n3])
 n3 Received(n2@0#0 e57acc10)
     Acknowledge(n2 0 OK 0  [])
     Mixed(0 1 3 1.0)
-    Save(1 State([5/2] [0] 1) plan#0)
+    Save(1 State([5/2] [0] [1]) plan#0)
     Await(1 [n0])
 n0 Received(n3@0#0 290a8619)
     Acknowledge(n3 0 OK 0  [])
     Mixed(0 1 3 1.0)
-    Save(1 State([3/2] [0] 1) plan#0)
+    Save(1 State([3/2] [0] [1]) plan#0)
     Await(1 [n1])
 n0 Acknowledged(n1 0 OK 0  [])
     Finish(1 [3/2] True)
@@ -232,9 +232,9 @@ def test_a_repeat_of_a_held_message_is_not_answered_twice_nor_mixed_twice() -> N
         (lambda m: replace(m, sender="nobody"), "nobody pushed round 0 but is no in-neighbour"),
         (lambda m: replace(m, weight=0.25), "n1 pushed with weight 0.25, not 0.5"),
         (lambda m: replace(m, incarnation=7), "n1 pushed as incarnation 7"),
-        (lambda m: replace(m, u=float("nan")), "n1 pushed with u = nan"),
-        (lambda m: replace(m, u=float("inf")), "n1 pushed with u = inf"),
-        (lambda m: replace(m, u=0.0), "n1 pushed with u = 0.0"),
+        (lambda m: replace(m, u=(1.0, float("nan"))), r"n1 pushed with u = \(1.0, nan\)"),
+        (lambda m: replace(m, u=(float("inf"),)), r"n1 pushed with u = \(inf,\)"),
+        (lambda m: replace(m, u=(0.0,)), r"n1 pushed with u = \(0.0,\)"),
     ],
 )
 def test_a_breach_is_refused_and_the_true_message_still_counts(forge: Callable[[Message], Message], text: str) -> None:
@@ -251,10 +251,10 @@ def test_an_old_message_that_was_never_mixed_is_not_called_seen() -> None:
     plan = a_plan(3)  # n0 hears n2 alone
     node = a_node("n0", plan)
     node.start()
-    node.handle(Received(Message("n2", 0, 0, 0, plan.latest.digest, 0.5, 1.0, b"2 1")))
+    node.handle(Received(Message("n2", 0, 0, 0, plan.latest.digest, 0.5, (1.0,), b"2 1")))
     train(node)
     assert node.round == 1
-    stranger = Message("n1", 0, 0, 0, plan.latest.digest, 0.5, 1.0, b"1 1")
+    stranger = Message("n1", 0, 0, 0, plan.latest.digest, 0.5, (1.0,), b"1 1")
     with pytest.raises(RemoteProtocolError, match="no in-neighbour"):
         node.handle(Received(stranger))
     other_plan = replace(stranger, sender="n2", digest="f" * 64)
@@ -316,7 +316,7 @@ def test_a_timeout_names_the_round_and_who_is_missing() -> None:
     node.start()
     assert node.handle(TimedOut(0)) == []  # it trains: nobody holds it up
     train(node)
-    node.handle(Received(Message("n2", 0, 0, 0, plan.latest.digest, 0.25, 1.0, b"2 1")))
+    node.handle(Received(Message("n2", 0, 0, 0, plan.latest.digest, 0.25, (1.0,), b"2 1")))
     assert node.handle(TimedOut(1)) == []
     error = only(Fail, node.handle(TimedOut(0))).error
     assert isinstance(error, BarrierTimeout)
@@ -404,7 +404,7 @@ def test_a_run_without_communication_still_advances() -> None:
     for i, node in enumerate(nodes.values()):
         assert node.stage is Stage.OVER
         state = node._learner.snapshot()
-        assert state.u == 1.0
+        assert state.u.tolist() == [1.0]
         assert (state.x == i).all()
 
 
@@ -545,7 +545,7 @@ def test_a_fenced_node_that_closes_its_round_stays_before_the_next() -> None:
     node.start()
     train(node)
     assert fence(node, "n1") == [AnswerFence(0, 1, 0, (("n1", -1),), node.plan.records)]
-    first = Message("n2", 0, 0, 0, node.plan.latest.digest, 0.5, 1.0, b"2 1")
+    first = Message("n2", 0, 0, 0, node.plan.latest.digest, 0.5, (1.0,), b"2 1")
     assert kinds(node.handle(Received(first))) == ["Acknowledge", "Mixed"]
     assert (node.stage, node.round) == (Stage.READY, 1)
     assert fence(node, "n1", ballot=2) == [AnswerFence(0, 2, 0, (("n1", -1),), node.plan.records)]

@@ -36,7 +36,7 @@ async def nothing_is_left_behind(caplog: pytest.LogCaptureFixture) -> AsyncItera
 
 
 def a_message(round: int, payload: bytes = b"payload") -> Message:
-    return Message("n0", 0, round, number=0, digest="d", weight=0.5, u=1.0, payload=payload)
+    return Message("n0", 0, round, number=0, digest="d", weight=0.5, u=(1.0,), payload=payload)
 
 
 @dataclass
@@ -365,7 +365,7 @@ HELLO = peer_pb2.PushRequest(hello=replace(N0, node="bad").to_wire())
         ([HELLO, peer_pb2.PushRequest(chunk=b"first")], "unexpected frame 'chunk'"),
         ([HELLO, HELLO], "unexpected frame 'hello'"),
         ([HELLO, *push_frames(a_message(0, bytes(1001)))], "a payload of 1001 bytes; this model's is at most 1000"),
-        ([HELLO, *push_frames(replace(a_message(0), u=float("nan")))], "not finite"),
+        ([HELLO, *push_frames(replace(a_message(0), u=(1.0, float("nan"))))], "not finite"),
     ],
 )
 async def test_a_malformed_sender_is_refused_and_others_are_served(frames: list[object], text: str) -> None:

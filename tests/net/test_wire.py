@@ -35,12 +35,12 @@ def a_plan(changes: int = 0) -> Plan:
 
 
 def a_message(payload: bytes = b"abc", **changes: object) -> Message:
-    message = Message("n0", 3, round=7, number=0, digest="d", weight=0.5, u=1.0, payload=payload)
+    message = Message("n0", 3, round=7, number=0, digest="d", weight=0.5, u=(1.0,), payload=payload)
     return replace(message, **changes)  # type: ignore[arg-type]
 
 
 def header(payload_bytes: int, payload: bytes = b"", **changes: object) -> peer_pb2.PushRequest:
-    fields = {"weight": 0.5, "u": 1.0, "payload_bytes": payload_bytes, "payload": payload} | changes
+    fields = {"weight": 0.5, "u": [1.0], "payload_bytes": payload_bytes, "payload": payload} | changes
     return peer_pb2.PushRequest(header=peer_pb2.PushHeader(**fields))
 
 
@@ -59,16 +59,22 @@ def assembled(*messages: Message, max_payload_bytes: int = 4_000_000) -> list[Me
 
 @settings(max_examples=60)
 @given(
-    round=uint64s, number=uint64s, digest=st.text(), weight=finite, u=finite, length=lengths, records=st.integers(0, 3)
+    round=uint64s,
+    number=uint64s,
+    digest=st.text(),
+    weight=finite,
+    u=st.lists(finite, max_size=3).map(tuple),
+    length=lengths,
+    records=st.integers(0, 3),
 )
 def test_a_message_survives_its_frames(
-    round: int, number: int, digest: str, weight: float, u: float, length: int, records: int
+    round: int, number: int, digest: str, weight: float, u: tuple[float, ...], length: int, records: int
 ) -> None:
     payload = bytes(range(256)) * (length // 256 + 1)
     sent = Message("n0", 3, round, number, digest, weight, u, payload[:length], a_plan(2).records[:records])
     (came,) = assembled(sent)
     assert came == sent
-    assert math.copysign(1, came.u) == math.copysign(1, u)
+    assert [math.copysign(1, weight) for weight in came.u] == [math.copysign(1, weight) for weight in u]
 
 
 def test_messages_follow_each_other_in_one_stream() -> None:
@@ -103,8 +109,8 @@ def test_a_payload_of_exactly_the_allowed_size_is_taken() -> None:
         ([header(9, b"x"), header(1, b"x")], "unexpected frame 'header'"),
         ([peer_pb2.PushRequest(hello=SENDER.to_wire())], "unexpected frame 'hello'"),
         ([peer_pb2.PushRequest()], "unexpected frame None"),
-        ([header(0, u=math.nan)], "not finite"),
-        ([header(0, u=-math.inf)], "not finite"),
+        ([header(0, u=[1.0, math.nan])], "not finite"),
+        ([header(0, u=[-math.inf])], "not finite"),
         ([header(0, weight=math.inf)], "not finite"),
         ([header(0, records=[b"{"])], "malformed plan record"),
         ([header(0, records=[b"[]"])], "malformed plan record"),
@@ -211,14 +217,14 @@ def test_a_plan_digest_that_one_side_does_not_have_yet_is_not_compared() -> None
         ("cluster", {"cluster": "away"}, "home", "away"),
         ("run digest", {"run_digest": "f00d"}, "run", "f00d"),
         ("plan digest", {"plan_digest": "beef"}, "plan", "beef"),
-        ("protocol version", {}, "1", "2"),
+        ("protocol version", {}, "2", "3"),
     ],
 )
 def test_a_mismatch_names_both_values_and_the_peer(what: str, changes: dict[str, str], ours: str, theirs: str) -> None:
     us = Identity("home", "n0", "run", 0, "plan")
     other = replace(us, node="n1", **changes).to_wire()
     if not changes:
-        other.protocol = 2
+        other.protocol = 3
     with pytest.raises(DigestMismatch) as caught:
         us.check(other, "10.0.0.1:7600")
     assert str(caught.value) == f"{what} differs from n1 at 10.0.0.1:7600: ours is {ours}, theirs is {theirs}"

@@ -27,7 +27,9 @@ ROUNDS = (50, 100, 100, 150, 150, 200)  # a round is saved again after a resume 
 
 def a_checkpoint(round: int, version: int) -> Checkpoint:
     x = np.random.default_rng(version).standard_normal(40).astype(np.float32)
-    return Checkpoint(round, State(x, error=-x, u=1.0 + version), PLAN, {"momentum": x * 2}, {"messages": version})
+    return Checkpoint(
+        round, State(x, error=-x, u=np.array([1.0 + version])), PLAN, {"momentum": x * 2}, {"messages": version}
+    )
 
 
 SAVES = [a_checkpoint(round, version) for version, round in enumerate(ROUNDS)]
@@ -38,10 +40,10 @@ def the_store(disk: Disk) -> Store:
 
 
 def same(a: Checkpoint, b: Checkpoint) -> bool:
-    arrays = [(c.state.x, c.state.error, *c.local.values()) for c in (a, b)]
-    return (
-        (a.round, a.state.u, a.plan, a.counts, a.local.keys()) == (b.round, b.state.u, b.plan, b.counts, b.local.keys())
-    ) and all(p.tobytes() == q.tobytes() for p, q in zip(*arrays, strict=True))
+    arrays = [(*c.state.vectors.values(), c.state.u, *c.local.values()) for c in (a, b)]
+    return (a.round, a.plan, a.counts, a.local.keys()) == (b.round, b.plan, b.counts, b.local.keys()) and all(
+        p.tobytes() == q.tobytes() for p, q in zip(*arrays, strict=True)
+    )
 
 
 def loadable(store: Store) -> dict[int, Checkpoint]:

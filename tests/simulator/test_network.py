@@ -329,7 +329,7 @@ class Leaky(Ledger):
     """The self term of x-hat instead of the compressed message: the mistake of the design's second fact."""
 
     def mix(self, self_weight: float, received: Any) -> None:
-        self._emitted[self._round] = self.x, self._emitted[self._round][1]
+        self._emitted[self._round] = replace(self._emitted[self._round], x=self.x.copy())
         super().mix(self_weight, received)
 
 
