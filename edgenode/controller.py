@@ -6,75 +6,51 @@ import asyncio
 import secrets
 import time
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
-from itertools import count
+from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
 import structlog
 
 from edgenode import build
+from edgenode.attendance import ENDED_WELL, Register
 from edgenode.config import Config
 from edgenode.core.cluster import Cluster
-from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
     Abdicate,
     ClusterAction,
     ClusterEvent,
     Decree,
-    Evict,
     Fence,
+    Halt,
     Hello,
     Joined,
-    Leave,
     Lost,
     Offer,
     Persist,
     Refuse,
     Reign,
     Reply,
-    Rotate,
     Sponsor,
-    Stop,
     Welcome,
 )
-from edgenode.core.plan import Plan
+from edgenode.desk import Desk
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, first_cause
 from edgenode.ledger import Ledger
+from edgenode.lookout import Lookout
 from edgenode.net import control, operator
 from edgenode.net.control import ControlServer
 from edgenode.net.discovery import Discovery, Service, interfaces_for
 from edgenode.net.operator import OperatorServer, operating
-from edgenode.net.peers import probe
 from edgenode.net.rpc import join_address, serving, split_address
-from edgenode.net.wire import PROTOCOL, Identity, records_to_wire, reign_to_wire
-from edgenode.v1 import control_pb2, operator_pb2
-from edgenode.watch import Heard, Held, held, holding_up, silent, too_slow
+from edgenode.net.wire import PROTOCOL, Identity
+from edgenode.v1 import control_pb2
 
 log = structlog.get_logger()
 
-_ENDED_WELL = (control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
-_ENDED = (*_ENDED_WELL, control_pb2.STATE_FAILED)
 _GIVE_UP_S = 10.0  # with a failed node and nobody connected, the run is over after this
-_LOOK_EVERY_S = 0.5
 _PROBE_S = 2.0
 _LINGER_S = 0.5  # for those who watch to take the last status
-
-
-@dataclass
-class Attendance:
-    """What the controller last heard of a node."""
-
-    address: str
-    process: str = ""  # unknown of a member that has not called yet
-    connected: bool = True
-    seen: float = field(default_factory=time.monotonic)
-    progress: control_pb2.Progress = field(default_factory=control_pb2.Progress)
-
-    def heard(self, now: float) -> Heard:
-        """As evidence."""
-        p = self.progress
-        return Heard(now - self.seen, tuple(p.waiting_for), p.waiting_s, p.state in _ENDED)
 
 
 class Controller:
@@ -93,17 +69,14 @@ class Controller:
         if saved:
             log.info("the run goes on", term=saved.term + 1, nodes=list(saved.plan.latest.names))
             self.ledger.save(replace(saved, term=saved.term + 1))
-        self.nodes: dict[str, Attendance] = {}
+        self.nodes = Register()
+        self.nodes.expect(self.cluster.plan)
         self._mailbox: asyncio.Queue[ClusterEvent] = asyncio.Queue()
-        self._tickets = count()
-        self._asked: dict[int, asyncio.Future[int]] = {}
-        self._held: dict[str, Held] = {}
-        self._expect_members()
+        post = self._mailbox.put_nowait
         identity = Identity(config.run.cluster, "controller", config.digest())
-        self._identity = identity
-        self._control = ControlServer(
-            identity, self._mailbox.put_nowait, self._reported, self._wants_to_leave, self._planned
-        )
+        self._lookout = Lookout(config, identity, self.cluster, self.nodes, post)
+        self.desk = Desk(self.cluster, self.nodes, self._lookout, post)
+        self._control = ControlServer(identity, post, self.nodes.reported, self._wants_to_leave, self._planned)
 
     def _saved(self, recover: bool) -> Persist | None:
         try:
@@ -127,7 +100,7 @@ class Controller:
         Raises:
             ConfigError: the address cannot be bound, or another controller has this cluster's name.
         """
-        operators = OperatorServer(self._status, self._rotate, self._stop, self._evict)
+        operators = OperatorServer(self.desk)
         services = [(control.SERVICE, self._control.add_to), (operator.SERVICE, operators.add_to)]
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(serving(self.listen, services))
@@ -146,14 +119,14 @@ class Controller:
             )
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._own(), name="owner")
-                watch = group.create_task(self._watch_over_members(), name="watch")
+                lookout = group.create_task(self._lookout.watch(), name="lookout")
                 await self._until_over()
-                watch.cancel()
+                lookout.cancel()
                 operators.end()
                 await asyncio.sleep(_LINGER_S)
                 owner.cancel()
         self.ledger.close()
-        return all(a.progress.state in _ENDED_WELL for a in self._members())
+        return all(a.progress.state in ENDED_WELL for a in self.nodes.members(self.cluster.plan))
 
     async def _is_alive(self, other: Service) -> bool:
         """Whether another controller of this cluster answers where one was announced."""
@@ -164,10 +137,6 @@ class Controller:
                     return status.cluster == self.config.run.cluster and status.reign.nonce != self.cluster.reign.nonce
         return False
 
-    def _members(self) -> list[Attendance]:
-        names = self.cluster.plan.latest.names if self.cluster.plan else ()
-        return [self.nodes[name] for name in names if name in self.nodes]
-
     async def _own(self) -> None:
         """The owner task: nobody else touches the cluster."""
         while True:
@@ -175,29 +144,20 @@ class Controller:
             self._note(event)
             for action in self.cluster.handle(event):
                 self._perform(action)
-            self._expect_members()
+            self.nodes.expect(self.cluster.plan)
             waits = self.cluster.waits_for()
             if waits and isinstance(event, (Joined, Lost)):
                 log.info("nobody is in the run any more: waiting for its members", missing=sorted(waits))
             if (waits or self.cluster.plan is None) and isinstance(event, (Joined, Lost)):
                 self._control.standby(sorted(self.cluster.present), len(waits) or self.cluster.missing())
 
-    def _expect_members(self) -> None:
-        """A member that has not called since we started may be dead: its silence counts from then."""
-        for member in self.cluster.plan.latest.members if self.cluster.plan else ():
-            self.nodes.setdefault(member.node, Attendance(member.address, connected=False))
-
     def _note(self, event: ClusterEvent) -> None:
         match event:
             case Joined(node, address):
-                self.nodes[node] = Attendance(address, event.process)
+                self.nodes.joined(node, address, event.process)
                 log.info("node joined", node=node, address=address, missing=max(0, self.cluster.missing() - 1))
-            case Lost(node) if node in self.nodes:
-                self.nodes[node].connected = False
-                if self.cluster.plan is None:
-                    del self.nodes[node]
-                elif self.nodes[node].progress.state not in _ENDED:
-                    log.warning("lost sight of a node", node=node)
+            case Lost(node):
+                self.nodes.lost(node, self.cluster.plan)
 
     def _perform(self, action: ClusterAction) -> None:
         match action:
@@ -206,12 +166,12 @@ class Controller:
                 self._control.perform(action)
             case Abdicate(reason):
                 raise ConfigError(f"{reason}; if that one is gone for good, start this one with --recover")
-            case Hello():
+            case Hello() | Halt():
                 self._control.perform(action)
             case Refuse(node, reason):
                 log.warning("refused a node", node=node, reason=reason)
                 if node not in self.cluster.present:
-                    self.nodes.pop(node, None)
+                    self.nodes.forget([node])
                 self._control.perform(action)
             case Offer(node, record):
                 log.info("offering a change of plan", to=node, record=record.number, at_round=record.start)
@@ -224,28 +184,18 @@ class Controller:
                 self._control.perform(action)
             case Persist():
                 self.ledger.save(action)
-                self._forget_dead(action.plan)
+                dead = {node for node, _ in action.plan.latest.cut}
+                self.nodes.forget(dead - set(self.cluster.present))
             case Reply(ticket, start, error) if ticket < 0:
                 if start is None and error:
                     log.warning("a silent node stays", reason=error)
-            case Reply(ticket, start, error):
-                asked = self._asked.pop(ticket)
-                if asked.done():
-                    return
-                if start is None:
-                    asked.set_exception(ConfigError(error))
-                else:
-                    asked.set_result(start)
+            case Reply():
+                self.desk.reply(action)
             case _:
                 assert_never(action)
 
-    def _reported(self, node: str, progress: control_pb2.Progress) -> None:
-        if node not in self.nodes:
-            return
-        attendance = self.nodes[node]
-        if progress.state == control_pb2.STATE_FAILED and attendance.progress.state != progress.state:
-            log.error("a node failed", node=node, reason=progress.error)
-        attendance.progress, attendance.seen = progress, time.monotonic()
+    def _wants_to_leave(self, node: str) -> None:
+        self.desk.leave(node, self._control.stay)
 
     async def _until_over(self) -> None:
         alone_since = None
@@ -253,108 +203,14 @@ class Controller:
             await asyncio.sleep(0.1)
             if self.cluster.plan is None:
                 continue
-            states = [a.progress.state for a in self._members()]
-            if len(states) >= len(self.cluster.plan.latest.names) and all(s in _ENDED for s in states):
+            members = self.nodes.members(self.cluster.plan)
+            if len(members) >= len(self.cluster.plan.latest.names) and all(member.ended for member in members):
                 return
-            alone = control_pb2.STATE_FAILED in states and not any(a.connected for a in self.nodes.values())
+            failed = any(member.progress.state == control_pb2.STATE_FAILED for member in members)
+            alone = failed and not any(a.connected for a in self.nodes.values())
             alone_since = (alone_since or time.monotonic()) if alone else None
             if alone_since is not None and time.monotonic() - alone_since > _GIVE_UP_S:
                 return
-
-    # --- the silent and the slow --------------------------------------------------------------------
-
-    def _forget_dead(self, plan: Plan) -> None:
-        for dead, _ in plan.latest.cut:
-            if dead in self.nodes and dead not in self.cluster.present:
-                del self.nodes[dead]
-
-    def _heard(self) -> dict[str, Heard]:
-        now = time.monotonic()
-        return {node: attendance.heard(now) for node, attendance in self.nodes.items()}
-
-    def _silent(self) -> list[str]:
-        members = len(self.cluster.plan.latest.members) if self.cluster.plan else 0
-        return silent(self._heard(), members, self.config.run.evict_after_s, self.cluster.awaited())
-
-    async def _watch_over_members(self) -> None:
-        """Take for dead who is silent and does not answer a call either; see who is slow."""
-        looked_at = time.monotonic()
-        while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
-            now = time.monotonic()
-            self._held = held(self._held, holding_up(self._heard()), now - looked_at)
-            looked_at = now
-            self._drop_slow()
-            for name in self._silent():
-                if not await self._answers(name) and name in self._silent():
-                    log.warning("a node is silent", node=name, since_s=round(time.monotonic() - self.nodes[name].seen))
-                    self.nodes[name].seen = time.monotonic()  # if it may not go, we say so again after a while
-                    self._mailbox.put_nowait(Evict(-1, name))
-
-    async def _answers(self, name: str) -> bool:
-        """Whether the process that was last seen under a name answers where it was; another one there is no proof."""
-        there, last = await probe(self.nodes[name].address, self._identity, _PROBE_S), self.nodes.get(name)
-        return bool(there and last and there.is_of(self._identity, name) and last.process in ("", there.process))
-
-    def _drop_slow(self) -> None:
-        if self.config.run.straggler == "wait":
-            return
-        for name in too_slow(self._heard(), self._held, self.config.run.evict_after_s):
-            log.warning("a node is too slow", node=name, holds_up_s=round(self._held.pop(name).held_s))
-            self._mailbox.put_nowait(Evict(-1, name))
-
-    def _wants_to_leave(self, node: str) -> None:
-        ticket = next(self._tickets)
-        self._asked[ticket] = answer = asyncio.get_running_loop().create_future()
-        answer.add_done_callback(lambda a: self._control.stay(node, str(a.exception())) if a.exception() else None)
-        self._mailbox.put_nowait(Leave(ticket, node))
-
-    # --- operators ----------------------------------------------------------------------------------
-
-    async def _rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
-        if every < 1:
-            raise ConfigError(f"a rotation changes every n >= 1 rounds or epochs, not {every}")
-        if not graphs:
-            raise ConfigError("a rotation needs at least one graph")
-        return await self._ask(Rotate(next(self._tickets), graphs, every, epochs))
-
-    async def _stop(self) -> int:
-        return await self._ask(Stop(next(self._tickets)))
-
-    async def _evict(self, node: str, force: bool) -> int:
-        return await self._ask(Evict(next(self._tickets), node, force))
-
-    async def _ask(self, change: Rotate | Stop | Evict) -> int:
-        self._asked[change.ticket] = answer = asyncio.get_running_loop().create_future()
-        self._mailbox.put_nowait(change)
-        start: int = await answer
-        log.info("plan changes", change=type(change).__name__.lower(), at_round=start)
-        return start
-
-    def _status(self) -> operator_pb2.ClusterStatus:
-        plan, now = self.cluster.plan, time.monotonic()
-        holding = holding_up(self._heard())
-        nodes = [
-            operator_pb2.NodeStatus(
-                node=node,
-                address=a.address,
-                connected=a.connected,
-                last_seen_s=now - a.seen,
-                progress=a.progress,
-                holds_up=holding.get(node, ()),
-                holds_up_s=self._held[node].held_s if node in self._held else 0.0,
-            )
-            for node, a in sorted(self.nodes.items())
-        ]
-        return operator_pb2.ClusterStatus(
-            cluster=self.config.run.cluster,
-            missing=self.cluster.missing(),
-            records=records_to_wire(plan.records if plan else ()),
-            reign=reign_to_wire(self.cluster.reign),
-            nodes=nodes,
-            rounds_per_epoch=self.cluster.rounds_per_epoch,
-            unix_time_s=time.time(),
-        )
 
 
 def run_controller(config: Config, listen: str, state_dir: Path, recover: bool = False) -> bool:

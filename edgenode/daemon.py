@@ -28,6 +28,7 @@ from edgenode.core.messages import (
     Evaluate,
     Fail,
     Finish,
+    Halted,
     Mixed,
     NodeAction,
     NodeEvent,
@@ -71,11 +72,22 @@ class View:
     digest: str
     missing: tuple[str, ...]
     fenced: frozenset[str]
+    stands_still: bool
 
     @classmethod
     def of(cls, node: Node) -> View:
         latest = node.plan.latest
-        return cls(node.round, node.next_round, node.end, latest.number, latest.digest, node.missing(), node.fenced)
+        missing = () if node.halted else node.missing()  # who is told to stand still waits for nobody
+        return cls(
+            node.round,
+            node.next_round,
+            node.end,
+            latest.number,
+            latest.digest,
+            missing,
+            node.fenced,
+            node.stands_still,
+        )
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,7 @@ class Daemon:
         control: the link to the controller, if the run has one.
         whereabouts: where to dial a peer.
         fetched: z and the BatchNorm buffers of a sponsor, for one who joins a running run.
+        halted: the run is paused: stand still from the start.
     """
 
     def __init__(
@@ -124,7 +137,9 @@ class Daemon:
         control: ControlLink | None,
         whereabouts: Callable[[str], Whereabouts],
         fetched: Arrays | None = None,
+        halted: bool = False,
     ) -> None:
+        self._halted = halted
         self._config, self._server, self._worker = config, server, worker
         self._control, self._whereabouts = control, whereabouts
         recipe, window = build.recipe(config), config.run.window
@@ -180,9 +195,11 @@ class Daemon:
 
     async def _own(self) -> Outcome:
         """The owner task: nobody else touches the node."""
-        await self._perform_all(await self._worker(self._node.start))
+        await self._perform_all(await self._worker(self._node.start, self._halted))
         while self._outcome is None:
             event = await self._mailbox.get()
+            if isinstance(event, Halted) and event.halted != self._node.halted:
+                log.info("pausing: no further round begins" if event.halted else "going on", round=self._node.round)
             await self._perform_all(await self._handle(event))
         return self._outcome
 
@@ -292,7 +309,7 @@ class Daemon:
 
     async def _report_regularly(self) -> None:
         while True:
-            self._report(control_pb2.STATE_RUNNING)
+            self._report(control_pb2.STATE_PAUSED if self._view.stands_still else control_pb2.STATE_RUNNING)
             self._say_if_stuck()
             await asyncio.sleep(_REPORT_EVERY_S)
 

@@ -18,7 +18,7 @@ from edgenode.disk import REAL_DISK, make_lasting
 from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError
 
 _APPLICATION = int.from_bytes(b"edgn")
-_FORMAT = 1
+_FORMAT = 2
 _BESIDE = ("-journal", "-wal", "-shm")  # what SQLite, or a look with another tool, may leave next to a database
 _SCHEMA = f"""
 BEGIN;
@@ -29,6 +29,7 @@ CREATE TABLE state (
     run_digest TEXT NOT NULL,
     term INTEGER NOT NULL,
     ballot INTEGER NOT NULL,
+    paused INTEGER NOT NULL CHECK (paused IN (0, 1)),
     sha256 TEXT NOT NULL  -- over all of the above and the records: SQLite itself notices no flipped bit in a value
 );
 CREATE TABLE record (number INTEGER PRIMARY KEY, json TEXT NOT NULL);
@@ -94,7 +95,7 @@ class Ledger:
 
     def _write(self, path: Path, persist: Persist) -> None:
         rows = [(record.number, record.to_json()) for record in persist.plan.records]
-        head = self._run_digest, persist.term, persist.ballot
+        head = self._run_digest, persist.term, persist.ballot, int(persist.paused)
         with closing(_open(path)) as database:
             # FULL would not flush the folder: the journal could be back after a power cut, and undo what was written
             database.execute("PRAGMA synchronous = EXTRA")
@@ -106,7 +107,7 @@ class Ledger:
                     rows,
                 )
                 digest = _digest(*head, (text for _, text in rows))
-                database.execute("REPLACE INTO state VALUES (1, ?, ?, ?, ?)", (*head, digest))
+                database.execute("REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?)", (*head, digest))
 
     def _read(self, database: sqlite3.Connection) -> Persist:
         if _value(database, "PRAGMA application_id") != _APPLICATION:
@@ -115,19 +116,19 @@ class Ledger:
             raise ValueError(f"format {version}, expected {_FORMAT}")
         if (check := _value(database, "PRAGMA integrity_check")) != "ok":
             raise ValueError(check)
-        states = database.execute("SELECT run_digest, term, ballot, sha256 FROM state").fetchall()
+        states = database.execute("SELECT run_digest, term, ballot, paused, sha256 FROM state").fetchall()
         texts = [text for (text,) in database.execute("SELECT json FROM record ORDER BY number")]
         if len(states) != 1 or not texts:
             raise ValueError("it is empty")
-        run_digest, term, ballot, digest = states[0]
-        if digest != _digest(run_digest, term, ballot, texts):
+        run_digest, term, ballot, paused, digest = states[0]
+        if digest != _digest(run_digest, term, ballot, paused, texts):
             raise ValueError("its checksum does not match")
         if run_digest != self._run_digest:
             raise OtherRun(
                 f"{self.path} is of an unfinished run with another configuration, digest {run_digest}, ours is "
                 f"{self._run_digest}: remove it, or give another --state-dir"
             )
-        return Persist(term, ballot, Plan(tuple(map(Record.from_json, texts))))
+        return Persist(term, ballot, Plan(tuple(map(Record.from_json, texts))), bool(paused))
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -140,5 +141,5 @@ def _value(database: sqlite3.Connection, query: str) -> object:
     return value
 
 
-def _digest(run_digest: str, term: int, ballot: int, records: Iterable[str]) -> str:
-    return sha256("\n".join([run_digest, str(term), str(ballot), *records]).encode()).hexdigest()
+def _digest(run_digest: str, term: int, ballot: int, paused: int, records: Iterable[str]) -> str:
+    return sha256("\n".join([run_digest, str(term), str(ballot), str(paused), *records]).encode()).hexdigest()

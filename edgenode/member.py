@@ -23,7 +23,7 @@ from safetensors.numpy import load
 
 from edgenode import build, results
 from edgenode.config import Config
-from edgenode.core.messages import Decreed, Fenced, Hello, Joined, RecordOffered, Reign, Welcome
+from edgenode.core.messages import Decreed, Fenced, Halted, Hello, Joined, RecordOffered, Reign, Welcome
 from edgenode.core.plan import Plan
 from edgenode.daemon import Daemon, Outcome, Worker
 from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause
@@ -89,6 +89,7 @@ class Membership:
         self._fetched: Arrays | None = None
         self._over = False
         self._follows: Reign | None = None
+        self._halted = False
         self._rounds_per_epoch = 1
 
     def _saved(self) -> tuple[frozenset[int], Plan | None]:
@@ -145,7 +146,7 @@ class Membership:
         )  # else all resume, whatever it fetched before
         daemon = self._daemon = Daemon(
             self.config, self.options.name, trainer, plan, start, self.store,
-            self.server, self.worker, link, self._whereabouts, fetched,
+            self.server, self.worker, link, self._whereabouts, fetched, self._halted,
         )  # fmt: skip
         if link is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._asked_to_leave, link)
@@ -280,8 +281,11 @@ class Membership:
 
     def _ordered(self, order: Order) -> None:
         match order:
-            case Hello(_, reign):
+            case Hello(_, reign, paused):
                 self._greeted(reign)
+                self._halt(Halted(paused))
+            case Halted():
+                self._halt(order)
             case Welcome():
                 if self._welcome is not None and not self._welcome.done():
                     self._welcome.set_result(order)
@@ -292,6 +296,11 @@ class Membership:
             case RecordOffered() | Fenced() | Decreed():
                 if self._daemon is not None:
                     self._daemon.post(order)
+
+    def _halt(self, order: Halted) -> None:
+        self._halted = order.halted  # for the daemon, if that is still to come
+        if self._daemon is not None:
+            self._daemon.post(order)
 
     def _greeted(self, reign: Reign) -> None:
         """A run has one controller: who is in it takes no orders from an older one, or from a second.

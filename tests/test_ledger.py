@@ -25,7 +25,8 @@ TO_DO = "start with --recover to rebuild it from the nodes"
 
 
 def a_persist(term: int = 2) -> Persist:
-    return Persist(term, 5, PLAN.extend(PLAN.successor(9, term=2, heirs=(("n7", "n0"),), cut=(("n8", 7),))))
+    plan = PLAN.extend(PLAN.successor(9, term=2, heirs=(("n7", "n0"),), cut=(("n8", 7),)))
+    return Persist(term, 5, plan, paused=True)
 
 
 def grown(plan: Plan, records: int) -> Plan:
@@ -125,12 +126,13 @@ def test_a_folder_in_its_place_is_refused_by_name(ledger: Ledger) -> None:
     ("change", "reason"),
     [
         ("PRAGMA application_id = 0", "no ledger of a controller"),
-        ("PRAGMA user_version = 2", "format 2, expected 1"),
+        ("PRAGMA user_version = 1", "format 1, expected 2"),
         ("DELETE FROM state", "it is empty"),
         ("DELETE FROM record", "it is empty"),
         ("DELETE FROM record WHERE number = 1", "checksum"),
         ("UPDATE state SET term = term + 1", "checksum"),
         ("UPDATE state SET ballot = 0", "checksum"),
+        ("UPDATE state SET paused = 0", "checksum"),
         ("UPDATE state SET run_digest = 'f00d'", "checksum"),
         ("UPDATE state SET sha256 = ''", "checksum"),
         ("UPDATE record SET json = replace(json, '7600', '7601')", "checksum"),

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from edgenode import build
 from edgenode.config import Config, load
-from edgenode.core.messages import Hello, Reign
+from edgenode.core.messages import Halted, Hello, Reign
 from edgenode.core.plan import Member, Plan, found
 from edgenode.core.sparse_push import State
 from edgenode.errors import ConfigError, TransportError
@@ -29,6 +29,9 @@ class Running:
 
     fenced = frozenset({"n3"})
     plan: Plan = found("edgenode", [Member("n0"), Member("n1")], build.schedule(Config()))
+
+    def post(self, event: object) -> None:
+        """Takes what the greeting says of a pause."""
 
 
 # --- the controller
@@ -65,6 +68,14 @@ def test_a_member_leaves_a_controller_that_it_must_not_follow_and_names_both(tmp
     with pytest.raises(TransportError, match=both):
         greeted(member, other)
     assert member._joined("127.0.0.1:7700").follows == Reign(5, "a", "there:1")
+
+
+def test_who_is_told_to_stand_still_before_its_run_begins_remembers_it(tmp_path: Path) -> None:
+    member = Membership(options(tmp_path))
+    member._ordered(Hello("n0", Reign(0), paused=True))
+    assert member._halted
+    member._ordered(Halted(False))
+    assert not member._halted
 
 
 def test_two_processes_are_told_apart(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ _COMMANDS = {
     "experiment": ("edgenode.cli.experiment", "Measure a table or a figure of the paper, beside the paper's numbers."),
     "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
     "status": ("edgenode.cli.status", "Show a running cluster."),
-    "evict": ("edgenode.cli.status", "Go on without a node that is taken for dead."),
-    "stop": ("edgenode.cli.status", "Stop a running cluster at one round, with checkpoints written."),
+    "pause": ("edgenode.cli.orders", "Let every node stand still before its next round."),
+    "resume": ("edgenode.cli.orders", "Let a paused cluster go on."),
+    "stop": ("edgenode.cli.orders", "Stop a running cluster at one round, with checkpoints written."),
+    "evict": ("edgenode.cli.orders", "Go on without a node that is taken for dead."),
 }
 
 

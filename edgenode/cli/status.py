@@ -1,4 +1,4 @@
-"""``edgenode status``, ``edgenode evict`` and ``edgenode stop``."""
+"""``edgenode status``: a running cluster at a glance, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -34,39 +34,6 @@ def status(controller: str, cluster: str, as_json: bool) -> None:
     Console().print(status_table(found))
 
 
-@click.command()
-@cluster_options
-def stop(controller: str, cluster: str) -> None:
-    """Stop the run before one round, the same at every node, with checkpoints written.
-
-    Started again, every node goes on from there.
-
-    \b
-    Example:
-      edgenode stop
-    """
-    start = with_operator(controller, cluster, lambda operator: operator.stop())
-    click.echo(f"every node stops before round {start}; started again, it goes on from there")
-
-
-@click.command()
-@click.argument("node")
-@click.option("--force", is_flag=True, help="Even if fewer than half of the members, or than run.min_nodes, are left.")
-@cluster_options
-def evict(node: str, force: bool, controller: str, cluster: str) -> None:
-    """Go on without a node: for the operator who knows that it is dead.
-
-    Its own share of what was learnt since its last push is lost. Started again, it joins as a newcomer.
-
-    \b
-    Examples:
-      edgenode evict pi-3
-      edgenode evict pi-3 --force
-    """
-    start = with_operator(controller, cluster, lambda operator: operator.evict(node, force))
-    click.echo(f"the others go on without {node} from round {start}")
-
-
 def as_dict(status: operator_pb2.ClusterStatus) -> dict[str, Any]:
     """A status for scripts."""
     return {
@@ -74,6 +41,8 @@ def as_dict(status: operator_pb2.ClusterStatus) -> dict[str, Any]:
         "controller": status.reign.address,
         "term": status.reign.term,
         "missing": status.missing,
+        "paused": status.paused,
+        "evicting": list(status.evicting),
         "record": json.loads(status.records[-1]) if status.records else None,
         "nodes": [_node(node) for node in status.nodes],
     }

@@ -39,7 +39,8 @@ def title(status: operator_pb2.ClusterStatus) -> str:
     plan = plan_from_wire(status.records)
     if plan is None:
         return f"{status.cluster}: waiting for {status.missing} more nodes"
-    return f"{status.cluster}: {_graph_line(plan, current_round(status))}"
+    paused = " (paused)" if status.paused else ""
+    return f"{status.cluster}{paused}: {_graph_line(plan, current_round(status))}"
 
 
 def current_round(status: operator_pb2.ClusterStatus) -> int:
@@ -66,6 +67,8 @@ def _state(node: operator_pb2.NodeStatus) -> Text:
         return Text("stopped", "yellow")
     if not node.connected:
         return Text(f"not seen for {node.last_seen_s:.0f} s", "red")
+    if progress.state == control_pb2.STATE_PAUSED:
+        return Text("paused", "yellow")
     if node.holds_up_s >= _SAID_FROM_S:
         return Text(f"holds up {', '.join(node.holds_up) or 'the others'} since {node.holds_up_s:.0f} s", "yellow")
     if progress.waiting_s >= _SAID_FROM_S:

@@ -16,6 +16,7 @@ from edgenode.errors import ConfigError
 if TYPE_CHECKING:
     from edgenode.core.graph import GraphSpec
     from edgenode.core.plan import Plan
+    from edgenode.net.operator import Operator
     from edgenode.v1 import operator_pb2
 
 
@@ -128,11 +129,18 @@ def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: s
     if not graphs:
         raise ConfigError("a rotation needs at least one graph")
     period = parse_every(every)
-    start = with_operator(
-        controller, cluster, lambda operator: operator.rotate(graphs, period.count, period.unit == "epochs")
-    )
+
+    async def call(operator: Operator) -> tuple[int, bool]:
+        from edgenode.cli.waiting import granted
+
+        start = await granted(operator, operator.rotate(graphs, period.count, period.unit == "epochs"))
+        return start, (await operator.status()).paused
+
+    start, paused = with_operator(controller, cluster, call)
     names = "+".join(spec.name for spec in graphs)
     click.echo(f"graph {names} takes effect at round {start} at every node")
+    if paused:
+        click.echo("the run is paused: it comes to that round after edgenode resume")
 
 
 def _plan(status: operator_pb2.ClusterStatus) -> tuple[Plan, int]:

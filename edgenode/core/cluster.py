@@ -22,17 +22,20 @@ from edgenode.core.messages import (
     Fence,
     FenceAnswered,
     Fetched,
+    Halt,
     Hello,
     Joined,
     Leave,
     Lost,
     Offer,
     OfferAnswered,
+    Pause,
     Persist,
     Progressed,
     Refuse,
     Reign,
     Reply,
+    Resume,
     Rotate,
     Sponsor,
     Stop,
@@ -87,11 +90,13 @@ class Cluster:
         plan: None until the run is founded.
         next_rounds: the next round of each node, as last reported.
         present: the nodes with a live link, members and others.
+        paused: an operator wants everyone to stand still; never of a run whose plan came from its members alone.
     """
 
     def __init__(self, charter: Charter, reign: Reign, saved: Persist | None = None, recover: bool = False) -> None:
         self.charter, self.reign, self.recover = charter, reign, recover
         self.plan: Plan | None = saved.plan if saved else None
+        self.paused = saved.paused if saved else False
         self.present: dict[str, Joined] = {}
         self.next_rounds: dict[str, int] = {}
         self.rounds_per_epoch = 1
@@ -113,6 +118,10 @@ class Cluster:
     def missing(self) -> int:
         """How many nodes the founding still waits for."""
         return 0 if self.plan else max(0, self.charter.nodes - len(self.present))
+
+    def evicting(self) -> frozenset[str]:
+        """Who is being cut out."""
+        return self._fencing.evicted if self._fencing else frozenset()
 
     def awaited(self) -> frozenset[str]:
         """Whose promise a fence still waits for."""
@@ -140,6 +149,8 @@ class Cluster:
                 return self._answered(event)
             case Rotate() | Stop() | Leave():
                 return self._asked(event)
+            case Pause() | Resume():
+                return self._pause(event)
             case Evict():
                 return self._evict(event)
             case Fetched(node):
@@ -163,12 +174,12 @@ class Cluster:
             return [Abdicate(f"{event.node} follows the controller at {leader}, not this one, {self.reign}")]
         self.rounds_per_epoch = max(self.rounds_per_epoch, event.rounds_per_epoch)
         if event.running and event.plan:
-            return [Hello(event.node, self.reign), *self._returned(event, event.plan)]
+            return [Hello(event.node, self.reign, self.paused), *self._returned(event, event.plan)]
         if event.plan is not None and not self._anyone_runs():
             self._remember(event.plan)
         self.present[event.node] = event
         founded = self._newcomer(event, self.plan) if self.plan is not None else self._found_if_complete()
-        return [Hello(event.node, self.reign), *founded]
+        return [Hello(event.node, self.reign, self.paused), *founded]
 
     def _leader(self, event: Joined, plan: Plan) -> Reign | None:
         """The controller that a running member must be left to; None if that is us, from now on at least."""
@@ -297,7 +308,7 @@ class Cluster:
 
     def _persist(self) -> Persist:
         assert self.plan is not None
-        return Persist(self.term, self._ballot, self.plan)
+        return Persist(self.term, self._ballot, self.plan, self.paused)
 
     # --- joining a run ------------------------------------------------------------------------------
 
@@ -314,19 +325,41 @@ class Cluster:
                 actions.append(Sponsor(node, living[0], tuple(members.values())))
         return actions
 
+    # --- pausing ------------------------------------------------------------------------------------
+
+    def _pause(self, wish: Pause | Resume) -> list[ClusterAction]:
+        """It needs no agreement on a round: the barrier stops everybody as soon as one stands still."""
+        if self.plan is None or self._is_stopping():
+            return [_no(wish, self._why_not())]
+        return [*self._halt(isinstance(wish, Pause)), Reply(wish.ticket, max(self.next_rounds.values(), default=0))]
+
+    def _halt(self, paused: bool) -> list[ClusterAction]:
+        if paused == self.paused:
+            return []
+        self.paused = paused
+        return [self._persist(), *(Halt(node, paused) for node in sorted(self.present))]
+
     # --- graceful changes ---------------------------------------------------------------------------
 
     def _asked(self, change: Rotate | Stop | Leave) -> list[ClusterAction]:
-        if self.plan is None:
-            return [_no(change, f"the run has not started: it waits for {self.missing()} more nodes")]
-        if any(isinstance(c, Stop) for c in self._coming()) or self.plan.latest.end is not None:
-            return [_no(change, "the run is stopping")]
+        if self.plan is None or self._is_stopping():
+            return [_no(change, self._why_not())]
+        if self.paused and isinstance(change, Leave):
+            return [_no(change, "the run is paused: handing over takes a round")]
         try:
             self._check(change)
         except GraphError as exc:
             return [_no(change, str(exc))]
         self._queue.append(change)
-        return []
+        return self._halt(False) if isinstance(change, Stop) else []  # all stop at one round, and must come to it
+
+    def _is_stopping(self) -> bool:
+        return any(isinstance(c, Stop) for c in self._coming()) or bool(self.plan and self.plan.latest.end is not None)
+
+    def _why_not(self) -> str:
+        if self.plan is None:
+            return f"the run has not started: it waits for {self.missing()} more nodes"
+        return "the run is stopping"
 
     def _check(self, change: Rotate | Stop | Leave) -> None:
         assert self.plan is not None
@@ -570,5 +603,5 @@ class Cluster:
         return self._settle(pending.record.number, pending.record.digest)
 
 
-def _no(change: Rotate | Stop | Leave, error: str) -> Reply:
+def _no(change: Rotate | Stop | Leave | Pause | Resume, error: str) -> Reply:
     return Reply(change.ticket, None, error)

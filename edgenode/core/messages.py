@@ -108,13 +108,20 @@ class Decreed:
 
 
 @dataclass(frozen=True, slots=True)
+class Halted:
+    """The controller wants everyone to begin no further round, or, if not ``halted``, to go on."""
+
+    halted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TimedOut:
     """The deadline of a round passed."""
 
     round: int
 
 
-NodeEvent = Trained | Received | Acknowledged | RecordOffered | TimedOut | Fenced | Decreed
+NodeEvent = Trained | Received | Acknowledged | RecordOffered | TimedOut | Fenced | Decreed | Halted
 
 # --- a node says ------------------------------------------------------------------------------------
 
@@ -344,6 +351,20 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """An operator wants every node to stand still before its next round."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """An operator wants a paused run to go on."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """A member wants to go, and to hand over what it has."""
 
@@ -389,17 +410,27 @@ class Admit:
 
 
 Change = Rotate | Stop | Leave | Admit
-ClusterEvent = Joined | Lost | Progressed | OfferAnswered | Rotate | Stop | Leave | Evict | Fetched | FenceAnswered
+Wish = Rotate | Stop | Pause | Resume | Evict  # of an operator
+ClusterEvent = Joined | Lost | Progressed | OfferAnswered | Wish | Leave | Fetched | FenceAnswered
 
 # --- the cluster says -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Tell a node who we are, before anything else: it follows us from now on."""
+    """Tell a node who we are, before anything else: it follows us from now on. And whether the run is paused."""
 
     node: str
     reign: Reign
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Tell a node to begin no further round, or, if not ``halted``, to go on."""
+
+    node: str
+    halted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,6 +499,7 @@ class Persist:
     term: int
     ballot: int
     plan: Plan
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,4 +511,4 @@ class Reply:
     error: str = ""
 
 
-ClusterAction = Hello | Abdicate | Welcome | Refuse | Offer | Sponsor | Fence | Decree | Persist | Reply
+ClusterAction = Hello | Halt | Abdicate | Welcome | Refuse | Offer | Sponsor | Fence | Decree | Persist | Reply

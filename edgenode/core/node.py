@@ -25,6 +25,7 @@ from edgenode.core.messages import (
     Fail,
     Fenced,
     Finish,
+    Halted,
     Message,
     Mixed,
     NodeAction,
@@ -66,6 +67,7 @@ class Node:
         round: the round it is in: all before it are mixed.
         plan: what it knows of the plan.
         fenced: behind a fence, whom it shuts out; else empty.
+        halted: told to begin no further round.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Node:
         self._pushed: tuple[int, int] = (0, 0)  # messages and payload bytes of the current round
         self._newest: dict[str, int] = {}  # the newest round of each sender that it must have begun
         self.fenced: frozenset[str] = frozenset()
+        self.halted = False
         self._knows: dict[str, int] = dict.fromkeys(plan.latest.names, plan.records[0].number)
         self._incarnation = {m.node: m.incarnation for m in plan.latest.members}[name]
 
@@ -121,8 +124,14 @@ class Node:
         incarnations = {m.node: m.incarnation for m in self.plan.latest.members}
         return {s: self._barrier.held_from(s, self.plan.joined(s, incarnations.get(s, 0))) for s in self._newest}
 
-    def start(self) -> list[NodeAction]:
-        """The first actions: a checkpoint of the beginning, and the first round."""
+    @property
+    def stands_still(self) -> bool:
+        """Whether it was told to, and does: no local step is under way, and none will begin."""
+        return self.halted and self.stage in (Stage.READY, Stage.WAITING)
+
+    def start(self, halted: bool = False) -> list[NodeAction]:
+        """The first actions: a checkpoint of the beginning, and, unless the run is paused, the first round."""
+        self.halted = halted
         return [self._save(), *self._advance()]
 
     def handle(self, event: NodeEvent) -> list[NodeAction]:
@@ -149,6 +158,8 @@ class Node:
                 changes = self._learn(records)
                 self.fenced = frozenset()
                 return [*changes, *self._go_on()]
+            case Halted(halted):
+                return self._halt(halted)
         assert_never(event)
 
     # --- rounds -------------------------------------------------------------------------------------
@@ -158,7 +169,7 @@ class Node:
         actions: list[NodeAction] = []
         while True:
             match self.stage:
-                case Stage.READY if self.fenced:
+                case Stage.READY if self.fenced or (self.halted and self.round < self.end):
                     return actions
                 case Stage.READY if missing := self.missing():
                     return [*actions, Await(self.round, missing)]
@@ -373,6 +384,15 @@ class Node:
         begun = self.round - (self.stage is Stage.READY)
         held = tuple((dead, self._newest.get(dead, -1)) for dead in sorted(event.evicted))
         return [AnswerFence(event.term, event.ballot, begun, held, self.plan.records)]
+
+    def _halt(self, halted: bool) -> list[NodeAction]:
+        """Stand still before the next round, or go on; a wait that a pause fell into begins anew."""
+        if halted == self.halted:
+            return []
+        self.halted = halted
+        if self.stage is Stage.WAITING and (missing := self.missing()) and not halted:
+            return [Await(self.round, missing)]
+        return self._go_on()
 
     def _go_on(self) -> list[NodeAction]:
         """After a fence: whatever held us up may be gone."""

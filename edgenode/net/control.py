@@ -26,6 +26,8 @@ from edgenode.core.messages import (
     FenceAnswered,
     Fenced,
     Fetched,
+    Halt,
+    Halted,
     Hello,
     Joined,
     Lost,
@@ -72,7 +74,7 @@ class Stay:
     reason: str
 
 
-Order = Hello | Welcome | RecordOffered | Fenced | Decreed | Sponsored | Stay
+Order = Hello | Halted | Welcome | RecordOffered | Fenced | Decreed | Sponsored | Stay
 Report = Joined | Lost | Progressed | OfferAnswered | FenceAnswered | Fetched
 
 
@@ -180,8 +182,8 @@ class ControlLink:
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
             if response.WhichOneof("order") == "hello":  # what we dialled is the best address we know
-                reign = replace(reign_from_wire(response.hello), address=self._target)
-                self._ordered(Hello(self._identity.node, reign))
+                reign = replace(reign_from_wire(response.hello.reign), address=self._target)
+                self._ordered(Hello(self._identity.node, reign, response.hello.paused))
             self.connected.set()
             self._down_since = None
             match response.WhichOneof("order"):
@@ -193,6 +195,8 @@ class ControlLink:
                 case "offer":
                     (record,) = records_from_wire([response.offer.record])
                     self._ordered(RecordOffered(record))
+                case "halt":
+                    self._ordered(Halted(response.halt.halted))
                 case "fence":
                     fence = response.fence
                     self._ordered(Fenced(fence.term, fence.ballot, frozenset(fence.evicted)))
@@ -252,7 +256,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         """Register with a server."""
         control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)
 
-    def perform(self, action: Hello | Welcome | Refuse | Offer | Fence | Decree | Sponsor) -> None:
+    def perform(self, action: Hello | Halt | Welcome | Refuse | Offer | Fence | Decree | Sponsor) -> None:
         """Send an order; to a node without a link it is dropped, and said again when the node is back."""
         orders = self._links.get(action.node)
         if orders is None:
@@ -381,10 +385,14 @@ def _join_to_wire(identity: Identity, joined: Joined) -> control_pb2.AttendReque
     )
 
 
-def _order_to_wire(action: Hello | Welcome | Refuse | Offer | Fence | Decree | Sponsor) -> control_pb2.AttendResponse:
+def _order_to_wire(
+    action: Hello | Halt | Welcome | Refuse | Offer | Fence | Decree | Sponsor,
+) -> control_pb2.AttendResponse:
     match action:
-        case Hello(_, reign):
-            return control_pb2.AttendResponse(hello=reign_to_wire(reign))
+        case Hello(_, reign, paused):
+            return control_pb2.AttendResponse(hello=control_pb2.Hello(reign=reign_to_wire(reign), paused=paused))
+        case Halt(_, halted):
+            return control_pb2.AttendResponse(halt=control_pb2.Halt(halted=halted))
         case Welcome(_, plan, round):
             welcome = control_pb2.Welcome(records=records_to_wire(plan.records), round=round)
             return control_pb2.AttendResponse(welcome=welcome)

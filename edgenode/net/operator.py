@@ -1,11 +1,11 @@
-"""The operator's way in: status, topology changes and stop. The controller serves it, the command line calls it."""
+"""The operator's way in: status and wishes. The controller serves it, the command line calls it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -22,24 +22,22 @@ _WATCH_EVERY_S = 0.25
 R = TypeVar("R")
 
 
+class Wishes(Protocol):
+    """What an operator may ask of a cluster; each wish returns a round, or raises EdgenodeError."""
+
+    def status(self) -> operator_pb2.ClusterStatus: ...
+    async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int: ...
+    async def stop(self) -> int: ...
+    async def pause(self) -> int: ...
+    async def resume(self) -> int: ...
+    async def evict(self, node: str, force: bool) -> int: ...
+
+
 class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
-    """Takes operators' calls.
+    """Takes operators' calls."""
 
-    Args:
-        status: the cluster as it is now.
-        rotate: (graphs, every, epochs) -> the round it starts at; raises EdgenodeError.
-        stop: -> the round before which all stop; raises EdgenodeError.
-        evict: (node, force) -> the round from which it is out; raises EdgenodeError.
-    """
-
-    def __init__(
-        self,
-        status: Callable[[], operator_pb2.ClusterStatus],
-        rotate: Callable[[tuple[GraphSpec, ...], int, bool], Awaitable[int]],
-        stop: Callable[[], Awaitable[int]],
-        evict: Callable[[str, bool], Awaitable[int]],
-    ) -> None:
-        self._status, self._rotate, self._stop, self._evict = status, rotate, stop, evict
+    def __init__(self, desk: Wishes) -> None:
+        self._desk = desk
         self._over = asyncio.Event()
 
     def end(self) -> None:
@@ -54,48 +52,62 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.StatusRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.StatusResponse:
         """The cluster as it is now."""
-        return operator_pb2.StatusResponse(status=self._status())
+        return operator_pb2.StatusResponse(status=self._desk.status())
 
     async def Watch(
         self, request: operator_pb2.WatchRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[operator_pb2.WatchResponse]:
         """The cluster as it goes on, sampled."""
         while not self._over.is_set():
-            yield operator_pb2.WatchResponse(status=self._status())
+            yield operator_pb2.WatchResponse(status=self._desk.status())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), _WATCH_EVERY_S)
-        yield operator_pb2.WatchResponse(status=self._status())
+        yield operator_pb2.WatchResponse(status=self._desk.status())
 
     async def Rotate(
         self, request: operator_pb2.RotateRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.RotateResponse:
         """Change the graphs."""
-        try:
+        async with _rejecting(context):
             graphs = tuple(graph_from_wire(g) for g in request.graphs)
-            return operator_pb2.RotateResponse(start=await self._rotate(graphs, request.every, request.epochs))
-        except EdgenodeError as exc:
-            await reject(context, exc)
-            raise
+            return operator_pb2.RotateResponse(start=await self._desk.rotate(graphs, request.every, request.epochs))
 
     async def Stop(
         self, request: operator_pb2.StopRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.StopResponse:
         """Stop the run at one round for all."""
-        try:
-            return operator_pb2.StopResponse(start=await self._stop())
-        except EdgenodeError as exc:
-            await reject(context, exc)
-            raise
+        async with _rejecting(context):
+            return operator_pb2.StopResponse(start=await self._desk.stop())
+
+    async def Pause(
+        self, request: operator_pb2.PauseRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.PauseResponse:
+        """Let everyone stand still."""
+        async with _rejecting(context):
+            return operator_pb2.PauseResponse(round=await self._desk.pause())
+
+    async def Resume(
+        self, request: operator_pb2.ResumeRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.ResumeResponse:
+        """Let everyone go on."""
+        async with _rejecting(context):
+            return operator_pb2.ResumeResponse(round=await self._desk.resume())
 
     async def Evict(
         self, request: operator_pb2.EvictRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.EvictResponse:
         """Go on without a member."""
-        try:
-            return operator_pb2.EvictResponse(start=await self._evict(request.node, request.force))
-        except EdgenodeError as exc:
-            await reject(context, exc)
-            raise
+        async with _rejecting(context):
+            return operator_pb2.EvictResponse(start=await self._desk.evict(request.node, request.force))
+
+
+@asynccontextmanager
+async def _rejecting(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    """An error of ours ends the call; the operator reads its text."""
+    try:
+        yield
+    except EdgenodeError as exc:
+        await reject(context, exc)
 
 
 class Operator:
@@ -130,11 +142,19 @@ class Operator:
             ConfigError: the controller refuses the graphs, with its reason.
         """
         request = operator_pb2.RotateRequest(graphs=[graph_to_wire(g) for g in graphs], every=every, epochs=epochs)
-        return int((await self._called(self._stub.Rotate(request, timeout=120))).start)
+        return int((await self._called(self._stub.Rotate(request))).start)
 
     async def stop(self) -> int:
         """Stop the run; returns the round before which every node stops."""
-        return int((await self._called(self._stub.Stop(operator_pb2.StopRequest(), timeout=120))).start)
+        return int((await self._called(self._stub.Stop(operator_pb2.StopRequest()))).start)
+
+    async def pause(self) -> int:
+        """Let every node stand still; returns the newest round that one was known to be in."""
+        return int((await self._called(self._stub.Pause(operator_pb2.PauseRequest()))).round)
+
+    async def resume(self) -> int:
+        """Let every node go on; returns the newest round that one was known to be in."""
+        return int((await self._called(self._stub.Resume(operator_pb2.ResumeRequest()))).round)
 
     async def evict(self, node: str, force: bool) -> int:
         """Go on without a member; returns the round from which it is out.
@@ -143,7 +163,7 @@ class Operator:
             ConfigError: it is no member, or too few would be left.
         """
         request = operator_pb2.EvictRequest(node=node, force=force)
-        return int((await self._called(self._stub.Evict(request, timeout=120))).start)
+        return int((await self._called(self._stub.Evict(request))).start)
 
     async def _called(self, call: Awaitable[R]) -> R:
         try:

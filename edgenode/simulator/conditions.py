@@ -54,8 +54,16 @@ class Leap:
     node: str
 
 
+@dataclass(frozen=True)
+class Rest:
+    """An operator pauses the run, and resumes it after ``for_s``, trying until a controller takes it."""
+
+    ticket: int
+    for_s: float
+
+
 Fault = Kill | Freeze | Start  # of a process
-Order = Rotate | Stop | Leave | Evict | Lost | Fault | Partition | Leap
+Order = Rotate | Stop | Leave | Evict | Lost | Fault | Partition | Leap | Rest
 
 
 @dataclass(frozen=True)

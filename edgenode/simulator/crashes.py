@@ -21,7 +21,7 @@ from edgenode.core.cluster import Charter
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import Evict, Leave, Rotate
 from edgenode.core.plan import Schedule
-from edgenode.simulator.conditions import Conditions, Order, Start
+from edgenode.simulator.conditions import Conditions, Order, Rest, Start
 from edgenode.simulator.faults import displace
 from edgenode.simulator.learners import Ledger
 from edgenode.simulator.network import Network
@@ -37,6 +37,7 @@ RUNS: dict[str, tuple[tuple[float, Order], ...]] = {
     "join": ((0.05, Start("x")),),
     "leave": ((0.1, Leave(0, "n1")),),
     "evict": ((0.2, Evict(0, "n1", force=True)),),
+    "pause": ((0.1, Rest(0, 0.3)),),
     "all": (
         (0.05, Start("x")),
         (0.1, Rotate(0, (GraphSpec("b"),), 1, epochs=False)),

@@ -24,7 +24,7 @@ from edgenode.core.cluster import Charter
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import Evict, Leave, Lost, Rotate, Stop
 from edgenode.core.plan import Schedule
-from edgenode.simulator.conditions import CONTROLLER, Conditions, Freeze, Kill, Leap, Order, Partition, Start
+from edgenode.simulator.conditions import CONTROLLER, Conditions, Freeze, Kill, Leap, Order, Partition, Rest, Start
 from edgenode.simulator.learners import Ledger
 from edgenode.simulator.network import Network
 from edgenode.simulator.trials import add_options, report, trials
@@ -54,6 +54,8 @@ KINDS = (
     "leave",
     "stop",
     "evict",
+    "pause",
+    "resume",
     "resumed after all were down",
 )
 
@@ -111,6 +113,7 @@ def _orders(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[fl
         lambda ticket, name: Stop(ticket) if rng.random() < 0.2 else Lost(name),
         lambda ticket, name: Evict(ticket, name, force=rng.random() < 0.5),
         lambda ticket, name: Leap(rng.choice([name, CONTROLLER])),
+        lambda ticket, name: Rest(ticket, rng.uniform(0.1, 8)),
         lambda ticket, name: _partition(rng, names),
         lambda ticket, name: _partition(rng, names),
     ]

@@ -63,8 +63,21 @@ MUTANTS = (
     Mutant(
         "a fenced node goes on with its rounds",
         "core/node.py",
-        "                case Stage.READY if self.fenced:\n                    return actions\n",
+        "case Stage.READY if self.fenced or (self.halted and",
+        "case Stage.READY if (self.halted and",
+    ),
+    Mutant(
+        "a paused node goes on with its rounds",
+        "core/node.py",
+        " or (self.halted and self.round < self.end):",
+        ":",
+    ),
+    Mutant(
+        "a node that calls is not told whether the run is paused",
+        "simulator/network.py",
+        "                self._halt(name, paused)\n",
         "",
+        ("crashes", "--runs", "pause"),
     ),
     Mutant(
         "a fenced node takes pushes of the evicted",

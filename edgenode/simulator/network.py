@@ -39,6 +39,8 @@ from edgenode.core.messages import (
     Fenced,
     Fetched,
     Finish,
+    Halt,
+    Halted,
     Hello,
     Joined,
     Leave,
@@ -49,6 +51,7 @@ from edgenode.core.messages import (
     NodeEvent,
     Offer,
     OfferAnswered,
+    Pause,
     Persist,
     PlanChanged,
     Progressed,
@@ -58,6 +61,7 @@ from edgenode.core.messages import (
     Refuse,
     Reign,
     Reply,
+    Resume,
     Rotate,
     Save,
     Sponsor,
@@ -72,7 +76,18 @@ from edgenode.core.plan import Plan, Record
 from edgenode.errors import Evicted, LocalProtocolError
 from edgenode.simulator.air import Air, Way
 from edgenode.simulator.books import Books
-from edgenode.simulator.conditions import CONTROLLER, Conditions, Fault, Freeze, Kill, Leap, Order, Partition, Start
+from edgenode.simulator.conditions import (
+    CONTROLLER,
+    Conditions,
+    Fault,
+    Freeze,
+    Kill,
+    Leap,
+    Order,
+    Partition,
+    Rest,
+    Start,
+)
 from edgenode.simulator.disks import Disks
 from edgenode.simulator.learners import Weighed
 from edgenode.simulator.transcript import brief
@@ -142,6 +157,7 @@ class Network:
         self._member: dict[str, str] = {}  # as which process a name takes part
         self._born: dict[str, Weighed] = {}  # newcomers that have fetched the model
         self._unanswered: dict[tuple[str, int, str, int], Message] = {}  # what the transport still repeats
+        self._halted: dict[str, int] = {}  # what a process was told to stand still: the last round it may push
         self._follows: dict[str, Reign] = {}  # whom a process took its last order from
         self._links: dict[str, int] = {}  # a node's control link as the node sees it,
         self._open: dict[str, int] = {}  # and as the controller does
@@ -247,6 +263,7 @@ class Network:
         match action:
             case Push(to, message):
                 plan, round = self.nodes[name].plan, message.round
+                self._require(round <= self._halted.get(name, round), f"{name} pushed {round}, told to stand still")
                 sender, receiver = self._process(name, round, plan), self._process(to, round, plan)
                 self._books.pushed(sender, receiver, round, self.learners[name].share(message))
             case Acknowledge(to, round, verdict):
@@ -364,6 +381,7 @@ class Network:
         self._born.pop(name, None)
         self._thaws_s.pop(name, None)
         self._follows.pop(name, None)
+        self._halted.pop(name, None)
         if self._open.pop(name, None) is not None:
             self._at(self.now + self._air.latency_s(), self._hang_up, name, self._links.get(name, -1))
         self._links.pop(name, None)
@@ -503,7 +521,7 @@ class Network:
         match action:
             case Abdicate(reason):
                 raise LocalProtocolError(f"the controller gave up: {reason}")
-            case Hello(name) | Welcome(name) | Offer(name) | Fence(name) | Decree(name) | Sponsor(name):
+            case Hello(name) | Halt(name) | Welcome(name) | Offer(name) | Fence(name) | Decree(name) | Sponsor(name):
                 link = self._open.get(name)
                 if link is not None:
                     self._at(self._in_order(link, False), self._reach, name, link, action)
@@ -529,8 +547,11 @@ class Network:
         if self._links.get(name) != link:
             return
         match action:
-            case Hello(_, reign):
+            case Hello(_, reign, paused):
                 self._follows[name] = reign
+                self._halt(name, paused)
+            case Halt(_, halted):
+                self._halt(name, halted)
             case Welcome(_, plan, round):
                 self._welcome(name, plan, round, action)
             case Offer(_, record):
@@ -541,6 +562,16 @@ class Network:
                 self._tell(name, Decreed(records))
             case Sponsor(_, sponsor):
                 self._fetch(name, sponsor.node)
+
+    def _halt(self, name: str, halted: bool) -> None:
+        """A process is told to stand still, or to go on; one that is in no run yet remembers it."""
+        node = self.nodes.get(name)
+        if not halted:
+            self._halted.pop(name, None)
+        elif name not in self._halted:
+            self._halted[name] = node.next_round if node else -1
+        if node:
+            self._tell(name, Halted(halted))
 
     def _welcome(self, name: str, plan: Plan, round: int, cause: Any) -> None:
         if name in self.nodes:
@@ -559,7 +590,7 @@ class Network:
         self.nodes[name] = Node(
             name, plan, self.learners[name], round, self.conditions.window, 0, self.conditions.checkpoint_every
         )
-        self._act(name, cause, self.nodes[name].start())
+        self._act(name, cause, self.nodes[name].start(name in self._halted))
         self._report(name)
 
     def _resumed(self, name: str, round: int, plan: Plan) -> None:
@@ -601,8 +632,20 @@ class Network:
                 self._part(order)
             case Leap(host):
                 self._leap(host)
+            case Rest(ticket, for_s):
+                self._asked[ticket] = "pause"
+                self._decide(Pause(ticket))
+                self._at(self.now + for_s, self._resume)
             case _:
                 self._decide(order)
+
+    def _resume(self) -> None:
+        """The operator of a pause ends it: again and again, until a controller has answered."""
+        ticket = -2 - next(self._tick)  # of no order, and none that a shell uses
+        self._asked[ticket] = "resume"
+        self._decide(Resume(ticket))
+        if ticket not in self.replies and not set(self.nodes) <= set(self.finished):
+            self._at(self.now + self.conditions.retry_s, self._resume)
 
     def _crash(self, back_s: float | None) -> None:
         """The controller vanishes; what it has already said may still arrive, what it was to hear does not."""

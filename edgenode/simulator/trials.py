@@ -49,9 +49,9 @@ def _may_wait(stuck: Network) -> str:
         return "paused below half, and said so"
     if stuck.cluster and stuck.cluster.missing() and len(stuck.alive) < stuck.charter.nodes:
         return "a founder never came"
-    fenced = any(node.fenced for node in stuck.nodes.values())
+    held = any(node.fenced or node.halted for node in stuck.nodes.values())
     absent = {name for node in stuck.nodes.values() for name in node.plan.latest.names} - set(stuck.nodes)
-    if stuck.cluster is None and (fenced or absent or not stuck.nodes):
+    if stuck.cluster is None and (held or absent or not stuck.nodes):
         return "the controller was needed, and never came back"
     if stuck.cluster and stuck.cluster.recover and stuck.cluster.plan is None and not stuck.nodes:
         return "nobody knew the run that was to be recovered"

@@ -15,11 +15,13 @@ class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATE_DONE: _ClassVar[State]
     STATE_STOPPED: _ClassVar[State]
     STATE_FAILED: _ClassVar[State]
+    STATE_PAUSED: _ClassVar[State]
 STATE_UNSPECIFIED: State
 STATE_RUNNING: State
 STATE_DONE: State
 STATE_STOPPED: State
 STATE_FAILED: State
+STATE_PAUSED: State
 
 class AttendRequest(_message.Message):
     __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave")
@@ -149,7 +151,7 @@ class Leave(_message.Message):
     def __init__(self) -> None: ...
 
 class AttendResponse(_message.Message):
-    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "decree", "sponsor", "stay", "hello")
+    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "decree", "sponsor", "stay", "hello", "halt")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +161,7 @@ class AttendResponse(_message.Message):
     SPONSOR_FIELD_NUMBER: _ClassVar[int]
     STAY_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
+    HALT_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     offer: Offer
@@ -167,8 +170,23 @@ class AttendResponse(_message.Message):
     decree: Decree
     sponsor: Sponsor
     stay: str
-    hello: Reign
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., decree: _Optional[_Union[Decree, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ..., hello: _Optional[_Union[Reign, _Mapping]] = ...) -> None: ...
+    hello: Hello
+    halt: Halt
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., decree: _Optional[_Union[Decree, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("reign", "paused")
+    REIGN_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    reign: Reign
+    paused: bool
+    def __init__(self, reign: _Optional[_Union[Reign, _Mapping]] = ..., paused: _Optional[bool] = ...) -> None: ...
+
+class Halt(_message.Message):
+    __slots__ = ("halted",)
+    HALTED_FIELD_NUMBER: _ClassVar[int]
+    halted: bool
+    def __init__(self, halted: _Optional[bool] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("records", "round")

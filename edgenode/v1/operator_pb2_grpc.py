@@ -54,6 +54,16 @@ class OperatorServiceStub:
                 request_serializer=edgenode_dot_v1_dot_operator__pb2.StopRequest.SerializeToString,
                 response_deserializer=edgenode_dot_v1_dot_operator__pb2.StopResponse.FromString,
                 _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/edgenode.v1.OperatorService/Pause',
+                request_serializer=edgenode_dot_v1_dot_operator__pb2.PauseRequest.SerializeToString,
+                response_deserializer=edgenode_dot_v1_dot_operator__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/edgenode.v1.OperatorService/Resume',
+                request_serializer=edgenode_dot_v1_dot_operator__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=edgenode_dot_v1_dot_operator__pb2.ResumeResponse.FromString,
+                _registered_method=True)
         self.Evict = channel.unary_unary(
                 '/edgenode.v1.OperatorService/Evict',
                 request_serializer=edgenode_dot_v1_dot_operator__pb2.EvictRequest.SerializeToString,
@@ -89,6 +99,18 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pause(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Evict(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -117,6 +139,16 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=edgenode_dot_v1_dot_operator__pb2.StopRequest.FromString,
                     response_serializer=edgenode_dot_v1_dot_operator__pb2.StopResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=edgenode_dot_v1_dot_operator__pb2.PauseRequest.FromString,
+                    response_serializer=edgenode_dot_v1_dot_operator__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=edgenode_dot_v1_dot_operator__pb2.ResumeRequest.FromString,
+                    response_serializer=edgenode_dot_v1_dot_operator__pb2.ResumeResponse.SerializeToString,
             ),
             'Evict': grpc.unary_unary_rpc_method_handler(
                     servicer.Evict,
@@ -232,6 +264,60 @@ class OperatorService:
             '/edgenode.v1.OperatorService/Stop',
             edgenode_dot_v1_dot_operator__pb2.StopRequest.SerializeToString,
             edgenode_dot_v1_dot_operator__pb2.StopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.v1.OperatorService/Pause',
+            edgenode_dot_v1_dot_operator__pb2.PauseRequest.SerializeToString,
+            edgenode_dot_v1_dot_operator__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.v1.OperatorService/Resume',
+            edgenode_dot_v1_dot_operator__pb2.ResumeRequest.SerializeToString,
+            edgenode_dot_v1_dot_operator__pb2.ResumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

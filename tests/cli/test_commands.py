@@ -46,7 +46,7 @@ def test_every_command_explains_itself_with_an_example(words: tuple[str, ...]) -
 
 def test_the_commands_are_those_of_the_design() -> None:
     names = {" ".join(words) for words in ALL}
-    assert {"demo", "run", "controller", "status", "stop"} <= names
+    assert {"demo", "run", "controller", "status", "stop", "pause", "resume", "evict"} <= names
     assert {f"topology {name}" for name in ("show", "list", "set", "rotate", "apply")} <= names
 
 
@@ -147,8 +147,23 @@ def test_every_kind_of_error_has_its_exit_code(
         raise error
 
     monkeypatch.setattr("edgenode.cli.status.with_operator", fail)
-    result = run("stop")
+    result = run("status")
     assert (result.exit_code, result.stderr) == (code, f"{line}\n")
+
+
+@pytest.mark.parametrize("words", [("stop",), ("pause",), ("evict", "n1")], ids=" ".join)
+def test_whoever_stops_waiting_is_told_that_the_wish_still_counts(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgenode.cli.orders.with_operator", interrupted)
+    result = run(*words)
+    assert (result.exit_code, result.stderr) == (
+        130,
+        "edgenode: interrupted; what was asked for may still happen (edgenode status)\n",
+    )
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -21,17 +21,20 @@ from edgenode.core.messages import (
     Fence,
     FenceAnswered,
     Fetched,
+    Halt,
     Hello,
     Joined,
     Leave,
     Lost,
     Offer,
     OfferAnswered,
+    Pause,
     Persist,
     Progressed,
     Refuse,
     Reign,
     Reply,
+    Resume,
     Rotate,
     Sponsor,
     Stop,
@@ -628,3 +631,66 @@ def test_when_all_are_down_the_run_goes_on_from_the_newest_common_round() -> Non
     assert actions == [saved(cluster), *(Welcome(name, resumed, 50) for name in names(2))]
     assert (resumed.latest.number, resumed.latest.start, resumed.latest.term) == (1, 50, 1)
     assert [m.incarnation for m in resumed.latest.members] == [1, 1]
+
+
+# --- pausing ----------------------------------------------------------------------------------------
+
+
+def test_a_pause_is_written_down_told_to_everyone_present_and_answered_in_that_order() -> None:
+    cluster = founded(2)
+    progress(cluster, "n0", 7)
+    cluster.handle(join("x"))
+    actions = cluster.handle(Pause(3))
+    assert actions == [
+        replace(saved(cluster), paused=True),
+        *(Halt(n, True) for n in ("n0", "n1", "x")),
+        Reply(3, 7),
+    ]
+    assert cluster.handle(Pause(4)) == [Reply(4, 7)]
+    assert kinds(cluster.handle(Resume(5))) == ["Persist", "Halt", "Halt", "Halt", "Reply"]
+    assert not cluster.paused
+    assert cluster.handle(Resume(6)) == [Reply(6, 7)]
+
+
+def test_whoever_calls_is_told_whether_the_run_is_paused_by_the_next_controller_too() -> None:
+    first = core.Cluster(a_charter(2), FIRST)
+    for name in names(2):
+        (hello, *_) = first.handle(join(name))
+        assert hello == Hello(name, FIRST, paused=False)
+    persist = only(Persist, first.handle(Pause(0)))
+    second = core.Cluster(a_charter(2), Reign(1), persist)
+    running = join("n0", plan=persist.plan, running=True, follows=FIRST)
+    assert second.handle(running)[0] == Hello("n0", Reign(1), paused=True)
+    assert only(Hello, second.handle(join("x"))).paused
+
+
+def test_a_controller_that_takes_the_plan_from_the_nodes_lets_them_go_on() -> None:
+    plan = the_plan(founded(2))
+    recovered = core.Cluster(a_charter(2), FIRST, recover=True)
+    hello = only(Hello, recovered.handle(join("n0", plan=plan, running=True, follows=Reign(0, "lost"))))
+    assert not hello.paused
+
+
+def test_a_paused_run_takes_changes_and_a_stop_ends_the_pause() -> None:
+    cluster = founded(2)
+    cluster.handle(Pause(0))
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    assert only(Reply, answer(cluster, offer, True, 0)) == Reply(1, offer.record.start)
+    progress(cluster, "n0", offer.record.start)
+    progress(cluster, "n1", offer.record.start)
+    assert cluster.paused
+    actions = cluster.handle(Stop(2))
+    assert kinds(actions) == ["Persist", "Halt", "Halt", "Offer"]
+    assert not any(a.halted for a in actions if isinstance(a, Halt))
+
+
+def test_no_pause_before_the_founding_nor_of_a_run_that_stops_and_no_leave_in_one() -> None:
+    assert Cluster(a_charter(2)).handle(Pause(0)) == [
+        Reply(0, None, "the run has not started: it waits for 2 more nodes")
+    ]
+    cluster = founded(2)
+    cluster.handle(Pause(1))
+    (refused,) = cluster.handle(Leave(2, "n1"))
+    assert refused == Reply(2, None, "the run is paused: handing over takes a round")
+    cluster.handle(Stop(3))
+    assert cluster.handle(Pause(4)) == [Reply(4, None, "the run is stopping")]

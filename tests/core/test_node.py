@@ -25,6 +25,7 @@ from edgenode.core.messages import (
     Fail,
     Fenced,
     Finish,
+    Halted,
     Message,
     Mixed,
     NodeAction,
@@ -634,6 +635,57 @@ def test_a_zombie_that_learns_of_its_cut_from_an_answer_or_a_decree_fails_once()
     assert zombie.handle(Decreed((record,))) == []
     _, other = pair()
     assert isinstance(only(Fail, other.handle(Decreed((record,)))).error, Evicted)
+
+
+# --- pausing ----------------------------------------------------------------------------------------
+
+
+def test_a_halted_node_ends_its_round_and_begins_no_other_until_it_may() -> None:
+    node, peer = pair()
+    assert node.handle(Halted(True)) == []
+    assert not node.stands_still  # the step is under way
+    message = pushed(train(peer))
+    assert kinds(train(node)) == ["Push", "Await"]
+    assert node.stands_still
+    assert kinds(node.handle(Received(message))) == ["Acknowledge", "Mixed"]
+    assert (node.round, node.stage, node.stands_still) == (1, Stage.READY, True)
+    assert node.handle(Halted(True)) == []  # told twice
+    assert kinds(node.handle(Halted(False))) == ["Train"]
+    assert node.handle(Halted(False)) == []
+
+
+def test_a_node_may_be_halted_from_the_start() -> None:
+    node = a_node("n0", a_plan(2))
+    assert kinds(node.start(halted=True)) == ["Save"]
+    assert node.stands_still
+    assert kinds(node.handle(Halted(False))) == ["Train"]
+
+
+def test_a_wait_that_a_pause_fell_into_begins_anew() -> None:
+    node, _ = pair()
+    train(node)
+    node.handle(Halted(True))
+    assert node.handle(Halted(False)) == [Await(0, ("n1",))]
+
+
+def test_a_halted_node_still_answers_offers_and_fences_and_stays_after_a_cut() -> None:
+    node, _ = pair()
+    close(node, 0)
+    train(node)
+    node.handle(Halted(True))
+    assert only(AnswerOffer, node.handle(RecordOffered(node.plan.successor(5)))).accepted
+    assert only(AnswerFence, fence(node, "n1")).begun == 1
+    record = without(node.plan, "n1", last=1, start=6)
+    assert kinds(node.handle(Decreed((record,)))) == ["PlanChanged", "Mixed"]
+    assert (node.round, node.stands_still) == (2, True)
+
+
+def test_a_pause_does_not_keep_a_node_from_its_end() -> None:
+    plan = a_plan(1)
+    node = a_node("n0", plan, rounds=1)
+    node.start()
+    node.handle(Halted(True))
+    assert kinds(train(node))[-1] == "Finish"
 
 
 # --- leaving ----------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ import pytest
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
     AnswerOffer,
+    Halt,
+    Halted,
     Hello,
     Joined,
     Lost,
@@ -167,9 +169,17 @@ async def test_a_returning_node_brings_its_plan() -> None:
 
 async def test_a_greeting_names_the_controller_at_the_address_that_was_dialled() -> None:
     async with both() as (controller, node):
-        controller.server.perform(Hello("n0", Reign(3, "beef", "0.0.0.0:7700")))
+        controller.server.perform(Hello("n0", Reign(3, "beef", "0.0.0.0:7700"), paused=True))
         await until(lambda: bool(node.orders))
-        assert node.orders == [Hello("n0", Reign(3, "beef", node.target))]
+        assert node.orders == [Hello("n0", Reign(3, "beef", node.target), paused=True)]
+
+
+async def test_a_pause_and_its_end_arrive_in_their_order() -> None:
+    async with both() as (controller, node):
+        for halted in (True, False):
+            controller.server.perform(Halt("n0", halted))
+        await until(lambda: len(node.orders) >= 2)
+    assert node.orders == [Halted(True), Halted(False)]
 
 
 async def test_a_controller_that_is_not_followed_is_left_and_dialled_again() -> None:

@@ -22,18 +22,24 @@ class Cluster:
 
     def __init__(self, error: EdgenodeError | None = None) -> None:
         self.error, self.asked, self.missing = error, [], 3
-        self.server = OperatorServer(self._status, self._rotate, self._stop, self._evict)
+        self.server = OperatorServer(self)
 
-    def _status(self) -> operator_pb2.ClusterStatus:
+    def status(self) -> operator_pb2.ClusterStatus:
         return operator_pb2.ClusterStatus(cluster="home", missing=self.missing)
 
-    async def _rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
+    async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
         return self._note(graphs, every, epochs)
 
-    async def _stop(self) -> int:
+    async def stop(self) -> int:
         return self._note("stop")
 
-    async def _evict(self, node: str, force: bool) -> int:
+    async def pause(self) -> int:
+        return self._note("pause")
+
+    async def resume(self) -> int:
+        return self._note("resume")
+
+    async def evict(self, node: str, force: bool) -> int:
         return self._note(node, force)
 
     def _note(self, *asked: object) -> int:
@@ -92,19 +98,21 @@ async def _watch_all(target: str) -> None:
             pass
 
 
-async def test_rotate_and_stop_return_the_round() -> None:
+async def test_every_wish_arrives_and_returns_the_round() -> None:
     cluster = Cluster()
     graphs = (GraphSpec("a"), GraphSpec("mine", (("x", "y"), ("y", "x"))))
     async with cluster.operated() as calls:
         assert await calls.rotate(graphs, 6, epochs=True) == 42
-        assert await calls.stop() == 42
-    assert cluster.asked == [(graphs, 6, True), ("stop",)]
+        assert await calls.stop() == await calls.pause() == await calls.resume() == 42
+        assert await calls.evict("n1", force=True) == 42
+    assert cluster.asked == [(graphs, 6, True), ("stop",), ("pause",), ("resume",), ("n1", True)]
 
 
 @pytest.mark.parametrize("error", [ConfigError("not now: 'n1' → away"), GraphError("a+b is not strongly connected")])
 async def test_what_cannot_be_is_a_config_error_with_the_controllers_words(error: EdgenodeError) -> None:
     async with Cluster(error).operated() as calls:
-        for call in (calls.rotate([GraphSpec("a")], 1, epochs=False), calls.stop()):
+        wishes = calls.rotate([GraphSpec("a")], 1, epochs=False), calls.stop(), calls.pause(), calls.evict("n1", False)
+        for call in wishes:
             with pytest.raises(ConfigError) as caught:
                 await call
             assert str(caught.value) == str(error)
