@@ -240,6 +240,7 @@ def task_settings(config: Config) -> TaskSettings:
             weight_decay=task.weight_decay,
             milestones=tuple(task.milestones),
             decay=task.decay,
+            warmup_epochs=task.warmup_epochs,
             augment=task.augment,
         ),
     )

@@ -84,6 +84,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weight_decay: Annotated[NotNegative, "weight decay of SGD"] = 1e-4
     milestones: Annotated[Epochs, "epochs at which the learning rate is multiplied by decay"] = ()
     decay: Annotated[FractionAbove0, "factor of the learning rate at each milestone"] = 0.1
+    warmup_epochs: Annotated[AtLeast0, "epochs in which the learning rate rises, linearly, to its start"] = 0
     augment: Annotated[bool, "whether training images are varied at random"] = False
 
 

@@ -447,7 +447,7 @@ class Cluster:
     def _incarnation(self, node: str) -> int:
         """One more than any process of this name had."""
         assert self.plan is not None
-        return 1 + max((m.incarnation for r in self.plan.records for m in r.members if m.node == node), default=-1)
+        return 1 + max((r.incarnations.get(node, -1) for r in self.plan.records), default=-1)
 
     def _answered(self, event: OfferAnswered) -> list[ClusterAction]:
         pending, answer = self._pending, event.answer

@@ -34,20 +34,21 @@ class Digraph:
     leaving: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        nodes = set(self.nodes)
         for sender, receiver in sorted(self.edges):
             for end in (sender, receiver):
-                if end not in self.nodes:
+                if end not in nodes:
                     raise GraphError(f"edge {sender}->{receiver} names an unknown node {end!r}")
             if sender == receiver:
                 raise GraphError(f"edge {sender}->{receiver} is a self-loop; every node has one already")
 
     @cached_property
     def _out(self) -> dict[str, tuple[str, ...]]:
-        return {n: tuple(sorted(r for s, r in self.edges if s == n)) for n in self.nodes}
+        return _grouped(self.edges)
 
     @cached_property
     def _in(self) -> dict[str, tuple[str, ...]]:
-        return {n: tuple(sorted(s for s, r in self.edges if r == n)) for n in self.nodes}
+        return _grouped((receiver, sender) for sender, receiver in self.edges)
 
     def out_neighbours(self, node: str) -> tuple[str, ...]:
         """Receivers of this node's pushes, sorted; empty for a node that is not in the graph."""
@@ -99,6 +100,14 @@ class Digraph:
     def union(self, other: Digraph) -> Digraph:
         """The graph with the edges of both, over the nodes of this one."""
         return Digraph(self.nodes, self.edges | other.edges)
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """First -> the seconds that are paired with it, sorted."""
+    grouped: dict[str, list[str]] = {}
+    for first, second in sorted(pairs):
+        grouped.setdefault(first, []).append(second)
+    return {first: tuple(seconds) for first, seconds in grouped.items()}
 
 
 def _cycle(order: Sequence[int]) -> list[tuple[int, int]]:

@@ -93,7 +93,7 @@ class Node:
         self.fenced: frozenset[str] = frozenset()
         self.halted = False
         self._knows: dict[str, int] = dict.fromkeys(plan.latest.names, plan.records[0].number)
-        self._incarnation = {m.node: m.incarnation for m in plan.latest.members}[name]
+        self._incarnation = plan.latest.incarnations[name]
 
     @property
     def end(self) -> int:
@@ -121,7 +121,7 @@ class Node:
 
     def held(self) -> dict[str, int]:
         """How many pushes of each sender wait here."""
-        incarnations = {m.node: m.incarnation for m in self.plan.latest.members}
+        incarnations = self.plan.latest.incarnations
         return {s: self._barrier.held_from(s, self.plan.joined(s, incarnations.get(s, 0))) for s in self._newest}
 
     @property
@@ -275,7 +275,7 @@ class Node:
         graph = self.plan.graph(round)
         if sender not in graph.in_neighbours(self.name):
             raise RemoteProtocolError(f"{sender} pushed round {round} but is no in-neighbour in its graph")
-        if message.incarnation != {m.node: m.incarnation for m in record.members}[sender]:
+        if message.incarnation != record.incarnations[sender]:
             raise RemoteProtocolError(f"{sender} pushed as incarnation {message.incarnation}, not its own")
         if message.weight != graph.weight(sender):
             raise RemoteProtocolError(f"{sender} pushed with weight {message.weight}, not {graph.weight(sender)}")

@@ -145,6 +145,11 @@ class Record:
         """The member ids, sorted: the positions of the presets."""
         return tuple(m.node for m in self.members)
 
+    @cached_property
+    def incarnations(self) -> dict[str, int]:
+        """Member id -> incarnation."""
+        return {m.node: m.incarnation for m in self.members}
+
     @property
     def known_by(self) -> int:
         """The first round in which everyone must act on it: a leaver's neighbours do so one round early."""
@@ -220,15 +225,14 @@ class Plan:
 
     def joined(self, node: str, incarnation: int) -> int:
         """The round from which a process is a member, as far as the kept records say; 0 if it never was."""
-        member = node, incarnation
-        return min((r.start for r in self.records if member in {(m.node, m.incarnation) for m in r.members}), default=0)
+        return min((r.start for r in self.records if r.incarnations.get(node) == incarnation), default=0)
 
     def last_cut(self, node: str) -> int:
         """The newest incarnation under a name that was cut out; -1 if none was."""
         newest = cut = -1
         for record in self.records:
             cut = newest if node in dict(record.cut) else cut
-            newest = max([newest, *(m.incarnation for m in record.members if m.node == node)])
+            newest = max(newest, record.incarnations.get(node, -1))
         return cut
 
     def holds(self, node: str, round: int, theirs: Plan) -> bool:

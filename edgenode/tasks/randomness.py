@@ -49,15 +49,15 @@ def seeded(value: int, device: torch.device | None = None) -> Iterator[None]:
     Modules such as Dropout read the default generator and take no other. `torch.manual_seed` is not
     used: on a machine without CUDA it formats a stack trace at each call, every round.
     """
-    on_cuda = device is not None and device.type == "cuda"
+    accelerator = None if device is None else {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
     cpu_state = torch.get_rng_state()
-    cuda_state = torch.cuda.get_rng_state(device) if device is not None and on_cuda else None
+    accelerator_state = accelerator.get_rng_state() if accelerator else None
     try:
         torch.default_generator.manual_seed(value)
-        if on_cuda:
-            torch.cuda.manual_seed(value)
+        if accelerator:
+            accelerator.manual_seed(value)
         yield
     finally:
         torch.set_rng_state(cpu_state)
-        if device is not None and cuda_state is not None:
-            torch.cuda.set_rng_state(cuda_state, device)
+        if accelerator and accelerator_state is not None:
+            accelerator.set_rng_state(accelerator_state)

@@ -10,6 +10,7 @@ and torch's default generator is borrowed for a step.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -35,7 +36,10 @@ BUFFER_PREFIX = "buffer."
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """SGD as in section 8.2; at each of `milestones` (local epochs) the learning rate is times `decay`."""
+    """SGD as in section 8.2; at each of `milestones` (local epochs) the learning rate is times `decay`.
+
+    For `warmup_epochs` it rises linearly, from its share for the first round (Goyal et al. 2017).
+    """
 
     batch_size: int = 32
     learning_rate: float = 0.1
@@ -43,6 +47,7 @@ class TrainSettings:
     weight_decay: float = 1e-4
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
+    warmup_epochs: int = 0
     augment: bool = False
 
     def __post_init__(self) -> None:
@@ -51,6 +56,7 @@ class TrainSettings:
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
         _require(0 < self.decay <= 1, "decay", self.decay, "above 0 and at most 1")
+        _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "at least 0")
         ascending = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
         _require(ascending, "milestones", list(self.milestones), "ascending epochs, each above 0")
 
@@ -86,15 +92,26 @@ def build_trainer(settings: TaskSettings, shard: int, shards: int, seed: int, de
     if not 0 <= shard < shards:
         raise ConfigError(f"shard {shard} does not exist: there are {shards}, counted from 0")
     dataset = datasets.load(settings.dataset, settings.data_dir)
-    if settings.alpha is None:
-        cut = partition(dataset.train_labels, shards, settings.skew, seed)
-    else:
-        cut = dirichlet(dataset.train_labels, shards, settings.alpha, seed)
+    cut = _cut(dataset, shards, settings.skew, settings.alpha, seed)
 
     def make_model() -> nn.Module:
         return models.build(settings.model, dataset.num_classes, dataset.channels, dataset.image_size, settings.norm)
 
     return Trainer(dataset, cut[shard], make_model, settings.train, seed=seed, shard=shard, device=device)
+
+
+# The newest cut of each data set, so that the many trainers of a simulator make it once.
+_cuts: weakref.WeakKeyDictionary[Dataset, tuple[object, list[Tensor]]] = weakref.WeakKeyDictionary()
+
+
+def _cut(dataset: Dataset, shards: int, skew: float, alpha: float | None, seed: int) -> list[Tensor]:
+    asked = shards, skew, alpha, seed
+    known = _cuts.get(dataset)
+    if known is None or known[0] != asked:
+        labels = dataset.train_labels
+        made = partition(labels, shards, skew, seed) if alpha is None else dirichlet(labels, shards, alpha, seed)
+        known = _cuts[dataset] = asked, made
+    return known[1]
 
 
 class Trainer:
@@ -180,7 +197,9 @@ class Trainer:
     def learning_rate(self, round: int) -> float:
         epoch = round // self.rounds_per_epoch
         passed = sum(milestone <= epoch for milestone in self._settings.milestones)
-        return self._settings.learning_rate * self._settings.decay**passed
+        rate = self._settings.learning_rate * self._settings.decay**passed
+        warm = self._settings.warmup_epochs * self.rounds_per_epoch
+        return rate * (round + 1) / warm if round < warm else rate
 
     # one step ------------------------------------------------------------------------------------------
 
@@ -284,9 +303,11 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as exc:
-        raise ConfigError(f"device {name!r} is unknown to torch: try cpu or cuda") from exc
+        raise ConfigError(f"device {name!r} is unknown to torch: try cpu, cuda or mps") from exc
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {name!r} was asked for, but torch finds no CUDA device")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device {name!r} was asked for, but torch finds no Apple GPU")
     return device
 
 

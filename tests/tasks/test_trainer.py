@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, LocalProtocolError
 from edgenode.tasks import datasets
+from edgenode.tasks.partition import partition
 from edgenode.tasks.trainer import TaskSettings, Trainer, TrainSettings, build_trainer
 
 
@@ -296,3 +298,37 @@ def test_digits_start_without_torchs_compiler_scikit_learn_or_torchvision() -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_trainers_of_one_process_cut_the_data_once_and_another_cut_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = []
+
+    def counted(labels: torch.Tensor, shards: int, skew: float, seed: int) -> list[torch.Tensor]:
+        cuts.append((shards, skew, seed))
+        return partition(labels, shards, skew, seed)
+
+    monkeypatch.setattr("edgenode.tasks.trainer.partition", counted)
+    monkeypatch.setattr("edgenode.tasks.trainer._cuts", weakref.WeakKeyDictionary())
+    held = [build_trainer(TaskSettings(skew=0.5), shard, 4, seed=3) for shard in range(4)]
+    assert cuts == [(4, 0.5, 3)]
+    used = torch.cat([trainer._indices for trainer in held]).sort().values
+    assert torch.equal(used, torch.arange(len(used)))
+    other = build_trainer(TaskSettings(skew=0.5), 0, 4, seed=4)
+    assert cuts == [(4, 0.5, 3), (4, 0.5, 4)]
+    assert not torch.equal(other._indices, held[0]._indices)
+
+
+def test_a_warm_up_rises_linearly_and_then_all_is_as_without() -> None:
+    warm, plain = (small_trainer(milestones=(1, 4), decay=0.5, learning_rate=1.0, warmup_epochs=w) for w in (2, 0))
+    assert warm.rounds_per_epoch == 7
+    rates = [warm.learning_rate(round) for round in range(14)]
+    assert rates == [plain.learning_rate(round) * (round + 1) / 14 for round in range(14)]
+    assert rates[0] == 1 / 14 and rates[6:8] == [0.5, 0.5 * 8 / 14]
+    assert [warm.learning_rate(r) for r in range(14, 40)] == [plain.learning_rate(r) for r in range(14, 40)]
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_one_line(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"torch.{'cuda' if device == 'cuda' else 'backends.mps'}.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"device '{device}' was asked for, but torch finds no "):
+        build_trainer(TaskSettings(), 0, 1, seed=0, device=device)
