@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from edgenode.core.plan import Plan
+from edgenode.sketch import BUCKETS, distance
 from edgenode.v1 import control_pb2
 from edgenode.watch import Heard
 
@@ -16,6 +17,7 @@ log = structlog.get_logger()
 
 ENDED_WELL = (control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
 ENDED = (*ENDED_WELL, control_pb2.STATE_FAILED)
+_SKETCHES_KEPT = 8
 
 
 @dataclass
@@ -27,10 +29,18 @@ class Attendance:
     connected: bool = True
     seen: float = field(default_factory=time.monotonic)
     progress: control_pb2.Progress = field(default_factory=control_pb2.Progress)
+    sketches: dict[int, tuple[float, ...]] = field(default_factory=dict)  # by round
 
     @property
     def ended(self) -> bool:
         return self.progress.state in ENDED
+
+    def sketched(self) -> None:
+        """Keep the newest sketches: the others' of the same round may come later."""
+        if len(self.progress.sketch) == BUCKETS:
+            self.sketches[self.progress.sketch_round] = tuple(self.progress.sketch)
+            for old in sorted(self.sketches)[:-_SKETCHES_KEPT]:
+                del self.sketches[old]
 
     def heard(self, now: float) -> Heard:
         """As evidence."""
@@ -68,6 +78,7 @@ class Register(dict[str, Attendance]):
         if progress.state == control_pb2.STATE_FAILED and attendance.progress.state != progress.state:
             log.error("a node failed", node=node, reason=progress.error)
         attendance.progress, attendance.seen = progress, time.monotonic()
+        attendance.sketched()
 
     def forget(self, nodes: Iterable[str]) -> None:
         """They are members no more, and not here."""
@@ -77,6 +88,15 @@ class Register(dict[str, Attendance]):
     def members(self, plan: Plan | None) -> list[Attendance]:
         """Those of the plan that are known."""
         return [self[name] for name in (plan.latest.names if plan else ()) if name in self]
+
+    def consensus(self, plan: Plan | None) -> tuple[int, float] | None:
+        """The newest round of which all members have said their sketches, and how far apart the models were then."""
+        members = self.members(plan)
+        rounds = set[int].intersection(*(set(m.sketches) for m in members)) if members else set[int]()
+        if not rounds:
+            return None
+        newest = max(rounds)
+        return newest, distance([m.sketches[newest] for m in members])
 
     def heard(self) -> dict[str, Heard]:
         """What is known of everyone, as evidence."""

@@ -48,7 +48,7 @@ from edgenode.net.peers import Peers, PeerServer, Whereabouts
 from edgenode.participant import Participant
 from edgenode.store import Arrays, Store
 from edgenode.v1 import control_pb2
-from edgenode.watch import Standstill
+from edgenode.watch import Pace, Standstill
 
 if TYPE_CHECKING:
     from edgenode.tasks.trainer import Trainer
@@ -149,6 +149,7 @@ class Daemon:
         self._deadline: asyncio.TimerHandle | None = None
         self._waiting_since: float | None = None
         self._standstill = Standstill(min(config.run.barrier_timeout_s, _SAY_EVERY_S))
+        self._pace = Pace()
         self._outcome: Outcome | None = None
         self._z: Floats | None = None
         self._view = View.of(self._node)
@@ -199,11 +200,14 @@ class Daemon:
         while self._outcome is None:
             event = await self._mailbox.get()
             if isinstance(event, Halted) and event.halted != self._node.halted:
+                self._pace.interrupt()
                 log.info("pausing: no further round begins" if event.halted else "going on", round=self._node.round)
             await self._perform_all(await self._handle(event))
         return self._outcome
 
     async def _handle(self, event: NodeEvent) -> list[NodeAction]:
+        if isinstance(event, Received):
+            self.tally.received_bytes += len(event.message.payload)
         try:
             return await self._worker(self._node.handle, event)
         except RemoteProtocolError as exc:
@@ -244,8 +248,8 @@ class Daemon:
                 self._arm(round)
             case Mixed():
                 self._count(action)
-            case Evaluate(_, z):
-                await self._worker(self._part.evaluate, z)
+            case Evaluate(round, z):
+                await self._measure(round, z)
             case Save():
                 await self._save(action)
             case AnswerOffer() | AnswerFence():
@@ -257,7 +261,7 @@ class Daemon:
                     self._peers.drop(dead)
                 log.info("plan changes", record=record.number, at_round=record.start, **_described(record))
             case Finish(round, z, complete):
-                accuracy = await self._worker(self._part.evaluate, z)
+                accuracy = await self._measure(round, z)
                 self._z = z
                 self._outcome = Outcome(round, complete, accuracy)
             case Fail(error):
@@ -265,8 +269,14 @@ class Daemon:
             case _:
                 assert_never(action)
 
+    async def _measure(self, round: int, z: Floats) -> float:
+        if self._control is not None:
+            await self._worker(self._part.sketch, round, z)
+        return await self._worker(self._part.evaluate, z)
+
     def _count(self, mixed: Mixed) -> None:
         self._disarm()
+        self._pace.round_ended(time.monotonic())
         assert self._peers is not None
         for leaver in self._node.plan.graph(mixed.round).leaving - {self.name}:
             self._peers.retire(leaver)
@@ -347,6 +357,11 @@ class Daemon:
                 payload_bytes=tally.payload_bytes,
                 wire_bytes=self.wire_bytes,
                 dense_bytes=tally.dense_bytes,
+                gossip_bytes=tally.gossip_bytes,
+                received_bytes=tally.received_bytes,
+                round_s=self._pace.round_s,
+                sketch_round=tally.sketch_round,
+                sketch=tally.sketch,
                 u=tally.u,
                 waiting_for=waiting,
                 waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,

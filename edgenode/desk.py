@@ -99,6 +99,7 @@ class Desk:
     def status(self) -> operator_pb2.ClusterStatus:
         """The cluster as it is now."""
         cluster, now = self._cluster, time.monotonic()
+        consensus = self._nodes.consensus(cluster.plan)
         holding, held = holding_up(self._nodes.heard()), self._lookout.held
         nodes = [
             operator_pb2.NodeStatus(
@@ -123,4 +124,6 @@ class Desk:
             paused=cluster.paused,
             evicting=sorted(cluster.evicting()),
             awaited=sorted(cluster.awaited()),
+            consensus_distance=consensus[1] if consensus else None,
+            consensus_round=consensus[0] if consensus else 0,
         )

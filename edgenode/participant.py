@@ -6,7 +6,7 @@ models become is here, once. Nothing here waits, and nothing here knows the time
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
 from edgenode.errors import CheckpointError
 from edgenode.results import NodeResult
+from edgenode.sketch import Sketch
 from edgenode.store import Arrays, Checkpoint, Store
 
 if TYPE_CHECKING:
@@ -39,9 +40,13 @@ class Tally:
     payload_bytes: int = 0
     dense_bytes: int = 0
     wire_bytes: int = 0
+    gossip_bytes: int = 0
+    received_bytes: int = 0
     loss: float | None = None
     accuracy: float | None = None
     u: float = 1.0
+    sketch_round: int = 0
+    sketch: list[float] = field(default_factory=list)
 
 
 class Participant:
@@ -70,6 +75,7 @@ class Participant:
     ) -> None:
         self.name, self.trainer, self.tally = name, trainer, Tally()
         self._config, self._store = config, store
+        self._sketch: Sketch | None = None
         self.layout = Layout(tuple(size for _, size in trainer.layout))
         state = self._state(recipe, start) if fetched is None else self._newborn(recipe, fetched)
         self.learner = SparsePush(recipe, self.layout, state, config.run.seed, name)
@@ -126,11 +132,17 @@ class Participant:
         self.tally.accuracy = accuracy = self.trainer.evaluate(z)
         return accuracy
 
+    def sketch(self, round: int, z: Floats) -> None:
+        """Take the sketch of z after ``round`` rounds into the tally."""
+        self._sketch = self._sketch or Sketch(self.layout.size, self._config.run.seed)
+        self.tally.sketch_round, self.tally.sketch = round, self._sketch.of(z)
+
     def count(self, mixed: Mixed) -> None:
         """Take a closed round into the tally."""
         tally = self.tally
         tally.messages += mixed.messages
         tally.payload_bytes += mixed.payload_bytes
+        tally.gossip_bytes += 0 if self.learner.trains(mixed.round) else mixed.payload_bytes
         tally.dense_bytes += mixed.messages * 4 * self.layout.size
         tally.u = mixed.u
 
@@ -148,6 +160,8 @@ class Participant:
             "payload_bytes": tally.payload_bytes,
             "dense_bytes": tally.dense_bytes,
             "wire_bytes": wire_bytes,
+            "gossip_bytes": tally.gossip_bytes,
+            "received_bytes": tally.received_bytes,
         }
         self._store.save(Checkpoint(action.round, action.state, action.plan, self.trainer.local_state(), counts))
 

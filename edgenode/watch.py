@@ -53,6 +53,25 @@ class Standstill:
         return now - self._since
 
 
+@dataclass
+class Pace:
+    """What a round takes lately: a moving average over about ten."""
+
+    round_s: float = 0.0
+    _ended: float | None = None
+
+    def round_ended(self, now: float) -> None:
+        """A round is closed."""
+        if self._ended is not None:
+            took = now - self._ended
+            self.round_s += (took - self.round_s) * (0.1 if self.round_s else 1.0)
+        self._ended = now
+
+    def interrupt(self) -> None:
+        """The time until the next end is of no round: the run was paused."""
+        self._ended = None
+
+
 def silent(nodes: Mapping[str, Heard], members: int, limit_s: float, fenced: frozenset[str] = frozenset()) -> list[str]:
     """Who may be dead: a call is to show it.
 

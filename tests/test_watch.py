@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgenode.watch import Heard, Held, Standstill, held, holding_up, silent, too_slow
+from edgenode.watch import Heard, Held, Pace, Standstill, held, holding_up, silent, too_slow
 
 LIMIT_S = 10.0
 STUCK = Heard(0.1, ("dead",), LIMIT_S / 2)
@@ -113,3 +113,20 @@ def test_who_does_so_no_more_is_cleared_and_then_forgotten() -> None:
 def test_too_slow_is_who_answers_and_has_held_up_for_the_limit() -> None:
     slow = {n: Held(1, s) for n, s in (("n0", LIMIT_S), ("n1", LIMIT_S - 1), ("dead", LIMIT_S), ("gone", LIMIT_S))}
     assert too_slow({"n0": Heard(0.1), "n1": Heard(0.1), "dead": Heard(LIMIT_S)}, slow, LIMIT_S) == ["n0"]
+
+
+# --- the pace
+
+
+def test_the_pace_is_what_a_round_takes_lately_without_pauses() -> None:
+    pace = Pace()
+    pace.round_ended(10)
+    assert pace.round_s == 0
+    pace.round_ended(12)
+    assert pace.round_s == 2
+    pace.interrupt()
+    pace.round_ended(1000)
+    assert pace.round_s == 2
+    for end in range(1001, 1101):
+        pace.round_ended(end)
+    assert pace.round_s == pytest.approx(1, abs=0.01)

@@ -21,6 +21,8 @@ _COMMANDS = {
     "experiment": ("edgenode.cli.experiment", "Measure a table or a figure of the paper, beside the paper's numbers."),
     "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
     "status": ("edgenode.cli.status", "Show a running cluster."),
+    "nodes": ("edgenode.cli.status", "List the nodes of a running cluster."),
+    "watch": ("edgenode.cli.watch", "Watch a running cluster in the terminal."),
     "pause": ("edgenode.cli.orders", "Let every node stand still before its next round."),
     "resume": ("edgenode.cli.orders", "Let a paused cluster go on."),
     "stop": ("edgenode.cli.orders", "Stop a running cluster at one round, with checkpoints written."),

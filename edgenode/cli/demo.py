@@ -63,7 +63,7 @@ class History:
               envvar="EDGENODE_ALGORITHM", help="Sparse-Push, or with the final gossip.")  # fmt: skip
 @click.option("--topk", default=1.0, show_default=True, type=click.FloatRange(0, 100, min_open=True),
               envvar="EDGENODE_TOPK", help="Percentage of each tensor that is sent.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print result.json instead of a table.")
+@click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print result.json, not a table.")
 @click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
               help="Where results go. [default: runs/demo-TIME]")  # fmt: skip
 def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, out: Path | None) -> None:

@@ -14,11 +14,11 @@ _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # bit of a dot by 
 Place = tuple[float, float]  # column, row
 
 
-def draw(graph: Digraph) -> str:
-    """The graph as lines of text; above eight nodes only the list of pushes is readable, so only that."""
-    pushes = "\n".join(f"  {n} → {', '.join(graph.out_neighbours(n)) or 'nobody'}" for n in graph.nodes)
+def draw(graph: Digraph, pushes: bool = True) -> str:
+    """The graph as lines of text, then the list of ``pushes``; above eight nodes only that is readable."""
+    listed = "\n".join(f"  {n} → {', '.join(graph.out_neighbours(n)) or 'nobody'}" for n in graph.nodes)
     if not 2 <= len(graph.nodes) <= _MAX_DRAWN:
-        return pushes
+        return listed
     canvas = [[" "] * _WIDTH for _ in range(_HEIGHT)]
     places = _places(graph.nodes)
     for sender, receiver in sorted(graph.edges):
@@ -30,7 +30,7 @@ def draw(graph: Digraph) -> str:
         left = min(max(0, round(column - len(label) / 2)), _WIDTH - len(label))
         canvas[round(row)][left : left + len(label)] = label
     rows = ["".join(row).rstrip() for row in canvas]
-    return "\n".join([*(row for row in rows if row), pushes])
+    return "\n".join([*(row for row in rows if row), *([listed] if pushes else [])])
 
 
 def _places(nodes: tuple[str, ...]) -> dict[str, Place]:

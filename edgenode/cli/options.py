@@ -42,7 +42,7 @@ set_option = click.option(
 verbose_option = click.option(
     "-v", "--verbose", is_flag=True, envvar="EDGENODE_VERBOSE", help="Log every round and every action."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print JSON.")
 
 
 def cluster_options(command: F) -> F:

@@ -8,6 +8,7 @@ from rich.text import Text
 from edgenode.core.plan import Plan
 from edgenode.net.wire import plan_from_wire
 from edgenode.v1 import control_pb2, operator_pb2
+from edgenode.view import current_round, state_name
 
 _SAID_FROM_S = 1.0
 
@@ -34,6 +35,53 @@ def status_table(status: operator_pb2.ClusterStatus) -> Table:
     return table
 
 
+def watch_table(status: operator_pb2.ClusterStatus) -> Table:
+    """One row per node with all that the page shows."""
+    table = Table(expand=True)
+    for heading in (
+        "node",
+        "round",
+        "s/round",
+        "accuracy",
+        "loss",
+        "u",
+        "sent",
+        "received",
+        "holds up",
+        "seen",
+        "state",
+    ):
+        table.add_column(heading, justify="left" if heading in ("node", "state") else "right")
+    for node in status.nodes:
+        progress = node.progress
+        table.add_row(
+            Text(node.node),
+            f"{progress.round}/{progress.rounds}" if progress.rounds else "-",
+            f"{progress.round_s:.2f}" if progress.round_s else "-",
+            f"{progress.accuracy:.1%}" if progress.HasField("accuracy") else "-",
+            f"{progress.loss:.3f}" if progress.HasField("loss") else "-",
+            f"{progress.u:.3f}",
+            size(progress.payload_bytes),
+            size(progress.received_bytes),
+            f"{node.holds_up_s:.0f} s" if node.holds_up_s >= _SAID_FROM_S else "-",
+            f"{node.last_seen_s:.1f} s",
+            _state(node),
+        )
+    return table
+
+
+def nodes_table(status: operator_pb2.ClusterStatus) -> Table:
+    """One row per node: where it is and how it is."""
+    table = Table()
+    for heading in ("node", "address", "state", "round", "last seen"):
+        table.add_column(heading, justify="right" if heading in ("round", "last seen") else "left")
+    for node in status.nodes:
+        seen = f"{node.last_seen_s:.1f} s ago" if node.connected else f"lost, {node.last_seen_s:.0f} s ago"
+        state = state_name(node.progress.state) if node.progress.state else "joining"
+        table.add_row(Text(node.node), Text(node.address), state, str(node.progress.round), seen)
+    return table
+
+
 def title(status: operator_pb2.ClusterStatus) -> str:
     """The cluster in a line."""
     plan = plan_from_wire(status.records)
@@ -41,11 +89,6 @@ def title(status: operator_pb2.ClusterStatus) -> str:
         return f"{status.cluster}: waiting for {status.missing} more nodes"
     paused = " (paused)" if status.paused else ""
     return f"{status.cluster}{paused}: {_graph_line(plan, current_round(status))}"
-
-
-def current_round(status: operator_pb2.ClusterStatus) -> int:
-    """The round the cluster is in: that of its slowest node, of those that have reported any."""
-    return min((n.progress.round for n in status.nodes if n.progress.round), default=0)
 
 
 def _graph_line(plan: Plan, round: int) -> str:

@@ -62,17 +62,16 @@ def show(controller: str, cluster: str, as_json: bool) -> None:
     """
     status = with_operator(controller, cluster, lambda operator: operator.status())
     plan, round = _plan(status)
-    record = plan.at(round)
-    graph, spec = plan.graph(round), record.schedule.spec(round)
+    from edgenode.view import graph_view, next_switch
+
+    graph, coming = graph_view(plan, round), next_switch(plan, round)
     if as_json:
-        edges = [list(edge) for edge in sorted(graph.edges)]
-        click.echo(json.dumps({"round": round, "graph": spec.name, "edges": edges, "next": _next(plan, round)}))
+        click.echo(json.dumps({"round": round, "graph": graph["name"], "edges": graph["edges"], "next": coming}))
         return
     from edgenode.cli.drawing import draw
 
-    click.echo(f"round {round}: graph {spec.name}")
-    click.echo(draw(graph))
-    coming = _next(plan, round)
+    click.echo(f"round {round}: graph {graph['name']}")
+    click.echo(draw(plan.graph(round)))
     click.echo(f"next: graph {coming['graph']} from round {coming['round']}" if coming else "next: no change planned")
 
 
@@ -94,7 +93,12 @@ def set_graph(name: str, controller: str, cluster: str) -> None:
 @topology.command()
 @click.argument("names", metavar="NAME,NAME,...")
 @click.option(
-    "--every", default="1ep", show_default=True, metavar="Nep|Nr", help="Epochs or rounds of each graph's turn."
+    "--every",
+    default="1ep",
+    show_default=True,
+    metavar="Nep|Nr",
+    envvar="EDGENODE_EVERY",
+    help="Epochs or rounds of each graph's turn.",
 )
 @cluster_options
 def rotate(names: str, every: str, controller: str, cluster: str) -> None:
@@ -145,20 +149,10 @@ def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: s
 
 def _plan(status: operator_pb2.ClusterStatus) -> tuple[Plan, int]:
     """The plan, and the round the cluster is in."""
-    from edgenode.cli.table import current_round
     from edgenode.net.wire import plan_from_wire
+    from edgenode.view import current_round
 
     plan = plan_from_wire(status.records)
     if plan is None:
         raise ConfigError(f"the run has not started: it waits for {status.missing} more nodes")
     return plan, current_round(status)
-
-
-def _next(plan: Plan, round: int) -> dict[str, object] | None:
-    """The next switch: of the record in force, or to one that is not in force yet."""
-    switches = [switch] if (switch := plan.at(round).schedule.next_switch(round)) is not None else []
-    switches += [record.start for record in plan.records if record.start > round]
-    if not switches:
-        return None
-    at = min(switches)
-    return {"round": at, "graph": plan.at(at).schedule.spec(at).name}

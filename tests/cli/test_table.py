@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
-from edgenode.cli.status import as_dict
-from edgenode.cli.table import size, status_table, title
-from edgenode.cli.topology import _next, _plan
+from edgenode.cli.table import nodes_table, size, status_table, title, watch_table
+from edgenode.cli.topology import _plan
+from edgenode.cli.watch import Screen
 from edgenode.core.graph import GraphSpec
 from edgenode.core.plan import Member, Plan, Schedule, found
 from edgenode.errors import ConfigError
 from edgenode.net.wire import records_to_wire
 from edgenode.v1 import control_pb2, operator_pb2
+from edgenode.view import cluster_view, next_switch
 
 A, B, EVERYONE = GraphSpec("a"), GraphSpec("b"), GraphSpec("complete")
 
@@ -46,9 +47,13 @@ def a_status(*nodes: operator_pb2.NodeStatus, plan: Plan | None = None) -> opera
 
 
 def printed(status: operator_pb2.ClusterStatus) -> str:
+    return shown(status_table(status))
+
+
+def shown(picture: RenderableType) -> str:
     console = Console(width=140, color_system=None)
     with console.capture() as capture:
-        console.print(status_table(status))
+        console.print(picture)
     return capture.get()
 
 
@@ -138,16 +143,23 @@ def test_bytes_are_for_people(count: int, text: str) -> None:
 
 
 def test_a_status_is_json_with_null_for_what_is_not_known() -> None:
-    status = json.loads(json.dumps(as_dict(a_status(a_node(round=5, loss=0.5), plan=a_plan()))))
+    status = json.loads(json.dumps(cluster_view(a_status(a_node(round=5, loss=0.5), plan=a_plan()))))
     (node,) = status["nodes"]
     assert (status["cluster"], status["missing"], status["record"]["number"]) == ("home", 2, 0)
     assert (node["node"], node["round"], node["loss"], node["accuracy"]) == ("n0", 5, 0.5, None)
     assert (node["state"], node["connected"], node["last_seen_s"]) == ("unspecified", True, 7.25)
     assert (node["holds_up"], node["holds_up_s"]) == ([], 0)
     assert (status["controller"], status["term"]) == ("10.0.0.5:7700", 3)
-    (node,) = as_dict(a_status(a_straggler("n1")))["nodes"]
+    (node,) = cluster_view(a_status(a_straggler("n1")))["nodes"]
     assert (node["holds_up"], node["holds_up_s"]) == (["n1"], 12)
-    assert as_dict(a_status())["record"] is None
+    bare = cluster_view(a_status())
+    assert (bare["record"], bare["graph"], bare["next"], bare["consensus_distance"]) == (None,) * 4
+
+
+def test_a_status_names_the_graph_of_the_round_and_the_next() -> None:
+    status = cluster_view(a_status(a_node(round=5), a_node("n1", round=12), plan=a_plan(2)))
+    assert status["graph"] == {"name": "a", "edges": [["n0", "n1"], ["n1", "n0"]]}
+    assert (status["round"], status["next"]) == (5, {"round": 10, "graph": "b"})
 
 
 # --- topology show
@@ -155,10 +167,10 @@ def test_a_status_is_json_with_null_for_what_is_not_known() -> None:
 
 def test_the_next_switch_is_the_schedules_or_a_coming_records() -> None:
     plan = a_plan()
-    assert _next(plan, 3) == {"round": 10, "graph": "b"}
+    assert next_switch(plan, 3) == {"round": 10, "graph": "b"}
     changed = plan.extend(plan.successor(7, schedule=Schedule((EVERYONE,), every=1, origin=7)))
-    assert _next(changed, 3) == {"round": 7, "graph": "complete"}
-    assert _next(changed, 7) is None
+    assert next_switch(changed, 3) == {"round": 7, "graph": "complete"}
+    assert next_switch(changed, 7) is None
 
 
 def test_the_round_of_a_cluster_is_that_of_its_slowest_node() -> None:
@@ -169,3 +181,38 @@ def test_the_round_of_a_cluster_is_that_of_its_slowest_node() -> None:
 def test_a_run_that_has_not_started_has_no_graph_to_show() -> None:
     with pytest.raises(ConfigError, match="it waits for 2 more nodes"):
         _plan(a_status())
+
+
+# --- watch and nodes
+
+
+def test_watch_shows_the_graph_the_nodes_and_the_curves() -> None:
+    screen = Screen()
+    before = shown(screen.drawn(a_status(a_node())))
+    assert "waiting for 2 more nodes" in before
+    nodes = [
+        a_node(f"n{i}", round=7, rounds=50, round_s=0.25, accuracy=0.5, u=1.0, payload_bytes=2_000, received_bytes=900,
+               dense_bytes=60_000, state=control_pb2.STATE_RUNNING)
+        for i in range(4)
+    ]  # fmt: skip
+    status = a_status(*nodes, plan=a_plan())
+    status.consensus_distance, status.consensus_round, status.paused = 1.5, 6, True
+    text = shown(screen.drawn(status))
+    assert "home (paused): graph a (n0→n1  n1→n2  n2→n3  n3→n0), then b from round 10" in text
+    for word in (" n0 ", "7/50", "0.25", "50.0%", "1.000", "2.0 kB", "900 B", "running"):
+        assert word in text
+    assert "all: 8.0 kB, 30 times as much uncompressed (240.0 kB)" in text
+    assert "models apart   1.5 (round 6)" in text
+    assert any(head in text for head in "→↘↓↙←↖↑↗")
+
+
+def test_nodes_are_listed_with_where_they_are_and_when_they_were_seen() -> None:
+    text = shown(nodes_table(a_status(a_node(round=3), a_node("n1", connected=False, state=control_pb2.STATE_PAUSED))))
+    assert "10.0.0.1:7600" in text
+    assert "7.2 s ago" in text
+    assert "lost, 7 s ago" in text
+    assert "paused" in text
+
+
+def test_names_in_a_table_are_no_markup() -> None:
+    assert "[red]n" in shown(watch_table(a_status(a_node("[red]n"))))
