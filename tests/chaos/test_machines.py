@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.crew import ENDLESS, RUN, Crew, count
+from tests.chaos.crew import RUN, Crew, count
 from tests.e2e.fleet import Fleet, Process, until
 
 NODES = 2
@@ -56,7 +56,7 @@ def test_a_full_disk_stops_checkpoints_and_not_training(fleet: Fleet, seed: int)
     folder = fleet.state(f"node-{victim}")
     warning = "training goes on without a new checkpoint"
     with small_disk(folder, "4m"):
-        crew = Crew(fleet, fleet.configure({**TWO, "run.rounds": 300, "run.checkpoint_every": 10}))
+        crew = Crew(fleet, fleet.configure({**TWO, "run.checkpoint_every": 10}))
         node = crew.nodes[victim]
         node.says("epoch=2 ")
         ballast = fill(folder)
@@ -64,9 +64,10 @@ def test_a_full_disk_stops_checkpoints_and_not_training(fleet: Fleet, seed: int)
         crew.until_progress(crew.nodes, epochs=2)
         ballast.unlink()
         warned = count(node, warning)
-        crew.ended()
+        crew.until_progress(crew.nodes, epochs=2)
+        crew.stop()
         assert count(node, warning) <= warned + 1  # of one that it had begun
-        assert crew.changes() == {}
+        assert {change.without for change in crew.changes().values()} == {""}
 
 
 @pytest.mark.skipif(NO_MOUNT is not None, reason=str(NO_MOUNT))
@@ -75,9 +76,10 @@ def test_a_disk_that_is_full_at_the_end_is_one_clear_error(fleet: Fleet, seed: i
     victim = random.Random(seed).randrange(NODES)
     folder = fleet.state(f"node-{victim}")
     with small_disk(folder, "4m"):
-        crew = Crew(fleet, fleet.configure({**TWO, "run.rounds": 100}))
+        crew = Crew(fleet, fleet.configure(TWO))
         crew.nodes[victim].says("epoch=2 ")
         fill(folder)
+        crew.told_to_stop()
         for process in (*crew.others(victim), crew.controller):
             process.ended(0)
         node = crew.nodes[victim].ended(1)
@@ -122,7 +124,7 @@ def test_clocks_may_be_wrong_and_jump(fleet: Fleet, tmp_path: Path, seed: int) -
         spawn = partial(with_clock, fakes[i]) if i in fakes else subprocess.Popen
         return fleet.node(f"node-{i}", *arguments, spawn=spawn)
 
-    crew = Crew(fleet, fleet.configure({**TWO, "run.rounds": ENDLESS}), node)
+    crew = Crew(fleet, fleet.configure(TWO), node)
     crew.nodes[old].says(r"(?m)^00:0.* epoch done")
     hour = crew.nodes[jumper].says(r"(?m)^(\d\d):.* epoch done")[1]
     for jump in ("+5h", "-87607h"):  # the hours of the day tell them apart

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tests.chaos.crew import ENDLESS, EPOCH, RUN, WINDOW, Crew, count, last_round, says_again
+from tests.chaos.crew import EPOCH, RUN, WINDOW, Crew, count, last_round, says_again
 from tests.e2e import netns
 from tests.e2e.fleet import Fleet, Process
 
@@ -74,7 +74,7 @@ def test_a_partition_never_has_two_sides_that_train_and_heals_by_itself(
     Nobody goes on where neither side has both.
     """
     chance = random.Random(seed)
-    crew = crew_on(bridge, fleet, {**RUN, "run.nodes": NODES, "run.rounds": ENDLESS})
+    crew = crew_on(bridge, fleet, {**RUN, "run.nodes": NODES})
     crew.nodes[0].says("epoch=3 ")
     for k in range(3):
         partition = PARTITIONS[(3 * seed + k) % len(PARTITIONS)]
@@ -136,8 +136,7 @@ def test_packet_loss_changes_no_bit_of_the_models(
 @pytest.mark.timeout(120)
 def test_a_slow_link_makes_the_run_slow_and_nothing_else(bridge: netns.Bridge, fleet: Fleet, seed: int) -> None:
     crew = crew_on(bridge, fleet, {**RUN, "run.nodes": 2, "run.rounds": 50, "run.seed": seed})
-    crew.nodes[0].says("run begins")
-    with bridge.limit(seed % 2, 256_000):
+    with bridge.limit(seed % 2, 256_000):  # before anyone has loaded what it needs to begin
         crew.ended()
     assert crew.changes() == {}
 
@@ -146,7 +145,7 @@ def test_a_slow_link_makes_the_run_slow_and_nothing_else(bridge: netns.Bridge, f
 def test_connections_that_go_silent_are_made_anew(bridge: netns.Bridge, fleet: Fleet, seed: int) -> None:
     """As when a router forgets them: new ones pass, and only time tells that the old ones are dead."""
     graphs = ("a", "b", "c") if seed % 2 else ("a",)  # a connection that idles is found out later than one in use
-    crew = crew_on(bridge, fleet, {**RUN, "run.rounds": ENDLESS, "run.evict_after_s": 60.0, "topology.graphs": graphs})
+    crew = crew_on(bridge, fleet, {**RUN, "run.evict_after_s": 60.0, "topology.graphs": graphs})
     crew.nodes[0].says("epoch=3 ")
     with bridge.sever(random.Random(seed).randrange(3)):
         crew.until_progress(crew.nodes, epochs=4)

@@ -16,6 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -134,6 +135,15 @@ class Process:
 
         found: re.Match[str] = until(heard, timeout_s, lambda: f"{self.name} says {pattern!r}\n{self.tail()}")
         return found
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let it stand still: its peers soon do, too, and no run is over meanwhile, however quick the machine is."""
+        self.popen.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.popen.send_signal(signal.SIGCONT)
 
     def interrupt(self) -> None:
         self.popen.send_signal(signal.SIGINT)

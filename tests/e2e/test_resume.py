@@ -38,7 +38,8 @@ def test_a_stopped_run_resumes_to_the_bit(fleet: Fleet, uninterrupted: dict[str,
     fleet.configure(RUN)
     first = [fleet.controller(), *fleet.nodes(4)]
     first[1].says("epoch done")
-    stop = fleet.command("stop", "--cluster", str(RUN["run.cluster"]))
+    with first[4].held():
+        stop = fleet.command("stop", "--cluster", str(RUN["run.cluster"]))
     assert "started again, it goes on from there" in stop.stdout
     for process in first:
         process.ended(0)

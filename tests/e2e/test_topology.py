@@ -76,8 +76,9 @@ def test_a_rotation_takes_effect_at_the_promised_round_at_every_node(fleet: Flee
 @pytest.mark.timeout(60)
 def test_a_change_that_was_accepted_happens_though_the_controller_is_killed(fleet: Fleet) -> None:
     controller, nodes = started(fleet, rounds=500)
-    start = rotated(fleet)
-    controller.kill()
+    with nodes[3].held():
+        start = rotated(fleet)
+        controller.kill()
 
     for node in nodes:
         node.ended(0)
