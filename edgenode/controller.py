@@ -48,7 +48,7 @@ from edgenode.v1 import control_pb2
 
 log = structlog.get_logger()
 
-_GIVE_UP_S = 10.0  # with a failed node and nobody connected, the run is over after this
+_GIVE_UP_S = 10.0  # with nobody connected, and too few who could still go on, the run is over after this
 _PROBE_S = 2.0
 _LINGER_S = 0.5  # for those who watch to take the last status
 
@@ -206,8 +206,9 @@ class Controller:
             members = self.nodes.members(self.cluster.plan)
             if len(members) >= len(self.cluster.plan.latest.names) and all(member.ended for member in members):
                 return
+            few = 2 * sum(not member.ended for member in members) < len(members)
             failed = any(member.progress.state == control_pb2.STATE_FAILED for member in members)
-            alone = failed and not any(a.connected for a in self.nodes.values())
+            alone = (few or failed) and not any(a.connected for a in self.nodes.values())
             alone_since = (alone_since or time.monotonic()) if alone else None
             if alone_since is not None and time.monotonic() - alone_since > _GIVE_UP_S:
                 return

@@ -43,7 +43,7 @@ from edgenode.core.messages import (
 from edgenode.core.node import Node
 from edgenode.core.plan import Plan, Record
 from edgenode.errors import CheckpointError, ConfigError, RemoteProtocolError
-from edgenode.net.control import ControlLink
+from edgenode.net.control import ControlLink, fence_answer_to_wire
 from edgenode.net.peers import Peers, PeerServer, Whereabouts
 from edgenode.participant import Participant
 from edgenode.store import Arrays, Store
@@ -152,6 +152,7 @@ class Daemon:
         self._pace = Pace()
         self._outcome: Outcome | None = None
         self._z: Floats | None = None
+        self._farewell: control_pb2.FenceAnswer | None = None
         self._view = View.of(self._node)
         self._epoch_rounds = trainer.rounds_per_epoch
         self._peers: Peers | None = None
@@ -262,7 +263,7 @@ class Daemon:
                 log.info("plan changes", record=record.number, at_round=record.start, **_described(record))
             case Finish(round, z, complete):
                 accuracy = await self._measure(round, z)
-                self._z = z
+                self._z, self._farewell = z, fence_answer_to_wire(self._node.farewell())
                 self._outcome = Outcome(round, complete, accuracy)
             case Fail(error):
                 raise error
@@ -367,6 +368,7 @@ class Daemon:
                 waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,
                 state=state,
                 error=error,
+                farewell=self._farewell,
             )
         )
 

@@ -203,9 +203,8 @@ class Membership:
         self._welcome = asyncio.get_running_loop().create_future()
         link = ControlLink(self.identity, self._find_controller, self._joined, self._ordered, self._say_waiting)
         async with _alongside(link.run(), "link to the controller"):
-            await self._until_connected(link)
             async with _alongside(self._fetch_models(link), "sponsor"):
-                welcome = await self._welcome
+                welcome = await self._until_welcome(link, self._welcome)
             try:
                 return await self._take_part(welcome.plan, welcome.round, link)
             finally:
@@ -236,11 +235,16 @@ class Membership:
             await found.announce(Service("node", self.config.run.cluster, self.options.name, (), self.port, PROTOCOL))
             yield found
 
-    async def _until_connected(self, link: ControlLink) -> None:
-        try:
-            await asyncio.wait_for(link.connected.wait(), self.options.wait_s)
-        except TimeoutError:
-            raise ConfigError(self._why_no_controller()) from None
+    async def _until_welcome(self, link: ControlLink, welcome: asyncio.Future[Welcome]) -> Welcome:
+        """Wait as long as it takes, but not without a controller."""
+        while True:
+            try:
+                await asyncio.wait_for(link.connected.wait(), self.options.wait_s)
+            except TimeoutError:
+                raise ConfigError(self._why_no_controller()) from None
+            await asyncio.wait({welcome}, timeout=_LOOK_EVERY_S)
+            if welcome.done():
+                return welcome.result()
 
     def _why_no_controller(self) -> str:
         if self.options.controller != "mdns":

@@ -14,6 +14,7 @@ from edgenode.core.fence import Fencing
 from edgenode.core.messages import (
     Abdicate,
     Admit,
+    AnswerFence,
     Change,
     ClusterAction,
     ClusterEvent,
@@ -104,6 +105,7 @@ class Cluster:
         self._newcomers: dict[str, Joined] = {}
         self._sponsored: set[str] = set()
         self._given_up: set[str] = set()  # whom an operator does not wait for when all are down
+        self._farewells: dict[str, AnswerFence] = {}  # of members that have ended well
         self._queue: list[Change] = []
         self._pending: _Pending | None = None
         self._fencing: Fencing | None = None
@@ -144,7 +146,7 @@ class Cluster:
             case Progressed():
                 self._welcomed.pop(event.node, None)
                 self.next_rounds[event.node] = event.next_round
-                return self._settle(event.number, event.digest)
+                return [*self._settle(event.number, event.digest), *self._parted(event)]
             case OfferAnswered():
                 return self._answered(event)
             case Rotate() | Stop() | Leave():
@@ -214,19 +216,58 @@ class Cluster:
         if process == event.process:
             return [Welcome(event.node, plan, start), *self._repeat_to(event.node, plan)]
         self._newcomers[event.node] = event
+        if self.over:
+            return self._turn_away()
         if not self._anyone_runs():
             return self._resume_if_complete()
         # a new process under a member's name: the proof that the old one is dead
-        return self._evict(Evict(-1, event.node, force=True)) if event.node in self._involved() else []
+        return self._evict(Evict(-1, event.node, force=True)) if event.node in self._running() else []
+
+    def _parted(self, report: Progressed) -> list[ClusterAction]:
+        """A member has ended well: nothing is asked of it any more, and once all have, nobody can join."""
+        if report.farewell is None or report.node in self._farewells or report.node not in self._involved():
+            return []
+        self._farewells[report.node] = report.farewell
+        if self.over:
+            return self._turn_away()
+        if self._fencing is not None and report.node in self._fencing.survivors:
+            self._fencing.answers[report.node] = report.farewell
+        return self._decree()
+
+    def _turn_away(self) -> list[ClusterAction]:
+        """Whoever and whatever comes too late."""
+        late, self._newcomers = sorted(self._newcomers), {}
+        for node in late:
+            del self.present[node]
+        lapsed = [change for change in self._coming() if not isinstance(change, Admit)]
+        self._queue, self._pending = [], None
+        return [
+            *(Refuse(node, self._why_over()) for node in late),
+            *(_no(change, self._why_over()) for change in lapsed),
+        ]
+
+    def _why_over(self) -> str:
+        end = self.plan.latest.end if self.plan else None
+        how = f"done all {self.charter.rounds} rounds" if end is None else f"stopped before round {end}"
+        return f"the run is over: its members have {how}"
+
+    @property
+    def over(self) -> bool:
+        """Whether every member has ended well."""
+        return self.plan is not None and not self._running()
+
+    def _running(self) -> frozenset[str]:
+        """Everyone who may still be in a round."""
+        return self._involved() - set(self._farewells)
 
     def _anyone_runs(self) -> bool:
-        return self.plan is not None and any(self._may_carry(node) for node in self._involved())
+        return self.plan is not None and any(self._may_carry(node) for node in self._running())
 
     def waits_for(self) -> frozenset[str]:
         """Members of the run that nobody is in any more, who must come back before it can go on."""
         if self.plan is None or self._anyone_runs():
             return frozenset()
-        return self._involved() - set(self._newcomers) - self._given_up
+        return self._running() - set(self._newcomers) - self._given_up
 
     def _returned(self, event: Joined, plan: Plan) -> list[ClusterAction]:
         """A member of a running run reached us again, or for the first time if we are the ones who restarted."""
@@ -249,7 +290,7 @@ class Cluster:
         if self.plan is not known and not settled:
             settled = [self._persist()]  # what we have learnt must outlive us, like what we decide
         # proved dead by a new process of its name, or promised away to a controller that is gone
-        dead = sorted(self._involved() & (set(self._newcomers) | event.fenced))
+        dead = sorted((self._running() & set(self._newcomers)) | (self._involved() & event.fenced))
         waiting = [action for node in dead for action in self._evict(Evict(-1, node, force=True))]
         return [*settled, *self._repeat_to(event.node, plan, event.fenced), *waiting]
 
@@ -268,7 +309,7 @@ class Cluster:
         members = [Member(n, self._incarnation(n), j.address) for n, j in back.items()]
         offers = {n: (j.saved, j.plan) for n, j in self._newcomers.items() if j.saved and j.plan}
         try:
-            if not offers:  # they died before their first round
+            if not offers and not self._farewells:  # they died before their first round
                 plan, start = found(self.charter.cluster, members, self._founding_schedule()), 0
             else:
                 members += [
@@ -283,6 +324,7 @@ class Cluster:
     def _begin(self, plan: Plan, start: int) -> list[ClusterAction]:
         self._fencing, self._pending = None, None
         self._given_up.clear()
+        self._farewells.clear()
         for node in plan.latest.names:
             del self._newcomers[node]
         return self._welcome_all(plan, start)
@@ -317,7 +359,7 @@ class Cluster:
         if self.plan is None or self._fencing or self.plan.latest.end is not None:
             return []
         members = {m.node: m for m in self.plan.latest.members}
-        living = [m for n, m in members.items() if n in self.present and n not in self._newcomers]
+        living = [m for n, m in members.items() if self._may_carry(n)]
         actions: list[ClusterAction] = []
         for node in sorted(self._newcomers):
             if living and node not in members and node not in self._sponsored:
@@ -329,8 +371,8 @@ class Cluster:
 
     def _pause(self, wish: Pause | Resume) -> list[ClusterAction]:
         """It needs no agreement on a round: the barrier stops everybody as soon as one stands still."""
-        if self.plan is None or self._is_stopping():
-            return [_no(wish, self._why_not())]
+        if why_not := self._why_not():
+            return [_no(wish, why_not)]
         return [*self._halt(isinstance(wish, Pause)), Reply(wish.ticket, max(self.next_rounds.values(), default=0))]
 
     def _halt(self, paused: bool) -> list[ClusterAction]:
@@ -342,8 +384,8 @@ class Cluster:
     # --- graceful changes ---------------------------------------------------------------------------
 
     def _asked(self, change: Rotate | Stop | Leave) -> list[ClusterAction]:
-        if self.plan is None or self._is_stopping():
-            return [_no(change, self._why_not())]
+        if why_not := self._why_not():
+            return [_no(change, why_not)]
         if self.paused and isinstance(change, Leave):
             return [_no(change, "the run is paused: handing over takes a round")]
         try:
@@ -353,13 +395,14 @@ class Cluster:
         self._queue.append(change)
         return self._halt(False) if isinstance(change, Stop) else []  # all stop at one round, and must come to it
 
-    def _is_stopping(self) -> bool:
-        return any(isinstance(c, Stop) for c in self._coming()) or bool(self.plan and self.plan.latest.end is not None)
-
     def _why_not(self) -> str:
+        """Why nothing can be asked for: before the start and after the end; else empty."""
         if self.plan is None:
             return f"the run has not started: it waits for {self.missing()} more nodes"
-        return "the run is stopping"
+        if self.over:
+            return self._why_over()
+        stops = self.plan.latest.end is not None or any(isinstance(c, Stop) for c in self._coming())
+        return "the run is stopping" if stops else ""
 
     def _check(self, change: Rotate | Stop | Leave) -> None:
         assert self.plan is not None
@@ -401,7 +444,7 @@ class Cluster:
         return admit.node in self._newcomers and self._newcomers[admit.node].process == admit.process
 
     def _may_carry(self, node: str) -> bool:
-        return node in self.present and node not in self._newcomers
+        return node in self.present and node not in self._newcomers and node not in self._farewells
 
     def _settled(self) -> bool:
         """The latest record is in force at every member; one not heard of may know another that we do not."""
@@ -502,6 +545,8 @@ class Cluster:
     def _evict(self, evict: Evict) -> list[ClusterAction]:
         if self.plan is None or evict.node not in self._involved():
             return [Reply(evict.ticket, None, f"{evict.node} is no member")]
+        if self.over:
+            return [Reply(evict.ticket, None, self._why_over())]
         if not self._anyone_runs():
             return self._go_on_without(evict, self.plan)
         before = self._fencing.evicted if self._fencing else frozenset[str]()
@@ -532,7 +577,9 @@ class Cluster:
         if not evicted:
             return [*self._decrees(), *(Reply(t, self.plan.latest.start) for t in tickets if t >= 0)]
         self._ballot += 1
-        self._fencing = Fencing(self.term, self._ballot, evicted, self._involved() - evicted, tickets)
+        survivors = self._involved() - evicted
+        promised = {node: farewell for node, farewell in self._farewells.items() if node in survivors}
+        self._fencing = Fencing(self.term, self._ballot, evicted, survivors, tickets, promised)
         return [self._persist(), *self._fences(sorted(self._fencing.survivors)), *self._decree()]
 
     def _involved(self) -> frozenset[str]:
@@ -585,6 +632,7 @@ class Cluster:
         self.plan = self.plan.extend(record)
         for dead in fencing.evicted:
             self._welcomed.pop(dead, None)  # its next process, or this one if it never heard, is a newcomer
+            self._farewells.pop(dead, None)
         return [
             *actions,
             self._persist(),

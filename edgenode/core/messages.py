@@ -317,12 +317,17 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """A node's report: the next round it will push, and the newest record it knows."""
+    """A node's report: the next round it will push, and the newest record it knows.
+
+    Attributes:
+        farewell: of one that has done all its rounds, or stopped as it was told: its answer to every fence to come.
+    """
 
     node: str
     next_round: int
     number: int
     digest: str
+    farewell: AnswerFence | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -381,9 +381,16 @@ class Node:
         The promise needs no disk: a process that crashes comes back as another incarnation, which promised nothing.
         """
         self.fenced = event.evicted
-        begun = self.round - (self.stage is Stage.READY)
-        held = tuple((dead, self._newest.get(dead, -1)) for dead in sorted(event.evicted))
-        return [AnswerFence(event.term, event.ballot, begun, held, self.plan.records)]
+        return [self._answer_fence(event.term, event.ballot, event.evicted)]
+
+    def farewell(self) -> AnswerFence:
+        """The answer to every fence to come, of whom and however often; to be asked of one that has finished."""
+        return self._answer_fence(0, 0, frozenset(self._newest))
+
+    def _answer_fence(self, term: int, ballot: int, evicted: frozenset[str]) -> AnswerFence:
+        begun = self.round - (self.stage in (Stage.READY, Stage.OVER))
+        held = tuple((dead, self._newest.get(dead, -1)) for dead in sorted(evicted))
+        return AnswerFence(term, ballot, begun, held, self.plan.records)
 
     def _halt(self, halted: bool) -> list[NodeAction]:
         """Stand still before the next round, or go on; a wait that a pause fell into begins anew."""

@@ -352,8 +352,10 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             match request.WhichOneof("report"):
                 case "progress":
                     progress = request.progress
+                    farewell = _fence_answer_from_wire(progress.farewell) if progress.HasField("farewell") else None
+                    progress.ClearField("farewell")
                     self._reported(node, progress)
-                    self._post(Progressed(node, progress.next_round, progress.number, progress.digest))
+                    self._post(Progressed(node, progress.next_round, progress.number, progress.digest, farewell))
                 case "answer":
                     self._post(OfferAnswered(node, _answer_from_wire(request.answer)))
                 case "fence_answer":
@@ -417,14 +419,18 @@ def _answer_to_wire(answer: AnswerOffer | AnswerFence) -> control_pb2.AttendRequ
             number=answer.number, digest=answer.digest, accepted=answer.accepted, next_round=answer.next_round
         )
         return control_pb2.AttendRequest(answer=wire)
-    fence = control_pb2.FenceAnswer(
+    return control_pb2.AttendRequest(fence_answer=fence_answer_to_wire(answer))
+
+
+def fence_answer_to_wire(answer: AnswerFence) -> control_pb2.FenceAnswer:
+    """As it is sent by itself, or with the last report of a node."""
+    return control_pb2.FenceAnswer(
         term=answer.term,
         ballot=answer.ballot,
         begun=answer.begun,
         held=dict(answer.held),
         records=records_to_wire(answer.records),
     )
-    return control_pb2.AttendRequest(fence_answer=fence)
 
 
 def _fence_answer_from_wire(wire: control_pb2.FenceAnswer) -> AnswerFence:

@@ -303,6 +303,7 @@ class Network:
                 self._in_life(self.now + sync_s, name, self._disks.done, name)
             case Finish():
                 self.finished[name] = action
+                self._report(name)
             case Fail(Evicted()):
                 self.happened["evicted and told so"] += 1
                 self._end(name)
@@ -504,7 +505,8 @@ class Network:
     def _report(self, name: str) -> None:
         if node := self.nodes.get(name):  # else it has just died
             latest = node.plan.latest
-            self._up(name, Progressed(name, node.next_round, latest.number, latest.digest))
+            farewell = node.farewell() if name in self.finished else None
+            self._up(name, Progressed(name, node.next_round, latest.number, latest.digest, farewell))
 
     def _decide(self, event: ClusterEvent) -> None:
         if self.cluster is None:

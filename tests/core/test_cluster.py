@@ -694,3 +694,102 @@ def test_no_pause_before_the_founding_nor_of_a_run_that_stops_and_no_leave_in_on
     assert refused == Reply(2, None, "the run is paused: handing over takes a round")
     cluster.handle(Stop(3))
     assert cluster.handle(Pause(4)) == [Reply(4, None, "the run is stopping")]
+
+
+# --- the end of a run -------------------------------------------------------------------------------
+
+
+def part(cluster: Cluster, name: str, begun: int = 999, held: dict[str, int] | None = None) -> list[ClusterAction]:
+    """A member has done all its rounds."""
+    plan = the_plan(cluster)
+    farewell = AnswerFence(0, 0, begun, tuple(sorted((held or {}).items())), plan.records)
+    return cluster.handle(Progressed(name, begun + 1, plan.latest.number, plan.latest.digest, farewell))
+
+
+def parted(nodes: int = 4) -> Cluster:
+    """A run that is over, all links closed."""
+    cluster = founded(nodes)
+    for name in names(nodes):
+        assert part(cluster, name) == []
+        cluster.handle(Lost(name))
+    return cluster
+
+
+def test_whoever_comes_when_the_run_is_over_is_told_so() -> None:
+    cluster = parted()
+    why = "the run is over: its members have done all 1000 rounds"
+    assert cluster.over
+    assert cluster.handle(join("n4")) == [Refuse("n4", why)]
+    assert cluster.handle(join("n1", process="another")) == [Refuse("n1", why)]
+    assert cluster.handle(Rotate(1, (B,), 1, epochs=False)) == [Reply(1, None, why)]
+    assert cluster.handle(Evict(2, "n0", force=True)) == [Reply(2, None, why)]
+    assert cluster.waits_for() == frozenset()
+
+
+def test_whoever_waits_when_the_run_ends_is_told_so_and_so_is_who_asked_for_a_change() -> None:
+    cluster = founded(3)
+    cluster.handle(join("n4"))
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    cluster.handle(Rotate(2, (C,), 1, epochs=False))
+    assert part(cluster, "n0") == part(cluster, "n1") == []
+    why = "the run is over: its members have done all 1000 rounds"
+    assert part(cluster, "n2") == [Refuse("n4", why), Reply(2, None, why), Reply(1, None, why)]
+    assert answer(cluster, offer, accepted=False, next_round=1000) == []
+
+
+def test_a_run_that_was_stopped_is_over_too() -> None:
+    cluster = founded(2)
+    offer = only(Offer, cluster.handle(Stop(1)))
+    answer(cluster, offer, accepted=True, next_round=0)
+    for name in names(2):
+        part(cluster, name, begun=offer.record.start - 1)
+        cluster.handle(Lost(name))
+    why = f"the run is over: its members have stopped before round {offer.record.start}"
+    assert cluster.handle(join("n9")) == [Refuse("n9", why)]
+
+
+def test_nobody_is_asked_for_a_promise_who_has_said_farewell() -> None:
+    """What it says then counts for every fence: it heard of the dead what nobody else did."""
+    cluster = founded(4)
+    part(cluster, "n0", begun=999, held={"n2": 998})
+    cluster.handle(Lost("n0"))
+    asked = fences(cluster.handle(Evict(-1, "n2")))
+    assert [fence.node for fence in asked] == ["n1", "n3"]
+    assert cluster.awaited() == {"n1", "n3"}
+    behind_fence(cluster, asked[0], 998)
+    behind_fence(cluster, asked[1], 998)
+    record = the_plan(cluster).latest
+    assert (record.start, record.cut) == (1000, (("n2", 998),))
+
+
+def test_a_farewell_in_the_middle_of_a_fence_is_a_promise() -> None:
+    cluster = founded(3)
+    first, _ = fences(cluster.handle(Evict(-1, "n2")))
+    behind_fence(cluster, first, 998)
+    assert "Decree" in kinds(part(cluster, "n1"))
+    assert the_plan(cluster).latest.cut == (("n2", -1),)
+
+
+def test_those_who_died_at_the_end_go_on_from_their_checkpoints_if_they_are_enough() -> None:
+    cluster = founded(4)
+    plan = the_plan(cluster)
+    part(cluster, "n0")
+    for name in names():
+        cluster.handle(Lost(name))
+    assert cluster.waits_for() == {"n1", "n2", "n3"}
+    for name in ("n1", "n2"):
+        assert cluster.handle(join(name, process="2", saved=frozenset({950}), plan=plan)) == []
+    resumed = cluster.handle(join("n3", process="2", saved=frozenset({950}), plan=plan))
+    assert [a.round for a in resumed if isinstance(a, Welcome)] == [950] * 3
+    assert not cluster.over
+
+
+def test_one_who_died_at_the_end_does_not_begin_anew_alone() -> None:
+    cluster = founded(3)
+    for name in ("n0", "n1"):
+        part(cluster, name)
+    for name in names(3):
+        cluster.handle(Lost(name))
+    (refusal,) = cluster.handle(join("n2", process="2"))
+    assert isinstance(refusal, Refuse)
+    assert "no checkpoint round is common to enough members" in refusal.reason

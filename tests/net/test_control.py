@@ -14,6 +14,7 @@ import pytest
 
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
+    AnswerFence,
     AnswerOffer,
     Halt,
     Halted,
@@ -31,7 +32,7 @@ from edgenode.core.messages import (
 from edgenode.core.plan import Member, Schedule, found
 from edgenode.errors import RemoteProtocolError, TransportError, first_cause
 from edgenode.net import control, peers
-from edgenode.net.control import ControlLink, ControlServer
+from edgenode.net.control import ControlLink, ControlServer, fence_answer_to_wire
 from edgenode.net.peers import PeerServer
 from edgenode.net.rpc import channel, serving
 from edgenode.net.wire import Identity
@@ -227,6 +228,15 @@ async def test_progress_reaches_the_cluster_and_the_status() -> None:
         assert controller.of_kind(Progressed) == [Progressed("n0", 4, 0, "d")]
         assert (controller.reports[0].loss, list(controller.reports[0].waiting_for)) == (0.5, ["n1"])
         assert not controller.reports[0].HasField("accuracy")
+
+
+async def test_a_farewell_reaches_the_cluster_and_not_the_status() -> None:
+    farewell = AnswerFence(0, 0, 3, (("n1", 2),), PLAN.records)
+    async with both() as (controller, node):
+        node.link.report(progress(4, farewell=fence_answer_to_wire(farewell)))
+        await until(lambda: bool(controller.reports))
+        assert controller.of_kind(Progressed) == [Progressed("n0", 4, 0, "d", farewell)]
+        assert not controller.reports[0].HasField("farewell")
 
 
 async def test_an_unsent_report_is_replaced_by_a_newer_one() -> None:

@@ -277,7 +277,7 @@ def test_a_stop_ends_all_at_one_round() -> None:
 
 def test_a_change_asked_for_after_the_end_is_refused() -> None:
     network = ledger_run(ring(rounds=5), Conditions(orders=((500.0, rotate(1, "b")),)))
-    assert network.replies[1].error == "too late: the run ends with round 5"
+    assert network.replies[1].error == "the run is over: its members have done all 5 rounds"
 
 
 def test_a_welcome_that_is_lost_with_its_link_is_given_again() -> None:
