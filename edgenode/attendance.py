@@ -45,7 +45,7 @@ class Attendance:
     def heard(self, now: float) -> Heard:
         """As evidence."""
         p = self.progress
-        return Heard(now - self.seen, tuple(p.waiting_for), p.waiting_s, self.ended)
+        return Heard(now - self.seen, tuple(p.waiting_for), p.waiting_s, p.state in ENDED_WELL)
 
 
 class Register(dict[str, Attendance]):

@@ -18,7 +18,7 @@ _NOTICED_S = _MEMORY_S * log(2)  # who stops the others for good is noticed afte
 
 @dataclass(frozen=True)
 class Heard:
-    """A node's last report, and its age."""
+    """A node's last report, and its age; ``ended`` is one that needs nothing any more, and that nobody needs."""
 
     silent_s: float
     waiting_for: tuple[str, ...] = ()

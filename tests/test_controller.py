@@ -8,11 +8,13 @@ import pytest
 
 from edgenode import build
 from edgenode.config import Config, load
+from edgenode.attendance import Attendance
 from edgenode.controller import Controller
 from edgenode.core.messages import Persist
 from edgenode.core.plan import Member, found
 from edgenode.errors import ConfigError, OtherRun
 from edgenode.ledger import Ledger
+from edgenode.v1 import control_pb2
 
 LISTEN = "127.0.0.1:0"
 
@@ -50,3 +52,11 @@ def test_state_of_another_run_stays_whatever_is_said(tmp_path: Path, recover: bo
     with pytest.raises(OtherRun, match=f"digest {Config().digest()}, ours is"):
         Controller(load(None, {"run.seed": 1}, {}), LISTEN, tmp_path, recover)
     assert Ledger(tmp_path, Config().digest()).load() is not None
+
+
+def test_a_member_that_failed_may_be_cut_out_like_one_that_died_and_one_that_is_done_may_not() -> None:
+    heard = {
+        state: Attendance("10.0.0.1:7600", progress=control_pb2.Progress(state=state)).heard(0.0)
+        for state in (control_pb2.STATE_FAILED, control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
+    }
+    assert [h.ended for h in heard.values()] == [False, True, True]
