@@ -34,6 +34,7 @@ GRAPHS = ("a", "b", "c", "chord", "complete", "exponential", "one-peer-exponenti
 KINDS = (
     "lost",
     "duplicated",
+    "reordered",
     "kill",
     "power cut",
     "torn checkpoint refused",

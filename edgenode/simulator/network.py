@@ -161,6 +161,7 @@ class Network:
         self._follows: dict[str, Reign] = {}  # whom a process took its last order from
         self._links: dict[str, int] = {}  # a node's control link as the node sees it,
         self._open: dict[str, int] = {}  # and as the controller does
+        self._arrives_s: defaultdict[tuple[str, str], float] = defaultdict(float)  # the latest datagram, each way
         self._quiet_s: defaultdict[tuple[int, bool], float] = defaultdict(float)  # last arrival, each way
         self._digests: dict[int, str] = {}
         self._persisted: Persist | None = None
@@ -227,7 +228,10 @@ class Network:
 
     def _send(self, sender: str, to: str, arrive: Callable[..., None], *what: Any) -> None:
         for delay_s in self._air.copies(sender, to):
-            self._in_life(self.now + delay_s, to, arrive, *what)
+            arrives = self.now + delay_s
+            self.happened["reordered"] += arrives < self._arrives_s[sender, to]
+            self._arrives_s[sender, to] = max(self._arrives_s[sender, to], arrives)
+            self._in_life(arrives, to, arrive, *what)
 
     # --- nodes --------------------------------------------------------------------------------------
 
