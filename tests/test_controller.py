@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgenode import build
-from edgenode.config import Config, load
 from edgenode.attendance import Attendance
+from edgenode.config import Config, load
 from edgenode.controller import Controller
 from edgenode.core.messages import Persist
 from edgenode.core.plan import Member, found

@@ -239,12 +239,7 @@ class Cluster:
         late, self._newcomers = sorted(self._newcomers), {}
         for node in late:
             del self.present[node]
-        lapsed = [change for change in self._coming() if not isinstance(change, Admit)]
-        self._queue, self._pending = [], None
-        return [
-            *(Refuse(node, self._why_over()) for node in late),
-            *(_no(change, self._why_over()) for change in lapsed),
-        ]
+        return [*(Refuse(node, self._why_over()) for node in late), *self._lapse(self._why_over())]
 
     def _why_over(self) -> str:
         end = self.plan.latest.end if self.plan else None
@@ -301,7 +296,7 @@ class Cluster:
     def _resume_if_complete(self) -> list[ClusterAction]:
         """All members are back, and none of them runs: on from the newest round that most have saved.
 
-        Those who have not saved it are newcomers. A change that was not in force by then is dropped.
+        Those who have not saved it are newcomers. A schedule that was not in force by then is asked for again.
         """
         if self.plan is None or self.waits_for():
             return []
@@ -318,16 +313,25 @@ class Cluster:
                 plan, start = resume(self.plan, members, offers, self.charter.min_nodes)
         except GraphError as exc:
             return self._refuse_all(str(exc))
+        promised = [r.schedule for r in self.plan.records if r.start > start and r.schedule.origin == r.start]
         self.plan = Plan((replace(plan.latest, number=self.plan.latest.number + 1, term=self.term),))
-        return self._begin(self.plan, start)
+        lapsed = self._lapse("all members went down before that")
+        self._queue = [Rotate(-1, schedule.graphs, schedule.every, epochs=False) for schedule in promised[-1:]]
+        return [*lapsed, *self._begin(self.plan, start)]
 
     def _begin(self, plan: Plan, start: int) -> list[ClusterAction]:
-        self._fencing, self._pending = None, None
+        self._fencing = None
         self._given_up.clear()
         self._farewells.clear()
         for node in plan.latest.names:
             del self._newcomers[node]
         return self._welcome_all(plan, start)
+
+    def _lapse(self, why: str) -> list[ClusterAction]:
+        """What was asked for will not be done."""
+        asked = [c.ticket for c in self._coming()] + (self._fencing.tickets if self._fencing else [])
+        self._queue, self._pending = [], None
+        return [Reply(ticket, None, why) for ticket in asked if ticket >= 0]
 
     def _welcome_all(self, plan: Plan, start: int) -> list[ClusterAction]:
         self.next_rounds = dict.fromkeys(plan.latest.names, start)

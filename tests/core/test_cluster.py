@@ -633,6 +633,37 @@ def test_when_all_are_down_the_run_goes_on_from_the_newest_common_round() -> Non
     assert [m.incarnation for m in resumed.latest.members] == [1, 1]
 
 
+def test_a_schedule_that_was_promised_for_later_than_the_common_round_is_asked_for_again() -> None:
+    before = founded(2)
+    offer = only(Offer, before.handle(Rotate(1, (B, C), 3, epochs=False)))
+    answer(before, offer, accepted=True, next_round=0)
+    again = Cluster(a_charter(2), Reign(1), saved(before))
+    early, late = ({r: join(n, saved=frozenset({r}), plan=the_plan(before)) for r in (2, 50)} for n in names(2))
+    again.handle(early[2])
+    actions = again.handle(late[2])
+    assert the_plan(again).latest.schedule.graphs == (A,)
+    schedule = only(Offer, actions).record.schedule
+    assert (schedule.graphs, schedule.every) == ((B, C), 3)
+
+    again = Cluster(a_charter(2), Reign(1), saved(before))
+    again.handle(early[50])
+    assert Offer not in map(type, again.handle(late[50]))
+    assert the_plan(again).latest.schedule.graphs == (B, C)
+
+
+def test_what_was_asked_for_when_all_went_down_is_answered() -> None:
+    cluster = founded(2)
+    plan = the_plan(cluster)
+    cluster.handle(Rotate(1, (B,), 1, epochs=False))
+    cluster.handle(Stop(2))
+    cluster.handle(Evict(3, "n1"))
+    for name in names(2):
+        cluster.handle(Lost(name))
+    cluster.handle(join("n0", process="2", saved=frozenset({0}), plan=plan))
+    resumed = cluster.handle(join("n1", process="2", saved=frozenset({0}), plan=plan))
+    assert {a.ticket for a in resumed if isinstance(a, Reply) and "went down" in a.error} == {1, 2, 3}
+
+
 # --- pausing ----------------------------------------------------------------------------------------
 
 
