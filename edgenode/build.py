@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgenode.config import Algorithm, Config, parse_every
 from edgenode.core.cluster import Charter
 from edgenode.core.compress import (
@@ -24,7 +22,8 @@ from edgenode.core.compress import (
     keep_all,
     keep_none,
 )
-from edgenode.core.graph import PRESETS, Digraph, GraphSpec, parse_edges
+from edgenode.core.demands import Demands
+from edgenode.core.graph import PRESETS, GraphSpec, parse_edges
 from edgenode.core.plan import Member, Plan, Schedule, found, resume
 from edgenode.core.recipe import Recipe, default_averaging_rate, default_difference_rate, gossip_rounds_needed
 from edgenode.core.rules import D2, DIFFERENCE, SPARSE_PUSH, Rule
@@ -85,7 +84,7 @@ def recipe(config: Config) -> Recipe:
         config.run.rounds,
         _gossip_rounds(config),
         algorithm.blocks,
-        _RULES.get(algorithm.name, SPARSE_PUSH),
+        _rule(config),
     )
 
 
@@ -117,56 +116,51 @@ def averaging_rate(config: Config) -> float:
     return default_averaging_rate(algorithm.kept_share)
 
 
+def demands(config: Config) -> Demands:
+    """What the configured algorithm demands of the run's graphs."""
+    name = config.algorithm.name
+    return Demands(
+        algorithm=name,
+        balanced=name in _BALANCED,
+        fixed=_rule(config).fixed,
+        d2_rate=averaging_rate(config) if name == "d2" else None,
+    )
+
+
+def _rule(config: Config) -> Rule:
+    return _RULES.get(config.algorithm.name, SPARSE_PUSH)
+
+
 def check_graphs(config: Config) -> None:
-    """Refuse graphs on which the algorithm is not what its paper says.
+    """Refuse graphs on which the algorithm is not what it claims to be.
 
     Raises:
-        ConfigError: which graph, and why.
+        GraphError: which graph, and why.
     """
-    algorithm, rule = config.algorithm.name, _RULES.get(config.algorithm.name, SPARSE_PUSH)
-    graphs = [(spec.name, graph) for spec, graph in _digraphs(config)]
-    if algorithm in _BALANCED:
-        for name, graph in graphs:
-            if not graph.balanced:
-                raise GraphError(
-                    f"{algorithm} cannot use graph {name}: it is unbalanced, and without push-sum weights a node that "
-                    "hears less than it says would count for less; sp and sgp can"
-                )
-    if rule.fixed and len({graph for _, graph in graphs}) > 1:
-        raise GraphError(
-            f"{algorithm} cannot use {', '.join(config.topology.graphs)}: its nodes remember what their neighbours "
-            "have said, so the graph must stay the same in every round; sp and scsp can"
+    planned = schedule(config)
+    named = {end for spec in planned.graphs for edge in spec.edges or () for end in edge}
+    anyone = {f"{i:04d}" for i in range(config.run.nodes)}
+    demands(config).check(planned, tuple(sorted(named or anyone)))
+
+
+def check_networked(config: Config, controller: bool) -> None:
+    """Refuse what cannot be trained by daemons, or by daemons with a controller.
+
+    Raises:
+        ConfigError: with the reason, now and not when everybody has come.
+    """
+    name = config.algorithm.name
+    if name == "skew-scout":
+        raise ConfigError(
+            f"algorithm.name = {name}: it tests models on the training data of other nodes, which a device keeps to "
+            "itself; edgenode simulate can play it"
         )
-    if algorithm == "d2":
-        _check_d2(graphs[0][0], graphs[0][1], averaging_rate(config))
-
-
-def _digraphs(config: Config) -> list[tuple[GraphSpec, Digraph]]:
-    """Every graph of the run by its spec, over nodes of any names where the graphs name none."""
-    specs = [graph_spec(name) for name in config.topology.graphs]
-    named = {end for spec in specs for edge in spec.edges or () for end in edge}
-    members = tuple(sorted(named or {f"{i:04d}" for i in range(config.run.nodes)}))
-    return [(spec, graph) for spec in specs for graph in spec.period(members)]
-
-
-def _check_d2(name: str, graph: Digraph, rate: float) -> None:
-    """D2's condition: without gradients it moves each mode of W by r^2 = 2 l r - l, and both roots must shrink it.
-
-    For a real eigenvalue l that is the paper's l > -1/3; it holds for no complex one near the circle through 1 on
-    which those of a directed ring lie, which is why D2 needs symmetric weights.
-    """
-    weights = np.eye(len(graph.nodes)) + rate * (graph.mixing_matrix() - np.eye(len(graph.nodes)))
-    modes = np.linalg.eigvals(weights).astype(complex)
-    others = np.delete(modes, np.argmin(abs(modes - 1)))
-    roots = np.concatenate([others + np.sqrt(others**2 - others), others - np.sqrt(others**2 - others)])
-    if abs(roots).max(initial=0) < 1 - 1e-9:
-        return
-    if abs(others.imag).max(initial=0) > 1e-9:
-        raise GraphError(f"d2 cannot use graph {name}: it is directed, and d2 diverges unless weights are symmetric")
-    raise GraphError(
-        f"d2 cannot use graph {name} with algorithm.averaging_rate = {rate:g}: the smallest eigenvalue of its weights "
-        f"is {others.real.min():.3g}, and must be above -1/3; averaging_rate = 0.5 always is enough"
-    )
+    if controller and _rule(config).fixed:
+        raise ConfigError(
+            f"algorithm.name = {name}: its nodes remember what they have heard, so that nobody can join, leave or be "
+            "cut out; give every node --peers instead of a controller"
+        )
+    check_graphs(config)
 
 
 def _gossip_rounds(config: Config) -> int:
@@ -184,7 +178,12 @@ def _gossip_rounds(config: Config) -> int:
 
 
 def charter(config: Config) -> Charter:
-    """What a controller founds a run on."""
+    """What a controller founds a run on.
+
+    Raises:
+        ConfigError: no controller can lead this run.
+    """
+    check_networked(config, controller=True)
     return Charter(
         cluster=config.run.cluster,
         nodes=config.run.nodes,
@@ -193,6 +192,7 @@ def charter(config: Config) -> Charter:
         epochs=parse_every(config.topology.every).unit == "epochs",
         rounds=recipe(config).rounds,
         min_nodes=config.run.min_nodes,
+        demands=demands(config),
     )
 
 

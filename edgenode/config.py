@@ -393,12 +393,14 @@ def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None
     name, rate = algorithm.name, algorithm.averaging_rate
     allowed, values = _COMPRESSORS[name]
     if algorithm.compressor not in allowed:
-        why = _ONLY.get(name, "the others send no blocks: sp and scsp do")
+        why = _ONLY.get(name, "no other algorithms than sp and scsp exchange blocks")
         raise refuse("compressor", f"with {name} is {' or '.join(map(_shown, allowed))}: {why}")
     if allowed == ("identity",) and algorithm.values != values:
         raise refuse("values", f"with {name} is {_shown(values)}: {_ONLY[name]}")
     if algorithm.blocks > _MAX_BLOCKS:
         raise refuse("share", f"with rolling is 1/{_MAX_BLOCKS} or more: every block has a weight of its own")
+    if name == "skew-scout" and rate is not None:
+        raise refuse("averaging_rate", "with skew-scout is unset: it follows the share")
     if rate is None or name == "local":
         return
     if rate > 1 and (name in (*_BY_DIFFERENCES, "d2") or algorithm.compressor == "rolling"):

@@ -391,6 +391,7 @@ def run_node(options: Options) -> dict[str, Any]:
         EdgenodeError: it could not join, or the run failed.
         KeyboardInterrupt: it was interrupted.
     """
+    build.check_networked(options.config, controller=options.controller != "none")
     while True:
         try:
             return asyncio.run(Membership(options).run())

@@ -137,6 +137,10 @@ class Participant:
         self._sketch = self._sketch or Sketch(self.layout.size, self._config.run.seed)
         self.tally.sketch_round, self.tally.sketch = round, self._sketch.of(z)
 
+    def accuracy_at(self, host: Participant) -> float:
+        """How much of a sample of the training data at a node, here or elsewhere, this node's model names rightly."""
+        return self.trainer.accuracy_on(host.trainer, self.learner.model())
+
     def count(self, mixed: Mixed) -> None:
         """Take a closed round into the tally."""
         tally = self.tally

@@ -12,7 +12,7 @@ from edgenode.config import Config, load
 from edgenode.core.compress import Layout
 from edgenode.core.graph import PRESETS, GraphSpec
 from edgenode.core.plan import Schedule
-from edgenode.errors import GraphError
+from edgenode.errors import ConfigError, GraphError
 
 
 def a_config(**settings: object) -> Config:
@@ -136,6 +136,62 @@ def test_every_compressor_keeps_its_share(compressor: str, kept: int, values: st
     decoded = np.zeros_like(vector)
     payload.add_to(decoded, 1.0)
     assert np.count_nonzero(decoded) == pytest.approx(kept, abs=30 if compressor == "random" else 0)
+
+
+# --- algorithms
+
+
+@pytest.mark.parametrize(
+    ("name", "graph", "reason"),
+    [
+        ("d-psgd", "chord", "d-psgd cannot use chord: it is unbalanced"),
+        ("deep-squeeze", "chord", "deep-squeeze cannot use chord: it is unbalanced"),
+        ("choco-sgd", "chord", "choco-sgd cannot use chord: it is unbalanced"),
+        ("choco-sgd", "a,b", "choco-sgd cannot use a, b: its nodes remember what they have heard"),
+        ("quant-sgp", "a,b", "quant-sgp cannot use a, b: its nodes remember what they have heard"),
+        ("choco-sgd", "one-peer-exponential", "choco-sgd cannot use one-peer-exponential: its nodes remember"),
+        ("d2", "two-way,complete", "d2 cannot use two-way, complete: its nodes remember"),
+        ("d2", "a", "d2 cannot use a: its weights are not symmetric"),
+    ],
+)
+def test_an_algorithm_refuses_graphs_it_is_not_made_for(name: str, graph: str, reason: str) -> None:
+    config = a_config(algorithm__name=name, topology__graphs=graph)
+    for refuse in (build.recipe, lambda c: build.check_networked(c, controller=False)):
+        with pytest.raises(ConfigError) as caught:
+            refuse(config)
+        assert str(caught.value).startswith(reason)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_graphs_of_a_file_are_judged_by_the_nodes_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "mine.edges"
+    path.write_text("red blue\nblue green\ngreen red\nred green\n")
+    with pytest.raises(ConfigError, match="d-psgd cannot use mine: it is unbalanced"):
+        build.recipe(a_config(run__nodes=3, algorithm__name="d-psgd", topology__graphs=str(path)))
+    path.write_text("red blue\nblue green\ngreen red\n")
+    build.recipe(a_config(run__nodes=3, algorithm__name="d-psgd", topology__graphs=str(path)))
+
+
+@pytest.mark.parametrize("name", ["sp", "scsp", "sgp", "quant-sgp"])
+def test_what_has_push_sum_weights_takes_unbalanced_graphs(name: str) -> None:
+    build.recipe(a_config(algorithm__name=name, topology__graphs="chord"))
+
+
+@pytest.mark.parametrize("name", ["choco-sgd", "quant-sgp", "d2"])
+def test_what_remembers_its_neighbours_runs_with_fixed_peers_and_without_a_controller(name: str) -> None:
+    config = a_config(algorithm__name=name, topology__graphs="two-way")
+    build.check_networked(config, controller=False)
+    for refuse in (lambda: build.check_networked(config, controller=True), lambda: build.charter(config)):
+        with pytest.raises(ConfigError, match="so that nobody can join, leave or be cut out; give every node --peers"):
+            refuse()
+
+
+def test_skew_scout_runs_on_no_device() -> None:
+    config = a_config(algorithm__name="skew-scout")
+    build.recipe(config)
+    for controller in (True, False):
+        with pytest.raises(ConfigError, match="edgenode simulate can play it"):
+            build.check_networked(config, controller)
 
 
 # --- charters

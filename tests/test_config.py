@@ -286,6 +286,103 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert message_of(path, {}, {}) == f"{path}: cannot be read: {os.strerror(2)}"
 
 
+# Algorithms
+
+
+@pytest.mark.parametrize(
+    ("name", "compressor", "values"),
+    [
+        ("sp", "topk", "int8"),
+        ("scsp", "topk", "int8"),
+        ("sgp", "identity", "float32"),
+        ("quant-sgp", "identity", "int8"),
+        ("d-psgd", "identity", "float32"),
+        ("d2", "identity", "float32"),
+        ("deep-squeeze", "topk", "int8"),
+        ("choco-sgd", "topk", "int8"),
+        ("skew-scout", "topk", "int8"),
+        ("local", "identity", "float32"),
+    ],
+)
+def test_every_algorithm_has_a_compressor_that_is_usual_for_it(name: str, compressor: str, values: str) -> None:
+    loaded = load(None, {"algorithm.name": name}, {})
+    assert (loaded.algorithm.compressor, loaded.algorithm.values) == (compressor, values)
+    assert load(None, {"algorithm.name": name, "algorithm.compressor": compressor}, {}) == loaded
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "text"),
+    [
+        (
+            {"name": "sgp", "compressor": "topk"},
+            'algorithm.compressor = "topk", but allowed with sgp is "identity": it sends whole models; sp is the same '
+            "with compression",
+        ),
+        (
+            {"name": "d-psgd", "compressor": "random"},
+            'algorithm.compressor = "random", but allowed with d-psgd is "identity": it sends whole models; '
+            "deep-squeeze is the same with compression",
+        ),
+        (
+            {"name": "sgp", "values": "int8"},
+            'algorithm.values = "int8", but allowed with sgp is "float32": it sends whole models; sp is the same with '
+            "compression",
+        ),
+        (
+            {"name": "local", "compressor": "topk"},
+            'algorithm.compressor = "topk", but allowed with local is "identity": it sends nothing',
+        ),
+        (
+            {"name": "choco-sgd", "compressor": "rolling"},
+            'algorithm.compressor = "rolling", but allowed with choco-sgd is "topk" or "identity" or "random": '
+            "no other algorithms than sp and scsp exchange blocks",
+        ),
+        (
+            {"name": "skew-scout", "compressor": "identity"},
+            'algorithm.compressor = "identity", but allowed with skew-scout is "topk": the share that topk keeps is '
+            "what it chooses",
+        ),
+        (
+            {"name": "skew-scout", "averaging_rate": 0.01},
+            "algorithm.averaging_rate = 0.01, but allowed with skew-scout is unset: it follows the share",
+        ),
+        (
+            {"compressor": "rolling", "share": 1e-5},
+            "algorithm.share = 1e-05, but allowed with rolling is 1/65536 or more: every block has a weight of its own",
+        ),
+        (
+            {"compressor": "rolling", "averaging_rate": 1.5},
+            "algorithm.averaging_rate = 1.5, but allowed with rolling is at most 1: training would diverge",
+        ),
+        (
+            {"name": "choco-sgd", "averaging_rate": 1.5},
+            "algorithm.averaging_rate = 1.5, but allowed with choco-sgd is at most 1: training would diverge",
+        ),
+        (
+            {"name": "d2", "averaging_rate": 1.5},
+            "algorithm.averaging_rate = 1.5, but allowed with d2 is at most 1: training would diverge",
+        ),
+        (
+            {"name": "deep-squeeze", "averaging_rate": 0.06},
+            "algorithm.averaging_rate = 0.06, but allowed is at most 0.05, five times the kept share 0.01: "
+            "training would diverge",
+        ),
+    ],
+)
+def test_what_makes_no_sense_together_is_refused_with_the_reason(algorithm: dict[str, object], text: str) -> None:
+    overrides = {f"algorithm.{key}": value for key, value in algorithm.items()}
+    assert message_of(None, overrides, {}) == f"command-line option: {text}"
+
+
+@pytest.mark.parametrize(
+    ("share", "blocks"), [(1.0, 1), (0.99, 2), (0.5, 2), (0.3, 4), (0.1, 10), (0.001, 1000), (1 / 3, 3), (0.07, 15)]
+)
+def test_blocks_are_as_large_as_the_share_or_a_little_smaller(share: float, blocks: int) -> None:
+    algorithm = load(None, {"algorithm.compressor": "rolling", "algorithm.share": share}, {}).algorithm
+    assert algorithm.blocks == blocks
+    assert load(None, {"algorithm.share": share}, {}).algorithm.blocks == 1
+
+
 # Warnings
 
 

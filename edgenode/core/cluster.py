@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from edgenode.core.demands import Demands
 from edgenode.core.fence import Fencing
 from edgenode.core.messages import (
     Abdicate,
@@ -59,6 +60,7 @@ class Charter:
         schedule: its ``every`` counts epochs if ``epochs``, else rounds.
         rounds: of the whole run, gossip included.
         min_nodes: below this no member is evicted, and none may leave.
+        demands: what the algorithm demands of the graphs that an operator may want.
     """
 
     cluster: str
@@ -68,6 +70,7 @@ class Charter:
     epochs: bool
     rounds: int
     min_nodes: int = 1
+    demands: Demands = field(default_factory=Demands)
 
 
 @dataclass
@@ -413,7 +416,9 @@ class Cluster:
         names = self.plan.latest.names
         match change:
             case Rotate():
-                self._schedule(change, start=0).check(names)
+                schedule = self._schedule(change, start=0)
+                schedule.check(names)
+                self.charter.demands.check(schedule, names)
             case Leave(_, node):
                 leaving = {c.node for c in self._coming() if isinstance(c, Leave)} | {node}
                 if node not in names:

@@ -40,6 +40,7 @@ from edgenode.core.plan import Plan
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.participant import Participant
 from edgenode.results import NodeResult
+from edgenode.simulator.travels import Travels
 from edgenode.store import Store
 
 # Answers take no time here, so a window of one holds nobody up, and a node keeps two rounds of messages and not nine.
@@ -83,11 +84,19 @@ class Lab:
             )
             for name in names
         }
+        self._travels = self._skew_scout()
+        self._held: list[tuple[str, Train]] = []  # local steps that wait until all models have travelled
         self._queue: deque[tuple[str, NodeEvent]] = deque()
         self._mixed: Counter[int] = Counter()  # round -> by how many nodes, of the rounds that not all have mixed
         self._results: dict[str, NodeResult] = {}
         self._models: dict[str, Floats] = {}
         self._trained: dict[str, tuple[NodeResult, Floats]] = {}
+
+    def _skew_scout(self) -> Travels | None:
+        if self._config.algorithm.name != "skew-scout":
+            return None
+        file = None if self._out is None else self._out / "skew-scout.json"
+        return Travels(self._config, self._participants, file, self.round)
 
     def _store(self, name: str) -> Store | None:
         return None if self._out is None else Store(self._out / name, self._config.digest())
@@ -143,8 +152,10 @@ class Lab:
 
     def _perform(self, name: str, participant: Participant, action: NodeAction) -> None:
         match action:
+            case Train(round) if self._travels is not None and self._travels.due(round):
+                self._hold(name, action, self._travels)
             case Train():
-                self._queue.append((name, participant.train(action)))
+                self._train(name, action)
             case Push(to, message):
                 self._queue.append((to, Received(message)))
             case Acknowledge(to, round, verdict, knows, detail, records):
@@ -166,6 +177,19 @@ class Lab:
                 pass
             case AnswerOffer() | AnswerFence() | PlanChanged():
                 raise LocalProtocolError(f"{name} says {action}, and nobody asked")
+
+    def _train(self, name: str, action: Train) -> None:
+        self._queue.append((name, self._participants[name].train(action)))
+
+    def _hold(self, name: str, action: Train, travels: Travels) -> None:
+        """Begin a round only when all have closed the one before, and every model has travelled."""
+        self._held.append((name, action))
+        if len(self._held) < len(self._participants):
+            return
+        held, self._held = self._held, []
+        travels.travel(action.round, self._participants[name].node.plan.graph(action.round))
+        for waiting, step in held:
+            self._train(waiting, step)
 
     def _closes(self, round: int) -> bool:
         self._mixed[round] += 1

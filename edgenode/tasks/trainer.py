@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -185,14 +185,28 @@ class Trainer:
 
     def evaluate(self, z: Vector) -> float:
         """Return the share of test images that the model `z` [size] names rightly; changes no local state."""
+        return self._accuracy(z, self._test_batches())
+
+    def _accuracy(self, z: Vector, batches: Iterable[tuple[Tensor, ...]]) -> float:
         self._flat.load(z)
         self._flat.model.eval()
+        right = count = 0
         try:
             with torch.inference_mode():
-                right = sum(self._count_right(images, labels) for images, labels in self._test_batches())
+                for images, labels in batches:
+                    right += self._count_right(images, labels)
+                    count += len(labels)
         finally:
             self._flat.model.train()
-        return right / len(self._test[1])
+        return right / count
+
+    def accuracy_on(self, other: Trainer, z: Vector) -> float:
+        """Return the share of a sample of another trainer's shard that the model `z` [size] names rightly.
+
+        The sample is every k-th of its images, `EVALUATION_BATCH` at most; buffers are those of this node.
+        """
+        rows = other._rows[:: math.ceil(len(other._rows) / EVALUATION_BATCH)]
+        return self._accuracy(z, [tuple(part[rows] for part in other._train)])
 
     def learning_rate(self, round: int) -> float:
         epoch = round // self.rounds_per_epoch

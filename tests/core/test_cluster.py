@@ -9,6 +9,7 @@ import pytest
 
 from edgenode.core import cluster as core
 from edgenode.core.cluster import Charter
+from edgenode.core.demands import Demands
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
     Abdicate,
@@ -264,6 +265,15 @@ def test_a_change_is_offered_to_one_member_far_enough_ahead_and_its_answer_repli
     replies = answer(cluster, offer, True, 11)
     assert replies == [saved(cluster), Reply(7, record.start)]
     assert the_plan(cluster).latest == record
+
+
+def test_graphs_that_the_algorithm_is_not_made_for_are_refused_and_others_are_not() -> None:
+    cluster = founded(demands=Demands("d-psgd", balanced=True))
+    (no,) = cluster.handle(Rotate(1, (GraphSpec("b"), GraphSpec("chord")), 1, epochs=False))
+    assert isinstance(no, Reply)
+    assert no.start is None
+    assert no.error.startswith("d-psgd cannot use chord: it is unbalanced")
+    assert kinds(cluster.handle(Rotate(2, (GraphSpec("b"),), 1, epochs=False))) == ["Offer"]
 
 
 def test_changes_wait_for_the_one_before_to_be_in_force_everywhere_and_are_batched() -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from edgenode.config import Config, load
-from edgenode.errors import ConfigError, GraphError
+from edgenode.config import KEYS, Config, load
+from edgenode.errors import CheckpointError, ConfigError, GraphError
 from edgenode.simulator.lab import Lab
 from edgenode.store import Store
 from edgenode.tasks import datasets
@@ -209,3 +209,67 @@ def test_without_an_evaluation_at_the_end_of_training_there_is_no_sp() -> None:
     lab = Lab(config(run__rounds=2))
     lab.run()
     assert lab.before_gossip() is None
+
+
+# --- other algorithms
+
+
+def test_every_algorithm_can_be_played() -> None:
+    short: dict[str, object] = {"run__rounds": 3, "topology__graphs": ["two-way"], "run__nodes": 3}
+    for name in get_args(get_args(KEYS["algorithm.name"].type)[0]):
+        result = Lab(config(algorithm__name=name, **short)).run()
+        assert result["algorithm"] == name
+        assert result["sum_u"] == pytest.approx(3)
+        assert (result["compression_factor"] > 1000) == (name == "local")
+
+
+# Data by label and little said: models differ, so that travelling costs accuracy.
+SKEW_SCOUT = {
+    "algorithm__name": "skew-scout",
+    "algorithm__share": 0.01,
+    "algorithm__travel_every": 5,
+    "task__skew": 1.0,
+    "task__learning_rate": 0.1,
+    "run__rounds": 24,
+    "run__checkpoint_every": 3,
+    "topology__graphs": ["a"],
+}
+
+
+def travels(out: Path) -> list[dict[str, float]]:
+    log: list[dict[str, float]] = json.loads((out / "skew-scout.json").read_text())
+    return log
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run with Skew-Scout."""
+    out = tmp_path_factory.mktemp("searched")
+    Lab(config(**SKEW_SCOUT), out).run()
+    return out
+
+
+def test_skew_scout_says_more_while_travelling_models_lose_accuracy(searched: Path) -> None:
+    log = travels(searched)
+    assert [travel["round"] for travel in log] == [5, 10, 15, 20]
+    assert [travel["share"] for travel in log] == [0.01, 0.03, 0.1, 0.3]
+    assert all(travel["lost"] > 0.05 for travel in log)
+    sent = [travel["sent"] for travel in log]
+    assert sent == sorted(sent)
+    assert 0.002 < sent[0] < 0.01 < sent[-1] < 0.2
+
+
+@pytest.mark.parametrize("at", [5, 15])
+def test_an_interrupted_search_goes_on_to_the_same_bits(tmp_path: Path, searched: Path, at: int) -> None:
+    interrupted(Lab(config(**SKEW_SCOUT), tmp_path), at)
+    Lab(config(**SKEW_SCOUT), tmp_path).run()
+    assert models(tmp_path) == models(searched)
+    assert travels(tmp_path) == travels(searched)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '[{"round": 5}]', "[1]", "{}"])
+def test_a_search_does_not_go_on_without_what_it_has_measured(tmp_path: Path, content: str) -> None:
+    interrupted(Lab(config(**SKEW_SCOUT), tmp_path), 13)
+    (tmp_path / "skew-scout.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"skew-scout\.json cannot be read, and without it the run cannot go on"):
+        Lab(config(**SKEW_SCOUT), tmp_path)

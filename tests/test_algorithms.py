@@ -1,0 +1,373 @@
+"""Every algorithm against the matrix form of its paper, against its neighbours in the family, and through a checkpoint.
+
+The task is a quadratic of its own for each node, so that data are as unlike as can be. The references are float64 over
+all nodes at once, x [n, d], and share nothing but the compressor with the code under test.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgenode import build
+from edgenode.config import load
+from edgenode.core.compress import Layout
+from edgenode.core.graph import GraphSpec
+from edgenode.core.learner import SparsePush
+from edgenode.core.plan import Member, Schedule, found
+from edgenode.core.recipe import Recipe
+from edgenode.core.sparse_push import State, debias
+from edgenode.store import Checkpoint, Store
+
+Matrix = NDArray[np.float64]
+Step = Callable[[int, Matrix], Matrix]  # (round, z [n, d]) -> displacements [n, d]
+Compress = Callable[[Matrix], Matrix]
+
+LAYOUT = Layout((7, 20, 3))
+NODES = 5
+ROUNDS = 40
+OPTIMA = np.random.default_rng(1).standard_normal((NODES, LAYOUT.size))
+START = np.random.default_rng(2).standard_normal(LAYOUT.size)
+RATE = 0.1
+
+
+def towards_optima(round: int, z: Matrix) -> Matrix:
+    """Plain SGD on |z - optimum of the node|^2 / 2."""
+    return -RATE * (z - OPTIMA[: len(z)])
+
+
+def recipe_of(**algorithm: object) -> Recipe:
+    graph, rounds = str(algorithm.pop("graph", "two-way")), algorithm.pop("rounds", ROUNDS)
+    keys = {f"algorithm.{key}": value for key, value in algorithm.items()}
+    return build.recipe(load(None, {"run.nodes": NODES, "run.rounds": rounds, "topology.graphs": graph, **keys}, {}))
+
+
+def names(n: int = NODES) -> tuple[str, ...]:
+    return tuple(f"n{i}" for i in range(n))
+
+
+def learners_of(recipe: Recipe, states: list[State] | None = None) -> list[SparsePush]:
+    states = states or [recipe.initial(START.astype(np.float32)) for _ in names()]
+    return [SparsePush(recipe, LAYOUT, state, 3, name) for name, state in zip(names(), states, strict=True)]
+
+
+def play(learners: list[SparsePush], graph: str, rounds: range, step: Step = towards_optima) -> Iterator[Matrix]:
+    """z of all nodes after each round; messages travel as bytes."""
+    digraph = GraphSpec(graph).period(names())[0]
+    for t in rounds:
+        moves = step(t, np.stack([learner.model() for learner in learners]).astype(np.float64))
+        trains = learners[0].trains(t)
+        said = {}
+        for name, learner, move in zip(names(), learners, moves, strict=True):
+            data, u = learner.emit(t, move.astype(np.float32) if trains else None)
+            said[name] = t, digraph.weight(name), u, data
+        for name, learner in zip(names(), learners, strict=True):
+            learner.mix(digraph.weight(name), [learner.read(*said[peer]) for peer in digraph.in_neighbours(name)])
+        yield np.stack([learner.model() for learner in learners]).astype(np.float64)
+
+
+def mixing(graph: str, rate: float = 1.0) -> Matrix:
+    w = GraphSpec(graph).period(names())[0].mixing_matrix()
+    return np.eye(NODES) + rate * (w - np.eye(NODES))
+
+
+def compressed_by(recipe: Recipe) -> Compress:
+    """C on every row; only for compressors that draw nothing."""
+    noise = np.random.default_rng(0)
+
+    def compress(rows: Matrix) -> Matrix:
+        payloads = [recipe.compressor(row.astype(np.float32), LAYOUT, noise) for row in rows]
+        return np.stack([payload.dense(LAYOUT.size) for payload in payloads]).astype(np.float64)
+
+    return compress
+
+
+# --- the papers' matrix forms
+
+
+def sparse_push(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Aketi et al. 2021, Algorithm 1; on doubly stochastic w Tang et al. 2019 (Deep-Squeeze), Algorithm 1."""
+    x, u, delta = np.tile(START, (NODES, 1)), np.ones(NODES), np.zeros((NODES, LAYOUT.size))
+    for t in itertools.count():
+        half = x + towards_optima(t, x / u[:, None])
+        said = c(half + delta)
+        delta = half + delta - said
+        x, u = half + rate * (w @ said - said), u + rate * (w @ u - u)
+        yield x / u[:, None]
+
+
+def sgp(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Assran et al. 2019, Algorithm 1: x <- P (x - gamma g(z)), w <- P w, z = x / w."""
+    x, u = np.tile(START, (NODES, 1)), np.ones(NODES)
+    for t in itertools.count():
+        x, u = w @ (x + towards_optima(t, x / u[:, None])), w @ u
+        yield x / u[:, None]
+
+
+def d_psgd(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Lian et al. 2017, Algorithm 1, the local step before the average, as its remark allows."""
+    x = np.tile(START, (NODES, 1))
+    for t in itertools.count():
+        x = w @ (x + towards_optima(t, x))
+        yield x
+
+
+def d2(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Tang et al. 2018, Algorithm 1, with I + rate (W - I) for W."""
+    w = np.eye(NODES) + rate * (w - np.eye(NODES))
+    x = np.tile(START, (NODES, 1))
+    before, moved = x, towards_optima(0, x)
+    x = w @ (x + moved)
+    for t in itertools.count(1):
+        yield x
+        moves = towards_optima(t, x)
+        x, before, moved = w @ (2 * x - before + moves - moved), x, moves
+
+
+def choco(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Koloskova et al. 2019, Algorithm 2, every replica in full."""
+    x, replicas = np.tile(START, (NODES, 1)), np.zeros((NODES, LAYOUT.size))
+    for t in itertools.count():
+        half = x + towards_optima(t, x)
+        replicas = replicas + c(half - replicas)
+        x = half + rate * (w @ replicas - replicas)
+        yield x
+
+
+def quant_sgp(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Taheri et al. 2020, Algorithm 2, the local step before the exchange; their rate is 1."""
+    x, replicas, u = np.tile(START, (NODES, 1)), np.zeros((NODES, LAYOUT.size)), np.ones(NODES)
+    for t in itertools.count():
+        half = x + towards_optima(t, x / u[:, None])
+        replicas = replicas + c(half - replicas)
+        x, u = half + rate * (w @ replicas - replicas), u + rate * (w @ u - u)
+        yield x / u[:, None]
+
+
+def local(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """SGD at every node by itself."""
+    x = np.tile(START, (NODES, 1))
+    for t in itertools.count():
+        x = x + towards_optima(t, x)
+        yield x
+
+
+def rolling(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Push-sum of one block of ten, or of all of them, in its turn."""
+    blocks = np.array_split(np.arange(LAYOUT.size), 10)
+    x, u = np.tile(START, (NODES, 1)), np.ones((NODES, LAYOUT.size))
+    for t in itertools.count():
+        x = x + towards_optima(t, x / u)
+        where = blocks[t % 10]
+        x[:, where], u[:, where] = w @ x[:, where], w @ u[:, where]
+        yield x / u
+
+
+FLOAT = {"values": "float32"}
+TOP = {"compressor": "topk", "share": 0.2, "averaging_rate": 0.1}
+REFERENCES = [
+    ("sp", {**TOP, **FLOAT}, "chord", sparse_push),
+    ("sp", {**TOP, **FLOAT}, "exponential", sparse_push),
+    ("sp", {"compressor": "rolling", "share": 0.1, **FLOAT}, "chord", rolling),
+    ("sgp", {}, "chord", sgp),
+    ("d-psgd", {}, "two-way", d_psgd),
+    ("d-psgd", {}, "a", d_psgd),
+    ("d2", {"averaging_rate": 1.0}, "two-way", d2),
+    ("d2", {}, "complete", d2),
+    ("deep-squeeze", {**TOP, **FLOAT}, "two-way", sparse_push),
+    ("choco-sgd", {**TOP, **FLOAT}, "two-way", choco),
+    ("choco-sgd", {**TOP, **FLOAT}, "a", choco),
+    ("quant-sgp", {**TOP, **FLOAT}, "chord", quant_sgp),
+    ("quant-sgp", FLOAT, "chord", quant_sgp),
+    ("local", {}, "a", local),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "graph", "reference"), REFERENCES)
+def test_an_algorithm_is_the_matrix_form_of_its_paper(
+    name: str, settings: dict[str, object], graph: str, reference: Callable[..., Iterator[Matrix]]
+) -> None:
+    recipe = recipe_of(name=name, graph=graph, **settings)
+    expected = reference(mixing(graph), recipe.averaging_rate, compressed_by(recipe))
+    for ours, theirs in zip(play(learners_of(recipe), graph, range(ROUNDS)), expected, strict=False):
+        assert np.abs(ours - theirs).max() < 2e-4
+
+
+# --- the family
+
+
+def run(graph: str = "two-way", step: Step = towards_optima, **algorithm: object) -> list[Matrix]:
+    recipe = recipe_of(graph=graph, **algorithm)
+    return list(play(learners_of(recipe), graph, range(recipe.rounds), step))
+
+
+def equal(a: list[Matrix], b: list[Matrix], within: float = 0.0) -> bool:
+    return len(a) == len(b) and all(np.abs(x - y).max() <= within for x, y in zip(a, b, strict=True))
+
+
+def test_sparse_push_without_compression_is_sgp() -> None:
+    assert recipe_of(name="sp", compressor="identity", values="float32") == recipe_of(name="sgp")
+
+
+def test_scsp_without_its_last_phase_is_sparse_push() -> None:
+    assert recipe_of(name="scsp", gossip_rounds=0) == recipe_of(name="sp")
+
+
+def test_sgp_on_a_balanced_graph_is_d_psgd() -> None:
+    """All push-sum weights are 1 there, whether or not they are looked at."""
+    learners = learners_of(recipe_of(name="d-psgd"))
+    assert equal(list(play(learners, "two-way", range(ROUNDS))), run(name="sgp"))
+    assert all(abs(learner.u - 1) < 1e-12 for learner in learners)
+
+
+def test_sgp_on_the_complete_graph_is_sgd_with_the_batches_of_all() -> None:
+    z = START.copy()
+    for models in run("complete", name="sgp"):
+        z = z + towards_optima(0, np.tile(z, (NODES, 1))).mean(axis=0)
+        assert np.abs(models - z).max() < 1e-5
+
+
+def test_sparse_push_on_a_balanced_graph_is_deep_squeeze() -> None:
+    assert equal(run(name="sp", **TOP), run(name="deep-squeeze", **TOP))
+
+
+def test_choco_sgd_without_compression_is_d_psgd() -> None:
+    ours = run(name="choco-sgd", compressor="identity", values="float32", averaging_rate=1.0)
+    assert equal(ours, run(name="d-psgd"), within=1e-5)
+
+
+def test_quant_sgp_without_quantisation_is_sgp() -> None:
+    assert equal(run("chord", name="quant-sgp", values="float32"), run("chord", name="sgp"), within=1e-5)
+
+
+def test_quant_sgp_on_a_balanced_graph_is_choco_sgd() -> None:
+    settings: dict[str, object] = {"compressor": "identity", "values": "int8", "averaging_rate": 0.7}
+    assert equal(run(name="quant-sgp", **settings), run(name="choco-sgd", **settings))
+
+
+def test_d2_begins_as_d_psgd_and_stays_it_where_nodes_never_disagree() -> None:
+    d2_first, d_psgd_first = run(name="d2", averaging_rate=1.0)[0], run(name="d-psgd")[0]
+    assert np.array_equal(d2_first, d_psgd_first)
+
+    def alike(round: int, z: Matrix) -> Matrix:
+        return -RATE * (z - OPTIMA[0])
+
+    assert equal(run(step=alike, name="d2", averaging_rate=1.0), run(step=alike, name="d-psgd"), within=1e-5)
+
+
+def test_the_rolling_exchange_of_all_at_once_is_sparse_push_without_compression() -> None:
+    whole = recipe_of(name="sp", compressor="rolling", share=1.0)
+    assert whole == recipe_of(name="sp", compressor="identity")
+
+
+def test_local_training_says_nothing() -> None:
+    (learner, *_) = learners_of(recipe_of(name="local"))
+    nothing, u = learner.emit(0, np.ones(LAYOUT.size, dtype=np.float32))
+    assert len(nothing) < 30
+    assert u == (1.0,)
+
+
+# --- what the papers claim of unlike data
+
+
+def apart_from_the_mean_optimum(models: Matrix) -> float:
+    return float(np.linalg.norm(models - OPTIMA.mean(axis=0)) / np.linalg.norm(OPTIMA - OPTIMA.mean(axis=0)))
+
+
+def test_d2_finds_the_common_optimum_of_unlike_data_where_d_psgd_does_not() -> None:
+    def after(name: str) -> float:
+        recipe = recipe_of(name=name, rounds=300)
+        *_, last = play(learners_of(recipe), "two-way", range(300))
+        return apart_from_the_mean_optimum(last)
+
+    assert after("d-psgd") > 0.05
+    assert after("d2") < 1e-5
+
+
+def test_d2_fails_under_compression_at_a_rate_that_deep_squeeze_bears() -> None:
+    """The paper's section 2: half the kept share, where averaging is stable, makes the correction feed on itself."""
+
+    def after(name: str, rounds: int) -> float:
+        recipe = recipe_of(name=name, rounds=rounds, **TOP)
+        *_, last = play(learners_of(recipe), "two-way", range(rounds))
+        return apart_from_the_mean_optimum(last)
+
+    assert after("deep-squeeze", 300) < 0.7
+    assert 1 < after("d2", 300) < after("d2", 400) / 3
+
+
+# --- the state
+
+
+EVERY: dict[str, dict[str, object]] = {
+    "sp": TOP,
+    "scsp": {**TOP, "gossip_rounds": 5},
+    "sp rolling": {"compressor": "rolling", "share": 0.3},
+    "scsp rolling": {"compressor": "rolling", "share": 0.3, "gossip_rounds": 5},
+    "sgp": {},
+    "quant-sgp": {"compressor": "random"},
+    "d-psgd": {},
+    "d2": {},
+    "deep-squeeze": TOP,
+    "choco-sgd": TOP,
+    "skew-scout": {},
+    "local": {},
+}
+
+
+@pytest.mark.parametrize("of", EVERY)
+def test_from_a_checkpoint_every_algorithm_goes_on_to_the_bit(tmp_path: Path, of: str) -> None:
+    recipe = recipe_of(name=of.split(maxsplit=1)[0], **EVERY[of])
+    learners = learners_of(recipe)
+    whole = list(play(learners, "two-way", range(recipe.rounds)))
+    learners = learners_of(recipe)
+    list(play(learners, "two-way", range(17)))
+    plan = found("test", [Member(name) for name in names()], Schedule((GraphSpec("two-way"),), 1))
+    states = []
+    for name, learner in zip(names(), learners, strict=True):
+        store = Store(tmp_path / name, "run")
+        store.save(Checkpoint(17, learner.snapshot(), plan, {}, {}))
+        states.append(store.load(17).state)
+    assert equal(list(play(learners_of(recipe, states), "two-way", range(17, recipe.rounds))), whole[17:])
+
+
+@pytest.mark.parametrize(
+    ("of", "vectors"),
+    [
+        ("sp", ["x", "error"]),
+        ("sgp", ["x"]),
+        ("d-psgd", ["x"]),
+        ("deep-squeeze", ["x", "error"]),
+        ("choco-sgd", ["x", "replica", "gathered"]),
+        ("quant-sgp", ["x", "replica", "gathered"]),
+        ("d2", ["x", "history"]),
+        ("local", ["x"]),
+    ],
+)
+def test_a_node_keeps_no_vector_that_its_algorithm_does_not_need(of: str, vectors: list[str]) -> None:
+    (learner, *_) = learners_of(recipe_of(name=of, **EVERY[of]))
+    assert list(learner.state.vectors) == vectors
+
+
+@pytest.mark.parametrize("values", ["int8", "float32"])
+def test_the_rolling_exchange_keeps_an_error_only_where_values_are_rounded(values: str) -> None:
+    (learner, *_) = learners_of(recipe_of(name="sp", compressor="rolling", values=values))
+    assert ("error" in learner.state.vectors) == (values == "int8")
+
+
+def test_the_mean_of_the_models_takes_plain_steps_under_every_balanced_algorithm() -> None:
+    """Nothing is created or destroyed: the sum of all x moves by the sum of the local steps."""
+    for of in ("d-psgd", "d2", "deep-squeeze", "choco-sgd", "quant-sgp"):
+        recipe = recipe_of(name=of, **EVERY[of])
+        learners, total = learners_of(recipe), NODES * START
+        for t in range(20):
+            before = np.stack([debias(learner.state) for learner in learners]).astype(np.float64)
+            total = total + towards_optima(t, before).sum(axis=0)
+            next(play(learners, "two-way", range(t, t + 1)))
+            now = sum(learner.state.x.astype(np.float64) for learner in learners)
+            assert np.abs(now - total).max() < 1e-4, of
