@@ -26,7 +26,7 @@ def measure(nodes: int, graph: str) -> tuple[float, float, float, float]:
     Other work on the machine lengthens the seconds, and hardly the CPU seconds.
     """
     settings = {
-        "run.nodes": nodes, "run.rounds": ROUNDS, "run.evaluate_every": 0, "task.batch_size": 1,
+        "run.nodes": nodes, "run.rounds": ROUNDS, "run.evaluate_every": 0, "run.threads": 1, "task.batch_size": 1,
         "algorithm.name": "sp", "topology.graphs": [graph],
     }  # fmt: skip
     began = time.monotonic()

@@ -88,7 +88,7 @@ def choose(name: ScaleName, data_dir: Path | None = None, epochs: int | None = N
 
 def _smoke(data_dir: Path | None) -> Scale:
     data: dict[str, object] = {"task.dataset": "fashion-mnist", "task.data_dir": str(data_dir or "")}
-    small = {"task.model": "small-cnn", "task.learning_rate": 0.05} | data
+    small = {"task.model": "small-cnn", "task.learning_rate": 0.02} | data
     networks = {
         RESNET20: small | {"run.rounds": 500},
         RESNET20_GROUP: small | {"run.rounds": 2000},
