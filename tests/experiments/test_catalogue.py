@@ -1,0 +1,61 @@
+"""Every run of every experiment is a run that edgenode can play, with the paper's numbers where the paper has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgenode import build
+from edgenode.experiments import runner
+from edgenode.experiments.catalogue import EXPERIMENTS
+from edgenode.experiments.scale import RESNET20, RESNET110, Scale, choose
+from edgenode.experiments.table import MEASURES
+
+
+@pytest.fixture(params=["smoke", "small", "paper"])
+def scale(request: pytest.FixtureRequest, tmp_path: Path) -> Scale:
+    return choose(request.param, None if request.param == "smoke" else tmp_path)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_run_is_valid_and_has_a_name_of_its_own(name: str, scale: Scale) -> None:
+    runs = runner.cells(EXPERIMENTS[name].rows(scale), range(2))
+    assert runs
+    assert len({run.name for run in runs}) == len({run.digest for run in runs}) == len(runs)
+    for run in runs:
+        assert run.config.warnings() == []
+        build.schedule(run.config).check(tuple(f"node-{i}" for i in range(run.config.run.nodes)))
+        assert build.recipe(run.config).rounds >= run.config.run.rounds > 0
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_labels_and_measures_fit_their_headings(name: str, scale: Scale) -> None:
+    experiment = EXPERIMENTS[name]
+    named = {*experiment.labels, *experiment.measures}
+    assert {*experiment.measures, *experiment.figure.y} <= MEASURES.keys()
+    assert {experiment.figure.x, *experiment.figure.lines} <= named | MEASURES.keys()
+    for row in experiment.rows(scale):
+        assert len(row.labels) == len(experiment.labels)
+        assert row.paper.keys() <= set(experiment.measures)
+
+
+def test_a_network_that_is_too_large_for_a_scale_keeps_its_row(scale: Scale) -> None:
+    rows = [row for row in EXPERIMENTS["table2"].rows(scale) if row.labels[0] == RESNET110]
+    assert [row.paper["sp"] for row in rows] == [94.14, 93.32, 93.26, 86.38]
+    assert all((row.settings is not None) == (scale.name == "paper") for row in rows)
+
+
+def test_tables_share_their_runs() -> None:
+    def digests(name: str) -> set[str]:
+        return {cell.digest for cell in runner.cells(EXPERIMENTS[name].rows(choose("smoke")), [0])}
+
+    assert digests("table4") < digests("table2")
+    assert len(digests("rolling") & digests("longer")) == 6
+
+
+def test_a_rotation_makes_as_many_turns_as_in_the_paper(tmp_path: Path) -> None:
+    for scale in (choose("smoke"), choose("paper", tmp_path)):
+        every = [row.settings["topology.every"] for row in EXPERIMENTS["table6"].rows(scale) if row.settings]
+        turns = [scale.rounds(RESNET20) / int(str(rounds).rstrip("r")) for rounds in (every[0], every[-1])]
+        assert turns == pytest.approx([200 / 11, 200 / 6], rel=0.02)
