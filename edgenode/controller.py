@@ -44,6 +44,7 @@ from edgenode.net.discovery import Discovery, Service, interfaces_for
 from edgenode.net.operator import OperatorServer, operating
 from edgenode.net.rpc import join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
+from edgenode.systemd import Notifier
 from edgenode.v1 import control_pb2
 
 log = structlog.get_logger()
@@ -120,11 +121,13 @@ class Controller:
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._own(), name="owner")
                 lookout = group.create_task(self._lookout.watch(), name="lookout")
+                beat = group.create_task(Notifier().beat(self.desk.in_a_line), name="systemd")
                 await self._until_over()
                 lookout.cancel()
                 operators.end()
                 await asyncio.sleep(_LINGER_S)
                 owner.cancel()
+                beat.cancel()
         self.ledger.close()
         return all(a.progress.state in ENDED_WELL for a in self.nodes.members(self.cluster.plan))
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
@@ -46,6 +46,7 @@ from edgenode.errors import CheckpointError, ConfigError, RemoteProtocolError
 from edgenode.net.control import ControlLink, fence_answer_to_wire
 from edgenode.net.peers import Peers, PeerServer, Whereabouts
 from edgenode.participant import Participant
+from edgenode.sensors import Sensors
 from edgenode.store import Arrays, Store
 from edgenode.v1 import control_pb2
 from edgenode.watch import Pace, Standstill
@@ -58,6 +59,7 @@ T = TypeVar("T")
 
 _REPORT_EVERY_S = 0.2
 _SAY_EVERY_S = 30.0
+_WORTH_SAYING_S = 1.0
 _LEAVE_GRACE_S = 10.0
 
 
@@ -155,6 +157,7 @@ class Daemon:
         self._farewell: control_pb2.FenceAnswer | None = None
         self._view = View.of(self._node)
         self._epoch_rounds = trainer.rounds_per_epoch
+        self._sensors, self._start = Sensors(), start
         self._peers: Peers | None = None
 
     @property
@@ -182,15 +185,20 @@ class Daemon:
             self._peers = Peers(group, identity, self._whereabouts, self.post)
             self._server.open(identity, lambda m: self.post(Received(m)), codec.max_bytes(self._part.layout))
             self._server.sponsor(lambda: self._worker(self._part.model))
-            reporter = group.create_task(self._report_regularly(), name="reports")
+            helpers = [
+                group.create_task(self._report_regularly(), name="reports"),
+                group.create_task(self._sensors.watch(), name="sensors"),
+            ]
             try:
                 outcome = await self._own()
+                await self._sensors.sample()
                 await self._leave()
             except BaseException:
                 self._peers.abandon()
                 raise
             finally:
-                reporter.cancel()
+                for helper in helpers:
+                    helper.cancel()
                 self._disarm()
         self._report(control_pb2.STATE_DONE if outcome.complete else control_pb2.STATE_STOPPED)
         return outcome
@@ -326,14 +334,31 @@ class Daemon:
 
     def _say_if_stuck(self) -> None:
         """Say whom we wait for, and since when: every barrier_timeout_s, at the latest every 30 s."""
-        view, away = self._view, self._control is not None and not self._control.connected.is_set()
+        view = self._view
         since_s = self._standstill.due(time.monotonic(), view.round, bool(view.missing or view.fenced))
         if since_s is None:
             return
         fenced = {"fenced_from": sorted(view.fenced)} if view.fenced else {}
-        where = {"controller": "away"} if away else {}
+        where = {"controller": "away"} if self._away() else {}
         waiting = {"waiting_for": list(view.missing), "since_s": round(since_s)}
         log.warning("no progress", round=view.round, **waiting, **fenced, **where)
+
+    def status(self) -> str:
+        """How we are, in a line."""
+        view, since = self._view, self._waiting_since
+        parts = [f"round {view.round} of {view.end}"]
+        if self.tally.accuracy is not None:
+            parts.append(f"accuracy {self.tally.accuracy:.1%}")
+        if view.missing and since is not None and time.monotonic() - since > _WORTH_SAYING_S:
+            parts.append(f"waiting for {', '.join(view.missing)} since {time.monotonic() - since:.0f} s")
+        if self._away():
+            parts.append("the controller is away")
+        if self._node.halted:
+            parts.append("paused")
+        return ", ".join(parts)
+
+    def _away(self) -> bool:
+        return self._control is not None and not self._control.connected.is_set()
 
     def fail(self, error: BaseException) -> None:
         """Report that this node gave up."""
@@ -342,7 +367,7 @@ class Daemon:
     def _report(self, state: control_pb2.State, error: str = "") -> None:
         if self._control is None:
             return
-        view, tally = self._view, self.tally
+        view, tally, usage = self._view, self.tally, self._sensors.usage(self._view.round - self._start)
         since = self._waiting_since
         waiting = view.missing if since is not None else ()
         self._control.report(
@@ -369,6 +394,9 @@ class Daemon:
                 state=state,
                 error=error,
                 farewell=self._farewell,
+                peak_memory_bytes=usage.peak_memory_bytes or 0,
+                joules_per_round=usage.joules_per_round,
+                power_sensor=usage.power_sensor,
             )
         )
 
@@ -379,7 +407,8 @@ class Daemon:
 
     def result(self, outcome: Outcome) -> results.NodeResult:
         """This node's row of result.json."""
-        return self._part.result(outcome.round, outcome.test_accuracy, self.wire_bytes)
+        usage = self._sensors.usage(outcome.round - self._start)
+        return replace(self._part.result(outcome.round, outcome.test_accuracy, self.wire_bytes), **asdict(usage))
 
     def export(self, folder: Path) -> None:
         """Write model.safetensors: the final z and the BatchNorm buffers, with what is needed to use them."""

@@ -127,3 +127,16 @@ class Desk:
             consensus_distance=consensus[1] if consensus else None,
             consensus_round=consensus[0] if consensus else 0,
         )
+
+    def in_a_line(self) -> str:
+        """How the run is, for systemd."""
+        cluster, here = self._cluster, len(self._cluster.present)
+        if cluster.plan is None:
+            return f"{here} of {here + cluster.missing()} nodes are here"
+        reports = [member.progress for member in self._nodes.members(cluster.plan)]
+        parts = [f"round {min((p.round for p in reports), default=0)}", f"{len(cluster.plan.latest.names)} nodes"]
+        if known := [p.accuracy for p in reports if p.HasField("accuracy")]:
+            parts.append(f"accuracy {sum(known) / len(known):.1%}")
+        if awaited := cluster.waits_for() or {n for n, h in self._lookout.held.items() if h.held_s}:
+            parts.append(f"waiting for {', '.join(sorted(awaited))}")
+        return ", ".join([*parts, *(["paused"] if cluster.paused else [])])

@@ -34,6 +34,7 @@ from edgenode.net.peers import PeerServer, Whereabouts, fetch_model, meet, probe
 from edgenode.net.rpc import address_towards, join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.store import Arrays, Store
+from edgenode.systemd import Notifier
 
 log = structlog.get_logger()
 
@@ -91,6 +92,7 @@ class Membership:
         self._follows: Reign | None = None
         self._halted = False
         self._rounds_per_epoch = 1
+        self._awaits = "loading the data"  # until there is a daemon to ask
 
     def _saved(self) -> tuple[frozenset[int], Plan | None]:
         """What there is to go on from: the rounds of the intact checkpoints, and the plan of the newest.
@@ -121,10 +123,12 @@ class Membership:
             async with AsyncExitStack() as stack:
                 services = [(peers.SERVICE, self.server.add_to)]
                 self.port = await stack.enter_async_context(serving(self.options.listen, services))
+                await stack.enter_async_context(_alongside(Notifier().beat(self._status), "systemd"))
                 self._rounds_per_epoch = await self.worker(build.prepare_task, self.config)
                 log.info(
                     "listening", node=self.options.name, address=self._own_address(), cluster=self.config.run.cluster
                 )
+                self._awaits = "looking for the others"
                 if self.options.controller == "none":
                     plan, start = await self._found_among_peers()
                     daemon, outcome = await self._take_part(plan, start, None)
@@ -191,6 +195,9 @@ class Membership:
     def _stay(self, reason: str) -> None:
         log.warning("stopping without handing over", reason=reason)
         signal.raise_signal(signal.SIGINT)
+
+    def _status(self) -> str:
+        return self._daemon.status() if self._daemon is not None else self._awaits
 
     def _own_address(self) -> str:
         return join_address(split_address(self.options.listen)[0], self.port)
@@ -317,6 +324,7 @@ class Membership:
         self._follows = reign
 
     def _say_waiting(self, present: tuple[str, ...], missing: int) -> None:
+        self._awaits = f"waiting for {missing} more beside {', '.join(present)}"
         log.info("waiting for nodes", present=list(present), missing=missing)
 
     # --- with a fixed list of peers -----------------------------------------------------------------
@@ -348,6 +356,7 @@ class Membership:
         return build.agreed_plan(self.config, saved, self._rounds_per_epoch)
 
     def _say_silent(self, target: str, why: str) -> None:
+        self._awaits = f"waiting for the peer at {target}: {why}"
         log.info("waiting for a peer", peer=target, why=why)
 
     # --- the end ------------------------------------------------------------------------------------

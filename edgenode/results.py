@@ -20,7 +20,13 @@ SCHEMA = "edgenode/result/1"
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What one node did. Bytes and messages are those it sent; dense bytes what they would weigh as float32."""
+    """What one node did. Bytes and messages are those it sent; dense bytes what they would weigh as float32.
+
+    Attributes:
+        peak_memory_bytes: the most that its process held.
+        joules_per_round: of the whole board or processor, since that process began to train; None without a sensor.
+        power_sensor: what measured that, or why nothing did.
+    """
 
     node: str
     test_accuracy: float
@@ -30,6 +36,9 @@ class NodeResult:
     payload_bytes: int
     wire_bytes: int
     dense_bytes: int
+    peak_memory_bytes: int | None = None
+    joules_per_round: float | None = None
+    power_sensor: str = "not measured"
 
 
 def summary(

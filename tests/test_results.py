@@ -33,7 +33,8 @@ def test_the_keys_are_those_that_scripts_rely_on() -> None:
     assert set(result) - set(KEYS) == {"config"}
     for node in result["nodes"]:
         assert [key for key in node if key in NODE_KEYS] == NODE_KEYS
-        assert set(node) - set(NODE_KEYS) == {"dense_bytes"}
+        assert set(node) - set(NODE_KEYS) == {"dense_bytes", "peak_memory_bytes", "joules_per_round", "power_sensor"}
+        assert (node["joules_per_round"], node["power_sensor"]) == (None, "not measured")
     assert result["schema"] == "edgenode/result/1"
 
 

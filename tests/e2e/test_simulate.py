@@ -35,7 +35,8 @@ def result(file: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(file.read_text())
     del content["wall_s"]
     for node in content["nodes"]:
-        del node["wire_bytes"]
+        for key in ("wire_bytes", "peak_memory_bytes", "joules_per_round", "power_sensor"):
+            del node[key]
     return content
 
 

@@ -1,0 +1,88 @@
+"""Real daemons and a real socket in systemd's place: ready, how they are, alive; and silent when the loop hangs."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from tests.e2e.fleet import Fleet
+
+WATCHDOG_S = 0.6
+# SIGUSR1 hangs the main thread, in which the event loop runs, and no other
+HANGABLE = """
+import signal, time
+signal.signal(signal.SIGUSR1, lambda *_: time.sleep(3600))
+from edgenode.cli import main
+main()
+"""
+
+
+class Systemd:
+    """Starts a service as systemd does, and hears what it says."""
+
+    def __init__(self, name: str) -> None:
+        self._address = f"edgenode-{os.getpid()}-{name}"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{self._address}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def spawn(self, argv: Sequence[str], env: dict[str, str], **popen_kwargs: Any) -> subprocess.Popen[Any]:
+        env = env | {"NOTIFY_SOCKET": f"@{self._address}", "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6))}
+        return subprocess.Popen([sys.executable, "-c", HANGABLE, *argv[3:]], env=env, **popen_kwargs)
+
+    def hears(self, pattern: str, within_s: float = 30) -> bool:
+        """Whether one of the next datagrams matches."""
+        deadline = time.monotonic() + within_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(left_s)
+            try:
+                if re.search(pattern, self._socket.recv(4096).decode()):
+                    return True
+            except TimeoutError:
+                break
+        return False
+
+
+@pytest.mark.timeout(90)
+def test_systemd_hears_that_daemons_are_ready_how_they_are_and_when_they_hang(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2, "run.rounds": 1_000_000, "run.evaluate_every": 10})
+    with Systemd("controller") as of_controller, Systemd("node") as of_node:
+        controller = fleet.controller(spawn=of_controller.spawn)
+        node = fleet.node("node-0", spawn=of_node.spawn)
+        assert of_controller.hears("^READY=1$")
+        assert of_node.hears("^READY=1$")
+        assert of_controller.hears("^STATUS=1 of 2 nodes are here\nWATCHDOG=1$")
+        assert of_node.hears("^STATUS=waiting for 1 more beside node-0\nWATCHDOG=1$")
+
+        other = fleet.node("node-1")
+        running = r"accuracy [\d.]+%.*\nWATCHDOG=1$"
+        assert of_node.hears(r"^STATUS=round \d+ of \d+, " + running)
+        assert of_controller.hears(r"^STATUS=round \d+, 2 nodes, " + running)
+
+        other.popen.send_signal(signal.SIGSTOP)
+        assert of_node.hears(r"^STATUS=.*, waiting for node-1 since \d+ s\nWATCHDOG=1$")
+
+        for systemd, process in ((of_controller, controller), (of_node, node)):
+            process.popen.send_signal(signal.SIGUSR1)
+            systemd.hears("what was said before that", WATCHDOG_S)
+            assert not systemd.hears("WATCHDOG=1", 3 * WATCHDOG_S)
+            assert process.popen.poll() is None
+            process.kill()
+        other.kill()
