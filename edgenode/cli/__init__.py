@@ -27,6 +27,8 @@ _COMMANDS = {
     "resume": ("edgenode.cli.orders", "Let a paused cluster go on."),
     "stop": ("edgenode.cli.orders", "Stop a running cluster at one round, with checkpoints written."),
     "evict": ("edgenode.cli.orders", "Go on without a node that is taken for dead."),
+    "doctor": ("edgenode.cli.doctor", "Check this device: what would stop a run, and what to do about it."),
+    "health": ("edgenode.cli.health", "Say whether a daemon serves, by exit code."),
 }
 
 

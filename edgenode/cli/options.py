@@ -86,6 +86,13 @@ def default_name() -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:40] or "node"
 
 
+def default_state_dir(cluster: str, name: str) -> Path:
+    """Where a daemon keeps its state unless it is told: in the user's state folder."""
+    import platformdirs
+
+    return platformdirs.user_state_path("edgenode") / cluster / name
+
+
 def set_up_logging(verbose: bool) -> None:
     """Human-readable lines on stderr, coloured on a terminal; DEBUG when asked."""
     import structlog

@@ -11,6 +11,7 @@ from edgenode.cli.options import (
     NODE_PORT,
     config_option,
     default_name,
+    default_state_dir,
     load_config,
     set_option,
     set_up_logging,
@@ -72,10 +73,7 @@ def run(
     name = name or default_name()
     from edgenode.member import Options, run_node
 
-    if state_dir is None:
-        import platformdirs
-
-        state_dir = platformdirs.user_state_path("edgenode") / config.run.cluster / name
+    state_dir = state_dir or default_state_dir(config.run.cluster, name)
     take_sigterm_as_ctrl_c()
     try:
         run_node(Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s))
@@ -123,10 +121,7 @@ def controller(
     _check(listen, ())
     from edgenode.controller import run_controller
 
-    if state_dir is None:
-        import platformdirs
-
-        state_dir = platformdirs.user_state_path("edgenode") / config.run.cluster / "controller"
+    state_dir = state_dir or default_state_dir(config.run.cluster, "controller")
     take_sigterm_as_ctrl_c()
     if not run_controller(config, listen, state_dir, recover):
         raise SystemExit(1)

@@ -183,6 +183,10 @@ class Discovery:
         """
         return self._picture.services(kind)
 
+    def other_clusters(self, kind: Kind) -> list[str]:
+        """Names of the clusters beside ours of which such a service is announced."""
+        return self._picture.other_clusters(kind)
+
     async def wait(self, kind: Kind, name: str | None = None, *, timeout_s: float) -> Service:
         """The service of that name, or the first by name if none is given, as soon as it is known.
 
@@ -220,7 +224,7 @@ class Discovery:
         )
         if known := self.services(kind):
             text += f"; found {', '.join(known)}"
-        if others := self._picture.other_clusters(kind):
+        if others := self.other_clusters(kind):
             text += f"; saw other clusters: {', '.join(others)}"
         return text
 

@@ -100,6 +100,24 @@ def _why_not(listen: str) -> str:
     return "the address is not available"
 
 
+async def serves(target: str, timeout_s: float) -> None:
+    """Ask the health service at host:port.
+
+    Raises:
+        TransportError: nobody answers in time, or it does not serve.
+        ConfigError: it is no address.
+    """
+    split_address(target)
+    async with channel(target) as there:
+        try:
+            stub = health_pb2_grpc.HealthStub(there)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as exc:
+            raise TransportError(f"nobody serves at {target}: {exc.code().name.lower().replace('_', ' ')}") from exc
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise TransportError(f"{target} is not serving")
+
+
 def split_address(address: str) -> tuple[str, int]:
     """host:port, IPv6 in brackets.
 

@@ -121,6 +121,7 @@ def test_every_option_has_a_variable(words: tuple[str, ...]) -> None:
         (("controller", "--listen", "here"), "'here' is no address"),
         (("status", "--controller", "here"), "'here' is no address"),
         (("stop", "--controller", "here:port"), "'here:port' is no address"),
+        (("health", "here"), "'here' is no address"),
         (("topology", "set", "chrod"), "no graph named 'chrod'; did you mean 'chord'"),
         (("topology", "rotate", "a,d"), "no graph named 'd'"),
         (("topology", "rotate", ","), "a rotation needs at least one graph"),

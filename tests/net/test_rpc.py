@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import grpc
 import grpc.aio
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from edgenode.net import control, operator, peers
 from edgenode.net.control import ControlServer
 from edgenode.net.operator import OperatorServer
 from edgenode.net.peers import PeerServer
-from edgenode.net.rpc import address_towards, broken, channel, join_address, reject, serving, split_address
+from edgenode.net.rpc import address_towards, broken, channel, join_address, reject, serves, serving, split_address
 from edgenode.net.wire import Identity
 from edgenode.v1 import operator_pb2
 
@@ -26,14 +27,11 @@ IDENTITY = Identity("home", "n0", "run")
 
 
 def all_services() -> list[tuple[str, object]]:
-    async def never(*_: object) -> int:
-        raise AssertionError
-
     controller = ControlServer(IDENTITY, lambda event: None, lambda node, progress: None, lambda node: None, str)
     return [
         (peers.SERVICE, PeerServer(IDENTITY, (frozenset(), None)).add_to),
         (control.SERVICE, controller.add_to),
-        (operator.SERVICE, OperatorServer(operator_pb2.ClusterStatus, never, never, never).add_to),
+        (operator.SERVICE, OperatorServer(SimpleNamespace(status=operator_pb2.ClusterStatus)).add_to),
     ]
 
 
@@ -42,6 +40,21 @@ async def test_health_says_serving_for_the_process_and_for_each_service(service:
     async with serving(ANY, all_services()) as port, channel(f"127.0.0.1:{port}") as there:  # type: ignore[arg-type]
         reply = await health_pb2_grpc.HealthStub(there).Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_who_serves_is_told_from_who_does_not_and_from_nobody() -> None:
+    async with serving(ANY, []) as port:
+        await serves(f"127.0.0.1:{port}", 5)
+    with pytest.raises(TransportError, match=f"nobody serves at 127.0.0.1:{port}: unavailable"):
+        await serves(f"127.0.0.1:{port}", 5)
+    server, checks = grpc.aio.server(), health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    await checks.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    port = server.add_insecure_port(ANY)
+    await server.start()
+    with pytest.raises(TransportError, match="is not serving"):
+        await serves(f"127.0.0.1:{port}", 5)
+    await server.stop(None)
 
 
 async def test_reflection_lists_the_services() -> None:

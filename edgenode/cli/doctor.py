@@ -1,0 +1,148 @@
+"""``edgenode doctor``: what would stop a run here, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgenode.cli.options import (
+    CONTROLLER_PORT,
+    NODE_PORT,
+    config_option,
+    default_name,
+    default_state_dir,
+    json_option,
+    load_config,
+    set_option,
+)
+
+if TYPE_CHECKING:
+    from edgenode.config import Config
+    from edgenode.doctor import Finding
+
+_COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
+_UNITS = "edgenode-node.service", "edgenode-controller.service"
+
+
+@click.command()
+@config_option
+@click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
+              show_envvar=True, help="As of edgenode run.")  # fmt: skip
+@click.option("--controller", default="mdns", show_default=True, metavar="mdns|H:P|none",
+              envvar="EDGENODE_CONTROLLER", show_envvar=True, help="As of edgenode run.")  # fmt: skip
+@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
+              help="As of edgenode run. [default: the user's state folder]")  # fmt: skip
+@click.option("--systemd", is_flag=True, envvar="EDGENODE_SYSTEMD", show_envvar=True,
+              help="Print how to install the services for systemd, and do no more.")  # fmt: skip
+@set_option
+@json_option
+def doctor(
+    config_path: Path | None,
+    listen: str,
+    controller: str,
+    state_dir: Path | None,
+    systemd: bool,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Check this device before a run: one line for each check, with the remedy where there is something to mend.
+
+    Python and packages, torch, the model of the run, memory, disk, ports, multicast on each interface, the controller,
+    its clock, and the nodes to be seen. Changes nothing. Exit code 1 if something would stop a run.
+
+    \b
+    Examples:
+      edgenode doctor --config run.toml
+      edgenode doctor --config run.toml --controller 10.0.0.5:7700   where multicast does not pass
+      edgenode doctor --json | jq '.[] | select(.level != "ok")'
+      edgenode doctor --systemd
+    """
+    if systemd:
+        click.echo(_installation(), nl=False)
+        return
+    found = asyncio.run(_examine(config_path, settings, listen, controller, state_dir, not as_json))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+    problems = sum(finding.level == "problem" for finding in found)
+    if not as_json:
+        click.echo(f"{problems or 'no'} problem{'' if problems == 1 else 's'}")
+    if problems:
+        raise SystemExit(1)
+
+
+async def _examine(
+    path: Path | None, settings: tuple[str, ...], listen: str, controller: str, state_dir: Path | None, aloud: bool
+) -> list[Finding]:
+    """Every finding, told as it comes."""
+    found = []
+    async for finding in _findings(path, settings, listen, controller, state_dir):
+        found.append(finding)
+        if aloud:
+            click.echo(f"{click.style(f'{finding.level:8}', _COLOURS[finding.level])} {finding.check:10}  {finding}")
+    return found
+
+
+async def _findings(
+    path: Path | None, settings: tuple[str, ...], listen: str, controller: str, state_dir: Path | None
+) -> AsyncIterator[Finding]:
+    from edgenode.doctor import machine, network, problem
+    from edgenode.errors import ConfigError
+    from edgenode.net.discovery import interfaces_for
+    from edgenode.net.rpc import split_address
+
+    for finding in machine.installed():
+        yield finding
+    try:
+        config: Config = load_config(path, settings)
+        host, _ = split_address(listen)
+        interfaces = interfaces_for(host)
+    except ConfigError as exc:
+        yield problem("run.toml", str(exc), "correct it")
+        return
+    state_dir = state_dir or default_state_dir(config.run.cluster, default_name())
+    for finding in (*machine.torch(config), *machine.model(config, state_dir), machine.power()):
+        yield finding
+    yield await network.port("port", listen, True)
+    yield await network.port("port", f"0.0.0.0:{CONTROLLER_PORT}", False)
+    async for finding in network.multicast(interfaces, controller == "mdns"):
+        yield finding
+    async for finding in network.others(config.run.cluster, controller, host):
+        yield finding
+
+
+def _installation() -> str:
+    """Commands for a shell, of this very installation."""
+    prefix = Path(sys.prefix)
+    here = Path(__file__).parents[2] / "deploy"
+    units = prefix / "share" / "edgenode"
+    if not (units / _UNITS[0]).is_file():  # a checkout that is installed to be edited
+        units = here
+    lines = [f"# edgenode as a service, from {prefix}; as root:"]
+    if prefix.is_relative_to("/home") or prefix.is_relative_to("/root"):
+        lines += [
+            "# A service cannot see home folders: install edgenode elsewhere first, and ask that one:",
+            "#   python3 -m venv /opt/edgenode && /opt/edgenode/bin/pip install CHECKOUT",
+            "#   /opt/edgenode/bin/edgenode doctor --systemd",
+        ]
+    lines += ["install -D -m 644 run.toml /etc/edgenode/run.toml"]
+    lines += [f"sed 's|/opt/edgenode|{prefix}|' {units / unit} > /etc/systemd/system/{unit}" for unit in _UNITS]
+    lines += [
+        "systemctl daemon-reload",
+        "systemctl enable --now edgenode-node           # on every device",
+        "systemctl enable --now edgenode-controller     # on one of them",
+        "systemctl status edgenode-node                 # the round, the accuracy, who is waited for",
+        "journalctl -fu edgenode-node",
+        "# Options are variables in /etc/edgenode/node.env and controller.env: EDGENODE_CONTROLLER=10.0.0.5:7700",
+        "# A GPU is a device, and devices are hidden: systemctl edit edgenode-node, and write",
+        "#   [Service]",
+        "#   PrivateDevices=no",
+        "#   SupplementaryGroups=video render",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,30 @@
+"""``edgenode health``: whether a daemon serves, for whoever supervises it; quick, as it is called every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from edgenode.cli.options import NODE_PORT
+
+
+@click.command()
+@click.argument("address", metavar="[H:P]", default=f"127.0.0.1:{NODE_PORT}", envvar="EDGENODE_HEALTH_ADDRESS")
+@click.option("--timeout", "timeout_s", default=3.0, show_default=True, metavar="SECONDS",
+              envvar="EDGENODE_HEALTH_TIMEOUT", show_envvar=True, help="How long to wait for the answer.")  # fmt: skip
+def health(address: str, timeout_s: float) -> None:
+    """Ask the daemon at H:P by gRPC's health service whether it serves; exit code 1 if it does not.
+
+    Without H:P, a node on this machine is asked. It serves as soon as it listens, before the run has begun.
+
+    \b
+    Examples:
+      edgenode health                    a node on this machine
+      edgenode health 127.0.0.1:7700     the controller
+      edgenode health 10.0.0.7:7600
+    """
+    from edgenode.net.rpc import serves
+
+    asyncio.run(serves(address, timeout_s))
+    click.echo("serving")

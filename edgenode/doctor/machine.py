@@ -1,0 +1,155 @@
+"""Checks of the machine itself: what is installed, and whether the model of a run fits in."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from edgenode import build
+from edgenode.config import Config
+from edgenode.doctor import Finding, ok, problem, warning
+from edgenode.errors import ConfigError, EdgenodeError
+from edgenode.sensors import find_meter, peak_memory_bytes
+
+_OLDEST = (3, 11)
+_VECTORS = 6  # float32 beside the trainer's own: x, error, z, and a checkpoint's copies of three while it is written
+_KEPT = 3  # checkpoints: two, and the one being written
+_SAVED = 3  # float32 vectors in each: x, error, momentum
+_ROOM = 0.8  # more than this share of what there is, is tight
+_STEPS = 3
+
+
+def installed() -> Iterator[Finding]:
+    """Python, and the packages that we ask for, at the versions that we ask for."""
+    version = platform.python_version()
+    if sys.version_info < _OLDEST:
+        yield problem("python", f"{version} is too old", "install Python 3.11 or newer")
+    else:
+        yield ok("python", f"{version} on {platform.machine()}, {platform.system()} {platform.release()}")
+    try:
+        wanted = metadata.requires("edgenode") or []
+    except metadata.PackageNotFoundError:
+        yield problem("packages", "edgenode itself is not installed", "pip install .")
+        return
+    wrong = list(_unsatisfied(wanted))
+    if wrong:
+        yield problem("packages", "; ".join(wrong), "pip install --upgrade edgenode")
+    else:
+        names = ("edgenode", "torch", "numpy", "grpcio", "zeroconf")
+        yield ok("packages", ", ".join(f"{name} {metadata.version(name)}" for name in names))
+
+
+def _unsatisfied(wanted: list[str]) -> Iterator[str]:
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, wanted):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            there = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield f"{requirement.name} is missing"
+            continue
+        # as pip does with what is there already: a board's own torch is a pre-release by its name
+        if not requirement.specifier.contains(there, prereleases=True):
+            yield f"{requirement.name} is {there}, wanted is {requirement.specifier}"
+
+
+def torch(config: Config) -> Iterator[Finding]:
+    """Device and threads that a node would train with."""
+    try:
+        import torch
+        import torchvision
+    except (ImportError, OSError, RuntimeError) as exc:
+        reason = (str(exc).splitlines() or [""])[0]
+        yield problem("torch", f"does not load: {reason}", "install a torch and a torchvision that fit each other")
+        return
+    device, threads, cores = build.device(config), build.threads(config), build.threads(_all_cores(config))
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    if device == "cuda" and not torch.cuda.is_available():
+        remedy = "install the driver and a torch built for it, or set run.device = cpu"
+        yield problem("torch", f"run.device = cuda, but {versions} finds no CUDA device", remedy)
+    elif threads > cores:
+        text = f"{versions} on {device}, run.threads = {threads}, but {cores} physical cores"
+        yield warning("torch", text, 'more threads than cores make a step slower; "auto" takes one for each')
+    else:
+        where = torch.cuda.get_device_name() if device == "cuda" else device
+        yield ok("torch", f"{versions} on {where}, {threads} of {cores} physical cores")
+
+
+def _all_cores(config: Config) -> Config:
+    from msgspec.structs import replace
+
+    return replace(config, run=replace(config.run, threads="auto"))
+
+
+def model(config: Config, state_dir: Path) -> Iterator[Finding]:
+    """Train the first shard's model for a few steps; then compare what that took with what there is."""
+    try:
+        build.recipe(config)
+        build.schedule(config)
+        build.prepare_task(config)
+        founders = [f"node-{i}" for i in range(config.run.nodes)]
+        trainer = build.trainer(config, founders[0], founders)
+        z = trainer.initial()
+        trainer.train(0, z)
+        began = time.perf_counter()
+        for round in range(1, 1 + _STEPS):
+            trainer.train(round, z)
+        step_s = (time.perf_counter() - began) / _STEPS
+    except ConfigError as exc:
+        yield problem("run.toml", str(exc), "correct it")
+        return
+    except (EdgenodeError, RuntimeError, MemoryError) as exc:
+        reason = (str(exc) or type(exc).__name__).splitlines()[0]
+        yield problem("model", f"{config.task.model} cannot be trained: {reason}", "a smaller model, or another device")
+        return
+    task = config.task
+    yield ok("model", f"{task.model} on {task.dataset}: {trainer.size:,} parameters, {step_s * 1e3:.3g} ms a step")
+    yield memory(trainer.size)
+    yield disk(trainer.size, state_dir)
+
+
+def memory(parameters: int) -> Finding:
+    """What a node of so many parameters needs, by what this process has held by now, against what is free."""
+    import psutil
+
+    held = peak_memory_bytes() or psutil.Process().memory_info().rss
+    needs = held + _VECTORS * 4 * parameters
+    free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    text = f"a node needs {_mb(needs)}, {_mb(free)} are free"
+    if needs > free:
+        return problem("memory", text, "end other programs, or take a smaller model or batch; swap only helps a little")
+    if needs > _ROOM * free:
+        return warning("memory", text, "that is tight: end other programs, and have some swap (docs/devices.md)")
+    return ok("memory", text)
+
+
+def disk(parameters: int, state_dir: Path) -> Finding:
+    """Whether checkpoints fit, and may be written."""
+    folder = next(place for place in (state_dir.absolute(), *state_dir.absolute().parents) if place.exists())
+    needs, free = _KEPT * _SAVED * 4 * parameters, shutil.disk_usage(folder).free
+    text = f"checkpoints need {_mb(needs)} in {state_dir}, {_mb(free)} are free"
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return problem("disk", f"{state_dir} cannot be written", "give another --state-dir")
+    if needs > free:
+        return problem("disk", text, "make room, or give another --state-dir")
+    if needs > _ROOM * free:
+        return warning("disk", text, "make room: a full disk stops checkpoints")
+    return ok("disk", text)
+
+
+def power() -> Finding:
+    """Which sensor would tell joules per round; none is no fault."""
+    meter = find_meter()
+    return ok("power", meter if isinstance(meter, str) else f"measured by {meter.source}")
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

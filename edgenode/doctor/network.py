@@ -1,0 +1,243 @@
+"""Checks of the network: ports, multicast out and back on each interface, who is there, and what time it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]  # there, and documented
+
+from edgenode.doctor import Finding, Level, ok, problem, warning
+from edgenode.errors import EdgenodeError, TransportError
+from edgenode.net.discovery import LOOPBACK, SERVICE_TYPES, Discovery, Service, interfaces_for
+from edgenode.net.operator import operating
+from edgenode.net.rpc import serves, split_address
+from edgenode.v1 import operator_pb2
+
+_GROUP, _PORT = "224.0.0.251", 5353
+_IP_MULTICAST_ALL = 49  # Linux: 0 lets a socket hear only what arrives at its own interface
+_PTR, _IN, _QUERY = 12, 1, 0
+_LISTEN_S = 2.0
+_ASK_EVERY_S = 0.7
+_DIAL_S = 2.0
+_SKEW_S = 5.0
+
+
+async def port(check: str, listen: str, needed: bool) -> Finding:
+    """Whether an address can be bound; an edgenode that serves there already is a good sign."""
+    host, number = split_address(listen)
+    try:
+        family, *_, address = socket.getaddrinfo(host or None, number, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+        return ok(check, f"{listen} is free")
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+    with suppress(EdgenodeError):
+        await serves(f"{LOOPBACK if host in ('', '0.0.0.0', '::') else host}:{number}", _DIAL_S)
+        return ok(check, f"edgenode serves at {listen} already")
+    text = f"cannot listen on {listen}: {reason}"
+    if needed:
+        return problem(check, text, "end who has it, or give another --listen")
+    return warning(check, text, "if the controller is to run here, give it another address")
+
+
+# --- multicast --------------------------------------------------------------------------------------
+
+
+async def multicast(interfaces: Sequence[str], needed: bool) -> AsyncIterator[Finding]:
+    """Ask every mDNS responder on each interface who is there: does the question come back to us, is anyone else heard?
+
+    Args:
+        interfaces: their IPv4 addresses.
+        needed: whether a run depends on it, on one of them at least.
+    """
+    networks = [address for address in interfaces if address != LOOPBACK]
+    if not networks:
+        yield warning("multicast", "no interface is up but loopback", "connect the network, or stay on this machine")
+    found = await asyncio.gather(*(asyncio.to_thread(_multicast_on, a, frozenset(interfaces)) for a in networks))
+    suffices = not needed or any(finding.level is not Level.PROBLEM for finding in found)
+    for finding in found:
+        is_bearable = suffices and finding.level is Level.PROBLEM
+        yield replace(finding, level=Level.WARNING) if is_bearable else finding
+
+
+def _multicast_on(address: str, ours: frozenset[str]) -> Finding:
+    name, instead = _interface(address), "or say --controller H:P, which needs no multicast"
+    try:
+        came_back, sources = _echo(address)
+    except OSError as exc:
+        text = f"{name}: {exc.strerror or exc}"
+        return problem("multicast", text, f"let UDP port {_PORT} out of the firewall, {instead}")
+    if not came_back:
+        text = f"{name}: what is sent to {_GROUP}:{_PORT} does not come back"
+        return problem("multicast", text, f"let UDP port {_PORT} through the firewall, in and out, {instead}")
+    if others := sorted(sources - ours):
+        return ok("multicast", f"{name}: goes out and comes back, heard {_few(others)}")
+    text = f"{name}: goes out and comes back, but nobody else is heard"
+    return warning("multicast", text, f"if other devices are on, the network keeps multicast from them; {instead[3:]}")
+
+
+def _echo(address: str) -> tuple[bool, set[str]]:
+    """(whether our question came back, whose packets came with it).
+
+    Raises:
+        OSError: nothing can be sent.
+    """
+    question, came_back, sources = _question(), False, set()
+    with _socket(address) as ours:
+        end = ask_at = time.monotonic()
+        end += _LISTEN_S
+        while (now := time.monotonic()) < end:
+            if now >= ask_at:
+                ours.sendto(question, (_GROUP, _PORT))
+                ask_at = now + _ASK_EVERY_S
+            ours.settimeout(max(0.01, min(ask_at, end) - now))
+            with suppress(TimeoutError):
+                packet, source = ours.recvfrom(1 << 16)
+                sources.add(source[0])
+                came_back = came_back or packet == question
+    return came_back, sources
+
+
+def _question() -> bytes:
+    """What every responder answers, and a word of our own, to know it by when it comes back."""
+    out = DNSOutgoing(_QUERY)
+    own = f"edgenode-doctor-{secrets.token_hex(8)}.local."
+    for asked in ("_services._dns-sd._udp.local.", *SERVICE_TYPES.values(), own):
+        out.add_question(DNSQuestion(asked, _PTR, _IN))
+    (packet,) = out.packets()
+    return packet
+
+
+def _socket(address: str) -> socket.socket:
+    """A socket of the mDNS group on one interface, beside those of other programs.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "SO_REUSEPORT"):
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        ours.bind(("", _PORT))
+        interface = socket.inet_aton(address)
+        ours.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(_GROUP) + interface)
+        ours.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
+        ours.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+        with suppress(OSError):  # elsewhere than on Linux
+            ours.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+    except OSError:
+        ours.close()
+        raise
+    return ours
+
+
+def _interface(address: str) -> str:
+    import ifaddr
+
+    names = [a.nice_name for a in ifaddr.get_adapters() for ip in a.ips if ip.ip == address]
+    return f"{names[0]} ({address})" if names else address
+
+
+# --- who is there -----------------------------------------------------------------------------------
+
+
+async def others(cluster: str, controller: str, listen_host: str) -> AsyncIterator[Finding]:
+    """Which controllers and nodes are to be seen, whether they answer, and what time it is at the controller.
+
+    Args:
+        controller: "mdns", "none" or host:port.
+    """
+    nodes: dict[str, tuple[str, ...]] = {}
+    if controller != "mdns":
+        controllers = {controller} - {"none"}
+    else:
+        try:
+            announced = await _announced(cluster, listen_host)
+        except TransportError as exc:
+            yield problem("controller", str(exc), "say --controller H:P, which needs no mDNS")
+            return
+        controllers = {service.targets[0] for service in announced.controllers}
+        nodes = {service.name: service.targets for service in announced.nodes}
+        if not controllers:
+            seen = f"; other clusters are {_few(announced.strangers)}" if announced.strangers else ""
+            text = f"none of cluster {cluster!r} is announced by mDNS{seen}"
+            yield warning("controller", text, "start edgenode controller on one device, or say --controller H:P")
+    for target in sorted(controllers):
+        try:
+            status, ahead_s = await _asked(target)
+        except EdgenodeError as exc:
+            yield problem("controller", str(exc), "start it, or open its port in the firewall there")
+            continue
+        yield _controller(cluster, target, status)
+        yield _clock(ahead_s)
+        nodes |= {node.node: (node.address,) for node in status.nodes}
+    yield await _nodes(nodes)
+
+
+@dataclass(frozen=True)
+class _Announced:
+    controllers: list[Service]
+    nodes: list[Service]
+    strangers: list[str]
+
+
+async def _announced(cluster: str, listen_host: str) -> _Announced:
+    async with Discovery(cluster, interfaces_for(listen_host)) as discovery:
+        await asyncio.sleep(_LISTEN_S)
+        controllers, nodes = (list(discovery.services(kind).values()) for kind in ("controller", "node"))
+        return _Announced(controllers, nodes, discovery.other_clusters("controller"))
+
+
+async def _asked(target: str) -> tuple[operator_pb2.ClusterStatus, float]:
+    """A controller's status, and by how much its clock is ahead of ours: as if the answer took half of the way."""
+    async with operating(target, _DIAL_S) as operator:
+        asked = time.time()
+        status = await operator.status()
+        return status, status.unix_time_s - (asked + time.time()) / 2
+
+
+def _controller(cluster: str, target: str, status: operator_pb2.ClusterStatus) -> Finding:
+    if status.cluster != cluster:
+        text = f"{target} is that of cluster {status.cluster!r}, not {cluster!r}"
+        return problem("controller", text, "set run.cluster alike on all devices, or give another --controller")
+    missing = f", waits for {status.missing} more" if status.missing else ""
+    return ok("controller", f"{target} answers, has {len(status.nodes)} nodes{missing}")
+
+
+def _clock(ahead_s: float) -> Finding:
+    text = f"the controller's is {abs(ahead_s):,.1f} s {'ahead of' if ahead_s > 0 else 'behind'} ours"
+    if abs(ahead_s) < _SKEW_S:
+        return ok("clock", text)
+    return warning("clock", text, "a run does not mind, but logs mislead: timedatectl set-ntp true")
+
+
+async def _nodes(nodes: Mapping[str, tuple[str, ...]]) -> Finding:
+    if not nodes:
+        return ok("nodes", "none is to be seen yet")
+    answers = await asyncio.gather(*(_answers(targets) for targets in nodes.values()))
+    seen = _few([f"{name} at {targets[0]}" for name, targets in nodes.items()])
+    if silent := [name for name, answered in zip(nodes, answers, strict=True) if not answered]:
+        remedy = "open its port in the firewall there, unless it has just ended"
+        return warning("nodes", f"{seen}; no answer from {_few(silent)}", remedy)
+    return ok("nodes", f"{seen}; all answer")
+
+
+async def _answers(targets: Sequence[str]) -> bool:
+    for target in targets:
+        with suppress(EdgenodeError):
+            await serves(target, _DIAL_S)
+            return True
+    return False
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:8])} and {len(names) - 8} more"

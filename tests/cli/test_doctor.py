@@ -1,0 +1,73 @@
+"""The doctor as a command: lines, JSON, exit codes, and how to install the services."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgenode.cli import group
+from edgenode.doctor import Finding, ok
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(group, ("doctor", *words))
+
+
+@pytest.fixture
+def quiet_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No packets: those are for tests/doctor and tests/e2e."""
+
+    async def nothing(interfaces: Sequence[str], needed: bool) -> AsyncIterator[Finding]:
+        yield ok("multicast", "not asked")
+
+    monkeypatch.setattr("edgenode.doctor.network.multicast", nothing)
+
+
+@pytest.mark.usefixtures("quiet_network")
+def test_each_check_is_a_line_and_nothing_wrong_is_exit_code_0(tmp_path: Path) -> None:
+    where = ("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path), "--controller", "none")
+    result = run(*where, "--set", "run.threads=1", "--set", "run.device=cpu")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[-1] == "no problems"
+    checks = [line.split()[1] for line in lines[:-1]]
+    assert checks == [
+        *("python", "packages", "torch", "model", "memory", "disk", "power", "port", "port", "multicast", "nodes")
+    ]
+    assert all(re.match(r"(ok     |warning)  \w+ +\S", line) for line in lines[:-1])
+
+
+def test_a_problem_is_exit_code_1_with_the_remedy_in_its_line_and_in_json() -> None:
+    result = run("--set", "run.nodes=none")
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1] == "1 problem"
+    assert re.search(r"^problem  run.toml +command-line option: run.nodes = .*: correct it$", result.output, re.M)
+    result = run("--set", "run.nodes=none", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.output)
+    assert [set(finding) for finding in found] == [{"check", "level", "text", "remedy"}] * 3
+    assert [(f["check"], f["level"]) for f in found] == [("python", "ok"), ("packages", "ok"), ("run.toml", "problem")]
+
+
+def test_the_commands_that_install_the_services_do_what_they_say(tmp_path: Path) -> None:
+    result = run("--systemd")
+    assert result.exit_code == 0
+    commands = [shlex.split(line, comments=True) for line in result.output.splitlines()]
+    for name in ("node", "controller"):
+        (sed,) = [words for words in commands if words[:1] == ["sed"] and words[2].endswith(f"edgenode-{name}.service")]
+        assert sed[1] == f"s|/opt/edgenode|{sys.prefix}|"
+        assert "ExecStart=/opt/edgenode/bin/edgenode" in Path(sed[2]).read_text()
+        assert sed[3:] == [">", f"/etc/systemd/system/edgenode-{name}.service"]
+        assert ["systemctl", "enable", "--now", f"edgenode-{name}"] in commands
+
+
+def test_an_installation_in_a_home_folder_is_told_that_a_service_cannot_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.prefix", "/home/pi/venv")
+    assert "A service cannot see home folders" in run("--systemd").output

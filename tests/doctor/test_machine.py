@@ -1,0 +1,127 @@
+"""What the doctor finds on a machine; what is wrong here is made wrong for real, as far as that goes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgenode.config import Config, load
+from edgenode.doctor import Finding, Level, machine
+from edgenode.sensors import peak_memory_bytes
+
+
+def a_config(**settings: object) -> Config:
+    return load(None, {key.replace("__", "."): value for key, value in settings.items()}, environ={})
+
+
+def levels(findings: list[Finding]) -> dict[str, str]:
+    return {finding.check: finding.level.value for finding in findings}
+
+
+# --- packages
+
+
+def test_this_very_environment_is_well() -> None:
+    found = list(machine.installed())
+    assert levels(found) == {"python": "ok", "packages": "ok"}
+    assert "torch 2." in found[1].text
+
+
+def test_every_package_that_does_not_do_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = ["tomli; python_version < '3.0'", "mypy>=99; extra == 'dev'"]
+    wanted = ["numpy>=1", "click>=99", "no-such-package>=1", *others]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: wanted)
+    (found,) = [finding for finding in machine.installed() if finding.check == "packages"]
+    assert found.level is Level.PROBLEM
+    assert found.text.endswith(", wanted is >=99; no-such-package is missing")
+    assert found.text.startswith("click is ")
+
+
+def test_a_boards_own_torch_does_although_its_name_is_that_of_a_pre_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "boardtorch-2.5.0a0+872d972e41.nv24.8.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: boardtorch\nVersion: 2.5.0a0+872d972e41.nv24.8\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for wanted, level in (("boardtorch>=2.3,<3", "ok"), ("boardtorch>=2.6,<3", "problem")):
+        monkeypatch.setattr("importlib.metadata.requires", lambda name, wanted=wanted: [wanted])
+        assert levels(list(machine.installed()))["packages"] == level
+
+
+# --- torch
+
+
+def test_threads_and_device_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    (found,) = machine.torch(a_config(run__device="cpu", run__threads=1))
+    assert found.level is Level.OK
+    assert found.text.endswith(" on cpu, 1 of 2 physical cores")
+    (found,) = machine.torch(a_config(run__device="cpu", run__threads=3))
+    assert found.level is Level.WARNING
+
+
+def test_a_gpu_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (found,) = machine.torch(a_config(run__device="cuda"))
+    assert found.level is Level.PROBLEM
+    assert "finds no CUDA device" in found.text
+
+
+def test_a_torchvision_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    (found,) = machine.torch(a_config())
+    assert found.level is Level.PROBLEM
+    assert "does not load: import of torchvision halted" in found.text
+
+
+# --- the model of the run
+
+
+def test_a_model_that_fits_is_trained_and_weighed(tmp_path: Path) -> None:
+    found = list(machine.model(a_config(run__threads=1, run__device="cpu"), tmp_path))
+    assert levels(found) == {"model": "ok", "memory": "ok", "disk": "ok"}
+    assert "small-cnn on digits: 19,338 parameters" in found[0].text
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"task__model": "smal-cnn"}, "smal-cnn"),
+        ({"task__dataset": "imagefolder", "task__data_dir": "/nowhere"}, "/nowhere"),
+        ({"topology__graphs": "chrod"}, "did you mean 'chord'"),
+    ],
+)
+def test_a_run_that_cannot_be_is_a_problem_of_its_file(settings: dict[str, object], text: str, tmp_path: Path) -> None:
+    (found,) = machine.model(a_config(run__threads=1, **settings), tmp_path)
+    assert (found.check, found.level) == ("run.toml", Level.PROBLEM)
+    assert text in found.text
+
+
+def test_memory_is_compared_with_what_is_free() -> None:
+    assert machine.memory(1000).level is Level.OK
+    assert machine.memory(10**13).level is Level.PROBLEM
+    free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    nearly_all = int(0.9 * free - (peak_memory_bytes() or 0)) // 24
+    assert machine.memory(nearly_all).level is Level.WARNING
+
+
+def test_disk_is_compared_with_what_is_free_where_the_folder_will_be(tmp_path: Path) -> None:
+    assert machine.disk(1000, tmp_path / "not" / "yet").level is Level.OK
+    assert machine.disk(10**15, tmp_path).level is Level.PROBLEM
+    (tmp_path / "file").touch()
+    found = machine.disk(1000, tmp_path / "file" / "state")
+    assert (found.level, found.text) == (Level.PROBLEM, f"{tmp_path / 'file' / 'state'} cannot be written")
+
+
+def test_power_is_never_a_fault() -> None:
+    assert machine.power().level is Level.OK
+
+
+def test_a_finding_is_a_line_with_its_remedy() -> None:
+    assert str(Finding("disk", Level.PROBLEM, "is full", "make room")) == "is full: make room"
+    assert str(Finding("disk", Level.OK, "is empty")) == "is empty"

@@ -1,0 +1,103 @@
+"""What the doctor finds on the network: real sockets, real servers, real mDNS on loopback."""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from types import SimpleNamespace
+
+import pytest
+
+from edgenode.doctor import Finding, Level, network
+from edgenode.net import operator
+from edgenode.net.discovery import LOOPBACK, Discovery, Service
+from edgenode.net.operator import OperatorServer
+from edgenode.net.rpc import serving
+from edgenode.net.wire import PROTOCOL
+from edgenode.v1 import control_pb2, operator_pb2
+
+ANY = "127.0.0.1:0"
+
+
+def a_controller(status: operator_pb2.ClusterStatus) -> list[tuple[str, object]]:
+    return [(operator.SERVICE, OperatorServer(SimpleNamespace(status=lambda: status)).add_to)]  # type: ignore[arg-type]
+
+
+async def seen(cluster: str, controller: str) -> dict[str, Finding]:
+    return {finding.check: finding async for finding in network.others(cluster, controller, LOOPBACK)}
+
+
+# --- ports
+
+
+async def test_a_free_port_is_well_and_so_is_one_where_edgenode_serves() -> None:
+    async with serving(ANY, []) as port:
+        found = await network.port("port", f"0.0.0.0:{port}", True)
+        assert (found.level, found.text) == (Level.OK, f"edgenode serves at 0.0.0.0:{port} already")
+    assert (await network.port("port", f"127.0.0.1:{port}", True)).text == f"127.0.0.1:{port} is free"
+
+
+@pytest.mark.parametrize(("needed", "level"), [(True, Level.PROBLEM), (False, Level.WARNING)])
+async def test_a_port_that_another_program_has_is_told_with_the_reason(needed: bool, level: Level) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        found = await network.port("port", listen, needed)
+    assert (found.level, found.text) == (level, f"cannot listen on {listen}: address already in use")
+
+
+# --- multicast (the rest in namespaces: tests/e2e/test_doctor.py)
+
+
+async def test_without_a_network_that_is_said() -> None:
+    (found,) = [finding async for finding in network.multicast((LOOPBACK,), True)]
+    assert (found.level, found.text) == (Level.WARNING, "no interface is up but loopback")
+
+
+# --- who is there
+
+
+async def test_a_controller_tells_its_nodes_and_its_time() -> None:
+    status = operator_pb2.ClusterStatus(cluster="home", missing=1, unix_time_s=time.time())
+    async with serving(ANY, a_controller(status)) as port:  # type: ignore[arg-type]
+        there, gone = f"127.0.0.1:{port}", "127.0.0.1:9"
+        for name, address in (("pi-1", there), ("pi-2", gone)):
+            status.nodes.append(operator_pb2.NodeStatus(node=name, address=address, progress=control_pb2.Progress()))
+        found = await seen("home", there)
+        assert found["controller"] == Finding("controller", Level.OK, f"{there} answers, has 2 nodes, waits for 1 more")
+        assert found["clock"].level is Level.OK
+        assert found["nodes"].level is Level.WARNING
+        assert found["nodes"].text == f"pi-1 at {there}, pi-2 at {gone}; no answer from pi-2"
+
+
+@pytest.mark.parametrize(("ahead_s", "text"), [(3600, "3,600.0 s ahead of ours"), (-1e9, "s behind ours")])
+async def test_a_clock_that_is_far_off_is_a_warning(ahead_s: float, text: str) -> None:
+    status = operator_pb2.ClusterStatus(cluster="home", unix_time_s=time.time() + ahead_s)
+    async with serving(ANY, a_controller(status)) as port:  # type: ignore[arg-type]
+        clock = (await seen("home", f"127.0.0.1:{port}"))["clock"]
+    assert clock.level is Level.WARNING
+    assert text in clock.text
+
+
+async def test_the_controller_of_another_cluster_and_none_at_all_are_problems() -> None:
+    async with serving(ANY, a_controller(operator_pb2.ClusterStatus(cluster="lab"))) as port:  # type: ignore[arg-type]
+        found = await seen("home", f"127.0.0.1:{port}")
+        assert found["controller"].level is Level.PROBLEM
+        assert f"127.0.0.1:{port} is that of cluster 'lab', not 'home'" == found["controller"].text
+    found = await seen("home", f"127.0.0.1:{port}")
+    assert found["controller"].level is Level.PROBLEM
+
+
+async def test_who_is_announced_by_mdns_is_asked_and_other_clusters_are_named() -> None:
+    ours, other = f"t-{uuid.uuid4().hex[:8]}", f"t-{uuid.uuid4().hex[:8]}"
+    status = operator_pb2.ClusterStatus(cluster=ours, unix_time_s=time.time())
+    async with serving(ANY, a_controller(status)) as port, Discovery(ours, (LOOPBACK,)) as discovery:  # type: ignore[arg-type]
+        await discovery.announce(Service("controller", ours, "controller", (), port, PROTOCOL))
+        await discovery.announce(Service("node", ours, "pi-1", (), port, PROTOCOL))
+        found = await seen(ours, "mdns")
+        assert [found[check].level for check in ("controller", "clock", "nodes")] == [Level.OK] * 3
+        assert found["nodes"].text == f"pi-1 at 127.0.0.1:{port}; all answer"
+        found = await seen(other, "mdns")
+        assert found["controller"].level is Level.WARNING
+        assert f"none of cluster '{other}' is announced by mDNS; other clusters are " in found["controller"].text
+        assert ours in found["controller"].text
