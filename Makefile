@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?=
 SEEDS ?= 0..25
 
-.PHONY: demo test chaos lint protos format clean
+.PHONY: demo test test-compose chaos lint protos format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -13,6 +13,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest
+
+# deploy/compose.yaml for real: builds the image and runs the ring. Needs a Docker engine with `docker compose`.
+test-compose: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest deploy
 
 # The chaos scenarios of the test command, many times: faults on the network need root, iproute2, iptables, faketime.
 chaos: $(VENV)/.installed-dev
