@@ -24,6 +24,7 @@ from edgenode.core.compress import (
     TopK,
     as_bfloat16,
     as_float32,
+    as_int4,
     as_int8,
     keep_all,
     keep_none,
@@ -123,7 +124,7 @@ def stream(node: str, round: int) -> np.random.Generator:
 
 
 SELECTIONS = st.sampled_from([keep_all, keep_none, TopK(0.1), TopK(0.5)])
-QUANTISERS = st.sampled_from([as_float32, as_bfloat16, as_int8, Random(1), Random(2), Random(4)])
+QUANTISERS = st.sampled_from([as_float32, as_bfloat16, as_int8, as_int4, Random(1), Random(2), Random(4)])
 COMPRESSORS = st.builds(Compressor, SELECTIONS, QUANTISERS)
 RATES = st.sampled_from([1.0, 0.5, 0.08, 0.01])
 LAYOUTS = st.lists(st.integers(1, 12), min_size=1, max_size=4).map(lambda sizes: Layout(tuple(sizes)))

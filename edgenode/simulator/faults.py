@@ -87,7 +87,7 @@ def network(seed: int, power_fails: bool = False) -> Network:
         checkpoint_every=rng.choice([0, 1, 5]),
         patience_s=200,
     )
-    blocks = rng.choice([1, 1, 3])
+    blocks = rng.choice([1, 1, 1, 2])
     learners = {name: Ledger(rounds, Fraction(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
     return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z, eta, grain, blocks))
 

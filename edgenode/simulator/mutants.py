@@ -100,8 +100,8 @@ MUTANTS = (
     Mutant(
         "a new process has the incarnation of the old one",
         "core/cluster.py",
-        "return 1 + max((m.incarnation",
-        "return max((m.incarnation",
+        "return 1 + max((r.incarnations",
+        "return max((r.incarnations",
     ),
     Mutant(
         "L is the newest round that anyone has begun",

@@ -147,6 +147,38 @@ def test_the_format_is_frozen() -> None:
     assert_same(decode(golden, layout), payload)
 
 
+def test_four_bit_values_take_half_a_byte_each() -> None:
+    """-7, 3 and 1 as two's complement in four bits each, after the scale: 1001 0011 0001 and four bits of nothing."""
+    layout = Layout((3,))
+    payload = Payload(np.array([3]), None, Values(np.array([-7, 3, 1], dtype=np.int8), 4, np.ones(1, np.float32)))
+    data = encode(payload, layout)
+    assert data[:2].hex() == "0104"
+    assert data[18:].hex() == "0000803f" + "9310"
+    assert_same(decode(data, layout), payload)
+    refuse(resealed(data[:22] + b"\x80\x10"), layout, "an integer value is out of range")  # -8 stands for nothing
+
+
+@pytest.mark.parametrize("quantise", QUANTISERS)
+@pytest.mark.parametrize("block", range(5))
+def test_a_payload_of_a_block_is_one_of_its_own_layout(quantise, block: int) -> None:
+    part = SMALL.part(block, 5)
+    payload = a_payload(Compressor(keep_all, quantise), part)
+    data = encode(payload, part)
+    assert len(data) <= max_bytes(part) <= max_bytes(SMALL)
+    assert_same(decode(data, part), payload)
+    if payload.indices is None:
+        refuse(data, SMALL, f"a dense payload of {part.size} entries for a model of {SMALL.size}")
+
+
+def test_an_empty_block_is_a_header() -> None:
+    nothing = Layout(())
+    for quantise in QUANTISERS:
+        data = encode(a_payload(Compressor(keep_all, quantise), nothing), nothing)
+        assert len(data) == 18
+        assert len(decode(data, nothing).numbers) == 0
+        refuse(resealed(data + b"\0"), nothing, "left over")
+
+
 def test_a_resnet_20_at_one_percent_takes_less_than_twenty_bits_per_entry() -> None:
     assert (len(RESNET_20.sizes), RESNET_20.size) == (59, 269_722)
     payload = a_payload(Compressor(TopK(0.01), as_int8), RESNET_20)

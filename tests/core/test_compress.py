@@ -17,6 +17,7 @@ from edgenode.core.compress import (
     TopK,
     as_bfloat16,
     as_float32,
+    as_int4,
     as_int8,
     keep_all,
     keep_none,
@@ -129,7 +130,7 @@ def test_the_identity_keeps_every_entry_without_positions() -> None:
     assert np.array_equal(payload.dense(9), vector)
 
 
-@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, Random(4)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4)])
 def test_keeping_none_sends_nothing(quantise) -> None:
     payload = compressed(Compressor(keep_none, quantise), np.ones(9), 4, 5)
     assert (payload.counts.tolist(), len(payload.numbers)) == ([0, 0], 0)
@@ -152,13 +153,19 @@ def test_bfloat16_rounds_ties_to_even() -> None:
 
 
 @given(arrays(np.float32, 60, elements=FLOATS))
-def test_int8_is_off_by_at_most_half_a_step_of_its_own_tensor(numbers: np.ndarray) -> None:
+def test_integers_are_off_by_at_most_half_a_step_of_their_own_tensor(numbers: np.ndarray) -> None:
     counts = np.array([1, 0, 19, 40])
-    values = as_int8(numbers, counts, RNG)
     largest = np.repeat([np.abs(t).max(initial=0) for t in np.split(numbers, np.cumsum(counts)[:-1])], counts)
-    off = np.abs(values.decode(counts) - numbers)
-    assert (off <= largest / 254 * (1 + 1e-5) + 1e-40).all()
-    assert np.abs(values.codes.astype(int)).max() <= 127
+    for quantise, levels in ((as_int8, 127), (as_int4, 7)):
+        values = quantise(numbers, counts, RNG)
+        off = np.abs(values.decode(counts) - numbers)
+        assert (off <= largest / (2 * levels) * (1 + 1e-5) + 1e-40).all()
+        assert np.abs(values.codes.astype(int)).max() <= levels
+
+
+def test_int4_has_fifteen_levels() -> None:
+    values = as_int4(np.array([-7, -3.4, 0.4, 6.6], dtype=np.float32), np.array([4]), RNG)
+    assert (values.bits, values.codes.tolist(), values.scales.tolist()) == (4, [-7, -3, 0, 7], [1])
 
 
 def test_int8_keeps_the_largest_entry_of_each_tensor_at_full_scale() -> None:
@@ -238,7 +245,7 @@ def test_adding_a_payload_is_adding_its_dense_form(select, scale: float) -> None
 
 
 @pytest.mark.parametrize("select", [keep_all, TopK(0.5)])
-@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, Random(2)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(2)])
 def test_compression_neither_changes_nor_keeps_the_vector(select, quantise) -> None:
     vector = RNG.standard_normal(12).astype(np.float32)
     before = vector.copy()
@@ -256,7 +263,7 @@ def test_a_vector_of_another_size_is_our_bug() -> None:
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e16, -1e16])
 @pytest.mark.parametrize("select", [keep_all, TopK(0.1)])
-@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, Random(4)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4)])
 def test_a_diverged_number_is_never_sent(select, quantise, number: float) -> None:
     vector = np.ones(20, dtype=np.float32)
     vector[7] = number
@@ -265,7 +272,7 @@ def test_a_diverged_number_is_never_sent(select, quantise, number: float) -> Non
 
 
 @pytest.mark.parametrize("select", [keep_all, TopK(0.1)])
-@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, Random(4)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4)])
 @pytest.mark.parametrize("magnitude", [1e-44, 1e-30, 1, 1e14])
 def test_numbers_of_any_magnitude_stay_finite(select, quantise, magnitude: float) -> None:
     vector = np.random.default_rng(1).standard_normal(5000) * magnitude

@@ -72,6 +72,7 @@ def models_of(n: int, layout: Layout = LAYOUT) -> np.ndarray:
 # --- blocks
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(1, 40))
 def test_blocks_cover_a_vector_in_order_and_differ_by_one_at_most(size: int, blocks: int) -> None:
     bounds = block_bounds(size, blocks)
@@ -80,6 +81,7 @@ def test_blocks_cover_a_vector_in_order_and_differ_by_one_at_most(size: int, blo
     assert sizes.max() - sizes.min() <= 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 50))
 def test_the_layouts_of_all_blocks_are_the_tensors_cut_at_the_bounds(sizes: list[int], blocks: int) -> None:
     layout = Layout(tuple(sizes))

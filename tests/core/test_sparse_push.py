@@ -11,7 +11,8 @@ from edgenode.core import codec
 from edgenode.core.compress import Compressor, Layout, Payload, Random, TopK, as_bfloat16, as_float32, as_int8, keep_all
 from edgenode.core.learner import SparsePush
 from edgenode.core.recipe import Recipe
-from edgenode.core.sparse_push import Contribution, State, debias, descend, drop_error, emit, mix
+from edgenode.core.rules import D2, DIFFERENCE
+from edgenode.core.sparse_push import Contribution, State, debias, descend, drop_error, emit, inherit, mix, take_back
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
 
 LAYOUT = Layout((4,))
@@ -115,6 +116,44 @@ def test_mix_without_neighbours_and_full_self_weight_changes_nothing() -> None:
     assert state.u == 0.75
 
 
+def test_a_leavers_push_is_taken_as_it_is() -> None:
+    state = a_state(u=0.75)
+    x, error = state.x, state.error.copy()
+    inherit(state, Contribution(1.0, np.array([0.5]), a_payload(8, 0, 0, 16)))
+    assert state.x is x
+    assert x.tolist() == [9, 2, 3, 20]
+    assert state.u.tolist() == [1.25]
+    assert np.array_equal(state.error, error)
+
+
+def test_what_is_taken_back_is_what_was_given() -> None:
+    state, own = a_state(u=2.0), a_payload(4, 8, 0, 0)
+    mix(state, own, 0.25, [], averaging_rate=0.5)
+    assert (state.x.tolist(), state.u.tolist()) == ([-0.5, -1, 3, 4], [1.25])
+    for weight in (0.5, 0.25):
+        take_back(state, own, np.array([2.0]), weight, averaging_rate=0.5)
+    assert (state.x.tolist(), state.u.tolist()) == ([1, 2, 3, 4], [2.0])
+
+
+def test_a_state_without_an_error_sends_x_itself_and_holds_nothing_back() -> None:
+    state = State(floats(1, 2, 3, 4))
+    payload = emit(state, Compressor(keep_all, as_float32), LAYOUT, RNG)
+    drop_error(state)
+    assert payload.dense(4).tolist() == [1, 2, 3, 4]
+    assert list(state.vectors) == ["x"]
+
+
+def test_a_copy_shares_nothing() -> None:
+    state = State.initial(floats(1, 2), ("error", "replica", "gathered", "history"), blocks=2)
+    copy = state.copy()
+    for numbers in (*copy.vectors.values(), copy.u):
+        numbers[:] = 7
+    assert state.x.tolist() == [1, 2]
+    assert not any(vector.any() for name, vector in state.vectors.items() if name != "x")
+    assert state.u.tolist() == [1, 1]
+    assert list(copy.vectors) == ["x", "error", "replica", "gathered", "history"]
+
+
 def test_debias_divides_by_u_into_a_new_vector() -> None:
     state = a_state(u=0.5)
     assert debias(state).tolist() == [2, 4, 6, 8]
@@ -172,6 +211,28 @@ def test_a_learner_that_mixes_before_or_twice_after_emit_is_our_bug() -> None:
     learner.mix(0.5, [])
     with pytest.raises(LocalProtocolError):
         learner.mix(0.5, [])
+
+
+@pytest.mark.parametrize("rule", [D2, DIFFERENCE])
+def test_where_members_are_fixed_nobody_leaves_and_nothing_is_taken_back(rule) -> None:
+    recipe = Recipe(Compressor(TopK(0.5), as_float32), 0.5, 3, rule=rule)
+    learner = SparsePush(recipe, LAYOUT, recipe.initial(floats(1, 2, 3, 4)), seed=7, node="n0")
+    with pytest.raises(LocalProtocolError, match="nobody leaves"):
+        learner.emit(0, None, whole=True)
+    learner.emit(0, floats(1, 1, 1, 1))
+    learner.mix(0.5, [])
+    with pytest.raises(LocalProtocolError, match="no push is taken back"):
+        learner.take_back(0, 0.5)
+
+
+def test_a_leavers_last_push_is_x_without_what_was_held_back() -> None:
+    learner = a_learner()
+    learner.emit(0, None)
+    learner.mix(1.0, [])
+    assert learner.state.error.any()
+    data, u = learner.emit(1, floats(1, 1, 1, 1), whole=True)
+    assert learner.read(1, 1.0, u, data).payload.dense(4).tolist() == learner.state.x.tolist() == [2, 3, 4, 5]
+    assert u == (1.0,)
 
 
 def test_a_learner_refuses_bytes_that_are_no_payload() -> None:

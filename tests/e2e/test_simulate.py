@@ -23,6 +23,16 @@ RANDOM = {
     "topology.graphs": ["chord"],
 }
 
+# a block after another, unequal weights of each, the last gossip; and what remembers its neighbours
+ROLLING = {
+    "run.rounds": 14,
+    "algorithm.compressor": "rolling",
+    "algorithm.share": 0.15,
+    "algorithm.values": "int4",
+    "topology.graphs": ["chord"],
+}
+CHOCO = {"run.rounds": 14, "algorithm.name": "choco-sgd", "algorithm.share": 0.1, "topology.graphs": ["two-way"]}
+
 
 def models(folder: Path) -> dict[str, dict[str, bytes]]:
     """Node -> tensor -> its bytes, BatchNorm buffers too."""
@@ -40,7 +50,7 @@ def result(file: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("changes", [SCSP, RANDOM], ids=["scsp", "random"])
+@pytest.mark.parametrize("changes", [SCSP, RANDOM, ROLLING, CHOCO], ids=["scsp", "random", "rolling", "choco"])
 @pytest.mark.timeout(60)
 def test_a_simulation_ends_with_the_models_of_four_daemons_to_the_bit(fleet: Fleet, changes: dict[str, object]) -> None:
     fleet.configure(changes)

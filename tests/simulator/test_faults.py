@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from edgenode.simulator import crashes, faults
-from edgenode.simulator.trials import trials
+from edgenode.simulator.trials import play, trials
 
 # Each of these found something: a cut that undid an earlier one of its name, a second cut of the same process, a run
 # founded beside another, an offer for a newcomer that had gone, two histories in one resume, ...
@@ -31,6 +31,19 @@ def test_no_disaster_loses_a_unit_of_mass_or_stops_a_majority() -> None:
 @pytest.mark.timeout(120)
 def test_the_same_seed_is_the_same_run() -> None:
     assert [trial.error for trial in trials(faults.network, range(100), twice=True) if trial.error] == []
+
+
+def test_a_quarter_of_the_runs_exchange_one_block_after_another_and_members_come_and_go_there_too() -> None:
+    """To the last unit of every block: that is what `books` weighs."""
+    happened, seeds = Counter[str](), 0
+    for seed in range(120):
+        network = faults.network(seed)
+        if next(iter(network.learners.values())).blocks > 1:
+            happened += play(network).happened
+            seeds += 1
+    assert seeds > 20
+    for kind in ("cut", "joined", "leave", "duplicated", "lost", "evict", "kill"):
+        assert happened[kind], kind
 
 
 @pytest.mark.timeout(120)
