@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgenode.config import Algorithm, Config, parse_every
-from edgenode.core.cluster import Charter
+from edgenode.core.charter import Charter
 from edgenode.core.compress import (
     Compressor,
     Quantise,

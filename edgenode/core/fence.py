@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgenode.core.messages import AnswerFence
-from edgenode.core.plan import Plan
+from edgenode.core.plan import Plan, Record
 
 
 @dataclass
@@ -51,6 +51,13 @@ class Fencing:
         """The longest chain among ours and the survivors'."""
         chains = [ours, *(Plan(a.records) for a in self.answers.values())]
         return max(chains, key=lambda plan: plan.latest.number)
+
+    def record(self, plan: Plan, term: int) -> Record:
+        """What goes on without the evicted, from the first round that nobody has begun."""
+        start = max(self.begun, plan.latest.start) + 1
+        members = tuple(m for m in plan.latest.members if m.node not in self.evicted)
+        schedule = plan.latest.schedule.over(tuple(m.node for m in members))
+        return plan.successor(start, schedule=schedule, members=members, cut=self.cut(plan, start), term=term)
 
     def cut(self, plan: Plan, start: int) -> tuple[tuple[str, int], ...]:
         """(evicted, last) for a record that starts at ``start``: the newest round that each must have begun.

@@ -227,6 +227,10 @@ class Plan:
         """The round from which a process is a member, as far as the kept records say; 0 if it never was."""
         return min((r.start for r in self.records if r.incarnations.get(node) == incarnation), default=0)
 
+    def next_incarnation(self, node: str) -> int:
+        """One more than any process of this name had."""
+        return 1 + max((r.incarnations.get(node, -1) for r in self.records), default=-1)
+
     def last_cut(self, node: str) -> int:
         """The newest incarnation under a name that was cut out; -1 if none was."""
         newest = cut = -1

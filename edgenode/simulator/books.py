@@ -179,13 +179,12 @@ class Books:
         lost: Mass = sum(self._dead.values(), 0 * self.total)
         return lost
 
-    @property
-    def in_flight(self) -> int:
-        """Pushes between living processes that are not settled on both sides."""
+    def in_flight(self, among: set[Process]) -> int:
+        """Pushes between some living processes that are not settled on both sides."""
         return sum(
             entry.debited != entry.mixed
             for (sender, receiver, _), entry in self._pushes.items()
-            if sender in self._living and receiver in self._living
+            if {sender, receiver} <= among & self._living.keys()
         )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import product
 
-from edgenode.core.cluster import Charter
+from edgenode.core.charter import Charter
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import Evict, Leave, Rotate
 from edgenode.core.plan import Schedule

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from edgenode.core.cluster import Charter
+from edgenode.core.charter import Charter
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import Evict, Leave, Lost, Rotate, Stop
 from edgenode.core.plan import Schedule

@@ -99,7 +99,7 @@ MUTANTS = (
     ),
     Mutant(
         "a new process has the incarnation of the old one",
-        "core/cluster.py",
+        "core/plan.py",
         "return 1 + max((r.incarnations",
         "return max((r.incarnations",
     ),
@@ -176,8 +176,8 @@ MUTANTS = (
     Mutant(
         "a second change is offered before the first is in force",
         "core/cluster.py",
-        "not self._queue or not self._settled():",
-        "not self._queue:",
+        "        if not self._roll.is_settled(self.plan):\n            return []\n",
+        "",
     ),
     Mutant(
         "what was saved before a resume from an earlier round stays, and counts",

@@ -18,7 +18,8 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from edgenode.core.cluster import Charter, Cluster
+from edgenode.core.charter import Charter
+from edgenode.core.cluster import Cluster
 from edgenode.core.graph import Digraph
 from edgenode.core.messages import (
     Abdicate,
@@ -206,7 +207,7 @@ class Network:
         stayed = alive - {leaver for n in alive for r in self.nodes[n].plan.records for leaver, _ in r.heirs}
         ends = {self.finished[n].round for n in stayed} | {self.nodes[n].end for n in stayed}
         self._require(len(ends) <= 1, f"the nodes ended in rounds {sorted(ends)}")
-        self._require(not self._books.in_flight, "finished with messages in flight")
+        self._require(not self._books.in_flight({self._member[n] for n in alive}), "finished with messages in flight")
         return self
 
     # --- time ---------------------------------------------------------------------------------------

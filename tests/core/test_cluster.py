@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgenode.core import cluster as core
-from edgenode.core.cluster import Charter
+from edgenode.core.charter import Charter
 from edgenode.core.demands import Demands
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import (
@@ -834,3 +834,13 @@ def test_one_who_died_at_the_end_does_not_begin_anew_alone() -> None:
     (refusal,) = cluster.handle(join("n2", process="2"))
     assert isinstance(refusal, Refuse)
     assert "no checkpoint round is common to enough members" in refusal.reason
+
+
+def test_a_controller_that_ends_refuses_newcomers_and_nobody_else() -> None:
+    cluster = founded(3)
+    for name in ("n0", "n1"):
+        part(cluster, name)
+    cluster.handle(Lost("n2"))
+    cluster.handle(join("n4"))
+    assert [a.node for a in cluster.close() if isinstance(a, Refuse)] == ["n4"]
+    assert set(cluster.present) == {"n0", "n1"}

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.cluster import Charter
+from edgenode.core.charter import Charter
 from edgenode.core.compress import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
 from edgenode.core.graph import Digraph, GraphSpec
 from edgenode.core.messages import Lost, Rotate, Stop
