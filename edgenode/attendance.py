@@ -89,6 +89,14 @@ class Register(dict[str, Attendance]):
         """Those of the plan that are known."""
         return [self[name] for name in (plan.latest.names if plan else ()) if name in self]
 
+    def are_abandoned(self, plan: Plan) -> bool:
+        """Whether some members have ended, and the others are not here, and too few to go on without those."""
+        members = self.members(plan)
+        left = [m for m in members if not m.ended]
+        failed = any(m.progress.state == control_pb2.STATE_FAILED for m in members)
+        few = len(left) < len(members) and 2 * len(left) <= len(members)
+        return (few or failed) and not any(m.connected for m in left)
+
     def consensus(self, plan: Plan | None) -> tuple[int, float] | None:
         """The newest round of which all members have said their sketches, and how far apart the models were then."""
         members = self.members(plan)

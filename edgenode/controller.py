@@ -45,11 +45,9 @@ from edgenode.net.operator import OperatorServer, operating
 from edgenode.net.rpc import join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.systemd import Notifier
-from edgenode.v1 import control_pb2
 
 log = structlog.get_logger()
 
-_GIVE_UP_S = 10.0  # with nobody connected, and too few who could still go on, the run is over after this
 _PROBE_S = 2.0
 _LINGER_S = 0.5  # for those who watch to take the last status
 
@@ -124,6 +122,8 @@ class Controller:
                 beat = group.create_task(Notifier().beat(self.desk.in_a_line), name="systemd")
                 await self._until_over()
                 lookout.cancel()
+                for action in self.cluster.close():
+                    self._perform(action)
                 operators.end()
                 await asyncio.sleep(_LINGER_S)
                 owner.cancel()
@@ -201,7 +201,7 @@ class Controller:
         self.desk.leave(node, self._control.stay)
 
     async def _until_over(self) -> None:
-        alone_since = None
+        since = None
         while True:
             await asyncio.sleep(0.1)
             if self.cluster.plan is None:
@@ -209,11 +209,9 @@ class Controller:
             members = self.nodes.members(self.cluster.plan)
             if len(members) >= len(self.cluster.plan.latest.names) and all(member.ended for member in members):
                 return
-            few = 2 * sum(not member.ended for member in members) < len(members)
-            failed = any(member.progress.state == control_pb2.STATE_FAILED for member in members)
-            alone = (few or failed) and not any(a.connected for a in self.nodes.values())
-            alone_since = (alone_since or time.monotonic()) if alone else None
-            if alone_since is not None and time.monotonic() - alone_since > _GIVE_UP_S:
+            abandoned = self.nodes.are_abandoned(self.cluster.plan)
+            since = (since or time.monotonic()) if abandoned else None
+            if since is not None and time.monotonic() - since > self.config.run.evict_after_s:
                 return
 
 

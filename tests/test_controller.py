@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgenode import build
-from edgenode.attendance import Attendance
+from edgenode.attendance import Attendance, Register
 from edgenode.config import Config, load
 from edgenode.controller import Controller
 from edgenode.core.messages import Persist
@@ -60,3 +60,31 @@ def test_a_member_that_failed_may_be_cut_out_like_one_that_died_and_one_that_is_
         for state in (control_pb2.STATE_FAILED, control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
     }
     assert [h.ended for h in heard.values()] == [False, True, True]
+
+
+RUNNING, DONE, FAILED = control_pb2.STATE_RUNNING, control_pb2.STATE_DONE, control_pb2.STATE_FAILED
+
+
+@pytest.mark.parametrize(
+    ("states", "connected", "abandoned"),
+    [
+        ((RUNNING, RUNNING, RUNNING), (), False),  # all down: they come back
+        ((DONE, DONE, RUNNING), (), True),
+        ((DONE, RUNNING), (), True),
+        ((DONE, RUNNING, RUNNING), (), False),  # two of three can go on
+        ((DONE, DONE, RUNNING), (2,), False),
+        ((DONE, DONE, RUNNING), (0,), True),
+        ((FAILED, RUNNING, RUNNING), (), True),
+        ((FAILED, RUNNING, RUNNING), (1,), False),
+    ],
+)
+def test_a_run_is_abandoned_if_those_left_are_gone_and_too_few(
+    states: tuple[control_pb2.State, ...], connected: tuple[int, ...], abandoned: bool
+) -> None:
+    names = [f"n{i}" for i in range(len(states))]
+    plan = found("home", map(Member, names), build.schedule(Config()))
+    register = Register()
+    for i, (name, state) in enumerate(zip(names, states, strict=True)):
+        register[name] = Attendance("", connected=i in connected, progress=control_pb2.Progress(state=state))
+    register["newcomer"] = Attendance("")
+    assert register.are_abandoned(plan) == abandoned
