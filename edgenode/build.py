@@ -250,7 +250,8 @@ def prepare_task(config: Config) -> int:
     """Set torch's threads, load the data, and return the rounds of an epoch of an even share of it.
 
     Raises:
-        ConfigError: there is no such data set or model, or there are more nodes than training samples.
+        ConfigError: there is no such data set or model, its classes are not those of the run, or there are more nodes
+            than training samples.
     """
     import torch
 
@@ -261,6 +262,8 @@ def prepare_task(config: Config) -> int:
     models.refuse_unknown(config.task.model)  # now, and not when everybody has come
     settings = task_settings(config)
     dataset = datasets.load(settings.dataset, settings.data_dir)  # held, so that it is read once
+    if config.task.classes:
+        datasets.require_classes(dataset, config.task.classes, config.task.data_dir or config.task.dataset)
     if (samples := len(dataset.train_labels)) < config.run.nodes:
         raise ConfigError(
             f"run.nodes = {config.run.nodes}, but {settings.dataset} has only {samples} training samples: "

@@ -42,6 +42,7 @@ Name = Annotated[str, Meta(min_length=1, title="text that is not empty")]
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,40}\Z", title="1 to 40 letters, digits or -_.")]
 Epochs = Annotated[tuple[AtLeast1, ...], Meta(title="a list of increasing whole numbers, 1 or more")]
 Names = Annotated[tuple[Name, ...], Meta(min_length=1, title="a list of one or more names or paths")]
+Classes = Annotated[tuple[Name, ...], Meta(title="a list of names")]
 Period = Annotated[str, Meta(title='training epochs as "6ep", or rounds as "100r" or 100')]
 
 
@@ -74,6 +75,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     dataset: Annotated[Name, "name of the data set"] = "digits"
     data_dir: Annotated[Text, "folder of the data; empty means the default folder"] = ""
+    classes: Annotated[Classes, "if given, the classes an imagefolder must have, the same on every node"] = ()
     model: Annotated[Name, "name of the model"] = "small-cnn"
     norm: Annotated[Literal["batch", "group"], "normalisation layers of the model"] = "group"
     skew: Annotated[Fraction, "share of the data that is dealt by label; the rest is dealt evenly"] = 0.0

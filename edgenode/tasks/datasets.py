@@ -13,8 +13,8 @@ import math
 import struct
 import warnings
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,8 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    classes: tuple[str, ...] = ()
+    """Their names, in the order of the labels, where the data set has names that a user chose."""
 
     @property
     def channels(self) -> int:
@@ -64,6 +66,19 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     if found is None:
         found = _loaded[key] = _read(name, None if data_dir is None else Path(data_dir).expanduser())
     return found
+
+
+def require_classes(dataset: Dataset, expected: Collection[str], place: str) -> None:
+    """Refuse a data set whose classes are not the expected ones: labels would mean something else on each node.
+
+    Raises ConfigError, which names the first class that is missing, or else the first that is too many.
+    """
+    for name in expected:
+        if name not in dataset.classes:
+            raise ConfigError(f"{place} has no class {name!r}, which task.classes names")
+    for name in dataset.classes:
+        if name not in expected:
+            raise ConfigError(f"{place} has a class {name!r}, which task.classes does not name")
 
 
 def names() -> tuple[str, ...]:
@@ -203,8 +218,8 @@ def _cifar_split(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def _imagefolder(data_dir: Path | None) -> Dataset:
-    train, test, num_classes = imagefolder.read(_folder("imagefolder", data_dir))
-    return _dataset(train, test, num_classes)
+    train, test, classes = imagefolder.read(_folder("imagefolder", data_dir))
+    return replace(_dataset(train, test, len(classes)), classes=classes)
 
 
 _READERS: dict[str, Callable[[Path | None], Dataset]] = {

@@ -34,14 +34,16 @@ class _Listing:
     labels: tuple[int, ...]
 
 
-def read(folder: Path) -> tuple[Split, Split, int]:
-    """Return (images uint8 [N, channels, size, size], labels [N]) for train and test, and the class count.
+def read(folder: Path) -> tuple[Split, Split, tuple[str, ...]]:
+    """Return (images uint8 [N, channels, size, size], labels [N]) for train and test, and the names of the classes.
 
-    Classes are the folders of train/, sorted. All images must be square and of one size. They have one
-    channel if every file is grey, else three.
+    Classes are the folders of train/, sorted, each with an image at least. All images must be square and of one size.
+    They have one channel if every file is grey, else three.
     """
     classes = _classes(folder / "train")
     train, test = (_listing(folder / part, classes) for part in ("train", "test"))
+    if empty := [name for label, name in enumerate(classes) if label not in set(train.labels)]:
+        raise ConfigError(f"{folder / 'train' / empty[0]} holds no image ({', '.join(sorted(SUFFIXES))})")
     digest = _digest(folder, train, test)
     copy = _cache_file(folder)
     images = _cached(copy, digest)
@@ -52,7 +54,7 @@ def read(folder: Path) -> tuple[Split, Split, int]:
     return (
         (images[:count], torch.tensor(train.labels, dtype=torch.int64)),
         (images[count:], torch.tensor(test.labels, dtype=torch.int64)),
-        len(classes),
+        tuple(classes),
     )
 
 

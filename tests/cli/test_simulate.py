@@ -92,6 +92,8 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(
         (("nowhere.toml",), "nowhere.toml: cannot be read: No such file or directory"),
         (("--set", "task.model=small-cn"), "model 'small-cn' is unknown: did you mean 'small-cnn'?"),
         (("--set", "task.dataset=digit"), "dataset 'digit' is unknown: did you mean 'digits'?"),
+        (("--set", "task.classes=cat,dog"), "digits has no class 'cat', which task.classes names"),
+        (("--set", "task.skew=1.2"), 'task.skew = "1.2", but allowed is a number from 0 to 1'),
         (("--set", "topology.graphs=ring"), "no graph named 'ring'"),
         (("--set", "run.nodes=1025"), "run.nodes = "),
     ],

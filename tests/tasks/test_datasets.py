@@ -226,6 +226,22 @@ def test_class_only_in_test_is_named(folder: Path) -> None:
         datasets.load("imagefolder", folder)
 
 
+def test_class_without_an_image_is_named(folder: Path) -> None:
+    (folder / "train" / "emu").mkdir()
+    with pytest.raises(ConfigError, match=r"train/emu holds no image"):
+        datasets.load("imagefolder", folder)
+
+
+def test_class_that_is_missing_on_one_node_is_named(folder: Path) -> None:
+    found = datasets.load("imagefolder", folder)
+    assert found.classes == ("cat", "dog")
+    datasets.require_classes(found, ["dog", "cat"], "/data")
+    with pytest.raises(ConfigError, match=r"^/data has no class 'emu', which task.classes names$"):
+        datasets.require_classes(found, ["cat", "dog", "emu"], "/data")
+    with pytest.raises(ConfigError, match=r"^/data has a class 'dog', which task.classes does not name$"):
+        datasets.require_classes(found, ["cat"], "/data")
+
+
 def test_one_class_is_not_enough(tmp_path: Path) -> None:
     save(tmp_path / "train" / "only" / "0.png", np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(ConfigError, match="has 1 class folders"):
