@@ -32,8 +32,9 @@ if TYPE_CHECKING:
               help="How many seeds: 0, 1, ...; more of them later keep those that are done.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), envvar="EDGENODE_EPOCHS", show_envvar=True,
               help="Shrink the schedule of small or paper to so many epochs.")  # fmt: skip
-@click.option("--only", default="", metavar="TEXT", envvar="EDGENODE_ONLY", show_envvar=True,
-              help="Measure only runs with TEXT in their name; the other rows stay as they are.")  # fmt: skip
+@click.option("--only", multiple=True, metavar="TEXT", envvar="EDGENODE_ONLY", show_envvar=True,
+              help="Measure only runs with TEXT in their name; the other rows stay as they are. Repeatable: all of "
+                   "them.")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("experiments"), show_default=True,
               envvar="EDGENODE_OUT", show_envvar=True, help="Where tables, pictures and outcomes go.")  # fmt: skip
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGENODE_DATA_DIR", show_envvar=True,
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True,
               envvar="EDGENODE_DEVICE", show_envvar=True, help="Where the nodes train.")  # fmt: skip
 def experiment(
-    name: str | None, scale_name: Any, seeds: int, epochs: int | None, only: str, out: Path, data_dir: Path | None,
-    device: str,
+    name: str | None, scale_name: Any, seeds: int, epochs: int | None, only: tuple[str, ...], out: Path,
+    data_dir: Path | None, device: str,
 ) -> None:  # fmt: skip
     """Measure a table or a figure of the paper, with the paper's numbers beside ours.
 
@@ -74,9 +75,9 @@ def experiment(
         chosen, scale = EXPERIMENTS[name], choose(scale_name, data_dir, epochs)
         rows = chosen.rows(scale)
         runs = runner.cells(rows, range(seeds), device)
-        wanted = [cell for cell in runs if only in cell.name]
+        wanted = [cell for cell in runs if all(text in cell.name for text in only)]
         if not wanted:
-            raise ConfigError(f"--only {only}: no run of {name} has that in its name; they are as {runs[0].name}")
+            raise ConfigError(f"no run of {name} has {' and '.join(only)} in its name; they are as {runs[0].name}")
         outcomes = runner.Outcomes(out / "cells")
         runner.write_configs(runs, out / "configs" / name)
         command = f"edgenode experiment {name} --scale {scale_name} --seeds {seeds}"
