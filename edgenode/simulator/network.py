@@ -16,8 +16,6 @@ from hashlib import sha256
 from itertools import count
 from typing import Any, assert_never
 
-import numpy as np
-
 from edgenode.core.charter import Charter
 from edgenode.core.cluster import Cluster
 from edgenode.core.graph import Digraph
@@ -69,14 +67,12 @@ from edgenode.core.messages import (
     Stop,
     Train,
     Trained,
-    Verdict,
     Welcome,
 )
 from edgenode.core.node import Node
-from edgenode.core.plan import Plan, Record
+from edgenode.core.plan import Plan
 from edgenode.errors import Evicted, LocalProtocolError
 from edgenode.simulator.air import Air, Way
-from edgenode.simulator.books import Books
 from edgenode.simulator.conditions import (
     CONTROLLER,
     Conditions,
@@ -90,6 +86,7 @@ from edgenode.simulator.conditions import (
     Start,
 )
 from edgenode.simulator.disks import Disks
+from edgenode.simulator.laws import Laws, require
 from edgenode.simulator.learners import Weighed
 from edgenode.simulator.transcript import brief
 
@@ -110,7 +107,6 @@ class Network:
 
     Attributes:
         nodes, cluster: the machines; the cluster is None while the controller is away.
-        graphs: the digraph of every closed round, the same at all nodes.
         finished, replies, refused, saves: what the machines said, for the reader of a run.
         happened: how often each kind of fault really happened.
         moments: how many there were, before, between and after actions, at which someone could have died.
@@ -133,10 +129,7 @@ class Network:
         self.cluster: Cluster | None = Cluster(charter, Reign(0, "c0"))
         self.now = 0.0
         self._noted: list[tuple[float, str, Any, tuple[Any, ...]]] = []
-        self._checked: dict[str, Plan] = {}
         self._asked: dict[int, str] = {-1: "evicted as silent"}
-        self._cuts: set[str] = set()  # digests of the records that cut somebody out
-        self.graphs: dict[int, Digraph] = {}
         self.finished: dict[str, Finish] = {}
         self.replies: dict[int, Reply] = {}
         self.refused: dict[str, str] = {}
@@ -155,25 +148,26 @@ class Network:
         self._life: dict[str, int] = {}  # which process of a name runs; absent while none does
         self._lives: Counter[str] = Counter()
         self._thaws_s: dict[str, float] = {}
-        self._member: dict[str, str] = {}  # as which process a name takes part
         self._born: dict[str, Weighed] = {}  # newcomers that have fetched the model
         self._unanswered: dict[tuple[str, int, str, int], Message] = {}  # what the transport still repeats
-        self._halted: dict[str, int] = {}  # what a process was told to stand still: the last round it may push
         self._follows: dict[str, Reign] = {}  # whom a process took its last order from
         self._links: dict[str, int] = {}  # a node's control link as the node sees it,
         self._open: dict[str, int] = {}  # and as the controller does
         self._arrives_s: defaultdict[tuple[str, str], float] = defaultdict(float)  # the latest datagram, each way
         self._quiet_s: defaultdict[tuple[int, bool], float] = defaultdict(float)  # last arrival, each way
-        self._digests: dict[int, str] = {}
         self._persisted: Persist | None = None
         self._founded = False
-        self._root = ""  # digest of the first record of the chain that all resumed on, if they did
-        self._books = Books(0 * next(iter(learners.values())).mass())
+        self._laws = Laws(0 * next(iter(learners.values())).mass(), conditions.window, self.happened)
 
     @property
     def alive(self) -> frozenset[str]:
         """The names under which a process runs, members and others."""
         return frozenset(self._life)
+
+    @property
+    def graphs(self) -> Mapping[int, Digraph]:
+        """The digraph of every closed round, the same at all nodes."""
+        return self._laws.graphs
 
     @property
     def lines(self) -> list[str]:
@@ -200,14 +194,17 @@ class Network:
             self.now, _, happen, what = heapq.heappop(self._heap)
             if self.now >= self._moved_s + self.conditions.patience_s:
                 raise Stuck(f"at {self.now:.6f} s: deadlock: {self._awaited()}")
-            happen(*what)
+            try:
+                happen(*what)
+            except LocalProtocolError as exc:
+                raise LocalProtocolError(f"at {self.now:.6f} s: {exc}") from exc
         alive = {n for n in self.nodes if n in self._life}
         if not alive or not alive <= set(self.finished):
             raise Stuck(f"at {self.now:.6f} s: the run dried up: {self._awaited()}")
         stayed = alive - {leaver for n in alive for r in self.nodes[n].plan.records for leaver, _ in r.heirs}
         ends = {self.finished[n].round for n in stayed} | {self.nodes[n].end for n in stayed}
-        self._require(len(ends) <= 1, f"the nodes ended in rounds {sorted(ends)}")
-        self._require(not self._books.in_flight({self._member[n] for n in alive}), "finished with messages in flight")
+        require(len(ends) <= 1, f"the nodes ended in rounds {sorted(ends)}")
+        self._laws.check_end(frozenset(alive))
         return self
 
     # --- time ---------------------------------------------------------------------------------------
@@ -242,11 +239,6 @@ class Network:
         self._life[name] = self._lives[name]
         self._dial(name)
 
-    def _process(self, name: str, round: int, plan: Plan) -> str:
-        """The process that a member's name means in a round."""
-        incarnation = next((m.incarnation for m in plan.at(round).members if m.node == name), -1)
-        return f"{name}:{incarnation}"
-
     def _tell(self, name: str, event: NodeEvent) -> None:
         if name in self.nodes:
             self._act(name, event, self.nodes[name].handle(event))
@@ -254,29 +246,16 @@ class Network:
     def _act(self, name: str, cause: Any, actions: list[NodeAction]) -> None:
         """Perform what a node says, unless it dies in between; what it did to its own state is in the books by then."""
         self._note(name, cause, actions)
+        node, learner = self.nodes[name], self.learners[name]
         for action in actions:
-            self._account(name, action)
-        self._check(name)
+            self._laws.did(name, node.plan, learner, action)
+        self._laws.check(name, node, learner)
         life = self._life[name]
         for action in actions:
             if self._dies_here(name) or self._life.get(name) != life:
                 return
             self._do(name, action)
         self._dies_here(name)
-
-    def _account(self, name: str, action: NodeAction) -> None:
-        match action:
-            case Push(to, message):
-                plan, round = self.nodes[name].plan, message.round
-                self._require(round <= self._halted.get(name, round), f"{name} pushed {round}, told to stand still")
-                sender, receiver = self._process(name, round, plan), self._process(to, round, plan)
-                self._books.pushed(sender, receiver, round, self.learners[name].share(message))
-            case Acknowledge(to, round, verdict):
-                self._answers(self._process(to, round, self.nodes[name].plan), name, round, verdict)
-            case Mixed(round):
-                self._closed(name, round)
-            case PlanChanged(record):
-                self._adopted(name, record)
 
     def _do(self, name: str, action: NodeAction) -> None:
         match action:
@@ -322,8 +301,7 @@ class Network:
 
     def _train(self, name: str, round: int, z: Any) -> None:
         displacement = self._displace(name, round, z)
-        process = self._process(name, round, self.nodes[name].plan)
-        self._books.displaced(process, round, np.append(displacement, [0] * self.learners[name].blocks))
+        self._laws.displaced(name, self.nodes[name].plan, round, displacement, self.learners[name].blocks)
         self._tell(name, Trained(round, displacement))
 
     def _try(self, key: tuple[str, int, str, int], wait_s: float) -> None:
@@ -339,43 +317,12 @@ class Network:
             return  # not welcomed yet: nobody listens, and the sender will try again
         self._tell(to, Received(message))
 
-    def _answers(self, sender: str, receiver: str, round: int, verdict: Verdict) -> None:
-        mine = self._process(receiver, round, self.nodes[receiver].plan)
-        if verdict is Verdict.OK:
-            self._books.mixed(mine, sender, round)
-        seen = verdict is Verdict.SEEN and not self._books.knows_as_cut(mine)
-        self._require(not (seen and self._books.awaits(sender, mine, round)), f"{sender}'s {round} was never mixed")
-
     def _answered(self, sender: str, event: Acknowledged) -> None:
         key = sender, self._life[sender], event.receiver, event.round
         if key in self._unanswered:
             del self._unanswered[key]
             self._moved_s = self.now
         self._tell(sender, event)
-
-    def _closed(self, name: str, round: int) -> None:
-        plan = self.nodes[name].plan
-        graph = plan.graph(round)
-        process = self._process(name, round, plan)
-        self._books.debited(process, round, leaves=name in graph.leaving)
-        if not self._is_foreign(name) and not self._books.knows_as_cut(process):
-            same = self.graphs.setdefault(round, graph) == graph
-            self._require(same, f"round {round} has two graphs")
-
-    def _adopted(self, name: str, record: Record) -> None:
-        """A cut is real once someone knows it; before that, its controller may lose it with its disk."""
-        plan = self.nodes[name].plan
-        if record.cut and record.digest not in self._cuts:
-            self._cuts.add(record.digest)
-            self.happened["cut"] += len(record.cut)
-            self.graphs = {r: g for r, g in self.graphs.items() if r < record.start}  # and have been further
-            self._digests = {r.number: r.digest for r in plan.records if r.number <= record.number}
-            self._books.cut({_last_process(dead, plan): last for dead, last in record.cut})
-        for dead, last in record.cut:
-            process = _last_process(dead, Plan(tuple(r for r in plan.records if r.number < record.number)))
-            for round in range(record.start):
-                if self._process(dead, round, plan) == process:
-                    self._books.taken_back(self._process(name, round, plan), process, last)
 
     # --- faults -------------------------------------------------------------------------------------
 
@@ -387,7 +334,7 @@ class Network:
         self._born.pop(name, None)
         self._thaws_s.pop(name, None)
         self._follows.pop(name, None)
-        self._halted.pop(name, None)
+        self._laws.halted.pop(name, None)
         if self._open.pop(name, None) is not None:
             self._at(self.now + self._air.latency_s(), self._hang_up, name, self._links.get(name, -1))
         self._links.pop(name, None)
@@ -574,16 +521,15 @@ class Network:
         """A process is told to stand still, or to go on; one that is in no run yet remembers it."""
         node = self.nodes.get(name)
         if not halted:
-            self._halted.pop(name, None)
-        elif name not in self._halted:
-            self._halted[name] = node.next_round if node else -1
+            self._laws.halted.pop(name, None)
+        elif name not in self._laws.halted:
+            self._laws.halted[name] = node.next_round if node else -1
         if node:
             self._tell(name, Halted(halted))
 
     def _welcome(self, name: str, plan: Plan, round: int, cause: Any) -> None:
         if name in self.nodes:
             return
-        process = self._member[name] = self._process(name, round, plan)
         if round > plan.records[0].start:
             self._disks.rewind(name, -1)
             self.learners[name] = self._born.pop(name)
@@ -593,23 +539,20 @@ class Network:
         elif name not in self.learners:  # it came before the founding, and took the place of one who is late
             assert self._newborn is not None
             self.learners[name] = self._newborn(next(iter(self.learners.values())).model())
-        self._books.open(process, self.learners[name], round)
+        self._laws.opened(name, plan, round, self.learners[name])
         self.nodes[name] = Node(
             name, plan, self.learners[name], round, self.conditions.window, 0, self.conditions.checkpoint_every
         )
-        self._act(name, cause, self.nodes[name].start(name in self._halted))
+        self._act(name, cause, self.nodes[name].start(name in self._laws.halted))
         self._report(name)
 
     def _resumed(self, name: str, round: int, plan: Plan) -> None:
         """All were down: the first one back opens new books. From the common round, or, if nobody had saved, anew."""
-        if plan.records[0].digest != self._root:
-            self._root = plan.records[0].digest
+        if self._laws.resumes(plan, round):
             running = [n for n, node in self.nodes.items() if node.round < node.end and self._air.linked(n)]
-            self._require(not running, f"all resume although {running} run")
+            require(not running, f"all resume although {running} run")
             self._disks.all_resume()
-            self._books = Books(0 * self._books.total)
-            self.graphs = {r: g for r, g in self.graphs.items() if r < round}
-            self._digests, self._unanswered = {}, {}
+            self._unanswered = {}
         if self._disks.saved(name, round):
             self.learners[name] = self._disks.resume(name, round, self.learners[name])
         else:
@@ -674,35 +617,7 @@ class Network:
         for name in sorted(self._life):
             self._at(self.now + self._air.latency_s(), self._dial, name)
 
-    # --- what must always hold ----------------------------------------------------------------------
-
-    def _check(self, name: str) -> None:
-        node = self.nodes[name]
-        if self._is_foreign(name):
-            return
-        if not self._books.knows_as_cut(self._member[name]):
-            if self._checked.get(name) is not node.plan:
-                self._checked[name] = node.plan
-                for record in node.plan.records:
-                    same = self._digests.setdefault(record.number, record.digest) == record.digest
-                    self._require(same, f"there are two records numbered {record.number}")
-            for sender, held in node.held().items():
-                self._require(held <= self.conditions.window, f"{name} holds {held} pushes of {sender}")
-        mass = self._books.weigh(self._member[name])
-        u = () if mass is None else mass[-self.learners[name].blocks :]
-        self._require(all(weight > 0 for weight in u), f"u of {name} is not positive")
-        balance = self._books.balance()
-        if balance.any():
-            error, scale = max(abs(balance)), 1 + max(abs(self._books.total))
-            self._require(bool(error <= self.learners[name].tolerance * scale), f"mass is off by {error}")
-
-    def _is_foreign(self, name: str) -> bool:
-        """Whether a process is of a chain that the others have left behind: a leaver, perhaps, that was done."""
-        return self._root not in ("", self.nodes[name].plan.records[0].digest)
-
-    def _require(self, holds: bool, text: str) -> None:
-        if not holds:
-            raise LocalProtocolError(f"at {self.now:.6f} s: {text}")
+    # --- the reader of a run -------------------------------------------------------------------------
 
     def _awaited(self) -> str:
         waits = [f"{n} in round {node.round} waits for {node.missing()}" for n, node in self.nodes.items()]
@@ -710,9 +625,3 @@ class Network:
 
     def _note(self, name: str, cause: Any, actions: Sequence[Any] = ()) -> None:
         self._noted.append((self.now, name, cause, tuple(actions)))
-
-
-def _last_process(name: str, plan: Plan) -> str:
-    """The newest process that was a member under a name."""
-    incarnation = next(m.incarnation for r in reversed(plan.records) for m in r.members if m.node == name)
-    return f"{name}:{incarnation}"
