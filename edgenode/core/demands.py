@@ -55,7 +55,7 @@ def d2_growth(weights: NDArray[np.float64]) -> float:
     """By what factor D2 stretches some disagreement between nodes, per round and without gradients; below 1 is stable.
 
     Along an eigenvector of W with eigenvalue l it makes x_t+1 = l (2 x_t - x_t-1), so r^2 = 2 l r - l. For real l both
-    roots are within the unit circle exactly if -1/3 < l < 1, the paper's condition (Tang et al. 2018, assumption 1.3).
+    roots are within the unit circle exactly if -1/3 < l < 1, the condition on W of Tang et al. 2018.
     """
     modes = np.linalg.eigvals(weights).astype(complex)
     others = np.delete(modes, np.argmin(abs(modes - 1)))  # the mean does not disagree

@@ -39,7 +39,7 @@ class Rule:
 
 
 def extrapolate(state: State, displacement: Floats) -> None:
-    """D2 (Tang et al. 2018, Algorithm 1, lines 3 to 7): x_t+1/2 = 2 x_t - x_t-1 + displacement_t - displacement_t-1.
+    """D2 (Tang et al. 2018, Algorithm 1, the local step): x_t+1/2 = 2 x_t - x_t-1 + displacement_t - displacement_t-1.
 
     That is x_t + displacement_t + history, with history = x_t - (x_t-1 + displacement_t-1): what mixing made of the
     last local step. In round 0 it is zero, as the paper's first step is. Over all nodes histories sum to zero, so the
@@ -54,7 +54,7 @@ def extrapolate(state: State, displacement: Floats) -> None:
 def mix_and_remember(
     state: State, own: Payload, self_weight: float, received: Sequence[Contribution], averaging_rate: float
 ) -> None:
-    """D2, line 8: x_t+1 = sum_j W_ij x_t+1/2^(j); with an averaging rate W is I + eta (W - I)."""
+    """D2 (Algorithm 1, the average): x_t+1 = sum_j W_ij x_t+1/2^(j); with an averaging rate W is I + eta (W - I)."""
     mix(state, own, self_weight, received, averaging_rate)
     state.history += state.x
 
@@ -73,7 +73,7 @@ def emit_difference(state: State, compressor: Compressor, layout: Layout, rng: n
 def mix_replicas(
     state: State, own: Payload, self_weight: float, received: Sequence[Contribution], averaging_rate: float
 ) -> None:
-    """CHOCO-SGD, lines 8 to 10: x = x-hat + gamma * sum_j W_ij (replica_j - replica_i), and push-sum's u alike.
+    """CHOCO-SGD (Algorithm 2, line 9): x = x-hat + gamma * sum_j W_ij (replica_j - replica_i), and push-sum's u alike.
 
     A node does not keep the replica of every neighbour but their weighted sum, its own among them (the paper's
     memory-efficient form): gathered += sum_j W_ij q_j, x = x-hat + gamma * (gathered - replica). With gamma = 1 that

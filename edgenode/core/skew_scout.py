@@ -1,4 +1,4 @@
-"""Skew-Scout (Hsieh et al. 2020, section 7): how much to send, from what models lose when they travel.
+"""Skew-Scout (Hsieh et al. 2020): how much to send, from what models lose when they travel.
 
 Every so many rounds each model travels to a neighbour and is tested on the training data there. Where data are skewed
 it does worse there than at home, the more so the less the nodes have said to each other. Skew-Scout minimises
