@@ -71,15 +71,22 @@ def watch_table(status: operator_pb2.ClusterStatus) -> Table:
 
 
 def nodes_table(status: operator_pb2.ClusterStatus) -> Table:
-    """One row per node: where it is and how it is."""
-    table = Table()
-    for heading in ("node", "address", "state", "round", "last seen"):
-        table.add_column(heading, justify="right" if heading in ("round", "last seen") else "left")
+    """One row per node: where it is, how it is, and what it takes of its machine."""
+    table, right = Table(), ("round", "last seen", "peak memory", "energy a round")
+    for heading in ("node", "address", "state", *right):
+        table.add_column(heading, justify="right" if heading in right else "left")
     for node in status.nodes:
         seen = f"{node.last_seen_s:.1f} s ago" if node.connected else f"lost, {node.last_seen_s:.0f} s ago"
         state = state_name(node.progress.state) if node.progress.state else "joining"
-        table.add_row(Text(node.node), Text(node.address), state, str(node.progress.round), seen)
+        memory = size(node.progress.peak_memory_bytes) if node.progress.peak_memory_bytes else "-"
+        where = Text(node.node), Text(node.address)
+        table.add_row(*where, state, str(node.progress.round), seen, memory, _energy(node.progress))
     return table
+
+
+def _energy(progress: control_pb2.Progress) -> Text:
+    """Joules a round, or why they are not known."""
+    return Text(f"{progress.joules_per_round:.3g} J" if progress.joules_per_round else progress.power_sensor or "-")
 
 
 def title(status: operator_pb2.ClusterStatus) -> str:

@@ -123,7 +123,7 @@ def memory(parameters: int) -> Finding:
     held = peak_memory_bytes() or psutil.Process().memory_info().rss
     needs = held + _VECTORS * 4 * parameters
     free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
-    text = f"a node needs {_mb(needs)}, {_mb(free)} are free"
+    text = f"a node needs up to {_mb(needs)}, {_mb(free)} are free"
     if needs > free:
         return problem("memory", text, "end other programs, or take a smaller model or batch; swap only helps a little")
     if needs > _ROOM * free:

@@ -214,5 +214,13 @@ def test_nodes_are_listed_with_where_they_are_and_when_they_were_seen() -> None:
     assert "paused" in text
 
 
+def test_nodes_are_listed_with_their_memory_and_energy_or_the_reason_why_it_is_not_known() -> None:
+    measured = a_node(peak_memory_bytes=387_000_000, joules_per_round=1.234, power_sensor="RAPL package-0")
+    text = shown(nodes_table(a_status(measured, a_node("n1", power_sensor="no sensor"))))
+    assert "387.0 MB" in text
+    assert "1.23 J" in text
+    assert "no sensor" in text
+
+
 def test_names_in_a_table_are_no_markup() -> None:
     assert "[red]n" in shown(watch_table(a_status(a_node("[red]n"))))
