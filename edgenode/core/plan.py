@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from hashlib import sha256
-from typing import Any
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from edgenode.core.graph import Digraph, GraphSpec, describe_unreachable
 from edgenode.errors import GraphError, RemoteProtocolError
@@ -177,6 +178,14 @@ class Record:
             raise RemoteProtocolError(f"malformed plan record: {exc}") from exc
 
 
+class _Past(NamedTuple):
+    """What the records of a plan say of processes: (name, incarnation) -> first round; name -> incarnation."""
+
+    joined: dict[tuple[str, int], int]
+    newest: dict[str, int]
+    cut: dict[str, int]
+
+
 @dataclass(frozen=True)
 class Plan:
     """A chain of records; what a node knows of the past, the present and at most one change to come."""
@@ -198,7 +207,7 @@ class Plan:
         """The digraph of a round: the same at every node that knows the same records."""
         record = self.at(round)
         graph = record.schedule.graph(round, record.names)
-        heirs = dict(pair for r in self.records if r.start == round + 1 for pair in r.heirs)
+        heirs = dict(pair for r in self._from(round + 1) if r.start == round + 1 for pair in r.heirs)
         return graph.handing_over(heirs) if heirs else graph
 
     def extend(self, record: Record) -> Plan:
@@ -225,19 +234,26 @@ class Plan:
 
     def joined(self, node: str, incarnation: int) -> int:
         """The round from which a process is a member, as far as the kept records say; 0 if it never was."""
-        return min((r.start for r in self.records if r.incarnations.get(node) == incarnation), default=0)
+        return self._past.joined.get((node, incarnation), 0)
 
     def next_incarnation(self, node: str) -> int:
         """One more than any process of this name had."""
-        return 1 + max((r.incarnations.get(node, -1) for r in self.records), default=-1)
+        return 1 + self._past.newest.get(node, -1)
 
     def last_cut(self, node: str) -> int:
         """The newest incarnation under a name that was cut out; -1 if none was."""
-        newest = cut = -1
+        return self._past.cut.get(node, -1)
+
+    @cached_property
+    def _past(self) -> _Past:
+        """Looked up with every push: the records are searched once."""
+        past = _Past({}, {}, {})
         for record in self.records:
-            cut = newest if node in dict(record.cut) else cut
-            newest = max(newest, record.incarnations.get(node, -1))
-        return cut
+            past.cut.update({node: past.newest.get(node, -1) for node, _ in record.cut})
+            for process in record.incarnations.items():
+                past.joined.setdefault(process, record.start)
+                past.newest[process[0]] = max(past.newest.get(process[0], -1), process[1])
+        return past
 
     def holds(self, node: str, round: int, theirs: Plan) -> bool:
         """Whether a checkpoint that a node took of a round, under a plan of its own, is of this plan's history.
@@ -254,7 +270,11 @@ class Plan:
 
         Of several cuts under one name the first counts: the later ones are of processes that came after this round.
         """
-        return {node: last for record in reversed(self.records) if round < record.start for node, last in record.cut}
+        return {node: last for record in self._from(round + 1) for node, last in record.cut}
+
+    def _from(self, round: int) -> Iterator[Record]:
+        """The records that start in a round or later, newest first."""
+        return takewhile(lambda record: record.start >= round, reversed(self.records))
 
 
 def reach(plan: Plan, origin: str, first_round: int) -> int:

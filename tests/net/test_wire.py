@@ -115,7 +115,7 @@ def test_a_payload_of_exactly_the_allowed_size_is_taken() -> None:
         ([header(0, records=[b"{"])], "malformed plan record"),
         ([header(0, records=[b"[]"])], "malformed plan record"),
         ([header(0, records=[b"\xff"])], "malformed plan record"),
-        ([header(0, records=[b"{}"] * 4097)], "4097 records at once"),
+        ([header(0, records=[b"{}"] * 16_385)], "16385 records at once"),
     ],
 )
 def test_frames_that_nobody_may_send_are_refused(frames: list[peer_pb2.PushRequest], text: str) -> None:
