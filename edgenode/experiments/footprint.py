@@ -89,6 +89,7 @@ def draw(headings: Sequence[str], lines: Sequence[Sequence[str]], path: Path) ->
             bars = axes.bar([i + shift for i in range(len(lines))], [float(line[column]) for line in lines], 0.4,
                             label="here" if column == ours else "the paper")  # fmt: skip
             axes.bar_label(bars, fmt="%.3g")
+        axes.margins(y=0.12)
         axes.set_xticks(range(len(lines)), [f"{line[0]} nodes" if line[0] != "1" else "alone" for line in lines])
         axes.set_title(headings[ours], fontsize="medium")
     panels[0].legend()

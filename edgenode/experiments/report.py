@@ -67,7 +67,7 @@ def markdown(experiment: Experiment, scale: Scale, measured: Sequence[Measured],
             "",
             f"    {command}",
             "",
-            f"{scale.note} Mean ± standard deviation of up to {seeds} seeds; what was not measured is empty. "
+            f"{scale.note} Mean ± standard deviation of up to {seeds} runs; what was not measured is empty. "
             "SP and SCSP are read off the same run, before and after its gossip.",
             "",
             table(headings, lines),
