@@ -1,7 +1,7 @@
 """Every moment at which anybody could die, one after the other.
 
     python -m edgenode.simulator.crashes --nodes 3
-    python -m edgenode.simulator.crashes --nodes 4 --crashes 2 --rounds 3
+    python -m edgenode.simulator.crashes --nodes 4 --crashes 2 --rounds 3 --sample 10000
 
 A short run is played once to count its moments: before every action of every node and of the controller, and after
 the last action of every event. Then it is played again for each of them, with whoever acts dying just there: for
@@ -12,6 +12,7 @@ member that joins, leaves, or is evicted, and all at once. With two crashes, eve
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--crashes", type=int, default=1, help="how many die in one run")
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--runs", default=",".join(RUNS), help="which runs, by name [default: all]")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N of the cases, always the same [default: all]")
     parser.add_argument("--replay", metavar="RUN:MOMENT=BACK,...", help="one case, as a failure prints it")
     add_options(parser)
     options = parser.parse_args()
@@ -88,6 +90,9 @@ def main() -> None:
     else:
         runs = options.runs.split(",")
         cases = [crash for run in runs for crash in crashes(run, options.nodes, options.crashes, options.rounds)]
+        if options.sample is not None:
+            print(f"{options.sample} of {len(cases)} cases")
+            cases = random.Random(0).sample(cases, options.sample)
     summary = report(trials(network, cases, jobs=options.jobs), len(cases), "case", _replay, options.first)
     for kind, count in sorted(summary.happened.items()):
         print(f"  {kind}: {count}")

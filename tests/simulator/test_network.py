@@ -27,7 +27,7 @@ from edgenode.core.plan import Schedule
 from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
 from edgenode.errors import LocalProtocolError
-from edgenode.simulator.conditions import Conditions
+from edgenode.simulator.conditions import Conditions, Start
 from edgenode.simulator.learners import Ledger, Vector
 from edgenode.simulator.network import Network
 
@@ -273,6 +273,18 @@ def test_a_stop_ends_all_at_one_round() -> None:
     network = ledger_run(ring(rounds=500), Conditions(lose=0.2, orders=((1.0, Stop(1)),)))
     assert {f.round for f in network.finished.values()} == {network.replies[1].start}
     assert not any(f.complete for f in network.finished.values())
+
+
+def test_a_run_begins_with_two_and_grows_to_two_dozen() -> None:
+    newcomers = [f"x{i:02}" for i in range(22)]
+    orders = tuple((0.5 + 0.1 * i, Start(name)) for i, name in enumerate(newcomers))
+    charter = ring(nodes=2, rounds=200)
+    learners = {name: Ledger(charter.rounds, Fraction(i)) for i, name in enumerate(node_names(2))}
+    conditions = Conditions(orders=orders, latency_s=(0.001, 0.01))
+    network = Network(charter, learners, coarse_gradient, conditions, lambda z: Ledger(charter.rounds, z[0])).run()
+    assert network.happened["joined"] == len(newcomers)
+    assert network.graphs[charter.rounds - 1].nodes == tuple(sorted([*node_names(2), *newcomers]))
+    assert set(network.finished) == {*node_names(2), *newcomers}
 
 
 def test_a_change_asked_for_after_the_end_is_refused() -> None:
