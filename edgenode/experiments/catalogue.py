@@ -278,8 +278,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "rolling", "The rolling exchange against top-K, ResNet-20 with GroupNorm, ring a",
-            ("skew", "entries", "share, %"), ("sp", "scsp", "factor", "sp_sent"), _rolling,
-            Figure("sp_sent", ("sp", "scsp"), ("skew", "entries"), log=True),
+            ("skew", "entries", "share, %"), ("sp", "sp_sent", "scsp", "sent", "factor"), _rolling,
+            Figure("sent per node, MB", ("sp", "scsp"), ("skew", "entries"), over=("sp_sent", "sent")),
             "Not in the paper: each round exchanges the next block of the model, so that no index travels.",
         ),
         Experiment(

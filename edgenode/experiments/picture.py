@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edgenode.experiments.report import Measured
 
 _Point = tuple[Any, float, float]  # x, mean, standard deviation
-_STYLES = ("o-", "s--", "^:", "v-.")
+_MARKERS, _STYLES = ("o", "s"), ("-", "--")
 
 
 def draw(experiment: Experiment, measured: Sequence[Measured], path: Path) -> None:
@@ -21,41 +21,43 @@ def draw(experiment: Experiment, measured: Sequence[Measured], path: Path) -> No
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     wanted = experiment.figure
-    for name, style in zip(wanted.y, _STYLES, strict=False):
-        for place, (line, points) in enumerate(_lines(experiment, measured, name).items()):
-            label = ", ".join(filter(None, (MEASURES[name].heading.split()[0] if len(wanted.y) > 1 else "", line)))
+    for number, name in enumerate(wanted.y):
+        for place, (line, points) in enumerate(_lines(experiment, measured, number).items()):
+            phase = MEASURES[name].heading.removesuffix(", %") if len(wanted.y) > 1 else ""
             x, y, spread = zip(*points, strict=True)
-            axes.errorbar(x, y, yerr=spread, fmt=style, color=f"C{place}", capsize=3, label=label, alpha=0.9)
-    axes.set_xlabel(MEASURES[wanted.x].heading if wanted.x in MEASURES else wanted.x)
+            axes.errorbar(
+                x, y, yerr=spread, capsize=3, alpha=0.9, label=", ".join(filter(None, (phase, line))),
+                color=f"C{place if wanted.lines else number}", marker=_MARKERS[number],
+                linestyle=_STYLES[number] if wanted.x != "method" else "",
+            )  # fmt: skip
+    axes.set_xlabel(wanted.x)
     axes.set_ylabel("test accuracy, %")
-    if wanted.log:
+    if wanted.over:
         axes.set_xscale("log")
-    axes.tick_params("x", rotation=40 if wanted.x == "method" else 0)
-    if axes.get_legend_handles_labels()[1] not in ([], [""]):
-        axes.legend(fontsize="small")
+    if wanted.x == "method":
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, horizontalalignment="right")
+    if any(axes.get_legend_handles_labels()[1]):
+        figure.legend(loc="outside right upper", fontsize="small")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
 
-def _lines(
-    experiment: Experiment, measured: Sequence[Measured], name: str
-) -> dict[str, list[tuple[Any, float, float]]]:
-    """Line -> its points: x, mean, standard deviation."""
+def _lines(experiment: Experiment, measured: Sequence[Measured], number: int) -> dict[str, list[_Point]]:
+    """Line -> its points, of one of the measures that are drawn."""
     wanted = experiment.figure
-    lines: dict[str, list[tuple[Any, float, float]]] = {}
+    lines: dict[str, list[_Point]] = {}
     for m in measured:
-        values = m.values(MEASURES[name])
+        values = m.values(MEASURES[wanted.y[number]])
         labels = dict(zip(experiment.labels, m.row.labels, strict=True))
         if not values:
             continue
-        x = fmean(m.values(MEASURES[wanted.x])) if wanted.x in MEASURES else labels[wanted.x]
-        if wanted.x == "skew":
-            x = float(x)
-        line = ", ".join(f"{heading} {labels[heading]}" for heading in wanted.lines)
+        x = fmean(m.values(MEASURES[wanted.over[number]])) if wanted.over else labels[wanted.x]
         spread = stdev(values) if len(values) > 1 else 0.0
-        lines.setdefault(line, []).append((x, fmean(values), spread))
+        line = ", ".join(f"{heading} {labels[heading]}" for heading in wanted.lines)
+        lines.setdefault(line, []).append((float(x) if wanted.x == "skew" else x, fmean(values), spread))
     return lines

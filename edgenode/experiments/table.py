@@ -41,12 +41,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Figure:
-    """How a table is drawn: ``x`` is a label or a measure, ``lines`` the labels that tell one line from another."""
+    """How a table is drawn.
+
+    Attributes:
+        x: a label; or, where ``over`` has a measure of bytes for each of ``y``, what the axis is called.
+        y: measures of accuracy.
+        lines: the labels that tell one line from another.
+    """
 
     x: str
     y: tuple[str, ...]
     lines: tuple[str, ...] = ()
-    log: bool = False
+    over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ def test_labels_and_measures_fit_their_headings(name: str, scale: Scale) -> None
     experiment = EXPERIMENTS[name]
     named = {*experiment.labels, *experiment.measures}
     assert {*experiment.measures, *experiment.figure.y} <= MEASURES.keys()
-    assert {experiment.figure.x, *experiment.figure.lines} <= named | MEASURES.keys()
+    figure = experiment.figure
+    assert {*figure.lines, *figure.over} <= named
+    assert figure.x in named or len(figure.over) == len(figure.y)
     for row in experiment.rows(scale):
         assert len(row.labels) == len(experiment.labels)
         assert row.paper.keys() <= set(experiment.measures)
