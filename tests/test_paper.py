@@ -253,7 +253,7 @@ def test_line_9_x() -> None:
     own = emit(state, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
     other = State(x=floats(8, 0, 0), error=floats(0, 0, 0))
     push = emit(other, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
-    mix(state, own, 0.25, [Contribution(0.5, np.ones(1), push)], averaging_rate=0.5)
+    mix(state, own, state.u.copy(), 0.25, [Contribution(0.5, np.ones(1), push)], averaging_rate=0.5)
     assert state.x.tolist() == [1 + 0.5 * 0.5 * 8, 2, 3 + 0.5 * (0.25 - 1) * 3]
 
 
@@ -264,6 +264,7 @@ def test_line_9_u() -> None:
     mix(
         state,
         nothing,
+        state.u.copy(),
         0.25,
         [Contribution(0.5, np.array([4.0]), nothing), Contribution(0.125, np.array([8.0]), nothing)],
         0.5,
@@ -394,7 +395,7 @@ def test_mixing_conserves_the_sums_of_x_and_u(
         }
         for node, state in zip(graph.nodes, states, strict=True):
             received = [pushed[sender] for sender in graph.in_neighbours(node)]
-            mix(state, pushed[node].payload, graph.weight(node), received, eta)
+            mix(state, pushed[node].payload, state.u.copy(), graph.weight(node), received, eta)
         exchanged = sum(np.abs(p.dense(layout.size)) for p in payloads)
         # only the products are rounded, to float32, where the weights are no powers of two
         assert (np.abs(sum(s.x for s in states) - before_x) <= 2**-22 * exchanged + 1e-12).all()
@@ -537,7 +538,7 @@ def consensus_error(share: float, eta: float, rounds: int) -> float:
         for i, state in enumerate(states):
             (sender,) = graph.in_neighbours(graph.nodes[i])
             received = Contribution(0.5, np.ones(1), pushes[graph.nodes.index(sender)])
-            mix(state, pushes[i], 0.5, [received], eta)
+            mix(state, pushes[i], state.u.copy(), 0.5, [received], eta)
     return float(np.sqrt(np.mean([(s.x - average) ** 2 for s in states])) / began)
 
 

@@ -138,7 +138,8 @@ class SparsePush:
         own = self._emitted[self._round]
         self._round = -1  # once only; what was emitted stays, to be taken back
         exchanged = [c for c in received if c.weight != 1.0]
-        self.recipe.rule.mix(self.state.part(own.block), own.payload, self_weight, exchanged, own.averaging_rate)
+        part = self.state.part(own.block)
+        self.recipe.rule.mix(part, own.payload, own.u, self_weight, exchanged, own.averaging_rate)
         for contribution in received:
             if contribution.weight == 1.0:
                 inherit(self.state, contribution)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgenode.core.compress import Compressor, Floats, Layout, Payload
-from edgenode.core.sparse_push import Contribution, State, descend, emit, mix
+from edgenode.core.sparse_push import Contribution, State, Weights, descend, emit, mix
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Rule:
         keeps: the vectors of ``State`` beside x that it needs.
         descend: the local step, given the optimiser's displacement of z.
         emit: makes the round's payload.
-        mix: closes the round with the own payload, the own weight and the contributions in sender order.
+        mix: closes the round with the own payload and u, the own weight and the contributions in sender order.
         fixed: it remembers its neighbours, so that graph and members must stay as they are, and no push can be undone.
     """
 
     keeps: tuple[str, ...]
     descend: Callable[[State, Floats], None]
     emit: Callable[[State, Compressor, Layout, np.random.Generator], Payload]
-    mix: Callable[[State, Payload, float, Sequence[Contribution], float], None]
+    mix: Callable[[State, Payload, Weights, float, Sequence[Contribution], float], None]
     fixed: bool = False
 
 
@@ -52,10 +52,15 @@ def extrapolate(state: State, displacement: Floats) -> None:
 
 
 def mix_and_remember(
-    state: State, own: Payload, self_weight: float, received: Sequence[Contribution], averaging_rate: float
+    state: State,
+    own: Payload,
+    own_u: Weights,
+    self_weight: float,
+    received: Sequence[Contribution],
+    averaging_rate: float,
 ) -> None:
     """D2 (Algorithm 1, the average): x_t+1 = sum_j W_ij x_t+1/2^(j); with an averaging rate W is I + eta (W - I)."""
-    mix(state, own, self_weight, received, averaging_rate)
+    mix(state, own, own_u, self_weight, received, averaging_rate)
     state.history += state.x
 
 
@@ -71,7 +76,12 @@ def emit_difference(state: State, compressor: Compressor, layout: Layout, rng: n
 
 
 def mix_replicas(
-    state: State, own: Payload, self_weight: float, received: Sequence[Contribution], averaging_rate: float
+    state: State,
+    own: Payload,
+    own_u: Weights,
+    self_weight: float,
+    received: Sequence[Contribution],
+    averaging_rate: float,
 ) -> None:
     """CHOCO-SGD (Algorithm 2, line 9): x = x-hat + gamma * sum_j W_ij (replica_j - replica_i), and push-sum's u alike.
 
@@ -80,7 +90,7 @@ def mix_replicas(
     is Quant-SGP's x = x-hat - replica + sum_j W_ij replica_j.
     """
     own.add_to(state.gathered, self_weight)
-    state.u -= averaging_rate * (1.0 - self_weight) * state.u
+    state.u -= averaging_rate * (1.0 - self_weight) * own_u
     for contribution in received:
         contribution.payload.add_to(state.gathered, contribution.weight)
         state.u += averaging_rate * contribution.weight * contribution.u

@@ -115,16 +115,22 @@ def drop_error(state: State) -> None:
 
 
 def mix(
-    state: State, own: Payload, self_weight: float, received: Iterable[Contribution], averaging_rate: float
+    state: State,
+    own: Payload,
+    own_u: Weights,
+    self_weight: float,
+    received: Iterable[Contribution],
+    averaging_rate: float,
 ) -> None:
     """Line 9: x = x-hat + eta * sum_j (W_ij - I_ij) C[v_j], and the same for u.
 
-    The self term uses the node's own *compressed* message: x-hat there would create or destroy mass.
+    The self term uses the node's own *compressed* message: x-hat there would create or destroy mass. It uses the u that
+    was pushed, too: taking back a push of an older round may have changed the state's since.
     Contributions must come in sender order: float sums depend on it, and every node's must agree to the bit.
     """
     given = averaging_rate * (1.0 - self_weight)
     own.add_to(state.x, -given)
-    state.u -= given * state.u
+    state.u -= given * own_u
     for contribution in received:
         scale = averaging_rate * contribution.weight
         contribution.payload.add_to(state.x, scale)

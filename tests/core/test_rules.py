@@ -49,7 +49,7 @@ def test_d2_remembers_what_mixing_made_of_its_step_alone() -> None:
     state = State(floats(8, 8, 8), history=floats(3, 0, -2))
     D2.descend(state, floats(0.5, 0.5, 0.5))
     own = D2.emit(state, Compressor(keep_all, as_float32), LAYOUT, RNG)
-    D2.mix(state, own, 0.5, [Contribution(0.5, np.ones(1), a_payload(2, 2, 2))], 1.0)
+    D2.mix(state, own, state.u.copy(), 0.5, [Contribution(0.5, np.ones(1), a_payload(2, 2, 2))], 1.0)
     assert state.x.tolist() == [0.5 * 11.5 + 1, 0.5 * 8.5 + 1, 0.5 * 6.5 + 1]
     assert state.history.tolist() == [x - 8.5 for x in state.x.tolist()]
 
@@ -89,7 +89,7 @@ def test_a_node_moves_towards_what_it_has_gathered(rate: float) -> None:
         Contribution(0.25, np.array([4.0]), a_payload(8, 0, 4)),
         Contribution(0.5, np.ones(1), a_payload(0, 2, 2)),
     ]
-    DIFFERENCE.mix(state, a_payload(4, 0, 0), 0.25, received, rate)
+    DIFFERENCE.mix(state, a_payload(4, 0, 0), state.u.copy(), 0.25, received, rate)
     gathered = [2 + 1 + 2, 3 + 1, 4 + 1 + 1]
     assert state.x is x
     assert state.gathered.tolist() == gathered

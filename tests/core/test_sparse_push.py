@@ -96,22 +96,41 @@ def test_mix_debits_the_own_payload_and_credits_the_others() -> None:
         Contribution(0.25, np.array([4.0]), a_payload(8, 0, 0, 16)),
         Contribution(0.5, np.array([8.0]), a_payload(0, 32, 0, 0)),
     ]
-    mix(state, a_payload(4, 8, 0, 0), 0.5, received, averaging_rate=0.5)
+    mix(state, a_payload(4, 8, 0, 0), state.u.copy(), 0.5, received, averaging_rate=0.5)
     assert state.x.tolist() == [1 - 1 + 1, 2 - 2 + 8, 3, 4 + 2]
     assert state.u == 2 - 0.5 * 0.5 * 2 + 0.5 * 0.25 * 4 + 0.5 * 0.5 * 8
+
+
+def test_mix_debits_the_u_that_was_pushed_whatever_was_taken_back_since() -> None:
+    state, own = a_state(u=2.0), a_payload(4, 8, 0, 0)
+    pushed = state.u.copy()
+    state.u += 1.0
+    mix(state, own, pushed, 0.5, [], averaging_rate=0.5)
+    assert state.u.tolist() == [3 - 0.5 * 0.5 * 2]
+
+
+def test_a_push_that_is_taken_back_before_the_round_is_mixed_leaves_the_round_as_it_was_pushed() -> None:
+    learner = a_learner(training_rounds=3)
+    learner.emit(0, None)
+    learner.mix(0.5, [])
+    learner.emit(1, None)
+    learner.take_back(0, 0.5)
+    learner.mix(0.5, [])
+    given = 0.5 * 0.5
+    assert learner.u == (1 - given) + given - given * (1 - given)
 
 
 def test_mix_leaves_the_error_and_changes_x_in_place() -> None:
     state = a_state()
     x, error = state.x, state.error.copy()
-    mix(state, a_payload(4, 8, 0, 0), 0.5, [Contribution(0.5, np.ones(1), a_payload(1, 1, 1, 1))], 0.5)
+    mix(state, a_payload(4, 8, 0, 0), state.u.copy(), 0.5, [Contribution(0.5, np.ones(1), a_payload(1, 1, 1, 1))], 0.5)
     assert state.x is x
     assert np.array_equal(state.error, error)
 
 
 def test_mix_without_neighbours_and_full_self_weight_changes_nothing() -> None:
     state = a_state(u=0.75)
-    mix(state, a_payload(4, 8, 0, 0), 1.0, [], 1.0)
+    mix(state, a_payload(4, 8, 0, 0), state.u.copy(), 1.0, [], 1.0)
     assert state.x.tolist() == [1, 2, 3, 4]
     assert state.u == 0.75
 
@@ -128,7 +147,7 @@ def test_a_leavers_push_is_taken_as_it_is() -> None:
 
 def test_what_is_taken_back_is_what_was_given() -> None:
     state, own = a_state(u=2.0), a_payload(4, 8, 0, 0)
-    mix(state, own, 0.25, [], averaging_rate=0.5)
+    mix(state, own, state.u.copy(), 0.25, [], averaging_rate=0.5)
     assert (state.x.tolist(), state.u.tolist()) == ([-0.5, -1, 3, 4], [1.25])
     for weight in (0.5, 0.25):
         take_back(state, own, np.array([2.0]), weight, averaging_rate=0.5)

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from edgenode.core.charter import Charter
 from edgenode.core.compress import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
 from edgenode.core.graph import Digraph, GraphSpec
-from edgenode.core.messages import Lost, Rotate, Stop
+from edgenode.core.messages import Leave, Lost, Rotate, Stop
 from edgenode.core.plan import Schedule
 from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
 from edgenode.errors import LocalProtocolError
-from edgenode.simulator.conditions import Conditions, Start
+from edgenode.simulator.conditions import Conditions, Kill, Start
 from edgenode.simulator.learners import Ledger, Vector
 from edgenode.simulator.network import Network
 
@@ -213,6 +213,25 @@ def test_any_delivery_order_equals_the_matrix_form_exactly(
     network = ledger_run(*run, eta, grain)
     expected = exact_reference(network, eta, Fraction(grain))
     assert {name: tuple(learner.mass()) for name, learner in network.learners.items()} == expected
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 20])
+def test_the_real_learner_keeps_its_mass_while_members_die_leave_and_come(blocks: int) -> None:
+    """In every block; 20 are more than there are parameters. A push is taken back from the block it was of, and the
+    record that says so may come between the push of a round and its mix.
+    """
+    recipe = Recipe(Compressor(keep_all, as_int8), 1.0, training_rounds=60, gossip_rounds=3, blocks=blocks)
+
+    def newborn(z: Any) -> Vector:
+        return Vector(recipe, LAYOUT, recipe.initial(z), 5, "n5")
+
+    learners = {name: Vector(recipe, LAYOUT, recipe.initial(np.zeros(LAYOUT.size)), 5, name) for name in node_names(5)}
+    orders = ((0.5, Kill("n1")), (1.0, Leave(7, "n3")), (1.5, Start("n5")))
+    conditions = Conditions(seed=1, lose=0.1, orders=orders, evict_s=1.0, patience_s=200)
+    charter = Charter("test", 5, "digest", Schedule((GraphSpec("chord"),), 1), False, recipe.rounds)
+    network = Network(charter, learners, gradient, conditions, newborn).run()
+    assert {kind: network.happened[kind] for kind in ("cut", "leave", "joined")} == {"cut": 1, "leave": 1, "joined": 1}
+    assert {len(learner.state.u) for learner in network.learners.values()} == {blocks}
 
 
 # --- changes of plan --------------------------------------------------------------------------------
