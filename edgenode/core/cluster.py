@@ -446,11 +446,11 @@ class Cluster:
             return [Reply(evict.ticket, None, self._why_over())]
         if not self._roll.anyone_runs(self.plan):
             return self._go_on_without(evict, self.plan)
-        before = self._fencing.evicted if self._fencing else frozenset[str]()
-        evicted = before | {evict.node}
-        left = len(set(self.plan.latest.names) - evicted)
-        if evict.node in before:
+        if self._fencing and evict.node in self._fencing.evicted:
+            self._fencing.tickets.append(evict.ticket)
             return []
+        evicted = self.evicting() | {evict.node}
+        left = len(set(self.plan.latest.names) - evicted)
         few = left < self.charter.min_nodes or 2 * left < len(self.plan.latest.names)
         if left < 1 or (few and not evict.force):
             text = f"{evict.node} stays: without it {left} of {len(self.plan.latest.names)} members would be left"

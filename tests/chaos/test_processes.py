@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.crew import AGREEING, LEARNT, RUN, Crew, count, mean_accuracy, says_again, sum_u
-from tests.e2e.fleet import Fleet
+from tests.e2e.fleet import Fleet, Process
 
 NODES = 3
 ONE_POINT = 0.01
@@ -115,3 +115,24 @@ def test_two_that_die_together_are_both_cut_out(fleet: Fleet) -> None:
     crew.until_cut(0, 0)
     crew.until_cut(1, 0)
     crew.until_progress(crew.others(0, 1), epochs=2)
+
+
+@pytest.mark.timeout(90)
+def test_less_than_half_wait_until_an_operator_who_knows_better_forces_it(fleet: Fleet) -> None:
+    crew = Crew(fleet, fleet.configure(RUN))
+    crew.nodes[0].says("epoch=3 ")
+    for dead in (1, 2):
+        crew.nodes[dead].kill()
+    crew.controller.says("a silent node stays .*: without it 1 of 3 members would be left")
+    crew.nodes[0].says("no progress")
+
+    def evict(*words: str, code: int = 0) -> Process:
+        return fleet.command("evict", *words, "--cluster", fleet.cluster, code=code)
+
+    fenced = crew.controller.says(r"fencing .*without=\['node-(\d)'\]")
+    other = "12".replace(fenced[1], "")  # whose promise the fence waits for
+    assert f"node-{other} stays: without it 1 of 3 members would be left" in evict(f"node-{other}", code=2).stderr
+    evict(f"node-{other}", "--force")
+    for dead in (1, 2):
+        crew.until_cut(dead, 0)
+    crew.until_progress([crew.nodes[0]], epochs=2)

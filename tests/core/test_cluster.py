@@ -579,6 +579,14 @@ def test_no_minority_goes_on_without_the_others_unless_it_is_forced() -> None:
     assert [a.ticket for a in decreed if isinstance(a, Reply)] == [1, 2, 4]
 
 
+def test_whoever_asks_for_a_removal_that_is_under_way_is_answered_with_it() -> None:
+    cluster = founded(3)
+    (first, second) = fences(cluster.handle(Evict(-1, "n2")))
+    assert cluster.handle(Evict(5, "n2")) == []
+    behind_fence(cluster, first, 7)
+    assert only(Reply, behind_fence(cluster, second, 7)) == Reply(5, 8)
+
+
 def test_the_last_member_is_never_evicted_and_min_nodes_only_by_force() -> None:
     assert only(Reply, founded(1).handle(Evict(1, "n0", force=True))).start is None
     cluster = founded(3, min_nodes=3)
