@@ -27,6 +27,14 @@ def test_sparse_push_takes_any_graphs() -> None:
     Demands().check(schedule("chord", "one-peer-exponential"), members(5))
 
 
+def test_graphs_of_which_nothing_is_demanded_are_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A complete graph of 1024 nodes has a million edges."""
+    monkeypatch.setattr(GraphSpec, "period", None)
+    Demands("sgp").check(schedule("complete"), members(5))
+    with pytest.raises(TypeError):
+        Demands("d-psgd", balanced=True).check(schedule("complete"), members(5))
+
+
 @pytest.mark.parametrize("graph", PRESETS)
 def test_balanced_graphs_are_those_whose_rows_sum_to_one(graph: str) -> None:
     demands = Demands("d-psgd", balanced=True)
