@@ -8,12 +8,13 @@ import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import structlog
 
 from edgenode import build
 from edgenode.attendance import ENDED_WELL, Register
+from edgenode.chronicle import Chronicle
 from edgenode.config import Config
 from edgenode.core.cluster import Cluster
 from edgenode.core.messages import (
@@ -34,6 +35,8 @@ from edgenode.core.messages import (
     Sponsor,
     Welcome,
 )
+from edgenode.dashboard.app import dashboard
+from edgenode.dashboard.feed import Feed
 from edgenode.desk import Desk
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, first_cause
 from edgenode.ledger import Ledger
@@ -43,8 +46,10 @@ from edgenode.net.control import ControlServer
 from edgenode.net.discovery import Discovery, Service, interfaces_for
 from edgenode.net.operator import OperatorServer, operating
 from edgenode.net.rpc import join_address, serving, split_address
+from edgenode.net.web import serving_http
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.systemd import Notifier
+from edgenode.view import cluster_view
 
 log = structlog.get_logger()
 
@@ -57,10 +62,11 @@ class Controller:
 
     Args:
         recover: take the place of a controller that is lost for good.
+        http: host:port of the page, or "none".
     """
 
-    def __init__(self, config: Config, listen: str, state_dir: Path, recover: bool = False) -> None:
-        self.config, self.listen = config, listen
+    def __init__(self, config: Config, listen: str, state_dir: Path, recover: bool = False, http: str = "none") -> None:
+        self.config, self.listen, self._http = config, listen, http
         self.ledger = Ledger(state_dir, config.digest())
         saved = self._saved(recover)
         reign = Reign(saved.term + 1 if saved else 0, secrets.token_hex(4), listen)
@@ -75,6 +81,9 @@ class Controller:
         identity = Identity(config.run.cluster, "controller", config.digest())
         self._lookout = Lookout(config, identity, self.cluster, self.nodes, post)
         self.desk = Desk(self.cluster, self.nodes, self._lookout, post)
+        self._feed = Feed(self._look)
+        goes_on, rounds = recover or saved is not None, self.cluster.charter.rounds
+        self._chronicle = Chronicle(config, rounds, state_dir, goes_on, self._look)
         self._control = ControlServer(identity, post, self.nodes.reported, self._wants_to_leave, self._planned)
 
     def _saved(self, recover: bool) -> Persist | None:
@@ -103,6 +112,9 @@ class Controller:
         services = [(control.SERVICE, self._control.add_to), (operator.SERVICE, operators.add_to)]
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(serving(self.listen, services))
+            if self._http != "none":
+                page = dashboard(self.desk, self._look, self._chronicle.curve, self._feed, self._http)
+                self.desk.page = await stack.enter_async_context(serving_http(page, self._http, "--http"))
             host = split_address(self.listen)[0]
             address = join_address(interfaces_for(host)[0], port)
             self.cluster.reign = replace(self.cluster.reign, address=address)
@@ -115,21 +127,33 @@ class Controller:
                 listen=join_address(host, port),
                 term=self.cluster.term,
                 nodes=self.config.run.nodes,
+                **({"page": self.desk.page} if self.desk.page else {}),
             )
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._own(), name="owner")
-                lookout = group.create_task(self._lookout.watch(), name="lookout")
+                helpers = [
+                    group.create_task(self._lookout.watch(), name="lookout"),
+                    group.create_task(self._feed.run(), name="feed"),
+                    group.create_task(self._chronicle.keep(), name="history"),
+                ]
                 beat = group.create_task(Notifier().beat(self.desk.in_a_line), name="systemd")
                 await self._until_over()
-                lookout.cancel()
+                for helper in helpers:
+                    helper.cancel()
                 for action in self.cluster.close():
                     self._perform(action)
                 operators.end()
+                await self._feed.end()
                 await asyncio.sleep(_LINGER_S)
                 owner.cancel()
                 beat.cancel()
         self.ledger.close()
-        return all(a.progress.state in ENDED_WELL for a in self.nodes.members(self.cluster.plan))
+        ended_well = all(a.progress.state in ENDED_WELL for a in self.nodes.members(self.cluster.plan))
+        self._chronicle.end(ended_well)
+        return ended_well
+
+    def _look(self) -> dict[str, Any]:
+        return cluster_view(self.desk.status())
 
     async def _is_alive(self, other: Service) -> bool:
         """Whether another controller of this cluster answers where one was announced."""
@@ -215,7 +239,7 @@ class Controller:
                 return
 
 
-def run_controller(config: Config, listen: str, state_dir: Path, recover: bool = False) -> bool:
+def run_controller(config: Config, listen: str, state_dir: Path, recover: bool = False, http: str = "none") -> bool:
     """Run a controller to the end of its run, in an event loop of its own; True if no node failed.
 
     Raises:
@@ -223,6 +247,6 @@ def run_controller(config: Config, listen: str, state_dir: Path, recover: bool =
         KeyboardInterrupt: it was interrupted.
     """
     try:
-        return asyncio.run(Controller(config, listen, state_dir, recover).run())
+        return asyncio.run(Controller(config, listen, state_dir, recover, http).run())
     except BaseExceptionGroup as exc:
         raise first_cause(exc) from exc

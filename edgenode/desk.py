@@ -27,12 +27,16 @@ class Desk:
 
     Args:
         post: takes an event for the cluster.
+
+    Attributes:
+        page: URL of the dashboard, or "".
     """
 
     def __init__(
         self, cluster: Cluster, nodes: Register, lookout: Lookout, post: Callable[[Wish | Leave], None]
     ) -> None:
         self._cluster, self._nodes, self._lookout, self._post = cluster, nodes, lookout, post
+        self.page = ""
         self._tickets = count()
         self._asked: dict[int, asyncio.Future[int]] = {}
 
@@ -126,6 +130,7 @@ class Desk:
             awaited=sorted(cluster.awaited()),
             consensus_distance=consensus[1] if consensus else None,
             consensus_round=consensus[0] if consensus else 0,
+            page=self.page,
         )
 
     def in_a_line(self) -> str:

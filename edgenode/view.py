@@ -18,13 +18,14 @@ def cluster_view(status: operator_pb2.ClusterStatus) -> dict[str, Any]:
         "controller": status.reign.address,
         "term": status.reign.term,
         "missing": status.missing,
+        "page": status.page,
         "paused": status.paused,
         "evicting": list(status.evicting),
         "record": json.loads(status.records[-1]) if status.records else None,
         "round": round,
         "rounds": max((n.progress.rounds for n in status.nodes), default=0),
         "graph": graph_view(plan, round) if plan else None,
-        "next": next_switch(plan, round) if plan else None,
+        "next": _coming(plan, round) if plan else None,
         "consensus_distance": status.consensus_distance if status.HasField("consensus_distance") else None,
         "consensus_round": status.consensus_round,
         "nodes": [_node(node) for node in status.nodes],
@@ -47,6 +48,11 @@ def next_switch(plan: Plan, round: int) -> dict[str, Any] | None:
     return {"round": at, "graph": plan.at(at).schedule.spec(at).name}
 
 
+def _coming(plan: Plan, round: int) -> dict[str, Any] | None:
+    switch = next_switch(plan, round)
+    return {**switch, "edges": graph_view(plan, switch["round"])["edges"]} if switch else None
+
+
 def current_round(status: operator_pb2.ClusterStatus) -> int:
     """The round the cluster is in: that of its slowest node, of those that have reported any."""
     return min((n.progress.round for n in status.nodes if n.progress.round), default=0)
@@ -56,6 +62,16 @@ def state_name(state: control_pb2.State) -> str:
     """A state in a word: running."""
     name: str = control_pb2.State.Name(state)
     return name.removeprefix("STATE_").lower()
+
+
+def size(count: int) -> str:
+    """Bytes for people, in powers of ten as data plans count them."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if round(amount, 1) < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
 
 
 def _node(node: operator_pb2.NodeStatus) -> dict[str, Any]:

@@ -23,11 +23,12 @@ from rich.table import Table
 
 from edgenode import results
 from edgenode.cli.options import find_controller, take_sigterm_as_ctrl_c
-from edgenode.cli.table import size, status_table
+from edgenode.cli.table import status_table
 from edgenode.config import Config, load
 from edgenode.errors import EdgenodeError, TransportError
 from edgenode.net.operator import operating
 from edgenode.v1 import operator_pb2
+from edgenode.view import size
 
 _START_S = 30.0
 _END_S = 20.0
@@ -145,7 +146,9 @@ class Fleet:
         for i in range(self.config.run.nodes):
             name = f"node-{i:0{len(str(self.config.run.nodes - 1))}d}"
             self._spawn(name, ["run", "--name", name, "--state-dir", str(self.out / name), *common])
-        self._spawn("controller", ["controller", "--state-dir", str(self.out / "controller"), *common])
+        self._spawn(
+            "controller", ["controller", "--http", "127.0.0.1:0", "--state-dir", str(self.out / "controller"), *common]
+        )
 
     def _spawn(self, name: str, arguments: list[str]) -> None:
         logs = self.out / "logs"

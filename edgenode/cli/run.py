@@ -90,6 +90,8 @@ def run(
               help="What it must know after a restart. [default: the user's state folder]")  # fmt: skip
 @click.option("--recover", is_flag=True, envvar="EDGENODE_RECOVER", show_envvar=True,
               help="The controller of the run that goes on is lost for good: take its place.")  # fmt: skip
+@click.option("--http", default="127.0.0.1:8080", show_default=True, metavar="H:P|none", envvar="EDGENODE_HTTP",
+              show_envvar=True, help="Where the page and /metrics are; port 0 takes any free one.")  # fmt: skip
 @click.option("--straggler", type=click.Choice(["wait", "drop"]), envvar="EDGENODE_STRAGGLER", show_envvar=True,
               help="Wait for a slow node, or go on without it. [default: run.straggler of run.toml]")  # fmt: skip
 @set_option
@@ -99,6 +101,7 @@ def controller(
     listen: str,
     state_dir: Path | None,
     recover: bool,
+    http: str,
     straggler: str | None,
     settings: tuple[str, ...],
     verbose: bool,
@@ -112,18 +115,19 @@ def controller(
     Examples:
       edgenode controller --config run.toml
       edgenode controller --config run.toml --listen 10.0.0.5:7700
+      edgenode controller --config run.toml --http 0.0.0.0:8080   the page for everyone on the network
       edgenode controller --config run.toml --recover          its disk is lost, and the nodes train on
       edgenode controller --config run.toml --straggler drop   who holds the others up is left behind
     """
     settings = (*settings, *((f"run.straggler={straggler}",) if straggler else ()))
     config = load_config(config_path, settings)
     set_up_logging(verbose)
-    _check(listen, ())
+    _check(listen, (http,) if http != "none" else ())
     from edgenode.controller import run_controller
 
     state_dir = state_dir or default_state_dir(config.run.cluster, "controller")
     take_sigterm_as_ctrl_c()
-    if not run_controller(config, listen, state_dir, recover):
+    if not run_controller(config, listen, state_dir, recover, http):
         raise SystemExit(1)
 
 

@@ -130,7 +130,7 @@ def _write(path: Path, result: dict[str, Any]) -> None:
 
 
 def _print(result: dict[str, Any], out: Path | None) -> None:
-    from edgenode.cli.table import size
+    from edgenode.view import size
 
     nodes = result["nodes"]
     accuracies = [node["test_accuracy"] for node in nodes]

@@ -8,7 +8,7 @@ from rich.text import Text
 from edgenode.core.plan import Plan
 from edgenode.net.wire import plan_from_wire
 from edgenode.v1 import control_pb2, operator_pb2
-from edgenode.view import current_round, state_name
+from edgenode.view import current_round, size, state_name
 
 _SAID_FROM_S = 1.0
 
@@ -124,13 +124,3 @@ def _state(node: operator_pb2.NodeStatus) -> Text:
     if progress.waiting_s >= _SAID_FROM_S:
         return Text(f"waits for {', '.join(progress.waiting_for)} since {progress.waiting_s:.0f} s", "yellow")
     return Text("running" if progress.state == control_pb2.STATE_RUNNING else "joining")
-
-
-def size(count: int) -> str:
-    """Bytes for people, in powers of ten as data plans count them."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if round(amount, 1) < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"

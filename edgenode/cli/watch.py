@@ -104,7 +104,7 @@ class Screen:
     def _curves(self, status: operator_pb2.ClusterStatus) -> str:
         if not self._accuracy:
             return "no accuracy measured yet"
-        from edgenode.cli.table import size
+        from edgenode.view import size
 
         sent = sum(n.progress.payload_bytes for n in status.nodes)
         dense = sum(n.progress.dense_bytes for n in status.nodes)

@@ -7,7 +7,7 @@ import json
 import pytest
 from rich.console import Console, RenderableType
 
-from edgenode.cli.table import nodes_table, size, status_table, title, watch_table
+from edgenode.cli.table import nodes_table, status_table, title, watch_table
 from edgenode.cli.topology import _plan
 from edgenode.cli.watch import Screen
 from edgenode.core.graph import GraphSpec
@@ -15,7 +15,7 @@ from edgenode.core.plan import Member, Plan, Schedule, found
 from edgenode.errors import ConfigError
 from edgenode.net.wire import records_to_wire
 from edgenode.v1 import control_pb2, operator_pb2
-from edgenode.view import cluster_view, next_switch
+from edgenode.view import cluster_view, next_switch, size
 
 A, B, EVERYONE = GraphSpec("a"), GraphSpec("b"), GraphSpec("complete")
 
@@ -159,7 +159,8 @@ def test_a_status_is_json_with_null_for_what_is_not_known() -> None:
 def test_a_status_names_the_graph_of_the_round_and_the_next() -> None:
     status = cluster_view(a_status(a_node(round=5), a_node("n1", round=12), plan=a_plan(2)))
     assert status["graph"] == {"name": "a", "edges": [["n0", "n1"], ["n1", "n0"]]}
-    assert (status["round"], status["next"]) == (5, {"round": 10, "graph": "b"})
+    coming = {"round": 10, "graph": "b", "edges": [["n0", "n1"], ["n1", "n0"]]}
+    assert (status["round"], status["next"]) == (5, coming)
 
 
 # --- topology show

@@ -225,7 +225,7 @@ class Fleet:
     def start(self, name: str, *arguments: str, spawn: Spawn = subprocess.Popen) -> Process:
         """Start any edgenode command."""
         environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
-        environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"}
+        environ |= {"EDGENODE_HTTP": "none", "GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"}
         stem = f"{len(self.processes):02d}-{re.sub(r'[^a-z0-9]+', '-', name)}"
         out, log = self.folder / f"{stem}.out", self.folder / f"{stem}.log"
         with out.open("wb") as stdout, log.open("wb") as stderr:

@@ -1,0 +1,126 @@
+"""The page's routes. What an operator may do here goes through the same desk as the command line's calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from edgenode.config import parse_every
+from edgenode.core.graph import PRESETS, GraphSpec
+from edgenode.dashboard.feed import Feed
+from edgenode.dashboard.guard import Guard
+from edgenode.dashboard.plain import filled
+from edgenode.errors import ConfigError, EdgenodeError
+from edgenode.metrics import CONTENT_TYPE, cluster_metrics
+from edgenode.net.operator import Wishes
+
+_STATIC = Path(__file__).parent / "static"
+_MOST_WAITING = 16
+_MOST_BYTES = 64 * 1024
+
+
+def dashboard(
+    desk: Wishes, look: Callable[[], dict[str, Any]], curve: Callable[[], list[dict[str, Any]]], feed: Feed, listen: str
+) -> Starlette:
+    """The app.
+
+    Args:
+        look: the cluster as plain values, as `edgenode.view` makes them.
+        curve: the means over the nodes so far, oldest first.
+        listen: host:port where it is served.
+    """
+    template = (_STATIC / "page.html").read_text(encoding="utf-8")
+    waiting = 0
+
+    async def page(request: Request) -> Response:
+        return HTMLResponse(filled(template, look(), list(PRESETS)))
+
+    async def status(request: Request) -> Response:
+        return JSONResponse(look())
+
+    async def curves(request: Request) -> Response:
+        return JSONResponse(curve())
+
+    async def metrics(request: Request) -> Response:
+        return Response(cluster_metrics(look()), media_type=CONTENT_TYPE)
+
+    async def icon(request: Request) -> Response:
+        return FileResponse(_STATIC / "icon.svg")
+
+    async def wish(request: Request) -> Response:
+        nonlocal waiting
+        if waiting >= _MOST_WAITING:
+            return JSONResponse({"error": "too many wishes wait already"}, 503)
+        waiting += 1
+        try:
+            return JSONResponse({"text": await _granted(desk, request.path_params["wish"], await _body(request))})
+        except EdgenodeError as exc:
+            return JSONResponse({"error": str(exc)}, 400)
+        finally:
+            waiting -= 1
+
+    routes = [
+        Route("/", page),
+        Route("/favicon.ico", icon),
+        Route("/metrics", metrics),
+        Route("/events", feed),
+        Route("/api/status", status),
+        Route("/api/curve", curves),
+        Route("/api/{wish}", wish, methods=["POST"]),
+        Mount("/static", StaticFiles(directory=_STATIC)),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(Guard, listen=listen)])
+
+
+async def _body(request: Request) -> Mapping[str, Any]:
+    raw = b""
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > _MOST_BYTES:
+            raise ConfigError("that is too much")
+    try:
+        asked = json.loads(raw or b"{}")
+    except (ValueError, RecursionError):
+        asked = None
+    if not isinstance(asked, dict):
+        raise ConfigError("a wish is a JSON object")
+    return asked
+
+
+async def _granted(desk: Wishes, wish: str, asked: Mapping[str, Any]) -> str:
+    """What became of a wish, in words; `ConfigError` if it cannot be."""
+    match wish:
+        case "rotate":
+            every = parse_every(_text(asked, "every", "1r"))
+            graphs = tuple(GraphSpec(name.strip()) for name in _text(asked, "graphs").split(",") if name.strip())
+            start = await desk.rotate(graphs, every.count, every.unit == "epochs")
+            return f"graph {'+'.join(g.name for g in graphs)} takes effect at round {start} at every node"
+        case "pause":
+            await desk.pause()
+            return "every node stands still before its next round"
+        case "resume":
+            await desk.resume()
+            return "the run goes on"
+        case "stop":
+            return f"every node stops before round {await desk.stop()}; started again, it goes on from there"
+        case "evict":
+            node = _text(asked, "node")
+            start = await desk.evict(node, asked.get("force") is True)
+            return f"the others go on without {node} from round {start}"
+    raise ConfigError(f"there is no {wish!r} to wish for")
+
+
+def _text(asked: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = asked.get(key, default)
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} is missing, or no text")
+    return value

@@ -1,0 +1,96 @@
+"""Who may see the page, and who may wish: nobody's browser is to be the hand or the eye of another site.
+
+A wish must come from the page itself: the browser says so (Origin, Sec-Fetch-Site), and a JSON body cannot be sent
+from elsewhere without being asked first. A foreign name that is made to point here (DNS rebinding) finds nothing, as
+the page answers only to addresses and to names of this machine; to loopback ones alone, where it listens only there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edgenode.net.rpc import split_address
+
+_OPEN = ("/metrics",)  # no browser reads it, and a scraper may use any name
+_HEADERS = {
+    "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+class Guard:
+    """Middleware: refuses what comes from elsewhere, and tells browsers to load nothing from elsewhere."""
+
+    def __init__(self, app: ASGIApp, listen: str) -> None:
+        self._app = app
+        self._names = {"localhost"}
+        self._everywhere = not _is_loopback(split_address(listen)[0])
+        if self._everywhere:
+            host = socket.gethostname().lower()
+            self._names |= {host, f"{host.partition('.')[0]}.local", split_address(listen)[0].lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if why := self.refuses(scope["method"], scope["path"], Headers(scope=scope)):
+            await PlainTextResponse(f"{why}\n", 403)(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+    def refuses(self, method: str, path: str, headers: Headers) -> str:
+        """Why a request is refused; empty if it is not."""
+        if path in _OPEN:
+            return ""
+        host = headers.get("host", "")
+        if not self._is_ours(_host(host)):
+            return f"this page does not answer to the name {host!r}: use the address, or a name of this machine"
+        if method in ("GET", "HEAD"):
+            return ""
+        if headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            return "a wish must come from the page itself"
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return f"a wish must come from the page itself, not from {origin}"
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return "a wish is sent as application/json"
+        return ""
+
+    def _is_ours(self, host: str) -> bool:
+        if host in self._names:
+            return True
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return self._everywhere or address.is_loopback
+
+
+def _host(header: str) -> str:
+    """The name or address in a Host header, without its port."""
+    try:
+        return (urlsplit(f"//{header}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,50 @@
+"""The page as it is without JavaScript: a plain table, and the picture that the script begins with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from string import Template
+from typing import Any
+
+from edgenode.view import size
+
+_COLUMNS = ("node", "state", "round", "accuracy", "loss", "u", "sent", "received", "holds up", "last seen")
+
+
+def filled(template: str, view: Mapping[str, Any], presets: Sequence[str]) -> str:
+    """page.html with the present in it."""
+    return Template(template).substitute(
+        cluster=escape(view["cluster"]),
+        title=escape(_title(view)),
+        head="".join(f'<th scope="col">{name}</th>' for name in _COLUMNS),
+        rows="\n".join(_row(node) for node in view["nodes"]),
+        presets="".join(f"<option>{escape(name)}</option>" for name in presets),
+        # in a script element only "</" and "<!--" could end it
+        picture=json.dumps(view, separators=(",", ":")).replace("<", "\\u003c"),
+    )
+
+
+def _title(view: Mapping[str, Any]) -> str:
+    if view["graph"] is None:
+        return f"waiting for {view['missing']} more nodes"
+    paused = ", paused" if view["paused"] else ""
+    coming = f", then {view['next']['graph']} from round {view['next']['round']}" if view["next"] else ""
+    return f"round {view['round']} of {view['rounds']}{paused}, graph {view['graph']['name']}{coming}"
+
+
+def _row(node: Mapping[str, Any]) -> str:
+    cells = (
+        node["node"],
+        node["state"] if node["connected"] else "not seen",
+        f"{node['round']}/{node['rounds']}",
+        "-" if node["accuracy"] is None else f"{node['accuracy']:.1%}",
+        "-" if node["loss"] is None else f"{node['loss']:.3f}",
+        f"{node['u']:.3f}",
+        size(node["payload_bytes"]),
+        size(node["received_bytes"]),
+        f"{node['holds_up_s']:.0f} s",
+        f"{node['last_seen_s']:.1f} s ago",
+    )
+    return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"

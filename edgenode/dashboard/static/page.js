@@ -1,0 +1,164 @@
+// The page: takes pictures of the cluster from the stream, shows them, and sends the operator's wishes.
+import { drawCurve } from "./curves.js";
+import { drawGraph, kind } from "./graph.js";
+
+const CURVE_EVERY_MS = 3000;
+const by = (id) => document.getElementById(id);
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const known = (values) => values.filter((value) => value !== null);
+let over = false;
+
+export function size(count) {
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    if (count < 999.95) return `${unit === "B" || count >= 100 ? Math.round(count) : count.toFixed(1)} ${unit}`;
+    count /= 1000;
+  }
+  return `${count.toFixed(1)} TB`;
+}
+
+const percent = (value) => `${(100 * value).toFixed(1)}%`;
+const small = (value) => (value === 0 ? "0" : value < 0.01 || value >= 10000 ? value.toExponential(0) : `${Number(value.toPrecision(2))}`);
+const seconds = (value) => (value >= 10 ? `${value.toFixed(0)} s` : value >= 0.1 ? `${value.toFixed(2)} s` : `${(1000 * value).toFixed(0)} ms`);
+
+function show(view) {
+  document.title = `${view.cluster} - edgenode`;
+  by("cluster").textContent = view.cluster;
+  by("title").textContent = title(view);
+  pill(over ? ending(view) : view.graph === null ? "waiting" : view.paused ? "paused" : "running");
+  tiles(view);
+  by("graph-name").textContent = view.graph ? `graph ${view.graph.name}` : "no graph yet";
+  by("next").textContent = view.next ? `next: graph ${view.next.graph} from round ${view.next.round} (dotted)` : "no change planned";
+  drawGraph(by("graph"), view);
+  by("rows").replaceChildren(...view.nodes.map(row));
+  operator(view);
+}
+
+function title(view) {
+  if (view.graph === null) return `waiting for ${view.missing} more nodes`;
+  if (view.evicting.length) return `going on without ${view.evicting.join(", ")}`;
+  const bad = view.nodes.filter((node) => kind(node) === "bad").map((node) => node.node);
+  return bad.length ? `no link to ${bad.join(", ")}` : `${view.nodes.length} nodes, controller ${view.controller}`;
+}
+
+function ending(view) {
+  return view.nodes.some((node) => node.state === "failed") ? "failed" : view.nodes.every((node) => node.state === "done") ? "done" : "stopped";
+}
+
+function pill(text) {
+  by("state").textContent = text;
+  by("state").className = `pill ${text.split(" ")[0]}`;
+  by("state").hidden = false;
+}
+
+function tiles(view) {
+  const accuracies = known(view.nodes.map((node) => node.accuracy));
+  const sent = mean(view.nodes.map((node) => node.payload_bytes)), dense = mean(view.nodes.map((node) => node.dense_bytes));
+  by("round").textContent = view.graph ? `${view.round} / ${view.rounds}` : "-";
+  by("progress").value = view.rounds ? view.round / view.rounds : 0;
+  by("accuracy").textContent = accuracies.length ? percent(mean(accuracies)) : "-";
+  by("accuracy-range").textContent = accuracies.length > 1 ? `${percent(Math.min(...accuracies))} to ${percent(Math.max(...accuracies))}` : "";
+  by("sent").textContent = view.nodes.length ? size(sent) : "-";
+  by("dense").textContent = sent > 0 ? `${(dense / sent).toFixed(0)}x less than ${size(dense)}` : "";
+  by("apart").textContent = view.consensus_distance === null ? "-" : small(view.consensus_distance);
+  by("apart-round").textContent = view.consensus_distance === null ? "" : `at round ${view.consensus_round}, estimated`;
+  const paces = view.nodes.map((node) => node.round_s).filter((pace) => pace > 0);
+  by("pace").textContent = paces.length ? seconds(Math.max(...paces)) : "-";
+  const slow = view.nodes.filter((node) => node.holds_up_s >= 1);
+  by("straggler").textContent = slow.length ? `${slow[0].node} holds up since ${slow[0].holds_up_s.toFixed(0)} s` : "";
+}
+
+function row(node) {
+  const cells = [
+    node.node, words(node), `${node.round}/${node.rounds}`, node.accuracy === null ? "-" : percent(node.accuracy),
+    node.loss === null ? "-" : node.loss.toFixed(3), node.u.toFixed(3), size(node.payload_bytes), size(node.received_bytes),
+    node.holds_up_s >= 1 ? `${node.holds_up_s.toFixed(0)} s` : "-", `${node.last_seen_s.toFixed(1)} s ago`,
+  ];
+  const line = document.createElement("tr");
+  line.className = kind(node);
+  line.title = node.error || node.address;
+  line.append(...cells.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
+  return line;
+}
+
+function words(node) {
+  if (node.state === "failed") return `failed: ${node.error}`;
+  if (!node.connected && node.state !== "done" && node.state !== "stopped") return "not seen";
+  if (node.waiting_s >= 1) return `waits for ${node.waiting_for.join(", ")}`;
+  return node.state === "unspecified" ? "joining" : node.state;
+}
+
+// --- the operator
+
+function operator(view) {
+  by("pause").hidden = view.paused;
+  by("resume").hidden = !view.paused;
+  const select = by("evictable"), names = view.nodes.map((node) => node.node);
+  if (names.join() !== [...select.options].map((option) => option.value).join()) {
+    const chosen = select.value;
+    select.replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+  }
+}
+
+const GRAVE = {
+  stop: () => "Stop the run at every node?",
+  evict: (asked) => `Go on without ${asked.node}? What it learnt since its last push is lost.`,
+};
+
+async function wish(name, form) {
+  const asked = Object.fromEntries(new FormData(form));
+  if ("force" in asked) asked.force = true;
+  if (name in GRAVE && !confirm(GRAVE[name](asked))) return;
+  const button = form.querySelector("button");
+  button.disabled = true;
+  say(`${name}: asked`);
+  try {
+    const answer = await fetch(`/api/${name === "set" ? "rotate" : name}`, {
+      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(asked),
+    });
+    const said = (answer.headers.get("content-type") || "").includes("json") ? await answer.json() : { error: await answer.text() };
+    say(said.text || said.error, !answer.ok);
+  } catch {
+    say("the controller does not answer", true);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function say(text, bad = false) {
+  by("said").textContent = text;
+  by("said").className = bad ? "bad" : "";
+}
+
+for (const name of ["set", "rotate", "pause", "resume", "stop", "evict"]) {
+  by(name).addEventListener("submit", (event) => { event.preventDefault(); wish(name, event.target); });
+}
+
+// --- what comes in
+
+async function curves() {
+  try {
+    const points = await (await fetch("/api/curve")).json();
+    drawCurve(by("accuracy-curve"), points, [{ key: "accuracy", name: "accuracy" }], { text: percent, height: 150, most: 1 });
+    drawCurve(by("bytes-curve"), points, [{ key: "dense_bytes", name: "dense" }, { key: "payload_bytes", name: "sent" }], { log: true, text: size, height: 150 });
+    drawCurve(by("apart-curve"), points, [{ key: "consensus_distance", name: "apart" }], { log: true, text: small, height: 110 });
+  } catch { /* the stream says that the controller is gone */ }
+}
+
+let stream = null;
+
+function listen() {
+  stream = new EventSource("/events");
+  stream.onmessage = (event) => show(JSON.parse(event.data));
+  stream.addEventListener("over", (event) => { over = true; stream.close(); show(JSON.parse(event.data)); curves(); });
+  stream.onerror = () => { if (!over) pill("lost the controller"); };
+}
+
+document.addEventListener("visibilitychange", () => { // nobody looks: nothing is sent
+  if (over) return;
+  if (document.hidden) { stream.close(); stream = null; } else if (stream === null) { listen(); curves(); }
+});
+
+show(JSON.parse(by("picture").textContent));
+listen();
+curves();
+setInterval(() => { if (stream !== null && !over) curves(); }, CURVE_EVERY_MS);
