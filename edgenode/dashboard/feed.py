@@ -79,8 +79,7 @@ class Feed:
             (b"x-accel-buffering", b"no"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        seen = -1
-        first = json.dumps(self._look(), separators=(",", ":")).encode()
+        seen, first = self._number, json.dumps(self._look(), separators=(",", ":")).encode()
         await _say(send, b"retry: 2000\ndata: " + first + b"\n\n")
         while not self._over:
             seen, said = await self._next(seen)

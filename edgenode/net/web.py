@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
@@ -67,7 +68,7 @@ def _bind(listen: str, option: str) -> socket.socket:
         )[0]  # fmt: skip
         return socket.create_server(address[:2], family=family, backlog=64)
     except OSError as exc:
-        why = (exc.strerror or str(exc)).lower()
+        why = os.strerror(exc.errno).lower() if exc.errno and exc.errno > 0 else str(exc)
         raise ConfigError(
             f"{option} {listen}: cannot listen there: {why}; give another address, or none to do without"
         ) from exc

@@ -1,6 +1,6 @@
 // The directed graph: nodes on a circle, an arrow per push, and dots that travel while the run does.
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 400, HEIGHT = 320;
+const WIDTH = 400, HEIGHT = 360;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export function svg(tag, attributes = {}, ...children) {
@@ -13,7 +13,7 @@ export function svg(tag, attributes = {}, ...children) {
 let drawn = ""; // what is in the picture by now: only a change is drawn anew, so that dots travel on
 
 export function drawGraph(root, view) {
-  const names = view.record ? view.record.members.map((member) => member.node) : view.nodes.map((node) => node.node);
+  const names = view.record ? view.record.members.map(([name]) => name) : view.nodes.map((node) => node.node);
   const moving = view.graph !== null && !view.paused && !still.matches && view.nodes.some((node) => node.state === "running");
   const shape = JSON.stringify([names, view.graph, view.next && view.next.edges, moving]);
   if (shape !== drawn) {
@@ -25,7 +25,7 @@ export function drawGraph(root, view) {
 }
 
 function draw(root, names, view, moving) {
-  const radius = names.length > 24 ? 7 : names.length > 12 ? 15 : 27;
+  const radius = names.length > 24 ? 7 : names.length > 12 ? 15 : 31;
   const places = new Map(names.map((name, i) => [name, place(i, names.length)]));
   const edges = view.graph ? view.graph.edges : [];
   const coming = view.next ? view.next.edges : [];
@@ -44,7 +44,7 @@ function draw(root, names, view, moving) {
 
 function place(i, count) {
   const turn = (2 * Math.PI * i) / count - (count === 2 ? Math.PI : Math.PI / 2);
-  return { x: WIDTH / 2 + 150 * Math.cos(turn), y: HEIGHT / 2 - 4 + 112 * Math.sin(turn) };
+  return { x: WIDTH / 2 + 150 * Math.cos(turn), y: HEIGHT / 2 + 138 * Math.sin(turn) };
 }
 
 // A push bends a little to its left, so that two opposite ones lie side by side.
@@ -77,7 +77,7 @@ function circle(name, { x, y }, radius) {
 }
 
 function short(name, radius) {
-  return radius > 20 ? (name.length > 8 ? `${name.slice(0, 7)}…` : name) : radius > 10 ? name.slice(0, 8) : "";
+  return radius > 20 ? (name.length > 9 ? `${name.slice(0, 8)}…` : name) : radius > 10 ? name.slice(0, 8) : "";
 }
 
 function update(group, node) {

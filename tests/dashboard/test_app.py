@@ -1,0 +1,212 @@
+"""The page and its routes: what they show, what they grant, and whom they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from edgenode.core.graph import GraphSpec
+from edgenode.dashboard.app import dashboard
+from edgenode.dashboard.feed import Feed
+from edgenode.errors import ConfigError
+from edgenode.v1 import operator_pb2
+from edgenode.view import cluster_view
+from tests.cli.test_table import a_node, a_plan, a_status
+
+STATIC = {path.name: path.read_text() for path in Path("edgenode/dashboard/static").iterdir()}
+
+
+class Desk:
+    """Grants everything at round 42, unless ``error`` says why not."""
+
+    def __init__(self) -> None:
+        self.error, self.asked = "", list[tuple[Any, ...]]()
+
+    def status(self) -> operator_pb2.ClusterStatus:
+        nodes = [
+            a_node(f"n{i}", round=5, rounds=9, accuracy=0.5, payload_bytes=2000, dense_bytes=9000) for i in range(3)
+        ]
+        return a_status(*nodes, a_node("<b>evil</b>"), plan=a_plan())
+
+    async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
+        return self._note("rotate", graphs, every, epochs)
+
+    async def stop(self) -> int:
+        return self._note("stop")
+
+    async def pause(self) -> int:
+        return self._note("pause")
+
+    async def resume(self) -> int:
+        return self._note("resume")
+
+    async def evict(self, node: str, force: bool) -> int:
+        return self._note("evict", node, force)
+
+    def _note(self, *asked: Any) -> int:
+        if self.error:
+            raise ConfigError(self.error)
+        self.asked.append(asked)
+        return 42
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+async def browser(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+    def look() -> dict[str, Any]:
+        return cluster_view(desk.status())
+
+    app = dashboard(desk, look, lambda: [{"round": 5, "accuracy": 0.5}], Feed(look), "127.0.0.1:8080")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8080") as client:
+        yield client
+
+
+# --- what it shows
+
+
+async def test_the_page_is_a_table_without_a_script_and_names_are_text(browser: httpx.AsyncClient) -> None:
+    page = (await browser.get("/")).text
+    assert '<meta http-equiv="refresh" content="5">' in page
+    assert "<td>n0</td><td>unspecified</td><td>5/9</td><td>50.0%</td>" in page
+    assert "round 5 of 9, graph a, then b from round 10" in page
+    assert "<td>&lt;b&gt;evil&lt;/b&gt;</td>" in page
+    assert "<b>evil" not in page
+    picture = page.partition('<script type="application/json" id="picture">')[2].partition("</script>")[0]
+    assert json.loads(picture)["nodes"][3]["node"] == "<b>evil</b>"
+
+
+async def test_before_the_founding_the_page_says_what_is_awaited(browser: httpx.AsyncClient, desk: Desk) -> None:
+    desk.status = a_status  # type: ignore[method-assign]
+    assert "waiting for 2 more nodes" in (await browser.get("/")).text
+
+
+async def test_everything_that_the_page_loads_is_in_the_package(browser: httpx.AsyncClient) -> None:
+    for name, text in STATIC.items():
+        assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "")
+        assert (await browser.get(f"/static/{name}")).status_code == 200
+    page = await browser.get("/")
+    assert page.headers["content-security-policy"].startswith("default-src 'self';")
+    assert (await browser.get("/static/../app.py")).status_code == 404
+
+
+async def test_status_curve_and_metrics_are_there(browser: httpx.AsyncClient) -> None:
+    assert (await browser.get("/api/status")).json()["graph"]["name"] == "a"
+    assert (await browser.get("/api/curve")).json() == [{"round": 5, "accuracy": 0.5}]
+    metrics = await browser.get("/metrics", headers={"host": "controller:8080"})  # a scraper may use any name
+    assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'edgenode_round{node="n0"} 5.0' in metrics.text
+
+
+# --- what it grants
+
+
+@pytest.mark.parametrize(
+    ("wish", "body", "asked", "text"),
+    [
+        ("rotate", {"graphs": "b"}, ("rotate", (GraphSpec("b"),), 1, False), "graph b takes effect at round 42"),
+        (
+            "rotate",
+            {"graphs": "a, b", "every": "6ep"},
+            ("rotate", (GraphSpec("a"), GraphSpec("b")), 6, True),
+            "graph a+b takes effect at round 42",
+        ),
+        ("pause", {}, ("pause",), "stands still"),
+        ("resume", {}, ("resume",), "goes on"),
+        ("stop", {}, ("stop",), "before round 42"),
+        ("evict", {"node": "n1"}, ("evict", "n1", False), "without n1 from round 42"),
+        ("evict", {"node": "n1", "force": True}, ("evict", "n1", True), "without n1"),
+    ],
+)
+async def test_a_wish_goes_to_the_desk(
+    browser: httpx.AsyncClient, desk: Desk, wish: str, body: dict[str, Any], asked: tuple[Any, ...], text: str
+) -> None:
+    answer = await browser.post(f"/api/{wish}", json=body, headers={"origin": "http://127.0.0.1:8080"})
+    assert answer.status_code == 200
+    assert text in answer.json()["text"]
+    assert desk.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    ("wish", "body", "error"),
+    [
+        ("rotate", {"graphs": "chrod"}, "no graph named 'chrod'; did you mean 'chord'"),
+        ("rotate", {"graphs": "/etc/passwd"}, "no graph named '/etc/passwd'"),
+        ("rotate", {"graphs": "a", "every": "0ep"}, "topology.every"),
+        ("rotate", {"graphs": 5}, "graphs is missing, or no text"),
+        ("evict", {}, "node is missing"),
+        ("dance", {}, "there is no 'dance' to wish for"),
+        ("pause", [1], "a wish is a JSON object"),
+        ("pause", {"x": "y" * 70_000}, "that is too much"),
+    ],
+)
+async def test_what_cannot_be_is_a_line(
+    browser: httpx.AsyncClient, desk: Desk, wish: str, body: Any, error: str
+) -> None:
+    answer = await browser.post(f"/api/{wish}", json=body)
+    assert answer.status_code == 400
+    assert error in answer.json()["error"]
+    assert desk.asked == []
+
+
+async def test_a_wish_for_a_node_that_is_gone_is_refused_in_the_desks_words(
+    browser: httpx.AsyncClient, desk: Desk
+) -> None:
+    desk.error = "n9 is no member"
+    answer = await browser.post("/api/evict", json={"node": "n9"})
+    assert (answer.status_code, answer.json()) == (400, {"error": "n9 is no member"})
+
+
+# --- whom it refuses
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "http://127.0.0.1:9999"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"content-type": "text/plain"},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"host": "evil.example:8080", "origin": "http://evil.example:8080"},
+        {"host": "10.0.0.5:8080"},
+    ],
+    ids=str,
+)
+async def test_a_wish_from_elsewhere_is_refused(
+    browser: httpx.AsyncClient, desk: Desk, headers: dict[str, str]
+) -> None:
+    answer = await browser.post("/api/stop", content="{}", headers={"content-type": "application/json", **headers})
+    assert answer.status_code == 403
+    assert desk.asked == []
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "", "[", "127.0.0.1.evil.example"])
+async def test_a_foreign_name_that_points_here_sees_nothing(browser: httpx.AsyncClient, host: str) -> None:
+    for path in ("/", "/api/status", "/events", "/static/page.js"):
+        assert (await browser.get(path, headers={"host": host})).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080", "LOCALHOST"])
+async def test_the_names_of_loopback_are_ours(browser: httpx.AsyncClient, host: str) -> None:
+    assert (await browser.get("/api/status", headers={"host": host})).status_code == 200
+
+
+async def test_where_it_listens_everywhere_addresses_and_the_machines_name_are_ours(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "pi-1.lan")
+    app = dashboard(desk, lambda: {}, list, Feed(dict), "0.0.0.0:8080")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://10.0.0.5:8080") as client:
+        for host, code in (("10.0.0.5:8080", 200), ("pi-1.local", 200), ("pi-1.lan", 200), ("evil.example", 403)):
+            assert (await client.get("/api/curve", headers={"host": host})).status_code == code

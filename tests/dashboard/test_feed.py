@@ -1,0 +1,133 @@
+"""The stream of pictures, over real sockets: coalesced, bounded, and ended with the run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from edgenode.dashboard import feed as module
+from edgenode.dashboard.feed import Feed
+from edgenode.errors import ConfigError
+from edgenode.net.rpc import split_address
+from edgenode.net.web import serving_http
+
+
+class Cluster:
+    """Something to look at, that counts the looks."""
+
+    def __init__(self) -> None:
+        self.value, self.looks, self.padding = 0, 0, ""
+
+    def look(self) -> dict[str, Any]:
+        self.looks += 1
+        return {"value": self.value, "padding": self.padding}
+
+
+@asynccontextmanager
+async def streamed(cluster: Cluster) -> AsyncIterator[tuple[Feed, str]]:
+    feed = Feed(cluster.look)
+    async with serving_http(feed, "127.0.0.1:0", "--http") as url, asyncio.TaskGroup() as group:
+        task = group.create_task(feed.run(), name="feed")
+        yield feed, url.removeprefix("http://")
+        task.cancel()
+
+
+@asynccontextmanager
+async def watching(address: str) -> AsyncIterator[asyncio.StreamReader]:
+    reader, writer = await asyncio.open_connection(*split_address(address), limit=1 << 20)
+    writer.write(b"GET /events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+    try:
+        yield reader
+    finally:
+        writer.close()
+
+
+async def picture(reader: asyncio.StreamReader) -> dict[str, Any]:
+    while not (line := await reader.readline()).startswith(b"data: "):
+        assert line, "the stream is over"
+    found: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
+    return found
+
+
+async def test_a_thousand_events_a_second_are_a_handful_of_pictures() -> None:
+    cluster = Cluster()
+    async with streamed(cluster) as (_, address), watching(address) as reader, asyncio.timeout(20):
+        assert (await picture(reader))["value"] == 0
+        before = cluster.looks
+        seen = 0
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 1
+        reading = asyncio.ensure_future(picture(reader))
+        while loop.time() < end:
+            cluster.value += 1
+            await asyncio.sleep(0.001)
+            if reading.done():
+                seen, reading = seen + 1, asyncio.ensure_future(picture(reader))
+        reading.cancel()
+        assert 1 <= seen <= 6
+        assert cluster.looks - before <= 6
+
+
+async def test_nobody_looks_where_nobody_watches() -> None:
+    cluster = Cluster()
+    async with streamed(cluster) as (feed, address):
+        async with watching(address) as reader, asyncio.timeout(10):
+            await picture(reader)
+            assert feed.watching == 1
+        async with asyncio.timeout(10):
+            while feed.watching:  # noqa: ASYNC110 - the server notices in its own time
+                await asyncio.sleep(0.01)
+        looks = cluster.looks
+        await asyncio.sleep(3 * module._EVERY_S)
+        assert cluster.looks == looks
+
+
+async def test_who_reads_nothing_costs_no_more_than_a_picture_and_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_EVERY_S", 0.005)
+    monkeypatch.setattr(module, "_STALLED_S", 1.0)
+    cluster = Cluster()
+    cluster.padding = "x" * 200_000
+    async with streamed(cluster) as (feed, address), watching(address) as idle, asyncio.timeout(30):
+        idle._transport.pause_reading()  # type: ignore[attr-defined]
+        async with watching(address) as reader:
+            for _ in range(50):  # ten megabytes of pictures pass by it
+                cluster.value += 1
+                await picture(reader)
+            while feed.watching != 1:
+                cluster.value += 1
+                await asyncio.sleep(0.01)
+            await picture(reader)
+
+
+async def test_the_end_of_the_run_is_said_with_the_last_picture() -> None:
+    cluster = Cluster()
+    async with streamed(cluster) as (feed, address), watching(address) as reader, asyncio.timeout(10):
+        await picture(reader)
+        cluster.value = 7
+        await feed.end()
+        rest = (await reader.readuntil(b"event: over\n")) and await picture(reader)
+        assert rest["value"] == 7
+
+
+async def test_more_than_can_be_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST", 1)
+    async with streamed(Cluster()) as (_, address), watching(address) as first, asyncio.timeout(10):
+        await picture(first)
+        async with watching(address) as second:
+            assert b"503" in await second.readline()
+
+
+async def test_an_occupied_port_is_one_clear_line() -> None:
+    async with serving_http(Feed(dict), "127.0.0.1:0", "--http") as url:
+        taken = url.removeprefix("http://")
+        with pytest.raises(ConfigError) as caught:
+            async with serving_http(Feed(dict), taken, "--http"):
+                pass
+    assert str(caught.value) == (
+        f"--http {taken}: cannot listen there: address already in use; give another address, or none to do without"
+    )

@@ -1,0 +1,121 @@
+"""The controller's page in a real browser, with a real cluster behind it.
+
+EDGENODE_SCREENSHOTS=docs python -m pytest tests/e2e/test_page.py     takes the pictures of the documentation
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.select import Select
+
+from tests.e2e.browser import chromium, complaints, resize, unavailable
+from tests.e2e.fleet import Fleet, until
+
+_WHY_NOT = unavailable()
+_PICTURES = os.environ.get("EDGENODE_SCREENSHOTS")  # read before the fleet's own variables are cleared
+
+
+def text(driver: Chrome, selector: str) -> str:
+    return driver.find_element(By.CSS_SELECTOR, selector).text
+
+
+def edges(driver: Chrome) -> list[str]:
+    return [str(path.get_attribute("d")) for path in driver.find_elements(By.CSS_SELECTOR, "#graph .edge")]
+
+
+def names(driver: Chrome) -> list[str]:
+    return driver.execute_script(
+        "return [...document.querySelectorAll('#rows td:first-child')].map(e => e.textContent)"
+    )  # type: ignore[no-any-return]
+
+
+def says(driver: Chrome, selector: str, what: str) -> Any:
+    return until(
+        lambda: what in text(driver, selector), 30, lambda: f"{selector} says {what!r}: {text(driver, selector)!r}"
+    )
+
+
+def picture(driver: Chrome, name: str) -> None:
+    if _PICTURES:
+        driver.save_screenshot(str(Path(_PICTURES) / name))
+
+
+@pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
+@pytest.mark.timeout(150)
+def test_the_page_shows_four_nodes_and_does_what_its_buttons_say(fleet: Fleet) -> None:
+    fleet.configure({"run.rounds": 20_000, "run.evaluate_every": 10, "topology.graphs": ["a"]})
+    controller = fleet.controller("--http", "127.0.0.1:0")
+    nodes = fleet.nodes(4)
+    url = controller.says(r"controller ready .*page=(\S+)")[1]
+    nodes[0].says("epoch done")
+
+    with chromium(fleet.folder / "chromium") as driver:
+        resize(driver, 1280, 1090)
+        driver.get(url)
+        until(lambda: names(driver) == [f"node-{i}" for i in range(4)], 30, "four nodes")
+        assert len(driver.find_elements(By.CSS_SELECTOR, "#graph .node")) == 4
+        says(driver, "#graph-name", "graph a")
+        says(driver, "#state", "running")
+        until(lambda: driver.find_elements(By.CSS_SELECTOR, "#accuracy-curve .line"), 30, "a curve")
+        assert driver.find_elements(By.CSS_SELECTOR, "#graph .push"), "pushes travel"
+        picture(driver, "page.png")
+
+        ring = edges(driver)
+        Select(driver.find_element(By.CSS_SELECTOR, "#set select")).select_by_visible_text("b")
+        driver.find_element(By.CSS_SELECTOR, "#set button").click()
+        says(driver, "#said", "graph b takes effect at round")
+        says(driver, "#graph-name", "graph b")
+        assert sorted(edges(driver)) != sorted(ring)
+
+        driver.find_element(By.CSS_SELECTOR, "#pause button").click()
+        says(driver, "#state", "paused")
+        until(lambda: not driver.find_elements(By.CSS_SELECTOR, "#graph .push"), 10, "no push travels")
+        resize(driver, 390, 844, dark=True, scale=1.5)
+        assert driver.execute_script("return document.documentElement.scrollWidth") == 390, "it fits a phone"
+        says(driver, "#resume button", "resume")
+        picture(driver, "page-phone.png")
+        driver.find_element(By.CSS_SELECTOR, "#resume button").click()
+        says(driver, "#state", "running")
+
+        driver.execute_script("document.querySelector('#evictable').append(new Option('node-9', 'node-9', true, true))")
+        driver.execute_script("window.confirm = () => true; document.querySelector('#evict').requestSubmit()")
+        says(driver, "#said", "node-9 is no member")
+        refused = [line for line in complaints(driver) if "400" in line]
+        assert len(refused) <= 1  # the browser itself notes that answer
+        driver.get(url)
+        until(lambda: len(names(driver)) == 4, 30, "four nodes again")
+        fleet.command("stop", "--no-wait", "--cluster", fleet.cluster)
+        until(lambda: text(driver, "#state") in ("stopped", "lost the controller"), 30, "it says that the run is over")
+        assert [line for line in complaints(driver) if "Failed to load" not in line] == []
+    for process in (*nodes, controller):
+        process.ended(0)
+
+
+@pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
+@pytest.mark.timeout(60)
+def test_without_a_script_the_page_is_a_table(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2})
+    controller = fleet.controller("--http", "127.0.0.1:0")
+    url = controller.says(r"controller ready .*page=(\S+)")[1]
+    with chromium(fleet.folder / "chromium") as driver:
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+        driver.get(url)
+        assert text(driver, "#title") == "waiting for 2 more nodes"
+        assert "last seen" in text(driver, "thead")
+        assert not driver.find_element(By.CSS_SELECTOR, "#tiles").is_displayed()
+
+
+def test_an_occupied_page_address_is_one_line(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2})
+    page = fleet.controller("--http", "127.0.0.1:0").says(r"page=http://(\S+)")[1]
+    (line,) = fleet.controller("--http", page, "--state-dir", str(fleet.state("second"))).ended(2).errors
+    assert line == (
+        f"edgenode: --http {page}: cannot listen there: address already in use; "
+        "give another address, or none to do without"
+    )
