@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -218,6 +219,7 @@ def _exactly(blocks: int, value: Fraction | NDArray[Any]) -> NDArray[Any]:
     return np.full(blocks, value, dtype=object)
 
 
+@cache
 def _exact(weight: float) -> Fraction:
     """1 / (out-degree + 1) itself: the float nearest to it would leave a little mass behind every round."""
     return Fraction(weight).limit_denominator(1 << 20)

@@ -71,3 +71,10 @@ def test_anybody_may_die_between_any_two_actions(run: str) -> None:
     cases = list(crashes.crashes(run, nodes=3, count=1))
     assert len(cases) > 300
     assert [trial for trial in trials(crashes.network, cases) if trial.error] == []
+
+
+@pytest.mark.parametrize("run", ["quiet", "pause"])
+def test_nor_does_it_matter_that_the_others_are_done(run: str) -> None:
+    """In so short a run many die in its last rounds: only who comes back then is turned away."""
+    cases = list(crashes.crashes(run, nodes=3, count=1, rounds=4))
+    assert [trial for trial in trials(crashes.network, cases) if trial.error] == []
