@@ -36,7 +36,7 @@ def test_the_same_seed_is_the_same_run() -> None:
 def test_a_quarter_of_the_runs_exchange_one_block_after_another_and_members_come_and_go_there_too() -> None:
     """To the last unit of every block: that is what `books` weighs."""
     happened, seeds = Counter[str](), 0
-    for seed in range(120):
+    for seed in range(200):
         network = faults.network(seed)
         if next(iter(network.learners.values())).blocks > 1:
             happened += play(network).happened
