@@ -102,6 +102,8 @@ def _per_message(outcome: Outcome) -> float | None:
 
 
 def _factor(outcome: Outcome) -> float | None:
+    if outcome["algorithm"] == "local":
+        return None  # of empty messages
     factor: float | None = outcome["compression_factor"]
     return factor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,14 @@ def test_a_rotation_makes_as_many_turns_as_in_the_paper(tmp_path: Path) -> None:
         every = [row.settings["topology.every"] for row in EXPERIMENTS["table6"].rows(scale) if row.settings]
         turns = [scale.rounds(RESNET20) / int(str(rounds).rstrip("r")) for rounds in (every[0], every[-1])]
         assert turns == pytest.approx([200 / 11, 200 / 6], rel=0.02)
+
+
+def test_every_algorithm_of_table_3_comes_to_an_end_and_has_its_numbers(tmp_path: Path) -> None:
+    experiment, quick = EXPERIMENTS["table3"], {"task.dataset": "digits", "run.rounds": 3, "task.batch_size": 8}
+    rows = [replace(row, settings={**dict(row.settings or {}), **quick}) for row in experiment.rows(choose("smoke"))]
+    for cell in runner.cells(rows, [0]):
+        outcome = runner.Outcomes(tmp_path).play(cell, lambda lab: lambda: None)
+        known = {name for name in MEASURES if MEASURES[name].of(outcome) is not None}
+        assert {"accuracy", "sp", "sent"} <= known, cell.name
+        assert ("scsp" in known) == (outcome["algorithm"] == "scsp")
+        assert ("factor" in known) == (outcome["algorithm"] != "local"), cell.name
