@@ -100,8 +100,8 @@ MUTANTS = (
     Mutant(
         "a new process has the incarnation of the old one",
         "core/plan.py",
-        "return 1 + max((r.incarnations",
-        "return max((r.incarnations",
+        "return 1 + self._past.newest.get(node, -1)",
+        "return self._past.newest.get(node, -1)",
     ),
     Mutant(
         "L is the newest round that anyone has begun",
