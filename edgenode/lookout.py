@@ -56,8 +56,8 @@ class Lookout:
                     self._take_for_dead(name)
 
     def _silent(self) -> list[str]:
-        members = len(self._cluster.plan.latest.members) if self._cluster.plan else 0
-        return silent(self._nodes.heard(), members, self._config.run.evict_after_s, self._cluster.awaited())
+        running = sum(not member.ended for member in self._nodes.members(self._cluster.plan))
+        return silent(self._nodes.heard(), running, self._config.run.evict_after_s, self._cluster.awaited())
 
     def _take_for_dead(self, name: str) -> None:
         seen = self._nodes[name].seen

@@ -80,9 +80,10 @@ def silent(nodes: Mapping[str, Heard], members: int, limit_s: float, fenced: fro
     ``fenced`` are those whose promise a fence waits for: with it, everybody does.
     """
     stuck = {n for n, h in nodes.items() if h.waiting_for and h.waiting_s >= limit_s / 2 and h.silent_s < limit_s}
-    quiet = [n for n, h in nodes.items() if h.silent_s >= limit_s and not h.ended]
+    quiet = [n for n, h in nodes.items() if h.silent_s >= limit_s]
     enough = len(stuck) >= (2 if members >= 4 else 1)
-    named = {n for n in quiet if enough and any(n in nodes[other].waiting_for for other in stuck)}
+    waited_for = {peer for other in stuck for peer in nodes[other].waiting_for}
+    named = {n for n in quiet if n in waited_for and (enough or nodes[n].ended)}
     return [n for n in quiet if n in named or n in fenced]
 
 

@@ -23,20 +23,26 @@ def test_who_is_silent_waited_for_and_stops_two_others_may_be_dead() -> None:
     ("dead", "n1", "n2"),
     [
         (Heard(LIMIT_S - 0.1), STUCK, STUCK),
-        (Heard(LIMIT_S, ended=True), STUCK, STUCK),
+        (Heard(LIMIT_S, ended=True), Heard(0.1), Heard(0.1)),
         (DEAD, Heard(0.1, ("n2",), LIMIT_S), Heard(0.1, ("n1",), LIMIT_S)),
         (DEAD, STUCK, Heard(0.1, ("dead",), LIMIT_S / 2 - 0.1)),
         (DEAD, STUCK, Heard(0.1)),
         (DEAD, STUCK, Heard(LIMIT_S, ("dead",), LIMIT_S)),
     ],
     ids=[
-        "not silent for long enough", "it has ended", "nobody waits for it", "the second does not wait for long enough",
+        "not silent for long enough", "it has ended, unmissed", "nobody waits for it",
+        "the second does not wait for long enough",
         "the second goes on", "the second is silent itself",
     ],
 )  # fmt: skip
 def test_without_silence_and_two_witnesses_nobody_is_dead(dead: Heard, n1: Heard, n2: Heard) -> None:
     nodes = {"dead": dead, "n1": n1, "n2": n2, "n3": Heard(0.1)}
     assert "dead" not in silent(nodes, 4, LIMIT_S)
+
+
+def test_one_that_has_ended_and_left_another_without_an_answer_needs_no_second_witness() -> None:
+    nodes = {"dead": Heard(LIMIT_S, ended=True), "n1": STUCK, "n2": Heard(0.1), "n3": Heard(0.1)}
+    assert silent(nodes, 4, LIMIT_S) == ["dead"]
 
 
 def test_whoever_a_fence_waits_for_is_waited_for_by_all() -> None:

@@ -440,7 +440,7 @@ class Cluster:
     # --- removal ------------------------------------------------------------------------------------
 
     def _evict(self, evict: Evict) -> list[ClusterAction]:
-        if self.plan is None or evict.node not in self._roll.involved(self.plan):
+        if self.plan is None or evict.node not in self._roll.evictable(self.plan):
             return [Reply(evict.ticket, None, f"{evict.node} is no member")]
         if self.over:
             return [Reply(evict.ticket, None, self._why_over())]
@@ -470,7 +470,7 @@ class Cluster:
         """Begin a ballot over everyone who may still be in a round; who is out already needs none."""
         assert self.plan is not None
         involved = self._roll.involved(self.plan)
-        evicted &= involved
+        evicted &= self._roll.evictable(self.plan)
         self._fencing = None
         if not evicted:
             return [*self._decrees(), *(Reply(t, self.plan.latest.start) for t in tickets if t >= 0)]

@@ -60,14 +60,12 @@ class Roll:
 
     def involved(self, plan: Plan) -> frozenset[str]:
         """Members now and to come, and leavers that are not done."""
-        heirs = {leaver: r.start for r in plan.records for leaver, _ in r.heirs}
-        cut = {(dead, r.start) for r in plan.records for dead, _ in r.cut}
-        leavers = {
-            leaver
-            for leaver, start in heirs.items()
-            if self.next_rounds.get(leaver, 0) < start and not any(dead == leaver and r > start for dead, r in cut)
-        }
-        return frozenset(plan.latest.names) | leavers
+        leaving = {leaver for leaver, start in _leavers(plan).items() if self.next_rounds.get(leaver, 0) < start}
+        return frozenset(plan.latest.names) | leaving
+
+    def evictable(self, plan: Plan) -> frozenset[str]:
+        """Those, and leavers that are done: they may have gone before their last answers came through."""
+        return frozenset(plan.latest.names) | _leavers(plan).keys()
 
     def running(self, plan: Plan) -> frozenset[str]:
         """Everyone who may still be in a round."""
@@ -86,3 +84,10 @@ class Roll:
     def is_settled(self, plan: Plan) -> bool:
         """The latest record is in force at every member; one not heard of may know another that we do not."""
         return all(self.next_rounds.get(node, -1) >= plan.latest.start for node in plan.latest.names)
+
+
+def _leavers(plan: Plan) -> dict[str, int]:
+    """Who has left, or will, and was not cut out since: with the round in which each is no member any more."""
+    leavers = {leaver: r.start for r in plan.records for leaver, _ in r.heirs}
+    cut = {(dead, r.start) for r in plan.records for dead, _ in r.cut}
+    return {n: start for n, start in leavers.items() if not any(dead == n and r > start for dead, r in cut)}

@@ -92,8 +92,7 @@ class Books:
         if sender not in self._living:
             return
         if leaves and not any(s == sender and r == round for s, _, r in self._pushes):
-            self.total = self.total - self._bury(sender).mass()  # its heir is dead: what it had is lost
-            return
+            return  # its heir is dead: what it has goes with it, and it may still be cut out
         for (s, _, r), entry in self._pushes.items():
             if s == sender and r == round:
                 self._change(entry, debited=True)

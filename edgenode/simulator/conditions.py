@@ -84,6 +84,7 @@ class Conditions:
         evict_s: how long a silent process is waited for before the controller takes it for dead.
         sync_s: how long a checkpoint takes to be safe on disk.
         orders: (when, what): an operator's change; ``Lost``: a control link breaks and is redialled; or a ``Fault``.
+        leave_s: after its end, a node goes away, whoever may still wait for an answer; None: never.
         patience_s: without any push answered, after which the run counts as deadlocked.
     """
 
@@ -106,4 +107,5 @@ class Conditions:
     sync_s: tuple[float, float] = (0.0, 0.05)
     checkpoint_every: int = 0
     orders: tuple[tuple[float, Order], ...] = ()
+    leave_s: float | None = None
     patience_s: float = 600.0

@@ -60,6 +60,7 @@ def network(crash: Crash) -> Network:
         crash_at=dict(crash_at),
         evict_s=0.5,
         checkpoint_every=2,
+        leave_s=1.0,
         patience_s=60,
     )
     learners = {f"n{i}": Ledger(rounds, Fraction(i, 3)) for i in range(nodes)}

@@ -58,6 +58,7 @@ KINDS = (
     "pause",
     "resume",
     "resumed after all were down",
+    "left after its end",
 )
 
 
@@ -85,6 +86,7 @@ def network(seed: int, power_fails: bool = False) -> Network:
         disk_lost=rng.random() < 0.3,
         evict_s=rng.choice([1.0, 3.0]),
         checkpoint_every=rng.choice([0, 1, 5]),
+        leave_s=random.Random(f"leave {seed}").choice([None, 1.0, 10.0]),
         patience_s=200,
     )
     blocks = rng.choice([1, 1, 1, 2])

@@ -180,6 +180,13 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "a leaver that has gone is waited for, as it is no member to be cut out",
+        "core/roll.py",
+        "return frozenset(plan.latest.names) | _leavers(plan).keys()",
+        "return self.involved(plan)",
+        ("faults", "--seeds", "200..600"),
+    ),
+    Mutant(
         "what was saved before a resume from an earlier round stays, and counts",
         "core/plan.py",
         "        return of_ours and round",

@@ -131,6 +131,7 @@ class Network:
         self._noted: list[tuple[float, str, Any, tuple[Any, ...]]] = []
         self._asked: dict[int, str] = {-1: "evicted as silent"}
         self.finished: dict[str, Finish] = {}
+        self._gone: dict[str, Node] = {}  # those of them that are not there any more
         self.replies: dict[int, Reply] = {}
         self.refused: dict[str, str] = {}
         self.saves: dict[str, list[Save]] = defaultdict(list)
@@ -198,13 +199,13 @@ class Network:
                 happen(*what)
             except LocalProtocolError as exc:
                 raise LocalProtocolError(f"at {self.now:.6f} s: {exc}") from exc
-        alive = {n for n in self.nodes if n in self._life}
-        if not alive or not alive <= set(self.finished):
+        nodes = {n: node for n, node in self.nodes.items() if n in self._life} | self._gone
+        if not nodes or not nodes.keys() <= self.finished.keys():
             raise Stuck(f"at {self.now:.6f} s: the run dried up: {self._awaited()}")
-        stayed = alive - {leaver for n in alive for r in self.nodes[n].plan.records for leaver, _ in r.heirs}
-        ends = {self.finished[n].round for n in stayed} | {self.nodes[n].end for n in stayed}
+        stayed = nodes.keys() - {leaver for node in nodes.values() for r in node.plan.records for leaver, _ in r.heirs}
+        ends = {self.finished[n].round for n in stayed} | {nodes[n].end for n in stayed}
         require(len(ends) <= 1, f"the nodes ended in rounds {sorted(ends)}")
-        self._laws.check_end(frozenset(alive))
+        self._laws.check_end(frozenset(nodes))
         return self
 
     # --- time ---------------------------------------------------------------------------------------
@@ -288,6 +289,8 @@ class Network:
             case Finish():
                 self.finished[name] = action
                 self._report(name)
+                if self.conditions.leave_s is not None:
+                    self._in_life(self.now + self.conditions.leave_s, name, self._go, name)
             case Fail(Evicted()):
                 self.happened["evicted and told so"] += 1
                 self._end(name)
@@ -323,6 +326,14 @@ class Network:
             del self._unanswered[key]
             self._moved_s = self.now
         self._tell(sender, event)
+
+    def _go(self, name: str) -> None:
+        """A node that has ended goes, whoever may still wait for it."""
+        self.happened["left after its end"] += 1
+        self._note(name, "goes")
+        self._gone[name] = self.nodes[name]
+        self._end(name)
+        self._at(self.now + self.conditions.evict_s, self._suspect, name, self._lives[name])
 
     # --- faults -------------------------------------------------------------------------------------
 
@@ -380,7 +391,8 @@ class Network:
     def _suspect(self, name: str, life: int) -> None:
         """What the controller's shell would conclude of a silent process, as long as it is silent."""
         silent = name not in self._life or self._thaws_s.get(name, 0.0) > self.now or not self._air.linked(name)
-        if not silent or self._lives[name] != life or (self.nodes and set(self.nodes) <= set(self.finished)):
+        over = (self.nodes or self._gone) and self.nodes.keys() <= self.finished.keys()
+        if not silent or self._lives[name] != life or over:
             return
         self._decide(Evict(-1, name))
         self._at(self.now + self.conditions.evict_s, self._suspect, name, life)

@@ -35,7 +35,7 @@ RUN: dict[str, object] = {
 }
 # All agree at every moment, not only after a last phase that a stopped run never comes to: so accuracies compare.
 AGREEING = {**RUN, "algorithm.name": "sp", "algorithm.compressor": "identity"}
-LEARNT = 600  # rounds, after which such a run does not get better any more
+LEARNT = 300  # rounds, after which such a run gets hardly better any more
 
 _CHANGE = re.compile(r"plan changes +at_round=(\d+)(?: leaving=(\[.*?\]))? nodes=(\d+) record=(\d+) stops=\w+(.*)")
 _BEGIN = re.compile(r"run begins +nodes=\[(.*?)\]")

@@ -844,6 +844,21 @@ def test_one_who_died_at_the_end_does_not_begin_anew_alone() -> None:
     assert "no checkpoint round is common to enough members" in refusal.reason
 
 
+def test_a_leaver_that_is_gone_may_be_cut_out_if_it_left_a_neighbour_without_an_answer() -> None:
+    cluster = founded(3)
+    offer = only(Offer, cluster.handle(Leave(1, "n2")))
+    answer(cluster, offer, accepted=True, next_round=0)
+    start = offer.record.start
+    for name in names(3):
+        progress(cluster, name, start)
+    cluster.handle(Lost("n2"))
+    first, second = fences(cluster.handle(Evict(-1, "n2")))
+    behind_fence(cluster, first, start, ("n2", start - 1))
+    behind_fence(cluster, second, start)
+    assert the_plan(cluster).latest.cut == (("n2", start - 1),)
+    assert cluster.handle(Evict(2, "n2")) == [Reply(2, None, "n2 is no member")]
+
+
 def test_a_controller_that_ends_refuses_newcomers_and_nobody_else() -> None:
     cluster = founded(3)
     for name in ("n0", "n1"):
