@@ -1,4 +1,4 @@
-"""Keeps a controller's history while its run goes on. A disk that refuses it costs the history, not the run."""
+"""Keeps the history of a run, and its TensorBoard events. A disk that refuses it costs the history, not the run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edgenode import results
 from edgenode.config import Config
 from edgenode.errors import CheckpointError
 from edgenode.history import History, Recorder
+from edgenode.tensorboard import Events
 
 log = structlog.get_logger()
 
@@ -26,11 +27,19 @@ class Chronicle:
         rounds: of the whole run, gossip included.
         goes_on: the run was founded before this controller started.
         look: the cluster as plain values, as `edgenode.view` makes them.
+        events: takes the same for TensorBoard, if wanted.
     """
 
     def __init__(
-        self, config: Config, rounds: int, state_dir: Path, goes_on: bool, look: Callable[[], dict[str, Any]]
+        self,
+        config: Config,
+        rounds: int,
+        state_dir: Path,
+        goes_on: bool,
+        look: Callable[[], dict[str, Any]],
+        events: Events | None = None,
     ) -> None:
+        self._events = events
         self._config, self._rounds, self._goes_on, self._look = config, rounds, goes_on, look
         self._history = History(state_dir)
         self._recorder: Recorder | None = None
@@ -42,6 +51,7 @@ class Chronicle:
             view = self._look()
             if view["record"] is None:
                 continue
+            self._note_events(view)
             try:
                 self._begun().note(view)
             except CheckpointError as exc:
@@ -51,6 +61,9 @@ class Chronicle:
     def end(self, ended_well: bool) -> None:
         """The run is over; it was stopped if a member says so."""
         view = self._look()
+        self._note_events(view)
+        if self._events:
+            self._events.close()
         stopped = any(node["state"] == "stopped" for node in view["nodes"])
         try:
             self._begun().end(view, "failed" if not ended_well else "stopped" if stopped else "done")
@@ -64,6 +77,10 @@ class Chronicle:
         except CheckpointError as exc:
             log.warning("no curves", reason=str(exc))
             return []
+
+    def _note_events(self, view: dict[str, Any]) -> None:
+        if self._events:
+            self._events.note(view)
 
     def _begun(self) -> Recorder:
         config = self._config

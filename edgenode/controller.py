@@ -49,6 +49,7 @@ from edgenode.net.rpc import join_address, serving, split_address
 from edgenode.net.web import serving_http
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.systemd import Notifier
+from edgenode.tensorboard import Events
 from edgenode.view import cluster_view
 
 log = structlog.get_logger()
@@ -63,9 +64,18 @@ class Controller:
     Args:
         recover: take the place of a controller that is lost for good.
         http: host:port of the page, or "none".
+        tensorboard: a folder for its events.
     """
 
-    def __init__(self, config: Config, listen: str, state_dir: Path, recover: bool = False, http: str = "none") -> None:
+    def __init__(
+        self,
+        config: Config,
+        listen: str,
+        state_dir: Path,
+        recover: bool = False,
+        http: str = "none",
+        tensorboard: Path | None = None,
+    ) -> None:
         self.config, self.listen, self._http = config, listen, http
         self.ledger = Ledger(state_dir, config.digest())
         saved = self._saved(recover)
@@ -82,8 +92,9 @@ class Controller:
         self._lookout = Lookout(config, identity, self.cluster, self.nodes, post)
         self.desk = Desk(self.cluster, self.nodes, self._lookout, post)
         self._feed = Feed(self._look)
+        events = Events(tensorboard) if tensorboard else None
         goes_on, rounds = recover or saved is not None, self.cluster.charter.rounds
-        self._chronicle = Chronicle(config, rounds, state_dir, goes_on, self._look)
+        self._chronicle = Chronicle(config, rounds, state_dir, goes_on, self._look, events)
         self._control = ControlServer(identity, post, self.nodes.reported, self._wants_to_leave, self._planned)
 
     def _saved(self, recover: bool) -> Persist | None:
@@ -239,7 +250,14 @@ class Controller:
                 return
 
 
-def run_controller(config: Config, listen: str, state_dir: Path, recover: bool = False, http: str = "none") -> bool:
+def run_controller(
+    config: Config,
+    listen: str,
+    state_dir: Path,
+    recover: bool = False,
+    http: str = "none",
+    tensorboard: Path | None = None,
+) -> bool:
     """Run a controller to the end of its run, in an event loop of its own; True if no node failed.
 
     Raises:
@@ -247,6 +265,6 @@ def run_controller(config: Config, listen: str, state_dir: Path, recover: bool =
         KeyboardInterrupt: it was interrupted.
     """
     try:
-        return asyncio.run(Controller(config, listen, state_dir, recover, http).run())
+        return asyncio.run(Controller(config, listen, state_dir, recover, http, tensorboard).run())
     except BaseExceptionGroup as exc:
         raise first_cause(exc) from exc

@@ -328,7 +328,7 @@ class Daemon:
 
     async def _report_regularly(self) -> None:
         while True:
-            self._report(control_pb2.STATE_PAUSED if self._view.stands_still else control_pb2.STATE_RUNNING)
+            self._report()
             self._say_if_stuck()
             await asyncio.sleep(_REPORT_EVERY_S)
 
@@ -364,40 +364,43 @@ class Daemon:
         """Report that this node gave up."""
         self._report(control_pb2.STATE_FAILED, str(error))
 
-    def _report(self, state: control_pb2.State, error: str = "") -> None:
-        if self._control is None:
-            return
+    def _report(self, state: control_pb2.State | None = None, error: str = "") -> None:
+        if self._control is not None:
+            self._control.report(self.progress(state, error))
+
+    def progress(self, state: control_pb2.State | None = None, error: str = "") -> control_pb2.Progress:
+        """How we are, for the controller and for whoever measures."""
+        if state is None:
+            state = control_pb2.STATE_PAUSED if self._view.stands_still else control_pb2.STATE_RUNNING
         view, tally, usage = self._view, self.tally, self._sensors.usage(self._view.round - self._start)
         since = self._waiting_since
         waiting = view.missing if since is not None else ()
-        self._control.report(
-            control_pb2.Progress(
-                next_round=view.next_round,
-                number=view.number,
-                digest=view.digest,
-                round=view.round,
-                rounds=view.end,
-                loss=tally.loss,
-                accuracy=tally.accuracy,
-                messages=tally.messages,
-                payload_bytes=tally.payload_bytes,
-                wire_bytes=self.wire_bytes,
-                dense_bytes=tally.dense_bytes,
-                gossip_bytes=tally.gossip_bytes,
-                received_bytes=tally.received_bytes,
-                round_s=self._pace.round_s,
-                sketch_round=tally.sketch_round,
-                sketch=tally.sketch,
-                u=tally.u,
-                waiting_for=waiting,
-                waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,
-                state=state,
-                error=error,
-                farewell=self._farewell,
-                peak_memory_bytes=usage.peak_memory_bytes or 0,
-                joules_per_round=usage.joules_per_round,
-                power_sensor=usage.power_sensor,
-            )
+        return control_pb2.Progress(
+            next_round=view.next_round,
+            number=view.number,
+            digest=view.digest,
+            round=view.round,
+            rounds=view.end,
+            loss=tally.loss,
+            accuracy=tally.accuracy,
+            messages=tally.messages,
+            payload_bytes=tally.payload_bytes,
+            wire_bytes=self.wire_bytes,
+            dense_bytes=tally.dense_bytes,
+            gossip_bytes=tally.gossip_bytes,
+            received_bytes=tally.received_bytes,
+            round_s=self._pace.round_s,
+            sketch_round=tally.sketch_round,
+            sketch=tally.sketch,
+            u=tally.u,
+            waiting_for=waiting,
+            waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,
+            state=state,
+            error=error,
+            farewell=self._farewell,
+            peak_memory_bytes=usage.peak_memory_bytes or 0,
+            joules_per_round=usage.joules_per_round,
+            power_sensor=usage.power_sensor,
         )
 
     @property

@@ -27,14 +27,18 @@ from edgenode.core.messages import Decreed, Fenced, Halted, Hello, Joined, Recor
 from edgenode.core.plan import Plan
 from edgenode.daemon import Daemon, Outcome, Worker
 from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause
+from edgenode.metrics import metrics_app
 from edgenode.net import peers
 from edgenode.net.control import ControlLink, Order, Sponsored, Stay
 from edgenode.net.discovery import Discovery, Service, interfaces_for
 from edgenode.net.peers import PeerServer, Whereabouts, fetch_model, meet, probe, same_name
 from edgenode.net.rpc import address_towards, join_address, serving, split_address
+from edgenode.net.web import serving_http
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.store import Arrays, Store
 from edgenode.systemd import Notifier
+from edgenode.v1 import control_pb2, operator_pb2
+from edgenode.view import node_view
 
 log = structlog.get_logger()
 
@@ -57,6 +61,7 @@ class Options:
         controller: "mdns", "none", or host:port.
         fresh: forget the checkpoints, and start anew.
         wait_s: how long to look for the controller, or for the peers, before giving up.
+        metrics: host:port for Prometheus, or "none".
     """
 
     config: Config
@@ -67,6 +72,7 @@ class Options:
     state_dir: Path
     fresh: bool = False
     wait_s: float = 300.0
+    metrics: str = "none"
 
 
 class Membership:
@@ -123,6 +129,11 @@ class Membership:
             async with AsyncExitStack() as stack:
                 services = [(peers.SERVICE, self.server.add_to)]
                 self.port = await stack.enter_async_context(serving(self.options.listen, services))
+                if self.options.metrics != "none":
+                    where = await stack.enter_async_context(
+                        serving_http(metrics_app(self._row), self.options.metrics, "--metrics")
+                    )
+                    log.info("metrics", url=f"{where}/metrics")
                 await stack.enter_async_context(_alongside(Notifier().beat(self._status), "systemd"))
                 self._rounds_per_epoch = await self.worker(build.prepare_task, self.config)
                 log.info(
@@ -138,6 +149,11 @@ class Membership:
                 return self._conclude(daemon, outcome, time.monotonic() - began)
         finally:
             self.worker.close()
+
+    def _row(self) -> dict[str, Any]:
+        """This node as `edgenode nodes` shows it."""
+        progress = self._daemon.progress() if self._daemon is not None else control_pb2.Progress()
+        return node_view(operator_pb2.NodeStatus(node=self.options.name, progress=progress))
 
     async def _take_part(self, plan: Plan, start: int, link: ControlLink | None) -> tuple[Daemon, Outcome]:
         incarnation = {m.node: m.incarnation for m in plan.latest.members}.get(self.options.name, 0)

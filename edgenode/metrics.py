@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Node = Mapping[str, Any]  # a row of `edgenode nodes --json`
@@ -59,6 +63,15 @@ def cluster_metrics(view: View) -> bytes:
 def node_metrics(node: Node) -> bytes:
     """What a node knows of itself, under the same names."""
     return _text(_of_nodes([node]))
+
+
+def metrics_app(row: Callable[[], Node]) -> Starlette:
+    """/metrics of one node, and nothing else."""
+
+    async def metrics(request: Request) -> Response:
+        return Response(node_metrics(row()), media_type=CONTENT_TYPE)
+
+    return Starlette(routes=[Route("/metrics", metrics)])
 
 
 def _text(families: Iterable[Metric]) -> bytes:

@@ -28,7 +28,7 @@ def cluster_view(status: operator_pb2.ClusterStatus) -> dict[str, Any]:
         "next": _coming(plan, round) if plan else None,
         "consensus_distance": status.consensus_distance if status.HasField("consensus_distance") else None,
         "consensus_round": status.consensus_round,
-        "nodes": [_node(node) for node in status.nodes],
+        "nodes": [node_view(node) for node in status.nodes],
     }
 
 
@@ -74,7 +74,8 @@ def size(count: int) -> str:
     return f"{amount:.1f} TB"
 
 
-def _node(node: operator_pb2.NodeStatus) -> dict[str, Any]:
+def node_view(node: operator_pb2.NodeStatus) -> dict[str, Any]:
+    """One node of it."""
     progress = node.progress
     return {
         "node": node.node,

@@ -23,6 +23,7 @@ _COMMANDS = {
     "status": ("edgenode.cli.status", "Show a running cluster."),
     "nodes": ("edgenode.cli.status", "List the nodes of a running cluster."),
     "watch": ("edgenode.cli.watch", "Watch a running cluster in the terminal."),
+    "runs": ("edgenode.cli.runs", "List, show, export and plot the runs of this machine's controller."),
     "pause": ("edgenode.cli.orders", "Let every node stand still before its next round."),
     "resume": ("edgenode.cli.orders", "Let a paused cluster go on."),
     "stop": ("edgenode.cli.orders", "Stop a running cluster at one round, with checkpoints written."),

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from rich.table import Table
 
 from edgenode import results
 from edgenode.cli.options import find_controller, take_sigterm_as_ctrl_c
+from edgenode.cli.plot import plot_accuracy
 from edgenode.cli.table import status_table
 from edgenode.config import Config, load
 from edgenode.errors import EdgenodeError, TransportError
@@ -286,32 +286,5 @@ def _plot(path: Path, history: History, result: dict[str, Any]) -> None:
     nodes = result["nodes"]
     sent = [*history.sent, sum(n["payload_bytes"] for n in nodes) / len(nodes)]
     dense = [*history.dense, sum(n["dense_bytes"] for n in nodes) / len(nodes)]
-    accuracy = [100 * a for a in (*history.accuracy, result["mean_test_accuracy"])]
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ.setdefault("MPLCONFIGDIR", scratch)
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        import matplotlib.pyplot as plt
-
-        figure, axes = plt.subplots(figsize=(7, 4.2), dpi=150, layout="constrained")
-        axes.plot(
-            sent,
-            accuracy,
-            color="#1f6feb",
-            lw=2,
-            label=f"edgenode: {result['algorithm'].upper()}, {result['compressor']}",
-        )
-        axes.plot(dense, accuracy, color="#8b949e", lw=2, ls="--", label="the same messages, uncompressed")
-        axes.plot(sent[-1:], accuracy[-1:], "o", color="#1f6feb")
-        axes.annotate(
-            f"{accuracy[-1]:.1f} %", (sent[-1], accuracy[-1]), (-6, 8), textcoords="offset points", ha="right"
-        )
-        axes.set(xscale="log", xlabel="bytes sent per node", ylabel="mean test accuracy, %")
-        axes.xaxis.set_major_formatter(lambda value, _: size(int(value)))
-        axes.grid(alpha=0.3)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-        axes.margins(y=0.12)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(path)
-        plt.close(figure)
+    accuracy = [*history.accuracy, result["mean_test_accuracy"]]
+    plot_accuracy(path, sent, dense, accuracy, f"{result['algorithm'].upper()}, {result['compressor']}")

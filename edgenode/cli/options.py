@@ -42,6 +42,10 @@ set_option = click.option(
 verbose_option = click.option(
     "-v", "--verbose", is_flag=True, envvar="EDGENODE_VERBOSE", help="Log every round and every action."
 )
+log_format_option = click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    envvar="EDGENODE_LOG_FORMAT", show_envvar=True, help="Log lines for people, or a JSON object each for machines.",
+)  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print JSON.")
 
 
@@ -93,16 +97,18 @@ def default_state_dir(cluster: str, name: str) -> Path:
     return platformdirs.user_state_path("edgenode") / cluster / name
 
 
-def set_up_logging(verbose: bool) -> None:
-    """Human-readable lines on stderr, coloured on a terminal; DEBUG when asked."""
+def set_up_logging(verbose: bool, log_format: str = "text") -> None:
+    """Lines on stderr: for people, coloured on a terminal, or one JSON object each; DEBUG when asked."""
     import structlog
 
+    if log_format == "json":
+        stamp = structlog.processors.TimeStamper(fmt="iso")
+        render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    else:
+        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=20)]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=20),
-        ],
+        processors=[structlog.processors.add_log_level, stamp, *render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

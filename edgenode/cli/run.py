@@ -13,6 +13,7 @@ from edgenode.cli.options import (
     default_name,
     default_state_dir,
     load_config,
+    log_format_option,
     set_option,
     set_up_logging,
     take_sigterm_as_ctrl_c,
@@ -36,9 +37,12 @@ from edgenode.errors import ConfigError
               help="Checkpoints, model.safetensors and result.json. [default: the user's state folder]")  # fmt: skip
 @click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH", show_envvar=True,
               help="Remove the checkpoints of this node and start anew, instead of going on from them.")  # fmt: skip
+@click.option("--metrics", default="none", show_default=True, metavar="H:P|none", envvar="EDGENODE_METRICS",
+              show_envvar=True, help="Where Prometheus finds this node's /metrics.")  # fmt: skip
 @click.option("--wait", "wait_s", default=300.0, show_default=True, envvar="EDGENODE_WAIT", metavar="SECONDS",
               help="How long to look for the controller or the peers.")  # fmt: skip
 @set_option
+@log_format_option
 @verbose_option
 def run(
     config_path: Path | None,
@@ -48,8 +52,10 @@ def run(
     controller: str | None,
     state_dir: Path | None,
     fresh: bool,
+    metrics: str,
     wait_s: float,
     settings: tuple[str, ...],
+    log_format: str,
     verbose: bool,
 ) -> None:
     """Run one node: find the others, train together, write model.safetensors and result.json.
@@ -59,6 +65,7 @@ def run(
       edgenode run --config run.toml                              controller and peers by mDNS
       edgenode run --config run.toml --controller 10.0.0.5:7700   where multicast does not pass
       edgenode run --config run.toml --peers 10.0.0.2:7600,10.0.0.3:7600,10.0.0.4:7600   no controller at all
+      edgenode run --config run.toml --metrics 0.0.0.0:9100       for Prometheus
       edgenode run --config run.toml --fresh                      forget what an earlier start has saved
 
     Started again, after a stop or a power cut, it goes on from the newest round that all nodes have saved.
@@ -68,15 +75,15 @@ def run(
     controller = controller or ("none" if fixed else "mdns")
     if controller == "none" and not fixed:
         raise ConfigError("--controller none needs --peers H:P,...: without both, nobody would found the run")
-    set_up_logging(verbose)
-    _check(listen, (*fixed, *((controller,) if ":" in controller else ())))
+    set_up_logging(verbose, log_format)
+    _check(listen, (*fixed, *((controller,) if ":" in controller else ()), *((metrics,) if metrics != "none" else ())))
     name = name or default_name()
     from edgenode.member import Options, run_node
 
     state_dir = state_dir or default_state_dir(config.run.cluster, name)
     take_sigterm_as_ctrl_c()
     try:
-        run_node(Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s))
+        run_node(Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics))
     except KeyboardInterrupt:
         click.echo(f"edgenode: results so far are in {state_dir}", err=True)
         raise
@@ -92,9 +99,12 @@ def run(
               help="The controller of the run that goes on is lost for good: take its place.")  # fmt: skip
 @click.option("--http", default="127.0.0.1:8080", show_default=True, metavar="H:P|none", envvar="EDGENODE_HTTP",
               show_envvar=True, help="Where the page and /metrics are; port 0 takes any free one.")  # fmt: skip
+@click.option("--tensorboard", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_TENSORBOARD",
+              show_envvar=True, help="A folder for TensorBoard's events; needs edgenode[tensorboard].")  # fmt: skip
 @click.option("--straggler", type=click.Choice(["wait", "drop"]), envvar="EDGENODE_STRAGGLER", show_envvar=True,
               help="Wait for a slow node, or go on without it. [default: run.straggler of run.toml]")  # fmt: skip
 @set_option
+@log_format_option
 @verbose_option
 def controller(
     config_path: Path | None,
@@ -102,8 +112,10 @@ def controller(
     state_dir: Path | None,
     recover: bool,
     http: str,
+    tensorboard: Path | None,
     straggler: str | None,
     settings: tuple[str, ...],
+    log_format: str,
     verbose: bool,
 ) -> None:
     """Run the controller: it founds the run when all nodes are there, and changes its topology on request.
@@ -116,18 +128,19 @@ def controller(
       edgenode controller --config run.toml
       edgenode controller --config run.toml --listen 10.0.0.5:7700
       edgenode controller --config run.toml --http 0.0.0.0:8080   the page for everyone on the network
+      edgenode controller --config run.toml --tensorboard events; tensorboard --logdir events
       edgenode controller --config run.toml --recover          its disk is lost, and the nodes train on
       edgenode controller --config run.toml --straggler drop   who holds the others up is left behind
     """
     settings = (*settings, *((f"run.straggler={straggler}",) if straggler else ()))
     config = load_config(config_path, settings)
-    set_up_logging(verbose)
+    set_up_logging(verbose, log_format)
     _check(listen, (http,) if http != "none" else ())
     from edgenode.controller import run_controller
 
     state_dir = state_dir or default_state_dir(config.run.cluster, "controller")
     take_sigterm_as_ctrl_c()
-    if not run_controller(config, listen, state_dir, recover, http):
+    if not run_controller(config, listen, state_dir, recover, http, tensorboard):
         raise SystemExit(1)
 
 

@@ -83,6 +83,19 @@ def test_the_list_of_commands_imports_next_to_nothing() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_of_the_documentation_gets_a_script_and_answers(shell: str) -> None:
+    documented = f"_EDGENODE_COMPLETE={shell}_source edgenode"
+    assert documented in Path("docs/operating.md").read_text()
+    script = CliRunner().invoke(group, [], prog_name="edgenode", env={"_EDGENODE_COMPLETE": f"{shell}_source"})
+    assert "_EDGENODE_COMPLETE" in script.output or "bash" in script.stderr  # an old bash is said to be one
+    typed = {"COMP_WORDS": "edgenode pa", "COMP_CWORD": "pa" if shell == "fish" else "1"}
+    asked = {"_EDGENODE_COMPLETE": f"{shell}_complete", **typed}
+    answer = CliRunner().invoke(group, [], prog_name="edgenode", env=asked).output
+    assert "pause" in answer
+    assert "resume" not in answer
+
+
 def test_the_version_is_printed() -> None:
     assert run("--version").output.startswith("edgenode, version ")
 

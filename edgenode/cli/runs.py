@@ -1,0 +1,208 @@
+"""``edgenode runs``: what runs did over time, from the controller's history. The controller need not run for it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgenode.cli.options import default_state_dir, json_option
+from edgenode.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgenode.history import History
+
+state_option = click.option(
+    "--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
+    help="Of the controller. [default: the user's state folder]",
+)  # fmt: skip
+cluster_option = click.option(
+    "--cluster", default="edgenode", show_default=True, envvar="EDGENODE_CLUSTER", show_envvar=True,
+    help="Whose state folder, if --state-dir is not given.",
+)  # fmt: skip
+out_option = click.option(
+    "--out", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), envvar="EDGENODE_OUT", show_envvar=True
+)
+
+
+@click.group()
+def runs() -> None:
+    """List, show, export and plot the runs of this machine's controller: those that are over, and one that goes on.
+
+    RUN is a number of the list, or "last".
+
+    \b
+    Examples:
+      edgenode runs list
+      edgenode runs show last
+      edgenode runs export 3 --format csv --out run-3.csv
+      edgenode runs plot last --out accuracy.png
+    """
+
+
+@runs.command("list")
+@state_option
+@cluster_option
+@json_option
+def list_runs(state_dir: Path | None, cluster: str, as_json: bool) -> None:
+    """List all runs that are kept, oldest first.
+
+    \b
+    Examples:
+      edgenode runs list
+      edgenode runs list --cluster office --json
+    """
+    found = _history(state_dir, cluster).runs()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    if not found:
+        click.echo("no runs yet")
+        return
+    table = Table()
+    for heading in ("run", "cluster", "began", "took", "nodes", "rounds", "algorithm", "compressor", "outcome"):
+        table.add_column(heading)
+    for run in found:
+        table.add_row(
+            str(run["id"]), run["cluster"], _when(run["began"]), _took(run), str(run["nodes"]), str(run["rounds"]),
+            run["algorithm"], run["compressor"], run["outcome"] or "not ended",
+        )  # fmt: skip
+    Console().print(table)
+
+
+@runs.command()
+@click.argument("run", default="last")
+@state_option
+@cluster_option
+@json_option
+def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
+    """Show one run: its configuration, and where every node ended.
+
+    \b
+    Examples:
+      edgenode runs show
+      edgenode runs show 3 --json
+    """
+    history = _history(state_dir, cluster)
+    found = _run(history, run)
+    last = {sample["node"]: sample for sample in history.samples(found["id"])}
+    if as_json:
+        click.echo(json.dumps({**found, "nodes": list(last.values())}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from edgenode.view import size
+
+    outcome = found["outcome"] or "not ended"
+    click.echo(f"run {found['id']} of {found['cluster']}: {outcome}, began {_when(found['began'])}, {_took(found)}")
+    table = Table()
+    for heading in ("node", "round", "accuracy", "loss", "u", "sent", "instead of", "received"):
+        table.add_column(heading, justify="left" if heading == "node" else "right")
+    for node, sample in sorted(last.items()):
+        table.add_row(
+            Text(node), str(sample["round"]), _figure(sample["accuracy"], ".1%"), _figure(sample["loss"], ".3f"),
+            _figure(sample["u"], ".3f"), size(sample["payload_bytes"]), size(sample["dense_bytes"]),
+            size(sample["received_bytes"]),
+        )  # fmt: skip
+    Console().print(table)
+    click.echo(f"run.toml:\n\n{found['config']}", nl=False)
+
+
+@runs.command()
+@click.argument("run", default="last")
+@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True,
+              envvar="EDGENODE_FORMAT", help="One row, or one object, per node and moment.")  # fmt: skip
+@out_option
+@state_option
+@cluster_option
+def export(run: str, form: str, out: Path | None, state_dir: Path | None, cluster: str) -> None:
+    """Write all samples of a run, to standard output unless --out names a file.
+
+    \b
+    Examples:
+      edgenode runs export last > run.csv
+      edgenode runs export 3 --format json --out run-3.json
+    """
+    history = _history(state_dir, cluster)
+    samples = history.samples(_run(history, run)["id"])
+    if form == "json":
+        text = json.dumps(samples) + "\n"
+    else:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, samples[0] if samples else ["at_s"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(samples)
+        text = buffer.getvalue()
+    if out is None or str(out) == "-":
+        sys.stdout.write(text)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+@runs.command()
+@click.argument("run", default="last")
+@out_option
+@state_option
+@cluster_option
+def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> None:
+    """Plot accuracy against bytes sent per node, and against what the same messages would weigh uncompressed.
+
+    \b
+    Examples:
+      edgenode runs plot
+      edgenode runs plot 3 --out run-3.svg
+    """
+    history = _history(state_dir, cluster)
+    found = _run(history, run)
+    curve = [point for point in history.curve(found["id"]) if point["accuracy"] is not None]
+    if not curve:
+        raise ConfigError(f"run {found['id']} has measured no accuracy yet")
+    from edgenode.cli.plot import plot_accuracy
+
+    out = out or Path(f"run-{found['id']}.png")
+    label = f"{found['algorithm'].upper()}, {found['compressor']}"
+    columns = {name: [point[name] for point in curve] for name in ("payload_bytes", "dense_bytes", "accuracy")}
+    plot_accuracy(out, columns["payload_bytes"], columns["dense_bytes"], columns["accuracy"], label)
+    click.echo(f"written: {out}")
+
+
+def _history(state_dir: Path | None, cluster: str) -> History:
+    from edgenode.history import History
+
+    return History(state_dir or default_state_dir(cluster, "controller"))
+
+
+def _run(history: History, which: str) -> dict[str, Any]:
+    found = history.runs()
+    if not found:
+        raise ConfigError(f"there are no runs in {history.path}; give the controller's --state-dir, or --cluster")
+    run = found[-1] if which == "last" else next((r for r in found if str(r["id"]) == which), None)
+    if run is None:
+        raise ConfigError(f"there is no run {which}; there are {found[0]['id']} to {found[-1]['id']}, and last")
+    return run
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _took(run: dict[str, Any]) -> str:
+    if run["ended"] is None:
+        return "-"
+    seconds = round(run["ended"] - run["began"])
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,68 @@
+"""`edgenode runs`: a history in a table, as CSV and JSON, and in a plot."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgenode.cli import group
+from edgenode.history import History, Recorder
+from tests.test_history import ABOUT, a_view, record
+
+
+def run(folder: Path, *words: str) -> Result:
+    return CliRunner().invoke(group, ["runs", *words, "--state-dir", str(folder)], env={"COLUMNS": "140"})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    first = Recorder(History(tmp_path), ABOUT)
+    record(first, 3)
+    first.end(a_view(9, payload_bytes=2000, dense_bytes=90_000), "done")
+    record(Recorder(History(tmp_path), {**ABOUT, "config": "[run]\nnodes = 2\n"}), 2)
+    return tmp_path
+
+
+def test_runs_are_listed_for_people_and_for_scripts(folder: Path) -> None:
+    table = run(folder, "list").output
+    assert "topk-0.01-int8" in table
+    assert "done" in table
+    assert "not ended" in table
+    assert [r["outcome"] for r in json.loads(run(folder, "list", "--json").output)] == ["done", None]
+
+
+def test_a_run_is_shown_with_its_nodes_and_its_configuration(folder: Path) -> None:
+    text = run(folder, "show", "1").output
+    assert "run 1 of home: done" in text
+    assert "2.0 kB" in text
+    assert "90.0 kB" in text
+    assert run(folder, "show").output.endswith("run.toml:\n\n[run]\nnodes = 2\n")
+    assert [n["round"] for n in json.loads(run(folder, "show", "1", "--json").output)["nodes"]] == [9, 11]
+
+
+def test_a_run_is_exported_as_rows_and_as_objects(folder: Path) -> None:
+    rows = list(csv.DictReader(run(folder, "export", "1").output.splitlines()))
+    assert (len(rows), rows[-2]["node"], rows[-2]["round"], rows[-1]["accuracy"]) == (8, "n0", "9", "")
+    out = folder / "run.json"
+    assert run(folder, "export", "last", "--format", "json", "--out", str(out)).output == ""
+    assert [s["round"] for s in json.loads(out.read_text())] == [0, 2, 1, 3]
+
+
+def test_a_run_is_plotted_in_the_format_of_the_name(folder: Path) -> None:
+    for name, start in (("run.png", b"\x89PNG"), ("run.svg", b"<?xml")):
+        assert run(folder, "plot", "1", "--out", str(folder / name)).exit_code == 0
+        assert (folder / name).read_bytes().startswith(start)
+    refused = run(folder, "plot", "1", "--out", str(folder / "run.odd"))
+    assert (refused.exit_code, "run.odd: Format 'odd' is not supported" in refused.stderr) == (2, True)
+
+
+def test_what_is_not_there_is_one_line(folder: Path, tmp_path: Path) -> None:
+    refused = run(folder, "show", "7")
+    assert (refused.exit_code, refused.stderr) == (2, "edgenode: there is no run 7; there are 1 to 2, and last\n")
+    empty = run(tmp_path / "empty", "show")
+    assert (empty.exit_code, "there are no runs in" in empty.stderr) == (2, True)
+    assert run(tmp_path / "empty", "list").output == "no runs yet\n"
