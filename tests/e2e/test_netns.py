@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -19,12 +21,21 @@ _WHY_NOT = netns.unavailable()
 def test_nodes_on_other_hosts_find_each_other_train_and_change_their_graph(fleet: Fleet) -> None:
     fleet.configure({"run.rounds": 20_000, "topology.graphs": ["a"]})
     with netns.Bridge(5) as bridge:
-        controller = fleet.controller(listen=None, spawn=partial(bridge.spawn, 4))
+        controller = fleet.controller("--http", "0.0.0.0:8080", listen=None, spawn=partial(bridge.spawn, 4))
         nodes = [fleet.node(f"node-{i}", listen=None, spawn=partial(bridge.spawn, i)) for i in range(4)]
         nodes[0].says("epoch done")
 
         def on_a_host(*words: str) -> Process:
             return fleet.command(*words, "--cluster", fleet.cluster, spawn=partial(bridge.spawn, 2))
+
+        def fetched(path: str) -> str:
+            """From the controller's page, as a browser on another host gets it."""
+            read = f"import urllib.request as u; print(u.urlopen('http://{bridge.addresses[4]}:8080{path}').read().decode())"
+            browser = bridge.spawn(2, [sys.executable, "-c", read], stdout=subprocess.PIPE, text=True)
+            return str(browser.communicate(timeout=20)[0])
+
+        assert "<td>node-3</td>" in fetched("/")
+        assert 'edgenode_up{node="node-3"} 1.0' in fetched("/metrics")
 
         change = on_a_host("topology", "set", "b")
         promise = re.fullmatch(r"graph b takes effect at round (\d+) at every node\n", change.stdout)
