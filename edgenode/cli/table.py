@@ -14,10 +14,11 @@ _SAID_FROM_S = 1.0
 
 
 def status_table(status: operator_pb2.ClusterStatus) -> Table:
-    """One row per node; the title names the graph and the next switch."""
+    """One row per node; the title names the graph and the next switch, the caption the controller and its page."""
+    page = f", page {status.page}" if status.page else ""
     table = Table(
         title=Text(title(status)), title_justify="left", title_style="bold",
-        caption=Text(f"controller {status.reign.address}, term {status.reign.term}"), caption_justify="left",
+        caption=Text(f"controller {status.reign.address}, term {status.reign.term}{page}"), caption_justify="left",
     )  # fmt: skip
     for heading in ("node", "round", "loss", "test accuracy", "sent", "instead of", "state"):
         table.add_column(heading, justify="left" if heading in ("node", "state") else "right")

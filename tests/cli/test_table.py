@@ -223,5 +223,12 @@ def test_nodes_are_listed_with_their_memory_and_energy_or_the_reason_why_it_is_n
     assert "no sensor" in text
 
 
+def test_the_caption_names_the_page_if_there_is_one() -> None:
+    status = a_status(a_node())
+    assert "page" not in printed(status)
+    status.page = "http://127.0.0.1:8080"
+    assert "controller 10.0.0.5:7700, term 3, page http://127.0.0.1:8080" in printed(status)
+
+
 def test_names_in_a_table_are_no_markup() -> None:
     assert "[red]n" in shown(watch_table(a_status(a_node("[red]n"))))
