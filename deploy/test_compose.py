@@ -9,8 +9,10 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +29,11 @@ class Ring:
     """The containers of one test; down with their volumes at its end, and their logs shown if it fails."""
 
     def __init__(self, rounds: int | None = None) -> None:
-        self._environ = os.environ | ({} if rounds is None else {"EDGENODE_RUN_ROUNDS": str(rounds)})
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = str(free.getsockname()[1])
+        self._environ = os.environ | {"HTTP_PORT": self._port}
+        if rounds is not None:
+            self._environ["EDGENODE_RUN_ROUNDS"] = str(rounds)
 
     def __enter__(self) -> Self:
         self("down", "-v")  # what an interrupted test has left
@@ -50,6 +56,12 @@ class Ring:
     def edgenode(self, *words: str) -> str:
         """Run a command of an operator beside the controller."""
         return self("exec", "-T", "controller", "edgenode", *words)
+
+    def page(self, path: str) -> str:
+        """What the controller's page answers on this machine."""
+        with urllib.request.urlopen(f"http://localhost:{self._port}{path}", timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """What docker says of each service's container."""
@@ -106,6 +118,9 @@ def test_a_ring_is_healthy_obeys_and_takes_a_killed_node_back(tmp_path: Path) ->
             return {n["node"]: n["state"] for n in json.loads(ring.edgenode("status", "--json"))["nodes"]}
 
         until(lambda: states() == dict.fromkeys(NODES, "running"), 60, "all train")
+        assert all(node in ring.page("/") for node in NODES)
+        assert "edgenode_sent_bytes_total" in ring.page("/metrics")
+
         answer = ring.edgenode("topology", "set", "b")
         change = re.fullmatch(r"graph b takes effect at round (\d+) at every node\n", answer)
         assert change

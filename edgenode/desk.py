@@ -139,7 +139,7 @@ class Desk:
         if cluster.plan is None:
             return f"{here} of {here + cluster.missing()} nodes are here"
         reports = [member.progress for member in self._nodes.members(cluster.plan)]
-        parts = [f"round {min((p.round for p in reports), default=0)}", f"{len(cluster.plan.latest.names)} nodes"]
+        parts = [f"round {min((p.round for p in reports), default=0)}", f"nodes: {len(cluster.plan.latest.names)}"]
         if known := [p.accuracy for p in reports if p.HasField("accuracy")]:
             parts.append(f"accuracy {sum(known) / len(known):.1%}")
         if awaited := cluster.waits_for() or {n for n, h in self._lookout.held.items() if h.held_s}:

@@ -14,6 +14,7 @@ import click
 
 from edgenode.cli.options import (
     CONTROLLER_PORT,
+    HTTP_PORT,
     NODE_PORT,
     config_option,
     default_name,
@@ -110,7 +111,8 @@ async def _findings(
     for finding in (*machine.torch(config), *machine.model(config, state_dir), machine.power()):
         yield finding
     yield await network.port("port", listen, True)
-    yield await network.port("port", f"0.0.0.0:{CONTROLLER_PORT}", False)
+    for others in (f"0.0.0.0:{CONTROLLER_PORT}", f"127.0.0.1:{HTTP_PORT}"):
+        yield await network.port("port", others, False)
     async for finding in network.multicast(interfaces, controller == "mdns"):
         yield finding
     async for finding in network.others(config.run.cluster, controller, host):

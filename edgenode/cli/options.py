@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 CONTROLLER_PORT = 7700
 NODE_PORT = 7600
+HTTP_PORT = 8080
 _FIND_S = 5.0
 
 config_option = click.option(

@@ -8,6 +8,7 @@ import click
 
 from edgenode.cli.options import (
     CONTROLLER_PORT,
+    HTTP_PORT,
     NODE_PORT,
     config_option,
     default_name,
@@ -97,7 +98,7 @@ def run(
               help="What it must know after a restart. [default: the user's state folder]")  # fmt: skip
 @click.option("--recover", is_flag=True, envvar="EDGENODE_RECOVER", show_envvar=True,
               help="The controller of the run that goes on is lost for good: take its place.")  # fmt: skip
-@click.option("--http", default="127.0.0.1:8080", show_default=True, metavar="H:P|none", envvar="EDGENODE_HTTP",
+@click.option("--http", default=f"127.0.0.1:{HTTP_PORT}", show_default=True, metavar="H:P|none", envvar="EDGENODE_HTTP",
               show_envvar=True, help="Where the page and /metrics are; port 0 takes any free one.")  # fmt: skip
 @click.option("--tensorboard", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_TENSORBOARD",
               show_envvar=True, help="A folder for TensorBoard's events; needs edgenode[tensorboard].")  # fmt: skip

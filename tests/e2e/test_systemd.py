@@ -74,7 +74,7 @@ def test_systemd_hears_that_daemons_are_ready_how_they_are_and_when_they_hang(fl
         other = fleet.node("node-1")
         running = r"accuracy [\d.]+%.*\nWATCHDOG=1$"
         assert of_node.hears(r"^STATUS=round \d+ of \d+, " + running)
-        assert of_controller.hears(r"^STATUS=round \d+, 2 nodes, " + running)
+        assert of_controller.hears(r"^STATUS=round \d+, nodes: 2, " + running)
 
         other.popen.send_signal(signal.SIGSTOP)
         assert of_node.hears(r"^STATUS=.*, waiting for node-1 since \d+ s\nWATCHDOG=1$")
