@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,10 @@ _UNITS = "edgenode-node.service", "edgenode-controller.service"
 @config_option
 @click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
               show_envvar=True, help="As of edgenode run.")  # fmt: skip
-@click.option("--controller", default="mdns", show_default=True, metavar="mdns|H:P|none",
-              envvar="EDGENODE_CONTROLLER", show_envvar=True, help="As of edgenode run.")  # fmt: skip
+@click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",
+              show_envvar=True, help="As of edgenode run.")  # fmt: skip
+@click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER", show_envvar=True,
+              help="As of edgenode run. [default: mdns; none when --peers are given]")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
               help="As of edgenode run. [default: the user's state folder]")  # fmt: skip
 @click.option("--systemd", is_flag=True, envvar="EDGENODE_SYSTEMD", show_envvar=True,
@@ -47,7 +49,8 @@ _UNITS = "edgenode-node.service", "edgenode-controller.service"
 def doctor(
     config_path: Path | None,
     listen: str,
-    controller: str,
+    peers: str,
+    controller: str | None,
     state_dir: Path | None,
     systemd: bool,
     settings: tuple[str, ...],
@@ -68,7 +71,9 @@ def doctor(
     if systemd:
         click.echo(_installation(), nl=False)
         return
-    found = asyncio.run(_examine(config_path, settings, listen, controller, state_dir, not as_json))
+    fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
+    where = Whereabouts(listen, fixed, controller or ("none" if fixed else "mdns"))
+    found = asyncio.run(_examine(config_path, settings, where, state_dir, not as_json))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], indent=1))
     problems = sum(finding.level == "problem" for finding in found)
@@ -78,12 +83,25 @@ def doctor(
         raise SystemExit(1)
 
 
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where this node is to listen, and where the others are, as the options say."""
+
+    listen: str
+    peers: tuple[str, ...]
+    controller: str
+
+
 async def _examine(
-    path: Path | None, settings: tuple[str, ...], listen: str, controller: str, state_dir: Path | None, aloud: bool
+    path: Path | None, settings: tuple[str, ...], where: Whereabouts, state_dir: Path | None, aloud: bool
 ) -> list[Finding]:
-    """Every finding, told as it comes."""
+    """Every finding, told as it comes.
+
+    Raises:
+        ConfigError: an address is none.
+    """
     found = []
-    async for finding in _findings(path, settings, listen, controller, state_dir):
+    async for finding in _findings(path, settings, where, state_dir):
         found.append(finding)
         if aloud:
             click.echo(f"{click.style(f'{finding.level:8}', _COLOURS[finding.level])} {finding.check:10}  {finding}")
@@ -91,31 +109,33 @@ async def _examine(
 
 
 async def _findings(
-    path: Path | None, settings: tuple[str, ...], listen: str, controller: str, state_dir: Path | None
+    path: Path | None, settings: tuple[str, ...], where: Whereabouts, state_dir: Path | None
 ) -> AsyncIterator[Finding]:
     from edgenode.doctor import machine, network, problem
     from edgenode.errors import ConfigError
     from edgenode.net.discovery import interfaces_for
     from edgenode.net.rpc import split_address
 
+    host, _ = split_address(where.listen)
+    interfaces, targets = interfaces_for(host), (*where.peers, *({where.controller} - {"mdns", "none"}))
+    for target in targets:
+        split_address(target)
     for finding in machine.installed():
         yield finding
     try:
         config: Config = load_config(path, settings)
-        host, _ = split_address(listen)
-        interfaces = interfaces_for(host)
     except ConfigError as exc:
         yield problem("run.toml", str(exc), "correct it")
         return
     state_dir = state_dir or default_state_dir(config.run.cluster, default_name())
     for finding in (*machine.torch(config), *machine.model(config, state_dir), machine.power()):
         yield finding
-    yield await network.port("port", listen, True)
+    yield await network.port("port", where.listen, True)
     for others in (f"0.0.0.0:{CONTROLLER_PORT}", f"127.0.0.1:{HTTP_PORT}"):
         yield await network.port("port", others, False)
-    async for finding in network.multicast(interfaces, controller == "mdns"):
+    async for finding in network.multicast(interfaces, where.controller == "mdns"):
         yield finding
-    async for finding in network.others(config.run.cluster, controller, host):
+    async for finding in network.others(config.run.cluster, where.controller, where.peers, host):
         yield finding
 
 

@@ -150,13 +150,14 @@ def _interface(address: str) -> str:
 # --- who is there -----------------------------------------------------------------------------------
 
 
-async def others(cluster: str, controller: str, listen_host: str) -> AsyncIterator[Finding]:
+async def others(cluster: str, controller: str, peers: Sequence[str], listen_host: str) -> AsyncIterator[Finding]:
     """Which controllers and nodes are to be seen, whether they answer, and what time it is at the controller.
 
     Args:
         controller: "mdns", "none" or host:port.
+        peers: host:port of those that are given.
     """
-    nodes: dict[str, tuple[str, ...]] = {}
+    nodes: dict[str, tuple[str, ...]] = {peer: (peer,) for peer in peers}
     if controller != "mdns":
         controllers = {controller} - {"none"}
     else:
@@ -166,7 +167,7 @@ async def others(cluster: str, controller: str, listen_host: str) -> AsyncIterat
             yield problem("controller", str(exc), "say --controller H:P, which needs no mDNS")
             return
         controllers = {service.targets[0] for service in announced.controllers}
-        nodes = {service.name: service.targets for service in announced.nodes}
+        nodes |= {service.name: service.targets for service in announced.nodes}
         if not controllers:
             seen = f"; other clusters are {_few(announced.strangers)}" if announced.strangers else ""
             text = f"none of cluster {cluster!r} is announced by mDNS{seen}"
@@ -224,7 +225,7 @@ async def _nodes(nodes: Mapping[str, tuple[str, ...]]) -> Finding:
     if not nodes:
         return ok("nodes", "none is to be seen yet")
     answers = await asyncio.gather(*(_answers(targets) for targets in nodes.values()))
-    seen = _few([f"{name} at {targets[0]}" for name, targets in nodes.items()])
+    seen = _few([name if name in targets else f"{name} at {targets[0]}" for name, targets in nodes.items()])
     if silent := [name for name, answered in zip(nodes, answers, strict=True) if not answered]:
         remedy = "open its port in the firewall there, unless it has just ended"
         return warning("nodes", f"{seen}; no answer from {_few(silent)}", remedy)

@@ -25,7 +25,7 @@ def a_controller(status: operator_pb2.ClusterStatus) -> list[tuple[str, object]]
 
 
 async def seen(cluster: str, controller: str) -> dict[str, Finding]:
-    return {finding.check: finding async for finding in network.others(cluster, controller, LOOPBACK)}
+    return {finding.check: finding async for finding in network.others(cluster, controller, (), LOOPBACK)}
 
 
 # --- ports
@@ -86,6 +86,13 @@ async def test_the_controller_of_another_cluster_and_none_at_all_are_problems() 
         assert f"127.0.0.1:{port} is that of cluster 'lab', not 'home'" == found["controller"].text
     found = await seen("home", f"127.0.0.1:{port}")
     assert found["controller"].level is Level.PROBLEM
+
+
+async def test_peers_that_are_given_are_called() -> None:
+    async with serving(ANY, []) as port:
+        there, gone = f"127.0.0.1:{port}", "127.0.0.1:9"
+        (found,) = [finding async for finding in network.others("home", "none", (there, gone), LOOPBACK)]
+    assert (found.level, found.text) == (Level.WARNING, f"{there}, {gone}; no answer from {gone}")
 
 
 async def test_who_is_announced_by_mdns_is_asked_and_other_clusters_are_named() -> None:
