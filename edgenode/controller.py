@@ -123,15 +123,15 @@ class Controller:
         services = [(control.SERVICE, self._control.add_to), (operator.SERVICE, operators.add_to)]
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(serving(self.listen, services))
-            if self._http != "none":
-                page = dashboard(self.desk, self._look, self._chronicle.curve, self._feed, self._http)
-                self.desk.page = await stack.enter_async_context(serving_http(page, self._http, "--http"))
             host = split_address(self.listen)[0]
             address = join_address(interfaces_for(host)[0], port)
             self.cluster.reign = replace(self.cluster.reign, address=address)
             found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
             service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
             await found.announce(service, self._is_alive)
+            if self._http != "none":
+                page = dashboard(self.desk, self._look, self._chronicle.curve, self._feed, self._http)
+                self.desk.page = await stack.enter_async_context(serving_http(page, self._http, "--http"))
             log.info(
                 "controller ready",
                 cluster=self.config.run.cluster,

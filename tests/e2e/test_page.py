@@ -114,7 +114,8 @@ def test_without_a_script_the_page_is_a_table(fleet: Fleet) -> None:
 def test_an_occupied_page_address_is_one_line(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})
     page = fleet.controller("--http", "127.0.0.1:0").says(r"page=http://(\S+)")[1]
-    (line,) = fleet.controller("--http", page, "--state-dir", str(fleet.state("second"))).ended(2).errors
+    other = ("--set", f"run.cluster={fleet.cluster}-2", "--state-dir", str(fleet.state("second")))
+    (line,) = fleet.controller("--http", page, *other).ended(2).errors
     assert line == (
         f"edgenode: --http {page}: cannot listen there: address already in use; "
         "give another address, or none to do without"
