@@ -68,12 +68,12 @@ def list_runs(state_dir: Path | None, cluster: str, as_json: bool) -> None:
     if not found:
         click.echo("no runs yet")
         return
-    table = Table()
-    for heading in ("run", "cluster", "began", "took", "nodes", "rounds", "algorithm", "compressor", "outcome"):
+    table = Table(box=None)
+    for heading in ("run", "began", "took", "nodes", "rounds", "algorithm", "compressor", "outcome"):
         table.add_column(heading)
     for run in found:
         table.add_row(
-            str(run["id"]), run["cluster"], _when(run["began"]), _took(run), str(run["nodes"]), str(run["rounds"]),
+            str(run["id"]), _when(run["began"]), _took(run), str(run["nodes"]), str(run["rounds"]),
             run["algorithm"], run["compressor"], run["outcome"] or "not ended",
         )  # fmt: skip
     Console().print(table)
