@@ -23,7 +23,7 @@ from safetensors.numpy import load
 
 from edgenode import build, results
 from edgenode.config import Config
-from edgenode.core.messages import Decreed, Fenced, Halted, Hello, Joined, RecordOffered, Reign, Welcome
+from edgenode.core.messages import Decreed, Fenced, Halted, Hello, Joined, NodeEvent, RecordOffered, Reign, Welcome
 from edgenode.core.plan import Plan
 from edgenode.daemon import Daemon, Outcome, Worker
 from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause
@@ -91,6 +91,7 @@ class Membership:
         self.addresses: dict[str, str] = {}  # of fixed peers, as they answered
         self._discovery: Discovery | None = None
         self._daemon: Daemon | None = None
+        self._early: list[NodeEvent] = []  # orders to a daemon that is still to come: they are not said twice
         self._welcome: asyncio.Future[Welcome] | None = None
         self._sponsored: asyncio.Queue[Sponsored] = asyncio.Queue()
         self._fetched: Arrays | None = None
@@ -164,10 +165,11 @@ class Membership:
         fetched = (
             self._fetched if start > plan.records[0].start else None
         )  # else all resume, whatever it fetched before
-        daemon = self._daemon = Daemon(
+        daemon = Daemon(
             self.config, self.options.name, trainer, plan, start, self.store,
             self.server, self.worker, link, self._whereabouts, fetched, self._halted,
         )  # fmt: skip
+        self._hand_over_to(daemon)
         if link is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._asked_to_leave, link)
         try:
@@ -177,6 +179,13 @@ class Membership:
             raise first_cause(exc) from exc
         self._over = True
         return daemon, outcome
+
+    def _hand_over_to(self, daemon: Daemon) -> None:
+        """From now on the orders are the daemon's, those that came while it was made first."""
+        self._daemon = daemon
+        for order in self._early:
+            daemon.post(order)
+        self._early.clear()
 
     def _whereabouts(self, peer: str) -> Whereabouts:
         """Where a peer may be: as it answered, as the plan says, as mDNS says."""
@@ -323,6 +332,8 @@ class Membership:
             case RecordOffered() | Fenced() | Decreed():
                 if self._daemon is not None:
                     self._daemon.post(order)
+                else:
+                    self._early.append(order)
 
     def _halt(self, order: Halted) -> None:
         self._halted = order.halted  # for the daemon, if that is still to come

@@ -236,4 +236,4 @@ def test_what_was_acknowledged_survives_kill_9(ledger: Ledger) -> None:
             assert loaded.term in (acknowledged, acknowledged + 1)
             assert loaded.ballot == 2 * (loaded.term - 1)
             assert len(loaded.plan.records) > 1
-    assert acknowledged > 40
+    assert acknowledged >= 20

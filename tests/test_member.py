@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from edgenode import build
 from edgenode.config import Config, load
-from edgenode.core.messages import Halted, Hello, Reign
+from edgenode.core.messages import Decreed, Fenced, Halted, Hello, RecordOffered, Reign
 from edgenode.core.plan import Member, Plan, found
 from edgenode.core.sparse_push import State
 from edgenode.errors import ConfigError, TransportError
@@ -32,6 +32,16 @@ class Running:
 
     def post(self, event: object) -> None:
         """Takes what the greeting says of a pause."""
+
+
+class Listening:
+    """A daemon that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def post(self, event: object) -> None:
+        self.told.append(event)
 
 
 # --- the controller
@@ -76,6 +86,16 @@ def test_who_is_told_to_stand_still_before_its_run_begins_remembers_it(tmp_path:
     assert member._halted
     member._ordered(Halted(False))
     assert not member._halted
+
+
+def test_orders_that_come_while_the_daemon_is_made_reach_it_first_and_once(tmp_path: Path) -> None:
+    member, daemon = Membership(options(tmp_path)), Listening()
+    orders = [RecordOffered(Running.plan.latest), Fenced(1, 1, frozenset({"n1"})), Decreed(Running.plan.records)]
+    for order in orders[:2]:
+        member._ordered(order)
+    member._hand_over_to(daemon)  # type: ignore[arg-type]
+    member._ordered(orders[2])
+    assert daemon.told == orders
 
 
 def test_two_processes_are_told_apart(tmp_path: Path) -> None:
