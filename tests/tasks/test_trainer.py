@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, LocalProtocolError
-from edgenode.tasks import datasets
+from edgenode.tasks import datasets, models
 from edgenode.tasks.partition import partition
 from edgenode.tasks.trainer import TaskSettings, Trainer, TrainSettings, build_trainer
 
@@ -325,6 +325,20 @@ def test_a_warm_up_rises_linearly_and_then_all_is_as_without() -> None:
     assert rates == [plain.learning_rate(round) * (round + 1) / 14 for round in range(14)]
     assert rates[0] == 1 / 14 and rates[6:8] == [0.5, 0.5 * 8 / 14]
     assert [warm.learning_rate(r) for r in range(14, 40)] == [plain.learning_rate(r) for r in range(14, 40)]
+
+
+def test_vgg11_begins_without_diverging_at_the_papers_learning_rate() -> None:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=random)
+    labels = torch.randint(0, 10, (32,), generator=random)
+    noise = datasets.Dataset(images, labels, images, labels, 10, (127.5,) * 3, (73.6,) * 3)
+    chosen = TrainSettings(batch_size=8, learning_rate=0.05, weight_decay=5e-4)
+    trainer = Trainer(noise, torch.arange(32), lambda: models.build("vgg11", 10, 3, 32), chosen, seed=0, shard=0)
+    z = trainer.initial()
+    for round in range(6):
+        step = trainer.train(round, z)
+        z = z + step.displacement
+        assert step.loss < 5
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
