@@ -39,8 +39,8 @@ def test_a_stopped_run_resumes_to_the_bit(fleet: Fleet, uninterrupted: dict[str,
     first = [fleet.controller(), *fleet.nodes(4)]
     first[1].says("epoch done")
     with first[4].held():
-        stop = fleet.command("stop", "--cluster", str(RUN["run.cluster"]))
-    assert "started again, it goes on from there" in stop.stdout
+        stop = fleet.command("stop", "--no-wait", "--cluster", str(RUN["run.cluster"]))
+    assert "started again, it goes on there" in stop.stdout
     for process in first:
         process.ended(0)
     rounds = {node.says(r"run stopped.* rounds=(\d+)")[1] for node in first[1:]}
