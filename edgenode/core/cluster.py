@@ -235,8 +235,9 @@ class Cluster:
         self._roll.welcomed.pop(event.node, None)
         self._roll.present[event.node] = event
         settled = self._settle(plan.latest.number, plan.latest.digest)
-        fenced = self._fencing
+        fenced, out = self._fencing, set[str]()
         if plan.latest.number > self.plan.latest.number:
+            out = {dead for r in plan.records if r.number > self.plan.latest.number for dead, _ in r.cut}
             self.plan = plan
             self._outrank(plan)
             settled += self._fence_off(fenced.evicted, fenced.tickets) if fenced else []
@@ -246,7 +247,11 @@ class Cluster:
         dead = self._roll.running(self.plan) & set(self._roll.newcomers)
         dead |= self._roll.involved(self.plan) & event.fenced
         waiting = [action for node in sorted(dead) for action in self._evict(Evict(-1, node, force=True))]
-        return [*settled, *self._repeat_to(event.node, plan, event.fenced), *waiting]
+        zombies = [
+            n for n in sorted(out - set(self.plan.latest.names)) if self._roll.takes_part(n)
+        ]  # here before we knew
+        told = [Decree(node, self.plan.records) for node in zombies]
+        return [*settled, *told, *self._repeat_to(event.node, plan, event.fenced), *waiting]
 
     def _outrank(self, plan: Plan) -> None:
         """A plan that another controller made: its members may have promised it fences that we know nothing of."""

@@ -13,6 +13,7 @@ from hashlib import sha256
 from multiprocessing import get_context
 from typing import Generic, TypeVar
 
+from edgenode.core.node import Node
 from edgenode.simulator.network import Network, Stuck
 
 T = TypeVar("T")
@@ -56,8 +57,15 @@ def _may_wait(stuck: Network) -> str:
         return "the controller was needed, and never came back"
     if stuck.cluster and stuck.cluster.recover and stuck.cluster.plan is None and not stuck.nodes:
         return "nobody knew the run that was to be recovered"
+    if stuck.nodes and all(_has_left(name, node) for name, node in stuck.nodes.items() if name not in stuck.finished):
+        return "a leaver that nobody answered any more"  # `edgenode run` gives up after some seconds
     for_good = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
     return "all died, one for good" if for_good and not stuck.nodes else ""
+
+
+def _has_left(name: str, node: Node) -> bool:
+    leaves = [r.start for r in node.plan.records for leaver, _ in r.heirs if leaver == name]
+    return bool(leaves) and node.round >= max(leaves)
 
 
 def trial(make: Callable[[T], Network], of: T, twice: bool = False) -> Trial[T]:

@@ -452,6 +452,18 @@ def test_a_controller_that_lost_its_disk_has_a_higher_term_than_the_plan_it_find
     assert only(Fence, actions) == Fence("n1", 1, 1, frozenset({"n2"}))
 
 
+def test_a_zombie_that_reached_a_recovering_controller_first_is_told_as_soon_as_it_knows() -> None:
+    before = founded(3)
+    old = the_plan(before)
+    for fence in fences(before.handle(Evict(-1, "n2"))):
+        behind_fence(before, fence, 5)
+    plan = the_plan(before)
+    again = Cluster(a_charter(3), Reign(1), recover=True)
+    again.handle(join("n2", plan=old, running=True, follows=FIRST))
+    told = again.handle(join("n0", plan=plan, running=True, follows=FIRST))
+    assert only(Decree, told) == Decree("n2", plan.records)
+
+
 # --- who leads --------------------------------------------------------------------------------------
 
 
