@@ -20,18 +20,19 @@ _WHY_NOT = netns.unavailable()
 @pytest.mark.timeout(90)
 def test_nodes_on_other_hosts_find_each_other_train_and_change_their_graph(fleet: Fleet) -> None:
     fleet.configure({"run.rounds": 20_000, "topology.graphs": ["a"]})
-    with netns.Bridge(5) as bridge:
+    with netns.Bridge(6) as bridge:
         controller = fleet.controller("--http", "0.0.0.0:8080", listen=None, spawn=partial(bridge.spawn, 4))
         nodes = [fleet.node(f"node-{i}", listen=None, spawn=partial(bridge.spawn, i)) for i in range(4)]
         nodes[0].says("epoch done")
 
         def on_a_host(*words: str) -> Process:
-            return fleet.command(*words, "--cluster", fleet.cluster, spawn=partial(bridge.spawn, 2))
+            """An operator's command, on a host that runs nothing else."""
+            return fleet.command(*words, "--cluster", fleet.cluster, spawn=partial(bridge.spawn, 5))
 
         def fetched(path: str) -> str:
             """From the controller's page, as a browser on another host gets it."""
             read = f"import urllib.request as u; print(u.urlopen('http://{bridge.addresses[4]}:8080{path}').read().decode())"
-            browser = bridge.spawn(2, [sys.executable, "-c", read], stdout=subprocess.PIPE, text=True)
+            browser = bridge.spawn(5, [sys.executable, "-c", read], stdout=subprocess.PIPE, text=True)
             return str(browser.communicate(timeout=20)[0])
 
         assert "<td>node-3</td>" in fetched("/")
