@@ -102,6 +102,8 @@ class Cluster:
     def handle(self, event: ClusterEvent) -> list[ClusterAction]:
         """Take one event; return what is to be done, in this order."""
         actions = self._take(event)
+        if self.plan is not None and self.plan.latest.end is not None:
+            actions += self._halt(False)  # all stop at one round, and must come to it
         return [*actions, *self._offer_next(), *self._admit_next()]
 
     def _take(self, event: ClusterEvent) -> list[ClusterAction]:
@@ -352,7 +354,7 @@ class Cluster:
         except GraphError as exc:
             return [_no(change, str(exc))]
         self._changes.queue.append(change)
-        return self._halt(False) if isinstance(change, Stop) else []  # all stop at one round, and must come to it
+        return self._halt(False) if isinstance(change, Stop) else []  # its record has to travel, too
 
     def _why_not(self) -> str:
         """Why nothing can be asked for: before the start and after the end; else empty."""
@@ -456,12 +458,18 @@ class Cluster:
             return []
         evicted = self.evicting() | {evict.node}
         left = len(set(self.plan.latest.names) - evicted)
-        few = left < self.charter.min_nodes or 2 * left < len(self.plan.latest.names)
+        gone = len(self.plan.latest.names) - left
+        # half is enough, as there is one controller; but one that has lost its disk may have chosen the other half
+        blind = self.recover and not self._roll.has_heard_all(self.plan)
+        few = left < self.charter.min_nodes or left < gone + blind
         if left < 1 or (few and not evict.force):
-            text = f"{evict.node} stays: without it {left} of {len(self.plan.latest.names)} members would be left"
-            return [Reply(evict.ticket, None, text)]
+            return [Reply(evict.ticket, None, self._stays(evict.node, left))]
         tickets = [*(self._fencing.tickets if self._fencing else []), evict.ticket]
         return self._fence_off(evicted, tickets)
+
+    def _stays(self, names: str, left: int) -> str:
+        of = len(self.plan.latest.names) if self.plan else 0
+        return f"{names} stays: without it {left} of {of} members would be left"
 
     def _go_on_without(self, evict: Evict, plan: Plan) -> list[ClusterAction]:
         """Nobody runs, so nobody can be fenced: the others' return does not wait for this one any more."""
@@ -514,6 +522,9 @@ class Cluster:
             self._changes.put_back()
         if news - ({pending.record.digest} if pending else set()):  # of a controller before us: others may be involved
             return [*actions, *self._fence_off(fencing.evicted, fencing.tickets)]
+        if fencing.evicted >= set(self.plan.latest.names):  # meanwhile all others have left
+            stays = self._stays(", ".join(sorted(fencing.evicted)), 0)
+            return [*actions, *self._decrees(), *(Reply(ticket, None, stays) for ticket in fencing.tickets)]
         record = fencing.record(self.plan, self.term)
         self.plan = self.plan.extend(record)
         for dead in fencing.evicted:

@@ -81,6 +81,10 @@ class Roll:
             return frozenset()
         return self.running(plan) - set(self.newcomers) - self.given_up
 
+    def has_heard_all(self, plan: Plan) -> bool:
+        """Whether every member has told what it knows of the plan."""
+        return self.next_rounds.keys() >= set(plan.latest.names)
+
     def is_settled(self, plan: Plan) -> bool:
         """The latest record is in force at every member; one not heard of may know another that we do not."""
         return all(self.next_rounds.get(node, -1) >= plan.latest.start for node in plan.latest.names)

@@ -15,16 +15,17 @@ import argparse
 import random
 import sys
 from collections.abc import Iterator
-from fractions import Fraction
 from itertools import product
+
+from gmpy2 import mpq
 
 from edgenode.core.charter import Charter
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import Evict, Leave, Rotate
 from edgenode.core.plan import Schedule
 from edgenode.simulator.conditions import Conditions, Order, Rest, Start
+from edgenode.simulator.exact import Ledger
 from edgenode.simulator.faults import displace
-from edgenode.simulator.learners import Ledger
 from edgenode.simulator.network import Network
 from edgenode.simulator.trials import add_options, play, report, trials
 
@@ -63,7 +64,7 @@ def network(crash: Crash) -> Network:
         leave_s=1.0,
         patience_s=60,
     )
-    learners = {f"n{i}": Ledger(rounds, Fraction(i, 3)) for i in range(nodes)}
+    learners = {f"n{i}": Ledger(rounds, mpq(i, 3)) for i in range(nodes)}
     return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z))
 
 

@@ -14,18 +14,18 @@ import argparse
 import random
 import sys
 from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import numpy as np
+from gmpy2 import mpq
 
 from edgenode.core.charter import Charter
 from edgenode.core.graph import GraphSpec
 from edgenode.core.messages import Evict, Leave, Lost, Rotate, Stop
 from edgenode.core.plan import Schedule
 from edgenode.simulator.conditions import CONTROLLER, Conditions, Freeze, Kill, Leap, Order, Partition, Rest, Start
-from edgenode.simulator.learners import Ledger
+from edgenode.simulator.exact import Ledger
 from edgenode.simulator.network import Network
 from edgenode.simulator.trials import add_options, report, trials
 
@@ -69,7 +69,7 @@ def network(seed: int, power_fails: bool = False) -> Network:
     names = [f"n{i}" for i in range(nodes)]
     graphs = tuple(GraphSpec(name) for name in rng.sample(GRAPHS, rng.randint(1, 3)))
     charter = Charter("faults", nodes, "run", Schedule(graphs, rng.randint(1, 5)), epochs=False, rounds=rounds)
-    eta, grain = rng.choice([Fraction(1), Fraction(1, 4)]), rng.choice([Fraction(0), Fraction(1, 4)])
+    eta, grain = rng.choice([mpq(1), mpq(1, 4)]), rng.choice([mpq(0), mpq(1, 4)])
     crash_s = rng.uniform(0.5, rounds * 0.15) if rng.random() < 0.3 else None
     slow = {rng.choice(names): (0.1, 0.5)} if rng.random() < 0.1 else {}
     conditions = Conditions(
@@ -90,7 +90,7 @@ def network(seed: int, power_fails: bool = False) -> Network:
         patience_s=200,
     )
     blocks = rng.choice([1, 1, 1, 2])
-    learners = {name: Ledger(rounds, Fraction(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
+    learners = {name: Ledger(rounds, mpq(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
     return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z, eta, grain, blocks))
 
 
@@ -140,7 +140,7 @@ def _partition(rng: random.Random, names: list[str]) -> Partition:
 def displace(name: str, round: int, z: Any) -> Any:
     """A local step that differs from node to node and from round to round, and is exact."""
     first = sum(map(ord, name)) + 7 * round
-    return np.array([Fraction((first + 3 * block) % 11 - 5, 4) for block in range(len(z))], dtype=object)
+    return np.array([mpq((first + 3 * block) % 11 - 5, 4) for block in range(len(z))], dtype=object)
 
 
 def main() -> None:

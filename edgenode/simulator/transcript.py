@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -35,12 +36,16 @@ def brief(value: Any) -> str:
             text = f"State({' '.join(map(brief, (*value.vectors.values(), value.u)))})"
         case frozenset():
             text = brief(sorted(value))
-        case _ if is_dataclass(value):
-            parts = (brief(getattr(value, f.name)) for f in fields(value))
-            text = f"{type(value).__name__}({' '.join(parts)})"
+        case _ if names := _fields(value.__class__):
+            text = f"{type(value).__name__}({' '.join([brief(getattr(value, name)) for name in names])})"
         case _:
             text = str(value)
     return text
+
+
+@cache
+def _fields(kind: type[object]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind)) if is_dataclass(kind) else ()
 
 
 def _hash(data: bytes) -> str:

@@ -452,6 +452,19 @@ def test_a_controller_that_lost_its_disk_has_a_higher_term_than_the_plan_it_find
     assert only(Fence, actions) == Fence("n1", 1, 1, frozenset({"n2"}))
 
 
+def test_a_recovering_controller_breaks_no_tie_before_it_has_heard_every_member() -> None:
+    """Its predecessor may have cut out the half that it knows, and the other half may have done all its rounds."""
+    plan = the_plan(founded(2))
+    cluster = Cluster(a_charter(2), Reign(1), recover=True)
+    cluster.handle(back("n1", plan))
+    progress(cluster, "n1", 8)
+    (reply,) = cluster.handle(Evict(5, "n0"))
+    assert reply == Reply(5, None, "n0 stays: without it 1 of 2 members would be left")
+    cluster.handle(back("n0", plan))
+    progress(cluster, "n0", 8)
+    assert only(Fence, cluster.handle(Evict(6, "n0"))).node == "n1"
+
+
 def test_a_zombie_that_reached_a_recovering_controller_first_is_told_as_soon_as_it_knows() -> None:
     before = founded(3)
     old = the_plan(before)
@@ -549,6 +562,21 @@ def test_nobody_leaves_who_is_no_member_or_without_whom_too_few_are_left() -> No
     assert cluster.handle(Leave(1, "n9")) == [Reply(1, None, "n9 is no member")]
     assert kinds(cluster.handle(Leave(2, "n0"))) == ["Offer"]
     assert cluster.handle(Leave(3, "n1")) == [Reply(3, None, "n1 cannot leave: 2 nodes must stay")]
+
+
+def test_the_last_member_is_not_cut_out_although_the_fence_began_before_the_other_one_left() -> None:
+    cluster = founded(2)
+    offer = only(Offer, cluster.handle(Leave(1, "n0")))
+    fence = only(Fence, cluster.handle(Evict(2, "n1")))
+    assert kinds(answer(cluster, offer, True, 1)) == ["Persist", "Reply"]
+    lifted = behind_fence(cluster, fence, 0)
+    plan = the_plan(cluster)
+    assert lifted == [
+        Decree("n0", plan.records),
+        Decree("n1", plan.records),
+        Reply(2, None, "n1 stays: without it 0 of 1 members would be left"),
+    ]
+    assert (plan.latest, cluster.evicting()) == (offer.record, frozenset())
 
 
 # --- eviction ---------------------------------------------------------------------------------------
@@ -755,6 +783,17 @@ def test_no_pause_before_the_founding_nor_of_a_run_that_stops_and_no_leave_in_on
     assert refused == Reply(2, None, "the run is paused: handing over takes a round")
     cluster.handle(Stop(3))
     assert cluster.handle(Pause(4)) == [Reply(4, None, "the run is stopping")]
+
+
+def test_a_pause_ends_when_a_controller_learns_that_the_run_was_to_stop() -> None:
+    """The one before it had offered the stop, and died before the answer."""
+    plan = the_plan(founded(2))
+    again = Cluster(a_charter(2), Reign(1), Persist(0, 0, plan))
+    again.handle(back("n1", plan))
+    again.handle(Pause(1))
+    stopping = plan.extend(plan.successor(9, end=9))
+    actions = again.handle(back("n0", stopping))
+    assert actions == [replace(saved(again), paused=True), saved(again), Halt("n0", False), Halt("n1", False)]
 
 
 # --- the end of a run -------------------------------------------------------------------------------

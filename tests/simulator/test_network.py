@@ -28,7 +28,8 @@ from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
 from edgenode.errors import LocalProtocolError
 from edgenode.simulator.conditions import Conditions, Kill, Start
-from edgenode.simulator.learners import Ledger, Vector
+from edgenode.simulator.exact import Ledger
+from edgenode.simulator.learners import Vector
 from edgenode.simulator.network import Network
 
 LAYOUT = Layout((5, 3))
