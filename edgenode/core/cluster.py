@@ -145,13 +145,15 @@ class Cluster:
         if event.running and event.plan and (leader := self._leader(event, event.plan)):
             return [Abdicate(f"{event.node} follows the controller at {leader}, not this one, {self.reign}")]
         self.rounds_per_epoch = max(self.rounds_per_epoch, event.rounds_per_epoch)
+        hello = Hello(event.node, self.reign, self.paused)
         if event.running and event.plan:
-            return [Hello(event.node, self.reign, self.paused), *self._returned(event, event.plan)]
+            return [hello, *self._returned(event, event.plan), *self._cut_replaced()]
         if event.plan is not None and not (self.plan and self._roll.anyone_runs(self.plan)):
             self._remember(event.plan)
         self._roll.present[event.node] = event
-        founded = self._newcomer(event, self.plan) if self.plan is not None else self._found_if_complete()
-        return [Hello(event.node, self.reign, self.paused), *founded]
+        if self.plan is None:
+            return [hello, *self._found_if_complete()]
+        return [hello, *self._newcomer(event, self.plan), *self._cut_replaced()]
 
     def _leader(self, event: Joined, plan: Plan) -> Reign | None:
         """The controller that a running member must be left to; None if that is us, from now on at least."""
@@ -188,10 +190,17 @@ class Cluster:
         self._roll.newcomers[event.node] = event
         if self.over:
             return self.close()
-        if not self._roll.anyone_runs(plan):
-            return self._resume_if_complete()
-        # a new process under a member's name: the proof that the old one is dead
-        return self._evict(Evict(-1, event.node, force=True)) if event.node in self._roll.running(plan) else []
+        return [] if self._roll.anyone_runs(plan) else self._resume_if_complete()
+
+    def _cut_replaced(self) -> list[ClusterAction]:
+        """A new process under a member's name proves that the old one is dead, once others are there to do without."""
+        if self.plan is None or not self._roll.anyone_runs(self.plan):
+            return []
+        return self._evict_all(self._roll.running(self.plan) & set(self._roll.newcomers))
+
+    def _evict_all(self, nodes: Iterable[str]) -> list[ClusterAction]:
+        """On the cluster's own account, however many are left."""
+        return [action for node in sorted(nodes) for action in self._evict(Evict(-1, node, force=True))]
 
     def _parted(self, report: Progressed) -> list[ClusterAction]:
         """A member has ended well: nothing is asked of it any more, and once all have, nobody can join."""
@@ -245,10 +254,8 @@ class Cluster:
             settled += self._fence_off(fenced.evicted, fenced.tickets) if fenced else []
         if self.plan is not known and not settled:
             settled = [self._persist()]  # what we have learnt must outlive us, like what we decide
-        # proved dead by a new process of its name, or promised away to a controller that is gone
-        dead = self._roll.running(self.plan) & set(self._roll.newcomers)
-        dead |= self._roll.involved(self.plan) & event.fenced
-        waiting = [action for node in sorted(dead) for action in self._evict(Evict(-1, node, force=True))]
+        # promised away to a controller that is gone
+        waiting = self._evict_all(self._roll.involved(self.plan) & event.fenced)
         zombies = [
             n for n in sorted(out - set(self.plan.latest.names)) if self._roll.takes_part(n)
         ]  # here before we knew

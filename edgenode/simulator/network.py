@@ -498,7 +498,7 @@ class Network:
                 self._persisted, self._founded = action, True
             case Refuse(name, reason):
                 self.refused[name] = reason
-                self._life.pop(name, None)
+                self._end(name)
             case Reply(ticket, start):
                 self.replies[ticket] = action
                 self.happened[self._asked.get(ticket, "")] += start is not None
@@ -561,7 +561,9 @@ class Network:
     def _resumed(self, name: str, round: int, plan: Plan) -> None:
         """All were down: the first one back opens new books. From the common round, or, if nobody had saved, anew."""
         if self._laws.resumes(plan, round):
+            forced = {o.node for _, o in self.conditions.orders if isinstance(o, Evict) and o.force}
             running = [n for n, node in self.nodes.items() if node.round < node.end and self._air.linked(n)]
+            running = [n for n in running if n not in forced]  # an operator has said that it is gone for good
             require(not running, f"all resume although {running} run")
             self._disks.all_resume()
             self._unanswered = {}

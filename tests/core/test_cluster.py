@@ -178,6 +178,16 @@ def test_a_member_whose_welcome_was_lost_with_its_link_is_welcomed_again() -> No
     assert only(Fence, cluster.handle(join("n0"))) == Fence("n1", 0, 1, frozenset({"n0"}))
 
 
+def test_a_member_that_restarted_while_nobody_was_there_is_cut_out_when_another_takes_its_lost_welcome() -> None:
+    cluster = founded(2)
+    for name in names(2):
+        cluster.handle(Lost(name))
+    assert cluster.handle(join("n0", process="second")) == []
+    again = cluster.handle(join("n1"))
+    assert again[0] == Welcome("n1", the_plan(cluster), 0)
+    assert only(Fence, again) == Fence("n1", 0, 1, frozenset({"n0"}))
+
+
 # --- resuming ---------------------------------------------------------------------------------------
 
 

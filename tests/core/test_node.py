@@ -43,7 +43,7 @@ from edgenode.core.plan import Member, Plan, Record, Schedule, found, reach
 from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
 from edgenode.errors import BarrierTimeout, DigestMismatch, Evicted, LocalProtocolError, RemoteProtocolError
-from edgenode.simulator.learners import Ledger
+from edgenode.simulator.exact import Ledger
 from edgenode.simulator.transcript import brief
 
 ROUNDS = 6
