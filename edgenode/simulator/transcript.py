@@ -18,6 +18,8 @@ from edgenode.core.sparse_push import State
 def brief(value: Any) -> str:
     """One value of a transcript as text, the same on every host; big ones by a hash of what they hold."""
     match value:
+        case str() | int() | float() | None:  # first, as most values are
+            text = str(value)
         case Enum():
             text = value.name
         case Message():
