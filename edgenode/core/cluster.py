@@ -448,7 +448,8 @@ class Cluster:
             return self._fences([node])
         if (offered := self._changes.pending) and offered.asked == node:
             return [Offer(node, offered.record)]
-        news = tuple(r for r in self.plan.records if r.number > known.latest.number)
+        theirs = {r.digest for r in known.records}  # not their numbers: one who was cut out may know of another change
+        news = tuple(r for r in self.plan.records if r.digest not in theirs)
         return [Decree(node, news)] if fenced or any(r.cut for r in news) else []
 
     # --- removal ------------------------------------------------------------------------------------

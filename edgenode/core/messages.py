@@ -37,6 +37,8 @@ class Message:
         weight: W[receiver, sender], chosen by the sender.
         u: the push-sum weights of what the payload is of.
         records: newer records than the receiver is known to have, oldest first.
+        held: of a leaver's last push: the newest round that each of the others must have begun. Its heir is asked for
+            it when one of them is cut out, as the leaver is gone by then.
     """
 
     sender: str
@@ -48,6 +50,7 @@ class Message:
     u: tuple[float, ...]
     payload: bytes
     records: tuple[Record, ...] = ()
+    held: tuple[tuple[str, int], ...] = ()
 
 
 # --- a node hears -----------------------------------------------------------------------------------

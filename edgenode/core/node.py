@@ -196,7 +196,9 @@ class Node:
 
     def _emit(self, displacement: Any) -> list[NodeAction]:
         graph, record = self.plan.graph(self.round), self.plan.at(self.round)
-        payload, u = self._learner.emit(self.round, displacement, whole=self.name in graph.leaving)
+        leaves = self.name in graph.leaving
+        payload, u = self._learner.emit(self.round, displacement, whole=leaves)
+        held = tuple(sorted(self._newest.items())) if leaves else ()
         gone = self.plan.gone(self.round)
         receivers = [peer for peer in graph.out_neighbours(self.name) if peer not in gone]
         actions: list[NodeAction] = []
@@ -213,6 +215,7 @@ class Node:
                 u,
                 payload,
                 news,
+                held,
             )
             self._unanswered.add((self.round, peer))
             actions.append(Push(peer, message))
@@ -290,6 +293,9 @@ class Node:
             raise RemoteProtocolError(f"{sender} is more than {self._window} unanswered pushes ahead")
         self._barrier.hold(round, sender, self._learner.read(round, message.weight, message.u, message.payload))
         self._heard_of(sender, round)
+        for peer, begun in message.held:
+            if self.plan.next_incarnation(peer):  # else it never was a member
+                self._heard_of(peer, begun)
         return self._advance() if self.stage is Stage.WAITING else []
 
     def _is_cut(self, message: Message) -> bool:
@@ -369,6 +375,8 @@ class Node:
             self._unanswered = {(r, peer) for r, peer in self._unanswered if peer != dead}
             self._barrier.discard(dead, after=last)
             self._newest.pop(dead, None)
+            if self.stage is Stage.OVER and self.name not in record.names:
+                continue  # a leaver that is done: its x is its heir's
             for round in range(max(last, self._since), self.round):
                 graph = self.plan.graph(round)
                 if dead in graph.out_neighbours(self.name) and self.name not in graph.leaving:

@@ -137,6 +137,7 @@ def push_frames(message: Message) -> Iterator[peer_pb2.PushRequest]:
         records=records_to_wire(message.records),
         payload_bytes=len(message.payload),
         payload=head,
+        held=dict(message.held),
     )
     yield peer_pb2.PushRequest(header=header)
     for at in range(0, len(rest), CHUNK_BYTES):
@@ -190,6 +191,7 @@ class Assembler:
             u=tuple(header.u),
             payload=bytes(self._payload),
             records=records_from_wire(header.records),
+            held=tuple(sorted(header.held.items())),
         )
 
 

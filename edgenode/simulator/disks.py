@@ -71,6 +71,7 @@ class Disks:
         lost = set(newest) & self._safe[host] - rounds
         if lost:
             raise LocalProtocolError(f"{host} had saved rounds {sorted(lost)}, and lost them")
+        self._safe[host] &= set(newest)  # one that was not acknowledged may have come through, and taken their place
         return rounds, plan
 
     def saved(self, host: str, round: int) -> bool:

@@ -58,7 +58,14 @@ class PushRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., header: _Optional[_Union[PushHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class PushHeader(_message.Message):
-    __slots__ = ("round", "number", "digest", "weight", "u", "records", "payload_bytes", "payload")
+    __slots__ = ("round", "number", "digest", "weight", "u", "records", "payload_bytes", "payload", "held")
+    class HeldEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +74,7 @@ class PushHeader(_message.Message):
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     round: int
     number: int
     digest: str
@@ -75,7 +83,8 @@ class PushHeader(_message.Message):
     records: _containers.RepeatedScalarFieldContainer[bytes]
     payload_bytes: int
     payload: bytes
-    def __init__(self, round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., weight: _Optional[float] = ..., u: _Optional[_Iterable[float]] = ..., records: _Optional[_Iterable[bytes]] = ..., payload_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    held: _containers.ScalarMap[str, int]
+    def __init__(self, round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., weight: _Optional[float] = ..., u: _Optional[_Iterable[float]] = ..., records: _Optional[_Iterable[bytes]] = ..., payload_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ..., held: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PushResponse(_message.Message):
     __slots__ = ("hello", "answer")

@@ -409,6 +409,18 @@ def test_a_controller_that_lost_its_disk_recovers_the_newest_plan_of_the_members
     assert the_plan(cluster) == newer
 
 
+def test_a_zombie_that_knows_of_another_change_of_the_same_number_is_told_of_its_cut() -> None:
+    """The controller had offered it a record, and took that for lost when it cut it out."""
+    cluster = founded(3)
+    old = the_plan(cluster)
+    offered = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
+    for fence in fences(cluster.handle(Evict(2, "n0"))):
+        behind_fence(cluster, fence, 5)
+    cluster.handle(Lost("n0"))
+    told = cluster.handle(back("n0", old.extend(offered.record)))
+    assert only(Decree, told) == Decree("n0", the_plan(cluster).records[1:])
+
+
 def test_a_restarted_controller_offers_nothing_before_it_has_heard_every_member() -> None:
     """One not heard of may hold a record of the controller before: another of the same number would be a fork."""
     plan = the_plan(founded(2))

@@ -708,3 +708,30 @@ def test_a_leaver_hands_all_its_mass_to_its_heir_and_is_done() -> None:
     )  # all it has, to its heir alone, and nobody pushes to it any more
     assert not any(line.startswith(("    Push(n2 n0@3", "    Push(n2 n1@3", "    Push(n0 n2@3")) for line in lines)
     assert not any("n2@4" in line for line in lines)
+
+
+def test_a_leaver_leaves_what_it_knows_of_the_others_to_its_heir() -> None:
+    """It is gone when one of them is cut out, and what that one said is part of what was handed over."""
+    plan = a_plan(5)
+    nodes = {f"n{i}": a_node(f"n{i}", plan, rounds=12) for i in range(5)}
+    heir, heirs = nodes["n1"], (("n4", "n1"),)
+    assert not any(
+        heir.name in (sender, receiver) and "n3" in (sender, receiver) for sender, receiver in plan.graph(0).edges
+    )
+    record = plan.successor(9, members=plan.latest.members[:4], heirs=heirs)
+    assert only(AnswerOffer, nodes["n0"].handle(RecordOffered(record))).accepted
+    play(nodes)
+    assert only(AnswerFence, fence(heir, "n3")).held == (("n3", 7),)  # what it told n4 before that said farewell
+
+
+def test_a_leaver_that_is_done_takes_nothing_back() -> None:
+    plan = a_plan(2)
+    nodes = {f"n{i}": a_node(f"n{i}", plan) for i in range(2)}
+    record = plan.successor(4, members=plan.latest.members[:1], heirs=(("n1", "n0"),))
+    assert only(AnswerOffer, nodes["n0"].handle(RecordOffered(record))).accepted
+    play(nodes)
+    before = exactly(nodes["n1"])
+    joined = nodes["n1"].plan.extend(nodes["n1"].plan.successor(20, members=(Member("n0"), Member("n2"))))
+    cut = joined.successor(22, members=(Member("n2"),), cut=(("n0", 0),))
+    assert kinds(nodes["n1"].handle(Decreed((joined.latest, cut)))) == ["PlanChanged", "PlanChanged"]
+    assert exactly(nodes["n1"]) == before

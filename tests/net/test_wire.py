@@ -66,12 +66,22 @@ def assembled(*messages: Message, max_payload_bytes: int = 4_000_000) -> list[Me
     u=st.lists(finite, max_size=3).map(tuple),
     length=lengths,
     records=st.integers(0, 3),
+    held=st.dictionaries(st.text(), st.integers(-1, 2**63 - 1), max_size=3).map(
+        lambda held: tuple(sorted(held.items()))
+    ),
 )
 def test_a_message_survives_its_frames(
-    round: int, number: int, digest: str, weight: float, u: tuple[float, ...], length: int, records: int
+    round: int,
+    number: int,
+    digest: str,
+    weight: float,
+    u: tuple[float, ...],
+    length: int,
+    records: int,
+    held: tuple[tuple[str, int], ...],
 ) -> None:
     payload = bytes(range(256)) * (length // 256 + 1)
-    sent = Message("n0", 3, round, number, digest, weight, u, payload[:length], a_plan(2).records[:records])
+    sent = Message("n0", 3, round, number, digest, weight, u, payload[:length], a_plan(2).records[:records], held)
     (came,) = assembled(sent)
     assert came == sent
     assert [math.copysign(1, weight) for weight in came.u] == [math.copysign(1, weight) for weight in u]
