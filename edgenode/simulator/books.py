@@ -130,8 +130,7 @@ class Books:
                 _require(entry.mixed, f"{receiver} began round {lasts[receiver]} without mixing {sender}'s {round}")
             if sender in lasts and round >= lasts[sender]:
                 self._change(entry, debited=False)
-            has_left = receiver not in self._living and receiver not in self._dead  # what it took went to its heir
-            if sender in lasts and round > lasts[sender] and not (entry.mixed and has_left):
+            if sender in lasts and round > lasts[sender]:
                 self._void(sender, receiver, round)
 
     def taken_back(self, sender: Process, dead: Process, last: int) -> None:

@@ -194,6 +194,20 @@ MUTANTS = (
         ("faults", "--power-fails", "--seeds", "250..1000"),
         also=(("simulator/disks.py", "        self.rewind(host, round)\n", ""),),
     ),
+    Mutant(
+        "a leaver takes along what it knows of the others",
+        "core/node.py",
+        "held = tuple(sorted(self._newest.items())) if leaves else ()",
+        "held = ()",
+        ("faults", "--seeds", "22364"),
+    ),
+    Mutant(
+        "a recovering controller breaks a tie before it has heard everyone",
+        "core/cluster.py",
+        "blind = self.recover and",
+        "blind = False and",
+        ("faults", "--seeds", "11387"),
+    ),
 )
 
 

@@ -116,6 +116,8 @@ def report(
                 return Summary(done, failures, happened, digest.hexdigest())
         if sys.stderr.isatty():
             print(f"\r{done}/{total} {noun}s, {failures} violations", end="", file=sys.stderr, flush=True)
+        elif done % 1000 == 0:
+            print(f"{done}/{total} {noun}s, {failures} violations", file=sys.stderr, flush=True)
     print(f"{total} {noun}s, {failures} violations, transcripts {digest.hexdigest()[:16]}")
     return Summary(total, failures, happened, digest.hexdigest())
 
