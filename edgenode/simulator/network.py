@@ -157,6 +157,7 @@ class Network:
         self._arrives_s: defaultdict[tuple[str, str], float] = defaultdict(float)  # the latest datagram, each way
         self._quiet_s: defaultdict[tuple[int, bool], float] = defaultdict(float)  # last arrival, each way
         self._persisted: Persist | None = None
+        self._out: dict[str, int] = {}  # incarnations that a controller has cut out, whoever has heard of it
         self._founded = False
         self._laws = Laws(0 * next(iter(learners.values())).mass(), conditions.window, self.happened)
 
@@ -494,8 +495,9 @@ class Network:
                 self._offers += isinstance(action, Offer)
                 if isinstance(action, Offer) and self._offers == self.conditions.crash_at_offer:
                     self._crash(self.conditions.back_s)
-            case Persist():
+            case Persist(_, _, plan):
                 self._persisted, self._founded = action, True
+                self._out |= {dead: plan.last_cut(dead) for dead, _ in plan.latest.cut}
             case Refuse(name, reason):
                 self.refused[name] = reason
                 self._end(name)
@@ -561,9 +563,7 @@ class Network:
     def _resumed(self, name: str, round: int, plan: Plan) -> None:
         """All were down: the first one back opens new books. From the common round, or, if nobody had saved, anew."""
         if self._laws.resumes(plan, round):
-            forced = {o.node for _, o in self.conditions.orders if isinstance(o, Evict) and o.force}
-            running = [n for n, node in self.nodes.items() if node.round < node.end and self._air.linked(n)]
-            running = [n for n in running if n not in forced]  # an operator has said that it is gone for good
+            running = [n for n, node in self.nodes.items() if self._air.linked(n) and self._counts(n, node)]
             require(not running, f"all resume although {running} run")
             self._disks.all_resume()
             self._unanswered = {}
@@ -571,6 +571,12 @@ class Network:
             self.learners[name] = self._disks.resume(name, round, self.learners[name])
         else:
             self.learners[name] = self.learners[name].unpacked(self._initial[name])
+
+    def _counts(self, name: str, node: Node) -> bool:
+        """Whether a member is in its rounds, and neither a cut nor an operator's word says that it is out."""
+        forced = any(isinstance(o, Evict) and o.force and o.node == name for _, o in self.conditions.orders)
+        out = node.plan.at(node.round).incarnations.get(name, 0) <= self._out.get(name, -1)
+        return node.round < node.end and not forced and not out
 
     def _fetch(self, name: str, sponsor: str) -> None:
         """A newcomer copies its sponsor's model; if that is not there, it asks the controller anew."""
