@@ -442,15 +442,15 @@ class Cluster:
         return actions
 
     def _repeat_to(self, node: str, known: Plan, fenced: frozenset[str] = frozenset()) -> list[ClusterAction]:
-        """What was lost with the link: the same offer again, never another; the fence; or how it ended."""
+        """What was lost with the link: the fence, or how it ended; and the same offer again, never another."""
         assert self.plan is not None
         if self._fencing is not None and node in self._fencing.survivors:
             return self._fences([node])
-        if (offered := self._changes.pending) and offered.asked == node:
-            return [Offer(node, offered.record)]
         theirs = {r.digest for r in known.records}  # not their numbers: one who was cut out may know of another change
         news = tuple(r for r in self.plan.records if r.digest not in theirs)
-        return [Decree(node, news)] if fenced or any(r.cut for r in news) else []
+        ended = [Decree(node, news)] if fenced or any(r.cut for r in news) else []
+        offered = self._changes.pending
+        return [*ended, *([Offer(node, offered.record)] if offered and offered.asked == node else [])]
 
     # --- removal ------------------------------------------------------------------------------------
 

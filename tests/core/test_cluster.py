@@ -421,6 +421,19 @@ def test_a_zombie_that_knows_of_another_change_of_the_same_number_is_told_of_its
     assert only(Decree, told) == Decree("n0", the_plan(cluster).records[1:])
 
 
+def test_a_member_that_missed_the_end_of_a_fence_is_told_of_it_before_the_next_offer() -> None:
+    cluster = founded(3)
+    old = the_plan(cluster)
+    for fence in fences(cluster.handle(Evict(1, "n2"))):
+        behind_fence(cluster, fence, 5)
+    for name in names(2):
+        progress(cluster, name, 6)
+    offer = only(Offer, cluster.handle(Rotate(2, (B,), 1, epochs=False)))
+    cluster.handle(Lost(offer.node))
+    again = cluster.handle(join(offer.node, running=True, plan=old, fenced=frozenset({"n2"})))
+    assert again == [Decree(offer.node, the_plan(cluster).records[1:]), offer]
+
+
 def test_a_restarted_controller_offers_nothing_before_it_has_heard_every_member() -> None:
     """One not heard of may hold a record of the controller before: another of the same number would be a fork."""
     plan = the_plan(founded(2))
