@@ -269,7 +269,8 @@ class Cluster:
     def _resume_if_complete(self) -> list[ClusterAction]:
         """All members are back, and none of them runs: on from the newest round that most have saved.
 
-        Those who have not saved it are newcomers. A schedule that was not in force by then is asked for again.
+        Those who have not saved it are newcomers. A schedule that was not in force by then is asked for again; a stop
+        holds if a member has ended by it.
         """
         if self.plan is None or self.waits_for():
             return []
@@ -284,7 +285,8 @@ class Cluster:
         except GraphError as exc:
             return self._refuse_all(self._roll.newcomers, str(exc))
         promised = rotation(self.plan, after=start)
-        self.plan = Plan((replace(plan.latest, number=self.plan.latest.number + 1, term=self.term),))
+        number, end = self.plan.latest.number + 1, self.plan.latest.end if self._roll.farewells else None
+        self.plan = Plan((replace(plan.latest, number=number, term=self.term, end=end),))
         lapsed = self._lapse("all members went down before that")
         self._fencing = None
         self._changes.queue += [promised] if promised else []

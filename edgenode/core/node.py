@@ -93,7 +93,7 @@ class Node:
         self.fenced: frozenset[str] = frozenset()
         self.halted = False
         self._knows: dict[str, int] = dict.fromkeys(plan.latest.names, plan.records[0].number)
-        self._incarnation = plan.latest.incarnations[name]
+        self._incarnation = plan.at(round).incarnations[name]  # a welcome can come after the record of its leave
 
     @property
     def end(self) -> int:

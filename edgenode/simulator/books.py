@@ -41,6 +41,7 @@ class Books:
         self._cut: set[Process] = set()
         self._pushes: dict[tuple[Process, Process, int], _Entry] = {}
         self._displaced: dict[tuple[Process, int], Mass] = {}
+        self._sunk: dict[tuple[Process, Process, int], Mass] = {}  # what leavers had pushed to the dead in vain
 
     def open(self, process: Process, learner: Weighed, round: int) -> None:
         """A process becomes a member from a round on, with the mass it brings; not one that was cut out before."""
@@ -117,12 +118,17 @@ class Books:
             if process in self._left:  # nobody knows that it came to its last round: it never left
                 learner, _ = self._left.pop(process)
                 self._dead[process] = learner.halves[last]
+                back = [share for (p, _, round), share in self._sunk.items() if p == process and round >= last]
+                self.total = sum(back, self.total)
             if process in self._living:
                 learner = self._bury(process)
                 self._dead[process] = learner.halves.get(last, learner.mass())  # it may not have emitted that round yet
             for (p, round), amount in self._displaced.items():
                 if p == process and round > last:
                     self.total = self.total - amount
+        for sender, receiver, round in list(self._pushes):
+            if receiver in lasts and round >= lasts[receiver] and sender in self._left:
+                self._sink(sender, receiver, round)
         for (sender, receiver, round), entry in list(self._pushes.items()):
             if receiver in lasts and round >= lasts[receiver]:
                 self._change(entry, mixed=False)
@@ -139,19 +145,34 @@ class Books:
             return
         for s, receiver, round in list(self._pushes):
             if s == sender and receiver == dead and round >= last:
-                if sender not in self._living and sender not in self._dead:  # a leaver's last: nobody takes it back
-                    self.total = self.total - self._pushes[s, receiver, round].share
                 if self._pushes[s, receiver, round].debited and sender in self._living:
                     halves = self._living[sender].halves  # as they would have been, had it not pushed
                     share = self._pushes[s, receiver, round].share
                     halves.update({r: half + share for r, half in halves.items() if r > round})
                 self._void(s, receiver, round)
 
+    def _sink(self, sender: Process, receiver: Process, round: int) -> None:
+        """What a leaver pushed does not count, and nobody takes it back: it is gone, with its heir if it was its last."""
+        entry = self._pushes[sender, receiver, round]
+        self._sunk[sender, receiver, round] = entry.share
+        self.total = self.total - entry.share
+        self._change(entry, mixed=False)
+        self._void(sender, receiver, round)
+
+    def _has_sunk(self, process: Process) -> bool:
+        """Whether all that a process handed over when it left is gone, with its heir or an heir of that."""
+        _, end = self._left.get(process, (None, -1))
+        heirs = {r for s, r, round in [*self._pushes, *self._sunk] if (s, round) == (process, end)}
+        return any((process, heir, end) in self._sunk or self._has_sunk(heir) for heir in heirs)
+
     def _void(self, sender: Process, receiver: Process, round: int) -> None:
         entry = self._pushes.pop((sender, receiver, round))
         if entry.mixed:
-            _require(receiver in self._dead, f"{receiver} mixed {sender}'s {round}, which does not count")
-            self._dead[receiver] = self._dead[receiver] - entry.share
+            if self._has_sunk(receiver):  # not that part of it
+                self.total = self.total + entry.share
+            else:
+                _require(receiver in self._dead, f"{receiver} mixed {sender}'s {round}, which does not count")
+                self._dead[receiver] = self._dead[receiver] - entry.share
             entry.mixed = False
             self._between = self._between + entry.share
         self._change(entry, debited=False)

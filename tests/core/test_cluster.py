@@ -212,6 +212,22 @@ def test_a_resumed_run_was_stopped_and_goes_on() -> None:
     assert the_plan(cluster).latest.number == 2
 
 
+def test_a_stop_holds_for_those_who_resume_if_others_have_ended_by_it() -> None:
+    cluster = founded()
+    offer = only(Offer, cluster.handle(Stop(1)))
+    answer(cluster, offer, accepted=True, next_round=0)
+    stop = offer.record.start
+    for name in names(2):
+        part(cluster, name, begun=stop - 1)
+    for name in ("n2", "n3"):
+        cluster.handle(Lost(name))
+    old = the_plan(cluster)
+    assert cluster.handle(join("n2", saved=frozenset({0}), plan=old, process="again")) == []
+    actions = cluster.handle(join("n3", saved=frozenset({0}), plan=old, process="again"))
+    assert kinds(actions) == ["Persist", "Welcome", "Welcome"]
+    assert (the_plan(cluster).latest.start, the_plan(cluster).latest.end) == (0, stop)
+
+
 def test_a_run_goes_on_without_the_checkpoint_of_one_member_who_comes_back_as_a_newcomer() -> None:
     old = the_plan(founded(3))
     cluster = Cluster(a_charter(3))

@@ -710,6 +710,14 @@ def test_a_leaver_hands_all_its_mass_to_its_heir_and_is_done() -> None:
     assert not any("n2@4" in line for line in lines)
 
 
+def test_a_member_whose_welcome_comes_after_the_record_of_its_leave_takes_part_until_then() -> None:
+    plan = a_plan(3)
+    plan = plan.extend(plan.successor(4, members=plan.latest.members[:2], heirs=(("n2", "n1"),)))
+    nodes = {f"n{i}": a_node(f"n{i}", plan) for i in range(3)}
+    play(nodes)
+    assert [nodes[name].round for name in sorted(nodes)] == [ROUNDS, ROUNDS, 4]
+
+
 def test_a_leaver_leaves_what_it_knows_of_the_others_to_its_heir() -> None:
     """It is gone when one of them is cut out, and what that one said is part of what was handed over."""
     plan = a_plan(5)

@@ -17,7 +17,7 @@ from edgenode.simulator.trials import play, trials
 # founded beside another, an offer for a newcomer that had gone, two histories in one resume, a pause without end, ...
 _FOUND_SOMETHING = (
     1628, 1731, 1766, 2028, 2414, 2443, 2745, 2751, 2847, 2910, 3201, 3514, 3867, 5073, 5280, 11387, 14862, 16226,
-    21215, 22364, 25164, 25526, 32686, 67096,
+    21215, 22364, 25164, 25526, 32686, 67096, 91085, 96565, 98711, 100092,
 )  # fmt: skip
 
 
