@@ -152,7 +152,7 @@ class Books:
                 self._void(s, receiver, round)
 
     def _sink(self, sender: Process, receiver: Process, round: int) -> None:
-        """What a leaver pushed does not count, and nobody takes it back: it is gone, with its heir if it was its last."""
+        """What a leaver pushed does not count, and nobody can take it back: it is gone."""
         entry = self._pushes[sender, receiver, round]
         self._sunk[sender, receiver, round] = entry.share
         self.total = self.total - entry.share
