@@ -157,7 +157,7 @@ class Membership:
         return node_view(operator_pb2.NodeStatus(node=self.options.name, progress=progress))
 
     async def _take_part(self, plan: Plan, start: int, link: ControlLink | None) -> tuple[Daemon, Outcome]:
-        incarnation = {m.node: m.incarnation for m in plan.latest.members}.get(self.options.name, 0)
+        incarnation = plan.at(start).incarnations[self.options.name]
         founding = plan.records[0].digest
         self.server.identity = replace(self.identity, plan_digest=founding, incarnation=incarnation)
         log.info("run begins", round=start, nodes=list(plan.latest.names), plan=plan.latest.digest[:12])
@@ -218,6 +218,9 @@ class Membership:
             loop.call_later(_LOOK_EVERY_S, self._await_leave, link, deadline)
 
     def _stay(self, reason: str) -> None:
+        if self._over:
+            return
+        self._over = True
         log.warning("stopping without handing over", reason=reason)
         signal.raise_signal(signal.SIGINT)
 

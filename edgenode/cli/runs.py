@@ -70,7 +70,7 @@ def list_runs(state_dir: Path | None, cluster: str, as_json: bool) -> None:
         return
     table = Table(box=None)
     for heading in ("run", "began", "took", "nodes", "rounds", "algorithm", "compressor", "outcome"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "began")
     for run in found:
         table.add_row(
             str(run["id"]), _when(run["began"]), _took(run), str(run["nodes"]), str(run["rounds"]),
