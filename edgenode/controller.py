@@ -17,7 +17,7 @@ from edgenode.attendance import ENDED_WELL, Register
 from edgenode.chronicle import Chronicle
 from edgenode.config import Config
 from edgenode.core.cluster import Cluster
-from edgenode.core.messages import (
+from edgenode.core.control import (
     Abdicate,
     ClusterAction,
     ClusterEvent,

@@ -11,8 +11,8 @@ import structlog
 
 from edgenode.attendance import Register
 from edgenode.core.cluster import Cluster
+from edgenode.core.control import Evict, Leave, Pause, Reply, Resume, Rotate, Stop, Wish
 from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Evict, Leave, Pause, Reply, Resume, Rotate, Stop, Wish
 from edgenode.errors import ConfigError
 from edgenode.lookout import Lookout
 from edgenode.net.wire import records_to_wire, reign_to_wire

@@ -12,7 +12,7 @@ from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
-from edgenode.core.messages import Persist
+from edgenode.core.control import Persist
 from edgenode.core.plan import Plan, Record
 from edgenode.disk import REAL_DISK, make_lasting
 from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError

@@ -14,7 +14,7 @@ import structlog
 from edgenode.attendance import Register
 from edgenode.config import Config
 from edgenode.core.cluster import Cluster
-from edgenode.core.messages import Evict
+from edgenode.core.control import Evict
 from edgenode.net.peers import probe
 from edgenode.net.wire import Identity
 from edgenode.watch import Held, held, holding_up, silent, too_slow

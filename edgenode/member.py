@@ -23,7 +23,8 @@ from safetensors.numpy import load
 
 from edgenode import build, results
 from edgenode.config import Config
-from edgenode.core.messages import Decreed, Fenced, Halted, Hello, Joined, NodeEvent, RecordOffered, Reign, Welcome
+from edgenode.core.control import Hello, Joined, Reign, Welcome
+from edgenode.core.messages import Decreed, Fenced, Halted, NodeEvent, RecordOffered
 from edgenode.core.plan import Plan
 from edgenode.daemon import Daemon, Outcome, Worker
 from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause

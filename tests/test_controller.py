@@ -10,7 +10,7 @@ from edgenode import build
 from edgenode.attendance import Attendance, Register
 from edgenode.config import Config, load
 from edgenode.controller import Controller
-from edgenode.core.messages import Persist
+from edgenode.core.control import Persist
 from edgenode.core.plan import Member, found
 from edgenode.errors import ConfigError, OtherRun
 from edgenode.ledger import Ledger

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from edgenode.core.control import Persist
 from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Persist
 from edgenode.core.plan import Member, Plan, Schedule, found, resume
 from edgenode.errors import CheckpointError
 from edgenode.ledger import Ledger
@@ -191,7 +191,7 @@ def test_a_beginning_that_was_cut_off_is_none(ledger: Ledger) -> None:
 LIVES = """
 import os, sys
 from pathlib import Path
-from edgenode.core.messages import Persist
+from edgenode.core.control import Persist
 from edgenode.core.plan import Plan, Record
 from edgenode.ledger import Ledger
 

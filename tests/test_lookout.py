@@ -11,8 +11,8 @@ from edgenode import lookout as module
 from edgenode.attendance import Register
 from edgenode.config import Config, load
 from edgenode.core.cluster import Charter, Cluster
+from edgenode.core.control import Evict, Joined, Pause, Reign
 from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Evict, Joined, Pause, Reign
 from edgenode.core.plan import Schedule
 from edgenode.lookout import Lookout
 from edgenode.net.wire import Identity

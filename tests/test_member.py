@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 
 from edgenode import build
 from edgenode.config import Config, load
-from edgenode.core.messages import Decreed, Fenced, Halted, Hello, RecordOffered, Reign
+from edgenode.core.control import Hello, Reign
+from edgenode.core.messages import Decreed, Fenced, Halted, RecordOffered
 from edgenode.core.plan import Member, Plan, found
 from edgenode.core.sparse_push import State
 from edgenode.errors import ConfigError, TransportError

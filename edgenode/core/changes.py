@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from edgenode.core.charter import Charter
-from edgenode.core.messages import Admit, Change, Leave, Rotate, Stop
+from edgenode.core.control import Admit, Change, Leave, Rotate, Stop
 from edgenode.core.plan import Member, Plan, Record, Schedule, reach
 from edgenode.core.roll import Roll
 from edgenode.errors import GraphError

@@ -13,8 +13,7 @@ from typing import assert_never
 
 from edgenode.core.changes import Changes, Offered, check, rotation, successor
 from edgenode.core.charter import Charter
-from edgenode.core.fence import Fencing
-from edgenode.core.messages import (
+from edgenode.core.control import (
     Abdicate,
     Admit,
     Change,
@@ -44,6 +43,7 @@ from edgenode.core.messages import (
     Stop,
     Welcome,
 )
+from edgenode.core.fence import Fencing
 from edgenode.core.plan import Member, Plan, Schedule, found, resume
 from edgenode.core.roll import Roll
 from edgenode.errors import EdgenodeError, GraphError

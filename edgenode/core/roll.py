@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgenode.core.messages import Admit, AnswerFence, Joined
+from edgenode.core.control import Admit, Joined
+from edgenode.core.messages import AnswerFence
 from edgenode.core.plan import Plan
 
 

@@ -17,28 +17,23 @@ import grpc.aio
 import stamina
 import structlog
 
-from edgenode.core.messages import (
-    AnswerFence,
-    AnswerOffer,
+from edgenode.core.control import (
     Decree,
-    Decreed,
     Fence,
     FenceAnswered,
-    Fenced,
     Fetched,
     Halt,
-    Halted,
     Hello,
     Joined,
     Lost,
     Offer,
     OfferAnswered,
     Progressed,
-    RecordOffered,
     Refuse,
     Sponsor,
     Welcome,
 )
+from edgenode.core.messages import AnswerFence, AnswerOffer, Decreed, Fenced, Halted, RecordOffered
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.peers import probe
 from edgenode.net.rpc import broken, channel, reject, side_by_side

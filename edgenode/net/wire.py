@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from edgenode.core.control import Reign
 from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Acknowledge, Acknowledged, Message, Reign, Verdict
+from edgenode.core.messages import Acknowledge, Acknowledged, Message, Verdict
 from edgenode.core.plan import Plan, Record
 from edgenode.errors import DigestMismatch, RemoteProtocolError
 from edgenode.v1 import common_pb2, control_pb2, operator_pb2, peer_pb2

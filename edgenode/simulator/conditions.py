@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgenode.core.messages import Evict, Leave, Lost, Rotate, Stop
+from edgenode.core.control import Evict, Leave, Lost, Rotate, Stop
 
 CONTROLLER = "controller"  # its name among the hosts
 

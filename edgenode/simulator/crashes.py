@@ -20,8 +20,8 @@ from itertools import product
 from gmpy2 import mpq
 
 from edgenode.core.charter import Charter
+from edgenode.core.control import Evict, Leave, Rotate
 from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Evict, Leave, Rotate
 from edgenode.core.plan import Schedule
 from edgenode.simulator.conditions import Conditions, Order, Rest, Start
 from edgenode.simulator.exact import Ledger

@@ -21,8 +21,8 @@ import numpy as np
 from gmpy2 import mpq
 
 from edgenode.core.charter import Charter
+from edgenode.core.control import Evict, Leave, Lost, Rotate, Stop
 from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Evict, Leave, Lost, Rotate, Stop
 from edgenode.core.plan import Schedule
 from edgenode.simulator.conditions import CONTROLLER, Conditions, Freeze, Kill, Leap, Order, Partition, Rest, Start
 from edgenode.simulator.exact import Ledger

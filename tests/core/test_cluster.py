@@ -9,12 +9,8 @@ import pytest
 
 from edgenode.core import cluster as core
 from edgenode.core.charter import Charter
-from edgenode.core.demands import Demands
-from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import (
+from edgenode.core.control import (
     Abdicate,
-    AnswerFence,
-    AnswerOffer,
     ClusterAction,
     ClusterEvent,
     Decree,
@@ -41,6 +37,9 @@ from edgenode.core.messages import (
     Stop,
     Welcome,
 )
+from edgenode.core.demands import Demands
+from edgenode.core.graph import GraphSpec
+from edgenode.core.messages import AnswerFence, AnswerOffer
 from edgenode.core.plan import Member, Plan, Schedule, reach
 
 A, B, C = GraphSpec("a"), GraphSpec("b"), GraphSpec("c")

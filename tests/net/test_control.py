@@ -12,23 +12,9 @@ from dataclasses import dataclass, field, replace
 import grpc.aio
 import pytest
 
+from edgenode.core.control import Halt, Hello, Joined, Lost, Offer, OfferAnswered, Progressed, Refuse, Reign, Welcome
 from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import (
-    AnswerFence,
-    AnswerOffer,
-    Halt,
-    Halted,
-    Hello,
-    Joined,
-    Lost,
-    Offer,
-    OfferAnswered,
-    Progressed,
-    RecordOffered,
-    Refuse,
-    Reign,
-    Welcome,
-)
+from edgenode.core.messages import AnswerFence, AnswerOffer, Halted, RecordOffered
 from edgenode.core.plan import Member, Schedule, found
 from edgenode.errors import RemoteProtocolError, TransportError, first_cause
 from edgenode.net import control, peers

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from edgenode.core.charter import Charter
 from edgenode.core.compress import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
+from edgenode.core.control import Leave, Lost, Rotate, Stop
 from edgenode.core.graph import Digraph, GraphSpec
-from edgenode.core.messages import Leave, Lost, Rotate, Stop
 from edgenode.core.plan import Schedule
 from edgenode.core.recipe import Recipe
 from edgenode.core.sparse_push import State
