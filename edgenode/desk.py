@@ -17,6 +17,7 @@ from edgenode.errors import ConfigError
 from edgenode.lookout import Lookout
 from edgenode.net.wire import records_to_wire, reign_to_wire
 from edgenode.v1 import operator_pb2
+from edgenode.view import current_round
 from edgenode.watch import holding_up
 
 log = structlog.get_logger()
@@ -117,10 +118,9 @@ class Desk:
             )
             for node, a in sorted(self._nodes.items())
         ]
-        return operator_pb2.ClusterStatus(
+        status = operator_pb2.ClusterStatus(
             cluster=cluster.charter.cluster,
             missing=cluster.missing(),
-            records=records_to_wire(cluster.plan.records if cluster.plan else ()),
             reign=reign_to_wire(cluster.reign),
             nodes=nodes,
             rounds_per_epoch=cluster.rounds_per_epoch,
@@ -132,6 +132,9 @@ class Desk:
             consensus_round=consensus[0] if consensus else 0,
             page=self.page,
         )
+        if cluster.plan:  # not all of a plan that has grown long
+            status.records.extend(records_to_wire(cluster.plan.since(current_round(status)).records))
+        return status
 
     def in_a_line(self) -> str:
         """How the run is, for systemd."""

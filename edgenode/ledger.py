@@ -94,19 +94,21 @@ class Ledger:
         REAL_DISK.flush(self.path.parent)
 
     def _write(self, path: Path, persist: Persist) -> None:
-        rows = [(record.number, record.to_json()) for record in persist.plan.records]
+        records = persist.plan.records
         head = self._run_digest, persist.term, persist.ballot, int(persist.paused)
+        digest = _digest(*head, (record.to_json() for record in records))
         with closing(_open(path)) as database:
             # FULL would not flush the folder: the journal could be back after a power cut, and undo what was written
             database.execute("PRAGMA synchronous = EXTRA")
             with database:  # one transaction
-                database.execute("DELETE FROM record WHERE number NOT BETWEEN ? AND ?", (rows[0][0], rows[-1][0]))
+                database.execute(
+                    "DELETE FROM record WHERE number NOT BETWEEN ? AND ?", (records[0].number, records[-1].number)
+                )
                 database.executemany(
                     "INSERT INTO record VALUES (?, ?) "
                     "ON CONFLICT DO UPDATE SET json = excluded.json WHERE json <> excluded.json",
-                    rows,
+                    ((record.number, record.to_json()) for record in records),
                 )
-                digest = _digest(*head, (text for _, text in rows))
                 database.execute("REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?)", (*head, digest))
 
     def _read(self, database: sqlite3.Connection) -> Persist:
@@ -142,4 +144,7 @@ def _value(database: sqlite3.Connection, query: str) -> object:
 
 
 def _digest(run_digest: str, term: int, ballot: int, paused: int, records: Iterable[str]) -> str:
-    return sha256("\n".join([run_digest, str(term), str(ballot), str(paused), *records]).encode()).hexdigest()
+    digest = sha256("\n".join([run_digest, str(term), str(ballot), str(paused)]).encode())
+    for record in records:  # one at a time: a long run has thousands
+        digest.update(f"\n{record}".encode())
+    return digest.hexdigest()

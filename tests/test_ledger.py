@@ -136,7 +136,7 @@ def test_a_folder_in_its_place_is_refused_by_name(ledger: Ledger) -> None:
         ("UPDATE state SET run_digest = 'f00d'", "checksum"),
         ("UPDATE state SET sha256 = ''", "checksum"),
         ("UPDATE record SET json = replace(json, '7600', '7601')", "checksum"),
-        ("UPDATE record SET json = x'00'", "sequence item"),
+        ("UPDATE record SET json = x'00'", "its checksum does not match"),
         ("DROP TABLE record", "no such table"),
     ],
 )

@@ -203,6 +203,11 @@ class Plan:
                 return record
         return self.records[0]
 
+    def since(self, round: int) -> Plan:
+        """The record in force at a round, and those that start later: all that is left to come of it."""
+        begun = sum(record.start <= round for record in self.records)
+        return Plan(self.records[max(0, begun - 1) :])
+
     def graph(self, round: int) -> Digraph:
         """The digraph of a round: the same at every node that knows the same records."""
         record = self.at(round)

@@ -132,6 +132,16 @@ def test_a_schedule_is_refused_exactly_if_its_union_is_not_connected(every: int,
 # --- records
 
 
+def test_what_is_left_of_a_plan_is_the_record_in_force_and_what_follows() -> None:
+    plan = a_plan("n0", "n1")
+    for start in (10, 20, 30):
+        plan = plan.extend(plan.successor(start))
+    left = [[record.start for record in plan.since(round).records] for round in (0, 9, 10, 25, 30, 99)]
+    assert left == [[0, 10, 20, 30], [0, 10, 20, 30], [10, 20, 30], [20, 30], [30], [30]]
+    resumed = Plan((replace(plan.latest, number=9),))
+    assert resumed.since(0) == resumed
+
+
 def a_record() -> Record:
     schedule = Schedule((A, edge_spec("01 12 23 30")), every=3, origin=2, last=GraphSpec("complete"), last_from=90)
     members = (*nodes("0", "1", "2"), Member("3", 4, "10.0.0.7:7001"))
