@@ -550,11 +550,13 @@ class Network:
             self._disks.rewind(name, -1)
             self.learners[name] = self._born.pop(name)
             self.happened["joined"] += 1
-        elif plan.records[0].number > 0:
-            self._resumed(name, round, plan)
-        elif name not in self.learners:  # it came before the founding, and took the place of one who is late
-            assert self._newborn is not None
-            self.learners[name] = self._newborn(next(iter(self.learners.values())).model())
+        else:
+            if name not in self.learners:  # it came before the run began, and took the place of one who is late
+                assert self._newborn is not None
+                newborn = self.learners[name] = self._newborn(next(iter(self.learners.values())).model())
+                self._initial[name] = newborn.pack(newborn.snapshot())
+            if plan.records[0].number > 0:
+                self._resumed(name, round, plan)
         self._laws.opened(name, plan, round, self.learners[name])
         self.nodes[name] = Node(
             name, plan, self.learners[name], round, self.conditions.window, 0, self.conditions.checkpoint_every
