@@ -258,7 +258,7 @@ class Daemon:
             case Mixed():
                 self._count(action)
             case Evaluate(round, z):
-                await self._measure(round, z)
+                await self._measure(round, z, self._part.evaluate)
             case Save():
                 await self._save(action)
             case AnswerOffer() | AnswerFence():
@@ -270,7 +270,7 @@ class Daemon:
                     self._peers.drop(dead)
                 log.info("plan changes", record=record.number, at_round=record.start, **_described(record))
             case Finish(round, z, complete):
-                accuracy = await self._measure(round, z)
+                accuracy = await self._measure(round, z, self._part.conclude)
                 self._z, self._farewell = z, fence_answer_to_wire(self._node.farewell())
                 self._outcome = Outcome(round, complete, accuracy)
             case Fail(error):
@@ -278,10 +278,10 @@ class Daemon:
             case _:
                 assert_never(action)
 
-    async def _measure(self, round: int, z: Floats) -> float:
+    async def _measure(self, round: int, z: Floats, accuracy: Callable[[Floats], float]) -> float:
         if self._control is not None:
             await self._worker(self._part.sketch, round, z)
-        return await self._worker(self._part.evaluate, z)
+        return await self._worker(accuracy, z)
 
     def _count(self, mixed: Mixed) -> None:
         self._disarm()

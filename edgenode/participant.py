@@ -132,6 +132,12 @@ class Participant:
         self.tally.accuracy = accuracy = self.trainer.evaluate(z)
         return accuracy
 
+    def conclude(self, z: Floats) -> float:
+        """The test accuracy of the final z, 0 to 1; after a last phase, with BatchNorm statistics of it."""
+        if not self.learner.trains(self.node.round - 1):
+            self.trainer.measure_statistics(z)
+        return self.evaluate(z)
+
     def sketch(self, round: int, z: Floats) -> None:
         """Take the sketch of z after ``round`` rounds into the tally."""
         self._sketch = self._sketch or Sketch(self.layout.size, self._config.run.seed)

@@ -169,7 +169,7 @@ class Lab:
             case Save():
                 participant.save(action)
             case Finish(round, z):
-                self._results[name] = participant.result(round, participant.evaluate(z))
+                self._results[name] = participant.result(round, participant.conclude(z))
                 self._models[name] = z
             case Fail(error):
                 raise error

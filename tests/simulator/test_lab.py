@@ -139,6 +139,18 @@ def test_batchnorm_statistics_and_momentum_go_on_too(tmp_path: Path) -> None:
     assert any("running_mean" in tensor for tensor in models(tmp_path / "once")["node-0"])
 
 
+@pytest.mark.parametrize(("algorithm", "batches"), [("scsp", {45, 46}), ("sp", {2})])
+def test_after_the_last_phase_batchnorm_statistics_are_of_the_averaged_model(
+    tmp_path: Path, algorithm: str, batches: set[int]
+) -> None:
+    """Those of the training would not fit it: one epoch of the shard's batches takes their place."""
+    deep = {"task__model": "resnet20", "task__norm": "batch", "run__rounds": 2, "task__skew": 0.0}
+    Lab(config(**deep, algorithm__name=algorithm), tmp_path).run()
+    for node in range(4):
+        tensors = load_file(tmp_path / f"node-{node}" / "model.safetensors")
+        assert int(tensors["bn1.num_batches_tracked"]) in batches
+
+
 def test_a_finished_run_says_the_same_again(tmp_path: Path) -> None:
     first = untimed(Lab(config(run__rounds=2), tmp_path).run())
     assert untimed(Lab(config(run__rounds=2), tmp_path).run()) == first

@@ -215,6 +215,27 @@ def test_evaluation_and_export_disturb_nothing() -> None:
     assert np.array_equal(z, expected)
 
 
+def test_statistics_are_measured_anew_from_the_shard_and_the_model_alone() -> None:
+    """torch's own, of the same batches; not of what was trained here before, and the momentum stays."""
+    trainer, other = small_trainer(), small_trainer()
+    z = run(trainer, trainer.initial(), range(5))
+    momentum = trainer.local_state()["momentum"]
+    trainer.measure_statistics(z)
+    other.measure_statistics(z)
+    measured = trainer.local_state()
+    assert np.array_equal(measured.pop("momentum"), momentum)
+    assert measured.keys() == {f"buffer.1.{n}" for n in ("running_mean", "running_var", "num_batches_tracked")}
+    assert all(np.array_equal(value, other.local_state()[name]) for name, value in measured.items())
+
+    found, net = datasets.load("digits"), small_net()
+    net.load_state_dict(trainer.named_tensors(z))
+    images = (found.train_images.float() - torch.tensor(found.mean)) / torch.tensor(found.std)
+    batches = [net[0](images[trainer.batch_indices(round)]) for round in range(trainer.rounds_per_epoch)]
+    mean = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
+    assert measured["buffer.1.num_batches_tracked"] == len(batches) == 7
+    np.testing.assert_allclose(measured["buffer.1.running_mean"], mean.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_local_state_of_another_model_is_refused() -> None:
     trainer = small_trainer()
     state = trainer.local_state()
