@@ -271,6 +271,8 @@ class Daemon:
                 log.info("plan changes", record=record.number, at_round=record.start, **_described(record))
             case Finish(round, z, complete):
                 accuracy = await self._measure(round, z, self._part.conclude)
+                if reason := results.no_gain(self.tally.before_average, accuracy):
+                    log.warning("the last phase was no gain", reason=reason)
                 self._z, self._farewell = z, fence_answer_to_wire(self._node.farewell())
                 self._outcome = Outcome(round, complete, accuracy)
             case Fail(error):

@@ -44,6 +44,7 @@ class Tally:
     received_bytes: int = 0
     loss: float | None = None
     accuracy: float | None = None
+    before_average: float | None = None  # the accuracy that was measured last before a last phase of averages
     u: float = 1.0
     sketch_round: int = 0
     sketch: list[float] = field(default_factory=list)
@@ -135,6 +136,7 @@ class Participant:
     def conclude(self, z: Floats) -> float:
         """The test accuracy of the final z, 0 to 1; after a last phase, with BatchNorm statistics of it."""
         if not self.learner.trains(self.node.round - 1):
+            self.tally.before_average = self.tally.accuracy
             self.trainer.measure_statistics(z)
         return self.evaluate(z)
 

@@ -16,6 +16,7 @@ from edgenode.errors import CheckpointError
 from edgenode.store import write_atomically
 
 SCHEMA = "edgenode/result/1"
+_WORSE = 0.02  # of test accuracy: more than one evaluation differs from the next
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,21 @@ def divergence(models: Sequence[Floats]) -> tuple[float, float]:
     stacked = np.stack(models).astype(np.float64)
     differences = stacked - stacked.mean(axis=0)
     return float(np.linalg.norm(differences, axis=1).mean()), float((differences**2).mean())
+
+
+def no_gain(before: float | None, average: float) -> str:
+    """What to do about an average that is worse than the models it is of; empty if it is not.
+
+    Args:
+        before, average: test accuracies, 0 to 1; None where it was not measured.
+    """
+    if before is None or before - average < _WORSE:
+        return ""
+    return (
+        f"the average of all models has a test accuracy of {average:.1%}, and before it they had {before:.1%}: "
+        "they are too far apart. More rounds, a larger share or a smaller learning rate bring them closer; "
+        'algorithm.name = "sp" leaves the average out'
+    )
 
 
 def describe_compressor(config: Config) -> str:

@@ -94,3 +94,12 @@ def test_a_nodes_result_is_read_back(tmp_path: Path) -> None:
     text = path.read_text()
     assert text.endswith("}\n")
     assert math.isclose(json.loads(text)["nodes"][0]["u"], 1.5)
+
+
+@pytest.mark.parametrize(("before", "average", "gain"), [(None, 0.1, True), (0.8, 0.79, True), (0.8, 0.77, False)])
+def test_an_average_that_is_clearly_worse_is_said_to_be_no_gain(
+    before: float | None, average: float, gain: bool
+) -> None:
+    reason = results.no_gain(before, average)
+    assert (reason == "") is gain
+    assert gain or "a test accuracy of 77.0%, and before it they had 80.0%" in reason

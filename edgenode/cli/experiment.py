@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import take_sigterm_as_ctrl_c
+from edgenode.cli.options import keep_freed_memory, take_sigterm_as_ctrl_c
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def experiment(
 
         write()
         take_sigterm_as_ctrl_c()
+        keep_freed_memory()
         try:
             _measure(wanted, outcomes, write)
         except KeyboardInterrupt:

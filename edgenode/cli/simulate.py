@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import load_config, set_option, take_sigterm_as_ctrl_c
+from edgenode.cli.options import keep_freed_memory, load_config, set_option, take_sigterm_as_ctrl_c
 from edgenode.config import Config
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def simulate(
     if fresh and out is not None:
         _forget(out)
     take_sigterm_as_ctrl_c()
+    keep_freed_memory()
     result = _play(config, out)
     if json_path is not None:
         _write(json_path, result)
@@ -63,6 +64,7 @@ def _forget(out: Path) -> None:
 
 
 def _play(config: Config, out: Path | None) -> dict[str, Any]:
+    from edgenode import results
     from edgenode.simulator.lab import Lab
 
     lab: Lab | None = None
@@ -73,11 +75,14 @@ def _play(config: Config, out: Path | None) -> dict[str, Any]:
                 click.echo(f"edgenode: warning: skipping a checkpoint: {reason}", err=True)
             if lab.round:
                 click.echo(f"going on from round {lab.round} of {lab.rounds}, as saved in {out}", err=True)
-            return lab.run(show(lab))
+            result = lab.run(show(lab))
     except KeyboardInterrupt:
         where = "nothing is kept without --out DIR" if out is None else f"the same command goes on from {out}"
         click.echo(f"edgenode: {f'{lab.round} of {lab.rounds}' if lab else 'no'} rounds done; {where}", err=True)
         raise
+    if reason := results.no_gain(lab.before_average, result["mean_test_accuracy"]):
+        click.echo(f"edgenode: warning: {reason}", err=True)
+    return result
 
 
 @contextmanager

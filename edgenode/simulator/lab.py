@@ -121,6 +121,11 @@ class Lab:
         """The mean of the nodes' last test accuracies, 0 to 1; None before there was one."""
         return self._mean([p.tally.accuracy for p in self._participants.values()])
 
+    @property
+    def before_average(self) -> float | None:
+        """The mean test accuracy that was measured last before the last phase; None if there was none."""
+        return self._mean([p.tally.before_average for p in self._participants.values()])
+
     def _mean(self, values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None

@@ -105,10 +105,11 @@ def _small_cnn(num_classes: int, in_channels: int, image_size: int) -> nn.Module
     side = image_size
     widths = (in_channels, 16, 32, 32)
     for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 3, padding=1), _group_norm(after, 4), nn.ReLU()]
+        layers += [nn.Conv2d(before, after, 3, padding=1), _group_norm(after, 4)]
         if side >= 6:
             layers.append(_Halve())
             side //= 2
+        layers.append(nn.ReLU())
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, num_classes))
 
 

@@ -49,6 +49,14 @@ def test_without_out_it_says_the_result_and_keeps_nothing(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_average_of_models_that_have_nothing_in_common_is_warned_of() -> None:
+    far = ("task.skew=0.8", "task.learning_rate=0.1", "algorithm.share=0.001", "algorithm.gossip_rounds=40")
+    settings = [word for key in ("run.rounds=48", "run.evaluate_every=48", *far) for word in ("--set", key)]
+    (warning,) = (line for line in run(*settings).stderr.splitlines() if "warning" in line)
+    assert "they are too far apart" in warning
+    assert "warning" not in run(*settings, "--set", "algorithm.name=sp").stderr
+
+
 def test_json_goes_to_standard_output_alone_or_to_a_file(tmp_path: Path) -> None:
     printed = json.loads(run(*QUICK, "--json", "-").stdout)
     assert run(*QUICK, EDGENODE_JSON=str(tmp_path / "new" / "r.json")).exit_code == 0
