@@ -1,7 +1,8 @@
-"""Values of a simulated run as text, the same on every host: what a transcript is hashed from."""
+"""What happened in a simulated run as text, the same on every host: what a run is hashed from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -13,6 +14,30 @@ import numpy as np
 from edgenode.core.messages import Message
 from edgenode.core.plan import Plan, Record
 from edgenode.core.sparse_push import State
+
+
+class Transcript:
+    """Who did what, when and because of what."""
+
+    def __init__(self) -> None:
+        self._noted: list[tuple[float, str, Any, tuple[Any, ...]]] = []
+
+    def note(self, now: float, name: str, cause: Any, actions: Sequence[Any]) -> None:
+        """One more event."""
+        self._noted.append((now, name, cause, tuple(actions)))
+
+    @property
+    def lines(self) -> list[str]:
+        """One for each event."""
+        return [
+            f"{now:.6f} {name} {brief(cause)} -> {', '.join(map(brief, actions))}"
+            for now, name, cause, actions in self._noted
+        ]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the lines: equal digests mean equal runs."""
+        return sha256("\n".join(self.lines).encode()).hexdigest()
 
 
 def brief(value: Any) -> str:

@@ -47,7 +47,7 @@ def play(network: Network) -> Network:
 
 def _may_wait(stuck: Network) -> str:
     """Why a run that does not go on is right not to; empty if it is not."""
-    if any("stays: without" in line for line in stuck.lines):
+    if any("stays: without" in line for line in stuck.transcript.lines):
         return "paused below half, and said so"
     if stuck.cluster and stuck.cluster.missing() and len(stuck.alive) < stuck.charter.nodes:
         return "a founder never came"
@@ -72,8 +72,8 @@ def trial(make: Callable[[T], Network], of: T, twice: bool = False) -> Trial[T]:
     """Play one run; ``twice``: and once more, which must give the same transcript."""
     try:
         played = play(make(of))
-        digest = played.digest
-        same = not twice or play(make(of)).digest == digest
+        digest = played.transcript.digest
+        same = not twice or play(make(of)).transcript.digest == digest
     except Exception as exc:  # whatever it is, it is a failure, and the other runs go on
         return Trial(of, Counter(), "", f"{type(exc).__name__}: {exc}")
     return Trial(of, played.happened, digest, "" if same else "played twice, it gave two transcripts")

@@ -337,9 +337,9 @@ def eventful() -> Network:
 
 def test_the_same_seed_gives_the_same_transcript() -> None:
     first = eventful()
-    assert first.lines == eventful().lines
+    assert first.transcript.lines == eventful().transcript.lines
     assert len(first.nodes["n0"].plan.records) >= 3
-    assert first.digest != ledger_run(ring(5), Conditions(4)).digest
+    assert first.transcript.digest != ledger_run(ring(5), Conditions(4)).transcript.digest
 
 
 def test_the_transcript_does_not_depend_on_the_hash_seed() -> None:
@@ -354,7 +354,7 @@ def test_the_transcript_does_not_depend_on_the_hash_seed() -> None:
         ).stdout
         for seed in ("1", "2")
     }
-    assert digests == {eventful().digest + "\n"}
+    assert digests == {eventful().transcript.digest + "\n"}
 
 
 class Leaky(Ledger):
@@ -377,4 +377,4 @@ def test_a_run_that_does_not_move_is_noticed_and_says_who_waits_for_whom() -> No
 
 
 if __name__ == "__main__":
-    print(eventful().digest)
+    print(eventful().transcript.digest)
