@@ -56,7 +56,7 @@ MUTANTS = (
     ),
     Mutant(
         "a controller starts again in its old term",
-        "simulator/network.py",
+        "simulator/throne.py",
         "Reign(saved.term + 1 if saved else 0,",
         "Reign(saved.term if saved else 0,",
     ),
