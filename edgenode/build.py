@@ -295,12 +295,15 @@ def device(config: Config) -> str:
 
 
 def threads(config: Config) -> int:
-    """torch's threads: as configured; "auto" is one for each physical core that this process may use.
+    """torch's threads: as configured; "auto" is one for each core."""
+    return cores() if config.run.threads == "auto" else config.run.threads
+
+
+def cores() -> int:
+    """Physical cores that this process may use.
 
     A second thread on a core wins nothing: the arithmetic units are busy with the first.
     """
-    if config.run.threads != "auto":
-        return config.run.threads
     import psutil
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

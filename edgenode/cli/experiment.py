@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import keep_freed_memory, take_sigterm_as_ctrl_c
+from edgenode.cli.options import take_sigterm_as_ctrl_c
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from edgenode.experiments.runner import Cell, Outcomes
     from edgenode.experiments.table import Outcome
-    from edgenode.simulator.lab import Lab
 
 
 @click.command()
@@ -42,9 +40,12 @@ if TYPE_CHECKING:
                    "at smoke Fashion-MNIST. [default: Debian's /usr/share/datasets/fashion-mnist]")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True,
               envvar="EDGENODE_DEVICE", show_envvar=True, help="Where the nodes train.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), envvar="EDGENODE_JOBS", show_envvar=True,
+              help="Runs at once, each in a process of its own. [default: one for each core; with cuda or mps "
+                   "one]")  # fmt: skip
 def experiment(
     name: str | None, scale_name: Any, seeds: int, epochs: int | None, only: tuple[str, ...], out: Path,
-    data_dir: Path | None, device: str,
+    data_dir: Path | None, device: str, jobs: int | None,
 ) -> None:  # fmt: skip
     """Measure a table or a figure of the paper, with the paper's numbers beside ours.
 
@@ -59,6 +60,7 @@ def experiment(
       edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
       edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
     """
+    from edgenode.build import cores
     from edgenode.experiments import computed, report, runner
     from edgenode.experiments.catalogue import EXPERIMENTS
     from edgenode.experiments.scale import choose
@@ -88,29 +90,34 @@ def experiment(
 
         write()
         take_sigterm_as_ctrl_c()
-        keep_freed_memory()
+        at_once = jobs or (cores() if device == "cpu" else 1)
         try:
-            _measure(wanted, outcomes, write)
+            _measure(wanted, outcomes, at_once, write)
         except KeyboardInterrupt:
             click.echo(f"edgenode: what is done is kept; the same command goes on from {out}", err=True)
             raise
     click.echo((out / f"{name}.md").read_text(encoding="utf-8").rstrip())
 
 
-def _measure(runs: Sequence[Cell], outcomes: Outcomes, write: Callable[[], None]) -> None:
+def _measure(runs: Sequence[Cell], outcomes: Outcomes, jobs: int, write: Callable[[], None]) -> None:
     """Play the runs that have no outcome yet, each once; the report is written anew after each."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    from edgenode.experiments import workers
 
     todo = list({cell.digest: cell for cell in runs if outcomes.get(cell) is None}.values())
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(12), TaskProgressColumn(), TimeRemainingColumn(), "left")
     bar = Progress(*columns, console=console, speed_estimate_period=3600) if console.is_terminal else None
-    with bar or nullcontext():
+    with bar or nullcontext(), closing(workers.play(todo, outcomes, jobs)) as news:
         work = _Work(todo, bar)
-        for cell in todo:
-            work.end(cell, outcomes.play(cell, partial(work.begin, cell)))
-            write()
+        for cell, said in news:
+            if isinstance(said, int):
+                work.at(cell, said)
+            else:
+                work.end(cell, said)
+                write()
 
 
 class _Work:
@@ -118,28 +125,29 @@ class _Work:
 
     def __init__(self, todo: Sequence[Cell], bar: Progress | None) -> None:
         self._runs, self._total = len(todo), sum(map(_steps, todo))
-        self._number = self._done = self._resumed = 0
+        self._steps: dict[str, int] = {}  # of each run that has begun
+        self._ended = self._resumed = 0
         self._began = time.monotonic()
         self._bar = bar
         self._task = bar.add_task("loading", total=self._total) if bar and todo else None
 
-    def begin(self, cell: Cell, lab: Lab) -> Callable[[], None]:
-        """A run begins, or goes on; returns what to call after each of its rounds."""
-        nodes = cell.config.run.nodes
-        self._resumed += nodes * lab.round
-        return lambda: self._show(f"{self._number + 1}/{self._runs} {cell.name}", self._done + nodes * lab.round)
-
-    def _show(self, description: str, done: int) -> None:
+    def at(self, cell: Cell, round: int) -> None:
+        """A run is this far; where it says so first, it has begun, or goes on."""
+        steps = cell.config.run.nodes * round
+        began = cell.digest not in self._steps
+        self._resumed += steps if began else 0
+        self._steps[cell.digest] = steps
         if self._bar and self._task is not None:
-            self._bar.update(self._task, description=description, completed=done)
+            description = f"{len(self._steps)}/{self._runs} {cell.name}" if began else None
+            self._bar.update(self._task, description=description, completed=sum(self._steps.values()))
 
     def end(self, cell: Cell, outcome: Outcome) -> None:
         """A run is done."""
-        self._number += 1
-        self._done += _steps(cell)
-        played = max(1, self._done - self._resumed)
-        left_s = (time.monotonic() - self._began) / played * (self._total - self._done)
-        line = f"{self._number} of {self._runs}, {cell.name}: {_said(outcome)}; {_duration(left_s)} left"
+        self._ended += 1
+        self._steps[cell.digest] = _steps(cell)
+        done = sum(self._steps.values())
+        left_s = (time.monotonic() - self._began) / max(1, done - self._resumed) * (self._total - done)
+        line = f"{self._ended} of {self._runs}, {cell.name}: {_said(outcome)}; {_duration(left_s)} left"
         if self._bar:
             self._bar.console.print(line, markup=False, highlight=False)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import re
 import signal
@@ -25,8 +24,6 @@ CONTROLLER_PORT = 7700
 NODE_PORT = 7600
 HTTP_PORT = 8080
 _FIND_S = 5.0
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # <malloc.h>
-_MOST_MMAP_THRESHOLD, _NEVER = 32 * 2**20, 2**31 - 1  # bytes; glibc refuses a higher one
 
 config_option = click.option(
     "--config",
@@ -87,20 +84,6 @@ def take_sigterm_as_ctrl_c() -> None:
     """SIGTERM ends us like Ctrl-C. asyncio makes a cancellation of that; an exception could strike in any task."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed: every training step wants the same buffers again.
-
-    glibc gives large ones back to the kernel, and getting them anew, page by page, costs a tenth of ResNet-20's step.
-    Other C libraries are left as they are.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
-    mallopt(_TRIM_THRESHOLD, _NEVER)
 
 
 def default_name() -> str:

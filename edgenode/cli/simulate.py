@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import keep_freed_memory, load_config, set_option, take_sigterm_as_ctrl_c
+from edgenode.cli.options import load_config, set_option, take_sigterm_as_ctrl_c
 from edgenode.config import Config
+from edgenode.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from edgenode.simulator.lab import Lab

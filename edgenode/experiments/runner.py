@@ -1,4 +1,4 @@
-"""Plays the runs of an experiment, one after the other, and keeps the outcome of each.
+"""Plays the runs of an experiment, and keeps the outcome of each.
 
 An outcome lies under a digest of its configuration, so experiments share it, and whoever starts again goes on with
 the first run that has none, from its last checkpoint.

@@ -1,4 +1,4 @@
-"""What several commands set up for their process."""
+"""The C library keeps what is freed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 # allocates and frees 64 MiB a few times, as a training step does, and prints what page faults that cost
 _FAULTS = """
 import resource
-from edgenode.cli.options import keep_freed_memory
+from edgenode.memory import keep_freed_memory
 {call}
 def touch():
     for _ in range(5):
