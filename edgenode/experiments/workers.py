@@ -50,7 +50,7 @@ def play(todo: Sequence[Cell], outcomes: Outcomes, jobs: int) -> Generator[tuple
             for pipe, (process, cell) in [item for item in busy.items() if item[0] in heard]:
                 try:
                     said = pipe.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):
                     process.join()
                     why = f"the process that played {cell.name} ended with exit code {process.exitcode}"
                     raise EdgenodeError(why) from None
