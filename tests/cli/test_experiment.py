@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_without_a_name_it_lists_what_there_is() -> None:
 
 
 def test_it_writes_table_csv_picture_and_configs_and_prints_the_table(tmp_path: Path) -> None:
-    result = run("tiny", "--seeds", "2", "--out", str(tmp_path))
+    result = run("tiny", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert {p.name for p in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png", "configs", "cells"}
     assert {p.name for p in (tmp_path / "configs" / "tiny").iterdir()} == {
@@ -72,11 +73,12 @@ def test_stopped_it_goes_on_to_the_same_tables(tmp_path: Path, monkeypatch: pyte
 
     def stopped(*arguments: Any) -> Iterator[Any]:
         ended = 0
-        for cell, said in play(*arguments):
-            if ended == 1:  # the second run has begun
-                raise KeyboardInterrupt
-            ended += not isinstance(said, int)
-            yield cell, said
+        with closing(play(*arguments)) as news:
+            for cell, said in news:
+                if ended == 1:  # the second run has begun
+                    raise KeyboardInterrupt
+                ended += not isinstance(said, int)
+                yield cell, said
 
     with monkeypatch.context() as patch:
         patch.setattr(workers, "play", stopped)
@@ -94,7 +96,7 @@ def test_more_seeds_and_only_some_rows_keep_what_there_is(tmp_path: Path) -> Non
     out = ("--out", str(tmp_path))
     assert "1 of 1, 1-seed-0" in run("tiny", "--only", "1-", "--only", "seed-0", *out).stderr
     assert "| 100 |  | 90.68 |  |" in (tmp_path / "tiny.md").read_text()
-    assert "1 of 3, 100-seed-0" in run("tiny", "--seeds", "2", *out).stderr
+    assert "1 of 3, 100-seed-0" in run("tiny", "--seeds", "2", "--jobs", "1", *out).stderr
 
 
 @pytest.mark.parametrize(
