@@ -1,6 +1,6 @@
 """Is the data the bottleneck? One thread, batches of 32 colour images of 32x32: the loader alone, and a gradient step.
 
-    python benchmarks/loader.py [--data-dir FOLDER]
+    python benchmarks/loader.py [--data-dir FOLDER] [--precision bfloat16]
 
 The loader gathers a batch of bytes, crops and flips it at random and normalises it; the step is ResNet-20's forward and
 backward pass and the descent. Prints CPU time, which other work on the machine hardly lengthens. Without --data-dir, a
@@ -44,13 +44,14 @@ def main() -> None:
     """Print the two times and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
     torch.set_num_threads(1)
     dataset = datasets.load("imagefolder", options.data_dir) if options.data_dir else noise()
     shard = torch.arange(len(dataset.train_labels))
     trainer = Trainer(
         dataset, shard, lambda: models.build("resnet20", dataset.num_classes, dataset.channels, dataset.image_size),
-        TrainSettings(augment=True), seed=0, shard=0,
+        TrainSettings(augment=True, precision=options.precision), seed=0, shard=0,
     )  # fmt: skip
     z = trainer.initial()
     loader = per_call_ms(lambda round: trainer._batch(round, round), 100)

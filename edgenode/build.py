@@ -242,6 +242,7 @@ def task_settings(config: Config) -> TaskSettings:
             decay=task.decay,
             warmup_epochs=task.warmup_epochs,
             augment=task.augment,
+            precision=task.precision,
         ),
     )
 

@@ -88,6 +88,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     decay: Annotated[FractionAbove0, "factor of the learning rate at each milestone"] = 0.1
     warmup_epochs: Annotated[AtLeast0, "epochs in which the learning rate rises, linearly, to its start"] = 0
     augment: Annotated[bool, "whether training images are varied at random"] = False
+    precision: Annotated[
+        Literal["float32", "bfloat16"], "what layers compute in; parameters and gradients are float32"
+    ] = "float32"
 
 
 class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -30,6 +30,7 @@ OTHER: dict[str, Any] = {
     "task.model": "resnet20", "task.norm": "batch", "task.skew": 0.8, "task.alpha": 0.1, "task.batch_size": 16,
     "task.learning_rate": 0.2, "task.momentum": 0.0, "task.weight_decay": 0.0, "task.milestones": (10, 20),
     "task.decay": 0.5, "task.warmup_epochs": 1, "task.augment": True,
+    "task.precision": "bfloat16",
     "algorithm.name": "sp", "algorithm.compressor": "identity",
     "algorithm.share": 0.1, "algorithm.bits": 2, "algorithm.values": "float32",
     "algorithm.averaging_rate": 0.004, "algorithm.gossip_rounds": 40, "algorithm.gossip_tolerance": 0.01,

@@ -16,7 +16,7 @@ from torch.nn import functional
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, LocalProtocolError
 from edgenode.tasks import datasets, models
 from edgenode.tasks.partition import partition
-from edgenode.tasks.trainer import TaskSettings, Trainer, TrainSettings, build_trainer
+from edgenode.tasks.trainer import TaskSettings, Trainer, TrainSettings, _precision, build_trainer
 
 
 def small_net() -> nn.Module:
@@ -114,6 +114,25 @@ def test_steps_equal_torch_sgd_to_the_bit(momentum: float, weight_decay: float) 
         ours = trainer._flat.read()
     theirs = reference(trainer, z, 10, lr=0.05, momentum=momentum, weight_decay=weight_decay)
     assert np.array_equal(ours, theirs)
+
+
+def test_bfloat16_is_of_layers_and_of_nothing_that_is_kept() -> None:
+    half, full = (small_trainer(precision=precision) for precision in ("bfloat16", "float32"))
+    z = half.initial()
+    seen = []
+    half._flat.model[-1].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    step, again, exact = half.train(0, z), small_trainer(precision="bfloat16").train(0, z), full.train(0, z)
+    assert np.array_equal(step.displacement, again.displacement)
+    off = np.linalg.norm(step.displacement - exact.displacement) / np.linalg.norm(exact.displacement)
+    assert 0 < off < 0.05  # eight bits of each value
+    assert {state.dtype for name, state in half.local_state().items() if "num_batches" not in name} == {np.dtype("f4")}
+    assert abs(half.evaluate(z) - full.evaluate(z)) < 0.05
+    assert len(seen) > 1 and set(seen) == {torch.bfloat16}
+
+
+def test_a_device_without_bfloat16_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="precision 'bfloat16' was asked for, but device 'meta' does not have it"):
+        _precision("bfloat16", torch.device("meta"))
 
 
 def test_learning_rate_falls_at_local_epochs() -> None:
