@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import take_sigterm_as_ctrl_c
+from edgenode.cli.options import overrides, set_option, take_sigterm_as_ctrl_c
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
               help="How many seeds: 0, 1, ...; more of them later keep those that are done.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), envvar="EDGENODE_EPOCHS", show_envvar=True,
               help="Shrink the schedule of small or paper to so many epochs.")  # fmt: skip
+@set_option
 @click.option("--only", multiple=True, metavar="TEXT", envvar="EDGENODE_ONLY", show_envvar=True,
               help="Measure only runs with TEXT in their name; the other rows stay as they are. Repeatable: all of "
                    "them.")  # fmt: skip
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
               help="Runs at once, each in a process of its own. [default: one for each core; with cuda or mps "
                    "one]")  # fmt: skip
 def experiment(
-    name: str | None, scale_name: Any, seeds: int, epochs: int | None, only: tuple[str, ...], out: Path,
-    data_dir: Path | None, device: str, jobs: int | None,
+    name: str | None, scale_name: Any, seeds: int, epochs: int | None, settings: tuple[str, ...],
+    only: tuple[str, ...], out: Path, data_dir: Path | None, device: str, jobs: int | None,
 ) -> None:  # fmt: skip
     """Measure a table or a figure of the paper, with the paper's numbers beside ours.
 
@@ -57,6 +59,7 @@ def experiment(
     Examples:
       edgenode experiment                                                  what there is
       edgenode experiment table4 --seeds 3                                 minutes, on Fashion-MNIST
+      edgenode experiment table4 --set task.skew=0.8                       the same table under skew
       edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
       edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
     """
@@ -75,8 +78,10 @@ def experiment(
         computed.write(computed.COMPUTED[name], out)
     else:
         chosen, scale = EXPERIMENTS[name], choose(scale_name, data_dir, epochs)
+        if settings:
+            scale = replace(scale, note=f"{scale.note} With {', '.join(settings)} in every run.")
         rows = chosen.rows(scale)
-        runs = runner.cells(rows, range(seeds), device)
+        runs = runner.cells(rows, range(seeds), device, overrides(settings))
         wanted = [cell for cell in runs if all(text in cell.name for text in only)]
         if not wanted:
             raise ConfigError(f"no run of {name} has {' and '.join(only)} in its name; they are as {runs[0].name}")
@@ -84,6 +89,7 @@ def experiment(
         runner.write_configs(runs, out / "configs" / name)
         command = f"edgenode experiment {name} --scale {scale_name} --seeds {seeds}"
         command += f" --epochs {epochs}" if epochs else ""
+        command += "".join(f" --set {setting}" for setting in settings)
 
         def write() -> None:
             report.write(chosen, scale, report.gather(rows, runs, outcomes), command, out)

@@ -62,19 +62,28 @@ def cluster_options(command: F) -> F:
     )(command)  # fmt: skip
 
 
-def load_config(path: Path | None, settings: tuple[str, ...]) -> Config:
-    """The configuration; its warnings go to stderr.
+def overrides(settings: tuple[str, ...]) -> dict[str, str]:
+    """The keys of run.toml that --set gives, with their values as text.
 
     Raises:
-        ConfigError: as ``config.load``, or a --set without "=".
+        ConfigError: a --set without "=".
     """
-    overrides: dict[str, object] = {}
+    pairs = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {setting}: expected KEY=VALUE, as in --set run.rounds=500")
-        overrides[key.strip()] = value.strip()
-    config = load(path, overrides)
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def load_config(path: Path | None, settings: tuple[str, ...]) -> Config:
+    """The configuration; its warnings go to stderr.
+
+    Raises:
+        ConfigError: as ``overrides`` and ``config.load``.
+    """
+    config = load(path, overrides(settings))
     for warning in config.warnings():
         click.echo(f"edgenode: warning: {warning}", err=True)
     return config

@@ -13,17 +13,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgenode import config as run_toml
 from edgenode.config import Config
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
+from edgenode.experiments.scale import Settings
 from edgenode.experiments.table import Outcome, Row
 from edgenode.store import write_atomically
 
 if TYPE_CHECKING:
     from edgenode.simulator.lab import Lab
 
+_OURS = frozenset({"run.seed", "run.device"})
 _CHECKPOINTS = 20  # per run: each costs a flush to the disk for every node
 
 
@@ -49,20 +52,31 @@ class Cell:
         return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def cells(rows: Sequence[Row], seeds: Iterable[int], device: str = "cpu") -> list[Cell]:
+def cells(
+    rows: Sequence[Row], seeds: Iterable[int], device: str = "cpu", overrides: Settings = MappingProxyType({})
+) -> list[Cell]:
     """Every run of these rows, seed by seed, so that a first whole table is there early.
 
+    Args:
+        overrides: keys of run.toml that are to be alike in all runs, whatever their rows say.
+
     Raises:
-        ConfigError: a row asks for what cannot be.
+        ConfigError: a row or ``overrides`` asks for what cannot be.
     """
-    return [Cell(row, seed, _config(row.settings, seed, device)) for seed in seeds for row in rows if row.settings]
+    if taken := sorted(_OURS & overrides.keys()):
+        raise ConfigError(f"{taken[0]} cannot be set for an experiment: each run has its own; use --seeds and --device")
+    threads: Settings = {"run.threads": 1}
+    return [
+        Cell(row, seed, _config({**threads, **row.settings, **overrides, "run.seed": seed, "run.device": device}))
+        for seed in seeds
+        for row in rows
+        if row.settings
+    ]
 
 
-def _config(settings: Any, seed: int, device: str) -> Config:
-    rounds = settings["run.rounds"]
-    ours = {"run.seed": seed, "run.threads": 1, "run.device": device}
-    every = {"run.checkpoint_every": max(1, rounds // _CHECKPOINTS)}
-    return run_toml.load(None, {**settings, **ours, **every}, environ={})
+def _config(settings: Settings) -> Config:
+    rounds = run_toml.load(None, settings, environ={}).run.rounds
+    return run_toml.load(None, {"run.checkpoint_every": max(1, rounds // _CHECKPOINTS), **settings}, environ={})
 
 
 class Outcomes:

@@ -45,7 +45,7 @@ def files(out: Path) -> dict[str, str]:
 
 
 def test_every_option_has_a_variable() -> None:
-    assert [p.name for p in experiment.params if not p.envvar and p.name != "help"] == ["name"]
+    assert [p.name for p in experiment.params if not p.envvar and p.name != "help"] == ["name", "settings"]
 
 
 def test_without_a_name_it_lists_what_there_is() -> None:
@@ -99,9 +99,23 @@ def test_more_seeds_and_only_some_rows_keep_what_there_is(tmp_path: Path) -> Non
     assert "1 of 3, 100-seed-0" in run("tiny", "--seeds", "2", "--jobs", "1", *out).stderr
 
 
+def test_a_key_that_is_set_is_in_every_run_and_in_the_report(tmp_path: Path) -> None:
+    plain = run("tiny", "--out", str(tmp_path))
+    changed = run("tiny", "--set", "task.precision=bfloat16", "--out", str(tmp_path))
+    assert changed.exit_code == 0, changed.output
+    assert "edgenode experiment tiny --scale smoke --seeds 1 --set task.precision=bfloat16\n" in changed.stdout
+    assert " With task.precision=bfloat16 in every run. " in changed.stdout
+    assert all('precision = "bfloat16"' in path.read_text() for path in (tmp_path / "configs" / "tiny").iterdir())
+    assert len(list((tmp_path / "cells").iterdir())) == 4
+    assert "With" not in plain.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
+        (("tiny", "--set", "run.seed=1"), "run.seed cannot be set for an experiment"),
+        (("tiny", "--set", "task.precision=float8"), "task.precision"),
+        (("tiny", "--set", "task.skew"), "--set task.skew: expected KEY=VALUE"),
         (("table9",), "no experiment 'table9': there are table2, "),
         (("table2", "--scale", "paper"), "--data-dir"),
         (("table2", "--epochs", "3"), "--epochs is for --scale small and paper"),

@@ -53,6 +53,22 @@ def test_there_is_a_run_for_every_row_that_the_scale_has_and_every_seed(tiny: Ex
     assert {cell.config.run.threads for cell in cells(tiny)} == {1}
 
 
+def test_a_key_can_be_set_for_every_run_whatever_its_row_says(tiny: Experiment) -> None:
+    rows = tiny.rows(choose("smoke"))
+    ours = {"task.learning_rate": "0.03", "run.rounds": "100", "run.threads": "2"}
+    for cell, plain in zip(runner.cells(rows, [1], overrides=ours), runner.cells(rows, [1]), strict=True):
+        assert (cell.config.task.learning_rate, cell.config.run.rounds, cell.config.run.threads) == (0.03, 100, 2)
+        assert cell.config.run.checkpoint_every == 5
+        assert cell.config.algorithm == plain.config.algorithm and cell.name == plain.name
+        assert cell.digest != plain.digest
+
+
+@pytest.mark.parametrize("key", ["run.seed", "run.device"])
+def test_what_an_experiment_sets_itself_cannot_be_set(tiny: Experiment, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} cannot be set for an experiment"):
+        runner.cells(tiny.rows(choose("smoke")), [0], overrides={key: "1"})
+
+
 @pytest.mark.parametrize("at", [3, 4, 5])  # while it trains, as it ends, while it gossips
 def test_a_run_that_was_stopped_goes_on_to_the_same_outcome(tiny: Experiment, tmp_path: Path, at: int) -> None:
     cell = cells(tiny)[1]
