@@ -350,7 +350,7 @@ def _device(name: str) -> torch.device:
 
 
 def _precision(name: str, device: torch.device) -> AbstractContextManager[object]:
-    """A context, to be entered for each step, in which layers compute in this precision."""
+    """A context, to be entered for each pass, in which layers compute in this precision."""
     if name == "float32":
         return nullcontext()
     try:
