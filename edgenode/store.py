@@ -84,6 +84,7 @@ class Store:
         disk.make_folder(scratch)
         for name, content in self._files(checkpoint).items():
             disk.write(scratch / name, content)
+            # precaution: a checkpoint's files are flushed before it is renamed into place
             disk.flush(scratch / name)
         disk.flush(scratch)
         if place.name in disk.names(self.folder):
@@ -91,6 +92,7 @@ class Store:
             disk.remove(replaced)
             disk.rename(place, replaced)
         disk.rename(scratch, place)
+        # precaution: the folder of a renamed checkpoint is flushed
         disk.flush(self.folder)
 
     def _drop(self, saved: int) -> None:

@@ -17,6 +17,7 @@ class Barrier(Generic[C]):
     def hold(self, round: int, sender: str, contribution: C) -> bool:
         """Keep a contribution; False if one of this sender and round is held already (the first one counts)."""
         of_round = self._held[round]
+        # precaution: a repeat of a push is held once
         if sender in of_round:
             return False
         of_round[sender] = contribution

@@ -304,6 +304,7 @@ class Cluster:
 
     def _welcome_all(self, plan: Plan, start: int) -> list[ClusterAction]:
         self._roll.begin(plan, start)
+        # precaution: a plan is persisted before anyone is welcomed to it
         return [self._persist(), *(Welcome(node, plan, start) for node in plan.latest.names)]
 
     def _refuse_all(self, nodes: Iterable[str], reason: str) -> list[ClusterAction]:
@@ -378,6 +379,7 @@ class Cluster:
         """Offer all queued changes as one record, if the last one is in force everywhere and a member is there."""
         if self.plan is None or self._fencing or self._changes.pending or not self._changes.queue:
             return []
+        # precaution: one change is in force before the next is offered
         if not self._roll.is_settled(self.plan):
             return []
         names = self.plan.latest.names
@@ -470,6 +472,7 @@ class Cluster:
         left = len(set(self.plan.latest.names) - evicted)
         gone = len(self.plan.latest.names) - left
         # half is enough, as there is one controller; but one that has lost its disk may have chosen the other half
+        # precaution: a recovering controller that has not heard everyone needs a majority
         blind = self.recover and not self._roll.has_heard_all(self.plan)
         few = left < self.charter.min_nodes or left < gone + blind
         if left < 1 or (few and not evict.force):

@@ -32,6 +32,7 @@ class Fencing:
 
     def take(self, node: str, answer: AnswerFence) -> bool:
         """Note a promise; False if it is of another ballot."""
+        # precaution: only a promise of this ballot counts
         if (answer.term, answer.ballot) != (self.term, self.ballot) or node not in self.survivors:
             return False
         self.answers[node] = answer
@@ -64,6 +65,8 @@ class Fencing:
 
         One that nobody heard of since it became a member counts up to the round before that.
         """
+        # precaution: no round of an evicted node counts that it may not have begun
+        # precaution: every round of an evicted node counts that others may have mixed
         return tuple((dead, min(self._held(plan, dead), start - 1)) for dead in sorted(self.evicted))
 
     def _held(self, plan: Plan, dead: str) -> int:

@@ -115,6 +115,7 @@ class Node:
             senders = self.plan.graph(self.round).in_neighbours(self.name)
             return self._barrier.missing(self.round, tuple(s for s in senders if s not in gone))
         if self.stage is Stage.READY:
+            # precaution: a sender waits when a window of pushes is unanswered
             answered_to = self.round if self.round >= self.end else self.round - self._window + 1
             return tuple(sorted({peer for r, peer in self._unanswered if r < answered_to}))
         return ()
@@ -169,6 +170,8 @@ class Node:
         actions: list[NodeAction] = []
         while True:
             match self.stage:
+                # precaution: a fenced node begins no round
+                # precaution: a paused node begins no round
                 case Stage.READY if self.fenced or (self.halted and self.round < self.end):
                     return actions
                 case Stage.READY if missing := self.missing():
@@ -198,6 +201,7 @@ class Node:
         graph, record = self.plan.graph(self.round), self.plan.at(self.round)
         leaves = self.name in graph.leaving
         payload, u = self._learner.emit(self.round, displacement, whole=leaves)
+        # precaution: a leaver hands on which rounds the others have begun
         held = tuple(sorted(self._newest.items())) if leaves else ()
         gone = self.plan.gone(self.round)
         receivers = [peer for peer in graph.out_neighbours(self.name) if peer not in gone]
@@ -245,6 +249,7 @@ class Node:
     def _kept(self, round: int) -> float:
         """The share of its own mass a node keeps in a round: its self-loop, and what the dead are not to have."""
         graph, gone = self.plan.graph(round), self.plan.gone(round)
+        # precaution: a round keeps the share of a receiver that is evicted
         back = sum(peer in gone and round >= gone[peer] for peer in graph.out_neighbours(self.name))
         return (1 + back) * graph.weight(self.name)
 
@@ -260,6 +265,7 @@ class Node:
     # --- peers --------------------------------------------------------------------------------------
 
     def _received(self, message: Message) -> list[NodeAction]:
+        # precaution: a fenced node takes no push of a node that is being evicted
         if message.sender in self.fenced:
             return []  # nothing of it counts until it is decreed what does; no record of its, either
         if self._is_cut(message):
@@ -284,8 +290,10 @@ class Node:
             raise RemoteProtocolError(f"{sender} pushed with weight {message.weight}, not {graph.weight(sender)}")
         if not all(0 < u < float("inf") for u in message.u):
             raise RemoteProtocolError(f"{sender} pushed with u = {message.u}")
+        # precaution: a push that was mixed is not taken again
         if round < self.round:
             return [self._answer(message, Verdict.SEEN)]
+        # precaution: a repeat of a push that waits is ignored
         if not self._barrier.missing(round, (sender,)):
             return []  # a repeat of one that waits here: it is answered when it is mixed
         since = self.plan.joined(sender, message.incarnation)  # what an earlier process of its name left is not its
@@ -296,10 +304,12 @@ class Node:
         for peer, begun in message.held:
             if self.plan.next_incarnation(peer):  # else it never was a member
                 self._heard_of(peer, begun)
+        # precaution: a push is acknowledged when it is mixed, not when it arrives
         return self._advance() if self.stage is Stage.WAITING else []
 
     def _is_cut(self, message: Message) -> bool:
         """Whether the sender is a process that was cut out, and may not know it."""
+        # precaution: a push of an evicted incarnation is refused
         return message.incarnation <= self.plan.last_cut(message.sender)
 
     def _heard_of(self, peer: str, round: int) -> None:
@@ -317,6 +327,7 @@ class Node:
         match event.verdict:
             case Verdict.OK | Verdict.SEEN:
                 self._unanswered.remove(push)
+                # precaution: an answer is evidence that its sender began the next round
                 self._heard_of(event.receiver, event.round + 1)  # it mixed that round, and began the next
                 freed = self.stage is Stage.READY and not self.missing()  # one Await per wait, not per answer
                 return self._advance() if freed else []
@@ -373,6 +384,7 @@ class Node:
         """Undo what the dead did after their last round that counts, and go on without them."""
         for dead, last in record.cut:
             self._unanswered = {(r, peer) for r, peer in self._unanswered if peer != dead}
+            # precaution: what an evicted node pushed after its last round is discarded
             self._barrier.discard(dead, after=last)
             self._newest.pop(dead, None)
             if self.stage is Stage.OVER and self.name not in record.names:
@@ -380,6 +392,7 @@ class Node:
             for round in range(max(last, self._since), self.round):
                 graph = self.plan.graph(round)
                 if dead in graph.out_neighbours(self.name) and self.name not in graph.leaving:
+                    # precaution: what was pushed to an evicted node is taken back
                     self._learner.take_back(round, graph.weight(self.name))
         self.fenced = frozenset()
 
@@ -418,6 +431,7 @@ class Node:
         if record.digest == self.plan.latest.digest:
             return [self._answer_offer(record, accepted=True)]
         rounds = max(1, reach(self.plan, self.name, self.next_round))  # a lone node may be in its next round
+        # precaution: a change starts when everyone can know it
         in_time = record.known_by >= self.next_round + rounds and not self.fenced
         if self.round >= self.end or not in_time:
             return [self._answer_offer(record, accepted=False)]

@@ -243,6 +243,7 @@ class Plan:
 
     def next_incarnation(self, node: str) -> int:
         """One more than any process of this name had."""
+        # precaution: every process of a name has an incarnation of its own
         return 1 + self._past.newest.get(node, -1)
 
     def last_cut(self, node: str) -> int:
@@ -268,6 +269,7 @@ class Plan:
         """
         begun = self.records[0]
         of_ours = theirs.records[0].digest == begun.digest or round == begun.start
+        # precaution: a checkpoint from before a resume of all does not count
         return of_ours and round <= self.gone(round).get(node, round)
 
     def gone(self, round: int) -> dict[str, int]:

@@ -66,6 +66,7 @@ class Roll:
 
     def evictable(self, plan: Plan) -> frozenset[str]:
         """Those, and leavers that are done: they may have gone before their last answers came through."""
+        # precaution: a leaver that has gone can still be evicted
         return frozenset(plan.latest.names) | _leavers(plan).keys()
 
     def running(self, plan: Plan) -> frozenset[str]:

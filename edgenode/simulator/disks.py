@@ -89,6 +89,7 @@ class Disks:
         began = round, int(local[_HISTORY][0])
         if self._resumed_from.setdefault(self._histories, began) != began:
             raise LocalProtocolError(f"round {round} was resumed from two histories")
+        # precaution: a resume removes the newer checkpoints
         self.rewind(host, round)
         return learner.unpacked(local)
 

@@ -437,6 +437,7 @@ class Network:
         match action:
             case Hello(_, reign, paused):
                 self._follows[name] = reign
+                # precaution: a node that connects learns whether the run is paused
                 self._halt(name, paused)
             case Halt(_, halted):
                 self._halt(name, halted)

@@ -41,6 +41,7 @@ class Throne:
         """The next one begins, with a higher term."""
         self._successors += 1
         saved = None if self._disk_lost else self._persisted
+        # precaution: a controller starts in a higher term
         reign = Reign(saved.term + 1 if saved else 0, f"c{self._successors}")
         self._persisted = saved = replace(saved, term=reign.term) if saved else None
         self.cluster = Cluster(self._charter, reign, saved, recover=self._disk_lost and self._founded)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from edgenode.simulator.mutants import MUTANTS, Mutant, catch
+from edgenode.simulator.mutants import MUTANTS, Mutant, catch, delete, precautions
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +23,18 @@ def caught(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[str]]]:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
 def test_the_simulator_notices_what_is_missing(mutant: Mutant, caught: dict[str, Future[str]]) -> None:
     assert caught[mutant.name].result()
+
+
+def test_every_precaution_in_the_source_has_a_mutant() -> None:
+    assert sorted(name for name, _, _ in precautions()) == sorted(name for m in MUTANTS for name, _ in m.edits)
+
+
+def test_a_mutant_of_an_unknown_precaution_fails_loudly() -> None:
+    with pytest.raises(ValueError, match="0 times '# precaution: nothing of the kind'"):
+        catch(Mutant((("nothing of the kind", delete),), ("faults",)))
+
+
+def test_a_mutant_that_is_no_program_is_not_caught() -> None:
+    name = "what was pushed to an evicted node is taken back"
+    with pytest.raises(ValueError, match="does not run"):
+        catch(Mutant(((name, lambda place: __import__("ast").parse("missing_name()").body[0]),), MUTANTS[0].play))
