@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edgenode.core.compress import Compressor, Floats, Layout, Random, TopK, as_float32, as_int8, keep_all
-from edgenode.core.graph import GraphSpec
-from edgenode.core.learner import SparsePush
-from edgenode.core.recipe import Recipe
-from edgenode.core.rules import D2, DIFFERENCE, SPARSE_PUSH
+from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Random, TopK, as_float32, as_int8, keep_all
+from edgenode.core.algorithm.learner import SparsePush
+from edgenode.core.algorithm.update_rules import D2, DIFFERENCE, SPARSE_PUSH
+from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import LocalProtocolError
 
 Step = Callable[[int, Floats], Floats]  # (node, z) -> displacement

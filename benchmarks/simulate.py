@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from edgenode.config import load
-from edgenode.simulator.lab import Lab
+from edgenode.simulate.runner import Lab
 
 ROUNDS = 6
 

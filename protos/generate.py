@@ -1,4 +1,4 @@
-"""Generate edgenode/v1 from the .proto files here; with --check, fail if the checked-in code is not fresh."""
+"""Generate edgenode/net/proto from the .proto files here; with --check, fail if the checked-in code is stale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 PROTOS = Path(__file__).resolve().parent
-PACKAGE = PROTOS.parent / "edgenode" / "v1"
+PACKAGE = PROTOS.parent / "edgenode" / "net" / "proto"
 
 
 def generate(out: Path) -> None:
@@ -23,8 +23,13 @@ def generate(out: Path) -> None:
 
 def tree(package: Path) -> dict[str, str]:
     """The generated files by name; services that a file has none of leave an empty stub, which is dropped."""
-    files = {p.name: p.read_text() for p in package.glob("*_pb2*")}
+    files = {p.name: _moved(p.read_text()) for p in package.glob("*_pb2*")}
     return {n: t for n, t in files.items() if not (n.endswith("_grpc.py") and "Stub" not in t)}
+
+
+def _moved(text: str) -> str:
+    """protoc imports by the path of the .proto file, which names the version; the code lies in its own package."""
+    return text.replace("from edgenode.v1 import", "from edgenode.net.proto import")
 
 
 def main() -> None:
@@ -33,7 +38,7 @@ def main() -> None:
         fresh = tree(Path(scratch) / "edgenode" / "v1")
     if "--check" in sys.argv:
         if fresh != tree(PACKAGE):
-            raise SystemExit("edgenode/v1 is stale: run make protos")
+            raise SystemExit("edgenode/net/proto is stale: run make protos")
         return
     PACKAGE.mkdir(exist_ok=True)
     for old in PACKAGE.glob("*_pb2*"):

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgenode import build
+from edgenode import factory
 from edgenode.config import load
-from edgenode.core.compress import Layout
-from edgenode.core.graph import GraphSpec
-from edgenode.core.learner import SparsePush
-from edgenode.core.plan import Member, Schedule, found
-from edgenode.core.recipe import Recipe
-from edgenode.core.sparse_push import State, debias
-from edgenode.store import Checkpoint, Store
+from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.compression import Layout
+from edgenode.core.algorithm.learner import SparsePush
+from edgenode.core.algorithm.sparse_push import State, debias
+from edgenode.core.protocol.plan import Member, found
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.storage.checkpoints import Checkpoint, Store
 
 Matrix = NDArray[np.float64]
 Step = Callable[[int, Matrix], Matrix]  # (round, z [n, d]) -> displacements [n, d]
@@ -44,7 +45,7 @@ def towards_optima(round: int, z: Matrix) -> Matrix:
 def recipe_of(**algorithm: object) -> Recipe:
     graph, rounds = str(algorithm.pop("graph", "two-way")), algorithm.pop("rounds", ROUNDS)
     keys = {f"algorithm.{key}": value for key, value in algorithm.items()}
-    return build.recipe(load(None, {"run.nodes": NODES, "run.rounds": rounds, "topology.graphs": graph, **keys}, {}))
+    return factory.recipe(load(None, {"run.nodes": NODES, "run.rounds": rounds, "topology.graphs": graph, **keys}, {}))
 
 
 def names(n: int = NODES) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.compress import (
+from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, Recipe, default_averaging_rate
+from edgenode.core.algorithm.compression import (
     Compressor,
     Layout,
     Random,
@@ -29,10 +30,9 @@ from edgenode.core.compress import (
     keep_all,
     keep_none,
 )
-from edgenode.core.graph import PRESETS, Digraph, GraphSpec
-from edgenode.core.learner import SparsePush
-from edgenode.core.recipe import UNCOMPRESSED, Recipe, default_averaging_rate
-from edgenode.core.sparse_push import Contribution, State, debias, descend, drop_error, emit, mix
+from edgenode.core.algorithm.learner import SparsePush
+from edgenode.core.algorithm.sparse_push import Contribution, State, debias, descend, drop_error, emit, mix
+from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec
 
 SEED = 11
 NOISE = np.random.default_rng(0)  # for compressors without randomness

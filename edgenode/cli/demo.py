@@ -20,15 +20,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from edgenode import results
 from edgenode.cli.options import find_controller, take_sigterm_as_ctrl_c
-from edgenode.cli.plot import plot_accuracy
-from edgenode.cli.table import status_table
+from edgenode.cli.plotting import plot_accuracy
+from edgenode.cli.status_table import status_table
 from edgenode.config import Config, load
 from edgenode.errors import EdgenodeError, TransportError
 from edgenode.net.operator import operating
-from edgenode.v1 import operator_pb2
-from edgenode.view import size
+from edgenode.net.proto import operator_pb2
+from edgenode.observability.status_view import size
+from edgenode.storage import result_file
 
 _START_S = 30.0
 _END_S = 20.0
@@ -258,9 +258,9 @@ def _gather(config: Config, out: Path, wall_s: float) -> dict[str, Any]:
     import numpy as np
 
     flat = [np.concatenate([tensor.ravel() for _, tensor in sorted(model.items())]) for model in models]
-    nodes = [results.read_node(folder / "result.json") for folder in folders]
-    result = results.summary(config, nodes, wall_s, flat)
-    results.write(out / "result.json", result)
+    nodes = [result_file.read_node(folder / "result.json") for folder in folders]
+    result = result_file.summary(config, nodes, wall_s, flat)
+    result_file.write(out / "result.json", result)
     return result
 
 

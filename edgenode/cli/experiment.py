@@ -17,8 +17,8 @@ from edgenode.errors import ConfigError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from edgenode.experiments.definitions import Outcome
     from edgenode.experiments.runner import Cell, Outcomes
-    from edgenode.experiments.table import Outcome
 
 
 @click.command()
@@ -63,10 +63,10 @@ def experiment(
       edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
       edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
     """
-    from edgenode.build import cores
     from edgenode.experiments import computed, report, runner
     from edgenode.experiments.catalogue import EXPERIMENTS
-    from edgenode.experiments.scale import choose
+    from edgenode.experiments.presets import choose
+    from edgenode.factory import cores
 
     titles = {e.name: e.title for e in EXPERIMENTS.values()} | {c.name: c.title for c in computed.COMPUTED.values()}
     if name is None:
@@ -110,13 +110,13 @@ def _measure(runs: Sequence[Cell], outcomes: Outcomes, jobs: int, write: Callabl
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-    from edgenode.experiments import workers
+    from edgenode.experiments import parallel
 
     todo = list({cell.digest: cell for cell in runs if outcomes.get(cell) is None}.values())
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(12), TaskProgressColumn(), TimeRemainingColumn(), "left")
     bar = Progress(*columns, console=console, speed_estimate_period=3600) if console.is_terminal else None
-    with bar or nullcontext(), closing(workers.play(todo, outcomes, jobs)) as news:
+    with bar or nullcontext(), closing(parallel.play(todo, outcomes, jobs)) as news:
         work = _Work(todo, bar)
         for cell, said in news:
             if isinstance(said, int):

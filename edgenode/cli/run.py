@@ -79,7 +79,7 @@ def run(
     set_up_logging(verbose, log_format)
     _check(listen, (*fixed, *((controller,) if ":" in controller else ()), *((metrics,) if metrics != "none" else ())))
     name = name or default_name()
-    from edgenode.member import Options, run_node
+    from edgenode.node.process import Options, run_node
 
     state_dir = state_dir or default_state_dir(config.run.cluster, name)
     take_sigterm_as_ctrl_c()
@@ -137,7 +137,7 @@ def controller(
     config = load_config(config_path, settings)
     set_up_logging(verbose, log_format)
     _check(listen, (http,) if http != "none" else ())
-    from edgenode.controller import run_controller
+    from edgenode.controller.process import run_controller
 
     state_dir = state_dir or default_state_dir(config.run.cluster, "controller")
     take_sigterm_as_ctrl_c()

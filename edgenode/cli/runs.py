@@ -16,7 +16,7 @@ from edgenode.cli.options import default_state_dir, json_option
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgenode.history import History
+    from edgenode.storage.run_history import History
 
 state_option = click.option(
     "--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
@@ -102,7 +102,7 @@ def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from edgenode.view import size
+    from edgenode.observability.status_view import size
 
     outcome = found["outcome"] or "not ended"
     click.echo(f"run {found['id']} of {found['cluster']}: {outcome}, began {_when(found['began'])}, {_took(found)}")
@@ -168,7 +168,7 @@ def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> No
     curve = [point for point in history.curve(found["id"]) if point["accuracy"] is not None]
     if not curve:
         raise ConfigError(f"run {found['id']} has measured no accuracy yet")
-    from edgenode.cli.plot import plot_accuracy
+    from edgenode.cli.plotting import plot_accuracy
 
     out = out or Path(f"run-{found['id']}.png")
     label = f"{found['algorithm'].upper()}, {found['compressor']}"
@@ -178,7 +178,7 @@ def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> No
 
 
 def _history(state_dir: Path | None, cluster: str) -> History:
-    from edgenode.history import History
+    from edgenode.storage.run_history import History
 
     return History(state_dir or default_state_dir(cluster, "controller"))
 

@@ -14,10 +14,10 @@ import click
 
 from edgenode.cli.options import load_config, set_option, take_sigterm_as_ctrl_c
 from edgenode.config import Config
-from edgenode.memory import keep_freed_memory
+from edgenode.node.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from edgenode.simulator.lab import Lab
+    from edgenode.simulate.runner import Lab
 
 
 @click.command()
@@ -65,8 +65,8 @@ def _forget(out: Path) -> None:
 
 
 def _play(config: Config, out: Path | None) -> dict[str, Any]:
-    from edgenode import results
-    from edgenode.simulator.lab import Lab
+    from edgenode.simulate.runner import Lab
+    from edgenode.storage import result_file
 
     lab: Lab | None = None
     try:
@@ -81,7 +81,7 @@ def _play(config: Config, out: Path | None) -> dict[str, Any]:
         where = "nothing is kept without --out DIR" if out is None else f"the same command goes on from {out}"
         click.echo(f"edgenode: {f'{lab.round} of {lab.rounds}' if lab else 'no'} rounds done; {where}", err=True)
         raise
-    if reason := results.no_gain(lab.before_average, result["mean_test_accuracy"]):
+    if reason := result_file.no_gain(lab.before_average, result["mean_test_accuracy"]):
         click.echo(f"edgenode: warning: {reason}", err=True)
     return result
 
@@ -130,13 +130,13 @@ def _write(path: Path, result: dict[str, Any]) -> None:
     if path == Path("-"):
         click.echo(json.dumps(result, indent=2))
     else:
-        from edgenode import results
+        from edgenode.storage import result_file
 
-        results.write(path, result)
+        result_file.write(path, result)
 
 
 def _print(result: dict[str, Any], out: Path | None) -> None:
-    from edgenode.view import size
+    from edgenode.observability.status_view import size
 
     nodes = result["nodes"]
     accuracies = [node["test_accuracy"] for node in nodes]

@@ -23,13 +23,13 @@ def status(controller: str, cluster: str, as_json: bool) -> None:
     """
     found = with_operator(controller, cluster, lambda operator: operator.status())
     if as_json:
-        from edgenode.view import cluster_view
+        from edgenode.observability.status_view import cluster_view
 
         click.echo(json.dumps(cluster_view(found)))
         return
     from rich.console import Console
 
-    from edgenode.cli.table import status_table
+    from edgenode.cli.status_table import status_table
 
     Console().print(status_table(found))
 
@@ -46,7 +46,7 @@ def nodes(controller: str, cluster: str, as_json: bool) -> None:
       edgenode nodes --json | jq -r '.[] | select(.connected | not) | .node'
     """
     found = with_operator(controller, cluster, lambda operator: operator.status())
-    from edgenode.view import cluster_view
+    from edgenode.observability.status_view import cluster_view
 
     rows = cluster_view(found)["nodes"]
     if as_json:
@@ -54,6 +54,6 @@ def nodes(controller: str, cluster: str, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from edgenode.cli.table import nodes_table
+    from edgenode.cli.status_table import nodes_table
 
     Console().print(nodes_table(found) if rows else f"no nodes yet: waiting for {found.missing}")

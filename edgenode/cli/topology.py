@@ -14,10 +14,10 @@ from edgenode.config import parse_every
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgenode.core.graph import GraphSpec
-    from edgenode.core.plan import Plan
+    from edgenode.core.protocol.plan import Plan
+    from edgenode.core.topology.graph import GraphSpec
     from edgenode.net.operator import Operator
-    from edgenode.v1 import operator_pb2
+    from edgenode.net.proto import operator_pb2
 
 
 @click.group()
@@ -43,7 +43,7 @@ def list_presets() -> None:
     Example:
       edgenode topology list
     """
-    from edgenode.core.graph import PRESETS
+    from edgenode.core.topology.graph import PRESETS
 
     for name, meaning in PRESETS.items():
         click.echo(f"{name:21} {meaning}")
@@ -62,13 +62,13 @@ def show(controller: str, cluster: str, as_json: bool) -> None:
     """
     status = with_operator(controller, cluster, lambda operator: operator.status())
     plan, round = _plan(status)
-    from edgenode.view import graph_view, next_switch
+    from edgenode.observability.status_view import graph_view, next_switch
 
     graph, coming = graph_view(plan, round), next_switch(plan, round)
     if as_json:
         click.echo(json.dumps({"round": round, "graph": graph["name"], "edges": graph["edges"], "next": coming}))
         return
-    from edgenode.cli.drawing import draw
+    from edgenode.cli.graph_ascii import draw
 
     click.echo(f"round {round}: graph {graph['name']}")
     click.echo(draw(plan.graph(round)))
@@ -85,7 +85,7 @@ def set_graph(name: str, controller: str, cluster: str) -> None:
     Example:
       edgenode topology set b
     """
-    from edgenode.build import graph_spec
+    from edgenode.factory import graph_spec
 
     _change([graph_spec(name)], "1r", controller, cluster)
 
@@ -109,7 +109,7 @@ def rotate(names: str, every: str, controller: str, cluster: str) -> None:
       edgenode topology rotate a,b,c --every 6ep
       edgenode topology rotate a,b --every 10r
     """
-    from edgenode.build import graph_spec
+    from edgenode.factory import graph_spec
 
     _change([graph_spec(n.strip()) for n in names.split(",") if n.strip()], every, controller, cluster)
 
@@ -124,7 +124,7 @@ def apply(file: Path, controller: str, cluster: str) -> None:
     Example:
       edgenode topology apply my-graph.txt
     """
-    from edgenode.core.graph import parse_edges
+    from edgenode.core.topology.graph import parse_edges
 
     _change([parse_edges(file.stem, file.read_text(encoding="utf-8", errors="replace"))], "1r", controller, cluster)
 
@@ -150,7 +150,7 @@ def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: s
 def _plan(status: operator_pb2.ClusterStatus) -> tuple[Plan, int]:
     """The plan, and the round the cluster is in."""
     from edgenode.net.wire import plan_from_wire
-    from edgenode.view import current_round
+    from edgenode.observability.status_view import current_round
 
     plan = plan_from_wire(status.records)
     if plan is None:

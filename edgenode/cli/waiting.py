@@ -13,7 +13,7 @@ from rich.text import Text
 
 from edgenode.errors import TransportError
 from edgenode.net.operator import Operator
-from edgenode.v1 import operator_pb2
+from edgenode.net.proto import operator_pb2
 
 T = TypeVar("T")
 

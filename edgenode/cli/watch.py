@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from edgenode.net.operator import Operator
-    from edgenode.v1 import operator_pb2
+    from edgenode.net.proto import operator_pb2
 
 _POINTS = 60  # of a curve, each half a second or more apart
 _EVERY_S = 0.5
@@ -79,10 +79,10 @@ class Screen:
         from rich.console import Group
         from rich.text import Text
 
-        from edgenode.cli.drawing import draw
-        from edgenode.cli.table import title, watch_table
+        from edgenode.cli.graph_ascii import draw
+        from edgenode.cli.status_table import title, watch_table
         from edgenode.net.wire import plan_from_wire
-        from edgenode.view import current_round
+        from edgenode.observability.status_view import current_round
 
         self._sample(status)
         plan = plan_from_wire(status.records)
@@ -104,7 +104,7 @@ class Screen:
     def _curves(self, status: operator_pb2.ClusterStatus) -> str:
         if not self._accuracy:
             return "no accuracy measured yet"
-        from edgenode.view import size
+        from edgenode.observability.status_view import size
 
         sent = sum(n.progress.payload_bytes for n in status.nodes)
         dense = sum(n.progress.dense_bytes for n in status.nodes)

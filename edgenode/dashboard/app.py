@@ -15,13 +15,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from edgenode.config import parse_every
-from edgenode.core.graph import PRESETS, GraphSpec
+from edgenode.core.topology.graph import PRESETS, GraphSpec
 from edgenode.dashboard.feed import Feed
 from edgenode.dashboard.guard import Guard
 from edgenode.dashboard.plain import filled
 from edgenode.errors import ConfigError, EdgenodeError
-from edgenode.metrics import CONTENT_TYPE, cluster_metrics
 from edgenode.net.operator import Wishes
+from edgenode.observability.metrics import CONTENT_TYPE, cluster_metrics
 
 _STATIC = Path(__file__).parent / "static"
 _MOST_WAITING = 16
@@ -34,7 +34,7 @@ def dashboard(
     """The app.
 
     Args:
-        look: the cluster as plain values, as `edgenode.view` makes them.
+        look: the cluster as plain values, as `edgenode.observability.status_view` makes them.
         curve: the means over the nodes so far, oldest first.
         listen: host:port where it is served.
     """

@@ -8,7 +8,7 @@ from html import escape
 from string import Template
 from typing import Any
 
-from edgenode.view import size
+from edgenode.observability.status_view import size
 
 _COLUMNS = ("node", "state", "round", "accuracy", "loss", "u", "sent", "received", "holds up", "last seen")
 

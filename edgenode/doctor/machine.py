@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from edgenode import build
+from edgenode import factory
 from edgenode.config import Config
 from edgenode.doctor import Finding, ok, problem, warning
 from edgenode.errors import ConfigError, EdgenodeError
-from edgenode.sensors import find_meter, peak_memory_bytes
+from edgenode.node.resources import find_meter, peak_memory_bytes
 
 _OLDEST = (3, 11)
 _VECTORS = 6  # float32 beside the trainer's own: x, error, z, and a checkpoint's copies of three while it is written
@@ -70,7 +70,7 @@ def torch(config: Config) -> Iterator[Finding]:
         reason = (str(exc).splitlines() or [""])[0]
         yield problem("torch", f"does not load: {reason}", "install a torch and a torchvision that fit each other")
         return
-    device, threads, cores = build.device(config), build.threads(config), build.threads(_all_cores(config))
+    device, threads, cores = factory.device(config), factory.threads(config), factory.threads(_all_cores(config))
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     if device == "cuda" and not torch.cuda.is_available():
         remedy = "install the driver and a torch built for it, or set run.device = cpu"
@@ -92,11 +92,11 @@ def _all_cores(config: Config) -> Config:
 def model(config: Config, state_dir: Path) -> Iterator[Finding]:
     """Train the first shard's model for a few steps; then compare what that took with what there is."""
     try:
-        build.recipe(config)
-        build.schedule(config)
-        build.prepare_task(config)
+        factory.recipe(config)
+        factory.schedule(config)
+        factory.prepare_task(config)
         founders = [f"node-{i}" for i in range(config.run.nodes)]
-        trainer = build.trainer(config, founders[0], founders)
+        trainer = factory.trainer(config, founders[0], founders)
         z = trainer.initial()
         trainer.train(0, z)
         began = time.perf_counter()

@@ -16,8 +16,8 @@ from edgenode.doctor import Finding, Level, ok, problem, warning
 from edgenode.errors import EdgenodeError, TransportError
 from edgenode.net.discovery import LOOPBACK, SERVICE_TYPES, Discovery, Service, interfaces_for
 from edgenode.net.operator import operating
+from edgenode.net.proto import operator_pb2
 from edgenode.net.rpc import serves, split_address
-from edgenode.v1 import operator_pb2
 
 _GROUP, _PORT = "224.0.0.251", 5353
 _IP_MULTICAST_ALL = 49  # Linux: 0 lets a socket hear only what arrives at its own interface

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import product
 
-from edgenode.experiments.scale import (
+from edgenode.experiments.definitions import Experiment, Figure, Row
+from edgenode.experiments.presets import (
     NODES,
     PAPER_EPOCHS,
     RESNET20,
@@ -20,7 +21,6 @@ from edgenode.experiments.scale import (
     Scale,
     Settings,
 )
-from edgenode.experiments.table import Experiment, Figure, Row
 
 _SKEWED = 0.8
 _TOP_K = ("100", "10", "1", "0.1", "0")  # percent

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgenode.experiments import footprint, sizes
 from edgenode.experiments.report import table
-from edgenode.store import write_atomically
+from edgenode.storage.checkpoints import write_atomically
 
 
 @dataclass(frozen=True)

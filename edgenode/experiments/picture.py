@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from edgenode.experiments.table import MEASURES, Experiment
+from edgenode.experiments.definitions import MEASURES, Experiment
 
 if TYPE_CHECKING:
     from edgenode.experiments.report import Measured

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
+from edgenode.experiments.definitions import MEASURES, Experiment, Measure, Outcome, Row
+from edgenode.experiments.presets import Scale
 from edgenode.experiments.runner import Cell, Outcomes
-from edgenode.experiments.scale import Scale
-from edgenode.experiments.table import MEASURES, Experiment, Measure, Outcome, Row
-from edgenode.store import write_atomically
+from edgenode.storage.checkpoints import write_atomically
 
 
 @dataclass(frozen=True)

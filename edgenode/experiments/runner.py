@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from edgenode import config as run_toml
 from edgenode.config import Config
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
-from edgenode.experiments.scale import Settings
-from edgenode.experiments.table import Outcome, Row
-from edgenode.store import write_atomically
+from edgenode.experiments.definitions import Outcome, Row
+from edgenode.experiments.presets import Settings
+from edgenode.storage.checkpoints import write_atomically
 
 if TYPE_CHECKING:
-    from edgenode.simulator.lab import Lab
+    from edgenode.simulate.runner import Lab
 
 _OURS = frozenset({"run.seed", "run.device"})
 _CHECKPOINTS = 20  # per run: each costs a flush to the disk for every node
@@ -125,7 +125,7 @@ class Outcomes:
 
 
 def _play(config: Config, folder: Path, watch: Callable[[Lab], Callable[[], None]]) -> dict[str, Any]:
-    from edgenode.simulator.lab import Lab
+    from edgenode.simulate.runner import Lab
 
     lab = Lab(config, folder)
     if config.algorithm.name == "scsp" and lab.round >= config.run.rounds:

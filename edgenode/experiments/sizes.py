@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgenode.core import codec
-from edgenode.core.compress import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
-from edgenode.experiments.scale import PAPER_EPOCHS, RESNET20, RESNET110, VGG11
+from edgenode.core.algorithm import codec
+from edgenode.core.algorithm.compression import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
+from edgenode.experiments.presets import PAPER_EPOCHS, RESNET20, RESNET110, VGG11
 
 PAPER_ROUNDS = PAPER_EPOCHS * 391
 _PAPER_GOSSIP, _OUR_GOSSIP = 40, 2

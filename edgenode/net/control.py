@@ -17,7 +17,7 @@ import grpc.aio
 import stamina
 import structlog
 
-from edgenode.core.control import (
+from edgenode.core.protocol.control import (
     Decree,
     Fence,
     FenceAnswered,
@@ -33,9 +33,10 @@ from edgenode.core.control import (
     Sponsor,
     Welcome,
 )
-from edgenode.core.messages import AnswerFence, AnswerOffer, Decreed, Fenced, Halted, RecordOffered
+from edgenode.core.protocol.messages import AnswerFence, AnswerOffer, Decreed, Fenced, Halted, RecordOffered
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.peers import probe
+from edgenode.net.proto import common_pb2, control_pb2, control_pb2_grpc
 from edgenode.net.rpc import broken, channel, reject, side_by_side
 from edgenode.net.wire import (
     Identity,
@@ -45,7 +46,6 @@ from edgenode.net.wire import (
     reign_from_wire,
     reign_to_wire,
 )
-from edgenode.v1 import common_pb2, control_pb2, control_pb2_grpc
 
 log = structlog.get_logger()
 

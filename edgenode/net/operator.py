@@ -10,11 +10,11 @@ from typing import Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from edgenode.core.graph import GraphSpec
+from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, TransportError
+from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.rpc import channel, reject, translated
 from edgenode.net.wire import graph_from_wire, graph_to_wire
-from edgenode.v1 import operator_pb2, operator_pb2_grpc
 
 SERVICE = "edgenode.v1.OperatorService"
 _WATCH_EVERY_S = 0.25

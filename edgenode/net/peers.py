@@ -19,9 +19,10 @@ import grpc.aio
 import stamina
 import structlog
 
-from edgenode.core.messages import Acknowledge, Acknowledged, Message
-from edgenode.core.plan import Plan
+from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message
+from edgenode.core.protocol.plan import Plan
 from edgenode.errors import ConfigError, DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
+from edgenode.net.proto import common_pb2, peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import broken, channel, reject, side_by_side, translated
 from edgenode.net.wire import (
     CHUNK_BYTES,
@@ -33,7 +34,6 @@ from edgenode.net.wire import (
     push_frames,
     records_to_wire,
 )
-from edgenode.v1 import common_pb2, peer_pb2, peer_pb2_grpc
 
 log = structlog.get_logger()
 

@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from edgenode.core.control import Reign
-from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Acknowledge, Acknowledged, Message, Verdict
-from edgenode.core.plan import Plan, Record
+from edgenode.core.protocol.control import Reign
+from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message, Verdict
+from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import DigestMismatch, RemoteProtocolError
-from edgenode.v1 import common_pb2, control_pb2, operator_pb2, peer_pb2
+from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2
 
 PROTOCOL = 2
 CHUNK_BYTES = 256 * 1024

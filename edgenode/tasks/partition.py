@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgenode.errors import ConfigError
-from edgenode.tasks.randomness import Stream, shuffler
+from edgenode.tasks.seeding import Stream, shuffler
 
 _Indices: TypeAlias = NDArray[np.int64]
 

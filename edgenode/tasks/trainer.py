@@ -26,9 +26,9 @@ from torch.optim.swa_utils import update_bn
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
 from edgenode.tasks import augment, datasets, models
 from edgenode.tasks.datasets import Dataset
-from edgenode.tasks.flat import FlatModel, Vector
+from edgenode.tasks.flat_params import FlatModel, Vector
 from edgenode.tasks.partition import dirichlet, partition
-from edgenode.tasks.randomness import Stream, seeded, shuffler, torch_seed
+from edgenode.tasks.seeding import Stream, seeded, shuffler, torch_seed
 
 STATISTICS_BATCHES = 50
 EVALUATION_BATCH = 128  # what a layer makes of it fits a cache: a third less time than with 512

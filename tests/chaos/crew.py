@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgenode import build
+from edgenode import factory
 from edgenode.config import Config
 from tests.e2e.fleet import Fleet, Process, until
 
@@ -139,7 +139,7 @@ class Crew:
             process.ended(0, timeout_s)
         self.changes()
         results = [self.result(node) for node in nodes]
-        rounds = build.charter(self.config).rounds
+        rounds = factory.charter(self.config).rounds
         assert [result["nodes"][0]["rounds"] for result in results] == [rounds] * len(nodes)
         return results
 

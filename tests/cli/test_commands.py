@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from edgenode.cli import group
 from edgenode.cli.options import default_name, load_config
-from edgenode.core.graph import PRESETS
+from edgenode.core.topology.graph import PRESETS
 from edgenode.errors import ConfigError, RemoteProtocolError
 
 
@@ -195,7 +195,7 @@ def test_whoever_stops_waiting_is_told_that_the_wish_still_counts(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgenode.cli.orders.with_operator", interrupted)
+    monkeypatch.setattr("edgenode.cli.steering.with_operator", interrupted)
     result = run(*words)
     assert (result.exit_code, result.stderr) == (
         130,

@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 
 from edgenode.cli import group
 from edgenode.cli.experiment import experiment
-from edgenode.experiments import catalogue, workers
+from edgenode.experiments import catalogue, parallel
 from edgenode.experiments.catalogue import EXPERIMENTS, top_k
-from edgenode.experiments.table import Experiment, Figure, Row
+from edgenode.experiments.definitions import Experiment, Figure, Row
 
 _KEYS = {"run.rounds": 3, "run.evaluate_every": 3, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
 
@@ -69,7 +69,7 @@ def test_it_writes_table_csv_picture_and_configs_and_prints_the_table(tmp_path: 
 
 def test_stopped_it_goes_on_to_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("tiny", "--jobs", "2", "--out", str(tmp_path / "whole"))
-    out, play = tmp_path / "stopped", workers.play
+    out, play = tmp_path / "stopped", parallel.play
 
     def stopped(*arguments: Any) -> Iterator[Any]:
         ended = 0
@@ -81,7 +81,7 @@ def test_stopped_it_goes_on_to_the_same_tables(tmp_path: Path, monkeypatch: pyte
                 yield cell, said
 
     with monkeypatch.context() as patch:
-        patch.setattr(workers, "play", stopped)
+        patch.setattr(parallel, "play", stopped)
         result = run("tiny", "--jobs", "1", "--out", str(out))
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-2] == f"edgenode: what is done is kept; the same command goes on from {out}"

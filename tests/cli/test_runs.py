@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgenode.cli import group
-from edgenode.history import History, Recorder
-from tests.test_history import ABOUT, a_view, record
+from edgenode.storage.run_history import History, Recorder
+from tests.storage.test_run_history import ABOUT, a_view, record
 
 
 def run(folder: Path, *words: str) -> Result:

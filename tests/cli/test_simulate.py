@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from edgenode.cli import group
 from edgenode.cli.simulate import simulate
-from edgenode.simulator.lab import Lab
+from edgenode.simulate.runner import Lab
 
 QUICK = ("--set", "run.rounds=2", "--set", "algorithm.name=sp", "--set", "task.batch_size=200")
 

@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from edgenode.core.graph import GraphSpec
+from edgenode.core.topology.graph import GraphSpec
 from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
 from edgenode.errors import ConfigError
-from edgenode.v1 import operator_pb2
-from edgenode.view import cluster_view
-from tests.cli.test_table import a_node, a_plan, a_status
+from edgenode.net.proto import operator_pb2
+from edgenode.observability.status_view import cluster_view
+from tests.cli.test_status_table import a_node, a_plan, a_status
 
 STATIC = {path.name: path.read_text() for path in Path("edgenode/dashboard/static").iterdir()}
 

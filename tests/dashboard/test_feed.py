@@ -13,8 +13,8 @@ import pytest
 from edgenode.dashboard import feed as module
 from edgenode.dashboard.feed import Feed
 from edgenode.errors import ConfigError
+from edgenode.net.http import serving_http
 from edgenode.net.rpc import split_address
-from edgenode.net.web import serving_http
 
 
 class Cluster:

@@ -10,7 +10,7 @@ import pytest
 
 from edgenode.config import Config, load
 from edgenode.doctor import Finding, Level, machine
-from edgenode.sensors import peak_memory_bytes
+from edgenode.node.resources import peak_memory_bytes
 
 
 def a_config(**settings: object) -> Config:

@@ -13,9 +13,9 @@ from edgenode.doctor import Finding, Level, network
 from edgenode.net import operator
 from edgenode.net.discovery import LOOPBACK, Discovery, Service
 from edgenode.net.operator import OperatorServer
+from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.rpc import serving
 from edgenode.net.wire import PROTOCOL
-from edgenode.v1 import control_pb2, operator_pb2
 
 ANY = "127.0.0.1:0"
 

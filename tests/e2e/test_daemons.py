@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from edgenode.store import Store
+from edgenode.storage.checkpoints import Store
 from tests.e2e.fleet import Fleet, Process, free_ports
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from edgenode.experiments.catalogue import top_k
-from edgenode.experiments.scale import Scale
-from edgenode.experiments.table import Experiment, Figure, Row
+from edgenode.experiments.definitions import Experiment, Figure, Row
+from edgenode.experiments.presets import Scale
 
 _KEYS = {"run.rounds": 4, "run.evaluate_every": 4, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
 

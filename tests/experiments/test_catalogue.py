@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edgenode import build
+from edgenode import factory
 from edgenode.experiments import runner
 from edgenode.experiments.catalogue import EXPERIMENTS
-from edgenode.experiments.scale import RESNET20, RESNET110, Scale, choose
-from edgenode.experiments.table import MEASURES
+from edgenode.experiments.definitions import MEASURES
+from edgenode.experiments.presets import RESNET20, RESNET110, Scale, choose
 
 
 @pytest.fixture(params=["smoke", "small", "paper"])
@@ -26,8 +26,8 @@ def test_every_run_is_valid_and_has_a_name_of_its_own(name: str, scale: Scale) -
     assert len({run.name for run in runs}) == len({run.digest for run in runs}) == len(runs)
     for run in runs:
         assert run.config.warnings() == []
-        build.schedule(run.config).check(tuple(f"node-{i}" for i in range(run.config.run.nodes)))
-        assert build.recipe(run.config).rounds >= run.config.run.rounds > 0
+        factory.schedule(run.config).check(tuple(f"node-{i}" for i in range(run.config.run.nodes)))
+        assert factory.recipe(run.config).rounds >= run.config.run.rounds > 0
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode.core.compress import Layout
+from edgenode.core.algorithm.compression import Layout
 from edgenode.experiments import computed, footprint, sizes
 from edgenode.tasks import models
 

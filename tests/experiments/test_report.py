@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from edgenode.experiments import report
+from edgenode.experiments.definitions import Experiment
+from edgenode.experiments.presets import choose
 from edgenode.experiments.report import Measured
-from edgenode.experiments.scale import choose
-from edgenode.experiments.table import Experiment
 
 
 def outcome(sp: float, scsp: float, message: int = 1000) -> dict[str, Any]:

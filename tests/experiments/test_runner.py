@@ -11,10 +11,10 @@ import pytest
 from edgenode import config
 from edgenode.errors import CheckpointError, ConfigError
 from edgenode.experiments import runner
+from edgenode.experiments.definitions import Experiment, Outcome, Row
+from edgenode.experiments.presets import choose
 from edgenode.experiments.runner import Cell, Outcomes
-from edgenode.experiments.scale import choose
-from edgenode.experiments.table import Experiment, Outcome, Row
-from edgenode.simulator.lab import Lab
+from edgenode.simulate.runner import Lab
 
 
 class Stopped(Exception):

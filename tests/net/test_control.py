@@ -12,17 +12,29 @@ from dataclasses import dataclass, field, replace
 import grpc.aio
 import pytest
 
-from edgenode.core.control import Halt, Hello, Joined, Lost, Offer, OfferAnswered, Progressed, Refuse, Reign, Welcome
-from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import AnswerFence, AnswerOffer, Halted, RecordOffered
-from edgenode.core.plan import Member, Schedule, found
+from edgenode.core.protocol.control import (
+    Halt,
+    Hello,
+    Joined,
+    Lost,
+    Offer,
+    OfferAnswered,
+    Progressed,
+    Refuse,
+    Reign,
+    Welcome,
+)
+from edgenode.core.protocol.messages import AnswerFence, AnswerOffer, Halted, RecordOffered
+from edgenode.core.protocol.plan import Member, found
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError, TransportError, first_cause
 from edgenode.net import control, peers
 from edgenode.net.control import ControlLink, ControlServer, fence_answer_to_wire
 from edgenode.net.peers import PeerServer
+from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import channel, serving
 from edgenode.net.wire import Identity
-from edgenode.v1 import control_pb2, control_pb2_grpc
 
 PLAN = found("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=1))
 CHANGE = PLAN.successor(9)

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from edgenode.core.graph import GraphSpec
+from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError, EdgenodeError, GraphError, RemoteProtocolError, TransportError
 from edgenode.net import operator
 from edgenode.net.operator import Operator, OperatorServer, operating
+from edgenode.net.proto import operator_pb2
 from edgenode.net.rpc import serving
-from edgenode.v1 import operator_pb2
 
 
 class Cluster:

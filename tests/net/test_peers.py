@@ -12,15 +12,16 @@ from dataclasses import dataclass, field, replace
 import grpc.aio
 import pytest
 
-from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Acknowledge, Acknowledged, Message, Verdict
-from edgenode.core.plan import Member, Schedule, found
+from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message, Verdict
+from edgenode.core.protocol.plan import Member, found
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net import peers
 from edgenode.net.peers import PeerLink, Peers, PeerServer, Whereabouts, meet, probe
+from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import channel, serving
 from edgenode.net.wire import CHUNK_BYTES, Identity, push_frames
-from edgenode.v1 import peer_pb2, peer_pb2_grpc
 
 N0, N1 = Identity("home", "n0", "run"), Identity("home", "n1", "run")
 SOON_S = 5.0

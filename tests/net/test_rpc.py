@@ -18,9 +18,9 @@ from edgenode.net import control, operator, peers
 from edgenode.net.control import ControlServer
 from edgenode.net.operator import OperatorServer
 from edgenode.net.peers import PeerServer
+from edgenode.net.proto import operator_pb2
 from edgenode.net.rpc import address_towards, broken, channel, join_address, reject, serves, serving, split_address
 from edgenode.net.wire import Identity
-from edgenode.v1 import operator_pb2
 
 ANY = "127.0.0.1:0"
 IDENTITY = Identity("home", "n0", "run")

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.graph import GraphSpec
-from edgenode.core.messages import Acknowledge, Acknowledged, Message, Verdict
-from edgenode.core.plan import Member, Plan, Schedule, found
+from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message, Verdict
+from edgenode.core.protocol.plan import Member, Plan, found
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import DigestMismatch, GraphError, RemoteProtocolError
 from edgenode.net import wire
+from edgenode.net.proto import operator_pb2, peer_pb2
 from edgenode.net.wire import CHUNK_BYTES, Assembler, Identity
-from edgenode.v1 import operator_pb2, peer_pb2
 
 GRPC_LIMIT_BYTES = 4 * 1024 * 1024
 SENDER = Identity("home", "n0", "run", incarnation=3)

@@ -1,0 +1,270 @@
+"""The shell of the Cluster: one mailbox, one owner task. It is not in the data path; a run goes on without it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, assert_never
+
+import structlog
+
+from edgenode import factory
+from edgenode.config import Config
+from edgenode.controller.failure_detector import Lookout
+from edgenode.controller.operator_service import Desk
+from edgenode.controller.registry import ENDED_WELL, Register
+from edgenode.core.protocol.cluster import Cluster
+from edgenode.core.protocol.control import (
+    Abdicate,
+    ClusterAction,
+    ClusterEvent,
+    Decree,
+    Fence,
+    Halt,
+    Hello,
+    Joined,
+    Lost,
+    Offer,
+    Persist,
+    Refuse,
+    Reign,
+    Reply,
+    Sponsor,
+    Welcome,
+)
+from edgenode.dashboard.app import dashboard
+from edgenode.dashboard.feed import Feed
+from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, first_cause
+from edgenode.net import control, operator
+from edgenode.net.control import ControlServer
+from edgenode.net.discovery import Discovery, Service, interfaces_for
+from edgenode.net.http import serving_http
+from edgenode.net.operator import OperatorServer, operating
+from edgenode.net.rpc import join_address, serving, split_address
+from edgenode.net.wire import PROTOCOL, Identity
+from edgenode.observability.run_recorder import Chronicle
+from edgenode.observability.status_view import cluster_view
+from edgenode.observability.systemd import Notifier
+from edgenode.observability.tensorboard import Events
+from edgenode.storage.controller_state import Ledger
+
+log = structlog.get_logger()
+
+_PROBE_S = 2.0
+_LINGER_S = 0.5  # for those who watch to take the last status
+
+
+class Controller:
+    """Founds one run, changes its plan, watches it to its end.
+
+    Args:
+        recover: take the place of a controller that is lost for good.
+        http: host:port of the page, or "none".
+        tensorboard: a folder for its events.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        listen: str,
+        state_dir: Path,
+        recover: bool = False,
+        http: str = "none",
+        tensorboard: Path | None = None,
+    ) -> None:
+        self.config, self.listen, self._http = config, listen, http
+        self.ledger = Ledger(state_dir, config.digest())
+        saved = self._saved(recover)
+        reign = Reign(saved.term + 1 if saved else 0, secrets.token_hex(4), listen)
+        self.cluster = Cluster(factory.charter(config), reign, saved, recover)
+        if saved:
+            log.info("the run goes on", term=saved.term + 1, nodes=list(saved.plan.latest.names))
+            self.ledger.save(replace(saved, term=saved.term + 1))
+        self.nodes = Register()
+        self.nodes.expect(self.cluster.plan)
+        self._mailbox: asyncio.Queue[ClusterEvent] = asyncio.Queue()
+        post = self._mailbox.put_nowait
+        identity = Identity(config.run.cluster, "controller", config.digest())
+        self._lookout = Lookout(config, identity, self.cluster, self.nodes, post)
+        self.desk = Desk(self.cluster, self.nodes, self._lookout, post)
+        self._feed = Feed(self._look)
+        events = Events(tensorboard) if tensorboard else None
+        goes_on, rounds = recover or saved is not None, self.cluster.charter.rounds
+        self._chronicle = Chronicle(config, rounds, state_dir, goes_on, self._look, events)
+        self._control = ControlServer(identity, post, self.nodes.reported, self._wants_to_leave, self._planned)
+
+    def _saved(self, recover: bool) -> Persist | None:
+        try:
+            return self.ledger.load()
+        except OtherRun:
+            raise
+        except CheckpointError as exc:
+            if not recover:
+                raise ConfigError(f"{exc}; to take the plan from the nodes that run, start with --recover") from exc
+            log.warning("taking the plan from the nodes that run", reason=str(exc))
+            self.ledger.close()
+            return None
+
+    def _planned(self, node: str) -> str:
+        members = self.cluster.plan.latest.members if self.cluster.plan else ()
+        return next((m.address for m in members if m.node == node), "")
+
+    async def run(self) -> bool:
+        """Serve until every member has ended; True if all were done, or stopped because they were told to.
+
+        Raises:
+            ConfigError: the address cannot be bound, or another controller has this cluster's name.
+        """
+        operators = OperatorServer(self.desk)
+        services = [(control.SERVICE, self._control.add_to), (operator.SERVICE, operators.add_to)]
+        async with AsyncExitStack() as stack:
+            port = await stack.enter_async_context(serving(self.listen, services))
+            host = split_address(self.listen)[0]
+            address = join_address(interfaces_for(host)[0], port)
+            self.cluster.reign = replace(self.cluster.reign, address=address)
+            found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
+            service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
+            await found.announce(service, self._is_alive)
+            if self._http != "none":
+                page = dashboard(self.desk, self._look, self._chronicle.curve, self._feed, self._http)
+                self.desk.page = await stack.enter_async_context(serving_http(page, self._http, "--http"))
+            log.info(
+                "controller ready",
+                cluster=self.config.run.cluster,
+                listen=join_address(host, port),
+                term=self.cluster.term,
+                nodes=self.config.run.nodes,
+                **({"page": self.desk.page} if self.desk.page else {}),
+            )
+            async with asyncio.TaskGroup() as group:
+                owner = group.create_task(self._own(), name="owner")
+                helpers = [
+                    group.create_task(self._lookout.watch(), name="lookout"),
+                    group.create_task(self._feed.run(), name="feed"),
+                    group.create_task(self._chronicle.keep(), name="history"),
+                ]
+                beat = group.create_task(Notifier().beat(self.desk.in_a_line), name="systemd")
+                await self._until_over()
+                for helper in helpers:
+                    helper.cancel()
+                for action in self.cluster.close():
+                    self._perform(action)
+                operators.end()
+                await self._feed.end()
+                await asyncio.sleep(_LINGER_S)
+                owner.cancel()
+                beat.cancel()
+        self.ledger.close()
+        ended_well = all(a.progress.state in ENDED_WELL for a in self.nodes.members(self.cluster.plan))
+        self._chronicle.end(ended_well)
+        return ended_well
+
+    def _look(self) -> dict[str, Any]:
+        return cluster_view(self.desk.status())
+
+    async def _is_alive(self, other: Service) -> bool:
+        """Whether another controller of this cluster answers where one was announced."""
+        for target in other.targets:
+            with suppress(EdgenodeError):
+                async with operating(target, _PROBE_S) as calls:
+                    status = await calls.status()
+                    return status.cluster == self.config.run.cluster and status.reign.nonce != self.cluster.reign.nonce
+        return False
+
+    async def _own(self) -> None:
+        """The owner task: nobody else touches the cluster."""
+        while True:
+            event = await self._mailbox.get()
+            self._note(event)
+            for action in self.cluster.handle(event):
+                self._perform(action)
+            self.nodes.expect(self.cluster.plan)
+            waits = self.cluster.waits_for()
+            if waits and isinstance(event, (Joined, Lost)):
+                log.info("nobody is in the run any more: waiting for its members", missing=sorted(waits))
+            if (waits or self.cluster.plan is None) and isinstance(event, (Joined, Lost)):
+                self._control.standby(sorted(self.cluster.present), len(waits) or self.cluster.missing())
+
+    def _note(self, event: ClusterEvent) -> None:
+        match event:
+            case Joined(node, address):
+                self.nodes.joined(node, address, event.process)
+                log.info("node joined", node=node, address=address, missing=max(0, self.cluster.missing() - 1))
+            case Lost(node):
+                self.nodes.lost(node, self.cluster.plan)
+
+    def _perform(self, action: ClusterAction) -> None:
+        match action:
+            case Welcome(node):
+                log.info("welcome", node=node, round=action.round)
+                self._control.perform(action)
+            case Abdicate(reason):
+                raise ConfigError(f"{reason}; if that one is gone for good, start this one with --recover")
+            case Hello() | Halt():
+                self._control.perform(action)
+            case Refuse(node, reason):
+                log.warning("refused a node", node=node, reason=reason)
+                if node not in self.cluster.present:
+                    self.nodes.forget([node])
+                self._control.perform(action)
+            case Offer(node, record):
+                log.info("offering a change of plan", to=node, record=record.number, at_round=record.start)
+                self._control.perform(action)
+            case Fence(node, _, ballot, evicted):
+                log.warning("fencing", node=node, without=sorted(evicted), ballot=ballot)
+                self._control.perform(action)
+            case Decree(node) | Sponsor(node):
+                log.info(type(action).__name__.lower(), node=node)
+                self._control.perform(action)
+            case Persist():
+                self.ledger.save(action)
+                dead = {node for node, _ in action.plan.latest.cut}
+                self.nodes.forget(dead - set(self.cluster.present))
+            case Reply(ticket, start, error) if ticket < 0:
+                if start is None and error:
+                    log.warning("a silent node stays", reason=error)
+            case Reply():
+                self.desk.reply(action)
+            case _:
+                assert_never(action)
+
+    def _wants_to_leave(self, node: str) -> None:
+        self.desk.leave(node, self._control.stay)
+
+    async def _until_over(self) -> None:
+        since = None
+        while True:
+            await asyncio.sleep(0.1)
+            if self.cluster.plan is None:
+                continue
+            members = self.nodes.members(self.cluster.plan)
+            if len(members) >= len(self.cluster.plan.latest.names) and all(member.ended for member in members):
+                return
+            abandoned = self.nodes.are_abandoned(self.cluster.plan)
+            since = (since or time.monotonic()) if abandoned else None
+            if since is not None and time.monotonic() - since > self.config.run.evict_after_s:
+                return
+
+
+def run_controller(
+    config: Config,
+    listen: str,
+    state_dir: Path,
+    recover: bool = False,
+    http: str = "none",
+    tensorboard: Path | None = None,
+) -> bool:
+    """Run a controller to the end of its run, in an event loop of its own; True if no node failed.
+
+    Raises:
+        EdgenodeError: it could not start.
+        KeyboardInterrupt: it was interrupted.
+    """
+    try:
+        return asyncio.run(Controller(config, listen, state_dir, recover, http, tensorboard).run())
+    except BaseExceptionGroup as exc:
+        raise first_cause(exc) from exc

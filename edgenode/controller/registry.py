@@ -1,0 +1,112 @@
+"""Who is there, as the controller sees it: what each node said last, and when. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import structlog
+
+from edgenode.controller.evidence import Heard
+from edgenode.core.protocol.plan import Plan
+from edgenode.net.proto import control_pb2
+from edgenode.observability.model_sketch import BUCKETS, distance
+
+log = structlog.get_logger()
+
+ENDED_WELL = (control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
+ENDED = (*ENDED_WELL, control_pb2.STATE_FAILED)
+_SKETCHES_KEPT = 8
+
+
+@dataclass
+class Attendance:
+    """What the controller last heard of a node."""
+
+    address: str
+    process: str = ""  # unknown of a member that has not called yet
+    connected: bool = True
+    seen: float = field(default_factory=time.monotonic)
+    progress: control_pb2.Progress = field(default_factory=control_pb2.Progress)
+    sketches: dict[int, tuple[float, ...]] = field(default_factory=dict)  # by round
+
+    @property
+    def ended(self) -> bool:
+        return self.progress.state in ENDED
+
+    def sketched(self) -> None:
+        """Keep the newest sketches: the others' of the same round may come later."""
+        if len(self.progress.sketch) == BUCKETS:
+            self.sketches[self.progress.sketch_round] = tuple(self.progress.sketch)
+            for old in sorted(self.sketches)[:-_SKETCHES_KEPT]:
+                del self.sketches[old]
+
+    def heard(self, now: float) -> Heard:
+        """As evidence."""
+        p = self.progress
+        return Heard(now - self.seen, tuple(p.waiting_for), p.waiting_s, p.state in ENDED_WELL)
+
+
+class Register(dict[str, Attendance]):
+    """The nodes by name."""
+
+    def expect(self, plan: Plan | None) -> None:
+        """A member that has not called since we started may be dead: its silence counts from then."""
+        for member in plan.latest.members if plan else ():
+            self.setdefault(member.node, Attendance(member.address, connected=False))
+
+    def joined(self, node: str, address: str, process: str) -> None:
+        """A node called."""
+        self[node] = Attendance(address, process)
+
+    def lost(self, node: str, plan: Plan | None) -> None:
+        """Its link ended. Before the founding, that is all there was of it."""
+        if node not in self:
+            return
+        self[node].connected = False
+        if plan is None:
+            del self[node]
+        elif not self[node].ended:
+            log.warning("lost sight of a node", node=node)
+
+    def reported(self, node: str, progress: control_pb2.Progress) -> None:
+        """A node said how it is."""
+        if node not in self:
+            return
+        attendance = self[node]
+        if progress.state == control_pb2.STATE_FAILED and attendance.progress.state != progress.state:
+            log.error("a node failed", node=node, reason=progress.error)
+        attendance.progress, attendance.seen = progress, time.monotonic()
+        attendance.sketched()
+
+    def forget(self, nodes: Iterable[str]) -> None:
+        """They are members no more, and not here."""
+        for node in nodes:
+            self.pop(node, None)
+
+    def members(self, plan: Plan | None) -> list[Attendance]:
+        """Those of the plan that are known."""
+        return [self[name] for name in (plan.latest.names if plan else ()) if name in self]
+
+    def are_abandoned(self, plan: Plan) -> bool:
+        """Whether some members have ended, and the others are not here, and too few to go on without those."""
+        members = self.members(plan)
+        left = [m for m in members if not m.ended]
+        failed = any(m.progress.state == control_pb2.STATE_FAILED for m in members)
+        few = len(left) < len(members) and 2 * len(left) <= len(members)
+        return (few or failed) and not any(m.connected for m in left)
+
+    def consensus(self, plan: Plan | None) -> tuple[int, float] | None:
+        """The newest round of which all members have said their sketches, and how far apart the models were then."""
+        members = self.members(plan)
+        rounds = set[int].intersection(*(set(m.sketches) for m in members)) if members else set[int]()
+        if not rounds:
+            return None
+        newest = max(rounds)
+        return newest, distance([m.sketches[newest] for m in members])
+
+    def heard(self) -> dict[str, Heard]:
+        """What is known of everyone, as evidence."""
+        now = time.monotonic()
+        return {node: attendance.heard(now) for node, attendance in self.items()}

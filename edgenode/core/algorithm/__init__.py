@@ -1,0 +1,1 @@
+"""Sparse-Push and its relatives: compression, error feedback, mixing. Pure."""

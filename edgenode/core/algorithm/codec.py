@@ -1,0 +1,234 @@
+"""Payload <-> bytes. ``decode`` takes bytes from strangers: every length is checked before it is trusted.
+
+Which part of the model a payload is of does not travel: both ends know it, and give the layout of that part.
+
+    header   version u8, form u8, entries u32, unary bytes u32, length u32, CRC-32 u32
+    tables   (sparse) entries per tensor in bit_length(size) bits each, Rice parameters in 5 bits each
+    unary    (sparse) per entry gap >> k zeros, then a one
+    low      (sparse) the k low bits of each gap
+    scales   (integer values) float32 per tensor
+    values   float32, bfloat16, or integers of 2 to 8 bits
+
+An index travels as the gap to the one before it in its tensor, Rice-coded with a parameter per tensor: 8.11 bits
+at 1 % density where the entropy is 8.08. The quotients and the low bits lie in streams of their own, so both
+directions are a handful of array operations, whatever the number of tensors.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgenode.core.algorithm.compression import Ints, Layout, Payload, Values
+from edgenode.errors import RemoteProtocolError
+
+VERSION = 1
+_HEADER = struct.Struct("<BBIIII")
+_SPARSE = 0x80  # the form byte: this flag, and the bits per value
+_PARAMETER_BITS = 5
+Bits = NDArray[np.uint8]
+
+
+def encode(payload: Payload, layout: Layout) -> bytes:
+    """The bytes of a payload; ``decode`` of them equals it."""
+    values = payload.values
+    parts: list[bytes] = []
+    unary = b""
+    if payload.indices is not None:
+        gaps = _gaps(payload.indices, payload.counts, layout)
+        parameters = _rice_parameters(gaps, payload.counts)
+        widths = np.repeat(parameters, payload.counts)
+        ones = np.cumsum((gaps >> widths) + 1) - 1
+        stream = np.zeros(int(ones[-1]) + 1 if len(ones) else 0, dtype=np.uint8)
+        stream[ones] = 1
+        unary = np.packbits(stream).tobytes()
+        table_widths = np.concatenate([_count_widths(layout), np.full(len(parameters), _PARAMETER_BITS)])
+        parts.append(_pack(np.concatenate([payload.counts, parameters]), table_widths))
+        parts.append(unary)
+        parts.append(_pack(gaps & ((1 << widths) - 1), widths))
+    if values.scales is not None:
+        parts.append(values.scales.astype("<f4").tobytes())
+    parts.append(_pack_codes(values))
+    body = b"".join(parts)
+    form = values.bits | (_SPARSE if payload.indices is not None else 0)
+    length = _HEADER.size + len(body)
+    head = (VERSION, form, len(values.codes), len(unary), length)
+    return _HEADER.pack(*head, _checksum(head, body)) + body
+
+
+def decode(data: bytes, layout: Layout) -> Payload:
+    """The payload of bytes from outside.
+
+    Raises:
+        RemoteProtocolError: wrong version, length or checksum; truncated or oversized; an index out of range
+            (indices cannot repeat: gaps are not negative); a value or scale that is not finite.
+    """
+    if len(data) < _HEADER.size:
+        raise RemoteProtocolError(f"a payload of {len(data)} bytes is shorter than its header")
+    *head, checksum = _HEADER.unpack_from(data)
+    version, form, entries, unary_bytes, length = head
+    body = memoryview(data)[_HEADER.size :]
+    if version != VERSION:
+        raise RemoteProtocolError(f"payload version {version}, expected {VERSION}")
+    if length != len(data):
+        raise RemoteProtocolError(f"a payload of {len(data)} bytes says it has {length}")
+    if checksum != _checksum(tuple(head), body):
+        raise RemoteProtocolError("payload checksum does not match")
+    if max(entries, 8 * unary_bytes - 7) > layout.size:  # a unary stream has at most one bit per parameter
+        raise RemoteProtocolError(f"{entries} entries, {unary_bytes} unary bytes for a model of {layout.size}")
+    bits = form & ~_SPARSE
+    if bits not in (2, 3, 4, 5, 8, 16, 32):
+        raise RemoteProtocolError(f"unknown value form {form:#x}")
+    reader = _Reader(body)
+    if form & _SPARSE:
+        counts, indices = _read_indices(reader, entries, unary_bytes, layout)
+    else:
+        counts, indices = np.asarray(layout.sizes, dtype=np.int64), None
+        if entries != layout.size or unary_bytes:
+            raise RemoteProtocolError(f"a dense payload of {entries} entries for a model of {layout.size}")
+    values = _read_values(reader, entries, bits, len(layout.sizes))
+    if reader.left:
+        raise RemoteProtocolError(f"{reader.left} bytes left over after the payload")
+    return Payload(counts, indices, values)
+
+
+def max_bytes(layout: Layout) -> int:
+    """An upper bound of what ``encode`` makes for this model: 4 bytes a value, and 2 bits a parameter for positions."""
+    tensors = len(layout.sizes)
+    return _HEADER.size + 4 + 9 * tensors + 4 * layout.size + layout.size // 4
+
+
+class _Reader:
+    """A cursor over a buffer that refuses to run past its end."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+    def take(self, count: int) -> NDArray[np.uint8]:
+        if count > self.left:
+            raise RemoteProtocolError(f"payload is truncated: {count} bytes wanted, {self.left} left")
+        self._at += count
+        return np.frombuffer(self._data, dtype=np.uint8, count=count, offset=self._at - count)
+
+
+def _checksum(head: tuple[Any, ...], body: bytes | memoryview) -> int:
+    return zlib.crc32(body, zlib.crc32(struct.pack("<BBIII", *head)))
+
+
+def _count_widths(layout: Layout) -> Ints:
+    return np.fromiter((size.bit_length() for size in layout.sizes), dtype=np.int64, count=len(layout.sizes))
+
+
+def _owners(counts: Ints) -> Ints:
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def _gaps(indices: Ints, counts: Ints, layout: Layout) -> Ints:
+    """Distance from each index to the one before it in its tensor, less one; [k]."""
+    local = indices - layout.offsets[_owners(counts)]
+    previous = np.empty_like(local)
+    previous[1:] = local[:-1]
+    previous[(np.cumsum(counts) - counts)[counts > 0]] = -1
+    return local - previous - 1
+
+
+def _rice_parameters(gaps: Ints, counts: Ints) -> Ints:
+    """The cheapest parameter per tensor, sought around log2 of the mean gap; [tensors]."""
+    owners = _owners(counts)
+    entries = np.maximum(counts, 1)
+    mean = np.bincount(owners, weights=gaps, minlength=len(counts)) / entries
+    guess = np.floor(np.log2(mean + 1)).astype(np.int64)
+    candidates = np.clip(guess + np.array([[-1], [0], [1]]), 0, 2**_PARAMETER_BITS - 1)
+    costs = [np.bincount(owners, weights=gaps >> k[owners], minlength=len(counts)) + counts * k for k in candidates]
+    cheapest: Ints = candidates[np.argmin(costs, axis=0), np.arange(len(counts))]
+    return cheapest
+
+
+def _pack(numbers: Ints, widths: Ints) -> bytes:
+    """Numbers of the given bit widths, grouped by width so that each group is one matrix of bits."""
+    groups = [
+        ((numbers[widths == width, None] >> np.arange(width - 1, -1, -1)) & 1).astype(np.uint8).ravel()
+        for width in np.unique(widths[widths > 0])
+    ]
+    return np.packbits(np.concatenate(groups)).tobytes() if groups else b""
+
+
+def _unpack(reader: _Reader, widths: Ints) -> Ints:
+    """The inverse of ``_pack`` for known widths; the size of the work is that of the bytes really there."""
+    total = int(widths.sum())
+    stream = np.unpackbits(reader.take((total + 7) // 8), count=total)
+    numbers = np.zeros(len(widths), dtype=np.int64)
+    at = 0
+    for width in np.unique(widths[widths > 0]).tolist():
+        chosen = widths == width
+        taken = int(chosen.sum()) * width
+        block = stream[at : at + taken].reshape(-1, width)
+        at += taken
+        for column in range(width):
+            numbers[chosen] = (numbers[chosen] << 1) | block[:, column]
+    return numbers
+
+
+def _read_indices(reader: _Reader, entries: int, unary_bytes: int, layout: Layout) -> tuple[Ints, Ints]:
+    tensors = len(layout.sizes)
+    table = _unpack(reader, np.concatenate([_count_widths(layout), np.full(tensors, _PARAMETER_BITS)]))
+    counts, parameters = table[:tensors], table[tensors:]
+    if (counts > layout.sizes).any() or counts.sum() != entries:
+        raise RemoteProtocolError("entries per tensor do not add up")
+    stream = np.unpackbits(reader.take(unary_bytes))
+    ones = np.flatnonzero(stream)
+    if len(ones) != entries or (len(stream) - (ones[-1] + 1 if entries else 0)) >= 8:
+        raise RemoteProtocolError(f"the unary stream holds {len(ones)} entries, expected {entries}")
+    widths = np.repeat(parameters, counts)
+    quotients = np.diff(ones, prepend=-1) - 1
+    gaps = (quotients << widths) + _unpack(reader, widths)
+    owners = _owners(counts)
+    limits = np.asarray(layout.sizes, dtype=np.int64)[owners]
+    ends = np.cumsum(gaps + 1)
+    firsts = (np.cumsum(counts) - counts)[owners]
+    local = ends - np.concatenate([[0], ends])[firsts] - 1 if entries else ends
+    if (local >= limits).any():
+        raise RemoteProtocolError("an index is out of range")
+    return counts, local + layout.offsets[owners]
+
+
+def _pack_codes(values: Values) -> bytes:
+    codes, bits = values.codes, values.bits
+    match bits:
+        case 32:
+            return codes.astype("<f4").tobytes()
+        case 16:
+            return codes.astype("<u2").tobytes()
+        case 8:
+            return codes.astype(np.int8).tobytes()
+    return _pack(codes.astype(np.int64) & ((1 << bits) - 1), np.full(len(codes), bits))
+
+
+def _read_values(reader: _Reader, entries: int, bits: int, tensors: int) -> Values:
+    if bits >= 16:
+        raw = reader.take(entries * bits // 8)
+        codes = raw.view("<f4") if bits == 32 else raw.view("<u2")
+        values = Values(codes, bits)
+        if not np.isfinite(values.decode(np.zeros(0, dtype=np.int64))).all():
+            raise RemoteProtocolError("a value is not finite")
+        return values
+    scales = reader.take(4 * tensors).view("<f4")
+    if not ((scales >= 0) & (scales <= np.finfo(np.float32).max / (1 << (bits - 1)))).all():
+        raise RemoteProtocolError("a scale is negative, or its values are not finite")
+    if bits == 8:
+        levels = reader.take(entries).view(np.int8)
+    else:
+        plain = _unpack(reader, np.full(entries, bits))
+        levels = (plain - ((plain >> (bits - 1)) << bits)).astype(np.int8)
+    if (levels == -(1 << (bits - 1))).any():
+        raise RemoteProtocolError("an integer value is out of range")
+    return Values(levels, bits, scales)

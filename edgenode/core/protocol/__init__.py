@@ -1,0 +1,1 @@
+"""The rounds, the plan and the membership of a run, as state machines. Pure."""

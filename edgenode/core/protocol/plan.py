@@ -1,0 +1,336 @@
+"""The plan: a pure function round -> digraph, kept as a chain of records that every node derives alike.
+
+A record says what holds from round ``start`` on. Its digest covers its parent's, so two nodes that name the
+same digest agree on the whole history. A record number counts changes of plan; *epoch* is left to mean an
+epoch of training, as everywhere in the field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from edgenode.core.topology.graph import Digraph, GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import GraphError, RemoteProtocolError
+
+_MAX_PERIOD = 1 << 20
+
+
+@dataclass(frozen=True, order=True)
+class Member:
+    """A node in a record. The incarnation fences a device that died and came back; the address is where to dial."""
+
+    node: str
+    incarnation: int = 0
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One change of plan, in force from round ``start``.
+
+    Attributes:
+        term: of the controller that made it; a controller that starts anew has a higher one.
+        end: the round before which the run stops, if any.
+        heirs: (leaver, heir): members before, who hand all they have to another in round start - 1.
+        cut: (evicted, last): silent members before, with the newest of their rounds that counts; what they pushed
+            later counts nowhere, and what was pushed to them in that round or later is taken back.
+
+    Raises:
+        GraphError: the schedule does not fit the members.
+    """
+
+    cluster: str
+    number: int
+    parent: str
+    start: int
+    schedule: Schedule
+    members: tuple[Member, ...]
+    end: int | None = None
+    term: int = 0
+    heirs: tuple[tuple[str, str], ...] = ()
+    cut: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if list(self.names) != sorted(set(self.names)):
+            raise GraphError("members must be sorted and named once each")
+        if self.start < 0 or self.number < 0:
+            raise GraphError("a record's number and start are not negative")
+        self.schedule.check(self.names)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The member ids, sorted: the positions of the presets."""
+        return tuple(m.node for m in self.members)
+
+    @cached_property
+    def incarnations(self) -> dict[str, int]:
+        """Member id -> incarnation."""
+        return {m.node: m.incarnation for m in self.members}
+
+    @property
+    def known_by(self) -> int:
+        """The first round in which everyone must act on it: a leaver's neighbours do so one round early."""
+        return self.start - bool(self.heirs)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical text, hex: equal digests mean equal histories."""
+        return sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical JSON: the same text on every host."""
+        return json.dumps(_plain(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Record:
+        """The inverse of ``to_json``.
+
+        Raises:
+            RemoteProtocolError: the text is no record.
+        """
+        try:
+            return _record(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, GraphError) as exc:
+            raise RemoteProtocolError(f"malformed plan record: {exc}") from exc
+
+
+class _Past(NamedTuple):
+    """What the records of a plan say of processes: (name, incarnation) -> first round; name -> incarnation."""
+
+    joined: dict[tuple[str, int], int]
+    newest: dict[str, int]
+    cut: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A chain of records; what a node knows of the past, the present and at most one change to come."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def latest(self) -> Record:
+        return self.records[-1]
+
+    def at(self, round: int) -> Record:
+        """The record in force at a round (the oldest kept one for rounds before it)."""
+        for record in reversed(self.records):
+            if record.start <= round:
+                return record
+        return self.records[0]
+
+    def since(self, round: int) -> Plan:
+        """The record in force at a round, and those that start later: all that is left to come of it."""
+        begun = sum(record.start <= round for record in self.records)
+        return Plan(self.records[max(0, begun - 1) :])
+
+    def graph(self, round: int) -> Digraph:
+        """The digraph of a round: the same at every node that knows the same records."""
+        record = self.at(round)
+        graph = record.schedule.graph(round, record.names)
+        heirs = dict(pair for r in self._from(round + 1) if r.start == round + 1 for pair in r.heirs)
+        return graph.handing_over(heirs) if heirs else graph
+
+    def extend(self, record: Record) -> Plan:
+        """The chain with one more record.
+
+        Raises:
+            RemoteProtocolError: the record is not the next one of this chain.
+        """
+        last = self.latest
+        if record.number != last.number + 1 or record.parent != last.digest or record.cluster != last.cluster:
+            raise RemoteProtocolError(
+                f"record {record.number} (parent {record.parent[:12]}) does not follow "
+                f"{last.number} ({last.digest[:12]})"
+            )
+        if record.start <= last.start:
+            raise RemoteProtocolError(f"record {record.number} starts at {record.start}, before {last.start}")
+        return Plan((*self.records, record))
+
+    def successor(self, start: int, **changes: Any) -> Record:
+        """A record that follows the latest one and starts at a round; its digest chains to the parent's."""
+        last = self.latest
+        once: dict[str, Any] = {"heirs": (), "cut": ()}
+        return replace(last, number=last.number + 1, parent=last.digest, start=start, **(once | changes))
+
+    def joined(self, node: str, incarnation: int) -> int:
+        """The round from which a process is a member, as far as the kept records say; 0 if it never was."""
+        return self._past.joined.get((node, incarnation), 0)
+
+    def next_incarnation(self, node: str) -> int:
+        """One more than any process of this name had."""
+        # precaution: every process of a name has an incarnation of its own
+        return 1 + self._past.newest.get(node, -1)
+
+    def last_cut(self, node: str) -> int:
+        """The newest incarnation under a name that was cut out; -1 if none was."""
+        return self._past.cut.get(node, -1)
+
+    @cached_property
+    def _past(self) -> _Past:
+        """Looked up with every push: the records are searched once."""
+        past = _Past({}, {}, {})
+        for record in self.records:
+            past.cut.update({node: past.newest.get(node, -1) for node, _ in record.cut})
+            for process in record.incarnations.items():
+                past.joined.setdefault(process, record.start)
+                past.newest[process[0]] = max(past.newest.get(process[0], -1), process[1])
+        return past
+
+    def holds(self, node: str, round: int, theirs: Plan) -> bool:
+        """Whether a checkpoint that a node took of a round, under a plan of its own, is of this plan's history.
+
+        What an evicted process saved after the last of its rounds that counts is not, and neither is what was saved
+        before all resumed from an earlier round.
+        """
+        begun = self.records[0]
+        of_ours = theirs.records[0].digest == begun.digest or round == begun.start
+        # precaution: a checkpoint from before a resume of all does not count
+        return of_ours and round <= self.gone(round).get(node, round)
+
+    def gone(self, round: int) -> dict[str, int]:
+        """Members of a round who were cut out of it afterwards, each with the newest of its rounds that counts.
+
+        Of several cuts under one name the first counts: the later ones are of processes that came after this round.
+        """
+        return {node: last for record in self._from(round + 1) for node, last in record.cut}
+
+    def _from(self, round: int) -> Iterator[Record]:
+        """The records that start in a round or later, newest first."""
+        return takewhile(lambda record: record.start >= round, reversed(self.records))
+
+
+def reach(plan: Plan, origin: str, first_round: int) -> int:
+    """How many rounds a flood from ``origin``, on the pushes of ``first_round`` on, needs to cover all members.
+
+    Raises:
+        GraphError: the graphs never carry it to everyone.
+    """
+    informed = {origin}
+    everyone = set(plan.at(first_round).names)
+    for count in range(_MAX_PERIOD):
+        if informed >= everyone:
+            return count
+        edges = plan.graph(first_round + count).edges
+        informed |= {receiver for sender, receiver in edges if sender in informed}
+    raise GraphError(f"a record can never reach {', '.join(sorted(everyone - informed))} from {origin}")
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    schedule = record.schedule
+    return {
+        "cluster": record.cluster,
+        "number": record.number,
+        "parent": record.parent,
+        "start": record.start,
+        "end": record.end,
+        "term": record.term,
+        "heirs": [list(pair) for pair in record.heirs],
+        "cut": [list(pair) for pair in record.cut],
+        "members": [[m.node, m.incarnation, m.address] for m in record.members],
+        "schedule": {
+            "graphs": [_plain_spec(s) for s in schedule.graphs],
+            "every": schedule.every,
+            "origin": schedule.origin,
+            "last": None if schedule.last is None else _plain_spec(schedule.last),
+            "last_from": schedule.last_from,
+        },
+    }
+
+
+def _plain_spec(spec: GraphSpec) -> list[Any]:
+    return [spec.name, None if spec.edges is None else [list(edge) for edge in spec.edges]]
+
+
+def _spec(plain: list[Any]) -> GraphSpec:
+    name, edges = plain
+    return GraphSpec(_text(name), None if edges is None else tuple((_text(a), _text(b)) for a, b in edges))
+
+
+def _record(plain: dict[str, Any]) -> Record:
+    schedule = plain["schedule"]
+    return Record(
+        cluster=_text(plain["cluster"]),
+        number=_whole(plain["number"]),
+        parent=_text(plain["parent"]),
+        start=_whole(plain["start"]),
+        end=None if plain["end"] is None else _whole(plain["end"]),
+        term=_whole(plain["term"]),
+        heirs=tuple((_text(leaver), _text(heir)) for leaver, heir in plain["heirs"]),
+        cut=tuple((_text(node), _whole(last)) for node, last in plain["cut"]),
+        members=tuple(Member(_text(n), _whole(i), _text(a)) for n, i, a in plain["members"]),
+        schedule=Schedule(
+            graphs=tuple(_spec(s) for s in schedule["graphs"]),
+            every=_whole(schedule["every"]),
+            origin=_whole(schedule["origin"]),
+            last=None if schedule["last"] is None else _spec(schedule["last"]),
+            last_from=_whole(schedule["last_from"]),
+        ),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {value!r}")
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"expected a whole number, got {value!r}")
+    return value
+
+
+def found(cluster: str, members: Iterable[Member], schedule: Schedule) -> Plan:
+    """The plan of a new run: one record, from round 0."""
+    return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members))),))
+
+
+def resume(
+    plan: Plan,
+    members: Iterable[Member],
+    offers: Mapping[str, tuple[frozenset[int], Plan]],
+    least: int | None = None,
+) -> tuple[Plan, int]:
+    """What a stopped cluster goes on with: its plan plus one record, from the newest round that most have saved.
+
+    Args:
+        plan: the newest that anyone knows.
+        members: who is back, with the incarnations and addresses they have now.
+        offers: per node, the rounds of its checkpoints, and the plan in the newest of them.
+        least: how many of the members of that round are enough, if half of them are; None means all of them.
+
+    Raises:
+        GraphError: too few of the members have a round in common.
+    """
+    counts = {node: {r for r in rounds if plan.holds(node, r, theirs)} for node, (rounds, theirs) in offers.items()}
+    saved = Counter(round for rounds in counts.values() for round in rounds)
+    start = max(saved, key=lambda round: (saved[round], round), default=0)
+    in_force = plan.at(start)
+    names, returned = in_force.names, sorted(members)
+    if least is None and not set(offers) == {m.node for m in returned} == set(names):
+        raise GraphError(f"the checkpoints are of {', '.join(names)}, not of {', '.join(sorted(offers))}")
+    here = tuple(m for m in returned if m.node in names and start in counts.get(m.node, ()))
+    if len(here) < (len(names) if least is None else max(least, (len(names) + 1) // 2)):
+        have = "; ".join(f"{n} has {sorted(counts.get(n, ())) or 'none'}" for n in names)
+        raise GraphError(f"no checkpoint round is common to enough members: {have}")
+    record = replace(
+        in_force,
+        number=plan.latest.number + 1,
+        parent=plan.latest.digest,
+        start=start,
+        end=None,
+        heirs=(),
+        cut=(),
+        schedule=in_force.schedule.over(tuple(m.node for m in here)),
+        members=here,
+    )
+    return Plan((record,)), start

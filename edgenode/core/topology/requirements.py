@@ -1,0 +1,79 @@
+"""What an algorithm demands of the graphs of a run, and why a schedule does not meet it. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgenode.core.topology.graph import Digraph
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import GraphError
+
+
+@dataclass(frozen=True)
+class Demands:
+    """The conditions of an algorithm's paper, beyond those of every schedule.
+
+    Attributes:
+        algorithm: its name, for the errors.
+        balanced: the rows of W sum to 1 as its columns do (doubly stochastic).
+        fixed: there is one graph for the whole run.
+        d2_rate: the averaging rate at which D2 must be stable; None for every other algorithm.
+    """
+
+    algorithm: str = "sp"
+    balanced: bool = False
+    fixed: bool = False
+    d2_rate: float | None = None
+
+    def check(self, schedule: Schedule, members: tuple[str, ...]) -> None:
+        """Refuse a schedule over these members; its last graph, of a gossip phase, is not looked at.
+
+        Raises:
+            GraphError: which graph, and why.
+        """
+        if self == Demands(self.algorithm):
+            return  # any schedule will do, and its graphs may be large
+        graphs = [(spec.name, graph) for spec in schedule.graphs for graph in spec.period(members)]
+        names = ", ".join(dict.fromkeys(name for name, _ in graphs))
+        if self.fixed and len({graph for _, graph in graphs}) > 1:
+            raise GraphError(
+                f"{self.algorithm} cannot use {names}: its nodes remember what they have heard, so that the graph must "
+                "be the same in every round; sp and scsp can"
+            )
+        for name, graph in graphs:
+            if self.balanced and not graph.balanced:
+                raise GraphError(
+                    f"{self.algorithm} cannot use {name}: it is unbalanced, so that some nodes would count for more "
+                    "than others; sp and sgp, which have push-sum weights, can"
+                )
+            if self.d2_rate is not None:
+                _require_stable(name, graph, self.d2_rate)
+
+
+def d2_growth(weights: NDArray[np.float64]) -> float:
+    """By what factor D2 stretches some disagreement between nodes, per round and without gradients; below 1 is stable.
+
+    Along an eigenvector of W with eigenvalue l it makes x_t+1 = l (2 x_t - x_t-1), so r^2 = 2 l r - l. For real l both
+    roots are within the unit circle exactly if -1/3 < l < 1, the condition on W of Tang et al. 2018.
+    """
+    modes = np.linalg.eigvals(weights).astype(complex)
+    others = np.delete(modes, np.argmin(abs(modes - 1)))  # the mean does not disagree
+    roots = [others + sign * np.sqrt(others**2 - others) for sign in (1, -1)]
+    return float(abs(np.concatenate(roots)).max(initial=0))
+
+
+def _require_stable(name: str, graph: Digraph, rate: float) -> None:
+    identity = np.eye(len(graph.nodes))
+    weights = identity + rate * (graph.mixing_matrix() - identity)
+    if d2_growth(weights) < 1 - 1e-9:
+        return
+    if not np.allclose(weights, weights.T):
+        raise GraphError(f"d2 cannot use {name}: its weights are not symmetric, and d2 would diverge; try two-way")
+    smallest = np.linalg.eigvalsh(weights).min()
+    raise GraphError(
+        f"d2 cannot use {name} with algorithm.averaging_rate = {rate:g}: the smallest eigenvalue of its weights is "
+        f"{smallest:.3g}, and must be above -1/3; averaging_rate = 0.5 always does"
+    )

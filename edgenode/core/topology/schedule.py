@@ -1,0 +1,86 @@
+"""Which graph each round uses: a pure function of the round and the members."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from edgenode.core.topology.graph import Digraph, GraphSpec, describe_unreachable
+from edgenode.errors import GraphError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which graph each round uses: ``graphs`` in turn, ``every`` rounds each, counted from round ``origin``.
+
+    From round ``last_from`` on (if any) the graph is ``last`` instead: the graph of SCSP's final gossip.
+    """
+
+    graphs: tuple[GraphSpec, ...]
+    every: int
+    origin: int = 0
+    last: GraphSpec | None = None
+    last_from: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.graphs:
+            raise GraphError("a schedule needs at least one graph")
+        if self.every < 1:
+            raise GraphError(f"a rotation changes every n >= 1 rounds, not {self.every}")
+
+    def spec(self, round: int) -> GraphSpec:
+        """The named graph in force at a round."""
+        if self.last is not None and round >= self.last_from:
+            return self.last
+        return self.graphs[(round - self.origin) // self.every % len(self.graphs)]
+
+    def graph(self, round: int, members: tuple[str, ...]) -> Digraph:
+        """The digraph of one round."""
+        spec = self.spec(round)
+        period = spec.period(members)
+        origin = self.last_from if spec is self.last else self.origin
+        return period[(round - origin) % len(period)]
+
+    def next_switch(self, round: int) -> int | None:
+        """The first round after this one with another named graph; None if there is none."""
+        ahead = [] if self.last is None or round >= self.last_from else [self.last_from]
+        if len(set(self.graphs)) > 1 and not (self.last is not None and round >= self.last_from):
+            ahead.append(round + self.every - (round - self.origin) % self.every)
+        return min(ahead, default=None)
+
+    def over(self, members: tuple[str, ...]) -> Schedule:
+        """The schedule over other members: presets re-form by themselves; a list of edges loses those of the absent,
+        and gives way to a ring where that leaves it unconnected."""
+        try:
+            re_formed = replace(self, graphs=tuple(spec.among(members) for spec in self.graphs))
+            re_formed.check(members)
+        except GraphError:
+            re_formed = replace(self, graphs=(GraphSpec("a"),), every=1)
+        return re_formed
+
+    def check(self, members: tuple[str, ...]) -> None:
+        """Refuse a schedule that cannot carry a run over these members.
+
+        Raises:
+            GraphError: no node or an unknown one, or the union over one period is not strongly connected.
+        """
+        if not members:
+            raise GraphError("a schedule needs at least one node")
+        base = replace(self, last=None)
+        starts = range(self.origin, self.origin + self.every * len(self.graphs), self.every)
+        used = []
+        for start, spec in zip(starts, self.graphs, strict=True):
+            # In as many turns as its period is long, a graph has met every phase that it ever meets.
+            period = len(spec.period(members))
+            for turn in range(period):
+                first = start + turn * self.every * len(self.graphs)
+                used += [base.graph(first + k, members) for k in range(min(self.every, period))]
+        _require_connected(used, [s.name for s in self.graphs])
+        if self.last is not None:
+            _require_connected(list(self.last.period(members)), [self.last.name])
+
+
+def _require_connected(graphs: list[Digraph], names: list[str]) -> None:
+    pairs = reduce(Digraph.union, dict.fromkeys(graphs)).unreachable_pairs()
+    if pairs:
+        raise GraphError(f"{'+'.join(names)} is not strongly connected: no path {describe_unreachable(pairs)}")

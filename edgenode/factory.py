@@ -1,0 +1,317 @@
+"""From a configuration to the values of the core and of the tasks: the one place that knows both sides."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgenode.config import Algorithm, Config, parse_every
+from edgenode.core.algorithm.algorithm_spec import (
+    Recipe,
+    default_averaging_rate,
+    default_difference_rate,
+    gossip_rounds_needed,
+)
+from edgenode.core.algorithm.compression import (
+    Compressor,
+    Quantise,
+    Random,
+    TopK,
+    as_bfloat16,
+    as_float32,
+    as_int4,
+    as_int8,
+    keep_all,
+    keep_none,
+)
+from edgenode.core.algorithm.update_rules import D2, DIFFERENCE, SPARSE_PUSH, Rule
+from edgenode.core.protocol.plan import Member, Plan, found, resume
+from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.topology.graph import PRESETS, GraphSpec, parse_edges
+from edgenode.core.topology.requirements import Demands
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import ConfigError, GraphError
+
+if TYPE_CHECKING:
+    from edgenode.tasks.trainer import TaskSettings, Trainer
+
+_QUANTISE: Mapping[str, Quantise] = {
+    "int8": as_int8,
+    "int4": as_int4,
+    "bfloat16": as_bfloat16,
+    "float32": as_float32,
+}
+_RULES: Mapping[str, Rule] = {"d2": D2, "choco-sgd": DIFFERENCE, "quant-sgp": DIFFERENCE}
+_BALANCED = ("d-psgd", "d2", "deep-squeeze", "choco-sgd")
+
+
+def graph_spec(name: str) -> GraphSpec:
+    """A preset by its name, or an edge-list file by its path.
+
+    Raises:
+        GraphError: neither, or a malformed file.
+    """
+    path = Path(name)
+    if name in PRESETS or not path.is_file():
+        return GraphSpec(name)
+    return parse_edges(path.stem, path.read_text(encoding="utf-8", errors="replace"))
+
+
+def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
+    """The schedule a run starts with, its gossip graph included; ``every`` in epochs where that is not known yet.
+
+    Raises:
+        GraphError: a graph does not exist.
+    """
+    algorithm = config.algorithm
+    gossips = algorithm.name == "scsp" and algorithm.gossip_graph != "plan"
+    return Schedule(
+        graphs=tuple(graph_spec(name) for name in config.topology.graphs),
+        every=parse_every(config.topology.every).rounds(rounds_per_epoch),
+        last=GraphSpec(algorithm.gossip_graph) if gossips else None,
+        last_from=config.run.rounds if gossips else 0,
+    )
+
+
+def recipe(config: Config) -> Recipe:
+    """The configured algorithm; averaging rate and gossip rounds resolved.
+
+    Raises:
+        ConfigError: the graphs are not such as the algorithm needs, or the gossip graph never reaches the tolerance.
+    """
+    algorithm = config.algorithm
+    check_graphs(config)
+    return Recipe(
+        _compressor(algorithm),
+        averaging_rate(config),
+        config.run.rounds,
+        _gossip_rounds(config),
+        algorithm.blocks,
+        _rule(config),
+    )
+
+
+def _compressor(algorithm: Algorithm) -> Compressor:
+    if algorithm.name == "local":
+        return Compressor(keep_none, as_float32)
+    match algorithm.compressor:
+        case "topk":
+            return Compressor(TopK(algorithm.share), _QUANTISE[algorithm.values])
+        case "random":
+            return Compressor(keep_all, Random(algorithm.bits))
+        case "identity" | "rolling":
+            return Compressor(keep_all, _QUANTISE[algorithm.values])
+
+
+def averaging_rate(config: Config) -> float:
+    """eta: as configured, else the algorithm's default; 0 without communication."""
+    algorithm = config.algorithm
+    if algorithm.name == "local":
+        return 0.0
+    if algorithm.averaging_rate is not None:
+        return algorithm.averaging_rate
+    match algorithm.name:
+        case "choco-sgd" | "quant-sgp":
+            # random rounding keeps far less of a large tensor than its bits say
+            return default_difference_rate(algorithm.kept_share / (4 if algorithm.compressor == "random" else 1))
+        case "d2":
+            return min(0.5, default_averaging_rate(algorithm.kept_share))
+    return default_averaging_rate(algorithm.kept_share)
+
+
+def demands(config: Config) -> Demands:
+    """What the configured algorithm demands of the run's graphs."""
+    name = config.algorithm.name
+    return Demands(
+        algorithm=name,
+        balanced=name in _BALANCED,
+        fixed=_rule(config).fixed,
+        d2_rate=averaging_rate(config) if name == "d2" else None,
+    )
+
+
+def _rule(config: Config) -> Rule:
+    return _RULES.get(config.algorithm.name, SPARSE_PUSH)
+
+
+def check_graphs(config: Config) -> None:
+    """Refuse graphs on which the algorithm is not what it claims to be.
+
+    Raises:
+        GraphError: which graph, and why.
+    """
+    planned = schedule(config)
+    named = {end for spec in planned.graphs for edge in spec.edges or () for end in edge}
+    anyone = {f"{i:04d}" for i in range(config.run.nodes)}
+    demands(config).check(planned, tuple(sorted(named or anyone)))
+
+
+def check_networked(config: Config, controller: bool) -> None:
+    """Refuse what cannot be trained by daemons, or by daemons with a controller.
+
+    Raises:
+        ConfigError: with the reason, now and not when everybody has come.
+    """
+    name = config.algorithm.name
+    if name == "skew-scout":
+        raise ConfigError(
+            f"algorithm.name = {name}: it tests models on the training data of other nodes, which a device keeps to "
+            "itself; edgenode simulate can play it"
+        )
+    if controller and _rule(config).fixed:
+        raise ConfigError(
+            f"algorithm.name = {name}: its nodes remember what they have heard, so that nobody can join, leave or be "
+            "cut out; give every node --peers instead of a controller"
+        )
+    check_graphs(config)
+
+
+def _gossip_rounds(config: Config) -> int:
+    algorithm = config.algorithm
+    if algorithm.name != "scsp":
+        return 0
+    if algorithm.gossip_rounds != "auto":
+        return algorithm.gossip_rounds
+    own = algorithm.gossip_graph == "plan"
+    # every preset ring mixes like every other; a rotation of rings is not slower
+    spec = graph_spec(config.topology.graphs[0]) if own else GraphSpec(algorithm.gossip_graph)
+    if spec.edges is not None:
+        raise GraphError(f"algorithm.gossip_rounds = auto needs a preset graph, and {spec.name} is a list of edges")
+    return gossip_rounds_needed(spec, config.run.nodes, algorithm.gossip_tolerance)
+
+
+def charter(config: Config) -> Charter:
+    """What a controller founds a run on.
+
+    Raises:
+        ConfigError: no controller can lead this run.
+    """
+    check_networked(config, controller=True)
+    return Charter(
+        cluster=config.run.cluster,
+        nodes=config.run.nodes,
+        run_digest=config.digest(),
+        schedule=schedule(config),
+        epochs=parse_every(config.topology.every).unit == "epochs",
+        rounds=recipe(config).rounds,
+        min_nodes=config.run.min_nodes,
+        demands=demands(config),
+    )
+
+
+def agreed_plan(
+    config: Config, saved: Mapping[str, tuple[frozenset[int], Plan | None]], rounds_per_epoch: int
+) -> tuple[Plan, int]:
+    """What the nodes of a run without a controller do, and from which round: each derives it alike from all answers.
+
+    Args:
+        saved: per node, the rounds of its checkpoints, and the plan in the newest of them if there is any.
+
+    Raises:
+        GraphError: the graphs cannot carry the run.
+        ConfigError: some nodes have checkpoints and others have none, or no round is common to all.
+    """
+    members = [Member(name) for name in saved]
+    offers = {name: (rounds, plan) for name, (rounds, plan) in saved.items() if plan is not None}
+    if not offers:
+        return found(config.run.cluster, members, schedule(config, rounds_per_epoch)), 0
+    if absent := sorted(set(saved) - set(offers)):
+        raise ConfigError(
+            f"cannot resume: no checkpoint on {', '.join(absent)}, but on {', '.join(sorted(offers))}: "
+            "bring back what those have lost, or start all with --fresh"
+        )
+    newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
+    return resume(newest, members, offers)
+
+
+def task_settings(config: Config) -> TaskSettings:
+    """The task of a run, the same at every node."""
+    from edgenode.tasks.trainer import TaskSettings, TrainSettings
+
+    task = config.task
+    return TaskSettings(
+        dataset=task.dataset,
+        data_dir=task.data_dir or None,
+        model=task.model,
+        norm=task.norm,
+        skew=task.skew,
+        alpha=task.alpha,
+        train=TrainSettings(
+            batch_size=task.batch_size,
+            learning_rate=task.learning_rate,
+            momentum=task.momentum,
+            weight_decay=task.weight_decay,
+            milestones=tuple(task.milestones),
+            decay=task.decay,
+            warmup_epochs=task.warmup_epochs,
+            augment=task.augment,
+            precision=task.precision,
+        ),
+    )
+
+
+def prepare_task(config: Config) -> int:
+    """Set torch's threads, load the data, and return the rounds of an epoch of an even share of it.
+
+    Raises:
+        ConfigError: there is no such data set or model, its classes are not those of the run, or there are more nodes
+            than training samples.
+    """
+    import torch
+
+    from edgenode.tasks import datasets, models
+    from edgenode.tasks.trainer import rounds_per_epoch
+
+    torch.set_num_threads(threads(config))
+    models.refuse_unknown(config.task.model)  # now, and not when everybody has come
+    settings = task_settings(config)
+    dataset = datasets.load(settings.dataset, settings.data_dir)  # held, so that it is read once
+    if config.task.classes:
+        datasets.require_classes(dataset, config.task.classes, config.task.data_dir or config.task.dataset)
+    if (samples := len(dataset.train_labels)) < config.run.nodes:
+        raise ConfigError(
+            f"run.nodes = {config.run.nodes}, but {settings.dataset} has only {samples} training samples: "
+            "every node needs one"
+        )
+    return rounds_per_epoch(settings, config.run.nodes)
+
+
+def trainer(config: Config, name: str, founders: Sequence[str]) -> Trainer:
+    """The trainer of one node, on its shard of the data: its place among the founders.
+
+    Raises:
+        ConfigError: what the task says cannot be.
+    """
+    from edgenode.tasks.trainer import build_trainer
+
+    # a newcomer takes one of the founders' shards: there are no more
+    shard = founders.index(name) if name in founders else zlib.crc32(name.encode()) % len(founders)
+    return build_trainer(task_settings(config), shard, len(founders), config.run.seed, device(config))
+
+
+def device(config: Config) -> str:
+    """Where a node trains: as configured; "auto" is cuda if there is one, else cpu."""
+    if config.run.device != "auto":
+        return config.run.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def threads(config: Config) -> int:
+    """torch's threads: as configured; "auto" is one for each core."""
+    return cores() if config.run.threads == "auto" else config.run.threads
+
+
+def cores() -> int:
+    """Physical cores that this process may use.
+
+    A second thread on a core wins nothing: the arithmetic units are busy with the first.
+    """
+    import psutil
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or usable, usable)

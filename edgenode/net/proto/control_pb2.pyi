@@ -1,0 +1,253 @@
+from edgenode.net.proto import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STATE_UNSPECIFIED: _ClassVar[State]
+    STATE_RUNNING: _ClassVar[State]
+    STATE_DONE: _ClassVar[State]
+    STATE_STOPPED: _ClassVar[State]
+    STATE_FAILED: _ClassVar[State]
+    STATE_PAUSED: _ClassVar[State]
+STATE_UNSPECIFIED: State
+STATE_RUNNING: State
+STATE_DONE: State
+STATE_STOPPED: State
+STATE_FAILED: State
+STATE_PAUSED: State
+
+class AttendRequest(_message.Message):
+    __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave")
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FENCE_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
+    join: Join
+    progress: Progress
+    answer: OfferAnswer
+    fence_answer: FenceAnswer
+    fetched: Fetched
+    leave: Leave
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+
+class Join(_message.Message):
+    __slots__ = ("identity", "address", "rounds_per_epoch", "saved", "running", "fenced", "follows")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SAVED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    FENCED_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    identity: _common_pb2.Identity
+    address: str
+    rounds_per_epoch: int
+    saved: _common_pb2.Saved
+    running: bool
+    fenced: _containers.RepeatedScalarFieldContainer[str]
+    follows: Reign
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., rounds_per_epoch: _Optional[int] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., fenced: _Optional[_Iterable[str]] = ..., follows: _Optional[_Union[Reign, _Mapping]] = ...) -> None: ...
+
+class Reign(_message.Message):
+    __slots__ = ("term", "nonce", "address")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    nonce: str
+    address: str
+    def __init__(self, term: _Optional[int] = ..., nonce: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error", "peak_memory_bytes", "joules_per_round", "power_sensor", "gossip_bytes", "received_bytes", "round_s", "sketch_round", "sketch", "farewell")
+    NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WIRE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DENSE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    U_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    WAITING_S_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_ROUND_FIELD_NUMBER: _ClassVar[int]
+    POWER_SENSOR_FIELD_NUMBER: _ClassVar[int]
+    GOSSIP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROUND_S_FIELD_NUMBER: _ClassVar[int]
+    SKETCH_ROUND_FIELD_NUMBER: _ClassVar[int]
+    SKETCH_FIELD_NUMBER: _ClassVar[int]
+    FAREWELL_FIELD_NUMBER: _ClassVar[int]
+    next_round: int
+    number: int
+    digest: str
+    round: int
+    rounds: int
+    loss: float
+    accuracy: float
+    messages: int
+    payload_bytes: int
+    wire_bytes: int
+    dense_bytes: int
+    u: float
+    waiting_for: _containers.RepeatedScalarFieldContainer[str]
+    waiting_s: float
+    state: State
+    error: str
+    peak_memory_bytes: int
+    joules_per_round: float
+    power_sensor: str
+    gossip_bytes: int
+    received_bytes: int
+    round_s: float
+    sketch_round: int
+    sketch: _containers.RepeatedScalarFieldContainer[float]
+    farewell: FenceAnswer
+    def __init__(self, next_round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., messages: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., wire_bytes: _Optional[int] = ..., dense_bytes: _Optional[int] = ..., u: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., waiting_s: _Optional[float] = ..., state: _Optional[_Union[State, str]] = ..., error: _Optional[str] = ..., peak_memory_bytes: _Optional[int] = ..., joules_per_round: _Optional[float] = ..., power_sensor: _Optional[str] = ..., gossip_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., round_s: _Optional[float] = ..., sketch_round: _Optional[int] = ..., sketch: _Optional[_Iterable[float]] = ..., farewell: _Optional[_Union[FenceAnswer, _Mapping]] = ...) -> None: ...
+
+class OfferAnswer(_message.Message):
+    __slots__ = ("number", "digest", "accepted", "next_round")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    digest: str
+    accepted: bool
+    next_round: int
+    def __init__(self, number: _Optional[int] = ..., digest: _Optional[str] = ..., accepted: _Optional[bool] = ..., next_round: _Optional[int] = ...) -> None: ...
+
+class FenceAnswer(_message.Message):
+    __slots__ = ("term", "ballot", "begun", "held", "records")
+    class HeldEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    ballot: int
+    begun: int
+    held: _containers.ScalarMap[str, int]
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., begun: _Optional[int] = ..., held: _Optional[_Mapping[str, int]] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Fetched(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Leave(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AttendResponse(_message.Message):
+    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "decree", "sponsor", "stay", "hello", "halt")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    DECREE_FIELD_NUMBER: _ClassVar[int]
+    SPONSOR_FIELD_NUMBER: _ClassVar[int]
+    STAY_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    HALT_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    refusal: Refusal
+    offer: Offer
+    standby: Standby
+    fence: Fence
+    decree: Decree
+    sponsor: Sponsor
+    stay: str
+    hello: Hello
+    halt: Halt
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., decree: _Optional[_Union[Decree, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("reign", "paused")
+    REIGN_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    reign: Reign
+    paused: bool
+    def __init__(self, reign: _Optional[_Union[Reign, _Mapping]] = ..., paused: _Optional[bool] = ...) -> None: ...
+
+class Halt(_message.Message):
+    __slots__ = ("halted",)
+    HALTED_FIELD_NUMBER: _ClassVar[int]
+    halted: bool
+    def __init__(self, halted: _Optional[bool] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("records", "round")
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    round: int
+    def __init__(self, records: _Optional[_Iterable[bytes]] = ..., round: _Optional[int] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Offer(_message.Message):
+    __slots__ = ("record",)
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    record: bytes
+    def __init__(self, record: _Optional[bytes] = ...) -> None: ...
+
+class Standby(_message.Message):
+    __slots__ = ("present", "missing")
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    present: _containers.RepeatedScalarFieldContainer[str]
+    missing: int
+    def __init__(self, present: _Optional[_Iterable[str]] = ..., missing: _Optional[int] = ...) -> None: ...
+
+class Fence(_message.Message):
+    __slots__ = ("term", "ballot", "evicted")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    ballot: int
+    evicted: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., evicted: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Decree(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, records: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Sponsor(_message.Message):
+    __slots__ = ("address", "others")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    others: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, address: _Optional[str] = ..., others: _Optional[_Iterable[str]] = ...) -> None: ...

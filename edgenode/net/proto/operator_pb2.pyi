@@ -1,0 +1,152 @@
+from edgenode.net.proto import control_pb2 as _control_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: ClusterStatus
+    def __init__(self, status: _Optional[_Union[ClusterStatus, _Mapping]] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: ClusterStatus
+    def __init__(self, status: _Optional[_Union[ClusterStatus, _Mapping]] = ...) -> None: ...
+
+class ClusterStatus(_message.Message):
+    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "reign", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REIGN_FIELD_NUMBER: _ClassVar[int]
+    UNIX_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    EVICTING_FIELD_NUMBER: _ClassVar[int]
+    AWAITED_FIELD_NUMBER: _ClassVar[int]
+    CONSENSUS_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    CONSENSUS_ROUND_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    missing: int
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
+    rounds_per_epoch: int
+    reign: _control_pb2.Reign
+    unix_time_s: float
+    paused: bool
+    evicting: _containers.RepeatedScalarFieldContainer[str]
+    awaited: _containers.RepeatedScalarFieldContainer[str]
+    consensus_distance: float
+    consensus_round: int
+    page: str
+    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., reign: _Optional[_Union[_control_pb2.Reign, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ...) -> None: ...
+
+class NodeStatus(_message.Message):
+    __slots__ = ("node", "address", "connected", "last_seen_s", "progress", "holds_up", "holds_up_s")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_S_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_UP_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_UP_S_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    address: str
+    connected: bool
+    last_seen_s: float
+    progress: _control_pb2.Progress
+    holds_up: _containers.RepeatedScalarFieldContainer[str]
+    holds_up_s: float
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., connected: _Optional[bool] = ..., last_seen_s: _Optional[float] = ..., progress: _Optional[_Union[_control_pb2.Progress, _Mapping]] = ..., holds_up: _Optional[_Iterable[str]] = ..., holds_up_s: _Optional[float] = ...) -> None: ...
+
+class RotateRequest(_message.Message):
+    __slots__ = ("graphs", "every", "epochs")
+    GRAPHS_FIELD_NUMBER: _ClassVar[int]
+    EVERY_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    graphs: _containers.RepeatedCompositeFieldContainer[Graph]
+    every: int
+    epochs: bool
+    def __init__(self, graphs: _Optional[_Iterable[_Union[Graph, _Mapping]]] = ..., every: _Optional[int] = ..., epochs: _Optional[bool] = ...) -> None: ...
+
+class Graph(_message.Message):
+    __slots__ = ("name", "edges")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    edges: _containers.RepeatedCompositeFieldContainer[Edge]
+    def __init__(self, name: _Optional[str] = ..., edges: _Optional[_Iterable[_Union[Edge, _Mapping]]] = ...) -> None: ...
+
+class Edge(_message.Message):
+    __slots__ = ("sender", "receiver")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    sender: str
+    receiver: str
+    def __init__(self, sender: _Optional[str] = ..., receiver: _Optional[str] = ...) -> None: ...
+
+class RotateResponse(_message.Message):
+    __slots__ = ("start",)
+    START_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    def __init__(self, start: _Optional[int] = ...) -> None: ...
+
+class StopRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StopResponse(_message.Message):
+    __slots__ = ("start",)
+    START_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    def __init__(self, start: _Optional[int] = ...) -> None: ...
+
+class PauseRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PauseResponse(_message.Message):
+    __slots__ = ("round",)
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    def __init__(self, round: _Optional[int] = ...) -> None: ...
+
+class ResumeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ResumeResponse(_message.Message):
+    __slots__ = ("round",)
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    def __init__(self, round: _Optional[int] = ...) -> None: ...
+
+class EvictRequest(_message.Message):
+    __slots__ = ("node", "force")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    force: bool
+    def __init__(self, node: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class EvictResponse(_message.Message):
+    __slots__ = ("start",)
+    START_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    def __init__(self, start: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,109 @@
+from edgenode.net.proto import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERDICT_UNSPECIFIED: _ClassVar[Verdict]
+    VERDICT_OK: _ClassVar[Verdict]
+    VERDICT_SEEN: _ClassVar[Verdict]
+    VERDICT_STALE: _ClassVar[Verdict]
+    VERDICT_ERROR: _ClassVar[Verdict]
+VERDICT_UNSPECIFIED: Verdict
+VERDICT_OK: Verdict
+VERDICT_SEEN: Verdict
+VERDICT_STALE: Verdict
+VERDICT_ERROR: Verdict
+
+class FetchModelRequest(_message.Message):
+    __slots__ = ("identity",)
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    identity: _common_pb2.Identity
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ...) -> None: ...
+
+class FetchModelResponse(_message.Message):
+    __slots__ = ("chunk",)
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
+
+class MeetRequest(_message.Message):
+    __slots__ = ("identity",)
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    identity: _common_pb2.Identity
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ...) -> None: ...
+
+class MeetResponse(_message.Message):
+    __slots__ = ("identity", "saved")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    SAVED_FIELD_NUMBER: _ClassVar[int]
+    identity: _common_pb2.Identity
+    saved: _common_pb2.Saved
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ...) -> None: ...
+
+class PushRequest(_message.Message):
+    __slots__ = ("hello", "header", "chunk")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    hello: _common_pb2.Identity
+    header: PushHeader
+    chunk: bytes
+    def __init__(self, hello: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., header: _Optional[_Union[PushHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class PushHeader(_message.Message):
+    __slots__ = ("round", "number", "digest", "weight", "u", "records", "payload_bytes", "payload", "held")
+    class HeldEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    U_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    number: int
+    digest: str
+    weight: float
+    u: _containers.RepeatedScalarFieldContainer[float]
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    payload_bytes: int
+    payload: bytes
+    held: _containers.ScalarMap[str, int]
+    def __init__(self, round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., weight: _Optional[float] = ..., u: _Optional[_Iterable[float]] = ..., records: _Optional[_Iterable[bytes]] = ..., payload_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ..., held: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class PushResponse(_message.Message):
+    __slots__ = ("hello", "answer")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    hello: _common_pb2.Identity
+    answer: Answer
+    def __init__(self, hello: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("round", "verdict", "knows", "detail", "records")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    KNOWS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    verdict: Verdict
+    knows: int
+    detail: str
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, round: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., knows: _Optional[int] = ..., detail: _Optional[str] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...

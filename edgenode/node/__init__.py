@@ -1,0 +1,1 @@
+"""The node process: it joins a run, trains, pushes and mixes."""

@@ -1,0 +1,429 @@
+"""The shell of one Node: one mailbox, one owner task, one task group. It moves events and performs actions.
+
+All work on vectors - the local step, compression, mixing, evaluation, checkpoints - runs in one worker thread, in
+the order of the mailbox; the event loop only moves messages and never blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
+
+import structlog
+
+from edgenode import factory
+from edgenode.config import Config
+from edgenode.core.algorithm import codec
+from edgenode.core.algorithm.compression import Floats
+from edgenode.core.protocol.messages import (
+    Acknowledge,
+    AnswerFence,
+    AnswerOffer,
+    Await,
+    Evaluate,
+    Fail,
+    Finish,
+    Halted,
+    Mixed,
+    NodeAction,
+    NodeEvent,
+    PlanChanged,
+    Push,
+    Received,
+    Save,
+    TimedOut,
+    Train,
+    Verdict,
+)
+from edgenode.core.protocol.node import Node
+from edgenode.core.protocol.plan import Plan, Record
+from edgenode.errors import CheckpointError, ConfigError, RemoteProtocolError
+from edgenode.net.control import ControlLink, fence_answer_to_wire
+from edgenode.net.peers import Peers, PeerServer, Whereabouts
+from edgenode.net.proto import control_pb2
+from edgenode.node.progress import Pace, Standstill
+from edgenode.node.replica import Participant
+from edgenode.node.resources import Sensors
+from edgenode.storage import result_file
+from edgenode.storage.checkpoints import Arrays, Store
+
+if TYPE_CHECKING:
+    from edgenode.tasks.trainer import Trainer
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+_REPORT_EVERY_S = 0.2
+_SAY_EVERY_S = 30.0
+_WORTH_SAYING_S = 1.0
+_LEAVE_GRACE_S = 10.0
+
+
+@dataclass(frozen=True)
+class View:
+    """The node as of its last event, for reports: the node itself belongs to its owner."""
+
+    round: int
+    next_round: int
+    end: int
+    number: int
+    digest: str
+    missing: tuple[str, ...]
+    fenced: frozenset[str]
+    stands_still: bool
+
+    @classmethod
+    def of(cls, node: Node) -> View:
+        latest = node.plan.latest
+        missing = () if node.halted else node.missing()  # who is told to stand still waits for nobody
+        return cls(
+            node.round,
+            node.next_round,
+            node.end,
+            latest.number,
+            latest.digest,
+            missing,
+            node.fenced,
+            node.stands_still,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a node's run ended."""
+
+    round: int
+    complete: bool
+    test_accuracy: float
+
+
+class Worker:
+    """One thread for all work on vectors."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker")
+
+    async def __call__(self, work: Callable[..., T], *args: Any) -> T:
+        """Run in the worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+
+    def close(self) -> None:
+        """Let the work in hand end; take no more."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Daemon:
+    """One founded member: from its first round to its last.
+
+    Args:
+        control: the link to the controller, if the run has one.
+        whereabouts: where to dial a peer.
+        fetched: z and the BatchNorm buffers of a sponsor, for one who joins a running run.
+        halted: the run is paused: stand still from the start.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        trainer: Trainer,
+        plan: Plan,
+        start: int,
+        store: Store,
+        server: PeerServer,
+        worker: Worker,
+        control: ControlLink | None,
+        whereabouts: Callable[[str], Whereabouts],
+        fetched: Arrays | None = None,
+        halted: bool = False,
+    ) -> None:
+        self._halted = halted
+        self._config, self._server, self._worker = config, server, worker
+        self._control, self._whereabouts = control, whereabouts
+        recipe, window = factory.recipe(config), config.run.window
+        self._part = Participant(config, recipe, name, trainer, plan, start, store, window, fetched)
+        self.name, self.tally, self._node = name, self._part.tally, self._part.node
+        self._mailbox: asyncio.Queue[NodeEvent] = asyncio.Queue()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._waiting_since: float | None = None
+        self._standstill = Standstill(min(config.run.barrier_timeout_s, _SAY_EVERY_S))
+        self._pace = Pace()
+        self._outcome: Outcome | None = None
+        self._z: Floats | None = None
+        self._farewell: control_pb2.FenceAnswer | None = None
+        self._view = View.of(self._node)
+        self._epoch_rounds = trainer.rounds_per_epoch
+        self._sensors, self._start = Sensors(), start
+        self._peers: Peers | None = None
+
+    @property
+    def fenced(self) -> frozenset[str]:
+        """Whom a fence shuts out behind which this node stands."""
+        return self._node.fenced
+
+    @property
+    def plan(self) -> Plan:
+        """What this node knows of the plan."""
+        return self._node.plan
+
+    def post(self, event: NodeEvent) -> None:
+        """Put an event into the mailbox."""
+        self._mailbox.put_nowait(event)
+
+    async def run(self) -> Outcome:
+        """Take part until the end.
+
+        Raises:
+            EdgenodeError: the run cannot go on; BarrierTimeout names the round and who is missing.
+        """
+        identity = self._server.identity
+        async with asyncio.TaskGroup() as group:
+            self._peers = Peers(group, identity, self._whereabouts, self.post)
+            self._server.open(identity, lambda m: self.post(Received(m)), codec.max_bytes(self._part.layout))
+            self._server.sponsor(lambda: self._worker(self._part.model))
+            helpers = [
+                group.create_task(self._report_regularly(), name="reports"),
+                group.create_task(self._sensors.watch(), name="sensors"),
+            ]
+            try:
+                outcome = await self._own()
+                await self._sensors.sample()
+                await self._leave()
+            except BaseException:
+                self._peers.abandon()
+                raise
+            finally:
+                for helper in helpers:
+                    helper.cancel()
+                self._disarm()
+        self._report(control_pb2.STATE_DONE if outcome.complete else control_pb2.STATE_STOPPED)
+        return outcome
+
+    async def _own(self) -> Outcome:
+        """The owner task: nobody else touches the node."""
+        await self._perform_all(await self._worker(self._node.start, self._halted))
+        while self._outcome is None:
+            event = await self._mailbox.get()
+            if isinstance(event, Halted) and event.halted != self._node.halted:
+                self._pace.interrupt()
+                log.info("pausing: no further round begins" if event.halted else "going on", round=self._node.round)
+            await self._perform_all(await self._handle(event))
+        return self._outcome
+
+    async def _handle(self, event: NodeEvent) -> list[NodeAction]:
+        if isinstance(event, Received):
+            self.tally.received_bytes += len(event.message.payload)
+        try:
+            return await self._worker(self._node.handle, event)
+        except RemoteProtocolError as exc:
+            log.warning("rejected", reason=str(exc))
+            if isinstance(event, Received):
+                message = event.message
+                self._server.answer(Acknowledge(message.sender, message.round, Verdict.ERROR, 0, str(exc)))
+            return []
+
+    async def _leave(self) -> None:
+        """Everything of ours is answered; stay until the others have finished with us too."""
+        assert self._peers is not None
+        await self._peers.close()
+        deadline = time.monotonic() + _LEAVE_GRACE_S
+        while self._server.connected and time.monotonic() < deadline:
+            while not self._mailbox.empty():  # repeats of pushes whose answers were lost
+                await self._perform_all(await self._handle(self._mailbox.get_nowait()))
+            await asyncio.sleep(0.01)
+
+    # --- actions ------------------------------------------------------------------------------------
+
+    async def _perform_all(self, actions: list[NodeAction]) -> None:
+        self._view = View.of(self._node)
+        for action in actions:
+            log.debug("action", kind=type(action).__name__, round=getattr(action, "round", None))
+            await self._perform(action)
+
+    async def _perform(self, action: NodeAction) -> None:
+        match action:
+            case Train():
+                self.post(await self._worker(self._part.train, action))
+            case Push(to, message):
+                assert self._peers is not None
+                self._peers.push(to, message)
+            case Acknowledge():
+                self._server.answer(action)
+            case Await(round):
+                self._arm(round)
+            case Mixed():
+                self._count(action)
+            case Evaluate(round, z):
+                await self._measure(round, z, self._part.evaluate)
+            case Save():
+                await self._save(action)
+            case AnswerOffer() | AnswerFence():
+                if self._control is not None:
+                    self._control.answer(action)
+            case PlanChanged(record):
+                for dead, _ in record.cut:
+                    assert self._peers is not None
+                    self._peers.drop(dead)
+                log.info("plan changes", record=record.number, at_round=record.start, **_described(record))
+            case Finish(round, z, complete):
+                accuracy = await self._measure(round, z, self._part.conclude)
+                if reason := result_file.no_gain(self.tally.before_average, accuracy):
+                    log.warning("the last phase was no gain", reason=reason)
+                self._z, self._farewell = z, fence_answer_to_wire(self._node.farewell())
+                self._outcome = Outcome(round, complete, accuracy)
+            case Fail(error):
+                raise error
+            case _:
+                assert_never(action)
+
+    async def _measure(self, round: int, z: Floats, accuracy: Callable[[Floats], float]) -> float:
+        if self._control is not None:
+            await self._worker(self._part.sketch, round, z)
+        return await self._worker(accuracy, z)
+
+    def _count(self, mixed: Mixed) -> None:
+        self._disarm()
+        self._pace.round_ended(time.monotonic())
+        assert self._peers is not None
+        for leaver in self._node.plan.graph(mixed.round).leaving - {self.name}:
+            self._peers.retire(leaver)
+        self._part.count(mixed)
+        tally = self.tally
+        if (mixed.round + 1) % self._epoch_rounds == 0:
+            log.info(
+                "epoch done",
+                epoch=(mixed.round + 1) // self._epoch_rounds,
+                round=mixed.round + 1,
+                graph=self._node.plan.at(mixed.round).schedule.spec(mixed.round).name,
+                loss=None if tally.loss is None else round(tally.loss, 4),
+                accuracy=None if tally.accuracy is None else round(tally.accuracy, 4),
+            )
+
+    async def _save(self, save: Save) -> None:
+        """A full or broken disk stops checkpointing, not training."""
+        try:
+            await self._worker(self._part.save, save, self.wire_bytes)
+        except CheckpointError as exc:
+            log.warning("training goes on without a new checkpoint", reason=str(exc))
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def _arm(self, round: int) -> None:
+        """A wait begins. It has an end only without a controller: with one, the silent are cut out."""
+        self._disarm()
+        self._waiting_since = time.monotonic()
+        if self._control is None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(self._config.run.barrier_timeout_s, self.post, TimedOut(round))
+
+    def _disarm(self) -> None:
+        self._waiting_since = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    # --- reports ------------------------------------------------------------------------------------
+
+    async def _report_regularly(self) -> None:
+        while True:
+            self._report()
+            self._say_if_stuck()
+            await asyncio.sleep(_REPORT_EVERY_S)
+
+    def _say_if_stuck(self) -> None:
+        """Say whom we wait for, and since when: every barrier_timeout_s, at the latest every 30 s."""
+        view = self._view
+        since_s = self._standstill.due(time.monotonic(), view.round, bool(view.missing or view.fenced))
+        if since_s is None:
+            return
+        fenced = {"fenced_from": sorted(view.fenced)} if view.fenced else {}
+        where = {"controller": "away"} if self._away() else {}
+        waiting = {"waiting_for": list(view.missing), "since_s": round(since_s)}
+        log.warning("no progress", round=view.round, **waiting, **fenced, **where)
+
+    def status(self) -> str:
+        """How we are, in a line."""
+        view, since = self._view, self._waiting_since
+        parts = [f"round {view.round} of {view.end}"]
+        if self.tally.accuracy is not None:
+            parts.append(f"accuracy {self.tally.accuracy:.1%}")
+        if view.missing and since is not None and time.monotonic() - since > _WORTH_SAYING_S:
+            parts.append(f"waiting for {', '.join(view.missing)} since {time.monotonic() - since:.0f} s")
+        if self._away():
+            parts.append("the controller is away")
+        if self._node.halted:
+            parts.append("paused")
+        return ", ".join(parts)
+
+    def _away(self) -> bool:
+        return self._control is not None and not self._control.connected.is_set()
+
+    def fail(self, error: BaseException) -> None:
+        """Report that this node gave up."""
+        self._report(control_pb2.STATE_FAILED, str(error))
+
+    def _report(self, state: control_pb2.State | None = None, error: str = "") -> None:
+        if self._control is not None:
+            self._control.report(self.progress(state, error))
+
+    def progress(self, state: control_pb2.State | None = None, error: str = "") -> control_pb2.Progress:
+        """How we are, for the controller and for whoever measures."""
+        if state is None:
+            state = control_pb2.STATE_PAUSED if self._view.stands_still else control_pb2.STATE_RUNNING
+        view, tally, usage = self._view, self.tally, self._sensors.usage(self._view.round - self._start)
+        since = self._waiting_since
+        waiting = view.missing if since is not None else ()
+        return control_pb2.Progress(
+            next_round=view.next_round,
+            number=view.number,
+            digest=view.digest,
+            round=view.round,
+            rounds=view.end,
+            loss=tally.loss,
+            accuracy=tally.accuracy,
+            messages=tally.messages,
+            payload_bytes=tally.payload_bytes,
+            wire_bytes=self.wire_bytes,
+            dense_bytes=tally.dense_bytes,
+            gossip_bytes=tally.gossip_bytes,
+            received_bytes=tally.received_bytes,
+            round_s=self._pace.round_s,
+            sketch_round=tally.sketch_round,
+            sketch=tally.sketch,
+            u=tally.u,
+            waiting_for=waiting,
+            waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,
+            state=state,
+            error=error,
+            farewell=self._farewell,
+            peak_memory_bytes=usage.peak_memory_bytes or 0,
+            joules_per_round=usage.joules_per_round,
+            power_sensor=usage.power_sensor,
+        )
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of the gRPC messages sent to peers, before a resume included."""
+        return self.tally.wire_bytes + (self._peers.wire_bytes if self._peers is not None else 0)
+
+    def result(self, outcome: Outcome) -> result_file.NodeResult:
+        """This node's row of result.json."""
+        usage = self._sensors.usage(outcome.round - self._start)
+        return replace(self._part.result(outcome.round, outcome.test_accuracy, self.wire_bytes), **asdict(usage))
+
+    def export(self, folder: Path) -> None:
+        """Write model.safetensors: the final z and the BatchNorm buffers, with what is needed to use them."""
+        if self._z is None:
+            raise ConfigError("a run that has not finished has no model to export")
+        self._part.export(folder, self._z)
+
+
+def _described(record: Record) -> dict[str, Any]:
+    """What a record changes, for the log."""
+    out = {"without": [dead for dead, _ in record.cut], "leaving": [leaver for leaver, _ in record.heirs]}
+    return {"nodes": len(record.members), "stops": record.end is not None, **{k: v for k, v in out.items() if v}}

@@ -1,0 +1,1 @@
+"""What a run shows: status, metrics, events and notifications."""

@@ -1,0 +1,1 @@
+"""A whole run in one process, bit-identical to the run on devices."""

@@ -1,0 +1,1 @@
+"""What outlives a process: checkpoints, the controller's state, the history and the results of runs."""

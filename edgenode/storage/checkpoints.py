@@ -1,0 +1,215 @@
+"""What a node keeps on disk: checkpoints of whole rounds. Safetensors and JSON, never pickle; whole or not at all.
+
+A checkpoint is a folder, written beside its place, flushed and renamed into it; ``sha256sum -c SHA256SUMS`` in the
+folder tells whether it is intact, and so does ``load``. No older one goes before the new one would survive a power
+cut; where one of the same round stands, it is set aside, and is read until the new one is in its place. The state of
+round t is the one between two rounds, so the checkpoints of one round on all nodes are a consistent cut of the cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as tensors
+
+from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.protocol.plan import Plan, Record
+from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
+from edgenode.storage.filesystem import REAL_DISK, Disk, make_lasting
+
+_FORMAT = 2
+_KEPT = 2
+_LOCAL = "local."
+_STATE, _META, _SUMS = "state.safetensors", "meta.json", "SHA256SUMS"
+_PARTIAL, _REPLACED = "partial", "replaced"
+_CHECKPOINT = re.compile(rf"round-([0-9]{{9}})|\.round-([0-9]{{9}})\.{_REPLACED}")
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything a node needs to go on as if it had never stopped.
+
+    Attributes:
+        local: the trainer's own state: momentum, BatchNorm buffers.
+        counts: messages and bytes sent so far, by name.
+    """
+
+    round: int
+    state: State
+    plan: Plan
+    local: Arrays
+    counts: Mapping[str, int]
+
+
+class Store:
+    """The checkpoints of one node in one folder."""
+
+    def __init__(self, state_dir: Path, run_digest: str, disk: Disk = REAL_DISK) -> None:
+        self.folder = state_dir / "checkpoints"
+        self._run_digest, self._disk = run_digest, disk
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, and then drop all but the newest two; it is on the medium when this returns.
+
+        Raises:
+            CheckpointError: the disk refuses it.
+        """
+        scratch = self._hidden(checkpoint.round, _PARTIAL)
+        try:
+            self._write(checkpoint, scratch)
+        except (OSError, SafetensorError) as exc:
+            with suppress(OSError):  # a full disk needs the room
+                self._disk.remove(scratch)
+            raise CheckpointError(f"cannot write the checkpoint of round {checkpoint.round}: {exc}") from exc
+        with suppress(OSError, CheckpointError):
+            self._drop(checkpoint.round)
+
+    def _write(self, checkpoint: Checkpoint, scratch: Path) -> None:
+        disk, place = self._disk, self._place(checkpoint.round)
+        make_lasting(disk, self.folder)
+        for name in disk.names(self.folder):
+            if name.startswith(".") and name.endswith(f".{_PARTIAL}"):  # of a process that died while it wrote
+                disk.remove(self.folder / name)
+        disk.make_folder(scratch)
+        for name, content in self._files(checkpoint).items():
+            disk.write(scratch / name, content)
+            # precaution: a checkpoint's files are flushed before it is renamed into place
+            disk.flush(scratch / name)
+        disk.flush(scratch)
+        if place.name in disk.names(self.folder):
+            replaced = self._hidden(checkpoint.round, _REPLACED)
+            disk.remove(replaced)
+            disk.rename(place, replaced)
+        disk.rename(scratch, place)
+        # precaution: the folder of a renamed checkpoint is flushed
+        disk.flush(self.folder)
+
+    def _drop(self, saved: int) -> None:
+        self._disk.remove(self._hidden(saved, _REPLACED))
+        for old in sorted(self.rounds())[:-_KEPT]:
+            self._disk.remove(self._hidden(old, _REPLACED))
+            self._disk.remove(self._place(old))
+
+    def rounds(self) -> frozenset[int]:
+        """The rounds a checkpoint was written for.
+
+        Raises:
+            CheckpointError: the folder cannot be read.
+        """
+        try:
+            found = map(_CHECKPOINT.fullmatch, self._disk.names(self.folder))
+        except OSError as exc:
+            raise CheckpointError(f"{self.folder} cannot be read: {exc}") from exc
+        return frozenset(int(match[1] or match[2]) for match in found if match)
+
+    def load(self, round: int) -> Checkpoint:
+        """The checkpoint of a round.
+
+        Raises:
+            CheckpointError: it is absent, damaged, or of another run; the file is named.
+        """
+        folder = self._place(round)
+        try:
+            names = self._disk.names(self.folder)
+            replaced = self._hidden(round, _REPLACED)
+            if folder.name not in names and replaced.name in names:
+                folder = replaced
+            return self._read(folder, round)
+        except CheckpointError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, EdgenodeError) as exc:
+            raise CheckpointError(f"{folder} cannot be read: {exc}") from exc
+
+    def _read(self, folder: Path, round: int) -> Checkpoint:
+        content = {name: self._disk.read(folder / name) for name in (_META, _STATE)}
+        if self._disk.read(folder / _SUMS) != _sums(content):
+            raise CheckpointError(f"{folder} is damaged: {_SUMS} does not match")
+        meta = json.loads(content[_META])
+        if meta["format"] != _FORMAT:
+            raise CheckpointError(f"{folder}: format {meta['format']}, expected {_FORMAT}")
+        if meta["run_digest"] != self._run_digest:
+            raise OtherRun(f"{folder} is of another run: run digest {meta['run_digest']}, ours is {self._run_digest}")
+        if meta["round"] != round:
+            raise CheckpointError(f"{folder} holds round {meta['round']}")
+        arrays = tensors.load(content[_STATE])
+        plan = Plan(tuple(Record.from_json(text) for text in meta["records"]))
+        local = {key.removeprefix(_LOCAL): arrays.pop(key) for key in list(arrays) if key.startswith(_LOCAL)}
+        state = State(u=arrays.pop("u"), **arrays)
+        counts = {str(name): int(count) for name, count in meta["counts"].items()}
+        return Checkpoint(round, state, plan, local, counts)
+
+    def rewind(self, round: int) -> None:
+        """Drop what was saved after a round: a history that the others do not go on with.
+
+        Raises:
+            CheckpointError: the disk refuses it.
+        """
+        try:
+            for newer in sorted(r for r in self.rounds() if r > round):
+                self._disk.remove(self._hidden(newer, _REPLACED))
+                self._disk.remove(self._place(newer))
+            self._disk.flush(self.folder)
+        except FileNotFoundError:
+            pass  # nothing was ever saved
+        except OSError as exc:
+            raise CheckpointError(f"cannot drop the checkpoints after round {round}: {exc}") from exc
+
+    def offer(self) -> tuple[frozenset[int], Plan | None, tuple[str, ...]]:
+        """What to offer for going on: the intact rounds, the plan of the newest of them, and what is wrong with others.
+
+        Raises:
+            OtherRun: there is a checkpoint of another run.
+            CheckpointError: the folder cannot be read.
+        """
+        plans, damage = {}, []
+        for round in sorted(self.rounds()):
+            try:
+                plans[round] = self.load(round).plan
+            except OtherRun:
+                raise
+            except CheckpointError as exc:
+                damage.append(str(exc))
+        return frozenset(plans), plans[max(plans)] if plans else None, tuple(damage)
+
+    def _place(self, round: int) -> Path:
+        return self.folder / f"round-{round:09d}"
+
+    def _hidden(self, round: int, purpose: str) -> Path:
+        return self.folder / f".round-{round:09d}.{purpose}"
+
+    def _files(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        arrays: dict[str, NDArray[Any]] = {**checkpoint.state.vectors, "u": checkpoint.state.u}
+        arrays |= {_LOCAL + key: np.asarray(value, order="C") for key, value in checkpoint.local.items()}
+        meta = {
+            "format": _FORMAT,
+            "run_digest": self._run_digest,
+            "round": checkpoint.round,
+            "counts": dict(checkpoint.counts),
+            "records": [record.to_json() for record in checkpoint.plan.records],
+        }
+        files = {_STATE: tensors.save(arrays), _META: json.dumps(meta, indent=1).encode()}
+        return files | {_SUMS: _sums(files)}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file as a whole; it is on the medium when this returns."""
+    scratch = path.with_name(f".{path.name}.partial")
+    REAL_DISK.write(scratch, text.encode())
+    REAL_DISK.flush(scratch)
+    REAL_DISK.rename(scratch, path)
+    REAL_DISK.flush(path.parent)
+
+
+def _sums(files: Mapping[str, bytes]) -> bytes:
+    return "".join(f"{sha256(files[name]).hexdigest()}  {name}\n" for name in (_META, _STATE)).encode()

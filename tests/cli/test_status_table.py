@@ -1,0 +1,235 @@
+"""A cluster in a table, in JSON and in words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console, RenderableType
+
+from edgenode.cli.status_table import nodes_table, status_table, title, watch_table
+from edgenode.cli.topology import _plan
+from edgenode.cli.watch import Screen
+from edgenode.core.protocol.plan import Member, Plan, found
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import ConfigError
+from edgenode.net.proto import control_pb2, operator_pb2
+from edgenode.net.wire import records_to_wire
+from edgenode.observability.status_view import cluster_view, next_switch, size
+
+A, B, EVERYONE = GraphSpec("a"), GraphSpec("b"), GraphSpec("complete")
+
+
+def a_plan(nodes: int = 4, **schedule: object) -> Plan:
+    return found("home", [Member(f"n{i}") for i in range(nodes)], Schedule((A, B), every=10, **schedule))  # type: ignore[arg-type]
+
+
+def a_straggler(
+    *others: str, connected: bool = True, state: object = control_pb2.STATE_RUNNING
+) -> operator_pb2.NodeStatus:
+    node = a_node(connected=connected, state=state)
+    node.holds_up.extend(others)
+    node.holds_up_s = 12
+    return node
+
+
+def a_node(name: str = "n0", connected: bool = True, **progress: object) -> operator_pb2.NodeStatus:
+    report = control_pb2.Progress(**progress)  # type: ignore[arg-type]
+    return operator_pb2.NodeStatus(
+        node=name, address="10.0.0.1:7600", connected=connected, last_seen_s=7.25, progress=report
+    )
+
+
+def a_status(*nodes: operator_pb2.NodeStatus, plan: Plan | None = None) -> operator_pb2.ClusterStatus:
+    records = records_to_wire(plan.records if plan else ())
+    reign = control_pb2.Reign(term=3, nonce="beef", address="10.0.0.5:7700")
+    return operator_pb2.ClusterStatus(cluster="home", missing=2, records=records, nodes=nodes, reign=reign)
+
+
+def printed(status: operator_pb2.ClusterStatus) -> str:
+    return shown(status_table(status))
+
+
+def shown(picture: RenderableType) -> str:
+    console = Console(width=140, color_system=None)
+    with console.capture() as capture:
+        console.print(picture)
+    return capture.get()
+
+
+# --- titles
+
+
+def test_before_the_founding_the_title_says_how_many_are_missing() -> None:
+    assert title(a_status()) == "home: waiting for 2 more nodes"
+
+
+def test_the_title_names_the_graph_its_edges_and_the_next_switch() -> None:
+    nodes = [a_node("n0", round=12), a_node("n1", round=9)]
+    assert title(a_status(*nodes, plan=a_plan())) == (
+        "home: graph a (n0→n1  n1→n2  n2→n3  n3→n0), then b from round 10"
+    )
+
+
+def test_the_last_graph_has_no_next_and_many_edges_are_counted() -> None:
+    plan = a_plan(last=EVERYONE, last_from=30)
+    assert title(a_status(a_node(round=29), plan=plan)).endswith("then complete from round 30")
+    assert title(a_status(a_node(round=30), plan=plan)) == "home: graph complete (12 edges)"
+
+
+def test_under_the_table_stands_who_controls_in_which_term() -> None:
+    assert printed(a_status()).splitlines()[-1].strip() == "controller 10.0.0.5:7700, term 3"
+
+
+# --- rows
+
+
+@pytest.mark.parametrize(
+    ("node", "state"),
+    [
+        (a_node(), "joining"),
+        (a_node(state=control_pb2.STATE_RUNNING), "running"),
+        (a_node(state=control_pb2.STATE_RUNNING, waiting_for=["n1"], waiting_s=0.5), "running"),
+        (
+            a_node(state=control_pb2.STATE_RUNNING, waiting_for=["n1", "n3"], waiting_s=12),
+            "waits for n1, n3 since 12 s",
+        ),
+        (a_straggler("n1", "n3"), "holds up n1, n3 since 12 s"),
+        (a_straggler(), "holds up the others since 12 s"),
+        (a_straggler("n1", connected=False), "not seen for 7 s"),
+        (a_straggler("n1", state=control_pb2.STATE_DONE), "done"),
+        (a_node(connected=False, state=control_pb2.STATE_RUNNING), "not seen for 7 s"),
+        (a_node(connected=False, state=control_pb2.STATE_DONE), "done"),
+        (a_node(connected=False, state=control_pb2.STATE_STOPPED), "stopped"),
+        (a_node(connected=False, state=control_pb2.STATE_FAILED, error="disk on fire"), "failed: disk on fire"),
+    ],
+)
+def test_a_row_ends_with_the_state_of_its_node(node: operator_pb2.NodeStatus, state: str) -> None:
+    row = next(line for line in printed(a_status(node)).splitlines() if "n0" in line)
+    assert row.rstrip(" │").endswith(state)
+
+
+def test_a_row_shows_what_is_known_and_a_dash_for_the_rest() -> None:
+    known = a_node(round=5, rounds=120, loss=0.12345, accuracy=0.877, payload_bytes=1_234, dense_bytes=5_600_000)
+    rows = [row for row in printed(a_status(known, a_node("n1"))).splitlines() if "│" in row]
+    first, second = ([cell.strip() for cell in row.split("│")[1:-1]] for row in rows)
+    assert first == ["n0", "5/120", "0.123", "87.7%", "1.2 kB", "5.6 MB", "joining"]
+    assert second == ["n1", "-", "-", "-", "0 B", "0 B", "joining"]
+
+
+def test_a_name_that_looks_like_markup_is_printed_as_it_is() -> None:
+    assert "[red]" in printed(a_status(a_node("[red]", state=control_pb2.STATE_FAILED, error="[/]")))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_000, "1.0 kB"),
+        (1_550, "1.6 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (1_000_000, "1.0 MB"),
+        (2_500_000_000, "2.5 GB"),
+        (3_000_000_000_000, "3.0 TB"),
+    ],
+)
+def test_bytes_are_for_people(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+# --- for scripts
+
+
+def test_a_status_is_json_with_null_for_what_is_not_known() -> None:
+    status = json.loads(json.dumps(cluster_view(a_status(a_node(round=5, loss=0.5), plan=a_plan()))))
+    (node,) = status["nodes"]
+    assert (status["cluster"], status["missing"], status["record"]["number"]) == ("home", 2, 0)
+    assert (node["node"], node["round"], node["loss"], node["accuracy"]) == ("n0", 5, 0.5, None)
+    assert (node["state"], node["connected"], node["last_seen_s"]) == ("unspecified", True, 7.25)
+    assert (node["holds_up"], node["holds_up_s"]) == ([], 0)
+    assert (status["controller"], status["term"]) == ("10.0.0.5:7700", 3)
+    (node,) = cluster_view(a_status(a_straggler("n1")))["nodes"]
+    assert (node["holds_up"], node["holds_up_s"]) == (["n1"], 12)
+    bare = cluster_view(a_status())
+    assert (bare["record"], bare["graph"], bare["next"], bare["consensus_distance"]) == (None,) * 4
+
+
+def test_a_status_names_the_graph_of_the_round_and_the_next() -> None:
+    status = cluster_view(a_status(a_node(round=5), a_node("n1", round=12), plan=a_plan(2)))
+    assert status["graph"] == {"name": "a", "edges": [["n0", "n1"], ["n1", "n0"]]}
+    coming = {"round": 10, "graph": "b", "edges": [["n0", "n1"], ["n1", "n0"]]}
+    assert (status["round"], status["next"]) == (5, coming)
+
+
+# --- topology show
+
+
+def test_the_next_switch_is_the_schedules_or_a_coming_records() -> None:
+    plan = a_plan()
+    assert next_switch(plan, 3) == {"round": 10, "graph": "b"}
+    changed = plan.extend(plan.successor(7, schedule=Schedule((EVERYONE,), every=1, origin=7)))
+    assert next_switch(changed, 3) == {"round": 7, "graph": "complete"}
+    assert next_switch(changed, 7) is None
+
+
+def test_the_round_of_a_cluster_is_that_of_its_slowest_node() -> None:
+    nodes = [a_node(round=9), a_node("n1", round=4), a_node("newcomer")]
+    assert _plan(a_status(*nodes, plan=a_plan())) == (a_plan(), 4)
+
+
+def test_a_run_that_has_not_started_has_no_graph_to_show() -> None:
+    with pytest.raises(ConfigError, match="it waits for 2 more nodes"):
+        _plan(a_status())
+
+
+# --- watch and nodes
+
+
+def test_watch_shows_the_graph_the_nodes_and_the_curves() -> None:
+    screen = Screen()
+    before = shown(screen.drawn(a_status(a_node())))
+    assert "waiting for 2 more nodes" in before
+    nodes = [
+        a_node(f"n{i}", round=7, rounds=50, round_s=0.25, accuracy=0.5, u=1.0, payload_bytes=2_000, received_bytes=900,
+               dense_bytes=60_000, state=control_pb2.STATE_RUNNING)
+        for i in range(4)
+    ]  # fmt: skip
+    status = a_status(*nodes, plan=a_plan())
+    status.consensus_distance, status.consensus_round, status.paused = 1.5, 6, True
+    text = shown(screen.drawn(status))
+    assert "home (paused): graph a (n0→n1  n1→n2  n2→n3  n3→n0), then b from round 10" in text
+    for word in (" n0 ", "7/50", "0.25", "50.0%", "1.000", "2.0 kB", "900 B", "running"):
+        assert word in text
+    assert "all: 8.0 kB, 30 times as much uncompressed (240.0 kB)" in text
+    assert "models apart   1.5 (round 6)" in text
+    assert any(head in text for head in "→↘↓↙←↖↑↗")
+
+
+def test_nodes_are_listed_with_where_they_are_and_when_they_were_seen() -> None:
+    text = shown(nodes_table(a_status(a_node(round=3), a_node("n1", connected=False, state=control_pb2.STATE_PAUSED))))
+    assert "10.0.0.1:7600" in text
+    assert "7.2 s ago" in text
+    assert "lost, 7 s ago" in text
+    assert "paused" in text
+
+
+def test_nodes_are_listed_with_their_memory_and_energy_or_the_reason_why_it_is_not_known() -> None:
+    measured = a_node(peak_memory_bytes=387_000_000, joules_per_round=1.234, power_sensor="RAPL package-0")
+    text = shown(nodes_table(a_status(measured, a_node("n1", power_sensor="no sensor"))))
+    assert "387.0 MB" in text
+    assert "1.23 J" in text
+    assert "no sensor" in text
+
+
+def test_the_caption_names_the_page_if_there_is_one() -> None:
+    status = a_status(a_node())
+    assert "page" not in printed(status)
+    status.page = "http://127.0.0.1:8080"
+    assert "controller 10.0.0.5:7700, term 3, page http://127.0.0.1:8080" in printed(status)
+
+
+def test_names_in_a_table_are_no_markup() -> None:
+    assert "[red]n" in shown(watch_table(a_status(a_node("[red]n"))))

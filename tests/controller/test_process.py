@@ -1,0 +1,90 @@
+"""What a controller remembers, and what it does when it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgenode import factory
+from edgenode.config import Config, load
+from edgenode.controller.process import Controller
+from edgenode.controller.registry import Attendance, Register
+from edgenode.core.protocol.control import Persist
+from edgenode.core.protocol.plan import Member, found
+from edgenode.errors import ConfigError, OtherRun
+from edgenode.net.proto import control_pb2
+from edgenode.storage.controller_state import Ledger
+
+LISTEN = "127.0.0.1:0"
+
+
+def remembered(folder: Path, config: Config) -> Persist:
+    plan = found(config.run.cluster, [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], factory.schedule(config))
+    persist = Persist(4, 0, plan)
+    Ledger(folder, config.digest()).save(persist)
+    return persist
+
+
+def test_a_controller_goes_on_with_the_plan_and_a_higher_term_and_knows_where_members_were(tmp_path: Path) -> None:
+    persist = remembered(tmp_path, Config())
+    controller = Controller(Config(), LISTEN, tmp_path)
+    assert (controller.cluster.plan, controller.cluster.term) == (persist.plan, 5)
+    assert controller._planned("n0") == "10.0.0.1:7600"
+    assert controller._planned("n1") == controller._planned("n9") == ""
+    assert Controller(Config(), LISTEN, tmp_path).cluster.term == 6
+
+
+def test_damaged_state_is_refused_with_the_remedy_and_removed_only_with_it(tmp_path: Path) -> None:
+    remembered(tmp_path, Config())
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"{")
+    with pytest.raises(ConfigError, match=r"cannot be read: .*; to take the plan from the nodes that run, .*--recover"):
+        Controller(Config(), LISTEN, tmp_path)
+    controller = Controller(Config(), LISTEN, tmp_path, recover=True)
+    assert (controller.cluster.plan, controller.cluster.term) == (None, 0)
+    assert Ledger(tmp_path, Config().digest()).load() is None
+
+
+@pytest.mark.parametrize("recover", [False, True])
+def test_state_of_another_run_stays_whatever_is_said(tmp_path: Path, recover: bool) -> None:
+    remembered(tmp_path, Config())
+    with pytest.raises(OtherRun, match=f"digest {Config().digest()}, ours is"):
+        Controller(load(None, {"run.seed": 1}, {}), LISTEN, tmp_path, recover)
+    assert Ledger(tmp_path, Config().digest()).load() is not None
+
+
+def test_a_member_that_failed_may_be_cut_out_like_one_that_died_and_one_that_is_done_may_not() -> None:
+    heard = {
+        state: Attendance("10.0.0.1:7600", progress=control_pb2.Progress(state=state)).heard(0.0)
+        for state in (control_pb2.STATE_FAILED, control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
+    }
+    assert [h.ended for h in heard.values()] == [False, True, True]
+
+
+RUNNING, DONE, FAILED = control_pb2.STATE_RUNNING, control_pb2.STATE_DONE, control_pb2.STATE_FAILED
+
+
+@pytest.mark.parametrize(
+    ("states", "connected", "abandoned"),
+    [
+        ((RUNNING, RUNNING, RUNNING), (), False),  # all down: they come back
+        ((DONE, DONE, RUNNING), (), True),
+        ((DONE, RUNNING), (), True),
+        ((DONE, RUNNING, RUNNING), (), False),  # two of three can go on
+        ((DONE, DONE, RUNNING), (2,), False),
+        ((DONE, DONE, RUNNING), (0,), True),
+        ((FAILED, RUNNING, RUNNING), (), True),
+        ((FAILED, RUNNING, RUNNING), (1,), False),
+    ],
+)
+def test_a_run_is_abandoned_if_those_left_are_gone_and_too_few(
+    states: tuple[control_pb2.State, ...], connected: tuple[int, ...], abandoned: bool
+) -> None:
+    names = [f"n{i}" for i in range(len(states))]
+    plan = found("home", map(Member, names), factory.schedule(Config()))
+    register = Register()
+    for i, (name, state) in enumerate(zip(names, states, strict=True)):
+        register[name] = Attendance("", connected=i in connected, progress=control_pb2.Progress(state=state))
+    register["newcomer"] = Attendance("")
+    assert register.are_abandoned(plan) == abandoned

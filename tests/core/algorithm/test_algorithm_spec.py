@@ -1,0 +1,101 @@
+"""Averaging rates and the steps of SP and SCSP."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenode.core.algorithm.algorithm_spec import (
+    UNCOMPRESSED,
+    Recipe,
+    Step,
+    default_averaging_rate,
+    gossip_rounds_needed,
+)
+from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_int8
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.errors import ConfigError
+
+COMPRESSED = Compressor(TopK(0.01), as_int8)
+TABLE_5 = {1.0: 1.0, 0.5: 0.08, 0.1: 0.01, 0.01: 0.005, 0.001: 0.001}
+
+
+@pytest.mark.parametrize(("share", "rate"), TABLE_5.items())
+def test_default_averaging_rates_are_those_of_table_5(share: float, rate: float) -> None:
+    assert default_averaging_rate(share) == pytest.approx(rate, rel=1e-14, abs=0)
+
+
+def test_between_two_rows_of_table_5_the_rate_is_log_interpolated() -> None:
+    assert default_averaging_rate(math.sqrt(0.1 * 0.01)) == pytest.approx(math.sqrt(0.01 * 0.005))
+
+
+@given(st.tuples(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0)))
+def test_the_default_rate_grows_with_the_kept_share(shares: tuple[float, float]) -> None:
+    low, high = map(default_averaging_rate, sorted(shares))
+    assert 0 < low <= high * (1 + 1e-12)
+
+
+@given(st.floats(1e-6, 1.0))
+def test_the_default_rate_never_exceeds_the_kept_share(share: float) -> None:
+    assert default_averaging_rate(share) <= share * (1 + 1e-12)
+
+
+def test_sparse_push_trains_in_every_round() -> None:
+    recipe = Recipe(COMPRESSED, 0.005, training_rounds=3)
+    assert recipe.rounds == 3
+    assert [recipe.step(round) for round in range(3)] == [Step(True, COMPRESSED, 0.005)] * 3
+
+
+def test_scsp_ends_in_uncompressed_gossip_that_first_drops_the_error() -> None:
+    recipe = Recipe(COMPRESSED, 0.005, training_rounds=2, gossip_rounds=3)
+    assert recipe.rounds == 5
+    assert [recipe.step(round) for round in range(5)] == [
+        Step(True, COMPRESSED, 0.005),
+        Step(True, COMPRESSED, 0.005),
+        Step(False, UNCOMPRESSED, 1.0, forgets=True),
+        Step(False, UNCOMPRESSED, 1.0),
+        Step(False, UNCOMPRESSED, 1.0),
+    ]
+
+
+def test_uncompressed_is_the_identity() -> None:
+    vector = np.array([1, -0.5, 0], dtype=np.float32)
+    payload = UNCOMPRESSED(vector, Layout((1, 2)), np.random.default_rng(0))
+    assert payload.indices is None
+    assert np.array_equal(payload.dense(3), vector)
+
+
+@pytest.mark.parametrize(("nodes", "rounds"), [(4, 21), (8, 97), (16, 391)])
+def test_gossip_on_a_ring_needs_this_many_rounds_for_a_thousandth(nodes: int, rounds: int) -> None:
+    assert gossip_rounds_needed(GraphSpec("a"), nodes, 1e-3) == rounds
+
+
+@pytest.mark.parametrize("spec", ["a", "chord", "one-peer-exponential"])
+def test_gossip_rounds_needed_are_the_least_that_average_any_values(spec: str) -> None:
+    """Checked from outside: the worst vectors are the unit vectors, and one round fewer fails for one of them."""
+    nodes, tolerance = 6, 1e-2
+    graphs = GraphSpec(spec).period(tuple("abcdef"))
+
+    def worst(rounds: int) -> float:
+        x, u = np.eye(nodes), np.ones(nodes)
+        for _, graph in zip(range(rounds), itertools.cycle(graphs), strict=False):
+            x, u = graph.mixing_matrix() @ x, graph.mixing_matrix() @ u
+        return float(np.abs(x / u[:, None] * nodes - 1).max())
+
+    needed = gossip_rounds_needed(GraphSpec(spec), nodes, tolerance)
+    assert worst(needed) <= tolerance < worst(needed - 1)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4, 8, 16])
+def test_the_one_peer_exponential_graph_averages_a_power_of_two_exactly(nodes: int) -> None:
+    assert gossip_rounds_needed(GraphSpec("one-peer-exponential"), nodes, 0.0) == math.log2(nodes)
+
+
+def test_a_tolerance_that_float64_cannot_reach_is_refused() -> None:
+    with pytest.raises(ConfigError, match="graph a does not reach a consensus of 1e-18 on 5 nodes"):
+        gossip_rounds_needed(GraphSpec("a"), 5, 1e-18)

@@ -1,0 +1,279 @@
+"""Which entries are kept, and how their values are rounded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from edgenode.core.algorithm.compression import (
+    Compressor,
+    Layout,
+    Payload,
+    Random,
+    TopK,
+    as_bfloat16,
+    as_float32,
+    as_int4,
+    as_int8,
+    keep_all,
+    keep_none,
+    per_tensor,
+    top_k,
+)
+from edgenode.errors import LocalProtocolError
+
+RNG = np.random.default_rng(0)
+FLOATS = st.floats(-(2.0**40), 2.0**40, width=32)
+
+
+def compressed(compressor: Compressor, vector: np.ndarray, *sizes: int, seed: int = 0) -> Payload:
+    return compressor(vector.astype(np.float32), Layout(sizes or (len(vector),)), np.random.default_rng(seed))
+
+
+def assert_is_top_k(magnitude: np.ndarray, k: int) -> None:
+    """Positions increase, and what is kept are the k largest, ties in any way: compared as sorted values."""
+    kept = top_k(magnitude, k)
+    assert kept.dtype == np.int64
+    assert len(kept) == min(k, len(magnitude))
+    assert (np.diff(kept) > 0).all()
+    assert np.array_equal(np.sort(magnitude[kept]), np.sort(magnitude)[max(0, len(magnitude) - k) :])
+
+
+# --- the layout
+
+
+def test_offsets_begin_each_tensor_and_end_the_last() -> None:
+    assert Layout((3, 1, 4)).offsets.tolist() == [0, 3, 4, 8]
+    assert Layout((3, 1, 4)).size == 8
+
+
+# --- top-k
+
+
+@given(arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 8, width=16)), st.integers(1, 310))
+def test_top_k_keeps_the_largest(magnitude: np.ndarray, k: int) -> None:
+    assert_is_top_k(magnitude, k)
+
+
+def adversaries(size: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(size)
+    stride = max(1, size // 16_384)
+    spikes = rng.random(size, dtype=np.float32)
+    spikes[np.arange(size) % stride != 0] += 1  # the sample sees none of the large ones
+    decoys = rng.random(size, dtype=np.float32)
+    decoys[::stride] += 1  # the sample sees nothing but large ones
+    one = np.zeros(size, dtype=np.float32)
+    one[size // 2 + 1] = 1
+    return {
+        "normal": np.abs(rng.standard_normal(size)).astype(np.float32),
+        "heavy tail": (rng.pareto(0.5, size)).astype(np.float32),
+        "zeros": np.zeros(size, dtype=np.float32),
+        "constant": np.full(size, 0.5, dtype=np.float32),
+        "two values": rng.integers(0, 2, size).astype(np.float32),
+        "one spike": one,
+        "hidden spikes": spikes,
+        "decoys": decoys,
+        "increasing": np.arange(size, dtype=np.float32),
+        "decreasing": np.arange(size, 0, -1, dtype=np.float32),
+    }
+
+
+@pytest.mark.parametrize("name", adversaries(8))
+@pytest.mark.parametrize("size", [65_535, 65_536, 70_001, 200_000])
+def test_top_k_is_exact_whatever_the_sample_shows(size: int, name: str) -> None:
+    magnitude = adversaries(size)[name]
+    for k in (1, size // 1000, size // 100, size // 3, size - 1, size):
+        assert_is_top_k(magnitude, k)
+
+
+def test_top_k_keeps_a_nan_that_the_sample_does_not_see() -> None:
+    """Else a diverged entry would stay in the error for ever, and nobody would hear of it."""
+    magnitude = adversaries(200_000)["normal"]
+    magnitude[1] = np.nan
+    assert 1 in top_k(magnitude, 2000)
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=6), st.sampled_from([0.001, 0.01, 0.1, 0.5, 1.0]))
+def test_a_share_of_each_tensor_and_at_least_one_entry_is_kept(sizes: list[int], share: float) -> None:
+    vector = np.random.default_rng(len(sizes)).standard_normal(sum(sizes)).astype(np.float32)
+    counts, indices = TopK(share)(vector, Layout(tuple(sizes)))
+    assert counts.tolist() == [max(1, int(share * size)) for size in sizes]
+    assert (np.diff(indices) > 0).all()
+    parts = np.split(indices, np.cumsum(counts)[:-1])
+    for part, begin, size in zip(parts, np.cumsum([0, *sizes[:-1]]), sizes, strict=True):
+        tensor = np.abs(vector[begin : begin + size])
+        assert np.array_equal(np.sort(tensor[part - begin]), np.sort(tensor)[size - len(part) :])
+
+
+def test_a_large_tensor_does_not_crowd_out_a_small_one() -> None:
+    payload = compressed(Compressor(TopK(0.5), as_float32), np.array([100, 90, 80, 70, 0.1, 0.2]), 4, 2)
+    assert payload.indices.tolist() == [0, 1, 5]
+
+
+def test_the_magnitude_decides_and_the_sign_stays() -> None:
+    payload = compressed(Compressor(TopK(0.5), as_float32), np.array([1, -4, 3, -2]))
+    assert payload.dense(4).tolist() == [0, -4, 3, 0]
+
+
+# --- all and none
+
+
+def test_the_identity_keeps_every_entry_without_positions() -> None:
+    vector = RNG.standard_normal(9).astype(np.float32)
+    payload = compressed(Compressor(keep_all, as_float32), vector, 4, 5)
+    assert payload.indices is None
+    assert payload.counts.tolist() == [4, 5]
+    assert np.array_equal(payload.dense(9), vector)
+
+
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4)])
+def test_keeping_none_sends_nothing(quantise) -> None:
+    payload = compressed(Compressor(keep_none, quantise), np.ones(9), 4, 5)
+    assert (payload.counts.tolist(), len(payload.numbers)) == ([0, 0], 0)
+    assert not payload.dense(9).any()
+
+
+# --- values
+
+
+@given(arrays(np.float32, 40, elements=st.floats(-(2.0**126), 2.0**126, width=32)))
+def test_bfloat16_rounds_as_torch_does(numbers: np.ndarray) -> None:
+    ours = as_bfloat16(numbers, np.array([40]), RNG).decode(np.array([40]))
+    assert np.array_equal(ours, torch.from_numpy(numbers.copy()).bfloat16().float().numpy())
+
+
+def test_bfloat16_rounds_ties_to_even() -> None:
+    one = 0x3F800000
+    ties = np.array([one + 0x8000, one + 0x18000, one + 0x7FFF, one + 0x8001], dtype=np.uint32).view(np.float32)
+    assert as_bfloat16(ties, np.array([4]), RNG).codes.tolist() == [0x3F80, 0x3F82, 0x3F80, 0x3F81]
+
+
+@given(arrays(np.float32, 60, elements=FLOATS))
+def test_integers_are_off_by_at_most_half_a_step_of_their_own_tensor(numbers: np.ndarray) -> None:
+    counts = np.array([1, 0, 19, 40])
+    largest = np.repeat([np.abs(t).max(initial=0) for t in np.split(numbers, np.cumsum(counts)[:-1])], counts)
+    for quantise, levels in ((as_int8, 127), (as_int4, 7)):
+        values = quantise(numbers, counts, RNG)
+        off = np.abs(values.decode(counts) - numbers)
+        assert (off <= largest / (2 * levels) * (1 + 1e-5) + 1e-40).all()
+        assert np.abs(values.codes.astype(int)).max() <= levels
+
+
+def test_int4_has_fifteen_levels() -> None:
+    values = as_int4(np.array([-7, -3.4, 0.4, 6.6], dtype=np.float32), np.array([4]), RNG)
+    assert (values.bits, values.codes.tolist(), values.scales.tolist()) == (4, [-7, -3, 0, 7], [1])
+
+
+def test_int8_keeps_the_largest_entry_of_each_tensor_at_full_scale() -> None:
+    values = as_int8(np.array([-4, 2, 0.5, 0], dtype=np.float32), np.array([2, 1, 1]), RNG)
+    assert values.codes.tolist() == [-127, 64, 127, 0]
+    assert values.scales.tolist() == [np.float32(4) / np.float32(127), np.float32(0.5) / np.float32(127), 0]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("size", [1, 2, 10, 1000])
+def test_random_quantisation_contracts(bits: int, size: int) -> None:
+    """Section 8.1, assumption 5: E|C[x] - x|^2 <= alpha^2 |x|^2 with alpha < 1; here alpha^2 = 1 - 1 / tau."""
+    levels = 2**bits - 1
+    tau = 1 + min(size / levels**2, np.sqrt(size) / levels)
+    rng = np.random.default_rng(size)
+    x = rng.standard_normal(size).astype(np.float32)
+    trials = 400
+    off = [
+        np.sum((compressed(Compressor(keep_all, Random(bits)), x, seed=s).dense(size) - x) ** 2) for s in range(trials)
+    ]
+    expected, spread = np.mean(off) / np.sum(x**2), np.std(off) / np.sum(x**2) / np.sqrt(trials)
+    assert expected <= 1 - 1 / tau + 4 * spread + 1e-6
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_random_quantisation_times_tau_is_unbiased(bits: int) -> None:
+    sizes, levels, trials = (1, 4, 50), 2**bits - 1, 2000
+    rng = np.random.default_rng(bits)
+    x = rng.standard_normal(sum(sizes)).astype(np.float32)
+    tau = np.repeat([1 + min(d / levels**2, np.sqrt(d) / levels) for d in sizes], sizes)
+    compressor = Compressor(keep_all, Random(bits))
+    samples = tau * np.array([compressed(compressor, x, *sizes, seed=s).dense(len(x)) for s in range(trials)])
+    standard_error = samples.std(axis=0) / np.sqrt(trials)
+    assert (np.abs(samples.mean(axis=0) - x) <= 4.5 * standard_error + 1e-6).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_random_quantisation_has_2_to_the_bits_minus_1_levels_per_sign(bits: int) -> None:
+    codes = Random(bits)(np.linspace(-1, 1, 2001).astype(np.float32), np.array([2001]), RNG).codes
+    assert np.abs(codes.astype(int)).max() <= 2**bits - 1
+    assert Random(bits)(np.ones(1, dtype=np.float32), np.array([1]), RNG).codes.tolist() == [2**bits - 1]
+
+
+@pytest.mark.parametrize("select", [keep_all, TopK(0.3)])
+def test_zeros_of_random_quantisation_do_not_travel(select) -> None:
+    vector = np.concatenate([np.zeros(10), RNG.standard_normal(500), np.zeros(3)]).astype(np.float32)
+    payload = compressed(Compressor(select, Random(1)), vector, 10, 500, 3)
+    assert (payload.numbers != 0).all()
+    assert payload.counts[0] == payload.counts[2] == 0 < payload.counts[1] < 500
+    assert len(payload.indices) == payload.counts.sum()
+    assert (np.sign(vector[payload.indices]) == np.sign(payload.numbers)).all()
+
+
+def test_random_quantisation_depends_on_its_generator_alone() -> None:
+    vector, compressor = RNG.standard_normal(50), Compressor(keep_all, Random(2))
+    first, again, other = (compressed(compressor, vector, seed=s).dense(50) for s in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_reduction_per_tensor_is_zero_for_a_tensor_without_entries() -> None:
+    numbers = np.array([1, 5, 2], dtype=np.float32)
+    assert per_tensor(np.maximum, numbers, np.array([0, 2, 0, 1, 0])).tolist() == [0, 5, 0, 2, 0]
+    assert per_tensor(np.add, numbers[:0], np.array([0, 0])).tolist() == [0, 0]
+
+
+# --- payloads
+
+
+@given(st.sampled_from([keep_all, TopK(0.25)]), st.floats(-2, 2, width=32))
+def test_adding_a_payload_is_adding_its_dense_form(select, scale: float) -> None:
+    vector, target = RNG.standard_normal((2, 12)).astype(np.float32)
+    payload = compressed(Compressor(select, as_float32), vector, 4, 8)
+    expected = target + np.float32(scale) * payload.dense(12)
+    payload.add_to(target, scale)
+    assert np.array_equal(target, expected)
+
+
+@pytest.mark.parametrize("select", [keep_all, TopK(0.5)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(2)])
+def test_compression_neither_changes_nor_keeps_the_vector(select, quantise) -> None:
+    vector = RNG.standard_normal(12).astype(np.float32)
+    before = vector.copy()
+    payload = compressed(Compressor(select, quantise), vector)
+    assert np.array_equal(vector, before)
+    numbers = payload.values.decode(payload.counts).copy()
+    vector[:] = 0
+    assert np.array_equal(payload.values.decode(payload.counts), numbers)
+
+
+def test_a_vector_of_another_size_is_our_bug() -> None:
+    with pytest.raises(LocalProtocolError, match="is not of this model's size 3"):
+        Compressor(keep_all, as_float32)(np.zeros(4, dtype=np.float32), Layout((3,)), RNG)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e16, -1e16])
+@pytest.mark.parametrize("select", [keep_all, TopK(0.1)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4)])
+def test_a_diverged_number_is_never_sent(select, quantise, number: float) -> None:
+    vector = np.ones(20, dtype=np.float32)
+    vector[7] = number
+    with pytest.raises(LocalProtocolError, match="diverged"):
+        compressed(Compressor(select, quantise), vector)
+
+
+@pytest.mark.parametrize("select", [keep_all, TopK(0.1)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4)])
+@pytest.mark.parametrize("magnitude", [1e-44, 1e-30, 1, 1e14])
+def test_numbers_of_any_magnitude_stay_finite(select, quantise, magnitude: float) -> None:
+    vector = np.random.default_rng(1).standard_normal(5000) * magnitude
+    assert np.isfinite(compressed(Compressor(select, quantise), vector, 1, 4999).dense(5000)).all()

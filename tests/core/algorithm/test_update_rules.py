@@ -1,0 +1,98 @@
+"""The update rules beside Sparse-Push's, step by step. All numbers are sums of a few powers of two: no float rounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgenode.core.algorithm.compression import Compressor, Layout, Payload, TopK, as_float32, keep_all
+from edgenode.core.algorithm.sparse_push import Contribution, State, descend, emit, mix
+from edgenode.core.algorithm.update_rules import D2, DIFFERENCE, SPARSE_PUSH
+
+LAYOUT = Layout((3,))
+LARGEST = Compressor(TopK(0.34), as_float32)
+RNG = np.random.default_rng(0)
+
+
+def floats(*numbers: float) -> np.ndarray:
+    return np.array(numbers, dtype=np.float32)
+
+
+def a_payload(*numbers: float) -> Payload:
+    return Compressor(keep_all, as_float32)(floats(*numbers), LAYOUT, RNG)
+
+
+def test_sparse_push_is_algorithm_1() -> None:
+    assert (SPARSE_PUSH.descend, SPARSE_PUSH.emit, SPARSE_PUSH.mix) == (descend, emit, mix)
+    assert not SPARSE_PUSH.fixed
+
+
+def test_which_rules_keep_what() -> None:
+    assert SPARSE_PUSH.keeps == ("error",)
+    assert (D2.keeps, D2.fixed) == (("error", "history"), True)
+    assert (DIFFERENCE.keeps, DIFFERENCE.fixed) == (("replica", "gathered"), True)
+
+
+# --- D2
+
+
+def test_d2_steps_from_twice_where_it_is_less_where_it_was_and_less_its_last_step() -> None:
+    """x_t = 8, x_t-1 = 4, displacement_t-1 = 1, displacement_t = 0.5: 2 * 8 - 4 + 0.5 - 1 = 11.5."""
+    state = State(floats(8, 8, 8), history=floats(8 - (4 + 1), 0, -2))
+    displacement = floats(0.5, 0.5, 0.5)
+    D2.descend(state, displacement)
+    assert state.x.tolist() == [11.5, 8.5, 6.5]
+    assert displacement.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_d2_remembers_what_mixing_made_of_its_step_alone() -> None:
+    state = State(floats(8, 8, 8), history=floats(3, 0, -2))
+    D2.descend(state, floats(0.5, 0.5, 0.5))
+    own = D2.emit(state, Compressor(keep_all, as_float32), LAYOUT, RNG)
+    D2.mix(state, own, state.u.copy(), 0.5, [Contribution(0.5, np.ones(1), a_payload(2, 2, 2))], 1.0)
+    assert state.x.tolist() == [0.5 * 11.5 + 1, 0.5 * 8.5 + 1, 0.5 * 6.5 + 1]
+    assert state.history.tolist() == [x - 8.5 for x in state.x.tolist()]
+
+
+def test_d2_first_steps_like_anybody() -> None:
+    state = State.initial(floats(1, 2, 3), D2.keeps)
+    D2.descend(state, floats(1, 1, 1))
+    assert state.x.tolist() == [2, 3, 4]
+
+
+# --- differences
+
+
+def a_difference_state() -> State:
+    return State(floats(8, 2, 1), replica=floats(1, 1, 1), gathered=floats(2, 3, 4), u=np.array([2.0]))
+
+
+def test_the_largest_difference_to_the_replica_is_sent_and_added_to_it() -> None:
+    state = a_difference_state()
+    payload = DIFFERENCE.emit(state, LARGEST, LAYOUT, RNG)
+    assert payload.dense(3).tolist() == [7, 0, 0]
+    assert state.replica.tolist() == [8, 1, 1]
+    assert state.x.tolist() == [8, 2, 1]
+
+
+def test_what_was_not_sent_is_part_of_the_next_difference() -> None:
+    state = a_difference_state()
+    said = [DIFFERENCE.emit(state, LARGEST, LAYOUT, RNG).dense(3).tolist() for _ in range(2)]
+    assert said == [[7, 0, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_a_node_moves_towards_what_it_has_gathered(rate: float) -> None:
+    state = a_difference_state()
+    x = state.x
+    received = [
+        Contribution(0.25, np.array([4.0]), a_payload(8, 0, 4)),
+        Contribution(0.5, np.ones(1), a_payload(0, 2, 2)),
+    ]
+    DIFFERENCE.mix(state, a_payload(4, 0, 0), state.u.copy(), 0.25, received, rate)
+    gathered = [2 + 1 + 2, 3 + 1, 4 + 1 + 1]
+    assert state.x is x
+    assert state.gathered.tolist() == gathered
+    assert state.replica.tolist() == [1, 1, 1]
+    assert state.x.tolist() == [before + rate * (g - 1) for before, g in zip([8, 2, 1], gathered, strict=True)]
+    assert state.u.tolist() == [2 + rate * (0.25 * 4 + 0.5 * 1 - 0.75 * 2)]

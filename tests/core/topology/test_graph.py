@@ -1,0 +1,194 @@
+"""Digraphs, presets and edge lists."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec, describe_unreachable, parse_edges
+from edgenode.errors import GraphError
+
+FOUR = ("0", "1", "2", "3")
+
+
+def members(n: int) -> tuple[str, ...]:
+    return tuple(f"n{i:02d}" for i in range(n))
+
+
+def edges(name: str, nodes: tuple[str, ...] = FOUR) -> list[set[str]]:
+    return [{a + b for a, b in graph.edges} for graph in GraphSpec(name).period(nodes)]
+
+
+@st.composite
+def digraphs(draw: st.DrawFn) -> Digraph:
+    nodes = members(draw(st.integers(1, 7)))
+    pairs = [(a, b) for a in nodes for b in nodes if a != b]
+    chosen = draw(st.sets(st.sampled_from(pairs))) if pairs else set()
+    return Digraph(nodes, frozenset(chosen))
+
+
+@pytest.mark.parametrize(
+    ("name", "rounds"),
+    [
+        ("a", [{"01", "12", "23", "30"}]),
+        ("b", [{"03", "32", "21", "10"}]),
+        ("c", [{"02", "21", "13", "30"}]),
+        ("chord", [{"01", "12", "23", "30", "02"}]),
+        ("exponential", [{"01", "12", "23", "30", "02", "13", "20", "31"}]),
+        ("one-peer-exponential", [{"01", "12", "23", "30"}, {"02", "13", "20", "31"}]),
+        ("complete", [{a + b for a in FOUR for b in FOUR if a != b}]),
+    ],
+)
+def test_the_presets_on_four_nodes(name: str, rounds: list[set[str]]) -> None:
+    assert edges(name) == rounds
+
+
+def test_the_exponential_hops_are_the_powers_of_two_below_n() -> None:
+    assert edges("exponential", tuple("abcdef"))[0] >= {"ab", "ac", "ae"}
+    assert len(edges("one-peer-exponential", tuple("abcdef"))) == 3
+    assert len(edges("one-peer-exponential", tuple("abcdefgh"))) == 3
+    assert len(edges("one-peer-exponential", tuple("abcdefghi"))) == 4
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_strongly_connected_over_its_period(name: str, n: int) -> None:
+    first, *others = GraphSpec(name).period(members(n))
+    for other in others:
+        first = first.union(other)
+    assert first.unreachable_pairs() == []
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_each_ring_is_a_hamiltonian_cycle(name: str, n: int) -> None:
+    (graph,) = GraphSpec(name).period(members(n))
+    assert len(graph.edges) == (n if n > 1 else 0)
+    assert all(len(graph.in_neighbours(m)) == len(graph.out_neighbours(m)) == min(1, n - 1) for m in graph.nodes)
+
+
+@pytest.mark.parametrize("n", range(4, 13))
+def test_the_three_rings_differ(n: int) -> None:
+    assert len({GraphSpec(name).period(members(n)) for name in "abc"}) == 3
+
+
+@pytest.mark.parametrize("n", range(3, 13))
+def test_chord_is_unbalanced(n: int) -> None:
+    (graph,) = GraphSpec("chord").period(members(n))
+    assert graph.mixing_matrix().sum(axis=1) != pytest.approx(np.ones(n))
+
+
+@pytest.mark.parametrize("n", range(2, 13))
+def test_each_phase_of_the_one_peer_exponential_is_a_permutation(n: int) -> None:
+    for graph in GraphSpec("one-peer-exponential").period(members(n)):
+        assert {s for s, _ in graph.edges} == {r for _, r in graph.edges} == set(graph.nodes)
+        assert len(graph.edges) == n
+
+
+def test_positions_follow_the_members_so_that_a_preset_re_forms() -> None:
+    assert edges("a", ("x", "y", "z")) == [{"xy", "yz", "zx"}]
+    assert edges("a", ("x", "z")) == [{"xz", "zx"}]
+
+
+@given(digraphs())
+def test_columns_of_the_mixing_matrix_sum_to_one(graph: Digraph) -> None:
+    matrix = graph.mixing_matrix()
+    assert (matrix >= 0).all()
+    assert matrix.sum(axis=0) == pytest.approx(np.ones(len(graph.nodes)), abs=1e-15)
+
+
+@given(digraphs())
+def test_a_sender_weighs_itself_and_every_receiver_alike(graph: Digraph) -> None:
+    matrix = graph.mixing_matrix()
+    for j, sender in enumerate(graph.nodes):
+        for i, receiver in enumerate(graph.nodes):
+            pushes = sender == receiver or (sender, receiver) in graph.edges
+            assert matrix[i, j] == (graph.weight(sender) if pushes else 0)
+
+
+@given(digraphs())
+def test_neighbours_are_the_edges_sorted(graph: Digraph) -> None:
+    for node in graph.nodes:
+        assert graph.out_neighbours(node) == tuple(sorted(r for s, r in graph.edges if s == node))
+        assert graph.in_neighbours(node) == tuple(sorted(s for s, r in graph.edges if r == node))
+
+
+def test_a_stranger_has_no_neighbours() -> None:
+    graph = Digraph(("a",), frozenset())
+    assert graph.in_neighbours("x") == graph.out_neighbours("x") == ()
+
+
+@given(digraphs())
+def test_unreachable_pairs_are_those_without_a_path(graph: Digraph) -> None:
+    reference = nx.DiGraph(list(graph.edges))
+    reference.add_nodes_from(graph.nodes)
+    expected = [(a, b) for a in graph.nodes for b in graph.nodes if not nx.has_path(reference, a, b)]
+    assert graph.unreachable_pairs() == expected
+
+
+def test_unreachable_pairs_of_no_nodes_are_none() -> None:
+    assert Digraph((), frozenset()).unreachable_pairs() == []
+
+
+def test_unreachable_pairs_are_named_and_the_many_counted() -> None:
+    assert describe_unreachable([("a", "b"), ("a", "c")]) == "a->b, a->c"
+    pairs = Digraph(members(4), frozenset()).unreachable_pairs()
+    assert describe_unreachable(pairs, limit=2) == "n00->n01, n00->n02 and 10 more"
+
+
+def test_a_union_has_the_edges_of_both() -> None:
+    one, two = Digraph(("a", "b"), frozenset({("a", "b")})), Digraph(("a", "b"), frozenset({("b", "a")}))
+    assert one.union(two) == Digraph(("a", "b"), frozenset({("a", "b"), ("b", "a")}))
+
+
+def test_an_edge_to_an_unknown_node_is_named() -> None:
+    with pytest.raises(GraphError, match="edge a->x names an unknown node 'x'"):
+        Digraph(("a", "b"), frozenset({("a", "x")}))
+    with pytest.raises(GraphError, match="edge x->a names an unknown node 'x'"):
+        GraphSpec("mine", (("x", "a"),)).period(("a", "b"))
+
+
+def test_a_self_loop_is_refused() -> None:
+    with pytest.raises(GraphError, match="edge a->a is a self-loop"):
+        Digraph(("a", "b"), frozenset({("a", "a")}))
+
+
+def test_a_duplicate_edge_is_named() -> None:
+    with pytest.raises(GraphError, match="graph 'mine' lists the edge a->b twice"):
+        GraphSpec("mine", (("a", "b"), ("b", "a"), ("a", "b")))
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_and_all_names() -> None:
+    with pytest.raises(GraphError, match="no graph named 'chrod'; did you mean 'chord'") as refused:
+        GraphSpec("chrod")
+    assert all(name in str(refused.value) for name in PRESETS)
+    with pytest.raises(GraphError, match="no graph named 'zzz'; presets are a, b, c"):
+        GraphSpec("zzz")
+
+
+def test_an_edge_list_has_the_name_and_edges_of_its_file() -> None:
+    text = "# my graph\n\na b   # the first\nb -> c\nc->a\na, c\n"
+    spec = parse_edges("mine.txt", text)
+    assert spec == GraphSpec("mine.txt", (("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")))
+    (graph,) = spec.period(("a", "b", "c"))
+    assert graph.out_neighbours("a") == ("b", "c")
+
+
+@pytest.mark.parametrize("line", ["a", "a b c", "a -> b -> c", "a ->"])
+def test_a_line_that_is_no_edge_is_refused_with_its_number(line: str) -> None:
+    with pytest.raises(GraphError, match=rf"mine.txt, line 3: expected 'sender receiver', got '{line}'"):
+        parse_edges("mine.txt", f"# head\na b\n  {line}  \n")
+
+
+def test_an_edge_list_refuses_a_duplicate_and_an_empty_file() -> None:
+    with pytest.raises(GraphError, match="lists the edge a->b twice"):
+        parse_edges("mine.txt", "a b\nb a\na -> b")
+    with pytest.raises(GraphError, match=r"mine\.txt lists no edge"):
+        parse_edges("mine.txt", "# nothing\n")
+
+
+def test_only_the_one_peer_exponential_changes_from_round_to_round() -> None:
+    assert [name for name in PRESETS if len(GraphSpec(name).period(members(8))) > 1] == ["one-peer-exponential"]

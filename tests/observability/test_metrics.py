@@ -1,0 +1,76 @@
+"""Names, units and labels as Prometheus' users expect them, and a Grafana dashboard that asks for no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from edgenode.net.proto import control_pb2
+from edgenode.observability.metrics import cluster_metrics, node_metrics
+from edgenode.observability.status_view import cluster_view
+from tests.cli.test_status_table import a_node, a_plan, a_status
+
+GRAFANA = Path("deploy/grafana-dashboard.json")
+
+
+def a_cluster(distance: float | None = 0.5) -> bytes:
+    node = a_node(
+        round=7, accuracy=0.25, payload_bytes=1000, gossip_bytes=300, messages=7, state=control_pb2.STATE_RUNNING
+    )
+    status = a_status(node, a_node('n"1'), plan=a_plan())
+    if distance is not None:
+        status.consensus_distance = distance
+    return cluster_metrics(cluster_view(status))
+
+
+def samples(text: bytes) -> dict[tuple[str, ...], float]:
+    return {
+        (s.name, *(f"{k}={v}" for k, v in sorted(s.labels.items()))): s.value
+        for family in text_string_to_metric_families(text.decode())
+        for s in family.samples
+    }
+
+
+def test_a_cluster_tells_of_every_node_by_label() -> None:
+    found = samples(a_cluster())
+    assert found["edgenode_round", "node=n0"] == 7
+    assert found["edgenode_sent_bytes_total", "node=n0", "phase=train"] == 700
+    assert found["edgenode_sent_bytes_total", "node=n0", "phase=gossip"] == 300
+    assert found["edgenode_messages_total", "node=n0"] == 7
+    assert found["edgenode_state", "node=n0", "state=running"] == 1
+    assert found["edgenode_up", 'node=n"1'] == 1
+    assert (found["edgenode_members",], found["edgenode_consensus_distance",]) == (4, 0.5)
+
+
+def test_what_is_not_known_is_left_out_and_never_made_up() -> None:
+    found = samples(a_cluster(distance=None))
+    assert ("edgenode_accuracy_ratio", "node=n0") in found
+    assert ("edgenode_accuracy_ratio", 'node=n"1') not in found
+    assert ("edgenode_joules_per_round", "node=n0") not in found
+    assert ("edgenode_consensus_distance",) not in found
+
+
+def test_a_node_uses_the_same_names() -> None:
+    row = cluster_view(a_status(a_node(round=3)))["nodes"][0]
+    of_node, of_cluster = samples(node_metrics(row)), samples(a_cluster())
+    assert of_node["edgenode_round", "node=n0"] == 3
+    assert {name for name, *_ in of_node} <= {name for name, *_ in of_cluster} | {"edgenode_accuracy_ratio"}
+
+
+def test_every_family_is_documented_and_has_a_conventional_name() -> None:
+    for family in text_string_to_metric_families(a_cluster().decode()):
+        assert family.documentation.endswith(".")
+        assert re.fullmatch(r"edgenode_[a-z]+(_[a-z]+)*", family.name)
+        assert not family.name.endswith(("_ms", "_kb", "_percent"))
+
+
+def test_the_grafana_dashboard_asks_only_for_metrics_that_exist() -> None:
+    dashboard = json.loads(GRAFANA.read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    names = {name for expression in asked for name in re.findall(r"edgenode_\w+", expression)}
+    exist = {name for name, *_ in samples(a_cluster())} | {"edgenode_loss", "edgenode_joules_per_round"}
+    assert len(names) > 10
+    assert names <= exist

@@ -1,0 +1,39 @@
+"""TensorBoard's events: one folder per node, only what changed, and a clear word where the extra is missing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgenode.errors import ConfigError
+from edgenode.observability.tensorboard import Events
+from edgenode.storage.run_history import COLUMNS
+
+
+def a_view(round: int, distance: float | None = None) -> dict[str, object]:
+    node = dict.fromkeys(COLUMNS, 1.0) | {"node": "n0", "round": round, "accuracy": None}
+    return {"nodes": [node], "consensus_distance": distance, "consensus_round": round}
+
+
+def test_a_round_is_written_once_and_what_is_not_known_never(tmp_path: Path) -> None:
+    events, added = Events(tmp_path), list[tuple[str, str, int]]()
+    events._add = lambda name, tag, value, round: added.append((name, tag, round))  # type: ignore[method-assign,func-returns-value,assignment]
+    for view in (a_view(0), a_view(5), a_view(5), a_view(6, distance=0.5)):
+        events.note(view)
+    assert [round for name, tag, round in added if tag == "loss"] == [5, 6]
+    assert added[-1] == ("cluster", "consensus_distance", 6)
+
+
+def test_events_are_files_per_node(tmp_path: Path) -> None:
+    events = Events(tmp_path)
+    events.note(a_view(5, distance=0.5))
+    events.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"n0", "cluster"}
+
+
+def test_without_the_extra_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ConfigError, match=r"pip install 'edgenode\[tensorboard\]'"):
+        Events(tmp_path)

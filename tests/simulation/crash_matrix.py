@@ -1,0 +1,117 @@
+"""Every moment at which anybody could die, one after the other.
+
+    python -m tests.simulation.crash_matrix --nodes 3
+    python -m tests.simulation.crash_matrix --nodes 4 --crashes 2 --rounds 3 --sample 10000
+
+A short run is played once to count its moments: before every action of every node and of the controller, and after
+the last action of every event. Then it is played again for each of them, with whoever acts dying just there: for
+good, or with a process that is back soon after. The runs differ in what is going on: nothing, a change of topology, a
+member that joins, leaves, or is evicted, and all at once. With two crashes, every pair of moments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterator
+from itertools import product
+
+from gmpy2 import mpq
+
+from edgenode.core.protocol.control import Evict, Leave, Rotate
+from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from tests.simulation.campaign import add_options, play, report, trials
+from tests.simulation.cluster_sim import Network
+from tests.simulation.exact_learner import Ledger
+from tests.simulation.faults import displace
+from tests.simulation.scenario import Conditions, Order, Rest, Start
+
+Crash = tuple[str, int, int, tuple[tuple[int, float | None], ...]]  # a run, nodes, rounds, (moment, back after seconds)
+
+_ROUNDS = 12
+_BACK_S = 0.4
+RUNS: dict[str, tuple[tuple[float, Order], ...]] = {
+    "quiet": (),
+    "rotate": ((0.1, Rotate(0, (GraphSpec("b"),), 1, epochs=False)),),
+    "join": ((0.05, Start("x")),),
+    "leave": ((0.1, Leave(0, "n1")),),
+    "evict": ((0.2, Evict(0, "n1", force=True)),),
+    "pause": ((0.1, Rest(0, 0.3)),),
+    "all": (
+        (0.05, Start("x")),
+        (0.1, Rotate(0, (GraphSpec("b"),), 1, epochs=False)),
+        (0.15, Leave(1, "n2")),
+        (0.3, Evict(2, "n1", force=True)),
+    ),
+}
+
+
+def network(crash: Crash) -> Network:
+    """A run with its crashes, not yet played."""
+    run, nodes, rounds, crash_at = crash
+    charter = Charter("crashes", nodes, "run", Schedule((GraphSpec("a"),), 1), epochs=False, rounds=rounds)
+    conditions = Conditions(
+        seed=nodes,
+        latency_s=(0.001, 0.02),
+        window=2,
+        orders=RUNS[run],
+        crash_at=dict(crash_at),
+        evict_s=0.5,
+        checkpoint_every=2,
+        leave_s=1.0,
+        patience_s=60,
+    )
+    learners = {f"n{i}": Ledger(rounds, mpq(i, 3)) for i in range(nodes)}
+    return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z))
+
+
+def crashes(run: str, nodes: int, count: int, rounds: int = _ROUNDS) -> Iterator[Crash]:
+    """Every way in which that many can die in a run."""
+    last = play(network((run, nodes, rounds, ()))).moments
+    ways = product(range(1, last + 1), repeat=count)
+    for when in (w for w in ways if list(w) == sorted(set(w))):
+        for back in product((None, _BACK_S), repeat=count):
+            yield run, nodes, rounds, tuple(zip(when, back, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--crashes", type=int, default=1, help="how many die in one run")
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument("--runs", default=",".join(RUNS), help="which runs, by name [default: all]")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N of the cases, always the same [default: all]")
+    parser.add_argument("--replay", metavar="RUN:MOMENT=BACK,...", help="one case, as a failure prints it")
+    add_options(parser)
+    options = parser.parse_args()
+    if options.replay:
+        cases = [_read(options.replay, options.nodes, options.rounds)]
+    else:
+        runs = options.runs.split(",")
+        cases = [crash for run in runs for crash in crashes(run, options.nodes, options.crashes, options.rounds)]
+        if options.sample is not None:
+            print(f"{options.sample} of {len(cases)} cases")
+            cases = random.Random(0).sample(cases, options.sample)
+    summary = report(trials(network, cases, jobs=options.jobs), len(cases), "case", _replay, options.first)
+    for kind, count in sorted(summary.happened.items()):
+        print(f"  {kind}: {count}")
+    sys.exit(bool(summary.failures))
+
+
+def _replay(crash: Crash) -> str:
+    run, nodes, rounds, crash_at = crash
+    when = ",".join(f"{moment}={'' if back is None else back}" for moment, back in crash_at)
+    return f"python -m tests.simulation.crash_matrix --nodes {nodes} --rounds {rounds} --replay {run}:{when}"
+
+
+def _read(text: str, nodes: int, rounds: int) -> Crash:
+    run, _, when = text.partition(":")
+    pairs = [pair.partition("=") for pair in when.split(",")]
+    return run, nodes, rounds, tuple((int(moment), float(back) if back else None) for moment, _, back in pairs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The simulator of disasters: whatever a seed thinks of happens to a cluster, and no unit of mass may be missing.
+
+    python -m tests.simulation.faults --seeds 0..2000
+
+Every knob is drawn from the seed: the number of nodes, the graphs, latencies, loss, duplicates, the window, into how
+many blocks the model is cut, who is killed and comes back, who stands still and goes on as a zombie, who joins and
+leaves, when the controller dies, what operators want. The invariants are those of `network` and `books`, in exact
+fractions. A failure prints the command that replays it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from gmpy2 import mpq
+
+from edgenode.core.protocol.control import Evict, Leave, Lost, Rotate, Stop
+from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from tests.simulation.campaign import add_options, report, trials
+from tests.simulation.cluster_sim import Network
+from tests.simulation.exact_learner import Ledger
+from tests.simulation.scenario import CONTROLLER, Conditions, Freeze, Kill, Leap, Order, Partition, Rest, Start
+
+_ENOUGH = 600  # seeds in which every kind of fault must have happened
+GRAPHS = ("a", "b", "c", "chord", "complete", "exponential", "one-peer-exponential")
+KINDS = (
+    "lost",
+    "duplicated",
+    "reordered",
+    "kill",
+    "power cut",
+    "torn checkpoint refused",
+    "freeze",
+    "start",
+    "joined",
+    "cut",
+    "evicted and told so",
+    "controller crashed",
+    "controller lost its disk",
+    "partition",
+    "one-way partition",
+    "cut off",
+    "stalled",
+    "clock jump",
+    "slow",
+    "rotate",
+    "leave",
+    "stop",
+    "evict",
+    "pause",
+    "resume",
+    "resumed after all were down",
+    "left after its end",
+)
+
+
+def network(seed: int, power_fails: bool = False) -> Network:
+    """The run of a seed, not yet played; ``power_fails``: with one disaster only, a power cut for all at once."""
+    rng = random.Random(seed)
+    nodes, rounds = rng.randint(2, 6), rng.randint(10, 50)
+    names = [f"n{i}" for i in range(nodes)]
+    graphs = tuple(GraphSpec(name) for name in rng.sample(GRAPHS, rng.randint(1, 3)))
+    charter = Charter("faults", nodes, "run", Schedule(graphs, rng.randint(1, 5)), epochs=False, rounds=rounds)
+    eta, grain = rng.choice([mpq(1), mpq(1, 4)]), rng.choice([mpq(0), mpq(1, 4)])
+    crash_s = rng.uniform(0.5, rounds * 0.15) if rng.random() < 0.3 else None
+    slow = {rng.choice(names): (0.1, 0.5)} if rng.random() < 0.1 else {}
+    conditions = Conditions(
+        seed=seed,
+        lose=rng.choice([0, 0, 0.1, 0.3]),
+        duplicate=rng.choice([0, 0.2]),
+        stall=rng.choice([0, 0, 0.02]),
+        slow=slow,
+        window=rng.choice([1, 2, 8]),
+        latency_s=rng.choice([(0.001, 0.02), (0.001, 0.3)]),
+        orders=_power_cut(rng, names, rounds) if power_fails else _orders(rng, names, rounds),
+        crash_s=crash_s,
+        back_s=None if crash_s is None else rng.uniform(0.1, 3),
+        disk_lost=rng.random() < 0.3,
+        evict_s=rng.choice([1.0, 3.0]),
+        checkpoint_every=rng.choice([0, 1, 5]),
+        leave_s=random.Random(f"leave {seed}").choice([None, 1.0, 10.0]),
+        patience_s=200,
+    )
+    blocks = rng.choice([1, 1, 1, 2])
+    learners = {name: Ledger(rounds, mpq(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
+    return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z, eta, grain, blocks))
+
+
+def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
+    """The power goes out for all, and comes back; perhaps again before all are back at work."""
+    when = rng.uniform(0.5, rounds * 0.15)
+    times = (when,) if rng.random() < 0.5 else (when, when + rng.uniform(1.5, 5))
+    cuts = [(w + rng.uniform(0, 0.1), Kill(name, rng.uniform(1, 3), power=True)) for w in times for name in names]
+    return tuple(sorted(cuts, key=lambda cut: cut[0]))
+
+
+def _orders(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
+    if rng.random() < 0.05:
+        return _power_cut(rng, names, rounds)
+    draws: list[Callable[[int, str], Order]] = [
+        lambda ticket, name: Kill(name),
+        lambda ticket, name: Kill(name, rng.uniform(0.1, 6), power=rng.random() < 0.5),
+        lambda ticket, name: Freeze(name, rng.uniform(0.5, 8)),
+        Leave,
+        lambda ticket, name: Start(f"x{ticket}"),
+        lambda ticket, name: Rotate(ticket, (GraphSpec(rng.choice("abc")),), 1, epochs=False),
+        lambda ticket, name: Lost(name),
+        lambda ticket, name: Stop(ticket) if rng.random() < 0.2 else Lost(name),
+        lambda ticket, name: Evict(ticket, name, force=rng.random() < 0.5),
+        lambda ticket, name: Leap(rng.choice([name, CONTROLLER])),
+        lambda ticket, name: Rest(ticket, rng.uniform(0.1, 8)),
+        lambda ticket, name: _partition(rng, names),
+        lambda ticket, name: _partition(rng, names),
+    ]
+    orders = [
+        (rng.uniform(0.3, rounds * 0.15), rng.choice(draws)(ticket, rng.choice(names)))
+        for ticket in range(rng.randint(0, 4))
+    ]
+    return tuple(sorted(orders, key=lambda order: order[0]))
+
+
+def _partition(rng: random.Random, names: list[str]) -> Partition:
+    """Any hosts, the controller among them or not, apart from any others."""
+    hosts = [*names, CONTROLLER]
+    rng.shuffle(hosts)
+    first = rng.randint(1, len(hosts) - 1)
+    second = rng.randint(1, len(hosts) - first)
+    sides = frozenset(hosts[:first]), frozenset(hosts[first : first + second])
+    return Partition(*sides, rng.uniform(0.3, 8), one_way=rng.random() < 0.5)
+
+
+def displace(name: str, round: int, z: Any) -> Any:
+    """A local step that differs from node to node and from round to round, and is exact."""
+    first = sum(map(ord, name)) + 7 * round
+    return np.array([mpq((first + 3 * block) % 11 - 5, 4) for block in range(len(z))], dtype=object)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0..200", help="first..last, the last one not included; or one seed")
+    parser.add_argument("--twice", action="store_true", help="play every seed twice: the transcripts must be equal")
+    parser.add_argument("--power-fails", action="store_true", help="one disaster only: a power cut for all at once")
+    add_options(parser)
+    options = parser.parse_args()
+    first, _, last = options.seeds.partition("..")
+    seeds = range(int(first), int(last) if last else int(first) + 1)
+    played = trials(partial(network, power_fails=options.power_fails), seeds, options.twice, options.jobs)
+    replay = f"python -m tests.simulation.faults {'--power-fails ' if options.power_fails else ''}--seeds {{}}"
+    summary = report(played, len(seeds), "seed", replay.format, options.first)
+    for kind in sorted({*KINDS, *summary.happened}):
+        print(f"  {kind}: {summary.happened[kind]}")
+    never = (
+        [kind for kind in KINDS if not summary.happened[kind]]
+        if len(seeds) >= _ENOUGH and not options.power_fails
+        else []
+    )
+    if never:
+        print(f"never happened: {', '.join(never)}")
+    sys.exit(bool(summary.failures or never))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""Any order of delivery, any change of plan: the same numbers as the matrix form, and no mass lost on the way.
+
+Run as a script, it prints the transcript's digest of one eventful run: the same under every hash seed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.compression import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
+from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.protocol.control import Leave, Lost, Rotate, Stop
+from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.topology.graph import Digraph, GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import LocalProtocolError
+from tests.simulation.cluster_sim import Network
+from tests.simulation.exact_learner import Ledger
+from tests.simulation.learners import Vector
+from tests.simulation.scenario import Conditions, Kill, Start
+
+LAYOUT = Layout((5, 3))
+PRESETS = ("a", "b", "c", "chord", "exponential", "one-peer-exponential", "complete")
+bounded = settings(derandomize=True, deadline=None, database=None)
+
+
+def node_names(n: int) -> list[str]:
+    return [f"n{i}" for i in range(n)]
+
+
+# --- what is tried ----------------------------------------------------------------------------------
+
+
+@st.composite
+def rotations(draw: st.DrawFn, n: int) -> tuple[GraphSpec, ...]:
+    """Presets in turn; or a random strongly connected digraph, whole or dealt out over some rounds."""
+    if draw(st.booleans()):
+        return tuple(map(GraphSpec, draw(st.lists(st.sampled_from(PRESETS), min_size=1, max_size=3))))
+    order = draw(st.permutations(node_names(n)))
+    cycle = [(a, b) for a, b in zip(order, [*order[1:], order[0]], strict=True) if a != b]
+    more = [(a, b) for a in node_names(n) for b in node_names(n) if a != b]
+    edges = sorted({*cycle, *(draw(st.lists(st.sampled_from(more), max_size=4)) if more else [])})
+    parts = draw(st.integers(1, 3))
+    return tuple(GraphSpec(f"part{i}", tuple(edges[i::parts])) for i in range(parts))
+
+
+@st.composite
+def conditions(draw: st.DrawFn, n: int) -> Conditions:
+    slow = draw(st.sampled_from([None, *node_names(n)]))
+    return Conditions(
+        seed=draw(st.integers(0, 2**32)),
+        latency_s=(0.001, draw(st.sampled_from([0.01, 0.1, 1.0]))),
+        lose=draw(st.sampled_from([0.0, 0.1, 0.4])),
+        duplicate=draw(st.sampled_from([0.0, 0.3])),
+        retry_s=draw(st.sampled_from([0.1, 1.0])),
+        slow={slow: (0.3, 0.9)} if slow else {},
+        window=draw(st.sampled_from([1, 2, 8])),
+    )
+
+
+@st.composite
+def runs(draw: st.DrawFn, rounds: int) -> tuple[Charter, Conditions]:
+    n = draw(st.integers(2, 6))
+    schedule = Schedule(draw(rotations(n)), draw(st.integers(1, 3)))
+    return Charter("test", n, "digest", schedule, False, rounds), draw(conditions(n))
+
+
+@st.composite
+def troubled(draw: st.DrawFn, rounds: int = 40) -> tuple[Charter, Conditions]:
+    """Changes of plan at any time, links that break, a controller that vanishes and perhaps comes back."""
+    charter, calm = draw(runs(rounds))
+    when = st.floats(2.5, 8)
+    orders: list[tuple[float, Any]] = []
+    for ticket in range(draw(st.integers(1, 6))):
+        graphs, every = draw(rotations(charter.nodes)), draw(st.integers(1, 3))
+        stops = draw(st.integers(0, 9)) == 0
+        orders.append((draw(when), Stop(ticket) if stops else Rotate(ticket, graphs, every, False)))
+    cut = draw(st.lists(st.sampled_from(node_names(charter.nodes)), max_size=3))
+    orders.extend((draw(when), Lost(name)) for name in cut)
+    crash = draw(st.sampled_from(["never", "at an offer", "any time"]))
+    return charter, replace(
+        calm,
+        orders=tuple(orders),
+        crash_s=draw(when) if crash == "any time" else None,
+        crash_at_offer=draw(st.integers(1, 3)) if crash == "at an offer" else None,
+        back_s=draw(st.sampled_from([None, 0.01, 1.0])),
+    )
+
+
+def ledger_run(charter: Charter, conditions: Conditions, eta: Any = 1, grain: Any = 0) -> Network:
+    learners = {
+        name: Ledger(charter.rounds, Fraction(i), Fraction(eta), Fraction(grain))
+        for i, name in enumerate(node_names(charter.nodes))
+    }
+    return Network(charter, learners, coarse_gradient, conditions).run()
+
+
+def coarse_gradient(name: str, round: int, z: Any) -> Any:
+    """Towards the node's own number; rounded, so that the fractions stay short."""
+    return np.array([Fraction(round_to_64th(int(name[1:]) - z[0]), 64 * 8)], dtype=object)
+
+
+def round_to_64th(number: Fraction) -> int:
+    return int(number * 64)
+
+
+def gradient(name: str, round: int, z: Any) -> Any:
+    """Of the quadratic |z - target|^2 / 2, one SGD step of 0.1."""
+    target = np.arange(LAYOUT.size, dtype=np.float32) * (1 + int(name[1:]))
+    return np.float32(-0.1) * (z - target)
+
+
+# --- the matrix form --------------------------------------------------------------------------------
+
+
+def exact_reference(network: Network, eta: Fraction, grain: Fraction) -> dict[str, tuple[Fraction, Fraction]]:
+    """Algorithm 1 over the graphs that were used, all nodes at once."""
+    names = node_names(network.charter.nodes)
+    x, u, error = (
+        {n: Fraction(n[1:]) for n in names},
+        dict.fromkeys(names, Fraction(1)),
+        dict.fromkeys(names, Fraction(0)),
+    )
+    for t, graph in sorted(network.graphs.items()):
+        for n in names:
+            x[n] += coarse_gradient(n, t, [x[n] / u[n]])[0]
+        v = {n: x[n] + error[n] for n in names}
+        sent = {n: v[n] // grain * grain if grain else v[n] for n in names}
+        error = {n: v[n] - sent[n] for n in names}
+        weight = {n: Fraction(1, len(graph.out_neighbours(n)) + 1) for n in names}
+        heard = {n: graph.in_neighbours(n) for n in names}
+        x = {n: x[n] + eta * (sum(weight[j] * sent[j] for j in heard[n]) - (1 - weight[n]) * sent[n]) for n in names}
+        u = {n: u[n] + eta * (sum(weight[j] * u[j] for j in heard[n]) - (1 - weight[n]) * u[n]) for n in names}
+    return {n: (x[n], u[n]) for n in names}
+
+
+def dense_reference(network: Network, recipe: Recipe, seed: int) -> tuple[Any, Any, list[float]]:
+    """Algorithm 1 and 2 on dense float32 [n, d]; own debit first, then what was heard in sender order."""
+    names = node_names(network.charter.nodes)
+    n, d = len(names), LAYOUT.size
+    x, error, u = np.zeros((n, d), dtype=np.float32), np.zeros((n, d), dtype=np.float32), [1.0] * n
+    for t, graph in sorted(network.graphs.items()):
+        step, w = recipe.step(t), graph.mixing_matrix()
+        error *= not step.forgets
+        if step.trains:
+            x += np.stack([gradient(name, t, x[i] / np.float32(u[i])) for i, name in enumerate(names)])
+        v = x + error
+        sent = np.stack([step.compressor(v[i], LAYOUT, stream(seed, name, t)).dense(d) for i, name in enumerate(names)])
+        error = v - sent
+        eta, pushed_u = step.averaging_rate, list(u)
+        for i in range(n):
+            x[i] += np.float32(-eta * (1.0 - w[i, i])) * sent[i]
+            u[i] -= eta * (1.0 - w[i, i]) * pushed_u[i]
+            for j in range(n):
+                if j != i and w[i, j]:
+                    x[i] += np.float32(eta * w[i, j]) * sent[j]
+                    u[i] += eta * w[i, j] * pushed_u[j]
+    return x, error, u
+
+
+def stream(seed: int, name: str, round: int) -> np.random.Generator:
+    return np.random.default_rng((seed, int.from_bytes(sha256(name.encode()).digest()[:8]), round))
+
+
+COMPRESSORS = [
+    (Compressor(keep_all, as_float32), 1.0),
+    (Compressor(TopK(0.3), as_float32), 0.2),
+    (Compressor(TopK(0.3), as_int8), 0.1),
+    (Compressor(keep_all, Random(2)), 0.3),
+]
+
+
+@settings(bounded, max_examples=100)
+@given(st.data())
+def test_any_delivery_order_equals_the_matrix_form_to_the_bit(data: st.DataObject) -> None:
+    compressor, eta = data.draw(st.sampled_from(COMPRESSORS))
+    recipe = Recipe(compressor, eta, training_rounds=9, gossip_rounds=data.draw(st.sampled_from([0, 3])))
+    charter, conditions = data.draw(runs(recipe.rounds))
+    learners = {
+        name: Vector(recipe, LAYOUT, State.initial(np.zeros(LAYOUT.size)), 5, name)
+        for name in node_names(charter.nodes)
+    }
+    network = Network(charter, learners, gradient, conditions).run()
+    x, error, u = dense_reference(network, recipe, 5)
+    assert len(network.graphs) == recipe.rounds
+    for i, learner in enumerate(learners.values()):
+        assert np.array_equal(learner.state.x, x[i])
+        assert np.array_equal(learner.state.error, error[i])
+        assert learner.u == u[i]
+
+
+@settings(bounded, max_examples=100)
+@given(
+    run=runs(12),
+    eta=st.sampled_from([Fraction(1), Fraction(1, 3)]),
+    grain=st.sampled_from([0, Fraction(1, 4)]),
+)
+def test_any_delivery_order_equals_the_matrix_form_exactly(
+    run: tuple[Charter, Conditions], eta: Fraction, grain: Fraction
+) -> None:
+    network = ledger_run(*run, eta, grain)
+    expected = exact_reference(network, eta, Fraction(grain))
+    assert {name: tuple(learner.mass()) for name, learner in network.learners.items()} == expected
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 20])
+def test_the_real_learner_keeps_its_mass_while_members_die_leave_and_come(blocks: int) -> None:
+    """In every block; 20 are more than there are parameters. A push is taken back from the block it was of, and the
+    record that says so may come between the push of a round and its mix.
+    """
+    recipe = Recipe(Compressor(keep_all, as_int8), 1.0, training_rounds=60, gossip_rounds=3, blocks=blocks)
+
+    def newborn(z: Any) -> Vector:
+        return Vector(recipe, LAYOUT, recipe.initial(z), 5, "n5")
+
+    learners = {name: Vector(recipe, LAYOUT, recipe.initial(np.zeros(LAYOUT.size)), 5, name) for name in node_names(5)}
+    orders = ((0.5, Kill("n1")), (1.0, Leave(7, "n3")), (1.5, Start("n5")))
+    conditions = Conditions(seed=1, lose=0.1, orders=orders, evict_s=1.0, patience_s=200)
+    charter = Charter("test", 5, "digest", Schedule((GraphSpec("chord"),), 1), False, recipe.rounds)
+    network = Network(charter, learners, gradient, conditions, newborn).run()
+    assert {kind: network.happened[kind] for kind in ("cut", "leave", "joined")} == {"cut": 1, "leave": 1, "joined": 1}
+    assert {len(learner.state.u) for learner in network.learners.values()} == {blocks}
+
+
+# --- changes of plan --------------------------------------------------------------------------------
+
+
+@settings(bounded, max_examples=80)
+@given(troubled())
+def test_a_change_takes_effect_at_one_round_at_every_node(run: tuple[Charter, Conditions]) -> None:
+    network = ledger_run(*run, grain=Fraction(1, 4))
+    plans = {node.plan for node in network.nodes.values()}
+    assert len(plans) == 1
+    (plan,) = plans
+    starts = {record.start for record in plan.records}
+    for reply in network.replies.values():
+        assert reply.start in starts or reply.error
+    for round, graph in network.graphs.items():
+        assert graph == plan.graph(round)
+    assert {name: tuple(x.mass()) for name, x in network.learners.items()} == exact_reference(
+        network, Fraction(1), Fraction(1, 4)
+    )
+
+
+def rotate(ticket: int, *graphs: str) -> Rotate:
+    return Rotate(ticket, tuple(map(GraphSpec, graphs)), 1, False)
+
+
+def ring(nodes: int = 4, rounds: int = 60) -> Charter:
+    return Charter("test", nodes, "digest", Schedule((GraphSpec("a"),), 1), False, rounds)
+
+
+def test_a_controller_that_dies_with_its_offer_has_done_its_work() -> None:
+    network = ledger_run(ring(), Conditions(crash_at_offer=1, orders=((1.0, rotate(1, "b")),)))
+    assert network.cluster is None
+    assert network.replies == {}
+    (plan,) = {node.plan for node in network.nodes.values()}
+    assert plan.latest.schedule.graphs == (GraphSpec("b"),)
+    ring_b = Digraph(plan.latest.names, frozenset({("n1", "n0"), ("n2", "n1"), ("n3", "n2"), ("n0", "n3")}))
+    assert [network.graphs[t] == ring_b for t in range(60)] == [t >= plan.latest.start for t in range(60)]
+
+
+def test_a_controller_that_comes_back_while_its_last_record_still_travels_does_not_fork_the_plan() -> None:
+    """A regression: it offered another record of the same number to one who did not know the first yet."""
+    for seed in range(12):
+        orders = tuple((1.0 + 0.1 * i, rotate(i, "abc"[i % 3])) for i in range(20))
+        ledger_run(ring(6), Conditions(seed, (0.001, 0.3), crash_at_offer=1, back_s=0.001, orders=orders, window=3))
+
+
+def test_queued_changes_are_batched_into_one_record() -> None:
+    orders = ((1.0, rotate(1, "b")), (1.01, rotate(2, "c")), (1.02, rotate(3, "a", "b")))
+    network = ledger_run(ring(), Conditions(orders=orders))
+    (plan,) = {node.plan for node in network.nodes.values()}
+    assert len(plan.records) == 3
+    assert network.replies[2].start == network.replies[3].start == plan.latest.start
+    assert [s.name for s in plan.latest.schedule.graphs] == ["a", "b"]
+
+
+def test_a_stop_ends_all_at_one_round() -> None:
+    network = ledger_run(ring(rounds=500), Conditions(lose=0.2, orders=((1.0, Stop(1)),)))
+    assert {f.round for f in network.finished.values()} == {network.replies[1].start}
+    assert not any(f.complete for f in network.finished.values())
+
+
+def test_a_run_begins_with_two_and_grows_to_two_dozen() -> None:
+    newcomers = [f"x{i:02}" for i in range(22)]
+    orders = tuple((0.5 + 0.1 * i, Start(name)) for i, name in enumerate(newcomers))
+    charter = ring(nodes=2, rounds=200)
+    learners = {name: Ledger(charter.rounds, Fraction(i)) for i, name in enumerate(node_names(2))}
+    conditions = Conditions(orders=orders, latency_s=(0.001, 0.01))
+    network = Network(charter, learners, coarse_gradient, conditions, lambda z: Ledger(charter.rounds, z[0])).run()
+    assert network.happened["joined"] == len(newcomers)
+    assert network.graphs[charter.rounds - 1].nodes == tuple(sorted([*node_names(2), *newcomers]))
+    assert set(network.finished) == {*node_names(2), *newcomers}
+
+
+def test_a_change_asked_for_after_the_end_is_refused() -> None:
+    network = ledger_run(ring(rounds=5), Conditions(orders=((500.0, rotate(1, "b")),)))
+    assert network.replies[1].error == "the run is over: its members have done all 5 rounds"
+
+
+def test_a_welcome_that_is_lost_with_its_link_is_given_again() -> None:
+    """A regression: the node was told that the run had started, and everyone waited for it."""
+    for seed in range(20):
+        ledger_run(ring(rounds=5), Conditions(seed, orders=tuple((0.02 * i, Lost("n1")) for i in range(8))))
+
+
+def test_one_node_alone_ends_at_the_round_it_is_stopped_at() -> None:
+    """A regression: the record came while it trained that very round."""
+    for seed in range(40):
+        quick = Conditions(seed, training_s=(0.001, 0.02), orders=((1.0, Stop(1)),))
+        network = ledger_run(ring(1, rounds=400), quick)
+        assert network.finished["n0"].round == network.replies[1].start
+
+
+# --- the bench itself -------------------------------------------------------------------------------
+
+
+def eventful() -> Network:
+    orders = ((1.0, rotate(1, "chord", "b")), (1.2, Lost("n2")), (2.5, rotate(2, "complete")), (4.0, Stop(3)))
+    noisy = Conditions(3, lose=0.2, duplicate=0.2, slow={"n1": (0.1, 0.3)}, window=2, crash_s=2.0, back_s=0.3)
+    return ledger_run(ring(5), replace(noisy, orders=orders), Fraction(1, 3), Fraction(1, 4))
+
+
+def test_the_same_seed_gives_the_same_transcript() -> None:
+    first = eventful()
+    assert first.transcript.lines == eventful().transcript.lines
+    assert len(first.nodes["n0"].plan.records) >= 3
+    assert first.transcript.digest != ledger_run(ring(5), Conditions(4)).transcript.digest
+
+
+def test_the_transcript_does_not_depend_on_the_hash_seed() -> None:
+    digests = {
+        subprocess.run(
+            [sys.executable, __file__],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[2],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert digests == {eventful().transcript.digest + "\n"}
+
+
+class Leaky(Ledger):
+    """The self term of x-hat instead of the compressed message: the mistake of the design's second fact."""
+
+    def mix(self, self_weight: float, received: Any) -> None:
+        self._emitted[self._round] = replace(self._emitted[self._round], x=self.x.copy())
+        super().mix(self_weight, received)
+
+
+def test_missing_mass_is_noticed() -> None:
+    learners = {name: Leaky(9, Fraction(i, 3), grain=Fraction(1, 4)) for i, name in enumerate(node_names(3))}
+    with pytest.raises(LocalProtocolError, match="mass is off by"):
+        Network(ring(3, rounds=9), learners, coarse_gradient, Conditions()).run()
+
+
+def test_a_run_that_does_not_move_is_noticed_and_says_who_waits_for_whom() -> None:
+    with pytest.raises(LocalProtocolError, match=r"deadlock: .*n0 in round 0 waits for \('n3',\)"):
+        ledger_run(ring(), Conditions(lose=1.0))
+
+
+if __name__ == "__main__":
+    print(eventful().transcript.digest)

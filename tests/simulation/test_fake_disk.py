@@ -1,0 +1,362 @@
+"""Power cuts: what a save has acknowledged is there afterwards, and nothing half-written is ever loaded."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.protocol.plan import Member, found
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import CheckpointError
+from edgenode.storage.checkpoints import Checkpoint, Store
+from edgenode.storage.filesystem import REAL_DISK, Disk
+from tests.simulation.fake_disk import PowerCut, SimulatedDisk
+
+STATE_DIR = Path("/var/edgenode/n0")
+PLAN = found("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
+ROUNDS = (50, 100, 100, 150, 150, 200)  # a round is saved again after a resume from an older one
+
+
+def a_checkpoint(round: int, version: int) -> Checkpoint:
+    x = np.random.default_rng(version).standard_normal(40).astype(np.float32)
+    return Checkpoint(
+        round, State(x, error=-x, u=np.array([1.0 + version])), PLAN, {"momentum": x * 2}, {"messages": version}
+    )
+
+
+SAVES = [a_checkpoint(round, version) for version, round in enumerate(ROUNDS)]
+
+
+def the_store(disk: Disk) -> Store:
+    return Store(STATE_DIR, "run", disk)
+
+
+def same(a: Checkpoint, b: Checkpoint) -> bool:
+    arrays = [(*c.state.vectors.values(), c.state.u, *c.local.values()) for c in (a, b)]
+    return (a.round, a.plan, a.counts, a.local.keys()) == (b.round, b.plan, b.counts, b.local.keys()) and all(
+        p.tobytes() == q.tobytes() for p, q in zip(*arrays, strict=True)
+    )
+
+
+def loadable(store: Store) -> dict[int, Checkpoint]:
+    intact = {}
+    for round in store.rounds():
+        try:
+            intact[round] = store.load(round)
+        except CheckpointError:
+            continue
+    return intact
+
+
+def require_the_law(disk: SimulatedDisk, returned: Sequence[Checkpoint], under_way: Sequence[Checkpoint]) -> None:
+    """Of the newest two rounds all that was acknowledged is there; what is there is right; and saving goes on."""
+    store = the_store(disk)
+    intact = loadable(store)
+    newest = {c.round: c for c in returned}
+    for round, checkpoint in intact.items():
+        right = [c for c in [newest.get(round), *under_way] if c and c.round == round]
+        assert any(same(checkpoint, c) for c in right), f"round {round} was loaded wrong"
+    for round in newest:
+        assert round in intact or len([r for r in intact if r > round]) >= 2, f"round {round} is lost"
+    if intact:
+        assert store.offer()[0] == intact.keys()
+    store.save(after := a_checkpoint(1000, 1000))
+    disk.crash(random.Random(0))
+    intact = loadable(the_store(disk))
+    assert 1000 in intact, "round 1000 is lost"
+    assert same(intact[1000], after), "round 1000 was loaded wrong"
+
+
+def dying_saves(disk: SimulatedDisk, saves: Sequence[Checkpoint]) -> Iterator[tuple[int, SimulatedDisk]]:
+    """A disk for every operation of some saves: off, after those before it; and how many saves had returned."""
+    for done, checkpoint in enumerate(saves):
+        operations = 0
+        while True:
+            attempt = deepcopy(disk)
+            attempt.cut_after(operations)
+            try:
+                the_store(attempt).save(checkpoint)
+            except PowerCut:
+                yield done, attempt
+            else:
+                break
+            operations += 1
+        attempt.cut_after(None)
+        disk = attempt
+    yield len(saves), disk
+
+
+def crashed(disk: SimulatedDisk, seeds: int) -> Iterator[SimulatedDisk]:
+    for seed in range(seeds):
+        after = deepcopy(disk)
+        after.crash(random.Random(seed))
+        yield after
+
+
+def cut_power(disk: SimulatedDisk, seeds: int) -> int:
+    """Try the law with the power cut at every operation of every save."""
+    tried = 0
+    for done, off in dying_saves(disk, SAVES):
+        for after in crashed(off, seeds):
+            require_the_law(after, SAVES[:done], SAVES[done : done + 1])
+            tried += 1
+    return tried
+
+
+def kill_then_cut_power(disk: SimulatedDisk, seeds: int) -> int:
+    """Try the law where a process is killed at any operation, and the power is cut at any of the next one's."""
+    return sum(_kill_then_cut_power(deepcopy(disk), done, seeds) for done in (0, 2))
+
+
+def _kill_then_cut_power(disk: SimulatedDisk, done: int, seeds: int) -> int:
+    tried = 0
+    acknowledged, dying, again = SAVES[:done], SAVES[done], a_checkpoint(100, 99)
+    for checkpoint in acknowledged:
+        the_store(disk).save(checkpoint)
+    for returned, killed in dying_saves(disk, [dying]):
+        killed.cut_after(None)
+        before = [*acknowledged, dying] if returned else acknowledged
+        for more, off in dying_saves(killed, [again]):
+            under_way = [c for c in (dying, again) if c.round != again.round] if more else [dying, again]
+            for after in crashed(off, seeds):
+                require_the_law(after, [*before, again] if more else before, under_way)
+                tried += 1
+    return tried
+
+
+# --- the law
+
+
+def test_a_power_cut_at_any_operation_harms_nothing_acknowledged() -> None:
+    assert cut_power(SimulatedDisk(), seeds=20) > 2000
+
+
+def test_nor_does_one_that_follows_the_death_of_the_process() -> None:
+    assert kill_then_cut_power(SimulatedDisk(), seeds=2) > 1000
+
+
+class Forgetful(SimulatedDisk):
+    """A disk that does not flush when it should, in one of the places where a save asks for it."""
+
+    def __init__(self, forgets: str) -> None:
+        super().__init__()
+        self.forgets, self.last = forgets, ""
+
+    def make_folder(self, path: Path) -> None:
+        super().make_folder(path)
+        self.last = "made"
+
+    def rename(self, old: Path, new: Path) -> None:
+        super().rename(old, new)
+        self.last = "renamed"
+
+    def flush(self, path: Path) -> None:
+        name = "scratch" if path.name.endswith("partial") else path.name or "/"
+        if self.forgets != (f"{name} {self.last}" if name == "checkpoints" else name):
+            super().flush(path)
+
+
+@pytest.mark.parametrize(
+    "forgets",
+    [
+        "/",
+        "var",
+        "edgenode",
+        "n0",
+        "checkpoints made",
+        "state.safetensors",
+        "meta.json",
+        "SHA256SUMS",
+        "scratch",
+        "checkpoints renamed",
+    ],
+)
+def test_every_flush_is_needed(forgets: str) -> None:
+    with pytest.raises(AssertionError, match=r"round \d+ is (lost|loaded wrong)"):
+        kill_then_cut_power(Forgetful(forgets), seeds=2)
+        cut_power(Forgetful(forgets), seeds=20)
+
+
+def test_a_full_disk_loses_nothing_and_is_used_again_when_there_is_room() -> None:
+    disk = SimulatedDisk()
+    the_store(disk).save(SAVES[0])
+    one = sum(len(disk.read(path)) for path in files(disk, the_store(disk).folder))
+    the_store(disk).save(SAVES[1])
+    for capacity in range(2 * one, 3 * one - 10, 37):
+        full = deepcopy(disk)
+        full.capacity = capacity
+        with pytest.raises(CheckpointError, match=r"cannot write the checkpoint of round 150: .*No space left"):
+            the_store(full).save(SAVES[3])
+        assert full.names(the_store(full).folder) == ["round-000000050", "round-000000100"]
+        full.crash(random.Random(capacity))
+        full.capacity = None
+        require_the_law(full, SAVES[:2], [])
+
+
+# --- the disk itself
+
+
+def files(disk: SimulatedDisk, folder: Path) -> list[Path]:
+    return [folder / name / file for name in disk.names(folder) for file in disk.names(folder / name)]
+
+
+def outcomes(disk: SimulatedDisk, *paths: str) -> set[tuple[bytes | None, ...]]:
+    """What the files hold after each of many crashes; None for one that is not there."""
+    return {tuple(content(after, path) for path in paths) for after in crashed(disk, 300)}
+
+
+def content(disk: SimulatedDisk, path: str) -> bytes | None:
+    try:
+        return disk.read(Path(path))
+    except FileNotFoundError:
+        return None
+
+
+def test_what_is_flushed_with_its_folder_survives() -> None:
+    disk = SimulatedDisk()
+    disk.write(Path("/a"), b"whole")
+    disk.flush(Path("/a"))
+    assert outcomes(disk, "/a") == {(None,), (b"whole",)}
+    disk.flush(Path("/"))
+    assert outcomes(disk, "/a") == {(b"whole",)}
+
+
+def test_a_write_that_is_not_flushed_may_be_torn() -> None:
+    disk = SimulatedDisk()
+    disk.write(Path("/a"), b"old")
+    disk.flush(Path("/a"))
+    disk.flush(Path("/"))
+    disk.write(Path("/a"), b"newer")
+    seen = {text for (text,) in outcomes(disk, "/a")}
+    assert {b"old", b"newer", b"", b"new", b"new\0\0"} <= seen
+    assert len(seen) > 20  # garbage
+
+
+def test_changes_of_names_survive_independently() -> None:
+    disk = SimulatedDisk()
+    for name in ("a", "b"):
+        disk.write(Path("/", name), name.encode())
+        disk.flush(Path("/", name))
+    disk.flush(Path("/"))
+    disk.rename(Path("/a"), Path("/c"))
+    disk.rename(Path("/b"), Path("/a"))
+    assert outcomes(disk, "/a", "/b", "/c") == {
+        (b"a", b"b", None),
+        (None, b"b", b"a"),
+        (b"b", None, None),  # the second rename without the first replaces a
+        (b"b", None, b"a"),
+    }
+
+
+def test_a_folder_may_come_back_without_what_was_removed_with_it() -> None:
+    disk = SimulatedDisk()
+    disk.make_folder(Path("/f"))
+    for path in ("/f/a", "/f/b"):
+        disk.write(Path(path), b"x")
+        disk.flush(Path(path))
+    disk.flush(Path("/f"))
+    disk.flush(Path("/"))
+    disk.remove(Path("/f"))
+    assert content(disk, "/f/a") is None
+    assert outcomes(disk, "/f/a", "/f/b") == {(a, b) for a in (None, b"x") for b in (None, b"x")}
+
+
+def test_a_disk_that_is_off_does_nothing_until_it_is_on_again() -> None:
+    disk = SimulatedDisk()
+    disk.cut_after(1)
+    disk.write(Path("/a"), b"a")
+    for _ in range(2):
+        with pytest.raises(PowerCut):
+            disk.flush(Path("/"))
+        with pytest.raises(PowerCut):
+            disk.read(Path("/a"))
+        with pytest.raises(PowerCut):
+            disk.names(Path("/"))
+    disk.cut_after(None)
+    assert disk.read(Path("/a")) == b"a"
+    disk.flush(Path("/"))
+
+
+@pytest.mark.parametrize("disk", [SimulatedDisk(), REAL_DISK], ids=["simulated", "real"])
+def test_it_does_and_refuses_what_a_file_system_does_and_refuses(disk: Disk, tmp_path: Path) -> None:
+    disk.make_folder(tmp_path / "f" / "g")
+    disk.make_folder(tmp_path / "f")
+    disk.write(tmp_path / "f" / "a", b"abc")
+    disk.write(tmp_path / "f" / "g" / "h", b"")
+    a, g, none = tmp_path / "f" / "a", tmp_path / "f" / "g", tmp_path / "f" / "none"
+    refused = [
+        (errno.ENOENT, lambda: disk.write(none / "a", b"")),
+        (errno.ENOENT, lambda: disk.flush(none)),
+        (errno.ENOENT, lambda: disk.read(none)),
+        (errno.ENOENT, lambda: disk.rename(none, a)),
+        (errno.ENOTDIR, lambda: disk.make_folder(a / "b")),
+        (errno.ENOTDIR, lambda: disk.names(a)),
+        (errno.ENOTDIR, lambda: disk.remove(a)),
+        (errno.EISDIR, lambda: disk.write(g, b"")),
+        (errno.EISDIR, lambda: disk.read(g)),
+        (errno.EISDIR, lambda: disk.rename(a, g)),
+        (errno.ENOTDIR, lambda: disk.rename(g, a)),
+    ]
+    for code, act in refused:
+        with pytest.raises(OSError) as caught:
+            act()
+        assert caught.value.errno == code
+    disk.make_folder(tmp_path / "f" / "k")
+    disk.write(tmp_path / "f" / "k" / "l", b"")
+    with pytest.raises(OSError, match="not empty"):
+        disk.rename(tmp_path / "f" / "k", g)
+    disk.remove(g)
+    disk.rename(tmp_path / "f" / "k", g)
+    disk.rename(a, tmp_path / "f" / "b")
+    disk.write(a, b"d")
+    disk.rename(a, tmp_path / "f" / "b")
+    assert sorted(disk.names(tmp_path / "f")) == ["b", "g"]
+    assert disk.names(g) == ["l"]
+    assert disk.read(tmp_path / "f" / "b") == b"d"
+    disk.remove(none)
+    assert disk.names(none) == []
+
+
+def test_a_full_disk_takes_what_fits() -> None:
+    disk = SimulatedDisk(capacity=4)
+    disk.write(Path("a"), b"abc")
+    with pytest.raises(OSError, match="No space left"):
+        disk.write(Path("b"), b"de")
+    assert disk.read(Path("b")) == b"d"
+    disk.write(Path("a"), b"abc")
+
+
+def test_a_rename_stays_in_its_folder() -> None:
+    disk = SimulatedDisk()
+    disk.make_folder(Path("/f/g"))
+    with pytest.raises(OSError, match="cross-device"):
+        disk.rename(Path("/f/g"), Path("/g"))
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_flushed_is_none_we_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """But a medium that fails is never passed over, and no file is."""
+
+    def failing(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        REAL_DISK.flush(tmp_path / "a")
+    if code == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(code)):
+            REAL_DISK.flush(tmp_path)
+    else:
+        REAL_DISK.flush(tmp_path)

@@ -1,0 +1,240 @@
+"""The controller's ledger: what was acknowledged last, or refused by name."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from edgenode.core.protocol.control import Persist
+from edgenode.core.protocol.plan import Member, Plan, found, resume
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import CheckpointError
+from edgenode.storage.controller_state import Ledger
+
+PLAN = found("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
+TO_DO = "start with --recover to rebuild it from the nodes"
+
+
+def a_persist(term: int = 2) -> Persist:
+    plan = PLAN.extend(PLAN.successor(9, term=2, heirs=(("n7", "n0"),), cut=(("n8", 7),)))
+    return Persist(term, 5, plan, paused=True)
+
+
+def grown(plan: Plan, records: int) -> Plan:
+    for _ in range(records):
+        plan = plan.extend(plan.successor(plan.latest.start + 10))
+    return plan
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "new", "run")
+
+
+def rows(ledger: Ledger) -> list[tuple[int, str]]:
+    with closing(sqlite3.connect(ledger.path)) as database:
+        return database.execute("SELECT number, json FROM record ORDER BY number").fetchall()
+
+
+# --- there and back
+
+
+def test_a_ledger_comes_back_as_it_was_written_last(ledger: Ledger) -> None:
+    assert ledger.load() is None
+    ledger.save(a_persist(1))
+    ledger.save(a_persist())
+    assert Ledger(ledger.path.parent, "run").load() == a_persist()
+
+
+def test_a_plan_grows_by_rows_and_is_replaced_where_it_differs(ledger: Ledger) -> None:
+    long = grown(PLAN, 5)
+    other = long.extend(long.successor(1000, term=7))  # another controller's
+    resumed, _ = resume(long, long.latest.members, {n: (frozenset({40}), long) for n in long.latest.names})
+    for plan in (PLAN, long, grown(long, 1), other, resumed, grown(resumed, 2)):
+        ledger.save(Persist(1, 0, plan))
+        assert ledger.load() == Persist(1, 0, plan)
+        assert rows(ledger) == [(r.number, r.to_json()) for r in plan.records]
+
+
+def test_a_save_leaves_the_records_before_where_they_are(ledger: Ledger) -> None:
+    with_many = grown(PLAN, 300)
+    ledger.save(Persist(1, 0, with_many))
+    before = ledger.path.read_bytes()
+    ledger.save(Persist(1, 1, grown(with_many, 1)))
+    after = ledger.path.read_bytes()
+    changed = [i for i in range(0, len(before), 4096) if before[i : i + 4096] != after[i : i + 4096]]
+    assert len(before) > 20 * 4096
+    assert len(changed) <= 4
+
+
+def test_it_is_a_database_that_others_can_identify(ledger: Ledger) -> None:
+    ledger.save(a_persist())
+    assert ledger.path.name == "controller.sqlite3"
+    assert ledger.path.read_bytes()[68:72] == b"edgn"
+    assert [path.name for path in ledger.path.parent.iterdir()] == ["controller.sqlite3"]
+
+
+def test_a_ledger_is_gone_when_the_run_is_over(ledger: Ledger) -> None:
+    ledger.close()
+    ledger.save(a_persist())
+    for name in ("-journal", "-wal", "-shm"):
+        Path(f"{ledger.path}{name}").touch()
+    ledger.close()
+    assert ledger.load() is None
+    assert list(ledger.path.parent.iterdir()) == []
+    ledger.close()
+
+
+# --- refused
+
+
+def test_a_ledger_of_another_configuration_is_refused_by_name(ledger: Ledger) -> None:
+    ledger.save(a_persist())
+    with pytest.raises(CheckpointError, match=r"controller\.sqlite3 is of an unfinished run with another config"):
+        Ledger(ledger.path.parent, "f00d").load()
+
+
+def refused(ledger: Ledger, reason: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"controller\.sqlite3 cannot be read: .*{reason}.*; {TO_DO}"):
+        ledger.load()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\xfe", b"SQLite format 3\0", bytes(8192)])
+def test_a_file_that_is_none_is_refused_by_name(ledger: Ledger, damage: bytes) -> None:
+    ledger.path.parent.mkdir()
+    ledger.path.write_bytes(damage)
+    refused(ledger, "")
+
+
+def test_a_folder_in_its_place_is_refused_by_name(ledger: Ledger) -> None:
+    ledger.path.mkdir(parents=True)
+    refused(ledger, "unable to open")
+    with pytest.raises(CheckpointError, match=r"cannot write .*controller\.sqlite3: unable to open"):
+        ledger.save(a_persist())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("PRAGMA application_id = 0", "no ledger of a controller"),
+        ("PRAGMA user_version = 1", "format 1, expected 2"),
+        ("DELETE FROM state", "it is empty"),
+        ("DELETE FROM record", "it is empty"),
+        ("DELETE FROM record WHERE number = 1", "checksum"),
+        ("UPDATE state SET term = term + 1", "checksum"),
+        ("UPDATE state SET ballot = 0", "checksum"),
+        ("UPDATE state SET paused = 0", "checksum"),
+        ("UPDATE state SET run_digest = 'f00d'", "checksum"),
+        ("UPDATE state SET sha256 = ''", "checksum"),
+        ("UPDATE record SET json = replace(json, '7600', '7601')", "checksum"),
+        ("UPDATE record SET json = x'00'", "its checksum does not match"),
+        ("DROP TABLE record", "no such table"),
+    ],
+)
+def test_a_changed_database_is_refused_by_name(ledger: Ledger, change: str, reason: str) -> None:
+    ledger.save(a_persist())
+    with closing(sqlite3.connect(ledger.path)) as database, database:
+        database.execute(change)
+    refused(ledger, reason)
+
+
+def test_no_damage_to_the_file_is_ever_loaded(ledger: Ledger) -> None:
+    """A flip that changes nothing SQLite looks at may load, as what was saved."""
+    saved, rng, outcomes = Persist(3, 4, grown(PLAN, 12)), random.Random(1), {True: 0, False: 0}
+    ledger.save(saved)
+    whole = ledger.path.read_bytes()
+    for i in range(600):
+        at = rng.randrange(120 if i < 120 else len(whole))
+        n = rng.choice((1, 1, 64, 512))
+        new = rng.choice((bytes([whole[at] ^ 1 << rng.randrange(8)]), bytes(n), rng.randbytes(n), b""))
+        ledger.path.write_bytes(whole[:at] + new + (whole[at + len(new) :] if new else b""))
+        Path(f"{ledger.path}-journal").unlink(missing_ok=True)
+        try:
+            assert ledger.load() == saved
+            outcomes[True] += 1
+        except CheckpointError as exc:
+            assert "controller.sqlite3 " in str(exc) and TO_DO in str(exc)
+            outcomes[False] += 1
+    print("loaded, refused:", outcomes)
+    assert outcomes[False] > 200
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_a_checkpoint_error(ledger: Ledger) -> None:
+    ledger.path.parent.mkdir(mode=0o500)
+    with pytest.raises(CheckpointError, match=r"cannot write .*controller\.sqlite3"):
+        ledger.save(a_persist())
+
+
+# --- killed
+
+
+def test_a_beginning_that_was_cut_off_is_none(ledger: Ledger) -> None:
+    ledger.path.parent.mkdir()
+    for name in (".controller.sqlite3.partial", ".controller.sqlite3.partial-journal", "controller.sqlite3-journal"):
+        (ledger.path.parent / name).write_bytes(b"left")
+    assert ledger.load() is None
+    ledger.save(a_persist())
+    assert ledger.load() == a_persist()
+    assert [path.name for path in ledger.path.parent.iterdir()] == ["controller.sqlite3"]
+
+
+LIVES = """
+import os, sys
+from pathlib import Path
+from edgenode.core.protocol.control import Persist
+from edgenode.core.protocol.plan import Plan, Record
+from edgenode.storage.controller_state import Ledger
+
+def save_forever():
+    ledger, plan = Ledger(Path(sys.argv[1]), "run"), Plan((Record.from_json(sys.argv[2]),))
+    saved = ledger.load() or Persist(0, 0, plan)
+    while True:
+        before = saved.plan if len(saved.plan.records) < 20 else plan
+        record = before.successor(before.latest.start + 10)
+        saved = Persist(saved.term + 1, 2 * saved.term, before.extend(record))
+        ledger.save(saved)
+        print(saved.term, flush=True)
+
+for _ in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        save_forever()
+    print("born", child, flush=True)
+    os.waitpid(child, 0)
+    print("dead", flush=True)
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9(ledger: Ledger) -> None:
+    """Twenty processes, one after the other, each killed while it saves."""
+    rng, acknowledged = random.Random(9), 0
+    command = [sys.executable, "-c", LIVES, str(ledger.path.parent), PLAN.latest.to_json()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as lives:
+        assert lives.stdin and lives.stdout
+        for _ in range(20):
+            lives.stdin.write("\n")
+            child, before = 0, acknowledged
+            while not child or acknowledged == before:
+                line = lives.stdout.readline()
+                child, acknowledged = (int(line[5:]), acknowledged) if "born" in line else (child, int(line))
+            time.sleep(rng.uniform(0, 0.05))
+            os.kill(child, signal.SIGKILL)
+            while (line := lives.stdout.readline()) != "dead\n":
+                acknowledged = int(line)
+            loaded = ledger.load()
+            assert loaded is not None
+            assert loaded.term in (acknowledged, acknowledged + 1)
+            assert loaded.ballot == 2 * (loaded.term - 1)
+            assert len(loaded.plan.records) > 1
+    assert acknowledged >= 20

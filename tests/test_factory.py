@@ -1,0 +1,232 @@
+"""From a run.toml to the values of the core."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgenode import factory
+from edgenode.config import Config, load
+from edgenode.core.algorithm.compression import Layout
+from edgenode.core.topology.graph import PRESETS, GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import ConfigError, GraphError
+
+
+def a_config(**settings: object) -> Config:
+    """Keys with two underscores for the dot."""
+    return load(None, {key.replace("__", "."): value for key, value in settings.items()}, environ={})
+
+
+# --- graphs
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_graph(name: str) -> None:
+    assert factory.graph_spec(name) == GraphSpec(name)
+
+
+def test_an_edge_list_file_is_a_graph_of_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "office.txt"
+    path.write_text("pi-1 pi-2  # over the corridor\npi-2 -> pi-1\n")
+    assert factory.graph_spec(str(path)) == GraphSpec("office", (("pi-1", "pi-2"), ("pi-2", "pi-1")))
+
+
+def test_neither_a_preset_nor_a_file_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(GraphError, match="no graph named 'chrod'; did you mean 'chord'"):
+        factory.graph_spec("chrod")
+
+
+def test_a_file_that_is_no_text_is_refused_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(GraphError, match="model, line 1: expected 'sender receiver'"):
+        factory.graph_spec(str(path))
+
+
+# --- schedules
+
+
+def test_sp_uses_its_graphs_to_the_end() -> None:
+    config = a_config(algorithm__name="sp", algorithm__gossip_graph="complete", topology__graphs="a,b")
+    assert factory.schedule(config, 7) == Schedule((GraphSpec("a"), GraphSpec("b")), every=7)
+
+
+def test_epochs_become_rounds_once_they_are_known() -> None:
+    config = a_config(topology__every="6ep")
+    assert [factory.schedule(config, n).every for n in (1, 20)] == [6, 120]
+    assert factory.schedule(a_config(topology__every="6r"), 20).every == 6
+
+
+def test_scsp_gossips_on_its_own_graphs_unless_told_otherwise() -> None:
+    assert factory.schedule(a_config()).last is None
+    schedule = factory.schedule(a_config(algorithm__gossip_graph="complete", run__rounds=300))
+    assert (schedule.last, schedule.last_from) == (GraphSpec("complete"), 300)
+
+
+# --- recipes
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({"algorithm__share": 1.0}, 1.0),
+        ({"algorithm__share": 0.5}, 0.08),
+        ({"algorithm__share": 0.1}, 0.01),
+        ({"algorithm__share": 0.01}, 0.005),
+        ({"algorithm__share": 0.001}, 0.001),
+        ({"algorithm__share": 0.0001}, 0.0001),
+        ({"algorithm__compressor": "identity"}, 1.0),
+        ({"algorithm__compressor": "rolling"}, 1.0),
+        ({"algorithm__name": "local"}, 0.0),
+        ({"algorithm__averaging_rate": 0.02}, 0.02),
+        ({"algorithm__averaging_rate": 0.02, "algorithm__name": "local"}, 0.0),
+        ({"algorithm__name": "choco-sgd"}, 0.02),
+        ({"algorithm__name": "quant-sgp"}, 1.0),
+        ({"algorithm__name": "quant-sgp", "algorithm__compressor": "random"}, 1 / 16),
+        ({"algorithm__name": "d2", "topology__graphs": "two-way"}, 0.5),
+    ],
+)
+def test_the_averaging_rate_is_table_5s_unless_it_is_given(settings: dict[str, object], rate: float) -> None:
+    assert factory.averaging_rate(a_config(**settings)) == pytest.approx(rate)
+
+
+def test_the_random_compressor_has_the_rate_of_its_bits() -> None:
+    rates = [factory.averaging_rate(a_config(algorithm__compressor="random", algorithm__bits=b)) for b in (1, 2, 4)]
+    assert 0.005 < rates[0] < rates[1] < rates[2] < 0.08
+
+
+@pytest.mark.parametrize(
+    ("settings", "rounds"),
+    [
+        ({}, 21),
+        ({"topology__graphs": "b"}, 21),
+        ({"run__nodes": 8}, 97),
+        ({"algorithm__gossip_graph": "one-peer-exponential"}, 2),
+        ({"algorithm__gossip_graph": "one-peer-exponential", "run__nodes": 8}, 3),
+        ({"algorithm__gossip_graph": "complete"}, 1),
+        ({"algorithm__gossip_rounds": 50}, 50),
+        ({"algorithm__gossip_rounds": 0}, 0),
+        ({"algorithm__name": "sp", "algorithm__gossip_rounds": 50}, 0),
+        ({"algorithm__gossip_tolerance": 0.1}, 9),
+    ],
+)
+def test_gossip_lasts_as_long_as_its_graph_needs(settings: dict[str, object], rounds: int) -> None:
+    recipe = factory.recipe(a_config(run__rounds=100, **settings))
+    assert (recipe.training_rounds, recipe.gossip_rounds, recipe.rounds) == (100, rounds, 100 + rounds)
+
+
+def test_auto_gossip_on_an_edge_list_is_refused_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "office.txt"
+    path.write_text("x y\ny x\n")
+    with pytest.raises(GraphError, match=r"algorithm\.gossip_rounds = auto needs a preset graph, and office"):
+        factory.recipe(a_config(topology__graphs=str(path)))
+    assert factory.recipe(a_config(topology__graphs=str(path), algorithm__gossip_rounds=9)).gossip_rounds == 9
+
+
+@pytest.mark.parametrize("values", ["int8", "int4", "bfloat16", "float32"])
+@pytest.mark.parametrize(("compressor", "kept"), [("topk", 11), ("identity", 110), ("random", 110), ("rolling", 110)])
+def test_every_compressor_keeps_its_share(compressor: str, kept: int, values: str) -> None:
+    config = a_config(algorithm__compressor=compressor, algorithm__share=0.1, algorithm__values=values)
+    compress = factory.recipe(config).compressor
+    vector = np.linspace(1, 2, 110, dtype=np.float32)
+    payload = compress(vector, Layout((100, 10)), np.random.default_rng(0))
+    decoded = np.zeros_like(vector)
+    payload.add_to(decoded, 1.0)
+    assert np.count_nonzero(decoded) == pytest.approx(kept, abs=30 if compressor == "random" else 0)
+
+
+# --- algorithms
+
+
+@pytest.mark.parametrize(
+    ("name", "graph", "reason"),
+    [
+        ("d-psgd", "chord", "d-psgd cannot use chord: it is unbalanced"),
+        ("deep-squeeze", "chord", "deep-squeeze cannot use chord: it is unbalanced"),
+        ("choco-sgd", "chord", "choco-sgd cannot use chord: it is unbalanced"),
+        ("choco-sgd", "a,b", "choco-sgd cannot use a, b: its nodes remember what they have heard"),
+        ("quant-sgp", "a,b", "quant-sgp cannot use a, b: its nodes remember what they have heard"),
+        ("choco-sgd", "one-peer-exponential", "choco-sgd cannot use one-peer-exponential: its nodes remember"),
+        ("d2", "two-way,complete", "d2 cannot use two-way, complete: its nodes remember"),
+        ("d2", "a", "d2 cannot use a: its weights are not symmetric"),
+    ],
+)
+def test_an_algorithm_refuses_graphs_it_is_not_made_for(name: str, graph: str, reason: str) -> None:
+    config = a_config(algorithm__name=name, topology__graphs=graph)
+    for refuse in (factory.recipe, lambda c: factory.check_networked(c, controller=False)):
+        with pytest.raises(ConfigError) as caught:
+            refuse(config)
+        assert str(caught.value).startswith(reason)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_graphs_of_a_file_are_judged_by_the_nodes_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "mine.edges"
+    path.write_text("red blue\nblue green\ngreen red\nred green\n")
+    with pytest.raises(ConfigError, match="d-psgd cannot use mine: it is unbalanced"):
+        factory.recipe(a_config(run__nodes=3, algorithm__name="d-psgd", topology__graphs=str(path)))
+    path.write_text("red blue\nblue green\ngreen red\n")
+    factory.recipe(a_config(run__nodes=3, algorithm__name="d-psgd", topology__graphs=str(path)))
+
+
+@pytest.mark.parametrize("name", ["sp", "scsp", "sgp", "quant-sgp"])
+def test_what_has_push_sum_weights_takes_unbalanced_graphs(name: str) -> None:
+    factory.recipe(a_config(algorithm__name=name, topology__graphs="chord"))
+
+
+@pytest.mark.parametrize("name", ["choco-sgd", "quant-sgp", "d2"])
+def test_what_remembers_its_neighbours_runs_with_fixed_peers_and_without_a_controller(name: str) -> None:
+    config = a_config(algorithm__name=name, topology__graphs="two-way")
+    factory.check_networked(config, controller=False)
+    for refuse in (lambda: factory.check_networked(config, controller=True), lambda: factory.charter(config)):
+        with pytest.raises(ConfigError, match="so that nobody can join, leave or be cut out; give every node --peers"):
+            refuse()
+
+
+def test_skew_scout_runs_on_no_device() -> None:
+    config = a_config(algorithm__name="skew-scout")
+    factory.recipe(config)
+    for controller in (True, False):
+        with pytest.raises(ConfigError, match="edgenode simulate can play it"):
+            factory.check_networked(config, controller)
+
+
+# --- charters
+
+
+def test_a_charter_holds_what_a_run_is_founded_on() -> None:
+    config = a_config(run__cluster="lab", run__nodes=8, run__rounds=10, topology__every="6ep")
+    charter = factory.charter(config)
+    assert (charter.cluster, charter.nodes, charter.run_digest) == ("lab", 8, config.digest())
+    assert (charter.schedule.every, charter.epochs, charter.rounds) == (6, True, 107)
+    assert not factory.charter(a_config(topology__every="6r")).epochs
+
+
+# --- the machine
+
+
+def test_threads_are_the_physical_cores_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 4)
+    for usable, threads in ((8, 4), (2, 2)):  # a container, or taskset, may leave us fewer
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=usable: set(range(n)))
+        assert factory.threads(a_config()) == threads
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: None)  # where the system does not tell
+    assert factory.threads(a_config()) == 2
+    assert factory.threads(a_config(run__threads=7)) == 7
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_device_is_cuda_where_there_is_one_unless_it_is_given(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    assert factory.device(a_config()) == ("cuda" if there else "cpu")
+    assert factory.device(a_config(run__device="cpu")) == "cpu"
+
+
+def test_a_task_is_the_same_at_every_node() -> None:
+    config = a_config(task__skew=0.8, task__milestones="3,5", task__batch_size=16)
+    settings = factory.task_settings(config)
+    assert (settings.skew, settings.data_dir, settings.train.milestones) == (0.8, None, (3, 5))
+    assert settings.train.batch_size == 16
