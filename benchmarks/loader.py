@@ -29,13 +29,13 @@ def noise(count: int = 10_000) -> Dataset:
 
 def per_call_ms(call: Callable[[int], object], times: int) -> float:
     """CPU milliseconds of one call, the least of five series."""
-    for round in range(3):
-        call(round)
+    for t in range(3):
+        call(t)
     series = []
     for _ in range(5):
         began = time.process_time()
-        for round in range(times):
-            call(round)
+        for t in range(times):
+            call(t)
         series.append((time.process_time() - began) / times)
     return 1000 * min(series)
 
@@ -54,8 +54,8 @@ def main() -> None:
         TrainSettings(augment=True, precision=options.precision), seed=0, shard=0,
     )  # fmt: skip
     z = trainer.initial()
-    loader = per_call_ms(lambda round: trainer._batch(round, round), 100)
-    step = per_call_ms(lambda round: trainer.train(round, z), 4) - loader
+    loader = per_call_ms(lambda t: trainer._batch(t, t), 100)
+    step = per_call_ms(lambda t: trainer.train(t, z), 4) - loader
     print(f"loader {loader:.2f} ms, gradient step {step:.1f} ms: the loader is {step / loader:.0f} times as fast")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Random, TopK, as_float32, as_int8, keep_all
 from edgenode.core.algorithm.learner import SparsePush
 from edgenode.core.algorithm.update_rules import D2, DIFFERENCE, SPARSE_PUSH
@@ -21,12 +21,15 @@ from edgenode.errors import LocalProtocolError
 Step = Callable[[int, Floats], Floats]  # (node, z) -> displacement
 
 
-def play(recipe: Recipe, graph: str, models: Floats, step: Step) -> Iterator[Floats]:
+def play(algorithm_spec: AlgorithmSpec, graph: str, models: Floats, step: Step) -> Iterator[Floats]:
     """z of all nodes, [n, d], after every round."""
     names = [f"n{i}" for i in range(len(models))]
     digraph, layout = GraphSpec(graph).period(tuple(names))[0], Layout((models.shape[1],))
-    nodes = {n: SparsePush(recipe, layout, recipe.initial(x), 0, n) for n, x in zip(names, models, strict=True)}
-    for t in range(recipe.rounds):
+    nodes = {
+        n: SparsePush(algorithm_spec, layout, algorithm_spec.initial(x), 0, n)
+        for n, x in zip(names, models, strict=True)
+    }
+    for t in range(algorithm_spec.rounds):
         said = {}
         for i, (name, node) in enumerate(nodes.items()):
             data, u = node.emit(t, step(i, node.model()))
@@ -37,11 +40,13 @@ def play(recipe: Recipe, graph: str, models: Floats, step: Step) -> Iterator[Flo
         yield np.stack([node.model() for node in nodes.values()])
 
 
-def distances(recipe: Recipe, graph: str, models: Floats, step: Step, target: Floats, rounds: list[int]) -> list[str]:
+def distances(
+    algorithm_spec: AlgorithmSpec, graph: str, models: Floats, step: Step, target: Floats, rounds: list[int]
+) -> list[str]:
     """The root mean square distance from the target after some of the rounds, as text."""
     found = []
     try:
-        for t, z in enumerate(play(recipe, graph, models, step), 1):
+        for t, z in enumerate(play(algorithm_spec, graph, models, step), 1):
             if t in rounds:
                 found.append(f"{np.sqrt(((z - target) ** 2).mean()):.2g}")
     except LocalProtocolError:
@@ -61,9 +66,11 @@ def differences() -> None:
     for graph in ("a", "chord"):
         for name, compressor in compressors.items():
             for rate in (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01):
-                recipe = Recipe(compressor, rate, 600, rule=DIFFERENCE)
+                algorithm_spec = AlgorithmSpec(compressor, rate, 600, rule=DIFFERENCE)
                 still = np.zeros(3000, dtype=np.float32)
-                (last,) = distances(recipe, graph, models, lambda i, z, still=still: still, models.mean(axis=0), [600])
+                (last,) = distances(
+                    algorithm_spec, graph, models, lambda i, z, still=still: still, models.mean(axis=0), [600]
+                )
                 print(f"{graph:6} {name:14} rate {rate:<5} {last}", flush=True)
 
 
@@ -78,8 +85,10 @@ def d2() -> None:
             def step(node: int, z: Floats, noise: np.random.Generator = noise) -> Floats:
                 return np.float32(-0.1) * (z - optima[node] + noise.standard_normal(size).astype(np.float32))
 
-            recipe = Recipe(Compressor(TopK(share), as_float32), ratio * share, 800, rule=rule)
-            found = distances(recipe, "two-way", np.zeros_like(optima), step, optima.mean(axis=0), [100, 400, 800])
+            algorithm_spec = AlgorithmSpec(Compressor(TopK(share), as_float32), ratio * share, 800, rule=rule)
+            found = distances(
+                algorithm_spec, "two-way", np.zeros_like(optima), step, optima.mean(axis=0), [100, 400, 800]
+            )
             print(f"{name:14} rate / share {ratio:<5}", ", ".join(f"{float(d) / scale:.2g}" for d in found), flush=True)
 
 

@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from edgenode.config import load
-from edgenode.simulate.runner import Lab
+from edgenode.simulate.runner import Simulation
 
 ROUNDS = 6
 
@@ -30,9 +30,9 @@ def measure(nodes: int, graph: str) -> tuple[float, float, float, float]:
         "algorithm.name": "sp", "topology.graphs": [graph],
     }  # fmt: skip
     began = time.monotonic()
-    lab = Lab(load(None, settings, environ={}))
+    simulation = Simulation(load(None, settings, environ={}))
     closed: list[tuple[float, float]] = []
-    lab.run(lambda: closed.append((time.monotonic(), time.process_time())))
+    simulation.run(lambda: closed.append((time.monotonic(), time.process_time())))
     (first_s, first_cpu_s), (last_s, last_cpu_s) = closed[0], closed[-1]
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return first_s - began, (last_s - first_s) / (ROUNDS - 1), (last_cpu_s - first_cpu_s) / (ROUNDS - 1), peak_mib

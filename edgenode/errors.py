@@ -38,9 +38,9 @@ class DigestMismatch(EdgenodeError):
 class BarrierTimeout(EdgenodeError):
     """A round's deadline passed before every in-neighbour's message was there."""
 
-    def __init__(self, round: int, missing: tuple[str, ...]) -> None:
-        super().__init__(f"round {round} timed out waiting for {', '.join(missing)}")
-        self.round, self.missing = round, missing
+    def __init__(self, t: int, missing: tuple[str, ...]) -> None:
+        super().__init__(f"round {t} timed out waiting for {', '.join(missing)}")
+        self.round, self.missing = t, missing
 
 
 class Evicted(EdgenodeError):

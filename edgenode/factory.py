@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgenode.config import Algorithm, Config, parse_every
 from edgenode.core.algorithm.algorithm_spec import (
-    Recipe,
+    AlgorithmSpec,
     default_averaging_rate,
     default_difference_rate,
     gossip_rounds_needed,
@@ -27,11 +27,11 @@ from edgenode.core.algorithm.compression import (
     keep_all,
     keep_none,
 )
-from edgenode.core.algorithm.update_rules import D2, DIFFERENCE, SPARSE_PUSH, Rule
-from edgenode.core.protocol.plan import Member, Plan, found, resume
-from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.algorithm.update_rules import D2, DIFFERENCE, SPARSE_PUSH, UpdateRule
+from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
+from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import PRESETS, GraphSpec, parse_edges
-from edgenode.core.topology.requirements import Demands
+from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import ConfigError, GraphError
 
@@ -44,7 +44,7 @@ _QUANTISE: Mapping[str, Quantise] = {
     "bfloat16": as_bfloat16,
     "float32": as_float32,
 }
-_RULES: Mapping[str, Rule] = {"d2": D2, "choco-sgd": DIFFERENCE, "quant-sgp": DIFFERENCE}
+_RULES: Mapping[str, UpdateRule] = {"d2": D2, "choco-sgd": DIFFERENCE, "quant-sgp": DIFFERENCE}
 _BALANCED = ("d-psgd", "d2", "deep-squeeze", "choco-sgd")
 
 
@@ -76,7 +76,7 @@ def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
     )
 
 
-def recipe(config: Config) -> Recipe:
+def algorithm_spec(config: Config) -> AlgorithmSpec:
     """The configured algorithm; averaging rate and gossip rounds resolved.
 
     Raises:
@@ -84,13 +84,13 @@ def recipe(config: Config) -> Recipe:
     """
     algorithm = config.algorithm
     check_graphs(config)
-    return Recipe(
+    return AlgorithmSpec(
         _compressor(algorithm),
         averaging_rate(config),
         config.run.rounds,
         _gossip_rounds(config),
         algorithm.blocks,
-        _rule(config),
+        _update_rule(config),
     )
 
 
@@ -122,18 +122,18 @@ def averaging_rate(config: Config) -> float:
     return default_averaging_rate(algorithm.kept_share)
 
 
-def demands(config: Config) -> Demands:
+def requirements(config: Config) -> Requirements:
     """What the configured algorithm demands of the run's graphs."""
     name = config.algorithm.name
-    return Demands(
+    return Requirements(
         algorithm=name,
         balanced=name in _BALANCED,
-        fixed=_rule(config).fixed,
+        fixed=_update_rule(config).fixed,
         d2_rate=averaging_rate(config) if name == "d2" else None,
     )
 
 
-def _rule(config: Config) -> Rule:
+def _update_rule(config: Config) -> UpdateRule:
     return _RULES.get(config.algorithm.name, SPARSE_PUSH)
 
 
@@ -146,7 +146,7 @@ def check_graphs(config: Config) -> None:
     planned = schedule(config)
     named = {end for spec in planned.graphs for edge in spec.edges or () for end in edge}
     anyone = {f"{i:04d}" for i in range(config.run.nodes)}
-    demands(config).check(planned, tuple(sorted(named or anyone)))
+    requirements(config).check(planned, tuple(sorted(named or anyone)))
 
 
 def check_networked(config: Config, controller: bool) -> None:
@@ -161,7 +161,7 @@ def check_networked(config: Config, controller: bool) -> None:
             f"algorithm.name = {name}: it tests models on the training data of other nodes, which a device keeps to "
             "itself; edgenode simulate can play it"
         )
-    if controller and _rule(config).fixed:
+    if controller and _update_rule(config).fixed:
         raise ConfigError(
             f"algorithm.name = {name}: its nodes remember what they have heard, so that nobody can join, leave or be "
             "cut out; give every node --peers instead of a controller"
@@ -183,22 +183,22 @@ def _gossip_rounds(config: Config) -> int:
     return gossip_rounds_needed(spec, config.run.nodes, algorithm.gossip_tolerance)
 
 
-def charter(config: Config) -> Charter:
+def run_spec(config: Config) -> RunSpec:
     """What a controller founds a run on.
 
     Raises:
         ConfigError: no controller can lead this run.
     """
     check_networked(config, controller=True)
-    return Charter(
+    return RunSpec(
         cluster=config.run.cluster,
         nodes=config.run.nodes,
         run_digest=config.digest(),
         schedule=schedule(config),
         epochs=parse_every(config.topology.every).unit == "epochs",
-        rounds=recipe(config).rounds,
+        rounds=algorithm_spec(config).rounds,
         min_nodes=config.run.min_nodes,
-        demands=demands(config),
+        requirements=requirements(config),
     )
 
 
@@ -217,14 +217,14 @@ def agreed_plan(
     members = [Member(name) for name in saved]
     offers = {name: (rounds, plan) for name, (rounds, plan) in saved.items() if plan is not None}
     if not offers:
-        return found(config.run.cluster, members, schedule(config, rounds_per_epoch)), 0
+        return create_plan(config.run.cluster, members, schedule(config, rounds_per_epoch)), 0
     if absent := sorted(set(saved) - set(offers)):
         raise ConfigError(
             f"cannot resume: no checkpoint on {', '.join(absent)}, but on {', '.join(sorted(offers))}: "
             "bring back what those have lost, or start all with --fresh"
         )
     newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
-    return resume(newest, members, offers)
+    return restore_plan(newest, members, offers)
 
 
 def task_settings(config: Config) -> TaskSettings:
@@ -279,7 +279,7 @@ def prepare_task(config: Config) -> int:
     return rounds_per_epoch(settings, config.run.nodes)
 
 
-def trainer(config: Config, name: str, founders: Sequence[str]) -> Trainer:
+def trainer(config: Config, name: str, initial_members: Sequence[str]) -> Trainer:
     """The trainer of one node, on its shard of the data: its place among the founders.
 
     Raises:
@@ -288,8 +288,8 @@ def trainer(config: Config, name: str, founders: Sequence[str]) -> Trainer:
     from edgenode.tasks.trainer import build_trainer
 
     # a newcomer takes one of the founders' shards: there are no more
-    shard = founders.index(name) if name in founders else zlib.crc32(name.encode()) % len(founders)
-    return build_trainer(task_settings(config), shard, len(founders), config.run.seed, device(config))
+    shard = initial_members.index(name) if name in initial_members else zlib.crc32(name.encode()) % len(initial_members)
+    return build_trainer(task_settings(config), shard, len(initial_members), config.run.seed, device(config))
 
 
 def device(config: Config) -> str:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from edgenode import factory
 from edgenode.config import load
-from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import SparsePush
 from edgenode.core.algorithm.sparse_push import State, debias
-from edgenode.core.protocol.plan import Member, found
+from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.storage.checkpoints import Checkpoint, Store
@@ -37,24 +37,26 @@ START = np.random.default_rng(2).standard_normal(LAYOUT.size)
 RATE = 0.1
 
 
-def towards_optima(round: int, z: Matrix) -> Matrix:
+def towards_optima(t: int, z: Matrix) -> Matrix:
     """Plain SGD on |z - optimum of the node|^2 / 2."""
     return -RATE * (z - OPTIMA[: len(z)])
 
 
-def recipe_of(**algorithm: object) -> Recipe:
+def recipe_of(**algorithm: object) -> AlgorithmSpec:
     graph, rounds = str(algorithm.pop("graph", "two-way")), algorithm.pop("rounds", ROUNDS)
     keys = {f"algorithm.{key}": value for key, value in algorithm.items()}
-    return factory.recipe(load(None, {"run.nodes": NODES, "run.rounds": rounds, "topology.graphs": graph, **keys}, {}))
+    return factory.algorithm_spec(
+        load(None, {"run.nodes": NODES, "run.rounds": rounds, "topology.graphs": graph, **keys}, {})
+    )
 
 
 def names(n: int = NODES) -> tuple[str, ...]:
     return tuple(f"n{i}" for i in range(n))
 
 
-def learners_of(recipe: Recipe, states: list[State] | None = None) -> list[SparsePush]:
-    states = states or [recipe.initial(START.astype(np.float32)) for _ in names()]
-    return [SparsePush(recipe, LAYOUT, state, 3, name) for name, state in zip(names(), states, strict=True)]
+def learners_of(algorithm_spec: AlgorithmSpec, states: list[State] | None = None) -> list[SparsePush]:
+    states = states or [algorithm_spec.initial(START.astype(np.float32)) for _ in names()]
+    return [SparsePush(algorithm_spec, LAYOUT, state, 3, name) for name, state in zip(names(), states, strict=True)]
 
 
 def play(learners: list[SparsePush], graph: str, rounds: range, step: Step = towards_optima) -> Iterator[Matrix]:
@@ -77,12 +79,12 @@ def mixing(graph: str, rate: float = 1.0) -> Matrix:
     return np.eye(NODES) + rate * (w - np.eye(NODES))
 
 
-def compressed_by(recipe: Recipe) -> Compress:
+def compressed_by(algorithm_spec: AlgorithmSpec) -> Compress:
     """C on every row; only for compressors that draw nothing."""
     noise = np.random.default_rng(0)
 
     def compress(rows: Matrix) -> Matrix:
-        payloads = [recipe.compressor(row.astype(np.float32), LAYOUT, noise) for row in rows]
+        payloads = [algorithm_spec.compressor(row.astype(np.float32), LAYOUT, noise) for row in rows]
         return np.stack([payload.dense(LAYOUT.size) for payload in payloads]).astype(np.float64)
 
     return compress
@@ -193,9 +195,9 @@ REFERENCES = [
 def test_an_algorithm_is_the_matrix_form_of_its_paper(
     name: str, settings: dict[str, object], graph: str, reference: Callable[..., Iterator[Matrix]]
 ) -> None:
-    recipe = recipe_of(name=name, graph=graph, **settings)
-    expected = reference(mixing(graph), recipe.averaging_rate, compressed_by(recipe))
-    for ours, theirs in zip(play(learners_of(recipe), graph, range(ROUNDS)), expected, strict=False):
+    algorithm_spec = recipe_of(name=name, graph=graph, **settings)
+    expected = reference(mixing(graph), algorithm_spec.averaging_rate, compressed_by(algorithm_spec))
+    for ours, theirs in zip(play(learners_of(algorithm_spec), graph, range(ROUNDS)), expected, strict=False):
         assert np.abs(ours - theirs).max() < 2e-4
 
 
@@ -203,8 +205,8 @@ def test_an_algorithm_is_the_matrix_form_of_its_paper(
 
 
 def run(graph: str = "two-way", step: Step = towards_optima, **algorithm: object) -> list[Matrix]:
-    recipe = recipe_of(graph=graph, **algorithm)
-    return list(play(learners_of(recipe), graph, range(recipe.rounds), step))
+    algorithm_spec = recipe_of(graph=graph, **algorithm)
+    return list(play(learners_of(algorithm_spec), graph, range(algorithm_spec.rounds), step))
 
 
 def equal(a: list[Matrix], b: list[Matrix], within: float = 0.0) -> bool:
@@ -255,7 +257,7 @@ def test_d2_begins_as_d_psgd_and_stays_it_where_nodes_never_disagree() -> None:
     d2_first, d_psgd_first = run(name="d2", averaging_rate=1.0)[0], run(name="d-psgd")[0]
     assert np.array_equal(d2_first, d_psgd_first)
 
-    def alike(round: int, z: Matrix) -> Matrix:
+    def alike(t: int, z: Matrix) -> Matrix:
         return -RATE * (z - OPTIMA[0])
 
     assert equal(run(step=alike, name="d2", averaging_rate=1.0), run(step=alike, name="d-psgd"), within=1e-5)
@@ -282,8 +284,8 @@ def apart_from_the_mean_optimum(models: Matrix) -> float:
 
 def test_d2_finds_the_common_optimum_of_unlike_data_where_d_psgd_does_not() -> None:
     def after(name: str) -> float:
-        recipe = recipe_of(name=name, rounds=300)
-        *_, last = play(learners_of(recipe), "two-way", range(300))
+        algorithm_spec = recipe_of(name=name, rounds=300)
+        *_, last = play(learners_of(algorithm_spec), "two-way", range(300))
         return apart_from_the_mean_optimum(last)
 
     assert after("d-psgd") > 0.05
@@ -294,8 +296,8 @@ def test_d2_fails_under_compression_at_a_rate_that_deep_squeeze_bears() -> None:
     """The paper's section 2. At twice the kept share the correction feeds on what compression did the round before."""
 
     def after(name: str, rounds: int) -> float:
-        recipe = recipe_of(name=name, rounds=rounds, **{**TOP, "averaging_rate": 0.4})
-        *_, last = play(learners_of(recipe), "two-way", range(rounds))
+        algorithm_spec = recipe_of(name=name, rounds=rounds, **{**TOP, "averaging_rate": 0.4})
+        *_, last = play(learners_of(algorithm_spec), "two-way", range(rounds))
         return apart_from_the_mean_optimum(last)
 
     assert after("deep-squeeze", 100) < 0.7
@@ -303,8 +305,8 @@ def test_d2_fails_under_compression_at_a_rate_that_deep_squeeze_bears() -> None:
 
 
 def test_d2_with_error_feedback_bears_compression_at_a_tenth_of_the_kept_share() -> None:
-    recipe = recipe_of(name="d2", rounds=200, **{**TOP, "averaging_rate": 0.02})
-    *_, last = play(learners_of(recipe), "two-way", range(200))
+    algorithm_spec = recipe_of(name="d2", rounds=200, **{**TOP, "averaging_rate": 0.02})
+    *_, last = play(learners_of(algorithm_spec), "two-way", range(200))
     assert apart_from_the_mean_optimum(last) < 0.1
 
 
@@ -329,18 +331,20 @@ EVERY: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("of", EVERY)
 def test_from_a_checkpoint_every_algorithm_goes_on_to_the_bit(tmp_path: Path, of: str) -> None:
-    recipe = recipe_of(name=of.split(maxsplit=1)[0], **EVERY[of])
-    learners = learners_of(recipe)
-    whole = list(play(learners, "two-way", range(recipe.rounds)))
-    learners = learners_of(recipe)
+    algorithm_spec = recipe_of(name=of.split(maxsplit=1)[0], **EVERY[of])
+    learners = learners_of(algorithm_spec)
+    whole = list(play(learners, "two-way", range(algorithm_spec.rounds)))
+    learners = learners_of(algorithm_spec)
     list(play(learners, "two-way", range(17)))
-    plan = found("test", [Member(name) for name in names()], Schedule((GraphSpec("two-way"),), 1))
+    plan = create_plan("test", [Member(name) for name in names()], Schedule((GraphSpec("two-way"),), 1))
     states = []
     for name, learner in zip(names(), learners, strict=True):
         store = Store(tmp_path / name, "run")
         store.save(Checkpoint(17, learner.snapshot(), plan, {}, {}))
         states.append(store.load(17).state)
-    assert equal(list(play(learners_of(recipe, states), "two-way", range(17, recipe.rounds))), whole[17:])
+    assert equal(
+        list(play(learners_of(algorithm_spec, states), "two-way", range(17, algorithm_spec.rounds))), whole[17:]
+    )
 
 
 @pytest.mark.parametrize(
@@ -370,8 +374,8 @@ def test_the_rolling_exchange_keeps_an_error_only_where_values_are_rounded(value
 def test_the_mean_of_the_models_takes_plain_steps_under_every_balanced_algorithm() -> None:
     """Nothing is created or destroyed: the sum of all x moves by the sum of the local steps."""
     for of in ("d-psgd", "d2", "deep-squeeze", "choco-sgd", "quant-sgp"):
-        recipe = recipe_of(name=of, **EVERY[of])
-        learners, total = learners_of(recipe), NODES * START
+        algorithm_spec = recipe_of(name=of, **EVERY[of])
+        learners, total = learners_of(algorithm_spec), NODES * START
         for t in range(20):
             before = np.stack([debias(learner.state) for learner in learners]).astype(np.float64)
             total = total + towards_optima(t, before).sum(axis=0)

@@ -114,23 +114,27 @@ def test_the_random_compressor_has_the_rate_of_its_bits() -> None:
     ],
 )
 def test_gossip_lasts_as_long_as_its_graph_needs(settings: dict[str, object], rounds: int) -> None:
-    recipe = factory.recipe(a_config(run__rounds=100, **settings))
-    assert (recipe.training_rounds, recipe.gossip_rounds, recipe.rounds) == (100, rounds, 100 + rounds)
+    algorithm_spec = factory.algorithm_spec(a_config(run__rounds=100, **settings))
+    assert (algorithm_spec.training_rounds, algorithm_spec.gossip_rounds, algorithm_spec.rounds) == (
+        100,
+        rounds,
+        100 + rounds,
+    )
 
 
 def test_auto_gossip_on_an_edge_list_is_refused_by_key(tmp_path: Path) -> None:
     path = tmp_path / "office.txt"
     path.write_text("x y\ny x\n")
     with pytest.raises(GraphError, match=r"algorithm\.gossip_rounds = auto needs a preset graph, and office"):
-        factory.recipe(a_config(topology__graphs=str(path)))
-    assert factory.recipe(a_config(topology__graphs=str(path), algorithm__gossip_rounds=9)).gossip_rounds == 9
+        factory.algorithm_spec(a_config(topology__graphs=str(path)))
+    assert factory.algorithm_spec(a_config(topology__graphs=str(path), algorithm__gossip_rounds=9)).gossip_rounds == 9
 
 
 @pytest.mark.parametrize("values", ["int8", "int4", "bfloat16", "float32"])
 @pytest.mark.parametrize(("compressor", "kept"), [("topk", 11), ("identity", 110), ("random", 110), ("rolling", 110)])
 def test_every_compressor_keeps_its_share(compressor: str, kept: int, values: str) -> None:
     config = a_config(algorithm__compressor=compressor, algorithm__share=0.1, algorithm__values=values)
-    compress = factory.recipe(config).compressor
+    compress = factory.algorithm_spec(config).compressor
     vector = np.linspace(1, 2, 110, dtype=np.float32)
     payload = compress(vector, Layout((100, 10)), np.random.default_rng(0))
     decoded = np.zeros_like(vector)
@@ -156,7 +160,7 @@ def test_every_compressor_keeps_its_share(compressor: str, kept: int, values: st
 )
 def test_an_algorithm_refuses_graphs_it_is_not_made_for(name: str, graph: str, reason: str) -> None:
     config = a_config(algorithm__name=name, topology__graphs=graph)
-    for refuse in (factory.recipe, lambda c: factory.check_networked(c, controller=False)):
+    for refuse in (factory.algorithm_spec, lambda c: factory.check_networked(c, controller=False)):
         with pytest.raises(ConfigError) as caught:
             refuse(config)
         assert str(caught.value).startswith(reason)
@@ -167,28 +171,28 @@ def test_the_graphs_of_a_file_are_judged_by_the_nodes_it_names(tmp_path: Path) -
     path = tmp_path / "mine.edges"
     path.write_text("red blue\nblue green\ngreen red\nred green\n")
     with pytest.raises(ConfigError, match="d-psgd cannot use mine: it is unbalanced"):
-        factory.recipe(a_config(run__nodes=3, algorithm__name="d-psgd", topology__graphs=str(path)))
+        factory.algorithm_spec(a_config(run__nodes=3, algorithm__name="d-psgd", topology__graphs=str(path)))
     path.write_text("red blue\nblue green\ngreen red\n")
-    factory.recipe(a_config(run__nodes=3, algorithm__name="d-psgd", topology__graphs=str(path)))
+    factory.algorithm_spec(a_config(run__nodes=3, algorithm__name="d-psgd", topology__graphs=str(path)))
 
 
 @pytest.mark.parametrize("name", ["sp", "scsp", "sgp", "quant-sgp"])
 def test_what_has_push_sum_weights_takes_unbalanced_graphs(name: str) -> None:
-    factory.recipe(a_config(algorithm__name=name, topology__graphs="chord"))
+    factory.algorithm_spec(a_config(algorithm__name=name, topology__graphs="chord"))
 
 
 @pytest.mark.parametrize("name", ["choco-sgd", "quant-sgp", "d2"])
 def test_what_remembers_its_neighbours_runs_with_fixed_peers_and_without_a_controller(name: str) -> None:
     config = a_config(algorithm__name=name, topology__graphs="two-way")
     factory.check_networked(config, controller=False)
-    for refuse in (lambda: factory.check_networked(config, controller=True), lambda: factory.charter(config)):
+    for refuse in (lambda: factory.check_networked(config, controller=True), lambda: factory.run_spec(config)):
         with pytest.raises(ConfigError, match="so that nobody can join, leave or be cut out; give every node --peers"):
             refuse()
 
 
 def test_skew_scout_runs_on_no_device() -> None:
     config = a_config(algorithm__name="skew-scout")
-    factory.recipe(config)
+    factory.algorithm_spec(config)
     for controller in (True, False):
         with pytest.raises(ConfigError, match="edgenode simulate can play it"):
             factory.check_networked(config, controller)
@@ -199,10 +203,10 @@ def test_skew_scout_runs_on_no_device() -> None:
 
 def test_a_charter_holds_what_a_run_is_founded_on() -> None:
     config = a_config(run__cluster="lab", run__nodes=8, run__rounds=10, topology__every="6ep")
-    charter = factory.charter(config)
-    assert (charter.cluster, charter.nodes, charter.run_digest) == ("lab", 8, config.digest())
-    assert (charter.schedule.every, charter.epochs, charter.rounds) == (6, True, 107)
-    assert not factory.charter(a_config(topology__every="6r")).epochs
+    run_spec = factory.run_spec(config)
+    assert (run_spec.cluster, run_spec.nodes, run_spec.run_digest) == ("lab", 8, config.digest())
+    assert (run_spec.schedule.every, run_spec.epochs, run_spec.rounds) == (6, True, 107)
+    assert not factory.run_spec(a_config(topology__every="6r")).epochs
 
 
 # --- the machine

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, Recipe, default_averaging_rate
+from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec, default_averaging_rate
 from edgenode.core.algorithm.compression import (
     Compressor,
     Layout,
@@ -53,7 +53,7 @@ def floats(*numbers: float) -> np.ndarray:
     return np.array(numbers, dtype=np.float32)
 
 
-def no_step(node: int, round: int, z: np.ndarray) -> np.ndarray:
+def no_step(node: int, t: int, z: np.ndarray) -> np.ndarray:
     return np.zeros_like(z)
 
 
@@ -61,8 +61,8 @@ def towards_own_optimum(layout: Layout) -> LocalStep:
     """One stochastic gradient step on |z - optimum of the node|^2 / 2."""
     optima = np.random.default_rng(1).standard_normal((16, layout.size)).astype(np.float32)
 
-    def step(node: int, round: int, z: np.ndarray) -> np.ndarray:
-        noise = np.random.default_rng((node, round)).standard_normal(layout.size).astype(np.float32)
+    def step(node: int, t: int, z: np.ndarray) -> np.ndarray:
+        noise = np.random.default_rng((node, t)).standard_normal(layout.size).astype(np.float32)
         return np.float32(-LEARNING_RATE) * (z - optima[node] + np.float32(0.1) * noise)
 
     return step
@@ -72,20 +72,20 @@ def towards_own_optimum(layout: Layout) -> LocalStep:
 
 
 def run_learners(
-    recipe: Recipe, layout: Layout, models: np.ndarray, graphs: Iterable[Digraph], local: LocalStep
+    algorithm_spec: AlgorithmSpec, layout: Layout, models: np.ndarray, graphs: Iterable[Digraph], local: LocalStep
 ) -> Iterator[list[State]]:
     """Every round's states at its end, as nodes that exchange bytes get them."""
     learners: list[SparsePush] = []
-    for round, graph in zip(range(recipe.rounds), graphs, strict=False):
+    for t, graph in zip(range(algorithm_spec.rounds), graphs, strict=False):
         learners = learners or [
-            SparsePush(recipe, layout, State.initial(model), SEED, node)
+            SparsePush(algorithm_spec, layout, State.initial(model), SEED, node)
             for node, model in zip(graph.nodes, models, strict=True)
         ]
         pushed = {}
         for i, learner in enumerate(learners):
-            displacement = local(i, round, learner.model()) if learner.trains(round) else None
-            data, u = learner.emit(round, displacement)
-            pushed[graph.nodes[i]] = (round, graph.weight(graph.nodes[i]), u, data)
+            local_update = local(i, t, learner.model()) if learner.trains(t) else None
+            data, u = learner.emit(t, local_update)
+            pushed[graph.nodes[i]] = (t, graph.weight(graph.nodes[i]), u, data)
         for node, learner in zip(graph.nodes, learners, strict=True):
             received = [learner.read(*pushed[sender]) for sender in graph.in_neighbours(node)]
             learner.mix(graph.weight(node), received)
@@ -93,22 +93,22 @@ def run_learners(
 
 
 def run_reference(
-    recipe: Recipe, layout: Layout, models: np.ndarray, graphs: Iterable[Digraph], local: LocalStep
+    algorithm_spec: AlgorithmSpec, layout: Layout, models: np.ndarray, graphs: Iterable[Digraph], local: LocalStep
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Algorithm 1 for T rounds, then Algorithm 2's gossip for k: (x [n, d], delta [n, d], u [n]) per round."""
     n = len(models)
     x, delta, u = models.astype(np.float32), np.zeros(models.shape, np.float32), np.ones(n)
-    for t, graph in zip(range(recipe.rounds), graphs, strict=False):
-        trains = t < recipe.training_rounds
-        eta = recipe.averaging_rate if trains else 1.0
+    for t, graph in zip(range(algorithm_spec.rounds), graphs, strict=False):
+        trains = t < algorithm_spec.training_rounds
+        eta = algorithm_spec.averaging_rate if trains else 1.0
         exchange = np.asarray(graph.mixing_matrix() - np.eye(n))  # W - I
         if trains:
             z = x / u.astype(np.float32)[:, None]
             x = x + np.stack([local(i, t, z[i]) for i in range(n)])
-        if t == recipe.training_rounds:
+        if t == algorithm_spec.training_rounds:
             delta = np.zeros_like(delta)
         v = x + delta
-        compressor = recipe.compressor if trains else UNCOMPRESSED
+        compressor = algorithm_spec.compressor if trains else UNCOMPRESSED
         c = np.stack([compressor(v[i], layout, stream(graph.nodes[i], t)).dense(layout.size) for i in range(n)])
         delta = v - c
         old_u = u.copy()
@@ -119,8 +119,8 @@ def run_reference(
         yield x.copy(), delta.copy(), u.copy()
 
 
-def stream(node: str, round: int) -> np.random.Generator:
-    return np.random.default_rng((SEED, int.from_bytes(sha256(node.encode()).digest()[:8]), round))
+def stream(node: str, t: int) -> np.random.Generator:
+    return np.random.default_rng((SEED, int.from_bytes(sha256(node.encode()).digest()[:8]), t))
 
 
 SELECTIONS = st.sampled_from([keep_all, keep_none, TopK(0.1), TopK(0.5)])
@@ -157,9 +157,9 @@ def model_of(n: int, layout: Layout) -> np.ndarray:
 def test_nodes_equal_the_matrix_form_to_the_bit(
     graphs: list[Digraph], compressor: Compressor, eta: float, layout: Layout, training: int, gossip: int
 ) -> None:
-    recipe = Recipe(compressor, eta, training, gossip)
+    algorithm_spec = AlgorithmSpec(compressor, eta, training, gossip)
     models = model_of(len(graphs[0].nodes), layout)
-    arguments = (recipe, layout, models)
+    arguments = (algorithm_spec, layout, models)
     ours = run_learners(*arguments, itertools.cycle(graphs), towards_own_optimum(layout))
     reference = run_reference(*arguments, itertools.cycle(graphs), towards_own_optimum(layout))
     rounds = 0
@@ -184,15 +184,15 @@ def test_input() -> None:
 
 def test_line_1() -> None:
     """1. for t = 0, ..., T - 1, at each node i, do"""
-    recipe = Recipe(Compressor(TopK(0.5), as_float32), 0.5, training_rounds=3)
+    algorithm_spec = AlgorithmSpec(Compressor(TopK(0.5), as_float32), 0.5, training_rounds=3)
     layout = Layout((2,))
     rounds: list[int] = []
 
-    def local(node: int, round: int, z: np.ndarray) -> np.ndarray:
-        rounds.append(round)
+    def local(node: int, t: int, z: np.ndarray) -> np.ndarray:
+        rounds.append(t)
         return np.zeros(2, dtype=np.float32)
 
-    list(run_learners(recipe, layout, model_of(2, layout), itertools.repeat(preset("a", 2)), local))
+    list(run_learners(algorithm_spec, layout, model_of(2, layout), itertools.repeat(preset("a", 2)), local))
     assert rounds == [0, 0, 1, 1, 2, 2]
 
 
@@ -201,12 +201,12 @@ def test_line_3() -> None:
     layout = Layout((2,))
     seen: list[np.ndarray] = []
 
-    def local(node: int, round: int, z: np.ndarray) -> np.ndarray:
+    def local(node: int, t: int, z: np.ndarray) -> np.ndarray:
         seen.append(z)
         return np.zeros(2, dtype=np.float32)
 
     learner_states = run_learners(
-        Recipe(UNCOMPRESSED, 1.0, 2), layout, model_of(4, layout), itertools.repeat(preset("chord", 4)), local
+        AlgorithmSpec(UNCOMPRESSED, 1.0, 2), layout, model_of(4, layout), itertools.repeat(preset("chord", 4)), local
     )
     after_first = next(learner_states)
     next(learner_states)
@@ -241,7 +241,9 @@ def test_line_6() -> None:
 def test_line_7() -> None:
     """7. Send compressed variable C[v_t] and bias weight u_t to the out-neighbours: u as it was before line 9."""
     graph, layout = preset("chord", 4), Layout((1,))
-    states = run_learners(Recipe(UNCOMPRESSED, 1.0, 2), layout, model_of(4, layout), itertools.repeat(graph), no_step)
+    states = run_learners(
+        AlgorithmSpec(UNCOMPRESSED, 1.0, 2), layout, model_of(4, layout), itertools.repeat(graph), no_step
+    )
     w = graph.mixing_matrix()
     assert [float(s.u[0]) for s in next(states)] == pytest.approx(w @ np.ones(4), abs=1e-15)
     assert [float(s.u[0]) for s in next(states)] == pytest.approx(w @ w @ np.ones(4), abs=1e-15)
@@ -280,7 +282,11 @@ def test_line_10() -> None:
 def test_line_12() -> None:
     """12. Output Models: x_T = z_T. What a node evaluates and hands on is z."""
     learner = SparsePush(
-        Recipe(UNCOMPRESSED, 1.0, 1), Layout((2,)), State(floats(1, -2), floats(9, 9), np.array([0.5])), SEED, "n0"
+        AlgorithmSpec(UNCOMPRESSED, 1.0, 1),
+        Layout((2,)),
+        State(floats(1, -2), floats(9, 9), np.array([0.5])),
+        SEED,
+        "n0",
     )
     assert learner.model().tolist() == [2, -4]
 
@@ -290,10 +296,10 @@ def test_line_12() -> None:
 
 def in_gossip() -> tuple[SparsePush, State]:
     """A learner of SCSP after its two training rounds, alone on its node, and its state then."""
-    recipe = Recipe(Compressor(TopK(0.25), as_int8), 0.5, training_rounds=2, gossip_rounds=2)
-    learner = SparsePush(recipe, Layout((4,)), State.initial(floats(1, 2, 3, 4)), SEED, "n0")
-    for round in range(2):
-        learner.emit(round, floats(0.5, 0.25, 0.125, 1))
+    algorithm_spec = AlgorithmSpec(Compressor(TopK(0.25), as_int8), 0.5, training_rounds=2, gossip_rounds=2)
+    learner = SparsePush(algorithm_spec, Layout((4,)), State.initial(floats(1, 2, 3, 4)), SEED, "n0")
+    for t in range(2):
+        learner.emit(t, floats(0.5, 0.25, 0.125, 1))
         learner.mix(0.5, [])
     return learner, learner.snapshot()
 
@@ -302,7 +308,7 @@ def test_gossip_line_4() -> None:
     """4. for t = T, ..., T + k: no local update. (Their T + k is one round more than k; we make k.)"""
     learner, _ = in_gossip()
     assert learner.rounds == 4
-    assert [learner.trains(round) for round in range(4)] == [True, True, False, False]
+    assert [learner.trains(t) for t in range(4)] == [True, True, False, False]
 
 
 def test_gossip_line_5() -> None:
@@ -319,8 +325,8 @@ def test_gossip_drops_the_error_and_never_again_makes_one() -> None:
     """Algorithm 2 has no delta; leaving it out loses no mass, which is in x alone."""
     learner, before = in_gossip()
     assert before.error.any()
-    for round in (2, 3):
-        learner.emit(round, None)
+    for t in (2, 3):
+        learner.emit(t, None)
         assert not learner.snapshot().error.any()
         learner.mix(0.5, [])
 
@@ -338,7 +344,7 @@ def test_gossip_line_7() -> None:
 
 def learner_bytes(model: np.ndarray) -> bytes:
     layout = Layout((len(model),))
-    return SparsePush(Recipe(UNCOMPRESSED, 1.0, 0, 1), layout, State.initial(model), SEED, "n1").emit(0, None)[0]
+    return SparsePush(AlgorithmSpec(UNCOMPRESSED, 1.0, 0, 1), layout, State.initial(model), SEED, "n1").emit(0, None)[0]
 
 
 def test_gossip_line_8() -> None:
@@ -353,9 +359,9 @@ def test_gossip_line_8() -> None:
 def test_gossip_brings_every_node_to_the_average_of_the_accumulators() -> None:
     """The compressed phase leaves the nodes apart; sum(x) / sum(u) is what they then agree on."""
     layout, graph = Layout((5, 6)), preset("chord", 4)
-    recipe = Recipe(Compressor(TopK(0.2), as_int8), 0.1, training_rounds=30, gossip_rounds=60)
+    algorithm_spec = AlgorithmSpec(Compressor(TopK(0.2), as_int8), 0.1, training_rounds=30, gossip_rounds=60)
     models = np.tile(model_of(1, layout), (4, 1))
-    rounds = list(run_learners(recipe, layout, models, itertools.repeat(graph), towards_own_optimum(layout)))
+    rounds = list(run_learners(algorithm_spec, layout, models, itertools.repeat(graph), towards_own_optimum(layout)))
     target = np.sum([s.x for s in rounds[29]], axis=0, dtype=np.float64) / 4
     apart = np.abs([debias(s) - target for s in rounds[29]]).max()
     together = np.abs([debias(s) - target for s in rounds[-1]]).max()
@@ -406,7 +412,7 @@ def test_mixing_conserves_the_sums_of_x_and_u(
 def test_mixing_conserves_the_sums_exactly_where_no_float_rounds(compressor: Compressor) -> None:
     layout, graph = Layout((3, 5)), preset("a", 4)
     models = np.random.default_rng(2).integers(-8, 9, (4, 8)).astype(np.float32)
-    for states in run_learners(Recipe(compressor, 0.5, 6), layout, models, itertools.repeat(graph), no_step):
+    for states in run_learners(AlgorithmSpec(compressor, 0.5, 6), layout, models, itertools.repeat(graph), no_step):
         assert np.array_equal(sum(s.x for s in states), models.sum(axis=0))
         assert sum(float(s.u[0]) for s in states) == 4
 
@@ -426,8 +432,8 @@ def test_without_compression_on_a_symmetric_graph_it_is_d_psgd(name: str, n: int
     w = graph.mixing_matrix()
     assert np.array_equal(w, w.T)
     x = models.astype(np.float64)
-    recipe = Recipe(UNCOMPRESSED, 1.0, rounds)
-    for t, states in enumerate(run_learners(recipe, layout, models, itertools.repeat(graph), local)):
+    algorithm_spec = AlgorithmSpec(UNCOMPRESSED, 1.0, rounds)
+    for t, states in enumerate(run_learners(algorithm_spec, layout, models, itertools.repeat(graph), local)):
         x = w @ (x + np.stack([local(i, t, x[i].astype(np.float32)) for i in range(n)]))
         assert [float(s.u[0]) for s in states] == pytest.approx(np.ones(n), abs=1e-13)
         assert np.abs([s.x for s in states] - x).max() < 2e-6
@@ -443,8 +449,8 @@ def test_without_compression_it_is_stochastic_gradient_push(name: str) -> None:
     models = np.tile(model_of(1, layout), (n, 1))
     p = graph.mixing_matrix()
     x, w = models.astype(np.float64), np.ones(n)
-    recipe = Recipe(UNCOMPRESSED, 1.0, rounds)
-    for t, states in enumerate(run_learners(recipe, layout, models, itertools.repeat(graph), local)):
+    algorithm_spec = AlgorithmSpec(UNCOMPRESSED, 1.0, rounds)
+    for t, states in enumerate(run_learners(algorithm_spec, layout, models, itertools.repeat(graph), local)):
         z = x / w[:, None]
         x, w = p @ (x + np.stack([local(i, t, z[i].astype(np.float32)) for i in range(n)])), p @ w
         assert [float(s.u[0]) for s in states] == pytest.approx(w, abs=1e-13)
@@ -495,8 +501,8 @@ def test_top_k_is_per_tensor_as_the_byte_counts_of_table_2_say() -> None:
 
 def gossip(graphs: Iterable[Digraph], values: np.ndarray, rounds: int) -> list[State]:
     """Uncompressed push-sum of one number per node."""
-    recipe = Recipe(UNCOMPRESSED, 1.0, 0, rounds)
-    return list(run_learners(recipe, Layout((1,)), values[:, None].astype(np.float32), graphs, no_step))[-1]
+    algorithm_spec = AlgorithmSpec(UNCOMPRESSED, 1.0, 0, rounds)
+    return list(run_learners(algorithm_spec, Layout((1,)), values[:, None].astype(np.float32), graphs, no_step))[-1]
 
 
 def test_an_unbalanced_graph_needs_push_sum() -> None:
@@ -572,7 +578,7 @@ def test_with_compression_u_mixes_exactly_and_z_drifts_on_an_unbalanced_graph() 
     models = np.tile(model_of(1, layout), (4, 1))
 
     def drift(compressor: Compressor, eta: float, gossip_rounds: int = 0) -> float:
-        *_, states = run_learners(Recipe(compressor, eta, 200, gossip_rounds), layout, models, graph, no_step)
+        *_, states = run_learners(AlgorithmSpec(compressor, eta, 200, gossip_rounds), layout, models, graph, no_step)
         return float(np.linalg.norm([debias(s) - models[0] for s in states]) / np.linalg.norm(models))
 
     sparse = Compressor(TopK(0.1), as_float32)

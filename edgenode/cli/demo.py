@@ -36,7 +36,7 @@ _TERM_S = 5.0
 
 
 @dataclass
-class History:
+class AccuracyCurve:
     """What the plot shows: per sample the mean over the nodes."""
 
     sent: list[float] = field(default_factory=list)
@@ -83,24 +83,24 @@ def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, ou
     out.mkdir(parents=True, exist_ok=True)
     config = _config(out, nodes, rounds, algorithm, topk)
     console = Console(stderr=as_json)
-    history = History()
+    curve = AccuracyCurve()
     began = time.monotonic()
     take_sigterm_as_ctrl_c()
-    fleet = Fleet(config, out)
+    processes = DemoProcesses(config, out)
     try:
-        fleet.start()
-        asyncio.run(_watch(fleet, console, history))
-        codes = fleet.join()
+        processes.start()
+        asyncio.run(_watch(processes, console, curve))
+        codes = processes.join()
         if any(codes.values()):
-            raise EdgenodeError(f"{fleet.why_failed(codes)}; logs are in {out / 'logs'}")
+            raise EdgenodeError(f"{processes.why_failed(codes)}; logs are in {out / 'logs'}")
     except KeyboardInterrupt:
-        fleet.stop()
+        processes.stop()
         click.echo(f"edgenode: interrupted; results so far are in {out}", err=True)
         raise SystemExit(130) from None
     finally:
-        fleet.stop()
+        processes.stop()
     result = _gather(config, out, time.monotonic() - began)
-    _plot(out / "accuracy.png", history, result)
+    _plot(out / "accuracy.png", curve, result)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
@@ -133,7 +133,7 @@ def _config(out: Path, nodes: int, rounds: int, algorithm: str, topk: float) -> 
     return config
 
 
-class Fleet:
+class DemoProcesses:
     """The five processes; every one of them is ended, whatever happens."""
 
     def __init__(self, config: Config, out: Path) -> None:
@@ -210,20 +210,20 @@ def _uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-async def _watch(fleet: Fleet, console: Console, history: History) -> None:
+async def _watch(processes: DemoProcesses, console: Console, curve: AccuracyCurve) -> None:
     """Follow the run on screen until the controller says it is over."""
     with console.status("starting a controller and the nodes"):
-        target = await _found(fleet)
+        target = await _found(processes)
     with _ended_line(console), Live(console=console, refresh_per_second=8) as live:
         try:
             async with operating(target) as operator:
                 async for status in operator.watch():
-                    history.note(status)
+                    curve.note(status)
                     live.update(status_table(status))
-                    if any(fleet.ended().values()):
+                    if any(processes.ended().values()):
                         return
         except TransportError:
-            if fleet.processes["controller"].poll() is None:
+            if processes.processes["controller"].poll() is None:
                 await asyncio.sleep(1)
 
 
@@ -237,13 +237,13 @@ def _ended_line(console: Console) -> Iterator[None]:
             console.line()
 
 
-async def _found(fleet: Fleet) -> str:
+async def _found(processes: DemoProcesses) -> str:
     deadline = time.monotonic() + _START_S
     while True:
-        if codes := fleet.ended():
-            raise EdgenodeError(fleet.why_failed(codes))
+        if codes := processes.ended():
+            raise EdgenodeError(processes.why_failed(codes))
         try:
-            return await find_controller("mdns", fleet.config.run.cluster, timeout_s=1.0, host="127.0.0.1")
+            return await find_controller("mdns", processes.config.run.cluster, timeout_s=1.0, host="127.0.0.1")
         except TransportError:
             if time.monotonic() > deadline:
                 raise
@@ -281,10 +281,10 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
     console.print(f"result.json, accuracy.png and a model.safetensors per node are in {out}", soft_wrap=True)
 
 
-def _plot(path: Path, history: History, result: dict[str, Any]) -> None:
+def _plot(path: Path, curve: AccuracyCurve, result: dict[str, Any]) -> None:
     """Accuracy against bytes sent per node, and against what the same messages would weigh uncompressed."""
     nodes = result["nodes"]
-    sent = [*history.sent, sum(n["payload_bytes"] for n in nodes) / len(nodes)]
-    dense = [*history.dense, sum(n["dense_bytes"] for n in nodes) / len(nodes)]
-    accuracy = [*history.accuracy, result["mean_test_accuracy"]]
+    sent = [*curve.sent, sum(n["payload_bytes"] for n in nodes) / len(nodes)]
+    dense = [*curve.dense, sum(n["dense_bytes"] for n in nodes) / len(nodes)]
+    accuracy = [*curve.accuracy, result["mean_test_accuracy"]]
     plot_accuracy(path, sent, dense, accuracy, f"{result['algorithm'].upper()}, {result['compressor']}")

@@ -72,7 +72,7 @@ def doctor(
         click.echo(_installation(), nl=False)
         return
     fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
-    where = Whereabouts(listen, fixed, controller or ("none" if fixed else "mdns"))
+    where = Addresses(listen, fixed, controller or ("none" if fixed else "mdns"))
     found = asyncio.run(_examine(config_path, settings, where, state_dir, not as_json))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], indent=1))
@@ -84,7 +84,7 @@ def doctor(
 
 
 @dataclass(frozen=True)
-class Whereabouts:
+class Addresses:
     """Where this node is to listen, and where the others are, as the options say."""
 
     listen: str
@@ -93,7 +93,7 @@ class Whereabouts:
 
 
 async def _examine(
-    path: Path | None, settings: tuple[str, ...], where: Whereabouts, state_dir: Path | None, aloud: bool
+    path: Path | None, settings: tuple[str, ...], where: Addresses, state_dir: Path | None, aloud: bool
 ) -> list[Finding]:
     """Every finding, told as it comes.
 
@@ -109,7 +109,7 @@ async def _examine(
 
 
 async def _findings(
-    path: Path | None, settings: tuple[str, ...], where: Whereabouts, state_dir: Path | None
+    path: Path | None, settings: tuple[str, ...], where: Addresses, state_dir: Path | None
 ) -> AsyncIterator[Finding]:
     from edgenode.doctor import machine, network, problem
     from edgenode.errors import ConfigError

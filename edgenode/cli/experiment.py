@@ -137,9 +137,9 @@ class _Work:
         self._bar = bar
         self._task = bar.add_task("loading", total=self._total) if bar and todo else None
 
-    def at(self, cell: Cell, round: int) -> None:
+    def at(self, cell: Cell, t: int) -> None:
         """A run is this far; where it says so first, it has begun, or goes on."""
-        steps = cell.config.run.nodes * round
+        steps = cell.config.run.nodes * t
         began = cell.digest not in self._steps
         self._resumed += steps if began else 0
         self._steps[cell.digest] = steps

@@ -16,7 +16,7 @@ from edgenode.cli.options import default_state_dir, json_option
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgenode.storage.run_history import History
+    from edgenode.storage.run_history import RunHistory
 
 state_option = click.option(
     "--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
@@ -177,13 +177,13 @@ def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> No
     click.echo(f"written: {out}")
 
 
-def _history(state_dir: Path | None, cluster: str) -> History:
-    from edgenode.storage.run_history import History
+def _history(state_dir: Path | None, cluster: str) -> RunHistory:
+    from edgenode.storage.run_history import RunHistory
 
-    return History(state_dir or default_state_dir(cluster, "controller"))
+    return RunHistory(state_dir or default_state_dir(cluster, "controller"))
 
 
-def _run(history: History, which: str) -> dict[str, Any]:
+def _run(history: RunHistory, which: str) -> dict[str, Any]:
     found = history.runs()
     if not found:
         raise ConfigError(f"there are no runs in {history.path}; give the controller's --state-dir, or --cluster")

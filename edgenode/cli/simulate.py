@@ -17,7 +17,7 @@ from edgenode.config import Config
 from edgenode.node.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from edgenode.simulate.runner import Lab
+    from edgenode.simulate.runner import Simulation
 
 
 @click.command()
@@ -65,29 +65,34 @@ def _forget(out: Path) -> None:
 
 
 def _play(config: Config, out: Path | None) -> dict[str, Any]:
-    from edgenode.simulate.runner import Lab
+    from edgenode.simulate.runner import Simulation
     from edgenode.storage import result_file
 
-    lab: Lab | None = None
+    simulation: Simulation | None = None
     try:
         with _shown() as show:
-            lab = Lab(config, out)
-            for reason in lab.damage:
+            simulation = Simulation(config, out)
+            for reason in simulation.damage:
                 click.echo(f"edgenode: warning: skipping a checkpoint: {reason}", err=True)
-            if lab.round:
-                click.echo(f"going on from round {lab.round} of {lab.rounds}, as saved in {out}", err=True)
-            result = lab.run(show(lab))
+            if simulation.round:
+                click.echo(
+                    f"going on from round {simulation.round} of {simulation.rounds}, as saved in {out}", err=True
+                )
+            result = simulation.run(show(simulation))
     except KeyboardInterrupt:
         where = "nothing is kept without --out DIR" if out is None else f"the same command goes on from {out}"
-        click.echo(f"edgenode: {f'{lab.round} of {lab.rounds}' if lab else 'no'} rounds done; {where}", err=True)
+        click.echo(
+            f"edgenode: {f'{simulation.round} of {simulation.rounds}' if simulation else 'no'} rounds done; {where}",
+            err=True,
+        )
         raise
-    if reason := result_file.no_gain(lab.before_average, result["mean_test_accuracy"]):
+    if reason := result_file.no_gain(simulation.before_average, result["mean_test_accuracy"]):
         click.echo(f"edgenode: warning: {reason}", err=True)
     return result
 
 
 @contextmanager
-def _shown() -> Iterator[Callable[[Lab], Callable[[], None]]]:
+def _shown() -> Iterator[Callable[[Simulation], Callable[[], None]]]:
     """What to call with the lab for what to call after each round: a bar on a terminal, else a line every epoch."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -101,28 +106,30 @@ def _shown() -> Iterator[Callable[[Lab], Callable[[], None]]]:
     with Progress(*columns, TextColumn("{task.fields[state]}"), console=console, speed_estimate_period=600) as bar:
         task = bar.add_task("loading", total=None, state="")
 
-        def show(lab: Lab) -> Callable[[], None]:
-            bar.update(task, description="round", total=lab.rounds, completed=lab.round)
-            return lambda: bar.update(task, completed=lab.round, state=_state(lab))
+        def show(simulation: Simulation) -> Callable[[], None]:
+            bar.update(task, description="round", total=simulation.rounds, completed=simulation.round)
+            return lambda: bar.update(task, completed=simulation.round, state=_state(simulation))
 
         yield show
 
 
-def _lines(lab: Lab) -> Callable[[], None]:
-    began, first = time.monotonic(), lab.round
+def _lines(simulation: Simulation) -> Callable[[], None]:
+    began, first = time.monotonic(), simulation.round
 
     def line() -> None:
-        if lab.round % lab.epoch_rounds:
+        if simulation.round % simulation.epoch_rounds:
             return
-        left_s = (time.monotonic() - began) / (lab.round - first) * (lab.rounds - lab.round)
-        click.echo(f"round {lab.round} of {lab.rounds}, {left_s:.0f} s left, {_state(lab)}", err=True)
+        left_s = (time.monotonic() - began) / (simulation.round - first) * (simulation.rounds - simulation.round)
+        click.echo(
+            f"round {simulation.round} of {simulation.rounds}, {left_s:.0f} s left, {_state(simulation)}", err=True
+        )
 
     return line
 
 
-def _state(lab: Lab) -> str:
-    loss = "" if lab.loss is None else f"loss {lab.loss:.4f}"
-    accuracy = "" if lab.accuracy is None else f"accuracy {lab.accuracy:.2%}"
+def _state(simulation: Simulation) -> str:
+    loss = "" if simulation.loss is None else f"loss {simulation.loss:.4f}"
+    accuracy = "" if simulation.accuracy is None else f"accuracy {simulation.accuracy:.2%}"
     return ", ".join(filter(None, (loss, accuracy)))
 
 

@@ -18,7 +18,7 @@ def status_table(status: operator_pb2.ClusterStatus) -> Table:
     page = f", page {status.page}" if status.page else ""
     table = Table(
         title=Text(title(status)), title_justify="left", title_style="bold",
-        caption=Text(f"controller {status.reign.address}, term {status.reign.term}{page}"), caption_justify="left",
+        caption=Text(f"controller {status.leadership.address}, term {status.leadership.term}{page}"), caption_justify="left",
     )  # fmt: skip
     for heading in ("node", "round", "loss", "test accuracy", "sent", "instead of", "state"):
         table.add_column(heading, justify="left" if heading in ("node", "state") else "right")
@@ -99,13 +99,13 @@ def title(status: operator_pb2.ClusterStatus) -> str:
     return f"{status.cluster}{paused}: {_graph_line(plan, current_round(status))}"
 
 
-def _graph_line(plan: Plan, round: int) -> str:
-    schedule = plan.at(round).schedule
-    switch = schedule.next_switch(round)
+def _graph_line(plan: Plan, t: int) -> str:
+    schedule = plan.at(t).schedule
+    switch = schedule.next_switch(t)
     following = f", then {schedule.spec(switch).name} from round {switch}" if switch is not None else ""
-    edges = sorted(plan.graph(round).edges)
+    edges = sorted(plan.graph(t).edges)
     drawn = "  ".join(f"{s}→{r}" for s, r in edges) if len(edges) <= 8 else f"{len(edges)} edges"
-    return f"graph {schedule.spec(round).name} ({drawn}){following}"
+    return f"graph {schedule.spec(t).name} ({drawn}){following}"
 
 
 def _state(node: operator_pb2.NodeStatus) -> Text:

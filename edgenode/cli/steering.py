@@ -36,9 +36,9 @@ def pause(no_wait: bool, controller: str, cluster: str) -> None:
     async def call(operator: Operator) -> str:
         from edgenode.cli.waiting import followed, granted
 
-        round = await granted(operator, operator.pause())
+        t = await granted(operator, operator.pause())
         if no_wait:
-            return f"no node begins a round after {round} once it has heard"
+            return f"no node begins a round after {t} once it has heard"
         if not await followed(operator, _still_moving):
             return "the controller is gone; the nodes stand still until there is one again"
         return f"every node stands still: {_rounds(await operator.status())}"

@@ -61,17 +61,17 @@ def show(controller: str, cluster: str, as_json: bool) -> None:
       edgenode topology show --json
     """
     status = with_operator(controller, cluster, lambda operator: operator.status())
-    plan, round = _plan(status)
+    plan, t = _plan(status)
     from edgenode.observability.status_view import graph_view, next_switch
 
-    graph, coming = graph_view(plan, round), next_switch(plan, round)
+    graph, coming = graph_view(plan, t), next_switch(plan, t)
     if as_json:
-        click.echo(json.dumps({"round": round, "graph": graph["name"], "edges": graph["edges"], "next": coming}))
+        click.echo(json.dumps({"round": t, "graph": graph["name"], "edges": graph["edges"], "next": coming}))
         return
     from edgenode.cli.graph_ascii import draw
 
-    click.echo(f"round {round}: graph {graph['name']}")
-    click.echo(draw(plan.graph(round)))
+    click.echo(f"round {t}: graph {graph['name']}")
+    click.echo(draw(plan.graph(t)))
     click.echo(f"next: graph {coming['graph']} from round {coming['round']}" if coming else "next: no change planned")
 
 

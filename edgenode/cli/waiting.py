@@ -21,9 +21,9 @@ _QUIET_S = 1.0
 Say = Callable[[str], None]
 
 
-async def granted(operator: Operator, wish: Awaitable[T]) -> T:
+async def granted(operator: Operator, request: Awaitable[T]) -> T:
     """A wish's answer; if that takes long, say what the cluster waits for."""
-    asked = asyncio.ensure_future(wish)
+    asked = asyncio.ensure_future(request)
     try:
         await asyncio.wait([asked], timeout=_QUIET_S)
         if asked.done():

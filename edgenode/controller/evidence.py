@@ -17,7 +17,7 @@ _NOTICED_S = _MEMORY_S * log(2)  # who stops the others for good is noticed afte
 
 
 @dataclass(frozen=True)
-class Heard:
+class NodeEvidence:
     """A node's last report, and its age; ``ended`` is one that needs nothing any more, and that nobody needs."""
 
     silent_s: float
@@ -27,14 +27,16 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Held:
+class Straggling:
     """How a node holds others up: the share of the last seconds, and for how long that has been more than half."""
 
     share: float
-    held_s: float = 0.0
+    straggling_s: float = 0.0
 
 
-def silent(nodes: Mapping[str, Heard], members: int, limit_s: float, fenced: frozenset[str] = frozenset()) -> list[str]:
+def silent(
+    nodes: Mapping[str, NodeEvidence], members: int, limit_s: float, fenced: frozenset[str] = frozenset()
+) -> list[str]:
     """Who may be dead: a call is to show it.
 
     Such a node has said nothing for ``limit_s``, somebody waits for it, and two nodes are stuck: one
@@ -49,7 +51,7 @@ def silent(nodes: Mapping[str, Heard], members: int, limit_s: float, fenced: fro
     return [n for n in quiet if n in named or n in fenced]
 
 
-def holding_up(nodes: Mapping[str, Heard]) -> dict[str, tuple[str, ...]]:
+def holding_up(nodes: Mapping[str, NodeEvidence]) -> dict[str, tuple[str, ...]]:
     """Who waits for whom that waits for nobody itself, at this moment."""
     waiting = {n: h.waiting_for for n, h in nodes.items() if h.waiting_for and h.silent_s < _FRESH_S and not h.ended}
     awaited = {peer for peers in waiting.values() for peer in peers}
@@ -60,19 +62,19 @@ def holding_up(nodes: Mapping[str, Heard]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def held(before: Mapping[str, Held], holding: Iterable[str], step_s: float) -> dict[str, Held]:
+def straggling(before: Mapping[str, Straggling], holding: Iterable[str], step_s: float) -> dict[str, Straggling]:
     """What ``step_s`` more of holding up, or not, makes of it; who does so no more is forgotten."""
     now, weight = set(holding), min(1.0, step_s / _MEMORY_S)
     after = {}
     for node in sorted({*before, *now}):
-        was = before.get(node, Held(0.0))
+        was = before.get(node, Straggling(0.0))
         share = was.share + ((node in now) - was.share) * weight
-        more = was.held_s + step_s if was.share > _HALF else _NOTICED_S
+        more = was.straggling_s + step_s if was.share > _HALF else _NOTICED_S
         if share > _HALF / 10:
-            after[node] = Held(share, more if share > _HALF else 0.0)
+            after[node] = Straggling(share, more if share > _HALF else 0.0)
     return after
 
 
-def too_slow(nodes: Mapping[str, Heard], held: Mapping[str, Held], limit_s: float) -> list[str]:
+def too_slow(nodes: Mapping[str, NodeEvidence], held: Mapping[str, Straggling], limit_s: float) -> list[str]:
     """Who is alive and has held the others up for ``limit_s``."""
-    return [n for n, h in held.items() if n in nodes and nodes[n].silent_s < _FRESH_S and h.held_s >= limit_s]
+    return [n for n, h in held.items() if n in nodes and nodes[n].silent_s < _FRESH_S and h.straggling_s >= limit_s]

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import structlog
 
 from edgenode.config import Config
-from edgenode.controller.evidence import Held, held, holding_up, silent, too_slow
-from edgenode.controller.registry import Register
+from edgenode.controller.evidence import Straggling, holding_up, silent, straggling, too_slow
+from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.control import Evict
 from edgenode.net.peers import probe
@@ -25,7 +25,7 @@ _LOOK_EVERY_S = 0.5
 _PROBE_S = 2.0
 
 
-class Lookout:
+class FailureDetector:
     """Watches over the members of one run.
 
     Args:
@@ -36,10 +36,10 @@ class Lookout:
     """
 
     def __init__(
-        self, config: Config, identity: Identity, cluster: Cluster, nodes: Register, post: Callable[[Evict], None]
+        self, config: Config, identity: Identity, cluster: Cluster, nodes: NodeRegistry, post: Callable[[Evict], None]
     ) -> None:
         self._config, self._identity, self._cluster, self._nodes, self._post = config, identity, cluster, nodes, post
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, Straggling] = {}
 
     async def watch(self) -> None:
         """Watch until cancelled."""
@@ -48,7 +48,7 @@ class Lookout:
             await asyncio.sleep(_LOOK_EVERY_S)
             now = time.monotonic()
             holding = holding_up(self._nodes.heard())
-            self.held = {} if self._cluster.paused else held(self.held, holding, now - looked_at)
+            self.held = {} if self._cluster.paused else straggling(self.held, holding, now - looked_at)
             looked_at = now
             self._drop_slow()
             for name in self._silent():
@@ -74,5 +74,5 @@ class Lookout:
         if self._config.run.straggler == "wait":
             return
         for name in too_slow(self._nodes.heard(), self.held, self._config.run.evict_after_s):
-            log.warning("a node is too slow", node=name, holds_up_s=round(self.held.pop(name).held_s))
+            log.warning("a node is too slow", node=name, holds_up_s=round(self.held.pop(name).straggling_s))
             self._post(Evict(-1, name))

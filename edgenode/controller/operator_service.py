@@ -10,20 +10,20 @@ from itertools import count
 import structlog
 
 from edgenode.controller.evidence import holding_up
-from edgenode.controller.failure_detector import Lookout
-from edgenode.controller.registry import Register
+from edgenode.controller.failure_detector import FailureDetector
+from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
-from edgenode.core.protocol.control import Evict, Leave, Pause, Reply, Resume, Rotate, Stop, Wish
+from edgenode.core.protocol.control import Evict, Leave, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError
 from edgenode.net.proto import operator_pb2
-from edgenode.net.wire import records_to_wire, reign_to_wire
+from edgenode.net.wire import leadership_to_wire, records_to_wire
 from edgenode.observability.status_view import current_round
 
 log = structlog.get_logger()
 
 
-class Desk:
+class OperatorService:
     """Takes wishes, and answers them when the cluster has replied.
 
     Args:
@@ -34,11 +34,15 @@ class Desk:
     """
 
     def __init__(
-        self, cluster: Cluster, nodes: Register, lookout: Lookout, post: Callable[[Wish | Leave], None]
+        self,
+        cluster: Cluster,
+        nodes: NodeRegistry,
+        failure_detector: FailureDetector,
+        post: Callable[[OperatorRequest | Leave], None],
     ) -> None:
-        self._cluster, self._nodes, self._lookout, self._post = cluster, nodes, lookout, post
+        self._cluster, self._nodes, self._failure_detector, self._post = cluster, nodes, failure_detector, post
         self.page = ""
-        self._tickets = count()
+        self._request_ids = count()
         self._asked: dict[int, asyncio.Future[int]] = {}
 
     async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
@@ -51,19 +55,19 @@ class Desk:
             raise ConfigError(f"a rotation changes every n >= 1 rounds or epochs, not {every}")
         if not graphs:
             raise ConfigError("a rotation needs at least one graph")
-        return await self._ask(Rotate(next(self._tickets), graphs, every, epochs))
+        return await self._ask(Rotate(next(self._request_ids), graphs, every, epochs))
 
     async def stop(self) -> int:
         """Stop the run, a paused one too; returns the round before which every node stops."""
-        return await self._ask(Stop(next(self._tickets)))
+        return await self._ask(Stop(next(self._request_ids)))
 
     async def pause(self) -> int:
         """Let every node stand still before its next round; returns the newest round that one is known to be in."""
-        return await self._ask(Pause(next(self._tickets)))
+        return await self._ask(Pause(next(self._request_ids)))
 
     async def resume(self) -> int:
         """Let a paused run go on."""
-        return await self._ask(Resume(next(self._tickets)))
+        return await self._ask(Resume(next(self._request_ids)))
 
     async def evict(self, node: str, force: bool) -> int:
         """Go on without a member; returns the round from which it is out.
@@ -71,18 +75,18 @@ class Desk:
         Raises:
             ConfigError: it is no member, or too few would be left.
         """
-        return await self._ask(Evict(next(self._tickets), node, force))
+        return await self._ask(Evict(next(self._request_ids), node, force))
 
     def leave(self, node: str, refused: Callable[[str, str], None]) -> None:
         """A member wants to leave; ``refused`` takes its name and why it may not."""
-        ticket = next(self._tickets)
-        answer = self._await_reply(ticket)
+        request_id = next(self._request_ids)
+        answer = self._await_reply(request_id)
         answer.add_done_callback(lambda a: refused(node, str(a.exception())) if a.exception() else None)
-        self._post(Leave(ticket, node))
+        self._post(Leave(request_id, node))
 
     def reply(self, reply: Reply) -> None:
         """What the cluster says to a ticket."""
-        asked = self._asked.pop(reply.ticket)
+        asked = self._asked.pop(reply.request_id)
         if asked.done():  # whoever asked does not wait any more
             return
         if reply.start is None:
@@ -90,22 +94,22 @@ class Desk:
         else:
             asked.set_result(reply.start)
 
-    async def _ask(self, wish: Wish) -> int:
-        answer = self._await_reply(wish.ticket)
-        self._post(wish)
+    async def _ask(self, request: OperatorRequest) -> int:
+        answer = self._await_reply(request.request_id)
+        self._post(request)
         start = await answer
-        log.info("an operator's wish is granted", wish=type(wish).__name__.lower(), at_round=start)
+        log.info("an operator's wish is granted", request=type(request).__name__.lower(), at_round=start)
         return start
 
-    def _await_reply(self, ticket: int) -> asyncio.Future[int]:
-        self._asked[ticket] = answer = asyncio.get_running_loop().create_future()
+    def _await_reply(self, request_id: int) -> asyncio.Future[int]:
+        self._asked[request_id] = answer = asyncio.get_running_loop().create_future()
         return answer
 
     def status(self) -> operator_pb2.ClusterStatus:
         """The cluster as it is now."""
         cluster, now = self._cluster, time.monotonic()
         consensus = self._nodes.consensus(cluster.plan)
-        holding, held = holding_up(self._nodes.heard()), self._lookout.held
+        holding, held = holding_up(self._nodes.heard()), self._failure_detector.held
         nodes = [
             operator_pb2.NodeStatus(
                 node=node,
@@ -114,14 +118,14 @@ class Desk:
                 last_seen_s=now - a.seen,
                 progress=a.progress,
                 holds_up=holding.get(node, ()),
-                holds_up_s=held[node].held_s if node in held else 0.0,
+                holds_up_s=held[node].straggling_s if node in held else 0.0,
             )
             for node, a in sorted(self._nodes.items())
         ]
         status = operator_pb2.ClusterStatus(
-            cluster=cluster.charter.cluster,
+            cluster=cluster.run_spec.cluster,
             missing=cluster.missing(),
-            reign=reign_to_wire(cluster.reign),
+            leadership=leadership_to_wire(cluster.leadership),
             nodes=nodes,
             rounds_per_epoch=cluster.rounds_per_epoch,
             unix_time_s=time.time(),
@@ -145,6 +149,6 @@ class Desk:
         parts = [f"round {min((p.round for p in reports), default=0)}", f"nodes: {len(cluster.plan.latest.names)}"]
         if known := [p.accuracy for p in reports if p.HasField("accuracy")]:
             parts.append(f"accuracy {sum(known) / len(known):.1%}")
-        if awaited := cluster.waits_for() or {n for n, h in self._lookout.held.items() if h.held_s}:
+        if awaited := cluster.waits_for() or {n for n, h in self._failure_detector.held.items() if h.straggling_s}:
             parts.append(f"waiting for {', '.join(sorted(awaited))}")
         return ", ".join([*parts, *(["paused"] if cluster.paused else [])])

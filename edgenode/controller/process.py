@@ -14,12 +14,11 @@ import structlog
 
 from edgenode import factory
 from edgenode.config import Config
-from edgenode.controller.failure_detector import Lookout
-from edgenode.controller.operator_service import Desk
-from edgenode.controller.registry import ENDED_WELL, Register
+from edgenode.controller.failure_detector import FailureDetector
+from edgenode.controller.operator_service import OperatorService
+from edgenode.controller.registry import ENDED_WELL, NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.control import (
-    Abdicate,
     ClusterAction,
     ClusterEvent,
     Decree,
@@ -27,13 +26,14 @@ from edgenode.core.protocol.control import (
     Halt,
     Hello,
     Joined,
+    Leadership,
     Lost,
     Offer,
     Persist,
     Refuse,
-    Reign,
     Reply,
     Sponsor,
+    StepDown,
     Welcome,
 )
 from edgenode.dashboard.app import dashboard
@@ -46,11 +46,11 @@ from edgenode.net.http import serving_http
 from edgenode.net.operator import OperatorServer, operating
 from edgenode.net.rpc import join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
-from edgenode.observability.run_recorder import Chronicle
+from edgenode.observability.run_recorder import RunRecorder
 from edgenode.observability.status_view import cluster_view
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tensorboard import Events
-from edgenode.storage.controller_state import Ledger
+from edgenode.storage.controller_state import ControllerState
 
 log = structlog.get_logger()
 
@@ -77,36 +77,36 @@ class Controller:
         tensorboard: Path | None = None,
     ) -> None:
         self.config, self.listen, self._http = config, listen, http
-        self.ledger = Ledger(state_dir, config.digest())
+        self.state = ControllerState(state_dir, config.digest())
         saved = self._saved(recover)
-        reign = Reign(saved.term + 1 if saved else 0, secrets.token_hex(4), listen)
-        self.cluster = Cluster(factory.charter(config), reign, saved, recover)
+        leadership = Leadership(saved.term + 1 if saved else 0, secrets.token_hex(4), listen)
+        self.cluster = Cluster(factory.run_spec(config), leadership, saved, recover)
         if saved:
             log.info("the run goes on", term=saved.term + 1, nodes=list(saved.plan.latest.names))
-            self.ledger.save(replace(saved, term=saved.term + 1))
-        self.nodes = Register()
+            self.state.save(replace(saved, term=saved.term + 1))
+        self.nodes = NodeRegistry()
         self.nodes.expect(self.cluster.plan)
         self._mailbox: asyncio.Queue[ClusterEvent] = asyncio.Queue()
         post = self._mailbox.put_nowait
         identity = Identity(config.run.cluster, "controller", config.digest())
-        self._lookout = Lookout(config, identity, self.cluster, self.nodes, post)
-        self.desk = Desk(self.cluster, self.nodes, self._lookout, post)
+        self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post)
+        self.operator_service = OperatorService(self.cluster, self.nodes, self._failure_detector, post)
         self._feed = Feed(self._look)
         events = Events(tensorboard) if tensorboard else None
-        goes_on, rounds = recover or saved is not None, self.cluster.charter.rounds
-        self._chronicle = Chronicle(config, rounds, state_dir, goes_on, self._look, events)
+        goes_on, rounds = recover or saved is not None, self.cluster.run_spec.rounds
+        self._recorder = RunRecorder(config, rounds, state_dir, goes_on, self._look, events)
         self._control = ControlServer(identity, post, self.nodes.reported, self._wants_to_leave, self._planned)
 
     def _saved(self, recover: bool) -> Persist | None:
         try:
-            return self.ledger.load()
+            return self.state.load()
         except OtherRun:
             raise
         except CheckpointError as exc:
             if not recover:
                 raise ConfigError(f"{exc}; to take the plan from the nodes that run, start with --recover") from exc
             log.warning("taking the plan from the nodes that run", reason=str(exc))
-            self.ledger.close()
+            self.state.close()
             return None
 
     def _planned(self, node: str) -> str:
@@ -119,35 +119,35 @@ class Controller:
         Raises:
             ConfigError: the address cannot be bound, or another controller has this cluster's name.
         """
-        operators = OperatorServer(self.desk)
+        operators = OperatorServer(self.operator_service)
         services = [(control.SERVICE, self._control.add_to), (operator.SERVICE, operators.add_to)]
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(serving(self.listen, services))
             host = split_address(self.listen)[0]
             address = join_address(interfaces_for(host)[0], port)
-            self.cluster.reign = replace(self.cluster.reign, address=address)
+            self.cluster.leadership = replace(self.cluster.leadership, address=address)
             found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
             service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
             await found.announce(service, self._is_alive)
             if self._http != "none":
-                page = dashboard(self.desk, self._look, self._chronicle.curve, self._feed, self._http)
-                self.desk.page = await stack.enter_async_context(serving_http(page, self._http, "--http"))
+                page = dashboard(self.operator_service, self._look, self._recorder.curve, self._feed, self._http)
+                self.operator_service.page = await stack.enter_async_context(serving_http(page, self._http, "--http"))
             log.info(
                 "controller ready",
                 cluster=self.config.run.cluster,
                 listen=join_address(host, port),
                 term=self.cluster.term,
                 nodes=self.config.run.nodes,
-                **({"page": self.desk.page} if self.desk.page else {}),
+                **({"page": self.operator_service.page} if self.operator_service.page else {}),
             )
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._own(), name="owner")
                 helpers = [
-                    group.create_task(self._lookout.watch(), name="lookout"),
+                    group.create_task(self._failure_detector.watch(), name="lookout"),
                     group.create_task(self._feed.run(), name="feed"),
-                    group.create_task(self._chronicle.keep(), name="history"),
+                    group.create_task(self._recorder.keep(), name="history"),
                 ]
-                beat = group.create_task(Notifier().beat(self.desk.in_a_line), name="systemd")
+                beat = group.create_task(Notifier().beat(self.operator_service.in_a_line), name="systemd")
                 await self._until_over()
                 for helper in helpers:
                     helper.cancel()
@@ -158,13 +158,13 @@ class Controller:
                 await asyncio.sleep(_LINGER_S)
                 owner.cancel()
                 beat.cancel()
-        self.ledger.close()
+        self.state.close()
         ended_well = all(a.progress.state in ENDED_WELL for a in self.nodes.members(self.cluster.plan))
-        self._chronicle.end(ended_well)
+        self._recorder.end(ended_well)
         return ended_well
 
     def _look(self) -> dict[str, Any]:
-        return cluster_view(self.desk.status())
+        return cluster_view(self.operator_service.status())
 
     async def _is_alive(self, other: Service) -> bool:
         """Whether another controller of this cluster answers where one was announced."""
@@ -172,7 +172,10 @@ class Controller:
             with suppress(EdgenodeError):
                 async with operating(target, _PROBE_S) as calls:
                     status = await calls.status()
-                    return status.cluster == self.config.run.cluster and status.reign.nonce != self.cluster.reign.nonce
+                    return (
+                        status.cluster == self.config.run.cluster
+                        and status.leadership.nonce != self.cluster.leadership.nonce
+                    )
         return False
 
     async def _own(self) -> None:
@@ -202,7 +205,7 @@ class Controller:
             case Welcome(node):
                 log.info("welcome", node=node, round=action.round)
                 self._control.perform(action)
-            case Abdicate(reason):
+            case StepDown(reason):
                 raise ConfigError(f"{reason}; if that one is gone for good, start this one with --recover")
             case Hello() | Halt():
                 self._control.perform(action)
@@ -221,19 +224,19 @@ class Controller:
                 log.info(type(action).__name__.lower(), node=node)
                 self._control.perform(action)
             case Persist():
-                self.ledger.save(action)
-                dead = {node for node, _ in action.plan.latest.cut}
+                self.state.save(action)
+                dead = {node for node, _ in action.plan.latest.evictions}
                 self.nodes.forget(dead - set(self.cluster.present))
-            case Reply(ticket, start, error) if ticket < 0:
+            case Reply(request_id, start, error) if request_id < 0:
                 if start is None and error:
                     log.warning("a silent node stays", reason=error)
             case Reply():
-                self.desk.reply(action)
+                self.operator_service.reply(action)
             case _:
                 assert_never(action)
 
     def _wants_to_leave(self, node: str) -> None:
-        self.desk.leave(node, self._control.stay)
+        self.operator_service.leave(node, self._control.stay)
 
     async def _until_over(self) -> None:
         since = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from edgenode.controller.evidence import Heard
+from edgenode.controller.evidence import NodeEvidence
 from edgenode.core.protocol.plan import Plan
 from edgenode.net.proto import control_pb2
 from edgenode.observability.model_sketch import BUCKETS, distance
@@ -21,7 +21,7 @@ _SKETCHES_KEPT = 8
 
 
 @dataclass
-class Attendance:
+class NodeEntry:
     """What the controller last heard of a node."""
 
     address: str
@@ -42,23 +42,23 @@ class Attendance:
             for old in sorted(self.sketches)[:-_SKETCHES_KEPT]:
                 del self.sketches[old]
 
-    def heard(self, now: float) -> Heard:
+    def heard(self, now: float) -> NodeEvidence:
         """As evidence."""
         p = self.progress
-        return Heard(now - self.seen, tuple(p.waiting_for), p.waiting_s, p.state in ENDED_WELL)
+        return NodeEvidence(now - self.seen, tuple(p.waiting_for), p.waiting_s, p.state in ENDED_WELL)
 
 
-class Register(dict[str, Attendance]):
+class NodeRegistry(dict[str, NodeEntry]):
     """The nodes by name."""
 
     def expect(self, plan: Plan | None) -> None:
         """A member that has not called since we started may be dead: its silence counts from then."""
         for member in plan.latest.members if plan else ():
-            self.setdefault(member.node, Attendance(member.address, connected=False))
+            self.setdefault(member.node, NodeEntry(member.address, connected=False))
 
     def joined(self, node: str, address: str, process: str) -> None:
         """A node called."""
-        self[node] = Attendance(address, process)
+        self[node] = NodeEntry(address, process)
 
     def lost(self, node: str, plan: Plan | None) -> None:
         """Its link ended. Before the founding, that is all there was of it."""
@@ -74,18 +74,18 @@ class Register(dict[str, Attendance]):
         """A node said how it is."""
         if node not in self:
             return
-        attendance = self[node]
-        if progress.state == control_pb2.STATE_FAILED and attendance.progress.state != progress.state:
+        entry = self[node]
+        if progress.state == control_pb2.STATE_FAILED and entry.progress.state != progress.state:
             log.error("a node failed", node=node, reason=progress.error)
-        attendance.progress, attendance.seen = progress, time.monotonic()
-        attendance.sketched()
+        entry.progress, entry.seen = progress, time.monotonic()
+        entry.sketched()
 
     def forget(self, nodes: Iterable[str]) -> None:
         """They are members no more, and not here."""
         for node in nodes:
             self.pop(node, None)
 
-    def members(self, plan: Plan | None) -> list[Attendance]:
+    def members(self, plan: Plan | None) -> list[NodeEntry]:
         """Those of the plan that are known."""
         return [self[name] for name in (plan.latest.names if plan else ()) if name in self]
 
@@ -106,7 +106,7 @@ class Register(dict[str, Attendance]):
         newest = max(rounds)
         return newest, distance([m.sketches[newest] for m in members])
 
-    def heard(self) -> dict[str, Heard]:
+    def heard(self) -> dict[str, NodeEvidence]:
         """What is known of everyone, as evidence."""
         now = time.monotonic()
-        return {node: attendance.heard(now) for node, attendance in self.items()}
+        return {node: entry.heard(now) for node, entry in self.items()}

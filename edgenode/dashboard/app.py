@@ -29,7 +29,11 @@ _MOST_BYTES = 64 * 1024
 
 
 def dashboard(
-    desk: Wishes, look: Callable[[], dict[str, Any]], curve: Callable[[], list[dict[str, Any]]], feed: Feed, listen: str
+    operator_service: Wishes,
+    look: Callable[[], dict[str, Any]],
+    curve: Callable[[], list[dict[str, Any]]],
+    feed: Feed,
+    listen: str,
 ) -> Starlette:
     """The app.
 
@@ -56,13 +60,15 @@ def dashboard(
     async def icon(request: Request) -> Response:
         return FileResponse(_STATIC / "icon.svg")
 
-    async def wish(request: Request) -> Response:
+    async def request(request: Request) -> Response:
         nonlocal waiting
         if waiting >= _MOST_WAITING:
             return JSONResponse({"error": "too many wishes wait already"}, 503)
         waiting += 1
         try:
-            return JSONResponse({"text": await _granted(desk, request.path_params["wish"], await _body(request))})
+            return JSONResponse(
+                {"text": await _granted(operator_service, request.path_params["wish"], await _body(request))}
+            )
         except EdgenodeError as exc:
             return JSONResponse({"error": str(exc)}, 400)
         finally:
@@ -75,7 +81,7 @@ def dashboard(
         Route("/events", feed),
         Route("/api/status", status),
         Route("/api/curve", curves),
-        Route("/api/{wish}", wish, methods=["POST"]),
+        Route("/api/{wish}", request, methods=["POST"]),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, listen=listen)])
@@ -96,27 +102,29 @@ async def _body(request: Request) -> Mapping[str, Any]:
     return asked
 
 
-async def _granted(desk: Wishes, wish: str, asked: Mapping[str, Any]) -> str:
+async def _granted(operator_service: Wishes, request: str, asked: Mapping[str, Any]) -> str:
     """What became of a wish, in words; `ConfigError` if it cannot be."""
-    match wish:
+    match request:
         case "rotate":
             every = parse_every(_text(asked, "every", "1r"))
             graphs = tuple(GraphSpec(name.strip()) for name in _text(asked, "graphs").split(",") if name.strip())
-            start = await desk.rotate(graphs, every.count, every.unit == "epochs")
+            start = await operator_service.rotate(graphs, every.count, every.unit == "epochs")
             return f"graph {'+'.join(g.name for g in graphs)} takes effect at round {start} at every node"
         case "pause":
-            await desk.pause()
+            await operator_service.pause()
             return "every node stands still before its next round"
         case "resume":
-            await desk.resume()
+            await operator_service.resume()
             return "the run goes on"
         case "stop":
-            return f"every node stops before round {await desk.stop()}; started again, it goes on from there"
+            return (
+                f"every node stops before round {await operator_service.stop()}; started again, it goes on from there"
+            )
         case "evict":
             node = _text(asked, "node")
-            start = await desk.evict(node, asked.get("force") is True)
+            start = await operator_service.evict(node, asked.get("force") is True)
             return f"the others go on without {node} from round {start}"
-    raise ConfigError(f"there is no {wish!r} to wish for")
+    raise ConfigError(f"there is no {request!r} to wish for")
 
 
 def _text(asked: Mapping[str, Any], key: str, default: str | None = None) -> str:

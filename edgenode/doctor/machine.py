@@ -92,16 +92,16 @@ def _all_cores(config: Config) -> Config:
 def model(config: Config, state_dir: Path) -> Iterator[Finding]:
     """Train the first shard's model for a few steps; then compare what that took with what there is."""
     try:
-        factory.recipe(config)
+        factory.algorithm_spec(config)
         factory.schedule(config)
         factory.prepare_task(config)
-        founders = [f"node-{i}" for i in range(config.run.nodes)]
-        trainer = factory.trainer(config, founders[0], founders)
+        initial_members = [f"node-{i}" for i in range(config.run.nodes)]
+        trainer = factory.trainer(config, initial_members[0], initial_members)
         z = trainer.initial()
         trainer.train(0, z)
         began = time.perf_counter()
-        for round in range(1, 1 + _STEPS):
-            trainer.train(round, z)
+        for t in range(1, 1 + _STEPS):
+            trainer.train(t, z)
         step_s = (time.perf_counter() - began) / _STEPS
     except ConfigError as exc:
         yield problem("run.toml", str(exc), "correct it")

@@ -169,7 +169,7 @@ async def others(cluster: str, controller: str, peers: Sequence[str], listen_hos
         controllers = {service.targets[0] for service in announced.controllers}
         nodes |= {service.name: service.targets for service in announced.nodes}
         if not controllers:
-            seen = f"; other clusters are {_few(announced.strangers)}" if announced.strangers else ""
+            seen = f"; other clusters are {_few(announced.first_mismatch)}" if announced.first_mismatch else ""
             text = f"none of cluster {cluster!r} is announced by mDNS{seen}"
             yield warning("controller", text, "start edgenode controller on one device, or say --controller H:P")
     for target in sorted(controllers):
@@ -188,7 +188,7 @@ async def others(cluster: str, controller: str, peers: Sequence[str], listen_hos
 class _Announced:
     controllers: list[Service]
     nodes: list[Service]
-    strangers: list[str]
+    first_mismatch: list[str]
 
 
 async def _announced(cluster: str, listen_host: str) -> _Announced:

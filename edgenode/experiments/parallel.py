@@ -20,7 +20,7 @@ from edgenode.experiments.runner import Cell, Outcomes
 from edgenode.node.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from edgenode.simulate.runner import Lab
+    from edgenode.simulate.runner import Simulation
 
 _SAID_EVERY_S = 0.2
 
@@ -89,20 +89,20 @@ def _work(pipe: Connection, outcomes: Outcomes) -> None:
         while True:
             cell = pipe.recv()
             try:
-                pipe.send(outcomes.play(cell, lambda lab: _teller(lab, pipe)))
+                pipe.send(outcomes.play(cell, lambda simulation: _teller(simulation, pipe)))
             except EdgenodeError as exc:
                 pipe.send(exc)
 
 
-def _teller(lab: Lab, pipe: Connection) -> Callable[[], None]:
+def _teller(simulation: Simulation, pipe: Connection) -> Callable[[], None]:
     """Says how far a run is, now and then."""
-    pipe.send(lab.round)
+    pipe.send(simulation.round)
     said_s = time.monotonic()
 
     def tell() -> None:
         nonlocal said_s
         if time.monotonic() - said_s > _SAID_EVERY_S:
-            pipe.send(lab.round)
+            pipe.send(simulation.round)
             said_s = time.monotonic()
 
     return tell

@@ -24,7 +24,7 @@ from edgenode.experiments.presets import Settings
 from edgenode.storage.checkpoints import write_atomically
 
 if TYPE_CHECKING:
-    from edgenode.simulate.runner import Lab
+    from edgenode.simulate.runner import Simulation
 
 _OURS = frozenset({"run.seed", "run.device"})
 _CHECKPOINTS = 20  # per run: each costs a flush to the disk for every node
@@ -103,7 +103,7 @@ class Outcomes:
             raise CheckpointError(f"{path} cannot be read: {exc}; remove it to measure it anew") from exc
         return outcome
 
-    def play(self, cell: Cell, watch: Callable[[Lab], Callable[[], None]]) -> Outcome:
+    def play(self, cell: Cell, watch: Callable[[Simulation], Callable[[], None]]) -> Outcome:
         """Play a run to its end, from its last checkpoint if it was begun, and keep the outcome.
 
         A run that diverges has an outcome too: what went wrong. Other errors are raised.
@@ -124,15 +124,15 @@ class Outcomes:
         return kept
 
 
-def _play(config: Config, folder: Path, watch: Callable[[Lab], Callable[[], None]]) -> dict[str, Any]:
-    from edgenode.simulate.runner import Lab
+def _play(config: Config, folder: Path, watch: Callable[[Simulation], Callable[[], None]]) -> dict[str, Any]:
+    from edgenode.simulate.runner import Simulation
 
-    lab = Lab(config, folder)
-    if config.algorithm.name == "scsp" and lab.round >= config.run.rounds:
+    simulation = Simulation(config, folder)
+    if config.algorithm.name == "scsp" and simulation.round >= config.run.rounds:
         shutil.rmtree(folder)  # stopped in its gossip: what SP had before is not known any more
-        lab = Lab(config, folder)
-    result = lab.run(watch(lab))
-    before = lab.before_gossip()
+        simulation = Simulation(config, folder)
+    result = simulation.run(watch(simulation))
+    before = simulation.before_gossip()
     return result if before is None else {**result, "before_gossip": before}
 
 

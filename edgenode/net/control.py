@@ -40,11 +40,11 @@ from edgenode.net.proto import common_pb2, control_pb2, control_pb2_grpc
 from edgenode.net.rpc import broken, channel, reject, side_by_side
 from edgenode.net.wire import (
     Identity,
+    leadership_from_wire,
+    leadership_to_wire,
     plan_from_wire,
     records_from_wire,
     records_to_wire,
-    reign_from_wire,
-    reign_to_wire,
 )
 
 log = structlog.get_logger()
@@ -177,8 +177,8 @@ class ControlLink:
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
             if response.WhichOneof("order") == "hello":  # what we dialled is the best address we know
-                reign = replace(reign_from_wire(response.hello.reign), address=self._target)
-                self._ordered(Hello(self._identity.node, reign, response.hello.paused))
+                leadership = replace(leadership_from_wire(response.hello.leadership), address=self._target)
+                self._ordered(Hello(self._identity.node, leadership, response.hello.paused))
             self.connected.set()
             self._down_since = None
             match response.WhichOneof("order"):
@@ -195,8 +195,8 @@ class ControlLink:
                 case "fence":
                     fence = response.fence
                     self._ordered(Fenced(fence.term, fence.ballot, frozenset(fence.evicted)))
-                case "decree":
-                    self._ordered(Decreed(records_from_wire(response.decree.records)))
+                case "eviction_committed":
+                    self._ordered(Decreed(records_from_wire(response.eviction_committed.records)))
                 case "sponsor":
                     self._ordered(Sponsored(response.sponsor.address, tuple(response.sponsor.others)))
                 case "stay":
@@ -313,7 +313,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             running=join.running,
             process=join.identity.process,
             fenced=frozenset(join.fenced),
-            follows=reign_from_wire(join.follows) if join.HasField("follows") else None,
+            follows=leadership_from_wire(join.follows) if join.HasField("follows") else None,
         )
 
     async def _rival(self, joined: Joined) -> str:
@@ -377,7 +377,7 @@ def _join_to_wire(identity: Identity, joined: Joined) -> control_pb2.AttendReque
             saved=common_pb2.Saved(rounds=sorted(joined.saved), records=records),
             running=joined.running,
             fenced=sorted(joined.fenced),
-            follows=reign_to_wire(joined.follows) if joined.follows else None,
+            follows=leadership_to_wire(joined.follows) if joined.follows else None,
         )
     )
 
@@ -386,12 +386,14 @@ def _order_to_wire(
     action: Hello | Halt | Welcome | Refuse | Offer | Fence | Decree | Sponsor,
 ) -> control_pb2.AttendResponse:
     match action:
-        case Hello(_, reign, paused):
-            return control_pb2.AttendResponse(hello=control_pb2.Hello(reign=reign_to_wire(reign), paused=paused))
+        case Hello(_, leadership, paused):
+            return control_pb2.AttendResponse(
+                hello=control_pb2.Hello(leadership=leadership_to_wire(leadership), paused=paused)
+            )
         case Halt(_, halted):
             return control_pb2.AttendResponse(halt=control_pb2.Halt(halted=halted))
-        case Welcome(_, plan, round):
-            welcome = control_pb2.Welcome(records=records_to_wire(plan.records), round=round)
+        case Welcome(_, plan, t):
+            welcome = control_pb2.Welcome(records=records_to_wire(plan.records), round=t)
             return control_pb2.AttendResponse(welcome=welcome)
         case Refuse(_, reason):
             return control_pb2.AttendResponse(refusal=control_pb2.Refusal(reason=reason))
@@ -401,7 +403,9 @@ def _order_to_wire(
             fence = control_pb2.Fence(term=term, ballot=ballot, evicted=sorted(evicted))
             return control_pb2.AttendResponse(fence=fence)
         case Decree(_, records):
-            return control_pb2.AttendResponse(decree=control_pb2.Decree(records=records_to_wire(records)))
+            return control_pb2.AttendResponse(
+                eviction_committed=control_pb2.EvictionCommitted(records=records_to_wire(records))
+            )
         case Sponsor(_, sponsor, others):
             addresses = [member.address for member in others]
             return control_pb2.AttendResponse(sponsor=control_pb2.Sponsor(address=sponsor.address, others=addresses))
@@ -423,7 +427,7 @@ def fence_answer_to_wire(answer: AnswerFence) -> control_pb2.FenceAnswer:
         term=answer.term,
         ballot=answer.ballot,
         begun=answer.begun,
-        held=dict(answer.held),
+        begun_rounds=dict(answer.begun_rounds),
         records=records_to_wire(answer.records),
     )
 
@@ -432,7 +436,7 @@ def _fence_answer_from_wire(wire: control_pb2.FenceAnswer) -> AnswerFence:
     plan = plan_from_wire(wire.records)
     if plan is None:
         raise RemoteProtocolError("a fence answered without a plan")
-    return AnswerFence(wire.term, wire.ballot, wire.begun, tuple(sorted(wire.held.items())), plan.records)
+    return AnswerFence(wire.term, wire.ballot, wire.begun, tuple(sorted(wire.begun_rounds.items())), plan.records)
 
 
 def _answer_from_wire(wire: control_pb2.OfferAnswer) -> AnswerOffer:

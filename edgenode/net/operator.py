@@ -36,8 +36,8 @@ class Wishes(Protocol):
 class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
     """Takes operators' calls."""
 
-    def __init__(self, desk: Wishes) -> None:
-        self._desk = desk
+    def __init__(self, operator_service: Wishes) -> None:
+        self._desk = operator_service
         self._over = asyncio.Event()
 
     def end(self) -> None:

@@ -56,8 +56,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._deliver: Callable[[Message], None]
         self._max_payload_bytes = 0
         self._answers: dict[str, asyncio.Queue[Acknowledge | None]] = {}
-        self._met: set[str] = set()
-        self._strangers: asyncio.Queue[EdgenodeError] = asyncio.Queue()
+        self._greeters: set[str] = set()
+        self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue()
         self._model: Callable[[], Awaitable[bytes]] | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -87,21 +87,21 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         """Say who we are and what we could resume from; of who asks we learn whether they are of our run."""
         try:
             theirs = self.identity.check(request.identity, context.peer())
-            self._met.add(theirs.node)
+            self._greeters.add(theirs.node)
             if theirs.node == self.identity.node and theirs.process != self.identity.process:
-                self._strangers.put_nowait(same_name(theirs.node, context.peer()))
+                self._mismatches.put_nowait(same_name(theirs.node, context.peer()))
         except DigestMismatch as exc:
             log.warning("met a stranger", reason=str(exc))
             if exc.what != "cluster":
-                self._strangers.put_nowait(exc)
+                self._mismatches.put_nowait(exc)
         rounds, plan = self._saved
         saved = common_pb2.Saved(rounds=sorted(rounds), records=records_to_wire(plan.records if plan else ()))
         return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved)
 
-    async def met_by(self, nodes: frozenset[str], timeout_s: float) -> None:
+    async def greeted_by(self, nodes: frozenset[str], timeout_s: float) -> None:
         """Wait until each of these has asked who we are: whoever was slower than the whole run still needs to know."""
         deadline = time.monotonic() + timeout_s
-        while not nodes <= self._met and time.monotonic() < deadline:  # noqa: ASYNC110 - others set it
+        while not nodes <= self._greeters and time.monotonic() < deadline:  # noqa: ASYNC110 - others set it
             await asyncio.sleep(0.01)
 
     async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:
@@ -117,14 +117,14 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         for at in range(0, len(model), CHUNK_BYTES):
             await context.write(peer_pb2.FetchModelResponse(chunk=model[at : at + CHUNK_BYTES]))
 
-    async def strangers(self) -> NoReturn:
+    async def first_mismatch(self) -> NoReturn:
         """Wait for one of another run, or of our name. It ends at our answer: we could not meet it any more.
 
         Raises:
             DigestMismatch: one of another run asked who we are.
             ConfigError: one of our name did.
         """
-        raise await self._strangers.get()
+        raise await self._mismatches.get()
 
     async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
         """One in-neighbour's stream: pushes in, answers out, in any order; it ends when the sender has enough."""
@@ -159,7 +159,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
 
 
 @dataclass(frozen=True)
-class Whereabouts:
+class PeerAddresses:
     """Where a peer may be, best guess first, and which of the processes of its name is meant."""
 
     addresses: tuple[str, ...]
@@ -177,11 +177,11 @@ class PeerLink:
         self,
         to: str,
         identity: Identity,
-        whereabouts: Callable[[], Whereabouts],
+        peer_addresses: Callable[[], PeerAddresses],
         post: Callable[[Acknowledged], None],
     ) -> None:
         self.to, self.wire_bytes = to, 0
-        self._identity, self._whereabouts, self._post = identity, whereabouts, post
+        self._identity, self._peer_addresses, self._post = identity, peer_addresses, post
         self._unanswered: dict[int, Message] = {}
         self._outbox: deque[Message] = deque()
         self._wake = asyncio.Event()
@@ -225,7 +225,7 @@ class PeerLink:
                         raise
 
     async def _session(self, attempt: int) -> None:
-        there = self._whereabouts()
+        there = self._peer_addresses()
         if not there.addresses:
             raise TransportError(f"no address of {self.to} is known yet")
         target = there.addresses[attempt % len(there.addresses)]
@@ -280,10 +280,10 @@ class Peers:
         self,
         group: asyncio.TaskGroup,
         identity: Identity,
-        whereabouts: Callable[[str], Whereabouts],
+        peer_addresses: Callable[[str], PeerAddresses],
         post: Callable[[Acknowledged], None],
     ) -> None:
-        self._group, self._identity, self._whereabouts, self._post = group, identity, whereabouts, post
+        self._group, self._identity, self._peer_addresses, self._post = group, identity, peer_addresses, post
         self._links: dict[str, PeerLink] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._dropped_bytes = 0
@@ -291,7 +291,7 @@ class Peers:
     def push(self, to: str, message: Message) -> None:
         """Deliver a message, dialling the peer if it is the first."""
         if to not in self._links:
-            link = PeerLink(to, self._identity, lambda: self._whereabouts(to), self._post)
+            link = PeerLink(to, self._identity, lambda: self._peer_addresses(to), self._post)
             self._links[to] = link
             self._tasks[to] = self._group.create_task(link.run(), name=f"link to {to}")
         self._links[to].push(message)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from edgenode.core.protocol.control import Reign
+from edgenode.core.protocol.control import Leadership
 from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message, Verdict
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import GraphSpec
@@ -84,14 +84,14 @@ class Identity:
         return theirs
 
 
-def reign_to_wire(reign: Reign) -> control_pb2.Reign:
+def leadership_to_wire(leadership: Leadership) -> control_pb2.Leadership:
     """A start of a controller."""
-    return control_pb2.Reign(term=reign.term, nonce=reign.nonce, address=reign.address)
+    return control_pb2.Leadership(term=leadership.term, nonce=leadership.nonce, address=leadership.address)
 
 
-def reign_from_wire(wire: control_pb2.Reign) -> Reign:
+def leadership_from_wire(wire: control_pb2.Leadership) -> Leadership:
     """A start of a controller, from outside."""
-    return Reign(wire.term, wire.nonce, wire.address)
+    return Leadership(wire.term, wire.nonce, wire.address)
 
 
 def records_to_wire(records: Iterable[Record]) -> list[bytes]:
@@ -138,7 +138,7 @@ def push_frames(message: Message) -> Iterator[peer_pb2.PushRequest]:
         records=records_to_wire(message.records),
         payload_bytes=len(message.payload),
         payload=head,
-        held=dict(message.held),
+        begun_rounds=dict(message.begun_rounds),
     )
     yield peer_pb2.PushRequest(header=header)
     for at in range(0, len(rest), CHUNK_BYTES):
@@ -192,7 +192,7 @@ class Assembler:
             u=tuple(header.u),
             payload=bytes(self._payload),
             records=records_from_wire(header.records),
-            held=tuple(sorted(header.held.items())),
+            begun_rounds=tuple(sorted(header.begun_rounds.items())),
         )
 
 

@@ -23,7 +23,7 @@ from safetensors.numpy import load
 
 from edgenode import factory
 from edgenode.config import Config
-from edgenode.core.protocol.control import Hello, Joined, Reign, Welcome
+from edgenode.core.protocol.control import Hello, Joined, Leadership, Welcome
 from edgenode.core.protocol.messages import Decreed, Fenced, Halted, NodeEvent, RecordOffered
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause
@@ -31,11 +31,11 @@ from edgenode.net import peers
 from edgenode.net.control import ControlLink, Order, Sponsored, Stay
 from edgenode.net.discovery import Discovery, Service, interfaces_for
 from edgenode.net.http import serving_http
-from edgenode.net.peers import PeerServer, Whereabouts, fetch_model, meet, probe, same_name
+from edgenode.net.peers import PeerAddresses, PeerServer, fetch_model, meet, probe, same_name
 from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.rpc import address_towards, join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
-from edgenode.node.runner import Daemon, Outcome, Worker
+from edgenode.node.runner import NodeRunner, Outcome, Worker
 from edgenode.observability.metrics import metrics_app
 from edgenode.observability.status_view import node_view
 from edgenode.observability.systemd import Notifier
@@ -77,7 +77,7 @@ class Options:
     metrics: str = "none"
 
 
-class Membership:
+class NodeProcess:
     """One process on its way into a run, and through it."""
 
     def __init__(self, options: Options) -> None:
@@ -92,13 +92,13 @@ class Membership:
         self.port = 0
         self.addresses: dict[str, str] = {}  # of fixed peers, as they answered
         self._discovery: Discovery | None = None
-        self._daemon: Daemon | None = None
+        self._runner: NodeRunner | None = None
         self._early: list[NodeEvent] = []  # orders to a daemon that is still to come: they are not said twice
         self._welcome: asyncio.Future[Welcome] | None = None
         self._sponsored: asyncio.Queue[Sponsored] = asyncio.Queue()
         self._fetched: Arrays | None = None
         self._over = False
-        self._follows: Reign | None = None
+        self._follows: Leadership | None = None
         self._halted = False
         self._rounds_per_epoch = 1
         self._awaits = "loading the data"  # until there is a daemon to ask
@@ -146,7 +146,7 @@ class Membership:
                 if self.options.controller == "none":
                     plan, start = await self._found_among_peers()
                     daemon, outcome = await self._take_part(plan, start, None)
-                    await self.server.met_by(frozenset(self.addresses), _MEET_S)
+                    await self.server.greeted_by(frozenset(self.addresses), _MEET_S)
                 else:
                     daemon, outcome = await self._join_controller(stack)
                 return self._conclude(daemon, outcome, time.monotonic() - began)
@@ -155,10 +155,10 @@ class Membership:
 
     def _row(self) -> dict[str, Any]:
         """This node as `edgenode nodes` shows it."""
-        progress = self._daemon.progress() if self._daemon is not None else control_pb2.Progress()
+        progress = self._runner.progress() if self._runner is not None else control_pb2.Progress()
         return node_view(operator_pb2.NodeStatus(node=self.options.name, progress=progress))
 
-    async def _take_part(self, plan: Plan, start: int, link: ControlLink | None) -> tuple[Daemon, Outcome]:
+    async def _take_part(self, plan: Plan, start: int, link: ControlLink | None) -> tuple[NodeRunner, Outcome]:
         incarnation = plan.at(start).incarnations[self.options.name]
         founding = plan.records[0].digest
         self.server.identity = replace(self.identity, plan_digest=founding, incarnation=incarnation)
@@ -167,9 +167,9 @@ class Membership:
         fetched = (
             self._fetched if start > plan.records[0].start else None
         )  # else all resume, whatever it fetched before
-        daemon = Daemon(
+        daemon = NodeRunner(
             self.config, self.options.name, trainer, plan, start, self.store,
-            self.server, self.worker, link, self._whereabouts, fetched, self._halted,
+            self.server, self.worker, link, self._peer_addresses, fetched, self._halted,
         )  # fmt: skip
         self._hand_over_to(daemon)
         if link is not None:
@@ -182,22 +182,22 @@ class Membership:
         self._over = True
         return daemon, outcome
 
-    def _hand_over_to(self, daemon: Daemon) -> None:
+    def _hand_over_to(self, daemon: NodeRunner) -> None:
         """From now on the orders are the daemon's, those that came while it was made first."""
-        self._daemon = daemon
+        self._runner = daemon
         for order in self._early:
             daemon.post(order)
         self._early.clear()
 
-    def _whereabouts(self, peer: str) -> Whereabouts:
+    def _peer_addresses(self, peer: str) -> PeerAddresses:
         """Where a peer may be: as it answered, as the plan says, as mDNS says."""
         if peer in self.addresses:
-            return Whereabouts((self.addresses[peer],))
-        plan = self._daemon.plan if self._daemon is not None else None
+            return PeerAddresses((self.addresses[peer],))
+        plan = self._runner.plan if self._runner is not None else None
         member = next((m for r in reversed(plan.records) for m in r.members if m.node == peer), None) if plan else None
         heard = self._discovery.services("node").get(peer) if self._discovery is not None else None
         addresses = [*([member.address] if member and member.address else []), *(heard.targets if heard else ())]
-        return Whereabouts(tuple(dict.fromkeys(addresses)), member.incarnation if member else 0)
+        return PeerAddresses(tuple(dict.fromkeys(addresses)), member.incarnation if member else 0)
 
     def _asked_to_leave(self, link: ControlLink) -> None:
         """SIGTERM: hand over and go; a second one does not wait for that."""
@@ -227,14 +227,14 @@ class Membership:
         signal.raise_signal(signal.SIGINT)
 
     def _status(self) -> str:
-        return self._daemon.status() if self._daemon is not None else self._awaits
+        return self._runner.status() if self._runner is not None else self._awaits
 
     def _own_address(self) -> str:
         return join_address(split_address(self.options.listen)[0], self.port)
 
     # --- with a controller --------------------------------------------------------------------------
 
-    async def _join_controller(self, stack: AsyncExitStack) -> tuple[Daemon, Outcome]:
+    async def _join_controller(self, stack: AsyncExitStack) -> tuple[NodeRunner, Outcome]:
         if "mdns" in (self.options.controller, *(self.options.peers or ("mdns",))):
             self._discovery = await stack.enter_async_context(self._announced())
         self._welcome = asyncio.get_running_loop().create_future()
@@ -304,9 +304,9 @@ class Membership:
         if host in ("", "0.0.0.0", "::"):
             host = address_towards(controller)
         rounds, plan = self.saved
-        running = self._daemon is not None
-        if self._daemon is not None:
-            plan = self._daemon.plan
+        running = self._runner is not None
+        if self._runner is not None:
+            plan = self._runner.plan
         return Joined(
             self.options.name,
             join_address(host, self.port),
@@ -316,14 +316,14 @@ class Membership:
             plan,
             running,
             self.identity.process,
-            self._daemon.fenced if self._daemon is not None else frozenset(),
+            self._runner.fenced if self._runner is not None else frozenset(),
             self._follows if running else None,
         )
 
     def _ordered(self, order: Order) -> None:
         match order:
-            case Hello(_, reign, paused):
-                self._greeted(reign)
+            case Hello(_, leadership, paused):
+                self._greeted(leadership)
                 self._halt(Halted(paused))
             case Halted():
                 self._halt(order)
@@ -335,25 +335,25 @@ class Membership:
             case Stay(reason):
                 self._stay(reason)
             case RecordOffered() | Fenced() | Decreed():
-                if self._daemon is not None:
-                    self._daemon.post(order)
+                if self._runner is not None:
+                    self._runner.post(order)
                 else:
                     self._early.append(order)
 
     def _halt(self, order: Halted) -> None:
         self._halted = order.halted  # for the daemon, if that is still to come
-        if self._daemon is not None:
-            self._daemon.post(order)
+        if self._runner is not None:
+            self._runner.post(order)
 
-    def _greeted(self, reign: Reign) -> None:
+    def _greeted(self, leadership: Leadership) -> None:
         """A run has one controller: who is in it takes no orders from an older one, or from a second.
 
         Raises:
             TransportError: this is not the one; the right one may be found at the next attempt.
         """
-        if self._daemon is not None and self._follows is not None and reign.yields_to(self._follows):
-            raise TransportError(f"the controller at {reign} is not the one we follow, at {self._follows}")
-        self._follows = reign
+        if self._runner is not None and self._follows is not None and leadership.yields_to(self._follows):
+            raise TransportError(f"the controller at {leadership} is not the one we follow, at {self._follows}")
+        self._follows = leadership
 
     def _say_waiting(self, present: tuple[str, ...], missing: int) -> None:
         self._awaits = f"waiting for {missing} more beside {', '.join(present)}"
@@ -365,7 +365,7 @@ class Membership:
         """Every node computes the same plan from the same answers."""
         me = (self.identity, *self.saved)
         asked = [meet(target, self.identity, self._say_silent, self.options.wait_s) for target in self.options.peers]
-        async with _alongside(self.server.strangers(), "strangers"), asyncio.TaskGroup() as group:
+        async with _alongside(self.server.first_mismatch(), "strangers"), asyncio.TaskGroup() as group:
             tasks = [group.create_task(call, name="meet") for call in asked]
         answers = [me]
         for target, task in zip(self.options.peers, tasks, strict=True):
@@ -393,7 +393,7 @@ class Membership:
 
     # --- the end ------------------------------------------------------------------------------------
 
-    def _conclude(self, daemon: Daemon, outcome: Outcome, wall_s: float) -> dict[str, Any]:
+    def _conclude(self, daemon: NodeRunner, outcome: Outcome, wall_s: float) -> dict[str, Any]:
         folder = self.options.state_dir
         folder.mkdir(parents=True, exist_ok=True)
         daemon.export(folder)
@@ -435,7 +435,7 @@ def run_node(options: Options) -> dict[str, Any]:
     factory.check_networked(options.config, controller=options.controller != "none")
     while True:
         try:
-            return asyncio.run(Membership(options).run())
+            return asyncio.run(NodeProcess(options).run())
         except Evicted as exc:
             log.warning("coming back as a newcomer", reason=str(exc))
             options = replace(options, fresh=False)  # a second life begins with what the first has saved

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Standstill:
+class StallReporter:
     """When a node is to say that it makes no progress: every ``every_s`` for which it is held up in one round."""
 
     every_s: float
@@ -14,10 +14,10 @@ class Standstill:
     _since: float = 0.0
     _said: float = 0.0
 
-    def due(self, now: float, round: int, held_up: bool) -> float | None:
+    def due(self, now: float, t: int, held_up: bool) -> float | None:
         """For how long it has stood still, if that is to be said now."""
-        if round != self._round or not held_up:
-            self._round, self._since, self._said = round, now, now
+        if t != self._round or not held_up:
+            self._round, self._since, self._said = t, now, now
         if now - self._said < self.every_s:
             return None
         self._said = now
@@ -25,7 +25,7 @@ class Standstill:
 
 
 @dataclass
-class Pace:
+class RoundTimer:
     """What a round takes lately: a moving average over about ten."""
 
     round_s: float = 0.0

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from edgenode.config import Config
-from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
 from edgenode.core.algorithm.learner import SparsePush
 from edgenode.core.algorithm.sparse_push import State
@@ -33,7 +33,7 @@ _Z = "z"  # beside the buffers in what a sponsor sends
 
 
 @dataclass
-class Tally:
+class NodeStats:
     """What this node did so far, for reports and for result.json; the counts go on over a resume."""
 
     messages: int = 0
@@ -50,7 +50,7 @@ class Tally:
     sketch: list[float] = field(default_factory=list)
 
 
-class Participant:
+class Replica:
     """One member, from the round it starts at.
 
     Args:
@@ -65,7 +65,7 @@ class Participant:
     def __init__(
         self,
         config: Config,
-        recipe: Recipe,
+        algorithm_spec: AlgorithmSpec,
         name: str,
         trainer: Trainer,
         plan: Plan,
@@ -74,42 +74,42 @@ class Participant:
         window: int,
         fetched: Arrays | None = None,
     ) -> None:
-        self.name, self.trainer, self.tally = name, trainer, Tally()
+        self.name, self.trainer, self.stats = name, trainer, NodeStats()
         self._config, self._store = config, store
         self._sketch: Sketch | None = None
         self.layout = Layout(tuple(size for _, size in trainer.layout))
-        state = self._state(recipe, start) if fetched is None else self._newborn(recipe, fetched)
-        self.learner = SparsePush(recipe, self.layout, state, config.run.seed, name)
+        state = self._state(algorithm_spec, start) if fetched is None else self._newborn(algorithm_spec, fetched)
+        self.learner = SparsePush(algorithm_spec, self.layout, state, config.run.seed, name)
         self.node = Node(
             name,
             plan,
             self.learner,
-            round=start,
+            start=start,
             window=window,
             evaluate_every=config.run.evaluate_every,
             checkpoint_every=config.run.checkpoint_every,
         )
 
-    def _state(self, recipe: Recipe, start: int) -> State:
+    def _state(self, algorithm_spec: AlgorithmSpec, start: int) -> State:
         """The state to begin with: the common initial model, or the checkpoint of the round all agreed on."""
         if self._store is not None:
             self._store.rewind(start)
         if start == 0 or self._store is None:
-            return recipe.initial(self.trainer.initial())
+            return algorithm_spec.initial(self.trainer.initial())
         checkpoint = self._store.load(start)
         self.trainer.load_local_state(checkpoint.local)
         for name, count in checkpoint.counts.items():
-            setattr(self.tally, name, count)
-        self.tally.u = float(checkpoint.state.u.mean())
+            setattr(self.stats, name, count)
+        self.stats.u = float(checkpoint.state.u.mean())
         return checkpoint.state
 
-    def _newborn(self, recipe: Recipe, fetched: Arrays) -> State:
+    def _newborn(self, algorithm_spec: AlgorithmSpec, fetched: Arrays) -> State:
         """A newcomer's state: its sponsor's z and buffers, u = 1, no error, no momentum; what it was before is gone."""
         if self._store is not None:
             self._store.rewind(-1)
         buffers = {name: value for name, value in fetched.items() if name != _Z}
         self.trainer.load_local_state({**self.trainer.local_state(), **buffers})
-        return recipe.initial(fetched[_Z])
+        return algorithm_spec.initial(fetched[_Z])
 
     def model(self) -> bytes:
         """z and the buffers, for a newcomer."""
@@ -125,38 +125,38 @@ class Participant:
             EdgenodeError: the loss is not finite.
         """
         step = self.trainer.train(action.round, action.z)
-        self.tally.loss = step.loss
-        return Trained(action.round, step.displacement)
+        self.stats.loss = step.loss
+        return Trained(action.round, step.local_update)
 
     def evaluate(self, z: Floats) -> float:
         """The test accuracy of z, 0 to 1; it goes into the tally."""
-        self.tally.accuracy = accuracy = self.trainer.evaluate(z)
+        self.stats.accuracy = accuracy = self.trainer.evaluate(z)
         return accuracy
 
     def conclude(self, z: Floats) -> float:
         """The test accuracy of the final z, 0 to 1; after a last phase, with BatchNorm statistics of it."""
         if not self.learner.trains(self.node.round - 1):
-            self.tally.before_average = self.tally.accuracy
+            self.stats.before_average = self.stats.accuracy
             self.trainer.measure_statistics(z)
         return self.evaluate(z)
 
-    def sketch(self, round: int, z: Floats) -> None:
+    def sketch(self, t: int, z: Floats) -> None:
         """Take the sketch of z after ``round`` rounds into the tally."""
         self._sketch = self._sketch or Sketch(self.layout.size, self._config.run.seed)
-        self.tally.sketch_round, self.tally.sketch = round, self._sketch.of(z)
+        self.stats.sketch_round, self.stats.sketch = t, self._sketch.of(z)
 
-    def accuracy_at(self, host: Participant) -> float:
+    def accuracy_at(self, host: Replica) -> float:
         """How much of a sample of the training data at a node, here or elsewhere, this node's model names rightly."""
         return self.trainer.accuracy_on(host.trainer, self.learner.model())
 
     def count(self, mixed: Mixed) -> None:
         """Take a closed round into the tally."""
-        tally = self.tally
-        tally.messages += mixed.messages
-        tally.payload_bytes += mixed.payload_bytes
-        tally.gossip_bytes += 0 if self.learner.trains(mixed.round) else mixed.payload_bytes
-        tally.dense_bytes += mixed.messages * 4 * self.layout.size
-        tally.u = mixed.u
+        stats = self.stats
+        stats.messages += mixed.messages
+        stats.payload_bytes += mixed.payload_bytes
+        stats.gossip_bytes += 0 if self.learner.trains(mixed.round) else mixed.payload_bytes
+        stats.dense_bytes += mixed.messages * 4 * self.layout.size
+        stats.u = mixed.u
 
     def save(self, action: Save, wire_bytes: int = 0) -> None:
         """Write a checkpoint.
@@ -166,14 +166,14 @@ class Participant:
         """
         if self._store is None:
             return
-        tally = self.tally
+        stats = self.stats
         counts = {
-            "messages": tally.messages,
-            "payload_bytes": tally.payload_bytes,
-            "dense_bytes": tally.dense_bytes,
+            "messages": stats.messages,
+            "payload_bytes": stats.payload_bytes,
+            "dense_bytes": stats.dense_bytes,
             "wire_bytes": wire_bytes,
-            "gossip_bytes": tally.gossip_bytes,
-            "received_bytes": tally.received_bytes,
+            "gossip_bytes": stats.gossip_bytes,
+            "received_bytes": stats.received_bytes,
         }
         self._store.save(Checkpoint(action.round, action.state, action.plan, self.trainer.local_state(), counts))
 
@@ -181,16 +181,16 @@ class Participant:
 
     def result(self, rounds: int, test_accuracy: float, wire_bytes: int = 0) -> NodeResult:
         """This node's row of result.json."""
-        tally = self.tally
+        stats = self.stats
         return NodeResult(
             node=self.name,
             test_accuracy=test_accuracy,
-            u=tally.u,
+            u=stats.u,
             rounds=rounds,
-            messages=tally.messages,
-            payload_bytes=tally.payload_bytes,
+            messages=stats.messages,
+            payload_bytes=stats.payload_bytes,
             wire_bytes=wire_bytes,
-            dense_bytes=tally.dense_bytes,
+            dense_bytes=stats.dense_bytes,
         )
 
     def export(self, folder: Path, z: Floats) -> None:

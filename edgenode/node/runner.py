@@ -44,10 +44,10 @@ from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, ConfigError, RemoteProtocolError
 from edgenode.net.control import ControlLink, fence_answer_to_wire
-from edgenode.net.peers import Peers, PeerServer, Whereabouts
+from edgenode.net.peers import PeerAddresses, Peers, PeerServer
 from edgenode.net.proto import control_pb2
-from edgenode.node.progress import Pace, Standstill
-from edgenode.node.replica import Participant
+from edgenode.node.progress import RoundTimer, StallReporter
+from edgenode.node.replica import Replica
 from edgenode.node.resources import Sensors
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import Arrays, Store
@@ -65,7 +65,7 @@ _LEAVE_GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
-class View:
+class NodeSnapshot:
     """The node as of its last event, for reports: the node itself belongs to its owner."""
 
     round: int
@@ -78,7 +78,7 @@ class View:
     stands_still: bool
 
     @classmethod
-    def of(cls, node: Node) -> View:
+    def of(cls, node: Node) -> NodeSnapshot:
         latest = node.plan.latest
         missing = () if node.halted else node.missing()  # who is told to stand still waits for nobody
         return cls(
@@ -117,7 +117,7 @@ class Worker:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Daemon:
+class NodeRunner:
     """One founded member: from its first round to its last.
 
     Args:
@@ -138,25 +138,25 @@ class Daemon:
         server: PeerServer,
         worker: Worker,
         control: ControlLink | None,
-        whereabouts: Callable[[str], Whereabouts],
+        peer_addresses: Callable[[str], PeerAddresses],
         fetched: Arrays | None = None,
         halted: bool = False,
     ) -> None:
         self._halted = halted
         self._config, self._server, self._worker = config, server, worker
-        self._control, self._whereabouts = control, whereabouts
-        recipe, window = factory.recipe(config), config.run.window
-        self._part = Participant(config, recipe, name, trainer, plan, start, store, window, fetched)
-        self.name, self.tally, self._node = name, self._part.tally, self._part.node
+        self._control, self._peer_addresses = control, peer_addresses
+        algorithm_spec, window = factory.algorithm_spec(config), config.run.window
+        self._replica = Replica(config, algorithm_spec, name, trainer, plan, start, store, window, fetched)
+        self.name, self.stats, self._node = name, self._replica.stats, self._replica.node
         self._mailbox: asyncio.Queue[NodeEvent] = asyncio.Queue()
         self._deadline: asyncio.TimerHandle | None = None
         self._waiting_since: float | None = None
-        self._standstill = Standstill(min(config.run.barrier_timeout_s, _SAY_EVERY_S))
-        self._pace = Pace()
+        self._stall_reporter = StallReporter(min(config.run.barrier_timeout_s, _SAY_EVERY_S))
+        self._round_timer = RoundTimer()
         self._outcome: Outcome | None = None
         self._z: Floats | None = None
         self._farewell: control_pb2.FenceAnswer | None = None
-        self._view = View.of(self._node)
+        self._snapshot = NodeSnapshot.of(self._node)
         self._epoch_rounds = trainer.rounds_per_epoch
         self._sensors, self._start = Sensors(), start
         self._peers: Peers | None = None
@@ -183,9 +183,9 @@ class Daemon:
         """
         identity = self._server.identity
         async with asyncio.TaskGroup() as group:
-            self._peers = Peers(group, identity, self._whereabouts, self.post)
-            self._server.open(identity, lambda m: self.post(Received(m)), codec.max_bytes(self._part.layout))
-            self._server.sponsor(lambda: self._worker(self._part.model))
+            self._peers = Peers(group, identity, self._peer_addresses, self.post)
+            self._server.open(identity, lambda m: self.post(Received(m)), codec.max_bytes(self._replica.layout))
+            self._server.sponsor(lambda: self._worker(self._replica.model))
             helpers = [
                 group.create_task(self._report_regularly(), name="reports"),
                 group.create_task(self._sensors.watch(), name="sensors"),
@@ -210,14 +210,14 @@ class Daemon:
         while self._outcome is None:
             event = await self._mailbox.get()
             if isinstance(event, Halted) and event.halted != self._node.halted:
-                self._pace.interrupt()
+                self._round_timer.interrupt()
                 log.info("pausing: no further round begins" if event.halted else "going on", round=self._node.round)
             await self._perform_all(await self._handle(event))
         return self._outcome
 
     async def _handle(self, event: NodeEvent) -> list[NodeAction]:
         if isinstance(event, Received):
-            self.tally.received_bytes += len(event.message.payload)
+            self.stats.received_bytes += len(event.message.payload)
         try:
             return await self._worker(self._node.handle, event)
         except RemoteProtocolError as exc:
@@ -240,7 +240,7 @@ class Daemon:
     # --- actions ------------------------------------------------------------------------------------
 
     async def _perform_all(self, actions: list[NodeAction]) -> None:
-        self._view = View.of(self._node)
+        self._snapshot = NodeSnapshot.of(self._node)
         for action in actions:
             log.debug("action", kind=type(action).__name__, round=getattr(action, "round", None))
             await self._perform(action)
@@ -248,78 +248,78 @@ class Daemon:
     async def _perform(self, action: NodeAction) -> None:
         match action:
             case Train():
-                self.post(await self._worker(self._part.train, action))
+                self.post(await self._worker(self._replica.train, action))
             case Push(to, message):
                 assert self._peers is not None
                 self._peers.push(to, message)
             case Acknowledge():
                 self._server.answer(action)
-            case Await(round):
-                self._arm(round)
+            case Await(t):
+                self._arm(t)
             case Mixed():
                 self._count(action)
-            case Evaluate(round, z):
-                await self._measure(round, z, self._part.evaluate)
+            case Evaluate(t, z):
+                await self._measure(t, z, self._replica.evaluate)
             case Save():
                 await self._save(action)
             case AnswerOffer() | AnswerFence():
                 if self._control is not None:
                     self._control.answer(action)
             case PlanChanged(record):
-                for dead, _ in record.cut:
+                for dead, _ in record.evictions:
                     assert self._peers is not None
                     self._peers.drop(dead)
                 log.info("plan changes", record=record.number, at_round=record.start, **_described(record))
-            case Finish(round, z, complete):
-                accuracy = await self._measure(round, z, self._part.conclude)
-                if reason := result_file.no_gain(self.tally.before_average, accuracy):
+            case Finish(t, z, complete):
+                accuracy = await self._measure(t, z, self._replica.conclude)
+                if reason := result_file.no_gain(self.stats.before_average, accuracy):
                     log.warning("the last phase was no gain", reason=reason)
                 self._z, self._farewell = z, fence_answer_to_wire(self._node.farewell())
-                self._outcome = Outcome(round, complete, accuracy)
+                self._outcome = Outcome(t, complete, accuracy)
             case Fail(error):
                 raise error
             case _:
                 assert_never(action)
 
-    async def _measure(self, round: int, z: Floats, accuracy: Callable[[Floats], float]) -> float:
+    async def _measure(self, t: int, z: Floats, accuracy: Callable[[Floats], float]) -> float:
         if self._control is not None:
-            await self._worker(self._part.sketch, round, z)
+            await self._worker(self._replica.sketch, t, z)
         return await self._worker(accuracy, z)
 
     def _count(self, mixed: Mixed) -> None:
         self._disarm()
-        self._pace.round_ended(time.monotonic())
+        self._round_timer.round_ended(time.monotonic())
         assert self._peers is not None
         for leaver in self._node.plan.graph(mixed.round).leaving - {self.name}:
             self._peers.retire(leaver)
-        self._part.count(mixed)
-        tally = self.tally
+        self._replica.count(mixed)
+        stats = self.stats
         if (mixed.round + 1) % self._epoch_rounds == 0:
             log.info(
                 "epoch done",
                 epoch=(mixed.round + 1) // self._epoch_rounds,
                 round=mixed.round + 1,
                 graph=self._node.plan.at(mixed.round).schedule.spec(mixed.round).name,
-                loss=None if tally.loss is None else round(tally.loss, 4),
-                accuracy=None if tally.accuracy is None else round(tally.accuracy, 4),
+                loss=None if stats.loss is None else round(stats.loss, 4),
+                accuracy=None if stats.accuracy is None else round(stats.accuracy, 4),
             )
 
     async def _save(self, save: Save) -> None:
         """A full or broken disk stops checkpointing, not training."""
         try:
-            await self._worker(self._part.save, save, self.wire_bytes)
+            await self._worker(self._replica.save, save, self.wire_bytes)
         except CheckpointError as exc:
             log.warning("training goes on without a new checkpoint", reason=str(exc))
 
     # --- time ---------------------------------------------------------------------------------------
 
-    def _arm(self, round: int) -> None:
+    def _arm(self, t: int) -> None:
         """A wait begins. It has an end only without a controller: with one, the silent are cut out."""
         self._disarm()
         self._waiting_since = time.monotonic()
         if self._control is None:
             loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(self._config.run.barrier_timeout_s, self.post, TimedOut(round))
+            self._deadline = loop.call_later(self._config.run.barrier_timeout_s, self.post, TimedOut(t))
 
     def _disarm(self) -> None:
         self._waiting_since = None
@@ -337,23 +337,23 @@ class Daemon:
 
     def _say_if_stuck(self) -> None:
         """Say whom we wait for, and since when: every barrier_timeout_s, at the latest every 30 s."""
-        view = self._view
-        since_s = self._standstill.due(time.monotonic(), view.round, bool(view.missing or view.fenced))
+        snapshot = self._snapshot
+        since_s = self._stall_reporter.due(time.monotonic(), snapshot.round, bool(snapshot.missing or snapshot.fenced))
         if since_s is None:
             return
-        fenced = {"fenced_from": sorted(view.fenced)} if view.fenced else {}
+        fenced = {"fenced_from": sorted(snapshot.fenced)} if snapshot.fenced else {}
         where = {"controller": "away"} if self._away() else {}
-        waiting = {"waiting_for": list(view.missing), "since_s": round(since_s)}
-        log.warning("no progress", round=view.round, **waiting, **fenced, **where)
+        waiting = {"waiting_for": list(snapshot.missing), "since_s": round(since_s)}
+        log.warning("no progress", round=snapshot.round, **waiting, **fenced, **where)
 
     def status(self) -> str:
         """How we are, in a line."""
-        view, since = self._view, self._waiting_since
-        parts = [f"round {view.round} of {view.end}"]
-        if self.tally.accuracy is not None:
-            parts.append(f"accuracy {self.tally.accuracy:.1%}")
-        if view.missing and since is not None and time.monotonic() - since > _WORTH_SAYING_S:
-            parts.append(f"waiting for {', '.join(view.missing)} since {time.monotonic() - since:.0f} s")
+        snapshot, since = self._snapshot, self._waiting_since
+        parts = [f"round {snapshot.round} of {snapshot.end}"]
+        if self.stats.accuracy is not None:
+            parts.append(f"accuracy {self.stats.accuracy:.1%}")
+        if snapshot.missing and since is not None and time.monotonic() - since > _WORTH_SAYING_S:
+            parts.append(f"waiting for {', '.join(snapshot.missing)} since {time.monotonic() - since:.0f} s")
         if self._away():
             parts.append("the controller is away")
         if self._node.halted:
@@ -374,28 +374,28 @@ class Daemon:
     def progress(self, state: control_pb2.State | None = None, error: str = "") -> control_pb2.Progress:
         """How we are, for the controller and for whoever measures."""
         if state is None:
-            state = control_pb2.STATE_PAUSED if self._view.stands_still else control_pb2.STATE_RUNNING
-        view, tally, usage = self._view, self.tally, self._sensors.usage(self._view.round - self._start)
+            state = control_pb2.STATE_PAUSED if self._snapshot.stands_still else control_pb2.STATE_RUNNING
+        snapshot, stats, usage = self._snapshot, self.stats, self._sensors.usage(self._snapshot.round - self._start)
         since = self._waiting_since
-        waiting = view.missing if since is not None else ()
+        waiting = snapshot.missing if since is not None else ()
         return control_pb2.Progress(
-            next_round=view.next_round,
-            number=view.number,
-            digest=view.digest,
-            round=view.round,
-            rounds=view.end,
-            loss=tally.loss,
-            accuracy=tally.accuracy,
-            messages=tally.messages,
-            payload_bytes=tally.payload_bytes,
+            next_round=snapshot.next_round,
+            number=snapshot.number,
+            digest=snapshot.digest,
+            round=snapshot.round,
+            rounds=snapshot.end,
+            loss=stats.loss,
+            accuracy=stats.accuracy,
+            messages=stats.messages,
+            payload_bytes=stats.payload_bytes,
             wire_bytes=self.wire_bytes,
-            dense_bytes=tally.dense_bytes,
-            gossip_bytes=tally.gossip_bytes,
-            received_bytes=tally.received_bytes,
-            round_s=self._pace.round_s,
-            sketch_round=tally.sketch_round,
-            sketch=tally.sketch,
-            u=tally.u,
+            dense_bytes=stats.dense_bytes,
+            gossip_bytes=stats.gossip_bytes,
+            received_bytes=stats.received_bytes,
+            round_s=self._round_timer.round_s,
+            sketch_round=stats.sketch_round,
+            sketch=stats.sketch,
+            u=stats.u,
             waiting_for=waiting,
             waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,
             state=state,
@@ -409,21 +409,21 @@ class Daemon:
     @property
     def wire_bytes(self) -> int:
         """Bytes of the gRPC messages sent to peers, before a resume included."""
-        return self.tally.wire_bytes + (self._peers.wire_bytes if self._peers is not None else 0)
+        return self.stats.wire_bytes + (self._peers.wire_bytes if self._peers is not None else 0)
 
     def result(self, outcome: Outcome) -> result_file.NodeResult:
         """This node's row of result.json."""
         usage = self._sensors.usage(outcome.round - self._start)
-        return replace(self._part.result(outcome.round, outcome.test_accuracy, self.wire_bytes), **asdict(usage))
+        return replace(self._replica.result(outcome.round, outcome.test_accuracy, self.wire_bytes), **asdict(usage))
 
     def export(self, folder: Path) -> None:
         """Write model.safetensors: the final z and the BatchNorm buffers, with what is needed to use them."""
         if self._z is None:
             raise ConfigError("a run that has not finished has no model to export")
-        self._part.export(folder, self._z)
+        self._replica.export(folder, self._z)
 
 
 def _described(record: Record) -> dict[str, Any]:
     """What a record changes, for the log."""
-    out = {"without": [dead for dead, _ in record.cut], "leaving": [leaver for leaver, _ in record.heirs]}
+    out = {"without": [dead for dead, _ in record.evictions], "leaving": [leaver for leaver, _ in record.handoffs]}
     return {"nodes": len(record.members), "stops": record.end is not None, **{k: v for k, v in out.items() if v}}

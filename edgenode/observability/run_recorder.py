@@ -13,14 +13,14 @@ from edgenode.config import Config
 from edgenode.errors import CheckpointError
 from edgenode.observability.tensorboard import Events
 from edgenode.storage import result_file
-from edgenode.storage.run_history import History, Recorder
+from edgenode.storage.run_history import Recorder, RunHistory
 
 log = structlog.get_logger()
 
 _LOOK_EVERY_S = 1.0
 
 
-class Chronicle:
+class RunRecorder:
     """The record of one run, from its founding to its end.
 
     Args:
@@ -41,7 +41,7 @@ class Chronicle:
     ) -> None:
         self._events = events
         self._config, self._rounds, self._goes_on, self._look = config, rounds, goes_on, look
-        self._history = History(state_dir)
+        self._history = RunHistory(state_dir)
         self._recorder: Recorder | None = None
 
     async def keep(self) -> None:

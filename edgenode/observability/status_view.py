@@ -12,44 +12,44 @@ from edgenode.net.wire import plan_from_wire
 
 def cluster_view(status: operator_pb2.ClusterStatus) -> dict[str, Any]:
     """A status for scripts and pages. Keys are only ever added."""
-    plan, round = plan_from_wire(status.records), current_round(status)
+    plan, t = plan_from_wire(status.records), current_round(status)
     return {
         "cluster": status.cluster,
-        "controller": status.reign.address,
-        "term": status.reign.term,
+        "controller": status.leadership.address,
+        "term": status.leadership.term,
         "missing": status.missing,
         "page": status.page,
         "paused": status.paused,
         "evicting": list(status.evicting),
         "record": json.loads(status.records[-1]) if status.records else None,
-        "round": round,
+        "round": t,
         "rounds": max((n.progress.rounds for n in status.nodes), default=0),
-        "graph": graph_view(plan, round) if plan else None,
-        "next": _coming(plan, round) if plan else None,
+        "graph": graph_view(plan, t) if plan else None,
+        "next": _coming(plan, t) if plan else None,
         "consensus_distance": status.consensus_distance if status.HasField("consensus_distance") else None,
         "consensus_round": status.consensus_round,
         "nodes": [node_view(node) for node in status.nodes],
     }
 
 
-def graph_view(plan: Plan, round: int) -> dict[str, Any]:
+def graph_view(plan: Plan, t: int) -> dict[str, Any]:
     """The graph of a round: its name, and its edges as [sender, receiver]."""
-    name = plan.at(round).schedule.spec(round).name
-    return {"name": name, "edges": [list(edge) for edge in sorted(plan.graph(round).edges)]}
+    name = plan.at(t).schedule.spec(t).name
+    return {"name": name, "edges": [list(edge) for edge in sorted(plan.graph(t).edges)]}
 
 
-def next_switch(plan: Plan, round: int) -> dict[str, Any] | None:
+def next_switch(plan: Plan, t: int) -> dict[str, Any] | None:
     """The next switch: of the record in force, or to one that is not in force yet."""
-    switches = [switch] if (switch := plan.at(round).schedule.next_switch(round)) is not None else []
-    switches += [record.start for record in plan.records if record.start > round]
+    switches = [switch] if (switch := plan.at(t).schedule.next_switch(t)) is not None else []
+    switches += [record.start for record in plan.records if record.start > t]
     if not switches:
         return None
     at = min(switches)
     return {"round": at, "graph": plan.at(at).schedule.spec(at).name}
 
 
-def _coming(plan: Plan, round: int) -> dict[str, Any] | None:
-    switch = next_switch(plan, round)
+def _coming(plan: Plan, t: int) -> dict[str, Any] | None:
+    switch = next_switch(plan, t)
     return {**switch, "edges": graph_view(plan, switch["round"])["edges"]} if switch else None
 
 

@@ -51,9 +51,9 @@ class Events:
         for writer in self._writers.values():
             writer.close()
 
-    def _add(self, name: str, tag: str, value: float | None, round: int) -> None:
+    def _add(self, name: str, tag: str, value: float | None, t: int) -> None:
         if value is None:
             return
         if name not in self._writers:
             self._writers[name] = self._open(str(self._folder / name), flush_secs=5)
-        self._writers[name].add_scalar(tag, value, round)
+        self._writers[name].add_scalar(tag, value, t)

@@ -38,8 +38,8 @@ from edgenode.core.protocol.messages import (
 )
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
-from edgenode.node.replica import Participant
-from edgenode.simulate.skew_scout import Travels
+from edgenode.node.replica import Replica
+from edgenode.simulate.skew_scout import ModelTraveling
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import Store
 from edgenode.storage.result_file import NodeResult
@@ -49,7 +49,7 @@ _WINDOW = 1
 _NOTHING: tuple[frozenset[int], Plan | None] = frozenset(), None
 
 
-class Lab:
+class Simulation:
     """All nodes of a run, from the newest round that all have saved in ``out``.
 
     Args:
@@ -77,11 +77,18 @@ class Lab:
         if not any(max(rounds, default=0) for rounds, _ in saved.values()):
             saved = dict.fromkeys(names, _NOTHING)  # interrupted at the very start, when only some had saved that
         plan, self.round = factory.agreed_plan(config, saved, self.epoch_rounds)
-        recipe = factory.recipe(config)
-        self.rounds = recipe.rounds
+        algorithm_spec = factory.algorithm_spec(config)
+        self.rounds = algorithm_spec.rounds
         self._participants = {
-            name: Participant(
-                config, recipe, name, factory.trainer(config, name, names), plan, self.round, stores[name], _WINDOW
+            name: Replica(
+                config,
+                algorithm_spec,
+                name,
+                factory.trainer(config, name, names),
+                plan,
+                self.round,
+                stores[name],
+                _WINDOW,
             )
             for name in names
         }
@@ -93,11 +100,11 @@ class Lab:
         self._models: dict[str, Floats] = {}
         self._trained: dict[str, tuple[NodeResult, Floats]] = {}
 
-    def _skew_scout(self) -> Travels | None:
+    def _skew_scout(self) -> ModelTraveling | None:
         if self._config.algorithm.name != "skew-scout":
             return None
         file = None if self._out is None else self._out / "skew-scout.json"
-        return Travels(self._config, self._participants, file, self.round)
+        return ModelTraveling(self._config, self._participants, file, self.round)
 
     def _store(self, name: str) -> Store | None:
         return None if self._out is None else Store(self._out / name, self._config.digest())
@@ -115,17 +122,17 @@ class Lab:
     @property
     def loss(self) -> float | None:
         """The mean loss of the nodes' last steps; None before there was one."""
-        return self._mean([p.tally.loss for p in self._participants.values()])
+        return self._mean([p.stats.loss for p in self._participants.values()])
 
     @property
     def accuracy(self) -> float | None:
         """The mean of the nodes' last test accuracies, 0 to 1; None before there was one."""
-        return self._mean([p.tally.accuracy for p in self._participants.values()])
+        return self._mean([p.stats.accuracy for p in self._participants.values()])
 
     @property
     def before_average(self) -> float | None:
         """The mean test accuracy that was measured last before the last phase; None if there was none."""
-        return self._mean([p.tally.before_average for p in self._participants.values()])
+        return self._mean([p.stats.before_average for p in self._participants.values()])
 
     def _mean(self, values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
@@ -156,26 +163,26 @@ class Lab:
         if any(closed):
             after_round()
 
-    def _perform(self, name: str, participant: Participant, action: NodeAction) -> None:
+    def _perform(self, name: str, participant: Replica, action: NodeAction) -> None:
         match action:
-            case Train(round) if self._travels is not None and self._travels.due(round):
+            case Train(t) if self._travels is not None and self._travels.due(t):
                 self._hold(name, action, self._travels)
             case Train():
                 self._train(name, action)
             case Push(to, message):
                 self._queue.append((to, Received(message)))
-            case Acknowledge(to, round, verdict, knows, detail, records):
-                self._queue.append((to, Acknowledged(name, round, verdict, knows, detail, records)))
+            case Acknowledge(to, t, verdict, knows, detail, records):
+                self._queue.append((to, Acknowledged(name, t, verdict, knows, detail, records)))
             case Mixed():
                 participant.count(action)
-            case Evaluate(round, z):
+            case Evaluate(t, z):
                 accuracy = participant.evaluate(z)
-                if round == self._config.run.rounds:
-                    self._trained[name] = participant.result(round, accuracy), z
+                if t == self._config.run.rounds:
+                    self._trained[name] = participant.result(t, accuracy), z
             case Save():
                 participant.save(action)
-            case Finish(round, z):
-                self._results[name] = participant.result(round, participant.conclude(z))
+            case Finish(t, z):
+                self._results[name] = participant.result(t, participant.conclude(z))
                 self._models[name] = z
             case Fail(error):
                 raise error
@@ -187,7 +194,7 @@ class Lab:
     def _train(self, name: str, action: Train) -> None:
         self._queue.append((name, self._participants[name].train(action)))
 
-    def _hold(self, name: str, action: Train, travels: Travels) -> None:
+    def _hold(self, name: str, action: Train, travels: ModelTraveling) -> None:
         """Begin a round only when all have closed the one before, and every model has travelled."""
         self._held.append((name, action))
         if len(self._held) < len(self._participants):
@@ -197,12 +204,12 @@ class Lab:
         for waiting, step in held:
             self._train(waiting, step)
 
-    def _closes(self, round: int) -> bool:
-        self._mixed[round] += 1
-        if self._mixed[round] < len(self._participants):
+    def _closes(self, t: int) -> bool:
+        self._mixed[t] += 1
+        if self._mixed[t] < len(self._participants):
             return False
-        del self._mixed[round]
-        self.round = round + 1
+        del self._mixed[t]
+        self.round = t + 1
         return True
 
     def before_gossip(self) -> dict[str, Any] | None:

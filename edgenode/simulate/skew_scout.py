@@ -17,12 +17,12 @@ from edgenode import factory
 from edgenode.config import Config
 from edgenode.core.topology.graph import Digraph
 from edgenode.errors import CheckpointError
-from edgenode.node.replica import Participant
+from edgenode.node.replica import Replica
 from edgenode.simulate.skew_scout_rule import Scout
 from edgenode.storage.checkpoints import write_atomically
 
 
-class Travels:
+class ModelTraveling:
     """The travels of one run.
 
     Args:
@@ -33,7 +33,7 @@ class Travels:
         CheckpointError: the file does not tell what happened before that round.
     """
 
-    def __init__(self, config: Config, participants: Mapping[str, Participant], file: Path | None, start: int) -> None:
+    def __init__(self, config: Config, participants: Mapping[str, Replica], file: Path | None, start: int) -> None:
         algorithm = config.algorithm
         self._config, self._participants, self._file = config, participants, file
         self._scout = Scout.starting_at(algorithm.share, algorithm.tolerated_loss, algorithm.loss_weight)
@@ -53,11 +53,11 @@ class Travels:
             raise CheckpointError(f"{self._file} cannot be read, and without it the run cannot go on: {exc}") from exc
         return before
 
-    def due(self, round: int) -> bool:
+    def due(self, t: int) -> bool:
         """Whether models travel before a round."""
-        return round > 0 and round % self._config.algorithm.travel_every == 0
+        return t > 0 and t % self._config.algorithm.travel_every == 0
 
-    def travel(self, round: int, graph: Digraph) -> None:
+    def travel(self, t: int, graph: Digraph) -> None:
         """Let every model visit the out-neighbours of its node, and choose the share to keep from this round on.
 
         All nodes must have closed the round before, and none have begun this one.
@@ -70,11 +70,11 @@ class Travels:
             for home in graph.nodes
             for host in graph.out_neighbours(home)
         ]
-        tallies = [participant.tally for participant in self._participants.values()]
-        payload, dense = sum(tally.payload_bytes for tally in tallies), sum(tally.dense_bytes for tally in tallies)
+        tallies = [participant.stats for participant in self._participants.values()]
+        payload, dense = sum(stats.payload_bytes for stats in tallies), sum(stats.dense_bytes for stats in tallies)
         last = self.log[-1] if self.log else {"payload_bytes": 0, "dense_bytes": 0}
         travel = {
-            "round": round,
+            "round": t,
             "share": self._scout.share,
             "lost": sum(lost) / len(lost) if lost else 0.0,
             "sent": (payload - last["payload_bytes"]) / max(1, dense - last["dense_bytes"]),
@@ -97,6 +97,6 @@ class Travels:
     def _follow(self) -> None:
         """Give every node the recipe of the share."""
         algorithm = msgspec.structs.replace(self._config.algorithm, share=self._scout.share)
-        recipe = factory.recipe(msgspec.structs.replace(self._config, algorithm=algorithm))
+        algorithm_spec = factory.algorithm_spec(msgspec.structs.replace(self._config, algorithm=algorithm))
         for participant in self._participants.values():
-            participant.learner.recipe = recipe
+            participant.learner.algorithm_spec = algorithm_spec

@@ -113,25 +113,25 @@ class Store:
             raise CheckpointError(f"{self.folder} cannot be read: {exc}") from exc
         return frozenset(int(match[1] or match[2]) for match in found if match)
 
-    def load(self, round: int) -> Checkpoint:
+    def load(self, t: int) -> Checkpoint:
         """The checkpoint of a round.
 
         Raises:
             CheckpointError: it is absent, damaged, or of another run; the file is named.
         """
-        folder = self._place(round)
+        folder = self._place(t)
         try:
             names = self._disk.names(self.folder)
-            replaced = self._hidden(round, _REPLACED)
+            replaced = self._hidden(t, _REPLACED)
             if folder.name not in names and replaced.name in names:
                 folder = replaced
-            return self._read(folder, round)
+            return self._read(folder, t)
         except CheckpointError:
             raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, EdgenodeError) as exc:
             raise CheckpointError(f"{folder} cannot be read: {exc}") from exc
 
-    def _read(self, folder: Path, round: int) -> Checkpoint:
+    def _read(self, folder: Path, t: int) -> Checkpoint:
         content = {name: self._disk.read(folder / name) for name in (_META, _STATE)}
         if self._disk.read(folder / _SUMS) != _sums(content):
             raise CheckpointError(f"{folder} is damaged: {_SUMS} does not match")
@@ -140,30 +140,30 @@ class Store:
             raise CheckpointError(f"{folder}: format {meta['format']}, expected {_FORMAT}")
         if meta["run_digest"] != self._run_digest:
             raise OtherRun(f"{folder} is of another run: run digest {meta['run_digest']}, ours is {self._run_digest}")
-        if meta["round"] != round:
+        if meta["round"] != t:
             raise CheckpointError(f"{folder} holds round {meta['round']}")
         arrays = tensors.load(content[_STATE])
         plan = Plan(tuple(Record.from_json(text) for text in meta["records"]))
         local = {key.removeprefix(_LOCAL): arrays.pop(key) for key in list(arrays) if key.startswith(_LOCAL)}
         state = State(u=arrays.pop("u"), **arrays)
         counts = {str(name): int(count) for name, count in meta["counts"].items()}
-        return Checkpoint(round, state, plan, local, counts)
+        return Checkpoint(t, state, plan, local, counts)
 
-    def rewind(self, round: int) -> None:
+    def rewind(self, t: int) -> None:
         """Drop what was saved after a round: a history that the others do not go on with.
 
         Raises:
             CheckpointError: the disk refuses it.
         """
         try:
-            for newer in sorted(r for r in self.rounds() if r > round):
+            for newer in sorted(r for r in self.rounds() if r > t):
                 self._disk.remove(self._hidden(newer, _REPLACED))
                 self._disk.remove(self._place(newer))
             self._disk.flush(self.folder)
         except FileNotFoundError:
             pass  # nothing was ever saved
         except OSError as exc:
-            raise CheckpointError(f"cannot drop the checkpoints after round {round}: {exc}") from exc
+            raise CheckpointError(f"cannot drop the checkpoints after round {t}: {exc}") from exc
 
     def offer(self) -> tuple[frozenset[int], Plan | None, tuple[str, ...]]:
         """What to offer for going on: the intact rounds, the plan of the newest of them, and what is wrong with others.
@@ -173,20 +173,20 @@ class Store:
             CheckpointError: the folder cannot be read.
         """
         plans, damage = {}, []
-        for round in sorted(self.rounds()):
+        for t in sorted(self.rounds()):
             try:
-                plans[round] = self.load(round).plan
+                plans[t] = self.load(t).plan
             except OtherRun:
                 raise
             except CheckpointError as exc:
                 damage.append(str(exc))
         return frozenset(plans), plans[max(plans)] if plans else None, tuple(damage)
 
-    def _place(self, round: int) -> Path:
-        return self.folder / f"round-{round:09d}"
+    def _place(self, t: int) -> Path:
+        return self.folder / f"round-{t:09d}"
 
-    def _hidden(self, round: int, purpose: str) -> Path:
-        return self.folder / f".round-{round:09d}.{purpose}"
+    def _hidden(self, t: int, purpose: str) -> Path:
+        return self.folder / f".round-{t:09d}.{purpose}"
 
     def _files(self, checkpoint: Checkpoint) -> dict[str, bytes]:
         arrays: dict[str, NDArray[Any]] = {**checkpoint.state.vectors, "u": checkpoint.state.u}

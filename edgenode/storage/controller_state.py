@@ -37,7 +37,7 @@ COMMIT;
 """
 
 
-class Ledger:
+class ControllerState:
     """The database of one controller."""
 
     def __init__(self, state_dir: Path, run_digest: str) -> None:

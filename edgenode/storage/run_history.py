@@ -64,7 +64,7 @@ COMMIT;
 """
 
 
-class History:
+class RunHistory:
     """The database of one controller's runs. Every call opens it, and leaves nothing open.
 
     Raises:
@@ -133,7 +133,7 @@ class Recorder:
         goes_on: the controller has started again in the middle of a run: go on with its record, if there is one.
     """
 
-    def __init__(self, history: History, about: Mapping[str, Any], goes_on: bool = False) -> None:
+    def __init__(self, history: RunHistory, about: Mapping[str, Any], goes_on: bool = False) -> None:
         self._history = history
         self._every_s, self._due = _EVERY_S, 0.0
         with history._opened() as database:

@@ -86,10 +86,10 @@ class TaskSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LocalStep:
     """`displacement`: parameters after the step minus before, float32 [size]; `loss`: mean over the batch."""
 
-    displacement: Vector
+    local_update: Vector
     loss: float
 
 
@@ -178,17 +178,17 @@ class Trainer:
         """Return the vector every node starts from: a function of the seed and the model alone."""
         return self._fresh_model().read()
 
-    def train(self, round: int, z: Vector) -> Step:
+    def train(self, t: int, z: Vector) -> LocalStep:
         """Take the step of `round` from `z` [size] (Algorithm 1, lines 2-4).
 
         Raises EdgenodeError if the loss is not finite.
         """
         self._flat.load(z)
-        value = torch_seed(self._seed, Stream.STEP, self._shard, round)
+        value = torch_seed(self._seed, Stream.STEP, self._shard, t)
         with seeded(value, self._device), _deterministic(self._device):
-            loss = self._differentiate(round, value)
-        self._descend(self.learning_rate(round))
-        return Step(self._flat.minus(z), loss)
+            loss = self._differentiate(t, value)
+        self._descend(self.learning_rate(t))
+        return LocalStep(self._flat.minus(z), loss)
 
     def measure_statistics(self, z: Vector) -> None:
         """Measure the BatchNorm statistics of the model `z` [size] anew, on `STATISTICS_BATCHES` of this shard.
@@ -197,8 +197,8 @@ class Trainer:
         """
         self._flat.load(z)
         rounds = range(min(STATISTICS_BATCHES, self.rounds_per_epoch))
-        values = [torch_seed(self._seed, Stream.STEP, self._shard, round) for round in rounds]
-        batches = (self._batch(round, value)[0] for round, value in zip(rounds, values, strict=True))
+        values = [torch_seed(self._seed, Stream.STEP, self._shard, t) for t in rounds]
+        batches = (self._batch(t, value)[0] for t, value in zip(rounds, values, strict=True))
         with seeded(values[0], self._device), _deterministic(self._device), self._layers:  # for dropout
             update_bn(batches, self._flat.model)
 
@@ -227,25 +227,25 @@ class Trainer:
         rows = other._rows[:: math.ceil(len(other._rows) / EVALUATION_BATCH)]
         return self._accuracy(z, [tuple(part[rows] for part in other._train)])
 
-    def learning_rate(self, round: int) -> float:
-        epoch = round // self.rounds_per_epoch
+    def learning_rate(self, t: int) -> float:
+        epoch = t // self.rounds_per_epoch
         passed = sum(milestone <= epoch for milestone in self._settings.milestones)
         rate = self._settings.learning_rate * self._settings.decay**passed
         warm = self._settings.warmup_epochs * self.rounds_per_epoch
-        return rate * (round + 1) / warm if round < warm else rate
+        return rate * (t + 1) / warm if t < warm else rate
 
     # one step ------------------------------------------------------------------------------------------
 
-    def batch_indices(self, round: int) -> Tensor:
+    def batch_indices(self, t: int) -> Tensor:
         """Return which training samples `round` uses, as indices into the whole training set.
 
         An epoch uses each once, in batches that differ by one sample at most: cutting full ones would leave a
         rest that may be a single image, a poor gradient that counts as much as any other.
         """
-        return self._indices[self._places(round)]
+        return self._indices[self._places(t)]
 
-    def _places(self, round: int) -> Tensor:
-        epoch, place = divmod(round, self.rounds_per_epoch)
+    def _places(self, t: int) -> Tensor:
+        epoch, place = divmod(t, self.rounds_per_epoch)
         count = len(self._indices)
         first, last = (count * p // self.rounds_per_epoch for p in (place, place + 1))
         return self._epoch_order(epoch)[first:last]
@@ -256,16 +256,16 @@ class Trainer:
             self._order = epoch, torch.from_numpy(random.permutation(len(self._indices)))
         return self._order[1]
 
-    def _differentiate(self, round: int, value: int) -> float:
+    def _differentiate(self, t: int, value: int) -> float:
         """Leave the gradient of the mini-batch of `round` in the flat buffer and return the loss."""
-        images, labels = self._batch(round, value)
+        images, labels = self._batch(t, value)
         self._flat.gradients.zero_()
         loss = functional.cross_entropy(self._scores(images), labels)
         number = float(loss.detach())
         if not math.isfinite(number):
-            rate = self.learning_rate(round)
+            rate = self.learning_rate(t)
             raise EdgenodeError(
-                f"training diverged at round {round} on shard {self._shard}: the loss is {number}; "
+                f"training diverged at round {t} on shard {self._shard}: the loss is {number}; "
                 f"lower learning_rate (now {rate:g}) or averaging_rate"
             )
         loss.backward()  # type: ignore[no-untyped-call]
@@ -276,8 +276,8 @@ class Trainer:
             scores: Tensor = self._flat.model(images)
         return scores.float()
 
-    def _batch(self, round: int, value: int) -> tuple[Tensor, Tensor]:
-        chosen = self._rows[self._places(round)].to(self._device)
+    def _batch(self, t: int, value: int) -> tuple[Tensor, Tensor]:
+        chosen = self._rows[self._places(t)].to(self._device)
         images = self._train[0][chosen]
         if self._settings.augment:
             # Before normalisation, as torchvision's transforms: the border is black.

@@ -113,12 +113,12 @@ class Crew:
         )
         self.until_progress(self.nodes, epochs, timeout_s)
 
-    def until_round(self, round: int, timeout_s: float = 90) -> None:
+    def until_round(self, t: int, timeout_s: float = 90) -> None:
         """Wait until every node has finished so many rounds."""
         until(
-            lambda: all(last_round(node) >= round for node in self.nodes),
+            lambda: all(last_round(node) >= t for node in self.nodes),
             timeout_s,
-            lambda: f"all have finished {round} rounds: {list(map(last_round, self.nodes))}\n{self.fleet.report()}",
+            lambda: f"all have finished {t} rounds: {list(map(last_round, self.nodes))}\n{self.fleet.report()}",
         )
 
     def until_progress(self, nodes: Sequence[Process], epochs: int = 1, timeout_s: float = 60) -> None:
@@ -139,19 +139,19 @@ class Crew:
             process.ended(0, timeout_s)
         self.changes()
         results = [self.result(node) for node in nodes]
-        rounds = factory.charter(self.config).rounds
+        rounds = factory.run_spec(self.config).rounds
         assert [result["nodes"][0]["rounds"] for result in results] == [rounds] * len(nodes)
         return results
 
     def stop(self, *absent: int, timeout_s: float = END_S, **where: Any) -> list[dict[str, Any]]:
         """Stop a run that has no end; all stop before the promised round, and end well; return the nodes' results."""
-        round = self.told_to_stop(**where)
+        t = self.told_to_stop(**where)
         nodes = self.others(*absent)
         for process in (*nodes, self.controller):
             process.ended(0, timeout_s)
         self.changes()
         results = [self.result(node) for node in nodes]
-        assert [result["nodes"][0]["rounds"] for result in results] == [round] * len(nodes)
+        assert [result["nodes"][0]["rounds"] for result in results] == [t] * len(nodes)
         return results
 
     def told_to_stop(self, **where: Any) -> int:

@@ -140,11 +140,11 @@ def rounds_of(fleet: Fleet) -> dict[str, int]:
     return {node["node"]: node["round"] for node in status["nodes"]}
 
 
-def sample(process: Process, at_s: float, round: int) -> Sample:
+def sample(process: Process, at_s: float, t: int) -> Sample:
     folder = Path("/proc") / str(process.popen.pid)
     rss = memory_kib(folder / "status", "VmRSS")
     return Sample(
-        round_to_tenth(at_s), process.name, rss, memory_kib(folder / "smaps_rollup", "Pss"), count_fds(folder), round
+        round_to_tenth(at_s), process.name, rss, memory_kib(folder / "smaps_rollup", "Pss"), count_fds(folder), t
     )
 
 

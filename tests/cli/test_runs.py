@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgenode.cli import group
-from edgenode.storage.run_history import History, Recorder
+from edgenode.storage.run_history import Recorder, RunHistory
 from tests.storage.test_run_history import ABOUT, a_view, record
 
 
@@ -20,10 +20,10 @@ def run(folder: Path, *words: str) -> Result:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    first = Recorder(History(tmp_path), ABOUT)
+    first = Recorder(RunHistory(tmp_path), ABOUT)
     record(first, 3)
     first.end(a_view(9, payload_bytes=2000, dense_bytes=90_000), "done")
-    record(Recorder(History(tmp_path), {**ABOUT, "config": "[run]\nnodes = 2\n"}), 2)
+    record(Recorder(RunHistory(tmp_path), {**ABOUT, "config": "[run]\nnodes = 2\n"}), 2)
     return tmp_path
 
 

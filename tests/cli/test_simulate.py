@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from edgenode.cli import group
 from edgenode.cli.simulate import simulate
-from edgenode.simulate.runner import Lab
+from edgenode.simulate.runner import Simulation
 
 QUICK = ("--set", "run.rounds=2", "--set", "algorithm.name=sp", "--set", "task.batch_size=200")
 
@@ -88,7 +88,7 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Lab, "run", interrupted)
+    monkeypatch.setattr(Simulation, "run", interrupted)
     result = run(*QUICK, *words)
     assert result.exit_code == 130
     assert result.stderr == f"edgenode: 0 of 2 rounds done; {where}\nedgenode: interrupted\n"

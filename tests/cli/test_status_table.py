@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from edgenode.cli.status_table import nodes_table, status_table, title, watch_table
 from edgenode.cli.topology import _plan
 from edgenode.cli.watch import Screen
-from edgenode.core.protocol.plan import Member, Plan, found
+from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import ConfigError
@@ -22,7 +22,7 @@ A, B, EVERYONE = GraphSpec("a"), GraphSpec("b"), GraphSpec("complete")
 
 
 def a_plan(nodes: int = 4, **schedule: object) -> Plan:
-    return found("home", [Member(f"n{i}") for i in range(nodes)], Schedule((A, B), every=10, **schedule))  # type: ignore[arg-type]
+    return create_plan("home", [Member(f"n{i}") for i in range(nodes)], Schedule((A, B), every=10, **schedule))  # type: ignore[arg-type]
 
 
 def a_straggler(
@@ -43,8 +43,8 @@ def a_node(name: str = "n0", connected: bool = True, **progress: object) -> oper
 
 def a_status(*nodes: operator_pb2.NodeStatus, plan: Plan | None = None) -> operator_pb2.ClusterStatus:
     records = records_to_wire(plan.records if plan else ())
-    reign = control_pb2.Reign(term=3, nonce="beef", address="10.0.0.5:7700")
-    return operator_pb2.ClusterStatus(cluster="home", missing=2, records=records, nodes=nodes, reign=reign)
+    leadership = control_pb2.Leadership(term=3, nonce="beef", address="10.0.0.5:7700")
+    return operator_pb2.ClusterStatus(cluster="home", missing=2, records=records, nodes=nodes, leadership=leadership)
 
 
 def printed(status: operator_pb2.ClusterStatus) -> str:

@@ -9,11 +9,11 @@ import pytest
 
 from edgenode.config import Config, load
 from edgenode.controller import failure_detector as module
-from edgenode.controller.evidence import Held
-from edgenode.controller.failure_detector import Lookout
-from edgenode.controller.registry import Register
-from edgenode.core.protocol.cluster import Charter, Cluster
-from edgenode.core.protocol.control import Evict, Joined, Pause, Reign
+from edgenode.controller.evidence import Straggling
+from edgenode.controller.failure_detector import FailureDetector
+from edgenode.controller.registry import NodeRegistry
+from edgenode.core.protocol.cluster import Cluster, RunSpec
+from edgenode.core.protocol.control import Evict, Joined, Leadership, Pause
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.net.proto import control_pb2
@@ -22,31 +22,31 @@ from edgenode.net.wire import Identity
 NODES = ("n0", "n1", "n2")
 
 
-def a_lookout(straggler: str = "wait") -> tuple[Lookout, Cluster, Register, list[Evict]]:
+def a_lookout(straggler: str = "wait") -> tuple[FailureDetector, Cluster, NodeRegistry, list[Evict]]:
     """Three members of whom n2 does not answer at its address."""
     config: Config = load(None, {"run.evict_after_s": 0.2, "run.straggler": straggler}, {})
-    cluster = Cluster(Charter("home", 3, "run", Schedule((GraphSpec("a"),), 1), epochs=False, rounds=99), Reign(0))
-    nodes, evicted = Register(), list[Evict]()
+    cluster = Cluster(RunSpec("home", 3, "run", Schedule((GraphSpec("a"),), 1), epochs=False, rounds=99), Leadership(0))
+    nodes, evicted = NodeRegistry(), list[Evict]()
     for node in NODES:
         cluster.handle(Joined(node, "127.0.0.1:1", "run", 1, process="p"))
         nodes.joined(node, "127.0.0.1:1", "p")
     return (
-        Lookout(config, Identity("home", "controller", "run"), cluster, nodes, evicted.append),
+        FailureDetector(config, Identity("home", "controller", "run"), cluster, nodes, evicted.append),
         cluster,
         nodes,
         evicted,
     )
 
 
-async def looked(lookout: Lookout, monkeypatch: pytest.MonkeyPatch) -> None:
+async def looked(failure_detector: FailureDetector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(module, "_PROBE_S", 0.05)
-    task = asyncio.create_task(lookout.watch())
+    task = asyncio.create_task(failure_detector.watch())
     await asyncio.sleep(0.5)
     task.cancel()
 
 
-def a_silence(nodes: Register, state: control_pb2.State) -> None:
+def a_silence(nodes: NodeRegistry, state: control_pb2.State) -> None:
     """n2 is silent, and n0 waits for it, unless it stands still as it was told to."""
     waits = {"waiting_for": ["n2"], "waiting_s": 60} if state == control_pb2.STATE_RUNNING else {}
     nodes.reported("n0", control_pb2.Progress(state=state, **waits))  # type: ignore[arg-type]
@@ -57,25 +57,25 @@ def a_silence(nodes: Register, state: control_pb2.State) -> None:
 async def test_who_is_silent_and_waited_for_and_does_not_answer_is_taken_for_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lookout, _, nodes, evicted = a_lookout()
+    failure_detector, _, nodes, evicted = a_lookout()
     a_silence(nodes, control_pb2.STATE_RUNNING)
-    await looked(lookout, monkeypatch)
+    await looked(failure_detector, monkeypatch)
     assert evicted[:1] == [Evict(-1, "n2")]
 
 
 async def test_in_a_pause_nobody_is_taken_for_dead_nor_for_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    lookout, cluster, nodes, evicted = a_lookout("drop")
+    failure_detector, cluster, nodes, evicted = a_lookout("drop")
     cluster.handle(Pause(0))
-    lookout.held = {"n1": Held(1.0, 60.0)}  # it held the others up until a moment ago
+    failure_detector.held = {"n1": Straggling(1.0, 60.0)}  # it held the others up until a moment ago
     a_silence(nodes, control_pb2.STATE_PAUSED)
-    await looked(lookout, monkeypatch)
+    await looked(failure_detector, monkeypatch)
     assert evicted == []
-    assert lookout.held == {}
+    assert failure_detector.held == {}
 
 
 async def test_without_a_pause_the_slow_are_dropped_where_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     for straggler, gone in (("drop", [Evict(-1, "n1")]), ("wait", [])):
-        lookout, _, _, evicted = a_lookout(straggler)
-        lookout.held = {"n1": Held(1.0, 60.0)}
-        await looked(lookout, monkeypatch)
+        failure_detector, _, _, evicted = a_lookout(straggler)
+        failure_detector.held = {"n1": Straggling(1.0, 60.0)}
+        await looked(failure_detector, monkeypatch)
         assert evicted[:1] == gone

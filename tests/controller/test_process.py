@@ -9,20 +9,20 @@ import pytest
 from edgenode import factory
 from edgenode.config import Config, load
 from edgenode.controller.process import Controller
-from edgenode.controller.registry import Attendance, Register
+from edgenode.controller.registry import NodeEntry, NodeRegistry
 from edgenode.core.protocol.control import Persist
-from edgenode.core.protocol.plan import Member, found
+from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.errors import ConfigError, OtherRun
 from edgenode.net.proto import control_pb2
-from edgenode.storage.controller_state import Ledger
+from edgenode.storage.controller_state import ControllerState
 
 LISTEN = "127.0.0.1:0"
 
 
 def remembered(folder: Path, config: Config) -> Persist:
-    plan = found(config.run.cluster, [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], factory.schedule(config))
+    plan = create_plan(config.run.cluster, [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], factory.schedule(config))
     persist = Persist(4, 0, plan)
-    Ledger(folder, config.digest()).save(persist)
+    ControllerState(folder, config.digest()).save(persist)
     return persist
 
 
@@ -43,7 +43,7 @@ def test_damaged_state_is_refused_with_the_remedy_and_removed_only_with_it(tmp_p
         Controller(Config(), LISTEN, tmp_path)
     controller = Controller(Config(), LISTEN, tmp_path, recover=True)
     assert (controller.cluster.plan, controller.cluster.term) == (None, 0)
-    assert Ledger(tmp_path, Config().digest()).load() is None
+    assert ControllerState(tmp_path, Config().digest()).load() is None
 
 
 @pytest.mark.parametrize("recover", [False, True])
@@ -51,12 +51,12 @@ def test_state_of_another_run_stays_whatever_is_said(tmp_path: Path, recover: bo
     remembered(tmp_path, Config())
     with pytest.raises(OtherRun, match=f"digest {Config().digest()}, ours is"):
         Controller(load(None, {"run.seed": 1}, {}), LISTEN, tmp_path, recover)
-    assert Ledger(tmp_path, Config().digest()).load() is not None
+    assert ControllerState(tmp_path, Config().digest()).load() is not None
 
 
 def test_a_member_that_failed_may_be_cut_out_like_one_that_died_and_one_that_is_done_may_not() -> None:
     heard = {
-        state: Attendance("10.0.0.1:7600", progress=control_pb2.Progress(state=state)).heard(0.0)
+        state: NodeEntry("10.0.0.1:7600", progress=control_pb2.Progress(state=state)).heard(0.0)
         for state in (control_pb2.STATE_FAILED, control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
     }
     assert [h.ended for h in heard.values()] == [False, True, True]
@@ -82,9 +82,9 @@ def test_a_run_is_abandoned_if_those_left_are_gone_and_too_few(
     states: tuple[control_pb2.State, ...], connected: tuple[int, ...], abandoned: bool
 ) -> None:
     names = [f"n{i}" for i in range(len(states))]
-    plan = found("home", map(Member, names), factory.schedule(Config()))
-    register = Register()
+    plan = create_plan("home", map(Member, names), factory.schedule(Config()))
+    register = NodeRegistry()
     for i, (name, state) in enumerate(zip(names, states, strict=True)):
-        register[name] = Attendance("", connected=i in connected, progress=control_pb2.Progress(state=state))
-    register["newcomer"] = Attendance("")
+        register[name] = NodeEntry("", connected=i in connected, progress=control_pb2.Progress(state=state))
+    register["newcomer"] = NodeEntry("")
     assert register.are_abandoned(plan) == abandoned

@@ -21,7 +21,7 @@ from tests.cli.test_status_table import a_node, a_plan, a_status
 STATIC = {path.name: path.read_text() for path in Path("edgenode/dashboard/static").iterdir()}
 
 
-class Desk:
+class OperatorService:
     """Grants everything at round 42, unless ``error`` says why not."""
 
     def __init__(self) -> None:
@@ -56,16 +56,16 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def operator_service() -> OperatorService:
+    return OperatorService()
 
 
 @pytest.fixture
-async def browser(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+async def browser(operator_service: OperatorService) -> AsyncIterator[httpx.AsyncClient]:
     def look() -> dict[str, Any]:
-        return cluster_view(desk.status())
+        return cluster_view(operator_service.status())
 
-    app = dashboard(desk, look, lambda: [{"round": 5, "accuracy": 0.5}], Feed(look), "127.0.0.1:8080")
+    app = dashboard(operator_service, look, lambda: [{"round": 5, "accuracy": 0.5}], Feed(look), "127.0.0.1:8080")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8080") as client:
         yield client
 
@@ -84,8 +84,10 @@ async def test_the_page_is_a_table_without_a_script_and_names_are_text(browser: 
     assert json.loads(picture)["nodes"][3]["node"] == "<b>evil</b>"
 
 
-async def test_before_the_founding_the_page_says_what_is_awaited(browser: httpx.AsyncClient, desk: Desk) -> None:
-    desk.status = a_status  # type: ignore[method-assign]
+async def test_before_the_founding_the_page_says_what_is_awaited(
+    browser: httpx.AsyncClient, operator_service: OperatorService
+) -> None:
+    operator_service.status = a_status  # type: ignore[method-assign]
     assert "waiting for 2 more nodes" in (await browser.get("/")).text
 
 
@@ -110,7 +112,7 @@ async def test_status_curve_and_metrics_are_there(browser: httpx.AsyncClient) ->
 
 
 @pytest.mark.parametrize(
-    ("wish", "body", "asked", "text"),
+    ("operator_request", "body", "asked", "text"),
     [
         ("rotate", {"graphs": "b"}, ("rotate", (GraphSpec("b"),), 1, False), "graph b takes effect at round 42"),
         (
@@ -127,16 +129,21 @@ async def test_status_curve_and_metrics_are_there(browser: httpx.AsyncClient) ->
     ],
 )
 async def test_a_wish_goes_to_the_desk(
-    browser: httpx.AsyncClient, desk: Desk, wish: str, body: dict[str, Any], asked: tuple[Any, ...], text: str
+    browser: httpx.AsyncClient,
+    operator_service: OperatorService,
+    operator_request: str,
+    body: dict[str, Any],
+    asked: tuple[Any, ...],
+    text: str,
 ) -> None:
-    answer = await browser.post(f"/api/{wish}", json=body, headers={"origin": "http://127.0.0.1:8080"})
+    answer = await browser.post(f"/api/{operator_request}", json=body, headers={"origin": "http://127.0.0.1:8080"})
     assert answer.status_code == 200
     assert text in answer.json()["text"]
-    assert desk.asked == [asked]
+    assert operator_service.asked == [asked]
 
 
 @pytest.mark.parametrize(
-    ("wish", "body", "error"),
+    ("operator_request", "body", "error"),
     [
         ("rotate", {"graphs": "chrod"}, "no graph named 'chrod'; did you mean 'chord'"),
         ("rotate", {"graphs": "/etc/passwd"}, "no graph named '/etc/passwd'"),
@@ -149,18 +156,18 @@ async def test_a_wish_goes_to_the_desk(
     ],
 )
 async def test_what_cannot_be_is_a_line(
-    browser: httpx.AsyncClient, desk: Desk, wish: str, body: Any, error: str
+    browser: httpx.AsyncClient, operator_service: OperatorService, operator_request: str, body: Any, error: str
 ) -> None:
-    answer = await browser.post(f"/api/{wish}", json=body)
+    answer = await browser.post(f"/api/{operator_request}", json=body)
     assert answer.status_code == 400
     assert error in answer.json()["error"]
-    assert desk.asked == []
+    assert operator_service.asked == []
 
 
 async def test_a_wish_for_a_node_that_is_gone_is_refused_in_the_desks_words(
-    browser: httpx.AsyncClient, desk: Desk
+    browser: httpx.AsyncClient, operator_service: OperatorService
 ) -> None:
-    desk.error = "n9 is no member"
+    operator_service.error = "n9 is no member"
     answer = await browser.post("/api/evict", json={"node": "n9"})
     assert (answer.status_code, answer.json()) == (400, {"error": "n9 is no member"})
 
@@ -184,11 +191,11 @@ async def test_a_wish_for_a_node_that_is_gone_is_refused_in_the_desks_words(
     ids=str,
 )
 async def test_a_wish_from_elsewhere_is_refused(
-    browser: httpx.AsyncClient, desk: Desk, headers: dict[str, str]
+    browser: httpx.AsyncClient, operator_service: OperatorService, headers: dict[str, str]
 ) -> None:
     answer = await browser.post("/api/stop", content="{}", headers={"content-type": "application/json", **headers})
     assert answer.status_code == 403
-    assert desk.asked == []
+    assert operator_service.asked == []
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "", "[", "127.0.0.1.evil.example"])
@@ -203,10 +210,10 @@ async def test_the_names_of_loopback_are_ours(browser: httpx.AsyncClient, host: 
 
 
 async def test_where_it_listens_everywhere_addresses_and_the_machines_name_are_ours(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    operator_service: OperatorService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "pi-1.lan")
-    app = dashboard(desk, lambda: {}, list, Feed(dict), "0.0.0.0:8080")
+    app = dashboard(operator_service, lambda: {}, list, Feed(dict), "0.0.0.0:8080")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://10.0.0.5:8080") as client:
         for host, code in (("10.0.0.5:8080", 200), ("pi-1.local", 200), ("pi-1.lan", 200), ("evil.example", 403)):
             assert (await client.get("/api/curve", headers={"host": host})).status_code == code

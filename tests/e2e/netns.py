@@ -110,7 +110,7 @@ class Bridge:
         """Host `index` loses all packets one way, or both."""
         with ExitStack() as undo:
             for way in (*_INCOMING[:incoming], *_OUTGOING[:outgoing]):
-                undo.enter_context(self._rule(index, *way, "-j", "DROP"))
+                undo.enter_context(self._update_rule(index, *way, "-j", "DROP"))
             yield
 
     @contextmanager
@@ -119,7 +119,7 @@ class Bridge:
         chance = ("-m", "statistic", "--mode", "random", "--probability", str(share))
         with ExitStack() as undo:
             for way in (*_INCOMING, *_OUTGOING):
-                undo.enter_context(self._rule(index, *way, *chance, "-j", "DROP"))
+                undo.enter_context(self._update_rule(index, *way, *chance, "-j", "DROP"))
             yield
 
     @contextmanager
@@ -128,7 +128,7 @@ class Bridge:
         with ExitStack() as undo:
             for near, far in (*itertools.product(ones, others), *itertools.product(others, ones)):
                 way = ("INPUT", "-i", "eth0", "-s", self.addresses[far])
-                undo.enter_context(self._rule(near, *way, "-j", "DROP", tools=("iptables",)))
+                undo.enter_context(self._update_rule(near, *way, "-j", "DROP", tools=("iptables",)))
             yield
 
     @contextmanager
@@ -140,7 +140,7 @@ class Bridge:
                 back = ("INPUT", "-p", "tcp", "-s", there, "--sport", other, "-d", here, "--dport", port)
                 forth = ("OUTPUT", "-p", "tcp", "-s", here, "--sport", port, "-d", there, "--dport", other)
                 for way in (back, forth):
-                    undo.enter_context(self._rule(index, *way, "-j", "DROP", tools=("iptables",)))
+                    undo.enter_context(self._update_rule(index, *way, "-j", "DROP", tools=("iptables",)))
             yield
 
     @contextmanager
@@ -160,7 +160,7 @@ class Bridge:
         return [(_endpoint(line.split()[-2]), _endpoint(line.split()[-1])) for line in lines]
 
     @contextmanager
-    def _rule(self, index: int, *rule: str, tools: Sequence[str] = ("iptables", "ip6tables")) -> Iterator[None]:
+    def _update_rule(self, index: int, *rule: str, tools: Sequence[str] = ("iptables", "ip6tables")) -> Iterator[None]:
         with ExitStack() as undo:
             for tool in tools:
                 self._inside(self.namespaces[index], tool, "-w", "-I", *rule)

@@ -35,9 +35,9 @@ def test_a_node_of_another_run_is_refused_by_the_controller_with_both_digests(fl
     ours = fleet.configure().digest()
     theirs = fleet.configure({"run.seed": 1}, file="other.toml").digest()
     fleet.controller().says("controller ready")
-    stranger = fleet.node("node-0", file="other.toml").ended(1)
-    assert ours in stranger.errors[-1]
-    assert theirs in stranger.errors[-1]
+    mismatch = fleet.node("node-0", file="other.toml").ended(1)
+    assert ours in mismatch.errors[-1]
+    assert theirs in mismatch.errors[-1]
 
 
 @pytest.mark.timeout(30)
@@ -46,9 +46,9 @@ def test_a_node_of_another_run_stops_at_its_first_peer_with_both_digests(fleet: 
     theirs = fleet.configure({"run.nodes": 2, "run.seed": 1}, file="other.toml").digest()
     ports = free_ports(2)
     fleet.static_node(ports, 0).says("listening")
-    stranger = fleet.static_node(ports, 1, file="other.toml").ended(1)
-    assert ours in stranger.errors[-1]
-    assert theirs in stranger.errors[-1]
+    mismatch = fleet.static_node(ports, 1, file="other.toml").ended(1)
+    assert ours in mismatch.errors[-1]
+    assert theirs in mismatch.errors[-1]
 
 
 @pytest.mark.timeout(30)

@@ -36,8 +36,8 @@ def rotated(fleet: Fleet) -> int:
     return int(promise[1])
 
 
-def graph_at(round: int, start: int) -> str:
-    return "a" if round < start else "bc"[(round - start) // 5 % 2]
+def graph_at(t: int, start: int) -> str:
+    return "a" if t < start else "bc"[(t - start) // 5 % 2]
 
 
 def assert_switched(node: Process, start: int) -> None:

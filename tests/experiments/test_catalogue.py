@@ -27,7 +27,7 @@ def test_every_run_is_valid_and_has_a_name_of_its_own(name: str, scale: Scale) -
     for run in runs:
         assert run.config.warnings() == []
         factory.schedule(run.config).check(tuple(f"node-{i}" for i in range(run.config.run.nodes)))
-        assert factory.recipe(run.config).rounds >= run.config.run.rounds > 0
+        assert factory.algorithm_spec(run.config).rounds >= run.config.run.rounds > 0
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -68,7 +68,7 @@ def test_every_algorithm_of_table_3_comes_to_an_end_and_has_its_numbers(tmp_path
     experiment, quick = EXPERIMENTS["table3"], {"task.dataset": "digits", "run.rounds": 3, "task.batch_size": 8}
     rows = [replace(row, settings={**dict(row.settings or {}), **quick}) for row in experiment.rows(choose("smoke"))]
     for cell in runner.cells(rows, [0]):
-        outcome = runner.Outcomes(tmp_path).play(cell, lambda lab: lambda: None)
+        outcome = runner.Outcomes(tmp_path).play(cell, lambda simulation: lambda: None)
         known = {name for name in MEASURES if MEASURES[name].of(outcome) is not None}
         assert {"accuracy", "sp", "sent"} <= known, cell.name
         assert ("scsp" in known) == (outcome["algorithm"] == "scsp")

@@ -14,17 +14,17 @@ from edgenode.experiments import runner
 from edgenode.experiments.definitions import Experiment, Outcome, Row
 from edgenode.experiments.presets import choose
 from edgenode.experiments.runner import Cell, Outcomes
-from edgenode.simulate.runner import Lab
+from edgenode.simulate.runner import Simulation
 
 
 class Stopped(Exception):
     """As Ctrl-C, but when we say."""
 
 
-def stop_at(round: int) -> Callable[[Lab], Callable[[], None]]:
-    def watch(lab: Lab) -> Callable[[], None]:
+def stop_at(t: int) -> Callable[[Simulation], Callable[[], None]]:
+    def watch(simulation: Simulation) -> Callable[[], None]:
         def after_round() -> None:
-            if lab.round == round:
+            if simulation.round == t:
                 raise Stopped
 
         return after_round
@@ -32,7 +32,7 @@ def stop_at(round: int) -> Callable[[Lab], Callable[[], None]]:
     return watch
 
 
-def unwatched(lab: Lab) -> Callable[[], None]:
+def unwatched(simulation: Simulation) -> Callable[[], None]:
     return lambda: None
 
 
@@ -78,7 +78,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_outcome(tiny: Experiment, tm
         outcomes.play(cell, stop_at(at))
     assert outcomes.get(cell) is None
     went_on_from = []
-    outcome = outcomes.play(cell, lambda lab: went_on_from.append(lab.round) or unwatched(lab))
+    outcome = outcomes.play(cell, lambda simulation: went_on_from.append(simulation.round) or unwatched(simulation))
     assert went_on_from == [at if at < 4 else 0]  # what SP had is not known any more, once gossip is on the disk
     assert untimed(outcome) == untimed(whole)
     assert [path.name for path in (tmp_path / "stopped").iterdir()] == [f"{cell.digest}.json"]

@@ -16,16 +16,16 @@ from edgenode.core.protocol.control import (
     Halt,
     Hello,
     Joined,
+    Leadership,
     Lost,
     Offer,
     OfferAnswered,
     Progressed,
     Refuse,
-    Reign,
     Welcome,
 )
 from edgenode.core.protocol.messages import AnswerFence, AnswerOffer, Halted, RecordOffered
-from edgenode.core.protocol.plan import Member, found
+from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError, TransportError, first_cause
@@ -36,7 +36,7 @@ from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import channel, serving
 from edgenode.net.wire import Identity
 
-PLAN = found("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=1))
+PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=1))
 CHANGE = PLAN.successor(9)
 SOON_S = 5.0
 
@@ -88,7 +88,7 @@ class Node:
     cluster: str = "home"
     running: bool = False
     process: str = "p"
-    follows: Reign | None = None
+    follows: Leadership | None = None
     orders: list[object] = field(default_factory=list)
     standbys: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
     link: ControlLink = field(init=False)
@@ -159,7 +159,7 @@ async def test_a_node_joins_with_all_it_has_and_is_told_who_is_missing() -> None
 
 async def test_a_returning_node_brings_its_plan() -> None:
     controller = Controller()
-    follows = Reign(3, "beef", "10.0.0.5:7700")
+    follows = Leadership(3, "beef", "10.0.0.5:7700")
     async with controller.up() as target, Node(target, running=True, follows=follows).up():
         await until(lambda: bool(controller.events))
     joined = Joined("n0", "127.0.0.1:7600", "run", 20, frozenset({50}), PLAN, True, "p", follows=follows)
@@ -168,9 +168,9 @@ async def test_a_returning_node_brings_its_plan() -> None:
 
 async def test_a_greeting_names_the_controller_at_the_address_that_was_dialled() -> None:
     async with both() as (controller, node):
-        controller.server.perform(Hello("n0", Reign(3, "beef", "0.0.0.0:7700"), paused=True))
+        controller.server.perform(Hello("n0", Leadership(3, "beef", "0.0.0.0:7700"), paused=True))
         await until(lambda: bool(node.orders))
-        assert node.orders == [Hello("n0", Reign(3, "beef", node.target), paused=True)]
+        assert node.orders == [Hello("n0", Leadership(3, "beef", node.target), paused=True)]
 
 
 async def test_a_pause_and_its_end_arrive_in_their_order() -> None:
@@ -185,18 +185,18 @@ async def test_a_controller_that_is_not_followed_is_left_and_dialled_again() -> 
     class Loyal(Node):
         def _ordered(self, order: object) -> None:
             super()._ordered(order)
-            if isinstance(order, Hello) and order.reign.term < 3:
+            if isinstance(order, Hello) and order.leadership.term < 3:
                 raise TransportError("not the one we follow")
 
     controller = Controller()
     async with controller.up() as target, Loyal(target).up() as node:
         await until(lambda: bool(controller.events))
-        controller.server.perform(Hello("n0", Reign(2)))
+        controller.server.perform(Hello("n0", Leadership(2)))
         controller.server.perform(Welcome("n0", PLAN, 0))
         await until(lambda: len(controller.of_kind(Joined)) == 2)
         assert not node.link.connected.is_set()
         assert [type(order) for order in node.orders] == [Hello]
-        controller.server.perform(Hello("n0", Reign(3)))
+        controller.server.perform(Hello("n0", Leadership(3)))
         await until(node.link.connected.is_set)
 
 
@@ -239,8 +239,8 @@ async def test_a_farewell_reaches_the_cluster_and_not_the_status() -> None:
 
 async def test_an_unsent_report_is_replaced_by_a_newer_one() -> None:
     async with both() as (controller, node):
-        for round in range(100):
-            node.link.report(progress(round))
+        for t in range(100):
+            node.link.report(progress(t))
         await until(lambda: bool(controller.reports) and controller.reports[-1].next_round == 99)
         assert len(controller.reports) < 100
 

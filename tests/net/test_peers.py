@@ -13,12 +13,12 @@ import grpc.aio
 import pytest
 
 from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message, Verdict
-from edgenode.core.protocol.plan import Member, found
+from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net import peers
-from edgenode.net.peers import PeerLink, Peers, PeerServer, Whereabouts, meet, probe
+from edgenode.net.peers import PeerAddresses, PeerLink, Peers, PeerServer, meet, probe
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import channel, serving
 from edgenode.net.wire import CHUNK_BYTES, Identity, push_frames
@@ -36,8 +36,8 @@ async def nothing_is_left_behind(caplog: pytest.LogCaptureFixture) -> AsyncItera
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
 
 
-def a_message(round: int, payload: bytes = b"payload") -> Message:
-    return Message("n0", 0, round, number=0, digest="d", weight=0.5, u=(1.0,), payload=payload)
+def a_message(t: int, payload: bytes = b"payload") -> Message:
+    return Message("n0", 0, t, number=0, digest="d", weight=0.5, u=(1.0,), payload=payload)
 
 
 @dataclass
@@ -69,8 +69,8 @@ class Receiver:
         if self.answers:
             self.answer(message.round, Verdict.SEEN if seen else Verdict.OK)
 
-    def answer(self, round: int, verdict: Verdict = Verdict.OK) -> None:
-        self.server.answer(Acknowledge("n0", round, verdict, 0))
+    def answer(self, t: int, verdict: Verdict = Verdict.OK) -> None:
+        self.server.answer(Acknowledge("n0", t, verdict, 0))
 
     @property
     def rounds(self) -> list[int]:
@@ -81,7 +81,7 @@ class Receiver:
 async def a_link(*targets: str, identity: Identity = N0) -> AsyncIterator[tuple[PeerLink, list[Acknowledged]]]:
     """n0's link to n1; it is closed, and has ended, when the block is left."""
     answered: list[Acknowledged] = []
-    link = PeerLink("n1", identity, lambda: Whereabouts(tuple(targets)), answered.append)
+    link = PeerLink("n1", identity, lambda: PeerAddresses(tuple(targets)), answered.append)
     async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
         group.create_task(link.run(), name="link")
         yield link, answered
@@ -106,11 +106,11 @@ async def failure(work: Awaitable[object]) -> EdgenodeError:
 async def test_pushes_are_delivered_and_answered_in_order() -> None:
     receiver = Receiver()
     async with receiver.up() as target, a_link(target) as (link, answered):
-        for round in range(20):
-            link.push(a_message(round))
+        for t in range(20):
+            link.push(a_message(t))
         await until(lambda: len(answered) == 20)
-    assert receiver.took == [a_message(round) for round in range(20)]
-    assert answered == [Acknowledged("n1", round, Verdict.OK, 0) for round in range(20)]
+    assert receiver.took == [a_message(t) for t in range(20)]
+    assert answered == [Acknowledged("n1", t, Verdict.OK, 0) for t in range(20)]
 
 
 async def test_a_payload_of_many_chunks_travels_and_is_counted() -> None:
@@ -151,12 +151,12 @@ async def test_a_receiver_that_opens_late_keeps_the_stream_waiting() -> None:
 async def test_a_receiver_that_answers_late_and_out_of_order_gets_no_push_twice() -> None:
     receiver = Receiver(answers=False)
     async with receiver.up() as target, a_link(target) as (link, answered):
-        for round in range(3):
-            link.push(a_message(round))
+        for t in range(3):
+            link.push(a_message(t))
         await until(lambda: len(receiver.took) == 3)
         await asyncio.sleep(0.3)
-        for round in (2, 0, 1):
-            receiver.answer(round)
+        for t in (2, 0, 1):
+            receiver.answer(t)
         await until(lambda: len(answered) == 3)
     assert receiver.rounds == [0, 1, 2]
     assert [a.round for a in answered] == [2, 0, 1]
@@ -167,11 +167,11 @@ async def test_what_a_stopped_receiver_has_not_answered_is_pushed_again_in_order
     async with AsyncExitStack() as first:
         target = await first.enter_async_context(receiver.up())
         async with a_link(target) as (link, answered):
-            for round in range(6):
-                link.push(a_message(round))
+            for t in range(6):
+                link.push(a_message(t))
             await until(lambda: len(receiver.took) == 6)
-            for round in (1, 4):
-                receiver.answer(round)
+            for t in (1, 4):
+                receiver.answer(t)
             await until(lambda: len(answered) == 2)
             await first.aclose()
             link.push(a_message(6))  # while nobody is there
@@ -192,8 +192,8 @@ async def test_a_receiver_stopped_again_and_again_misses_nothing() -> None:
         for start in range(0, 30, 10):
             async with receiver.up():
                 await until(lambda: receiver.server.connected == 1)
-                for round in range(start, start + 10):
-                    link.push(a_message(round, bytes(1000)))
+                for t in range(start, start + 10):
+                    link.push(a_message(t, bytes(1000)))
                     await asyncio.sleep(0)
         async with receiver.up():
             await until(lambda: {a.round for a in answered} == set(range(30)))
@@ -213,7 +213,7 @@ async def test_a_second_address_is_tried_when_the_first_is_dead() -> None:
 async def test_a_peer_without_a_known_address_is_waited_for() -> None:
     receiver, targets = Receiver(), []
     answered: list[Acknowledged] = []
-    link = PeerLink("n1", N0, lambda: Whereabouts(tuple(targets)), answered.append)
+    link = PeerLink("n1", N0, lambda: PeerAddresses(tuple(targets)), answered.append)
     async with receiver.up() as target, asyncio.TaskGroup() as group:
         group.create_task(link.run(), name="link")
         link.push(a_message(0))
@@ -230,7 +230,7 @@ async def test_closing_waits_for_the_last_answer() -> None:
     receiver = Receiver(answers=False)
     async with receiver.up() as target, asyncio.TaskGroup() as group:
         answered: list[Acknowledged] = []
-        links = Peers(group, N0, lambda peer: Whereabouts((target,)), answered.append)
+        links = Peers(group, N0, lambda peer: PeerAddresses((target,)), answered.append)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         closing = group.create_task(links.close(), name="closing")
@@ -248,7 +248,7 @@ async def test_closing_repeats_what_a_stopped_receiver_did_not_answer() -> None:
     async with AsyncExitStack() as first, asyncio.TaskGroup() as group:
         target = await first.enter_async_context(receiver.up())
         answered: list[Acknowledged] = []
-        links = Peers(group, N0, lambda peer: Whereabouts((target,)), answered.append)
+        links = Peers(group, N0, lambda peer: PeerAddresses((target,)), answered.append)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         closing = group.create_task(links.close(), name="closing")
@@ -264,7 +264,7 @@ async def test_closing_does_not_wait_for_a_receiver_that_owes_nothing() -> None:
     receiver = Receiver()
     async with AsyncExitStack() as first, asyncio.TaskGroup() as group:
         target = await first.enter_async_context(receiver.up())
-        links = Peers(group, N0, lambda peer: Whereabouts((target,)), lambda answered: None)
+        links = Peers(group, N0, lambda peer: PeerAddresses((target,)), lambda answered: None)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         await first.aclose()
@@ -273,7 +273,7 @@ async def test_closing_does_not_wait_for_a_receiver_that_owes_nothing() -> None:
 
 async def test_links_without_a_peer_close_at_once() -> None:
     async with asyncio.TaskGroup() as group:
-        await Peers(group, N0, lambda peer: Whereabouts(()), lambda answered: None).close()
+        await Peers(group, N0, lambda peer: PeerAddresses(()), lambda answered: None).close()
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 4, 8, 100])
@@ -281,7 +281,7 @@ async def test_a_link_that_breaks_while_it_is_abandoned_does_not_dial_again(turn
     receiver = Receiver(answers=False)
     async with AsyncExitStack() as first, asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
         target = await first.enter_async_context(receiver.up())
-        links = Peers(group, N0, lambda peer: Whereabouts((target,)), lambda answered: None)
+        links = Peers(group, N0, lambda peer: PeerAddresses((target,)), lambda answered: None)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         stopping = group.create_task(first.aclose(), name="stopping")
@@ -295,7 +295,7 @@ async def test_a_link_that_breaks_while_it_is_abandoned_does_not_dial_again(turn
 async def test_an_abandoned_link_leaves_nobody_waiting() -> None:
     receiver = Receiver(answers=False)
     async with receiver.up() as target, asyncio.TaskGroup() as group:
-        links = Peers(group, N0, lambda peer: Whereabouts((target,)), lambda answered: None)
+        links = Peers(group, N0, lambda peer: PeerAddresses((target,)), lambda answered: None)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         links.abandon()
@@ -316,7 +316,7 @@ async def test_a_peer_of_another_run_is_refused_with_both_values(
     identity: Identity, what: str, ours: str, theirs: str
 ) -> None:
     async with Receiver().up() as target:
-        error = await failure(PeerLink("n1", identity, lambda: Whereabouts((target,)), lambda answered: None).run())
+        error = await failure(PeerLink("n1", identity, lambda: PeerAddresses((target,)), lambda answered: None).run())
     assert isinstance(error, RemoteProtocolError)
     assert str(error).startswith(f"refused by {target}: {what} differs from n0 at ")
     assert str(error).endswith(f"ours is {ours}, theirs is {theirs}")
@@ -324,7 +324,7 @@ async def test_a_peer_of_another_run_is_refused_with_both_values(
 
 async def test_another_plan_is_refused_with_both_values() -> None:
     async with Receiver(replace(N1, plan_digest="beef")).up() as target:
-        link = PeerLink("n1", replace(N0, plan_digest="cafe"), lambda: Whereabouts((target,)), lambda answered: None)
+        link = PeerLink("n1", replace(N0, plan_digest="cafe"), lambda: PeerAddresses((target,)), lambda answered: None)
         error = await failure(link.run())
     assert isinstance(error, RemoteProtocolError)
     assert "plan digest differs" in str(error)
@@ -332,11 +332,11 @@ async def test_another_plan_is_refused_with_both_values() -> None:
 
 
 async def test_somebody_else_at_the_address_is_passed_over_for_the_right_one() -> None:
-    stranger, receiver = Receiver(replace(N1, node="n2")), Receiver()
-    async with stranger.up() as wrong, receiver.up() as right, a_link(wrong, right) as (link, answered):
+    mismatch, receiver = Receiver(replace(N1, node="n2")), Receiver()
+    async with mismatch.up() as wrong, receiver.up() as right, a_link(wrong, right) as (link, answered):
         link.push(a_message(0))
         await until(lambda: bool(answered))
-    assert (stranger.took, receiver.rounds) == ([], [0])
+    assert (mismatch.took, receiver.rounds) == ([], [0])
 
 
 async def test_an_answer_that_nobody_understands_ends_the_link() -> None:
@@ -348,7 +348,7 @@ async def test_an_answer_that_nobody_understands_ends_the_link() -> None:
 
     strange = Strange(N1, (frozenset(), None))
     async with serving("127.0.0.1:0", [(peers.SERVICE, strange.add_to)], 0.0) as port:
-        there = Whereabouts((f"127.0.0.1:{port}",))
+        there = PeerAddresses((f"127.0.0.1:{port}",))
         error = await failure(PeerLink("n1", N0, lambda: there, lambda answered: None).run())
     assert isinstance(error, RemoteProtocolError)
     assert "n1 answered with an unknown verdict 77" in str(error)
@@ -401,7 +401,7 @@ async def test_bytes_that_are_no_message_do_not_stop_the_server() -> None:
 async def test_a_bad_frame_while_answers_flow_still_arrives_as_a_refusal() -> None:
     """The refusal must not be lost in the middle of a write: its sender would try again for ever."""
     receiver = Receiver()
-    many = [frame for round in range(200) for frame in push_frames(a_message(round))]
+    many = [frame for t in range(200) for frame in push_frames(a_message(t))]
     async with receiver.up() as target, channel(target) as to_peer:
         for _ in range(5):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -416,7 +416,7 @@ async def test_a_bad_frame_while_answers_flow_still_arrives_as_a_refusal() -> No
 
 
 async def test_a_fixed_peer_says_who_it_is_and_what_it_has_saved() -> None:
-    plan = found("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=1))
+    plan = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=1))
     server = PeerServer(N1, (frozenset({50, 100}), plan))
     async with serving("127.0.0.1:0", [(peers.SERVICE, server.add_to)], 0.0) as port:
         assert await meet(f"127.0.0.1:{port}", N0, pytest.fail, SOON_S) == (N1, frozenset({50, 100}), plan)
@@ -457,8 +457,8 @@ async def test_a_probe_tells_who_answers_and_none_where_nobody_does() -> None:
 async def test_who_has_ended_stays_until_everyone_has_asked_who_it_is_but_not_for_ever() -> None:
     receiver = Receiver()
     async with receiver.up() as target, asyncio.timeout(SOON_S):
-        await receiver.server.met_by(frozenset({"n0"}), 0.05)
-        waiting = asyncio.create_task(receiver.server.met_by(frozenset({"n0"}), 60), name="waiting")
+        await receiver.server.greeted_by(frozenset({"n0"}), 0.05)
+        waiting = asyncio.create_task(receiver.server.greeted_by(frozenset({"n0"}), 60), name="waiting")
         await asyncio.sleep(0.05)
         assert not waiting.done()
         await meet(target, N0, lambda *_: None, SOON_S)
@@ -469,6 +469,8 @@ async def test_a_process_of_our_own_name_is_a_stranger_and_we_ourselves_are_not(
     receiver = Receiver(replace(N1, process="one"))
     async with receiver.up() as target:
         await probe(target, replace(N1, process="one"), SOON_S)
-        assert receiver.server._strangers.empty()
+        assert receiver.server._mismatches.empty()
         await probe(target, replace(N1, process="two"), SOON_S)
-        assert "has our own name 'n1': give one of us another --name" in str(await failure(receiver.server.strangers()))
+        assert "has our own name 'n1': give one of us another --name" in str(
+            await failure(receiver.server.first_mismatch())
+        )

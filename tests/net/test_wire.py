@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message, Verdict
-from edgenode.core.protocol.plan import Member, Plan, found
+from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import DigestMismatch, GraphError, RemoteProtocolError
@@ -29,7 +29,7 @@ lengths = st.sampled_from([0, 1, 17, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES +
 
 def a_plan(changes: int = 0) -> Plan:
     graphs = (GraphSpec("a"), GraphSpec("odd", (("n0", "n1"), ("n1", "n2"), ("n2", "n0"))))
-    plan = found("home", [Member(f"n{i}", i, f"10.0.0.{i}:7600") for i in range(3)], Schedule(graphs, every=2))
+    plan = create_plan("home", [Member(f"n{i}", i, f"10.0.0.{i}:7600") for i in range(3)], Schedule(graphs, every=2))
     for change in range(changes):
         plan = plan.extend(plan.successor(10 * (change + 1)))
     return plan
@@ -60,7 +60,7 @@ def assembled(*messages: Message, max_payload_bytes: int = 4_000_000) -> list[Me
 
 @settings(max_examples=60)
 @given(
-    round=uint64s,
+    t=uint64s,
     number=uint64s,
     digest=st.text(),
     weight=finite,
@@ -72,7 +72,7 @@ def assembled(*messages: Message, max_payload_bytes: int = 4_000_000) -> list[Me
     ),
 )
 def test_a_message_survives_its_frames(
-    round: int,
+    t: int,
     number: int,
     digest: str,
     weight: float,
@@ -82,7 +82,7 @@ def test_a_message_survives_its_frames(
     held: tuple[tuple[str, int], ...],
 ) -> None:
     payload = bytes(range(256)) * (length // 256 + 1)
-    sent = Message("n0", 3, round, number, digest, weight, u, payload[:length], a_plan(2).records[:records], held)
+    sent = Message("n0", 3, t, number, digest, weight, u, payload[:length], a_plan(2).records[:records], held)
     (came,) = assembled(sent)
     assert came == sent
     assert [math.copysign(1, weight) for weight in came.u] == [math.copysign(1, weight) for weight in u]
@@ -153,9 +153,9 @@ def test_random_bytes_are_a_message_or_refused(data: bytes) -> None:
 
 
 @given(st.sampled_from(Verdict), uint64s, uint64s, st.text())
-def test_an_answer_survives_the_wire(verdict: Verdict, round: int, knows: int, detail: str) -> None:
-    there = wire.answer_to_wire(Acknowledge("n0", round, verdict, knows, detail))
-    assert wire.answer_from_wire("n1", there.answer) == Acknowledged("n1", round, verdict, knows, detail)
+def test_an_answer_survives_the_wire(verdict: Verdict, t: int, knows: int, detail: str) -> None:
+    there = wire.answer_to_wire(Acknowledge("n0", t, verdict, knows, detail))
+    assert wire.answer_from_wire("n1", there.answer) == Acknowledged("n1", t, verdict, knows, detail)
 
 
 @pytest.mark.parametrize("verdict", [0, 99])

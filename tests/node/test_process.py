@@ -13,11 +13,11 @@ from structlog.testing import capture_logs
 from edgenode import factory
 from edgenode.config import Config, load
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.control import Hello, Reign
+from edgenode.core.protocol.control import Hello, Leadership
 from edgenode.core.protocol.messages import Decreed, Fenced, Halted, RecordOffered
-from edgenode.core.protocol.plan import Member, Plan, found
+from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.errors import ConfigError, TransportError
-from edgenode.node.process import Membership, Options
+from edgenode.node.process import NodeProcess, Options
 from edgenode.storage.checkpoints import Checkpoint, Store
 
 
@@ -29,7 +29,7 @@ class Running:
     """As much of a daemon as a greeting looks at."""
 
     fenced = frozenset({"n3"})
-    plan: Plan = found("edgenode", [Member("n0"), Member("n1")], factory.schedule(Config()))
+    plan: Plan = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(Config()))
 
     def post(self, event: object) -> None:
         """Takes what the greeting says of a pause."""
@@ -48,49 +48,51 @@ class Listening:
 # --- the controller
 
 
-def greeted(member: Membership, *reigns: Reign) -> None:
-    for reign in reigns:
-        member._ordered(Hello("n0", reign))
+def greeted(member: NodeProcess, *reigns: Leadership) -> None:
+    for leadership in reigns:
+        member._ordered(Hello("n0", leadership))
 
 
 def test_before_a_run_a_node_follows_whoever_greets_it_and_tells_nobody(tmp_path: Path) -> None:
-    member = Membership(options(tmp_path))
-    greeted(member, Reign(5, "a"), Reign(0, "b"))
+    member = NodeProcess(options(tmp_path))
+    greeted(member, Leadership(5, "a"), Leadership(0, "b"))
     assert member._joined("127.0.0.1:7700").follows is None
 
 
 def test_a_member_follows_a_newer_controller_and_says_so(tmp_path: Path) -> None:
-    member = Membership(options(tmp_path))
-    greeted(member, Reign(5, "a", "there:1"))
-    member._daemon = Running()  # type: ignore[assignment]
-    assert member._joined("127.0.0.1:7700").follows == Reign(5, "a", "there:1")
-    greeted(member, Reign(5, "a", "there:2"), Reign(6, "b", "here:1"))
+    member = NodeProcess(options(tmp_path))
+    greeted(member, Leadership(5, "a", "there:1"))
+    member._runner = Running()  # type: ignore[assignment]
+    assert member._joined("127.0.0.1:7700").follows == Leadership(5, "a", "there:1")
+    greeted(member, Leadership(5, "a", "there:2"), Leadership(6, "b", "here:1"))
     joined = member._joined("127.0.0.1:7700")
-    assert (joined.running, joined.follows, joined.plan) == (True, Reign(6, "b", "here:1"), Running.plan)
+    assert (joined.running, joined.follows, joined.plan) == (True, Leadership(6, "b", "here:1"), Running.plan)
     assert (joined.process, joined.fenced) == (member.identity.process, {"n3"})
 
 
-@pytest.mark.parametrize("other", [Reign(4, "a", "here:1"), Reign(5, "b", "here:1")], ids=["older", "a second"])
-def test_a_member_leaves_a_controller_that_it_must_not_follow_and_names_both(tmp_path: Path, other: Reign) -> None:
-    member = Membership(options(tmp_path))
-    greeted(member, Reign(5, "a", "there:1"))
-    member._daemon = Running()  # type: ignore[assignment]
+@pytest.mark.parametrize(
+    "other", [Leadership(4, "a", "here:1"), Leadership(5, "b", "here:1")], ids=["older", "a second"]
+)
+def test_a_member_leaves_a_controller_that_it_must_not_follow_and_names_both(tmp_path: Path, other: Leadership) -> None:
+    member = NodeProcess(options(tmp_path))
+    greeted(member, Leadership(5, "a", "there:1"))
+    member._runner = Running()  # type: ignore[assignment]
     both = rf"at here:1 \(term {other.term}, {other.nonce}\) is not the one we follow, at there:1 \(term 5, a\)"
     with pytest.raises(TransportError, match=both):
         greeted(member, other)
-    assert member._joined("127.0.0.1:7700").follows == Reign(5, "a", "there:1")
+    assert member._joined("127.0.0.1:7700").follows == Leadership(5, "a", "there:1")
 
 
 def test_who_is_told_to_stand_still_before_its_run_begins_remembers_it(tmp_path: Path) -> None:
-    member = Membership(options(tmp_path))
-    member._ordered(Hello("n0", Reign(0), paused=True))
+    member = NodeProcess(options(tmp_path))
+    member._ordered(Hello("n0", Leadership(0), paused=True))
     assert member._halted
     member._ordered(Halted(False))
     assert not member._halted
 
 
 def test_orders_that_come_while_the_daemon_is_made_reach_it_first_and_once(tmp_path: Path) -> None:
-    member, daemon = Membership(options(tmp_path)), Listening()
+    member, daemon = NodeProcess(options(tmp_path)), Listening()
     orders = [RecordOffered(Running.plan.latest), Fenced(1, 1, frozenset({"n1"})), Decreed(Running.plan.records)]
     for order in orders[:2]:
         member._ordered(order)
@@ -100,7 +102,7 @@ def test_orders_that_come_while_the_daemon_is_made_reach_it_first_and_once(tmp_p
 
 
 def test_two_processes_are_told_apart(tmp_path: Path) -> None:
-    assert Membership(options(tmp_path)).identity.process != Membership(options(tmp_path)).identity.process
+    assert NodeProcess(options(tmp_path)).identity.process != NodeProcess(options(tmp_path)).identity.process
 
 
 # --- what there is to go on from
@@ -110,10 +112,10 @@ OURS = Config()
 
 
 def save(folder: Path, *rounds: int, config: Config = OURS) -> Plan:
-    plan = found("edgenode", [Member("n0"), Member("n1")], factory.schedule(config))
-    for round in rounds:
+    plan = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(config))
+    for t in rounds:
         state = State.initial(np.zeros(3, np.float32))
-        Store(folder, config.digest()).save(Checkpoint(round, state, plan, {}, {}))
+        Store(folder, config.digest()).save(Checkpoint(t, state, plan, {}, {}))
     return plan
 
 
@@ -121,14 +123,14 @@ def test_the_intact_checkpoints_are_offered_and_damaged_ones_skipped_by_name(
     tmp_path: Path,
 ) -> None:
     plan = save(tmp_path, 50, 100)
-    assert Membership(options(tmp_path)).saved == (frozenset({50, 100}), plan)
+    assert NodeProcess(options(tmp_path)).saved == (frozenset({50, 100}), plan)
     (tmp_path / "checkpoints" / "round-000000100" / "meta.json").write_text("{")
     with capture_logs() as said:
-        assert Membership(options(tmp_path)).saved == (frozenset({50}), plan)
+        assert NodeProcess(options(tmp_path)).saved == (frozenset({50}), plan)
     assert "round-000000100 is damaged" in said[0]["reason"]
     (tmp_path / "checkpoints" / "round-000000050" / "state.safetensors").unlink()
     with capture_logs() as said:
-        assert Membership(options(tmp_path)).saved == (frozenset(), None)
+        assert NodeProcess(options(tmp_path)).saved == (frozenset(), None)
     assert said[-1]["event"] == "no checkpoint is intact: joining without"
 
 
@@ -137,7 +139,7 @@ def test_checkpoints_of_another_run_are_refused_and_fresh_forgets_them(tmp_path:
     save(tmp_path, 50, config=theirs)
     digests = f"run digest {theirs.digest()}, ours is {Config().digest()}; forget it with --fresh"
     with pytest.raises(ConfigError, match=digests):
-        Membership(options(tmp_path))
-    assert Membership(options(tmp_path, fresh=True)).saved == (frozenset(), None)
+        NodeProcess(options(tmp_path))
+    assert NodeProcess(options(tmp_path, fresh=True)).saved == (frozenset(), None)
     assert not (tmp_path / "checkpoints").exists()
-    assert Membership(options(tmp_path / "new", fresh=True)).saved == (frozenset(), None)
+    assert NodeProcess(options(tmp_path / "new", fresh=True)).saved == (frozenset(), None)

@@ -12,17 +12,17 @@ from edgenode.observability.tensorboard import Events
 from edgenode.storage.run_history import COLUMNS
 
 
-def a_view(round: int, distance: float | None = None) -> dict[str, object]:
-    node = dict.fromkeys(COLUMNS, 1.0) | {"node": "n0", "round": round, "accuracy": None}
-    return {"nodes": [node], "consensus_distance": distance, "consensus_round": round}
+def a_view(t: int, distance: float | None = None) -> dict[str, object]:
+    node = dict.fromkeys(COLUMNS, 1.0) | {"node": "n0", "round": t, "accuracy": None}
+    return {"nodes": [node], "consensus_distance": distance, "consensus_round": t}
 
 
 def test_a_round_is_written_once_and_what_is_not_known_never(tmp_path: Path) -> None:
     events, added = Events(tmp_path), list[tuple[str, str, int]]()
-    events._add = lambda name, tag, value, round: added.append((name, tag, round))  # type: ignore[method-assign,func-returns-value,assignment]
+    events._add = lambda name, tag, value, t: added.append((name, tag, t))  # type: ignore[method-assign,func-returns-value,assignment]
     for view in (a_view(0), a_view(5), a_view(5), a_view(6, distance=0.5)):
         events.note(view)
-    assert [round for name, tag, round in added if tag == "loss"] == [5, 6]
+    assert [t for name, tag, t in added if tag == "loss"] == [5, 6]
     assert added[-1] == ("cluster", "consensus_distance", 6)
 
 

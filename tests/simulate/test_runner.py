@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from edgenode.config import KEYS, Config, load
 from edgenode.errors import CheckpointError, ConfigError, GraphError
-from edgenode.simulate.runner import Lab
+from edgenode.simulate.runner import Simulation
 from edgenode.storage.checkpoints import Store
 from edgenode.tasks import datasets
 from edgenode.tasks.datasets import Dataset
@@ -60,20 +60,20 @@ def models(out: Path) -> dict[str, dict[str, bytes]]:
     return {file.parent.name: {name: t.tobytes() for name, t in load_file(file).items()} for file in files}
 
 
-def interrupted(lab: Lab, at: int) -> None:
+def interrupted(simulation: Simulation, at: int) -> None:
     def after_round() -> None:
-        if lab.round == at:
+        if simulation.round == at:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        lab.run(after_round)
+        simulation.run(after_round)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, dict[str, bytes]]]:
     """Result and models of a run that nothing happened to."""
     out = tmp_path_factory.mktemp("whole")
-    result = untimed(Lab(config(), out).run())
+    result = untimed(Simulation(config(), out).run())
     return result, models(out)
 
 
@@ -81,12 +81,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
 
 
 def test_a_simulation_is_a_function_of_its_configuration(whole: tuple[dict[str, Any], Any]) -> None:
-    assert untimed(Lab(config()).run()) == whole[0]
-    assert untimed(Lab(config(run__seed=1)).run()) != whole[0]
+    assert untimed(Simulation(config()).run()) == whole[0]
+    assert untimed(Simulation(config(run__seed=1)).run()) != whole[0]
 
 
 def test_result_and_models_lie_where_the_daemons_put_theirs(tmp_path: Path) -> None:
-    result = Lab(config(run__rounds=2), tmp_path).run()
+    result = Simulation(config(run__rounds=2), tmp_path).run()
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
     for i in range(4):
         with safe_open(tmp_path / f"node-{i}" / "model.safetensors", "numpy") as file:
@@ -102,13 +102,13 @@ def test_no_mass_is_lost_and_u_differs_where_the_graph_is_unbalanced(whole: tupl
 
 
 def test_more_than_ten_nodes_have_the_places_of_their_sorted_names() -> None:
-    result = Lab(config(run__nodes=12, run__rounds=1, algorithm__name="sp")).run()
+    result = Simulation(config(run__nodes=12, run__rounds=1, algorithm__name="sp")).run()
     names = [row["node"] for row in result["nodes"]]
     assert names[:4] == ["node-0", "node-1", "node-10", "node-11"]
 
 
 def test_one_node_trains_alone() -> None:
-    result = Lab(config(run__nodes=1, run__rounds=2, algorithm__name="sp", topology__graphs=["a"])).run()
+    result = Simulation(config(run__nodes=1, run__rounds=2, algorithm__name="sp", topology__graphs=["a"])).run()
     assert result["compression_factor"] is None
     assert result["sum_u"] == 1
 
@@ -118,23 +118,23 @@ def test_one_node_trains_alone() -> None:
 
 @pytest.mark.parametrize("at", [1, 4, 9, 15, 17])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, at: int, whole: tuple[Any, Any]) -> None:
-    interrupted(Lab(config(), tmp_path), at)
-    again = Lab(config(), tmp_path)
+    interrupted(Simulation(config(), tmp_path), at)
+    again = Simulation(config(), tmp_path)
     assert again.round == (17 if at == 17 else at // 4 * 4)
     interrupted_again = min(again.round + 2, 16)
     if again.round < interrupted_again:
         interrupted(again, interrupted_again)
 
-    assert (untimed(Lab(config(), tmp_path).run()), models(tmp_path)) == whole
+    assert (untimed(Simulation(config(), tmp_path).run()), models(tmp_path)) == whole
 
 
 def test_batchnorm_statistics_and_momentum_go_on_too(tmp_path: Path) -> None:
     deep = {"task__model": "resnet20", "task__norm": "batch", "run__rounds": 3, "run__checkpoint_every": 1}
-    interrupted(Lab(config(**deep), tmp_path / "twice"), 2)
+    interrupted(Simulation(config(**deep), tmp_path / "twice"), 2)
     for out in ("twice", "once"):
-        lab = Lab(config(**deep), tmp_path / out)
-        assert lab.round == (2 if out == "twice" else 0)
-        lab.run()
+        simulation = Simulation(config(**deep), tmp_path / out)
+        assert simulation.round == (2 if out == "twice" else 0)
+        simulation.run()
     assert models(tmp_path / "twice") == models(tmp_path / "once")
     assert any("running_mean" in tensor for tensor in models(tmp_path / "once")["node-0"])
 
@@ -145,38 +145,38 @@ def test_after_the_last_phase_batchnorm_statistics_are_of_the_averaged_model(
 ) -> None:
     """Those of the training would not fit it: one epoch of the shard's batches takes their place."""
     deep = {"task__model": "resnet20", "task__norm": "batch", "run__rounds": 2, "task__skew": 0.0}
-    Lab(config(**deep, algorithm__name=algorithm), tmp_path).run()
+    Simulation(config(**deep, algorithm__name=algorithm), tmp_path).run()
     for node in range(4):
         tensors = load_file(tmp_path / f"node-{node}" / "model.safetensors")
         assert int(tensors["bn1.num_batches_tracked"]) in batches
 
 
 def test_a_finished_run_says_the_same_again(tmp_path: Path) -> None:
-    first = untimed(Lab(config(run__rounds=2), tmp_path).run())
-    assert untimed(Lab(config(run__rounds=2), tmp_path).run()) == first
+    first = untimed(Simulation(config(run__rounds=2), tmp_path).run())
+    assert untimed(Simulation(config(run__rounds=2), tmp_path).run()) == first
 
 
 def test_an_interruption_before_all_nodes_have_begun_is_no_harm(tmp_path: Path, whole: tuple[Any, Any]) -> None:
-    lab = Lab(config(), tmp_path)
-    (save, *_) = lab._participants["node-0"].node.start()
-    lab._perform("node-0", lab._participants["node-0"], save)
+    simulation = Simulation(config(), tmp_path)
+    (save, *_) = simulation._participants["node-0"].node.start()
+    simulation._perform("node-0", simulation._participants["node-0"], save)
     assert Store(tmp_path / "node-0", config().digest()).rounds() == {0}
-    assert untimed(Lab(config(), tmp_path).run()) == whole[0]
+    assert untimed(Simulation(config(), tmp_path).run()) == whole[0]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(tmp_path: Path, whole: tuple[Any, Any]) -> None:
-    interrupted(Lab(config(), tmp_path), 9)
+    interrupted(Simulation(config(), tmp_path), 9)
     (tmp_path / "node-2" / "checkpoints" / "round-000000008" / "meta.json").write_text("{}")
-    lab = Lab(config(), tmp_path)
-    assert "node-2" in lab.damage[0]
-    assert lab.round == 4
-    assert untimed(lab.run()) == whole[0]
+    simulation = Simulation(config(), tmp_path)
+    assert "node-2" in simulation.damage[0]
+    assert simulation.round == 4
+    assert untimed(simulation.run()) == whole[0]
 
 
 def test_the_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
-    Lab(config(run__rounds=1), tmp_path).run()
+    Simulation(config(run__rounds=1), tmp_path).run()
     with pytest.raises(ConfigError, match=r"is of another run.*--fresh, or give another --out"):
-        Lab(config(run__rounds=2), tmp_path)
+        Simulation(config(run__rounds=2), tmp_path)
 
 
 # --- what cannot be
@@ -192,14 +192,14 @@ def few(_: Path | None) -> Dataset:
 def test_more_nodes_than_samples_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(datasets._READERS, "few", few)
     with pytest.raises(ConfigError, match=r"^run\.nodes = 4, but few has only 3 training samples"):
-        Lab(config(task__dataset="few"))
+        Simulation(config(task__dataset="few"))
 
 
 def test_a_graph_that_is_not_connected_is_refused_with_the_pairs(tmp_path: Path) -> None:
     path = tmp_path / "broken.txt"
     path.write_text("node-0 node-1\nnode-1 node-0\nnode-2 node-3\nnode-3 node-2\n")
     with pytest.raises(GraphError, match=r"broken is not strongly connected: no path node-0->node-2"):
-        Lab(config(topology__graphs=[str(path)]))
+        Simulation(config(topology__graphs=[str(path)]))
 
 
 # --- SP and SCSP in one run
@@ -207,10 +207,10 @@ def test_a_graph_that_is_not_connected_is_refused_with_the_pairs(tmp_path: Path)
 
 @pytest.mark.parametrize("rounds", [1, 5])
 def test_before_the_gossip_scsp_is_sp(rounds: int) -> None:
-    lab = Lab(config(run__rounds=rounds, run__evaluate_every=rounds))
-    after = untimed(lab.run())
-    before = lab.before_gossip()
-    alone = untimed(Lab(config(run__rounds=rounds, algorithm__name="sp")).run())
+    simulation = Simulation(config(run__rounds=rounds, run__evaluate_every=rounds))
+    after = untimed(simulation.run())
+    before = simulation.before_gossip()
+    alone = untimed(Simulation(config(run__rounds=rounds, algorithm__name="sp")).run())
     assert before is not None
     assert untimed(before).pop("config") != alone.pop("config")  # they differ in what is evaluated when
     assert before == alone
@@ -218,9 +218,9 @@ def test_before_the_gossip_scsp_is_sp(rounds: int) -> None:
 
 
 def test_without_an_evaluation_at_the_end_of_training_there_is_no_sp() -> None:
-    lab = Lab(config(run__rounds=2))
-    lab.run()
-    assert lab.before_gossip() is None
+    simulation = Simulation(config(run__rounds=2))
+    simulation.run()
+    assert simulation.before_gossip() is None
 
 
 # --- other algorithms
@@ -229,7 +229,7 @@ def test_without_an_evaluation_at_the_end_of_training_there_is_no_sp() -> None:
 def test_every_algorithm_can_be_played() -> None:
     short: dict[str, object] = {"run__rounds": 3, "topology__graphs": ["two-way"], "run__nodes": 3}
     for name in get_args(get_args(KEYS["algorithm.name"].type)[0]):
-        result = Lab(config(algorithm__name=name, **short)).run()
+        result = Simulation(config(algorithm__name=name, **short)).run()
         assert result["algorithm"] == name
         assert result["sum_u"] == pytest.approx(3)
         assert (result["compression_factor"] > 1000) == (name == "local")
@@ -257,7 +257,7 @@ def travels(out: Path) -> list[dict[str, float]]:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run with Skew-Scout."""
     out = tmp_path_factory.mktemp("searched")
-    Lab(config(**SKEW_SCOUT), out).run()
+    Simulation(config(**SKEW_SCOUT), out).run()
     return out
 
 
@@ -273,15 +273,15 @@ def test_skew_scout_says_more_while_travelling_models_lose_accuracy(searched: Pa
 
 @pytest.mark.parametrize("at", [5, 15])
 def test_an_interrupted_search_goes_on_to_the_same_bits(tmp_path: Path, searched: Path, at: int) -> None:
-    interrupted(Lab(config(**SKEW_SCOUT), tmp_path), at)
-    Lab(config(**SKEW_SCOUT), tmp_path).run()
+    interrupted(Simulation(config(**SKEW_SCOUT), tmp_path), at)
+    Simulation(config(**SKEW_SCOUT), tmp_path).run()
     assert models(tmp_path) == models(searched)
     assert travels(tmp_path) == travels(searched)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '[{"round": 5}]', "[1]", "{}"])
 def test_a_search_does_not_go_on_without_what_it_has_measured(tmp_path: Path, content: str) -> None:
-    interrupted(Lab(config(**SKEW_SCOUT), tmp_path), 13)
+    interrupted(Simulation(config(**SKEW_SCOUT), tmp_path), 13)
     (tmp_path / "skew-scout.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"skew-scout\.json cannot be read, and without it the run cannot go on"):
-        Lab(config(**SKEW_SCOUT), tmp_path)
+        Simulation(config(**SKEW_SCOUT), tmp_path)

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from typing import Generic, TypeVar
 
 from edgenode.core.protocol.node import Node
-from tests.simulation.cluster_sim import Network, Stuck
+from tests.simulation.cluster_sim import ClusterSim, Stuck
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class Trial(Generic[T]):
     error: str = ""
 
 
-def play(network: Network) -> Network:
+def play(network: ClusterSim) -> ClusterSim:
     """Play a run to its end, or to where it is right not to go on.
 
     Raises:
@@ -45,11 +45,11 @@ def play(network: Network) -> Network:
     return network
 
 
-def _may_wait(stuck: Network) -> str:
+def _may_wait(stuck: ClusterSim) -> str:
     """Why a run that does not go on is right not to; empty if it is not."""
     if any("stays: without" in line for line in stuck.transcript.lines):
         return "paused below half, and said so"
-    if stuck.cluster and stuck.cluster.missing() and len(stuck.alive) < stuck.charter.nodes:
+    if stuck.cluster and stuck.cluster.missing() and len(stuck.alive) < stuck.run_spec.nodes:
         return "a founder never came"
     held = any(node.fenced or node.halted for node in stuck.nodes.values())
     absent = {name for node in stuck.nodes.values() for name in node.plan.latest.names} - set(stuck.nodes)
@@ -64,11 +64,11 @@ def _may_wait(stuck: Network) -> str:
 
 
 def _has_left(name: str, node: Node) -> bool:
-    leaves = [r.start for r in node.plan.records for leaver, _ in r.heirs if leaver == name]
+    leaves = [r.start for r in node.plan.records for leaver, _ in r.handoffs if leaver == name]
     return bool(leaves) and node.round >= max(leaves)
 
 
-def trial(make: Callable[[T], Network], of: T, twice: bool = False) -> Trial[T]:
+def trial(make: Callable[[T], ClusterSim], of: T, twice: bool = False) -> Trial[T]:
     """Play one run; ``twice``: and once more, which must give the same transcript."""
     try:
         played = play(make(of))
@@ -80,7 +80,7 @@ def trial(make: Callable[[T], Network], of: T, twice: bool = False) -> Trial[T]:
 
 
 def trials(
-    make: Callable[[T], Network], of: Sequence[T], twice: bool = False, jobs: int | None = None
+    make: Callable[[T], ClusterSim], of: Sequence[T], twice: bool = False, jobs: int | None = None
 ) -> Iterator[Trial[T]]:
     """Play many runs on all processors, or on ``jobs`` of them; in their order. ``make`` is a function of a module."""
     # millions of short-lived values: looking for cycles among them less often saves a tenth of the time

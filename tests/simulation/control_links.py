@@ -6,11 +6,11 @@ from collections import defaultdict
 from itertools import count
 from typing import Any
 
-from tests.simulation.event_queue import Agenda, Happening, Processes
-from tests.simulation.lossy_network import Air
+from tests.simulation.event_queue import EventQueue, Happening, Processes
+from tests.simulation.lossy_network import LossyNetwork
 
 
-class Links:
+class ControlLinks:
     """One link of each node at most, by number; what is said on it keeps its order, and ends with it.
 
     Attributes:
@@ -18,8 +18,8 @@ class Links:
         of_controller: or not have missed it yet.
     """
 
-    def __init__(self, agenda: Agenda, processes: Processes, air: Air) -> None:
-        self._agenda, self._processes, self._air = agenda, processes, air
+    def __init__(self, queue: EventQueue, processes: Processes, air: LossyNetwork) -> None:
+        self._queue, self._processes, self._lossy_network = queue, processes, air
         self._numbers = count()
         self.of_nodes: dict[str, int] = {}
         self.of_controller: dict[str, int] = {}
@@ -28,30 +28,30 @@ class Links:
     def dial(self, name: str, join: Happening, *what: Any) -> None:
         """A node opens a link; the controller holds it, too, once that has arrived, and then joins it."""
         link = self.of_nodes[name] = next(self._numbers)
-        self._agenda.at(self._in_order(link, True), self._open, name, link, join, what)
+        self._queue.at(self._in_order(link, True), self._open, name, link, join, what)
 
     def _open(self, name: str, link: int, join: Happening, what: tuple[Any, ...]) -> None:
-        if self.of_nodes.get(name) == link and self._air.linked(name):
+        if self.of_nodes.get(name) == link and self._lossy_network.linked(name):
             join(link, *what)
 
     def up(self, name: str, hear: Happening, *what: Any) -> None:
         """A node says something, if it holds a link."""
         if name in self.of_nodes:
             link = self.of_nodes[name]
-            self._agenda.at(self._in_order(link, True), self._heard, name, link, hear, what)
+            self._queue.at(self._in_order(link, True), self._heard, name, link, hear, what)
 
     def _heard(self, name: str, link: int, hear: Happening, what: tuple[Any, ...]) -> None:
-        if self.of_controller.get(name) == link and self._air.linked(name):
+        if self.of_controller.get(name) == link and self._lossy_network.linked(name):
             hear(*what)
 
     def down(self, name: str, reach: Happening, *what: Any) -> None:
         """The controller says something, if it holds a link."""
         link = self.of_controller.get(name)
         if link is not None:
-            self._agenda.at(self._in_order(link, False), self._reached, name, link, reach, what)
+            self._queue.at(self._in_order(link, False), self._reached, name, link, reach, what)
 
     def _reached(self, name: str, link: int, reach: Happening, what: tuple[Any, ...]) -> None:
-        if self.of_nodes.get(name) == link and self._air.linked(name):
+        if self.of_nodes.get(name) == link and self._lossy_network.linked(name):
             self._processes.do(name, self._delivered, name, link, reach, what)
 
     def _delivered(self, name: str, link: int, reach: Happening, what: tuple[Any, ...]) -> None:
@@ -59,5 +59,5 @@ class Links:
             reach(*what)
 
     def _in_order(self, link: int, up: bool) -> float:
-        self._quiet_s[link, up] = max(self._quiet_s[link, up], self._agenda.now + self._air.latency_s())
+        self._quiet_s[link, up] = max(self._quiet_s[link, up], self._queue.now + self._lossy_network.latency_s())
         return self._quiet_s[link, up]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgenode.core.protocol.cluster import Cluster
-from edgenode.core.protocol.control import Persist, Reign
-from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.protocol.control import Leadership, Persist
+from edgenode.core.protocol.run_spec import RunSpec
 
 
-class Throne:
+class ControllerHost:
     """One controller after the other, each from what the one before has persisted.
 
     Args:
@@ -20,9 +20,9 @@ class Throne:
         cut_out: node -> the newest incarnation that any of them has cut out, whoever has heard of it.
     """
 
-    def __init__(self, charter: Charter, disk_lost: bool) -> None:
-        self._charter, self._disk_lost = charter, disk_lost
-        self.cluster: Cluster | None = Cluster(charter, Reign(0, "c0"))
+    def __init__(self, run_spec: RunSpec, disk_lost: bool) -> None:
+        self._charter, self._disk_lost = run_spec, disk_lost
+        self.cluster: Cluster | None = Cluster(run_spec, Leadership(0, "c0"))
         self.cut_out: dict[str, int] = {}
         self._persisted: Persist | None = None
         self._founded = False
@@ -31,7 +31,7 @@ class Throne:
     def persist(self, action: Persist) -> None:
         """What a controller does not lose with its process."""
         self._persisted, self._founded = action, True
-        self.cut_out |= {dead: action.plan.last_cut(dead) for dead, _ in action.plan.latest.cut}
+        self.cut_out |= {dead: action.plan.last_evicted(dead) for dead, _ in action.plan.latest.evictions}
 
     def vacate(self) -> None:
         """The controller vanishes."""
@@ -42,6 +42,6 @@ class Throne:
         self._successors += 1
         saved = None if self._disk_lost else self._persisted
         # precaution: a controller starts in a higher term
-        reign = Reign(saved.term + 1 if saved else 0, f"c{self._successors}")
-        self._persisted = saved = replace(saved, term=reign.term) if saved else None
-        self.cluster = Cluster(self._charter, reign, saved, recover=self._disk_lost and self._founded)
+        leadership = Leadership(saved.term + 1 if saved else 0, f"c{self._successors}")
+        self._persisted = saved = replace(saved, term=leadership.term) if saved else None
+        self.cluster = Cluster(self._charter, leadership, saved, recover=self._disk_lost and self._founded)

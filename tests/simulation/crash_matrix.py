@@ -20,14 +20,14 @@ from itertools import product
 from gmpy2 import mpq
 
 from edgenode.core.protocol.control import Evict, Leave, Rotate
-from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from tests.simulation.campaign import add_options, play, report, trials
-from tests.simulation.cluster_sim import Network
-from tests.simulation.exact_learner import Ledger
+from tests.simulation.cluster_sim import ClusterSim
+from tests.simulation.exact_learner import ExactLearner
 from tests.simulation.faults import displace
-from tests.simulation.scenario import Conditions, Order, Rest, Start
+from tests.simulation.scenario import Order, Rest, Scenario, Start
 
 Crash = tuple[str, int, int, tuple[tuple[int, float | None], ...]]  # a run, nodes, rounds, (moment, back after seconds)
 
@@ -49,11 +49,11 @@ RUNS: dict[str, tuple[tuple[float, Order], ...]] = {
 }
 
 
-def network(crash: Crash) -> Network:
+def network(crash: Crash) -> ClusterSim:
     """A run with its crashes, not yet played."""
     run, nodes, rounds, crash_at = crash
-    charter = Charter("crashes", nodes, "run", Schedule((GraphSpec("a"),), 1), epochs=False, rounds=rounds)
-    conditions = Conditions(
+    run_spec = RunSpec("crashes", nodes, "run", Schedule((GraphSpec("a"),), 1), epochs=False, rounds=rounds)
+    scenario = Scenario(
         seed=nodes,
         latency_s=(0.001, 0.02),
         window=2,
@@ -64,8 +64,8 @@ def network(crash: Crash) -> Network:
         leave_s=1.0,
         patience_s=60,
     )
-    learners = {f"n{i}": Ledger(rounds, mpq(i, 3)) for i in range(nodes)}
-    return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z))
+    learners = {f"n{i}": ExactLearner(rounds, mpq(i, 3)) for i in range(nodes)}
+    return ClusterSim(run_spec, learners, displace, scenario, lambda z: ExactLearner(rounds, z))
 
 
 def crashes(run: str, nodes: int, count: int, rounds: int = _ROUNDS) -> Iterator[Crash]:

@@ -11,7 +11,7 @@ from typing import Any
 Happening = Callable[..., None]
 
 
-class Agenda:
+class EventQueue:
     """What is to happen, by simulated time; of two things at one time, what was put down first."""
 
     def __init__(self) -> None:
@@ -42,8 +42,8 @@ class Processes:
     """Which processes run, at most one under a name. What one was about to do ends with it, and waits while it stands
     still."""
 
-    def __init__(self, agenda: Agenda) -> None:
-        self._agenda = agenda
+    def __init__(self, queue: EventQueue) -> None:
+        self._queue = queue
         self._running: dict[str, int] = {}  # name -> which of those that ever had it
         self._started: Counter[str] = Counter()
         self._thaws_s: dict[str, float] = {}
@@ -76,15 +76,15 @@ class Processes:
 
     def freeze(self, name: str, for_s: float) -> None:
         """It stands still, and goes on as if nothing had been."""
-        self._thaws_s[name] = self._agenda.now + for_s
+        self._thaws_s[name] = self._queue.now + for_s
 
     def frozen(self, name: str) -> bool:
         """Whether it stands still."""
-        return self._thaws_s.get(name, 0.0) > self._agenda.now
+        return self._thaws_s.get(name, 0.0) > self._queue.now
 
     def after(self, seconds: float, name: str, happen: Happening, *what: Any) -> None:
         """Something that happens to a process later, if it still runs then, and not before it thaws."""
-        self._agenda.after(seconds, self._live, name, self.number(name), happen, what)
+        self._queue.after(seconds, self._live, name, self.number(name), happen, what)
 
     def do(self, name: str, happen: Happening, *what: Any) -> None:
         """The same now."""
@@ -94,6 +94,6 @@ class Processes:
         if number is None or self.number(name) != number:
             return
         if self.frozen(name):
-            self._agenda.at(self._thaws_s[name], self._live, name, number, happen, what)
+            self._queue.at(self._thaws_s[name], self._live, name, number, happen, what)
         else:
             happen(*what)

@@ -21,7 +21,7 @@ from edgenode.errors import LocalProtocolError
 from tests.simulation.learners import Arrays, Mass
 
 
-class Ledger:
+class ExactLearner:
     """Algorithm 1 on one number per block, in exact fractions: x and u travel as text, and no mass may ever be missing.
 
     C rounds down to a multiple of ``grain``, 0 keeping everything; what it holds back is ``error``. With more than one
@@ -52,37 +52,35 @@ class Ledger:
     def u(self) -> float:
         return float(sum(self.exact_u) / self.blocks)
 
-    def trains(self, round: int) -> bool:
+    def trains(self, t: int) -> bool:
         return True
 
     def model(self) -> NDArray[Any]:
         model: NDArray[Any] = self.x / self.exact_u
         return model
 
-    def emit(
-        self, round: int, displacement: NDArray[Any] | None, whole: bool = False
-    ) -> tuple[bytes, tuple[float, ...]]:
-        if displacement is not None:
-            self.x += displacement
+    def emit(self, t: int, local_update: NDArray[Any] | None, whole: bool = False) -> tuple[bytes, tuple[float, ...]]:
+        if local_update is not None:
+            self.x += local_update
         if whole:
             self.error[:] = mpq()
-        where = self._where(round, whole)
+        where = self._where(t, whole)
         corrected = self.x[where] + self.error[where]
         own = corrected // self.grain * self.grain if self.grain and not whole else corrected
         self.error[where] = corrected - own
-        said = self._emitted[round] = _Said(where, own, self.exact_u[where].copy())
-        self._round = round
-        self.halves[round] = self.mass()
+        said = self._emitted[t] = _Said(where, own, self.exact_u[where].copy())
+        self._round = t
+        self.halves[t] = self.mass()
         return " ".join(map(str, [*said.x, *said.u])).encode(), tuple(map(float, said.u))
 
-    def _where(self, round: int, whole: bool) -> slice:
-        return slice(None) if whole or self.blocks == 1 else slice(round % self.blocks, round % self.blocks + 1)
+    def _where(self, t: int, whole: bool) -> slice:
+        return slice(None) if whole or self.blocks == 1 else slice(t % self.blocks, t % self.blocks + 1)
 
-    def read(self, round: int, weight: float, u: tuple[float, ...], data: bytes) -> _Said:
+    def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> _Said:
         numbers = np.array([mpq(word) for word in data.decode().split()], dtype=object)
         scale = 1 if weight == 1.0 else self.eta * _exact(weight)
         x, exact_u = scale * numbers.reshape(2, -1)
-        return _Said(self._where(round, weight == 1.0), x, exact_u)
+        return _Said(self._where(t, weight == 1.0), x, exact_u)
 
     def mix(self, self_weight: float, received: Sequence[_Said]) -> None:
         if self._round not in self._emitted:
@@ -96,11 +94,11 @@ class Ledger:
         self.x[said.where] += scale * said.x
         self.exact_u[said.where] += scale * said.u
 
-    def take_back(self, round: int, weight: float) -> None:
-        self._add(self._emitted[round], self.eta * _exact(weight))
+    def take_back(self, t: int, weight: float) -> None:
+        self._add(self._emitted[t], self.eta * _exact(weight))
 
-    def forget(self, round: int) -> None:
-        for old in [r for r in self._emitted if r < round]:
+    def forget(self, t: int) -> None:
+        for old in [r for r in self._emitted if r < t]:
             del self._emitted[old]
 
     def snapshot(self) -> State:
@@ -110,9 +108,9 @@ class Ledger:
         text = " ".join(map(str, [*state.x, *state.u, *state.error])).encode()
         return {"exact": np.frombuffer(text, dtype=np.uint8)}
 
-    def unpacked(self, arrays: Arrays) -> Ledger:
+    def unpacked(self, arrays: Arrays) -> ExactLearner:
         numbers = np.array([mpq(word) for word in arrays["exact"].tobytes().decode().split()], dtype=object)
-        again = Ledger(self.rounds, 0, self.eta, self.grain, self.blocks)
+        again = ExactLearner(self.rounds, 0, self.eta, self.grain, self.blocks)
         again.x, again.exact_u, again.error = numbers.reshape(3, -1).copy()
         return again
 
@@ -120,7 +118,7 @@ class Ledger:
         return np.concatenate([self.x, self.exact_u])
 
     def share(self, message: Message) -> Mass:
-        share = Ledger(self.rounds, 0, blocks=self.blocks)
+        share = ExactLearner(self.rounds, 0, blocks=self.blocks)
         share.exact_u[:] = mpq()
         share._add(self.read(message.round, message.weight, message.u, message.payload), 1)
         return share.mass()

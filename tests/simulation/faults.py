@@ -21,13 +21,13 @@ import numpy as np
 from gmpy2 import mpq
 
 from edgenode.core.protocol.control import Evict, Leave, Lost, Rotate, Stop
-from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from tests.simulation.campaign import add_options, report, trials
-from tests.simulation.cluster_sim import Network
-from tests.simulation.exact_learner import Ledger
-from tests.simulation.scenario import CONTROLLER, Conditions, Freeze, Kill, Leap, Order, Partition, Rest, Start
+from tests.simulation.cluster_sim import ClusterSim
+from tests.simulation.exact_learner import ExactLearner
+from tests.simulation.scenario import CONTROLLER, Freeze, Kill, Leap, Order, Partition, Rest, Scenario, Start
 
 _ENOUGH = 600  # seeds in which every kind of fault must have happened
 GRAPHS = ("a", "b", "c", "chord", "complete", "exponential", "one-peer-exponential")
@@ -62,17 +62,17 @@ KINDS = (
 )
 
 
-def network(seed: int, power_fails: bool = False) -> Network:
+def network(seed: int, power_fails: bool = False) -> ClusterSim:
     """The run of a seed, not yet played; ``power_fails``: with one disaster only, a power cut for all at once."""
     rng = random.Random(seed)
     nodes, rounds = rng.randint(2, 6), rng.randint(10, 50)
     names = [f"n{i}" for i in range(nodes)]
     graphs = tuple(GraphSpec(name) for name in rng.sample(GRAPHS, rng.randint(1, 3)))
-    charter = Charter("faults", nodes, "run", Schedule(graphs, rng.randint(1, 5)), epochs=False, rounds=rounds)
+    run_spec = RunSpec("faults", nodes, "run", Schedule(graphs, rng.randint(1, 5)), epochs=False, rounds=rounds)
     eta, grain = rng.choice([mpq(1), mpq(1, 4)]), rng.choice([mpq(0), mpq(1, 4)])
     crash_s = rng.uniform(0.5, rounds * 0.15) if rng.random() < 0.3 else None
     slow = {rng.choice(names): (0.1, 0.5)} if rng.random() < 0.1 else {}
-    conditions = Conditions(
+    scenario = Scenario(
         seed=seed,
         lose=rng.choice([0, 0, 0.1, 0.3]),
         duplicate=rng.choice([0, 0.2]),
@@ -90,8 +90,8 @@ def network(seed: int, power_fails: bool = False) -> Network:
         patience_s=200,
     )
     blocks = rng.choice([1, 1, 1, 2])
-    learners = {name: Ledger(rounds, mpq(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
-    return Network(charter, learners, displace, conditions, lambda z: Ledger(rounds, z, eta, grain, blocks))
+    learners = {name: ExactLearner(rounds, mpq(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
+    return ClusterSim(run_spec, learners, displace, scenario, lambda z: ExactLearner(rounds, z, eta, grain, blocks))
 
 
 def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
@@ -106,23 +106,23 @@ def _orders(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[fl
     if rng.random() < 0.05:
         return _power_cut(rng, names, rounds)
     draws: list[Callable[[int, str], Order]] = [
-        lambda ticket, name: Kill(name),
-        lambda ticket, name: Kill(name, rng.uniform(0.1, 6), power=rng.random() < 0.5),
-        lambda ticket, name: Freeze(name, rng.uniform(0.5, 8)),
+        lambda request_id, name: Kill(name),
+        lambda request_id, name: Kill(name, rng.uniform(0.1, 6), power=rng.random() < 0.5),
+        lambda request_id, name: Freeze(name, rng.uniform(0.5, 8)),
         Leave,
-        lambda ticket, name: Start(f"x{ticket}"),
-        lambda ticket, name: Rotate(ticket, (GraphSpec(rng.choice("abc")),), 1, epochs=False),
-        lambda ticket, name: Lost(name),
-        lambda ticket, name: Stop(ticket) if rng.random() < 0.2 else Lost(name),
-        lambda ticket, name: Evict(ticket, name, force=rng.random() < 0.5),
-        lambda ticket, name: Leap(rng.choice([name, CONTROLLER])),
-        lambda ticket, name: Rest(ticket, rng.uniform(0.1, 8)),
-        lambda ticket, name: _partition(rng, names),
-        lambda ticket, name: _partition(rng, names),
+        lambda request_id, name: Start(f"x{request_id}"),
+        lambda request_id, name: Rotate(request_id, (GraphSpec(rng.choice("abc")),), 1, epochs=False),
+        lambda request_id, name: Lost(name),
+        lambda request_id, name: Stop(request_id) if rng.random() < 0.2 else Lost(name),
+        lambda request_id, name: Evict(request_id, name, force=rng.random() < 0.5),
+        lambda request_id, name: Leap(rng.choice([name, CONTROLLER])),
+        lambda request_id, name: Rest(request_id, rng.uniform(0.1, 8)),
+        lambda request_id, name: _partition(rng, names),
+        lambda request_id, name: _partition(rng, names),
     ]
     orders = [
-        (rng.uniform(0.3, rounds * 0.15), rng.choice(draws)(ticket, rng.choice(names)))
-        for ticket in range(rng.randint(0, 4))
+        (rng.uniform(0.3, rounds * 0.15), rng.choice(draws)(request_id, rng.choice(names)))
+        for request_id in range(rng.randint(0, 4))
     ]
     return tuple(sorted(orders, key=lambda order: order[0]))
 
@@ -137,9 +137,9 @@ def _partition(rng: random.Random, names: list[str]) -> Partition:
     return Partition(*sides, rng.uniform(0.3, 8), one_way=rng.random() < 0.5)
 
 
-def displace(name: str, round: int, z: Any) -> Any:
+def displace(name: str, t: int, z: Any) -> Any:
     """A local step that differs from node to node and from round to round, and is exact."""
-    first = sum(map(ord, name)) + 7 * round
+    first = sum(map(ord, name)) + 7 * t
     return np.array([mpq((first + 3 * block) % 11 - 5, 4) for block in range(len(z))], dtype=object)
 
 

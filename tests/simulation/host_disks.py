@@ -26,7 +26,7 @@ _OPERATIONS_OF_A_SAVE = 24  # at least as many as there are
 _NO_STATE = State(np.zeros(0, dtype=np.float32))  # learners pack their own
 
 
-class Disks:
+class HostDisks:
     """The disks of all hosts of one run."""
 
     def __init__(self, run_digest: str, rng: random.Random, happened: Counter[str]) -> None:
@@ -74,29 +74,29 @@ class Disks:
         self._safe[host] &= set(newest)  # one that was not acknowledged may have come through, and taken their place
         return rounds, plan
 
-    def saved(self, host: str, round: int) -> bool:
+    def saved(self, host: str, t: int) -> bool:
         """Whether there is a checkpoint of a round."""
-        return round in self._store(host).rounds()
+        return t in self._store(host).rounds()
 
     def all_resume(self) -> None:
         """A new history begins."""
         self._happened["resumed after all were down"] += 1
         self._histories += 1
 
-    def resume(self, host: str, round: int, learner: Weighed) -> Weighed:
+    def resume(self, host: str, t: int, learner: Weighed) -> Weighed:
         """A learner from the checkpoint of the common round; what was saved after it is gone."""
-        local = self._store(host).load(round).local
-        began = round, int(local[_HISTORY][0])
+        local = self._store(host).load(t).local
+        began = t, int(local[_HISTORY][0])
         if self._resumed_from.setdefault(self._histories, began) != began:
-            raise LocalProtocolError(f"round {round} was resumed from two histories")
+            raise LocalProtocolError(f"round {t} was resumed from two histories")
         # precaution: a resume removes the newer checkpoints
-        self.rewind(host, round)
+        self.rewind(host, t)
         return learner.unpacked(local)
 
-    def rewind(self, host: str, round: int) -> None:
+    def rewind(self, host: str, t: int) -> None:
         """Drop what was saved after a round."""
-        self._store(host).rewind(round)
-        self._safe[host] = {r for r in self._safe[host] if r <= round}
+        self._store(host).rewind(t)
+        self._safe[host] = {r for r in self._safe[host] if r <= t}
 
     def _store(self, host: str) -> Store:
         return Store(_STATE_DIR, self._run_digest, self._disks[host])

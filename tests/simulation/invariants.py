@@ -15,10 +15,10 @@ from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import Digraph
 from edgenode.errors import LocalProtocolError
 from tests.simulation.learners import Mass, Weighed
-from tests.simulation.mass_accounting import Books, Process
+from tests.simulation.mass_accounting import MassAccounting, Process
 
 
-class Laws:
+class Invariants:
     """The books of a run, and what else is known of all processes at once.
 
     Attributes:
@@ -32,78 +32,78 @@ class Laws:
     def __init__(self, zero: Mass, window: int, happened: Counter[str]) -> None:
         self.graphs: dict[int, Digraph] = {}
         self.halted: dict[str, int] = {}
-        self._books, self._window, self._happened = Books(zero), window, happened
+        self._accounting, self._window, self._happened = MassAccounting(zero), window, happened
         self._member: dict[str, Process] = {}  # as which process a name takes part
         self._digests: dict[int, str] = {}
         self._checked: dict[str, Plan] = {}
         self._cuts: set[str] = set()  # digests of the records that cut somebody out
         self._root = ""  # digest of the first record of the chain that all resumed on, if they did
 
-    def opened(self, name: str, plan: Plan, round: int, learner: Weighed) -> None:
+    def opened(self, name: str, plan: Plan, t: int, learner: Weighed) -> None:
         """A process becomes a member."""
-        self._member[name] = _process(name, round, plan)
-        self._books.open(self._member[name], learner, round)
+        self._member[name] = _process(name, t, plan)
+        self._accounting.open(self._member[name], learner, t)
 
-    def resumes(self, plan: Plan, round: int) -> bool:
+    def resumes(self, plan: Plan, t: int) -> bool:
         """Whether a process is the first that goes on after all were down: new books, from the common round on."""
         first = plan.records[0].digest != self._root
         if first:
             self._root = plan.records[0].digest
-            self._books = Books(0 * self._books.total)
-            self.graphs = {r: g for r, g in self.graphs.items() if r < round}
+            self._accounting = MassAccounting(0 * self._accounting.total)
+            self.graphs = {r: g for r, g in self.graphs.items() if r < t}
             self._digests = {}
         return first
 
-    def displaced(self, name: str, plan: Plan, round: int, displacement: Mass, blocks: int) -> None:
+    def displaced(self, name: str, plan: Plan, t: int, local_update: Mass, blocks: int) -> None:
         """A process took a local step."""
-        self._books.displaced(_process(name, round, plan), round, np.append(displacement, [0] * blocks))
+        self._accounting.displaced(_process(name, t, plan), t, np.append(local_update, [0] * blocks))
 
     def did(self, name: str, plan: Plan, learner: Weighed, action: NodeAction) -> None:
         """A process did something to its own state."""
         match action:
             case Push(to, message):
-                round = message.round
-                require(round <= self.halted.get(name, round), f"{name} pushed {round}, told to stand still")
-                sender, receiver = _process(name, round, plan), _process(to, round, plan)
-                self._books.pushed(sender, receiver, round, learner.share(message))
-            case Acknowledge(to, round, verdict):
-                self._answered(_process(to, round, plan), _process(name, round, plan), round, verdict)
-            case Mixed(round):
-                self._closed(name, plan, round)
+                t = message.round
+                require(t <= self.halted.get(name, t), f"{name} pushed {t}, told to stand still")
+                sender, receiver = _process(name, t, plan), _process(to, t, plan)
+                self._accounting.pushed(sender, receiver, t, learner.share(message))
+            case Acknowledge(to, t, verdict):
+                self._answered(_process(to, t, plan), _process(name, t, plan), t, verdict)
+            case Mixed(t):
+                self._closed(name, plan, t)
             case PlanChanged(record):
                 self._adopted(name, plan, record)
 
-    def _answered(self, sender: Process, receiver: Process, round: int, verdict: Verdict) -> None:
+    def _answered(self, sender: Process, receiver: Process, t: int, verdict: Verdict) -> None:
         if verdict is Verdict.OK:
-            self._books.mixed(receiver, sender, round)
-        seen = verdict is Verdict.SEEN and not self._books.knows_as_cut(receiver)
-        require(not (seen and self._books.awaits(sender, receiver, round)), f"{sender}'s {round} was never mixed")
+            self._accounting.mixed(receiver, sender, t)
+        seen = verdict is Verdict.SEEN and not self._accounting.knows_as_cut(receiver)
+        require(not (seen and self._accounting.awaits(sender, receiver, t)), f"{sender}'s {t} was never mixed")
 
-    def _closed(self, name: str, plan: Plan, round: int) -> None:
-        graph, process = plan.graph(round), _process(name, round, plan)
-        self._books.debited(process, round, leaves=name in graph.leaving)
-        if not self._is_foreign(plan) and not self._books.knows_as_cut(process):
-            require(self.graphs.setdefault(round, graph) == graph, f"round {round} has two graphs")
+    def _closed(self, name: str, plan: Plan, t: int) -> None:
+        graph, process = plan.graph(t), _process(name, t, plan)
+        self._accounting.debited(process, t, leaves=name in graph.leaving)
+        if not self._is_foreign(plan) and not self._accounting.knows_as_cut(process):
+            require(self.graphs.setdefault(t, graph) == graph, f"round {t} has two graphs")
 
     def _adopted(self, name: str, plan: Plan, record: Record) -> None:
         """A cut is real once someone knows it; before that, its controller may lose it with its disk."""
-        if record.cut and record.digest not in self._cuts:
+        if record.evictions and record.digest not in self._cuts:
             self._cuts.add(record.digest)
-            self._happened["cut"] += len(record.cut)
+            self._happened["cut"] += len(record.evictions)
             self.graphs = {r: g for r, g in self.graphs.items() if r < record.start}  # and have been further
             self._digests = {r.number: r.digest for r in plan.records if r.number <= record.number}
-            self._books.cut({_last_process(dead, plan): last for dead, last in record.cut})
-        for dead, last in record.cut:
+            self._accounting.evict({_last_process(dead, plan): last for dead, last in record.evictions})
+        for dead, last in record.evictions:
             process = _last_process(dead, Plan(tuple(r for r in plan.records if r.number < record.number)))
-            for round in range(record.start):
-                if _process(dead, round, plan) == process:
-                    self._books.taken_back(_process(name, round, plan), process, last)
+            for t in range(record.start):
+                if _process(dead, t, plan) == process:
+                    self._accounting.taken_back(_process(name, t, plan), process, last)
 
     def check(self, name: str, node: Node, learner: Weighed) -> None:
         """All laws, after a process did something."""
         if self._is_foreign(node.plan):
             return
-        if not self._books.knows_as_cut(self._member[name]):
+        if not self._accounting.knows_as_cut(self._member[name]):
             if self._checked.get(name) is not node.plan:
                 self._checked[name] = node.plan
                 for record in node.plan.records:
@@ -111,17 +111,17 @@ class Laws:
                     require(same, f"there are two records numbered {record.number}")
             for sender, held in node.held().items():
                 require(held <= self._window, f"{name} holds {held} pushes of {sender}")
-        mass = self._books.weigh(self._member[name])
+        mass = self._accounting.weigh(self._member[name])
         u = () if mass is None else mass[-learner.blocks :]
         require(all(weight > 0 for weight in u), f"u of {name} is not positive")
-        balance = self._books.balance()
+        balance = self._accounting.balance()
         if balance.any():
-            error, scale = max(abs(balance)), 1 + max(abs(self._books.total))
+            error, scale = max(abs(balance)), 1 + max(abs(self._accounting.total))
             require(bool(error <= learner.tolerance * scale), f"mass is off by {error}")
 
     def check_end(self, nodes: frozenset[str]) -> None:
         """When all is over, everything that these have pushed to each other has arrived."""
-        require(not self._books.in_flight({self._member[n] for n in nodes}), "finished with messages in flight")
+        require(not self._accounting.in_flight({self._member[n] for n in nodes}), "finished with messages in flight")
 
     def _is_foreign(self, plan: Plan) -> bool:
         """Whether a process is of a chain that the others have left behind: a leaver, perhaps, that was done."""
@@ -134,9 +134,9 @@ def require(holds: bool, text: str) -> None:
         raise LocalProtocolError(text)
 
 
-def _process(name: str, round: int, plan: Plan) -> Process:
+def _process(name: str, t: int, plan: Plan) -> Process:
     """The process that a member's name means in a round."""
-    incarnation = next((m.incarnation for m in plan.at(round).members if m.node == name), -1)
+    incarnation = next((m.incarnation for m in plan.at(t).members if m.node == name), -1)
     return f"{name}:{incarnation}"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import Learner, SparsePush
 from edgenode.core.algorithm.sparse_push import State
@@ -59,16 +59,16 @@ class Vector(SparsePush):
 
     tolerance = 1e-3
 
-    def __init__(self, recipe: Recipe, layout: Layout, state: State, seed: int, node: str) -> None:
-        super().__init__(recipe, layout, state, seed, node)
+    def __init__(self, algorithm_spec: AlgorithmSpec, layout: Layout, state: State, seed: int, node: str) -> None:
+        super().__init__(algorithm_spec, layout, state, seed, node)
         self._origin = seed, node
         self.halves: dict[int, Mass] = {}
 
     def emit(
-        self, round: int, displacement: NDArray[np.float32] | None, whole: bool = False
+        self, t: int, local_update: NDArray[np.float32] | None, whole: bool = False
     ) -> tuple[bytes, tuple[float, ...]]:
-        emitted = super().emit(round, displacement, whole)
-        self.halves[round] = self.mass()
+        emitted = super().emit(t, local_update, whole)
+        self.halves[t] = self.mass()
         return emitted
 
     @property
@@ -79,7 +79,7 @@ class Vector(SparsePush):
         return np.concatenate([self.state.x.astype(np.float64), self.state.u])
 
     def share(self, message: Message) -> Mass:
-        step, whole = self.recipe.step(message.round), message.weight == 1.0
+        step, whole = self.algorithm_spec.step(message.round), message.weight == 1.0
         contribution = self.read(message.round, message.weight, message.u, message.payload)
         share = State(np.zeros(self.layout.size, dtype=np.float32), u=np.zeros(len(self.state.u)))
         part = share.part(None if whole else step.block)
@@ -94,4 +94,4 @@ class Vector(SparsePush):
 
     def unpacked(self, arrays: Arrays) -> Vector:
         state = State(**{name: value.copy() for name, value in arrays.items() if name in ("u", *self.state.vectors)})
-        return Vector(self.recipe, self.layout, state, *self._origin)
+        return Vector(self.algorithm_spec, self.layout, state, *self._origin)

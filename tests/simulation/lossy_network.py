@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from tests.simulation.scenario import CONTROLLER, Conditions, Partition
+from tests.simulation.scenario import CONTROLLER, Partition, Scenario
 
 Way = tuple[str, str]  # (sender, receiver)
 
 
-class Air:
+class LossyNetwork:
     """The network of one run, drawn from its random numbers; it counts what it does in ``happened``."""
 
-    def __init__(self, conditions: Conditions, rng: random.Random, happened: Counter[str]) -> None:
-        self._conditions, self._rng, self._happened = conditions, rng, happened
+    def __init__(self, scenario: Scenario, rng: random.Random, happened: Counter[str]) -> None:
+        self._conditions, self._rng, self._happened = scenario, rng, happened
         self._blocked: Counter[Way] = Counter()
 
     def latency_s(self) -> float:

@@ -29,7 +29,7 @@ class _Entry:
         return aloft
 
 
-class Books:
+class MassAccounting:
     """Sum of x and u over all processes, dead ones included, and all that is aloft, against what ought to be there."""
 
     def __init__(self, zero: Mass) -> None:
@@ -43,7 +43,7 @@ class Books:
         self._displaced: dict[tuple[Process, int], Mass] = {}
         self._sunk: dict[tuple[Process, Process, int], Mass] = {}  # what leavers had pushed to the dead in vain
 
-    def open(self, process: Process, learner: Weighed, round: int) -> None:
+    def open(self, process: Process, learner: Weighed, t: int) -> None:
         """A process becomes a member from a round on, with the mass it brings; not one that was cut out before."""
         if process in self._cut:
             return
@@ -51,7 +51,7 @@ class Books:
         self._weighed[process] = learner.mass()
         self._there = self._there + self._weighed[process]
         self.total = self.total + self._weighed[process]
-        learner.halves[round - 1] = self._weighed[process]
+        learner.halves[t - 1] = self._weighed[process]
 
     def weigh(self, process: Process) -> Mass | None:
         """What a process has by now, if it is alive: to be asked whenever it did something."""
@@ -67,47 +67,47 @@ class Books:
         self._there = self._there - self._weighed.pop(process)
         return self._living.pop(process)
 
-    def displaced(self, process: Process, round: int, amount: Mass) -> None:
+    def displaced(self, process: Process, t: int, amount: Mass) -> None:
         """A local step."""
         if process in self._living:
             self.total = self.total + amount
-            self._displaced[process, round] = amount
+            self._displaced[process, t] = amount
 
-    def pushed(self, sender: Process, receiver: Process, round: int, share: Mass) -> None:
+    def pushed(self, sender: Process, receiver: Process, t: int, share: Mass) -> None:
         """A push is made."""
         if sender in self._living:
-            self._pushes[sender, receiver, round] = _Entry(share)
+            self._pushes[sender, receiver, t] = _Entry(share)
 
-    def mixed(self, receiver: Process, sender: Process, round: int) -> None:
+    def mixed(self, receiver: Process, sender: Process, t: int) -> None:
         """A push is in its receiver's x."""
         if receiver not in self._living:
             return
-        entry = self._pushes.get((sender, receiver, round))
-        _require(entry is not None, f"{receiver} mixed what {sender} pushed in {round}, which does not count")
+        entry = self._pushes.get((sender, receiver, t))
+        _require(entry is not None, f"{receiver} mixed what {sender} pushed in {t}, which does not count")
         assert entry is not None
-        _require(not entry.mixed, f"{receiver} mixed what {sender} pushed in {round} twice")
+        _require(not entry.mixed, f"{receiver} mixed what {sender} pushed in {t} twice")
         self._change(entry, mixed=True)
 
-    def debited(self, sender: Process, round: int, leaves: bool) -> None:
+    def debited(self, sender: Process, t: int, leaves: bool) -> None:
         """A round is closed: its pushes have left the sender. A leaver has nothing any more."""
         if sender not in self._living:
             return
-        if leaves and not any(s == sender and r == round for s, _, r in self._pushes):
+        if leaves and not any(s == sender and r == t for s, _, r in self._pushes):
             return  # its heir is dead: what it has goes with it, and it may still be cut out
         for (s, _, r), entry in self._pushes.items():
-            if s == sender and r == round:
+            if s == sender and r == t:
                 self._change(entry, debited=True)
                 if leaves:
                     _require((self._living[s].mass() == entry.share).all(), f"{s} left something behind")
         if leaves:
-            self._left[sender] = self._bury(sender), round
+            self._left[sender] = self._bury(sender), t
 
-    def awaits(self, sender: Process, receiver: Process, round: int) -> bool:
+    def awaits(self, sender: Process, receiver: Process, t: int) -> bool:
         """Whether a push is made and not mixed."""
-        entry = self._pushes.get((sender, receiver, round))
+        entry = self._pushes.get((sender, receiver, t))
         return entry is not None and not entry.mixed
 
-    def cut(self, lasts: dict[Process, int]) -> None:
+    def evict(self, lasts: dict[Process, int]) -> None:
         """The record is made: rewind the evicted to the emission of their last rounds.
 
         One that was a member but never came to its first round brought nothing, and takes nothing along.
@@ -118,60 +118,60 @@ class Books:
             if process in self._left:  # nobody knows that it came to its last round: it never left
                 learner, _ = self._left.pop(process)
                 self._dead[process] = learner.halves[last]
-                back = [share for (p, _, round), share in self._sunk.items() if p == process and round >= last]
+                back = [share for (p, _, t), share in self._sunk.items() if p == process and t >= last]
                 self.total = sum(back, self.total)
             if process in self._living:
                 learner = self._bury(process)
                 self._dead[process] = learner.halves.get(last, learner.mass())  # it may not have emitted that round yet
-            for (p, round), amount in self._displaced.items():
-                if p == process and round > last:
+            for (p, t), amount in self._displaced.items():
+                if p == process and t > last:
                     self.total = self.total - amount
-        for sender, receiver, round in list(self._pushes):
-            if receiver in lasts and round >= lasts[receiver] and sender in self._left:
-                self._sink(sender, receiver, round)
-        for (sender, receiver, round), entry in list(self._pushes.items()):
-            if receiver in lasts and round >= lasts[receiver]:
+        for sender, receiver, t in list(self._pushes):
+            if receiver in lasts and t >= lasts[receiver] and sender in self._left:
+                self._sink(sender, receiver, t)
+        for (sender, receiver, t), entry in list(self._pushes.items()):
+            if receiver in lasts and t >= lasts[receiver]:
                 self._change(entry, mixed=False)
             elif receiver in lasts and sender not in self._cut:
-                _require(entry.mixed, f"{receiver} began round {lasts[receiver]} without mixing {sender}'s {round}")
-            if sender in lasts and round >= lasts[sender]:
+                _require(entry.mixed, f"{receiver} began round {lasts[receiver]} without mixing {sender}'s {t}")
+            if sender in lasts and t >= lasts[sender]:
                 self._change(entry, debited=False)
-            if sender in lasts and round > lasts[sender]:
-                self._void(sender, receiver, round)
+            if sender in lasts and t > lasts[sender]:
+                self._void(sender, receiver, t)
 
     def taken_back(self, sender: Process, dead: Process, last: int) -> None:
         """A survivor knows the record: its pushes to the dead from round ``last`` on never were."""
         if sender in self._cut:
             return
-        for s, receiver, round in list(self._pushes):
-            if s == sender and receiver == dead and round >= last:
-                if self._pushes[s, receiver, round].debited and sender in self._living:
+        for s, receiver, t in list(self._pushes):
+            if s == sender and receiver == dead and t >= last:
+                if self._pushes[s, receiver, t].debited and sender in self._living:
                     halves = self._living[sender].halves  # as they would have been, had it not pushed
-                    share = self._pushes[s, receiver, round].share
-                    halves.update({r: half + share for r, half in halves.items() if r > round})
-                self._void(s, receiver, round)
+                    share = self._pushes[s, receiver, t].share
+                    halves.update({r: half + share for r, half in halves.items() if r > t})
+                self._void(s, receiver, t)
 
-    def _sink(self, sender: Process, receiver: Process, round: int) -> None:
+    def _sink(self, sender: Process, receiver: Process, t: int) -> None:
         """What a leaver pushed does not count, and nobody can take it back: it is gone."""
-        entry = self._pushes[sender, receiver, round]
-        self._sunk[sender, receiver, round] = entry.share
+        entry = self._pushes[sender, receiver, t]
+        self._sunk[sender, receiver, t] = entry.share
         self.total = self.total - entry.share
         self._change(entry, mixed=False)
-        self._void(sender, receiver, round)
+        self._void(sender, receiver, t)
 
     def _has_sunk(self, process: Process) -> bool:
         """Whether all that a process handed over when it left is gone, with its heir or an heir of that."""
         _, end = self._left.get(process, (None, -1))
-        heirs = {r for s, r, round in [*self._pushes, *self._sunk] if (s, round) == (process, end)}
-        return any((process, heir, end) in self._sunk or self._has_sunk(heir) for heir in heirs)
+        handoffs = {r for s, r, t in [*self._pushes, *self._sunk] if (s, t) == (process, end)}
+        return any((process, handoff_to, end) in self._sunk or self._has_sunk(handoff_to) for handoff_to in handoffs)
 
-    def _void(self, sender: Process, receiver: Process, round: int) -> None:
-        entry = self._pushes.pop((sender, receiver, round))
+    def _void(self, sender: Process, receiver: Process, t: int) -> None:
+        entry = self._pushes.pop((sender, receiver, t))
         if entry.mixed:
             if self._has_sunk(receiver):  # not that part of it
                 self.total = self.total + entry.share
             else:
-                _require(receiver in self._dead, f"{receiver} mixed {sender}'s {round}, which does not count")
+                _require(receiver in self._dead, f"{receiver} mixed {sender}'s {t}, which does not count")
                 self._dead[receiver] = self._dead[receiver] - entry.share
             entry.mixed = False
             self._between = self._between + entry.share

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from edgenode.core.protocol.messages import Acknowledged, Message
-from tests.simulation.event_queue import Agenda, Happening, Processes
-from tests.simulation.lossy_network import Air
+from tests.simulation.event_queue import EventQueue, Happening, Processes
+from tests.simulation.lossy_network import LossyNetwork
 
 _MOST_DOUBLINGS = 2  # of the time between two tries
 
 _Key = tuple[str, int, str, int]  # (sender, its process, receiver, round)
 
 
-class Pushes:
+class PushChannel:
     """Everything that the nodes of one run send each other.
 
     Args:
@@ -30,16 +30,16 @@ class Pushes:
 
     def __init__(
         self,
-        agenda: Agenda,
+        queue: EventQueue,
         processes: Processes,
-        air: Air,
+        air: LossyNetwork,
         happened: Counter[str],
         retry_s: float,
         arrive: Callable[[str, Message], None],
         answer: Callable[[str, Acknowledged], None],
         over: Callable[[str], bool],
     ) -> None:
-        self._agenda, self._processes, self._air, self._happened = agenda, processes, air, happened
+        self._queue, self._processes, self._lossy_network, self._happened = queue, processes, air, happened
         self._retry_s, self._arrive, self._answer, self._over = retry_s, arrive, answer, over
         self.answered_s = 0.0
         self._unanswered: dict[_Key, Message] = {}
@@ -81,12 +81,12 @@ class Pushes:
         key = sender, self._processes.last(sender), event.receiver, event.round
         if key in self._unanswered:
             del self._unanswered[key]
-            self.answered_s = self._agenda.now
+            self.answered_s = self._queue.now
         self._answer(sender, event)
 
     def _send(self, sender: str, to: str, arrive: Happening, *what: Any) -> None:
-        for delay_s in self._air.copies(sender, to):
-            arrives_s = self._agenda.now + delay_s
+        for delay_s in self._lossy_network.copies(sender, to):
+            arrives_s = self._queue.now + delay_s
             self._happened["reordered"] += arrives_s < self._latest_s[sender, to]
             self._latest_s[sender, to] = max(self._latest_s[sender, to], arrives_s)
             self._processes.after(delay_s, to, arrive, *what)

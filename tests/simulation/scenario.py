@@ -58,7 +58,7 @@ class Leap:
 class Rest:
     """An operator pauses the run, and resumes it after ``for_s``, trying until a controller takes it."""
 
-    ticket: int
+    request_id: int
     for_s: float
 
 
@@ -67,7 +67,7 @@ Order = Rotate | Stop | Leave | Evict | Lost | Fault | Partition | Leap | Rest
 
 
 @dataclass(frozen=True)
-class Conditions:
+class Scenario:
     """What the network does to the messages, and what happens from outside.
 
     Attributes:

@@ -19,18 +19,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.control import Leave, Lost, Rotate, Stop
-from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import Digraph, GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import LocalProtocolError
-from tests.simulation.cluster_sim import Network
-from tests.simulation.exact_learner import Ledger
+from tests.simulation.cluster_sim import ClusterSim
+from tests.simulation.exact_learner import ExactLearner
 from tests.simulation.learners import Vector
-from tests.simulation.scenario import Conditions, Kill, Start
+from tests.simulation.scenario import Kill, Scenario, Start
 
 LAYOUT = Layout((5, 3))
 PRESETS = ("a", "b", "c", "chord", "exponential", "one-peer-exponential", "complete")
@@ -58,9 +58,9 @@ def rotations(draw: st.DrawFn, n: int) -> tuple[GraphSpec, ...]:
 
 
 @st.composite
-def conditions(draw: st.DrawFn, n: int) -> Conditions:
+def scenario(draw: st.DrawFn, n: int) -> Scenario:
     slow = draw(st.sampled_from([None, *node_names(n)]))
-    return Conditions(
+    return Scenario(
         seed=draw(st.integers(0, 2**32)),
         latency_s=(0.001, draw(st.sampled_from([0.01, 0.1, 1.0]))),
         lose=draw(st.sampled_from([0.0, 0.1, 0.4])),
@@ -72,26 +72,26 @@ def conditions(draw: st.DrawFn, n: int) -> Conditions:
 
 
 @st.composite
-def runs(draw: st.DrawFn, rounds: int) -> tuple[Charter, Conditions]:
+def runs(draw: st.DrawFn, rounds: int) -> tuple[RunSpec, Scenario]:
     n = draw(st.integers(2, 6))
     schedule = Schedule(draw(rotations(n)), draw(st.integers(1, 3)))
-    return Charter("test", n, "digest", schedule, False, rounds), draw(conditions(n))
+    return RunSpec("test", n, "digest", schedule, False, rounds), draw(scenario(n))
 
 
 @st.composite
-def troubled(draw: st.DrawFn, rounds: int = 40) -> tuple[Charter, Conditions]:
+def troubled(draw: st.DrawFn, rounds: int = 40) -> tuple[RunSpec, Scenario]:
     """Changes of plan at any time, links that break, a controller that vanishes and perhaps comes back."""
-    charter, calm = draw(runs(rounds))
+    run_spec, calm = draw(runs(rounds))
     when = st.floats(2.5, 8)
     orders: list[tuple[float, Any]] = []
-    for ticket in range(draw(st.integers(1, 6))):
-        graphs, every = draw(rotations(charter.nodes)), draw(st.integers(1, 3))
+    for request_id in range(draw(st.integers(1, 6))):
+        graphs, every = draw(rotations(run_spec.nodes)), draw(st.integers(1, 3))
         stops = draw(st.integers(0, 9)) == 0
-        orders.append((draw(when), Stop(ticket) if stops else Rotate(ticket, graphs, every, False)))
-    cut = draw(st.lists(st.sampled_from(node_names(charter.nodes)), max_size=3))
+        orders.append((draw(when), Stop(request_id) if stops else Rotate(request_id, graphs, every, False)))
+    cut = draw(st.lists(st.sampled_from(node_names(run_spec.nodes)), max_size=3))
     orders.extend((draw(when), Lost(name)) for name in cut)
     crash = draw(st.sampled_from(["never", "at an offer", "any time"]))
-    return charter, replace(
+    return run_spec, replace(
         calm,
         orders=tuple(orders),
         crash_s=draw(when) if crash == "any time" else None,
@@ -100,15 +100,15 @@ def troubled(draw: st.DrawFn, rounds: int = 40) -> tuple[Charter, Conditions]:
     )
 
 
-def ledger_run(charter: Charter, conditions: Conditions, eta: Any = 1, grain: Any = 0) -> Network:
+def ledger_run(run_spec: RunSpec, scenario: Scenario, eta: Any = 1, grain: Any = 0) -> ClusterSim:
     learners = {
-        name: Ledger(charter.rounds, Fraction(i), Fraction(eta), Fraction(grain))
-        for i, name in enumerate(node_names(charter.nodes))
+        name: ExactLearner(run_spec.rounds, Fraction(i), Fraction(eta), Fraction(grain))
+        for i, name in enumerate(node_names(run_spec.nodes))
     }
-    return Network(charter, learners, coarse_gradient, conditions).run()
+    return ClusterSim(run_spec, learners, coarse_gradient, scenario).run()
 
 
-def coarse_gradient(name: str, round: int, z: Any) -> Any:
+def coarse_gradient(name: str, t: int, z: Any) -> Any:
     """Towards the node's own number; rounded, so that the fractions stay short."""
     return np.array([Fraction(round_to_64th(int(name[1:]) - z[0]), 64 * 8)], dtype=object)
 
@@ -117,7 +117,7 @@ def round_to_64th(number: Fraction) -> int:
     return int(number * 64)
 
 
-def gradient(name: str, round: int, z: Any) -> Any:
+def gradient(name: str, t: int, z: Any) -> Any:
     """Of the quadratic |z - target|^2 / 2, one SGD step of 0.1."""
     target = np.arange(LAYOUT.size, dtype=np.float32) * (1 + int(name[1:]))
     return np.float32(-0.1) * (z - target)
@@ -126,9 +126,9 @@ def gradient(name: str, round: int, z: Any) -> Any:
 # --- the matrix form --------------------------------------------------------------------------------
 
 
-def exact_reference(network: Network, eta: Fraction, grain: Fraction) -> dict[str, tuple[Fraction, Fraction]]:
+def exact_reference(network: ClusterSim, eta: Fraction, grain: Fraction) -> dict[str, tuple[Fraction, Fraction]]:
     """Algorithm 1 over the graphs that were used, all nodes at once."""
-    names = node_names(network.charter.nodes)
+    names = node_names(network.run_spec.nodes)
     x, u, error = (
         {n: Fraction(n[1:]) for n in names},
         dict.fromkeys(names, Fraction(1)),
@@ -147,13 +147,13 @@ def exact_reference(network: Network, eta: Fraction, grain: Fraction) -> dict[st
     return {n: (x[n], u[n]) for n in names}
 
 
-def dense_reference(network: Network, recipe: Recipe, seed: int) -> tuple[Any, Any, list[float]]:
+def dense_reference(network: ClusterSim, algorithm_spec: AlgorithmSpec, seed: int) -> tuple[Any, Any, list[float]]:
     """Algorithm 1 and 2 on dense float32 [n, d]; own debit first, then what was heard in sender order."""
-    names = node_names(network.charter.nodes)
+    names = node_names(network.run_spec.nodes)
     n, d = len(names), LAYOUT.size
     x, error, u = np.zeros((n, d), dtype=np.float32), np.zeros((n, d), dtype=np.float32), [1.0] * n
     for t, graph in sorted(network.graphs.items()):
-        step, w = recipe.step(t), graph.mixing_matrix()
+        step, w = algorithm_spec.step(t), graph.mixing_matrix()
         error *= not step.forgets
         if step.trains:
             x += np.stack([gradient(name, t, x[i] / np.float32(u[i])) for i, name in enumerate(names)])
@@ -171,8 +171,8 @@ def dense_reference(network: Network, recipe: Recipe, seed: int) -> tuple[Any, A
     return x, error, u
 
 
-def stream(seed: int, name: str, round: int) -> np.random.Generator:
-    return np.random.default_rng((seed, int.from_bytes(sha256(name.encode()).digest()[:8]), round))
+def stream(seed: int, name: str, t: int) -> np.random.Generator:
+    return np.random.default_rng((seed, int.from_bytes(sha256(name.encode()).digest()[:8]), t))
 
 
 COMPRESSORS = [
@@ -187,15 +187,15 @@ COMPRESSORS = [
 @given(st.data())
 def test_any_delivery_order_equals_the_matrix_form_to_the_bit(data: st.DataObject) -> None:
     compressor, eta = data.draw(st.sampled_from(COMPRESSORS))
-    recipe = Recipe(compressor, eta, training_rounds=9, gossip_rounds=data.draw(st.sampled_from([0, 3])))
-    charter, conditions = data.draw(runs(recipe.rounds))
+    algorithm_spec = AlgorithmSpec(compressor, eta, training_rounds=9, gossip_rounds=data.draw(st.sampled_from([0, 3])))
+    run_spec, scenario = data.draw(runs(algorithm_spec.rounds))
     learners = {
-        name: Vector(recipe, LAYOUT, State.initial(np.zeros(LAYOUT.size)), 5, name)
-        for name in node_names(charter.nodes)
+        name: Vector(algorithm_spec, LAYOUT, State.initial(np.zeros(LAYOUT.size)), 5, name)
+        for name in node_names(run_spec.nodes)
     }
-    network = Network(charter, learners, gradient, conditions).run()
-    x, error, u = dense_reference(network, recipe, 5)
-    assert len(network.graphs) == recipe.rounds
+    network = ClusterSim(run_spec, learners, gradient, scenario).run()
+    x, error, u = dense_reference(network, algorithm_spec, 5)
+    assert len(network.graphs) == algorithm_spec.rounds
     for i, learner in enumerate(learners.values()):
         assert np.array_equal(learner.state.x, x[i])
         assert np.array_equal(learner.state.error, error[i])
@@ -209,7 +209,7 @@ def test_any_delivery_order_equals_the_matrix_form_to_the_bit(data: st.DataObjec
     grain=st.sampled_from([0, Fraction(1, 4)]),
 )
 def test_any_delivery_order_equals_the_matrix_form_exactly(
-    run: tuple[Charter, Conditions], eta: Fraction, grain: Fraction
+    run: tuple[RunSpec, Scenario], eta: Fraction, grain: Fraction
 ) -> None:
     network = ledger_run(*run, eta, grain)
     expected = exact_reference(network, eta, Fraction(grain))
@@ -221,16 +221,21 @@ def test_the_real_learner_keeps_its_mass_while_members_die_leave_and_come(blocks
     """In every block; 20 are more than there are parameters. A push is taken back from the block it was of, and the
     record that says so may come between the push of a round and its mix.
     """
-    recipe = Recipe(Compressor(keep_all, as_int8), 1.0, training_rounds=60, gossip_rounds=3, blocks=blocks)
+    algorithm_spec = AlgorithmSpec(
+        Compressor(keep_all, as_int8), 1.0, training_rounds=60, gossip_rounds=3, blocks=blocks
+    )
 
     def newborn(z: Any) -> Vector:
-        return Vector(recipe, LAYOUT, recipe.initial(z), 5, "n5")
+        return Vector(algorithm_spec, LAYOUT, algorithm_spec.initial(z), 5, "n5")
 
-    learners = {name: Vector(recipe, LAYOUT, recipe.initial(np.zeros(LAYOUT.size)), 5, name) for name in node_names(5)}
+    learners = {
+        name: Vector(algorithm_spec, LAYOUT, algorithm_spec.initial(np.zeros(LAYOUT.size)), 5, name)
+        for name in node_names(5)
+    }
     orders = ((0.5, Kill("n1")), (1.0, Leave(7, "n3")), (1.5, Start("n5")))
-    conditions = Conditions(seed=1, lose=0.1, orders=orders, evict_s=1.0, patience_s=200)
-    charter = Charter("test", 5, "digest", Schedule((GraphSpec("chord"),), 1), False, recipe.rounds)
-    network = Network(charter, learners, gradient, conditions, newborn).run()
+    scenario = Scenario(seed=1, lose=0.1, orders=orders, evict_s=1.0, patience_s=200)
+    run_spec = RunSpec("test", 5, "digest", Schedule((GraphSpec("chord"),), 1), False, algorithm_spec.rounds)
+    network = ClusterSim(run_spec, learners, gradient, scenario, newborn).run()
     assert {kind: network.happened[kind] for kind in ("cut", "leave", "joined")} == {"cut": 1, "leave": 1, "joined": 1}
     assert {len(learner.state.u) for learner in network.learners.values()} == {blocks}
 
@@ -240,7 +245,7 @@ def test_the_real_learner_keeps_its_mass_while_members_die_leave_and_come(blocks
 
 @settings(bounded, max_examples=80)
 @given(troubled())
-def test_a_change_takes_effect_at_one_round_at_every_node(run: tuple[Charter, Conditions]) -> None:
+def test_a_change_takes_effect_at_one_round_at_every_node(run: tuple[RunSpec, Scenario]) -> None:
     network = ledger_run(*run, grain=Fraction(1, 4))
     plans = {node.plan for node in network.nodes.values()}
     assert len(plans) == 1
@@ -248,23 +253,23 @@ def test_a_change_takes_effect_at_one_round_at_every_node(run: tuple[Charter, Co
     starts = {record.start for record in plan.records}
     for reply in network.replies.values():
         assert reply.start in starts or reply.error
-    for round, graph in network.graphs.items():
-        assert graph == plan.graph(round)
+    for t, graph in network.graphs.items():
+        assert graph == plan.graph(t)
     assert {name: tuple(x.mass()) for name, x in network.learners.items()} == exact_reference(
         network, Fraction(1), Fraction(1, 4)
     )
 
 
-def rotate(ticket: int, *graphs: str) -> Rotate:
-    return Rotate(ticket, tuple(map(GraphSpec, graphs)), 1, False)
+def rotate(request_id: int, *graphs: str) -> Rotate:
+    return Rotate(request_id, tuple(map(GraphSpec, graphs)), 1, False)
 
 
-def ring(nodes: int = 4, rounds: int = 60) -> Charter:
-    return Charter("test", nodes, "digest", Schedule((GraphSpec("a"),), 1), False, rounds)
+def ring(nodes: int = 4, rounds: int = 60) -> RunSpec:
+    return RunSpec("test", nodes, "digest", Schedule((GraphSpec("a"),), 1), False, rounds)
 
 
 def test_a_controller_that_dies_with_its_offer_has_done_its_work() -> None:
-    network = ledger_run(ring(), Conditions(crash_at_offer=1, orders=((1.0, rotate(1, "b")),)))
+    network = ledger_run(ring(), Scenario(crash_at_offer=1, orders=((1.0, rotate(1, "b")),)))
     assert network.cluster is None
     assert network.replies == {}
     (plan,) = {node.plan for node in network.nodes.values()}
@@ -277,12 +282,12 @@ def test_a_controller_that_comes_back_while_its_last_record_still_travels_does_n
     """A regression: it offered another record of the same number to one who did not know the first yet."""
     for seed in range(12):
         orders = tuple((1.0 + 0.1 * i, rotate(i, "abc"[i % 3])) for i in range(20))
-        ledger_run(ring(6), Conditions(seed, (0.001, 0.3), crash_at_offer=1, back_s=0.001, orders=orders, window=3))
+        ledger_run(ring(6), Scenario(seed, (0.001, 0.3), crash_at_offer=1, back_s=0.001, orders=orders, window=3))
 
 
 def test_queued_changes_are_batched_into_one_record() -> None:
     orders = ((1.0, rotate(1, "b")), (1.01, rotate(2, "c")), (1.02, rotate(3, "a", "b")))
-    network = ledger_run(ring(), Conditions(orders=orders))
+    network = ledger_run(ring(), Scenario(orders=orders))
     (plan,) = {node.plan for node in network.nodes.values()}
     assert len(plan.records) == 3
     assert network.replies[2].start == network.replies[3].start == plan.latest.start
@@ -290,7 +295,7 @@ def test_queued_changes_are_batched_into_one_record() -> None:
 
 
 def test_a_stop_ends_all_at_one_round() -> None:
-    network = ledger_run(ring(rounds=500), Conditions(lose=0.2, orders=((1.0, Stop(1)),)))
+    network = ledger_run(ring(rounds=500), Scenario(lose=0.2, orders=((1.0, Stop(1)),)))
     assert {f.round for f in network.finished.values()} == {network.replies[1].start}
     assert not any(f.complete for f in network.finished.values())
 
@@ -298,30 +303,32 @@ def test_a_stop_ends_all_at_one_round() -> None:
 def test_a_run_begins_with_two_and_grows_to_two_dozen() -> None:
     newcomers = [f"x{i:02}" for i in range(22)]
     orders = tuple((0.5 + 0.1 * i, Start(name)) for i, name in enumerate(newcomers))
-    charter = ring(nodes=2, rounds=200)
-    learners = {name: Ledger(charter.rounds, Fraction(i)) for i, name in enumerate(node_names(2))}
-    conditions = Conditions(orders=orders, latency_s=(0.001, 0.01))
-    network = Network(charter, learners, coarse_gradient, conditions, lambda z: Ledger(charter.rounds, z[0])).run()
+    run_spec = ring(nodes=2, rounds=200)
+    learners = {name: ExactLearner(run_spec.rounds, Fraction(i)) for i, name in enumerate(node_names(2))}
+    scenario = Scenario(orders=orders, latency_s=(0.001, 0.01))
+    network = ClusterSim(
+        run_spec, learners, coarse_gradient, scenario, lambda z: ExactLearner(run_spec.rounds, z[0])
+    ).run()
     assert network.happened["joined"] == len(newcomers)
-    assert network.graphs[charter.rounds - 1].nodes == tuple(sorted([*node_names(2), *newcomers]))
+    assert network.graphs[run_spec.rounds - 1].nodes == tuple(sorted([*node_names(2), *newcomers]))
     assert set(network.finished) == {*node_names(2), *newcomers}
 
 
 def test_a_change_asked_for_after_the_end_is_refused() -> None:
-    network = ledger_run(ring(rounds=5), Conditions(orders=((500.0, rotate(1, "b")),)))
+    network = ledger_run(ring(rounds=5), Scenario(orders=((500.0, rotate(1, "b")),)))
     assert network.replies[1].error == "the run is over: its members have done all 5 rounds"
 
 
 def test_a_welcome_that_is_lost_with_its_link_is_given_again() -> None:
     """A regression: the node was told that the run had started, and everyone waited for it."""
     for seed in range(20):
-        ledger_run(ring(rounds=5), Conditions(seed, orders=tuple((0.02 * i, Lost("n1")) for i in range(8))))
+        ledger_run(ring(rounds=5), Scenario(seed, orders=tuple((0.02 * i, Lost("n1")) for i in range(8))))
 
 
 def test_one_node_alone_ends_at_the_round_it_is_stopped_at() -> None:
     """A regression: the record came while it trained that very round."""
     for seed in range(40):
-        quick = Conditions(seed, training_s=(0.001, 0.02), orders=((1.0, Stop(1)),))
+        quick = Scenario(seed, training_s=(0.001, 0.02), orders=((1.0, Stop(1)),))
         network = ledger_run(ring(1, rounds=400), quick)
         assert network.finished["n0"].round == network.replies[1].start
 
@@ -329,9 +336,9 @@ def test_one_node_alone_ends_at_the_round_it_is_stopped_at() -> None:
 # --- the bench itself -------------------------------------------------------------------------------
 
 
-def eventful() -> Network:
+def eventful() -> ClusterSim:
     orders = ((1.0, rotate(1, "chord", "b")), (1.2, Lost("n2")), (2.5, rotate(2, "complete")), (4.0, Stop(3)))
-    noisy = Conditions(3, lose=0.2, duplicate=0.2, slow={"n1": (0.1, 0.3)}, window=2, crash_s=2.0, back_s=0.3)
+    noisy = Scenario(3, lose=0.2, duplicate=0.2, slow={"n1": (0.1, 0.3)}, window=2, crash_s=2.0, back_s=0.3)
     return ledger_run(ring(5), replace(noisy, orders=orders), Fraction(1, 3), Fraction(1, 4))
 
 
@@ -339,13 +346,13 @@ def test_the_same_seed_gives_the_same_transcript() -> None:
     first = eventful()
     assert first.transcript.lines == eventful().transcript.lines
     assert len(first.nodes["n0"].plan.records) >= 3
-    assert first.transcript.digest != ledger_run(ring(5), Conditions(4)).transcript.digest
+    assert first.transcript.digest != ledger_run(ring(5), Scenario(4)).transcript.digest
 
 
 def test_the_transcript_does_not_depend_on_the_hash_seed() -> None:
     digests = {
         subprocess.run(
-            [sys.executable, __file__],
+            [sys.executable, "-m", "tests.simulation.test_cluster_sim"],
             env={**os.environ, "PYTHONHASHSEED": seed},
             cwd=Path(__file__).parents[2],
             check=True,
@@ -357,7 +364,7 @@ def test_the_transcript_does_not_depend_on_the_hash_seed() -> None:
     assert digests == {eventful().transcript.digest + "\n"}
 
 
-class Leaky(Ledger):
+class Leaky(ExactLearner):
     """The self term of x-hat instead of the compressed message: the mistake of the design's second fact."""
 
     def mix(self, self_weight: float, received: Any) -> None:
@@ -368,12 +375,12 @@ class Leaky(Ledger):
 def test_missing_mass_is_noticed() -> None:
     learners = {name: Leaky(9, Fraction(i, 3), grain=Fraction(1, 4)) for i, name in enumerate(node_names(3))}
     with pytest.raises(LocalProtocolError, match="mass is off by"):
-        Network(ring(3, rounds=9), learners, coarse_gradient, Conditions()).run()
+        ClusterSim(ring(3, rounds=9), learners, coarse_gradient, Scenario()).run()
 
 
 def test_a_run_that_does_not_move_is_noticed_and_says_who_waits_for_whom() -> None:
     with pytest.raises(LocalProtocolError, match=r"deadlock: .*n0 in round 0 waits for \('n3',\)"):
-        ledger_run(ring(), Conditions(lose=1.0))
+        ledger_run(ring(), Scenario(lose=1.0))
 
 
 if __name__ == "__main__":

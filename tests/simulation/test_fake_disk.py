@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.plan import Member, found
+from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError
@@ -22,18 +22,18 @@ from edgenode.storage.filesystem import REAL_DISK, Disk
 from tests.simulation.fake_disk import PowerCut, SimulatedDisk
 
 STATE_DIR = Path("/var/edgenode/n0")
-PLAN = found("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
+PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
 ROUNDS = (50, 100, 100, 150, 150, 200)  # a round is saved again after a resume from an older one
 
 
-def a_checkpoint(round: int, version: int) -> Checkpoint:
+def a_checkpoint(t: int, version: int) -> Checkpoint:
     x = np.random.default_rng(version).standard_normal(40).astype(np.float32)
     return Checkpoint(
-        round, State(x, error=-x, u=np.array([1.0 + version])), PLAN, {"momentum": x * 2}, {"messages": version}
+        t, State(x, error=-x, u=np.array([1.0 + version])), PLAN, {"momentum": x * 2}, {"messages": version}
     )
 
 
-SAVES = [a_checkpoint(round, version) for version, round in enumerate(ROUNDS)]
+SAVES = [a_checkpoint(t, version) for version, t in enumerate(ROUNDS)]
 
 
 def the_store(disk: Disk) -> Store:
@@ -49,9 +49,9 @@ def same(a: Checkpoint, b: Checkpoint) -> bool:
 
 def loadable(store: Store) -> dict[int, Checkpoint]:
     intact = {}
-    for round in store.rounds():
+    for t in store.rounds():
         try:
-            intact[round] = store.load(round)
+            intact[t] = store.load(t)
         except CheckpointError:
             continue
     return intact
@@ -62,11 +62,11 @@ def require_the_law(disk: SimulatedDisk, returned: Sequence[Checkpoint], under_w
     store = the_store(disk)
     intact = loadable(store)
     newest = {c.round: c for c in returned}
-    for round, checkpoint in intact.items():
-        right = [c for c in [newest.get(round), *under_way] if c and c.round == round]
-        assert any(same(checkpoint, c) for c in right), f"round {round} was loaded wrong"
-    for round in newest:
-        assert round in intact or len([r for r in intact if r > round]) >= 2, f"round {round} is lost"
+    for t, checkpoint in intact.items():
+        right = [c for c in [newest.get(t), *under_way] if c and c.round == t]
+        assert any(same(checkpoint, c) for c in right), f"round {t} was loaded wrong"
+    for t in newest:
+        assert t in intact or len([r for r in intact if r > t]) >= 2, f"round {t} is lost"
     if intact:
         assert store.offer()[0] == intact.keys()
     store.save(after := a_checkpoint(1000, 1000))

@@ -8,24 +8,24 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from edgenode.core.protocol.messages import Acknowledged, Message, Verdict
-from tests.simulation.event_queue import Agenda, Processes
-from tests.simulation.lossy_network import Air
-from tests.simulation.push_channel import Pushes
-from tests.simulation.scenario import Conditions
+from tests.simulation.event_queue import EventQueue, Processes
+from tests.simulation.lossy_network import LossyNetwork
+from tests.simulation.push_channel import PushChannel
+from tests.simulation.scenario import Scenario
 from tests.simulation.test_event_queue import play
 
 
 class Pair:
     """Two nodes: ``a`` pushes, ``b`` answers what arrives, from the given number of arrivals on, and 0 is never."""
 
-    def __init__(self, answers_from: int, **conditions: Any) -> None:
-        self.agenda, self.happened = Agenda(), Counter[str]()
-        self.processes = Processes(self.agenda)
+    def __init__(self, answers_from: int, **scenario: Any) -> None:
+        self.queue, self.happened = EventQueue(), Counter[str]()
+        self.processes = Processes(self.queue)
         self.arrived, self.answered, self._answers_from = 0, list[Acknowledged](), answers_from
         self.given_up = False
-        air = Air(Conditions(**conditions), random.Random(0), self.happened)
-        self.pushes = Pushes(
-            self.agenda, self.processes, air, self.happened, 0.5, self._arrive, self._answer, lambda _: self.given_up
+        air = LossyNetwork(Scenario(**scenario), random.Random(0), self.happened)
+        self.pushes = PushChannel(
+            self.queue, self.processes, air, self.happened, 0.5, self._arrive, self._answer, lambda _: self.given_up
         )
         for name in ("a", "b"):
             self.processes.start(name)
@@ -46,7 +46,7 @@ class Pair:
 def test_a_push_is_repeated_until_it_is_answered() -> None:
     pair = Pair(answers_from=3, lose=0.5)
     pair.push()
-    play(pair.agenda)
+    play(pair.queue)
     assert pair.happened["lost"] > 0
     assert pair.arrived >= 3
     assert {event.round for event in pair.answered} == {3}
@@ -56,12 +56,12 @@ def test_a_push_is_repeated_until_it_is_answered() -> None:
 def test_nobody_repeats_after_the_end_nor_to_the_dead() -> None:
     pair = Pair(answers_from=0)
     pair.push()
-    play(pair.agenda)
+    play(pair.queue)
     assert pair.arrived == 10
     dead = Pair(answers_from=0)
     dead.push()
     dead.pushes.drop("a", {"b"})
-    play(dead.agenda)
+    play(dead.queue)
     assert dead.arrived == 1  # it was on its way
 
 
@@ -69,12 +69,12 @@ def test_a_leaping_clock_repeats_what_the_running_process_has_not_had_answered()
     pair = Pair(answers_from=2)
     pair.push()
     pair.pushes.repeat("a")
-    play(pair.agenda)
+    play(pair.queue)
     assert (pair.arrived, len(pair.answered)) == (2, 1)
     other = Pair(answers_from=0)
     other.push()
     other.processes.end("a")
     other.processes.start("a")
     other.pushes.repeat("a")
-    play(other.agenda)
+    play(other.queue)
     assert other.arrived == 1

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.plan import Member, found
+from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError
 from edgenode.storage.checkpoints import Checkpoint, Store, write_atomically
 
-PLAN = found("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
+PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
 DTYPES = [
     "float16",
     "float32",
@@ -41,10 +41,10 @@ DTYPES = [
 ]
 
 
-def a_checkpoint(round: int = 50, **local: np.ndarray) -> Checkpoint:
+def a_checkpoint(t: int = 50, **local: np.ndarray) -> Checkpoint:
     x = np.array([0.0, -0.0, 1e-45, -3.4e38, 1 / 3], dtype=np.float32)
-    state = State(x, error=-x[::-1].copy(), u=np.array([0.1 + round, 1.0]))
-    return Checkpoint(round, state, PLAN.extend(PLAN.successor(9)), local, {"messages": 7, "wire_bytes": 2**40})
+    state = State(x, error=-x[::-1].copy(), u=np.array([0.1 + t, 1.0]))
+    return Checkpoint(t, state, PLAN.extend(PLAN.successor(9)), local, {"messages": 7, "wire_bytes": 2**40})
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path, "run")
 
 
-def folder(store: Store, round: int = 50) -> Path:
-    return store.folder / f"round-{round:09d}"
+def folder(store: Store, t: int = 50) -> Path:
+    return store.folder / f"round-{t:09d}"
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
@@ -97,8 +97,8 @@ def test_u_keeps_its_last_bit(store: Store, u: float) -> None:
 
 
 def test_the_newest_two_are_kept(store: Store) -> None:
-    for round in (50, 100, 150, 1_000_000):
-        store.save(a_checkpoint(round))
+    for t in (50, 100, 150, 1_000_000):
+        store.save(a_checkpoint(t))
     assert store.rounds() == {150, 1_000_000}
     assert sorted(p.name for p in store.folder.iterdir()) == ["round-000000150", "round-001000000"]
 
@@ -169,8 +169,8 @@ def test_a_crash_at_any_step_leaves_what_can_be_loaded(tmp_path: Path, again: bo
         rounds, plan, _ = Store(tmp_path / str(steps), "run").offer()
         assert rounds == {50, 100} if again else {50, 100} <= rounds or rounds >= {100, 150}, calls
         assert plan == a_checkpoint().plan
-        for round in rounds:
-            assert store.load(round).state.u[0] == 0.1 + round
+        for t in rounds:
+            assert store.load(t).state.u[0] == 0.1 + t
         store.save(a_checkpoint(200))
         assert 200 in store.rounds()
         assert not list(store.folder.glob(".*.partial"))
@@ -360,22 +360,22 @@ def test_no_corrupted_checkpoint_is_ever_loaded(store: Store, region: str) -> No
     """
     rng, outcomes = random.Random(region), Counter[str]()
     saved = {
-        round: a_checkpoint(round, momentum=np.arange(30.0) / round, **{"buffer.mean": np.ones(9, np.float32) * round})
-        for round in (50, 100)
+        t: a_checkpoint(t, momentum=np.arange(30.0) / t, **{"buffer.mean": np.ones(9, np.float32) * t})
+        for t in (50, 100)
     }
     for checkpoint in saved.values():
         store.save(checkpoint)
-    whole = {round: read_folder(folder(store, round)) for round in saved}
+    whole = {t: read_folder(folder(store, t)) for t in saved}
     for _ in range(REGIONS.index(region), CORRUPTIONS, len(REGIONS)):
         damaged = set[int]()
         while not damaged:  # zeros over zeros are no damage
             shutil.rmtree(store.folder)
-            for round, content in whole.items():
-                write_folder(folder(store, round), content)
-            for round in rng.choice(([50], [100], [100], [100, 50])):
+            for t, content in whole.items():
+                write_folder(folder(store, t), content)
+            for t in rng.choice(([50], [100], [100], [100, 50])):
                 if all((folder(store, r) / name).is_file() for r in saved for name in FILES):
-                    corrupt(rng, region, folder(store, round), folder(store, 150 - round))
-            damaged = {round for round in saved if read_folder(folder(store, round)) != whole[round]}
+                    corrupt(rng, region, folder(store, t), folder(store, 150 - t))
+            damaged = {t for t in saved if read_folder(folder(store, t)) != whole[t]}
         outcomes[require_refusal(store, saved, damaged)] += 1
     print(region, dict(outcomes))
 
@@ -383,12 +383,12 @@ def test_no_corrupted_checkpoint_is_ever_loaded(store: Store, region: str) -> No
 def require_refusal(store: Store, saved: dict[int, Checkpoint], damaged: set[int]) -> str:
     """Nothing but the intact rounds is offered and loaded, and those to the bit; what happened, in words."""
     intact = saved.keys() - damaged
-    for round in store.rounds() | saved.keys():
-        if round in intact:
-            assert same(store.load(round), saved[round])
+    for t in store.rounds() | saved.keys():
+        if t in intact:
+            assert same(store.load(t), saved[t])
         else:
-            with pytest.raises(CheckpointError, match=f"round-{round:09d}"):
-                store.load(round)
+            with pytest.raises(CheckpointError, match=f"round-{t:09d}"):
+                store.load(t)
     rounds, plan, damage = store.offer()
     assert rounds == intact
     assert plan == (saved[max(intact)].plan if intact else None)
@@ -447,12 +447,12 @@ def test_there_may_be_nothing_to_offer(store: Store) -> None:
 
 
 def test_nothing_but_damage_to_offer_names_each(store: Store) -> None:
-    for round in (50, 100):
-        store.save(a_checkpoint(round))
-        (folder(store, round) / "meta.json").write_text("{}")
+    for t in (50, 100):
+        store.save(a_checkpoint(t))
+        (folder(store, t) / "meta.json").write_text("{}")
     rounds, plan, damage = store.offer()
     assert (rounds, plan) == (frozenset(), None)
-    assert all(f"{folder(store, round)} is damaged" in reason for round, reason in zip((50, 100), damage, strict=True))
+    assert all(f"{folder(store, t)} is damaged" in reason for t, reason in zip((50, 100), damage, strict=True))
 
 
 def test_what_was_saved_after_a_round_can_be_dropped(store: Store) -> None:

@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 
 from edgenode.core.protocol.control import Persist
-from edgenode.core.protocol.plan import Member, Plan, found, resume
+from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError
-from edgenode.storage.controller_state import Ledger
+from edgenode.storage.controller_state import ControllerState
 
-PLAN = found("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
+PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
 TO_DO = "start with --recover to rebuild it from the nodes"
 
 
 def a_persist(term: int = 2) -> Persist:
-    plan = PLAN.extend(PLAN.successor(9, term=2, heirs=(("n7", "n0"),), cut=(("n8", 7),)))
+    plan = PLAN.extend(PLAN.successor(9, term=2, handoffs=(("n7", "n0"),), evictions=(("n8", 7),)))
     return Persist(term, 5, plan, paused=True)
 
 
@@ -37,90 +37,90 @@ def grown(plan: Plan, records: int) -> Plan:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "new", "run")
+def state(tmp_path: Path) -> ControllerState:
+    return ControllerState(tmp_path / "new", "run")
 
 
-def rows(ledger: Ledger) -> list[tuple[int, str]]:
-    with closing(sqlite3.connect(ledger.path)) as database:
+def rows(state: ControllerState) -> list[tuple[int, str]]:
+    with closing(sqlite3.connect(state.path)) as database:
         return database.execute("SELECT number, json FROM record ORDER BY number").fetchall()
 
 
 # --- there and back
 
 
-def test_a_ledger_comes_back_as_it_was_written_last(ledger: Ledger) -> None:
-    assert ledger.load() is None
-    ledger.save(a_persist(1))
-    ledger.save(a_persist())
-    assert Ledger(ledger.path.parent, "run").load() == a_persist()
+def test_a_ledger_comes_back_as_it_was_written_last(state: ControllerState) -> None:
+    assert state.load() is None
+    state.save(a_persist(1))
+    state.save(a_persist())
+    assert ControllerState(state.path.parent, "run").load() == a_persist()
 
 
-def test_a_plan_grows_by_rows_and_is_replaced_where_it_differs(ledger: Ledger) -> None:
+def test_a_plan_grows_by_rows_and_is_replaced_where_it_differs(state: ControllerState) -> None:
     long = grown(PLAN, 5)
     other = long.extend(long.successor(1000, term=7))  # another controller's
-    resumed, _ = resume(long, long.latest.members, {n: (frozenset({40}), long) for n in long.latest.names})
+    resumed, _ = restore_plan(long, long.latest.members, {n: (frozenset({40}), long) for n in long.latest.names})
     for plan in (PLAN, long, grown(long, 1), other, resumed, grown(resumed, 2)):
-        ledger.save(Persist(1, 0, plan))
-        assert ledger.load() == Persist(1, 0, plan)
-        assert rows(ledger) == [(r.number, r.to_json()) for r in plan.records]
+        state.save(Persist(1, 0, plan))
+        assert state.load() == Persist(1, 0, plan)
+        assert rows(state) == [(r.number, r.to_json()) for r in plan.records]
 
 
-def test_a_save_leaves_the_records_before_where_they_are(ledger: Ledger) -> None:
+def test_a_save_leaves_the_records_before_where_they_are(state: ControllerState) -> None:
     with_many = grown(PLAN, 300)
-    ledger.save(Persist(1, 0, with_many))
-    before = ledger.path.read_bytes()
-    ledger.save(Persist(1, 1, grown(with_many, 1)))
-    after = ledger.path.read_bytes()
+    state.save(Persist(1, 0, with_many))
+    before = state.path.read_bytes()
+    state.save(Persist(1, 1, grown(with_many, 1)))
+    after = state.path.read_bytes()
     changed = [i for i in range(0, len(before), 4096) if before[i : i + 4096] != after[i : i + 4096]]
     assert len(before) > 20 * 4096
     assert len(changed) <= 4
 
 
-def test_it_is_a_database_that_others_can_identify(ledger: Ledger) -> None:
-    ledger.save(a_persist())
-    assert ledger.path.name == "controller.sqlite3"
-    assert ledger.path.read_bytes()[68:72] == b"edgn"
-    assert [path.name for path in ledger.path.parent.iterdir()] == ["controller.sqlite3"]
+def test_it_is_a_database_that_others_can_identify(state: ControllerState) -> None:
+    state.save(a_persist())
+    assert state.path.name == "controller.sqlite3"
+    assert state.path.read_bytes()[68:72] == b"edgn"
+    assert [path.name for path in state.path.parent.iterdir()] == ["controller.sqlite3"]
 
 
-def test_a_ledger_is_gone_when_the_run_is_over(ledger: Ledger) -> None:
-    ledger.close()
-    ledger.save(a_persist())
+def test_a_ledger_is_gone_when_the_run_is_over(state: ControllerState) -> None:
+    state.close()
+    state.save(a_persist())
     for name in ("-journal", "-wal", "-shm"):
-        Path(f"{ledger.path}{name}").touch()
-    ledger.close()
-    assert ledger.load() is None
-    assert list(ledger.path.parent.iterdir()) == []
-    ledger.close()
+        Path(f"{state.path}{name}").touch()
+    state.close()
+    assert state.load() is None
+    assert list(state.path.parent.iterdir()) == []
+    state.close()
 
 
 # --- refused
 
 
-def test_a_ledger_of_another_configuration_is_refused_by_name(ledger: Ledger) -> None:
-    ledger.save(a_persist())
+def test_a_ledger_of_another_configuration_is_refused_by_name(state: ControllerState) -> None:
+    state.save(a_persist())
     with pytest.raises(CheckpointError, match=r"controller\.sqlite3 is of an unfinished run with another config"):
-        Ledger(ledger.path.parent, "f00d").load()
+        ControllerState(state.path.parent, "f00d").load()
 
 
-def refused(ledger: Ledger, reason: str) -> None:
+def refused(state: ControllerState, reason: str) -> None:
     with pytest.raises(CheckpointError, match=rf"controller\.sqlite3 cannot be read: .*{reason}.*; {TO_DO}"):
-        ledger.load()
+        state.load()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\xfe", b"SQLite format 3\0", bytes(8192)])
-def test_a_file_that_is_none_is_refused_by_name(ledger: Ledger, damage: bytes) -> None:
-    ledger.path.parent.mkdir()
-    ledger.path.write_bytes(damage)
-    refused(ledger, "")
+def test_a_file_that_is_none_is_refused_by_name(state: ControllerState, damage: bytes) -> None:
+    state.path.parent.mkdir()
+    state.path.write_bytes(damage)
+    refused(state, "")
 
 
-def test_a_folder_in_its_place_is_refused_by_name(ledger: Ledger) -> None:
-    ledger.path.mkdir(parents=True)
-    refused(ledger, "unable to open")
+def test_a_folder_in_its_place_is_refused_by_name(state: ControllerState) -> None:
+    state.path.mkdir(parents=True)
+    refused(state, "unable to open")
     with pytest.raises(CheckpointError, match=r"cannot write .*controller\.sqlite3: unable to open"):
-        ledger.save(a_persist())
+        state.save(a_persist())
 
 
 @pytest.mark.parametrize(
@@ -141,26 +141,26 @@ def test_a_folder_in_its_place_is_refused_by_name(ledger: Ledger) -> None:
         ("DROP TABLE record", "no such table"),
     ],
 )
-def test_a_changed_database_is_refused_by_name(ledger: Ledger, change: str, reason: str) -> None:
-    ledger.save(a_persist())
-    with closing(sqlite3.connect(ledger.path)) as database, database:
+def test_a_changed_database_is_refused_by_name(state: ControllerState, change: str, reason: str) -> None:
+    state.save(a_persist())
+    with closing(sqlite3.connect(state.path)) as database, database:
         database.execute(change)
-    refused(ledger, reason)
+    refused(state, reason)
 
 
-def test_no_damage_to_the_file_is_ever_loaded(ledger: Ledger) -> None:
+def test_no_damage_to_the_file_is_ever_loaded(state: ControllerState) -> None:
     """A flip that changes nothing SQLite looks at may load, as what was saved."""
     saved, rng, outcomes = Persist(3, 4, grown(PLAN, 12)), random.Random(1), {True: 0, False: 0}
-    ledger.save(saved)
-    whole = ledger.path.read_bytes()
+    state.save(saved)
+    whole = state.path.read_bytes()
     for i in range(600):
         at = rng.randrange(120 if i < 120 else len(whole))
         n = rng.choice((1, 1, 64, 512))
         new = rng.choice((bytes([whole[at] ^ 1 << rng.randrange(8)]), bytes(n), rng.randbytes(n), b""))
-        ledger.path.write_bytes(whole[:at] + new + (whole[at + len(new) :] if new else b""))
-        Path(f"{ledger.path}-journal").unlink(missing_ok=True)
+        state.path.write_bytes(whole[:at] + new + (whole[at + len(new) :] if new else b""))
+        Path(f"{state.path}-journal").unlink(missing_ok=True)
         try:
-            assert ledger.load() == saved
+            assert state.load() == saved
             outcomes[True] += 1
         except CheckpointError as exc:
             assert "controller.sqlite3 " in str(exc) and TO_DO in str(exc)
@@ -170,23 +170,23 @@ def test_no_damage_to_the_file_is_ever_loaded(ledger: Ledger) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_a_checkpoint_error(ledger: Ledger) -> None:
-    ledger.path.parent.mkdir(mode=0o500)
+def test_a_folder_without_permission_is_a_checkpoint_error(state: ControllerState) -> None:
+    state.path.parent.mkdir(mode=0o500)
     with pytest.raises(CheckpointError, match=r"cannot write .*controller\.sqlite3"):
-        ledger.save(a_persist())
+        state.save(a_persist())
 
 
 # --- killed
 
 
-def test_a_beginning_that_was_cut_off_is_none(ledger: Ledger) -> None:
-    ledger.path.parent.mkdir()
+def test_a_beginning_that_was_cut_off_is_none(state: ControllerState) -> None:
+    state.path.parent.mkdir()
     for name in (".controller.sqlite3.partial", ".controller.sqlite3.partial-journal", "controller.sqlite3-journal"):
-        (ledger.path.parent / name).write_bytes(b"left")
-    assert ledger.load() is None
-    ledger.save(a_persist())
-    assert ledger.load() == a_persist()
-    assert [path.name for path in ledger.path.parent.iterdir()] == ["controller.sqlite3"]
+        (state.path.parent / name).write_bytes(b"left")
+    assert state.load() is None
+    state.save(a_persist())
+    assert state.load() == a_persist()
+    assert [path.name for path in state.path.parent.iterdir()] == ["controller.sqlite3"]
 
 
 LIVES = """
@@ -194,16 +194,16 @@ import os, sys
 from pathlib import Path
 from edgenode.core.protocol.control import Persist
 from edgenode.core.protocol.plan import Plan, Record
-from edgenode.storage.controller_state import Ledger
+from edgenode.storage.controller_state import ControllerState
 
 def save_forever():
-    ledger, plan = Ledger(Path(sys.argv[1]), "run"), Plan((Record.from_json(sys.argv[2]),))
-    saved = ledger.load() or Persist(0, 0, plan)
+    state, plan = ControllerState(Path(sys.argv[1]), "run"), Plan((Record.from_json(sys.argv[2]),))
+    saved = state.load() or Persist(0, 0, plan)
     while True:
         before = saved.plan if len(saved.plan.records) < 20 else plan
         record = before.successor(before.latest.start + 10)
         saved = Persist(saved.term + 1, 2 * saved.term, before.extend(record))
-        ledger.save(saved)
+        state.save(saved)
         print(saved.term, flush=True)
 
 for _ in sys.stdin:
@@ -216,10 +216,10 @@ for _ in sys.stdin:
 """
 
 
-def test_what_was_acknowledged_survives_kill_9(ledger: Ledger) -> None:
+def test_what_was_acknowledged_survives_kill_9(state: ControllerState) -> None:
     """Twenty processes, one after the other, each killed while it saves."""
     rng, acknowledged = random.Random(9), 0
-    command = [sys.executable, "-c", LIVES, str(ledger.path.parent), PLAN.latest.to_json()]
+    command = [sys.executable, "-c", LIVES, str(state.path.parent), PLAN.latest.to_json()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as lives:
         assert lives.stdin and lives.stdout
         for _ in range(20):
@@ -232,7 +232,7 @@ def test_what_was_acknowledged_survives_kill_9(ledger: Ledger) -> None:
             os.kill(child, signal.SIGKILL)
             while (line := lives.stdout.readline()) != "dead\n":
                 acknowledged = int(line)
-            loaded = ledger.load()
+            loaded = state.load()
             assert loaded is not None
             assert loaded.term in (acknowledged, acknowledged + 1)
             assert loaded.ballot == 2 * (loaded.term - 1)

@@ -11,7 +11,7 @@ import pytest
 
 from edgenode.errors import CheckpointError
 from edgenode.storage import run_history
-from edgenode.storage.run_history import COLUMNS, History, Recorder
+from edgenode.storage.run_history import COLUMNS, Recorder, RunHistory
 
 ABOUT = {
     "cluster": "home", "run_digest": "d", "algorithm": "scsp", "compressor": "topk-0.01-int8", "nodes": 2, "rounds": 9,
@@ -19,9 +19,9 @@ ABOUT = {
 }  # fmt: skip
 
 
-def a_view(round: int, **changes: Any) -> dict[str, Any]:
-    node = dict.fromkeys(COLUMNS, 0) | {"round": round, "accuracy": round / 100} | changes
-    nodes = [{**node, "node": "n0"}, {**node, "node": "n1", "round": round + 2, "accuracy": None}]
+def a_view(t: int, **changes: Any) -> dict[str, Any]:
+    node = dict.fromkeys(COLUMNS, 0) | {"round": t, "accuracy": t / 100} | changes
+    nodes = [{**node, "node": "n0"}, {**node, "node": "n1", "round": t + 2, "accuracy": None}]
     return {"graph": {"name": "a"}, "consensus_distance": 0.5, "nodes": nodes}
 
 
@@ -31,12 +31,12 @@ def record(recorder: Recorder, moments: int, first: int = 0) -> None:
 
 
 def test_without_a_history_there_are_no_runs_and_no_file(tmp_path: Path) -> None:
-    assert History(tmp_path).runs() == []
+    assert RunHistory(tmp_path).runs() == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_is_kept_with_its_samples_its_curve_and_its_end(tmp_path: Path) -> None:
-    kept = History(tmp_path / "new")
+    kept = RunHistory(tmp_path / "new")
     recorder = Recorder(kept, ABOUT)
     record(recorder, 3)
     recorder.end(a_view(9, loss=0.25), "done")
@@ -53,53 +53,53 @@ def test_a_run_is_kept_with_its_samples_its_curve_and_its_end(tmp_path: Path) ->
 
 
 def test_moments_are_taken_no_more_often_than_due(tmp_path: Path) -> None:
-    recorder = Recorder(History(tmp_path), ABOUT)
+    recorder = Recorder(RunHistory(tmp_path), ABOUT)
     for i in range(1000):  # a second of events
         recorder.note(a_view(i), now=recorder._began + i / 1000)
-    assert len(History(tmp_path).curve(recorder.run)) == 1
+    assert len(RunHistory(tmp_path).curve(recorder.run)) == 1
 
 
 def test_a_long_run_is_thinned_evenly_and_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_history, "_TICKS", 16)
-    recorder = Recorder(History(tmp_path), ABOUT)
+    recorder = Recorder(RunHistory(tmp_path), ABOUT)
     record(recorder, 100)
-    curve = History(tmp_path).curve(recorder.run)
+    curve = RunHistory(tmp_path).curve(recorder.run)
     assert 8 <= len(curve) <= 16
     assert recorder._every_s > 4
     assert curve[0]["round"] == 0
-    assert len(History(tmp_path).samples(recorder.run)) == 2 * len(curve)
+    assert len(RunHistory(tmp_path).samples(recorder.run)) == 2 * len(curve)
 
 
 def test_only_the_newest_runs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_history, "_RUNS", 3)
     for _ in range(5):
-        record(Recorder(History(tmp_path), ABOUT), 1)
-    assert [run["id"] for run in History(tmp_path).runs()] == [3, 4, 5]
-    assert History(tmp_path).samples(1) == []
+        record(Recorder(RunHistory(tmp_path), ABOUT), 1)
+    assert [run["id"] for run in RunHistory(tmp_path).runs()] == [3, 4, 5]
+    assert RunHistory(tmp_path).samples(1) == []
 
 
 def test_a_restarted_controller_goes_on_with_the_record_of_its_run_only(tmp_path: Path) -> None:
-    first = Recorder(History(tmp_path), ABOUT)
+    first = Recorder(RunHistory(tmp_path), ABOUT)
     record(first, 2)
-    assert Recorder(History(tmp_path), {**ABOUT, "run_digest": "other"}, goes_on=True).run != first.run
-    again = Recorder(History(tmp_path), ABOUT, goes_on=True)
+    assert Recorder(RunHistory(tmp_path), {**ABOUT, "run_digest": "other"}, goes_on=True).run != first.run
+    again = Recorder(RunHistory(tmp_path), ABOUT, goes_on=True)
     assert again.run == first.run
     record(again, 2, first=2)
     again.end(a_view(9), "done")
-    assert [c["round"] for c in History(tmp_path).curve(first.run)] == [0, 1, 2, 3, 9]
-    assert Recorder(History(tmp_path), ABOUT, goes_on=True).run > first.run
-    assert Recorder(History(tmp_path), ABOUT).run > first.run
+    assert [c["round"] for c in RunHistory(tmp_path).curve(first.run)] == [0, 1, 2, 3, 9]
+    assert Recorder(RunHistory(tmp_path), ABOUT, goes_on=True).run > first.run
+    assert Recorder(RunHistory(tmp_path), ABOUT).run > first.run
 
 
 def test_what_is_no_history_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / run_history.NAME
     path.write_bytes(b"not a database, but longer than the header of one, which is a hundred bytes long" * 3)
     with pytest.raises(CheckpointError, match=r"history\.sqlite3: file is not a database; remove it"):
-        History(tmp_path).runs()
+        RunHistory(tmp_path).runs()
     path.unlink()
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version = 9")
         database.execute("CREATE TABLE other (x)")
         database.commit()
     with pytest.raises(CheckpointError, match="it is no history of format 1"):
-        Recorder(History(tmp_path), ABOUT)
+        Recorder(RunHistory(tmp_path), ABOUT)

@@ -35,8 +35,8 @@ def small_trainer(seed: int = 0, shard: int = 0, count: int = 100, **settings: o
 
 
 def run(trainer: Trainer, z: np.ndarray, rounds: range) -> np.ndarray:
-    for round in rounds:
-        z = z + trainer.train(round, z).displacement
+    for t in rounds:
+        z = z + trainer.train(t, z).local_update
     return z
 
 
@@ -72,8 +72,8 @@ def test_read_only_vector_is_accepted_and_left_alone() -> None:
     z.flags.writeable = False
     step = trainer.train(0, z)
     assert np.array_equal(z, before)
-    assert step.displacement.dtype == np.float32
-    assert np.abs(step.displacement).max() > 0
+    assert step.local_update.dtype == np.float32
+    assert np.abs(step.local_update).max() > 0
 
 
 def test_vector_of_another_size_is_our_own_bug() -> None:
@@ -90,10 +90,10 @@ def reference(trainer: Trainer, z: np.ndarray, rounds: int, **options: float) ->
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     nn.utils.vector_to_parameters(torch.from_numpy(z.copy()), net.parameters())
     optimiser = torch.optim.SGD(net.parameters(), **options)
-    for round in range(rounds):
-        chosen = trainer.batch_indices(round)
+    for t in range(rounds):
+        chosen = trainer.batch_indices(t)
         images = (found.train_images[chosen].float() - torch.tensor(found.mean)) / torch.tensor(found.std)
-        optimiser.param_groups[0]["lr"] = trainer.learning_rate(round)
+        optimiser.param_groups[0]["lr"] = trainer.learning_rate(t)
         optimiser.zero_grad()
         functional.cross_entropy(net(images), found.train_labels[chosen]).backward()
         optimiser.step()
@@ -109,8 +109,8 @@ def test_steps_equal_torch_sgd_to_the_bit(momentum: float, weight_decay: float) 
     settings = TrainSettings(16, 0.05, momentum, weight_decay, milestones=(1,), decay=0.5)
     trainer = Trainer(datasets.load("digits"), torch.arange(100), net, settings, seed=0, shard=0)
     ours = z = trainer.initial()
-    for round in range(10):
-        trainer.train(round, ours)
+    for t in range(10):
+        trainer.train(t, ours)
         ours = trainer._flat.read()
     theirs = reference(trainer, z, 10, lr=0.05, momentum=momentum, weight_decay=weight_decay)
     assert np.array_equal(ours, theirs)
@@ -122,8 +122,8 @@ def test_bfloat16_is_of_layers_and_of_nothing_that_is_kept() -> None:
     seen = []
     half._flat.model[-1].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
     step, again, exact = half.train(0, z), small_trainer(precision="bfloat16").train(0, z), full.train(0, z)
-    assert np.array_equal(step.displacement, again.displacement)
-    off = np.linalg.norm(step.displacement - exact.displacement) / np.linalg.norm(exact.displacement)
+    assert np.array_equal(step.local_update, again.local_update)
+    off = np.linalg.norm(step.local_update - exact.local_update) / np.linalg.norm(exact.local_update)
     assert 0 < off < 0.05  # eight bits of each value
     assert {state.dtype for name, state in half.local_state().items() if "num_batches" not in name} == {np.dtype("f4")}
     assert abs(half.evaluate(z) - full.evaluate(z)) < 0.05
@@ -138,7 +138,7 @@ def test_a_device_without_bfloat16_is_a_config_error() -> None:
 def test_learning_rate_falls_at_local_epochs() -> None:
     trainer = small_trainer(learning_rate=1.0, milestones=(1, 3), decay=0.5)
     assert trainer.rounds_per_epoch == 7
-    assert [trainer.learning_rate(round) for round in (0, 6, 7, 20, 21, 90)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    assert [trainer.learning_rate(t) for t in (0, 6, 7, 20, 21, 90)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 33, 100])
@@ -174,7 +174,7 @@ def test_dropout_and_augmentation_are_drawn_anew_for_each_round_and_shard() -> N
         settings = TrainSettings(augment=True)
         # A shard of one sample: every round has the same batch, so only the draws can differ.
         trainer = Trainer(datasets.load("digits"), torch.arange(1), small_net, settings, seed=0, shard=shard)
-        return [trainer.train(round, trainer.initial()).loss for round in range(6)]
+        return [trainer.train(t, trainer.initial()).loss for t in range(6)]
 
     assert losses(0) == losses(0)
     assert len({*losses(0), *losses(1)}) == 12
@@ -227,10 +227,10 @@ def test_evaluation_and_export_disturb_nothing() -> None:
     quiet, watched = small_trainer(), small_trainer()
     z = quiet.initial()
     expected = run(quiet, z, range(6))
-    for round in range(6):
+    for t in range(6):
         watched.evaluate(np.zeros_like(z))
         watched.named_tensors(np.ones_like(z))
-        z = z + watched.train(round, z).displacement
+        z = z + watched.train(t, z).local_update
     assert np.array_equal(z, expected)
 
 
@@ -249,7 +249,7 @@ def test_statistics_are_measured_anew_from_the_shard_and_the_model_alone() -> No
     found, net = datasets.load("digits"), small_net()
     net.load_state_dict(trainer.named_tensors(z))
     images = (found.train_images.float() - torch.tensor(found.mean)) / torch.tensor(found.std)
-    batches = [net[0](images[trainer.batch_indices(round)]) for round in range(trainer.rounds_per_epoch)]
+    batches = [net[0](images[trainer.batch_indices(t)]) for t in range(trainer.rounds_per_epoch)]
     mean = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
     assert measured["buffer.1.num_batches_tracked"] == len(batches) == 7
     np.testing.assert_allclose(measured["buffer.1.running_mean"], mean.detach().numpy(), rtol=1e-4, atol=1e-6)
@@ -361,8 +361,8 @@ def test_trainers_of_one_process_cut_the_data_once_and_another_cut_is_another(mo
 def test_a_warm_up_rises_linearly_and_then_all_is_as_without() -> None:
     warm, plain = (small_trainer(milestones=(1, 4), decay=0.5, learning_rate=1.0, warmup_epochs=w) for w in (2, 0))
     assert warm.rounds_per_epoch == 7
-    rates = [warm.learning_rate(round) for round in range(14)]
-    assert rates == [plain.learning_rate(round) * (round + 1) / 14 for round in range(14)]
+    rates = [warm.learning_rate(t) for t in range(14)]
+    assert rates == [plain.learning_rate(t) * (t + 1) / 14 for t in range(14)]
     assert rates[0] == 1 / 14 and rates[6:8] == [0.5, 0.5 * 8 / 14]
     assert [warm.learning_rate(r) for r in range(14, 40)] == [plain.learning_rate(r) for r in range(14, 40)]
 
@@ -375,9 +375,9 @@ def test_vgg11_begins_without_diverging_at_the_papers_learning_rate() -> None:
     chosen = TrainSettings(batch_size=8, learning_rate=0.05, weight_decay=5e-4)
     trainer = Trainer(noise, torch.arange(32), lambda: models.build("vgg11", 10, 3, 32), chosen, seed=0, shard=0)
     z = trainer.initial()
-    for round in range(6):
-        step = trainer.train(round, z)
-        z = z + step.displacement
+    for t in range(6):
+        step = trainer.train(t, z)
+        z = z + step.local_update
         assert step.loss < 5
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgenode.core.algorithm.compression import Compressor, Floats, as_float32, keep_all
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.algorithm.update_rules import SPARSE_PUSH, Rule
+from edgenode.core.algorithm.update_rules import SPARSE_PUSH, UpdateRule
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError
 
@@ -34,7 +34,7 @@ def default_difference_rate(share: float) -> float:
 
 
 @dataclass(frozen=True)
-class Step:
+class RoundStep:
     """What a round consists of.
 
     Attributes:
@@ -50,7 +50,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AlgorithmSpec:
     """A rule for ``training_rounds``, then Algorithm 2's uncompressed gossip for ``gossip_rounds`` (0 is SP).
 
     Attributes:
@@ -63,19 +63,19 @@ class Recipe:
     training_rounds: int
     gossip_rounds: int = 0
     blocks: int = 1
-    rule: Rule = SPARSE_PUSH
+    rule: UpdateRule = SPARSE_PUSH
 
     @property
     def rounds(self) -> int:
         """All of them, T + k."""
         return self.training_rounds + self.gossip_rounds
 
-    def step(self, round: int) -> Step:
+    def step(self, t: int) -> RoundStep:
         """The step of one round, 0 <= round < rounds."""
-        if round < self.training_rounds:
-            block = round % self.blocks if self.blocks > 1 else None
-            return Step(True, self.compressor, self.averaging_rate, block=block)
-        return Step(False, UNCOMPRESSED, 1.0, forgets=round == self.training_rounds)
+        if t < self.training_rounds:
+            block = t % self.blocks if self.blocks > 1 else None
+            return RoundStep(True, self.compressor, self.averaging_rate, block=block)
+        return RoundStep(False, UNCOMPRESSED, 1.0, forgets=t == self.training_rounds)
 
     def initial(self, model: Floats) -> State:
         """The state to begin with: the common model, and zeros for what the rule keeps.

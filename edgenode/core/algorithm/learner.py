@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from edgenode.core.algorithm import codec
-from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, Recipe
+from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout, Payload
 from edgenode.core.algorithm.sparse_push import Contribution, State, Weights, debias, drop_error, inherit, take_back
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
@@ -31,7 +31,7 @@ class Learner(Protocol[C]):
         """The push-sum weight; the mean over the blocks where each has its own."""
         ...
 
-    def trains(self, round: int) -> bool:
+    def trains(self, t: int) -> bool:
         """Whether a round begins with a local step."""
         ...
 
@@ -39,14 +39,14 @@ class Learner(Protocol[C]):
         """z, a new vector [d]."""
         ...
 
-    def emit(self, round: int, displacement: Floats | None, whole: bool = False) -> tuple[bytes, tuple[float, ...]]:
+    def emit(self, t: int, local_update: Floats | None, whole: bool = False) -> tuple[bytes, tuple[float, ...]]:
         """Make the round's message, once for all receivers: the payload, and the u of what it is of.
 
         ``whole`` is a leaver's last: all of x, uncompressed.
         """
         ...
 
-    def read(self, round: int, weight: float, u: tuple[float, ...], data: bytes) -> C:
+    def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> C:
         """A contribution from outside, of a round that is not mixed yet. A weight of 1 is a leaver's.
 
         Raises:
@@ -58,11 +58,11 @@ class Learner(Protocol[C]):
         """Close the round; contributions in sender order."""
         ...
 
-    def take_back(self, round: int, weight: float) -> None:
+    def take_back(self, t: int, weight: float) -> None:
         """Undo one push of a mixed round that was emitted here."""
         ...
 
-    def forget(self, round: int) -> None:
+    def forget(self, t: int) -> None:
         """No push of a round before this one will be taken back any more."""
         ...
 
@@ -87,49 +87,49 @@ class SparsePush:
     The stream of random numbers of a round depends on (seed, node, round) alone, so a resumed run repeats it.
     """
 
-    def __init__(self, recipe: Recipe, layout: Layout, state: State, seed: int, node: str) -> None:
-        self.recipe, self.layout, self.state = recipe, layout, state
+    def __init__(self, algorithm_spec: AlgorithmSpec, layout: Layout, state: State, seed: int, node: str) -> None:
+        self.algorithm_spec, self.layout, self.state = algorithm_spec, layout, state
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
         self._emitted: dict[int, _Emitted] = {}
         self._round = -1
 
     @property
     def rounds(self) -> int:
-        return self.recipe.rounds
+        return self.algorithm_spec.rounds
 
     @property
     def u(self) -> float:
         return float(self.state.u.mean())
 
-    def trains(self, round: int) -> bool:
-        return self.recipe.step(round).trains
+    def trains(self, t: int) -> bool:
+        return self.algorithm_spec.step(t).trains
 
     def model(self) -> Floats:
         return debias(self.state)
 
-    def emit(self, round: int, displacement: Floats | None, whole: bool = False) -> tuple[bytes, tuple[float, ...]]:
-        rule, step = self.recipe.rule, self.recipe.step(round)
+    def emit(self, t: int, local_update: Floats | None, whole: bool = False) -> tuple[bytes, tuple[float, ...]]:
+        rule, step = self.algorithm_spec.rule, self.algorithm_spec.step(t)
         if whole and rule.fixed:
             raise LocalProtocolError("the members of this run are fixed: nobody leaves")
-        if displacement is not None:
-            rule.descend(self.state, displacement)
+        if local_update is not None:
+            rule.descend(self.state, local_update)
         if step.forgets or whole:
             drop_error(self.state)
-        rng = np.random.default_rng((*self._entropy, round))
+        rng = np.random.default_rng((*self._entropy, t))
         block, compressor = (None, UNCOMPRESSED) if whole else (step.block, step.compressor)
-        part, layout = self._part(block)
+        part, layout = self._replica(block)
         own = rule.emit(part, compressor, layout, rng)
-        self._emitted[round] = _Emitted(own, block, part.u.copy(), step.averaging_rate)
-        self._round = round
+        self._emitted[t] = _Emitted(own, block, part.u.copy(), step.averaging_rate)
+        self._round = t
         return codec.encode(own, layout), tuple(part.u.tolist())
 
-    def read(self, round: int, weight: float, u: tuple[float, ...], data: bytes) -> Contribution:
-        part, layout = self._part(None if weight == 1.0 else self.recipe.step(round).block)
+    def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> Contribution:
+        part, layout = self._replica(None if weight == 1.0 else self.algorithm_spec.step(t).block)
         if len(u) != len(part.u):
-            raise RemoteProtocolError(f"{len(u)} push-sum weights in round {round}, expected {len(part.u)}")
+            raise RemoteProtocolError(f"{len(u)} push-sum weights in round {t}, expected {len(part.u)}")
         return Contribution(weight, np.array(u), codec.decode(data, layout))
 
-    def _part(self, block: int | None) -> tuple[State, Layout]:
+    def _replica(self, block: int | None) -> tuple[State, Layout]:
         return self.state.part(block), self.layout.part(block, len(self.state.u))
 
     def mix(self, self_weight: float, received: Sequence[Contribution]) -> None:
@@ -139,19 +139,19 @@ class SparsePush:
         self._round = -1  # once only; what was emitted stays, to be taken back
         exchanged = [c for c in received if c.weight != 1.0]
         part = self.state.part(own.block)
-        self.recipe.rule.mix(part, own.payload, own.u, self_weight, exchanged, own.averaging_rate)
+        self.algorithm_spec.rule.mix(part, own.payload, own.u, self_weight, exchanged, own.averaging_rate)
         for contribution in received:
             if contribution.weight == 1.0:
                 inherit(self.state, contribution)
 
-    def take_back(self, round: int, weight: float) -> None:
-        if self.recipe.rule.fixed:
+    def take_back(self, t: int, weight: float) -> None:
+        if self.algorithm_spec.rule.fixed:
             raise LocalProtocolError("the members of this run are fixed: no push is taken back")
-        own = self._emitted[round]
+        own = self._emitted[t]
         take_back(self.state.part(own.block), own.payload, own.u, weight, own.averaging_rate)
 
-    def forget(self, round: int) -> None:
-        for old in [r for r in self._emitted if r < round]:
+    def forget(self, t: int) -> None:
+        for old in [r for r in self._emitted if r < t]:
             del self._emitted[old]
 
     def snapshot(self) -> State:

@@ -89,9 +89,9 @@ def debias(state: State) -> Floats:
     return state.x / weights
 
 
-def descend(state: State, displacement: Floats) -> None:
+def descend(state: State, local_update: Floats) -> None:
     """Line 4: x-hat = x + displacement. That is the optimiser's step on z, not scaled by u."""
-    state.x += displacement
+    state.x += local_update
 
 
 def emit(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:

@@ -20,7 +20,7 @@ from edgenode.core.algorithm.sparse_push import Contribution, State, Weights, de
 
 
 @dataclass(frozen=True)
-class Rule:
+class UpdateRule:
     """An update rule.
 
     Attributes:
@@ -38,14 +38,14 @@ class Rule:
     fixed: bool = False
 
 
-def extrapolate(state: State, displacement: Floats) -> None:
+def extrapolate(state: State, local_update: Floats) -> None:
     """D2 (Tang et al. 2018, Algorithm 1, the local step): x_t+1/2 = 2 x_t - x_t-1 + displacement_t - displacement_t-1.
 
     That is x_t + displacement_t + history, with history = x_t - (x_t-1 + displacement_t-1): what mixing made of the
     last local step. In round 0 it is zero, as the paper's first step is. Over all nodes histories sum to zero, so the
     mean model takes plain SGD steps. Until ``mix_and_remember`` it holds minus (x_t + displacement_t).
     """
-    state.x += displacement
+    state.x += local_update
     state.history += state.x
     state.x, state.history = state.history, state.x
     np.negative(state.history, out=state.history)
@@ -97,6 +97,6 @@ def mix_replicas(
     state.x += np.float32(averaging_rate) * (state.gathered - state.replica)
 
 
-SPARSE_PUSH = Rule(("error",), descend, emit, mix)
-D2 = Rule(("error", "history"), extrapolate, emit, mix_and_remember, fixed=True)
-DIFFERENCE = Rule(("replica", "gathered"), descend, emit_difference, mix_replicas, fixed=True)
+SPARSE_PUSH = UpdateRule(("error",), descend, emit, mix)
+D2 = UpdateRule(("error", "history"), extrapolate, emit, mix_and_remember, fixed=True)
+DIFFERENCE = UpdateRule(("replica", "gathered"), descend, emit_difference, mix_replicas, fixed=True)

@@ -12,7 +12,7 @@ from edgenode.core.topology.graph import GraphSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Reign:
+class Leadership:
     """One start of a controller.
 
     Attributes:
@@ -25,7 +25,7 @@ class Reign:
     nonce: str = ""
     address: str = ""
 
-    def yields_to(self, other: Reign) -> bool:
+    def yields_to(self, other: Leadership) -> bool:
         """Whether those who follow the other one must not take orders from this one."""
         return self.term < other.term or (self.term == other.term and self.nonce != other.nonce)
 
@@ -58,7 +58,7 @@ class Joined:
     running: bool = False
     process: str = ""
     fenced: frozenset[str] = frozenset()
-    follows: Reign | None = None
+    follows: Leadership | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class OfferAnswered:
 class Rotate:
     """An operator wants these graphs in turn, ``every`` rounds or epochs each."""
 
-    ticket: int
+    request_id: int
     graphs: tuple[GraphSpec, ...]
     every: int
     epochs: bool
@@ -105,28 +105,28 @@ class Rotate:
 class Stop:
     """An operator wants the run to stop at one round for all."""
 
-    ticket: int
+    request_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
     """An operator wants every node to stand still before its next round."""
 
-    ticket: int
+    request_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
     """An operator wants a paused run to go on."""
 
-    ticket: int
+    request_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
     """A member wants to go, and to hand over what it has."""
 
-    ticket: int
+    request_id: int
     node: str
 
 
@@ -138,7 +138,7 @@ class Evict:
         force: even below half of the members, or below min_nodes.
     """
 
-    ticket: int
+    request_id: int
     node: str
     force: bool = False
 
@@ -164,12 +164,12 @@ class Admit:
 
     node: str
     process: str = ""
-    ticket: int = -1
+    request_id: int = -1
 
 
 Change = Rotate | Stop | Leave | Admit
-Wish = Rotate | Stop | Pause | Resume | Evict  # of an operator
-ClusterEvent = Joined | Lost | Progressed | OfferAnswered | Wish | Leave | Fetched | FenceAnswered
+OperatorRequest = Rotate | Stop | Pause | Resume | Evict  # of an operator
+ClusterEvent = Joined | Lost | Progressed | OfferAnswered | OperatorRequest | Leave | Fetched | FenceAnswered
 
 # --- the cluster says -------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class Hello:
     """Tell a node who we are, before anything else: it follows us from now on. And whether the run is paused."""
 
     node: str
-    reign: Reign
+    leadership: Leadership
     paused: bool = False
 
 
@@ -192,7 +192,7 @@ class Halt:
 
 
 @dataclass(frozen=True, slots=True)
-class Abdicate:
+class StepDown:
     """Another controller leads this run: end, and say which."""
 
     reason: str
@@ -264,9 +264,9 @@ class Persist:
 class Reply:
     """Answer an operator: the round at which the change takes effect, or why not."""
 
-    ticket: int
+    request_id: int
     start: int | None
     error: str = ""
 
 
-ClusterAction = Hello | Halt | Abdicate | Welcome | Refuse | Offer | Sponsor | Fence | Decree | Persist | Reply
+ClusterAction = Hello | Halt | StepDown | Welcome | Refuse | Offer | Sponsor | Fence | Decree | Persist | Reply

@@ -15,7 +15,7 @@ from edgenode.core.protocol.plan import Plan, Record
 
 
 @dataclass
-class Fencing:
+class EvictionBallot:
     """One ballot of one controller.
 
     Attributes:
@@ -27,7 +27,7 @@ class Fencing:
     ballot: int
     evicted: frozenset[str]
     survivors: frozenset[str]
-    tickets: list[int]
+    request_ids: list[int]
     answers: dict[str, AnswerFence] = field(default_factory=dict)
 
     def take(self, node: str, answer: AnswerFence) -> bool:
@@ -58,9 +58,11 @@ class Fencing:
         start = max(self.begun, plan.latest.start) + 1
         members = tuple(m for m in plan.latest.members if m.node not in self.evicted)
         schedule = plan.latest.schedule.over(tuple(m.node for m in members))
-        return plan.successor(start, schedule=schedule, members=members, cut=self.cut(plan, start), term=term)
+        return plan.successor(
+            start, schedule=schedule, members=members, evictions=self.evictions(plan, start), term=term
+        )
 
-    def cut(self, plan: Plan, start: int) -> tuple[tuple[str, int], ...]:
+    def evictions(self, plan: Plan, start: int) -> tuple[tuple[str, int], ...]:
         """(evicted, last) for a record that starts at ``start``: the newest round that each must have begun.
 
         One that nobody heard of since it became a member counts up to the round before that.
@@ -71,5 +73,5 @@ class Fencing:
 
     def _held(self, plan: Plan, dead: str) -> int:
         member = next(m for r in reversed(plan.records) for m in r.members if m.node == dead)
-        held = [last for a in self.answers.values() for node, last in a.held if node == dead]
+        held = [last for a in self.answers.values() for node, last in a.begun_rounds if node == dead]
         return max([*held, plan.joined(dead, member.incarnation) - 1])

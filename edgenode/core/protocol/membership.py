@@ -10,7 +10,7 @@ from edgenode.core.protocol.plan import Plan
 
 
 @dataclass
-class Roll:
+class Membership:
     """What the controller knows of every node; the plan itself is not its own.
 
     Attributes:
@@ -94,6 +94,6 @@ class Roll:
 
 def _leavers(plan: Plan) -> dict[str, int]:
     """Who has left, or will, and was not cut out since: with the round in which each is no member any more."""
-    leavers = {leaver: r.start for r in plan.records for leaver, _ in r.heirs}
-    cut = {(dead, r.start) for r in plan.records for dead, _ in r.cut}
+    leavers = {leaver: r.start for r in plan.records for leaver, _ in r.handoffs}
+    cut = {(dead, r.start) for r in plan.records for dead, _ in r.evictions}
     return {n: start for n, start in leavers.items() if not any(dead == n and r > start for dead, r in cut)}

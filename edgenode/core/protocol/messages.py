@@ -49,7 +49,7 @@ class Message:
     u: tuple[float, ...]
     payload: bytes
     records: tuple[Record, ...] = ()
-    held: tuple[tuple[str, int], ...] = ()
+    begun_rounds: tuple[tuple[str, int], ...] = ()
 
 
 # --- a node hears -----------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ class Trained:
     """The local step is done; displacement = z after - z before, float32 [d]."""
 
     round: int
-    displacement: Floats
+    local_update: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class AnswerFence:
     term: int
     ballot: int
     begun: int
-    held: tuple[tuple[str, int], ...]
+    begun_rounds: tuple[tuple[str, int], ...]
     records: tuple[Record, ...]
 
 

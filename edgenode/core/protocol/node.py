@@ -75,14 +75,14 @@ class Node:
         name: str,
         plan: Plan,
         learner: Learner[Any],
-        round: int = 0,
+        start: int = 0,
         window: int = 8,
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
     ) -> None:
-        self.name, self.plan, self.round = name, plan, round
+        self.name, self.plan, self.round = name, plan, start
         self.stage = Stage.READY
-        self._since = round
+        self._since = start
         self._learner = learner
         self._window = window
         self._evaluate_every, self._checkpoint_every = evaluate_every, checkpoint_every
@@ -93,14 +93,14 @@ class Node:
         self.fenced: frozenset[str] = frozenset()
         self.halted = False
         self._knows: dict[str, int] = dict.fromkeys(plan.latest.names, plan.records[0].number)
-        self._incarnation = plan.at(round).incarnations[name]  # a welcome can come after the record of its leave
+        self._incarnation = plan.at(start).incarnations[name]  # a welcome can come after the record of its leave
 
     @property
     def end(self) -> int:
         """The round before which the run is over: all rounds done, or stopped by a record."""
         stops = [r.end for r in self.plan.records if r.end is not None]
         later = [r for r in self.plan.records if r.start > self._since]  # an earlier process may have left, too
-        leaves = [r.start for r in later if any(leaver == self.name for leaver, _ in r.heirs)]
+        leaves = [r.start for r in later if any(leaver == self.name for leaver, _ in r.handoffs)]
         return min([self._learner.rounds, *stops, *leaves])
 
     @property
@@ -111,7 +111,7 @@ class Node:
     def missing(self) -> tuple[str, ...]:
         """The peers that hold this node up: in-neighbours to hear from, or receivers that owe an answer."""
         if self.stage is Stage.WAITING:
-            gone = self.plan.gone(self.round)
+            gone = self.plan.evicted_later(self.round)
             senders = self.plan.graph(self.round).in_neighbours(self.name)
             return self._barrier.missing(self.round, tuple(s for s in senders if s not in gone))
         if self.stage is Stage.READY:
@@ -123,7 +123,7 @@ class Node:
     def held(self) -> dict[str, int]:
         """How many pushes of each sender wait here."""
         incarnations = self.plan.latest.incarnations
-        return {s: self._barrier.held_from(s, self.plan.joined(s, incarnations.get(s, 0))) for s in self._newest}
+        return {s: self._barrier.buffered_from(s, self.plan.joined(s, incarnations.get(s, 0))) for s in self._newest}
 
     @property
     def stands_still(self) -> bool:
@@ -151,8 +151,8 @@ class Node:
                 return self._acknowledged(event)
             case RecordOffered(record):
                 return self._offered(record)
-            case TimedOut(round):
-                return self._timed_out(round)
+            case TimedOut(t):
+                return self._timed_out(t)
             case Fenced():
                 return self._behind_fence(event)
             case Decreed(records):
@@ -195,15 +195,15 @@ class Node:
             return []  # the run failed meanwhile
         if self.stage is not Stage.TRAINING or event.round != self.round:
             raise LocalProtocolError(f"trained round {event.round} while {self.stage.name} in round {self.round}")
-        return [*self._emit(event.displacement), *self._advance()]
+        return [*self._emit(event.local_update), *self._advance()]
 
-    def _emit(self, displacement: Any) -> list[NodeAction]:
+    def _emit(self, local_update: Any) -> list[NodeAction]:
         graph, record = self.plan.graph(self.round), self.plan.at(self.round)
         leaves = self.name in graph.leaving
-        payload, u = self._learner.emit(self.round, displacement, whole=leaves)
+        payload, u = self._learner.emit(self.round, local_update, whole=leaves)
         # precaution: a leaver hands on which rounds the others have begun
         held = tuple(sorted(self._newest.items())) if leaves else ()
-        gone = self.plan.gone(self.round)
+        gone = self.plan.evicted_later(self.round)
         receivers = [peer for peer in graph.out_neighbours(self.name) if peer not in gone]
         actions: list[NodeAction] = []
         for peer in receivers:
@@ -246,21 +246,21 @@ class Node:
             actions.append(Evaluate(self.round, self._learner.model()))
         return actions
 
-    def _kept(self, round: int) -> float:
+    def _kept(self, t: int) -> float:
         """The share of its own mass a node keeps in a round: its self-loop, and what the dead are not to have."""
-        graph, gone = self.plan.graph(round), self.plan.gone(round)
+        graph, gone = self.plan.graph(t), self.plan.evicted_later(t)
         # precaution: a round keeps the share of a receiver that is evicted
-        back = sum(peer in gone and round >= gone[peer] for peer in graph.out_neighbours(self.name))
+        back = sum(peer in gone and t >= gone[peer] for peer in graph.out_neighbours(self.name))
         return (1 + back) * graph.weight(self.name)
 
     def _save(self) -> Save:
         return Save(self.round, self._learner.snapshot(), self.plan)
 
-    def _timed_out(self, round: int) -> list[NodeAction]:
+    def _timed_out(self, t: int) -> list[NodeAction]:
         missing = self.missing()
-        if round != self.round or not missing:
+        if t != self.round or not missing:
             return []
-        return self._fail(BarrierTimeout(round, missing))
+        return self._fail(BarrierTimeout(t, missing))
 
     # --- peers --------------------------------------------------------------------------------------
 
@@ -275,15 +275,15 @@ class Node:
         return [*changes, *verdict, *(self._go_on() if changes else [])]
 
     def _judge(self, message: Message) -> list[NodeAction]:
-        sender, round = message.sender, message.round
+        sender, t = message.sender, message.round
         self._knows[sender] = max(self._knows.get(sender, 0), message.number, *(r.number for r in message.records))
-        record = self.plan.at(round)
+        record = self.plan.at(t)
         if message.digest != record.digest:
             # of an old round too: SEEN would say that we have mixed it
             return [self._answer(message, Verdict.STALE, record.digest)]
-        graph = self.plan.graph(round)
+        graph = self.plan.graph(t)
         if sender not in graph.in_neighbours(self.name):
-            raise RemoteProtocolError(f"{sender} pushed round {round} but is no in-neighbour in its graph")
+            raise RemoteProtocolError(f"{sender} pushed round {t} but is no in-neighbour in its graph")
         if message.incarnation != record.incarnations[sender]:
             raise RemoteProtocolError(f"{sender} pushed as incarnation {message.incarnation}, not its own")
         if message.weight != graph.weight(sender):
@@ -291,17 +291,17 @@ class Node:
         if not all(0 < u < float("inf") for u in message.u):
             raise RemoteProtocolError(f"{sender} pushed with u = {message.u}")
         # precaution: a push that was mixed is not taken again
-        if round < self.round:
+        if t < self.round:
             return [self._answer(message, Verdict.SEEN)]
         # precaution: a repeat of a push that waits is ignored
-        if not self._barrier.missing(round, (sender,)):
+        if not self._barrier.missing(t, (sender,)):
             return []  # a repeat of one that waits here: it is answered when it is mixed
         since = self.plan.joined(sender, message.incarnation)  # what an earlier process of its name left is not its
-        if self._barrier.held_from(sender, since) >= self._window:
+        if self._barrier.buffered_from(sender, since) >= self._window:
             raise RemoteProtocolError(f"{sender} is more than {self._window} unanswered pushes ahead")
-        self._barrier.hold(round, sender, self._learner.read(round, message.weight, message.u, message.payload))
-        self._heard_of(sender, round)
-        for peer, begun in message.held:
+        self._barrier.add(t, sender, self._learner.read(t, message.weight, message.u, message.payload))
+        self._heard_of(sender, t)
+        for peer, begun in message.begun_rounds:
             if self.plan.next_incarnation(peer):  # else it never was a member
                 self._heard_of(peer, begun)
         # precaution: a push is acknowledged when it is mixed, not when it arrives
@@ -310,10 +310,10 @@ class Node:
     def _is_cut(self, message: Message) -> bool:
         """Whether the sender is a process that was cut out, and may not know it."""
         # precaution: a push of an evicted incarnation is refused
-        return message.incarnation <= self.plan.last_cut(message.sender)
+        return message.incarnation <= self.plan.last_evicted(message.sender)
 
-    def _heard_of(self, peer: str, round: int) -> None:
-        self._newest[peer] = max(self._newest.get(peer, -1), round)
+    def _heard_of(self, peer: str, t: int) -> None:
+        self._newest[peer] = max(self._newest.get(peer, -1), t)
 
     def _answer(self, message: Message, verdict: Verdict, detail: str = "") -> Acknowledge:
         news = tuple(r for r in self.plan.records if r.number > message.number) if verdict is Verdict.STALE else ()
@@ -343,7 +343,7 @@ class Node:
 
     def _is_out(self, records: tuple[Record, ...]) -> bool:
         """Whether records of our run cut this process out of it."""
-        return any(self.name in dict(record.cut) and record.start > self._since for record in records)
+        return any(self.name in dict(record.evictions) and record.start > self._since for record in records)
 
     def _evicted(self) -> list[NodeAction]:
         return self._fail(Evicted(f"{self.name} was taken for dead and is no member any more"))
@@ -376,24 +376,24 @@ class Node:
                 f"record {record.number} starts at {record.start}, but round {self.next_round} is next"
             )
         self.plan = plan
-        if record.cut:
+        if record.evictions:
             self._cut(record)
         return [PlanChanged(record)]
 
     def _cut(self, record: Record) -> None:
         """Undo what the dead did after their last round that counts, and go on without them."""
-        for dead, last in record.cut:
+        for dead, last in record.evictions:
             self._unanswered = {(r, peer) for r, peer in self._unanswered if peer != dead}
             # precaution: what an evicted node pushed after its last round is discarded
             self._barrier.discard(dead, after=last)
             self._newest.pop(dead, None)
             if self.stage is Stage.OVER and self.name not in record.names:
                 continue  # a leaver that is done: its x is its heir's
-            for round in range(max(last, self._since), self.round):
-                graph = self.plan.graph(round)
+            for t in range(max(last, self._since), self.round):
+                graph = self.plan.graph(t)
                 if dead in graph.out_neighbours(self.name) and self.name not in graph.leaving:
                     # precaution: what was pushed to an evicted node is taken back
-                    self._learner.take_back(round, graph.weight(self.name))
+                    self._learner.take_back(t, graph.weight(self.name))
         self.fenced = frozenset()
 
     def _behind_fence(self, event: Fenced) -> list[NodeAction]:
@@ -441,5 +441,5 @@ class Node:
         return AnswerOffer(record.number, record.digest, accepted, self.next_round)
 
 
-def _due(round: int, every: int) -> bool:
-    return every > 0 and round % every == 0
+def _due(t: int, every: int) -> bool:
+    return every > 0 and t % every == 0

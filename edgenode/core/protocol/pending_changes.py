@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from edgenode.core.protocol.control import Admit, Change, Leave, Rotate, Stop
-from edgenode.core.protocol.membership import Roll
+from edgenode.core.protocol.membership import Membership
 from edgenode.core.protocol.plan import Member, Plan, Record, reach
-from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError
 
@@ -16,7 +16,7 @@ _MAX_MARGIN = 1 << 16
 
 
 @dataclass(frozen=True)
-class Offered:
+class PendingOffer:
     """A record on offer: asked of one member, not known to be accepted."""
 
     record: Record
@@ -25,11 +25,11 @@ class Offered:
 
 
 @dataclass
-class Changes:
+class PendingChanges:
     """The changes to come, in the order in which they were asked for."""
 
     queue: list[Change] = field(default_factory=list)
-    pending: Offered | None = None
+    pending: PendingOffer | None = None
     _margin: int = _FIRST_MARGIN
 
     @property
@@ -39,9 +39,9 @@ class Changes:
 
     def lapse(self) -> list[int]:
         """Forget them all; return the tickets of those who asked."""
-        tickets = [change.ticket for change in self.coming]
+        request_ids = [change.request_id for change in self.coming]
         self.queue, self.pending = [], None
-        return tickets
+        return request_ids
 
     def put_back(self) -> None:
         """Nobody who lives has the record on offer: its changes are asked for again, before all others."""
@@ -75,7 +75,7 @@ def rotation(plan: Plan, after: int) -> Rotate | None:
     return Rotate(-1, promised[-1].graphs, promised[-1].every, epochs=False) if promised else None
 
 
-def check(change: Change, coming: list[Change], plan: Plan, charter: Charter, rounds_per_epoch: int) -> None:
+def check(change: Change, coming: list[Change], plan: Plan, run_spec: RunSpec, rounds_per_epoch: int) -> None:
     """Refuse what can never be.
 
     Raises:
@@ -86,16 +86,18 @@ def check(change: Change, coming: list[Change], plan: Plan, charter: Charter, ro
         case Rotate():
             schedule = rotated(plan, change, 0, rounds_per_epoch)
             schedule.check(names)
-            charter.demands.check(schedule, names)
+            run_spec.requirements.check(schedule, names)
         case Leave(_, node):
             leaving = {c.node for c in coming if isinstance(c, Leave)} | {node}
             if node not in names:
                 raise GraphError(f"{node} is no member")
-            if len(set(names) - leaving) < max(1, charter.min_nodes):
-                raise GraphError(f"{node} cannot leave: {charter.min_nodes} nodes must stay")
+            if len(set(names) - leaving) < max(1, run_spec.min_nodes):
+                raise GraphError(f"{node} cannot leave: {run_spec.min_nodes} nodes must stay")
 
 
-def successor(plan: Plan, start: int, changes: list[Change], roll: Roll, term: int, rounds_per_epoch: int) -> Record:
+def successor(
+    plan: Plan, start: int, changes: list[Change], membership: Membership, term: int, rounds_per_epoch: int
+) -> Record:
     """The record that makes all of these changes at once.
 
     Raises:
@@ -108,8 +110,8 @@ def successor(plan: Plan, start: int, changes: list[Change], roll: Roll, term: i
     stay = [m for m in plan.latest.members if m.node not in leavers]
     if not stay:
         raise GraphError(f"{', '.join(leavers)} cannot leave: nobody else is left")
-    joiners = [roll.newcomers[c.node] for c in changes if isinstance(c, Admit)]
+    joiners = [membership.newcomers[c.node] for c in changes if isinstance(c, Admit)]
     members = tuple(sorted([*stay, *(Member(j.node, plan.next_incarnation(j.node), j.address) for j in joiners)]))
-    heirs = tuple((leaver, stay[i % len(stay)].node) for i, leaver in enumerate(sorted(leavers)))
+    handoffs = tuple((leaver, stay[i % len(stay)].node) for i, leaver in enumerate(sorted(leavers)))
     schedule = schedule.over(tuple(m.node for m in members))
-    return plan.successor(start, schedule=schedule, end=end, members=members, heirs=heirs, term=term)
+    return plan.successor(start, schedule=schedule, end=end, members=members, handoffs=handoffs, term=term)

@@ -55,8 +55,8 @@ class Record:
     members: tuple[Member, ...]
     end: int | None = None
     term: int = 0
-    heirs: tuple[tuple[str, str], ...] = ()
-    cut: tuple[tuple[str, int], ...] = ()
+    handoffs: tuple[tuple[str, str], ...] = ()
+    evictions: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if list(self.names) != sorted(set(self.names)):
@@ -78,7 +78,7 @@ class Record:
     @property
     def known_by(self) -> int:
         """The first round in which everyone must act on it: a leaver's neighbours do so one round early."""
-        return self.start - bool(self.heirs)
+        return self.start - bool(self.handoffs)
 
     @cached_property
     def digest(self) -> str:
@@ -107,7 +107,7 @@ class _Past(NamedTuple):
 
     joined: dict[tuple[str, int], int]
     newest: dict[str, int]
-    cut: dict[str, int]
+    evictions: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -120,24 +120,24 @@ class Plan:
     def latest(self) -> Record:
         return self.records[-1]
 
-    def at(self, round: int) -> Record:
+    def at(self, t: int) -> Record:
         """The record in force at a round (the oldest kept one for rounds before it)."""
         for record in reversed(self.records):
-            if record.start <= round:
+            if record.start <= t:
                 return record
         return self.records[0]
 
-    def since(self, round: int) -> Plan:
+    def since(self, t: int) -> Plan:
         """The record in force at a round, and those that start later: all that is left to come of it."""
-        begun = sum(record.start <= round for record in self.records)
+        begun = sum(record.start <= t for record in self.records)
         return Plan(self.records[max(0, begun - 1) :])
 
-    def graph(self, round: int) -> Digraph:
+    def graph(self, t: int) -> Digraph:
         """The digraph of a round: the same at every node that knows the same records."""
-        record = self.at(round)
-        graph = record.schedule.graph(round, record.names)
-        heirs = dict(pair for r in self._from(round + 1) if r.start == round + 1 for pair in r.heirs)
-        return graph.handing_over(heirs) if heirs else graph
+        record = self.at(t)
+        graph = record.schedule.graph(t, record.names)
+        handoffs = dict(pair for r in self._from(t + 1) if r.start == t + 1 for pair in r.handoffs)
+        return graph.handing_over(handoffs) if handoffs else graph
 
     def extend(self, record: Record) -> Plan:
         """The chain with one more record.
@@ -158,7 +158,7 @@ class Plan:
     def successor(self, start: int, **changes: Any) -> Record:
         """A record that follows the latest one and starts at a round; its digest chains to the parent's."""
         last = self.latest
-        once: dict[str, Any] = {"heirs": (), "cut": ()}
+        once: dict[str, Any] = {"handoffs": (), "evictions": ()}
         return replace(last, number=last.number + 1, parent=last.digest, start=start, **(once | changes))
 
     def joined(self, node: str, incarnation: int) -> int:
@@ -170,42 +170,42 @@ class Plan:
         # precaution: every process of a name has an incarnation of its own
         return 1 + self._past.newest.get(node, -1)
 
-    def last_cut(self, node: str) -> int:
+    def last_evicted(self, node: str) -> int:
         """The newest incarnation under a name that was cut out; -1 if none was."""
-        return self._past.cut.get(node, -1)
+        return self._past.evictions.get(node, -1)
 
     @cached_property
     def _past(self) -> _Past:
         """Looked up with every push: the records are searched once."""
         past = _Past({}, {}, {})
         for record in self.records:
-            past.cut.update({node: past.newest.get(node, -1) for node, _ in record.cut})
+            past.evictions.update({node: past.newest.get(node, -1) for node, _ in record.evictions})
             for process in record.incarnations.items():
                 past.joined.setdefault(process, record.start)
                 past.newest[process[0]] = max(past.newest.get(process[0], -1), process[1])
         return past
 
-    def holds(self, node: str, round: int, theirs: Plan) -> bool:
+    def holds(self, node: str, t: int, theirs: Plan) -> bool:
         """Whether a checkpoint that a node took of a round, under a plan of its own, is of this plan's history.
 
         What an evicted process saved after the last of its rounds that counts is not, and neither is what was saved
         before all resumed from an earlier round.
         """
         begun = self.records[0]
-        of_ours = theirs.records[0].digest == begun.digest or round == begun.start
+        of_ours = theirs.records[0].digest == begun.digest or t == begun.start
         # precaution: a checkpoint from before a resume of all does not count
-        return of_ours and round <= self.gone(round).get(node, round)
+        return of_ours and t <= self.evicted_later(t).get(node, t)
 
-    def gone(self, round: int) -> dict[str, int]:
+    def evicted_later(self, t: int) -> dict[str, int]:
         """Members of a round who were cut out of it afterwards, each with the newest of its rounds that counts.
 
         Of several cuts under one name the first counts: the later ones are of processes that came after this round.
         """
-        return {node: last for record in self._from(round + 1) for node, last in record.cut}
+        return {node: last for record in self._from(t + 1) for node, last in record.evictions}
 
-    def _from(self, round: int) -> Iterator[Record]:
+    def _from(self, t: int) -> Iterator[Record]:
         """The records that start in a round or later, newest first."""
-        return takewhile(lambda record: record.start >= round, reversed(self.records))
+        return takewhile(lambda record: record.start >= t, reversed(self.records))
 
 
 def reach(plan: Plan, origin: str, first_round: int) -> int:
@@ -233,8 +233,8 @@ def _plain(record: Record) -> dict[str, Any]:
         "start": record.start,
         "end": record.end,
         "term": record.term,
-        "heirs": [list(pair) for pair in record.heirs],
-        "cut": [list(pair) for pair in record.cut],
+        "heirs": [list(pair) for pair in record.handoffs],
+        "cut": [list(pair) for pair in record.evictions],
         "members": [[m.node, m.incarnation, m.address] for m in record.members],
         "schedule": {
             "graphs": [_plain_spec(s) for s in schedule.graphs],
@@ -264,8 +264,8 @@ def _record(plain: dict[str, Any]) -> Record:
         start=_whole(plain["start"]),
         end=None if plain["end"] is None else _whole(plain["end"]),
         term=_whole(plain["term"]),
-        heirs=tuple((_text(leaver), _text(heir)) for leaver, heir in plain["heirs"]),
-        cut=tuple((_text(node), _whole(last)) for node, last in plain["cut"]),
+        handoffs=tuple((_text(leaver), _text(handoff_to)) for leaver, handoff_to in plain["heirs"]),
+        evictions=tuple((_text(node), _whole(last)) for node, last in plain["cut"]),
         members=tuple(Member(_text(n), _whole(i), _text(a)) for n, i, a in plain["members"]),
         schedule=Schedule(
             graphs=tuple(_spec(s) for s in schedule["graphs"]),
@@ -289,12 +289,12 @@ def _whole(value: object) -> int:
     return value
 
 
-def found(cluster: str, members: Iterable[Member], schedule: Schedule) -> Plan:
+def create_plan(cluster: str, members: Iterable[Member], schedule: Schedule) -> Plan:
     """The plan of a new run: one record, from round 0."""
     return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members))),))
 
 
-def resume(
+def restore_plan(
     plan: Plan,
     members: Iterable[Member],
     offers: Mapping[str, tuple[frozenset[int], Plan]],
@@ -312,8 +312,8 @@ def resume(
         GraphError: too few of the members have a round in common.
     """
     counts = {node: {r for r in rounds if plan.holds(node, r, theirs)} for node, (rounds, theirs) in offers.items()}
-    saved = Counter(round for rounds in counts.values() for round in rounds)
-    start = max(saved, key=lambda round: (saved[round], round), default=0)
+    saved = Counter(t for rounds in counts.values() for t in rounds)
+    start = max(saved, key=lambda t: (saved[t], t), default=0)
     in_force = plan.at(start)
     names, returned = in_force.names, sorted(members)
     if least is None and not set(offers) == {m.node for m in returned} == set(names):
@@ -328,8 +328,8 @@ def resume(
         parent=plan.latest.digest,
         start=start,
         end=None,
-        heirs=(),
-        cut=(),
+        handoffs=(),
+        evictions=(),
         schedule=in_force.schedule.over(tuple(m.node for m in here)),
         members=here,
     )

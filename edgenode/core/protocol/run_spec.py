@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgenode.core.topology.requirements import Demands
+from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Charter:
+class RunSpec:
     """What a run is founded on.
 
     Attributes:
@@ -28,4 +28,4 @@ class Charter:
     epochs: bool
     rounds: int
     min_nodes: int = 1
-    demands: Demands = field(default_factory=Demands)
+    requirements: Requirements = field(default_factory=Requirements)

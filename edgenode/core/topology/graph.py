@@ -92,10 +92,10 @@ class Digraph:
         reach = {node: nx.descendants(graph, node) | {node} for node in self.nodes}
         return [(a, b) for a in self.nodes for b in self.nodes if b not in reach[a]]
 
-    def handing_over(self, heirs: Mapping[str, str]) -> Digraph:
+    def handing_over(self, handoffs: Mapping[str, str]) -> Digraph:
         """This graph in the last round of some nodes: nobody pushes to them, and each pushes to its heir alone."""
-        stay = {(s, r) for s, r in self.edges if s not in heirs and r not in heirs}
-        return Digraph(self.nodes, frozenset(stay | set(heirs.items())), frozenset(heirs))
+        stay = {(s, r) for s, r in self.edges if s not in handoffs and r not in handoffs}
+        return Digraph(self.nodes, frozenset(stay | set(handoffs.items())), frozenset(handoffs))
 
     def union(self, other: Digraph) -> Digraph:
         """The graph with the edges of both, over the nodes of this one."""

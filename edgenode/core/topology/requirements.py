@@ -13,7 +13,7 @@ from edgenode.errors import GraphError
 
 
 @dataclass(frozen=True)
-class Demands:
+class Requirements:
     """The conditions of an algorithm's paper, beyond those of every schedule.
 
     Attributes:
@@ -34,7 +34,7 @@ class Demands:
         Raises:
             GraphError: which graph, and why.
         """
-        if self == Demands(self.algorithm):
+        if self == Requirements(self.algorithm):
             return  # any schedule will do, and its graphs may be large
         graphs = [(spec.name, graph) for spec in schedule.graphs for graph in spec.period(members)]
         names = ", ".join(dict.fromkeys(name for name, _ in graphs))

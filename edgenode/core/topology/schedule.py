@@ -28,24 +28,24 @@ class Schedule:
         if self.every < 1:
             raise GraphError(f"a rotation changes every n >= 1 rounds, not {self.every}")
 
-    def spec(self, round: int) -> GraphSpec:
+    def spec(self, t: int) -> GraphSpec:
         """The named graph in force at a round."""
-        if self.last is not None and round >= self.last_from:
+        if self.last is not None and t >= self.last_from:
             return self.last
-        return self.graphs[(round - self.origin) // self.every % len(self.graphs)]
+        return self.graphs[(t - self.origin) // self.every % len(self.graphs)]
 
-    def graph(self, round: int, members: tuple[str, ...]) -> Digraph:
+    def graph(self, t: int, members: tuple[str, ...]) -> Digraph:
         """The digraph of one round."""
-        spec = self.spec(round)
+        spec = self.spec(t)
         period = spec.period(members)
         origin = self.last_from if spec is self.last else self.origin
-        return period[(round - origin) % len(period)]
+        return period[(t - origin) % len(period)]
 
-    def next_switch(self, round: int) -> int | None:
+    def next_switch(self, t: int) -> int | None:
         """The first round after this one with another named graph; None if there is none."""
-        ahead = [] if self.last is None or round >= self.last_from else [self.last_from]
-        if len(set(self.graphs)) > 1 and not (self.last is not None and round >= self.last_from):
-            ahead.append(round + self.every - (round - self.origin) % self.every)
+        ahead = [] if self.last is None or t >= self.last_from else [self.last_from]
+        if len(set(self.graphs)) > 1 and not (self.last is not None and t >= self.last_from):
+            ahead.append(t + self.every - (t - self.origin) % self.every)
         return min(ahead, default=None)
 
     def over(self, members: tuple[str, ...]) -> Schedule:

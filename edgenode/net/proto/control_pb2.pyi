@@ -54,10 +54,10 @@ class Join(_message.Message):
     saved: _common_pb2.Saved
     running: bool
     fenced: _containers.RepeatedScalarFieldContainer[str]
-    follows: Reign
-    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., rounds_per_epoch: _Optional[int] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., fenced: _Optional[_Iterable[str]] = ..., follows: _Optional[_Union[Reign, _Mapping]] = ...) -> None: ...
+    follows: Leadership
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., rounds_per_epoch: _Optional[int] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., fenced: _Optional[_Iterable[str]] = ..., follows: _Optional[_Union[Leadership, _Mapping]] = ...) -> None: ...
 
-class Reign(_message.Message):
+class Leadership(_message.Message):
     __slots__ = ("term", "nonce", "address")
     TERM_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
@@ -134,8 +134,8 @@ class OfferAnswer(_message.Message):
     def __init__(self, number: _Optional[int] = ..., digest: _Optional[str] = ..., accepted: _Optional[bool] = ..., next_round: _Optional[int] = ...) -> None: ...
 
 class FenceAnswer(_message.Message):
-    __slots__ = ("term", "ballot", "begun", "held", "records")
-    class HeldEntry(_message.Message):
+    __slots__ = ("term", "ballot", "begun", "begun_rounds", "records")
+    class BegunRoundsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -145,14 +145,14 @@ class FenceAnswer(_message.Message):
     TERM_FIELD_NUMBER: _ClassVar[int]
     BALLOT_FIELD_NUMBER: _ClassVar[int]
     BEGUN_FIELD_NUMBER: _ClassVar[int]
-    HELD_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     term: int
     ballot: int
     begun: int
-    held: _containers.ScalarMap[str, int]
+    begun_rounds: _containers.ScalarMap[str, int]
     records: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., begun: _Optional[int] = ..., held: _Optional[_Mapping[str, int]] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., begun: _Optional[int] = ..., begun_rounds: _Optional[_Mapping[str, int]] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Fetched(_message.Message):
     __slots__ = ()
@@ -163,13 +163,13 @@ class Leave(_message.Message):
     def __init__(self) -> None: ...
 
 class AttendResponse(_message.Message):
-    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "decree", "sponsor", "stay", "hello", "halt")
+    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "eviction_committed", "sponsor", "stay", "hello", "halt")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
-    DECREE_FIELD_NUMBER: _ClassVar[int]
+    EVICTION_COMMITTED_FIELD_NUMBER: _ClassVar[int]
     SPONSOR_FIELD_NUMBER: _ClassVar[int]
     STAY_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
@@ -179,20 +179,20 @@ class AttendResponse(_message.Message):
     offer: Offer
     standby: Standby
     fence: Fence
-    decree: Decree
+    eviction_committed: EvictionCommitted
     sponsor: Sponsor
     stay: str
     hello: Hello
     halt: Halt
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., decree: _Optional[_Union[Decree, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ...) -> None: ...
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., eviction_committed: _Optional[_Union[EvictionCommitted, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("reign", "paused")
-    REIGN_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("leadership", "paused")
+    LEADERSHIP_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
-    reign: Reign
+    leadership: Leadership
     paused: bool
-    def __init__(self, reign: _Optional[_Union[Reign, _Mapping]] = ..., paused: _Optional[bool] = ...) -> None: ...
+    def __init__(self, leadership: _Optional[_Union[Leadership, _Mapping]] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class Halt(_message.Message):
     __slots__ = ("halted",)
@@ -238,7 +238,7 @@ class Fence(_message.Message):
     evicted: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., evicted: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class Decree(_message.Message):
+class EvictionCommitted(_message.Message):
     __slots__ = ("records",)
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     records: _containers.RepeatedScalarFieldContainer[bytes]

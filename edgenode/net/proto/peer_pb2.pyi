@@ -58,8 +58,8 @@ class PushRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., header: _Optional[_Union[PushHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class PushHeader(_message.Message):
-    __slots__ = ("round", "number", "digest", "weight", "u", "records", "payload_bytes", "payload", "held")
-    class HeldEntry(_message.Message):
+    __slots__ = ("round", "number", "digest", "weight", "u", "records", "payload_bytes", "payload", "begun_rounds")
+    class BegunRoundsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -74,7 +74,7 @@ class PushHeader(_message.Message):
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
-    HELD_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     round: int
     number: int
     digest: str
@@ -83,8 +83,8 @@ class PushHeader(_message.Message):
     records: _containers.RepeatedScalarFieldContainer[bytes]
     payload_bytes: int
     payload: bytes
-    held: _containers.ScalarMap[str, int]
-    def __init__(self, round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., weight: _Optional[float] = ..., u: _Optional[_Iterable[float]] = ..., records: _Optional[_Iterable[bytes]] = ..., payload_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ..., held: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    begun_rounds: _containers.ScalarMap[str, int]
+    def __init__(self, round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., weight: _Optional[float] = ..., u: _Optional[_Iterable[float]] = ..., records: _Optional[_Iterable[bytes]] = ..., payload_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ..., begun_rounds: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PushResponse(_message.Message):
     __slots__ = ("hello", "answer")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from edgenode.core.algorithm.algorithm_spec import (
     UNCOMPRESSED,
-    Recipe,
-    Step,
+    AlgorithmSpec,
+    RoundStep,
     default_averaging_rate,
     gossip_rounds_needed,
 )
@@ -46,20 +46,20 @@ def test_the_default_rate_never_exceeds_the_kept_share(share: float) -> None:
 
 
 def test_sparse_push_trains_in_every_round() -> None:
-    recipe = Recipe(COMPRESSED, 0.005, training_rounds=3)
-    assert recipe.rounds == 3
-    assert [recipe.step(round) for round in range(3)] == [Step(True, COMPRESSED, 0.005)] * 3
+    algorithm_spec = AlgorithmSpec(COMPRESSED, 0.005, training_rounds=3)
+    assert algorithm_spec.rounds == 3
+    assert [algorithm_spec.step(t) for t in range(3)] == [RoundStep(True, COMPRESSED, 0.005)] * 3
 
 
 def test_scsp_ends_in_uncompressed_gossip_that_first_drops_the_error() -> None:
-    recipe = Recipe(COMPRESSED, 0.005, training_rounds=2, gossip_rounds=3)
-    assert recipe.rounds == 5
-    assert [recipe.step(round) for round in range(5)] == [
-        Step(True, COMPRESSED, 0.005),
-        Step(True, COMPRESSED, 0.005),
-        Step(False, UNCOMPRESSED, 1.0, forgets=True),
-        Step(False, UNCOMPRESSED, 1.0),
-        Step(False, UNCOMPRESSED, 1.0),
+    algorithm_spec = AlgorithmSpec(COMPRESSED, 0.005, training_rounds=2, gossip_rounds=3)
+    assert algorithm_spec.rounds == 5
+    assert [algorithm_spec.step(t) for t in range(5)] == [
+        RoundStep(True, COMPRESSED, 0.005),
+        RoundStep(True, COMPRESSED, 0.005),
+        RoundStep(False, UNCOMPRESSED, 1.0, forgets=True),
+        RoundStep(False, UNCOMPRESSED, 1.0),
+        RoundStep(False, UNCOMPRESSED, 1.0),
     ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm import codec
-from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import (
     Compressor,
     Layout,
@@ -44,13 +44,13 @@ def digraphs(name: str, n: int = 4) -> tuple[Digraph, ...]:
     return GraphSpec(name).period(names(n))
 
 
-def rolling(blocks: int, quantise=as_float32, rounds: int = 60, gossip: int = 0) -> Recipe:
-    return Recipe(Compressor(keep_all, quantise), 1.0, rounds, gossip, blocks)
+def rolling(blocks: int, quantise=as_float32, rounds: int = 60, gossip: int = 0) -> AlgorithmSpec:
+    return AlgorithmSpec(Compressor(keep_all, quantise), 1.0, rounds, gossip, blocks)
 
 
-def learners(recipe: Recipe, models: np.ndarray, layout: Layout = LAYOUT) -> dict[str, SparsePush]:
-    states = [recipe.initial(model) for model in models]
-    return {n: SparsePush(recipe, layout, s, 0, n) for n, s in zip(names(len(models)), states, strict=True)}
+def learners(algorithm_spec: AlgorithmSpec, models: np.ndarray, layout: Layout = LAYOUT) -> dict[str, SparsePush]:
+    states = [algorithm_spec.initial(model) for model in models]
+    return {n: SparsePush(algorithm_spec, layout, s, 0, n) for n, s in zip(names(len(models)), states, strict=True)}
 
 
 def play(nodes: dict[str, SparsePush], graphs: tuple[Digraph, ...], rounds: range) -> Iterator[int]:
@@ -112,8 +112,8 @@ def test_a_part_is_a_view_of_its_block_and_of_nothing_else() -> None:
 
 
 def test_a_model_is_divided_by_the_weight_of_each_block() -> None:
-    recipe = rolling(4)
-    node = SparsePush(recipe, LAYOUT, recipe.initial(np.ones(21, dtype=np.float32)), 0, "n0")
+    algorithm_spec = rolling(4)
+    node = SparsePush(algorithm_spec, LAYOUT, algorithm_spec.initial(np.ones(21, dtype=np.float32)), 0, "n0")
     node.state.u[:] = [1, 0.5, 0.25, 2]
     assert node.model().tolist() == np.repeat([1, 2, 4, 0.5], np.diff(block_bounds(21, 4))).tolist()
     assert node.u == pytest.approx(3.75 / 4)
@@ -123,8 +123,8 @@ def test_a_model_is_divided_by_the_weight_of_each_block() -> None:
 
 
 def test_a_round_says_the_block_whose_turn_it_is_and_its_weight() -> None:
-    recipe = rolling(4, rounds=9, gossip=1)
-    node = SparsePush(recipe, LAYOUT, recipe.initial(np.arange(21, dtype=np.float32)), 0, "n0")
+    algorithm_spec = rolling(4, rounds=9, gossip=1)
+    node = SparsePush(algorithm_spec, LAYOUT, algorithm_spec.initial(np.arange(21, dtype=np.float32)), 0, "n0")
     node.state.u[:] = [1, 2, 3, 4]
     bounds = block_bounds(21, 4)
     for t in range(9):
@@ -140,34 +140,34 @@ def test_a_round_says_the_block_whose_turn_it_is_and_its_weight() -> None:
 
 def test_a_message_costs_its_share_of_the_values_and_no_index() -> None:
     layout = Layout((100_000,))
-    recipe = rolling(100, as_int4)
-    data, _ = SparsePush(recipe, layout, recipe.initial(models_of(1, layout)[0]), 0, "n0").emit(0, None)
+    algorithm_spec = rolling(100, as_int4)
+    data, _ = SparsePush(algorithm_spec, layout, algorithm_spec.initial(models_of(1, layout)[0]), 0, "n0").emit(0, None)
     assert len(data) == 18 + 4 + 1000 // 2  # header, scale, values
     assert 4 * layout.size / len(data) > 750
 
 
 def test_a_leaver_says_everything_with_all_weights_and_its_heir_takes_it_unscaled() -> None:
-    leaver, heir = learners(rolling(4, as_int8), models_of(2)).values()
+    leaver, handoff_to = learners(rolling(4, as_int8), models_of(2)).values()
     leaver.state.u[:] = [1, 2, 3, 4]
-    before = heir.state.x.astype(np.float64)
+    before = handoff_to.state.x.astype(np.float64)
     data, u = leaver.emit(2, None, whole=True)
     assert u == (1, 2, 3, 4)
-    heir.emit(2, None)
-    heir.mix(1.0, [heir.read(2, 1.0, u, data)])
-    assert heir.state.u.tolist() == [2, 3, 4, 5]
-    assert np.allclose(heir.state.x, before + leaver.state.x, atol=1e-6)
+    handoff_to.emit(2, None)
+    handoff_to.mix(1.0, [handoff_to.read(2, 1.0, u, data)])
+    assert handoff_to.state.u.tolist() == [2, 3, 4, 5]
+    assert np.allclose(handoff_to.state.x, before + leaver.state.x, atol=1e-6)
 
 
 def test_a_leavers_last_push_and_a_block_are_taken_in_one_round() -> None:
-    heir, peer, leaver = learners(rolling(3), models_of(3)).values()
+    handoff_to, peer, leaver = learners(rolling(3), models_of(3)).values()
     block, whole = peer.emit(1, None), leaver.emit(1, None, whole=True)
-    expected = heir.state.x + leaver.state.x
+    expected = handoff_to.state.x + leaver.state.x
     part = slice(*block_bounds(21, 3)[1:3])
-    expected[part] += 0.5 * peer.state.x[part] - 0.5 * heir.state.x[part]
-    heir.emit(1, None)
-    heir.mix(0.5, [heir.read(1, 1.0, whole[1], whole[0]), heir.read(1, 0.5, block[1], block[0])])
-    assert np.allclose(heir.state.x, expected, atol=1e-6)
-    assert heir.state.u.tolist() == [2, 2, 2]
+    expected[part] += 0.5 * peer.state.x[part] - 0.5 * handoff_to.state.x[part]
+    handoff_to.emit(1, None)
+    handoff_to.mix(0.5, [handoff_to.read(1, 1.0, whole[1], whole[0]), handoff_to.read(1, 0.5, block[1], block[0])])
+    assert np.allclose(handoff_to.state.x, expected, atol=1e-6)
+    assert handoff_to.state.u.tolist() == [2, 2, 2]
 
 
 @pytest.mark.parametrize("u", [(), (1.0, 1.0), (1.0,) * 4])
@@ -203,7 +203,7 @@ def test_equal_models_stay_equal_to_the_rounding_on_unbalanced_graphs(graph: str
 @pytest.mark.parametrize("graph", UNBALANCED)
 def test_where_top_k_of_the_same_share_drifts(graph: str) -> None:
     models = np.tile(models_of(1), (4, 1))
-    nodes = learners(Recipe(Compressor(TopK(0.2), as_float32), 0.1, 300), models)
+    nodes = learners(AlgorithmSpec(Compressor(TopK(0.2), as_float32), 0.1, 300), models)
     *_, _ = play(nodes, digraphs(graph), range(300))
     assert max(np.abs(node.model() - models[0]).max() for node in nodes.values()) > 1e-2
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm import codec
-from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import (
     Compressor,
     Layout,
@@ -84,11 +84,11 @@ def test_emit_without_training_leaves_x() -> None:
 
 
 def test_emit_leaves_u_and_the_displacement() -> None:
-    state, displacement = a_state(u=0.5), floats(1, 0, 0, -3)
-    descend(state, displacement)
+    state, local_update = a_state(u=0.5), floats(1, 0, 0, -3)
+    descend(state, local_update)
     emit(state, LARGEST_HALF, LAYOUT, RNG)
     assert state.u == 0.5
-    assert displacement.tolist() == [1, 0, 0, -3]
+    assert local_update.tolist() == [1, 0, 0, -3]
 
 
 def test_emit_changes_the_vectors_in_place() -> None:
@@ -226,20 +226,20 @@ def test_error_plus_what_receivers_decode_is_the_corrected_vector(seed, quantise
 
 
 def a_learner(node: str = "n0", training_rounds: int = 2, gossip_rounds: int = 1) -> SparsePush:
-    recipe = Recipe(Compressor(TopK(0.5), Random(2)), 0.5, training_rounds, gossip_rounds)
-    return SparsePush(recipe, LAYOUT, State.initial(floats(1, 2, 3, 4)), seed=7, node=node)
+    algorithm_spec = AlgorithmSpec(Compressor(TopK(0.5), Random(2)), 0.5, training_rounds, gossip_rounds)
+    return SparsePush(algorithm_spec, LAYOUT, State.initial(floats(1, 2, 3, 4)), seed=7, node=node)
 
 
 def test_a_learner_repeats_its_bytes_and_differs_by_node() -> None:
     assert a_learner().emit(0, None) == a_learner().emit(0, None)
-    messages = {node: [a_learner(node).emit(round, None) for round in (0, 1)] for node in ("n0", "n1", "n2", "n3")}
+    messages = {node: [a_learner(node).emit(t, None) for t in (0, 1)] for node in ("n0", "n1", "n2", "n3")}
     assert len({data for pair in messages.values() for data in pair}) > 2
 
 
 def test_a_learner_knows_its_phases() -> None:
     learner = a_learner(training_rounds=2, gossip_rounds=1)
     assert learner.rounds == 3
-    assert [learner.trains(round) for round in range(3)] == [True, True, False]
+    assert [learner.trains(t) for t in range(3)] == [True, True, False]
 
 
 def test_a_learner_that_mixes_before_or_twice_after_emit_is_our_bug() -> None:
@@ -254,8 +254,8 @@ def test_a_learner_that_mixes_before_or_twice_after_emit_is_our_bug() -> None:
 
 @pytest.mark.parametrize("rule", [D2, DIFFERENCE])
 def test_where_members_are_fixed_nobody_leaves_and_nothing_is_taken_back(rule) -> None:
-    recipe = Recipe(Compressor(TopK(0.5), as_float32), 0.5, 3, rule=rule)
-    learner = SparsePush(recipe, LAYOUT, recipe.initial(floats(1, 2, 3, 4)), seed=7, node="n0")
+    algorithm_spec = AlgorithmSpec(Compressor(TopK(0.5), as_float32), 0.5, 3, rule=rule)
+    learner = SparsePush(algorithm_spec, LAYOUT, algorithm_spec.initial(floats(1, 2, 3, 4)), seed=7, node="n0")
     with pytest.raises(LocalProtocolError, match="nobody leaves"):
         learner.emit(0, None, whole=True)
     learner.emit(0, floats(1, 1, 1, 1))
@@ -293,5 +293,5 @@ def test_a_learner_restored_from_its_snapshot_goes_on_alike() -> None:
     learner = a_learner()
     learner.emit(0, floats(1, 1, 1, 1))
     learner.mix(0.5, [])
-    again = SparsePush(learner.recipe, LAYOUT, learner.snapshot(), seed=7, node="n0")
+    again = SparsePush(learner.algorithm_spec, LAYOUT, learner.snapshot(), seed=7, node="n0")
     assert learner.emit(1, None) == again.emit(1, None)

@@ -39,10 +39,10 @@ def test_which_rules_keep_what() -> None:
 def test_d2_steps_from_twice_where_it_is_less_where_it_was_and_less_its_last_step() -> None:
     """x_t = 8, x_t-1 = 4, displacement_t-1 = 1, displacement_t = 0.5: 2 * 8 - 4 + 0.5 - 1 = 11.5."""
     state = State(floats(8, 8, 8), history=floats(8 - (4 + 1), 0, -2))
-    displacement = floats(0.5, 0.5, 0.5)
-    D2.descend(state, displacement)
+    local_update = floats(0.5, 0.5, 0.5)
+    D2.descend(state, local_update)
     assert state.x.tolist() == [11.5, 8.5, 6.5]
-    assert displacement.tolist() == [0.5, 0.5, 0.5]
+    assert local_update.tolist() == [0.5, 0.5, 0.5]
 
 
 def test_d2_remembers_what_mixing_made_of_its_step_alone() -> None:

@@ -7,14 +7,14 @@ from edgenode.core.protocol.barrier import Barrier
 
 def test_the_first_of_a_sender_and_round_counts() -> None:
     barrier: Barrier[str] = Barrier()
-    assert barrier.hold(3, "a", "first")
-    assert not barrier.hold(3, "a", "second")
+    assert barrier.add(3, "a", "first")
+    assert not barrier.add(3, "a", "second")
     assert barrier.release(3) == [("a", "first")]
 
 
 def test_names_who_is_missing_of_those_asked_for() -> None:
     barrier: Barrier[int] = Barrier()
-    barrier.hold(0, "b", 1)
+    barrier.add(0, "b", 1)
     assert barrier.missing(0, ("a", "b", "c")) == ("a", "c")
     assert barrier.missing(1, ("b",)) == ("b",)
     assert barrier.missing(1, ()) == ()
@@ -22,17 +22,17 @@ def test_names_who_is_missing_of_those_asked_for() -> None:
 
 def test_counts_the_rounds_of_one_sender_and_asking_holds_nothing() -> None:
     barrier: Barrier[int] = Barrier()
-    for round in (5, 2, 9):
-        barrier.hold(round, "a", round)
-    barrier.hold(2, "b", 0)
+    for t in (5, 2, 9):
+        barrier.add(t, "a", t)
+    barrier.add(2, "b", 0)
     barrier.missing(7, ("a",))
-    assert (barrier.held_from("a"), barrier.held_from("b"), barrier.held_from("c")) == (3, 1, 0)
+    assert (barrier.buffered_from("a"), barrier.buffered_from("b"), barrier.buffered_from("c")) == (3, 1, 0)
 
 
 def test_releases_in_sender_order_and_only_once() -> None:
     barrier: Barrier[int] = Barrier()
     for sender in ("n10", "n2", "n1"):
-        barrier.hold(1, sender, len(sender))
+        barrier.add(1, sender, len(sender))
     assert [sender for sender, _ in barrier.release(1)] == ["n1", "n10", "n2"]
     assert barrier.release(1) == []
-    assert barrier.held_from("n2") == 0
+    assert barrier.buffered_from("n2") == 0

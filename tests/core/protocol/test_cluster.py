@@ -9,7 +9,6 @@ import pytest
 
 from edgenode.core.protocol import cluster as core
 from edgenode.core.protocol.control import (
-    Abdicate,
     ClusterAction,
     ClusterEvent,
     Decree,
@@ -20,6 +19,7 @@ from edgenode.core.protocol.control import (
     Halt,
     Hello,
     Joined,
+    Leadership,
     Leave,
     Lost,
     Offer,
@@ -28,38 +28,40 @@ from edgenode.core.protocol.control import (
     Persist,
     Progressed,
     Refuse,
-    Reign,
     Reply,
     Resume,
     Rotate,
     Sponsor,
+    StepDown,
     Stop,
     Welcome,
 )
 from edgenode.core.protocol.messages import AnswerFence, AnswerOffer
 from edgenode.core.protocol.plan import Member, Plan, reach
-from edgenode.core.protocol.run_spec import Charter
+from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec
-from edgenode.core.topology.requirements import Demands
+from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Schedule
 
 A, B, C = GraphSpec("a"), GraphSpec("b"), GraphSpec("c")
-FIRST = Reign(0)
+FIRST = Leadership(0)
 
 
 class Cluster(core.Cluster):
     """The first of its name, and without its greetings, which have tests of their own."""
 
-    def __init__(self, charter: Charter, reign: Reign = FIRST, saved: Persist | None = None, recover: bool = False):
-        super().__init__(charter, reign, saved, recover)
+    def __init__(
+        self, run_spec: RunSpec, leadership: Leadership = FIRST, saved: Persist | None = None, recover: bool = False
+    ):
+        super().__init__(run_spec, leadership, saved, recover)
 
     def handle(self, event: ClusterEvent) -> list[ClusterAction]:
         return [action for action in super().handle(event) if not isinstance(action, Hello)]
 
 
-def a_charter(nodes: int = 4, **changes: Any) -> Charter:
-    charter = Charter("lab", nodes, "digest", Schedule((A,), 1), epochs=False, rounds=1000)
-    return replace(charter, **changes)
+def a_charter(nodes: int = 4, **changes: Any) -> RunSpec:
+    run_spec = RunSpec("lab", nodes, "digest", Schedule((A,), 1), epochs=False, rounds=1000)
+    return replace(run_spec, **changes)
 
 
 def join(name: str, **changes: Any) -> Joined:
@@ -71,7 +73,7 @@ def names(n: int = 4) -> list[str]:
 
 
 def founded(nodes: int = 4, term: int = 0, **changes: Any) -> Cluster:
-    cluster = Cluster(a_charter(nodes, **changes), Reign(term))
+    cluster = Cluster(a_charter(nodes, **changes), Leadership(term))
     for name in names(nodes):
         cluster.handle(join(name))
     return cluster
@@ -294,7 +296,7 @@ def test_a_change_is_offered_to_one_member_far_enough_ahead_and_its_answer_repli
 
 
 def test_graphs_that_the_algorithm_is_not_made_for_are_refused_and_others_are_not() -> None:
-    cluster = founded(demands=Demands("d-psgd", balanced=True))
+    cluster = founded(requirements=Requirements("d-psgd", balanced=True))
     (no,) = cluster.handle(Rotate(1, (GraphSpec("b"), GraphSpec("chord")), 1, epochs=False))
     assert isinstance(no, Reply)
     assert no.start is None
@@ -364,8 +366,8 @@ def test_a_lost_answer_is_not_asked_for_again_when_the_member_shows_it_has_the_r
 def test_an_answer_to_another_offer_changes_nothing() -> None:
     cluster = founded()
     offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
-    stranger = replace(offer, record=the_plan(cluster).successor(99))
-    assert answer(cluster, stranger, True, 1) == answer(cluster, replace(offer, node="n1"), True, 1) == []
+    mismatch = replace(offer, record=the_plan(cluster).successor(99))
+    assert answer(cluster, mismatch, True, 1) == answer(cluster, replace(offer, node="n1"), True, 1) == []
     assert len(the_plan(cluster).records) == 1
 
 
@@ -395,8 +397,8 @@ def test_a_change_too_near_the_end_is_refused_and_so_are_those_behind_it() -> No
     offer = only(Offer, cluster.handle(Rotate(1, (B,), 1, epochs=False)))
     assert cluster.handle(Rotate(2, (C,), 1, epochs=False)) == []
     replies = answer(cluster, offer, False, 20)
-    assert [(r.ticket, r.start, r.error) for r in replies if isinstance(r, Reply)] == [
-        (ticket, None, "too late: the run ends with round 20") for ticket in (1, 2)
+    assert [(r.request_id, r.start, r.error) for r in replies if isinstance(r, Reply)] == [
+        (request_id, None, "too late: the run ends with round 20") for request_id in (1, 2)
     ]
 
 
@@ -483,7 +485,7 @@ def test_a_member_of_another_run_is_refused_with_both_plans() -> None:
 
 def test_a_controller_that_comes_back_with_what_was_saved_has_a_higher_term() -> None:
     before = founded(2, term=3)
-    cluster = Cluster(before.charter, Reign(before.term + 1), saved(before))
+    cluster = Cluster(before.run_spec, Leadership(before.term + 1), saved(before))
     assert cluster.plan == before.plan
     assert cluster.missing() == 0
     for name in names(2):
@@ -506,7 +508,7 @@ def test_a_controller_that_lost_its_disk_has_a_higher_term_than_the_plan_it_find
 def test_a_recovering_controller_breaks_no_tie_before_it_has_heard_every_member() -> None:
     """Its predecessor may have cut out the half that it knows, and the other half may have done all its rounds."""
     plan = the_plan(founded(2))
-    cluster = Cluster(a_charter(2), Reign(1), recover=True)
+    cluster = Cluster(a_charter(2), Leadership(1), recover=True)
     cluster.handle(back("n1", plan))
     progress(cluster, "n1", 8)
     (reply,) = cluster.handle(Evict(5, "n0"))
@@ -522,7 +524,7 @@ def test_a_zombie_that_reached_a_recovering_controller_first_is_told_as_soon_as_
     for fence in fences(before.handle(Evict(-1, "n2"))):
         behind_fence(before, fence, 5)
     plan = the_plan(before)
-    again = Cluster(a_charter(3), Reign(1), recover=True)
+    again = Cluster(a_charter(3), Leadership(1), recover=True)
     again.handle(join("n2", plan=old, running=True, follows=FIRST))
     told = again.handle(join("n0", plan=plan, running=True, follows=FIRST))
     assert only(Decree, told) == Decree("n2", plan.records)
@@ -532,36 +534,36 @@ def test_a_zombie_that_reached_a_recovering_controller_first_is_told_as_soon_as_
 
 
 def test_whoever_reaches_the_controller_hears_first_who_it_is() -> None:
-    reign = Reign(0, "abc", "10.0.0.5:7700")
-    for cluster in (core.Cluster(a_charter(1), reign), core.Cluster(a_charter(2), reign)):
-        assert cluster.handle(join("n0"))[0] == Hello("n0", reign)
+    leadership = Leadership(0, "abc", "10.0.0.5:7700")
+    for cluster in (core.Cluster(a_charter(1), leadership), core.Cluster(a_charter(2), leadership)):
+        assert cluster.handle(join("n0"))[0] == Hello("n0", leadership)
 
 
-def follower(leader: Reign) -> Joined:
+def follower(leader: Leadership) -> Joined:
     return join("n0", running=True, plan=the_plan(founded(2)), follows=leader)
 
 
-@pytest.mark.parametrize("leader", [Reign(1, "abc", "10.0.0.5:7700"), Reign(0, "other", "10.0.0.6:7700")])
-def test_a_controller_gives_way_to_the_one_that_a_running_member_follows_and_names_both(leader: Reign) -> None:
-    newcomer = core.Cluster(a_charter(2), Reign(0, "abd", "10.0.0.9:7700"), saved(founded(2)))
-    reason = only(Abdicate, newcomer.handle(follower(leader))).reason
+@pytest.mark.parametrize("leader", [Leadership(1, "abc", "10.0.0.5:7700"), Leadership(0, "other", "10.0.0.6:7700")])
+def test_a_controller_gives_way_to_the_one_that_a_running_member_follows_and_names_both(leader: Leadership) -> None:
+    newcomer = core.Cluster(a_charter(2), Leadership(0, "abd", "10.0.0.9:7700"), saved(founded(2)))
+    reason = only(StepDown, newcomer.handle(follower(leader))).reason
     assert leader.address in reason
     assert "10.0.0.9:7700" in reason
 
 
 def test_a_controller_without_a_plan_gives_way_to_any_run() -> None:
-    assert kinds(core.Cluster(a_charter(2), Reign(5, "x")).handle(follower(Reign(0, "abc")))) == ["Abdicate"]
+    assert kinds(core.Cluster(a_charter(2), Leadership(5, "x")).handle(follower(Leadership(0, "abc")))) == ["StepDown"]
 
 
 def test_a_restarted_controller_leads_those_who_followed_it_before() -> None:
-    again = core.Cluster(a_charter(2), Reign(1, "b"), saved(founded(2)))
-    assert kinds(again.handle(follower(Reign(0, "a")))) == ["Hello"]
+    again = core.Cluster(a_charter(2), Leadership(1, "b"), saved(founded(2)))
+    assert kinds(again.handle(follower(Leadership(0, "a")))) == ["Hello"]
 
 
 def test_a_recovering_controller_outranks_whomever_the_members_followed() -> None:
     """Even one that made no record: its fences are promises, and a lower term would be void."""
-    cluster = core.Cluster(a_charter(2), Reign(0, "b"), recover=True)
-    assert only(Hello, cluster.handle(follower(Reign(7, "a")))).reign.term == 8
+    cluster = core.Cluster(a_charter(2), Leadership(0, "b"), recover=True)
+    assert only(Hello, cluster.handle(follower(Leadership(7, "a")))).leadership.term == 8
     assert cluster.term == 8
 
 
@@ -603,7 +605,7 @@ def test_a_newcomer_to_a_run_that_is_nearly_over_is_refused() -> None:
 def test_a_leaver_hands_over_to_a_member_that_stays() -> None:
     cluster = founded(3)
     offer = only(Offer, cluster.handle(Leave(1, "n0")))
-    assert (offer.record.names, offer.record.heirs) == (("n1", "n2"), (("n0", "n1"),))
+    assert (offer.record.names, offer.record.handoffs) == (("n1", "n2"), (("n0", "n1"),))
     assert answer(cluster, offer, True, 1) == [saved(cluster), Reply(1, offer.record.start)]
     assert the_plan(cluster).latest == offer.record
 
@@ -651,7 +653,7 @@ def test_a_member_is_cut_out_once_all_others_stand_behind_the_fence() -> None:
     assert behind_fence(cluster, first, 11, ("n2", 9)) == []
     decreed = behind_fence(cluster, second, 12, ("n2", 10))
     record = the_plan(cluster).latest
-    assert (record.start, record.names, record.cut) == (13, ("n0", "n1"), (("n2", 10),))
+    assert (record.start, record.names, record.evictions) == (13, ("n0", "n1"), (("n2", 10),))
     news = the_plan(cluster).records
     assert decreed == [saved(cluster), *(Decree(name, news) for name in names(2)), Reply(7, 13)]
 
@@ -667,7 +669,7 @@ def test_no_minority_goes_on_without_the_others_unless_it_is_forced() -> None:
     assert alone == Fence("n0", 0, 3, frozenset({"n1", "n2", "n3"}))
     decreed = behind_fence(cluster, alone, 5)
     assert the_plan(cluster).latest.names == ("n0",)
-    assert [a.ticket for a in decreed if isinstance(a, Reply)] == [1, 2, 4]
+    assert [a.request_id for a in decreed if isinstance(a, Reply)] == [1, 2, 4]
 
 
 def test_whoever_asks_for_a_removal_that_is_under_way_is_answered_with_it() -> None:
@@ -716,7 +718,7 @@ def test_a_new_process_under_a_members_name_proves_that_the_old_one_is_dead() ->
     actions = cluster.handle(join("n1", process="second"))
     assert fences(actions) == [Fence("n0", 0, 1, frozenset({"n1"}))]
     decreed = behind_fence(cluster, fences(actions)[0], 5, ("n1", 4))
-    assert the_plan(cluster).latest.cut == (("n1", 4),)
+    assert the_plan(cluster).latest.evictions == (("n1", 4),)
     assert kinds(decreed) == ["Persist", "Decree", "Sponsor"]  # and the new one may join
     progress(cluster, "n0", the_plan(cluster).latest.start)
     assert only(Offer, cluster.handle(Fetched("n1"))).record.members[1] == Member("n1", 1, "n1.local:1")
@@ -732,7 +734,7 @@ def test_a_member_that_dials_again_is_not_taken_for_another_process() -> None:
 
 def test_when_all_are_down_the_run_goes_on_from_the_newest_common_round() -> None:
     before = founded(2)
-    cluster = Cluster(before.charter, Reign(1), saved(before))
+    cluster = Cluster(before.run_spec, Leadership(1), saved(before))
     plan = the_plan(before)
     assert cluster.handle(join("n0", saved=frozenset({0, 50, 100}), plan=plan, process="x")) == []
     actions = cluster.handle(join("n1", saved=frozenset({0, 50}), plan=plan, process="y"))
@@ -746,7 +748,7 @@ def test_a_schedule_that_was_promised_for_later_than_the_common_round_is_asked_f
     before = founded(2)
     offer = only(Offer, before.handle(Rotate(1, (B, C), 3, epochs=False)))
     answer(before, offer, accepted=True, next_round=0)
-    again = Cluster(a_charter(2), Reign(1), saved(before))
+    again = Cluster(a_charter(2), Leadership(1), saved(before))
     early, late = ({r: join(n, saved=frozenset({r}), plan=the_plan(before)) for r in (2, 50)} for n in names(2))
     again.handle(early[2])
     actions = again.handle(late[2])
@@ -754,7 +756,7 @@ def test_a_schedule_that_was_promised_for_later_than_the_common_round_is_asked_f
     schedule = only(Offer, actions).record.schedule
     assert (schedule.graphs, schedule.every) == ((B, C), 3)
 
-    again = Cluster(a_charter(2), Reign(1), saved(before))
+    again = Cluster(a_charter(2), Leadership(1), saved(before))
     again.handle(early[50])
     assert Offer not in map(type, again.handle(late[50]))
     assert the_plan(again).latest.schedule.graphs == (B, C)
@@ -770,7 +772,7 @@ def test_what_was_asked_for_when_all_went_down_is_answered() -> None:
         cluster.handle(Lost(name))
     cluster.handle(join("n0", process="2", saved=frozenset({0}), plan=plan))
     resumed = cluster.handle(join("n1", process="2", saved=frozenset({0}), plan=plan))
-    assert {a.ticket for a in resumed if isinstance(a, Reply) and "went down" in a.error} == {1, 2, 3}
+    assert {a.request_id for a in resumed if isinstance(a, Reply) and "went down" in a.error} == {1, 2, 3}
 
 
 # --- pausing ----------------------------------------------------------------------------------------
@@ -798,16 +800,16 @@ def test_whoever_calls_is_told_whether_the_run_is_paused_by_the_next_controller_
         (hello, *_) = first.handle(join(name))
         assert hello == Hello(name, FIRST, paused=False)
     persist = only(Persist, first.handle(Pause(0)))
-    second = core.Cluster(a_charter(2), Reign(1), persist)
+    second = core.Cluster(a_charter(2), Leadership(1), persist)
     running = join("n0", plan=persist.plan, running=True, follows=FIRST)
-    assert second.handle(running)[0] == Hello("n0", Reign(1), paused=True)
+    assert second.handle(running)[0] == Hello("n0", Leadership(1), paused=True)
     assert only(Hello, second.handle(join("x"))).paused
 
 
 def test_a_controller_that_takes_the_plan_from_the_nodes_lets_them_go_on() -> None:
     plan = the_plan(founded(2))
     recovered = core.Cluster(a_charter(2), FIRST, recover=True)
-    hello = only(Hello, recovered.handle(join("n0", plan=plan, running=True, follows=Reign(0, "lost"))))
+    hello = only(Hello, recovered.handle(join("n0", plan=plan, running=True, follows=Leadership(0, "lost"))))
     assert not hello.paused
 
 
@@ -839,7 +841,7 @@ def test_no_pause_before_the_founding_nor_of_a_run_that_stops_and_no_leave_in_on
 def test_a_pause_ends_when_a_controller_learns_that_the_run_was_to_stop() -> None:
     """The one before it had offered the stop, and died before the answer."""
     plan = the_plan(founded(2))
-    again = Cluster(a_charter(2), Reign(1), Persist(0, 0, plan))
+    again = Cluster(a_charter(2), Leadership(1), Persist(0, 0, plan))
     again.handle(back("n1", plan))
     again.handle(Pause(1))
     stopping = plan.extend(plan.successor(9, end=9))
@@ -910,7 +912,7 @@ def test_nobody_is_asked_for_a_promise_who_has_said_farewell() -> None:
     behind_fence(cluster, asked[0], 998)
     behind_fence(cluster, asked[1], 998)
     record = the_plan(cluster).latest
-    assert (record.start, record.cut) == (1000, (("n2", 998),))
+    assert (record.start, record.evictions) == (1000, (("n2", 998),))
 
 
 def test_a_farewell_in_the_middle_of_a_fence_is_a_promise() -> None:
@@ -918,7 +920,7 @@ def test_a_farewell_in_the_middle_of_a_fence_is_a_promise() -> None:
     first, _ = fences(cluster.handle(Evict(-1, "n2")))
     behind_fence(cluster, first, 998)
     assert "Decree" in kinds(part(cluster, "n1"))
-    assert the_plan(cluster).latest.cut == (("n2", -1),)
+    assert the_plan(cluster).latest.evictions == (("n2", -1),)
 
 
 def test_those_who_died_at_the_end_go_on_from_their_checkpoints_if_they_are_enough() -> None:
@@ -957,7 +959,7 @@ def test_a_leaver_that_is_gone_may_be_cut_out_if_it_left_a_neighbour_without_an_
     first, second = fences(cluster.handle(Evict(-1, "n2")))
     behind_fence(cluster, first, start, ("n2", start - 1))
     behind_fence(cluster, second, start)
-    assert the_plan(cluster).latest.cut == (("n2", start - 1),)
+    assert the_plan(cluster).latest.evictions == (("n2", start - 1),)
     assert cluster.handle(Evict(2, "n2")) == [Reply(2, None, "n2 is no member")]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgenode.core.algorithm.algorithm_spec import Recipe
+from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Layout, as_float32, keep_none
 from edgenode.core.algorithm.learner import SparsePush
 from edgenode.core.algorithm.sparse_push import State
@@ -40,11 +40,11 @@ from edgenode.core.protocol.messages import (
     Verdict,
 )
 from edgenode.core.protocol.node import Node, Stage
-from edgenode.core.protocol.plan import Member, Plan, Record, found, reach
+from edgenode.core.protocol.plan import Member, Plan, Record, create_plan, reach
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import BarrierTimeout, DigestMismatch, Evicted, LocalProtocolError, RemoteProtocolError
-from tests.simulation.exact_learner import Ledger
+from tests.simulation.exact_learner import ExactLearner
 from tests.simulation.transcript import brief
 
 ROUNDS = 6
@@ -53,11 +53,11 @@ STILL = np.array([Fraction(0)], dtype=object)
 
 def a_plan(n: int = 2, *graphs: str, every: int = 1) -> Plan:
     specs = tuple(map(GraphSpec, graphs or ("a",)))
-    return found("test", [Member(f"n{i}") for i in range(n)], Schedule(specs, every))
+    return create_plan("test", [Member(f"n{i}") for i in range(n)], Schedule(specs, every))
 
 
 def a_node(name: str, plan: Plan, rounds: int = ROUNDS, **options: Any) -> Node:
-    return Node(name, plan, Ledger(rounds, Fraction(int(name[1:]))), **options)
+    return Node(name, plan, ExactLearner(rounds, Fraction(int(name[1:]))), **options)
 
 
 def pair(**options: Any) -> tuple[Node, Node]:
@@ -77,12 +77,12 @@ def pushed(actions: list[NodeAction]) -> Message:
     return next(a.message for a in actions if isinstance(a, Push))
 
 
-def from_n1(node: Node, round: int) -> Message:
-    return Message("n1", 0, round, 0, node.plan.at(round).digest, 0.5, (1.0,), b"1 1")
+def from_n1(node: Node, t: int) -> Message:
+    return Message("n1", 0, t, 0, node.plan.at(t).digest, 0.5, (1.0,), b"1 1")
 
 
-def hear(node: Node, round: int) -> list[NodeAction]:
-    return node.handle(Received(from_n1(node, round)))
+def hear(node: Node, t: int) -> list[NodeAction]:
+    return node.handle(Received(from_n1(node, t)))
 
 
 def only(kind: type, actions: list[NodeAction]) -> Any:
@@ -95,7 +95,7 @@ def kinds(actions: list[NodeAction]) -> list[str]:
     return [type(a).__name__ for a in actions]
 
 
-def play(nodes: dict[str, Node], displacement: Any = STILL) -> list[str]:
+def play(nodes: dict[str, Node], local_update: Any = STILL) -> list[str]:
     """Deliver everything first come, first served; the transcript."""
     lines, queue = [], deque[tuple[str, Any]]()
 
@@ -105,10 +105,10 @@ def play(nodes: dict[str, Node], displacement: Any = STILL) -> list[str]:
             match action:
                 case Push(to, message):
                     queue.append((to, Received(message)))
-                case Acknowledge(to, round, verdict, knows, detail):
-                    queue.append((to, Acknowledged(name, round, verdict, knows, detail)))
-                case Train(round, _):
-                    queue.append((name, Trained(round, displacement)))
+                case Acknowledge(to, t, verdict, knows, detail):
+                    queue.append((to, Acknowledged(name, t, verdict, knows, detail)))
+                case Train(t, _):
+                    queue.append((name, Trained(t, local_update)))
 
     for name, node in nodes.items():
         note(name, "start", node.start())
@@ -256,10 +256,10 @@ def test_an_old_message_that_was_never_mixed_is_not_called_seen() -> None:
     node.handle(Received(Message("n2", 0, 0, 0, plan.latest.digest, 0.5, (1.0,), b"2 1")))
     train(node)
     assert node.round == 1
-    stranger = Message("n1", 0, 0, 0, plan.latest.digest, 0.5, (1.0,), b"1 1")
+    mismatch = Message("n1", 0, 0, 0, plan.latest.digest, 0.5, (1.0,), b"1 1")
     with pytest.raises(RemoteProtocolError, match="no in-neighbour"):
-        node.handle(Received(stranger))
-    other_plan = replace(stranger, sender="n2", digest="f" * 64)
+        node.handle(Received(mismatch))
+    other_plan = replace(mismatch, sender="n2", digest="f" * 64)
     assert only(Acknowledge, node.handle(Received(other_plan))).verdict is Verdict.STALE
 
 
@@ -329,10 +329,10 @@ def test_a_timeout_names_the_round_and_who_is_missing() -> None:
 # --- the window, and the end ------------------------------------------------------------------------
 
 
-def close(node: Node, round: int) -> list[NodeAction]:
+def close(node: Node, t: int) -> list[NodeAction]:
     """Train and hear n1 in one round of a pair."""
     train(node)
-    return hear(node, round)
+    return hear(node, t)
 
 
 def test_a_full_window_holds_a_node_back_until_the_oldest_push_is_answered() -> None:
@@ -392,13 +392,13 @@ def test_a_single_node_never_trains_the_round_it_is_stopped_at() -> None:
 def test_a_run_without_communication_still_advances() -> None:
     """K = 0 and eta 0: the paper's control. Empty payloads keep the barrier in step and move no mass."""
     layout = Layout((3, 2))
-    recipe = Recipe(Compressor(keep_none, as_float32), 0.0, training_rounds=3)
+    algorithm_spec = AlgorithmSpec(Compressor(keep_none, as_float32), 0.0, training_rounds=3)
     plan = a_plan(3, "chord")
     nodes = {
         f"n{i}": Node(
             f"n{i}",
             plan,
-            SparsePush(recipe, layout, State.initial(np.full(5, i, dtype=np.float32)), 0, f"n{i}"),
+            SparsePush(algorithm_spec, layout, State.initial(np.full(5, i, dtype=np.float32)), 0, f"n{i}"),
         )
         for i in range(3)
     }
@@ -522,7 +522,7 @@ def fence(node: Node, *evicted: str, term: int = 0, ballot: int = 1) -> list[Nod
 
 def without(plan: Plan, dead: str, last: int, start: int) -> Record:
     members = tuple(m for m in plan.latest.members if m.node != dead)
-    return plan.successor(start, members=members, cut=((dead, last),))
+    return plan.successor(start, members=members, evictions=((dead, last),))
 
 
 def exactly(node: Node) -> tuple[Any, Any]:
@@ -558,7 +558,7 @@ def test_an_answer_of_the_evicted_proves_that_it_began_the_next_round() -> None:
     node, _ = pair()
     close(node, 0)
     node.handle(Acknowledged("n1", 0, Verdict.OK, 0))
-    assert only(AnswerFence, fence(node, "n1")).held == (("n1", 1),)
+    assert only(AnswerFence, fence(node, "n1")).begun_rounds == (("n1", 1),)
 
 
 def test_a_push_of_the_evicted_is_dropped_without_an_answer_nor_its_records() -> None:
@@ -579,8 +579,8 @@ def test_a_node_behind_a_fence_takes_no_offer() -> None:
 def test_a_cut_takes_back_what_was_pushed_in_the_last_round_or_later_exactly() -> None:
     node, _ = pair()
     x = [exactly(node)]
-    for round in range(4):  # mixed with n1's 1/2 of (1, 1) each
-        close(node, round)
+    for t in range(4):  # mixed with n1's 1/2 of (1, 1) each
+        close(node, t)
         x.append(exactly(node))
     assert x[1] == (Fraction(1, 2), 1)
     fence(node, "n1")
@@ -695,7 +695,7 @@ def test_a_pause_does_not_keep_a_node_from_its_end() -> None:
 def test_a_leaver_hands_all_its_mass_to_its_heir_and_is_done() -> None:
     plan = a_plan(3)
     members = plan.latest.members[:2]
-    record = plan.successor(4, members=members, heirs=(("n2", "n1"),))
+    record = plan.successor(4, members=members, handoffs=(("n2", "n1"),))
     nodes = {f"n{i}": a_node(f"n{i}", plan) for i in range(3)}
     assert only(AnswerOffer, nodes["n0"].handle(RecordOffered(record))).accepted
     lines = play(nodes)
@@ -713,7 +713,7 @@ def test_a_leaver_hands_all_its_mass_to_its_heir_and_is_done() -> None:
 
 def test_a_member_whose_welcome_comes_after_the_record_of_its_leave_takes_part_until_then() -> None:
     plan = a_plan(3)
-    plan = plan.extend(plan.successor(4, members=plan.latest.members[:2], heirs=(("n2", "n1"),)))
+    plan = plan.extend(plan.successor(4, members=plan.latest.members[:2], handoffs=(("n2", "n1"),)))
     nodes = {f"n{i}": a_node(f"n{i}", plan) for i in range(3)}
     play(nodes)
     assert [nodes[name].round for name in sorted(nodes)] == [ROUNDS, ROUNDS, 4]
@@ -723,24 +723,26 @@ def test_a_leaver_leaves_what_it_knows_of_the_others_to_its_heir() -> None:
     """It is gone when one of them is cut out, and what that one said is part of what was handed over."""
     plan = a_plan(5)
     nodes = {f"n{i}": a_node(f"n{i}", plan, rounds=12) for i in range(5)}
-    heir, heirs = nodes["n1"], (("n4", "n1"),)
+    handoff_to, handoffs = nodes["n1"], (("n4", "n1"),)
     assert not any(
-        heir.name in (sender, receiver) and "n3" in (sender, receiver) for sender, receiver in plan.graph(0).edges
+        handoff_to.name in (sender, receiver) and "n3" in (sender, receiver) for sender, receiver in plan.graph(0).edges
     )
-    record = plan.successor(9, members=plan.latest.members[:4], heirs=heirs)
+    record = plan.successor(9, members=plan.latest.members[:4], handoffs=handoffs)
     assert only(AnswerOffer, nodes["n0"].handle(RecordOffered(record))).accepted
     play(nodes)
-    assert only(AnswerFence, fence(heir, "n3")).held == (("n3", 7),)  # what it told n4 before that said farewell
+    assert only(AnswerFence, fence(handoff_to, "n3")).begun_rounds == (
+        ("n3", 7),
+    )  # what it told n4 before that said farewell
 
 
 def test_a_leaver_that_is_done_takes_nothing_back() -> None:
     plan = a_plan(2)
     nodes = {f"n{i}": a_node(f"n{i}", plan) for i in range(2)}
-    record = plan.successor(4, members=plan.latest.members[:1], heirs=(("n1", "n0"),))
+    record = plan.successor(4, members=plan.latest.members[:1], handoffs=(("n1", "n0"),))
     assert only(AnswerOffer, nodes["n0"].handle(RecordOffered(record))).accepted
     play(nodes)
     before = exactly(nodes["n1"])
     joined = nodes["n1"].plan.extend(nodes["n1"].plan.successor(20, members=(Member("n0"), Member("n2"))))
-    cut = joined.successor(22, members=(Member("n2"),), cut=(("n0", 0),))
+    cut = joined.successor(22, members=(Member("n2"),), evictions=(("n0", 0),))
     assert kinds(nodes["n1"].handle(Decreed((joined.latest, cut)))) == ["PlanChanged", "PlanChanged"]
     assert exactly(nodes["n1"]) == before

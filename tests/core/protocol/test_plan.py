@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.protocol.plan import Member, Plan, Record, found, reach, resume
+from edgenode.core.protocol.plan import Member, Plan, Record, create_plan, reach, restore_plan
 from edgenode.core.topology.graph import PRESETS, GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError, RemoteProtocolError
@@ -23,7 +23,7 @@ def nodes(*names: str) -> tuple[Member, ...]:
 
 
 def a_plan(*names: str, schedule: Schedule | None = None) -> Plan:
-    return found("home", nodes(*(names or FOUR)), schedule or Schedule((A,), every=1))
+    return create_plan("home", nodes(*(names or FOUR)), schedule or Schedule((A,), every=1))
 
 
 def edge_spec(text: str) -> GraphSpec:
@@ -35,17 +35,17 @@ def edge_spec(text: str) -> GraphSpec:
 
 def test_graphs_rotate_every_so_many_rounds() -> None:
     schedule = Schedule((A, B, C), every=2)
-    assert "".join(schedule.spec(round).name for round in range(9)) == "aabbccaab"
+    assert "".join(schedule.spec(t).name for t in range(9)) == "aabbccaab"
 
 
 def test_a_rotation_counts_from_its_origin() -> None:
     schedule = Schedule((A, B, C), every=2, origin=5)
-    assert "".join(schedule.spec(round).name for round in range(5, 14)) == "aabbccaab"
+    assert "".join(schedule.spec(t).name for t in range(5, 14)) == "aabbccaab"
 
 
 def test_the_last_graph_holds_from_its_round_on() -> None:
     schedule = Schedule((A, B), every=2, last=C, last_from=3)
-    assert "".join(schedule.spec(round).name for round in range(7)) == "aabcccc"
+    assert "".join(schedule.spec(t).name for t in range(7)) == "aabcccc"
 
 
 def test_a_last_graph_from_round_zero_holds_always() -> None:
@@ -56,18 +56,18 @@ def test_a_periodic_graph_starts_with_its_first_phase_at_the_origin() -> None:
     exponential = GraphSpec("one-peer-exponential")
     phases = exponential.period(FOUR)
     schedule = Schedule((exponential,), every=10, origin=3)
-    assert [schedule.graph(round, FOUR) for round in (3, 4, 5)] == [phases[0], phases[1], phases[0]]
+    assert [schedule.graph(t, FOUR) for t in (3, 4, 5)] == [phases[0], phases[1], phases[0]]
 
 
 def test_a_periodic_last_graph_starts_with_its_first_phase() -> None:
     exponential = GraphSpec("one-peer-exponential")
     schedule = Schedule((A,), every=1, last=exponential, last_from=7)
-    assert [schedule.graph(round, FOUR) for round in (7, 8)] == list(exponential.period(FOUR))
+    assert [schedule.graph(t, FOUR) for t in (7, 8)] == list(exponential.period(FOUR))
 
 
 def test_the_next_switch_is_the_end_of_the_turn_or_the_last_graph() -> None:
     schedule = Schedule((A, B), every=5, origin=1, last=C, last_from=13)
-    assert [schedule.next_switch(round) for round in (1, 5, 6, 11, 12, 13, 14)] == [6, 6, 11, 13, 13, None, None]
+    assert [schedule.next_switch(t) for t in (1, 5, 6, 11, 12, 13, 14)] == [6, 6, 11, 13, 13, None, None]
 
 
 def test_a_schedule_of_one_graph_switches_at_most_once() -> None:
@@ -79,9 +79,9 @@ def test_a_schedule_of_one_graph_switches_at_most_once() -> None:
 @given(st.integers(1, 4), st.integers(0, 5), st.integers(0, 20), st.integers(0, 20))
 def test_the_next_switch_is_where_the_named_graph_changes(every: int, origin: int, last_from: int, ahead: int) -> None:
     schedule = Schedule((A, B, C), every, origin, GraphSpec("complete"), last_from)
-    round = origin + ahead
-    changes = [r for r in range(round + 1, round + 40) if schedule.spec(r) != schedule.spec(r - 1)]
-    assert schedule.next_switch(round) == (changes[0] if changes else None)
+    t = origin + ahead
+    changes = [r for r in range(t + 1, t + 40) if schedule.spec(r) != schedule.spec(r - 1)]
+    assert schedule.next_switch(t) == (changes[0] if changes else None)
 
 
 def test_a_schedule_needs_a_graph_and_a_turn_of_one_round() -> None:
@@ -121,8 +121,8 @@ def test_a_schedule_is_refused_exactly_if_its_union_is_not_connected(every: int,
     members = ("0", "1", "2", "3")
     schedule = Schedule(tuple(GraphSpec(n) if n in PRESETS else edge_spec(n) for n in names), every, origin=1)
     union = schedule.graph(1, members)
-    for round in range(1, 1 + 2 * every * len(names)):
-        union = union.union(schedule.graph(round, members))
+    for t in range(1, 1 + 2 * every * len(names)):
+        union = union.union(schedule.graph(t, members))
     if union.unreachable_pairs():
         with pytest.raises(GraphError, match="not strongly connected"):
             schedule.check(members)
@@ -137,7 +137,7 @@ def test_what_is_left_of_a_plan_is_the_record_in_force_and_what_follows() -> Non
     plan = a_plan("n0", "n1")
     for start in (10, 20, 30):
         plan = plan.extend(plan.successor(start))
-    left = [[record.start for record in plan.since(round).records] for round in (0, 9, 10, 25, 30, 99)]
+    left = [[record.start for record in plan.since(t).records] for t in (0, 9, 10, 25, 30, 99)]
     assert left == [[0, 10, 20, 30], [0, 10, 20, 30], [10, 20, 30], [20, 30], [30], [30]]
     resumed = Plan((replace(plan.latest, number=9),))
     assert resumed.since(0) == resumed
@@ -174,8 +174,8 @@ def test_the_canonical_text_and_its_digest_are_frozen() -> None:
         {"start": 12},
         {"end": None},
         {"term": 6},
-        {"heirs": (("8", "1"),)},
-        {"cut": (("9", 8),)},
+        {"handoffs": (("8", "1"),)},
+        {"evictions": (("9", 8),)},
         {"members": nodes(*FOUR)},
         {"schedule": Schedule((A,), every=1)},
     ],
@@ -280,8 +280,8 @@ def test_the_plan_at_a_round_is_the_newest_record_begun() -> None:
     plan = a_plan()
     plan = plan.extend(plan.successor(5, schedule=Schedule((B,), 1)))
     plan = plan.extend(plan.successor(9, schedule=Schedule((C,), 1)))
-    assert [plan.at(round).number for round in (0, 4, 5, 8, 9, 99)] == [0, 0, 1, 1, 2, 2]
-    assert [plan.graph(round).out_neighbours("0") for round in (4, 5, 9)] == [("1",), ("3",), ("2",)]
+    assert [plan.at(t).number for t in (0, 4, 5, 8, 9, 99)] == [0, 0, 1, 1, 2, 2]
+    assert [plan.graph(t).out_neighbours("0") for t in (4, 5, 9)] == [("1",), ("3",), ("2",)]
     assert plan.latest.number == 2
 
 
@@ -308,7 +308,7 @@ def test_a_record_follows_only_its_parent() -> None:
 
 
 def test_founding_sorts_the_members() -> None:
-    plan = found("home", nodes("b", "a"), Schedule((A,), 1))
+    plan = create_plan("home", nodes("b", "a"), Schedule((A,), 1))
     assert (plan.latest.names, plan.latest.number, plan.latest.start) == (("a", "b"), 0, 0)
 
 
@@ -354,8 +354,8 @@ def test_a_round_is_without_the_process_that_was_cut_out_of_it_and_not_without_a
     plan = a_plan("x", "y")
     for start, members, cut in ((5, "x", (("y", 3),)), (9, "xy", ()), (12, "x", (("y", 10),))):
         named = tuple(Member(n, int(n == "y" and start > 5)) for n in members)
-        plan = plan.extend(plan.successor(start, members=named, cut=cut))
-    assert [plan.gone(round) for round in (4, 8, 12)] == [{"y": 3}, {"y": 10}, {}]
+        plan = plan.extend(plan.successor(start, members=named, evictions=cut))
+    assert [plan.evicted_later(t) for t in (4, 8, 12)] == [{"y": 3}, {"y": 10}, {}]
 
 
 # --- resume
@@ -368,7 +368,7 @@ def offers(plan: Plan, **rounds: set[int]) -> dict[str, tuple[frozenset[int], Pl
 def test_a_cluster_resumes_from_the_newest_common_round() -> None:
     plan = a_plan("x", "y")
     back = (Member("y", 0, "host:2"), Member("x", 0, "host:1"))
-    resumed, start = resume(plan, back, offers(plan, x={10, 20, 30}, y={20, 10}))
+    resumed, start = restore_plan(plan, back, offers(plan, x={10, 20, 30}, y={20, 10}))
     assert start == 20
     (record,) = resumed.records
     assert (record.number, record.parent, record.start) == (1, plan.latest.digest, 20)
@@ -379,47 +379,49 @@ def test_a_cluster_resumes_from_the_newest_common_round() -> None:
 def test_a_resumed_cluster_keeps_the_schedule_of_its_round_and_the_newest_number() -> None:
     old = a_plan("x", "y")
     new = old.extend(old.successor(25, schedule=Schedule((B,), 1), end=40))
-    resumed, start = resume(new, nodes("x", "y"), offers(old, x={20}, y={20, 30}))
+    resumed, start = restore_plan(new, nodes("x", "y"), offers(old, x={20}, y={20, 30}))
     assert (start, resumed.latest.schedule, resumed.latest.end) == (20, old.latest.schedule, None)
     assert (resumed.latest.number, resumed.latest.parent) == (2, new.latest.digest)
 
 
 def test_a_cluster_without_a_common_round_says_what_each_has() -> None:
     with pytest.raises(GraphError, match=r"x has \[10\]; y has \[20\]"):
-        resume(a_plan("x", "y"), nodes("x", "y"), offers(a_plan("x", "y"), x={10}, y={20}))
+        restore_plan(a_plan("x", "y"), nodes("x", "y"), offers(a_plan("x", "y"), x={10}, y={20}))
 
 
 @pytest.mark.parametrize("names", [["x"], ["x", "y", "z"], ["x", "z"]])
 def test_a_cluster_of_other_members_is_refused(names: list[str]) -> None:
     with pytest.raises(GraphError, match="the checkpoints are of x, y, not of"):
-        resume(a_plan("x", "y"), nodes(*names), offers(a_plan("x", "y"), **{name: {10} for name in names}))
+        restore_plan(a_plan("x", "y"), nodes(*names), offers(a_plan("x", "y"), **{name: {10} for name in names}))
 
 
 def test_a_member_without_a_checkpoint_is_refused() -> None:
     with pytest.raises(GraphError, match="the checkpoints are of x, y"):
-        resume(a_plan("x", "y"), nodes("x", "y", "z"), offers(a_plan("x", "y"), x={10}, y={10}))
+        restore_plan(a_plan("x", "y"), nodes("x", "y", "z"), offers(a_plan("x", "y"), x={10}, y={10}))
 
 
 def test_half_of_the_members_may_be_enough_and_the_others_are_left_out() -> None:
     plan = a_plan("w", "x", "y", "z")
-    resumed, start = resume(plan, nodes("w", "x", "y", "z"), offers(plan, x={10, 20}, y={10, 20}, z={10}), least=1)
+    resumed, start = restore_plan(
+        plan, nodes("w", "x", "y", "z"), offers(plan, x={10, 20}, y={10, 20}, z={10}), least=1
+    )
     assert (start, resumed.latest.names) == (10, ("x", "y", "z"))
     with pytest.raises(GraphError, match=r"w has none; x has \[10\]; y has none"):
-        resume(plan, nodes("w", "x", "y", "z"), offers(plan, x={10}), least=1)
+        restore_plan(plan, nodes("w", "x", "y", "z"), offers(plan, x={10}), least=1)
     with pytest.raises(GraphError, match="enough members"):
-        resume(plan, nodes("w", "x", "y", "z"), offers(plan, x={10}, y={10}), least=3)
+        restore_plan(plan, nodes("w", "x", "y", "z"), offers(plan, x={10}, y={10}), least=3)
 
 
 def test_what_an_evicted_process_saved_after_its_last_round_does_not_count() -> None:
     plan = a_plan("x", "y")
-    plan = plan.extend(plan.successor(25, members=nodes("x"), cut=(("y", 19),)))
-    assert resume(plan, nodes("x", "y"), offers(plan, x={10, 20}, y={10, 20}), least=1)[1] == 10
-    assert resume(plan, nodes("x", "y"), offers(plan, x={10, 19}, y={10, 19}), least=1)[1] == 19
+    plan = plan.extend(plan.successor(25, members=nodes("x"), evictions=(("y", 19),)))
+    assert restore_plan(plan, nodes("x", "y"), offers(plan, x={10, 20}, y={10, 20}), least=1)[1] == 10
+    assert restore_plan(plan, nodes("x", "y"), offers(plan, x={10, 19}, y={10, 19}), least=1)[1] == 19
 
 
 def test_what_was_saved_before_a_resume_from_an_earlier_round_does_not_count() -> None:
     """One had saved 20, the other not: both went on from 10, and one died before it could drop its 20."""
     old = a_plan("x", "y")
-    new, _ = resume(old, nodes("x", "y"), offers(old, x={10, 20}, y={10}))
+    new, _ = restore_plan(old, nodes("x", "y"), offers(old, x={10, 20}, y={10}))
     again = {"x": (frozenset({10, 20}), old), "y": (frozenset({10, 20}), new)}
-    assert resume(new, nodes("x", "y"), again)[1] == 10
+    assert restore_plan(new, nodes("x", "y"), again)[1] == 10

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec
-from edgenode.core.topology.requirements import Demands, d2_growth
+from edgenode.core.topology.requirements import Requirements, d2_growth
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError
 
@@ -24,35 +24,35 @@ def preset(name: str, n: int) -> Digraph:
 
 
 def test_sparse_push_takes_any_graphs() -> None:
-    Demands().check(schedule("chord", "one-peer-exponential"), members(5))
+    Requirements().check(schedule("chord", "one-peer-exponential"), members(5))
 
 
 def test_graphs_of_which_nothing_is_demanded_are_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """A complete graph of 1024 nodes has a million edges."""
     monkeypatch.setattr(GraphSpec, "period", None)
-    Demands("sgp").check(schedule("complete"), members(5))
+    Requirements("sgp").check(schedule("complete"), members(5))
     with pytest.raises(TypeError):
-        Demands("d-psgd", balanced=True).check(schedule("complete"), members(5))
+        Requirements("d-psgd", balanced=True).check(schedule("complete"), members(5))
 
 
 @pytest.mark.parametrize("graph", PRESETS)
 def test_balanced_graphs_are_those_whose_rows_sum_to_one(graph: str) -> None:
-    demands = Demands("d-psgd", balanced=True)
+    requirements = Requirements("d-psgd", balanced=True)
     if graph == "chord":
         with pytest.raises(GraphError, match="d-psgd cannot use chord: it is unbalanced"):
-            demands.check(schedule("a", graph), members(5))
+            requirements.check(schedule("a", graph), members(5))
     else:
-        demands.check(schedule("a", graph), members(5))
+        requirements.check(schedule("a", graph), members(5))
 
 
 @pytest.mark.parametrize("graphs", [("a", "b"), ("one-peer-exponential",), ("a", "a", "complete")])
 def test_a_graph_that_changes_is_refused_where_it_must_not(graphs: tuple[str, ...]) -> None:
     with pytest.raises(GraphError, match=r"choco-sgd cannot use .*the graph must be the same in every round"):
-        Demands("choco-sgd", balanced=True, fixed=True).check(schedule(*graphs), members(5))
+        Requirements("choco-sgd", balanced=True, fixed=True).check(schedule(*graphs), members(5))
 
 
 def test_two_names_of_one_graph_are_one_graph() -> None:
-    Demands("choco-sgd", fixed=True).check(schedule("a", "b", "complete"), members(2))
+    Requirements("choco-sgd", fixed=True).check(schedule("a", "b", "complete"), members(2))
 
 
 # --- D2
@@ -87,8 +87,8 @@ def test_for_symmetric_weights_it_is_the_papers_minus_a_third(smallest: float) -
     assert (d2_growth(mean + smallest * (np.eye(4) - mean)) < 1) == (smallest > -1 / 3)
 
 
-def d2(rate: float) -> Demands:
-    return Demands("d2", balanced=True, fixed=True, d2_rate=rate)
+def d2(rate: float) -> Requirements:
+    return Requirements("d2", balanced=True, fixed=True, d2_rate=rate)
 
 
 def test_d2_takes_symmetric_graphs_at_half_the_rate() -> None:
