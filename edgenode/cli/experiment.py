@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from edgenode.experiments.definitions import Outcome
-    from edgenode.experiments.runner import Cell, Outcomes
+    from edgenode.experiments.runner import OutcomeStore, Trial
 
 
 @click.command()
@@ -63,36 +63,36 @@ def experiment(
       edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
       edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
     """
-    from edgenode.experiments import computed, report, runner
+    from edgenode.experiments import report, runner, static_tables
     from edgenode.experiments.catalogue import EXPERIMENTS
-    from edgenode.experiments.presets import choose
+    from edgenode.experiments.presets import choose_scale
     from edgenode.factory import cores
 
-    titles = {e.name: e.title for e in EXPERIMENTS.values()} | {c.name: c.title for c in computed.COMPUTED.values()}
+    titles = {e.name: e.title for e in EXPERIMENTS.values()} | {t.name: t.title for t in static_tables.TABLES.values()}
     if name is None:
         click.echo("\n".join(f"{known:8}  {title}" for known, title in titles.items()))
         return
     if name not in titles:
         raise ConfigError(f"no experiment {name!r}: there are {', '.join(titles)}")
-    if name in computed.COMPUTED:
-        computed.write(computed.COMPUTED[name], out)
+    if name in static_tables.TABLES:
+        static_tables.write(static_tables.TABLES[name], out)
     else:
-        chosen, scale = EXPERIMENTS[name], choose(scale_name, data_dir, epochs)
+        chosen, scale = EXPERIMENTS[name], choose_scale(scale_name, data_dir, epochs)
         if settings:
             scale = replace(scale, note=f"{scale.note} With {', '.join(settings)} in every run.")
         rows = chosen.rows(scale)
-        runs = runner.cells(rows, range(seeds), device, overrides(settings))
-        wanted = [cell for cell in runs if all(text in cell.name for text in only)]
+        runs = runner.trials(rows, range(seeds), device, overrides(settings))
+        wanted = [trial for trial in runs if all(text in trial.name for text in only)]
         if not wanted:
             raise ConfigError(f"no run of {name} has {' and '.join(only)} in its name; they are as {runs[0].name}")
-        outcomes = runner.Outcomes(out / "cells")
+        outcomes = runner.OutcomeStore(out / "cells")
         runner.write_configs(runs, out / "configs" / name)
         command = f"edgenode experiment {name} --scale {scale_name} --seeds {seeds}"
         command += f" --epochs {epochs}" if epochs else ""
         command += "".join(f" --set {setting}" for setting in settings)
 
         def write() -> None:
-            report.write(chosen, scale, report.gather(rows, runs, outcomes), command, out)
+            report.write(chosen, scale, report.collect(rows, runs, outcomes), command, out)
 
         write()
         take_sigterm_as_ctrl_c()
@@ -105,31 +105,31 @@ def experiment(
     click.echo((out / f"{name}.md").read_text(encoding="utf-8").rstrip())
 
 
-def _measure(runs: Sequence[Cell], outcomes: Outcomes, jobs: int, write: Callable[[], None]) -> None:
+def _measure(runs: Sequence[Trial], outcomes: OutcomeStore, jobs: int, write: Callable[[], None]) -> None:
     """Play the runs that have no outcome yet, each once; the report is written anew after each."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
     from edgenode.experiments import parallel
 
-    todo = list({cell.digest: cell for cell in runs if outcomes.get(cell) is None}.values())
+    todo = list({trial.digest: trial for trial in runs if outcomes.get(trial) is None}.values())
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(12), TaskProgressColumn(), TimeRemainingColumn(), "left")
     bar = Progress(*columns, console=console, speed_estimate_period=3600) if console.is_terminal else None
-    with bar or nullcontext(), closing(parallel.play(todo, outcomes, jobs)) as news:
+    with bar or nullcontext(), closing(parallel.run_trials(todo, outcomes, jobs)) as news:
         work = _Work(todo, bar)
-        for cell, said in news:
+        for trial, said in news:
             if isinstance(said, int):
-                work.at(cell, said)
+                work.at(trial, said)
             else:
-                work.end(cell, said)
+                work.end(trial, said)
                 write()
 
 
 class _Work:
     """How much is done and how much is left, in local steps: a bar on a terminal, and a line for every run."""
 
-    def __init__(self, todo: Sequence[Cell], bar: Progress | None) -> None:
+    def __init__(self, todo: Sequence[Trial], bar: Progress | None) -> None:
         self._runs, self._total = len(todo), sum(map(_steps, todo))
         self._steps: dict[str, int] = {}  # of each run that has begun
         self._ended = self._resumed = 0
@@ -137,31 +137,31 @@ class _Work:
         self._bar = bar
         self._task = bar.add_task("loading", total=self._total) if bar and todo else None
 
-    def at(self, cell: Cell, t: int) -> None:
+    def at(self, trial: Trial, t: int) -> None:
         """A run is this far; where it says so first, it has begun, or goes on."""
-        steps = cell.config.run.nodes * t
-        began = cell.digest not in self._steps
+        steps = trial.config.run.nodes * t
+        began = trial.digest not in self._steps
         self._resumed += steps if began else 0
-        self._steps[cell.digest] = steps
+        self._steps[trial.digest] = steps
         if self._bar and self._task is not None:
-            description = f"{len(self._steps)}/{self._runs} {cell.name}" if began else None
+            description = f"{len(self._steps)}/{self._runs} {trial.name}" if began else None
             self._bar.update(self._task, description=description, completed=sum(self._steps.values()))
 
-    def end(self, cell: Cell, outcome: Outcome) -> None:
+    def end(self, trial: Trial, outcome: Outcome) -> None:
         """A run is done."""
         self._ended += 1
-        self._steps[cell.digest] = _steps(cell)
+        self._steps[trial.digest] = _steps(trial)
         done = sum(self._steps.values())
         left_s = (time.monotonic() - self._began) / max(1, done - self._resumed) * (self._total - done)
-        line = f"{self._ended} of {self._runs}, {cell.name}: {_said(outcome)}; {_duration(left_s)} left"
+        line = f"{self._ended} of {self._runs}, {trial.name}: {_said(outcome)}; {_duration(left_s)} left"
         if self._bar:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
             click.echo(line, err=True)
 
 
-def _steps(cell: Cell) -> int:
-    return cell.config.run.nodes * cell.config.run.rounds
+def _steps(trial: Trial) -> int:
+    return trial.config.run.nodes * trial.config.run.rounds
 
 
 def _said(outcome: Outcome) -> str:

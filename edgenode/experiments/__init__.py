@@ -1,4 +1,6 @@
-"""The paper's tables and figures as data over one runner: which runs they need, and how these are tabulated.
+"""Reproduces the tables and figures of the paper.
 
-`catalogue` says what there is, `scale` how large, `runner` plays the runs, `report` and `picture` write what came out.
+`catalogue` lists the experiments in the terms of `definitions`, and `presets` sets their scale. `runner` and `parallel`
+run the trials and keep their outcomes. `report` writes the tables and figures. `static_tables` holds the tables that
+need no training.
 """

@@ -1,7 +1,7 @@
-"""Every experiment: the runs of a table or a figure, with what the paper prints beside them.
+"""Every experiment: the rows of a table or a figure, with the paper's numbers.
 
-Runs that two experiments share are the same keys of run.toml, and so are measured once. SP and SCSP share theirs
-always: a run of SCSP is evaluated where its gossip begins, and until then it is SP to the bit.
+Rows with equal keys of run.toml are measured once, also across experiments. One trial of SCSP measures SP too: until
+its gossip rounds it is bit-identical to SP, and it is evaluated at that point.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from edgenode.experiments.presets import (
 _SKEWED = 0.8
 _TOP_K = ("100", "10", "1", "0.1", "0")  # percent
 
-# The paper gossips 40 rounds on the ring; two of this graph average 4 nodes exactly, for a twentieth of the bytes.
+# The paper gossips for 40 rounds on the ring. Two rounds on this graph average 4 nodes exactly, for 5 % of the bytes.
 _GOSSIP: Settings = {"algorithm.gossip_graph": "one-peer-exponential"}
 
 
 def top_k(percent: str) -> Settings:
-    """The compressor of a row that the paper names by K: 100 sends the model as it is, 0 nothing."""
+    """The compressor of a row that the paper names by K: 100 sends whole models, 0 sends nothing."""
     if percent == "0":
         return {"algorithm.name": "local"}
     if percent == "100":
@@ -38,11 +38,11 @@ def top_k(percent: str) -> Settings:
     return {"algorithm.compressor": "topk", "algorithm.share": float(percent) / 100}
 
 
-def run(scale: Scale, network: str, *parts: Settings, times: int = 1) -> Settings | None:
-    """Keys of run.toml for SCSP on ring a, unless ``parts`` say else; None if the network is too large for the scale.
+def trial_settings(scale: Scale, network: str, *parts: Settings, times: int = 1) -> Settings | None:
+    """Keys of run.toml for SCSP on ring a, overridden by ``parts``. None if the network is too large for the scale.
 
     Args:
-        times: how many times the scale's rounds.
+        times: multiplies the scale's rounds.
     """
     if network not in scale.networks:
         return None
@@ -76,7 +76,7 @@ _TABLE_2: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 def _table_2(scale: Scale) -> tuple[Row, ...]:
     names = "sp", "message", "divergence", "factor"
     return tuple(
-        Row((network, percent), run(scale, network, top_k(percent)), dict(zip(names, printed, strict=False)))
+        Row((network, percent), trial_settings(scale, network, top_k(percent)), dict(zip(names, printed, strict=False)))
         for network, rows in _TABLE_2.items()
         for percent, printed in rows.items()
     )
@@ -98,13 +98,15 @@ def _table_3(scale: Scale) -> tuple[Row, ...]:
         "local SGD": (top_k("0"), {}),
         "centralised SGD": (_CENTRALISED, {}),
     }
-    return tuple(Row((method,), run(scale, RESNET20, keys), printed) for method, (keys, printed) in methods.items())
+    return tuple(
+        Row((method,), trial_settings(scale, RESNET20, keys), printed) for method, (keys, printed) in methods.items()
+    )
 
 
-# D² diverges unless weights are symmetric, as those of a directed ring are not.
+# D² diverges on the directed ring: it needs symmetric weights.
 _D2: Settings = {"algorithm.name": "d2", "topology.graphs": ["complete"]}
 
-# One node with all the data takes the steps of four: the same rounds, each of a batch of all four.
+# One node with all the data: the same number of rounds, and in each the batches of four nodes together.
 _CENTRALISED: Settings = {"algorithm.name": "local", "run.nodes": 1, "task.batch_size": 4 * 32}
 
 _TABLE_4: Mapping[str, Mapping[str, tuple[float, ...]]] = {
@@ -117,7 +119,7 @@ _TABLE_4: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 def _table_4(scale: Scale) -> tuple[Row, ...]:
     names = "sp", "scsp", "gain", "run_factor"
     return tuple(
-        Row((network, percent), run(scale, network, top_k(percent)), dict(zip(names, printed, strict=False)))
+        Row((network, percent), trial_settings(scale, network, top_k(percent)), dict(zip(names, printed, strict=False)))
         for network, rows in _TABLE_4.items()
         for percent, printed in rows.items()
     )
@@ -134,7 +136,7 @@ def _table_6(scale: Scale) -> tuple[Row, ...]:
     return tuple(
         Row(
             (graphs, str(every), percent),
-            run(scale, RESNET20, top_k(percent), _rotation(scale, graphs, every)),
+            trial_settings(scale, RESNET20, top_k(percent), _rotation(scale, graphs, every)),
             dict(zip(names, printed, strict=False)),
         )
         for (graphs, every), rows in _TABLE_6.items()
@@ -143,7 +145,7 @@ def _table_6(scale: Scale) -> tuple[Row, ...]:
 
 
 def _rotation(scale: Scale, graphs: str, epochs: int) -> Settings:
-    """As many turns as in the paper's 200 epochs, however short the run."""
+    """The period that gives as many switches as the paper's 200 epochs, at any length of the run."""
     rounds = max(1, round(epochs / PAPER_EPOCHS * scale.rounds(RESNET20)))
     return {"topology.graphs": graphs.split(", "), "topology.every": f"{rounds}r"}
 
@@ -165,7 +167,7 @@ def _table_7(scale: Scale) -> tuple[Row, ...]:
     return tuple(
         Row(
             (bits,),
-            run(scale, RESNET20, top_k("100") if bits == "32" else _bits(int(bits))),
+            trial_settings(scale, RESNET20, top_k("100") if bits == "32" else _bits(int(bits))),
             dict(zip(names, printed, strict=False)),
         )
         for bits, printed in _TABLE_7.items()
@@ -177,14 +179,14 @@ def _table_7(scale: Scale) -> tuple[Row, ...]:
 
 def _over_skew(scale: Scale, network: str, percents: tuple[str, ...]) -> tuple[Row, ...]:
     return tuple(
-        Row((percent, f"{skew:g}"), run(scale, network, top_k(percent), {"task.skew": skew}))
+        Row((percent, f"{skew:g}"), trial_settings(scale, network, top_k(percent), {"task.skew": skew}))
         for percent, skew in product(percents, (0.0, 0.2, 0.4, 0.6, _SKEWED))
     )
 
 
 def _over_compression(scale: Scale, network: str) -> tuple[Row, ...]:
     return tuple(
-        Row((f"{skew:g}", percent), run(scale, network, top_k(percent), {"task.skew": skew}))
+        Row((f"{skew:g}", percent), trial_settings(scale, network, top_k(percent), {"task.skew": skew}))
         for skew, percent in product((0.0, _SKEWED), _TOP_K[:-1])
     )
 
@@ -202,7 +204,7 @@ def _rolling(scale: Scale) -> tuple[Row, ...]:
     exchanges |= {("largest", percent): top_k(percent) for percent in ("1", "0.1")}
     exchanges |= {("rolling", percent): rolling(float(percent) / 100) for percent in ("1", "0.3", "0.1")}
     return tuple(
-        Row((f"{skew:g}", *exchange), run(scale, RESNET20_GROUP, keys, {"task.skew": skew}))
+        Row((f"{skew:g}", *exchange), trial_settings(scale, RESNET20_GROUP, keys, {"task.skew": skew}))
         for skew, (exchange, keys) in product((0.0, _SKEWED), exchanges.items())
     )
 
@@ -211,7 +213,7 @@ def _longer(scale: Scale) -> tuple[Row, ...]:
     return tuple(
         Row(
             (f"{skew:g}", percent, f"{times}x"),
-            run(scale, RESNET20_GROUP, top_k(percent), {"task.skew": skew}, times=times),
+            trial_settings(scale, RESNET20_GROUP, top_k(percent), {"task.skew": skew}, times=times),
         )
         for times, skew, percent in product((1, 4, 10), (_SKEWED, 0.0), ("100", "1", "0.1"))
     )  # fmt: skip
@@ -279,7 +281,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "rolling", "The rolling exchange against top-K, ResNet-20 with GroupNorm, ring a",
             ("skew", "entries", "share, %"), ("sp", "sp_sent", "scsp", "sent", "factor"), _rolling,
-            Figure("sent per node, MB", ("sp", "scsp"), ("skew", "entries"), over=("sp_sent", "sent")),
+            Figure("sent per node, MB", ("sp", "scsp"), ("skew", "entries"), x_metrics=("sp_sent", "sent")),
             "Not in the paper: each round exchanges the next block of the model, so that no index travels.",
         ),
         Experiment(

@@ -1,6 +1,6 @@
-"""What an experiment is: rows, each of which is a run with the paper's numbers beside it, and what is read off them.
+"""The parts of an experiment: rows with their settings and the paper's numbers, metrics, and a figure.
 
-Values only: nothing here trains, reads a disk or writes.
+Values only: nothing here trains, reads or writes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 from edgenode.experiments.presets import Scale, Settings
 
 Outcome = Mapping[str, Any]
-"""What is kept of a run: its result.json, with ``before_gossip`` (that of SP) beside it in a run of SCSP; or, where it
-failed, ``error``."""
+"""What a trial leaves: its result.json. A trial of SCSP adds ``before_gossip``, the result of SP. A trial that diverged
+has ``error`` and ``config`` only."""
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A number that is read off an outcome; None where the run has none of the kind."""
+class Metric:
+    """A number computed from an outcome. ``of`` returns None where the outcome does not have it."""
 
     heading: str
     of: Callable[[Outcome], float | None]
@@ -30,8 +30,8 @@ class Row:
     """A row of a table.
 
     Attributes:
-        settings: keys of run.toml, but for the seed; None if the scale has nothing of the kind.
-        paper: what the paper prints, by the name of the measure.
+        settings: keys of run.toml without the seed, or None if the scale does not include this row.
+        paper: the paper's numbers, by the name of the metric.
     """
 
     labels: tuple[str, ...]
@@ -44,38 +44,39 @@ class Figure:
     """How a table is drawn.
 
     Attributes:
-        x: a label; or, where ``over`` has a measure of bytes for each of ``y``, what the axis is called.
-        y: measures of accuracy.
-        lines: the labels that tell one line from another.
+        x: the label on the x axis. With ``x_metrics``, the title of the axis.
+        y: metrics of accuracy.
+        series: the labels that separate one line from another.
+        x_metrics: one metric of bytes for each of ``y``, drawn on a log axis.
     """
 
     x: str
     y: tuple[str, ...]
-    lines: tuple[str, ...] = ()
-    over: tuple[str, ...] = ()
+    series: tuple[str, ...] = ()
+    x_metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or a figure of the paper, or one of our own.
+    """A table or a figure of the paper, or one of edgenode's own.
 
     Attributes:
         labels: headings of the columns that name a row.
-        measures: names in MEASURES, the columns that are measured.
-        says: what the paper, or a claim, expects to be seen.
+        metrics: names in METRICS, one measured column each.
+        expected: the result that the paper, or edgenode's own claim, predicts.
     """
 
     name: str
     title: str
     labels: tuple[str, ...]
-    measures: tuple[str, ...]
+    metrics: tuple[str, ...]
     rows: Callable[[Scale], tuple[Row, ...]]
     figure: Figure
-    says: str
+    expected: str
 
 
 def _training(outcome: Outcome) -> Outcome:
-    """The training phase alone: SP, of a run of SCSP."""
+    """The result after the training rounds: for a trial of SCSP, that of SP."""
     before: Outcome = outcome.get("before_gossip") or outcome
     return before
 
@@ -103,20 +104,20 @@ def _per_message(outcome: Outcome) -> float | None:
 
 def _factor(outcome: Outcome) -> float | None:
     if outcome["algorithm"] == "local":
-        return None  # of empty messages
+        return None  # its messages are empty
     factor: float | None = outcome["compression_factor"]
     return factor
 
 
-MEASURES: dict[str, Measure] = {
-    "accuracy": Measure("test accuracy, %", lambda o: _percent(_training(o))),
-    "sp": Measure("SP accuracy, %", lambda o: _percent(_training(o))),
-    "scsp": Measure("SCSP accuracy, %", _scsp),
-    "gain": Measure("gain of SCSP", _gain),
-    "message": Measure("MB per message", lambda o: _per_message(_training(o)), ".3g"),
-    "factor": Measure("compression per message", lambda o: _factor(_training(o)), ".4g"),
-    "run_factor": Measure("compression of the whole run", _factor, ".4g"),
-    "divergence": Measure("divergence (mean square)", lambda o: _training(o)["parameter_divergence_mse"], ".2g"),
-    "sp_sent": Measure("SP sent per node, MB", lambda o: _sent(_training(o)) / len(o["nodes"]) / 1e6, ".3g"),
-    "sent": Measure("sent per node, MB", lambda o: _sent(o) / len(o["nodes"]) / 1e6, ".3g"),
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("test accuracy, %", lambda o: _percent(_training(o))),
+    "sp": Metric("SP accuracy, %", lambda o: _percent(_training(o))),
+    "scsp": Metric("SCSP accuracy, %", _scsp),
+    "gain": Metric("gain of SCSP", _gain),
+    "message": Metric("MB per message", lambda o: _per_message(_training(o)), ".3g"),
+    "factor": Metric("compression per message", lambda o: _factor(_training(o)), ".4g"),
+    "run_factor": Metric("compression of the whole run", _factor, ".4g"),
+    "divergence": Metric("divergence (mean square)", lambda o: _training(o)["parameter_divergence_mse"], ".2g"),
+    "sp_sent": Metric("SP sent per node, MB", lambda o: _sent(_training(o)) / len(o["nodes"]) / 1e6, ".3g"),
+    "sent": Metric("sent per node, MB", lambda o: _sent(o) / len(o["nodes"]) / 1e6, ".3g"),
 }

@@ -1,6 +1,6 @@
-"""Plays the runs of an experiment in processes of their own, several at once: each gives the bits it gives alone.
+"""Runs the trials of an experiment in worker processes, several at a time. Outcomes do not depend on how many.
 
-A worker that loses whoever gave it work ends with its next word; a run that it was in goes on from its last checkpoint.
+A worker whose parent has died ends at its next report. The trial it was running resumes later from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -16,54 +16,55 @@ from typing import TYPE_CHECKING
 
 from edgenode.errors import EdgenodeError
 from edgenode.experiments.definitions import Outcome
-from edgenode.experiments.runner import Cell, Outcomes
+from edgenode.experiments.runner import OutcomeStore, Trial
 from edgenode.node.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from edgenode.simulate.runner import Simulation
 
-_SAID_EVERY_S = 0.2
+_REPORT_EVERY_S = 0.2
 
 
-def play(todo: Sequence[Cell], outcomes: Outcomes, jobs: int) -> Generator[tuple[Cell, int | Outcome]]:
-    """Play runs, ``jobs`` at once; each first says from which round it goes on, then how far it is, then its outcome.
+def run_trials(todo: Sequence[Trial], outcomes: OutcomeStore, jobs: int) -> Generator[tuple[Trial, int | Outcome]]:
+    """Run trials, ``jobs`` at a time, and yield their reports: rounds done, the first being where it resumes, then the
+    outcome.
 
-    Close the generator to end the runs that are not done.
+    Close the generator to end the trials that are not done.
 
     Raises:
-        EdgenodeError: what a run cannot be, or that its process died.
+        EdgenodeError: a trial's configuration is invalid, or its process died.
     """
     context, waiting = get_context("spawn"), iter(todo)
     processes, busy = [], {}
     try:
-        for cell in islice(waiting, jobs):
-            pipe, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, outcomes), daemon=True)
-            with _without_ctrl_c():
+        for trial in islice(waiting, jobs):
+            pipe, workers_end = context.Pipe()
+            process = context.Process(target=_work, args=(workers_end, outcomes), daemon=True)
+            with _ctrl_c_blocked():
                 process.start()
-            theirs.close()
+            workers_end.close()
             processes.append(process)
-            busy[pipe] = process, cell
-            pipe.send(cell)
+            busy[pipe] = process, trial
+            pipe.send(trial)
         while busy:
-            heard = connection.wait(list(busy))
-            for pipe, (process, cell) in [item for item in busy.items() if item[0] in heard]:
+            ready = connection.wait(list(busy))
+            for pipe, (process, trial) in [item for item in busy.items() if item[0] in ready]:
                 try:
-                    said = pipe.recv()
+                    report = pipe.recv()
                 except (EOFError, ConnectionError):
                     process.join()
-                    why = f"the process that played {cell.name} ended with exit code {process.exitcode}"
+                    why = f"the process that ran {trial.name} ended with exit code {process.exitcode}"
                     raise EdgenodeError(why) from None
-                if isinstance(said, EdgenodeError):
-                    raise said
-                if isinstance(said, int):
-                    yield cell, said
+                if isinstance(report, EdgenodeError):
+                    raise report
+                if isinstance(report, int):
+                    yield trial, report
                     continue
                 del busy[pipe]
-                for another in islice(waiting, 1):
-                    busy[pipe] = process, another
-                    pipe.send(another)
-                yield cell, said
+                for following in islice(waiting, 1):
+                    busy[pipe] = process, following
+                    pipe.send(following)
+                yield trial, report
     finally:
         for process in processes:
             process.terminate()
@@ -72,9 +73,9 @@ def play(todo: Sequence[Cell], outcomes: Outcomes, jobs: int) -> Generator[tuple
 
 
 @contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """A process that is born here never hears of Ctrl-C: whoever gave birth to it does, and ends it."""
-    resource_tracker.ensure_running()  # starting it with the first process would let Ctrl-C through again
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C. Their parent receives it too, and ends them."""
+    resource_tracker.ensure_running()  # if the first process started it, the tracker would unblock SIGINT again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -82,27 +83,27 @@ def _without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, outcomes: Outcomes) -> None:
-    """One run after the other, until nobody is there to hear of them."""
+def _work(pipe: Connection, outcomes: OutcomeStore) -> None:
+    """Run one trial after another, until the parent closes the pipe."""
     keep_freed_memory()
     with suppress(EOFError, ConnectionError):
         while True:
-            cell = pipe.recv()
+            trial = pipe.recv()
             try:
-                pipe.send(outcomes.play(cell, lambda simulation: _teller(simulation, pipe)))
+                pipe.send(outcomes.run(trial, lambda simulation: _progress_reporter(simulation, pipe)))
             except EdgenodeError as exc:
                 pipe.send(exc)
 
 
-def _teller(simulation: Simulation, pipe: Connection) -> Callable[[], None]:
-    """Says how far a run is, now and then."""
+def _progress_reporter(simulation: Simulation, pipe: Connection) -> Callable[[], None]:
+    """Send the simulation's round now, and on later calls at most every ``_REPORT_EVERY_S``."""
     pipe.send(simulation.round)
-    said_s = time.monotonic()
+    reported_at_s = time.monotonic()
 
-    def tell() -> None:
-        nonlocal said_s
-        if time.monotonic() - said_s > _SAID_EVERY_S:
+    def report() -> None:
+        nonlocal reported_at_s
+        if time.monotonic() - reported_at_s > _REPORT_EVERY_S:
             pipe.send(simulation.round)
-            said_s = time.monotonic()
+            reported_at_s = time.monotonic()
 
-    return tell
+    return report

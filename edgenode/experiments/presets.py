@@ -1,7 +1,7 @@
 """How the paper's networks are trained at each scale: smoke (minutes), small (an hour or two), paper (as printed).
 
-A scale turns the paper's name of a network into keys of run.toml. What differs from the paper is in its note, which
-every report repeats.
+A scale maps the paper's name of a network to keys of run.toml. Its note lists the differences from the paper, and every
+report repeats the note.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RESNET_MILESTONES, _VGG_MILESTONES = (100, 150), tuple(range(30, PAPER_EPOCHS, 
 
 @dataclass(frozen=True)
 class Scale:
-    """``networks`` maps the paper's names to keys of run.toml; one that is absent is too large for this scale."""
+    """``networks`` maps the paper's names to keys of run.toml, without the networks too large for this scale."""
 
     name: ScaleName
     networks: Mapping[str, Settings]
@@ -44,30 +44,30 @@ class Scale:
         """Training rounds of a network, on 4 nodes.
 
         Raises:
-            KeyError: it is too large for this scale.
+            KeyError: the network is too large for this scale.
         """
         rounds = self.networks[network]["run.rounds"]
         assert isinstance(rounds, int)
         return rounds
 
 
-def choose(name: ScaleName, data_dir: Path | None = None, epochs: int | None = None) -> Scale:
+def choose_scale(name: ScaleName, data_dir: Path | None = None, epochs: int | None = None) -> Scale:
     """The scale of this name.
 
     Args:
-        data_dir: Fashion-MNIST at smoke (unset: Debian's folder); CIFAR else, in torchvision's layout or as train/ and
-            test/ with a folder of images for each class.
-        epochs: how many the schedule is shrunk to, instead of the scale's own number.
+        data_dir: at smoke Fashion-MNIST, with Debian's folder as the default. At the other scales CIFAR, in
+            torchvision's layout or as train/ and test/ with a folder of images for each class.
+        epochs: length of the schedule, in place of the scale's own number.
 
     Raises:
-        ConfigError: small and paper need data; smoke has no epochs.
+        ConfigError: small or paper without data, or smoke with epochs.
     """
     if name == "smoke":
         if epochs is not None:
-            raise ConfigError("--epochs is for --scale small and paper: smoke counts rounds")
+            raise ConfigError("--epochs is for --scale small and paper: --scale smoke counts rounds")
         return _smoke(data_dir)
     if data_dir is None:
-        raise ConfigError(f"--scale {name} trains on CIFAR: say with --data-dir where it lies")
+        raise ConfigError(f"--scale {name} trains on CIFAR: give its folder with --data-dir")
     images = (data_dir / "train").is_dir()
     data = {"task.dataset": "imagefolder" if images else "cifar10", "task.data_dir": str(data_dir.absolute())}
     resnet, vgg = (PAPER_EPOCHS, PAPER_EPOCHS) if name == "paper" else (4, 1)
@@ -103,18 +103,24 @@ def _smoke(data_dir: Path | None) -> Scale:
 
 
 def _resnet(epochs: int) -> dict[str, object]:
-    return {**_RESNET, "task.augment": True, "task.milestones": shrunk(_RESNET_MILESTONES, epochs)} | _length(epochs)
+    return {
+        **_RESNET,
+        "task.augment": True,
+        "task.milestones": scaled_milestones(_RESNET_MILESTONES, epochs),
+    } | _length(epochs)
 
 
 def _vgg(epochs: int) -> dict[str, object]:
-    return {**_VGG, "task.augment": True, "task.milestones": shrunk(_VGG_MILESTONES, epochs)} | _length(epochs)
+    return {**_VGG, "task.augment": True, "task.milestones": scaled_milestones(_VGG_MILESTONES, epochs)} | _length(
+        epochs
+    )
 
 
 def _length(epochs: int) -> dict[str, object]:
     return {"run.rounds": epochs * ceil(ceil(_CIFAR_SAMPLES / NODES) / BATCH)}
 
 
-def shrunk(milestones: Iterable[int], epochs: int) -> list[int]:
-    """Milestones of the paper's 200 epochs, at the same places of a shorter run; those that fall together are one."""
+def scaled_milestones(milestones: Iterable[int], epochs: int) -> list[int]:
+    """Milestones of the paper's 200 epochs at the same fractions of a shorter run, without duplicates."""
     places = {round(milestone * epochs / PAPER_EPOCHS) for milestone in milestones}
     return sorted(place for place in places if 0 < place < epochs)

@@ -1,6 +1,6 @@
-"""From outcomes to NAME.md, NAME.csv and NAME.png: mean and spread over the seeds, the paper's column beside ours.
+"""Writes outcomes as NAME.md, NAME.csv and NAME.png: mean and spread over the seeds next to the paper's numbers.
 
-What was not measured is left empty.
+Rows without outcomes keep empty cells, so a report can be written while trials still run.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
-from edgenode.experiments.definitions import MEASURES, Experiment, Measure, Outcome, Row
+from edgenode.experiments.definitions import METRICS, Experiment, Metric, Outcome, Row
 from edgenode.experiments.presets import Scale
-from edgenode.experiments.runner import Cell, Outcomes
+from edgenode.experiments.runner import OutcomeStore, Trial
 from edgenode.storage.checkpoints import write_atomically
+
+_Point = tuple[Any, float, float]  # x, mean, standard deviation
+_MARKERS, _STYLES = ("o", "s"), ("-", "--")  # of the first and the second metric of a figure
 
 
 @dataclass(frozen=True)
-class Measured:
+class RowOutcomes:
     """The outcomes of one row, by seed."""
 
     row: Row
     by_seed: Mapping[int, Outcome]
 
-    def values(self, measure: Measure) -> list[float]:
-        """What the runs that came to an end say, in the order of their seeds."""
-        numbers = (measure.of(outcome) for outcome in self.by_seed.values() if "error" not in outcome)
+    def values(self, metric: Metric) -> list[float]:
+        """The metric of every trial that has it and did not diverge, in the order of the seeds."""
+        numbers = (metric.of(outcome) for outcome in self.by_seed.values() if "error" not in outcome)
         return [number for number in numbers if number is not None]
 
     @property
@@ -35,44 +39,45 @@ class Measured:
         return sum("error" in outcome for outcome in self.by_seed.values())
 
 
-def gather(rows: Sequence[Row], runs: Sequence[Cell], outcomes: Outcomes) -> list[Measured]:
-    """The outcomes that there are, row by row."""
-    known = [(cell, outcome) for cell in runs if (outcome := outcomes.get(cell)) is not None]
-    return [Measured(row, {cell.seed: outcome for cell, outcome in known if cell.row is row}) for row in rows]
+def collect(rows: Sequence[Row], trials: Sequence[Trial], store: OutcomeStore) -> list[RowOutcomes]:
+    """The outcomes so far, row by row."""
+    known = [(trial, outcome) for trial in trials if (outcome := store.get(trial)) is not None]
+    return [RowOutcomes(row, {trial.seed: outcome for trial, outcome in known if trial.row is row}) for row in rows]
 
 
-def write(experiment: Experiment, scale: Scale, measured: Sequence[Measured], command: str, out: Path) -> None:
+def write(experiment: Experiment, scale: Scale, results: Sequence[RowOutcomes], command: str, out: Path) -> None:
     """Write NAME.md, NAME.csv and NAME.png into ``out``."""
-    from edgenode.experiments.picture import draw
-
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / f"{experiment.name}.md", markdown(experiment, scale, measured, command))
-    write_atomically(out / f"{experiment.name}.csv", comma_separated(experiment, measured))
-    draw(experiment, measured, out / f"{experiment.name}.png")
+    write_atomically(out / f"{experiment.name}.md", markdown(experiment, scale, results, command))
+    write_atomically(out / f"{experiment.name}.csv", comma_separated(experiment, results))
+    draw(experiment, results, out / f"{experiment.name}.png")
 
 
-def markdown(experiment: Experiment, scale: Scale, measured: Sequence[Measured], command: str) -> str:
-    """The table, with what was measured how above it and what is expected below."""
+# tables ------------------------------------------------------------------------------------------------
+
+
+def markdown(experiment: Experiment, scale: Scale, results: Sequence[RowOutcomes], command: str) -> str:
+    """The table, between the conditions of the measurement and the expected result."""
     headings, printed = list(experiment.labels), []
-    for name in experiment.measures:
-        headings.append(MEASURES[name].heading)
-        if any(name in m.row.paper for m in measured):
+    for name in experiment.metrics:
+        headings.append(METRICS[name].heading)
+        if any(name in result.row.paper for result in results):
             printed.append(name)
             headings.append("paper")
-    lines = [[*m.row.labels, *_columns(experiment, m, printed)] for m in measured]
-    seeds = max((len(m.by_seed) for m in measured), default=0)
+    lines = [[*result.row.labels, *_cells(experiment, result, printed)] for result in results]
+    seeds = max((len(result.by_seed) for result in results), default=0)
     return "\n".join(
         [
             f"# {experiment.title}",
             "",
             f"    {command}",
             "",
-            f"{scale.note} Mean ± standard deviation of up to {seeds} runs; what was not measured is empty. "
-            "SP and SCSP are read off the same run, before and after its gossip.",
+            f"{scale.note} Mean ± standard deviation of up to {seeds} runs. Empty cells were not measured. "
+            "SP and SCSP come from the same run, before and after its gossip rounds.",
             "",
             table(headings, lines),
             "",
-            f"Expected: {experiment.says}",
+            f"Expected: {experiment.expected}",
             "",
             f"![{experiment.title}]({experiment.name}.png)",
             "",
@@ -80,23 +85,23 @@ def markdown(experiment: Experiment, scale: Scale, measured: Sequence[Measured],
     )
 
 
-def _columns(experiment: Experiment, measured: Measured, printed: Sequence[str]) -> list[str]:
+def _cells(experiment: Experiment, result: RowOutcomes, printed: Sequence[str]) -> list[str]:
     cells = []
-    for name in experiment.measures:
-        cells.append(_number(measured, MEASURES[name]))
+    for name in experiment.metrics:
+        cells.append(_mean_and_spread(result, METRICS[name]))
         if name in printed:
-            paper = measured.row.paper.get(name)
+            paper = result.row.paper.get(name)
             cells.append("" if paper is None else f"{paper:g}")
     return cells
 
 
-def _number(measured: Measured, measure: Measure) -> str:
-    values = measured.values(measure)
-    failed = f"{measured.diverged} of {len(measured.by_seed)} diverged" if measured.diverged else ""
+def _mean_and_spread(result: RowOutcomes, metric: Metric) -> str:
+    values = result.values(metric)
+    failed = f"{result.diverged} of {len(result.by_seed)} diverged" if result.diverged else ""
     if not values:
         return failed
-    spread = f" ± {stdev(values):{measure.form}}" if len(values) > 1 else ""
-    return f"{fmean(values):{measure.form}}{spread}{f' ({failed})' if failed else ''}"
+    spread = f" ± {stdev(values):{metric.form}}" if len(values) > 1 else ""
+    return f"{fmean(values):{metric.form}}{spread}{f' ({failed})' if failed else ''}"
 
 
 def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -105,18 +110,68 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def comma_separated(experiment: Experiment, measured: Sequence[Measured]) -> str:
+def comma_separated(experiment: Experiment, results: Sequence[RowOutcomes]) -> str:
     """One line for every row and seed, unrounded."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*experiment.labels, "seed", *experiment.measures, "error"])
-    for m in measured:
-        for seed, outcome in m.by_seed.items():
+    writer.writerow([*experiment.labels, "seed", *experiment.metrics, "error"])
+    for result in results:
+        for seed, outcome in result.by_seed.items():
             error = outcome.get("error", "")
-            numbers = ["" if error else _plain(MEASURES[name].of(outcome)) for name in experiment.measures]
-            writer.writerow([*m.row.labels, seed, *numbers, error])
+            numbers = ["" if error else _unrounded(METRICS[name].of(outcome)) for name in experiment.metrics]
+            writer.writerow([*result.row.labels, seed, *numbers, error])
     return text.getvalue()
 
 
-def _plain(number: float | None) -> str:
+def _unrounded(number: float | None) -> str:
     return "" if number is None else repr(number)
+
+
+# the figure --------------------------------------------------------------------------------------------
+
+
+def draw(experiment: Experiment, results: Sequence[RowOutcomes], path: Path) -> None:
+    """Draw one line for each metric and each series, with the spread. Rows without a number are left out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(8, 4.2), layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = canvas.add_subplot()
+    figure = experiment.figure
+    for number, name in enumerate(figure.y):
+        for place, (series, points) in enumerate(_series(experiment, results, number).items()):
+            phase = METRICS[name].heading.removesuffix(", %") if len(figure.y) > 1 else ""
+            x, y, spread = zip(*points, strict=True)
+            axes.errorbar(
+                x, y, yerr=spread, capsize=3, alpha=0.9, label=", ".join(filter(None, (phase, series))),
+                color=f"C{place if figure.series else number}", marker=_MARKERS[number],
+                linestyle=_STYLES[number] if figure.x != "method" else "",
+            )  # fmt: skip
+    axes.set_xlabel(figure.x)
+    axes.set_ylabel("test accuracy, %")
+    if figure.x_metrics:
+        axes.set_xscale("log")
+    if figure.x == "method":
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, horizontalalignment="right")
+    if any(axes.get_legend_handles_labels()[1]):
+        canvas.legend(loc="outside right upper", fontsize="small")
+    axes.grid(alpha=0.3)
+    canvas.savefig(path, dpi=110)
+
+
+def _series(experiment: Experiment, results: Sequence[RowOutcomes], number: int) -> dict[str, list[_Point]]:
+    """The points of each series for one of the figure's metrics."""
+    figure = experiment.figure
+    series: dict[str, list[_Point]] = {}
+    for result in results:
+        values = result.values(METRICS[figure.y[number]])
+        labels = dict(zip(experiment.labels, result.row.labels, strict=True))
+        if not values:
+            continue
+        x = fmean(result.values(METRICS[figure.x_metrics[number]])) if figure.x_metrics else labels[figure.x]
+        spread = stdev(values) if len(values) > 1 else 0.0
+        name = ", ".join(f"{heading} {labels[heading]}" for heading in figure.series)
+        series.setdefault(name, []).append((float(x) if figure.x == "skew" else x, fmean(values), spread))
+    return series

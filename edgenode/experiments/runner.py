@@ -1,7 +1,7 @@
-"""Plays the runs of an experiment, and keeps the outcome of each.
+"""Runs the trials of an experiment and keeps the outcome of each on disk.
 
-An outcome lies under a digest of its configuration, so experiments share it, and whoever starts again goes on with
-the first run that has none, from its last checkpoint.
+An outcome's file is named by a digest of the trial's configuration, so experiments share trials. The same command
+started again skips the trials that have an outcome, and resumes an interrupted trial from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from edgenode.storage.checkpoints import write_atomically
 if TYPE_CHECKING:
     from edgenode.simulate.runner import Simulation
 
-_OURS = frozenset({"run.seed", "run.device"})
-_CHECKPOINTS = 20  # per run: each costs a flush to the disk for every node
+_PER_TRIAL_KEYS = frozenset({"run.seed", "run.device"})
+_CHECKPOINTS_PER_TRIAL = 20  # each one flushes every node's state to disk
+
+Watch = Callable[["Simulation"], Callable[[], None]]
+"""Given a trial's simulation, returns the function to call after each of its rounds."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run: a row of a table with one seed."""
+class Trial:
+    """One run of an experiment: a row of its table with one seed."""
 
     row: Row
     seed: int
@@ -40,34 +43,34 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For people and for file names."""
+        """The row's labels and the seed, fit for a file name."""
         words = [*self.row.labels, f"seed {self.seed}"]
         return "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)
 
     @property
     def digest(self) -> str:
-        """Of the keys that are not as they are by default: a key that is new to edgenode makes no run a new one."""
+        """Of the keys that differ from their defaults, so that outcomes stay valid when edgenode gains a key."""
         values = {f"{section}.{key}": v for section, keys in self.config.as_dict().items() for key, v in keys.items()}
-        said = {k: v for k, v in values.items() if k not in run_toml.LOCAL_KEYS and v != run_toml.KEYS[k].default}
-        return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        changed = {k: v for k, v in values.items() if k not in run_toml.LOCAL_KEYS and v != run_toml.KEYS[k].default}
+        return sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def cells(
+def trials(
     rows: Sequence[Row], seeds: Iterable[int], device: str = "cpu", overrides: Settings = MappingProxyType({})
-) -> list[Cell]:
-    """Every run of these rows, seed by seed, so that a first whole table is there early.
+) -> list[Trial]:
+    """Every trial of these rows, seed by seed, so that a whole table with one seed is complete early.
 
     Args:
-        overrides: keys of run.toml that are to be alike in all runs, whatever their rows say.
+        overrides: keys of run.toml to set in all trials, over those of the rows.
 
     Raises:
-        ConfigError: a row or ``overrides`` asks for what cannot be.
+        ConfigError: a row or ``overrides`` is not a valid configuration.
     """
-    if taken := sorted(_OURS & overrides.keys()):
-        raise ConfigError(f"{taken[0]} cannot be set for an experiment: each run has its own; use --seeds and --device")
+    if taken := sorted(_PER_TRIAL_KEYS & overrides.keys()):
+        raise ConfigError(f"{taken[0]} cannot be set for an experiment: use --seeds and --device instead")
     threads: Settings = {"run.threads": 1}
     return [
-        Cell(row, seed, _config({**threads, **row.settings, **overrides, "run.seed": seed, "run.device": device}))
+        Trial(row, seed, _config({**threads, **row.settings, **overrides, "run.seed": seed, "run.device": device}))
         for seed in seeds
         for row in rows
         if row.settings
@@ -76,46 +79,47 @@ def cells(
 
 def _config(settings: Settings) -> Config:
     rounds = run_toml.load(None, settings, environ={}).run.rounds
-    return run_toml.load(None, {"run.checkpoint_every": max(1, rounds // _CHECKPOINTS), **settings}, environ={})
+    checkpoint_every = max(1, rounds // _CHECKPOINTS_PER_TRIAL)
+    return run_toml.load(None, {"run.checkpoint_every": checkpoint_every, **settings}, environ={})
 
 
-class Outcomes:
-    """What is known of runs, on disk."""
+class OutcomeStore:
+    """The outcomes of trials, one JSON file each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def _path(self, cell: Cell) -> Path:
-        return self._folder / f"{cell.digest}.json"
+    def _path(self, trial: Trial) -> Path:
+        return self._folder / f"{trial.digest}.json"
 
-    def get(self, cell: Cell) -> Outcome | None:
-        """The outcome of a run; None if there is none yet.
+    def get(self, trial: Trial) -> Outcome | None:
+        """The outcome of a trial, or None if the trial has not been run.
 
         Raises:
-            CheckpointError: the file is not what was written.
+            CheckpointError: the file is damaged.
         """
-        path = self._path(cell)
+        path = self._path(trial)
         try:
             outcome: Outcome = json.loads(path.read_text())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as exc:
-            raise CheckpointError(f"{path} cannot be read: {exc}; remove it to measure it anew") from exc
+            raise CheckpointError(f"{path} cannot be read: {exc}; remove it to run this trial again") from exc
         return outcome
 
-    def play(self, cell: Cell, watch: Callable[[Simulation], Callable[[], None]]) -> Outcome:
-        """Play a run to its end, from its last checkpoint if it was begun, and keep the outcome.
+    def run(self, trial: Trial, watch: Watch) -> Outcome:
+        """Run a trial to its end, from its last checkpoint if there is one, and keep the outcome.
 
-        A run that diverges has an outcome too: what went wrong. Other errors are raised.
+        The outcome of a trial that diverges is its error. Errors of the configuration or the disk are raised.
         """
-        path = self._path(cell)
-        folder = self._folder / cell.config.digest()[:16]
+        path = self._path(trial)
+        folder = self._folder / trial.config.digest()[:16]
         try:
-            outcome = _play(cell.config, folder, watch)
+            outcome = _simulate(trial.config, folder, watch)
         except (ConfigError, CheckpointError):
             raise
         except EdgenodeError as exc:
-            outcome = {"error": str(exc), "config": cell.config.as_dict()}
+            outcome = {"error": str(exc), "config": trial.config.as_dict()}
         text = json.dumps(outcome, indent=1)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text + "\n")
@@ -124,20 +128,21 @@ class Outcomes:
         return kept
 
 
-def _play(config: Config, folder: Path, watch: Callable[[Simulation], Callable[[], None]]) -> dict[str, Any]:
+def _simulate(config: Config, folder: Path, watch: Watch) -> dict[str, Any]:
     from edgenode.simulate.runner import Simulation
 
     simulation = Simulation(config, folder)
     if config.algorithm.name == "scsp" and simulation.round >= config.run.rounds:
-        shutil.rmtree(folder)  # stopped in its gossip: what SP had before is not known any more
+        # SP is measured as the gossip rounds begin. A checkpoint from later no longer has that result: start over.
+        shutil.rmtree(folder)
         simulation = Simulation(config, folder)
     result = simulation.run(watch(simulation))
     before = simulation.before_gossip()
     return result if before is None else {**result, "before_gossip": before}
 
 
-def write_configs(runs: Sequence[Cell], folder: Path) -> None:
-    """The exact run.toml of every run: `edgenode simulate` plays it."""
+def write_configs(all_trials: Sequence[Trial], folder: Path) -> None:
+    """The exact run.toml of every trial, for `edgenode simulate`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for cell in runs:
-        (folder / f"{cell.name}.toml").write_text(cell.config.to_toml(), encoding="utf-8")
+    for trial in all_trials:
+        (folder / f"{trial.name}.toml").write_text(trial.config.to_toml(), encoding="utf-8")

@@ -69,7 +69,7 @@ def test_it_writes_table_csv_picture_and_configs_and_prints_the_table(tmp_path: 
 
 def test_stopped_it_goes_on_to_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("tiny", "--jobs", "2", "--out", str(tmp_path / "whole"))
-    out, play = tmp_path / "stopped", parallel.play
+    out, play = tmp_path / "stopped", parallel.run_trials
 
     def stopped(*arguments: Any) -> Iterator[Any]:
         ended = 0
@@ -81,7 +81,7 @@ def test_stopped_it_goes_on_to_the_same_tables(tmp_path: Path, monkeypatch: pyte
                 yield cell, said
 
     with monkeypatch.context() as patch:
-        patch.setattr(parallel, "play", stopped)
+        patch.setattr(parallel, "run_trials", stopped)
         result = run("tiny", "--jobs", "1", "--out", str(out))
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-2] == f"edgenode: what is done is kept; the same command goes on from {out}"

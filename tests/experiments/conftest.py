@@ -1,4 +1,4 @@
-"""A small experiment on the digits: SP and SCSP, two levels of compression, and a row too large for the scale."""
+"""A small experiment on the digits: SP and SCSP at two levels of compression, and a row too large for the scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every run of every experiment is a run that edgenode can play, with the paper's numbers where the paper has them."""
+"""Every trial of every experiment is a valid configuration, and rows carry the paper's numbers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 from edgenode import factory
 from edgenode.experiments import runner
 from edgenode.experiments.catalogue import EXPERIMENTS
-from edgenode.experiments.definitions import MEASURES
-from edgenode.experiments.presets import RESNET20, RESNET110, Scale, choose
+from edgenode.experiments.definitions import METRICS
+from edgenode.experiments.presets import RESNET20, RESNET110, Scale, choose_scale
 
 
 @pytest.fixture(params=["smoke", "small", "paper"])
 def scale(request: pytest.FixtureRequest, tmp_path: Path) -> Scale:
-    return choose(request.param, None if request.param == "smoke" else tmp_path)
+    return choose_scale(request.param, None if request.param == "smoke" else tmp_path)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_run_is_valid_and_has_a_name_of_its_own(name: str, scale: Scale) -> None:
-    runs = runner.cells(EXPERIMENTS[name].rows(scale), range(2))
+def test_every_trial_is_valid_and_has_its_own_name(name: str, scale: Scale) -> None:
+    runs = runner.trials(EXPERIMENTS[name].rows(scale), range(2))
     assert runs
     assert len({run.name for run in runs}) == len({run.digest for run in runs}) == len(runs)
     for run in runs:
@@ -31,45 +31,47 @@ def test_every_run_is_valid_and_has_a_name_of_its_own(name: str, scale: Scale) -
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_labels_and_measures_fit_their_headings(name: str, scale: Scale) -> None:
+def test_labels_and_metrics_fit_their_headings(name: str, scale: Scale) -> None:
     experiment = EXPERIMENTS[name]
-    named = {*experiment.labels, *experiment.measures}
-    assert {*experiment.measures, *experiment.figure.y} <= MEASURES.keys()
+    named = {*experiment.labels, *experiment.metrics}
+    assert {*experiment.metrics, *experiment.figure.y} <= METRICS.keys()
     figure = experiment.figure
-    assert {*figure.lines, *figure.over} <= named
-    assert figure.x in named or len(figure.over) == len(figure.y)
+    assert {*figure.series, *figure.x_metrics} <= named
+    assert figure.x in named or len(figure.x_metrics) == len(figure.y)
     for row in experiment.rows(scale):
         assert len(row.labels) == len(experiment.labels)
-        assert row.paper.keys() <= set(experiment.measures)
+        assert row.paper.keys() <= set(experiment.metrics)
 
 
-def test_a_network_that_is_too_large_for_a_scale_keeps_its_row(scale: Scale) -> None:
+def test_network_too_large_for_a_scale_keeps_its_row(scale: Scale) -> None:
     rows = [row for row in EXPERIMENTS["table2"].rows(scale) if row.labels[0] == RESNET110]
     assert [row.paper["sp"] for row in rows] == [94.14, 93.32, 93.26, 86.38]
     assert all((row.settings is not None) == (scale.name == "paper") for row in rows)
 
 
-def test_tables_share_their_runs() -> None:
+def test_tables_share_their_trials() -> None:
     def digests(name: str) -> set[str]:
-        return {cell.digest for cell in runner.cells(EXPERIMENTS[name].rows(choose("smoke")), [0])}
+        return {trial.digest for trial in runner.trials(EXPERIMENTS[name].rows(choose_scale("smoke")), [0])}
 
     assert digests("table4") < digests("table2")
     assert len(digests("rolling") & digests("longer")) == 6
 
 
-def test_a_rotation_makes_as_many_turns_as_in_the_paper(tmp_path: Path) -> None:
-    for scale in (choose("smoke"), choose("paper", tmp_path)):
+def test_rotation_switches_as_often_as_in_the_paper(tmp_path: Path) -> None:
+    for scale in (choose_scale("smoke"), choose_scale("paper", tmp_path)):
         every = [row.settings["topology.every"] for row in EXPERIMENTS["table6"].rows(scale) if row.settings]
         turns = [scale.rounds(RESNET20) / int(str(rounds).rstrip("r")) for rounds in (every[0], every[-1])]
         assert turns == pytest.approx([200 / 11, 200 / 6], rel=0.02)
 
 
-def test_every_algorithm_of_table_3_comes_to_an_end_and_has_its_numbers(tmp_path: Path) -> None:
+def test_every_algorithm_of_table_3_ends_with_its_metrics(tmp_path: Path) -> None:
     experiment, quick = EXPERIMENTS["table3"], {"task.dataset": "digits", "run.rounds": 3, "task.batch_size": 8}
-    rows = [replace(row, settings={**dict(row.settings or {}), **quick}) for row in experiment.rows(choose("smoke"))]
-    for cell in runner.cells(rows, [0]):
-        outcome = runner.Outcomes(tmp_path).play(cell, lambda simulation: lambda: None)
-        known = {name for name in MEASURES if MEASURES[name].of(outcome) is not None}
-        assert {"accuracy", "sp", "sent"} <= known, cell.name
+    rows = [
+        replace(row, settings={**dict(row.settings or {}), **quick}) for row in experiment.rows(choose_scale("smoke"))
+    ]
+    for trial in runner.trials(rows, [0]):
+        outcome = runner.OutcomeStore(tmp_path).run(trial, lambda simulation: lambda: None)
+        known = {name for name in METRICS if METRICS[name].of(outcome) is not None}
+        assert {"accuracy", "sp", "sent"} <= known, trial.name
         assert ("scsp" in known) == (outcome["algorithm"] == "scsp")
-        assert ("factor" in known) == (outcome["algorithm"] != "local"), cell.name
+        assert ("factor" in known) == (outcome["algorithm"] != "local"), trial.name

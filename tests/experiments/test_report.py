@@ -1,4 +1,4 @@
-"""Tables from fixed outcomes, to the letter."""
+"""Reports of fixed outcomes, character by character."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from edgenode.experiments import report
 from edgenode.experiments.definitions import Experiment
-from edgenode.experiments.presets import choose
-from edgenode.experiments.report import Measured
+from edgenode.experiments.presets import choose_scale
+from edgenode.experiments.report import RowOutcomes
 
 
 def outcome(sp: float, scsp: float, message: int = 1000) -> dict[str, Any]:
@@ -23,17 +23,17 @@ def outcome(sp: float, scsp: float, message: int = 1000) -> dict[str, Any]:
     return {**phase("scsp", scsp, 6), "before_gossip": phase("sp", sp, 4)}
 
 
-def measured(experiment: Experiment) -> list[Measured]:
-    dense, sparse, large = experiment.rows(choose("smoke"))
+def results(experiment: Experiment) -> list[RowOutcomes]:
+    dense, sparse, large = experiment.rows(choose_scale("smoke"))
     return [
-        Measured(dense, {0: outcome(0.85, 0.87), 1: outcome(0.87, 0.88)}),
-        Measured(sparse, {0: outcome(0.80, 0.84, 400), 1: {"error": "training diverged"}}),
-        Measured(large, {}),
+        RowOutcomes(dense, {0: outcome(0.85, 0.87), 1: outcome(0.87, 0.88)}),
+        RowOutcomes(sparse, {0: outcome(0.80, 0.84, 400), 1: {"error": "training diverged"}}),
+        RowOutcomes(large, {}),
     ]
 
 
-def test_the_markdown_has_means_spreads_the_papers_column_and_empty_cells(tiny: Experiment) -> None:
-    text = report.markdown(tiny, choose("smoke"), measured(tiny), "edgenode experiment tiny --seeds 2")
+def test_markdown_has_means_spreads_paper_and_empty_cells(tiny: Experiment) -> None:
+    text = report.markdown(tiny, choose_scale("smoke"), results(tiny), "edgenode experiment tiny --seeds 2")
     assert text.splitlines()[6:11] == [
         "| network | top-K, % | SP accuracy, % | paper | SCSP accuracy, % | paper | compression per message |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -45,17 +45,17 @@ def test_the_markdown_has_means_spreads_the_papers_column_and_empty_cells(tiny: 
     assert "Expected: that it works" in text
 
 
-def test_the_csv_has_every_run_unrounded(tiny: Experiment) -> None:
-    lines = list(csv.reader(report.comma_separated(tiny, measured(tiny)).splitlines()))
+def test_csv_has_every_trial_unrounded(tiny: Experiment) -> None:
+    lines = list(csv.reader(report.comma_separated(tiny, results(tiny)).splitlines()))
     assert lines[0] == ["network", "top-K, %", "seed", "sp", "scsp", "factor", "error"]
     assert lines[1] == ["small", "100", "0", "85.0", "87.0", "80.0", ""]
     assert lines[4] == ["small", "1", "1", "", "", "", "training diverged"]
     assert len(lines) == 5
 
 
-def test_all_three_files_are_written_also_when_nothing_is_measured_yet(tiny: Experiment, tmp_path: Path) -> None:
-    nothing = [Measured(row, {}) for row in tiny.rows(choose("smoke"))]
-    for known in (nothing, measured(tiny)):
-        report.write(tiny, choose("smoke"), known, "edgenode experiment tiny", tmp_path)
+def test_files_are_written_before_anything_is_measured(tiny: Experiment, tmp_path: Path) -> None:
+    nothing = [RowOutcomes(row, {}) for row in tiny.rows(choose_scale("smoke"))]
+    for known in (nothing, results(tiny)):
+        report.write(tiny, choose_scale("smoke"), known, "edgenode experiment tiny", tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png"}
         assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,228 @@
+"""The tables that need no training: the size of messages, and what one device needs for its share of a batch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgenode.core.algorithm import codec
+from edgenode.core.algorithm.compression import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
+from edgenode.experiments.presets import PAPER_EPOCHS, RESNET20, RESNET110, VGG11
+from edgenode.experiments.report import table
+from edgenode.storage.checkpoints import write_atomically
+
+
+@dataclass(frozen=True)
+class StaticTable:
+    """A table of numbers that are computed or counted, and do not depend on a trained model."""
+
+    name: str
+    title: str
+    notes: str
+    headings: Sequence[str]
+    lines: Callable[[], list[list[str]]]
+    draw: Callable[[Sequence[str], Sequence[Sequence[str]], Path], None] | None = None
+
+
+def write(static_table: StaticTable, out: Path) -> None:
+    """Compute, and write NAME.md, NAME.csv and, if the table has a figure, NAME.png into ``out``."""
+    name, title, lines = static_table.name, static_table.title, static_table.lines()
+    out.mkdir(parents=True, exist_ok=True)
+    figure = f"\n![{title}]({name}.png)\n" if static_table.draw else ""
+    text = f"# {title}\n\n    edgenode experiment {name}\n\n{static_table.notes}\n\n"
+    write_atomically(out / f"{name}.md", f"{text}{table(static_table.headings, lines)}\n{figure}")
+    plain = io.StringIO()
+    csv.writer(plain, lineterminator="\n").writerows([static_table.headings, *lines])
+    write_atomically(out / f"{name}.csv", plain.getvalue())
+    if static_table.draw:
+        static_table.draw(static_table.headings, lines, out / f"{name}.png")
+
+
+# message sizes -----------------------------------------------------------------------------------------
+#
+# Random vectors give the sizes of real messages: which entries are kept and how far apart they lie does not depend on
+# what a model has learned.
+
+PAPER_ROUNDS = PAPER_EPOCHS * 391
+_PAPER_GOSSIP, _OUR_GOSSIP = 40, 2
+
+_SIZE_NOTES = (
+    "Bytes of one encoded message, header and checksum included, for random vectors of the network's tensors. Factors "
+    f"are against 4 bytes per parameter. The whole run has {PAPER_ROUNDS:,} training rounds and then SCSP's "
+    f"uncompressed ones: the paper's {_PAPER_GOSSIP} on the ring, or the {_OUR_GOSSIP} in which the one-peer "
+    "exponential graph averages four nodes exactly. At top-0.1% the paper prints 665 for ResNet-20 next to 1.07 MB and "
+    "0.0018 MB, which are 595."
+)
+_SIZE_HEADINGS = (
+    "network", "compressor", "message, bytes", "factor", "paper",
+    f"whole run, {_PAPER_GOSSIP} gossip rounds", f"whole run, {_OUR_GOSSIP}", "paper",
+)  # fmt: skip
+
+# network -> (name in models, compressor -> (the paper's factor of a message, of a whole run))
+_PAPER_FACTORS: dict[str, tuple[str, dict[str, tuple[float | None, float | None]]]] = {
+    RESNET20: ("resnet20", {
+        "top-10%": (6.68, None), "top-1%": (66.8, 64.3), "top-0.1%": (665, 466),
+        "4 bits": (7.96, None), "2 bits": (15.84, None), "1 bit": (31.36, None),
+    }),
+    VGG11: ("vgg11", {"top-10%": (6.66, None), "top-1%": (66.7, 63.9), "top-0.1%": (667, 467)}),
+    RESNET110: ("resnet110", {"top-1%": (66.4, 63.6), "top-0.1%": (611, 438)}),
+}  # fmt: skip
+
+
+def _size_lines() -> list[list[str]]:
+    """The paper's rows: top-k with float32 values as in the paper, and with int8 values, edgenode's default."""
+    rows = []
+    for network, (model, printed) in _PAPER_FACTORS.items():
+        layout = layout_of(model)
+        for name, (of_message, of_run) in printed.items():
+            for values in ("float32", "int8") if name.startswith("top") else ("",):
+                size = message_bytes(layout, compressor(name, values))
+                label = f"{name}, {values}" if values else name
+                runs = [f"{whole_run_factor(layout, size, k):.4g}" for k in (_PAPER_GOSSIP, _OUR_GOSSIP)]
+                factor = f"{4 * layout.size / size:.4g}"
+                rows.append([network, label, str(size), factor, _or_empty(of_message), *runs, _or_empty(of_run)])
+    return rows
+
+
+def _or_empty(number: float | None) -> str:
+    return "" if number is None else f"{number:g}"
+
+
+def layout_of(model: str) -> Layout:
+    """The tensors of a network for CIFAR-10."""
+    from edgenode.tasks import models
+
+    network = models.build(model, 10, 3, 32)
+    return Layout(tuple(parameter.numel() for parameter in network.parameters()))
+
+
+def compressor(name: str, values: str) -> Compressor:
+    """The compressor of a row's name, such as "top-1%" or "4 bits"."""
+    number = name.removeprefix("top-").rstrip("%bits ")
+    if name.startswith("top"):
+        return Compressor(TopK(float(number) / 100), as_int8 if values == "int8" else as_float32)
+    return Compressor(keep_all, Random(int(number)))
+
+
+def message_bytes(layout: Layout, compress: Compressor) -> int:
+    """The size of the encoded payload of a random vector."""
+    rng = np.random.default_rng(0)
+    vector = rng.standard_normal(layout.size, dtype=np.float32)
+    return len(codec.encode(compress(vector, layout, rng), layout))
+
+
+def whole_run_factor(layout: Layout, message: int, gossip_rounds: int) -> float:
+    """Uncompressed bytes over sent bytes, for training rounds of ``message`` bytes and uncompressed gossip rounds."""
+    dense = message_bytes(layout, Compressor(keep_all, as_float32))
+    sent = PAPER_ROUNDS * message + gossip_rounds * dense
+    return (PAPER_ROUNDS + gossip_rounds) * 4 * layout.size / sent
+
+
+# footprint ---------------------------------------------------------------------------------------------
+
+EFFECTIVE_BATCH = 128
+_FOOTPRINT_MODEL = "resnet20"
+_PAPER_FOOTPRINTS = {1: ("243", "5.24"), 16: ("20.3", "0.33")}  # nodes -> (MB, GFlops)
+_NODE_VECTORS = 2  # x and the error. The model, its gradient and its momentum come on top.
+
+_FOOTPRINT_NOTES = (
+    f"One step of ResNet-20 on CIFAR images, with an effective batch of {EFFECTIVE_BATCH} divided among the nodes. "
+    "Memory consists of the activations that autograd keeps; the model, its gradient and its momentum; and x and the "
+    "error of Sparse-Push, where there is more than one node. The paper's 5.24 GFlops fit the multiplications of the "
+    "forward pass alone. It does not say what its megabytes hold."
+)
+_FOOTPRINT_HEADINGS = (
+    "nodes", "batch per node", "activations, MB", "model, gradient, momentum, MB", "x and error, MB", "all memory, MB",
+    "paper, MB", "forward, G multiplications", "paper, GFlops", "forward and backward, GFlops",
+)  # fmt: skip
+
+
+def _footprint_lines() -> list[list[str]]:
+    """One row for a node alone, and one for a node of sixteen."""
+    return [_footprint_line(nodes) for nodes in _PAPER_FOOTPRINTS]
+
+
+def _footprint_line(nodes: int) -> list[str]:
+    from torch import nn
+
+    from edgenode.tasks import models
+
+    batch = EFFECTIVE_BATCH // nodes
+    model = models.build(_FOOTPRINT_MODEL, 10, 3, 32)
+    activations, forward, both = footprint(model, batch)
+    vector = 4 * sum(parameter.numel() for parameter in nn.Module.parameters(model))
+    pushed = _NODE_VECTORS * vector if nodes > 1 else 0
+    memory = activations + 3 * vector + pushed
+    megabytes = [f"{size / 1e6:.2f}" for size in (activations, 3 * vector, pushed, memory)]
+    paper_mb, paper_gflops = _PAPER_FOOTPRINTS[nodes]
+    return [
+        str(nodes), str(batch), *megabytes, paper_mb, f"{forward / 2e9:.3f}", paper_gflops, f"{both / 1e9:.3f}",
+    ]  # fmt: skip
+
+
+def footprint(model: object, batch: int) -> tuple[int, int, int]:
+    """What one training step of a network for CIFAR needs, as torch counts it.
+
+    Returns:
+        Bytes of activations: the tensors that autograd keeps for the backward pass, each storage once. Then the
+        operations of the forward pass, and of both passes, where a multiplication and an addition count as two.
+    """
+    import torch
+    from torch import Tensor, nn
+    from torch.autograd.graph import saved_tensors_hooks
+    from torch.utils.flop_counter import FlopCounterMode
+
+    assert isinstance(model, nn.Module)
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits = model(torch.zeros(batch, 3, 32, 32))
+            loss = nn.functional.cross_entropy(logits, torch.zeros(batch, dtype=torch.int64))
+        forward = counter.get_total_flops()
+        loss.backward()  # type: ignore[no-untyped-call]
+    return sum(kept.values()), forward, counter.get_total_flops()
+
+
+def _draw_footprint(headings: Sequence[str], lines: Sequence[Sequence[str]], path: Path) -> None:
+    """Memory and arithmetic as bars, edgenode's next to the paper's."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    for axes, ours, paper in zip(panels, (5, 7), (6, 8), strict=True):
+        for shift, column in ((-0.2, ours), (0.2, paper)):
+            bars = axes.bar([i + shift for i in range(len(lines))], [float(line[column]) for line in lines], 0.4,
+                            label="here" if column == ours else "the paper")  # fmt: skip
+            axes.bar_label(bars, fmt="%.3g")
+        axes.margins(y=0.12)
+        axes.set_xticks(range(len(lines)), [f"{line[0]} nodes" if line[0] != "1" else "alone" for line in lines])
+        axes.set_title(headings[ours], fontsize="medium")
+    panels[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+TABLES: dict[str, StaticTable] = {
+    each.name: each
+    for each in (
+        StaticTable("fig3", "Figure 3: what one device needs, alone and as one of sixteen",
+                    _FOOTPRINT_NOTES, _FOOTPRINT_HEADINGS, _footprint_lines, _draw_footprint),
+        StaticTable("sizes", "What a message weighs, and a whole run: Tables 2, 4 and 7",
+                    _SIZE_NOTES, _SIZE_HEADINGS, _size_lines),
+    )
+}  # fmt: skip

@@ -1,0 +1,54 @@
+"""Message sizes are at least as small as the paper's, and the footprint shrinks with the number of nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgenode.core.algorithm.compression import Layout
+from edgenode.experiments import static_tables
+from edgenode.tasks import models
+
+
+@pytest.fixture(scope="module")
+def resnet20() -> Layout:
+    return static_tables.layout_of("resnet20")
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [("top-10%", 6.7), ("top-1%", 66.8), ("top-0.1%", 595), ("4 bits", 7.96), ("2 bits", 15.8), ("1 bit", 31.4)],
+)
+def test_resnet20_message_is_as_small_as_in_tables_2_and_7(resnet20: Layout, name: str, factor: float) -> None:
+    dense = 4 * resnet20.size
+    assert resnet20.size == 269_722
+    assert dense / static_tables.message_bytes(resnet20, static_tables.compressor(name, "float32")) >= factor
+    assert dense / static_tables.message_bytes(resnet20, static_tables.compressor(name, "int8")) >= factor
+
+
+@pytest.mark.parametrize(("name", "factor"), [("top-1%", 64.3), ("top-0.1%", 466)])
+def test_whole_run_is_as_small_as_in_table_4(resnet20: Layout, name: str, factor: float) -> None:
+    message = static_tables.message_bytes(resnet20, static_tables.compressor(name, "float32"))
+    assert static_tables.whole_run_factor(resnet20, message, 40) >= factor
+
+
+def test_one_of_sixteen_nodes_needs_a_sixteenth() -> None:
+    model = models.build("resnet20", 10, 3, 32)
+    alone, shared = static_tables.footprint(model, 32), static_tables.footprint(model, 2)
+    assert [a / b for a, b in zip(alone, shared, strict=True)] == pytest.approx([16, 16, 16], rel=5e-3)
+    assert alone[1] / 32 == pytest.approx(2 * 40.55e6, rel=1e-3)  # He et al.: 40.6 M multiplications an image
+    assert alone[0] / 32 == pytest.approx(1.52e6, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["fig3", "sizes"])
+def test_markdown_csv_and_figure_are_written(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_tables, "EFFECTIVE_BATCH", 16)
+    only = {"ResNet-20": static_tables._PAPER_FACTORS["ResNet-20"]}
+    monkeypatch.setattr(static_tables, "_PAPER_FACTORS", only)
+    table = static_tables.TABLES[name]
+    static_tables.write(table, tmp_path)
+    rows = (tmp_path / f"{name}.csv").read_text().splitlines()
+    assert len(rows) == {"fig3": 3, "sizes": 10}[name]
+    assert (tmp_path / f"{name}.png").is_file() == (table.draw is not None)
+    assert (tmp_path / f"{name}.md").read_text().count("\n| ") == len(rows) + 1
