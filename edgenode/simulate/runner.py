@@ -1,8 +1,11 @@
-"""Many nodes of one run in one process: the daemon's own participants, with messages handed over in memory.
+"""Runs all nodes of a run in one process, with the replicas of the node process and messages passed in memory.
 
-No network, no clock, no controller: what a node does is performed at once, and what others are to hear waits in one
-first-in-first-out queue. So a simulation is a pure function of its configuration, and its models are those of real
-daemons to the bit. The queue keeps all nodes within a round of each other, and every checkpoint round common to all.
+There is no network, clock or controller. A node's actions are performed at once, and the events they cause wait in one
+first-in-first-out queue. Therefore
+
+1. a simulation is a pure function of its configuration, and its models are bit-identical to those of real nodes,
+2. no node is more than one round ahead of another,
+3. every checkpoint round is common to all nodes, so that an interrupted simulation can resume from it.
 """
 
 from __future__ import annotations
@@ -39,31 +42,31 @@ from edgenode.core.protocol.messages import (
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.node.replica import Replica
-from edgenode.simulate.skew_scout import ModelTraveling
+from edgenode.simulate.skew_scout import SkewScout
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import Store
 from edgenode.storage.result_file import NodeResult
 
-# Answers take no time here, so a window of one holds nobody up, and a node keeps two rounds of messages and not nine.
+# Acknowledgements take no time here. A window of one delays no node, and saves the memory of older rounds' messages.
 _WINDOW = 1
-_NOTHING: tuple[frozenset[int], Plan | None] = frozenset(), None
+_NO_CHECKPOINTS: tuple[frozenset[int], Plan | None] = frozenset(), None
 
 
 class Simulation:
-    """All nodes of a run, from the newest round that all have saved in ``out``.
+    """All nodes of a run, resumed from the newest round that every node has saved in ``out``.
 
     Args:
-        out: where checkpoints and results go, node-0 and so on; None keeps nothing.
+        out: folder of the checkpoints and results, with a folder per node. None writes nothing.
 
     Attributes:
-        damage: what is wrong with checkpoints that were skipped, one line each.
-        round: all rounds before it are mixed by all nodes.
-        rounds: how many there are in the whole run.
+        damage: one line for each damaged checkpoint that was skipped.
+        round: every node has mixed all rounds before it.
+        rounds: the number of rounds of the whole run.
         epoch_rounds: rounds of one epoch of an even share of the training data.
 
     Raises:
-        ConfigError: the configuration describes no run, or ``out`` holds the checkpoints of another.
-        CheckpointError: the disk refuses it.
+        ConfigError: the configuration is invalid, or ``out`` holds checkpoints of another run.
+        CheckpointError: the disk cannot be written.
     """
 
     def __init__(self, config: Config, out: Path | None = None) -> None:
@@ -75,11 +78,11 @@ class Simulation:
         stores = {name: self._store(name) for name in names}
         saved = {name: self._saved(store) for name, store in stores.items()}
         if not any(max(rounds, default=0) for rounds, _ in saved.values()):
-            saved = dict.fromkeys(names, _NOTHING)  # interrupted at the very start, when only some had saved that
+            saved = dict.fromkeys(names, _NO_CHECKPOINTS)  # interrupted before all nodes had saved round 0
         plan, self.round = factory.agreed_plan(config, saved, self.epoch_rounds)
         algorithm_spec = factory.algorithm_spec(config)
         self.rounds = algorithm_spec.rounds
-        self._participants = {
+        self._replicas = {
             name: Replica(
                 config,
                 algorithm_spec,
@@ -92,81 +95,81 @@ class Simulation:
             )
             for name in names
         }
-        self._travels = self._skew_scout()
-        self._held: list[tuple[str, Train]] = []  # local steps that wait until all models have travelled
+        self._skew_scout = self._skew_scout_search()
+        self._waiting: list[tuple[str, Train]] = []  # local steps of a round that begins with Skew-Scout's measurement
         self._queue: deque[tuple[str, NodeEvent]] = deque()
-        self._mixed: Counter[int] = Counter()  # round -> by how many nodes, of the rounds that not all have mixed
+        self._mixed: Counter[int] = Counter()  # round -> nodes that have mixed it, until all have
         self._results: dict[str, NodeResult] = {}
         self._models: dict[str, Floats] = {}
-        self._trained: dict[str, tuple[NodeResult, Floats]] = {}
+        self._before_gossip: dict[str, tuple[NodeResult, Floats]] = {}
 
-    def _skew_scout(self) -> ModelTraveling | None:
+    def _skew_scout_search(self) -> SkewScout | None:
         if self._config.algorithm.name != "skew-scout":
             return None
         file = None if self._out is None else self._out / "skew-scout.json"
-        return ModelTraveling(self._config, self._participants, file, self.round)
+        return SkewScout(self._config, self._replicas, file, self.round)
 
     def _store(self, name: str) -> Store | None:
         return None if self._out is None else Store(self._out / name, self._config.digest())
 
     def _saved(self, store: Store | None) -> tuple[frozenset[int], Plan | None]:
         if store is None:
-            return _NOTHING
+            return _NO_CHECKPOINTS
         try:
             rounds, plan, damage = store.offer()
         except OtherRun as exc:
-            raise ConfigError(f"{exc}; forget it with --fresh, or give another --out") from exc
+            raise ConfigError(f"{exc}; discard it with --fresh, or choose another --out") from exc
         self.damage += damage
         return rounds, plan
 
     @property
     def loss(self) -> float | None:
-        """The mean loss of the nodes' last steps; None before there was one."""
-        return self._mean([p.stats.loss for p in self._participants.values()])
+        """The mean loss of the nodes' last steps, or None before the first."""
+        return self._mean([p.stats.loss for p in self._replicas.values()])
 
     @property
     def accuracy(self) -> float | None:
-        """The mean of the nodes' last test accuracies, 0 to 1; None before there was one."""
-        return self._mean([p.stats.accuracy for p in self._participants.values()])
+        """The mean of the nodes' last test accuracies, 0 to 1, or None before the first evaluation."""
+        return self._mean([p.stats.accuracy for p in self._replicas.values()])
 
     @property
     def before_average(self) -> float | None:
-        """The mean test accuracy that was measured last before the last phase; None if there was none."""
-        return self._mean([p.stats.before_average for p in self._participants.values()])
+        """The mean of the last test accuracies measured before the gossip rounds, or None if there is none."""
+        return self._mean([p.stats.before_average for p in self._replicas.values()])
 
     def _mean(self, values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
     def run(self, after_round: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Play all rounds, write ``out`` and return the content of its result.json.
+        """Run all rounds, write ``out`` and return the content of its result.json.
 
         Args:
-            after_round: called whenever the last node has mixed a round, and saved it if that is due.
+            after_round: called when all nodes have mixed a round, and saved it if a checkpoint is due.
 
         Raises:
-            EdgenodeError: training diverged, or the disk refuses a checkpoint.
+            EdgenodeError: training diverged, or a checkpoint cannot be written.
         """
-        for name, participant in self._participants.items():
-            self._perform_all(name, participant.node.start(), after_round)
+        for name, replica in self._replicas.items():
+            self._perform_all(name, replica.node.start(), after_round)
         while self._queue:
             name, event = self._queue.popleft()
-            self._perform_all(name, self._participants[name].node.handle(event), after_round)
-        if len(self._results) < len(self._participants):
-            raise LocalProtocolError(f"{len(self._results)} of {len(self._participants)} nodes came to an end")
+            self._perform_all(name, self._replicas[name].node.handle(event), after_round)
+        if len(self._results) < len(self._replicas):
+            raise LocalProtocolError(f"{len(self._results)} of {len(self._replicas)} nodes finished")
         return self._conclude()
 
     def _perform_all(self, name: str, actions: list[NodeAction], after_round: Callable[[], None]) -> None:
         for action in actions:
-            self._perform(name, self._participants[name], action)
-        closed = [self._closes(action.round) for action in actions if isinstance(action, Mixed)]
-        if any(closed):
+            self._perform(name, self._replicas[name], action)
+        completed = [self._completes(action.round) for action in actions if isinstance(action, Mixed)]
+        if any(completed):
             after_round()
 
-    def _perform(self, name: str, participant: Replica, action: NodeAction) -> None:
+    def _perform(self, name: str, replica: Replica, action: NodeAction) -> None:
         match action:
-            case Train(t) if self._travels is not None and self._travels.due(t):
-                self._hold(name, action, self._travels)
+            case Train(t) if self._skew_scout is not None and self._skew_scout.due(t):
+                self._train_after_measurement(name, action, self._skew_scout)
             case Train():
                 self._train(name, action)
             case Push(to, message):
@@ -174,58 +177,59 @@ class Simulation:
             case Acknowledge(to, t, verdict, knows, detail, records):
                 self._queue.append((to, Acknowledged(name, t, verdict, knows, detail, records)))
             case Mixed():
-                participant.count(action)
+                replica.count(action)
             case Evaluate(t, z):
-                accuracy = participant.evaluate(z)
+                accuracy = replica.evaluate(z)
                 if t == self._config.run.rounds:
-                    self._trained[name] = participant.result(t, accuracy), z
+                    self._before_gossip[name] = replica.result(t, accuracy), z
             case Save():
-                participant.save(action)
+                replica.save(action)
             case Finish(t, z):
-                self._results[name] = participant.result(t, participant.conclude(z))
+                self._results[name] = replica.result(t, replica.conclude(z))
                 self._models[name] = z
             case Fail(error):
                 raise error
             case Await():
                 pass
             case AnswerOffer() | AnswerFence() | PlanChanged():
-                raise LocalProtocolError(f"{name} says {action}, and nobody asked")
+                raise LocalProtocolError(f"{name} answers {action} without a request")
 
     def _train(self, name: str, action: Train) -> None:
-        self._queue.append((name, self._participants[name].train(action)))
+        self._queue.append((name, self._replicas[name].train(action)))
 
-    def _hold(self, name: str, action: Train, travels: ModelTraveling) -> None:
-        """Begin a round only when all have closed the one before, and every model has travelled."""
-        self._held.append((name, action))
-        if len(self._held) < len(self._participants):
+    def _train_after_measurement(self, name: str, action: Train, skew_scout: SkewScout) -> None:
+        """Wait until every node is ready to train, measure with all models at rest, and then train."""
+        self._waiting.append((name, action))
+        if len(self._waiting) < len(self._replicas):
             return
-        held, self._held = self._held, []
-        travels.travel(action.round, self._participants[name].node.plan.graph(action.round))
-        for waiting, step in held:
-            self._train(waiting, step)
+        ready, self._waiting = self._waiting, []
+        skew_scout.measure(action.round, self._replicas[name].node.plan.graph(action.round))
+        for node, step in ready:
+            self._train(node, step)
 
-    def _closes(self, t: int) -> bool:
+    def _completes(self, t: int) -> bool:
+        """Count a node that has mixed a round. Whether it is the last to do so."""
         self._mixed[t] += 1
-        if self._mixed[t] < len(self._participants):
+        if self._mixed[t] < len(self._replicas):
             return False
         del self._mixed[t]
         self.round = t + 1
         return True
 
     def before_gossip(self) -> dict[str, Any] | None:
-        """What SP has at the end: SCSP trains as SP does, and then gossips, so that one run answers for both.
+        """The result of SP: SCSP trains as SP does and then gossips, so one simulation measures both.
 
-        None unless this is a run of SCSP that evaluates at the end of its training, and reached it in this process:
-        ``run.evaluate_every = run.rounds`` does, if it is not resumed from a later round.
+        Needs a run of SCSP that evaluates after its last training round (``run.evaluate_every = run.rounds``), and that
+        reached this round in this process. None otherwise.
         """
-        if len(self._trained) < len(self._participants):
+        if len(self._before_gossip) < len(self._replicas):
             return None
         sp = replace(self._config, algorithm=replace(self._config.algorithm, name="sp"))
-        rows, models = zip(*(self._trained[name] for name in self._participants), strict=True)
+        rows, models = zip(*(self._before_gossip[name] for name in self._replicas), strict=True)
         return result_file.summary(sp, rows, time.monotonic() - self._began, models)
 
     def _conclude(self) -> dict[str, Any]:
-        names = list(self._participants)
+        names = list(self._replicas)
         rows = [self._results[name] for name in names]
         wall_s = time.monotonic() - self._began
         result = result_file.summary(self._config, rows, wall_s, [self._models[name] for name in names])
@@ -233,6 +237,6 @@ class Simulation:
             for name in names:
                 folder = self._out / name
                 folder.mkdir(parents=True, exist_ok=True)
-                self._participants[name].export(folder, self._models[name])
+                self._replicas[name].export(folder, self._models[name])
             result_file.write(self._out / "result.json", result)
         return result

@@ -1,13 +1,22 @@
-"""Skew-Scout's travels in a simulated run: models are tested on other nodes' training data, and the share follows.
+"""Skew-Scout (Hsieh et al. 2020): chooses the share that top-k keeps, by how differently the nodes' models behave.
 
-What was measured is kept in a file beside the nodes' checkpoints; a run that goes on takes what was measured before its
-round from there, and measures the rest again.
+Every ``travel_every`` rounds each model is tested on the training data of its out-neighbours. With skewed data it is
+less accurate there than at home, the more so the less the nodes exchange. Skew-Scout minimises
+
+    loss_weight * max(0, lost - tolerated) + sent
+
+where ``lost`` is the mean accuracy lost away from home (the paper's AL) and ``sent`` the bytes sent since the last
+measurement, relative to uncompressed messages (its C / CM). The paper varies a threshold theta. Here it is the share.
+
+`ShareSearch` is this rule, and pure. `SkewScout` measures, and applies the rule to the nodes of a simulation.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,85 +27,135 @@ from edgenode.config import Config
 from edgenode.core.topology.graph import Digraph
 from edgenode.errors import CheckpointError
 from edgenode.node.replica import Replica
-from edgenode.simulate.skew_scout_rule import Scout
 from edgenode.storage.checkpoints import write_atomically
 
+# the rule ----------------------------------------------------------------------------------------------
 
-class ModelTraveling:
-    """The travels of one run.
+SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
-    Args:
-        file: where they are kept; None keeps nothing.
-        start: the round that the run goes on from.
 
-    Raises:
-        CheckpointError: the file does not tell what happened before that round.
+@dataclass
+class ShareSearch:
+    """Hill climbing over ``SHARES``.
+
+    Attributes:
+        at: index of the share in use.
+        costs: index of a share -> its cost when it was last in use.
     """
 
-    def __init__(self, config: Config, participants: Mapping[str, Replica], file: Path | None, start: int) -> None:
+    tolerated: float
+    loss_weight: float
+    at: int
+    costs: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def starting_at(cls, share: float, tolerated: float, loss_weight: float) -> ShareSearch:
+        """A search that starts with the nearest of ``SHARES``, by ratio."""
+        at = min(range(len(SHARES)), key=lambda i: abs(math.log(SHARES[i] / share)))
+        return cls(tolerated, loss_weight, at)
+
+    @property
+    def share(self) -> float:
+        """The share to keep until the next measurement."""
+        return SHARES[self.at]
+
+    def update(self, lost: float, sent: float) -> None:
+        """Record the cost of the share in use, and choose the next one.
+
+        1. Look ahead: at the next larger share if more accuracy than tolerated was lost, else at the next smaller.
+        2. If its cost is not known yet, use it.
+        3. Otherwise use the cheapest among the current share and its neighbours of known cost.
+        """
+        self.costs[self.at] = self.loss_weight * max(0.0, lost - self.tolerated) + sent
+        ahead = self.at + (1 if lost > self.tolerated else -1)
+        if ahead in range(len(SHARES)) and ahead not in self.costs:
+            self.at = ahead
+        else:
+            near = [i for i in (self.at, self.at - 1, self.at + 1) if i in self.costs]
+            self.at = min(near, key=lambda i: self.costs[i])
+
+
+# the measurement ---------------------------------------------------------------------------------------
+
+
+class SkewScout:
+    """The measurements of one simulation, and the share that follows from them.
+
+    The share of a round depends on all measurements before it. They are therefore kept in a file: a resumed simulation
+    reads those from before its first round, and repeats the later ones.
+
+    Args:
+        file: where the measurements are kept, or None to keep them in memory only.
+        start: the first round to run.
+
+    Raises:
+        CheckpointError: the file lacks a measurement from before ``start``.
+    """
+
+    def __init__(self, config: Config, replicas: Mapping[str, Replica], file: Path | None, start: int) -> None:
         algorithm = config.algorithm
-        self._config, self._participants, self._file = config, participants, file
-        self._scout = Scout.starting_at(algorithm.share, algorithm.tolerated_loss, algorithm.loss_weight)
-        self.log: list[dict[str, Any]] = self._read(start)
-        for travel in self.log:
-            self._scout.travelled(travel["lost"], travel["sent"])
-        self._follow()
+        self._config, self._replicas, self._file = config, replicas, file
+        self._search = ShareSearch.starting_at(algorithm.share, algorithm.tolerated_loss, algorithm.loss_weight)
+        self.measurements: list[dict[str, Any]] = self._read(start)
+        for measured in self.measurements:
+            self._search.update(measured["lost"], measured["sent"])
+        self._apply_share()
 
     def _read(self, start: int) -> list[dict[str, Any]]:
-        wanted = list(range(self._config.algorithm.travel_every, start, self._config.algorithm.travel_every))
+        needed = list(range(self._config.algorithm.travel_every, start, self._config.algorithm.travel_every))
         try:
-            travels = json.loads(self._file.read_text()) if self._file is not None and wanted else []
-            before: list[dict[str, Any]] = [travel for travel in travels if travel["round"] < start]
-            if [travel["round"] for travel in before] != wanted:
-                raise ValueError(f"it lacks one of the rounds {wanted}")
+            kept = json.loads(self._file.read_text()) if self._file is not None and needed else []
+            before: list[dict[str, Any]] = [measured for measured in kept if measured["round"] < start]
+            if [measured["round"] for measured in before] != needed:
+                raise ValueError(f"one of the rounds {needed} is missing")
         except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise CheckpointError(f"{self._file} cannot be read, and without it the run cannot go on: {exc}") from exc
+            raise CheckpointError(f"{self._file} cannot be read, and the run cannot resume without it: {exc}") from exc
         return before
 
     def due(self, t: int) -> bool:
-        """Whether models travel before a round."""
+        """Whether a round begins with a measurement."""
         return t > 0 and t % self._config.algorithm.travel_every == 0
 
-    def travel(self, t: int, graph: Digraph) -> None:
-        """Let every model visit the out-neighbours of its node, and choose the share to keep from this round on.
+    def measure(self, t: int, graph: Digraph) -> None:
+        """Test every model on its out-neighbours' training data, and choose the share from this round on.
 
-        All nodes must have closed the round before, and none have begun this one.
+        All nodes must have finished the round before, and none may have begun this one.
 
         Raises:
-            CheckpointError: the disk refuses what was measured.
+            CheckpointError: the measurement cannot be written.
         """
         lost = [
             self._accuracy(home, home) - self._accuracy(home, host)
             for home in graph.nodes
             for host in graph.out_neighbours(home)
         ]
-        tallies = [participant.stats for participant in self._participants.values()]
-        payload, dense = sum(stats.payload_bytes for stats in tallies), sum(stats.dense_bytes for stats in tallies)
-        last = self.log[-1] if self.log else {"payload_bytes": 0, "dense_bytes": 0}
-        travel = {
+        stats = [replica.stats for replica in self._replicas.values()]
+        payload, dense = sum(s.payload_bytes for s in stats), sum(s.dense_bytes for s in stats)
+        last = self.measurements[-1] if self.measurements else {"payload_bytes": 0, "dense_bytes": 0}
+        measured = {
             "round": t,
-            "share": self._scout.share,
+            "share": self._search.share,
             "lost": sum(lost) / len(lost) if lost else 0.0,
             "sent": (payload - last["payload_bytes"]) / max(1, dense - last["dense_bytes"]),
             "payload_bytes": payload,
             "dense_bytes": dense,
         }
-        self.log.append(travel)
-        self._scout.travelled(travel["lost"], travel["sent"])
-        self._follow()
+        self.measurements.append(measured)
+        self._search.update(measured["lost"], measured["sent"])
+        self._apply_share()
         if self._file is not None:
             try:
-                write_atomically(self._file, json.dumps(self.log, indent=1) + "\n")
+                write_atomically(self._file, json.dumps(self.measurements, indent=1) + "\n")
             except OSError as exc:
                 raise CheckpointError(f"{self._file} cannot be written: {exc}") from exc
 
     def _accuracy(self, home: str, host: str) -> float:
-        """Of the model of one node on the training data of another."""
-        return self._participants[home].accuracy_at(self._participants[host])
+        """The accuracy of one node's model on another's training data."""
+        return self._replicas[home].accuracy_at(self._replicas[host])
 
-    def _follow(self) -> None:
-        """Give every node the recipe of the share."""
-        algorithm = msgspec.structs.replace(self._config.algorithm, share=self._scout.share)
+    def _apply_share(self) -> None:
+        """Give every node the algorithm spec of the current share."""
+        algorithm = msgspec.structs.replace(self._config.algorithm, share=self._search.share)
         algorithm_spec = factory.algorithm_spec(msgspec.structs.replace(self._config, algorithm=algorithm))
-        for participant in self._participants.values():
-            participant.learner.algorithm_spec = algorithm_spec
+        for replica in self._replicas.values():
+            replica.learner.algorithm_spec = algorithm_spec

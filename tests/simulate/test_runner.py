@@ -1,4 +1,4 @@
-"""A whole run in one process: the same twice, the same after an interruption, and refused where it cannot be."""
+"""Simulations are reproducible, resume to bit-identical results, and refuse invalid configurations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgenode.storage.checkpoints import Store
 from edgenode.tasks import datasets
 from edgenode.tasks.datasets import Dataset
 
-# Little work, and as unlike "everything equal" as it can be; chord makes u differ, the last rounds gossip.
+# A short run in which the nodes differ: chord makes u unequal, and the last rounds gossip.
 SETTINGS = {
     "run.rounds": 14,
     "run.threads": 1,
@@ -35,7 +35,7 @@ SETTINGS = {
 
 
 class Interrupted(Exception):
-    """As Ctrl-C, but when we say."""
+    """As Ctrl-C, but in a chosen round."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,7 +71,7 @@ def interrupted(simulation: Simulation, at: int) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, dict[str, bytes]]]:
-    """Result and models of a run that nothing happened to."""
+    """Result and models of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
     result = untimed(Simulation(config(), out).run())
     return result, models(out)
@@ -80,12 +80,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
 # --- results
 
 
-def test_a_simulation_is_a_function_of_its_configuration(whole: tuple[dict[str, Any], Any]) -> None:
+def test_simulation_is_a_function_of_its_configuration(whole: tuple[dict[str, Any], Any]) -> None:
     assert untimed(Simulation(config()).run()) == whole[0]
     assert untimed(Simulation(config(run__seed=1)).run()) != whole[0]
 
 
-def test_result_and_models_lie_where_the_daemons_put_theirs(tmp_path: Path) -> None:
+def test_files_are_laid_out_as_those_of_real_nodes(tmp_path: Path) -> None:
     result = Simulation(config(run__rounds=2), tmp_path).run()
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
     for i in range(4):
@@ -93,7 +93,7 @@ def test_result_and_models_lie_where_the_daemons_put_theirs(tmp_path: Path) -> N
             assert file.metadata()["run_digest"] == config(run__rounds=2).digest()
 
 
-def test_no_mass_is_lost_and_u_differs_where_the_graph_is_unbalanced(whole: tuple[dict[str, Any], Any]) -> None:
+def test_unbalanced_graph_keeps_mass_with_unequal_u(whole: tuple[dict[str, Any], Any]) -> None:
     rows = whole[0]["nodes"]
     assert whole[0]["sum_u"] == pytest.approx(4, abs=1e-12)
     assert len({row["u"] for row in rows}) > 1
@@ -101,23 +101,23 @@ def test_no_mass_is_lost_and_u_differs_where_the_graph_is_unbalanced(whole: tupl
     assert whole[0]["parameter_divergence_l2"] > 0
 
 
-def test_more_than_ten_nodes_have_the_places_of_their_sorted_names() -> None:
+def test_positions_follow_the_sorted_names() -> None:
     result = Simulation(config(run__nodes=12, run__rounds=1, algorithm__name="sp")).run()
     names = [row["node"] for row in result["nodes"]]
     assert names[:4] == ["node-0", "node-1", "node-10", "node-11"]
 
 
-def test_one_node_trains_alone() -> None:
+def test_single_node_trains_alone() -> None:
     result = Simulation(config(run__nodes=1, run__rounds=2, algorithm__name="sp", topology__graphs=["a"])).run()
     assert result["compression_factor"] is None
     assert result["sum_u"] == 1
 
 
-# --- going on
+# --- resuming
 
 
 @pytest.mark.parametrize("at", [1, 4, 9, 15, 17])
-def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, at: int, whole: tuple[Any, Any]) -> None:
+def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path, at: int, whole: tuple[Any, Any]) -> None:
     interrupted(Simulation(config(), tmp_path), at)
     again = Simulation(config(), tmp_path)
     assert again.round == (17 if at == 17 else at // 4 * 4)
@@ -128,7 +128,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, at: int, wh
     assert (untimed(Simulation(config(), tmp_path).run()), models(tmp_path)) == whole
 
 
-def test_batchnorm_statistics_and_momentum_go_on_too(tmp_path: Path) -> None:
+def test_batchnorm_statistics_and_momentum_resume(tmp_path: Path) -> None:
     deep = {"task__model": "resnet20", "task__norm": "batch", "run__rounds": 3, "run__checkpoint_every": 1}
     interrupted(Simulation(config(**deep), tmp_path / "twice"), 2)
     for out in ("twice", "once"):
@@ -140,10 +140,8 @@ def test_batchnorm_statistics_and_momentum_go_on_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("algorithm", "batches"), [("scsp", {45, 46}), ("sp", {2})])
-def test_after_the_last_phase_batchnorm_statistics_are_of_the_averaged_model(
-    tmp_path: Path, algorithm: str, batches: set[int]
-) -> None:
-    """Those of the training would not fit it: one epoch of the shard's batches takes their place."""
+def test_batchnorm_statistics_are_those_of_the_average(tmp_path: Path, algorithm: str, batches: set[int]) -> None:
+    """Statistics from training would not fit the average: one epoch of the shard's batches replaces them."""
     deep = {"task__model": "resnet20", "task__norm": "batch", "run__rounds": 2, "task__skew": 0.0}
     Simulation(config(**deep, algorithm__name=algorithm), tmp_path).run()
     for node in range(4):
@@ -151,20 +149,20 @@ def test_after_the_last_phase_batchnorm_statistics_are_of_the_averaged_model(
         assert int(tensors["bn1.num_batches_tracked"]) in batches
 
 
-def test_a_finished_run_says_the_same_again(tmp_path: Path) -> None:
+def test_finished_run_returns_its_result_again(tmp_path: Path) -> None:
     first = untimed(Simulation(config(run__rounds=2), tmp_path).run())
     assert untimed(Simulation(config(run__rounds=2), tmp_path).run()) == first
 
 
-def test_an_interruption_before_all_nodes_have_begun_is_no_harm(tmp_path: Path, whole: tuple[Any, Any]) -> None:
+def test_interruption_in_the_first_save_starts_over(tmp_path: Path, whole: tuple[Any, Any]) -> None:
     simulation = Simulation(config(), tmp_path)
-    (save, *_) = simulation._participants["node-0"].node.start()
-    simulation._perform("node-0", simulation._participants["node-0"], save)
+    (save, *_) = simulation._replicas["node-0"].node.start()
+    simulation._perform("node-0", simulation._replicas["node-0"], save)
     assert Store(tmp_path / "node-0", config().digest()).rounds() == {0}
     assert untimed(Simulation(config(), tmp_path).run()) == whole[0]
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(tmp_path: Path, whole: tuple[Any, Any]) -> None:
+def test_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, whole: tuple[Any, Any]) -> None:
     interrupted(Simulation(config(), tmp_path), 9)
     (tmp_path / "node-2" / "checkpoints" / "round-000000008" / "meta.json").write_text("{}")
     simulation = Simulation(config(), tmp_path)
@@ -173,13 +171,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(tmp_path: Pa
     assert untimed(simulation.run()) == whole[0]
 
 
-def test_the_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
+def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     Simulation(config(run__rounds=1), tmp_path).run()
-    with pytest.raises(ConfigError, match=r"is of another run.*--fresh, or give another --out"):
+    with pytest.raises(ConfigError, match=r"is of another run.*--fresh, or choose another --out"):
         Simulation(config(run__rounds=2), tmp_path)
 
 
-# --- what cannot be
+# --- invalid configurations
 
 
 def few(_: Path | None) -> Dataset:
@@ -195,7 +193,7 @@ def test_more_nodes_than_samples_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         Simulation(config(task__dataset="few"))
 
 
-def test_a_graph_that_is_not_connected_is_refused_with_the_pairs(tmp_path: Path) -> None:
+def test_unconnected_graph_is_refused_with_its_pairs(tmp_path: Path) -> None:
     path = tmp_path / "broken.txt"
     path.write_text("node-0 node-1\nnode-1 node-0\nnode-2 node-3\nnode-3 node-2\n")
     with pytest.raises(GraphError, match=r"broken is not strongly connected: no path node-0->node-2"):
@@ -206,18 +204,18 @@ def test_a_graph_that_is_not_connected_is_refused_with_the_pairs(tmp_path: Path)
 
 
 @pytest.mark.parametrize("rounds", [1, 5])
-def test_before_the_gossip_scsp_is_sp(rounds: int) -> None:
+def test_scsp_before_its_gossip_equals_sp(rounds: int) -> None:
     simulation = Simulation(config(run__rounds=rounds, run__evaluate_every=rounds))
     after = untimed(simulation.run())
     before = simulation.before_gossip()
     alone = untimed(Simulation(config(run__rounds=rounds, algorithm__name="sp")).run())
     assert before is not None
-    assert untimed(before).pop("config") != alone.pop("config")  # they differ in what is evaluated when
+    assert untimed(before).pop("config") != alone.pop("config")  # they differ in run.evaluate_every
     assert before == alone
     assert after["parameter_divergence_l2"] < before["parameter_divergence_l2"]
 
 
-def test_without_an_evaluation_at_the_end_of_training_there_is_no_sp() -> None:
+def test_sp_result_needs_an_evaluation_before_the_gossip() -> None:
     simulation = Simulation(config(run__rounds=2))
     simulation.run()
     assert simulation.before_gossip() is None
@@ -226,7 +224,7 @@ def test_without_an_evaluation_at_the_end_of_training_there_is_no_sp() -> None:
 # --- other algorithms
 
 
-def test_every_algorithm_can_be_played() -> None:
+def test_every_algorithm_can_be_simulated() -> None:
     short: dict[str, object] = {"run__rounds": 3, "topology__graphs": ["two-way"], "run__nodes": 3}
     for name in get_args(get_args(KEYS["algorithm.name"].type)[0]):
         result = Simulation(config(algorithm__name=name, **short)).run()
@@ -235,7 +233,7 @@ def test_every_algorithm_can_be_played() -> None:
         assert (result["compression_factor"] > 1000) == (name == "local")
 
 
-# Data by label and little said: models differ, so that travelling costs accuracy.
+# Data sorted by label and little exchange: models lose accuracy on other nodes' data.
 SKEW_SCOUT = {
     "algorithm__name": "skew-scout",
     "algorithm__share": 0.01,
@@ -248,7 +246,7 @@ SKEW_SCOUT = {
 }
 
 
-def travels(out: Path) -> list[dict[str, float]]:
+def measurements(out: Path) -> list[dict[str, float]]:
     log: list[dict[str, float]] = json.loads((out / "skew-scout.json").read_text())
     return log
 
@@ -261,27 +259,27 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_skew_scout_says_more_while_travelling_models_lose_accuracy(searched: Path) -> None:
-    log = travels(searched)
-    assert [travel["round"] for travel in log] == [5, 10, 15, 20]
-    assert [travel["share"] for travel in log] == [0.01, 0.03, 0.1, 0.3]
-    assert all(travel["lost"] > 0.05 for travel in log)
-    sent = [travel["sent"] for travel in log]
+def test_skew_scout_sends_more_while_models_lose_accuracy(searched: Path) -> None:
+    log = measurements(searched)
+    assert [measured["round"] for measured in log] == [5, 10, 15, 20]
+    assert [measured["share"] for measured in log] == [0.01, 0.03, 0.1, 0.3]
+    assert all(measured["lost"] > 0.05 for measured in log)
+    sent = [measured["sent"] for measured in log]
     assert sent == sorted(sent)
     assert 0.002 < sent[0] < 0.01 < sent[-1] < 0.2
 
 
 @pytest.mark.parametrize("at", [5, 15])
-def test_an_interrupted_search_goes_on_to_the_same_bits(tmp_path: Path, searched: Path, at: int) -> None:
+def test_interrupted_skew_scout_resumes_to_the_same_bits(tmp_path: Path, searched: Path, at: int) -> None:
     interrupted(Simulation(config(**SKEW_SCOUT), tmp_path), at)
     Simulation(config(**SKEW_SCOUT), tmp_path).run()
     assert models(tmp_path) == models(searched)
-    assert travels(tmp_path) == travels(searched)
+    assert measurements(tmp_path) == measurements(searched)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '[{"round": 5}]', "[1]", "{}"])
-def test_a_search_does_not_go_on_without_what_it_has_measured(tmp_path: Path, content: str) -> None:
+def test_skew_scout_does_not_resume_without_its_file(tmp_path: Path, content: str) -> None:
     interrupted(Simulation(config(**SKEW_SCOUT), tmp_path), 13)
     (tmp_path / "skew-scout.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"skew-scout\.json cannot be read, and without it the run cannot go on"):
+    with pytest.raises(CheckpointError, match=r"skew-scout\.json cannot be read, and the run cannot resume without it"):
         Simulation(config(**SKEW_SCOUT), tmp_path)
