@@ -24,9 +24,9 @@ from edgenode.cli.options import find_controller, take_sigterm_as_ctrl_c
 from edgenode.cli.plotting import plot_accuracy
 from edgenode.cli.status_table import status_table
 from edgenode.config import Config, load
+from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import EdgenodeError, TransportError
 from edgenode.net.operator import operating
-from edgenode.net.proto import operator_pb2
 from edgenode.observability.status_view import size
 from edgenode.storage import result_file
 
@@ -43,16 +43,17 @@ class AccuracyCurve:
     dense: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
 
-    def note(self, status: operator_pb2.ClusterStatus) -> None:
+    def note(self, status: ClusterStatus) -> None:
         """Take a sample, if every node has measured its accuracy."""
-        reports = [n.progress for n in status.nodes]
-        if not reports or not all(r.HasField("accuracy") for r in reports):
+        reports = [n.status for n in status.nodes]
+        known = [r.accuracy for r in reports if r.accuracy is not None]
+        if not reports or len(known) < len(reports):
             return
         sent = sum(r.payload_bytes for r in reports) / len(reports)
         if not self.sent or sent > self.sent[-1]:
             self.sent.append(sent)
             self.dense.append(sum(r.dense_bytes for r in reports) / len(reports))
-            self.accuracy.append(sum(r.accuracy for r in reports) / len(reports))
+            self.accuracy.append(sum(known) / len(known))
 
 
 @click.command()

@@ -23,9 +23,9 @@ def status(controller: str, cluster: str, as_json: bool) -> None:
     """
     found = with_operator(controller, cluster, lambda operator: operator.status())
     if as_json:
-        from edgenode.observability.status_view import cluster_view
+        from edgenode.observability.status_view import cluster_json
 
-        click.echo(json.dumps(cluster_view(found)))
+        click.echo(json.dumps(cluster_json(found)))
         return
     from rich.console import Console
 
@@ -46,9 +46,9 @@ def nodes(controller: str, cluster: str, as_json: bool) -> None:
       edgenode nodes --json | jq -r '.[] | select(.connected | not) | .node'
     """
     found = with_operator(controller, cluster, lambda operator: operator.status())
-    from edgenode.observability.status_view import cluster_view
+    from edgenode.observability.status_view import cluster_json
 
-    rows = cluster_view(found)["nodes"]
+    rows = cluster_json(found)["nodes"]
     if as_json:
         click.echo(json.dumps(rows))
         return

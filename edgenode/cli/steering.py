@@ -10,8 +10,8 @@ import click
 from edgenode.cli.options import cluster_options, with_operator
 
 if TYPE_CHECKING:
+    from edgenode.core.protocol.status import ClusterStatus
     from edgenode.net.operator import Operator
-    from edgenode.net.proto import operator_pb2
 
 no_wait_option = click.option(
     "--no-wait", is_flag=True, envvar="EDGENODE_NO_WAIT", show_envvar=True, help="Do not wait until it has happened."
@@ -124,26 +124,26 @@ def _operate(controller: str, cluster: str, call: Callable[[Operator], Any]) -> 
         raise SystemExit(130) from None
 
 
-def _still_moving(status: operator_pb2.ClusterStatus) -> str:
+def _still_moving(status: ClusterStatus) -> str:
     """Who has yet to come to a stand; one without a link does so when it must wait for another."""
-    from edgenode.net.proto import control_pb2
+    from edgenode.core.protocol.status import NodeState
 
     if not status.paused:
         return ""
-    running = [n for n in status.nodes if n.connected and n.progress.state == control_pb2.STATE_RUNNING]
+    running = [n for n in status.nodes if n.connected and n.status.state is NodeState.RUNNING]
     return f"waiting for {', '.join(n.node for n in running)} to end the round" if running else ""
 
 
-def _still_running(status: operator_pb2.ClusterStatus) -> str:
-    from edgenode.net.proto import control_pb2
+def _still_running(status: ClusterStatus) -> str:
+    from edgenode.core.protocol.status import NodeState
 
-    alive = (control_pb2.STATE_RUNNING, control_pb2.STATE_PAUSED)
-    running = [n.node for n in status.nodes if n.progress.state in alive]
+    alive = (NodeState.RUNNING, NodeState.PAUSED)
+    running = [n.node for n in status.nodes if n.status.state in alive]
     return f"waiting for {', '.join(running)}" if running else ""
 
 
-def _rounds(status: operator_pb2.ClusterStatus) -> str:
-    rounds = sorted({n.progress.round for n in status.nodes if n.connected})
+def _rounds(status: ClusterStatus) -> str:
+    rounds = sorted({n.status.round for n in status.nodes if n.connected})
     if not rounds:
         return "none is connected"
     return f"round {rounds[0]}" if len(rounds) == 1 else f"rounds {rounds[0]} to {rounds[-1]}"

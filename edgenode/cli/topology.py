@@ -15,9 +15,9 @@ from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgenode.core.protocol.plan import Plan
+    from edgenode.core.protocol.status import ClusterStatus
     from edgenode.core.topology.graph import GraphSpec
     from edgenode.net.operator import Operator
-    from edgenode.net.proto import operator_pb2
 
 
 @click.group()
@@ -62,9 +62,9 @@ def show(controller: str, cluster: str, as_json: bool) -> None:
     """
     status = with_operator(controller, cluster, lambda operator: operator.status())
     plan, t = _plan(status)
-    from edgenode.observability.status_view import graph_view, next_switch
+    from edgenode.observability.status_view import graph_json, next_switch
 
-    graph, coming = graph_view(plan, t), next_switch(plan, t)
+    graph, coming = graph_json(plan, t), next_switch(plan, t)
     if as_json:
         click.echo(json.dumps({"round": t, "graph": graph["name"], "edges": graph["edges"], "next": coming}))
         return
@@ -147,12 +147,8 @@ def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: s
         click.echo("the run is paused: it comes to that round after edgenode resume")
 
 
-def _plan(status: operator_pb2.ClusterStatus) -> tuple[Plan, int]:
+def _plan(status: ClusterStatus) -> tuple[Plan, int]:
     """The plan, and the round the cluster is in."""
-    from edgenode.net.wire import plan_from_wire
-    from edgenode.observability.status_view import current_round
-
-    plan = plan_from_wire(status.records)
-    if plan is None:
+    if status.plan is None:
         raise ConfigError(f"the run has not started: it waits for {status.missing} more nodes")
-    return plan, current_round(status)
+    return status.plan, status.round

@@ -11,9 +11,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import TransportError
 from edgenode.net.operator import Operator
-from edgenode.net.proto import operator_pb2
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ async def granted(operator: Operator, request: Awaitable[T]) -> T:
         asked.cancel()
 
 
-async def followed(operator: Operator, left: Callable[[operator_pb2.ClusterStatus], str]) -> bool:
+async def followed(operator: Operator, left: Callable[[ClusterStatus], str]) -> bool:
     """Wait until ``left``, which says what is left to be done, is empty; False if the controller is gone before."""
     try:
         async with _said() as say:
@@ -50,7 +50,7 @@ async def followed(operator: Operator, left: Callable[[operator_pb2.ClusterStatu
     return False
 
 
-def _why(status: operator_pb2.ClusterStatus) -> str:
+def _why(status: ClusterStatus) -> str:
     """Why a wish is not granted at once."""
     if status.evicting:
         return f"cutting out {', '.join(status.evicting)}: {', '.join(status.awaited) or 'nobody'} has yet to promise"

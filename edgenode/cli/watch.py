@@ -14,8 +14,8 @@ from edgenode.errors import ConfigError, TransportError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from edgenode.core.protocol.status import ClusterStatus
     from edgenode.net.operator import Operator
-    from edgenode.net.proto import operator_pb2
 
 _POINTS = 60  # of a curve, each half a second or more apart
 _EVERY_S = 0.5
@@ -74,44 +74,42 @@ class Screen:
         self._bytes: deque[float] = deque(maxlen=_POINTS)
         self._sampled = 0.0
 
-    def drawn(self, status: operator_pb2.ClusterStatus) -> RenderableType:
+    def drawn(self, status: ClusterStatus) -> RenderableType:
         """A status as a picture."""
         from rich.console import Group
         from rich.text import Text
 
         from edgenode.cli.graph_ascii import draw
         from edgenode.cli.status_table import title, watch_table
-        from edgenode.net.wire import plan_from_wire
-        from edgenode.observability.status_view import current_round
 
         self._sample(status)
-        plan = plan_from_wire(status.records)
         head: list[RenderableType] = [Text(title(status), "bold")]
-        if plan is None:
+        if status.plan is None:
             return Group(*head, watch_table(status))
-        graph = draw(plan.graph(current_round(status)), pushes=False)
+        graph = draw(status.plan.graph(status.round), pushes=False)
         return Group(*head, Text(graph), watch_table(status), Text(self._curves(status)))
 
-    def _sample(self, status: operator_pb2.ClusterStatus) -> None:
+    def _sample(self, status: ClusterStatus) -> None:
         now = time.monotonic()
-        reports = [n.progress for n in status.nodes if n.progress.HasField("accuracy")]
-        if not reports or now - self._sampled < _EVERY_S:
+        reports = [n.status for n in status.nodes]
+        known = [r.accuracy for r in reports if r.accuracy is not None]
+        if not known or now - self._sampled < _EVERY_S:
             return
         self._sampled = now
-        self._accuracy.append(sum(r.accuracy for r in reports) / len(reports))
-        self._bytes.append(sum(r.payload_bytes for r in reports) / len(reports))
+        self._accuracy.append(sum(known) / len(known))
+        self._bytes.append(sum(r.payload_bytes for r in reports if r.accuracy is not None) / len(known))
 
-    def _curves(self, status: operator_pb2.ClusterStatus) -> str:
+    def _curves(self, status: ClusterStatus) -> str:
         if not self._accuracy:
             return "no accuracy measured yet"
         from edgenode.observability.status_view import size
 
-        sent = sum(n.progress.payload_bytes for n in status.nodes)
-        dense = sum(n.progress.dense_bytes for n in status.nodes)
+        sent = sum(n.status.payload_bytes for n in status.nodes)
+        dense = sum(n.status.dense_bytes for n in status.nodes)
         times = f", {dense / sent:.0f} times as much uncompressed ({size(dense)})" if sent else ""
         apart = (
             f"\nmodels apart   {status.consensus_distance:.4g} (round {status.consensus_round})"
-            if status.HasField("consensus_distance")
+            if status.consensus_distance is not None
             else ""
         )
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
 import structlog
@@ -14,11 +15,9 @@ from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.control import Evict, Leave, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
+from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError
-from edgenode.net.proto import operator_pb2
-from edgenode.net.wire import leadership_to_wire, records_to_wire
-from edgenode.observability.status_view import current_round
 
 log = structlog.get_logger()
 
@@ -105,49 +104,49 @@ class OperatorService:
         self._asked[request_id] = answer = asyncio.get_running_loop().create_future()
         return answer
 
-    def status(self) -> operator_pb2.ClusterStatus:
+    def status(self) -> ClusterStatus:
         """The cluster as it is now."""
         cluster, now = self._cluster, time.monotonic()
         consensus = self._nodes.consensus(cluster.plan)
         holding, held = holding_up(self._nodes.heard()), self._failure_detector.held
-        nodes = [
-            operator_pb2.NodeStatus(
+        nodes = tuple(
+            NodeView(
                 node=node,
                 address=a.address,
                 connected=a.connected,
                 last_seen_s=now - a.seen,
-                progress=a.progress,
+                status=a.status,
                 holds_up=holding.get(node, ()),
                 holds_up_s=held[node].straggling_s if node in held else 0.0,
             )
             for node, a in sorted(self._nodes.items())
-        ]
-        status = operator_pb2.ClusterStatus(
+        )
+        status = ClusterStatus(
             cluster=cluster.run_spec.cluster,
             missing=cluster.missing(),
-            leadership=leadership_to_wire(cluster.leadership),
+            leadership=cluster.leadership,
             nodes=nodes,
             rounds_per_epoch=cluster.rounds_per_epoch,
             unix_time_s=time.time(),
             paused=cluster.paused,
-            evicting=sorted(cluster.evicting()),
-            awaited=sorted(cluster.awaited()),
+            evicting=tuple(sorted(cluster.evicting())),
+            awaited=tuple(sorted(cluster.awaited())),
             consensus_distance=consensus[1] if consensus else None,
             consensus_round=consensus[0] if consensus else 0,
             page=self.page,
         )
-        if cluster.plan:  # not all of a plan that has grown long
-            status.records.extend(records_to_wire(cluster.plan.since(current_round(status)).records))
-        return status
+        if cluster.plan is None:
+            return status
+        return replace(status, plan=cluster.plan.since(status.round))  # not all of a plan that has grown long
 
     def in_a_line(self) -> str:
         """How the run is, for systemd."""
         cluster, here = self._cluster, len(self._cluster.present)
         if cluster.plan is None:
             return f"{here} of {here + cluster.missing()} nodes are here"
-        reports = [member.progress for member in self._nodes.members(cluster.plan)]
+        reports = [member.status for member in self._nodes.members(cluster.plan)]
         parts = [f"round {min((p.round for p in reports), default=0)}", f"nodes: {len(cluster.plan.latest.names)}"]
-        if known := [p.accuracy for p in reports if p.HasField("accuracy")]:
+        if known := [p.accuracy for p in reports if p.accuracy is not None]:
             parts.append(f"accuracy {sum(known) / len(known):.1%}")
         if awaited := cluster.waits_for() or {n for n, h in self._failure_detector.held.items() if h.straggling_s}:
             parts.append(f"waiting for {', '.join(sorted(awaited))}")

@@ -8,7 +8,7 @@ import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 import structlog
 
@@ -16,7 +16,7 @@ from edgenode import factory
 from edgenode.config import Config
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.operator_service import OperatorService
-from edgenode.controller.registry import ENDED_WELL, NodeRegistry
+from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.control import (
     ClusterAction,
@@ -47,7 +47,7 @@ from edgenode.net.operator import OperatorServer, operating
 from edgenode.net.rpc import join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.observability.run_recorder import RunRecorder
-from edgenode.observability.status_view import cluster_view
+from edgenode.observability.status_view import cluster_json
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tensorboard import Events
 from edgenode.storage.controller_state import ControllerState
@@ -91,10 +91,10 @@ class Controller:
         identity = Identity(config.run.cluster, "controller", config.digest())
         self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post)
         self.operator_service = OperatorService(self.cluster, self.nodes, self._failure_detector, post)
-        self._feed = Feed(self._look)
+        self._feed = Feed(lambda: cluster_json(self.operator_service.status()))
         events = Events(tensorboard) if tensorboard else None
         goes_on, rounds = recover or saved is not None, self.cluster.run_spec.rounds
-        self._recorder = RunRecorder(config, rounds, state_dir, goes_on, self._look, events)
+        self._recorder = RunRecorder(config, rounds, state_dir, goes_on, self.operator_service.status, events)
         self._control = ControlServer(identity, post, self.nodes.reported, self._wants_to_leave, self._planned)
 
     def _saved(self, recover: bool) -> Persist | None:
@@ -130,7 +130,7 @@ class Controller:
             service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
             await found.announce(service, self._is_alive)
             if self._http != "none":
-                page = dashboard(self.operator_service, self._look, self._recorder.curve, self._feed, self._http)
+                page = dashboard(self.operator_service, self._recorder.curve, self._feed, self._http)
                 self.operator_service.page = await stack.enter_async_context(serving_http(page, self._http, "--http"))
             log.info(
                 "controller ready",
@@ -159,12 +159,9 @@ class Controller:
                 owner.cancel()
                 beat.cancel()
         self.state.close()
-        ended_well = all(a.progress.state in ENDED_WELL for a in self.nodes.members(self.cluster.plan))
+        ended_well = all(a.status.state.ended_well for a in self.nodes.members(self.cluster.plan))
         self._recorder.end(ended_well)
         return ended_well
-
-    def _look(self) -> dict[str, Any]:
-        return cluster_view(self.operator_service.status())
 
     async def _is_alive(self, other: Service) -> bool:
         """Whether another controller of this cluster answers where one was announced."""

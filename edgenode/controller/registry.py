@@ -10,13 +10,11 @@ import structlog
 
 from edgenode.controller.evidence import NodeEvidence
 from edgenode.core.protocol.plan import Plan
-from edgenode.net.proto import control_pb2
+from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.observability.model_sketch import BUCKETS, distance
 
 log = structlog.get_logger()
 
-ENDED_WELL = (control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
-ENDED = (*ENDED_WELL, control_pb2.STATE_FAILED)
 _SKETCHES_KEPT = 8
 
 
@@ -28,24 +26,24 @@ class NodeEntry:
     process: str = ""  # unknown of a member that has not called yet
     connected: bool = True
     seen: float = field(default_factory=time.monotonic)
-    progress: control_pb2.Progress = field(default_factory=control_pb2.Progress)
+    status: NodeStatus = field(default_factory=NodeStatus)
     sketches: dict[int, tuple[float, ...]] = field(default_factory=dict)  # by round
 
     @property
     def ended(self) -> bool:
-        return self.progress.state in ENDED
+        return self.status.state.ended
 
     def sketched(self) -> None:
         """Keep the newest sketches: the others' of the same round may come later."""
-        if len(self.progress.sketch) == BUCKETS:
-            self.sketches[self.progress.sketch_round] = tuple(self.progress.sketch)
+        if len(self.status.sketch) == BUCKETS:
+            self.sketches[self.status.sketch_round] = self.status.sketch
             for old in sorted(self.sketches)[:-_SKETCHES_KEPT]:
                 del self.sketches[old]
 
     def heard(self, now: float) -> NodeEvidence:
         """As evidence."""
-        p = self.progress
-        return NodeEvidence(now - self.seen, tuple(p.waiting_for), p.waiting_s, p.state in ENDED_WELL)
+        status = self.status
+        return NodeEvidence(now - self.seen, status.waiting_for, status.waiting_s, status.state.ended_well)
 
 
 class NodeRegistry(dict[str, NodeEntry]):
@@ -70,14 +68,14 @@ class NodeRegistry(dict[str, NodeEntry]):
         elif not self[node].ended:
             log.warning("lost sight of a node", node=node)
 
-    def reported(self, node: str, progress: control_pb2.Progress) -> None:
+    def reported(self, node: str, status: NodeStatus) -> None:
         """A node said how it is."""
         if node not in self:
             return
         entry = self[node]
-        if progress.state == control_pb2.STATE_FAILED and entry.progress.state != progress.state:
-            log.error("a node failed", node=node, reason=progress.error)
-        entry.progress, entry.seen = progress, time.monotonic()
+        if status.state is NodeState.FAILED and entry.status.state is not status.state:
+            log.error("a node failed", node=node, reason=status.error)
+        entry.status, entry.seen = status, time.monotonic()
         entry.sketched()
 
     def forget(self, nodes: Iterable[str]) -> None:
@@ -93,7 +91,7 @@ class NodeRegistry(dict[str, NodeEntry]):
         """Whether some members have ended, and the others are not here, and too few to go on without those."""
         members = self.members(plan)
         left = [m for m in members if not m.ended]
-        failed = any(m.progress.state == control_pb2.STATE_FAILED for m in members)
+        failed = any(m.status.state is NodeState.FAILED for m in members)
         few = len(left) < len(members) and 2 * len(left) <= len(members)
         return (few or failed) and not any(m.connected for m in left)
 

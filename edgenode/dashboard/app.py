@@ -22,6 +22,7 @@ from edgenode.dashboard.plain import filled
 from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.net.operator import Wishes
 from edgenode.observability.metrics import CONTENT_TYPE, cluster_metrics
+from edgenode.observability.status_view import cluster_json
 
 _STATIC = Path(__file__).parent / "static"
 _MOST_WAITING = 16
@@ -30,7 +31,6 @@ _MOST_BYTES = 64 * 1024
 
 def dashboard(
     operator_service: Wishes,
-    look: Callable[[], dict[str, Any]],
     curve: Callable[[], list[dict[str, Any]]],
     feed: Feed,
     listen: str,
@@ -38,7 +38,6 @@ def dashboard(
     """The app.
 
     Args:
-        look: the cluster as plain values, as `edgenode.observability.status_view` makes them.
         curve: the means over the nodes so far, oldest first.
         listen: host:port where it is served.
     """
@@ -46,16 +45,16 @@ def dashboard(
     waiting = 0
 
     async def page(request: Request) -> Response:
-        return HTMLResponse(filled(template, look(), list(PRESETS)))
+        return HTMLResponse(filled(template, cluster_json(operator_service.status()), list(PRESETS)))
 
     async def status(request: Request) -> Response:
-        return JSONResponse(look())
+        return JSONResponse(cluster_json(operator_service.status()))
 
     async def curves(request: Request) -> Response:
         return JSONResponse(curve())
 
     async def metrics(request: Request) -> Response:
-        return Response(cluster_metrics(look()), media_type=CONTENT_TYPE)
+        return Response(cluster_metrics(operator_service.status()), media_type=CONTENT_TYPE)
 
     async def icon(request: Request) -> Response:
         return FileResponse(_STATIC / "icon.svg")

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]  # there, and documented
 
+from edgenode.core.protocol.status import ClusterStatus
 from edgenode.doctor import Finding, Level, ok, problem, warning
 from edgenode.errors import EdgenodeError, TransportError
 from edgenode.net.discovery import LOOPBACK, SERVICE_TYPES, Discovery, Service, interfaces_for
 from edgenode.net.operator import operating
-from edgenode.net.proto import operator_pb2
 from edgenode.net.rpc import serves, split_address
 
 _GROUP, _PORT = "224.0.0.251", 5353
@@ -198,7 +198,7 @@ async def _announced(cluster: str, listen_host: str) -> _Announced:
         return _Announced(controllers, nodes, discovery.other_clusters("controller"))
 
 
-async def _asked(target: str) -> tuple[operator_pb2.ClusterStatus, float]:
+async def _asked(target: str) -> tuple[ClusterStatus, float]:
     """A controller's status, and by how much its clock is ahead of ours: as if the answer took half of the way."""
     async with operating(target, _DIAL_S) as operator:
         asked = time.time()
@@ -206,7 +206,7 @@ async def _asked(target: str) -> tuple[operator_pb2.ClusterStatus, float]:
         return status, status.unix_time_s - (asked + time.time()) / 2
 
 
-def _controller(cluster: str, target: str, status: operator_pb2.ClusterStatus) -> Finding:
+def _controller(cluster: str, target: str, status: ClusterStatus) -> Finding:
     if status.cluster != cluster:
         text = f"{target} is that of cluster {status.cluster!r}, not {cluster!r}"
         return problem("controller", text, "set run.cluster alike on all devices, or give another --controller")

@@ -34,10 +34,12 @@ from edgenode.core.protocol.control import (
     Welcome,
 )
 from edgenode.core.protocol.messages import AnswerFence, AnswerOffer, Decreed, Fenced, Halted, RecordOffered
+from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.peers import probe
 from edgenode.net.proto import common_pb2, control_pb2, control_pb2_grpc
 from edgenode.net.rpc import broken, channel, reject, side_by_side
+from edgenode.net.status_wire import node_status_from_wire, node_status_to_wire
 from edgenode.net.wire import (
     Identity,
     leadership_from_wire,
@@ -97,7 +99,7 @@ class ControlLink:
         self._identity, self._find, self._join = identity, find, join
         self._ordered, self._waiting = ordered, waiting
         self._answers: list[control_pb2.AttendRequest] = []
-        self._progress: control_pb2.Progress | None = None
+        self._progress: control_pb2.Progress | None = None  # the newest report
         self._is_said = True
         self._leaving = False
         self._target = ""
@@ -106,9 +108,9 @@ class ControlLink:
         self._down_since: float | None = None
         self.connected = asyncio.Event()
 
-    def report(self, progress: control_pb2.Progress) -> None:
-        """Tell the controller how we are; an unsent older report is replaced."""
-        self._progress, self._is_said = progress, False
+    def report(self, progressed: Progressed, status: NodeStatus) -> None:
+        """Report to the controller; an unsent older report is replaced."""
+        self._progress, self._is_said = _progress_to_wire(progressed, status), False
         self._wake.set()
 
     def answer(self, answer: AnswerOffer | AnswerFence) -> None:
@@ -238,7 +240,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         self,
         identity: Identity,
         post: Callable[[Report], None],
-        reported: Callable[[str, control_pb2.Progress], None],
+        reported: Callable[[str, NodeStatus], None],
         leaving: Callable[[str], None],
         planned: Callable[[str], str],
     ) -> None:
@@ -346,11 +348,9 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
                 break
             match request.WhichOneof("report"):
                 case "progress":
-                    progress = request.progress
-                    farewell = _fence_answer_from_wire(progress.farewell) if progress.HasField("farewell") else None
-                    progress.ClearField("farewell")
-                    self._reported(node, progress)
-                    self._post(Progressed(node, progress.next_round, progress.number, progress.digest, farewell))
+                    progressed = _progressed_from_wire(node, request.progress)
+                    self._reported(node, node_status_from_wire(request.progress))
+                    self._post(progressed)
                 case "answer":
                     self._post(OfferAnswered(node, _answer_from_wire(request.answer)))
                 case "fence_answer":
@@ -412,16 +412,29 @@ def _order_to_wire(
     assert_never(action)
 
 
+def _progress_to_wire(progressed: Progressed, status: NodeStatus) -> control_pb2.Progress:
+    wire = node_status_to_wire(status)
+    wire.next_round, wire.number, wire.digest = progressed.next_round, progressed.number, progressed.digest
+    if progressed.farewell is not None:
+        wire.farewell.CopyFrom(_fence_answer_to_wire(progressed.farewell))
+    return wire
+
+
+def _progressed_from_wire(node: str, wire: control_pb2.Progress) -> Progressed:
+    farewell = _fence_answer_from_wire(wire.farewell) if wire.HasField("farewell") else None
+    return Progressed(node, wire.next_round, wire.number, wire.digest, farewell)
+
+
 def _answer_to_wire(answer: AnswerOffer | AnswerFence) -> control_pb2.AttendRequest:
     if isinstance(answer, AnswerOffer):
         wire = control_pb2.OfferAnswer(
             number=answer.number, digest=answer.digest, accepted=answer.accepted, next_round=answer.next_round
         )
         return control_pb2.AttendRequest(answer=wire)
-    return control_pb2.AttendRequest(fence_answer=fence_answer_to_wire(answer))
+    return control_pb2.AttendRequest(fence_answer=_fence_answer_to_wire(answer))
 
 
-def fence_answer_to_wire(answer: AnswerFence) -> control_pb2.FenceAnswer:
+def _fence_answer_to_wire(answer: AnswerFence) -> control_pb2.FenceAnswer:
     """As it is sent by itself, or with the last report of a node."""
     return control_pb2.FenceAnswer(
         term=answer.term,

@@ -10,10 +10,12 @@ from typing import Protocol, TypeVar
 import grpc
 import grpc.aio
 
+from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.rpc import channel, reject, translated
+from edgenode.net.status_wire import cluster_status_from_wire, cluster_status_to_wire
 from edgenode.net.wire import graph_from_wire, graph_to_wire
 
 SERVICE = "edgenode.v1.OperatorService"
@@ -25,7 +27,7 @@ R = TypeVar("R")
 class Wishes(Protocol):
     """What an operator may ask of a cluster; each wish returns a round, or raises EdgenodeError."""
 
-    def status(self) -> operator_pb2.ClusterStatus: ...
+    def status(self) -> ClusterStatus: ...
     async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int: ...
     async def stop(self) -> int: ...
     async def pause(self) -> int: ...
@@ -52,17 +54,17 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.StatusRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.StatusResponse:
         """The cluster as it is now."""
-        return operator_pb2.StatusResponse(status=self._desk.status())
+        return operator_pb2.StatusResponse(status=cluster_status_to_wire(self._desk.status()))
 
     async def Watch(
         self, request: operator_pb2.WatchRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[operator_pb2.WatchResponse]:
         """The cluster as it goes on, sampled."""
         while not self._over.is_set():
-            yield operator_pb2.WatchResponse(status=self._desk.status())
+            yield operator_pb2.WatchResponse(status=cluster_status_to_wire(self._desk.status()))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), _WATCH_EVERY_S)
-        yield operator_pb2.WatchResponse(status=self._desk.status())
+        yield operator_pb2.WatchResponse(status=cluster_status_to_wire(self._desk.status()))
 
     async def Rotate(
         self, request: operator_pb2.RotateRequest, context: grpc.aio.ServicerContext
@@ -116,14 +118,14 @@ class Operator:
     def __init__(self, stub: operator_pb2_grpc.OperatorServiceStub, target: str) -> None:
         self._stub, self._target = stub, target
 
-    async def status(self) -> operator_pb2.ClusterStatus:
+    async def status(self) -> ClusterStatus:
         """The cluster as it is now."""
         response: operator_pb2.StatusResponse = await self._called(
             self._stub.Status(operator_pb2.StatusRequest(), timeout=10)
         )
-        return response.status
+        return cluster_status_from_wire(response.status)
 
-    async def watch(self) -> AsyncIterator[operator_pb2.ClusterStatus]:
+    async def watch(self) -> AsyncIterator[ClusterStatus]:
         """The cluster as it goes on.
 
         Raises:
@@ -131,7 +133,7 @@ class Operator:
         """
         try:
             async for response in self._stub.Watch(operator_pb2.WatchRequest()):
-                yield response.status
+                yield cluster_status_from_wire(response.status)
         except grpc.aio.AioRpcError as exc:
             raise translated(exc, self._target) from exc
 

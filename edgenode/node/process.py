@@ -26,18 +26,17 @@ from edgenode.config import Config
 from edgenode.core.protocol.control import Hello, Joined, Leadership, Welcome
 from edgenode.core.protocol.messages import Decreed, Fenced, Halted, NodeEvent, RecordOffered
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.status import NodeStatus, NodeView
 from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause
 from edgenode.net import peers
 from edgenode.net.control import ControlLink, Order, Sponsored, Stay
 from edgenode.net.discovery import Discovery, Service, interfaces_for
 from edgenode.net.http import serving_http
 from edgenode.net.peers import PeerAddresses, PeerServer, fetch_model, meet, probe, same_name
-from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.rpc import address_towards, join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.runner import NodeRunner, Outcome, Worker
 from edgenode.observability.metrics import metrics_app
-from edgenode.observability.status_view import node_view
 from edgenode.observability.systemd import Notifier
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import Arrays, Store
@@ -134,7 +133,7 @@ class NodeProcess:
                 self.port = await stack.enter_async_context(serving(self.options.listen, services))
                 if self.options.metrics != "none":
                     where = await stack.enter_async_context(
-                        serving_http(metrics_app(self._row), self.options.metrics, "--metrics")
+                        serving_http(metrics_app(self._view), self.options.metrics, "--metrics")
                     )
                     log.info("metrics", url=f"{where}/metrics")
                 await stack.enter_async_context(_alongside(Notifier().beat(self._status), "systemd"))
@@ -153,10 +152,9 @@ class NodeProcess:
         finally:
             self.worker.close()
 
-    def _row(self) -> dict[str, Any]:
-        """This node as `edgenode nodes` shows it."""
-        progress = self._runner.progress() if self._runner is not None else control_pb2.Progress()
-        return node_view(operator_pb2.NodeStatus(node=self.options.name, progress=progress))
+    def _view(self) -> NodeView:
+        """This node, for its metrics."""
+        return NodeView(self.options.name, status=self._runner.status() if self._runner is not None else NodeStatus())
 
     async def _take_part(self, plan: Plan, start: int, link: ControlLink | None) -> tuple[NodeRunner, Outcome]:
         incarnation = plan.at(start).incarnations[self.options.name]
@@ -227,7 +225,7 @@ class NodeProcess:
         signal.raise_signal(signal.SIGINT)
 
     def _status(self) -> str:
-        return self._runner.status() if self._runner is not None else self._awaits
+        return self._runner.in_a_line() if self._runner is not None else self._awaits
 
     def _own_address(self) -> str:
         return join_address(split_address(self.options.listen)[0], self.port)

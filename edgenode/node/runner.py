@@ -20,6 +20,7 @@ from edgenode import factory
 from edgenode.config import Config
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Floats
+from edgenode.core.protocol.control import Progressed
 from edgenode.core.protocol.messages import (
     Acknowledge,
     AnswerFence,
@@ -42,10 +43,10 @@ from edgenode.core.protocol.messages import (
 )
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.errors import CheckpointError, ConfigError, RemoteProtocolError
-from edgenode.net.control import ControlLink, fence_answer_to_wire
+from edgenode.net.control import ControlLink
 from edgenode.net.peers import PeerAddresses, Peers, PeerServer
-from edgenode.net.proto import control_pb2
 from edgenode.node.progress import RoundTimer, StallReporter
 from edgenode.node.replica import Replica
 from edgenode.node.resources import Sensors
@@ -155,7 +156,7 @@ class NodeRunner:
         self._round_timer = RoundTimer()
         self._outcome: Outcome | None = None
         self._z: Floats | None = None
-        self._farewell: control_pb2.FenceAnswer | None = None
+        self._farewell: AnswerFence | None = None
         self._snapshot = NodeSnapshot.of(self._node)
         self._epoch_rounds = trainer.rounds_per_epoch
         self._sensors, self._start = Sensors(), start
@@ -201,7 +202,7 @@ class NodeRunner:
                 for helper in helpers:
                     helper.cancel()
                 self._disarm()
-        self._report(control_pb2.STATE_DONE if outcome.complete else control_pb2.STATE_STOPPED)
+        self._report(NodeState.DONE if outcome.complete else NodeState.STOPPED)
         return outcome
 
     async def _own(self) -> Outcome:
@@ -274,7 +275,7 @@ class NodeRunner:
                 accuracy = await self._measure(t, z, self._replica.conclude)
                 if reason := result_file.no_gain(self.stats.before_average, accuracy):
                     log.warning("the last phase was no gain", reason=reason)
-                self._z, self._farewell = z, fence_answer_to_wire(self._node.farewell())
+                self._z, self._farewell = z, self._node.farewell()
                 self._outcome = Outcome(t, complete, accuracy)
             case Fail(error):
                 raise error
@@ -346,7 +347,7 @@ class NodeRunner:
         waiting = {"waiting_for": list(snapshot.missing), "since_s": round(since_s)}
         log.warning("no progress", round=snapshot.round, **waiting, **fenced, **where)
 
-    def status(self) -> str:
+    def in_a_line(self) -> str:
         """How we are, in a line."""
         snapshot, since = self._snapshot, self._waiting_since
         parts = [f"round {snapshot.round} of {snapshot.end}"]
@@ -365,23 +366,22 @@ class NodeRunner:
 
     def fail(self, error: BaseException) -> None:
         """Report that this node gave up."""
-        self._report(control_pb2.STATE_FAILED, str(error))
+        self._report(NodeState.FAILED, str(error))
 
-    def _report(self, state: control_pb2.State | None = None, error: str = "") -> None:
+    def _report(self, state: NodeState | None = None, error: str = "") -> None:
         if self._control is not None:
-            self._control.report(self.progress(state, error))
+            s = self._snapshot
+            progressed = Progressed(self.name, s.next_round, s.number, s.digest, self._farewell)
+            self._control.report(progressed, self.status(state, error))
 
-    def progress(self, state: control_pb2.State | None = None, error: str = "") -> control_pb2.Progress:
-        """How we are, for the controller and for whoever measures."""
+    def status(self, state: NodeState | None = None, error: str = "") -> NodeStatus:
+        """This node as it is now, for the controller and for monitoring."""
         if state is None:
-            state = control_pb2.STATE_PAUSED if self._snapshot.stands_still else control_pb2.STATE_RUNNING
+            state = NodeState.PAUSED if self._snapshot.stands_still else NodeState.RUNNING
         snapshot, stats, usage = self._snapshot, self.stats, self._sensors.usage(self._snapshot.round - self._start)
         since = self._waiting_since
         waiting = snapshot.missing if since is not None else ()
-        return control_pb2.Progress(
-            next_round=snapshot.next_round,
-            number=snapshot.number,
-            digest=snapshot.digest,
+        return NodeStatus(
             round=snapshot.round,
             rounds=snapshot.end,
             loss=stats.loss,
@@ -394,13 +394,12 @@ class NodeRunner:
             received_bytes=stats.received_bytes,
             round_s=self._round_timer.round_s,
             sketch_round=stats.sketch_round,
-            sketch=stats.sketch,
+            sketch=tuple(stats.sketch),
             u=stats.u,
             waiting_for=waiting,
             waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,
             state=state,
             error=error,
-            farewell=self._farewell,
             peak_memory_bytes=usage.peak_memory_bytes or 0,
             joules_per_round=usage.joules_per_round,
             power_sensor=usage.power_sensor,

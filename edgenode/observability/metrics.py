@@ -1,9 +1,8 @@
-"""Prometheus: a cluster's or a node's numbers under conventional names and units. A registry of its own, no globals."""
+"""Prometheus metrics of a cluster or of one node, with conventional names and units. Uses no global registry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,39 +12,52 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-Node = Mapping[str, Any]  # a row of `edgenode nodes --json`
-View = Mapping[str, Any]  # `edgenode status --json`
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeView
 
-# name -> (help, key of a node's row); what a node does not know is left out
-_GAUGES: Mapping[str, tuple[str, str]] = {
-    "edgenode_round": ("Rounds that this node has closed.", "round"),
-    "edgenode_rounds": ("Rounds of the whole run, as this node knows it.", "rounds"),
-    "edgenode_round_seconds": ("Duration of a round lately, waits included.", "round_s"),
-    "edgenode_loss": ("Training loss of the last local step.", "loss"),
-    "edgenode_accuracy_ratio": ("Test accuracy at the last evaluation, 0 to 1.", "accuracy"),
-    "edgenode_push_sum_weight": ("Push-sum weight u.", "u"),
-    "edgenode_waiting_seconds": ("For how long this node has waited in its round.", "waiting_s"),
-    "edgenode_peak_memory_bytes": ("The most memory that the process ever held.", "peak_memory_bytes"),
-    "edgenode_joules_per_round": ("Energy of a round, where the board has a sensor.", "joules_per_round"),
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# name -> (help text, the value of a node, or None where the node does not know it)
+_Metrics = Mapping[str, tuple[str, Callable[[NodeView], float | None]]]
+
+_GAUGES: _Metrics = {
+    "edgenode_round": ("Rounds that this node has completed.", lambda n: n.status.round),
+    "edgenode_rounds": ("Rounds of the whole run.", lambda n: n.status.rounds),
+    "edgenode_round_seconds": ("Recent duration of a round, waits included.", lambda n: round(n.status.round_s, 4)),
+    "edgenode_loss": ("Training loss of the last local step.", lambda n: n.status.loss),
+    "edgenode_accuracy_ratio": ("Test accuracy at the last evaluation, 0 to 1.", lambda n: n.status.accuracy),
+    "edgenode_push_sum_weight": ("Push-sum weight u.", lambda n: n.status.u),
+    "edgenode_waiting_seconds": (
+        "How long this node has waited for others in its current round.",
+        lambda n: round(n.status.waiting_s, 3),
+    ),
+    "edgenode_peak_memory_bytes": ("Peak memory of the process.", lambda n: n.status.peak_memory_bytes),
+    "edgenode_joules_per_round": (
+        "Energy per round, if the board has a power sensor.",
+        lambda n: n.status.joules_per_round,
+    ),
 }
-_COUNTERS: Mapping[str, tuple[str, str]] = {
-    "edgenode_messages": ("Pushes sent.", "messages"),
-    "edgenode_received_bytes": ("Payload of the pushes that came in.", "received_bytes"),
-    "edgenode_wire_bytes": ("Bytes of the gRPC messages sent to peers.", "wire_bytes"),
-    "edgenode_dense_bytes": ("What the same pushes would weigh as float32.", "dense_bytes"),
+_COUNTERS: _Metrics = {
+    "edgenode_messages": ("Pushes sent.", lambda n: n.status.messages),
+    "edgenode_received_bytes": ("Payload bytes of the pushes received.", lambda n: n.status.received_bytes),
+    "edgenode_wire_bytes": ("Bytes of the gRPC messages sent to peers.", lambda n: n.status.wire_bytes),
+    "edgenode_dense_bytes": (
+        "Size of the same pushes as uncompressed float32, in bytes.",
+        lambda n: n.status.dense_bytes,
+    ),
 }
-# what only a controller knows of a node
-_SEEN: Mapping[str, tuple[str, str]] = {
-    "edgenode_up": ("Whether the node has a link to the controller.", "connected"),
-    "edgenode_last_seen_seconds": ("Since the node's last report.", "last_seen_s"),
-    "edgenode_straggling_seconds": ("For how long this node has held the others up.", "holds_up_s"),
+# only a controller knows these of a node
+_CONTROLLER_GAUGES: _Metrics = {
+    "edgenode_up": ("Whether the node is connected to the controller.", lambda n: n.connected),
+    "edgenode_last_seen_seconds": ("Time since the node's last report.", lambda n: round(n.last_seen_s, 3)),
+    "edgenode_straggling_seconds": (
+        "How long this node has held other nodes up.",
+        lambda n: round(n.holds_up_s, 3),
+    ),
 }
-_STATES = ("running", "paused", "done", "stopped", "failed")
 
 
 class _Snapshot(Collector):
-    """The numbers of one moment."""
+    """The metrics of one moment."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = list(families)
@@ -54,22 +66,21 @@ class _Snapshot(Collector):
         return self._families
 
 
-def cluster_metrics(view: View) -> bytes:
-    """What a controller knows, in the text format; label ``node`` where it is of a node."""
-    nodes = view["nodes"]
-    return _text([*_cluster(view), *_of_nodes(nodes), *_gauges(_SEEN, nodes)])
+def cluster_metrics(status: ClusterStatus) -> bytes:
+    """The metrics of a run in the text format. Metrics of a node have the label ``node``."""
+    return _text([*_cluster(status), *_of_nodes(status.nodes), *_gauges(_CONTROLLER_GAUGES, status.nodes)])
 
 
-def node_metrics(node: Node) -> bytes:
-    """What a node knows of itself, under the same names."""
+def node_metrics(node: NodeView) -> bytes:
+    """The metrics that a node knows of itself, under the same names."""
     return _text(_of_nodes([node]))
 
 
-def metrics_app(row: Callable[[], Node]) -> Starlette:
-    """/metrics of one node, and nothing else."""
+def metrics_app(node: Callable[[], NodeView]) -> Starlette:
+    """An ASGI app that serves one node's /metrics."""
 
     async def metrics(request: Request) -> Response:
-        return Response(node_metrics(row()), media_type=CONTENT_TYPE)
+        return Response(node_metrics(node()), media_type=CONTENT_TYPE)
 
     return Starlette(routes=[Route("/metrics", metrics)])
 
@@ -80,59 +91,67 @@ def _text(families: Iterable[Metric]) -> bytes:
     return generate_latest(registry)
 
 
-def _cluster(view: View) -> list[Metric]:
-    distance = view["consensus_distance"]
+def _cluster(status: ClusterStatus) -> list[Metric]:
+    members = len(status.plan.latest.members) if status.plan else 0
     families = [
-        _single("edgenode_members", "Members of the plan.", len(view["record"]["members"]) if view["record"] else 0),
-        _single("edgenode_missing_nodes", "Nodes that the founding still waits for.", view["missing"]),
-        _single("edgenode_paused", "Whether an operator has paused the run.", view["paused"]),
-        _single("edgenode_controller_term", "Starts of the controller in this run.", view["term"]),
+        _single("edgenode_members", "Members of the run.", members),
+        _single("edgenode_missing_nodes", "Nodes that the run still needs in order to start.", status.missing),
+        _single("edgenode_paused", "Whether an operator has paused the run.", status.paused),
+        _single("edgenode_controller_term", "Starts of the controller in this run.", status.leadership.term),
     ]
-    if distance is not None:
-        help_ = "Mean distance of the models from their mean, estimated from sketches."
-        families.append(_single("edgenode_consensus_distance", help_, distance))
+    if status.consensus_distance is not None:
+        text = "Mean distance of the models from their mean, estimated from sketches."
+        families.append(_single("edgenode_consensus_distance", text, status.consensus_distance))
     return families
 
 
-def _of_nodes(nodes: Sequence[Node]) -> list[Metric]:
-    return [*_gauges(_GAUGES, nodes), *_states(nodes), *_counters(nodes), _sent(nodes)]
+def _of_nodes(nodes: Sequence[NodeView]) -> list[Metric]:
+    return [*_gauges(_GAUGES, nodes), _states(nodes), *_counters(nodes), _sent(nodes)]
 
 
 def _single(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=float(value))
 
 
-def _gauges(what: Mapping[str, tuple[str, str]], nodes: Sequence[Node]) -> list[Metric]:
-    return [_filled(GaugeMetricFamily(name, text, labels=["node"]), nodes, key) for name, (text, key) in what.items()]
-
-
-def _counters(nodes: Sequence[Node]) -> list[Metric]:
+def _gauges(metrics: _Metrics, nodes: Sequence[NodeView]) -> list[Metric]:
     return [
-        _filled(CounterMetricFamily(name, text, labels=["node"]), nodes, key) for name, (text, key) in _COUNTERS.items()
-    ]
+        _filled(GaugeMetricFamily(name, text, labels=["node"]), nodes, value)
+        for name, (text, value) in metrics.items()
+    ]  # fmt: skip
+
+
+def _counters(nodes: Sequence[NodeView]) -> list[Metric]:
+    return [
+        _filled(CounterMetricFamily(name, text, labels=["node"]), nodes, value)
+        for name, (text, value) in _COUNTERS.items()
+    ]  # fmt: skip
 
 
 def _filled(
-    family: GaugeMetricFamily | CounterMetricFamily, nodes: Sequence[Node], key: str
-) -> GaugeMetricFamily | CounterMetricFamily:
+    family: GaugeMetricFamily | CounterMetricFamily,
+    nodes: Sequence[NodeView],
+    value: Callable[[NodeView], float | None],
+) -> Metric:
     for node in nodes:
-        if node[key] is not None:
-            family.add_metric([node["node"]], float(node[key]))
+        if (known := value(node)) is not None:
+            family.add_metric([node.node], float(known))
     return family
 
 
-def _states(nodes: Sequence[Node]) -> list[Metric]:
+def _states(nodes: Sequence[NodeView]) -> Metric:
     family = GaugeMetricFamily("edgenode_state", "1 for the state that the node is in.", labels=["node", "state"])
     for node in nodes:
-        for state in _STATES:
-            family.add_metric([node["node"], state], float(node["state"] == state))
-    return [family]
+        for state in NodeState:
+            if state is not NodeState.UNSPECIFIED:
+                family.add_metric([node.node, state.value], float(node.status.state is state))
+    return family
 
 
-def _sent(nodes: Sequence[Node]) -> Metric:
-    text = "Payload of the pushes sent, while training and in the final gossip."
+def _sent(nodes: Sequence[NodeView]) -> Metric:
+    text = "Payload bytes of the pushes sent, by phase: training or final gossip."
     family = CounterMetricFamily("edgenode_sent_bytes", text, labels=["node", "phase"])
     for node in nodes:
-        family.add_metric([node["node"], "train"], node["payload_bytes"] - node["gossip_bytes"])
-        family.add_metric([node["node"], "gossip"], node["gossip_bytes"])
+        gossip = node.status.gossip_bytes
+        family.add_metric([node.node, "train"], node.status.payload_bytes - gossip)
+        family.add_metric([node.node, "gossip"], gossip)
     return family

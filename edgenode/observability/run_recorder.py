@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from edgenode.config import Config
+from edgenode.core.protocol.status import ClusterStatus, NodeState
 from edgenode.errors import CheckpointError
 from edgenode.observability.tensorboard import Events
 from edgenode.storage import result_file
@@ -26,7 +27,7 @@ class RunRecorder:
     Args:
         rounds: of the whole run, gossip included.
         goes_on: the run was founded before this controller started.
-        look: the cluster as plain values, as `edgenode.observability.status_view` makes them.
+        status: the run as it is now.
         events: takes the same for TensorBoard, if wanted.
     """
 
@@ -36,11 +37,11 @@ class RunRecorder:
         rounds: int,
         state_dir: Path,
         goes_on: bool,
-        look: Callable[[], dict[str, Any]],
+        status: Callable[[], ClusterStatus],
         events: Events | None = None,
     ) -> None:
         self._events = events
-        self._config, self._rounds, self._goes_on, self._look = config, rounds, goes_on, look
+        self._config, self._rounds, self._goes_on, self._status = config, rounds, goes_on, status
         self._history = RunHistory(state_dir)
         self._recorder: Recorder | None = None
 
@@ -48,25 +49,25 @@ class RunRecorder:
         """Write until cancelled, or until the disk refuses it."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            view = self._look()
-            if view["record"] is None:
+            status = self._status()
+            if status.plan is None:
                 continue
-            self._note_events(view)
+            self._note_events(status)
             try:
-                self._begun().note(view)
+                self._begun().note(status)
             except CheckpointError as exc:
                 log.warning("the run goes on without a history", reason=str(exc))
                 return
 
     def end(self, ended_well: bool) -> None:
         """The run is over; it was stopped if a member says so."""
-        view = self._look()
-        self._note_events(view)
+        status = self._status()
+        self._note_events(status)
         if self._events:
             self._events.close()
-        stopped = any(node["state"] == "stopped" for node in view["nodes"])
+        stopped = any(node.status.state is NodeState.STOPPED for node in status.nodes)
         try:
-            self._begun().end(view, "failed" if not ended_well else "stopped" if stopped else "done")
+            self._begun().end(status, "failed" if not ended_well else "stopped" if stopped else "done")
         except CheckpointError as exc:
             log.warning("the end of the run is not in the history", reason=str(exc))
 
@@ -78,9 +79,9 @@ class RunRecorder:
             log.warning("no curves", reason=str(exc))
             return []
 
-    def _note_events(self, view: dict[str, Any]) -> None:
+    def _note_events(self, status: ClusterStatus) -> None:
         if self._events:
-            self._events.note(view)
+            self._events.note(status)
 
     def _begun(self) -> Recorder:
         config = self._config

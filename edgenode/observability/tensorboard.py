@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgenode.core.protocol.status import ClusterStatus, NodeStatus
 from edgenode.errors import ConfigError
 
-_SCALARS = {
-    "accuracy": "accuracy",
-    "loss": "loss",
-    "push_sum_weight": "u",
-    "bytes/sent": "payload_bytes",
-    "bytes/received": "received_bytes",
-    "bytes/uncompressed": "dense_bytes",
-    "seconds/round": "round_s",
+_SCALARS: Mapping[str, Callable[[NodeStatus], float | None]] = {
+    "accuracy": lambda s: s.accuracy,
+    "loss": lambda s: s.loss,
+    "push_sum_weight": lambda s: s.u,
+    "bytes/sent": lambda s: s.payload_bytes,
+    "bytes/received": lambda s: s.received_bytes,
+    "bytes/uncompressed": lambda s: s.dense_bytes,
+    "seconds/round": lambda s: round(s.round_s, 4),
 }
 
 
@@ -35,16 +36,17 @@ class Events:
         self._writers: dict[str, Any] = {}
         self._written: dict[str, int] = {}
 
-    def note(self, view: Mapping[str, Any]) -> None:
-        """Take a status of the running cluster, as `edgenode.observability.status_view` makes it."""
-        for node in view["nodes"]:
-            if node["round"] > self._written.get(node["node"], 0):
-                self._written[node["node"]] = node["round"]
-                for tag, key in _SCALARS.items():
-                    self._add(node["node"], tag, node[key], node["round"])
-        if view["consensus_distance"] is not None and view["consensus_round"] > self._written.get("", 0):
-            self._written[""] = view["consensus_round"]
-            self._add("cluster", "consensus_distance", view["consensus_distance"], view["consensus_round"])
+    def note(self, status: ClusterStatus) -> None:
+        """Write what a status of the run adds."""
+        for node in status.nodes:
+            t = node.status.round
+            if t > self._written.get(node.node, 0):
+                self._written[node.node] = t
+                for tag, value in _SCALARS.items():
+                    self._add(node.node, tag, value(node.status), t)
+        if status.consensus_distance is not None and status.consensus_round > self._written.get("", 0):
+            self._written[""] = status.consensus_round
+            self._add("cluster", "consensus_distance", status.consensus_distance, status.consensus_round)
 
     def close(self) -> None:
         """Write what is buffered."""

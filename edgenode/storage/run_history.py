@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.errors import CheckpointError
 
 NAME = "history.sqlite3"
@@ -23,10 +24,23 @@ _TICKS = 1024
 _EVERY_S = 1.0
 _BUSY_S = 2.0
 # of a node, at a moment; the names are those of `edgenode status --json`
-COLUMNS = (
-    "round", "accuracy", "loss", "u", "messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire_bytes",
-    "dense_bytes", "round_s", "holds_up_s", "peak_memory_bytes", "joules_per_round",
-)  # fmt: skip
+_VALUES: Mapping[str, Callable[[NodeView], float | None]] = {
+    "round": lambda n: n.status.round,
+    "accuracy": lambda n: n.status.accuracy,
+    "loss": lambda n: n.status.loss,
+    "u": lambda n: n.status.u,
+    "messages": lambda n: n.status.messages,
+    "payload_bytes": lambda n: n.status.payload_bytes,
+    "gossip_bytes": lambda n: n.status.gossip_bytes,
+    "received_bytes": lambda n: n.status.received_bytes,
+    "wire_bytes": lambda n: n.status.wire_bytes,
+    "dense_bytes": lambda n: n.status.dense_bytes,
+    "round_s": lambda n: round(n.status.round_s, 4),
+    "holds_up_s": lambda n: round(n.holds_up_s, 3),
+    "peak_memory_bytes": lambda n: n.status.peak_memory_bytes,
+    "joules_per_round": lambda n: n.status.joules_per_round,
+}
+COLUMNS = tuple(_VALUES)
 _SCHEMA = f"""
 BEGIN;
 PRAGMA application_id = {_APPLICATION};
@@ -155,29 +169,29 @@ class Recorder:
             database.execute("DELETE FROM run WHERE id <= ? - ?", (self.run, _RUNS))
         self._tick = self._taken = 0
 
-    def note(self, view: Mapping[str, Any], now: float | None = None) -> None:
-        """Take a status of the running cluster, as `edgenode.observability.status_view` makes it, if the next moment has come."""
+    def note(self, status: ClusterStatus, now: float | None = None) -> None:
+        """Write a status down, if the next moment has come."""
         now = time.time() if now is None else now
-        if now >= self._due and view["nodes"]:
+        if now >= self._due and status.nodes:
             self._due = now + self._every_s
             with self._history._opened() as database:
-                self._write(database, view, now)
+                self._write(database, status, now)
 
-    def end(self, view: Mapping[str, Any], outcome: str) -> None:
+    def end(self, status: ClusterStatus, outcome: str) -> None:
         """The run is over."""
         now = time.time()
         with self._history._opened() as database:
-            self._write(database, view, now)
+            self._write(database, status, now)
             database.execute("UPDATE run SET ended = ?, outcome = ? WHERE id = ?", (now, outcome, self.run))
 
-    def _write(self, database: sqlite3.Connection, view: Mapping[str, Any], now: float) -> None:
-        graph = view["graph"]["name"] if view["graph"] else None
+    def _write(self, database: sqlite3.Connection, status: ClusterStatus, now: float) -> None:
+        graph = status.plan.at(status.round).schedule.spec(status.round).name if status.plan else None
         at_s = round(now - self._began, 3)
-        tick = (self.run, self._tick, at_s, graph, view["consensus_distance"])
+        tick = (self.run, self._tick, at_s, graph, status.consensus_distance)
         database.execute("INSERT INTO tick VALUES (?, ?, ?, ?, ?)", tick)
         database.executemany(
             f"INSERT INTO sample VALUES (?, ?, ?, {', '.join('?' * len(COLUMNS))})",
-            [(self.run, self._tick, node["node"], *(node[c] for c in COLUMNS)) for node in view["nodes"]],
+            [(self.run, self._tick, node.node, *(value(node) for value in _VALUES.values())) for node in status.nodes],
         )
         self._tick += 1
         self._taken += 1

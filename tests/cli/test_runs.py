@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from edgenode.cli import group
 from edgenode.storage.run_history import Recorder, RunHistory
-from tests.storage.test_run_history import ABOUT, a_view, record
+from tests.storage.test_run_history import ABOUT, a_status, record
 
 
 def run(folder: Path, *words: str) -> Result:
@@ -22,7 +22,7 @@ def run(folder: Path, *words: str) -> Result:
 def folder(tmp_path: Path) -> Path:
     first = Recorder(RunHistory(tmp_path), ABOUT)
     record(first, 3)
-    first.end(a_view(9, payload_bytes=2000, dense_bytes=90_000), "done")
+    first.end(a_status(9, payload_bytes=2000, dense_bytes=90_000), "done")
     record(Recorder(RunHistory(tmp_path), {**ABOUT, "config": "[run]\nnodes = 2\n"}), 2)
     return tmp_path
 

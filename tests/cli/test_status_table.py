@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -10,13 +12,13 @@ from rich.console import Console, RenderableType
 from edgenode.cli.status_table import nodes_table, status_table, title, watch_table
 from edgenode.cli.topology import _plan
 from edgenode.cli.watch import Screen
+from edgenode.core.protocol.control import Leadership
 from edgenode.core.protocol.plan import Member, Plan, create_plan
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import ConfigError
-from edgenode.net.proto import control_pb2, operator_pb2
-from edgenode.net.wire import records_to_wire
-from edgenode.observability.status_view import cluster_view, next_switch, size
+from edgenode.observability.status_view import cluster_json, next_switch, size
 
 A, B, EVERYONE = GraphSpec("a"), GraphSpec("b"), GraphSpec("complete")
 
@@ -25,29 +27,20 @@ def a_plan(nodes: int = 4, **schedule: object) -> Plan:
     return create_plan("home", [Member(f"n{i}") for i in range(nodes)], Schedule((A, B), every=10, **schedule))  # type: ignore[arg-type]
 
 
-def a_straggler(
-    *others: str, connected: bool = True, state: object = control_pb2.STATE_RUNNING
-) -> operator_pb2.NodeStatus:
-    node = a_node(connected=connected, state=state)
-    node.holds_up.extend(others)
-    node.holds_up_s = 12
-    return node
+def a_straggler(*others: str, connected: bool = True, state: NodeState = NodeState.RUNNING) -> NodeView:
+    return replace(a_node(connected=connected, state=state), holds_up=others, holds_up_s=12)
 
 
-def a_node(name: str = "n0", connected: bool = True, **progress: object) -> operator_pb2.NodeStatus:
-    report = control_pb2.Progress(**progress)  # type: ignore[arg-type]
-    return operator_pb2.NodeStatus(
-        node=name, address="10.0.0.1:7600", connected=connected, last_seen_s=7.25, progress=report
-    )
+def a_node(name: str = "n0", connected: bool = True, **report: Any) -> NodeView:
+    return NodeView(name, "10.0.0.1:7600", connected, last_seen_s=7.25, status=NodeStatus(**report))
 
 
-def a_status(*nodes: operator_pb2.NodeStatus, plan: Plan | None = None) -> operator_pb2.ClusterStatus:
-    records = records_to_wire(plan.records if plan else ())
-    leadership = control_pb2.Leadership(term=3, nonce="beef", address="10.0.0.5:7700")
-    return operator_pb2.ClusterStatus(cluster="home", missing=2, records=records, nodes=nodes, leadership=leadership)
+def a_status(*nodes: NodeView, plan: Plan | None = None) -> ClusterStatus:
+    leadership = Leadership(term=3, nonce="beef", address="10.0.0.5:7700")
+    return ClusterStatus("home", missing=2, plan=plan, nodes=nodes, leadership=leadership)
 
 
-def printed(status: operator_pb2.ClusterStatus) -> str:
+def printed(status: ClusterStatus) -> str:
     return shown(status_table(status))
 
 
@@ -89,23 +82,23 @@ def test_under_the_table_stands_who_controls_in_which_term() -> None:
     ("node", "state"),
     [
         (a_node(), "joining"),
-        (a_node(state=control_pb2.STATE_RUNNING), "running"),
-        (a_node(state=control_pb2.STATE_RUNNING, waiting_for=["n1"], waiting_s=0.5), "running"),
+        (a_node(state=NodeState.RUNNING), "running"),
+        (a_node(state=NodeState.RUNNING, waiting_for=("n1",), waiting_s=0.5), "running"),
         (
-            a_node(state=control_pb2.STATE_RUNNING, waiting_for=["n1", "n3"], waiting_s=12),
+            a_node(state=NodeState.RUNNING, waiting_for=("n1", "n3"), waiting_s=12),
             "waits for n1, n3 since 12 s",
         ),
         (a_straggler("n1", "n3"), "holds up n1, n3 since 12 s"),
         (a_straggler(), "holds up the others since 12 s"),
         (a_straggler("n1", connected=False), "not seen for 7 s"),
-        (a_straggler("n1", state=control_pb2.STATE_DONE), "done"),
-        (a_node(connected=False, state=control_pb2.STATE_RUNNING), "not seen for 7 s"),
-        (a_node(connected=False, state=control_pb2.STATE_DONE), "done"),
-        (a_node(connected=False, state=control_pb2.STATE_STOPPED), "stopped"),
-        (a_node(connected=False, state=control_pb2.STATE_FAILED, error="disk on fire"), "failed: disk on fire"),
+        (a_straggler("n1", state=NodeState.DONE), "done"),
+        (a_node(connected=False, state=NodeState.RUNNING), "not seen for 7 s"),
+        (a_node(connected=False, state=NodeState.DONE), "done"),
+        (a_node(connected=False, state=NodeState.STOPPED), "stopped"),
+        (a_node(connected=False, state=NodeState.FAILED, error="disk on fire"), "failed: disk on fire"),
     ],
 )
-def test_a_row_ends_with_the_state_of_its_node(node: operator_pb2.NodeStatus, state: str) -> None:
+def test_a_row_ends_with_the_state_of_its_node(node: NodeView, state: str) -> None:
     row = next(line for line in printed(a_status(node)).splitlines() if "n0" in line)
     assert row.rstrip(" │").endswith(state)
 
@@ -119,7 +112,7 @@ def test_a_row_shows_what_is_known_and_a_dash_for_the_rest() -> None:
 
 
 def test_a_name_that_looks_like_markup_is_printed_as_it_is() -> None:
-    assert "[red]" in printed(a_status(a_node("[red]", state=control_pb2.STATE_FAILED, error="[/]")))
+    assert "[red]" in printed(a_status(a_node("[red]", state=NodeState.FAILED, error="[/]")))
 
 
 @pytest.mark.parametrize(
@@ -144,21 +137,21 @@ def test_bytes_are_for_people(count: int, text: str) -> None:
 
 
 def test_a_status_is_json_with_null_for_what_is_not_known() -> None:
-    status = json.loads(json.dumps(cluster_view(a_status(a_node(round=5, loss=0.5), plan=a_plan()))))
+    status = json.loads(json.dumps(cluster_json(a_status(a_node(round=5, loss=0.5), plan=a_plan()))))
     (node,) = status["nodes"]
     assert (status["cluster"], status["missing"], status["record"]["number"]) == ("home", 2, 0)
     assert (node["node"], node["round"], node["loss"], node["accuracy"]) == ("n0", 5, 0.5, None)
     assert (node["state"], node["connected"], node["last_seen_s"]) == ("unspecified", True, 7.25)
     assert (node["holds_up"], node["holds_up_s"]) == ([], 0)
     assert (status["controller"], status["term"]) == ("10.0.0.5:7700", 3)
-    (node,) = cluster_view(a_status(a_straggler("n1")))["nodes"]
+    (node,) = cluster_json(a_status(a_straggler("n1")))["nodes"]
     assert (node["holds_up"], node["holds_up_s"]) == (["n1"], 12)
-    bare = cluster_view(a_status())
+    bare = cluster_json(a_status())
     assert (bare["record"], bare["graph"], bare["next"], bare["consensus_distance"]) == (None,) * 4
 
 
 def test_a_status_names_the_graph_of_the_round_and_the_next() -> None:
-    status = cluster_view(a_status(a_node(round=5), a_node("n1", round=12), plan=a_plan(2)))
+    status = cluster_json(a_status(a_node(round=5), a_node("n1", round=12), plan=a_plan(2)))
     assert status["graph"] == {"name": "a", "edges": [["n0", "n1"], ["n1", "n0"]]}
     coming = {"round": 10, "graph": "b", "edges": [["n0", "n1"], ["n1", "n0"]]}
     assert (status["round"], status["next"]) == (5, coming)
@@ -194,11 +187,11 @@ def test_watch_shows_the_graph_the_nodes_and_the_curves() -> None:
     assert "waiting for 2 more nodes" in before
     nodes = [
         a_node(f"n{i}", round=7, rounds=50, round_s=0.25, accuracy=0.5, u=1.0, payload_bytes=2_000, received_bytes=900,
-               dense_bytes=60_000, state=control_pb2.STATE_RUNNING)
+               dense_bytes=60_000, state=NodeState.RUNNING)
         for i in range(4)
     ]  # fmt: skip
     status = a_status(*nodes, plan=a_plan())
-    status.consensus_distance, status.consensus_round, status.paused = 1.5, 6, True
+    status = replace(status, consensus_distance=1.5, consensus_round=6, paused=True)
     text = shown(screen.drawn(status))
     assert "home (paused): graph a (n0→n1  n1→n2  n2→n3  n3→n0), then b from round 10" in text
     for word in (" n0 ", "7/50", "0.25", "50.0%", "1.000", "2.0 kB", "900 B", "running"):
@@ -209,7 +202,7 @@ def test_watch_shows_the_graph_the_nodes_and_the_curves() -> None:
 
 
 def test_nodes_are_listed_with_where_they_are_and_when_they_were_seen() -> None:
-    text = shown(nodes_table(a_status(a_node(round=3), a_node("n1", connected=False, state=control_pb2.STATE_PAUSED))))
+    text = shown(nodes_table(a_status(a_node(round=3), a_node("n1", connected=False, state=NodeState.PAUSED))))
     assert "10.0.0.1:7600" in text
     assert "7.2 s ago" in text
     assert "lost, 7 s ago" in text
@@ -227,8 +220,8 @@ def test_nodes_are_listed_with_their_memory_and_energy_or_the_reason_why_it_is_n
 def test_the_caption_names_the_page_if_there_is_one() -> None:
     status = a_status(a_node())
     assert "page" not in printed(status)
-    status.page = "http://127.0.0.1:8080"
-    assert "controller 10.0.0.5:7700, term 3, page http://127.0.0.1:8080" in printed(status)
+    served = replace(status, page="http://127.0.0.1:8080")
+    assert "controller 10.0.0.5:7700, term 3, page http://127.0.0.1:8080" in printed(served)
 
 
 def test_names_in_a_table_are_no_markup() -> None:

@@ -14,9 +14,9 @@ from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster, RunSpec
 from edgenode.core.protocol.control import Evict, Joined, Leadership, Pause
+from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.net.proto import control_pb2
 from edgenode.net.wire import Identity
 
 NODES = ("n0", "n1", "n2")
@@ -46,10 +46,10 @@ async def looked(failure_detector: FailureDetector, monkeypatch: pytest.MonkeyPa
     task.cancel()
 
 
-def a_silence(nodes: NodeRegistry, state: control_pb2.State) -> None:
+def a_silence(nodes: NodeRegistry, state: NodeState) -> None:
     """n2 is silent, and n0 waits for it, unless it stands still as it was told to."""
-    waits = {"waiting_for": ["n2"], "waiting_s": 60} if state == control_pb2.STATE_RUNNING else {}
-    nodes.reported("n0", control_pb2.Progress(state=state, **waits))  # type: ignore[arg-type]
+    waits = {"waiting_for": ("n2",), "waiting_s": 60} if state is NodeState.RUNNING else {}
+    nodes.reported("n0", NodeStatus(state=state, **waits))  # type: ignore[arg-type]
     nodes["n0"].seen = time.monotonic() + 60  # it keeps reporting
     nodes["n2"].seen = time.monotonic() - 60
 
@@ -58,7 +58,7 @@ async def test_who_is_silent_and_waited_for_and_does_not_answer_is_taken_for_dea
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     failure_detector, _, nodes, evicted = a_lookout()
-    a_silence(nodes, control_pb2.STATE_RUNNING)
+    a_silence(nodes, NodeState.RUNNING)
     await looked(failure_detector, monkeypatch)
     assert evicted[:1] == [Evict(-1, "n2")]
 
@@ -67,7 +67,7 @@ async def test_in_a_pause_nobody_is_taken_for_dead_nor_for_slow(monkeypatch: pyt
     failure_detector, cluster, nodes, evicted = a_lookout("drop")
     cluster.handle(Pause(0))
     failure_detector.held = {"n1": Straggling(1.0, 60.0)}  # it held the others up until a moment ago
-    a_silence(nodes, control_pb2.STATE_PAUSED)
+    a_silence(nodes, NodeState.PAUSED)
     await looked(failure_detector, monkeypatch)
     assert evicted == []
     assert failure_detector.held == {}

@@ -12,8 +12,8 @@ from edgenode.controller.process import Controller
 from edgenode.controller.registry import NodeEntry, NodeRegistry
 from edgenode.core.protocol.control import Persist
 from edgenode.core.protocol.plan import Member, create_plan
+from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.errors import ConfigError, OtherRun
-from edgenode.net.proto import control_pb2
 from edgenode.storage.controller_state import ControllerState
 
 LISTEN = "127.0.0.1:0"
@@ -56,13 +56,13 @@ def test_state_of_another_run_stays_whatever_is_said(tmp_path: Path, recover: bo
 
 def test_a_member_that_failed_may_be_cut_out_like_one_that_died_and_one_that_is_done_may_not() -> None:
     heard = {
-        state: NodeEntry("10.0.0.1:7600", progress=control_pb2.Progress(state=state)).heard(0.0)
-        for state in (control_pb2.STATE_FAILED, control_pb2.STATE_DONE, control_pb2.STATE_STOPPED)
+        state: NodeEntry("10.0.0.1:7600", status=NodeStatus(state=state)).heard(0.0)
+        for state in (NodeState.FAILED, NodeState.DONE, NodeState.STOPPED)
     }
     assert [h.ended for h in heard.values()] == [False, True, True]
 
 
-RUNNING, DONE, FAILED = control_pb2.STATE_RUNNING, control_pb2.STATE_DONE, control_pb2.STATE_FAILED
+RUNNING, DONE, FAILED = NodeState.RUNNING, NodeState.DONE, NodeState.FAILED
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ RUNNING, DONE, FAILED = control_pb2.STATE_RUNNING, control_pb2.STATE_DONE, contr
     ],
 )
 def test_a_run_is_abandoned_if_those_left_are_gone_and_too_few(
-    states: tuple[control_pb2.State, ...], connected: tuple[int, ...], abandoned: bool
+    states: tuple[NodeState, ...], connected: tuple[int, ...], abandoned: bool
 ) -> None:
     names = [f"n{i}" for i in range(len(states))]
     plan = create_plan("home", map(Member, names), factory.schedule(Config()))
     register = NodeRegistry()
     for i, (name, state) in enumerate(zip(names, states, strict=True)):
-        register[name] = NodeEntry("", connected=i in connected, progress=control_pb2.Progress(state=state))
+        register[name] = NodeEntry("", connected=i in connected, status=NodeStatus(state=state))
     register["newcomer"] = NodeEntry("")
     assert register.are_abandoned(plan) == abandoned

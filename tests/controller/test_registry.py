@@ -6,9 +6,9 @@ import pytest
 
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.plan import Member, create_plan
+from edgenode.core.protocol.status import NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.net.proto import control_pb2
 from edgenode.observability.model_sketch import BUCKETS
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), 1))
@@ -16,7 +16,7 @@ PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Sch
 
 def sketched(nodes: NodeRegistry, name: str, t: int, value: float, buckets: int = BUCKETS) -> None:
     sketch = [value] + [0.0] * (buckets - 1)
-    nodes.reported(name, control_pb2.Progress(sketch_round=t, sketch=sketch))
+    nodes.reported(name, NodeStatus(sketch_round=t, sketch=tuple(sketch)))
 
 
 def test_a_member_that_never_called_is_known_by_its_address_and_one_that_did_stays_as_it_is() -> None:
@@ -35,7 +35,7 @@ def test_before_the_founding_who_leaves_is_forgotten_and_later_is_not() -> None:
         assert ("n0" in nodes) is known
     assert not nodes["n0"].connected
     nodes.lost("n7", PLAN)
-    nodes.reported("n7", control_pb2.Progress())
+    nodes.reported("n7", NodeStatus())
     assert "n7" not in nodes
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
 from edgenode.errors import ConfigError
-from edgenode.net.proto import operator_pb2
-from edgenode.observability.status_view import cluster_view
+from edgenode.observability.status_view import cluster_json
 from tests.cli.test_status_table import a_node, a_plan, a_status
 
 STATIC = {path.name: path.read_text() for path in Path("edgenode/dashboard/static").iterdir()}
@@ -27,7 +27,7 @@ class OperatorService:
     def __init__(self) -> None:
         self.error, self.asked = "", list[tuple[Any, ...]]()
 
-    def status(self) -> operator_pb2.ClusterStatus:
+    def status(self) -> ClusterStatus:
         nodes = [
             a_node(f"n{i}", round=5, rounds=9, accuracy=0.5, payload_bytes=2000, dense_bytes=9000) for i in range(3)
         ]
@@ -63,9 +63,9 @@ def operator_service() -> OperatorService:
 @pytest.fixture
 async def browser(operator_service: OperatorService) -> AsyncIterator[httpx.AsyncClient]:
     def look() -> dict[str, Any]:
-        return cluster_view(operator_service.status())
+        return cluster_json(operator_service.status())
 
-    app = dashboard(operator_service, look, lambda: [{"round": 5, "accuracy": 0.5}], Feed(look), "127.0.0.1:8080")
+    app = dashboard(operator_service, lambda: [{"round": 5, "accuracy": 0.5}], Feed(look), "127.0.0.1:8080")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8080") as client:
         yield client
 
@@ -213,7 +213,7 @@ async def test_where_it_listens_everywhere_addresses_and_the_machines_name_are_o
     operator_service: OperatorService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "pi-1.lan")
-    app = dashboard(operator_service, lambda: {}, list, Feed(dict), "0.0.0.0:8080")
+    app = dashboard(operator_service, list, Feed(dict), "0.0.0.0:8080")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://10.0.0.5:8080") as client:
         for host, code in (("10.0.0.5:8080", 200), ("pi-1.local", 200), ("pi-1.lan", 200), ("evil.example", 403)):
             assert (await client.get("/api/curve", headers={"host": host})).status_code == code

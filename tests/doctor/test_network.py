@@ -9,18 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.doctor import Finding, Level, network
 from edgenode.net import operator
 from edgenode.net.discovery import LOOPBACK, Discovery, Service
 from edgenode.net.operator import OperatorServer
-from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.rpc import serving
 from edgenode.net.wire import PROTOCOL
 
 ANY = "127.0.0.1:0"
 
 
-def a_controller(status: operator_pb2.ClusterStatus) -> list[tuple[str, object]]:
+def a_controller(status: ClusterStatus) -> list[tuple[str, object]]:
     return [(operator.SERVICE, OperatorServer(SimpleNamespace(status=lambda: status)).add_to)]  # type: ignore[arg-type]
 
 
@@ -58,11 +58,14 @@ async def test_without_a_network_that_is_said() -> None:
 
 
 async def test_a_controller_tells_its_nodes_and_its_time() -> None:
-    status = operator_pb2.ClusterStatus(cluster="home", missing=1, unix_time_s=time.time())
-    async with serving(ANY, a_controller(status)) as port:  # type: ignore[arg-type]
+    nodes: list[NodeView] = []
+
+    def status() -> ClusterStatus:
+        return ClusterStatus("home", missing=1, nodes=tuple(nodes), unix_time_s=time.time())
+
+    async with serving(ANY, [(operator.SERVICE, OperatorServer(SimpleNamespace(status=status)).add_to)]) as port:  # type: ignore[arg-type]
         there, gone = f"127.0.0.1:{port}", "127.0.0.1:9"
-        for name, address in (("pi-1", there), ("pi-2", gone)):
-            status.nodes.append(operator_pb2.NodeStatus(node=name, address=address, progress=control_pb2.Progress()))
+        nodes += [NodeView("pi-1", there), NodeView("pi-2", gone)]
         found = await seen("home", there)
         assert found["controller"] == Finding("controller", Level.OK, f"{there} answers, has 2 nodes, waits for 1 more")
         assert found["clock"].level is Level.OK
@@ -72,7 +75,7 @@ async def test_a_controller_tells_its_nodes_and_its_time() -> None:
 
 @pytest.mark.parametrize(("ahead_s", "text"), [(3600, "3,600.0 s ahead of ours"), (-1e9, "s behind ours")])
 async def test_a_clock_that_is_far_off_is_a_warning(ahead_s: float, text: str) -> None:
-    status = operator_pb2.ClusterStatus(cluster="home", unix_time_s=time.time() + ahead_s)
+    status = ClusterStatus(cluster="home", unix_time_s=time.time() + ahead_s)
     async with serving(ANY, a_controller(status)) as port:  # type: ignore[arg-type]
         clock = (await seen("home", f"127.0.0.1:{port}"))["clock"]
     assert clock.level is Level.WARNING
@@ -80,7 +83,7 @@ async def test_a_clock_that_is_far_off_is_a_warning(ahead_s: float, text: str) -
 
 
 async def test_the_controller_of_another_cluster_and_none_at_all_are_problems() -> None:
-    async with serving(ANY, a_controller(operator_pb2.ClusterStatus(cluster="lab"))) as port:  # type: ignore[arg-type]
+    async with serving(ANY, a_controller(ClusterStatus(cluster="lab"))) as port:  # type: ignore[arg-type]
         found = await seen("home", f"127.0.0.1:{port}")
         assert found["controller"].level is Level.PROBLEM
         assert f"127.0.0.1:{port} is that of cluster 'lab', not 'home'" == found["controller"].text
@@ -97,7 +100,7 @@ async def test_peers_that_are_given_are_called() -> None:
 
 async def test_who_is_announced_by_mdns_is_asked_and_other_clusters_are_named() -> None:
     ours, other = f"t-{uuid.uuid4().hex[:8]}", f"t-{uuid.uuid4().hex[:8]}"
-    status = operator_pb2.ClusterStatus(cluster=ours, unix_time_s=time.time())
+    status = ClusterStatus(cluster=ours, unix_time_s=time.time())
     async with serving(ANY, a_controller(status)) as port, Discovery(ours, (LOOPBACK,)) as discovery:  # type: ignore[arg-type]
         await discovery.announce(Service("controller", ours, "controller", (), port, PROTOCOL))
         await discovery.announce(Service("node", ours, "pi-1", (), port, PROTOCOL))

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -26,11 +27,12 @@ from edgenode.core.protocol.control import (
 )
 from edgenode.core.protocol.messages import AnswerFence, AnswerOffer, Halted, RecordOffered
 from edgenode.core.protocol.plan import Member, create_plan
+from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError, TransportError, first_cause
 from edgenode.net import control, peers
-from edgenode.net.control import ControlLink, ControlServer, fence_answer_to_wire
+from edgenode.net.control import ControlLink, ControlServer
 from edgenode.net.peers import PeerServer
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import channel, serving
@@ -56,7 +58,7 @@ class Controller:
 
     port: int = 0
     events: list[object] = field(default_factory=list)
-    reports: list[control_pb2.Progress] = field(default_factory=list)
+    reports: list[NodeStatus] = field(default_factory=list)
     leaving: list[str] = field(default_factory=list)
     planned: dict[str, str] = field(default_factory=dict)
     server: ControlServer = field(init=False)
@@ -144,8 +146,9 @@ async def failure(node: Node) -> Exception:
     return first_cause(caught.value)  # type: ignore[return-value]
 
 
-def progress(next_round: int, **fields: object) -> control_pb2.Progress:
-    return control_pb2.Progress(next_round=next_round, number=0, digest="d", **fields)  # type: ignore[arg-type]
+def progress(next_round: int, farewell: AnswerFence | None = None, **fields: Any) -> tuple[Progressed, NodeStatus]:
+    """A report of n0 that has completed all rounds before ``next_round``."""
+    return Progressed("n0", next_round, 0, "d", farewell), NodeStatus(round=next_round, **fields)
 
 
 # --- what goes up and down
@@ -221,27 +224,26 @@ async def test_an_offer_is_answered() -> None:
 
 async def test_progress_reaches_the_cluster_and_the_status() -> None:
     async with both() as (controller, node):
-        node.link.report(progress(4, loss=0.5, waiting_for=["n1"]))
+        node.link.report(*progress(4, loss=0.5, waiting_for=("n1",)))
         await until(lambda: bool(controller.reports))
         assert controller.of_kind(Progressed) == [Progressed("n0", 4, 0, "d")]
-        assert (controller.reports[0].loss, list(controller.reports[0].waiting_for)) == (0.5, ["n1"])
-        assert not controller.reports[0].HasField("accuracy")
+        assert controller.reports == [NodeStatus(round=4, loss=0.5, waiting_for=("n1",))]
 
 
 async def test_a_farewell_reaches_the_cluster_and_not_the_status() -> None:
     farewell = AnswerFence(0, 0, 3, (("n1", 2),), PLAN.records)
     async with both() as (controller, node):
-        node.link.report(progress(4, farewell=fence_answer_to_wire(farewell)))
+        node.link.report(*progress(4, farewell))
         await until(lambda: bool(controller.reports))
         assert controller.of_kind(Progressed) == [Progressed("n0", 4, 0, "d", farewell)]
-        assert not controller.reports[0].HasField("farewell")
+        assert controller.reports == [NodeStatus(round=4)]
 
 
 async def test_an_unsent_report_is_replaced_by_a_newer_one() -> None:
     async with both() as (controller, node):
         for t in range(100):
-            node.link.report(progress(t))
-        await until(lambda: bool(controller.reports) and controller.reports[-1].next_round == 99)
+            node.link.report(*progress(t))
+        await until(lambda: bool(controller.reports) and controller.reports[-1].round == 99)
         assert len(controller.reports) < 100
 
 
@@ -258,9 +260,9 @@ async def test_an_order_to_a_node_that_is_away_is_dropped() -> None:
 async def test_flush_waits_until_the_controller_has_read_the_last_report() -> None:
     for _ in range(10):
         async with both() as (controller, node):
-            node.link.report(progress(5, state=control_pb2.STATE_DONE))
+            node.link.report(*progress(5, state=NodeState.DONE))
             await asyncio.wait_for(node.link.flush(SOON_S), SOON_S)
-            assert controller.reports[-1].state == control_pb2.STATE_DONE
+            assert controller.reports[-1].state == NodeState.DONE
             assert controller.events[-1] == Lost("n0")
 
 
@@ -280,7 +282,7 @@ async def test_a_flushed_link_ends() -> None:
 async def test_flush_does_not_wait_for_a_controller_that_is_gone() -> None:
     node = Node("127.0.0.1:1")
     async with node.up():
-        node.link.report(progress(5))
+        node.link.report(*progress(5))
         await asyncio.sleep(0.05)
         await asyncio.wait_for(node.link.flush(60), 0.1)
 
@@ -300,7 +302,7 @@ async def test_flush_waits_no_longer_than_it_is_told() -> None:
         Node(f"127.0.0.1:{port}").up() as node,
     ):
         await until(node.link.connected.is_set)
-        node.link.report(progress(5))
+        node.link.report(*progress(5))
         async with asyncio.timeout(1):
             await node.link.flush(0.1)
 
@@ -323,14 +325,14 @@ async def test_a_restarted_controller_is_joined_again_and_told_the_newest_report
         target = await first.enter_async_context(controller.up())
         async with Node(target).up() as node:
             await until(lambda: bool(controller.events))
-            node.link.report(progress(4))
+            node.link.report(*progress(4))
             await until(lambda: bool(controller.reports))
             await first.aclose()
             await until(lambda: controller.events[-1] == Lost("n0"))
             node.running = True
             async with controller.up():
                 await until(lambda: len(controller.reports) == 2)
-            assert controller.reports[1].next_round == 4
+            assert controller.reports[1].round == 4
             assert [type(event) for event in controller.events[:5]] == [Joined, Progressed, Lost, Joined, Progressed]
             assert controller.of_kind(Joined)[1].plan == PLAN  # type: ignore[attr-defined]
 

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError, EdgenodeError, GraphError, RemoteProtocolError, TransportError
 from edgenode.net import operator
 from edgenode.net.operator import Operator, OperatorServer, operating
-from edgenode.net.proto import operator_pb2
 from edgenode.net.rpc import serving
 
 
@@ -24,8 +24,8 @@ class Cluster:
         self.error, self.asked, self.missing = error, [], 3
         self.server = OperatorServer(self)
 
-    def status(self) -> operator_pb2.ClusterStatus:
-        return operator_pb2.ClusterStatus(cluster="home", missing=self.missing)
+    def status(self) -> ClusterStatus:
+        return ClusterStatus("home", missing=self.missing)
 
     async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
         return self._note(graphs, every, epochs)

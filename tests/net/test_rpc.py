@@ -13,12 +13,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net import control, operator, peers
 from edgenode.net.control import ControlServer
 from edgenode.net.operator import OperatorServer
 from edgenode.net.peers import PeerServer
-from edgenode.net.proto import operator_pb2
 from edgenode.net.rpc import address_towards, broken, channel, join_address, reject, serves, serving, split_address
 from edgenode.net.wire import Identity
 
@@ -31,7 +31,7 @@ def all_services() -> list[tuple[str, object]]:
     return [
         (peers.SERVICE, PeerServer(IDENTITY, (frozenset(), None)).add_to),
         (control.SERVICE, controller.add_to),
-        (operator.SERVICE, OperatorServer(SimpleNamespace(status=operator_pb2.ClusterStatus)).add_to),
+        (operator.SERVICE, OperatorServer(SimpleNamespace(status=lambda: ClusterStatus("home"))).add_to),
     ]
 
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from edgenode.net.proto import control_pb2
+from edgenode.core.protocol.status import NodeState
 from edgenode.observability.metrics import cluster_metrics, node_metrics
-from edgenode.observability.status_view import cluster_view
 from tests.cli.test_status_table import a_node, a_plan, a_status
 
 GRAFANA = Path("deploy/grafana-dashboard.json")
 
 
 def a_cluster(distance: float | None = 0.5) -> bytes:
-    node = a_node(
-        round=7, accuracy=0.25, payload_bytes=1000, gossip_bytes=300, messages=7, state=control_pb2.STATE_RUNNING
-    )
+    node = a_node(round=7, accuracy=0.25, payload_bytes=1000, gossip_bytes=300, messages=7, state=NodeState.RUNNING)
     status = a_status(node, a_node('n"1'), plan=a_plan())
-    if distance is not None:
-        status.consensus_distance = distance
-    return cluster_metrics(cluster_view(status))
+    return cluster_metrics(replace(status, consensus_distance=distance))
 
 
 def samples(text: bytes) -> dict[tuple[str, ...], float]:
@@ -54,8 +50,7 @@ def test_what_is_not_known_is_left_out_and_never_made_up() -> None:
 
 
 def test_a_node_uses_the_same_names() -> None:
-    row = cluster_view(a_status(a_node(round=3)))["nodes"][0]
-    of_node, of_cluster = samples(node_metrics(row)), samples(a_cluster())
+    of_node, of_cluster = samples(node_metrics(a_node(round=3))), samples(a_cluster())
     assert of_node["edgenode_round", "node=n0"] == 3
     assert {name for name, *_ in of_node} <= {name for name, *_ in of_cluster} | {"edgenode_accuracy_ratio"}
 

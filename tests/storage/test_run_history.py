@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgenode.core.protocol.plan import Member, create_plan
+from edgenode.core.protocol.status import ClusterStatus, NodeStatus, NodeView
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError
 from edgenode.storage import run_history
-from edgenode.storage.run_history import COLUMNS, Recorder, RunHistory
+from edgenode.storage.run_history import Recorder, RunHistory
 
+PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1))
 ABOUT = {
     "cluster": "home", "run_digest": "d", "algorithm": "scsp", "compressor": "topk-0.01-int8", "nodes": 2, "rounds": 9,
     "config": "",
 }  # fmt: skip
 
 
-def a_view(t: int, **changes: Any) -> dict[str, Any]:
-    node = dict.fromkeys(COLUMNS, 0) | {"round": t, "accuracy": t / 100} | changes
-    nodes = [{**node, "node": "n0"}, {**node, "node": "n1", "round": t + 2, "accuracy": None}]
-    return {"graph": {"name": "a"}, "consensus_distance": 0.5, "nodes": nodes}
+def a_status(t: int, **changes: Any) -> ClusterStatus:
+    n0 = NodeView("n0", status=NodeStatus(**{"round": t, "accuracy": t / 100} | changes))
+    n1 = NodeView("n1", status=replace(n0.status, round=t + 2, accuracy=None))
+    return ClusterStatus("home", plan=PLAN, nodes=(n0, n1), consensus_distance=0.5)
 
 
 def record(recorder: Recorder, moments: int, first: int = 0) -> None:
     for i in range(first, first + moments):
-        recorder.note(a_view(i), now=recorder._began + i * 1e6)  # further apart than they ever need to be
+        recorder.note(a_status(i), now=recorder._began + i * 1e6)  # further apart than they ever need to be
 
 
 def test_without_a_history_there_are_no_runs_and_no_file(tmp_path: Path) -> None:
@@ -39,7 +45,7 @@ def test_a_run_is_kept_with_its_samples_its_curve_and_its_end(tmp_path: Path) ->
     kept = RunHistory(tmp_path / "new")
     recorder = Recorder(kept, ABOUT)
     record(recorder, 3)
-    recorder.end(a_view(9, loss=0.25), "done")
+    recorder.end(a_status(9, loss=0.25), "done")
     (run,) = kept.runs()
     assert {k: run[k] for k in ABOUT} == ABOUT
     assert (run["outcome"], run["ended"] >= run["began"]) == ("done", True)
@@ -55,7 +61,7 @@ def test_a_run_is_kept_with_its_samples_its_curve_and_its_end(tmp_path: Path) ->
 def test_moments_are_taken_no_more_often_than_due(tmp_path: Path) -> None:
     recorder = Recorder(RunHistory(tmp_path), ABOUT)
     for i in range(1000):  # a second of events
-        recorder.note(a_view(i), now=recorder._began + i / 1000)
+        recorder.note(a_status(i), now=recorder._began + i / 1000)
     assert len(RunHistory(tmp_path).curve(recorder.run)) == 1
 
 
@@ -85,7 +91,7 @@ def test_a_restarted_controller_goes_on_with_the_record_of_its_run_only(tmp_path
     again = Recorder(RunHistory(tmp_path), ABOUT, goes_on=True)
     assert again.run == first.run
     record(again, 2, first=2)
-    again.end(a_view(9), "done")
+    again.end(a_status(9), "done")
     assert [c["round"] for c in RunHistory(tmp_path).curve(first.run)] == [0, 1, 2, 3, 9]
     assert Recorder(RunHistory(tmp_path), ABOUT, goes_on=True).run > first.run
     assert Recorder(RunHistory(tmp_path), ABOUT).run > first.run

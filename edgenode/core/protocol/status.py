@@ -1,0 +1,141 @@
+"""What nodes and the controller report for people and monitoring, as frozen plain values.
+
+No step of the protocol depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from edgenode.core.protocol.control import Leadership
+from edgenode.core.protocol.plan import Plan
+
+
+class NodeState(StrEnum):
+    """What a node is doing. UNSPECIFIED until its first report."""
+
+    UNSPECIFIED = "unspecified"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the node takes no further part in the run."""
+        return self.ended_well or self is NodeState.FAILED
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the node did all its rounds, or stopped because an operator stopped the run."""
+        return self in (NodeState.DONE, NodeState.STOPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What a node reports of itself.
+
+    Attributes:
+        round: rounds that this node has completed.
+        rounds: rounds of the whole run.
+        loss: training loss of the last local step.
+        accuracy: test accuracy at the last evaluation, 0 to 1.
+        u: push-sum weight; the mean over the blocks if the model has several.
+        messages: pushes sent.
+        payload_bytes: payload of the pushes sent.
+        gossip_bytes: the part of payload_bytes that the final gossip of SCSP sent.
+        received_bytes: payload of the pushes received, repeats included.
+        wire_bytes: gRPC messages sent to peers.
+        dense_bytes: the size of the same pushes as uncompressed float32.
+        round_s: recent duration of a round, waits included; 0 before the first.
+        waiting_for: in-neighbours whose push the current round lacks.
+        waiting_s: how long the node has waited for them.
+        peak_memory_bytes: the most memory the process ever held; 0 if the system does not report it.
+        joules_per_round: energy of the whole board or processor per round; None without a sensor.
+        power_sensor: what measures the energy, or why nothing does.
+        sketch: random projection of z after sketch_round rounds, the same projection at every node.
+        error: why the node failed.
+    """
+
+    state: NodeState = NodeState.UNSPECIFIED
+    round: int = 0
+    rounds: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    u: float = 0.0
+    messages: int = 0
+    payload_bytes: int = 0
+    gossip_bytes: int = 0
+    received_bytes: int = 0
+    wire_bytes: int = 0
+    dense_bytes: int = 0
+    round_s: float = 0.0
+    waiting_for: tuple[str, ...] = ()
+    waiting_s: float = 0.0
+    peak_memory_bytes: int = 0
+    joules_per_round: float | None = None
+    power_sensor: str = ""
+    sketch_round: int = 0
+    sketch: tuple[float, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node as the controller reports it.
+
+    Attributes:
+        address: host:port where its peers dial it.
+        connected: whether it is connected to the controller.
+        last_seen_s: seconds since its last report.
+        status: its last report.
+        holds_up: nodes that wait for this node while it waits for none.
+        holds_up_s: how long it has held others up.
+    """
+
+    node: str
+    address: str = ""
+    connected: bool = False
+    last_seen_s: float = 0.0
+    status: NodeStatus = field(default_factory=NodeStatus)
+    holds_up: tuple[str, ...] = ()
+    holds_up_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """A run as the controller reports it.
+
+    Attributes:
+        missing: nodes that the run still needs in order to start.
+        plan: the plan from the slowest node's round on; None before the run starts.
+        leadership: the controller that reports this.
+        unix_time_s: the controller's clock, in seconds since 1970.
+        paused: whether an operator has paused the run.
+        evicting: members that are being evicted.
+        awaited: members whose answer to the fence is missing.
+        consensus_distance: mean distance of the members' models from their mean, estimated from their sketches.
+        consensus_round: the round of those sketches.
+        page: URL of the controller's page, as seen from its own machine; empty without one.
+    """
+
+    cluster: str
+    missing: int = 0
+    plan: Plan | None = None
+    nodes: tuple[NodeView, ...] = ()
+    rounds_per_epoch: int = 0
+    leadership: Leadership = field(default_factory=lambda: Leadership(0))
+    unix_time_s: float = 0.0
+    paused: bool = False
+    evicting: tuple[str, ...] = ()
+    awaited: tuple[str, ...] = ()
+    consensus_distance: float | None = None
+    consensus_round: int = 0
+    page: str = ""
+
+    @property
+    def round(self) -> int:
+        """The round of the slowest node, among the nodes that have reported one."""
+        return min((node.status.round for node in self.nodes if node.status.round), default=0)

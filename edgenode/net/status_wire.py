@@ -1,0 +1,137 @@
+"""Statuses <-> protobuf messages, in both directions."""
+
+from __future__ import annotations
+
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
+from edgenode.net.proto import control_pb2, operator_pb2
+from edgenode.net.wire import leadership_from_wire, leadership_to_wire, plan_from_wire, records_to_wire
+
+_TO_WIRE = {
+    NodeState.UNSPECIFIED: control_pb2.STATE_UNSPECIFIED,
+    NodeState.RUNNING: control_pb2.STATE_RUNNING,
+    NodeState.PAUSED: control_pb2.STATE_PAUSED,
+    NodeState.DONE: control_pb2.STATE_DONE,
+    NodeState.STOPPED: control_pb2.STATE_STOPPED,
+    NodeState.FAILED: control_pb2.STATE_FAILED,
+}
+_FROM_WIRE = {wire: state for state, wire in _TO_WIRE.items()}
+
+
+def node_status_to_wire(status: NodeStatus) -> control_pb2.Progress:
+    """A node's report, without the fields of the protocol."""
+    return control_pb2.Progress(
+        state=_TO_WIRE[status.state],
+        round=status.round,
+        rounds=status.rounds,
+        loss=status.loss,
+        accuracy=status.accuracy,
+        u=status.u,
+        messages=status.messages,
+        payload_bytes=status.payload_bytes,
+        gossip_bytes=status.gossip_bytes,
+        received_bytes=status.received_bytes,
+        wire_bytes=status.wire_bytes,
+        dense_bytes=status.dense_bytes,
+        round_s=status.round_s,
+        waiting_for=status.waiting_for,
+        waiting_s=status.waiting_s,
+        peak_memory_bytes=status.peak_memory_bytes,
+        joules_per_round=status.joules_per_round,
+        power_sensor=status.power_sensor,
+        sketch_round=status.sketch_round,
+        sketch=status.sketch,
+        error=status.error,
+    )
+
+
+def node_status_from_wire(wire: control_pb2.Progress) -> NodeStatus:
+    """A node's report from outside. A state that this version does not know is UNSPECIFIED."""
+    return NodeStatus(
+        state=_FROM_WIRE.get(wire.state, NodeState.UNSPECIFIED),
+        round=wire.round,
+        rounds=wire.rounds,
+        loss=wire.loss if wire.HasField("loss") else None,
+        accuracy=wire.accuracy if wire.HasField("accuracy") else None,
+        u=wire.u,
+        messages=wire.messages,
+        payload_bytes=wire.payload_bytes,
+        gossip_bytes=wire.gossip_bytes,
+        received_bytes=wire.received_bytes,
+        wire_bytes=wire.wire_bytes,
+        dense_bytes=wire.dense_bytes,
+        round_s=wire.round_s,
+        waiting_for=tuple(wire.waiting_for),
+        waiting_s=wire.waiting_s,
+        peak_memory_bytes=wire.peak_memory_bytes,
+        joules_per_round=wire.joules_per_round if wire.HasField("joules_per_round") else None,
+        power_sensor=wire.power_sensor,
+        sketch_round=wire.sketch_round,
+        sketch=tuple(wire.sketch),
+        error=wire.error,
+    )
+
+
+def cluster_status_to_wire(status: ClusterStatus) -> operator_pb2.ClusterStatus:
+    """A controller's report."""
+    return operator_pb2.ClusterStatus(
+        cluster=status.cluster,
+        missing=status.missing,
+        records=records_to_wire(status.plan.records if status.plan else ()),
+        nodes=[_view_to_wire(node) for node in status.nodes],
+        rounds_per_epoch=status.rounds_per_epoch,
+        leadership=leadership_to_wire(status.leadership),
+        unix_time_s=status.unix_time_s,
+        paused=status.paused,
+        evicting=status.evicting,
+        awaited=status.awaited,
+        consensus_distance=status.consensus_distance,
+        consensus_round=status.consensus_round,
+        page=status.page,
+    )
+
+
+def cluster_status_from_wire(wire: operator_pb2.ClusterStatus) -> ClusterStatus:
+    """A controller's report from outside.
+
+    Raises:
+        RemoteProtocolError: its records are not a plan.
+    """
+    return ClusterStatus(
+        cluster=wire.cluster,
+        missing=wire.missing,
+        plan=plan_from_wire(wire.records),
+        nodes=tuple(_view_from_wire(node) for node in wire.nodes),
+        rounds_per_epoch=wire.rounds_per_epoch,
+        leadership=leadership_from_wire(wire.leadership),
+        unix_time_s=wire.unix_time_s,
+        paused=wire.paused,
+        evicting=tuple(wire.evicting),
+        awaited=tuple(wire.awaited),
+        consensus_distance=wire.consensus_distance if wire.HasField("consensus_distance") else None,
+        consensus_round=wire.consensus_round,
+        page=wire.page,
+    )
+
+
+def _view_to_wire(view: NodeView) -> operator_pb2.NodeStatus:
+    return operator_pb2.NodeStatus(
+        node=view.node,
+        address=view.address,
+        connected=view.connected,
+        last_seen_s=view.last_seen_s,
+        progress=node_status_to_wire(view.status),
+        holds_up=view.holds_up,
+        holds_up_s=view.holds_up_s,
+    )
+
+
+def _view_from_wire(wire: operator_pb2.NodeStatus) -> NodeView:
+    return NodeView(
+        node=wire.node,
+        address=wire.address,
+        connected=wire.connected,
+        last_seen_s=wire.last_seen_s,
+        status=node_status_from_wire(wire.progress),
+        holds_up=tuple(wire.holds_up),
+        holds_up_s=wire.holds_up_s,
+    )

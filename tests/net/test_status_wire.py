@@ -1,0 +1,74 @@
+"""Statuses through protobuf and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from edgenode.core.protocol.control import Leadership
+from edgenode.core.protocol.plan import Member, create_plan
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.net.proto import control_pb2, operator_pb2
+from edgenode.net.status_wire import (
+    cluster_status_from_wire,
+    cluster_status_to_wire,
+    node_status_from_wire,
+    node_status_to_wire,
+)
+
+FULL = NodeStatus(
+    state=NodeState.RUNNING,
+    round=7,
+    rounds=9,
+    loss=0.5,
+    accuracy=0.75,
+    u=1.25,
+    messages=8,
+    payload_bytes=100,
+    gossip_bytes=30,
+    received_bytes=90,
+    wire_bytes=120,
+    dense_bytes=1000,
+    round_s=0.5,
+    waiting_for=("n1", "n2"),
+    waiting_s=2.5,
+    peak_memory_bytes=4096,
+    joules_per_round=3.5,
+    power_sensor="RAPL",
+    sketch_round=6,
+    sketch=(1.5, -2.0),
+    error="none",
+)
+PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1))
+
+
+def through_the_wire(status: ClusterStatus) -> ClusterStatus:
+    data = cluster_status_to_wire(status).SerializeToString()
+    return cluster_status_from_wire(operator_pb2.ClusterStatus.FromString(data))
+
+
+@pytest.mark.parametrize("status", [FULL, NodeStatus(), *(replace(FULL, state=state) for state in NodeState)])
+def test_node_status_survives_the_wire(status: NodeStatus) -> None:
+    data = node_status_to_wire(status).SerializeToString()
+    assert node_status_from_wire(control_pb2.Progress.FromString(data)) == status
+
+
+def test_every_field_of_a_cluster_status_survives_the_wire() -> None:
+    node = NodeView("n0", "10.0.0.1:7600", True, 0.25, FULL, ("n1",), 12.5)
+    leadership = Leadership(3, "beef", "10.0.0.5:7700")
+    status = ClusterStatus(
+        "home", 2, PLAN, (node, NodeView("n1")), 20, leadership, 1e9, True, ("n2",), ("n3",), 0.5, 6, "http://there"
+    )
+    assert through_the_wire(status) == status
+
+
+def test_status_before_the_run_starts_has_no_plan() -> None:
+    assert through_the_wire(ClusterStatus("home", missing=2)) == ClusterStatus("home", missing=2)
+
+
+def test_state_of_a_later_version_is_unspecified() -> None:
+    later = control_pb2.Progress(state=77, round=5)  # type: ignore[arg-type]
+    assert node_status_from_wire(later) == NodeStatus(round=5)
