@@ -17,7 +17,8 @@ import torch
 
 from edgenode.tasks import datasets, models
 from edgenode.tasks.datasets import Dataset
-from edgenode.tasks.trainer import Trainer, TrainSettings
+from edgenode.tasks.settings import TrainSettings
+from edgenode.tasks.trainer import Trainer
 
 
 def noise(count: int = 10_000) -> Dataset:
@@ -54,7 +55,7 @@ def main() -> None:
         TrainSettings(augment=True, precision=options.precision), seed=0, shard=0,
     )  # fmt: skip
     z = trainer.initial()
-    loader = per_call_ms(lambda t: trainer._batch(t, t), 100)
+    loader = per_call_ms(lambda t: trainer.batches.batch(t, t), 100)
     step = per_call_ms(lambda t: trainer.train(t, z), 4) - loader
     print(f"loader {loader:.2f} ms, gradient step {step:.1f} ms: the loader is {step / loader:.0f} times as fast")
 

@@ -36,7 +36,8 @@ from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
-    from edgenode.tasks.trainer import TaskSettings, Trainer
+    from edgenode.tasks.settings import TaskSettings
+    from edgenode.tasks.trainer import Trainer
 
 _QUANTISE: Mapping[str, Quantise] = {
     "int8": as_int8,
@@ -229,7 +230,7 @@ def agreed_plan(
 
 def task_settings(config: Config) -> TaskSettings:
     """The task of a run, the same at every node."""
-    from edgenode.tasks.trainer import TaskSettings, TrainSettings
+    from edgenode.tasks.settings import TaskSettings, TrainSettings
 
     task = config.task
     return TaskSettings(

@@ -1,5 +1,5 @@
-"""Models, data and the local training step; knows nothing of rounds, graphs or the network.
+"""Models, data and the local training step. Independent of the graph, the protocol and the network.
 
-`trainer.build_trainer` is the door; this file imports nothing, so that a command which trains
-nothing does not wait for torch.
+`trainer.build_trainer` is the entry point. This file imports nothing, so that commands which do not train do not wait
+for torch.
 """

@@ -1,6 +1,6 @@
 """Random crop and horizontal flip for a whole batch at once (section 8.2: RandomCrop, RandomHorizontalFlip).
 
-One gather replaces a loop over images: on a small CPU the loop costs more than the network.
+One gather replaces a loop over images, which costs more than the network on a small CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PADDING = 4
 
 @dataclass(frozen=True, slots=True)
 class Shifts:
-    """One draw for a batch of N: where each crop begins in the padded image, and whether it is flipped."""
+    """One draw for a batch of N: each crop's first row and column in the padded image, and whether it is flipped."""
 
     rows: Tensor
     columns: Tensor
@@ -31,7 +31,7 @@ def draw(count: int, generator: torch.Generator) -> Shifts:
 
 
 def apply(images: Tensor, shifts: Shifts) -> Tensor:
-    """Return images [N, C, H, W] of the same shape and type: padded, cropped back to H x W, then flipped."""
+    """Return images of the same shape [N, C, H, W] and type: padded, cropped back to H x W, then flipped."""
     count, channels, height, width = images.shape
     padded = functional.pad(images, (PADDING,) * 4)
     across = torch.arange(width)

@@ -1,7 +1,7 @@
-"""Loads a classification data set by name into tensors; never downloads, never augments.
+"""Loads a classification data set by name into tensors. Never downloads and never augments.
 
-Images stay as they are stored (uint8 where they were): a mini-batch is normalised when it is used, so that a
-small device holds one byte a pixel.
+Images keep their stored type, uint8 for most data sets. A mini-batch is normalised when it is used, so that a small
+device holds one byte per pixel.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 class Dataset:
     """Images [N, channels, size, size] (uint8 or float32), labels [N] (int64, 0 to num_classes - 1).
 
-    `mean` and `std` are per channel over the training images, in the units the images are stored in:
-    (image - mean) / std is what a model sees.
+    `mean` and `std` are per channel over the training images, in the units of the stored images. Models are given
+    (image - mean) / std.
     """
 
     train_images: Tensor
@@ -44,7 +44,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...] = ()
-    """Their names, in the order of the labels, where the data set has names that a user chose."""
+    """The names of the classes in the order of the labels, for data sets whose classes the user names."""
 
     @property
     def channels(self) -> int:
@@ -55,12 +55,15 @@ class Dataset:
         return self.train_images.shape[2]
 
 
-# Weak, so that a simulator's many trainers share one copy and nothing outlives the last of them.
+# Weak: the many trainers of a simulation share one copy, and it is freed with the last of them.
 _loaded: weakref.WeakValueDictionary[tuple[str, str | None], Dataset] = weakref.WeakValueDictionary()
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """Return the data set `name`; `data_dir` is where it lies on disk ("digits" needs none)."""
+    """Return the data set `name`, read from the folder `data_dir` ("digits" needs none).
+
+    Raises ConfigError if the name is unknown, or files are missing or damaged.
+    """
     key = (name, None if data_dir is None else str(data_dir))
     found = _loaded.get(key)
     if found is None:
@@ -69,9 +72,9 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
 
 
 def require_classes(dataset: Dataset, expected: Collection[str], place: str) -> None:
-    """Refuse a data set whose classes are not the expected ones: labels would mean something else on each node.
+    """Check that a data set has exactly the expected classes. Otherwise labels would differ in meaning between nodes.
 
-    Raises ConfigError, which names the first class that is missing, or else the first that is too many.
+    Raises ConfigError with the first class that is missing, or else the first that is not expected.
     """
     for name in expected:
         if name not in dataset.classes:
@@ -94,9 +97,9 @@ def _read(name: str, data_dir: Path | None) -> Dataset:
 
 def _folder(name: str, data_dir: Path | None) -> Path:
     if data_dir is None:
-        raise ConfigError(f"dataset {name!r} needs data_dir, the folder it lies in")
+        raise ConfigError(f"dataset {name!r} needs data_dir, the folder that contains it")
     if not data_dir.is_dir():
-        raise ConfigError(f"data_dir {data_dir} of dataset {name!r} is no folder")
+        raise ConfigError(f"data_dir {data_dir} of dataset {name!r} is not a folder")
     return data_dir
 
 
@@ -115,7 +118,7 @@ def _channel_moments(values: Tensor) -> tuple[float, float]:
     if values.dtype != torch.uint8:
         deviation, average = torch.std_mean(values.double(), correction=0)
         return float(average), float(deviation)
-    # A histogram is exact in integers: every device gets the same two numbers, whatever its thread count.
+    # Sums over a histogram are exact integers, so that every device gets the same result with any number of threads.
     counts = torch.bincount(values.reshape(-1), minlength=256).tolist()
     total = sum(counts)
     first = sum(value * count for value, count in enumerate(counts))
@@ -127,7 +130,7 @@ def _channel_moments(values: Tensor) -> tuple[float, float]:
 
 
 def _digits(data_dir: Path | None) -> Dataset:
-    """Read scikit-learn's 1,797 handwritten digits, 8x8 in 17 grey levels; a fifth of each class is for testing."""
+    """Read scikit-learn's 1,797 handwritten digits, 8x8 in 17 grey levels. A fifth of each class is the test set."""
     del data_dir
     table = _digits_table()
     labels = torch.from_numpy(table[:, -1].astype(np.int64))
@@ -141,8 +144,8 @@ def _digits(data_dir: Path | None) -> Dataset:
 def _digits_table() -> NDArray[np.float64]:
     """Return [1797, 65]: 64 pixels and the label.
 
-    Importing scikit-learn for one table costs a second and 70 MB on a desktop, and far more on the devices
-    this is for. So its file is read where the package lies; its own function is the fallback.
+    To import scikit-learn takes a second and 70 MB on a desktop, and far more on a small device. Its file is therefore
+    read directly. scikit-learn's own function is the fallback.
     """
     spec = importlib.util.find_spec("sklearn")
     for place in (spec.submodule_search_locations or []) if spec is not None else []:
@@ -175,7 +178,7 @@ def _idx_file(folder: Path, name: str) -> Path:
         for path in (place / name, place / f"{name}.gz"):
             if path.is_file():
                 return path
-    raise ConfigError(f"{folder} holds no {name}(.gz), neither in itself nor in FashionMNIST/raw")
+    raise ConfigError(f"{folder} contains no {name}(.gz), and neither does its folder FashionMNIST/raw")
 
 
 def _idx(path: Path, dimensions: int) -> Tensor:
@@ -187,7 +190,7 @@ def _idx(path: Path, dimensions: int) -> Tensor:
             raise ValueError(f"it begins with {magic:#x}")
         values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error) as exc:
-        raise ConfigError(f"{path} is no idx file of {dimensions} dimensions: {exc}") from exc
+        raise ConfigError(f"{path} is not an idx file of {dimensions} dimensions: {exc}") from exc
     return torch.from_numpy(values.copy())
 
 
@@ -205,11 +208,11 @@ def _cifar_split(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
     reader = getattr(torchvision.datasets, name.upper())
     try:
         with warnings.catch_warnings():
-            # The archive's arrays were pickled by a numpy old enough to annoy today's.
+            # Today's numpy warns about the age of the archive's pickled arrays.
             warnings.simplefilter("ignore")
             split = reader(str(folder), train=train, download=False)
     except (RuntimeError, OSError) as exc:
-        raise ConfigError(f"{folder} holds no complete {name} in torchvision's layout: {exc}") from exc
+        raise ConfigError(f"{folder} contains no complete {name} in torchvision's layout: {exc}") from exc
     images = np.ascontiguousarray(split.data.transpose(0, 3, 1, 2))
     return torch.from_numpy(images), torch.tensor(split.targets, dtype=torch.int64)
 

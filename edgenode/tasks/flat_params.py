@@ -1,7 +1,7 @@
 """A model whose trainable parameters are views into one flat buffer, and its gradients into another.
 
-Loading a vector is one copy, and an optimiser step is a few operations on two long vectors, whatever the
-number of layers. Buffers (BatchNorm statistics) are not part of the vector.
+Loading a vector is one copy, and an optimiser step is a few operations on two long vectors, for any number of layers.
+Buffers (BatchNorm statistics) are not part of the vector.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class FlatModel:
         self.size = sum(numel for _, numel in self.layout)
         self.values = torch.empty(self.size, device=device)
         self.gradients = torch.zeros(self.size, device=device)
-        # What numpy sees: the buffer itself on a CPU, a landing place for transfers elsewhere.
+        # What numpy sees: the buffer itself on a CPU, a staging buffer for other devices.
         self._host = self.values if device.type == "cpu" else torch.empty(self.size)
         self._become_views([p for _, p in trainable])
 
@@ -36,13 +36,13 @@ class FlatModel:
         for parameter, value, gradient in zip(parameters, values, gradients, strict=True):
             value.copy_(parameter.data.reshape(-1))
             parameter.data = value.view(parameter.shape)
-            # Autograd adds to a gradient that is there, so the views stay; never zero_grad(set_to_none=True).
+            # Autograd adds to an existing gradient in place, so the views stay valid. Zero it, never set it to None.
             parameter.grad = gradient.view(parameter.shape)
 
     def load(self, vector: Vector) -> None:
-        """Make `vector` [size] the parameters."""
+        """Copy `vector` [size] into the parameters."""
         if vector.shape != (self.size,):
-            raise LocalProtocolError(f"a vector of shape {vector.shape} was given to a model of {self.size} parameters")
+            raise LocalProtocolError(f"a vector of shape {vector.shape} does not fit a model of {self.size} parameters")
         np.copyto(self._host.numpy(), vector)
         if self._host is not self.values:
             self.values.copy_(self._host)

@@ -1,8 +1,8 @@
-"""Reads train/CLASS/*.jpg and test/CLASS/*.jpg into bytes, once; later runs map the decoded copy.
+"""Decodes train/CLASS/*.jpg and test/CLASS/*.jpg once. Later runs map the decoded copy.
 
-The copy is a safetensors file in the user's cache folder (never a pickle). It carries a digest of every
-file's path, size and time, so a changed folder is decoded again. A cache that cannot be written or read is
-only slower; an image that cannot be read is an error that names it.
+The copy is a safetensors file in the user's cache folder. It contains a digest of every file's path, size and time, so
+that a changed folder is decoded again. A cache that cannot be written or read only costs time. An image that cannot be
+read is an error that names it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ class _Listing:
 def read(folder: Path) -> tuple[Split, Split, tuple[str, ...]]:
     """Return (images uint8 [N, channels, size, size], labels [N]) for train and test, and the names of the classes.
 
-    Classes are the folders of train/, sorted, each with an image at least. All images must be square and of one size.
-    They have one channel if every file is grey, else three.
+    Classes are the folders of train/, sorted, each with at least one image. All images must be square and of one size.
+    They have one channel if every file is grey, and otherwise three.
+
+    Raises ConfigError with the folder or image that does not fit.
     """
     classes = _classes(folder / "train")
     train, test = (_listing(folder / part, classes) for part in ("train", "test"))
     if empty := [name for label, name in enumerate(classes) if label not in set(train.labels)]:
-        raise ConfigError(f"{folder / 'train' / empty[0]} holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise ConfigError(f"{folder / 'train' / empty[0]} contains no image ({', '.join(sorted(SUFFIXES))})")
     digest = _digest(folder, train, test)
     copy = _cache_file(folder)
     images = _cached(copy, digest)
@@ -60,7 +62,7 @@ def read(folder: Path) -> tuple[Split, Split, tuple[str, ...]]:
 
 def _subfolders(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder: imagefolder needs train/CLASS/*.jpg and test/CLASS/*.jpg")
+        raise ConfigError(f"{folder} is not a folder: imagefolder needs train/CLASS/*.jpg and test/CLASS/*.jpg")
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
@@ -72,12 +74,12 @@ def _classes(folder: Path) -> list[str]:
 
 
 def _listing(folder: Path, classes: Sequence[str]) -> _Listing:
-    strange = [name for name in _subfolders(folder) if name not in classes]
-    if strange:
-        raise ConfigError(f"{folder / strange[0]} is a class that train/ does not have")
+    unknown = [name for name in _subfolders(folder) if name not in classes]
+    if unknown:
+        raise ConfigError(f"{folder / unknown[0]} is a class that train/ does not have")
     pairs = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
     if not pairs:
-        raise ConfigError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise ConfigError(f"{folder} contains no image ({', '.join(sorted(SUFFIXES))})")
     return _Listing(tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
 
 
@@ -119,7 +121,7 @@ def _pixels(path: Path) -> tuple[NDArray[np.uint8], bool]:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB")), image.mode in {"1", "L"}
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        raise ConfigError(f"{path} is no readable image: {exc}") from exc
+        raise ConfigError(f"{path} is not a readable image: {exc}") from exc
 
 
 def _square(path: Path, pixels: NDArray[np.uint8]) -> int:
@@ -143,7 +145,7 @@ def _digest(folder: Path, *listings: _Listing) -> str:
 
 
 def _cache_file(folder: Path) -> Path:
-    """Return where the copy of `folder` lies: one file per folder, so a new copy replaces the old one."""
+    """Return the path of the copy of `folder`: one file per folder, so that a new copy replaces the old one."""
     import platformdirs
 
     place = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
@@ -155,7 +157,7 @@ def _cached(path: Path, digest: str) -> Tensor | None:
 
     try:
         with safe_open(path, framework="pt") as copy:
-            # Mapped and not read: a node touches the pages of its own shard.
+            # Mapped and not read: a node loads only the pages of its own shard.
             return copy.get_tensor("images") if copy.metadata().get("digest") == digest else None
     except (OSError, SafetensorError):
         return None
@@ -165,7 +167,7 @@ def _store(path: Path, digest: str, images: Tensor) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    # Several nodes of one machine may decode at once: each writes its own file, the last rename wins.
+    # Several nodes of one machine may decode at the same time. Each writes its own file, and the last rename wins.
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Builds a network by name; never loads weights, and never sees data.
+"""Builds a network by name, with random weights.
 
-The paper's networks are here (sections 8.2 and 8.3: ResNet-20, ResNet-110, VGG11 without BatchNorm), a
-LeNet-5, and a small one for the smallest devices. Any other name is looked up in torchvision.models.
+The names are the paper's networks (sections 8.2 and 8.3: ResNet-20, ResNet-110, VGG11 without BatchNorm), LeNet-5, and
+small-cnn for the smallest devices. Any other name is looked up in torchvision.models.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ NORMS = ("batch", "group")
 def build(name: str, num_classes: int, in_channels: int, image_size: int, norm: str = "batch") -> nn.Module:
     """Return the network `name`: images [N, in_channels, image_size, image_size] -> logits [N, num_classes].
 
-    Weights come from torch's default generator. norm="group" puts GroupNorm wherever the network has
-    BatchNorm: running statistics are never exchanged, so they go apart under skewed data (section 8.3).
+    Weights are drawn from torch's default generator. norm="group" replaces BatchNorm by GroupNorm: running statistics
+    are never exchanged, and diverge under skewed data (section 8.3).
+
+    Raises ConfigError for an unknown name, or images that do not fit the network.
     """
     if norm not in NORMS:
         raise ConfigError(f"norm {norm!r} is unknown: choose one of {', '.join(NORMS)}")
@@ -44,7 +46,7 @@ def build(name: str, num_classes: int, in_channels: int, image_size: int, norm: 
 
 
 def refuse_unknown(name: str) -> None:
-    """Raise ConfigError if `build` knows no network of this name; builds nothing."""
+    """Raise ConfigError if `build` does not know this name. Builds nothing."""
     if name not in _OWN and name not in _torchvision_names():
         raise ConfigError(_unknown(name))
 
@@ -55,7 +57,7 @@ def names() -> tuple[str, ...]:
 
 
 def _probe(model: nn.Module, in_channels: int, image_size: int) -> None:
-    """Pass one blank image, so that a size that does not fit fails now and not in the first round."""
+    """Pass one blank image, so that a size that does not fit fails now instead of in the first round."""
     model.eval()
     with torch.no_grad():
         model(torch.zeros(1, in_channels, image_size, image_size))
@@ -78,8 +80,8 @@ def _group_norm(channels: int, group_size: int) -> nn.GroupNorm:
 
 
 class _Halve(nn.MaxPool2d):
-    """2x2 max-pooling. The built-in also finds out where each maximum is, which only a gradient needs: on a CPU the
-    evaluation of a small network takes half as long again with it."""
+    """2x2 max-pooling, faster without a gradient. The built-in always computes the positions of the maxima, which only
+    a gradient needs. On a CPU that makes the evaluation of a small network 50 % slower."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -98,8 +100,8 @@ class _Halve(nn.MaxPool2d):
 def _small_cnn(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """Three 3x3 convolutions with GroupNorm and one linear layer: 19,338 parameters on the 8x8 digits.
 
-    Each layer pools while the image is at least 6 wide: 8 -> 4, 4, 4; 28 -> 14, 7, 3; 32 -> 16, 8, 4. By
-    max and not adaptively: adaptive pooling has no deterministic gradient on CUDA.
+    Each layer halves images that are at least 6 wide: 8 -> 4, 4, 4 and 28 -> 14, 7, 3 and 32 -> 16, 8, 4. Adaptive
+    pooling is not used, because it has no deterministic gradient on CUDA.
     """
     layers: list[nn.Module] = []
     side = image_size
@@ -188,7 +190,7 @@ def _he_initial(module: nn.Module) -> None:
 
 
 def _resnet(blocks: int, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-    del image_size  # the mean over the last stage takes any
+    del image_size  # the mean over the last stage fits any size
     return _ResNet(blocks, num_classes, in_channels)
 
 
@@ -207,7 +209,7 @@ class _VGG11(nn.Module):
         self.classifier = nn.Sequential(nn.Linear(512 * side * side, 512), nn.ReLU(), nn.Linear(512, num_classes))
         for module in self.features.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
-                # Without BatchNorm the paper's learning rate of 0.05 diverges in a few steps from larger weights.
+                # Without BatchNorm, larger weights diverge within a few steps at the paper's learning rate of 0.05.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
                 nn.init.zeros_(module.bias)
 
@@ -253,13 +255,13 @@ def _from_torchvision(name: str, num_classes: int, in_channels: int, image_size:
     refuse_unknown(name)
     options: dict[str, object] = {}
     if name in {"googlenet", "inception_v3"}:
-        # Without auxiliary heads the output is one tensor in training too; and they warn unless told.
+        # Without auxiliary heads the output is a single tensor in training too. init_weights avoids a warning.
         options = {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_"):
         options = {"image_size": image_size}
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     if in_channels == 1:
-        # A hook and not a wrapper: parameter names stay torchvision's, and so does the exported file.
+        # A hook instead of a wrapper keeps torchvision's parameter names, also in the exported file.
         model.register_forward_pre_hook(_grey_to_rgb)
     return model
 

@@ -1,7 +1,7 @@
-"""Cuts a training set into one shard for each node; looks at labels and never at images.
+"""Partitions a training set into one shard for each node, by its labels alone.
 
-Both cuts are pure functions of their arguments, so every node computes all shards alike and takes its own.
-Each index lies in exactly one shard, no shard is empty, and the indices of a shard ascend.
+Both partitions are pure functions of their arguments. Every node computes all shards, gets the same result, and takes
+its own. Each index lies in exactly one shard, no shard is empty, and the indices of a shard ascend.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ _Indices: TypeAlias = NDArray[np.int64]
 
 
 def partition(labels: Tensor, shards: int, skew: float, seed: int) -> list[Tensor]:
-    """Cut by the paper's data-skew (section 5): `skew` of each class non-IID, the rest evenly at random.
+    """Partition with the paper's data skew (section 5).
 
-    The sampled part is sorted by label and cut into `shards` contiguous runs. Shard sizes differ by one
-    at most.
+    1. Draw a share `skew` of each class. Sort it by label and divide it into `shards` contiguous runs, one per node.
+    2. Distribute the rest at random. Each shard is filled up to an even share of all samples.
+
+    Shard sizes differ by at most one. Raises ConfigError for a skew outside 0 to 1, or too many shards.
     """
     _check_shards(labels, shards)
     if not 0.0 <= skew <= 1.0:
@@ -34,16 +36,17 @@ def partition(labels: Tensor, shards: int, skew: float, seed: int) -> list[Tenso
     ordered = np.concatenate([members[:count] for members, count in zip(by_class, counts, strict=True)])
     rest = np.concatenate([members[count:] for members, count in zip(by_class, counts, strict=True)])
     runs = np.array_split(ordered, shards)
-    # The rest fills every run up to its even share: longer runs get fewer, so no shard is two ahead.
+    # Longer runs get fewer of the rest, so that sizes differ by at most one.
     wanted = _even(len(labels), shards) - np.array([len(run) for run in runs])
     spread = np.split(random.permutation(rest), np.cumsum(wanted)[:-1])
     return [_tensor(np.concatenate(both)) for both in zip(runs, spread, strict=True)]
 
 
 def dirichlet(labels: Tensor, shards: int, alpha: float, seed: int) -> list[Tensor]:
-    """Cut each class in proportions drawn from Dirichlet(alpha, ..., alpha) (Hsu et al. 2019).
+    """Divide each class in proportions drawn from Dirichlet(alpha, ..., alpha) (Hsu et al. 2019).
 
-    Small alpha: a class lies on few nodes. Shard sizes differ, and with them the rounds of an epoch.
+    With a small alpha each class lies on few nodes. Shard sizes differ, and so do the nodes' rounds per epoch. Raises
+    ConfigError for an alpha that is not positive, or too many shards.
     """
     _check_shards(labels, shards)
     if not 0.0 < alpha < float("inf"):
@@ -72,7 +75,7 @@ def _members(labels: Tensor) -> list[_Indices]:
 
 
 def _even(total: int, shards: int) -> _Indices:
-    """Return sizes that sum to `total`, the larger first, as numpy.array_split cuts."""
+    """Return sizes that sum to `total`, the larger first, as numpy.array_split divides."""
     return np.full(shards, total // shards) + (np.arange(shards) < total % shards)
 
 
@@ -80,14 +83,14 @@ def _proportions(random: np.random.RandomState, alpha: float, shards: int) -> ND
     shares: NDArray[np.float64] = random.dirichlet(np.full(shards, alpha))
     if np.isfinite(shares).all() and shares.sum() > 0.5:
         return shares
-    # Every gamma draw fell below the smallest float; the limit alpha -> 0 gives one shard all.
+    # Every gamma draw underflowed. In the limit alpha -> 0 one shard gets everything.
     alone = np.zeros(shards)
     alone[random.randint(shards)] = 1.0
     return alone
 
 
 def _none_empty(shards: list[_Indices]) -> list[_Indices]:
-    """Move one sample from the largest shard to each empty one: a node without data cannot train."""
+    """Move one sample from the largest shard to each empty one, because a node without data cannot train."""
     for place, shard in enumerate(shards):
         if len(shard) == 0:
             donor = max(range(len(shards)), key=lambda j: len(shards[j]))

@@ -1,7 +1,7 @@
 """Every random number of a task, as a pure function of a seed and a path of integers.
 
-Nothing here, and nothing in the rooms that use it, reads or leaves a mark on a global generator: a
-resumed run needs only its round number to draw what an uninterrupted one would have drawn.
+No module of this package depends on the state of a global generator, or changes it. A resumed run therefore needs only
+its round number to draw the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """What the numbers are for: two purposes never share a stream."""
+    """The purpose of random numbers. Each purpose has a stream of its own."""
 
     INITIAL = 1
     PARTITION = 2
@@ -24,15 +24,15 @@ class Stream(IntEnum):
 
 
 def _sequence(seed: int, stream: Stream, *path: int) -> np.random.SeedSequence:
-    # SeedSequence takes no negative integers; a 64-bit wrap keeps -1 and 1 apart.
+    # SeedSequence accepts no negative integers. Wrapping to 64 bits keeps -1 and 1 distinct.
     return np.random.SeedSequence((seed & 0xFFFF_FFFF_FFFF_FFFF, int(stream), *path))
 
 
 def shuffler(seed: int, stream: Stream, *path: int) -> np.random.RandomState:
     """Return a numpy generator for `path`.
 
-    RandomState and not Generator: numpy froze its streams, so devices with different numpy releases
-    still cut the data into the same shards.
+    RandomState and not Generator: its streams are frozen, so that devices with different numpy releases compute the
+    same shards.
     """
     return np.random.RandomState(np.random.MT19937(_sequence(seed, stream, *path)))
 
@@ -44,10 +44,10 @@ def torch_seed(seed: int, stream: Stream, *path: int) -> int:
 
 @contextmanager
 def seeded(value: int, device: torch.device | None = None) -> Iterator[None]:
-    """Run a block with torch's default generators seeded by `value`, and put them back afterwards.
+    """Run a block with torch's default generators seeded by `value`, and restore their state afterwards.
 
-    Modules such as Dropout read the default generator and take no other. `torch.manual_seed` is not
-    used: on a machine without CUDA it formats a stack trace at each call, every round.
+    Modules such as Dropout accept no other generator. `torch.manual_seed` is not used, because without CUDA each call
+    formats a stack trace.
     """
     accelerator = None if device is None else {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
     cpu_state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""The batched gather against a loop that pads, slices and flips one image at a time."""
+"""The batched gather equals a loop that pads, slices and flips one image at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_batch_equals_per_image_reference() -> None:
         assert torch.equal(augmented, one_by_one(images, shifts))
 
 
-def test_draw_reaches_every_offset_and_both_directions() -> None:
+def test_draw_reaches_every_offset_and_both_flips() -> None:
     shifts = augment.draw(2000, torch.Generator().manual_seed(0))
     assert set(shifts.rows.tolist()) == set(shifts.columns.tolist()) == set(range(9))
     assert 900 < int(shifts.flipped.sum()) < 1100

@@ -1,4 +1,4 @@
-"""Data sets from the disk: what they hold, and what is said when they are not there."""
+"""Data sets from the disk: their content, and the errors when files are missing or damaged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgenode.tasks import datasets, imagefolder
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of this test's own, wherever the platform keeps one."""
+    """A cache folder for each test, instead of the user's."""
     folder = tmp_path / "cache"
     monkeypatch.setattr("platformdirs.user_cache_path", lambda _name: folder)
     return folder
@@ -43,7 +43,7 @@ def test_digits_are_scikit_learns_split_by_class() -> None:
     assert found.std == pytest.approx((found.train_images.double().std(correction=0).item(),), rel=1e-12)
 
 
-def test_digits_without_scikit_learns_file_come_from_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_fall_back_to_scikit_learns_function(monkeypatch: pytest.MonkeyPatch) -> None:
     table = datasets._digits_table()
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert np.array_equal(datasets._digits_table(), table)
@@ -80,7 +80,7 @@ def test_fashion_mnist_in_both_layouts(tmp_path: Path, inner: str, suffix: str) 
 
 def test_broken_idx_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + bytes(12) + b"x")
-    with pytest.raises(ConfigError, match="train-images-idx3-ubyte is no idx file"):
+    with pytest.raises(ConfigError, match="train-images-idx3-ubyte is not an idx file"):
         datasets.load("fashion-mnist", tmp_path)
 
 
@@ -101,7 +101,7 @@ def test_cifar_becomes_channels_first_bytes(tmp_path: Path, monkeypatch: pytest.
     assert found.num_classes == 100
 
 
-# what is missing ---------------------------------------------------------------------------------------
+# missing files ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "imagefolder"])
@@ -121,7 +121,7 @@ def test_folder_must_be_given() -> None:
         datasets.load("cifar10")
 
 
-def test_unknown_name_is_answered_with_the_nearest() -> None:
+def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="'cifar-10' is unknown: did you mean 'cifar10'"):
         datasets.load("cifar-10")
 
@@ -159,9 +159,7 @@ def test_imagefolder_reads_pixels_and_labels_in_order(folder: Path) -> None:
     assert np.array_equal(found.train_images[4].numpy(), pixels.transpose(2, 0, 1))
 
 
-def test_second_read_decodes_nothing_and_a_changed_folder_is_decoded_again(
-    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_changed_folder_is_decoded_again(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
     pixels_of = imagefolder._pixels
     monkeypatch.setattr(imagefolder, "_pixels", lambda path: decoded.append(path) or pixels_of(path))
@@ -177,7 +175,7 @@ def test_second_read_decodes_nothing_and_a_changed_folder_is_decoded_again(
     assert len(list(cache.iterdir())) == 1
 
 
-def test_cache_that_is_torn_or_cannot_be_written_only_costs_time(folder: Path, cache: Path) -> None:
+def test_unusable_cache_only_costs_time(folder: Path, cache: Path) -> None:
     expected = imagefolder.read(folder)[0][0].clone()
     copy = next(cache.iterdir())
     copy.write_bytes(b"torn")
@@ -188,7 +186,7 @@ def test_cache_that_is_torn_or_cannot_be_written_only_costs_time(folder: Path, c
     assert torch.equal(imagefolder.read(folder)[0][0], expected)
 
 
-def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path: Path) -> None:
+def test_grey_images_have_one_channel_unless_one_is_colour(tmp_path: Path) -> None:
     for part in ("train", "test"):
         for value, name in enumerate("ab"):
             save(tmp_path / part / name / "0.png", np.full((5, 5), 100 + value, np.uint8))
@@ -202,21 +200,21 @@ def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path: Path) -> 
 @pytest.mark.parametrize("content", [b"", b"no image at all"])
 def test_unreadable_image_is_named(folder: Path, content: bytes) -> None:
     (folder / "test" / "dog" / "0.png").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"test/dog/0\.png is no readable image"):
+    with pytest.raises(ConfigError, match=r"test/dog/0\.png is not a readable image"):
         datasets.load("imagefolder", folder)
 
 
 def test_truncated_image_is_named(folder: Path) -> None:
     path = folder / "train" / "cat" / "2.png"
     path.write_bytes(path.read_bytes()[:-120])
-    with pytest.raises(ConfigError, match=r"train/cat/2\.png is no readable image"):
+    with pytest.raises(ConfigError, match=r"train/cat/2\.png is not a readable image"):
         datasets.load("imagefolder", folder)
 
 
-@pytest.mark.parametrize(("shape", "said"), [((9, 5, 3), "is 5x9"), ((7, 7, 3), "is 7x7, but")])
-def test_image_of_another_shape_is_named(folder: Path, shape: tuple[int, int, int], said: str) -> None:
+@pytest.mark.parametrize(("shape", "message"), [((9, 5, 3), "is 5x9"), ((7, 7, 3), "is 7x7, but")])
+def test_image_of_another_shape_is_named(folder: Path, shape: tuple[int, int, int], message: str) -> None:
     save(folder / "train" / "dog" / "1.png", np.zeros(shape, np.uint8))
-    with pytest.raises(ConfigError, match=rf"train/dog/1\.png {said}"):
+    with pytest.raises(ConfigError, match=rf"train/dog/1\.png {message}"):
         datasets.load("imagefolder", folder)
 
 
@@ -228,11 +226,11 @@ def test_class_only_in_test_is_named(folder: Path) -> None:
 
 def test_class_without_an_image_is_named(folder: Path) -> None:
     (folder / "train" / "emu").mkdir()
-    with pytest.raises(ConfigError, match=r"train/emu holds no image"):
+    with pytest.raises(ConfigError, match=r"train/emu contains no image"):
         datasets.load("imagefolder", folder)
 
 
-def test_class_that_is_missing_on_one_node_is_named(folder: Path) -> None:
+def test_class_missing_on_one_node_is_named(folder: Path) -> None:
     found = datasets.load("imagefolder", folder)
     assert found.classes == ("cat", "dog")
     datasets.require_classes(found, ["dog", "cat"], "/data")

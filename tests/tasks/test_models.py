@@ -1,4 +1,4 @@
-"""Networks by name: sizes the paper prints, sizes that do not fit, names that do not exist."""
+"""Networks by name: the paper's sizes, images that do not fit, and unknown names."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_small_cnn_stays_small_at_every_size(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 7, 28])
-def test_pooling_without_a_gradient_is_the_same_to_the_bit(size: int) -> None:
+def test_pooling_without_gradient_is_bit_identical(size: int) -> None:
     images, pool = torch.randn(3, 4, size, size + 1), models._Halve()
     with torch.no_grad():
         assert torch.equal(pool(images), nn.functional.max_pool2d(images, 2))
     assert pool(images.requires_grad_()).grad_fn is not None
 
 
-def test_group_norm_replaces_every_batch_norm_by_groups_of_two_channels() -> None:
+def test_group_norm_replaces_batch_norm_in_channel_pairs() -> None:
     model = models.build("resnet20", 10, 3, 32, norm="group")
     kinds = [type(module) for module in model.modules()]
     norms = [module for module in model.modules() if isinstance(module, nn.GroupNorm)]
@@ -60,7 +60,7 @@ def test_group_norm_replaces_every_batch_norm_by_groups_of_two_channels() -> Non
     assert not list(model.buffers())
 
 
-def test_option_a_shortcut_halves_the_image_and_pads_channels_on_both_sides() -> None:
+def test_shortcut_halves_images_and_pads_channels() -> None:
     block = models.build("resnet20", 10, 3, 32).layer2[0]
     images = torch.arange(16 * 4 * 4, dtype=torch.float32).view(1, 16, 4, 4)
     shortcut = block._shortcut(images)
@@ -69,13 +69,13 @@ def test_option_a_shortcut_halves_the_image_and_pads_channels_on_both_sides() ->
     assert not shortcut[:, :8].any() and not shortcut[:, 24:].any()
 
 
-def test_torchvision_name_with_grey_images_keeps_torchvisions_parameter_names() -> None:
+def test_torchvision_on_grey_images_keeps_parameter_names() -> None:
     model = models.build("squeezenet1_1", 7, 1, 32)
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
     assert "features.0.weight" in model.state_dict()
 
 
-def test_torchvision_network_with_auxiliary_heads_returns_one_tensor_in_training() -> None:
+def test_torchvision_auxiliary_heads_are_removed() -> None:
     with torch.random.fork_rng():
         model = models.build("googlenet", 10, 3, 32)
     assert model.training
@@ -91,17 +91,17 @@ def test_same_generator_state_gives_the_same_weights() -> None:
     assert torch.equal(weights(), weights())
 
 
-def test_unknown_name_is_answered_with_the_nearest() -> None:
+def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="'resnet-20' is unknown: did you mean 'resnet20'"):
         models.build("resnet-20", 10, 3, 32)
 
 
-def test_unknown_norm_names_the_choice() -> None:
+def test_unknown_norm_lists_the_choices() -> None:
     with pytest.raises(ConfigError, match="'layer' is unknown: choose one of batch, group"):
         models.build("resnet20", 10, 3, 32, norm="layer")
 
 
 @pytest.mark.parametrize("name", ["lenet5", "vgg11", "alexnet"])
-def test_size_that_does_not_fit_fails_when_built(name: str) -> None:
+def test_unfit_image_size_fails_when_built(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"model '{name}' cannot take images of 3x8x8: "):
         models.build(name, 10, 3, 8)

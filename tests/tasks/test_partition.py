@@ -1,4 +1,4 @@
-"""Shards: the paper's example, and what holds for every cut."""
+"""Partitions: the paper's example, and the invariants of every partition."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def test_example_of_section_5() -> None:
     labels = labels_of([label for label in range(10) for _ in range(10)])
     shards = partition(labels, 4, 0.8, seed=1)
     assert_exact_cover(shards, 100)
-    # Eight of each class are sorted, so twenty are two classes and a half.
+    # Eight of each class are sorted, so the twenty of a node span two and a half classes.
     owed = [{0: 8, 1: 8, 2: 4}, {2: 4, 3: 8, 4: 8}, {5: 8, 6: 8, 7: 4}, {7: 4, 8: 8, 9: 8}]
     for shard, least in zip(shards, owed, strict=True):
         have = Counter(labels[shard].tolist())
         assert len(shard) == 25
         assert all(have[label] >= count for label, count in least.items())
-    # What is not owed to the sorted runs is 5 each of the 20 left over, 2 of every class.
+    # The 20 others, 2 of each class, are spread over the nodes, 5 each.
     left = sum((Counter(labels[s].tolist()) - Counter(o) for s, o in zip(shards, owed, strict=True)), Counter())
     assert left == Counter(dict.fromkeys(range(10), 2))
 
 
-def test_skew_1_sorts_all_and_skew_0_sorts_nothing() -> None:
+def test_skew_1_sorts_everything_and_skew_0_nothing() -> None:
     labels = load("digits").train_labels
-    sorted_cut = partition(labels, 4, 1.0, seed=0)
-    assert all(int(labels[a].max()) <= int(labels[b].min()) for a, b in pairwise(sorted_cut))
+    sorted_shards = partition(labels, 4, 1.0, seed=0)
+    assert all(int(labels[a].max()) <= int(labels[b].min()) for a, b in pairwise(sorted_shards))
     even = partition(labels, 4, 0.0, seed=0)
     assert all(labels[shard].bincount().min() >= 20 for shard in even)
 
@@ -77,11 +77,11 @@ def test_dirichlet_shards_cover_every_index_once(
     assert_exact_cover(dirichlet(labels_of(values), shards, alpha, seed), len(values))
 
 
-def test_cuts_depend_on_the_seed_alone_and_leave_the_global_generators() -> None:
+def test_partitions_depend_on_the_seed_alone() -> None:
     labels = load("digits").train_labels
-    for cut in (lambda seed: partition(labels, 5, 0.5, seed), lambda seed: dirichlet(labels, 5, 0.3, seed)):
+    for divide in (lambda seed: partition(labels, 5, 0.5, seed), lambda seed: dirichlet(labels, 5, 0.3, seed)):
         before = torch.get_rng_state(), np.random.get_state()[1].copy()
-        first, again, other = cut(7), cut(7), cut(8)
+        first, again, other = divide(7), divide(7), divide(8)
         assert torch.equal(before[0], torch.get_rng_state())
         assert np.array_equal(before[1], np.random.get_state()[1])
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

@@ -1,4 +1,4 @@
-"""The local step: what torch.optim.SGD does, from the round number alone, to the bit."""
+"""The local step equals torch.optim.SGD to the bit, and depends on the round number alone."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from torch.nn import functional
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, LocalProtocolError
 from edgenode.tasks import datasets, models
 from edgenode.tasks.partition import partition
-from edgenode.tasks.trainer import TaskSettings, Trainer, TrainSettings, _precision, build_trainer
+from edgenode.tasks.settings import TaskSettings, TrainSettings
+from edgenode.tasks.trainer import Trainer, _precision, build_trainer
 
 
 def small_net() -> nn.Module:
-    """Everything that carries state or draws numbers: BatchNorm, dropout, and a frozen parameter."""
+    """A model with everything that carries state or draws numbers: BatchNorm, dropout and a frozen parameter."""
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10)
     )
@@ -76,7 +77,7 @@ def test_read_only_vector_is_accepted_and_left_alone() -> None:
     assert np.abs(step.local_update).max() > 0
 
 
-def test_vector_of_another_size_is_our_own_bug() -> None:
+def test_vector_of_another_size_is_a_local_error() -> None:
     with pytest.raises(LocalProtocolError, match="shape"):
         small_trainer().train(0, np.zeros(1, np.float32))
 
@@ -91,7 +92,7 @@ def reference(trainer: Trainer, z: np.ndarray, rounds: int, **options: float) ->
     nn.utils.vector_to_parameters(torch.from_numpy(z.copy()), net.parameters())
     optimiser = torch.optim.SGD(net.parameters(), **options)
     for t in range(rounds):
-        chosen = trainer.batch_indices(t)
+        chosen = trainer.batches.indices(t)
         images = (found.train_images[chosen].float() - torch.tensor(found.mean)) / torch.tensor(found.std)
         optimiser.param_groups[0]["lr"] = trainer.learning_rate(t)
         optimiser.zero_grad()
@@ -116,7 +117,7 @@ def test_steps_equal_torch_sgd_to_the_bit(momentum: float, weight_decay: float) 
     assert np.array_equal(ours, theirs)
 
 
-def test_bfloat16_is_of_layers_and_of_nothing_that_is_kept() -> None:
+def test_bfloat16_applies_to_layers_and_not_to_kept_state() -> None:
     half, full = (small_trainer(precision=precision) for precision in ("bfloat16", "float32"))
     z = half.initial()
     seen = []
@@ -124,13 +125,13 @@ def test_bfloat16_is_of_layers_and_of_nothing_that_is_kept() -> None:
     step, again, exact = half.train(0, z), small_trainer(precision="bfloat16").train(0, z), full.train(0, z)
     assert np.array_equal(step.local_update, again.local_update)
     off = np.linalg.norm(step.local_update - exact.local_update) / np.linalg.norm(exact.local_update)
-    assert 0 < off < 0.05  # eight bits of each value
+    assert 0 < off < 0.05  # a bfloat16 has eight significant bits
     assert {state.dtype for name, state in half.local_state().items() if "num_batches" not in name} == {np.dtype("f4")}
     assert abs(half.evaluate(z) - full.evaluate(z)) < 0.05
     assert len(seen) > 1 and set(seen) == {torch.bfloat16}
 
 
-def test_a_device_without_bfloat16_is_a_config_error() -> None:
+def test_device_without_bfloat16_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="precision 'bfloat16' was asked for, but device 'meta' does not have it"):
         _precision("bfloat16", torch.device("meta"))
 
@@ -147,7 +148,7 @@ def test_each_epoch_uses_every_sample_once_in_even_batches(count: int) -> None:
     epochs = []
     for epoch in range(2):
         first = epoch * trainer.rounds_per_epoch
-        batches = [trainer.batch_indices(first + place) for place in range(trainer.rounds_per_epoch)]
+        batches = [trainer.batches.indices(first + place) for place in range(trainer.rounds_per_epoch)]
         sizes = [len(batch) for batch in batches]
         assert max(sizes) <= 16 and max(sizes) - min(sizes) <= 1
         assert torch.equal(torch.cat(batches).sort().values, torch.arange(count, 2 * count))
@@ -155,21 +156,21 @@ def test_each_epoch_uses_every_sample_once_in_even_batches(count: int) -> None:
     assert count < 15 or not torch.equal(*epochs)
 
 
-def test_shards_and_seeds_shuffle_apart() -> None:
-    orders = [small_trainer(seed=s).batch_indices(0).tolist() for s in (0, 1)]
-    orders.append((small_trainer(shard=1).batch_indices(0) - 100).tolist())
+def test_shards_and_seeds_have_different_orders() -> None:
+    orders = [small_trainer(seed=s).batches.indices(0).tolist() for s in (0, 1)]
+    orders.append((small_trainer(shard=1).batches.indices(0) - 100).tolist())
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_augmentation_depends_on_the_round_and_changes_the_batch() -> None:
+def test_augmentation_changes_the_batch_by_its_seed() -> None:
     plain, augmented = small_trainer(), small_trainer(augment=True)
-    one, again, other = (augmented._batch(0, value)[0] for value in (1, 1, 2))
+    one, again, other = (augmented.batches.batch(0, value)[0] for value in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
-    assert not torch.equal(one, plain._batch(0, 1)[0])
+    assert not torch.equal(one, plain.batches.batch(0, 1)[0])
 
 
-def test_dropout_and_augmentation_are_drawn_anew_for_each_round_and_shard() -> None:
+def test_each_round_and_shard_draws_its_own_randomness() -> None:
     def losses(shard: int) -> list[float]:
         settings = TrainSettings(augment=True)
         # A shard of one sample: every round has the same batch, so only the draws can differ.
@@ -182,7 +183,7 @@ def test_dropout_and_augmentation_are_drawn_anew_for_each_round_and_shard() -> N
 
 def test_batches_are_normalised_per_channel() -> None:
     trainer = small_trainer(count=1000, batch_size=1000)
-    images, _ = trainer._batch(0, 0)
+    images, _ = trainer.batches.batch(0, 0)
     assert abs(float(images.mean())) < 0.02
     assert abs(float(images.std()) - 1) < 0.02
 
@@ -193,7 +194,7 @@ def test_divergence_is_reported_with_its_round() -> None:
         trainer.train(4, np.full(trainer.size, np.nan, np.float32))
 
 
-def test_global_generators_are_left_as_they_were() -> None:
+def test_global_generators_are_left_unchanged() -> None:
     before = torch.get_rng_state()
     run(small_trainer(augment=True), small_trainer().initial(), range(2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -208,14 +209,14 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_bit() -> None:
     saved, at_9 = whole.local_state(), z.copy()
     kept = {name: value.copy() for name, value in saved.items()}
     expected = run(whole, z, range(9, 20))
-    # The copies did not move with the trainer, and include BatchNorm's counter.
+    # The copies did not change with the trainer. They include BatchNorm's counter.
     assert all(np.array_equal(saved[name], kept[name]) for name in kept)
     assert set(saved) == {
         "momentum", "buffer.1.running_mean", "buffer.1.running_var", "buffer.1.num_batches_tracked",
     }  # fmt: skip
     assert saved["buffer.1.num_batches_tracked"] == 9
 
-    torch.rand(5)  # a new process stands elsewhere in the global stream
+    torch.rand(5)  # in a new process the global generator has another state
     resumed = small_trainer(augment=True)
     resumed.load_local_state(saved)
     assert np.array_equal(run(resumed, at_9, range(9, 20)), expected)
@@ -223,7 +224,7 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_bit() -> None:
         assert np.array_equal(value, whole.local_state()[name])
 
 
-def test_evaluation_and_export_disturb_nothing() -> None:
+def test_evaluation_and_export_do_not_change_training() -> None:
     quiet, watched = small_trainer(), small_trainer()
     z = quiet.initial()
     expected = run(quiet, z, range(6))
@@ -234,8 +235,8 @@ def test_evaluation_and_export_disturb_nothing() -> None:
     assert np.array_equal(z, expected)
 
 
-def test_statistics_are_measured_anew_from_the_shard_and_the_model_alone() -> None:
-    """torch's own, of the same batches; not of what was trained here before, and the momentum stays."""
+def test_statistics_depend_on_shard_and_model_alone() -> None:
+    """They equal torch's own for the same batches, ignore earlier training, and leave the momentum unchanged."""
     trainer, other = small_trainer(), small_trainer()
     z = run(trainer, trainer.initial(), range(5))
     momentum = trainer.local_state()["momentum"]
@@ -249,7 +250,7 @@ def test_statistics_are_measured_anew_from_the_shard_and_the_model_alone() -> No
     found, net = datasets.load("digits"), small_net()
     net.load_state_dict(trainer.named_tensors(z))
     images = (found.train_images.float() - torch.tensor(found.mean)) / torch.tensor(found.std)
-    batches = [net[0](images[trainer.batch_indices(t)]) for t in range(trainer.rounds_per_epoch)]
+    batches = [net[0](images[trainer.batches.indices(t)]) for t in range(trainer.rounds_per_epoch)]
     mean = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
     assert measured["buffer.1.num_batches_tracked"] == len(batches) == 7
     np.testing.assert_allclose(measured["buffer.1.running_mean"], mean.detach().numpy(), rtol=1e-4, atol=1e-6)
@@ -264,7 +265,7 @@ def test_local_state_of_another_model_is_refused() -> None:
         trainer.load_local_state(state | {"momentum": np.zeros(3, np.float32)})
 
 
-def test_exported_tensors_load_into_a_plain_model_and_answer_alike() -> None:
+def test_exported_tensors_load_into_a_plain_model() -> None:
     trainer = small_trainer()
     z = run(trainer, trainer.initial(), range(5))
     net = small_net()
@@ -276,7 +277,7 @@ def test_exported_tensors_load_into_a_plain_model_and_answer_alike() -> None:
     assert trainer.evaluate(z) == pytest.approx(float(right), abs=1e-12)
 
 
-# the door ----------------------------------------------------------------------------------------------
+# build_trainer ----------------------------------------------------------------------------------------------
 
 
 def test_small_cnn_learns_the_digits() -> None:
@@ -288,31 +289,31 @@ def test_small_cnn_learns_the_digits() -> None:
 
 def test_shards_of_one_task_are_disjoint_and_share_the_images() -> None:
     trainers = [build_trainer(TaskSettings(skew=0.8), shard, 4, seed=0) for shard in range(4)]
-    used = torch.cat([t.batch_indices(r) for t in trainers for r in range(t.rounds_per_epoch)])
+    used = torch.cat([t.batches.indices(r) for t in trainers for r in range(t.rounds_per_epoch)])
     assert torch.equal(used.sort().values, torch.arange(1442))
-    assert len({t._train[0].data_ptr() for t in trainers}) == 1
+    assert len({t.batches._train[0].data_ptr() for t in trainers}) == 1
     assert np.array_equal(trainers[0].initial(), trainers[3].initial())
 
 
-def test_alpha_cuts_by_dirichlet() -> None:
+def test_alpha_selects_a_dirichlet_partition() -> None:
     rounds = {build_trainer(TaskSettings(alpha=0.1), j, 4, seed=0).rounds_per_epoch for j in range(4)}
     assert len(rounds) > 1
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (TaskSettings(skew=2.0), "skew is 2.0"),
         (TaskSettings(model="vgg11"), "cannot take images of 1x8x8"),
         (TaskSettings(dataset="digit"), "did you mean 'digits'"),
     ],
 )
-def test_mistakes_in_the_task_are_config_errors(settings: TaskSettings, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_tasks_are_config_errors(settings: TaskSettings, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build_trainer(settings, 0, 4, seed=0)
 
 
-def test_shard_and_device_that_do_not_exist_are_config_errors() -> None:
+def test_unknown_shard_and_device_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="shard 4 does not exist"):
         build_trainer(TaskSettings(), 4, 4, seed=0)
     with pytest.raises(ConfigError, match="device 'toaster'"):
@@ -326,12 +327,12 @@ def test_shard_and_device_that_do_not_exist_are_config_errors() -> None:
         {"weight_decay": -1.0}, {"decay": 0.0}, {"milestones": (3, 3)}, {"milestones": (0,)},
     ],
 )  # fmt: skip
-def test_wrong_train_settings_name_the_key(wrong: dict[str, object]) -> None:
+def test_invalid_train_settings_name_the_key(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         replace(TrainSettings(), **wrong)
 
 
-def test_digits_start_without_torchs_compiler_scikit_learn_or_torchvision() -> None:
+def test_digits_do_not_import_slow_libraries() -> None:
     code = (
         "import sys, edgenode.tasks.trainer as t; r = t.build_trainer(t.TaskSettings(), 0, 2, 0, 'cpu');"
         "r.train(0, r.initial()); print([m for m in ('torch._dynamo', 'sklearn', 'torchvision') if m in sys.modules])"
@@ -340,25 +341,25 @@ def test_digits_start_without_torchs_compiler_scikit_learn_or_torchvision() -> N
     assert done.stdout.strip() == "[]"
 
 
-def test_trainers_of_one_process_cut_the_data_once_and_another_cut_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuts = []
+def test_trainers_of_one_process_partition_the_data_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    partitions = []
 
     def counted(labels: torch.Tensor, shards: int, skew: float, seed: int) -> list[torch.Tensor]:
-        cuts.append((shards, skew, seed))
+        partitions.append((shards, skew, seed))
         return partition(labels, shards, skew, seed)
 
     monkeypatch.setattr("edgenode.tasks.trainer.partition", counted)
-    monkeypatch.setattr("edgenode.tasks.trainer._cuts", weakref.WeakKeyDictionary())
+    monkeypatch.setattr("edgenode.tasks.trainer._partitions", weakref.WeakKeyDictionary())
     held = [build_trainer(TaskSettings(skew=0.5), shard, 4, seed=3) for shard in range(4)]
-    assert cuts == [(4, 0.5, 3)]
-    used = torch.cat([trainer._indices for trainer in held]).sort().values
+    assert partitions == [(4, 0.5, 3)]
+    used = torch.cat([trainer.batches._indices for trainer in held]).sort().values
     assert torch.equal(used, torch.arange(len(used)))
     other = build_trainer(TaskSettings(skew=0.5), 0, 4, seed=4)
-    assert cuts == [(4, 0.5, 3), (4, 0.5, 4)]
-    assert not torch.equal(other._indices, held[0]._indices)
+    assert partitions == [(4, 0.5, 3), (4, 0.5, 4)]
+    assert not torch.equal(other.batches._indices, held[0].batches._indices)
 
 
-def test_a_warm_up_rises_linearly_and_then_all_is_as_without() -> None:
+def test_warmup_rises_linearly_and_then_has_no_effect() -> None:
     warm, plain = (small_trainer(milestones=(1, 4), decay=0.5, learning_rate=1.0, warmup_epochs=w) for w in (2, 0))
     assert warm.rounds_per_epoch == 7
     rates = [warm.learning_rate(t) for t in range(14)]
@@ -367,7 +368,7 @@ def test_a_warm_up_rises_linearly_and_then_all_is_as_without() -> None:
     assert [warm.learning_rate(r) for r in range(14, 40)] == [plain.learning_rate(r) for r in range(14, 40)]
 
 
-def test_vgg11_begins_without_diverging_at_the_papers_learning_rate() -> None:
+def test_vgg11_does_not_diverge_at_the_papers_rate() -> None:
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=random)
     labels = torch.randint(0, 10, (32,), generator=random)
@@ -382,7 +383,7 @@ def test_vgg11_begins_without_diverging_at_the_papers_learning_rate() -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_not_there_is_one_line(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_device_is_a_config_error(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"torch.{'cuda' if device == 'cuda' else 'backends.mps'}.is_available", lambda: False)
     with pytest.raises(ConfigError, match=f"device '{device}' was asked for, but torch finds no "):
         build_trainer(TaskSettings(), 0, 1, seed=0, device=device)
