@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgenode.config import Algorithm, Config, parse_every
+from edgenode.config import Algorithm, Config
 from edgenode.core.algorithm.algorithm_spec import (
     AlgorithmSpec,
     default_averaging_rate,
@@ -32,7 +32,7 @@ from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import PRESETS, GraphSpec, parse_edges
 from edgenode.core.topology.requirements import Requirements
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule import Period, Schedule, ScheduleSpec
 from edgenode.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
@@ -61,20 +61,29 @@ def graph_spec(name: str) -> GraphSpec:
     return parse_edges(path.stem, path.read_text(encoding="utf-8", errors="replace"))
 
 
-def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
-    """The schedule a run starts with, its gossip graph included; ``every`` in epochs where that is not known yet.
+def schedule_spec(config: Config) -> ScheduleSpec:
+    """The schedule that a run starts with, its gossip graph included.
 
     Raises:
         GraphError: a graph does not exist.
     """
     algorithm = config.algorithm
     gossips = algorithm.name == "scsp" and algorithm.gossip_graph != "plan"
-    return Schedule(
+    return ScheduleSpec(
         graphs=tuple(graph_spec(name) for name in config.topology.graphs),
-        every=parse_every(config.topology.every).rounds(rounds_per_epoch),
+        period=Period.parse(config.topology.every),
         last=GraphSpec(algorithm.gossip_graph) if gossips else None,
         last_from=config.run.rounds if gossips else 0,
     )
+
+
+def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
+    """The same, with a period in rounds.
+
+    Raises:
+        GraphError: a graph does not exist.
+    """
+    return schedule_spec(config).schedule(rounds_per_epoch)
 
 
 def algorithm_spec(config: Config) -> AlgorithmSpec:
@@ -195,8 +204,7 @@ def run_spec(config: Config) -> RunSpec:
         cluster=config.run.cluster,
         nodes=config.run.nodes,
         run_digest=config.digest(),
-        schedule=schedule(config),
-        epochs=parse_every(config.topology.every).unit == "epochs",
+        schedule=schedule_spec(config),
         rounds=algorithm_spec(config).rounds,
         min_nodes=config.run.min_nodes,
         requirements=requirements(config),

@@ -15,7 +15,7 @@ from edgenode.config import Config
 from edgenode.controller.evidence import Straggling, holding_up, silent, straggling, too_slow
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
-from edgenode.core.protocol.control import Evict
+from edgenode.core.protocol.events import UNREQUESTED, Evict
 from edgenode.net.peers import probe
 from edgenode.net.wire import Identity
 
@@ -63,7 +63,7 @@ class FailureDetector:
         seen = self._nodes[name].seen
         log.warning("a node is silent", node=name, since_s=round(time.monotonic() - seen))
         self._nodes[name].seen = time.monotonic()  # if it may not go, we say so again after a while
-        self._post(Evict(-1, name))
+        self._post(Evict(UNREQUESTED, name))
 
     async def _answers(self, name: str) -> bool:
         """Whether the process that was last seen under a name answers where it was; another one there is no proof."""
@@ -75,4 +75,4 @@ class FailureDetector:
             return
         for name in too_slow(self._nodes.heard(), self.held, self._config.run.evict_after_s):
             log.warning("a node is too slow", node=name, holds_up_s=round(self.held.pop(name).straggling_s))
-            self._post(Evict(-1, name))
+            self._post(Evict(UNREQUESTED, name))

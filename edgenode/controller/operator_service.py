@@ -14,9 +14,10 @@ from edgenode.controller.evidence import holding_up
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
-from edgenode.core.protocol.control import Evict, Leave, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
+from edgenode.core.protocol.events import Evict, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
 from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Period
 from edgenode.errors import ConfigError
 
 log = structlog.get_logger()
@@ -37,7 +38,7 @@ class OperatorService:
         cluster: Cluster,
         nodes: NodeRegistry,
         failure_detector: FailureDetector,
-        post: Callable[[OperatorRequest | Leave], None],
+        post: Callable[[OperatorRequest], None],
     ) -> None:
         self._cluster, self._nodes, self._failure_detector, self._post = cluster, nodes, failure_detector, post
         self.page = ""
@@ -50,11 +51,10 @@ class OperatorService:
         Raises:
             ConfigError: the graphs do not fit the members, or the run takes no changes.
         """
-        if every < 1:
-            raise ConfigError(f"a rotation changes every n >= 1 rounds or epochs, not {every}")
+        period = Period(every, "epochs" if epochs else "rounds")
         if not graphs:
             raise ConfigError("a rotation needs at least one graph")
-        return await self._ask(Rotate(next(self._request_ids), graphs, every, epochs))
+        return await self._ask(Rotate(next(self._request_ids), graphs, period))
 
     async def stop(self) -> int:
         """Stop the run, a paused one too; returns the round before which every node stops."""
@@ -75,13 +75,6 @@ class OperatorService:
             ConfigError: it is no member, or too few would be left.
         """
         return await self._ask(Evict(next(self._request_ids), node, force))
-
-    def leave(self, node: str, refused: Callable[[str, str], None]) -> None:
-        """A member wants to leave; ``refused`` takes its name and why it may not."""
-        request_id = next(self._request_ids)
-        answer = self._await_reply(request_id)
-        answer.add_done_callback(lambda a: refused(node, str(a.exception())) if a.exception() else None)
-        self._post(Leave(request_id, node))
 
     def reply(self, reply: Reply) -> None:
         """What the cluster says to a ticket."""

@@ -18,32 +18,38 @@ from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
-from edgenode.core.protocol.control import (
+from edgenode.core.protocol.events import (
+    UNREQUESTED,
     ClusterAction,
     ClusterEvent,
-    Decree,
-    Fence,
-    Halt,
-    Hello,
-    Joined,
-    Leadership,
-    Lost,
-    Offer,
+    Disconnected,
     Persist,
-    Refuse,
     Reply,
-    Sponsor,
+    Reported,
+    Send,
     StepDown,
+)
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    Join,
+    Leadership,
+    Offer,
+    Order,
+    Refuse,
+    Sponsor,
+    Standby,
     Welcome,
 )
 from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, first_cause
-from edgenode.net import control, operator
-from edgenode.net.control import ControlServer
+from edgenode.net import control_server, operator_server
+from edgenode.net.control_server import ControlServer
 from edgenode.net.discovery import Discovery, Service, interfaces_for
 from edgenode.net.http import serving_http
-from edgenode.net.operator import OperatorServer, operating
+from edgenode.net.operator_client import operator_client
+from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.observability.run_recorder import RunRecorder
@@ -95,7 +101,7 @@ class Controller:
         events = Events(tensorboard) if tensorboard else None
         goes_on, rounds = recover or saved is not None, self.cluster.run_spec.rounds
         self._recorder = RunRecorder(config, rounds, state_dir, goes_on, self.operator_service.status, events)
-        self._control = ControlServer(identity, post, self.nodes.reported, self._wants_to_leave, self._planned)
+        self._control = ControlServer(identity, post, self.nodes.reported, self._planned)
 
     def _saved(self, recover: bool) -> Persist | None:
         try:
@@ -120,7 +126,7 @@ class Controller:
             ConfigError: the address cannot be bound, or another controller has this cluster's name.
         """
         operators = OperatorServer(self.operator_service)
-        services = [(control.SERVICE, self._control.add_to), (operator.SERVICE, operators.add_to)]
+        services = [(control_server.SERVICE, self._control.add_to), (operator_server.SERVICE, operators.add_to)]
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(serving(self.listen, services))
             host = split_address(self.listen)[0]
@@ -167,8 +173,8 @@ class Controller:
         """Whether another controller of this cluster answers where one was announced."""
         for target in other.targets:
             with suppress(EdgenodeError):
-                async with operating(target, _PROBE_S) as calls:
-                    status = await calls.status()
+                async with operator_client(target, _PROBE_S) as client:
+                    status = await client.status()
                     return (
                         status.cluster == self.config.run.cluster
                         and status.leadership.nonce != self.cluster.leadership.nonce
@@ -183,48 +189,41 @@ class Controller:
             for action in self.cluster.handle(event):
                 self._perform(action)
             self.nodes.expect(self.cluster.plan)
-            waits = self.cluster.waits_for()
-            if waits and isinstance(event, (Joined, Lost)):
-                log.info("nobody is in the run any more: waiting for its members", missing=sorted(waits))
-            if (waits or self.cluster.plan is None) and isinstance(event, (Joined, Lost)):
-                self._control.standby(sorted(self.cluster.present), len(waits) or self.cluster.missing())
+            self._say_waiting(event)
+
+    def _say_waiting(self, event: ClusterEvent) -> None:
+        """Log, and tell every node that is connected, what the run waits for."""
+        waits = self.cluster.waits_for()
+        if not isinstance(event, Disconnected) and not (isinstance(event, Reported) and isinstance(event.report, Join)):
+            return
+        if waits:
+            log.info("nobody is in the run any more: waiting for its members", missing=sorted(waits))
+        if waits or self.cluster.plan is None:
+            present = tuple(sorted(self.cluster.present))
+            self._control.send_all(Standby(present, len(waits) or self.cluster.missing()))
 
     def _note(self, event: ClusterEvent) -> None:
         match event:
-            case Joined(node, address):
-                self.nodes.joined(node, address, event.process)
+            case Reported(node, Join(address) as join):
+                self.nodes.joined(node, address, join.process)
                 log.info("node joined", node=node, address=address, missing=max(0, self.cluster.missing() - 1))
-            case Lost(node):
+            case Disconnected(node):
                 self.nodes.lost(node, self.cluster.plan)
 
     def _perform(self, action: ClusterAction) -> None:
         match action:
-            case Welcome(node):
-                log.info("welcome", node=node, round=action.round)
-                self._control.perform(action)
+            case Send(node, order):
+                self._log(node, order)
+                if isinstance(order, Refuse) and node not in self.cluster.present:
+                    self.nodes.forget([node])
+                self._control.send(node, order)
             case StepDown(reason):
                 raise ConfigError(f"{reason}; if that one is gone for good, start this one with --recover")
-            case Hello() | Halt():
-                self._control.perform(action)
-            case Refuse(node, reason):
-                log.warning("refused a node", node=node, reason=reason)
-                if node not in self.cluster.present:
-                    self.nodes.forget([node])
-                self._control.perform(action)
-            case Offer(node, record):
-                log.info("offering a change of plan", to=node, record=record.number, at_round=record.start)
-                self._control.perform(action)
-            case Fence(node, _, ballot, evicted):
-                log.warning("fencing", node=node, without=sorted(evicted), ballot=ballot)
-                self._control.perform(action)
-            case Decree(node) | Sponsor(node):
-                log.info(type(action).__name__.lower(), node=node)
-                self._control.perform(action)
             case Persist():
                 self.state.save(action)
                 dead = {node for node, _ in action.plan.latest.evictions}
                 self.nodes.forget(dead - set(self.cluster.present))
-            case Reply(request_id, start, error) if request_id < 0:
+            case Reply(request_id, start, error) if request_id == UNREQUESTED:
                 if start is None and error:
                     log.warning("a silent node stays", reason=error)
             case Reply():
@@ -232,8 +231,20 @@ class Controller:
             case _:
                 assert_never(action)
 
-    def _wants_to_leave(self, node: str) -> None:
-        self.operator_service.leave(node, self._control.stay)
+    def _log(self, node: str, order: Order) -> None:
+        match order:
+            case Welcome():
+                log.info("welcome", node=node, round=order.round)
+            case Refuse(reason):
+                log.warning("refused a node", node=node, reason=reason)
+            case Offer(record):
+                log.info("offering a change of plan", to=node, record=record.number, at_round=record.start)
+            case Fence(_, ballot, evicted):
+                log.warning("fencing", node=node, without=sorted(evicted), ballot=ballot)
+            case EvictionCommitted():
+                log.info("eviction committed", node=node)
+            case Sponsor():
+                log.info("sponsor", node=node)
 
     async def _until_over(self) -> None:
         since = None

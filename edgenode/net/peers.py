@@ -19,7 +19,8 @@ import grpc.aio
 import stamina
 import structlog
 
-from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message
+from edgenode.core.protocol.events import Answered
+from edgenode.core.protocol.messages import Ack, Message
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import ConfigError, DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.proto import common_pb2, peer_pb2, peer_pb2_grpc
@@ -28,8 +29,8 @@ from edgenode.net.wire import (
     CHUNK_BYTES,
     Assembler,
     Identity,
-    answer_from_wire,
-    answer_to_wire,
+    ack_from_wire,
+    ack_to_wire,
     plan_from_wire,
     push_frames,
     records_to_wire,
@@ -55,7 +56,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._is_open = asyncio.Event()
         self._deliver: Callable[[Message], None]
         self._max_payload_bytes = 0
-        self._answers: dict[str, asyncio.Queue[Acknowledge | None]] = {}
+        self._answers: dict[str, asyncio.Queue[Ack | None]] = {}
         self._greeters: set[str] = set()
         self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue()
         self._model: Callable[[], Awaitable[bytes]] | None = None
@@ -73,10 +74,10 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         """Give the model, as safetensors, to newcomers that ask for it."""
         self._model = model
 
-    def answer(self, answer: Acknowledge) -> None:
-        """Answer a push; if its sender is not connected now, it will repeat the push and be answered then."""
-        if answer.to in self._answers:
-            self._answers[answer.to].put_nowait(answer)
+    def answer(self, sender: str, ack: Ack) -> None:
+        """Answer a push. A sender without a stream repeats the push later, and gets the answer then."""
+        if sender in self._answers:
+            self._answers[sender].put_nowait(ack)
 
     @property
     def connected(self) -> int:
@@ -129,7 +130,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
     async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
         """One in-neighbour's stream: pushes in, answers out, in any order; it ends when the sender has enough."""
         await self._is_open.wait()
-        answers: asyncio.Queue[Acknowledge | None] = asyncio.Queue()
+        answers: asyncio.Queue[Ack | None] = asyncio.Queue()
         sender = ""
         try:
             hello = await anext(aiter(requests), peer_pb2.PushRequest())
@@ -153,9 +154,9 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             if message := assembler.feed(frame):
                 self._deliver(message)
 
-    async def _write(self, answers: asyncio.Queue[Acknowledge | None], context: grpc.aio.ServicerContext) -> None:
+    async def _write(self, answers: asyncio.Queue[Ack | None], context: grpc.aio.ServicerContext) -> None:
         while (answer := await answers.get()) is not None:
-            await context.write(answer_to_wire(answer))
+            await context.write(ack_to_wire(answer))
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class PeerLink:
         to: str,
         identity: Identity,
         peer_addresses: Callable[[], PeerAddresses],
-        post: Callable[[Acknowledged], None],
+        post: Callable[[Answered], None],
     ) -> None:
         self.to, self.wire_bytes = to, 0
         self._identity, self._peer_addresses, self._post = identity, peer_addresses, post
@@ -252,10 +253,10 @@ class PeerLink:
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
-            answered = answer_from_wire(self.to, response.answer)
-            self._unanswered.pop(answered.round, None)
+            ack = ack_from_wire(self.to, response.answer)
+            self._unanswered.pop(ack.round, None)
             self._wake.set()
-            self._post(answered)
+            self._post(Answered(self.to, ack))
         if self._unanswered or not self._closing:
             raise TransportError(f"{self.to} closed the stream")
 
@@ -281,7 +282,7 @@ class Peers:
         group: asyncio.TaskGroup,
         identity: Identity,
         peer_addresses: Callable[[str], PeerAddresses],
-        post: Callable[[Acknowledged], None],
+        post: Callable[[Answered], None],
     ) -> None:
         self._group, self._identity, self._peer_addresses, self._post = group, identity, peer_addresses, post
         self._links: dict[str, PeerLink] = {}

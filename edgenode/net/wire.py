@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from edgenode.core.protocol.control import Leadership
-from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message, Verdict
+from edgenode.core.protocol.messages import Ack, Message, Verdict
+from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import DigestMismatch, RemoteProtocolError
@@ -196,20 +196,20 @@ class Assembler:
         )
 
 
-def answer_to_wire(answer: Acknowledge) -> peer_pb2.PushResponse:
+def ack_to_wire(ack: Ack) -> peer_pb2.PushResponse:
     """An answer to a push."""
     return peer_pb2.PushResponse(
         answer=peer_pb2.Answer(
-            round=answer.round,
-            verdict=_TO_WIRE[answer.verdict],
-            knows=answer.knows,
-            detail=answer.detail,
-            records=records_to_wire(answer.records),
+            round=ack.round,
+            verdict=_TO_WIRE[ack.verdict],
+            knows=ack.knows,
+            detail=ack.detail,
+            records=records_to_wire(ack.records),
         )
     )
 
 
-def answer_from_wire(receiver: str, wire: peer_pb2.Answer) -> Acknowledged:
+def ack_from_wire(receiver: str, wire: peer_pb2.Answer) -> Ack:
     """An answer from outside.
 
     Raises:
@@ -218,7 +218,7 @@ def answer_from_wire(receiver: str, wire: peer_pb2.Answer) -> Acknowledged:
     if wire.verdict not in _FROM_WIRE:
         raise RemoteProtocolError(f"{receiver} answered with an unknown verdict {wire.verdict}")
     records = records_from_wire(wire.records)
-    return Acknowledged(receiver, wire.round, _FROM_WIRE[wire.verdict], wire.knows, wire.detail, records)
+    return Ack(wire.round, _FROM_WIRE[wire.verdict], wire.knows, wire.detail, records)
 
 
 def graph_to_wire(spec: GraphSpec) -> operator_pb2.Graph:

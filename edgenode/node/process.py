@@ -23,13 +23,29 @@ from safetensors.numpy import load
 
 from edgenode import factory
 from edgenode.config import Config
-from edgenode.core.protocol.control import Hello, Joined, Leadership, Welcome
-from edgenode.core.protocol.messages import Decreed, Fenced, Halted, NodeEvent, RecordOffered
+from edgenode.core.protocol.events import NodeEvent
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    Fetched,
+    Halt,
+    Hello,
+    Join,
+    Leadership,
+    Leave,
+    LeaveRefused,
+    Offer,
+    Order,
+    Refuse,
+    Sponsor,
+    Standby,
+    Welcome,
+)
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeStatus, NodeView
 from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause
 from edgenode.net import peers
-from edgenode.net.control import ControlLink, Order, Sponsored, Stay
+from edgenode.net.control_client import ControlLink
 from edgenode.net.discovery import Discovery, Service, interfaces_for
 from edgenode.net.http import serving_http
 from edgenode.net.peers import PeerAddresses, PeerServer, fetch_model, meet, probe, same_name
@@ -94,7 +110,7 @@ class NodeProcess:
         self._runner: NodeRunner | None = None
         self._early: list[NodeEvent] = []  # orders to a daemon that is still to come: they are not said twice
         self._welcome: asyncio.Future[Welcome] | None = None
-        self._sponsored: asyncio.Queue[Sponsored] = asyncio.Queue()
+        self._sponsored: asyncio.Queue[Sponsor] = asyncio.Queue()
         self._fetched: Arrays | None = None
         self._over = False
         self._follows: Leadership | None = None
@@ -202,7 +218,7 @@ class NodeProcess:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
         log.info("leaving: handing over first", again="SIGTERM once more stops at once")
-        link.leave()
+        link.report(Leave())
         self._await_leave(link, loop.time() + _HAND_OVER_S)
 
     def _await_leave(self, link: ControlLink, deadline: float) -> None:
@@ -236,7 +252,7 @@ class NodeProcess:
         if "mdns" in (self.options.controller, *(self.options.peers or ("mdns",))):
             self._discovery = await stack.enter_async_context(self._announced())
         self._welcome = asyncio.get_running_loop().create_future()
-        link = ControlLink(self.identity, self._find_controller, self._joined, self._ordered, self._say_waiting)
+        link = ControlLink(self.identity, self._find_controller, self._joined, self._ordered)
         async with _alongside(link.run(), "link to the controller"):
             async with _alongside(self._fetch_models(link), "sponsor"):
                 welcome = await self._until_welcome(link, self._welcome)
@@ -262,7 +278,7 @@ class NodeProcess:
                 self._sponsored.put_nowait(order)
                 continue
             log.info("fetched the model", sponsor=order.address, size=len(raw))
-            link.fetched()
+            link.report(Fetched())
 
     @asynccontextmanager
     async def _announced(self) -> AsyncIterator[Discovery]:
@@ -296,7 +312,7 @@ class NodeProcess:
         service = await self._discovery.wait("controller", timeout_s=10.0)
         return service.targets[0]
 
-    def _joined(self, controller: str) -> Joined:
+    def _joined(self, controller: str) -> Join:
         """What to say to the controller: a newcomer, someone to be resumed, or a member that lost sight of it."""
         host = split_address(self.options.listen)[0]
         if host in ("", "0.0.0.0", "::"):
@@ -305,8 +321,7 @@ class NodeProcess:
         running = self._runner is not None
         if self._runner is not None:
             plan = self._runner.plan
-        return Joined(
-            self.options.name,
+        return Join(
             join_address(host, self.port),
             self.config.digest(),
             self._rounds_per_epoch,
@@ -320,25 +335,29 @@ class NodeProcess:
 
     def _ordered(self, order: Order) -> None:
         match order:
-            case Hello(_, leadership, paused):
+            case Hello(leadership, paused):
                 self._greeted(leadership)
-                self._halt(Halted(paused))
-            case Halted():
+                self._halt(Halt(paused))
+            case Halt():
                 self._halt(order)
             case Welcome():
                 if self._welcome is not None and not self._welcome.done():
                     self._welcome.set_result(order)
-            case Sponsored():
+            case Sponsor():
                 self._sponsored.put_nowait(order)
-            case Stay(reason):
+            case LeaveRefused(reason):
                 self._stay(reason)
-            case RecordOffered() | Fenced() | Decreed():
+            case Standby(present, missing):
+                self._say_waiting(present, missing)
+            case Refuse():
+                pass  # the link has raised it
+            case Offer() | Fence() | EvictionCommitted():
                 if self._runner is not None:
                     self._runner.post(order)
                 else:
                     self._early.append(order)
 
-    def _halt(self, order: Halted) -> None:
+    def _halt(self, order: Halt) -> None:
         self._halted = order.halted  # for the daemon, if that is still to come
         if self._runner is not None:
             self._runner.post(order)

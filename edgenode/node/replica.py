@@ -18,7 +18,7 @@ from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
 from edgenode.core.algorithm.learner import SparsePush
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.messages import Mixed, Save, Train, Trained
+from edgenode.core.protocol.events import Mixed, Save, Train, Trained
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import CheckpointError

@@ -20,32 +20,30 @@ from edgenode import factory
 from edgenode.config import Config
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Floats
-from edgenode.core.protocol.control import Progressed
-from edgenode.core.protocol.messages import (
-    Acknowledge,
-    AnswerFence,
-    AnswerOffer,
+from edgenode.core.protocol.events import (
+    Answer,
     Await,
     Evaluate,
     Fail,
     Finish,
-    Halted,
     Mixed,
     NodeAction,
     NodeEvent,
     PlanChanged,
     Push,
     Received,
+    Report,
     Save,
     TimedOut,
     Train,
-    Verdict,
 )
+from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.node import Node
+from edgenode.core.protocol.orders import FenceAnswer, Halt, Progress
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.errors import CheckpointError, ConfigError, RemoteProtocolError
-from edgenode.net.control import ControlLink
+from edgenode.net.control_client import ControlLink
 from edgenode.net.peers import PeerAddresses, Peers, PeerServer
 from edgenode.node.progress import RoundTimer, StallReporter
 from edgenode.node.replica import Replica
@@ -156,7 +154,7 @@ class NodeRunner:
         self._round_timer = RoundTimer()
         self._outcome: Outcome | None = None
         self._z: Floats | None = None
-        self._farewell: AnswerFence | None = None
+        self._farewell: FenceAnswer | None = None
         self._snapshot = NodeSnapshot.of(self._node)
         self._epoch_rounds = trainer.rounds_per_epoch
         self._sensors, self._start = Sensors(), start
@@ -210,7 +208,7 @@ class NodeRunner:
         await self._perform_all(await self._worker(self._node.start, self._halted))
         while self._outcome is None:
             event = await self._mailbox.get()
-            if isinstance(event, Halted) and event.halted != self._node.halted:
+            if isinstance(event, Halt) and event.halted != self._node.halted:
                 self._round_timer.interrupt()
                 log.info("pausing: no further round begins" if event.halted else "going on", round=self._node.round)
             await self._perform_all(await self._handle(event))
@@ -225,7 +223,7 @@ class NodeRunner:
             log.warning("rejected", reason=str(exc))
             if isinstance(event, Received):
                 message = event.message
-                self._server.answer(Acknowledge(message.sender, message.round, Verdict.ERROR, 0, str(exc)))
+                self._server.answer(message.sender, Ack(message.round, Verdict.ERROR, 0, str(exc)))
             return []
 
     async def _leave(self) -> None:
@@ -253,8 +251,8 @@ class NodeRunner:
             case Push(to, message):
                 assert self._peers is not None
                 self._peers.push(to, message)
-            case Acknowledge():
-                self._server.answer(action)
+            case Answer(to, ack):
+                self._server.answer(to, ack)
             case Await(t):
                 self._arm(t)
             case Mixed():
@@ -263,9 +261,9 @@ class NodeRunner:
                 await self._measure(t, z, self._replica.evaluate)
             case Save():
                 await self._save(action)
-            case AnswerOffer() | AnswerFence():
+            case Report(report):
                 if self._control is not None:
-                    self._control.answer(action)
+                    self._control.report(report)
             case PlanChanged(record):
                 for dead, _ in record.evictions:
                     assert self._peers is not None
@@ -371,8 +369,8 @@ class NodeRunner:
     def _report(self, state: NodeState | None = None, error: str = "") -> None:
         if self._control is not None:
             s = self._snapshot
-            progressed = Progressed(self.name, s.next_round, s.number, s.digest, self._farewell)
-            self._control.report(progressed, self.status(state, error))
+            progress = Progress(s.next_round, s.number, s.digest, self._farewell)
+            self._control.progress(progress, self.status(state, error))
 
     def status(self, state: NodeState | None = None, error: str = "") -> NodeStatus:
         """This node as it is now, for the controller and for monitoring."""

@@ -21,11 +21,9 @@ from msgspec.structs import replace
 from edgenode import factory
 from edgenode.config import Config
 from edgenode.core.algorithm.compression import Floats
-from edgenode.core.protocol.messages import (
-    Acknowledge,
-    Acknowledged,
-    AnswerFence,
-    AnswerOffer,
+from edgenode.core.protocol.events import (
+    Answer,
+    Answered,
     Await,
     Evaluate,
     Fail,
@@ -36,6 +34,7 @@ from edgenode.core.protocol.messages import (
     PlanChanged,
     Push,
     Received,
+    Report,
     Save,
     Train,
 )
@@ -137,6 +136,11 @@ class Simulation:
         """The mean of the last test accuracies measured before the gossip rounds, or None if there is none."""
         return self._mean([p.stats.before_average for p in self._replicas.values()])
 
+    @property
+    def payload_bytes(self) -> float:
+        """The payload bytes that a node has sent so far, as the mean over the nodes."""
+        return sum(replica.stats.payload_bytes for replica in self._replicas.values()) / len(self._replicas)
+
     def _mean(self, values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
@@ -174,8 +178,8 @@ class Simulation:
                 self._train(name, action)
             case Push(to, message):
                 self._queue.append((to, Received(message)))
-            case Acknowledge(to, t, verdict, knows, detail, records):
-                self._queue.append((to, Acknowledged(name, t, verdict, knows, detail, records)))
+            case Answer(to, ack):
+                self._queue.append((to, Answered(name, ack)))
             case Mixed():
                 replica.count(action)
             case Evaluate(t, z):
@@ -191,7 +195,7 @@ class Simulation:
                 raise error
             case Await():
                 pass
-            case AnswerOffer() | AnswerFence() | PlanChanged():
+            case Report() | PlanChanged():
                 raise LocalProtocolError(f"{name} answers {action} without a request")
 
     def _train(self, name: str, action: Train) -> None:

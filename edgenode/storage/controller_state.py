@@ -12,7 +12,7 @@ from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
-from edgenode.core.protocol.control import Persist
+from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError
 from edgenode.storage.filesystem import REAL_DISK, make_lasting

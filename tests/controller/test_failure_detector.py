@@ -13,10 +13,11 @@ from edgenode.controller.evidence import Straggling
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster, RunSpec
-from edgenode.core.protocol.control import Evict, Joined, Leadership, Pause
+from edgenode.core.protocol.events import UNREQUESTED, Evict, Pause, Reported
+from edgenode.core.protocol.orders import Join, Leadership
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule import ScheduleSpec
 from edgenode.net.wire import Identity
 
 NODES = ("n0", "n1", "n2")
@@ -25,10 +26,10 @@ NODES = ("n0", "n1", "n2")
 def a_lookout(straggler: str = "wait") -> tuple[FailureDetector, Cluster, NodeRegistry, list[Evict]]:
     """Three members of whom n2 does not answer at its address."""
     config: Config = load(None, {"run.evict_after_s": 0.2, "run.straggler": straggler}, {})
-    cluster = Cluster(RunSpec("home", 3, "run", Schedule((GraphSpec("a"),), 1), epochs=False, rounds=99), Leadership(0))
+    cluster = Cluster(RunSpec("home", 3, "run", ScheduleSpec((GraphSpec("a"),)), rounds=99), Leadership(0))
     nodes, evicted = NodeRegistry(), list[Evict]()
     for node in NODES:
-        cluster.handle(Joined(node, "127.0.0.1:1", "run", 1, process="p"))
+        cluster.handle(Reported(node, Join("127.0.0.1:1", "run", 1, process="p")))
         nodes.joined(node, "127.0.0.1:1", "p")
     return (
         FailureDetector(config, Identity("home", "controller", "run"), cluster, nodes, evicted.append),
@@ -60,7 +61,7 @@ async def test_who_is_silent_and_waited_for_and_does_not_answer_is_taken_for_dea
     failure_detector, _, nodes, evicted = a_lookout()
     a_silence(nodes, NodeState.RUNNING)
     await looked(failure_detector, monkeypatch)
-    assert evicted[:1] == [Evict(-1, "n2")]
+    assert evicted[:1] == [Evict(UNREQUESTED, "n2")]
 
 
 async def test_in_a_pause_nobody_is_taken_for_dead_nor_for_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +75,7 @@ async def test_in_a_pause_nobody_is_taken_for_dead_nor_for_slow(monkeypatch: pyt
 
 
 async def test_without_a_pause_the_slow_are_dropped_where_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    for straggler, gone in (("drop", [Evict(-1, "n1")]), ("wait", [])):
+    for straggler, gone in (("drop", [Evict(UNREQUESTED, "n1")]), ("wait", [])):
         failure_detector, _, _, evicted = a_lookout(straggler)
         failure_detector.held = {"n1": Straggling(1.0, 60.0)}
         await looked(failure_detector, monkeypatch)

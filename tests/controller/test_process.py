@@ -10,7 +10,7 @@ from edgenode import factory
 from edgenode.config import Config, load
 from edgenode.controller.process import Controller
 from edgenode.controller.registry import NodeEntry, NodeRegistry
-from edgenode.core.protocol.control import Persist
+from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.errors import ConfigError, OtherRun

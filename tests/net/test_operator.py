@@ -12,8 +12,9 @@ import pytest
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError, EdgenodeError, GraphError, RemoteProtocolError, TransportError
-from edgenode.net import operator
-from edgenode.net.operator import Operator, OperatorServer, operating
+from edgenode.net import operator_server
+from edgenode.net.operator_client import OperatorClient, operator_client
+from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import serving
 
 
@@ -49,10 +50,10 @@ class Cluster:
         return 42
 
     @asynccontextmanager
-    async def operated(self) -> AsyncIterator[Operator]:
+    async def operated(self) -> AsyncIterator[OperatorClient]:
         async with (
-            serving("127.0.0.1:0", [(operator.SERVICE, self.server.add_to)], 0.0) as port,
-            operating(f"127.0.0.1:{port}") as calls,
+            serving("127.0.0.1:0", [(operator_server.SERVICE, self.server.add_to)], 0.0) as port,
+            operator_client(f"127.0.0.1:{port}") as calls,
         ):
             yield calls
 
@@ -86,14 +87,14 @@ async def test_a_watch_of_a_run_that_is_over_shows_it_once() -> None:
 async def test_a_watch_of_a_controller_that_dies_is_a_transport_error() -> None:
     cluster = Cluster()
     with pytest.raises(TransportError, match=r"127\.0\.0\.1"):
-        async with serving("127.0.0.1:0", [(operator.SERVICE, cluster.server.add_to)], 0.0) as port:
+        async with serving("127.0.0.1:0", [(operator_server.SERVICE, cluster.server.add_to)], 0.0) as port:
             task = asyncio.create_task(_watch_all(f"127.0.0.1:{port}"), name="watch")
             await asyncio.sleep(0.2)
         await asyncio.wait_for(task, 5)
 
 
 async def _watch_all(target: str) -> None:
-    async with operating(target) as calls:
+    async with operator_client(target) as calls:
         async for _ in calls.watch():
             pass
 
@@ -135,6 +136,6 @@ async def test_a_graph_that_the_controller_does_not_know_is_a_config_error() -> 
 async def test_no_controller_is_a_transport_error_in_time() -> None:
     began = time.monotonic()
     with pytest.raises(TransportError, match=r"no controller answers at 127\.0\.0\.1:1 \(waited 0\.3 s\)"):
-        async with operating("127.0.0.1:1", timeout_s=0.3):
+        async with operator_client("127.0.0.1:1", timeout_s=0.3):
             pass
     assert time.monotonic() - began < 2

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 import grpc.aio
 import pytest
 
-from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message, Verdict
+from edgenode.core.protocol.events import Answered
+from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
@@ -70,7 +71,7 @@ class Receiver:
             self.answer(message.round, Verdict.SEEN if seen else Verdict.OK)
 
     def answer(self, t: int, verdict: Verdict = Verdict.OK) -> None:
-        self.server.answer(Acknowledge("n0", t, verdict, 0))
+        self.server.answer("n0", Ack(t, verdict, 0))
 
     @property
     def rounds(self) -> list[int]:
@@ -78,9 +79,9 @@ class Receiver:
 
 
 @asynccontextmanager
-async def a_link(*targets: str, identity: Identity = N0) -> AsyncIterator[tuple[PeerLink, list[Acknowledged]]]:
+async def a_link(*targets: str, identity: Identity = N0) -> AsyncIterator[tuple[PeerLink, list[Answered]]]:
     """n0's link to n1; it is closed, and has ended, when the block is left."""
-    answered: list[Acknowledged] = []
+    answered: list[Answered] = []
     link = PeerLink("n1", identity, lambda: PeerAddresses(tuple(targets)), answered.append)
     async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
         group.create_task(link.run(), name="link")
@@ -110,7 +111,7 @@ async def test_pushes_are_delivered_and_answered_in_order() -> None:
             link.push(a_message(t))
         await until(lambda: len(answered) == 20)
     assert receiver.took == [a_message(t) for t in range(20)]
-    assert answered == [Acknowledged("n1", t, Verdict.OK, 0) for t in range(20)]
+    assert answered == [Answered("n1", Ack(t, Verdict.OK, 0)) for t in range(20)]
 
 
 async def test_a_payload_of_many_chunks_travels_and_is_counted() -> None:
@@ -181,7 +182,9 @@ async def test_what_a_stopped_receiver_has_not_answered_is_pushed_again_in_order
                 link.close()
                 await until(lambda: receiver.server.connected == 0)
     assert receiver.rounds == [*range(6), 0, 2, 3, 5, 6]
-    assert [(a.round, a.verdict) for a in answered[2:]] == [(r, Verdict.SEEN) for r in (0, 2, 3, 5)] + [(6, Verdict.OK)]
+    assert [(a.ack.round, a.ack.verdict) for a in answered[2:]] == [(r, Verdict.SEEN) for r in (0, 2, 3, 5)] + [
+        (6, Verdict.OK)
+    ]
 
 
 async def test_a_receiver_stopped_again_and_again_misses_nothing() -> None:
@@ -212,7 +215,7 @@ async def test_a_second_address_is_tried_when_the_first_is_dead() -> None:
 
 async def test_a_peer_without_a_known_address_is_waited_for() -> None:
     receiver, targets = Receiver(), []
-    answered: list[Acknowledged] = []
+    answered: list[Answered] = []
     link = PeerLink("n1", N0, lambda: PeerAddresses(tuple(targets)), answered.append)
     async with receiver.up() as target, asyncio.TaskGroup() as group:
         group.create_task(link.run(), name="link")
@@ -229,7 +232,7 @@ async def test_a_peer_without_a_known_address_is_waited_for() -> None:
 async def test_closing_waits_for_the_last_answer() -> None:
     receiver = Receiver(answers=False)
     async with receiver.up() as target, asyncio.TaskGroup() as group:
-        answered: list[Acknowledged] = []
+        answered: list[Answered] = []
         links = Peers(group, N0, lambda peer: PeerAddresses((target,)), answered.append)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
@@ -247,7 +250,7 @@ async def test_closing_repeats_what_a_stopped_receiver_did_not_answer() -> None:
     receiver = Receiver(answers=False)
     async with AsyncExitStack() as first, asyncio.TaskGroup() as group:
         target = await first.enter_async_context(receiver.up())
-        answered: list[Acknowledged] = []
+        answered: list[Answered] = []
         links = Peers(group, N0, lambda peer: PeerAddresses((target,)), answered.append)
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
@@ -257,7 +260,7 @@ async def test_closing_repeats_what_a_stopped_receiver_did_not_answer() -> None:
         async with receiver.up():
             await asyncio.wait_for(closing, SOON_S)
     assert receiver.rounds == [0, 0]
-    assert [a.verdict for a in answered] == [Verdict.SEEN]
+    assert [a.ack.verdict for a in answered] == [Verdict.SEEN]
 
 
 async def test_closing_does_not_wait_for_a_receiver_that_owes_nothing() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgenode.core.protocol.control import Leadership
+from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec

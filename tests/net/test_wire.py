@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.protocol.messages import Acknowledge, Acknowledged, Message, Verdict
+from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
@@ -154,14 +154,14 @@ def test_random_bytes_are_a_message_or_refused(data: bytes) -> None:
 
 @given(st.sampled_from(Verdict), uint64s, uint64s, st.text())
 def test_an_answer_survives_the_wire(verdict: Verdict, t: int, knows: int, detail: str) -> None:
-    there = wire.answer_to_wire(Acknowledge("n0", t, verdict, knows, detail))
-    assert wire.answer_from_wire("n1", there.answer) == Acknowledged("n1", t, verdict, knows, detail)
+    there = wire.ack_to_wire(Ack(t, verdict, knows, detail))
+    assert wire.ack_from_wire("n1", there.answer) == Ack(t, verdict, knows, detail)
 
 
 @pytest.mark.parametrize("verdict", [0, 99])
 def test_an_unknown_verdict_is_refused_with_its_sender(verdict: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"n1 answered with an unknown verdict {verdict}"):
-        wire.answer_from_wire("n1", peer_pb2.Answer(verdict=verdict))
+        wire.ack_from_wire("n1", peer_pb2.Answer(verdict=verdict))
 
 
 # --- plans

@@ -13,8 +13,7 @@ from structlog.testing import capture_logs
 from edgenode import factory
 from edgenode.config import Config, load
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.control import Hello, Leadership
-from edgenode.core.protocol.messages import Decreed, Fenced, Halted, RecordOffered
+from edgenode.core.protocol.orders import EvictionCommitted, Fence, Halt, Hello, Leadership, Offer
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.errors import ConfigError, TransportError
 from edgenode.node.process import NodeProcess, Options
@@ -50,7 +49,7 @@ class Listening:
 
 def greeted(member: NodeProcess, *reigns: Leadership) -> None:
     for leadership in reigns:
-        member._ordered(Hello("n0", leadership))
+        member._ordered(Hello(leadership))
 
 
 def test_before_a_run_a_node_follows_whoever_greets_it_and_tells_nobody(tmp_path: Path) -> None:
@@ -85,15 +84,15 @@ def test_a_member_leaves_a_controller_that_it_must_not_follow_and_names_both(tmp
 
 def test_who_is_told_to_stand_still_before_its_run_begins_remembers_it(tmp_path: Path) -> None:
     member = NodeProcess(options(tmp_path))
-    member._ordered(Hello("n0", Leadership(0), paused=True))
+    member._ordered(Hello(Leadership(0), paused=True))
     assert member._halted
-    member._ordered(Halted(False))
+    member._ordered(Halt(False))
     assert not member._halted
 
 
 def test_orders_that_come_while_the_daemon_is_made_reach_it_first_and_once(tmp_path: Path) -> None:
     member, daemon = NodeProcess(options(tmp_path)), Listening()
-    orders = [RecordOffered(Running.plan.latest), Fenced(1, 1, frozenset({"n1"})), Decreed(Running.plan.records)]
+    orders = [Offer(Running.plan.latest), Fence(1, 1, frozenset({"n1"})), EvictionCommitted(Running.plan.records)]
     for order in orders[:2]:
         member._ordered(order)
     member._hand_over_to(daemon)  # type: ignore[arg-type]

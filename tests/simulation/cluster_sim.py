@@ -13,59 +13,59 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
 from edgenode.core.protocol.cluster import Cluster
-from edgenode.core.protocol.control import (
+from edgenode.core.protocol.events import (
+    UNREQUESTED,
+    Answer,
+    Answered,
+    Await,
     ClusterAction,
     ClusterEvent,
-    Decree,
-    Evict,
-    Fence,
-    FenceAnswered,
-    Fetched,
-    Halt,
-    Hello,
-    Joined,
-    Leadership,
-    Leave,
-    Lost,
-    Offer,
-    OfferAnswered,
-    Pause,
-    Persist,
-    Progressed,
-    Refuse,
-    Reply,
-    Resume,
-    Rotate,
-    Sponsor,
-    StepDown,
-    Stop,
-    Welcome,
-)
-from edgenode.core.protocol.messages import (
-    Acknowledge,
-    Acknowledged,
-    AnswerFence,
-    AnswerOffer,
-    Await,
-    Decreed,
+    Disconnected,
     Evaluate,
+    Evict,
     Fail,
-    Fenced,
     Finish,
-    Halted,
-    Message,
     Mixed,
     NodeAction,
     NodeEvent,
+    Pause,
+    Persist,
     PlanChanged,
     Push,
     Received,
-    RecordOffered,
+    Reply,
+    Report,
+    Reported,
+    Resume,
+    Rotate,
     Save,
+    Send,
+    StepDown,
+    Stop,
     Train,
     Trained,
 )
+from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.node import Node
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    Fetched,
+    Halt,
+    Hello,
+    Join,
+    Leadership,
+    Leave,
+    LeaveRefused,
+    NodeReport,
+    Offer,
+    Order,
+    Progress,
+    Refuse,
+    Sponsor,
+    Standby,
+    Welcome,
+)
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import Digraph
@@ -80,11 +80,13 @@ from tests.simulation.lossy_network import LossyNetwork, Way
 from tests.simulation.push_channel import PushChannel
 from tests.simulation.scenario import (
     CONTROLLER,
+    Depart,
+    Disturbance,
     Fault,
     Freeze,
     Kill,
     Leap,
-    Order,
+    LinkBreak,
     Partition,
     Rest,
     Scenario,
@@ -129,7 +131,7 @@ class ClusterSim:
         self.nodes: dict[str, Node] = {}
         self._host = ControllerHost(run_spec, scenario.disk_lost)
         self.transcript = Transcript()
-        self._asked: dict[int, str] = {-1: "evicted as silent"}
+        self._asked: dict[int, str] = {UNREQUESTED: "evicted as silent"}
         self.finished: dict[str, Finish] = {}
         self._gone: dict[str, Node] = {}  # those of them that are not there any more
         self.replies: dict[int, Reply] = {}
@@ -178,8 +180,8 @@ class ClusterSim:
         """Play until nothing is left to happen."""
         for name in sorted(self.learners):
             self._start(name)
-        for when, order in self.scenario.orders:
-            self._queue.at(when, self._order, order)
+        for when, disturbance in self.scenario.disturbances:
+            self._queue.at(when, self._disturb, disturbance)
         if self.scenario.crash_s is not None:
             self._queue.at(self.scenario.crash_s, self._crash, self.scenario.back_s)
         for happen, what in self._queue:
@@ -233,12 +235,10 @@ class ClusterSim:
                 self._processes.after(duration, name, self._train, name, t, z)
             case Push(to, message):
                 self._pushes.push(name, to, message)
-            case Acknowledge(to, t, verdict, knows, detail, records):
-                self._pushes.answer(name, to, Acknowledged(name, t, verdict, knows, detail, records))
-            case AnswerOffer():
-                self._links.up(name, self._decide, OfferAnswered(name, action))
-            case AnswerFence():
-                self._links.up(name, self._decide, FenceAnswered(name, action))
+            case Answer(to, ack):
+                self._pushes.answer(name, to, Answered(name, ack))
+            case Report(report):
+                self._send_up(name, report)
             case PlanChanged(record):
                 self._pushes.drop(name, {dead for dead, _ in record.evictions})
                 self._report(name)
@@ -302,7 +302,7 @@ class ClusterSim:
         if self._links.of_controller.get(name) == link:
             del self._links.of_controller[name]
         if name not in self._links.of_controller and self._links.of_nodes.get(name) != link:
-            self._decide(Lost(name))
+            self._decide(Disconnected(name))
 
     def _dies_here(self, name: str) -> bool:
         """Count one more moment between two actions; it may be the last of whoever acts."""
@@ -341,10 +341,10 @@ class ClusterSim:
         over = (self.nodes or self._gone) and self.nodes.keys() <= self.finished.keys()
         if not silent or self._processes.last(name) != life or over:
             return
-        self._decide(Evict(-1, name))
+        self._decide(Evict(UNREQUESTED, name))
         self._queue.after(self.scenario.evict_s, self._suspect, name, life)
 
-    def _replica(self, cut: Partition) -> None:
+    def _part(self, cut: Partition) -> None:
         """A partition begins. The control links that it cuts break, and cannot be made anew before its end."""
         self._note("network", cut)
         self._queue.after(cut.for_s, self._heal, self._lossy_network.part(cut))
@@ -365,7 +365,7 @@ class ClusterSim:
         if host == CONTROLLER:
             silent = self._rng.choice(sorted(self.learners))
             if silent not in self.finished:
-                self._decide(Evict(-1, silent))
+                self._decide(Evict(UNREQUESTED, silent))
         self._pushes.repeat(host)
 
     # --- the controller -----------------------------------------------------------------------------
@@ -379,30 +379,32 @@ class ClusterSim:
             self._processes.after(self.scenario.retry_s, name, self._dial, name)
             return
         if self._links.of_controller.pop(name, None) is not None:
-            self._decide(Lost(name))
+            self._decide(Disconnected(name))
         node = self.nodes.get(name)
         saved, plan = (frozenset[int](), node.plan) if node else self._disks.offer(name)
         running, fenced = node is not None, node.fenced if node else frozenset[str]()
         digest, process = self.run_spec.run_digest, str(self._processes.last(name))
         follows = self._follows.get(name) if node else None
-        event = Joined(name, f"{name}:1", digest, 1, saved, plan, running, process, fenced, follows)
-        self._links.dial(name, self._joined, event)
+        join = Join(f"{name}:1", digest, 1, saved, plan, running, process, fenced, follows)
+        self._links.dial(name, self._joined, name, join)
         if node:
             self._report(name)
 
-    def _joined(self, link: int, event: Joined) -> None:
+    def _joined(self, link: int, name: str, join: Join) -> None:
         if self.cluster:
-            self._links.of_controller[event.node] = link
-            if event.node in self.cluster.present:
-                self._decide(Lost(event.node))  # its old link has not been missed yet
-            self._decide(event)
+            self._links.of_controller[name] = link
+            if name in self.cluster.present:
+                self._decide(Disconnected(name))  # its old link has not been missed yet
+            self._decide(Reported(name, join))
+
+    def _send_up(self, name: str, report: NodeReport) -> None:
+        self._links.up(name, self._decide, Reported(name, report))
 
     def _report(self, name: str) -> None:
         if node := self.nodes.get(name):  # else it has just died
             latest = node.plan.latest
             farewell = node.farewell() if name in self.finished else None
-            told = Progressed(name, node.next_round, latest.number, latest.digest, farewell)
-            self._links.up(name, self._decide, told)
+            self._send_up(name, Progress(node.next_round, latest.number, latest.digest, farewell))
 
     def _decide(self, event: ClusterEvent) -> None:
         if self.cluster is None:
@@ -419,40 +421,42 @@ class ClusterSim:
         match action:
             case StepDown(reason):
                 raise LocalProtocolError(f"the controller gave up: {reason}")
-            case Hello(name) | Halt(name) | Welcome(name) | Offer(name) | Fence(name) | Decree(name) | Sponsor(name):
-                self._links.down(name, self._deliver, name, action)
-                self._offers += isinstance(action, Offer)
-                if isinstance(action, Offer) and self._offers == self.scenario.crash_at_offer:
+            case Send(name, Refuse(reason)):
+                self.refused[name] = reason
+                self._end(name)
+            case Send(name, order):
+                self._links.down(name, self._deliver, name, order)
+                self._offers += isinstance(order, Offer)
+                if isinstance(order, Offer) and self._offers == self.scenario.crash_at_offer:
                     self._crash(self.scenario.back_s)
             case Persist():
                 self._host.persist(action)
-            case Refuse(name, reason):
-                self.refused[name] = reason
-                self._end(name)
             case Reply(request_id, start):
                 self.replies[request_id] = action
                 self.happened[self._asked.get(request_id, "")] += start is not None
             case _:
                 assert_never(action)
 
-    def _deliver(self, name: str, action: ClusterAction) -> None:
-        match action:
-            case Hello(_, leadership, paused):
+    def _deliver(self, name: str, order: Order) -> None:
+        match order:
+            case Hello(leadership, paused):
                 self._follows[name] = leadership
                 # precaution: a node that connects learns whether the run is paused
                 self._halt(name, paused)
-            case Halt(_, halted):
+            case Halt(halted):
                 self._halt(name, halted)
-            case Welcome(_, plan, t):
-                self._welcome(name, plan, t, action)
-            case Offer(_, record):
-                self._tell(name, RecordOffered(record))
-            case Fence(_, term, ballot, evicted):
-                self._tell(name, Fenced(term, ballot, evicted))
-            case Decree(_, records):
-                self._tell(name, Decreed(records))
-            case Sponsor(_, sponsor):
-                self._fetch(name, sponsor.node)
+            case Welcome(plan, t):
+                self._welcome(name, plan, t, order)
+            case Offer() | Fence() | EvictionCommitted():
+                self._tell(name, order)
+            case Sponsor(address):
+                self._fetch(name, address.partition(":")[0])
+            case LeaveRefused():
+                self.happened["leave refused"] += 1
+            case Refuse() | Standby():
+                raise LocalProtocolError(f"{name} was sent {order}")
+            case _:
+                assert_never(order)
 
     def _halt(self, name: str, halted: bool) -> None:
         """A process is told to stand still, or to go on; one that is in no run yet remembers it."""
@@ -462,7 +466,7 @@ class ClusterSim:
         elif name not in self._invariants.halted:
             self._invariants.halted[name] = node.next_round if node else -1
         if node:
-            self._tell(name, Halted(halted))
+            self._tell(name, Halt(halted))
 
     def _welcome(self, name: str, plan: Plan, t: int, cause: Any) -> None:
         if name in self.nodes:
@@ -499,7 +503,7 @@ class ClusterSim:
 
     def _counts(self, name: str, node: Node) -> bool:
         """Whether a member is in its rounds, and neither a cut nor an operator's word says that it is out."""
-        forced = any(isinstance(o, Evict) and o.force and o.node == name for _, o in self.scenario.orders)
+        forced = any(isinstance(o, Evict) and o.force and o.node == name for _, o in self.scenario.disturbances)
         out = node.plan.at(node.round).incarnations.get(name, 0) <= self._host.cut_out.get(name, -1)
         return node.round < node.end and not forced and not out
 
@@ -510,29 +514,33 @@ class ClusterSim:
         reachable = self._lossy_network.passes(name, sponsor) and self._lossy_network.passes(sponsor, name)
         if sponsor in self.nodes and reachable and self._newborn is not None:
             self._born[name] = self._newborn(self.learners[sponsor].model())
-            self._links.up(name, self._decide, Fetched(name))
+            self._send_up(name, Fetched())
         else:
             self._processes.after(self.scenario.retry_s, name, self._dial, name)
 
-    def _order(self, order: Order) -> None:
-        if isinstance(order, Rotate | Stop | Leave | Evict):
-            self._asked[order.request_id] = type(order).__name__.lower()
-        if isinstance(order, Lost):
-            self._links.of_controller.pop(order.node, None)
-            self._queue.after(self._lossy_network.latency_s(), self._dial, order.node)
-        match order:
+    def _disturb(self, disturbance: Disturbance) -> None:
+        match disturbance:
             case Kill() | Freeze() | Start():
-                self._fault(order)
+                self._fault(disturbance)
             case Partition():
-                self._replica(order)
+                self._part(disturbance)
             case Leap(host):
                 self._leap(host)
             case Rest(request_id, for_s):
                 self._asked[request_id] = "pause"
                 self._decide(Pause(request_id))
                 self._queue.after(for_s, self._resume)
+            case LinkBreak(name):
+                self._links.of_controller.pop(name, None)
+                self._queue.after(self._lossy_network.latency_s(), self._dial, name)
+                self._decide(Disconnected(name))
+            case Depart(name):
+                self._decide(Reported(name, Leave()))
+            case Rotate() | Stop() | Evict():
+                self._asked[disturbance.request_id] = type(disturbance).__name__.lower()
+                self._decide(disturbance)
             case _:
-                self._decide(order)
+                assert_never(disturbance)
 
     def _resume(self) -> None:
         """The operator of a pause ends it: again and again, until a controller has answered."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgenode.core.protocol.cluster import Cluster
-from edgenode.core.protocol.control import Leadership, Persist
+from edgenode.core.protocol.events import Persist
+from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.run_spec import RunSpec
 
 

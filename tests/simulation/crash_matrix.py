@@ -19,31 +19,31 @@ from itertools import product
 
 from gmpy2 import mpq
 
-from edgenode.core.protocol.control import Evict, Leave, Rotate
+from edgenode.core.protocol.events import Evict, Rotate
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule import Period, ScheduleSpec
 from tests.simulation.campaign import add_options, play, report, trials
 from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner
 from tests.simulation.faults import displace
-from tests.simulation.scenario import Order, Rest, Scenario, Start
+from tests.simulation.scenario import Depart, Disturbance, Rest, Scenario, Start
 
 Crash = tuple[str, int, int, tuple[tuple[int, float | None], ...]]  # a run, nodes, rounds, (moment, back after seconds)
 
 _ROUNDS = 12
 _BACK_S = 0.4
-RUNS: dict[str, tuple[tuple[float, Order], ...]] = {
+RUNS: dict[str, tuple[tuple[float, Disturbance], ...]] = {
     "quiet": (),
-    "rotate": ((0.1, Rotate(0, (GraphSpec("b"),), 1, epochs=False)),),
+    "rotate": ((0.1, Rotate(0, (GraphSpec("b"),), Period(1))),),
     "join": ((0.05, Start("x")),),
-    "leave": ((0.1, Leave(0, "n1")),),
+    "leave": ((0.1, Depart("n1")),),
     "evict": ((0.2, Evict(0, "n1", force=True)),),
     "pause": ((0.1, Rest(0, 0.3)),),
     "all": (
         (0.05, Start("x")),
-        (0.1, Rotate(0, (GraphSpec("b"),), 1, epochs=False)),
-        (0.15, Leave(1, "n2")),
+        (0.1, Rotate(0, (GraphSpec("b"),), Period(1))),
+        (0.15, Depart("n2")),
         (0.3, Evict(2, "n1", force=True)),
     ),
 }
@@ -52,12 +52,12 @@ RUNS: dict[str, tuple[tuple[float, Order], ...]] = {
 def network(crash: Crash) -> ClusterSim:
     """A run with its crashes, not yet played."""
     run, nodes, rounds, crash_at = crash
-    run_spec = RunSpec("crashes", nodes, "run", Schedule((GraphSpec("a"),), 1), epochs=False, rounds=rounds)
+    run_spec = RunSpec("crashes", nodes, "run", ScheduleSpec((GraphSpec("a"),)), rounds=rounds)
     scenario = Scenario(
         seed=nodes,
         latency_s=(0.001, 0.02),
         window=2,
-        orders=RUNS[run],
+        disturbances=RUNS[run],
         crash_at=dict(crash_at),
         evict_s=0.5,
         checkpoint_every=2,

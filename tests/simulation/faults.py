@@ -20,14 +20,26 @@ from typing import Any
 import numpy as np
 from gmpy2 import mpq
 
-from edgenode.core.protocol.control import Evict, Leave, Lost, Rotate, Stop
+from edgenode.core.protocol.events import Evict, Rotate, Stop
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule import Period, ScheduleSpec
 from tests.simulation.campaign import add_options, report, trials
 from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner
-from tests.simulation.scenario import CONTROLLER, Freeze, Kill, Leap, Order, Partition, Rest, Scenario, Start
+from tests.simulation.scenario import (
+    CONTROLLER,
+    Depart,
+    Disturbance,
+    Freeze,
+    Kill,
+    Leap,
+    LinkBreak,
+    Partition,
+    Rest,
+    Scenario,
+    Start,
+)
 
 _ENOUGH = 600  # seeds in which every kind of fault must have happened
 GRAPHS = ("a", "b", "c", "chord", "complete", "exponential", "one-peer-exponential")
@@ -68,7 +80,7 @@ def network(seed: int, power_fails: bool = False) -> ClusterSim:
     nodes, rounds = rng.randint(2, 6), rng.randint(10, 50)
     names = [f"n{i}" for i in range(nodes)]
     graphs = tuple(GraphSpec(name) for name in rng.sample(GRAPHS, rng.randint(1, 3)))
-    run_spec = RunSpec("faults", nodes, "run", Schedule(graphs, rng.randint(1, 5)), epochs=False, rounds=rounds)
+    run_spec = RunSpec("faults", nodes, "run", ScheduleSpec(graphs, Period(rng.randint(1, 5))), rounds=rounds)
     eta, grain = rng.choice([mpq(1), mpq(1, 4)]), rng.choice([mpq(0), mpq(1, 4)])
     crash_s = rng.uniform(0.5, rounds * 0.15) if rng.random() < 0.3 else None
     slow = {rng.choice(names): (0.1, 0.5)} if rng.random() < 0.1 else {}
@@ -80,7 +92,7 @@ def network(seed: int, power_fails: bool = False) -> ClusterSim:
         slow=slow,
         window=rng.choice([1, 2, 8]),
         latency_s=rng.choice([(0.001, 0.02), (0.001, 0.3)]),
-        orders=_power_cut(rng, names, rounds) if power_fails else _orders(rng, names, rounds),
+        disturbances=_power_cut(rng, names, rounds) if power_fails else _disturbances(rng, names, rounds),
         crash_s=crash_s,
         back_s=None if crash_s is None else rng.uniform(0.1, 3),
         disk_lost=rng.random() < 0.3,
@@ -94,7 +106,7 @@ def network(seed: int, power_fails: bool = False) -> ClusterSim:
     return ClusterSim(run_spec, learners, displace, scenario, lambda z: ExactLearner(rounds, z, eta, grain, blocks))
 
 
-def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
+def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Disturbance], ...]:
     """The power goes out for all, and comes back; perhaps again before all are back at work."""
     when = rng.uniform(0.5, rounds * 0.15)
     times = (when,) if rng.random() < 0.5 else (when, when + rng.uniform(1.5, 5))
@@ -102,29 +114,29 @@ def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple
     return tuple(sorted(cuts, key=lambda cut: cut[0]))
 
 
-def _orders(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Order], ...]:
+def _disturbances(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Disturbance], ...]:
     if rng.random() < 0.05:
         return _power_cut(rng, names, rounds)
-    draws: list[Callable[[int, str], Order]] = [
+    draws: list[Callable[[int, str], Disturbance]] = [
         lambda request_id, name: Kill(name),
         lambda request_id, name: Kill(name, rng.uniform(0.1, 6), power=rng.random() < 0.5),
         lambda request_id, name: Freeze(name, rng.uniform(0.5, 8)),
-        Leave,
+        lambda request_id, name: Depart(name),
         lambda request_id, name: Start(f"x{request_id}"),
-        lambda request_id, name: Rotate(request_id, (GraphSpec(rng.choice("abc")),), 1, epochs=False),
-        lambda request_id, name: Lost(name),
-        lambda request_id, name: Stop(request_id) if rng.random() < 0.2 else Lost(name),
+        lambda request_id, name: Rotate(request_id, (GraphSpec(rng.choice("abc")),), Period(1)),
+        lambda request_id, name: LinkBreak(name),
+        lambda request_id, name: Stop(request_id) if rng.random() < 0.2 else LinkBreak(name),
         lambda request_id, name: Evict(request_id, name, force=rng.random() < 0.5),
         lambda request_id, name: Leap(rng.choice([name, CONTROLLER])),
         lambda request_id, name: Rest(request_id, rng.uniform(0.1, 8)),
         lambda request_id, name: _partition(rng, names),
         lambda request_id, name: _partition(rng, names),
     ]
-    orders = [
+    disturbances = [
         (rng.uniform(0.3, rounds * 0.15), rng.choice(draws)(request_id, rng.choice(names)))
         for request_id in range(rng.randint(0, 4))
     ]
-    return tuple(sorted(orders, key=lambda order: order[0]))
+    return tuple(sorted(disturbances, key=lambda order: order[0]))
 
 
 def _partition(rng: random.Random, names: list[str]) -> Partition:

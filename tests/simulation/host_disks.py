@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.messages import Save
+from edgenode.core.protocol.events import Save
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import LocalProtocolError
 from edgenode.storage.checkpoints import Checkpoint, Store

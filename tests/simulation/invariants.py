@@ -9,7 +9,8 @@ from collections import Counter
 
 import numpy as np
 
-from edgenode.core.protocol.messages import Acknowledge, Mixed, NodeAction, PlanChanged, Push, Verdict
+from edgenode.core.protocol.events import Answer, Mixed, NodeAction, PlanChanged, Push
+from edgenode.core.protocol.messages import Verdict
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import Digraph
@@ -36,7 +37,7 @@ class Invariants:
         self._member: dict[str, Process] = {}  # as which process a name takes part
         self._digests: dict[int, str] = {}
         self._checked: dict[str, Plan] = {}
-        self._cuts: set[str] = set()  # digests of the records that cut somebody out
+        self._adopted_by_one: set[str] = set()  # digests of records
         self._root = ""  # digest of the first record of the chain that all resumed on, if they did
 
     def opened(self, name: str, plan: Plan, t: int, learner: Weighed) -> None:
@@ -66,8 +67,9 @@ class Invariants:
                 require(t <= self.halted.get(name, t), f"{name} pushed {t}, told to stand still")
                 sender, receiver = _process(name, t, plan), _process(to, t, plan)
                 self._accounting.pushed(sender, receiver, t, learner.share(message))
-            case Acknowledge(to, t, verdict):
-                self._answered(_process(to, t, plan), _process(name, t, plan), t, verdict)
+            case Answer(to, ack):
+                t = ack.round
+                self._answered(_process(to, t, plan), _process(name, t, plan), t, ack.verdict)
             case Mixed(t):
                 self._closed(name, plan, t)
             case PlanChanged(record):
@@ -87,8 +89,10 @@ class Invariants:
 
     def _adopted(self, name: str, plan: Plan, record: Record) -> None:
         """A cut is real once someone knows it; before that, its controller may lose it with its disk."""
-        if record.evictions and record.digest not in self._cuts:
-            self._cuts.add(record.digest)
+        first = record.digest not in self._adopted_by_one
+        self._adopted_by_one.add(record.digest)
+        self._happened["leave"] += first * len(record.handoffs)
+        if record.evictions and first:
             self._happened["cut"] += len(record.evictions)
             self.graphs = {r: g for r, g in self.graphs.items() if r < record.start}  # and have been further
             self._digests = {r.number: r.digest for r in plan.records if r.number <= record.number}
@@ -109,7 +113,7 @@ class Invariants:
                 for record in node.plan.records:
                     same = self._digests.setdefault(record.number, record.digest) == record.digest
                     require(same, f"there are two records numbered {record.number}")
-            for sender, held in node.held().items():
+            for sender, held in node.buffered().items():
                 require(held <= self._window, f"{name} holds {held} pushes of {sender}")
         mass = self._accounting.weigh(self._member[name])
         u = () if mass is None else mass[-learner.blocks :]

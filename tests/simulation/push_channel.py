@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from edgenode.core.protocol.messages import Acknowledged, Message
+from edgenode.core.protocol.events import Answered
+from edgenode.core.protocol.messages import Message
 from tests.simulation.event_queue import EventQueue, Happening, Processes
 from tests.simulation.lossy_network import LossyNetwork
 
@@ -36,7 +37,7 @@ class PushChannel:
         happened: Counter[str],
         retry_s: float,
         arrive: Callable[[str, Message], None],
-        answer: Callable[[str, Acknowledged], None],
+        answer: Callable[[str, Answered], None],
         over: Callable[[str], bool],
     ) -> None:
         self._queue, self._processes, self._lossy_network, self._happened = queue, processes, air, happened
@@ -51,7 +52,7 @@ class PushChannel:
         self._unanswered[key] = message
         self._try(key, self._retry_s)
 
-    def answer(self, name: str, to: str, event: Acknowledged) -> None:
+    def answer(self, name: str, to: str, event: Answered) -> None:
         """A node answers a push."""
         self._send(name, to, self._answered, to, event)
 
@@ -77,8 +78,8 @@ class PushChannel:
         longest_s = self._retry_s * 2**_MOST_DOUBLINGS
         self._processes.after(wait_s, name, self._try, key, min(2 * wait_s, longest_s))
 
-    def _answered(self, sender: str, event: Acknowledged) -> None:
-        key = sender, self._processes.last(sender), event.receiver, event.round
+    def _answered(self, sender: str, event: Answered) -> None:
+        key = sender, self._processes.last(sender), event.receiver, event.ack.round
         if key in self._unanswered:
             del self._unanswered[key]
             self.answered_s = self._queue.now

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgenode.core.protocol.control import Evict, Leave, Lost, Rotate, Stop
+from edgenode.core.protocol.events import Evict, Rotate, Stop
 
 CONTROLLER = "controller"  # its name among the hosts
 
@@ -55,6 +55,20 @@ class Leap:
 
 
 @dataclass(frozen=True)
+class Depart:
+    """A member asks to leave."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class LinkBreak:
+    """A control link breaks, and its node dials again."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class Rest:
     """An operator pauses the run, and resumes it after ``for_s``, trying until a controller takes it."""
 
@@ -63,7 +77,7 @@ class Rest:
 
 
 Fault = Kill | Freeze | Start  # of a process
-Order = Rotate | Stop | Leave | Evict | Lost | Fault | Partition | Leap | Rest
+Disturbance = Rotate | Stop | Evict | Depart | LinkBreak | Fault | Partition | Leap | Rest
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ class Scenario:
             unless ``disk_lost``.
         evict_s: how long a silent process is waited for before the controller takes it for dead.
         sync_s: how long a checkpoint takes to be safe on disk.
-        orders: (when, what): an operator's change; ``Lost``: a control link breaks and is redialled; or a ``Fault``.
+        disturbances: (when, what): an operator's request, a departure, or a fault.
         leave_s: after its end, a node goes away, whoever may still wait for an answer; None: never.
         patience_s: without any push answered, after which the run counts as deadlocked.
     """
@@ -106,6 +120,6 @@ class Scenario:
     evict_s: float = 3.0
     sync_s: tuple[float, float] = (0.0, 0.05)
     checkpoint_every: int = 0
-    orders: tuple[tuple[float, Order], ...] = ()
+    disturbances: tuple[tuple[float, Disturbance], ...] = ()
     leave_s: float | None = None
     patience_s: float = 600.0

@@ -22,15 +22,15 @@ from hypothesis import strategies as st
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.control import Leave, Lost, Rotate, Stop
+from edgenode.core.protocol.events import Rotate, Stop
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import Digraph, GraphSpec
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule import Period, ScheduleSpec
 from edgenode.errors import LocalProtocolError
 from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner
 from tests.simulation.learners import Vector
-from tests.simulation.scenario import Kill, Scenario, Start
+from tests.simulation.scenario import Depart, Kill, LinkBreak, Scenario, Start
 
 LAYOUT = Layout((5, 3))
 PRESETS = ("a", "b", "c", "chord", "exponential", "one-peer-exponential", "complete")
@@ -74,8 +74,8 @@ def scenario(draw: st.DrawFn, n: int) -> Scenario:
 @st.composite
 def runs(draw: st.DrawFn, rounds: int) -> tuple[RunSpec, Scenario]:
     n = draw(st.integers(2, 6))
-    schedule = Schedule(draw(rotations(n)), draw(st.integers(1, 3)))
-    return RunSpec("test", n, "digest", schedule, False, rounds), draw(scenario(n))
+    schedule = ScheduleSpec(draw(rotations(n)), Period(draw(st.integers(1, 3))))
+    return RunSpec("test", n, "digest", schedule, rounds), draw(scenario(n))
 
 
 @st.composite
@@ -83,17 +83,17 @@ def troubled(draw: st.DrawFn, rounds: int = 40) -> tuple[RunSpec, Scenario]:
     """Changes of plan at any time, links that break, a controller that vanishes and perhaps comes back."""
     run_spec, calm = draw(runs(rounds))
     when = st.floats(2.5, 8)
-    orders: list[tuple[float, Any]] = []
+    disturbances: list[tuple[float, Any]] = []
     for request_id in range(draw(st.integers(1, 6))):
         graphs, every = draw(rotations(run_spec.nodes)), draw(st.integers(1, 3))
         stops = draw(st.integers(0, 9)) == 0
-        orders.append((draw(when), Stop(request_id) if stops else Rotate(request_id, graphs, every, False)))
+        disturbances.append((draw(when), Stop(request_id) if stops else Rotate(request_id, graphs, Period(every))))
     cut = draw(st.lists(st.sampled_from(node_names(run_spec.nodes)), max_size=3))
-    orders.extend((draw(when), Lost(name)) for name in cut)
+    disturbances.extend((draw(when), LinkBreak(name)) for name in cut)
     crash = draw(st.sampled_from(["never", "at an offer", "any time"]))
     return run_spec, replace(
         calm,
-        orders=tuple(orders),
+        disturbances=tuple(disturbances),
         crash_s=draw(when) if crash == "any time" else None,
         crash_at_offer=draw(st.integers(1, 3)) if crash == "at an offer" else None,
         back_s=draw(st.sampled_from([None, 0.01, 1.0])),
@@ -232,9 +232,9 @@ def test_the_real_learner_keeps_its_mass_while_members_die_leave_and_come(blocks
         name: Vector(algorithm_spec, LAYOUT, algorithm_spec.initial(np.zeros(LAYOUT.size)), 5, name)
         for name in node_names(5)
     }
-    orders = ((0.5, Kill("n1")), (1.0, Leave(7, "n3")), (1.5, Start("n5")))
-    scenario = Scenario(seed=1, lose=0.1, orders=orders, evict_s=1.0, patience_s=200)
-    run_spec = RunSpec("test", 5, "digest", Schedule((GraphSpec("chord"),), 1), False, algorithm_spec.rounds)
+    disturbances = ((0.5, Kill("n1")), (1.0, Depart("n3")), (1.5, Start("n5")))
+    scenario = Scenario(seed=1, lose=0.1, disturbances=disturbances, evict_s=1.0, patience_s=200)
+    run_spec = RunSpec("test", 5, "digest", ScheduleSpec((GraphSpec("chord"),)), algorithm_spec.rounds)
     network = ClusterSim(run_spec, learners, gradient, scenario, newborn).run()
     assert {kind: network.happened[kind] for kind in ("cut", "leave", "joined")} == {"cut": 1, "leave": 1, "joined": 1}
     assert {len(learner.state.u) for learner in network.learners.values()} == {blocks}
@@ -261,15 +261,15 @@ def test_a_change_takes_effect_at_one_round_at_every_node(run: tuple[RunSpec, Sc
 
 
 def rotate(request_id: int, *graphs: str) -> Rotate:
-    return Rotate(request_id, tuple(map(GraphSpec, graphs)), 1, False)
+    return Rotate(request_id, tuple(map(GraphSpec, graphs)), Period(1))
 
 
 def ring(nodes: int = 4, rounds: int = 60) -> RunSpec:
-    return RunSpec("test", nodes, "digest", Schedule((GraphSpec("a"),), 1), False, rounds)
+    return RunSpec("test", nodes, "digest", ScheduleSpec((GraphSpec("a"),)), rounds)
 
 
 def test_a_controller_that_dies_with_its_offer_has_done_its_work() -> None:
-    network = ledger_run(ring(), Scenario(crash_at_offer=1, orders=((1.0, rotate(1, "b")),)))
+    network = ledger_run(ring(), Scenario(crash_at_offer=1, disturbances=((1.0, rotate(1, "b")),)))
     assert network.cluster is None
     assert network.replies == {}
     (plan,) = {node.plan for node in network.nodes.values()}
@@ -281,13 +281,15 @@ def test_a_controller_that_dies_with_its_offer_has_done_its_work() -> None:
 def test_a_controller_that_comes_back_while_its_last_record_still_travels_does_not_fork_the_plan() -> None:
     """A regression: it offered another record of the same number to one who did not know the first yet."""
     for seed in range(12):
-        orders = tuple((1.0 + 0.1 * i, rotate(i, "abc"[i % 3])) for i in range(20))
-        ledger_run(ring(6), Scenario(seed, (0.001, 0.3), crash_at_offer=1, back_s=0.001, orders=orders, window=3))
+        disturbances = tuple((1.0 + 0.1 * i, rotate(i, "abc"[i % 3])) for i in range(20))
+        ledger_run(
+            ring(6), Scenario(seed, (0.001, 0.3), crash_at_offer=1, back_s=0.001, disturbances=disturbances, window=3)
+        )
 
 
 def test_queued_changes_are_batched_into_one_record() -> None:
-    orders = ((1.0, rotate(1, "b")), (1.01, rotate(2, "c")), (1.02, rotate(3, "a", "b")))
-    network = ledger_run(ring(), Scenario(orders=orders))
+    disturbances = ((1.0, rotate(1, "b")), (1.01, rotate(2, "c")), (1.02, rotate(3, "a", "b")))
+    network = ledger_run(ring(), Scenario(disturbances=disturbances))
     (plan,) = {node.plan for node in network.nodes.values()}
     assert len(plan.records) == 3
     assert network.replies[2].start == network.replies[3].start == plan.latest.start
@@ -295,17 +297,17 @@ def test_queued_changes_are_batched_into_one_record() -> None:
 
 
 def test_a_stop_ends_all_at_one_round() -> None:
-    network = ledger_run(ring(rounds=500), Scenario(lose=0.2, orders=((1.0, Stop(1)),)))
+    network = ledger_run(ring(rounds=500), Scenario(lose=0.2, disturbances=((1.0, Stop(1)),)))
     assert {f.round for f in network.finished.values()} == {network.replies[1].start}
     assert not any(f.complete for f in network.finished.values())
 
 
 def test_a_run_begins_with_two_and_grows_to_two_dozen() -> None:
     newcomers = [f"x{i:02}" for i in range(22)]
-    orders = tuple((0.5 + 0.1 * i, Start(name)) for i, name in enumerate(newcomers))
+    disturbances = tuple((0.5 + 0.1 * i, Start(name)) for i, name in enumerate(newcomers))
     run_spec = ring(nodes=2, rounds=200)
     learners = {name: ExactLearner(run_spec.rounds, Fraction(i)) for i, name in enumerate(node_names(2))}
-    scenario = Scenario(orders=orders, latency_s=(0.001, 0.01))
+    scenario = Scenario(disturbances=disturbances, latency_s=(0.001, 0.01))
     network = ClusterSim(
         run_spec, learners, coarse_gradient, scenario, lambda z: ExactLearner(run_spec.rounds, z[0])
     ).run()
@@ -315,20 +317,20 @@ def test_a_run_begins_with_two_and_grows_to_two_dozen() -> None:
 
 
 def test_a_change_asked_for_after_the_end_is_refused() -> None:
-    network = ledger_run(ring(rounds=5), Scenario(orders=((500.0, rotate(1, "b")),)))
-    assert network.replies[1].error == "the run is over: its members have done all 5 rounds"
+    network = ledger_run(ring(rounds=5), Scenario(disturbances=((500.0, rotate(1, "b")),)))
+    assert network.replies[1].error == "the run is over: its members completed all 5 rounds"
 
 
 def test_a_welcome_that_is_lost_with_its_link_is_given_again() -> None:
     """A regression: the node was told that the run had started, and everyone waited for it."""
     for seed in range(20):
-        ledger_run(ring(rounds=5), Scenario(seed, orders=tuple((0.02 * i, Lost("n1")) for i in range(8))))
+        ledger_run(ring(rounds=5), Scenario(seed, disturbances=tuple((0.02 * i, LinkBreak("n1")) for i in range(8))))
 
 
 def test_one_node_alone_ends_at_the_round_it_is_stopped_at() -> None:
     """A regression: the record came while it trained that very round."""
     for seed in range(40):
-        quick = Scenario(seed, training_s=(0.001, 0.02), orders=((1.0, Stop(1)),))
+        quick = Scenario(seed, training_s=(0.001, 0.02), disturbances=((1.0, Stop(1)),))
         network = ledger_run(ring(1, rounds=400), quick)
         assert network.finished["n0"].round == network.replies[1].start
 
@@ -337,9 +339,14 @@ def test_one_node_alone_ends_at_the_round_it_is_stopped_at() -> None:
 
 
 def eventful() -> ClusterSim:
-    orders = ((1.0, rotate(1, "chord", "b")), (1.2, Lost("n2")), (2.5, rotate(2, "complete")), (4.0, Stop(3)))
+    disturbances = (
+        (1.0, rotate(1, "chord", "b")),
+        (1.2, LinkBreak("n2")),
+        (2.5, rotate(2, "complete")),
+        (4.0, Stop(3)),
+    )
     noisy = Scenario(3, lose=0.2, duplicate=0.2, slow={"n1": (0.1, 0.3)}, window=2, crash_s=2.0, back_s=0.3)
-    return ledger_run(ring(5), replace(noisy, orders=orders), Fraction(1, 3), Fraction(1, 4))
+    return ledger_run(ring(5), replace(noisy, disturbances=disturbances), Fraction(1, 3), Fraction(1, 4))
 
 
 def test_the_same_seed_gives_the_same_transcript() -> None:

@@ -7,7 +7,8 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any, cast
 
-from edgenode.core.protocol.messages import Acknowledged, Message, Verdict
+from edgenode.core.protocol.events import Answered
+from edgenode.core.protocol.messages import Ack, Message, Verdict
 from tests.simulation.event_queue import EventQueue, Processes
 from tests.simulation.lossy_network import LossyNetwork
 from tests.simulation.push_channel import PushChannel
@@ -21,7 +22,7 @@ class Pair:
     def __init__(self, answers_from: int, **scenario: Any) -> None:
         self.queue, self.happened = EventQueue(), Counter[str]()
         self.processes = Processes(self.queue)
-        self.arrived, self.answered, self._answers_from = 0, list[Acknowledged](), answers_from
+        self.arrived, self.answered, self._answers_from = 0, list[Answered](), answers_from
         self.given_up = False
         air = LossyNetwork(Scenario(**scenario), random.Random(0), self.happened)
         self.pushes = PushChannel(
@@ -36,10 +37,10 @@ class Pair:
     def _arrive(self, to: str, message: Message) -> None:
         self.arrived += 1
         if 0 < self._answers_from <= self.arrived:
-            self.pushes.answer(to, "a", Acknowledged("b", message.round, Verdict.OK, 0))
+            self.pushes.answer(to, "a", Answered("b", Ack(message.round, Verdict.OK, 0)))
         self.given_up = self.arrived == 10
 
-    def _answer(self, sender: str, event: Acknowledged) -> None:
+    def _answer(self, sender: str, event: Answered) -> None:
         self.answered.append(event)
 
 
@@ -49,7 +50,7 @@ def test_a_push_is_repeated_until_it_is_answered() -> None:
     play(pair.queue)
     assert pair.happened["lost"] > 0
     assert pair.arrived >= 3
-    assert {event.round for event in pair.answered} == {3}
+    assert {event.ack.round for event in pair.answered} == {3}
     assert pair.pushes.answered_s > 1.0  # half a second, one, two, and two again
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode.core.protocol.control import Persist
+from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
@@ -192,7 +192,7 @@ def test_a_beginning_that_was_cut_off_is_none(state: ControllerState) -> None:
 LIVES = """
 import os, sys
 from pathlib import Path
-from edgenode.core.protocol.control import Persist
+from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.storage.controller_state import ControllerState
 

@@ -1,38 +1,43 @@
-"""Who is there: who can be told something, who waits to be let in, and which members may still be in a round."""
+"""Which nodes there are: connected, waiting to join, or possibly still in a round.
+
+A node is in one of three relations to the run. A *newcomer* is connected and in no run yet. A *member* is named by the
+newest record. A *leaver* was a member and handed over what it had. Members, and leavers that are not done, are
+*involved*: they may still be in a round, so an eviction has to fence them. Only a farewell, the last report of a node
+that ended well, takes a node out of that set.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgenode.core.protocol.control import Admit, Joined
-from edgenode.core.protocol.messages import AnswerFence
+from edgenode.core.protocol.orders import FenceAnswer, Join
 from edgenode.core.protocol.plan import Plan
 
 
 @dataclass
 class Membership:
-    """What the controller knows of every node; the plan itself is not its own.
+    """What the controller knows of every node. The plan itself is kept elsewhere.
 
     Attributes:
-        present: the nodes with a live link, members and others.
+        present: the nodes with a live link, members and others, each with its first report.
         newcomers: those of them that are in no run yet.
         next_rounds: the next round of each node, as last reported.
-        welcomed: members not heard of since: the round to start at, and the process.
+        welcomed: members that have not reported since their welcome: the round to start at, and the process.
         sponsored: newcomers that were sent to a member for its model.
         given_up: members that an operator does not wait for when all are down.
         farewells: of members that have ended well: what they would answer to any fence.
     """
 
-    present: dict[str, Joined] = field(default_factory=dict)
-    newcomers: dict[str, Joined] = field(default_factory=dict)
+    present: dict[str, Join] = field(default_factory=dict)
+    newcomers: dict[str, Join] = field(default_factory=dict)
     next_rounds: dict[str, int] = field(default_factory=dict)
     welcomed: dict[str, tuple[int, str]] = field(default_factory=dict)
     sponsored: set[str] = field(default_factory=set)
     given_up: set[str] = field(default_factory=set)
-    farewells: dict[str, AnswerFence] = field(default_factory=dict)
+    farewells: dict[str, FenceAnswer] = field(default_factory=dict)
 
     def begin(self, plan: Plan, start: int) -> None:
-        """All members of a plan begin, from one round: nothing that was heard before counts."""
+        """All members of a plan start at one round. Nothing that was reported before counts."""
         self.given_up.clear()
         self.farewells.clear()
         for node in plan.latest.names:
@@ -40,23 +45,33 @@ class Membership:
         self.next_rounds = dict.fromkeys(plan.latest.names, start)
         self.welcomed = {n: (start, self.present[n].process) for n in plan.latest.names}
 
-    def lost(self, node: str) -> None:
-        """Its link is gone."""
+    def admit(self, node: str, process: str, start: int) -> bool:
+        """Make a newcomer a member from a round on; False if its process is not the one that waits here."""
+        self.next_rounds[node] = start
+        self.welcomed[node] = start, process
+        if not self.is_waiting(node, process):
+            return False
+        del self.newcomers[node]
+        self.sponsored.discard(node)
+        return True
+
+    def disconnect(self, node: str) -> None:
+        """Its link ended."""
         self.present.pop(node, None)
         self.newcomers.pop(node, None)
         self.sponsored.discard(node)
 
-    def dead(self, node: str) -> None:
-        """It was cut out: its next process, or this one if it never heard, is a newcomer."""
+    def forget(self, node: str) -> None:
+        """It was evicted. Its next process is a newcomer, and so is this one if it never learns of the eviction."""
         self.welcomed.pop(node, None)
         self.farewells.pop(node, None)
 
-    def is_ready(self, admit: Admit) -> bool:
-        """Whether the process that has the model is still the one that waits here."""
-        return admit.node in self.newcomers and self.newcomers[admit.node].process == admit.process
+    def is_waiting(self, node: str, process: str) -> bool:
+        """Whether a process is the one that waits under a name to become a member."""
+        return node in self.newcomers and self.newcomers[node].process == process
 
     def takes_part(self, node: str) -> bool:
-        """Whether a node is in the run, not done yet, and can be told something."""
+        """Whether a node is in the run, not done yet, and can be sent an order."""
         return node in self.present and node not in self.newcomers and node not in self.farewells
 
     def involved(self, plan: Plan) -> frozenset[str]:
@@ -65,35 +80,35 @@ class Membership:
         return frozenset(plan.latest.names) | leaving
 
     def evictable(self, plan: Plan) -> frozenset[str]:
-        """Those, and leavers that are done: they may have gone before their last answers came through."""
+        """Those, and leavers that are done: one may have gone before its last answers came through."""
         # precaution: a leaver that has gone can still be evicted
         return frozenset(plan.latest.names) | _leavers(plan).keys()
 
     def running(self, plan: Plan) -> frozenset[str]:
-        """Everyone who may still be in a round."""
+        """Every node that may still be in a round."""
         return self.involved(plan) - set(self.farewells)
 
     def anyone_runs(self, plan: Plan) -> bool:
-        """Whether anybody who may still be in a round is within reach."""
+        """Whether a node that may still be in a round can be reached."""
         return any(self.takes_part(node) for node in self.running(plan))
 
     def waited_for(self, plan: Plan) -> frozenset[str]:
-        """Members of a run that nobody is in any more, who must come back before it can go on."""
+        """With no node in the run any more: the members that must come back before it can resume."""
         if self.anyone_runs(plan):
             return frozenset()
         return self.running(plan) - set(self.newcomers) - self.given_up
 
-    def has_heard_all(self, plan: Plan) -> bool:
-        """Whether every member has told what it knows of the plan."""
+    def has_reports_of_all(self, plan: Plan) -> bool:
+        """Whether every member has reported what it knows of the plan."""
         return self.next_rounds.keys() >= set(plan.latest.names)
 
     def is_settled(self, plan: Plan) -> bool:
-        """The latest record is in force at every member; one not heard of may know another that we do not."""
+        """Whether the latest record is in force at every member. One without a report may know another record."""
         return all(self.next_rounds.get(node, -1) >= plan.latest.start for node in plan.latest.names)
 
 
 def _leavers(plan: Plan) -> dict[str, int]:
-    """Who has left, or will, and was not cut out since: with the round in which each is no member any more."""
+    """Nodes that left, or will, and were not evicted since, each with the first round without it."""
     leavers = {leaver: r.start for r in plan.records for leaver, _ in r.handoffs}
-    cut = {(dead, r.start) for r in plan.records for dead, _ in r.evictions}
-    return {n: start for n, start in leavers.items() if not any(dead == n and r > start for dead, r in cut)}
+    evicted = {(node, r.start) for r in plan.records for node, _ in r.evictions}
+    return {n: start for n, start in leavers.items() if not any(node == n and r > start for node, r in evicted)}

@@ -1,31 +1,30 @@
-"""What a run is founded on: agreed before anybody trains, and never changed."""
+"""What a run is created from: agreed before any node trains, and never changed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from edgenode.core.topology.requirements import Requirements
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule import ScheduleSpec
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a run is founded on.
+    """What a run is created from.
 
     Attributes:
-        nodes: how many members it waits for.
-        run_digest: of the configuration that all must share.
-        schedule: its ``every`` counts epochs if ``epochs``, else rounds.
+        nodes: the number of initial members.
+        run_digest: of the configuration that all nodes must share.
+        schedule: the graphs that the run starts with.
         rounds: of the whole run, gossip included.
-        min_nodes: below this no member is evicted, and none may leave.
-        demands: what the algorithm demands of the graphs that an operator may want.
+        min_nodes: below this number no member is evicted, and none may leave.
+        requirements: what the algorithm requires of every graph that an operator may set.
     """
 
     cluster: str
     nodes: int
     run_digest: str
-    schedule: Schedule
-    epochs: bool
+    schedule: ScheduleSpec
     rounds: int
     min_nodes: int = 1
     requirements: Requirements = field(default_factory=Requirements)

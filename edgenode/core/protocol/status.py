@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from edgenode.core.protocol.control import Leadership
+from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Plan
 
 

@@ -13,26 +13,30 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from edgenode.core.protocol.control import (
+from edgenode.core.protocol.events import Disconnected, Reported
+from edgenode.core.protocol.orders import (
+    FenceAnswer,
     Halt,
     Hello,
-    Joined,
+    Join,
     Leadership,
-    Lost,
+    Leave,
     Offer,
-    OfferAnswered,
-    Progressed,
+    OfferAnswer,
+    Order,
+    Progress,
     Refuse,
+    Standby,
     Welcome,
 )
-from edgenode.core.protocol.messages import AnswerFence, AnswerOffer, Halted, RecordOffered
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError, TransportError, first_cause
-from edgenode.net import control, peers
-from edgenode.net.control import ControlLink, ControlServer
+from edgenode.net import control_server, peers
+from edgenode.net.control_client import ControlLink
+from edgenode.net.control_server import ControlServer
 from edgenode.net.peers import PeerServer
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import channel, serving
@@ -59,7 +63,6 @@ class Controller:
     port: int = 0
     events: list[object] = field(default_factory=list)
     reports: list[NodeStatus] = field(default_factory=list)
-    leaving: list[str] = field(default_factory=list)
     planned: dict[str, str] = field(default_factory=dict)
     server: ControlServer = field(init=False)
 
@@ -70,14 +73,18 @@ class Controller:
             identity,
             self.events.append,
             lambda node, report: self.reports.append(report),
-            self.leaving.append,
             lambda node: self.planned.get(node, ""),
         )
-        async with serving(f"127.0.0.1:{self.port}", [(control.SERVICE, self.server.add_to)], 0.0) as self.port:
+        async with serving(f"127.0.0.1:{self.port}", [(control_server.SERVICE, self.server.add_to)], 0.0) as self.port:
             yield f"127.0.0.1:{self.port}"
 
-    def of_kind(self, kind: type) -> list[object]:
-        return [event for event in self.events if isinstance(event, kind)]
+    def reported(self, kind: type) -> list[object]:
+        return [event for event in self.events if isinstance(event, Reported) and isinstance(event.report, kind)]
+
+    @property
+    def kinds(self) -> list[type]:
+        """Of the reports, and Disconnected."""
+        return [type(event.report) if isinstance(event, Reported) else type(event) for event in self.events]
 
 
 @dataclass
@@ -92,28 +99,26 @@ class Node:
     process: str = "p"
     follows: Leadership | None = None
     orders: list[object] = field(default_factory=list)
-    standbys: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
+    standbys: list[Standby] = field(default_factory=list)
     link: ControlLink = field(init=False)
 
     def __post_init__(self) -> None:
         identity = Identity(self.cluster, self.name, "run", process=self.process)
-        self.link = ControlLink(identity, self._find, self._join, self._ordered, self._waiting)
+        self.link = ControlLink(identity, self._find, self._join, self._ordered)
 
     async def _find(self) -> str:
         return self.target
 
-    def _join(self, controller: str) -> Joined:
+    def _join(self, controller: str) -> Join:
         assert controller == self.target
         plan = PLAN if self.running else None
-        return Joined(
-            self.name, self.address, "run", 20, frozenset({50}), plan, self.running, self.process, follows=self.follows
-        )
+        return Join(self.address, "run", 20, frozenset({50}), plan, self.running, self.process, follows=self.follows)
 
-    def _ordered(self, order: object) -> None:
-        self.orders.append(order)
-
-    def _waiting(self, present: tuple[str, ...], missing: int) -> None:
-        self.standbys.append((present, missing))
+    def _ordered(self, order: Order) -> None:
+        if isinstance(order, Standby):
+            self.standbys.append(order)
+        else:
+            self.orders.append(order)
 
     @asynccontextmanager
     async def up(self) -> AsyncIterator[Node]:
@@ -129,7 +134,7 @@ async def both() -> AsyncIterator[tuple[Controller, Node]]:
     controller = Controller()
     async with controller.up() as target, Node(target).up() as node:
         await until(lambda: bool(controller.events))
-        controller.server.standby(["n0"], 1)
+        controller.server.send_all(Standby(("n0",), 1))
         await until(node.link.connected.is_set)
         yield controller, node
 
@@ -146,9 +151,9 @@ async def failure(node: Node) -> Exception:
     return first_cause(caught.value)  # type: ignore[return-value]
 
 
-def progress(next_round: int, farewell: AnswerFence | None = None, **fields: Any) -> tuple[Progressed, NodeStatus]:
+def progress(next_round: int, farewell: FenceAnswer | None = None, **fields: Any) -> tuple[Progress, NodeStatus]:
     """A report of n0 that has completed all rounds before ``next_round``."""
-    return Progressed("n0", next_round, 0, "d", farewell), NodeStatus(round=next_round, **fields)
+    return Progress(next_round, 0, "d", farewell), NodeStatus(round=next_round, **fields)
 
 
 # --- what goes up and down
@@ -156,8 +161,8 @@ def progress(next_round: int, farewell: AnswerFence | None = None, **fields: Any
 
 async def test_a_node_joins_with_all_it_has_and_is_told_who_is_missing() -> None:
     async with both() as (controller, node):
-        assert controller.events == [Joined("n0", node.address, "run", 20, frozenset({50}), None, False, "p")]
-        assert node.standbys == [(("n0",), 1)]
+        assert controller.events == [Reported("n0", Join(node.address, "run", 20, frozenset({50}), None, False, "p"))]
+        assert node.standbys == [Standby(("n0",), 1)]
 
 
 async def test_a_returning_node_brings_its_plan() -> None:
@@ -165,28 +170,28 @@ async def test_a_returning_node_brings_its_plan() -> None:
     follows = Leadership(3, "beef", "10.0.0.5:7700")
     async with controller.up() as target, Node(target, running=True, follows=follows).up():
         await until(lambda: bool(controller.events))
-    joined = Joined("n0", "127.0.0.1:7600", "run", 20, frozenset({50}), PLAN, True, "p", follows=follows)
-    assert controller.events[0] == joined
+    join = Join("127.0.0.1:7600", "run", 20, frozenset({50}), PLAN, True, "p", follows=follows)
+    assert controller.events[0] == Reported("n0", join)
 
 
 async def test_a_greeting_names_the_controller_at_the_address_that_was_dialled() -> None:
     async with both() as (controller, node):
-        controller.server.perform(Hello("n0", Leadership(3, "beef", "0.0.0.0:7700"), paused=True))
+        controller.server.send("n0", Hello(Leadership(3, "beef", "0.0.0.0:7700"), paused=True))
         await until(lambda: bool(node.orders))
-        assert node.orders == [Hello("n0", Leadership(3, "beef", node.target), paused=True)]
+        assert node.orders == [Hello(Leadership(3, "beef", node.target), paused=True)]
 
 
 async def test_a_pause_and_its_end_arrive_in_their_order() -> None:
     async with both() as (controller, node):
         for halted in (True, False):
-            controller.server.perform(Halt("n0", halted))
+            controller.server.send("n0", Halt(halted))
         await until(lambda: len(node.orders) >= 2)
-    assert node.orders == [Halted(True), Halted(False)]
+    assert node.orders == [Halt(True), Halt(False)]
 
 
 async def test_a_controller_that_is_not_followed_is_left_and_dialled_again() -> None:
     class Loyal(Node):
-        def _ordered(self, order: object) -> None:
+        def _ordered(self, order: Order) -> None:
             super()._ordered(order)
             if isinstance(order, Hello) and order.leadership.term < 3:
                 raise TransportError("not the one we follow")
@@ -194,64 +199,71 @@ async def test_a_controller_that_is_not_followed_is_left_and_dialled_again() -> 
     controller = Controller()
     async with controller.up() as target, Loyal(target).up() as node:
         await until(lambda: bool(controller.events))
-        controller.server.perform(Hello("n0", Leadership(2)))
-        controller.server.perform(Welcome("n0", PLAN, 0))
-        await until(lambda: len(controller.of_kind(Joined)) == 2)
+        controller.server.send("n0", Hello(Leadership(2)))
+        controller.server.send("n0", Welcome(PLAN, 0))
+        await until(lambda: len(controller.reported(Join)) == 2)
         assert not node.link.connected.is_set()
         assert [type(order) for order in node.orders] == [Hello]
-        controller.server.perform(Hello("n0", Leadership(3)))
+        controller.server.send("n0", Hello(Leadership(3)))
         await until(node.link.connected.is_set)
 
 
 async def test_a_welcome_brings_the_plan_and_the_round() -> None:
     async with both() as (controller, node):
         plan = PLAN.extend(CHANGE)
-        controller.server.perform(Welcome("n0", plan, 7))
+        controller.server.send("n0", Welcome(plan, 7))
         await until(lambda: bool(node.orders))
-        assert node.orders == [Welcome("n0", plan, 7)]
+        assert node.orders == [Welcome(plan, 7)]
 
 
 async def test_an_offer_is_answered() -> None:
     async with both() as (controller, node):
-        controller.server.perform(Offer("n0", CHANGE))
+        controller.server.send("n0", Offer(CHANGE))
         await until(lambda: bool(node.orders))
-        assert node.orders == [RecordOffered(CHANGE)]
-        answer = AnswerOffer(CHANGE.number, CHANGE.digest, accepted=True, next_round=8)
-        node.link.answer(answer)
-        await until(lambda: bool(controller.of_kind(OfferAnswered)))
-        assert controller.of_kind(OfferAnswered) == [OfferAnswered("n0", answer)]
+        assert node.orders == [Offer(CHANGE)]
+        answer = OfferAnswer(CHANGE.number, CHANGE.digest, accepted=True, next_round=8)
+        node.link.report(answer)
+        await until(lambda: bool(controller.reported(OfferAnswer)))
+        assert controller.reported(OfferAnswer) == [Reported("n0", answer)]
 
 
 async def test_progress_reaches_the_cluster_and_the_status() -> None:
     async with both() as (controller, node):
-        node.link.report(*progress(4, loss=0.5, waiting_for=("n1",)))
+        node.link.progress(*progress(4, loss=0.5, waiting_for=("n1",)))
         await until(lambda: bool(controller.reports))
-        assert controller.of_kind(Progressed) == [Progressed("n0", 4, 0, "d")]
+        assert controller.reported(Progress) == [Reported("n0", Progress(4, 0, "d"))]
         assert controller.reports == [NodeStatus(round=4, loss=0.5, waiting_for=("n1",))]
 
 
 async def test_a_farewell_reaches_the_cluster_and_not_the_status() -> None:
-    farewell = AnswerFence(0, 0, 3, (("n1", 2),), PLAN.records)
+    farewell = FenceAnswer(0, 0, 3, (("n1", 2),), PLAN.records)
     async with both() as (controller, node):
-        node.link.report(*progress(4, farewell))
+        node.link.progress(*progress(4, farewell))
         await until(lambda: bool(controller.reports))
-        assert controller.of_kind(Progressed) == [Progressed("n0", 4, 0, "d", farewell)]
+        assert controller.reported(Progress) == [Reported("n0", Progress(4, 0, "d", farewell))]
         assert controller.reports == [NodeStatus(round=4)]
 
 
 async def test_an_unsent_report_is_replaced_by_a_newer_one() -> None:
     async with both() as (controller, node):
         for t in range(100):
-            node.link.report(*progress(t))
+            node.link.progress(*progress(t))
         await until(lambda: bool(controller.reports) and controller.reports[-1].round == 99)
         assert len(controller.reports) < 100
 
 
 async def test_an_order_to_a_node_that_is_away_is_dropped() -> None:
     async with both() as (controller, node):
-        controller.server.perform(Welcome("n9", PLAN, 0))
-        controller.server.perform(Welcome("n0", PLAN, 0))
+        controller.server.send("n9", Welcome(PLAN, 0))
+        controller.server.send("n0", Welcome(PLAN, 0))
         await until(lambda: bool(node.orders))
+
+
+async def test_a_request_to_leave_reaches_the_cluster() -> None:
+    async with both() as (controller, node):
+        node.link.report(Leave())
+        await until(lambda: bool(controller.reported(Leave)))
+        assert controller.reported(Leave) == [Reported("n0", Leave())]
 
 
 # --- the end
@@ -260,10 +272,10 @@ async def test_an_order_to_a_node_that_is_away_is_dropped() -> None:
 async def test_flush_waits_until_the_controller_has_read_the_last_report() -> None:
     for _ in range(10):
         async with both() as (controller, node):
-            node.link.report(*progress(5, state=NodeState.DONE))
+            node.link.progress(*progress(5, state=NodeState.DONE))
             await asyncio.wait_for(node.link.flush(SOON_S), SOON_S)
             assert controller.reports[-1].state == NodeState.DONE
-            assert controller.events[-1] == Lost("n0")
+            assert controller.events[-1] == Disconnected("n0")
 
 
 async def test_a_flushed_link_ends() -> None:
@@ -273,7 +285,7 @@ async def test_a_flushed_link_ends() -> None:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(node.link.run(), name="link")
             await until(lambda: bool(controller.events))
-            controller.server.standby([], 1)
+            controller.server.send_all(Standby((), 1))
             await until(node.link.connected.is_set)
             await node.link.flush(SOON_S)
             await asyncio.wait_for(running, SOON_S)
@@ -282,7 +294,7 @@ async def test_a_flushed_link_ends() -> None:
 async def test_flush_does_not_wait_for_a_controller_that_is_gone() -> None:
     node = Node("127.0.0.1:1")
     async with node.up():
-        node.link.report(*progress(5))
+        node.link.progress(*progress(5))
         await asyncio.sleep(0.05)
         await asyncio.wait_for(node.link.flush(60), 0.1)
 
@@ -294,15 +306,13 @@ async def test_flush_waits_no_longer_than_it_is_told() -> None:
             await context.write(control_pb2.AttendResponse(standby=standby))
             await asyncio.sleep(SOON_S)
 
-    deaf = Deaf(
-        Identity("home", "controller", "run"), lambda event: None, lambda node, report: None, lambda node: None, str
-    )
+    deaf = Deaf(Identity("home", "controller", "run"), lambda event: None, lambda node, report: None, str)
     async with (
-        serving("127.0.0.1:0", [(control.SERVICE, deaf.add_to)], 0.0) as port,
+        serving("127.0.0.1:0", [(control_server.SERVICE, deaf.add_to)], 0.0) as port,
         Node(f"127.0.0.1:{port}").up() as node,
     ):
         await until(node.link.connected.is_set)
-        node.link.report(*progress(5))
+        node.link.progress(*progress(5))
         async with asyncio.timeout(1):
             await node.link.flush(0.1)
 
@@ -312,8 +322,8 @@ async def test_a_node_that_goes_away_is_lost_once() -> None:
     async with controller.up() as target:
         async with Node(target).up():
             await until(lambda: bool(controller.events))
-        await until(lambda: controller.events[-1] == Lost("n0"))
-    assert len(controller.of_kind(Lost)) == 1
+        await until(lambda: controller.events[-1] == Disconnected("n0"))
+    assert controller.kinds.count(Disconnected) == 1
 
 
 # --- the link breaks
@@ -325,16 +335,16 @@ async def test_a_restarted_controller_is_joined_again_and_told_the_newest_report
         target = await first.enter_async_context(controller.up())
         async with Node(target).up() as node:
             await until(lambda: bool(controller.events))
-            node.link.report(*progress(4))
+            node.link.progress(*progress(4))
             await until(lambda: bool(controller.reports))
             await first.aclose()
-            await until(lambda: controller.events[-1] == Lost("n0"))
+            await until(lambda: controller.events[-1] == Disconnected("n0"))
             node.running = True
             async with controller.up():
                 await until(lambda: len(controller.reports) == 2)
             assert controller.reports[1].round == 4
-            assert [type(event) for event in controller.events[:5]] == [Joined, Progressed, Lost, Joined, Progressed]
-            assert controller.of_kind(Joined)[1].plan == PLAN  # type: ignore[attr-defined]
+            assert controller.kinds[:5] == [Join, Progress, Disconnected, Join, Progress]
+            assert controller.reported(Join)[1].report.plan == PLAN  # type: ignore[attr-defined]
 
 
 async def test_an_answer_that_was_not_sent_waits_for_the_offer_to_be_repeated() -> None:
@@ -342,12 +352,12 @@ async def test_an_answer_that_was_not_sent_waits_for_the_offer_to_be_repeated() 
     async with controller.up() as target:
         pass
     async with Node(target).up() as node:
-        node.link.answer(AnswerOffer(1, "d", accepted=True, next_round=3))
+        node.link.report(OfferAnswer(1, "d", accepted=True, next_round=3))
         async with controller.up():
             await until(lambda: bool(controller.events))
-            controller.server.perform(Offer("n0", CHANGE))
+            controller.server.send("n0", Offer(CHANGE))
             await until(lambda: bool(node.orders))
-            assert controller.of_kind(OfferAnswered) == []
+            assert controller.reported(OfferAnswer) == []
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 4, 8, 100])
@@ -387,7 +397,7 @@ async def test_a_running_node_replaces_its_own_half_open_link() -> None:
         stream = control_pb2_grpc.ControlServiceStub(there).Attend()
         await stream.write(again)
         await until(lambda: len(controller.events) >= 3)
-        assert [type(event) for event in controller.events[:3]] == [Joined, Lost, Joined]
+        assert controller.kinds[:3] == [Join, Disconnected, Join]
 
 
 # --- refusals
@@ -413,13 +423,13 @@ async def test_a_second_process_of_one_name_is_refused_with_both_addresses(link:
         await until(lambda: bool(controller.events))
         if link == "down":
             await of_first.aclose()
-            await until(lambda: controller.events[-1] == Lost("n0"))
+            await until(lambda: controller.events[-1] == Disconnected("n0"))
         error = await failure(Node(target, address="127.0.0.1:7699", process="second", running=running))
         assert isinstance(error, RemoteProtocolError)
         assert TAKEN.format(address) in str(error)
-        assert len(controller.of_kind(Joined)) == 1
+        assert len(controller.reported(Join)) == 1
         if link == "up":
-            controller.server.perform(Welcome("n0", PLAN, 0))
+            controller.server.send("n0", Welcome(PLAN, 0))
             await until(lambda: bool(first.orders))
 
 
@@ -456,9 +466,9 @@ async def test_the_same_device_may_join_again_before_its_old_link_is_known_to_be
         await until(lambda: len(controller.events) == 1)
         async with Node(target).up() as node:
             await until(lambda: len(controller.events) == 3)
-            assert [type(event) for event in controller.events] == [Joined, Lost, Joined]
+            assert controller.kinds == [Join, Disconnected, Join]
             assert await asyncio.wait_for(old.read(), SOON_S) is grpc.aio.EOF
-            controller.server.perform(Welcome("n0", PLAN, 0))
+            controller.server.send("n0", Welcome(PLAN, 0))
             await until(lambda: bool(node.orders))
 
 
@@ -467,11 +477,11 @@ async def test_a_refusal_is_final_and_says_why() -> None:
     async with controller.up() as target, asyncio.TaskGroup() as group:
         failing = group.create_task(failure(Node(target)), name="refused")
         await until(lambda: bool(controller.events))
-        controller.server.perform(Refuse("n0", "the run is full"))
+        controller.server.send("n0", Refuse("the run is full"))
         error = await failing
-        await until(lambda: controller.events[-1] == Lost("n0"))
+        await until(lambda: controller.events[-1] == Disconnected("n0"))
     assert str(error) == f"refused by the controller at {target}: the run is full"
-    assert len(controller.of_kind(Joined)) == 1
+    assert len(controller.reported(Join)) == 1
 
 
 async def test_a_refused_node_that_does_not_hang_up_is_hung_up() -> None:
@@ -481,7 +491,7 @@ async def test_a_refused_node_that_does_not_hang_up_is_hung_up() -> None:
         join = control_pb2.Join(identity=Identity("home", "n0", "run").to_wire())
         await stream.write(control_pb2.AttendRequest(join=join))
         await until(lambda: bool(controller.events))
-        controller.server.perform(Refuse("n0", "no"))
+        controller.server.send("n0", Refuse("no"))
         assert (await stream.read()).refusal.reason == "no"
         assert await asyncio.wait_for(stream.read(), SOON_S) is grpc.aio.EOF
 
@@ -505,7 +515,7 @@ async def test_a_report_that_nobody_understands_is_refused_for_good(bad: control
             await asyncio.wait_for(stream.read(), SOON_S)
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "unexpected report" in (caught.value.details() or "")
-        await until(lambda: controller.events[-1] == Lost("n0"))
+        await until(lambda: controller.events[-1] == Disconnected("n0"))
 
 
 async def test_a_join_with_a_malformed_plan_is_refused_for_good() -> None:
@@ -522,5 +532,5 @@ async def test_a_welcome_without_a_plan_ends_the_link() -> None:
     async with controller.up() as target, asyncio.TaskGroup() as group:
         failing = group.create_task(failure(Node(target)), name="refused")
         await until(lambda: bool(controller.events))
-        controller.server.perform(Welcome("n0", replace(PLAN, records=()), 0))
+        controller.server.send("n0", Welcome(replace(PLAN, records=()), 0))
         assert "a welcome without a plan" in str(await failing)

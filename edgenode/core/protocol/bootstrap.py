@@ -1,0 +1,98 @@
+"""How a run starts: created by its initial members, or resumed when all of them were down.
+
+1. A new run is created as soon as `nodes` nodes are connected. The plan is one record, from round 0.
+2. With no node in the run any more, its members gather again. All of them are waited for, except those that an operator
+   gives up.
+3. The run resumes from the newest round that most members have saved, and at least half of them. A member without a
+   checkpoint of that round is a newcomer. If no member has saved anything, the run starts again from round 0.
+4. Every resumed member gets a new incarnation, so nothing that its old process sent counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from edgenode.core.protocol.cluster_state import ClusterState
+from edgenode.core.protocol.events import ClusterAction, Send
+from edgenode.core.protocol.eviction import Evictions
+from edgenode.core.protocol.orders import Welcome
+from edgenode.core.protocol.pending_changes import PendingChanges, missing, pending_rotation
+from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import GraphError
+
+
+class Bootstrap:
+    """Creates the run, or resumes it, once every node that it needs is connected."""
+
+    def __init__(self, state: ClusterState, changes: PendingChanges, evictions: Evictions) -> None:
+        self._state, self._changes, self._evictions = state, changes, evictions
+
+    def remember(self, plan: Plan) -> None:
+        """A checkpoint names a run that no node is in any more: the connected nodes may be what is left of it."""
+        state = self._state
+        if state.plan is None:
+            state.membership.newcomers |= state.membership.present
+        if state.plan is None or plan.latest.number > state.plan.latest.number:
+            state.plan = plan
+
+    def create_if_complete(self) -> list[ClusterAction]:
+        """Create a run with all initial members. A run to recover is not created: a member has to know it."""
+        state = self._state
+        if state.recover or missing(state):
+            return []
+        present = state.membership.present
+        members = sorted(Member(node, 0, join.address) for node, join in present.items())
+        try:
+            state.plan = create_plan(state.run_spec.cluster, members, self._first_schedule())
+        except GraphError as exc:
+            return state.refuse_all(present, str(exc))
+        return self._welcome_all(state.plan, 0)
+
+    def resume_if_complete(self) -> list[ClusterAction]:
+        """Resume a run whose members are all back, and none of which runs: steps 2 to 4.
+
+        A rotation that was not in force by then is requested again. A stop holds if a member has ended by it.
+        """
+        state, membership = self._state, self._state.membership
+        if state.plan is None or membership.waited_for(state.plan):
+            return []
+        here = membership.newcomers
+        offers = {n: (j.saved, j.plan) for n, j in here.items() if j.saved and j.plan}
+        back = [n for n in membership.involved(state.plan) if n in here]
+        try:
+            if not offers and not membership.farewells:  # they died before their first round
+                members = self._renewed(back)
+                plan, start = create_plan(state.run_spec.cluster, members, self._first_schedule()), 0
+            else:
+                members = self._renewed({*back, *offers})
+                plan, start = restore_plan(state.plan, members, offers, state.run_spec.min_nodes)
+        except GraphError as exc:
+            return state.refuse_all(membership.newcomers, str(exc))
+        promised = pending_rotation(state.plan, after=start)
+        number, end = state.plan.latest.number + 1, state.plan.latest.end if membership.farewells else None
+        state.plan = Plan((replace(plan.latest, number=number, term=state.term, end=end),))
+        expired = self.expire("all members went down before that")
+        self._evictions.ballot = None
+        if promised:
+            self._changes.add(promised)
+        return [*expired, *self._welcome_all(state.plan, start)]
+
+    def expire(self, why: str) -> list[ClusterAction]:
+        """Nothing that was requested will be done."""
+        return [*self._changes.expire(why), *self._evictions.expire(why)]
+
+    def _renewed(self, names: Iterable[str]) -> list[Member]:
+        """Newcomers as members, each with an incarnation of its own."""
+        plan, newcomers = self._state.plan, self._state.membership.newcomers
+        assert plan is not None
+        return [Member(n, plan.next_incarnation(n), newcomers[n].address) for n in names]
+
+    def _welcome_all(self, plan: Plan, start: int) -> list[ClusterAction]:
+        self._state.membership.begin(plan, start)
+        # precaution: a plan is persisted before anyone is welcomed to it
+        return [self._state.persist(), *(Send(node, Welcome(plan, start)) for node in plan.latest.names)]
+
+    def _first_schedule(self) -> Schedule:
+        return self._state.run_spec.schedule.schedule(self._state.rounds_per_epoch)

@@ -1,0 +1,262 @@
+"""What the two state machines handle and emit, beyond what travels: frozen values, no behaviour.
+
+Events go in, actions come out. What travels is in `messages` (between nodes) and `orders` (between a node and the
+controller), and enters here unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgenode.core.algorithm.compression import Floats
+from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.protocol.messages import Ack, Message
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    FenceAnswer,
+    Halt,
+    NodeReport,
+    Offer,
+    OfferAnswer,
+    Order,
+)
+from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Period
+from edgenode.errors import EdgenodeError
+
+# --- the node handles -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The local step is done. local_update = z after - z before, float32 [d]."""
+
+    round: int
+    local_update: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A push arrived."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A receiver answered a push of this node."""
+
+    receiver: str
+    ack: Ack
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The deadline of a round passed."""
+
+    round: int
+
+
+NodeEvent = Trained | Received | Answered | TimedOut | Offer | Fence | EvictionCommitted | Halt
+
+# --- the node emits ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Take one local step from z, and return with Trained."""
+
+    round: int
+    z: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Deliver a message, and repeat it until it is answered."""
+
+    to: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer a push."""
+
+    to: str
+    ack: Ack
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """The round now waits for these peers: start its one deadline."""
+
+    round: int
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A round is closed. These are its costs. u is the mean over the blocks."""
+
+    round: int
+    messages: int
+    payload_bytes: int
+    u: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Measure the model after ``round`` rounds."""
+
+    round: int
+    z: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write a checkpoint of the state after ``round`` rounds."""
+
+    round: int
+    state: State
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Answer the controller."""
+
+    report: OfferAnswer | FenceAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChanged:
+    """A record was adopted: its members may need dialling, and its start can be shown."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over for this node: all its pushes are answered. ``complete`` is False if it stopped or left early."""
+
+    round: int
+    z: Floats
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The run cannot continue."""
+
+    error: EdgenodeError
+
+
+NodeAction = Train | Push | Answer | Await | Mixed | Evaluate | Save | Report | PlanChanged | Finish | Fail
+
+# --- the cluster handles ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A node's report arrived."""
+
+    node: str
+    report: NodeReport
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A node's link to the controller ended."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """An operator requests these graphs in turn, a period each."""
+
+    request_id: int
+    graphs: tuple[GraphSpec, ...]
+    period: Period
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """An operator requests that all nodes stop at one round."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """An operator requests that no node begins a further round."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """An operator requests that a paused run continues."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Evict a member: requested by an operator, or by the failure detector with the request id UNREQUESTED.
+
+    Attributes:
+        force: even below half of the members, or below min_nodes.
+    """
+
+    request_id: int
+    node: str
+    force: bool = False
+
+
+UNREQUESTED = -1
+"""The request id of what no operator requested. The reply to it is only logged."""
+
+OperatorRequest = Rotate | Stop | Pause | Resume | Evict
+ClusterEvent = Reported | Disconnected | OperatorRequest
+
+# --- the cluster emits ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Give an order to a node. To a node without a link it is lost, and sent again when the node reconnects."""
+
+    node: str
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class StepDown:
+    """Another controller leads this run: end this one."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write down what the next controller must know, before anything that follows."""
+
+    term: int
+    ballot: int
+    plan: Plan
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer an operator: the round at which the change takes effect, or an error."""
+
+    request_id: int
+    start: int | None
+    error: str = ""
+
+
+ClusterAction = Send | StepDown | Persist | Reply

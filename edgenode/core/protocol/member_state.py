@@ -1,0 +1,88 @@
+"""What every part of a node's state machine reads and writes: its round, its plan, and what it knows of its peers."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+from edgenode.core.algorithm.learner import Learner
+from edgenode.core.protocol.barrier import Barrier
+from edgenode.core.protocol.events import Fail, NodeAction
+from edgenode.core.protocol.peer_knowledge import PeerKnowledge
+from edgenode.core.protocol.plan import Plan
+from edgenode.errors import EdgenodeError
+
+
+class Stage(Enum):
+    """Where in its round a node is."""
+
+    READY = auto()
+    TRAINING = auto()
+    WAITING = auto()
+    OVER = auto()
+
+
+class MemberState:
+    """The facts that a node decides from.
+
+    Args:
+        start: the first round.
+        window: how many of its pushes to a peer may be unanswered.
+
+    Attributes:
+        round: the round it is in. All rounds before it are mixed.
+        plan: what it knows of the plan.
+        fenced: behind a fence, the nodes that are being evicted. Empty without one.
+        halted: whether it was ordered to begin no further round.
+    """
+
+    def __init__(self, name: str, plan: Plan, learner: Learner[Any], start: int, window: int) -> None:
+        self.name, self.plan, self.learner, self.window = name, plan, learner, window
+        self.since = self.round = start
+        self.stage = Stage.READY
+        self.fenced: frozenset[str] = frozenset()
+        self.halted = False
+        self.barrier: Barrier[Any] = Barrier()
+        self.peers = PeerKnowledge(plan)
+        self.incarnation = plan.at(start).incarnations[name]  # a welcome can come after the record of its leave
+
+    @property
+    def end(self) -> int:
+        """The round before which the run is over: all rounds done, or stopped or left by a record."""
+        stops = [r.end for r in self.plan.records if r.end is not None]
+        later = [r for r in self.plan.records if r.start > self.since]  # an earlier process may have left, too
+        leaves = [r.start for r in later if any(leaver == self.name for leaver, _ in r.handoffs)]
+        return min([self.learner.rounds, *stops, *leaves])
+
+    @property
+    def next_round(self) -> int:
+        """The first round that this node has not pushed yet."""
+        return self.round + (self.stage is Stage.WAITING)
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether it was ordered to, and does: no local step is under way, and none will begin."""
+        return self.halted and self.stage in (Stage.READY, Stage.WAITING)
+
+    def missing(self) -> tuple[str, ...]:
+        """The peers that hold this node up: in-neighbours without a push, or receivers without an answer."""
+        if self.stage is Stage.WAITING:
+            evicted = self.plan.evicted_later(self.round)
+            senders = self.plan.graph(self.round).in_neighbours(self.name)
+            return self.barrier.missing(self.round, tuple(s for s in senders if s not in evicted))
+        if self.stage is Stage.READY:
+            # precaution: a sender waits when a window of pushes is unanswered
+            answered_to = self.round if self.round >= self.end else self.round - self.window + 1
+            return self.peers.owing(answered_to)
+        return ()
+
+    def buffered(self) -> dict[str, int]:
+        """How many pushes of each sender wait here."""
+        incarnations = self.plan.latest.incarnations
+        since = {s: self.plan.joined(s, incarnations.get(s, 0)) for s in self.peers.begun}
+        return {s: self.barrier.buffered_from(s, t) for s, t in since.items()}
+
+    def fail(self, error: EdgenodeError) -> list[NodeAction]:
+        """Give up, once: the first error is the cause."""
+        failed, self.stage = self.stage is Stage.OVER, Stage.OVER
+        return [] if failed else [Fail(error)]

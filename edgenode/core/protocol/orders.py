@@ -1,0 +1,207 @@
+"""What the controller and a node send each other: orders down, reports up. Frozen values, no behaviour.
+
+Each has one type on its whole way. The cluster emits ``Send(node, order)``, the wire carries the order, and the node
+handles that same order. A node emits ``Report(report)``, and the cluster handles ``Reported(node, report)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgenode.core.protocol.plan import Plan, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """One start of a controller.
+
+    Attributes:
+        term: higher at every start, and unique as long as the controller's disk survives.
+        nonce: drawn at random at the start. It tells two controllers of one term apart.
+        address: where the controller was reached.
+    """
+
+    term: int
+    nonce: str = ""
+    address: str = ""
+
+    def yields_to(self, other: Leadership) -> bool:
+        """Whether nodes that follow the other controller must not take orders from this one."""
+        return self.term < other.term or (self.term == other.term and self.nonce != other.nonce)
+
+    def __str__(self) -> str:
+        return f"{self.address or 'an unknown address'} (term {self.term}, {self.nonce or 'no nonce'})"
+
+
+# --- orders: controller to node ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first order of a link: which controller this is, and whether the run is paused."""
+
+    leadership: Leadership
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Begin no further round; or, if not ``halted``, continue."""
+
+    halted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The node is a member, and starts with a round."""
+
+    plan: Plan
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The node cannot take part."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """The run waits: for ``missing`` more nodes than those present."""
+
+    present: tuple[str, ...]
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sponsor:
+    """Fetch the model from a member, and make sure that the other members can be reached. Addresses are host:port."""
+
+    address: str
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A change of plan: accept it if the node's coming pushes carry it to every member before it starts."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Accept nothing more from the evicted, begin no round until the eviction is committed, and answer.
+
+    Attributes:
+        term: of the controller.
+        ballot: of this fence within the term. (term, ballot) never decreases.
+    """
+
+    term: int
+    ballot: int
+    evicted: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionCommitted:
+    """The end of a fence: the records that the node may not have, oldest first."""
+
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRefused:
+    """The node cannot leave."""
+
+    reason: str
+
+
+Order = Hello | Halt | Welcome | Refuse | Standby | Sponsor | Offer | Fence | EvictionCommitted | LeaveRefused
+
+# --- reports: node to controller --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The first report of a link: a newcomer, a node to be resumed, or a member that lost its link.
+
+    Attributes:
+        address: host:port where peers dial the node.
+        run_digest: of its configuration.
+        rounds_per_epoch: of its local data.
+        saved: the rounds of its checkpoints. Empty for a fresh start.
+        plan: the plan of its newest checkpoint, or of the run it is in.
+        running: it is in the middle of a run.
+        process: drawn at random when the process started. It tells a redial from a restart.
+        fenced: the nodes that its fence evicts, if it stands behind one.
+        follows: the controller of its last order, if it is in a run.
+    """
+
+    address: str
+    run_digest: str
+    rounds_per_epoch: int
+    saved: frozenset[int] = frozenset()
+    plan: Plan | None = None
+    running: bool = False
+    process: str = ""
+    fenced: frozenset[str] = frozenset()
+    follows: Leadership | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAnswer:
+    """Whether an offer came in time, and the next round that the node will push."""
+
+    number: int
+    digest: str
+    accepted: bool
+    next_round: int
+
+
+@dataclass(frozen=True, slots=True)
+class FenceAnswer:
+    """The node stands behind the fence, and this is where.
+
+    Attributes:
+        begun: the newest round that the node has begun.
+        begun_rounds: (evicted node, the newest round that it must have begun): it pushed that round, or it mixed
+            what this node pushed in the round before. -1 for none.
+        records: the plan as the node knows it.
+    """
+
+    term: int
+    ballot: int
+    begun: int
+    begun_rounds: tuple[tuple[str, int], ...]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a node is.
+
+    Attributes:
+        next_round: the next round it will push.
+        number: of the newest record it knows.
+        digest: of that record.
+        farewell: of a node that has done all its rounds, or stopped as ordered: its answer to every fence to come.
+    """
+
+    next_round: int
+    number: int
+    digest: str
+    farewell: FenceAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A newcomer has the model and has reached every member."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A member wants to hand over what it has, and leave."""
+
+
+NodeReport = Join | OfferAnswer | FenceAnswer | Progress | Fetched | Leave

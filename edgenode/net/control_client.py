@@ -1,0 +1,125 @@
+"""A node's link to the controller: one stream of reports up and orders down. Training never waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import grpc
+import grpc.aio
+import structlog
+
+from edgenode.core.protocol.orders import FenceAnswer, Fetched, Hello, Join, Leave, OfferAnswer, Order, Progress, Refuse
+from edgenode.core.protocol.status import NodeStatus
+from edgenode.errors import RemoteProtocolError, TransportError
+from edgenode.net.order_wire import join_to_wire, order_from_wire, progress_to_wire, report_to_wire
+from edgenode.net.proto import control_pb2, control_pb2_grpc
+from edgenode.net.retry import Outage, retry_until_connected
+from edgenode.net.rpc import broken, channel, side_by_side
+from edgenode.net.wire import Identity
+
+log = structlog.get_logger()
+
+
+class ControlLink:
+    """Connects to the controller, and again whenever the link breaks, for as long as it runs.
+
+    Args:
+        find: returns the controller's host:port, searched for before every attempt. Raises TransportError.
+        join: makes the first report of an attempt.
+        ordered: takes every order. A Hello comes first, and a TransportError ends the attempt.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        find: Callable[[], Awaitable[str]],
+        join: Callable[[str], Join],
+        ordered: Callable[[Order], None],
+    ) -> None:
+        self._identity, self._find, self._join, self._ordered = identity, find, join, ordered
+        self._outbox: list[control_pb2.AttendRequest] = []
+        self._progress: control_pb2.AttendRequest | None = None  # the newest, until it is sent
+        self._sent: control_pb2.AttendRequest | None = None  # the newest that was sent, to be repeated after a redial
+        self._leaving = False
+        self._target = ""
+        self._wake = asyncio.Event()
+        self._left = asyncio.Event()
+        self._outage = Outage(lambda since_s, why: log.warning("cannot reach the controller", since_s=since_s, why=why))
+        self.connected = asyncio.Event()
+
+    def progress(self, progress: Progress, status: NodeStatus) -> None:
+        """Report how far the node is. It replaces an older report that was not sent yet."""
+        self._progress = progress_to_wire(progress, status)
+        self._wake.set()
+
+    def report(self, report: OfferAnswer | FenceAnswer | Fetched | Leave) -> None:
+        """Send a report, after those before it."""
+        self._outbox.append(report_to_wire(report))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Stay connected until cancelled, or flushed.
+
+        Raises:
+            RemoteProtocolError: the controller refused this node for good.
+        """
+        await retry_until_connected(self._attend, self._left.is_set, self._outage, 0.1, 2.0)
+
+    async def flush(self, timeout_s: float) -> None:
+        """Deliver the last report, and end the link. A controller that is away is not waited for.
+
+        The link ends from this side first and then from the controller's, which shows that it has read everything.
+        """
+        self._leaving = True
+        self._wake.set()
+        if self.connected.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._left.wait(), timeout_s)
+
+    async def _attend(self) -> None:
+        try:
+            target = self._target = await self._find()
+            async with channel(target) as to_controller:
+                stream = control_pb2_grpc.ControlServiceStub(to_controller).Attend()
+                try:
+                    await stream.write(join_to_wire(self._identity, self._join(target)))
+                    self._outbox.clear()  # the controller repeats an order whose answer it did not get
+                    self._progress = self._progress or self._sent
+                    await side_by_side({"orders": self._read, "reports": self._write}, stream)
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
+                    raise broken(exc, target) from exc
+        finally:
+            self.connected.clear()
+
+    async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
+        while (response := await stream.read()) is not grpc.aio.EOF:
+            order = order_from_wire(response)
+            if isinstance(order, Hello):  # the address that was dialled is the best one there is
+                order = replace(order, leadership=replace(order.leadership, address=self._target))
+                self._ordered(order)
+            self.connected.set()
+            self._outage.end()
+            if isinstance(order, Refuse):
+                raise RemoteProtocolError(f"refused by the controller at {self._target}: {order.reason}")
+            if order is not None and not isinstance(order, Hello):
+                self._ordered(order)
+        if not self._leaving:
+            raise TransportError(f"the controller at {self._target} closed the stream")
+        self._left.set()
+
+    async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
+        while True:
+            while self._outbox:
+                await stream.write(self._outbox.pop(0))
+            if self._progress is not None:
+                self._sent, self._progress = self._progress, None
+                await stream.write(self._sent)
+            elif self._leaving:  # and the last report, which may have come during the last write, is sent
+                await stream.done_writing()
+                return
+            else:
+                self._wake.clear()
+                await self._wake.wait()

@@ -1,0 +1,128 @@
+"""The controller's end of the links: takes every node's reports, and gives orders.
+
+The newest link of a node counts. A report on an older one is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import grpc.aio
+import structlog
+
+from edgenode.core.protocol.events import Disconnected, Reported
+from edgenode.core.protocol.orders import Join, Order, Refuse
+from edgenode.core.protocol.status import NodeStatus
+from edgenode.errors import EdgenodeError, first_cause
+from edgenode.net.order_wire import join_from_wire, order_to_wire, report_from_wire
+from edgenode.net.peers import probe
+from edgenode.net.proto import control_pb2, control_pb2_grpc
+from edgenode.net.rpc import reject
+from edgenode.net.status_wire import node_status_from_wire
+from edgenode.net.wire import Identity
+
+log = structlog.get_logger()
+
+SERVICE = "edgenode.v1.ControlService"
+_PROBE_S = 5.0
+_Outbox = asyncio.Queue[control_pb2.AttendResponse | None]  # None ends the link
+
+
+class ControlServer(control_pb2_grpc.ControlServiceServicer):
+    """Takes every node's stream.
+
+    Args:
+        post: takes what the cluster handles.
+        show: takes (node, what it shows of itself).
+        planned: returns the address that the plan names for a node, or "".
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        post: Callable[[Reported | Disconnected], None],
+        show: Callable[[str, NodeStatus], None],
+        planned: Callable[[str], str],
+    ) -> None:
+        self._identity, self._post, self._show, self._planned = identity, post, show, planned
+        self._links: dict[str, _Outbox] = {}
+        self._addresses: dict[str, str] = {}
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register with a server."""
+        control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)
+
+    def send(self, node: str, order: Order) -> None:
+        """Give an order. To a node without a link it is lost, and sent again when the node reconnects."""
+        if node not in self._links:
+            return
+        self._links[node].put_nowait(order_to_wire(order))
+        if isinstance(order, Refuse):
+            self._links[node].put_nowait(None)
+
+    def send_all(self, order: Order) -> None:
+        """Give an order to every node with a link."""
+        for node in self._links:
+            self.send(node, order)
+
+    async def Attend(
+        self, requests: AsyncIterator[control_pb2.AttendRequest], context: grpc.aio.ServicerContext
+    ) -> None:
+        """One node's stream."""
+        orders = _Outbox()
+        node = ""
+        try:
+            first = (await anext(aiter(requests), control_pb2.AttendRequest())).join
+            name = self._identity.check(first.identity, context.peer()).node
+            join = join_from_wire(first)
+            if rival := await self._rival(name, join):
+                why = f"node id {name!r} is taken by {rival}; give the one at {join.address} another --name"
+                log.warning("refused a node", node=name, reason=why)
+                await context.write(order_to_wire(Refuse(why)))
+                return
+            node = name
+            self._hang_up(node)
+            self._links[node], self._addresses[node] = orders, join.address
+            self._post(Reported(node, join))
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(self._read(node, requests, orders), name=f"reports of {node}")
+                while (order := await orders.get()) is not None:
+                    await context.write(order)
+                reader.cancel()
+        except (EdgenodeError, ExceptionGroup) as exc:
+            await reject(context, first_cause(exc), node)
+        finally:
+            if self._links.get(node) is orders:
+                del self._links[node]
+                self._post(Disconnected(node))
+
+    async def _rival(self, node: str, join: Join) -> str:
+        """The last address of another living process of this name; empty if there is none.
+
+        That process need not have a link: it may have lost it. A device that comes back has left its old address.
+        """
+        asked = {"", join.address}
+        while (last := self._addresses.get(node) or self._planned(node)) not in asked:
+            there = await probe(last, self._identity, _PROBE_S)
+            if there and there.is_of(self._identity, node) and there.process != join.process:
+                return last
+            asked.add(last)
+        return ""
+
+    def _hang_up(self, node: str) -> None:
+        """End an older link of a name: it is half open, as its owner is here again, or dead."""
+        if node in self._links:
+            self._links.pop(node).put_nowait(None)
+            self._post(Disconnected(node))
+
+    async def _read(self, node: str, requests: AsyncIterator[control_pb2.AttendRequest], orders: _Outbox) -> None:
+        async for request in requests:
+            if self._links.get(node) is not orders:
+                break
+            report = report_from_wire(request)
+            if request.HasField("progress"):
+                self._show(node, node_status_from_wire(request.progress))
+            self._post(Reported(node, report))
+        orders.put_nowait(None)

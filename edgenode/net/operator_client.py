@@ -1,0 +1,94 @@
+"""The operator's end of the operator service: what the command line calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from edgenode.core.protocol.status import ClusterStatus
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
+from edgenode.net.proto import operator_pb2, operator_pb2_grpc
+from edgenode.net.rpc import channel, translated
+from edgenode.net.status_wire import cluster_status_from_wire
+from edgenode.net.wire import graph_to_wire
+
+R = TypeVar("R")
+
+
+class OperatorClient:
+    """Calls one controller.
+
+    Every call raises ConfigError with the controller's reason if the controller rejects it, and TransportError if the
+    controller does not answer.
+    """
+
+    def __init__(self, stub: operator_pb2_grpc.OperatorServiceStub, target: str) -> None:
+        self._stub, self._target = stub, target
+
+    async def status(self) -> ClusterStatus:
+        """The current status."""
+        response: operator_pb2.StatusResponse = await self._called(
+            self._stub.Status(operator_pb2.StatusRequest(), timeout=10)
+        )
+        return cluster_status_from_wire(response.status)
+
+    async def watch(self) -> AsyncIterator[ClusterStatus]:
+        """The status, a few times a second, until the run is over."""
+        try:
+            async for response in self._stub.Watch(operator_pb2.WatchRequest()):
+                yield cluster_status_from_wire(response.status)
+        except grpc.aio.AioRpcError as exc:
+            raise translated(exc, self._target) from exc
+
+    async def rotate(self, graphs: Sequence[GraphSpec], every: int, epochs: bool) -> int:
+        """Change the graphs. Returns the round at which every node switches."""
+        request = operator_pb2.RotateRequest(graphs=[graph_to_wire(g) for g in graphs], every=every, epochs=epochs)
+        return int((await self._called(self._stub.Rotate(request))).start)
+
+    async def stop(self) -> int:
+        """Stop the run. Returns the round before which every node stops."""
+        return int((await self._called(self._stub.Stop(operator_pb2.StopRequest()))).start)
+
+    async def pause(self) -> int:
+        """Pause the run. Returns the newest round that a node is known to be in."""
+        return int((await self._called(self._stub.Pause(operator_pb2.PauseRequest()))).round)
+
+    async def resume(self) -> int:
+        """Resume the run. Returns the newest round that a node is known to be in."""
+        return int((await self._called(self._stub.Resume(operator_pb2.ResumeRequest()))).round)
+
+    async def evict(self, node: str, force: bool) -> int:
+        """Evict a member. Returns the first round without it."""
+        request = operator_pb2.EvictRequest(node=node, force=force)
+        return int((await self._called(self._stub.Evict(request))).start)
+
+    async def _called(self, call: Awaitable[R]) -> R:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                raise ConfigError(exc.details() or "refused") from exc
+            if exc.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                raise RemoteProtocolError(exc.details() or "refused") from exc
+            raise translated(exc, self._target) from exc
+
+
+@asynccontextmanager
+async def operator_client(target: str, timeout_s: float = 10.0) -> AsyncIterator[OperatorClient]:
+    """A client of the controller at host:port.
+
+    Raises:
+        TransportError: no controller answers there in time.
+    """
+    async with channel(target) as to_controller:
+        try:
+            await asyncio.wait_for(to_controller.channel_ready(), timeout_s)
+        except TimeoutError as exc:
+            raise TransportError(f"no controller answers at {target} (waited {timeout_s:g} s)") from exc
+        yield OperatorClient(operator_pb2_grpc.OperatorServiceStub(to_controller), target)

@@ -1,0 +1,112 @@
+"""The controller's end of the operator service: status, and requests that change a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol
+
+import grpc.aio
+
+from edgenode.core.protocol.status import ClusterStatus
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.errors import EdgenodeError
+from edgenode.net.proto import operator_pb2, operator_pb2_grpc
+from edgenode.net.rpc import reject
+from edgenode.net.status_wire import cluster_status_to_wire
+from edgenode.net.wire import graph_from_wire
+
+SERVICE = "edgenode.v1.OperatorService"
+_WATCH_EVERY_S = 0.25
+
+
+class RunControl(Protocol):
+    """What an operator can do with a run. Each request returns a round, or raises EdgenodeError."""
+
+    def status(self) -> ClusterStatus: ...
+    async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int: ...
+    async def stop(self) -> int: ...
+    async def pause(self) -> int: ...
+    async def resume(self) -> int: ...
+    async def evict(self, node: str, force: bool) -> int: ...
+
+
+class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
+    """Answers operators' calls."""
+
+    def __init__(self, run: RunControl) -> None:
+        self._run = run
+        self._over = asyncio.Event()
+
+    def end(self) -> None:
+        """The run is over: send the last status to every watching client, and end its stream."""
+        self._over.set()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register with a server."""
+        operator_pb2_grpc.add_OperatorServiceServicer_to_server(self, server)
+
+    async def Status(
+        self, request: operator_pb2.StatusRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.StatusResponse:
+        """The current status."""
+        return operator_pb2.StatusResponse(status=self._status())
+
+    async def Watch(
+        self, request: operator_pb2.WatchRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[operator_pb2.WatchResponse]:
+        """The status every _WATCH_EVERY_S, until the run is over."""
+        while not self._over.is_set():
+            yield operator_pb2.WatchResponse(status=self._status())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), _WATCH_EVERY_S)
+        yield operator_pb2.WatchResponse(status=self._status())
+
+    async def Rotate(
+        self, request: operator_pb2.RotateRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.RotateResponse:
+        """Change the graphs."""
+        async with _rejecting(context):
+            graphs = tuple(graph_from_wire(g) for g in request.graphs)
+            return operator_pb2.RotateResponse(start=await self._run.rotate(graphs, request.every, request.epochs))
+
+    async def Stop(
+        self, request: operator_pb2.StopRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.StopResponse:
+        """Stop the run before the same round at every node."""
+        async with _rejecting(context):
+            return operator_pb2.StopResponse(start=await self._run.stop())
+
+    async def Pause(
+        self, request: operator_pb2.PauseRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.PauseResponse:
+        """Pause the run."""
+        async with _rejecting(context):
+            return operator_pb2.PauseResponse(round=await self._run.pause())
+
+    async def Resume(
+        self, request: operator_pb2.ResumeRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.ResumeResponse:
+        """Resume a paused run."""
+        async with _rejecting(context):
+            return operator_pb2.ResumeResponse(round=await self._run.resume())
+
+    async def Evict(
+        self, request: operator_pb2.EvictRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.EvictResponse:
+        """Evict a member."""
+        async with _rejecting(context):
+            return operator_pb2.EvictResponse(start=await self._run.evict(request.node, request.force))
+
+    def _status(self) -> operator_pb2.ClusterStatus:
+        return cluster_status_to_wire(self._run.status())
+
+
+@asynccontextmanager
+async def _rejecting(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    """End the call with the text of an error of ours."""
+    try:
+        yield
+    except EdgenodeError as exc:
+        await reject(context, exc)

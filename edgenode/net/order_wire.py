@@ -1,0 +1,198 @@
+"""Orders and reports as protobuf messages, and back. What comes from outside is checked here, before it is believed."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    FenceAnswer,
+    Fetched,
+    Halt,
+    Hello,
+    Join,
+    Leave,
+    LeaveRefused,
+    NodeReport,
+    Offer,
+    OfferAnswer,
+    Order,
+    Progress,
+    Refuse,
+    Sponsor,
+    Standby,
+    Welcome,
+)
+from edgenode.core.protocol.status import NodeStatus
+from edgenode.errors import RemoteProtocolError
+from edgenode.net.proto import common_pb2, control_pb2
+from edgenode.net.status_wire import node_status_to_wire
+from edgenode.net.wire import (
+    Identity,
+    leadership_from_wire,
+    leadership_to_wire,
+    plan_from_wire,
+    records_from_wire,
+    records_to_wire,
+)
+
+
+def order_to_wire(order: Order) -> control_pb2.AttendResponse:
+    """An order."""
+    match order:
+        case Hello(leadership, paused):
+            hello = control_pb2.Hello(leadership=leadership_to_wire(leadership), paused=paused)
+            return control_pb2.AttendResponse(hello=hello)
+        case Halt(halted):
+            return control_pb2.AttendResponse(halt=control_pb2.Halt(halted=halted))
+        case Welcome(plan, t):
+            welcome = control_pb2.Welcome(records=records_to_wire(plan.records), round=t)
+            return control_pb2.AttendResponse(welcome=welcome)
+        case Refuse(reason):
+            return control_pb2.AttendResponse(refusal=control_pb2.Refusal(reason=reason))
+        case Standby(present, missing):
+            return control_pb2.AttendResponse(standby=control_pb2.Standby(present=present, missing=missing))
+        case Sponsor(address, others):
+            return control_pb2.AttendResponse(sponsor=control_pb2.Sponsor(address=address, others=others))
+        case Offer(record):
+            return control_pb2.AttendResponse(offer=control_pb2.Offer(record=record.to_json().encode()))
+        case Fence(term, ballot, evicted):
+            fence = control_pb2.Fence(term=term, ballot=ballot, evicted=sorted(evicted))
+            return control_pb2.AttendResponse(fence=fence)
+        case EvictionCommitted(records):
+            committed = control_pb2.EvictionCommitted(records=records_to_wire(records))
+            return control_pb2.AttendResponse(eviction_committed=committed)
+        case LeaveRefused(reason):
+            return control_pb2.AttendResponse(stay=reason)
+    assert_never(order)
+
+
+def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
+    """An order from outside; None if it is of a kind that this version does not know.
+
+    Raises:
+        RemoteProtocolError: it is malformed.
+    """
+    match wire.WhichOneof("order"):
+        case "hello":
+            return Hello(leadership_from_wire(wire.hello.leadership), wire.hello.paused)
+        case "halt":
+            return Halt(wire.halt.halted)
+        case "welcome":
+            plan = plan_from_wire(wire.welcome.records)
+            if plan is None:
+                raise RemoteProtocolError("a welcome without a plan")
+            return Welcome(plan, wire.welcome.round)
+        case "refusal":
+            return Refuse(wire.refusal.reason)
+        case "standby":
+            return Standby(tuple(wire.standby.present), wire.standby.missing)
+        case "sponsor":
+            return Sponsor(wire.sponsor.address, tuple(wire.sponsor.others))
+        case "offer":
+            (record,) = records_from_wire([wire.offer.record])
+            return Offer(record)
+        case "fence":
+            return Fence(wire.fence.term, wire.fence.ballot, frozenset(wire.fence.evicted))
+        case "eviction_committed":
+            return EvictionCommitted(records_from_wire(wire.eviction_committed.records))
+        case "stay":
+            return LeaveRefused(wire.stay)
+    return None
+
+
+def join_to_wire(identity: Identity, join: Join) -> control_pb2.AttendRequest:
+    """The first report of a link."""
+    records = records_to_wire(join.plan.records if join.plan else ())
+    return control_pb2.AttendRequest(
+        join=control_pb2.Join(
+            identity=identity.to_wire(),
+            address=join.address,
+            rounds_per_epoch=join.rounds_per_epoch,
+            saved=common_pb2.Saved(rounds=sorted(join.saved), records=records),
+            running=join.running,
+            fenced=sorted(join.fenced),
+            follows=leadership_to_wire(join.follows) if join.follows else None,
+        )
+    )
+
+
+def join_from_wire(wire: control_pb2.Join) -> Join:
+    """The first report of a link, from outside. The sender's identity is checked elsewhere."""
+    return Join(
+        address=wire.address,
+        run_digest=wire.identity.run_digest,
+        rounds_per_epoch=max(1, wire.rounds_per_epoch),
+        saved=frozenset(wire.saved.rounds),
+        plan=plan_from_wire(wire.saved.records),
+        running=wire.running,
+        process=wire.identity.process,
+        fenced=frozenset(wire.fenced),
+        follows=leadership_from_wire(wire.follows) if wire.HasField("follows") else None,
+    )
+
+
+def progress_to_wire(progress: Progress, status: NodeStatus) -> control_pb2.AttendRequest:
+    """How far a node is, with what it shows of itself."""
+    wire = node_status_to_wire(status)
+    wire.next_round, wire.number, wire.digest = progress.next_round, progress.number, progress.digest
+    if progress.farewell is not None:
+        wire.farewell.CopyFrom(_fence_answer_to_wire(progress.farewell))
+    return control_pb2.AttendRequest(progress=wire)
+
+
+def report_to_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave) -> control_pb2.AttendRequest:
+    """A report that no newer one replaces."""
+    match report:
+        case OfferAnswer(number, digest, accepted, next_round):
+            answer = control_pb2.OfferAnswer(number=number, digest=digest, accepted=accepted, next_round=next_round)
+            return control_pb2.AttendRequest(answer=answer)
+        case FenceAnswer():
+            return control_pb2.AttendRequest(fence_answer=_fence_answer_to_wire(report))
+        case Fetched():
+            return control_pb2.AttendRequest(fetched=control_pb2.Fetched())
+        case Leave():
+            return control_pb2.AttendRequest(leave=control_pb2.Leave())
+    assert_never(report)
+
+
+def report_from_wire(wire: control_pb2.AttendRequest) -> NodeReport:
+    """A report from outside, other than the first.
+
+    Raises:
+        RemoteProtocolError: it is malformed, or of a kind that is not expected here.
+    """
+    match wire.WhichOneof("report"):
+        case "progress":
+            progress = wire.progress
+            farewell = _fence_answer_from_wire(progress.farewell) if progress.HasField("farewell") else None
+            return Progress(progress.next_round, progress.number, progress.digest, farewell)
+        case "answer":
+            answer = wire.answer
+            return OfferAnswer(answer.number, answer.digest, answer.accepted, answer.next_round)
+        case "fence_answer":
+            return _fence_answer_from_wire(wire.fence_answer)
+        case "fetched":
+            return Fetched()
+        case "leave":
+            return Leave()
+        case other:
+            raise RemoteProtocolError(f"unexpected report {other!r}")
+
+
+def _fence_answer_to_wire(answer: FenceAnswer) -> control_pb2.FenceAnswer:
+    return control_pb2.FenceAnswer(
+        term=answer.term,
+        ballot=answer.ballot,
+        begun=answer.begun,
+        begun_rounds=dict(answer.begun_rounds),
+        records=records_to_wire(answer.records),
+    )
+
+
+def _fence_answer_from_wire(wire: control_pb2.FenceAnswer) -> FenceAnswer:
+    plan = plan_from_wire(wire.records)
+    if plan is None:
+        raise RemoteProtocolError("a fence answered without a plan")
+    return FenceAnswer(wire.term, wire.ballot, wire.begun, tuple(sorted(wire.begun_rounds.items())), plan.records)
