@@ -160,7 +160,7 @@ async def test_a_receiver_that_answers_late_and_out_of_order_gets_no_push_twice(
             receiver.answer(t)
         await until(lambda: len(answered) == 3)
     assert receiver.rounds == [0, 1, 2]
-    assert [a.round for a in answered] == [2, 0, 1]
+    assert [a.ack.round for a in answered] == [2, 0, 1]
 
 
 async def test_what_a_stopped_receiver_has_not_answered_is_pushed_again_in_order() -> None:
@@ -199,7 +199,7 @@ async def test_a_receiver_stopped_again_and_again_misses_nothing() -> None:
                     link.push(a_message(t, bytes(1000)))
                     await asyncio.sleep(0)
         async with receiver.up():
-            await until(lambda: {a.round for a in answered} == set(range(30)))
+            await until(lambda: {a.ack.round for a in answered} == set(range(30)))
             link.close()
             await until(lambda: receiver.server.connected == 0)
     firsts = list(dict.fromkeys(receiver.rounds))
@@ -242,7 +242,7 @@ async def test_closing_waits_for_the_last_answer() -> None:
         assert receiver.rounds == [0]  # it waits on the stream that it has
         receiver.answer(0)
         await asyncio.wait_for(closing, SOON_S)
-        assert [a.round for a in answered] == [0]
+        assert [a.ack.round for a in answered] == [0]
         await until(lambda: receiver.server.connected == 0)
 
 
