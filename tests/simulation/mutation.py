@@ -189,7 +189,7 @@ MUTANTS = (
     _mutant("what an evicted node pushed after its last round is discarded", delete, *_SEEDS, "130..1000"),
     _mutant("a sender waits when a window of pushes is unanswered", _rewrite(ast.IfExp, _no_limit)),
     _mutant(
-        "a repeat of a push is held once", _held_twice, also=(("a repeat of a push that waits is ignored", delete),)
+        "a repeat of a push is buffered once", _held_twice, also=(("a repeat of a push that waits is ignored", delete),)
     ),
     _mutant("a push that was mixed is not taken again", _taken_now),
     _mutant("a push is acknowledged when it is mixed, not when it arrives", _answered_at_once),

@@ -1,4 +1,4 @@
-"""The synchronous barrier: which contributions are here, which are missing. It holds; it does not judge."""
+"""The synchronous barrier: which contributions are here, and which are missing. It buffers them and judges nothing."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Barrier(Generic[C]):
         self._buffered: defaultdict[int, dict[str, C]] = defaultdict(dict)
 
     def add(self, t: int, sender: str, contribution: C) -> bool:
-        """Keep a contribution; False if one of this sender and round is held already (the first one counts)."""
+        """Buffer a contribution; False if there is one of this sender and round already: the first one counts."""
         of_round = self._buffered[t]
-        # precaution: a repeat of a push is held once
+        # precaution: a repeat of a push is buffered once
         if sender in of_round:
             return False
         of_round[sender] = contribution
         return True
 
     def buffered_from(self, sender: str, since: int = 0) -> int:
-        """How many rounds of one sender wait here, from a round on."""
+        """How many rounds of a sender are buffered, from a round on."""
         return sum(sender in of_round for t, of_round in self._buffered.items() if t >= since)
 
     def missing(self, t: int, senders: tuple[str, ...]) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ class Barrier(Generic[C]):
         return sorted(self._buffered.pop(t, {}).items(), key=lambda item: item[0])
 
     def discard(self, sender: str, after: int) -> None:
-        """Drop what is held from a sender of rounds after this one."""
+        """Drop the contributions of a sender to rounds after this one."""
         for t, of_round in self._buffered.items():
             if t > after:
                 of_round.pop(sender, None)

@@ -1,8 +1,12 @@
 """The plan: a pure function round -> digraph, kept as a chain of records that every node derives alike.
 
-A record says what holds from round ``start`` on. Its digest covers its parent's, so two nodes that name the
-same digest agree on the whole history. A record number counts changes of plan; *epoch* is left to mean an
-epoch of training, as everywhere in the field.
+1. A record holds from its ``start`` on, until the next one starts. Its digest covers its parent's digest, so two nodes
+   that name the same digest agree on the whole history.
+2. Records are numbered without gaps, and their starts increase. One number has one record: a second one is a fork.
+3. Every process that was ever a member has its own incarnation under its name. So a record that evicts a name means one
+   process, whatever processes of that name come later.
+
+A record's number counts changes of plan. *Epoch* means an epoch of training here, as everywhere in the field.
 """
 
 from __future__ import annotations
@@ -25,7 +29,12 @@ _MAX_PERIOD = 1 << 20
 
 @dataclass(frozen=True, order=True)
 class Member:
-    """A node in a record. The incarnation fences a device that died and came back; the address is where to dial."""
+    """A node in a record.
+
+    Attributes:
+        incarnation: tells the processes of a name apart: a device that died and came back has a higher one.
+        address: host:port where peers dial it; empty with fixed peers.
+    """
 
     node: str
     incarnation: int = 0
@@ -37,11 +46,12 @@ class Record:
     """One change of plan, in force from round ``start``.
 
     Attributes:
-        term: of the controller that made it; a controller that starts anew has a higher one.
+        term: of the controller that made it. Every start of a controller has a higher one.
         end: the round before which the run stops, if any.
-        heirs: (leaver, heir): members before, who hand all they have to another in round start - 1.
-        cut: (evicted, last): silent members before, with the newest of their rounds that counts; what they pushed
-            later counts nowhere, and what was pushed to them in that round or later is taken back.
+        handoffs: (leaver, target): members before, each of which hands all it has to a target in round start - 1.
+            "heirs" in JSON.
+        evictions: (node, last): silent members before, with the newest of their rounds that counts. What they pushed
+            later counts nowhere, and what was pushed to them in that round or later is taken back. "cut" in JSON.
 
     Raises:
         GraphError: the schedule does not fit the members.
@@ -77,7 +87,7 @@ class Record:
 
     @property
     def known_by(self) -> int:
-        """The first round in which everyone must act on it: a leaver's neighbours do so one round early."""
+        """The first round in which every member must act on it: a leaver's neighbours do so one round early."""
         return self.start - bool(self.handoffs)
 
     @cached_property
@@ -94,7 +104,7 @@ class Record:
         """The inverse of ``to_json``.
 
         Raises:
-            RemoteProtocolError: the text is no record.
+            RemoteProtocolError: the text is not a record.
         """
         try:
             return _record(json.loads(text))
@@ -103,7 +113,13 @@ class Record:
 
 
 class _Past(NamedTuple):
-    """What the records of a plan say of processes: (name, incarnation) -> first round; name -> incarnation."""
+    """The processes that a plan names.
+
+    Attributes:
+        joined: (name, incarnation) -> its first round.
+        newest: name -> its newest incarnation.
+        evictions: name -> its newest incarnation that was evicted.
+    """
 
     joined: dict[tuple[str, int], int]
     newest: dict[str, int]
@@ -112,7 +128,7 @@ class _Past(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A chain of records; what a node knows of the past, the present and at most one change to come."""
+    """A chain of records: what is known of the past, the present, and at most one change to come."""
 
     records: tuple[Record, ...]
 
@@ -128,7 +144,7 @@ class Plan:
         return self.records[0]
 
     def since(self, t: int) -> Plan:
-        """The record in force at a round, and those that start later: all that is left to come of it."""
+        """The part of the chain that is still to come: the record in force at a round, and those that start later."""
         begun = sum(record.start <= t for record in self.records)
         return Plan(self.records[max(0, begun - 1) :])
 
@@ -162,7 +178,7 @@ class Plan:
         return replace(last, number=last.number + 1, parent=last.digest, start=start, **(once | changes))
 
     def joined(self, node: str, incarnation: int) -> int:
-        """The round from which a process is a member, as far as the kept records say; 0 if it never was."""
+        """The round from which a process is a member, as far as the records tell; 0 if it never was."""
         return self._past.joined.get((node, incarnation), 0)
 
     def next_incarnation(self, node: str) -> int:
@@ -171,12 +187,12 @@ class Plan:
         return 1 + self._past.newest.get(node, -1)
 
     def last_evicted(self, node: str) -> int:
-        """The newest incarnation under a name that was cut out; -1 if none was."""
+        """The newest incarnation of a name that was evicted; -1 if none was."""
         return self._past.evictions.get(node, -1)
 
     @cached_property
     def _past(self) -> _Past:
-        """Looked up with every push: the records are searched once."""
+        """It is looked up with every push, so the records are searched once."""
         past = _Past({}, {}, {})
         for record in self.records:
             past.evictions.update({node: past.newest.get(node, -1) for node, _ in record.evictions})
@@ -186,10 +202,10 @@ class Plan:
         return past
 
     def holds(self, node: str, t: int, theirs: Plan) -> bool:
-        """Whether a checkpoint that a node took of a round, under a plan of its own, is of this plan's history.
+        """Whether a node's checkpoint of a round, saved under the node's own plan, belongs to this plan's history.
 
-        What an evicted process saved after the last of its rounds that counts is not, and neither is what was saved
-        before all resumed from an earlier round.
+        Two kinds do not: what an evicted process saved after the last of its rounds that counts, and what was saved
+        before all nodes resumed from an earlier round.
         """
         begun = self.records[0]
         of_ours = theirs.records[0].digest == begun.digest or t == begun.start
@@ -197,9 +213,9 @@ class Plan:
         return of_ours and t <= self.evicted_later(t).get(node, t)
 
     def evicted_later(self, t: int) -> dict[str, int]:
-        """Members of a round who were cut out of it afterwards, each with the newest of its rounds that counts.
+        """Members of a round that were evicted from it afterwards, each with the newest of its rounds that counts.
 
-        Of several cuts under one name the first counts: the later ones are of processes that came after this round.
+        Of several evictions of one name the first counts: the later ones are of processes that came after this round.
         """
         return {node: last for record in self._from(t + 1) for node, last in record.evictions}
 
@@ -212,7 +228,7 @@ def reach(plan: Plan, origin: str, first_round: int) -> int:
     """How many rounds a flood from ``origin``, on the pushes of ``first_round`` on, needs to cover all members.
 
     Raises:
-        GraphError: the graphs never carry it to everyone.
+        GraphError: the graphs never carry it to every member.
     """
     informed = {origin}
     everyone = set(plan.at(first_round).names)
@@ -300,13 +316,13 @@ def restore_plan(
     offers: Mapping[str, tuple[frozenset[int], Plan]],
     least: int | None = None,
 ) -> tuple[Plan, int]:
-    """What a stopped cluster goes on with: its plan plus one record, from the newest round that most have saved.
+    """How a stopped run resumes: its plan plus one record, from the newest round that most members have saved.
 
     Args:
-        plan: the newest that anyone knows.
-        members: who is back, with the incarnations and addresses they have now.
+        plan: the newest that is known.
+        members: the nodes that are back, with the incarnations and addresses they have now.
         offers: per node, the rounds of its checkpoints, and the plan in the newest of them.
-        least: how many of the members of that round are enough, if half of them are; None means all of them.
+        least: how many members of that round are enough, if they are at least half; None means all of them.
 
     Raises:
         GraphError: too few of the members have a round in common.
