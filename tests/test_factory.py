@@ -11,7 +11,7 @@ from edgenode import factory
 from edgenode.config import Config, load
 from edgenode.core.algorithm.compression import Layout
 from edgenode.core.topology.graph import PRESETS, GraphSpec
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule import Period, Schedule
 from edgenode.errors import ConfigError, GraphError
 
 
@@ -151,10 +151,10 @@ def test_every_compressor_keeps_its_share(compressor: str, kept: int, values: st
         ("d-psgd", "chord", "d-psgd cannot use chord: it is unbalanced"),
         ("deep-squeeze", "chord", "deep-squeeze cannot use chord: it is unbalanced"),
         ("choco-sgd", "chord", "choco-sgd cannot use chord: it is unbalanced"),
-        ("choco-sgd", "a,b", "choco-sgd cannot use a, b: its nodes remember what they have heard"),
-        ("quant-sgp", "a,b", "quant-sgp cannot use a, b: its nodes remember what they have heard"),
-        ("choco-sgd", "one-peer-exponential", "choco-sgd cannot use one-peer-exponential: its nodes remember"),
-        ("d2", "two-way,complete", "d2 cannot use two-way, complete: its nodes remember"),
+        ("choco-sgd", "a,b", "choco-sgd cannot use a, b: its nodes keep state about their neighbours"),
+        ("quant-sgp", "a,b", "quant-sgp cannot use a, b: its nodes keep state about their neighbours"),
+        ("choco-sgd", "one-peer-exponential", "choco-sgd cannot use one-peer-exponential: its nodes keep state"),
+        ("d2", "two-way,complete", "d2 cannot use two-way, complete: its nodes keep state"),
         ("d2", "a", "d2 cannot use a: its weights are not symmetric"),
     ],
 )
@@ -205,8 +205,8 @@ def test_a_charter_holds_what_a_run_is_founded_on() -> None:
     config = a_config(run__cluster="lab", run__nodes=8, run__rounds=10, topology__every="6ep")
     run_spec = factory.run_spec(config)
     assert (run_spec.cluster, run_spec.nodes, run_spec.run_digest) == ("lab", 8, config.digest())
-    assert (run_spec.schedule.every, run_spec.epochs, run_spec.rounds) == (6, True, 107)
-    assert not factory.run_spec(a_config(topology__every="6r")).epochs
+    assert (run_spec.schedule.period, run_spec.rounds) == (Period(6, "epochs"), 107)
+    assert factory.run_spec(a_config(topology__every="6r")).schedule.period == Period(6, "rounds")
 
 
 # --- the machine
