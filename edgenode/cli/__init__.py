@@ -1,4 +1,7 @@
-"""The command line: parses and calls, no logic. Commands are imported when they are used, so help is instant."""
+"""The command line. It parses and calls, without logic of its own.
+
+A command is imported when it is used, so that `edgenode --help` is instant.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,29 @@ import click
 from edgenode import __version__
 from edgenode.errors import ConfigError, EdgenodeError
 
-# command -> (module that defines it under the same name, one line of help)
+# command -> (module that defines it under the same name, its line in `edgenode --help`)
 _COMMANDS = {
-    "demo": ("edgenode.cli.demo", "Train on this machine: a controller and four nodes as real processes."),
+    "demo": ("edgenode.cli.demo", "Train on this machine, with a controller and four nodes as real processes."),
     "run": ("edgenode.cli.run", "Run one node."),
     "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
-    "simulate": ("edgenode.cli.simulate", "Play a whole run in one process, to the same bits."),
-    "experiment": ("edgenode.cli.experiment", "Measure a table or a figure of the paper, beside the paper's numbers."),
+    "simulate": ("edgenode.cli.simulate", "Run all nodes in one process, with bit-identical results."),
+    "experiment": ("edgenode.cli.experiment", "Reproduce a table or a figure of the paper."),
     "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
-    "status": ("edgenode.cli.status", "Show a running cluster."),
+    "status": ("edgenode.cli.status", "Show the state of a running cluster."),
     "nodes": ("edgenode.cli.status", "List the nodes of a running cluster."),
     "watch": ("edgenode.cli.watch", "Watch a running cluster in the terminal."),
     "runs": ("edgenode.cli.runs", "List, show, export and plot the runs of this machine's controller."),
-    "pause": ("edgenode.cli.steering", "Let every node stand still before its next round."),
-    "resume": ("edgenode.cli.steering", "Let a paused cluster go on."),
-    "stop": ("edgenode.cli.steering", "Stop a running cluster at one round, with checkpoints written."),
-    "evict": ("edgenode.cli.steering", "Go on without a node that is taken for dead."),
-    "doctor": ("edgenode.cli.doctor", "Check this device: what would stop a run, and what to do about it."),
-    "health": ("edgenode.cli.health", "Say whether a daemon serves, by exit code."),
+    "pause": ("edgenode.cli.steering", "Pause a run: every node finishes its round and waits."),
+    "resume": ("edgenode.cli.steering", "Resume a paused run."),
+    "stop": ("edgenode.cli.steering", "Stop all nodes before the same round, with checkpoints written."),
+    "evict": ("edgenode.cli.steering", "Continue without a node that will not come back."),
+    "doctor": ("edgenode.cli.doctor", "Check this device for what would stop a run, and name the remedy."),
+    "health": ("edgenode.cli.health", "Check whether a daemon serves. The exit code is the answer."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in modules of their own, imported on first use."""
+    """A group whose commands are imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -51,15 +54,15 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; our errors become one line and an exit code: 1 the run failed, 2 usage."""
+        """Run a command. An error of ours becomes one line and an exit code: 1 the run failed, 2 usage."""
         try:
             return super().invoke(ctx)
         except EdgenodeError as exc:
             click.echo(f"edgenode: {exc}", err=True)
             ctx.exit(2 if isinstance(exc, ConfigError) else 1)
-        except BrokenPipeError:  # click's to handle: the reader of our output has seen enough
+        except BrokenPipeError:  # click handles it: the reader of our output has closed the pipe
             raise
-        except OSError as exc:  # a disk or a folder that refuses
+        except OSError as exc:  # for example a full disk, or a folder without permission
             click.echo(f"edgenode: {exc.filename or 'the system'}: {exc.strerror or exc}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
@@ -77,11 +80,11 @@ def group() -> None:
       edgenode demo                              see it work on this machine
       edgenode controller --config run.toml      on one device ...
       edgenode run --config run.toml             ... and on every device that has data
-      edgenode topology set b                    change who pushes to whom, while it trains
+      edgenode topology set b                    change the graph while the run trains
     """
 
 
 def main() -> None:
     """Entry point of the ``edgenode`` script and of ``python -m edgenode``."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr what we say better
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's C core would log to stderr what our errors say
     group.main(args=sys.argv[1:], prog_name="edgenode")

@@ -1,4 +1,4 @@
-"""``edgenode demo``: the whole of it on one machine, as the processes that would run on five."""
+"""``edgenode demo``: a controller and nodes as real processes on one machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgenode.cli.status_table import status_table
 from edgenode.config import Config, load
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import EdgenodeError, TransportError
-from edgenode.net.operator import operating
+from edgenode.net.operator_client import operator_client
 from edgenode.observability.status_view import size
 from edgenode.storage import result_file
 
@@ -37,14 +37,14 @@ _TERM_S = 5.0
 
 @dataclass
 class AccuracyCurve:
-    """What the plot shows: per sample the mean over the nodes."""
+    """The curve of the plot: the means over the nodes, sample by sample."""
 
     sent: list[float] = field(default_factory=list)
     dense: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
 
     def note(self, status: ClusterStatus) -> None:
-        """Take a sample, if every node has measured its accuracy."""
+        """Add a sample, if every node has measured its accuracy."""
         reports = [n.status for n in status.nodes]
         known = [r.accuracy for r in reports if r.accuracy is not None]
         if not reports or len(known) < len(reports):
@@ -58,21 +58,21 @@ class AccuracyCurve:
 
 @click.command()
 @click.option("--nodes", default=4, show_default=True, type=click.IntRange(2, 64), envvar="EDGENODE_NODES",
-              help="How many node processes.")  # fmt: skip
+              help="Number of node processes.")  # fmt: skip
 @click.option("--rounds", default=1000, show_default=True, type=click.IntRange(1), envvar="EDGENODE_ROUNDS",
               help="Training rounds.")  # fmt: skip
 @click.option("--algorithm", default="scsp", show_default=True, type=click.Choice(["sp", "scsp"]),
-              envvar="EDGENODE_ALGORITHM", help="Sparse-Push, or with the final gossip.")  # fmt: skip
+              envvar="EDGENODE_ALGORITHM", help="Sparse-Push, without or with the final gossip.")  # fmt: skip
 @click.option("--topk", default=1.0, show_default=True, type=click.FloatRange(0, 100, min_open=True),
-              envvar="EDGENODE_TOPK", help="Percentage of each tensor that is sent.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print result.json, not a table.")
+              envvar="EDGENODE_TOPK", help="Percentage of each tensor that a round sends.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print result.json instead of a table.")
 @click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
-              help="Where results go. [default: runs/demo-TIME]")  # fmt: skip
+              help="Folder for the results. [default: runs/demo-TIME]")  # fmt: skip
 def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, out: Path | None) -> None:
-    """Train handwritten digits on this machine: a controller and four nodes, five real processes.
+    """Train on handwritten digits on this machine, with a controller and four nodes as five real processes.
 
-    They find each other by mDNS and exchange gRPC over loopback. Every node has its own, unequal share of the data
-    (skew 0.8). Ends with a table, result.json, accuracy.png and one model.safetensors per node.
+    The processes find each other by mDNS and communicate over gRPC on loopback. Every node has its own, unequal share
+    of the data (skew 0.8). Writes result.json, accuracy.png and one model.safetensors per node, and prints a table.
 
     \b
     Examples:
@@ -109,7 +109,7 @@ def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, ou
 
 
 def _config(out: Path, nodes: int, rounds: int, algorithm: str, topk: float) -> Config:
-    """The demo's run.toml, kept with the results so that the same run can be started by hand."""
+    """The demo's run.toml, kept with the results so that you can start the same run by hand."""
     config = load(
         None,
         {
@@ -123,7 +123,7 @@ def _config(out: Path, nodes: int, rounds: int, algorithm: str, topk: float) -> 
             "task.learning_rate": 0.02,
             "algorithm.name": algorithm,
             "algorithm.share": topk / 100,
-            # whole models cost a hundred sparse rounds each: average in as few of them as there can be
+            # a round of whole models costs as much as a hundred sparse ones: use the graph that averages in the fewest
             "algorithm.gossip_graph": "one-peer-exponential",
             "topology.graphs": ["a", "b", "c"],
             "topology.every": "1ep",
@@ -135,14 +135,14 @@ def _config(out: Path, nodes: int, rounds: int, algorithm: str, topk: float) -> 
 
 
 class DemoProcesses:
-    """The five processes; every one of them is ended, whatever happens."""
+    """The processes of the demo. ``stop`` ends all of them in every case."""
 
     def __init__(self, config: Config, out: Path) -> None:
         self.config, self.out = config, out
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Spawn the controller and the nodes, in no particular order."""
+        """Spawn the nodes and the controller. They start in any order."""
         common = ["--config", str(self.out / "run.toml"), "--listen", "127.0.0.1:0"]
         for i in range(self.config.run.nodes):
             name = f"node-{i:0{len(str(self.config.run.nodes - 1))}d}"
@@ -160,15 +160,15 @@ class DemoProcesses:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "edgenode", *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ,
-                start_new_session=True,  # Ctrl-C reaches us alone; we end them
+                start_new_session=True,  # Ctrl-C reaches only this process, which ends the others
             )  # fmt: skip
 
     def ended(self) -> dict[str, int]:
-        """Exit codes of the processes that are gone."""
+        """Exit codes of the processes that have exited."""
         return {name: p.returncode for name, p in self.processes.items() if p.poll() is not None}
 
     def join(self) -> dict[str, int]:
-        """Wait for all to end by themselves; exit codes by name."""
+        """Wait until all have exited by themselves. Returns the exit codes by name."""
         deadline = time.monotonic() + _END_S
         for process in self.processes.values():
             try:
@@ -181,10 +181,10 @@ class DemoProcesses:
         """The last line of a failed node's log."""
         failed = sorted((name for name, code in codes.items() if code), key=lambda n: n == "controller")
         lines = (self.out / "logs" / f"{failed[0]}.log").read_text(errors="replace").strip().splitlines()
-        return f"{failed[0]} failed: {lines[-1] if lines else 'it said nothing'}"
+        return f"{failed[0]} failed: {lines[-1] if lines else 'its log is empty'}"
 
     def stop(self) -> None:
-        """End every process that is still there: politely first."""
+        """End every process that still runs: interrupt it, and kill it if that does not help."""
         for process in self.processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
@@ -199,7 +199,10 @@ class DemoProcesses:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is over: it must not come between a child's birth and its entry in our list."""
+    """Defer Ctrl-C to the end of the block.
+
+    Between the start of a child and its entry in the list, an interrupt would leave a child that nobody ends.
+    """
     caught: list[int] = []
     before = {s: signal.signal(s, lambda number, _: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -212,13 +215,13 @@ def _uninterrupted() -> Iterator[None]:
 
 
 async def _watch(processes: DemoProcesses, console: Console, curve: AccuracyCurve) -> None:
-    """Follow the run on screen until the controller says it is over."""
+    """Show the run until the controller reports its end."""
     with console.status("starting a controller and the nodes"):
         target = await _found(processes)
     with _ended_line(console), Live(console=console, refresh_per_second=8) as live:
         try:
-            async with operating(target) as operator:
-                async for status in operator.watch():
+            async with operator_client(target) as client:
+                async for status in client.watch():
                     curve.note(status)
                     live.update(status_table(status))
                     if any(processes.ended().values()):
@@ -230,7 +233,7 @@ async def _watch(processes: DemoProcesses, console: Console, curve: AccuracyCurv
 
 @contextmanager
 def _ended_line(console: Console) -> Iterator[None]:
-    """Off a terminal, rich leaves the last frame without its newline, and our next words would stick to it."""
+    """End the last frame with a newline. Rich omits it where the output is not a terminal."""
     try:
         yield
     finally:
@@ -251,7 +254,7 @@ async def _found(processes: DemoProcesses) -> str:
 
 
 def _gather(config: Config, out: Path, wall_s: float) -> dict[str, Any]:
-    """One result.json of the nodes' own."""
+    """Merge the nodes' result.json files into one."""
     from safetensors.numpy import load_file
 
     folders = sorted(path.parent for path in out.glob("node-*/result.json"))
@@ -277,13 +280,13 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
     console.print(table)
     console.print(
         f"mean test accuracy [bold]{result['mean_test_accuracy']:.2%}[/], "
-        f"[bold]{result['compression_factor']:.0f}x[/] fewer bytes than sending models, {result['wall_s']:.0f} s"
+        f"[bold]{result['compression_factor']:.0f}x[/] fewer bytes than uncompressed, {result['wall_s']:.0f} s"
     )
     console.print(f"result.json, accuracy.png and a model.safetensors per node are in {out}", soft_wrap=True)
 
 
 def _plot(path: Path, curve: AccuracyCurve, result: dict[str, Any]) -> None:
-    """Accuracy against bytes sent per node, and against what the same messages would weigh uncompressed."""
+    """Plot accuracy against bytes sent per node, and against the size of the same messages without compression."""
     nodes = result["nodes"]
     sent = [*curve.sent, sum(n["payload_bytes"] for n in nodes) / len(nodes)]
     dense = [*curve.dense, sum(n["dense_bytes"] for n in nodes) / len(nodes)]

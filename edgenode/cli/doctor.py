@@ -1,4 +1,4 @@
-"""``edgenode doctor``: what would stop a run here, and what to do about it."""
+"""``edgenode doctor``: find what would stop a run on this device, and name the remedy."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _UNITS = "edgenode-node.service", "edgenode-controller.service"
 @click.command()
 @config_option
 @click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
-              show_envvar=True, help="As of edgenode run.")  # fmt: skip
+              show_envvar=True, help="As for edgenode run.")  # fmt: skip
 @click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",
-              show_envvar=True, help="As of edgenode run.")  # fmt: skip
+              show_envvar=True, help="As for edgenode run.")  # fmt: skip
 @click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER", show_envvar=True,
-              help="As of edgenode run. [default: mdns; none when --peers are given]")  # fmt: skip
+              help="As for edgenode run. [default: mdns, or none with --peers]")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
-              help="As of edgenode run. [default: the user's state folder]")  # fmt: skip
+              help="As for edgenode run. [default: the user's state folder]")  # fmt: skip
 @click.option("--systemd", is_flag=True, envvar="EDGENODE_SYSTEMD", show_envvar=True,
-              help="Print how to install the services for systemd, and do no more.")  # fmt: skip
+              help="Only print how to install the systemd services.")  # fmt: skip
 @set_option
 @json_option
 def doctor(
@@ -56,15 +56,15 @@ def doctor(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check this device before a run: one line for each check, with the remedy where there is something to mend.
+    """Check this device before a run. Prints one line per check, with a remedy where one is needed.
 
-    Python and packages, torch, the model of the run, memory, disk, ports, multicast on each interface, the controller,
-    its clock, and the nodes to be seen. Changes nothing. Exit code 1 if something would stop a run.
+    Checks Python and packages, torch, the model of the run, memory, disk, ports, multicast on each interface, the
+    controller, its clock, and the other nodes. Changes nothing. Exit code 1 if something would stop a run.
 
     \b
     Examples:
       edgenode doctor --config run.toml
-      edgenode doctor --config run.toml --controller 10.0.0.5:7700   where multicast does not pass
+      edgenode doctor --config run.toml --controller 10.0.0.5:7700   without multicast
       edgenode doctor --json | jq '.[] | select(.level != "ok")'
       edgenode doctor --systemd
     """
@@ -85,7 +85,7 @@ def doctor(
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where this node is to listen, and where the others are, as the options say."""
+    """The addresses that the options give."""
 
     listen: str
     peers: tuple[str, ...]
@@ -93,17 +93,17 @@ class Addresses:
 
 
 async def _examine(
-    path: Path | None, settings: tuple[str, ...], where: Addresses, state_dir: Path | None, aloud: bool
+    path: Path | None, settings: tuple[str, ...], where: Addresses, state_dir: Path | None, verbose: bool
 ) -> list[Finding]:
-    """Every finding, told as it comes.
+    """All findings. Prints each as soon as it is known, if ``verbose``.
 
     Raises:
-        ConfigError: an address is none.
+        ConfigError: an address is malformed.
     """
     found = []
     async for finding in _findings(path, settings, where, state_dir):
         found.append(finding)
-        if aloud:
+        if verbose:
             click.echo(f"{click.style(f'{finding.level:8}', _COLOURS[finding.level])} {finding.check:10}  {finding}")
     return found
 
@@ -140,16 +140,16 @@ async def _findings(
 
 
 def _installation() -> str:
-    """Commands for a shell, of this very installation."""
+    """Shell commands that install the services of this installation."""
     prefix = Path(sys.prefix)
     here = Path(__file__).parents[2] / "deploy"
     units = prefix / "share" / "edgenode"
-    if not (units / _UNITS[0]).is_file():  # a checkout that is installed to be edited
+    if not (units / _UNITS[0]).is_file():  # an editable installation of a checkout
         units = here
     lines = [f"# edgenode as a service, from {prefix}; as root:"]
     if prefix.is_relative_to("/home") or prefix.is_relative_to("/root"):
         lines += [
-            "# A service cannot see home folders: install edgenode elsewhere first, and ask that one:",
+            "# A service cannot see home folders. Install edgenode elsewhere first, and ask that installation:",
             "#   python3 -m venv /opt/edgenode && /opt/edgenode/bin/pip install CHECKOUT",
             "#   /opt/edgenode/bin/edgenode doctor --systemd",
         ]
@@ -159,10 +159,10 @@ def _installation() -> str:
         "systemctl daemon-reload",
         "systemctl enable --now edgenode-node           # on every device",
         "systemctl enable --now edgenode-controller     # on one of them",
-        "systemctl status edgenode-node                 # the round, the accuracy, who is waited for",
+        "systemctl status edgenode-node                 # shows round, accuracy and what it waits for",
         "journalctl -fu edgenode-node",
         "# Options are variables in /etc/edgenode/node.env and controller.env: EDGENODE_CONTROLLER=10.0.0.5:7700",
-        "# A GPU is a device, and devices are hidden: systemctl edit edgenode-node, and write",
+        "# For a GPU, which the service hides by default: systemctl edit edgenode-node, and add",
         "#   [Service]",
         "#   PrivateDevices=no",
         "#   SupplementaryGroups=video render",

@@ -25,39 +25,39 @@ if TYPE_CHECKING:
 @click.argument("name", required=False)
 @click.option("--scale", "scale_name", type=click.Choice(["smoke", "small", "paper"]), default="smoke",
               show_default=True, envvar="EDGENODE_SCALE", show_envvar=True,
-              help="Minutes on Fashion-MNIST; an hour or two on CIFAR-10; the paper's whole schedule.")  # fmt: skip
+              help="smoke: minutes on Fashion-MNIST. small: an hour or two on CIFAR-10. paper: the paper's whole "
+                   "schedule.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, envvar="EDGENODE_SEEDS",
               show_envvar=True,
-              help="How many seeds: 0, 1, ...; more of them later keep those that are done.")  # fmt: skip
+              help="Number of seeds: 0, 1, ... You can add seeds later and keep the finished ones.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), envvar="EDGENODE_EPOCHS", show_envvar=True,
-              help="Shrink the schedule of small or paper to so many epochs.")  # fmt: skip
+              help="Shorten the schedule of small or paper to this many epochs.")  # fmt: skip
 @set_option
 @click.option("--only", multiple=True, metavar="TEXT", envvar="EDGENODE_ONLY", show_envvar=True,
-              help="Measure only runs with TEXT in their name; the other rows stay as they are. Repeatable: all of "
-                   "them.")  # fmt: skip
+              help="Measure only runs with TEXT in their name, and leave the other rows as they are. If repeated, all "
+                   "TEXTs must occur.")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("experiments"), show_default=True,
-              envvar="EDGENODE_OUT", show_envvar=True, help="Where tables, pictures and outcomes go.")  # fmt: skip
+              envvar="EDGENODE_OUT", show_envvar=True, help="Folder for the results.")  # fmt: skip
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGENODE_DATA_DIR", show_envvar=True,
-              help="Where the data lies: CIFAR in torchvision's layout or as train/CLASS/*.jpg and test/CLASS/*.jpg; "
-                   "at smoke Fashion-MNIST. [default: Debian's /usr/share/datasets/fashion-mnist]")  # fmt: skip
+              help="Folder of the data: CIFAR in torchvision's layout or as train/CLASS/*.jpg and test/CLASS/*.jpg, "
+                   "for smoke Fashion-MNIST. [default: Debian's /usr/share/datasets/fashion-mnist]")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True,
-              envvar="EDGENODE_DEVICE", show_envvar=True, help="Where the nodes train.")  # fmt: skip
+              envvar="EDGENODE_DEVICE", show_envvar=True, help="Device that the nodes train on.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), envvar="EDGENODE_JOBS", show_envvar=True,
-              help="Runs at once, each in a process of its own. [default: one for each core; with cuda or mps "
-                   "one]")  # fmt: skip
+              help="Number of parallel processes. [default: one per core, 1 with cuda or mps]")  # fmt: skip
 def experiment(
     name: str | None, scale_name: Any, seeds: int, epochs: int | None, settings: tuple[str, ...],
     only: tuple[str, ...], out: Path, data_dir: Path | None, device: str, jobs: int | None,
 ) -> None:  # fmt: skip
-    """Measure a table or a figure of the paper, with the paper's numbers beside ours.
+    """Reproduce a table or a figure of the paper, with the paper's numbers next to ours.
 
-    Writes NAME.md, NAME.csv, NAME.png and configs/NAME/*.toml (what `edgenode simulate` plays) into --out. Every run is
-    kept when it is done, and shared with other experiments; stopped, the same command goes on where it was. Without
-    NAME, lists what there is.
+    Writes NAME.md, NAME.csv, NAME.png and configs/NAME/*.toml (for `edgenode simulate`) into --out. Finished runs are
+    saved and shared between experiments. If interrupted, the same command resumes. Without NAME, lists all
+    experiments.
 
     \b
     Examples:
-      edgenode experiment                                                  what there is
+      edgenode experiment                                                  list all experiments
       edgenode experiment table4 --seeds 3                                 minutes, on Fashion-MNIST
       edgenode experiment table4 --set task.skew=0.8                       the same table under skew
       edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
@@ -73,7 +73,7 @@ def experiment(
         click.echo("\n".join(f"{known:8}  {title}" for known, title in titles.items()))
         return
     if name not in titles:
-        raise ConfigError(f"no experiment {name!r}: there are {', '.join(titles)}")
+        raise ConfigError(f"no experiment {name!r}: choose one of {', '.join(titles)}")
     if name in static_tables.TABLES:
         static_tables.write(static_tables.TABLES[name], out)
     else:
@@ -84,7 +84,7 @@ def experiment(
         runs = runner.trials(rows, range(seeds), device, overrides(settings))
         wanted = [trial for trial in runs if all(text in trial.name for text in only)]
         if not wanted:
-            raise ConfigError(f"no run of {name} has {' and '.join(only)} in its name; they are as {runs[0].name}")
+            raise ConfigError(f"no run of {name} has {' and '.join(only)} in its name; an example is {runs[0].name}")
         outcomes = runner.OutcomeStore(out / "cells")
         runner.write_configs(runs, out / "configs" / name)
         command = f"edgenode experiment {name} --scale {scale_name} --seeds {seeds}"
@@ -100,13 +100,13 @@ def experiment(
         try:
             _measure(wanted, outcomes, at_once, write)
         except KeyboardInterrupt:
-            click.echo(f"edgenode: what is done is kept; the same command goes on from {out}", err=True)
+            click.echo(f"edgenode: finished runs are saved; the same command resumes from {out}", err=True)
             raise
     click.echo((out / f"{name}.md").read_text(encoding="utf-8").rstrip())
 
 
 def _measure(runs: Sequence[Trial], outcomes: OutcomeStore, jobs: int, write: Callable[[], None]) -> None:
-    """Play the runs that have no outcome yet, each once; the report is written anew after each."""
+    """Simulate the runs that have no outcome yet, each once, and rewrite the report after each."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
@@ -116,18 +116,18 @@ def _measure(runs: Sequence[Trial], outcomes: OutcomeStore, jobs: int, write: Ca
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(12), TaskProgressColumn(), TimeRemainingColumn(), "left")
     bar = Progress(*columns, console=console, speed_estimate_period=3600) if console.is_terminal else None
-    with bar or nullcontext(), closing(parallel.run_trials(todo, outcomes, jobs)) as news:
+    with bar or nullcontext(), closing(parallel.run_trials(todo, outcomes, jobs)) as messages:
         work = _Work(todo, bar)
-        for trial, said in news:
-            if isinstance(said, int):
-                work.at(trial, said)
+        for trial, message in messages:
+            if isinstance(message, int):
+                work.at(trial, message)
             else:
-                work.end(trial, said)
+                work.end(trial, message)
                 write()
 
 
 class _Work:
-    """How much is done and how much is left, in local steps: a bar on a terminal, and a line for every run."""
+    """Shows how much of the work is done, in local steps: a bar on a terminal, and a line per run."""
 
     def __init__(self, todo: Sequence[Trial], bar: Progress | None) -> None:
         self._runs, self._total = len(todo), sum(map(_steps, todo))
@@ -138,7 +138,7 @@ class _Work:
         self._task = bar.add_task("loading", total=self._total) if bar and todo else None
 
     def at(self, trial: Trial, t: int) -> None:
-        """A run is this far; where it says so first, it has begun, or goes on."""
+        """A run has completed round t. Its first message is from where it begins or resumes."""
         steps = trial.config.run.nodes * t
         began = trial.digest not in self._steps
         self._resumed += steps if began else 0
@@ -153,7 +153,7 @@ class _Work:
         self._steps[trial.digest] = _steps(trial)
         done = sum(self._steps.values())
         left_s = (time.monotonic() - self._began) / max(1, done - self._resumed) * (self._total - done)
-        line = f"{self._ended} of {self._runs}, {trial.name}: {_said(outcome)}; {_duration(left_s)} left"
+        line = f"{self._ended} of {self._runs}, {trial.name}: {_described(outcome)}; {_duration(left_s)} left"
         if self._bar:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
@@ -164,7 +164,7 @@ def _steps(trial: Trial) -> int:
     return trial.config.run.nodes * trial.config.run.rounds
 
 
-def _said(outcome: Outcome) -> str:
+def _described(outcome: Outcome) -> str:
     if "error" in outcome:
         return str(outcome["error"])
     before = outcome.get("before_gossip")

@@ -1,4 +1,7 @@
-"""A directed graph as text: nodes on an ellipse, edges as lines of Braille dots with an arrowhead near the receiver."""
+"""Draws a directed graph as text.
+
+Nodes are on an ellipse. Edges are lines of Braille dots with an arrowhead near the receiver.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 from edgenode.core.topology.graph import Digraph
 
 _WIDTH, _HEIGHT = 56, 13  # characters, each of 2 x 4 dots: a dot is about as wide as high
-_MAX_DRAWN = 8  # above it, labels cover arrowheads
+_MAX_DRAWN = 8  # with more nodes, labels cover arrowheads
 _HEADS = "→↘↓↙←↖↑↗"
 _BLANK = 0x2800
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # bit of a dot by column and row, as Unicode numbers them
@@ -15,8 +18,8 @@ Place = tuple[float, float]  # column, row
 
 
 def draw(graph: Digraph, pushes: bool = True) -> str:
-    """The graph as lines of text, then the list of ``pushes``; above eight nodes only that is readable."""
-    listed = "\n".join(f"  {n} → {', '.join(graph.out_neighbours(n)) or 'nobody'}" for n in graph.nodes)
+    """The drawing, then with ``pushes`` the list of out-neighbours. Above _MAX_DRAWN nodes, only the list."""
+    listed = "\n".join(f"  {n} → {', '.join(graph.out_neighbours(n)) or 'none'}" for n in graph.nodes)
     if not 2 <= len(graph.nodes) <= _MAX_DRAWN:
         return listed
     canvas = [[" "] * _WIDTH for _ in range(_HEIGHT)]
@@ -34,7 +37,7 @@ def draw(graph: Digraph, pushes: bool = True) -> str:
 
 
 def _places(nodes: tuple[str, ...]) -> dict[str, Place]:
-    """Clockwise from the top; two nodes lie side by side, as they would leave the picture empty otherwise."""
+    """Clockwise from the top. Two nodes are side by side, because one above the other would leave the drawing empty."""
     rx, ry = (_WIDTH - max(map(len, nodes))) / 2 - 2, (_HEIGHT - 1) / 2
     first = -math.pi / 2 if len(nodes) == 2 else 0.0
     turns = {node: first + 2 * math.pi * i / len(nodes) for i, node in enumerate(nodes)}
@@ -51,12 +54,12 @@ def _line(canvas: list[list[str]], start: Place, end: Place) -> None:
 
 
 def _head(canvas: list[list[str]], start: Place, end: Place) -> None:
-    column, row = _between(start, end, 0.7)  # nearer to the receiver, so that opposite edges keep a head each
+    column, row = _between(start, end, 0.7)  # nearer to the receiver, so that opposite edges have separate heads
     eighth = round(math.atan2(2 * (end[1] - start[1]), end[0] - start[0]) / (math.pi / 4)) % 8
     canvas[int(row)][int(column)] = _HEADS[eighth]
 
 
 def _between(start: Place, end: Place, share: float) -> Place:
-    """A point of a line, from the middle of a row to the middle of another, and off the edges between dots."""
+    """A point on the line between the middles of two rows, away from the borders between dots."""
     (x0, y0), (x1, y1) = start, end
     return x0 + (x1 - x0) * share + 0.01, y0 + (y1 - y0) * share + 0.49

@@ -1,4 +1,4 @@
-"""``edgenode health``: whether a daemon serves, for whoever supervises it; quick, as it is called every few seconds."""
+"""``edgenode health``: whether a daemon serves, for supervisors, which call it every few seconds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from edgenode.cli.options import NODE_PORT
 @click.option("--timeout", "timeout_s", default=3.0, show_default=True, metavar="SECONDS",
               envvar="EDGENODE_HEALTH_TIMEOUT", show_envvar=True, help="How long to wait for the answer.")  # fmt: skip
 def health(address: str, timeout_s: float) -> None:
-    """Ask the daemon at H:P by gRPC's health service whether it serves; exit code 1 if it does not.
+    """Check with gRPC's health service whether the daemon at H:P serves. Exit code 1 if it does not.
 
-    Without H:P, a node on this machine is asked. It serves as soon as it listens, before the run has begun.
+    The default is a node on this machine. A node serves as soon as it listens, before the run begins.
 
     \b
     Examples:

@@ -31,34 +31,34 @@ config_option = click.option(
     type=click.Path(path_type=Path),
     envvar="EDGENODE_CONFIG",
     show_envvar=True,
-    help="The run.toml that describes the run, the same on every device.",
+    help="The run.toml that describes the run. It is the same on every device.",
 )
 set_option = click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a key of run.toml, as in --set run.rounds=500. Repeatable.",
+    help="Override a key of run.toml, as in --set run.rounds=500. Can be repeated.",
 )
 verbose_option = click.option(
     "-v", "--verbose", is_flag=True, envvar="EDGENODE_VERBOSE", help="Log every round and every action."
 )
 log_format_option = click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
-    envvar="EDGENODE_LOG_FORMAT", show_envvar=True, help="Log lines for people, or a JSON object each for machines.",
+    envvar="EDGENODE_LOG_FORMAT", show_envvar=True, help="Format of log lines: text, or one JSON object per line.",
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print JSON.")
 
 
 def cluster_options(command: F) -> F:
-    """--controller and --cluster: how an operator finds the controller."""
+    """--controller and --cluster: how a command finds the controller."""
     command = click.option(
         "--cluster", default="edgenode", show_default=True, envvar="EDGENODE_CLUSTER", show_envvar=True,
-        help="Name of the cluster to look for by mDNS.",
+        help="Name of the cluster to find by mDNS.",
     )(command)  # fmt: skip
     return click.option(
         "--controller", default="mdns", metavar="mdns|H:P", show_default=True, envvar="EDGENODE_CONTROLLER",
-        show_envvar=True, help="Where the controller is.",
+        show_envvar=True, help="Address of the controller, or mdns to find it.",
     )(command)  # fmt: skip
 
 
@@ -90,25 +90,28 @@ def load_config(path: Path | None, settings: tuple[str, ...]) -> Config:
 
 
 def take_sigterm_as_ctrl_c() -> None:
-    """SIGTERM ends us like Ctrl-C. asyncio makes a cancellation of that; an exception could strike in any task."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
+    """Let SIGTERM end the process like Ctrl-C.
+
+    asyncio turns SIGINT into a cancellation of its main task. An exception from a handler could hit any task.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def default_name() -> str:
-    """The host's name, as far as a node id may hold it."""
+    """The host name, with every character that a node id cannot have replaced."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:40] or "node"
 
 
 def default_state_dir(cluster: str, name: str) -> Path:
-    """Where a daemon keeps its state unless it is told: in the user's state folder."""
+    """Where a daemon keeps its state by default: in the user's state folder."""
     import platformdirs
 
     return platformdirs.user_state_path("edgenode") / cluster / name
 
 
 def set_up_logging(verbose: bool, log_format: str = "text") -> None:
-    """Lines on stderr: for people, coloured on a terminal, or one JSON object each; DEBUG when asked."""
+    """Log to stderr: text, coloured on a terminal, or one JSON object per line; from DEBUG on if ``verbose``."""
     import structlog
 
     if log_format == "json":
@@ -124,34 +127,34 @@ def set_up_logging(verbose: bool, log_format: str = "text") -> None:
     )
     import stamina.instrumentation
 
-    stamina.instrumentation.set_on_retry_hooks([])  # the links say themselves what they wait for
+    stamina.instrumentation.set_on_retry_hooks([])  # the links log what they wait for
 
 
 def with_operator(controller: str, cluster: str, call: Callable[[Any], Awaitable[T]]) -> T:
-    """Find the controller, and call it.
+    """Find the controller, and run ``call`` with a client of it.
 
     Raises:
-        ConfigError: there is none; says where it was looked for.
+        ConfigError: no controller answers; the text says where.
     """
     return asyncio.run(_operate(controller, cluster, call))
 
 
 async def _operate(controller: str, cluster: str, call: Callable[[Any], Awaitable[T]]) -> T:
-    from edgenode.net.operator import operating
+    from edgenode.net.operator_client import operator_client
 
     try:
-        async with operating(await find_controller(controller, cluster)) as operator:
-            return await call(operator)
+        async with operator_client(await find_controller(controller, cluster)) as client:
+            return await call(client)
     except TransportError as exc:
         raise ConfigError(str(exc)) from exc
 
 
 async def find_controller(controller: str, cluster: str, timeout_s: float = _FIND_S, host: str = "") -> str:
-    """host:port of the controller, by mDNS unless it is given.
+    """host:port of the controller: the given address, or found by mDNS.
 
     Raises:
-        ConfigError: what is given is no address.
-        TransportError: no controller was announced in time.
+        ConfigError: the given address is malformed.
+        TransportError: mDNS found no controller in time.
     """
     if controller != "mdns":
         from edgenode.net.rpc import split_address

@@ -1,4 +1,4 @@
-"""The one plot that says what this is about: accuracy against bytes, and against bytes without compression."""
+"""Plots accuracy against the bytes sent, with and without compression."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ def plot_accuracy(
     """Write an image in the format of the path's suffix.
 
     Args:
-        sent, dense: bytes per node, moment by moment, as sent and as they would be uncompressed.
+        sent, dense: bytes per node at successive moments, as sent and uncompressed.
         accuracy: 0 to 1, at the same moments.
+
+    Raises:
+        ConfigError: matplotlib does not know the format.
     """
     percent = [100 * a for a in accuracy]
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""``edgenode run`` and ``edgenode controller``: the daemons."""
+"""``edgenode run`` and ``edgenode controller``: the processes of a cluster."""
 
 from __future__ import annotations
 
@@ -25,21 +25,19 @@ from edgenode.errors import ConfigError
 
 @click.command()
 @config_option
-@click.option(
-    "--name", envvar="EDGENODE_NAME", show_envvar=True, help="This node's id in the cluster. [default: host name]"
-)
+@click.option("--name", envvar="EDGENODE_NAME", show_envvar=True, help="This node's id. [default: the host name]")
 @click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
-              show_envvar=True, help="Where peers reach this node; port 0 takes any free one.")  # fmt: skip
+              show_envvar=True, help="Address for peers. Port 0 is any free port.")  # fmt: skip
 @click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",
-              show_envvar=True, help="The other nodes, where multicast does not pass.")  # fmt: skip
+              show_envvar=True, help="Addresses of the other nodes, for networks without multicast.")  # fmt: skip
 @click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER", show_envvar=True,
-              help="Where the controller is. [default: mdns; none when --peers are given]")  # fmt: skip
+              help="Address of the controller. [default: mdns, or none with --peers]")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
-              help="Checkpoints, model.safetensors and result.json. [default: the user's state folder]")  # fmt: skip
+              help="Folder for checkpoints, model and results. [default: the user's state folder]")  # fmt: skip
 @click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH", show_envvar=True,
-              help="Remove the checkpoints of this node and start anew, instead of going on from them.")  # fmt: skip
+              help="Discard this node's checkpoints instead of resuming from them.")  # fmt: skip
 @click.option("--metrics", default="none", show_default=True, metavar="H:P|none", envvar="EDGENODE_METRICS",
-              show_envvar=True, help="Where Prometheus finds this node's /metrics.")  # fmt: skip
+              show_envvar=True, help="Address where this node serves /metrics for Prometheus.")  # fmt: skip
 @click.option("--wait", "wait_s", default=300.0, show_default=True, envvar="EDGENODE_WAIT", metavar="SECONDS",
               help="How long to look for the controller or the peers.")  # fmt: skip
 @set_option
@@ -61,21 +59,23 @@ def run(
 ) -> None:
     """Run one node: find the others, train together, write model.safetensors and result.json.
 
+    After a stop or a power cut, the same command resumes from the newest round that all nodes have saved.
+
     \b
     Examples:
-      edgenode run --config run.toml                              controller and peers by mDNS
-      edgenode run --config run.toml --controller 10.0.0.5:7700   where multicast does not pass
-      edgenode run --config run.toml --peers 10.0.0.2:7600,10.0.0.3:7600,10.0.0.4:7600   no controller at all
-      edgenode run --config run.toml --metrics 0.0.0.0:9100       for Prometheus
-      edgenode run --config run.toml --fresh                      forget what an earlier start has saved
-
-    Started again, after a stop or a power cut, it goes on from the newest round that all nodes have saved.
+      edgenode run --config run.toml                              find controller and peers by mDNS
+      edgenode run --config run.toml --controller 10.0.0.5:7700   in a network without multicast
+      edgenode run --config run.toml --peers 10.0.0.2:7600,10.0.0.3:7600,10.0.0.4:7600   without a controller
+      edgenode run --config run.toml --metrics 0.0.0.0:9100       serve metrics to Prometheus
+      edgenode run --config run.toml --fresh                      discard earlier checkpoints
     """
     config = load_config(config_path, settings)
     fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
     controller = controller or ("none" if fixed else "mdns")
     if controller == "none" and not fixed:
-        raise ConfigError("--controller none needs --peers H:P,...: without both, nobody would found the run")
+        raise ConfigError(
+            "--controller none needs --peers H:P,...: without a controller, a node needs the peers' addresses"
+        )
     set_up_logging(verbose, log_format)
     _check(listen, (*fixed, *((controller,) if ":" in controller else ()), *((metrics,) if metrics != "none" else ())))
     name = name or default_name()
@@ -93,17 +93,17 @@ def run(
 @click.command()
 @config_option
 @click.option("--listen", default=f"0.0.0.0:{CONTROLLER_PORT}", show_default=True, metavar="H:P",
-              envvar="EDGENODE_LISTEN", show_envvar=True, help="Where nodes and operators reach it.")  # fmt: skip
+              envvar="EDGENODE_LISTEN", show_envvar=True, help="Address for nodes and operators.")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
-              help="What it must know after a restart. [default: the user's state folder]")  # fmt: skip
+              help="Folder of the controller's state and history. [default: the user's state folder]")  # fmt: skip
 @click.option("--recover", is_flag=True, envvar="EDGENODE_RECOVER", show_envvar=True,
-              help="The controller of the run that goes on is lost for good: take its place.")  # fmt: skip
+              help="Take over a run whose controller is lost for good.")  # fmt: skip
 @click.option("--http", default=f"127.0.0.1:{HTTP_PORT}", show_default=True, metavar="H:P|none", envvar="EDGENODE_HTTP",
-              show_envvar=True, help="Where the page and /metrics are; port 0 takes any free one.")  # fmt: skip
+              show_envvar=True, help="Address of the page and /metrics. Port 0 is any free port.")  # fmt: skip
 @click.option("--tensorboard", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_TENSORBOARD",
-              show_envvar=True, help="A folder for TensorBoard's events; needs edgenode[tensorboard].")  # fmt: skip
+              show_envvar=True, help="Folder for TensorBoard event files. Needs edgenode[tensorboard].")  # fmt: skip
 @click.option("--straggler", type=click.Choice(["wait", "drop"]), envvar="EDGENODE_STRAGGLER", show_envvar=True,
-              help="Wait for a slow node, or go on without it. [default: run.straggler of run.toml]")  # fmt: skip
+              help="Wait for a slow node, or evict it. [default: run.straggler of run.toml]")  # fmt: skip
 @set_option
 @log_format_option
 @verbose_option
@@ -119,19 +119,19 @@ def controller(
     log_format: str,
     verbose: bool,
 ) -> None:
-    """Run the controller: it founds the run when all nodes are there, and changes its topology on request.
+    """Run the controller: it starts the run when all nodes have joined, and changes its topology on request.
 
-    It is not in the data path, and training goes on when it is gone; started again, it goes on where it was.
-    Exit code 1 if a node failed.
+    It is not in the data path. Training continues without it, and a restarted controller continues from its saved
+    state. Exit code 1 if a node failed.
 
     \b
     Examples:
       edgenode controller --config run.toml
       edgenode controller --config run.toml --listen 10.0.0.5:7700
-      edgenode controller --config run.toml --http 0.0.0.0:8080   the page for everyone on the network
+      edgenode controller --config run.toml --http 0.0.0.0:8080   serve the page to the whole network
       edgenode controller --config run.toml --tensorboard events; tensorboard --logdir events
-      edgenode controller --config run.toml --recover          its disk is lost, and the nodes train on
-      edgenode controller --config run.toml --straggler drop   who holds the others up is left behind
+      edgenode controller --config run.toml --recover          after its disk was lost
+      edgenode controller --config run.toml --straggler drop   evict nodes that hold up others
     """
     settings = (*settings, *((f"run.straggler={straggler}",) if straggler else ()))
     config = load_config(config_path, settings)
@@ -146,7 +146,7 @@ def controller(
 
 
 def _check(listen: str, targets: tuple[str, ...]) -> None:
-    """Refuse malformed addresses before anything is started."""
+    """Reject malformed addresses before anything starts."""
     from edgenode.net.rpc import split_address
 
     for address in (listen, *targets):

@@ -1,4 +1,4 @@
-"""``edgenode runs``: what runs did over time, from the controller's history. The controller need not run for it."""
+"""``edgenode runs``: past and current runs, from the controller's history. The controller need not be running."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ if TYPE_CHECKING:
 
 state_option = click.option(
     "--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
-    help="Of the controller. [default: the user's state folder]",
+    help="State folder of the controller. [default: the user's state folder]",
 )  # fmt: skip
 cluster_option = click.option(
     "--cluster", default="edgenode", show_default=True, envvar="EDGENODE_CLUSTER", show_envvar=True,
-    help="Whose state folder, if --state-dir is not given.",
+    help="Cluster whose state folder to read, without --state-dir.",
 )  # fmt: skip
 out_option = click.option(
-    "--out", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), envvar="EDGENODE_OUT", show_envvar=True
+    "--out",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    envvar="EDGENODE_OUT",
+    show_envvar=True,
+    help="File to write.",
 )
 
 
 @click.group()
 def runs() -> None:
-    """List, show, export and plot the runs of this machine's controller: those that are over, and one that goes on.
+    """List, show, export and plot the past and current runs of this machine's controller.
 
-    RUN is a number of the list, or "last".
+    RUN is a number from the list, or "last".
 
     \b
     Examples:
@@ -51,7 +55,7 @@ def runs() -> None:
 @cluster_option
 @json_option
 def list_runs(state_dir: Path | None, cluster: str, as_json: bool) -> None:
-    """List all runs that are kept, oldest first.
+    """List all recorded runs, oldest first.
 
     \b
     Examples:
@@ -85,7 +89,7 @@ def list_runs(state_dir: Path | None, cluster: str, as_json: bool) -> None:
 @cluster_option
 @json_option
 def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
-    """Show one run: its configuration, and where every node ended.
+    """Show the configuration of a run, and the last figures of every node.
 
     \b
     Examples:
@@ -107,7 +111,7 @@ def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
     outcome = found["outcome"] or "not ended"
     click.echo(f"run {found['id']} of {found['cluster']}: {outcome}, began {_when(found['began'])}, {_took(found)}")
     table = Table()
-    for heading in ("node", "round", "accuracy", "loss", "u", "sent", "instead of", "received"):
+    for heading in ("node", "round", "accuracy", "loss", "u", "sent", "uncompressed", "received"):
         table.add_column(heading, justify="left" if heading == "node" else "right")
     for node, sample in sorted(last.items()):
         table.add_row(
@@ -122,12 +126,12 @@ def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
 @runs.command()
 @click.argument("run", default="last")
 @click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True,
-              envvar="EDGENODE_FORMAT", help="One row, or one object, per node and moment.")  # fmt: skip
+              envvar="EDGENODE_FORMAT", help="One row or one object per node and moment.")  # fmt: skip
 @out_option
 @state_option
 @cluster_option
 def export(run: str, form: str, out: Path | None, state_dir: Path | None, cluster: str) -> None:
-    """Write all samples of a run, to standard output unless --out names a file.
+    """Export all samples of a run, to standard output unless --out names a file.
 
     \b
     Examples:
@@ -156,7 +160,7 @@ def export(run: str, form: str, out: Path | None, state_dir: Path | None, cluste
 @state_option
 @cluster_option
 def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> None:
-    """Plot accuracy against bytes sent per node, and against what the same messages would weigh uncompressed.
+    """Plot accuracy against bytes sent per node, compressed and uncompressed.
 
     \b
     Examples:
@@ -167,7 +171,7 @@ def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> No
     found = _run(history, run)
     curve = [point for point in history.curve(found["id"]) if point["accuracy"] is not None]
     if not curve:
-        raise ConfigError(f"run {found['id']} has measured no accuracy yet")
+        raise ConfigError(f"run {found['id']} has no measured accuracy to plot yet")
     from edgenode.cli.plotting import plot_accuracy
 
     out = out or Path(f"run-{found['id']}.png")
@@ -186,10 +190,10 @@ def _history(state_dir: Path | None, cluster: str) -> RunHistory:
 def _run(history: RunHistory, which: str) -> dict[str, Any]:
     found = history.runs()
     if not found:
-        raise ConfigError(f"there are no runs in {history.path}; give the controller's --state-dir, or --cluster")
+        raise ConfigError(f"no runs in {history.path}: name the controller's --state-dir or --cluster")
     run = found[-1] if which == "last" else next((r for r in found if str(r["id"]) == which), None)
     if run is None:
-        raise ConfigError(f"there is no run {which}; there are {found[0]['id']} to {found[-1]['id']}, and last")
+        raise ConfigError(f"no run {which}: choose one from {found[0]['id']} to {found[-1]['id']}, or last")
     return run
 
 

@@ -1,4 +1,4 @@
-"""``edgenode simulate``: a whole run in this one process, to the same bits as on devices."""
+"""``edgenode simulate``: a whole run in one process, bit-identical to the same run on devices."""
 
 from __future__ import annotations
 
@@ -24,63 +24,61 @@ if TYPE_CHECKING:
 @click.argument("config_path", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path),
                 envvar="EDGENODE_CONFIG")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
-              help="Where checkpoints and results go. [default: nothing is kept]")  # fmt: skip
+              help="Folder for checkpoints and results. [default: nothing is saved]")  # fmt: skip
 @click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH", show_envvar=True,
-              help="Remove the checkpoints in --out and start anew, instead of going on from them.")  # fmt: skip
+              help="Discard the checkpoints in --out instead of resuming from them.")  # fmt: skip
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), metavar="FILE",
-              envvar="EDGENODE_JSON", show_envvar=True, help="Write result.json here; - prints it.")  # fmt: skip
+              envvar="EDGENODE_JSON", show_envvar=True, help="Write result.json to FILE. - prints it.")  # fmt: skip
 @set_option
 def simulate(
     config_path: Path | None, out: Path | None, fresh: bool, json_path: Path | None, settings: tuple[str, ...]
 ) -> None:
-    """Play the run that CONFIG, a run.toml, describes: all nodes in this process, without a network.
+    """Simulate the run that CONFIG, a run.toml, describes: all nodes in this process, without a network.
 
-    Same configuration, same result, to the bit: that of a second simulation, and of `edgenode run` on devices named
-    node-0, node-1, ... Without CONFIG, and without $EDGENODE_CONFIG, every key has its default.
+    The result is bit-identical to that of a second simulation, and of `edgenode run` on devices named node-0, node-1,
+    ... Without CONFIG and $EDGENODE_CONFIG, every key has its default.
 
     \b
     Examples:
       edgenode simulate run.toml
-      edgenode simulate run.toml --out runs/one                       interrupted, the same command goes on
+      edgenode simulate run.toml --out runs/one                       the same command resumes it
       edgenode simulate run.toml --set run.nodes=64 --set task.skew=1 --json result.json
-      edgenode simulate --set run.rounds=200 --json -                 all defaults; prints JSON
+      edgenode simulate --set run.rounds=200 --json -                 all other keys by default
     """
     config = load_config(config_path, settings)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)  # now, and not when the work is done
+        json_path.parent.mkdir(parents=True, exist_ok=True)  # fail now rather than after the work
     if fresh and out is not None:
-        _forget(out)
+        _discard(out)
     take_sigterm_as_ctrl_c()
     keep_freed_memory()
-    result = _play(config, out)
+    result = _simulate(config, out)
     if json_path is not None:
         _write(json_path, result)
     if json_path != Path("-"):
         _print(result, out)
 
 
-def _forget(out: Path) -> None:
+def _discard(out: Path) -> None:
     for folder in out.glob("node-*/checkpoints"):
         shutil.rmtree(folder)
 
 
-def _play(config: Config, out: Path | None) -> dict[str, Any]:
+def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
     from edgenode.simulate.runner import Simulation
     from edgenode.storage import result_file
 
     simulation: Simulation | None = None
     try:
-        with _shown() as show:
+        with _progress() as show:
             simulation = Simulation(config, out)
             for reason in simulation.damage:
                 click.echo(f"edgenode: warning: skipping a checkpoint: {reason}", err=True)
             if simulation.round:
-                click.echo(
-                    f"going on from round {simulation.round} of {simulation.rounds}, as saved in {out}", err=True
-                )
+                click.echo(f"resuming from round {simulation.round} of {simulation.rounds}, saved in {out}", err=True)
             result = simulation.run(show(simulation))
     except KeyboardInterrupt:
-        where = "nothing is kept without --out DIR" if out is None else f"the same command goes on from {out}"
+        where = "nothing is saved without --out DIR" if out is None else f"the same command resumes from {out}"
         click.echo(
             f"edgenode: {f'{simulation.round} of {simulation.rounds}' if simulation else 'no'} rounds done; {where}",
             err=True,
@@ -92,8 +90,11 @@ def _play(config: Config, out: Path | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _shown() -> Iterator[Callable[[Simulation], Callable[[], None]]]:
-    """What to call with the lab for what to call after each round: a bar on a terminal, else a line every epoch."""
+def _progress() -> Iterator[Callable[[Simulation], Callable[[], None]]]:
+    """Yields a function that takes the simulation and returns what to call after each round.
+
+    That shows a progress bar on a terminal, else a line per epoch.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -148,13 +149,13 @@ def _print(result: dict[str, Any], out: Path | None) -> None:
     nodes = result["nodes"]
     accuracies = [node["test_accuracy"] for node in nodes]
     sent, factor = sum(node["payload_bytes"] for node in nodes), result["compression_factor"]
-    fewer = f", {factor:.0f} times fewer than models of float32" if factor else ""
+    fewer = f", {factor:.0f} times less than uncompressed" if factor else ""
     click.echo(
         f"test accuracy {result['mean_test_accuracy']:.2%} (mean of {len(nodes)} nodes; "
         f"{min(accuracies):.2%} to {max(accuracies):.2%})\n"
-        f"divergence of the models {result['parameter_divergence_l2']:.3g} (mean L2 distance from their mean)\n"
+        f"parameter divergence {result['parameter_divergence_l2']:.3g} (mean L2 distance from their mean)\n"
         f"sent {size(sent // len(nodes))} per node{fewer}\n"
         f"{nodes[0]['rounds']} rounds, {result['wall_s']:.1f} s"
     )
     if out is not None:
-        click.echo(f"result.json, and a model.safetensors per node, are in {out}")
+        click.echo(f"result.json and a model.safetensors per node are in {out}")

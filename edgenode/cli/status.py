@@ -1,4 +1,4 @@
-"""``edgenode status`` and ``edgenode nodes``: a running cluster at a glance, for people and for scripts."""
+"""``edgenode status`` and ``edgenode nodes``: the current state of a cluster, as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgenode.cli.options import cluster_options, json_option, with_operator
 @cluster_options
 @json_option
 def status(controller: str, cluster: str, as_json: bool) -> None:
-    """Show every node of a running cluster: round, loss, accuracy, bytes, whom it waits for, and who holds everyone up.
+    """Show the round, loss, accuracy, bytes and state of every node, and which nodes hold up others.
 
     \b
     Examples:
@@ -21,7 +21,7 @@ def status(controller: str, cluster: str, as_json: bool) -> None:
       edgenode status --json | jq '.nodes[].accuracy'
       edgenode status --json | jq '.nodes[] | select(.holds_up_s > 60) | .node'
     """
-    found = with_operator(controller, cluster, lambda operator: operator.status())
+    found = with_operator(controller, cluster, lambda client: client.status())
     if as_json:
         from edgenode.observability.status_view import cluster_json
 
@@ -38,14 +38,14 @@ def status(controller: str, cluster: str, as_json: bool) -> None:
 @cluster_options
 @json_option
 def nodes(controller: str, cluster: str, as_json: bool) -> None:
-    """List the nodes of a running cluster: one a line, with address, state, round and when it was last seen.
+    """List the nodes of a running cluster with their address, state, round and the time of their last report.
 
     \b
     Examples:
       edgenode nodes
       edgenode nodes --json | jq -r '.[] | select(.connected | not) | .node'
     """
-    found = with_operator(controller, cluster, lambda operator: operator.status())
+    found = with_operator(controller, cluster, lambda client: client.status())
     from edgenode.observability.status_view import cluster_json
 
     rows = cluster_json(found)["nodes"]
@@ -56,4 +56,4 @@ def nodes(controller: str, cluster: str, as_json: bool) -> None:
 
     from edgenode.cli.status_table import nodes_table
 
-    Console().print(nodes_table(found) if rows else f"no nodes yet: waiting for {found.missing}")
+    Console().print(nodes_table(found) if rows else f"no nodes yet, waiting for {found.missing}")

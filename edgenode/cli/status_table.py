@@ -1,4 +1,4 @@
-"""A cluster as a rich table: what status prints and the demo keeps on screen."""
+"""A cluster's status as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.observability.status_view import size
 
-_SAID_FROM_S = 1.0
+_SHOWN_FROM_S = 1.0  # shorter waits are part of every round
+_MOST_EDGES = 8  # in a title
 
 
 def status_table(status: ClusterStatus) -> Table:
-    """One row per node; the title names the graph and the next switch, the caption the controller and its page."""
+    """One row per node. The title names the graph and the next switch, the caption the controller and its page."""
     page = f", page {status.page}" if status.page else ""
     caption = Text(f"controller {status.leadership.address}, term {status.leadership.term}{page}")
     table = Table(
         title=Text(title(status)), title_justify="left", title_style="bold", caption=caption, caption_justify="left"
     )
-    for heading in ("node", "round", "loss", "test accuracy", "sent", "instead of", "state"):
-        table.add_column(heading, justify="left" if heading in ("node", "state") else "right")
+    _add_columns(table, "node", "round", "loss", "test accuracy", "sent", "uncompressed", "state")
     for node in status.nodes:
         report = node.status
         table.add_row(
-            Text(node.node),  # not a str: that may hold markup
-            f"{report.round}/{report.rounds}" if report.rounds else "-",
-            f"{report.loss:.3f}" if report.loss is not None else "-",
-            f"{report.accuracy:.1%}" if report.accuracy is not None else "-",
+            Text(node.node),  # not a str, which may hold markup
+            _round(report),
+            _loss(report),
+            _accuracy(report),
             size(report.payload_bytes),
             size(report.dense_bytes),
             _state(node),
@@ -36,34 +36,23 @@ def status_table(status: ClusterStatus) -> Table:
 
 
 def watch_table(status: ClusterStatus) -> Table:
-    """One row per node with all that the page shows."""
+    """One row per node, with the columns of the controller's page."""
     table = Table(expand=True)
-    for heading in (
-        "node",
-        "round",
-        "s/round",
-        "accuracy",
-        "loss",
-        "u",
-        "sent",
-        "received",
-        "holds up",
-        "seen",
-        "state",
-    ):
-        table.add_column(heading, justify="left" if heading in ("node", "state") else "right")
+    _add_columns(
+        table, "node", "round", "s/round", "accuracy", "loss", "u", "sent", "received", "holds up", "seen", "state"
+    )
     for node in status.nodes:
         report = node.status
         table.add_row(
             Text(node.node),
-            f"{report.round}/{report.rounds}" if report.rounds else "-",
+            _round(report),
             f"{report.round_s:.2f}" if report.round_s else "-",
-            f"{report.accuracy:.1%}" if report.accuracy is not None else "-",
-            f"{report.loss:.3f}" if report.loss is not None else "-",
+            _accuracy(report),
+            _loss(report),
             f"{report.u:.3f}",
             size(report.payload_bytes),
             size(report.received_bytes),
-            f"{node.holds_up_s:.0f} s" if node.holds_up_s >= _SAID_FROM_S else "-",
+            f"{node.holds_up_s:.0f} s" if node.holds_up_s >= _SHOWN_FROM_S else "-",
             f"{node.last_seen_s:.1f} s",
             _state(node),
         )
@@ -71,22 +60,17 @@ def watch_table(status: ClusterStatus) -> Table:
 
 
 def nodes_table(status: ClusterStatus) -> Table:
-    """One row per node: where it is, how it is, and what it takes of its machine."""
-    table, right = Table(), ("round", "last seen", "peak memory", "energy a round")
+    """One row per node: its address, its state, and what it uses of its machine."""
+    table, right = Table(), ("round", "last seen", "peak memory", "energy per round")
     for heading in ("node", "address", "state", *right):
         table.add_column(heading, justify="right" if heading in right else "left")
     for node in status.nodes:
+        report = node.status
         seen = f"{node.last_seen_s:.1f} s ago" if node.connected else f"lost, {node.last_seen_s:.0f} s ago"
-        state = "joining" if node.status.state is NodeState.UNSPECIFIED else node.status.state.value
-        memory = size(node.status.peak_memory_bytes) if node.status.peak_memory_bytes else "-"
-        where = Text(node.node), Text(node.address)
-        table.add_row(*where, state, str(node.status.round), seen, memory, _energy(node.status))
+        state = "joining" if report.state is NodeState.UNSPECIFIED else report.state.value
+        memory = size(report.peak_memory_bytes) if report.peak_memory_bytes else "-"
+        table.add_row(Text(node.node), Text(node.address), state, str(report.round), seen, memory, _energy(report))
     return table
-
-
-def _energy(report: NodeStatus) -> Text:
-    """Joules a round, or why they are not known."""
-    return Text(f"{report.joules_per_round:.3g} J" if report.joules_per_round else report.power_sensor or "-")
 
 
 def title(status: ClusterStatus) -> str:
@@ -102,8 +86,30 @@ def _graph_line(plan: Plan, t: int) -> str:
     switch = schedule.next_switch(t)
     following = f", then {schedule.spec(switch).name} from round {switch}" if switch is not None else ""
     edges = sorted(plan.graph(t).edges)
-    drawn = "  ".join(f"{s}→{r}" for s, r in edges) if len(edges) <= 8 else f"{len(edges)} edges"
+    drawn = "  ".join(f"{s}→{r}" for s, r in edges) if len(edges) <= _MOST_EDGES else f"{len(edges)} edges"
     return f"graph {schedule.spec(t).name} ({drawn}){following}"
+
+
+def _add_columns(table: Table, *headings: str) -> None:
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("node", "state") else "right")
+
+
+def _round(report: NodeStatus) -> str:
+    return f"{report.round}/{report.rounds}" if report.rounds else "-"
+
+
+def _loss(report: NodeStatus) -> str:
+    return "-" if report.loss is None else f"{report.loss:.3f}"
+
+
+def _accuracy(report: NodeStatus) -> str:
+    return "-" if report.accuracy is None else f"{report.accuracy:.1%}"
+
+
+def _energy(report: NodeStatus) -> Text:
+    """Joules per round, or why they are not known."""
+    return Text(f"{report.joules_per_round:.3g} J" if report.joules_per_round else report.power_sensor or "-")
 
 
 def _state(node: NodeView) -> Text:
@@ -118,8 +124,8 @@ def _state(node: NodeView) -> Text:
         return Text(f"not seen for {node.last_seen_s:.0f} s", "red")
     if report.state is NodeState.PAUSED:
         return Text("paused", "yellow")
-    if node.holds_up_s >= _SAID_FROM_S:
-        return Text(f"holds up {', '.join(node.holds_up) or 'the others'} since {node.holds_up_s:.0f} s", "yellow")
-    if report.waiting_s >= _SAID_FROM_S:
-        return Text(f"waits for {', '.join(report.waiting_for)} since {report.waiting_s:.0f} s", "yellow")
+    if node.holds_up_s >= _SHOWN_FROM_S:
+        return Text(f"holds up {', '.join(node.holds_up) or 'others'} ({node.holds_up_s:.0f} s)", "yellow")
+    if report.waiting_s >= _SHOWN_FROM_S:
+        return Text(f"waits for {', '.join(report.waiting_for)} ({report.waiting_s:.0f} s)", "yellow")
     return Text("running" if report.state is NodeState.RUNNING else "joining")

@@ -1,4 +1,4 @@
-"""``edgenode pause``, ``resume``, ``stop`` and ``evict``: what an operator wants of a run, or of a member."""
+"""``edgenode pause``, ``resume``, ``stop`` and ``evict``: requests that change a run as a whole, or its members."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from edgenode.cli.options import cluster_options, with_operator
 
 if TYPE_CHECKING:
     from edgenode.core.protocol.status import ClusterStatus
-    from edgenode.net.operator import Operator
+    from edgenode.net.operator_client import OperatorClient
 
 no_wait_option = click.option(
-    "--no-wait", is_flag=True, envvar="EDGENODE_NO_WAIT", show_envvar=True, help="Do not wait until it has happened."
-)
+    "--no-wait", is_flag=True, envvar="EDGENODE_NO_WAIT", show_envvar=True,
+    help="Return as soon as the controller has accepted the request.",
+)  # fmt: skip
 
 
 @click.command()
 @no_wait_option
 @cluster_options
 def pause(no_wait: bool, controller: str, cluster: str) -> None:
-    """Let every node end its round and stand still, until the run is resumed.
+    """Pause the run: every node finishes its round and waits.
 
-    Nobody is taken for dead or slow meanwhile. A restarted controller knows of the pause, and so do nodes that come
-    back. If the controller is lost for good, start another one with --recover: then the run goes on.
+    While the run is paused, no node is evicted for silence or counts as slow. A restarted controller and nodes that
+    come back know that the run is paused. If the controller is lost for good, start another one with --recover, which
+    also resumes the run.
 
     \b
     Examples:
@@ -33,15 +35,15 @@ def pause(no_wait: bool, controller: str, cluster: str) -> None:
       edgenode pause --no-wait
     """
 
-    async def call(operator: Operator) -> str:
-        from edgenode.cli.waiting import followed, granted
+    async def call(client: OperatorClient) -> str:
+        from edgenode.cli.waiting import wait_for_reply, wait_until_done
 
-        t = await granted(operator, operator.pause())
+        t = await wait_for_reply(client, client.pause())
         if no_wait:
-            return f"no node begins a round after {t} once it has heard"
-        if not await followed(operator, _still_moving):
-            return "the controller is gone; the nodes stand still until there is one again"
-        return f"every node stands still: {_rounds(await operator.status())}"
+            return f"no node begins a round after {t} once it has received the request"
+        if not await wait_until_done(client, _nodes_not_paused):
+            return "lost the connection to the controller; paused nodes wait until a controller runs again"
+        return f"every node is paused: {_rounds(await client.status())}"
 
     _operate(controller, cluster, call)
 
@@ -49,16 +51,16 @@ def pause(no_wait: bool, controller: str, cluster: str) -> None:
 @click.command()
 @cluster_options
 def resume(controller: str, cluster: str) -> None:
-    """Let a paused run go on, from where every node stands.
+    """Resume a paused run: every node continues from where it waits.
 
     \b
     Example:
       edgenode resume
     """
 
-    async def call(operator: Operator) -> str:
-        await operator.resume()
-        return "the run goes on"
+    async def call(client: OperatorClient) -> str:
+        await client.resume()
+        return "the run continues"
 
     _operate(controller, cluster, call)
 
@@ -67,9 +69,9 @@ def resume(controller: str, cluster: str) -> None:
 @no_wait_option
 @cluster_options
 def stop(no_wait: bool, controller: str, cluster: str) -> None:
-    """Stop the run before one round, the same at every node, with checkpoints written; a paused run too.
+    """Stop all nodes before the same round, and write their checkpoints. Stops a paused run too.
 
-    Started again, every node goes on from there.
+    To resume from that round, start the nodes again.
 
     \b
     Examples:
@@ -77,16 +79,15 @@ def stop(no_wait: bool, controller: str, cluster: str) -> None:
       edgenode stop --no-wait
     """
 
-    async def call(operator: Operator) -> str:
-        from edgenode.cli.waiting import followed, granted
+    async def call(client: OperatorClient) -> str:
+        from edgenode.cli.waiting import wait_for_reply, wait_until_done
 
-        start = await granted(operator, operator.stop())
+        start = await wait_for_reply(client, client.stop())
         if not no_wait:
             click.echo(f"every node stops before round {start}")
-            await followed(operator, _still_running)
-        return (
-            f"every node {'stops' if no_wait else 'has stopped'} before round {start}; started again, it goes on there"
-        )
+            await wait_until_done(client, _nodes_not_stopped)
+        stops = "stops" if no_wait else "has stopped"
+        return f"every node {stops} before round {start}; start the nodes again to resume from there"
 
     _operate(controller, cluster, call)
 
@@ -94,12 +95,12 @@ def stop(no_wait: bool, controller: str, cluster: str) -> None:
 @click.command()
 @click.argument("node")
 @click.option("--force", is_flag=True, envvar="EDGENODE_FORCE", show_envvar=True,
-              help="Even if fewer than half of the members, or than run.min_nodes, are left.")  # fmt: skip
+              help="Evict even if less than half of the members, or fewer than run.min_nodes, remain.")  # fmt: skip
 @cluster_options
 def evict(node: str, force: bool, controller: str, cluster: str) -> None:
-    """Go on without a node: for the operator who knows that it is dead.
+    """Continue the run without NODE, because it will not come back.
 
-    Its own share of what was learnt since its last push is lost. Started again, it joins as a newcomer.
+    What it learnt since its last push is lost. If it starts again, it joins as a newcomer.
 
     \b
     Examples:
@@ -107,43 +108,43 @@ def evict(node: str, force: bool, controller: str, cluster: str) -> None:
       edgenode evict pi-3 --force
     """
 
-    async def call(operator: Operator) -> str:
-        from edgenode.cli.waiting import granted
+    async def call(client: OperatorClient) -> str:
+        from edgenode.cli.waiting import wait_for_reply
 
-        start = await granted(operator, operator.evict(node, force))
-        return f"the others go on without {node} from round {start}"
+        start = await wait_for_reply(client, client.evict(node, force))
+        return f"the run continues without {node} from round {start}"
 
     _operate(controller, cluster, call)
 
 
-def _operate(controller: str, cluster: str, call: Callable[[Operator], Any]) -> None:
+def _operate(controller: str, cluster: str, call: Callable[[OperatorClient], Any]) -> None:
     try:
         click.echo(with_operator(controller, cluster, call))
     except KeyboardInterrupt:
-        click.echo("edgenode: interrupted; what was asked for may still happen (edgenode status)", err=True)
+        click.echo("edgenode: interrupted; the request may still take effect (see edgenode status)", err=True)
         raise SystemExit(130) from None
 
 
-def _still_moving(status: ClusterStatus) -> str:
-    """Who has yet to come to a stand; one without a link does so when it must wait for another."""
+def _nodes_not_paused(status: ClusterStatus) -> str:
+    """Connected nodes that are still in a round. A disconnected node pauses when it must wait for another."""
     from edgenode.core.protocol.status import NodeState
 
     if not status.paused:
         return ""
-    running = [n for n in status.nodes if n.connected and n.status.state is NodeState.RUNNING]
-    return f"waiting for {', '.join(n.node for n in running)} to end the round" if running else ""
+    running = [n.node for n in status.nodes if n.connected and n.status.state is NodeState.RUNNING]
+    return f"waiting for {', '.join(running)} to finish the round" if running else ""
 
 
-def _still_running(status: ClusterStatus) -> str:
+def _nodes_not_stopped(status: ClusterStatus) -> str:
     from edgenode.core.protocol.status import NodeState
 
     alive = (NodeState.RUNNING, NodeState.PAUSED)
     running = [n.node for n in status.nodes if n.status.state in alive]
-    return f"waiting for {', '.join(running)}" if running else ""
+    return f"waiting for {', '.join(running)} to stop" if running else ""
 
 
 def _rounds(status: ClusterStatus) -> str:
     rounds = sorted({n.status.round for n in status.nodes if n.connected})
     if not rounds:
-        return "none is connected"
+        return "no node is connected"
     return f"round {rounds[0]}" if len(rounds) == 1 else f"rounds {rounds[0]} to {rounds[-1]}"

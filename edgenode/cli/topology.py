@@ -1,4 +1,4 @@
-"""``edgenode topology``: show and change who pushes to whom."""
+"""``edgenode topology``: show and change the communication graph."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from edgenode.core.protocol.plan import Plan
     from edgenode.core.protocol.status import ClusterStatus
     from edgenode.core.topology.graph import GraphSpec
-    from edgenode.net.operator import Operator
+    from edgenode.net.operator_client import OperatorClient
 
 
 @click.group()
 def topology() -> None:
     """Show and change the communication graph of a running cluster.
 
-    A change takes effect at one round at every node; training does not stop for it.
+    A change takes effect at the same round at every node, without an interruption of training.
 
     \b
     Examples:
@@ -37,7 +37,7 @@ def topology() -> None:
 
 @topology.command("list")
 def list_presets() -> None:
-    """List the graphs that have a name.
+    """List the presets: the graphs that have a name.
 
     \b
     Example:
@@ -53,14 +53,14 @@ def list_presets() -> None:
 @cluster_options
 @json_option
 def show(controller: str, cluster: str, as_json: bool) -> None:
-    """Draw the current graph, and name the next switch.
+    """Draw the current graph, and name the next change.
 
     \b
     Examples:
       edgenode topology show
       edgenode topology show --json
     """
-    status = with_operator(controller, cluster, lambda operator: operator.status())
+    status = with_operator(controller, cluster, lambda client: client.status())
     plan, t = _plan(status)
     from edgenode.observability.status_view import graph_json, next_switch
 
@@ -79,11 +79,12 @@ def show(controller: str, cluster: str, as_json: bool) -> None:
 @click.argument("name")
 @cluster_options
 def set_graph(name: str, controller: str, cluster: str) -> None:
-    """Use one graph from now on: a preset, or an edge-list file.
+    """Use one graph: a preset, or an edge-list file.
 
     \b
-    Example:
+    Examples:
       edgenode topology set b
+      edgenode topology set my-graph.txt
     """
     from edgenode.factory import graph_spec
 
@@ -98,7 +99,7 @@ def set_graph(name: str, controller: str, cluster: str) -> None:
     show_default=True,
     metavar="Nep|Nr",
     envvar="EDGENODE_EVERY",
-    help="Epochs or rounds of each graph's turn.",
+    help="How many epochs or rounds each graph is used at a time.",
 )
 @cluster_options
 def rotate(names: str, every: str, controller: str, cluster: str) -> None:
@@ -118,7 +119,7 @@ def rotate(names: str, every: str, controller: str, cluster: str) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @cluster_options
 def apply(file: Path, controller: str, cluster: str) -> None:
-    """Use the graph of an edge-list file: one "sender receiver" per line, # starts a comment.
+    """Use the graph of an edge-list file: one "sender receiver" per line. # starts a comment.
 
     \b
     Example:
@@ -131,24 +132,26 @@ def apply(file: Path, controller: str, cluster: str) -> None:
 
 def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: str) -> None:
     if not graphs:
-        raise ConfigError("a rotation needs at least one graph")
+        raise ConfigError("a rotation needs at least one graph, as in edgenode topology rotate a,b")
     period = parse_every(every)
 
-    async def call(operator: Operator) -> tuple[int, bool]:
-        from edgenode.cli.waiting import granted
+    async def call(client: OperatorClient) -> tuple[int, bool]:
+        from edgenode.cli.waiting import wait_for_reply
 
-        start = await granted(operator, operator.rotate(graphs, period.count, period.unit == "epochs"))
-        return start, (await operator.status()).paused
+        start = await wait_for_reply(client, client.rotate(graphs, period.count, period.unit == "epochs"))
+        return start, (await client.status()).paused
 
     start, paused = with_operator(controller, cluster, call)
     names = "+".join(spec.name for spec in graphs)
     click.echo(f"graph {names} takes effect at round {start} at every node")
     if paused:
-        click.echo("the run is paused: it comes to that round after edgenode resume")
+        click.echo("the run is paused: it reaches that round after edgenode resume")
 
 
 def _plan(status: ClusterStatus) -> tuple[Plan, int]:
-    """The plan, and the round the cluster is in."""
+    """The plan, and the round of the slowest node."""
     if status.plan is None:
-        raise ConfigError(f"the run has not started: it waits for {status.missing} more nodes")
+        raise ConfigError(
+            f"the run has not started: it waits for {status.missing} more nodes; start edgenode run on them"
+        )
     return status.plan, status.round

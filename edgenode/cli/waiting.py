@@ -1,4 +1,4 @@
-"""Waiting in sight of the operator: what is awaited stands on stderr, and Ctrl-C ends only the waiting."""
+"""Waits for a request to take effect, and prints what it waits for to stderr. Ctrl-C ends only the waiting."""
 
 from __future__ import annotations
 
@@ -13,55 +13,54 @@ from rich.text import Text
 
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import TransportError
-from edgenode.net.operator import Operator
+from edgenode.net.operator_client import OperatorClient
 
 T = TypeVar("T")
 
-_QUIET_S = 1.0
-Say = Callable[[str], None]
+_QUIET_S = 1.0  # a wait that is shorter prints nothing
 
 
-async def granted(operator: Operator, request: Awaitable[T]) -> T:
-    """A wish's answer; if that takes long, say what the cluster waits for."""
-    asked = asyncio.ensure_future(request)
+async def wait_for_reply(client: OperatorClient, request: Awaitable[T]) -> T:
+    """The reply to a request. Prints what the cluster waits for if that takes long."""
+    reply = asyncio.ensure_future(request)
     try:
-        await asyncio.wait([asked], timeout=_QUIET_S)
-        if asked.done():
-            return asked.result()
-        async with _said() as say:
-            while not asked.done():
-                say(_why(await operator.status()))
-                await asyncio.wait([asked], timeout=_QUIET_S)
-        return asked.result()
+        await asyncio.wait([reply], timeout=_QUIET_S)
+        if reply.done():
+            return reply.result()
+        async with _reason_line() as show:
+            while not reply.done():
+                show(_reason(await client.status()))
+                await asyncio.wait([reply], timeout=_QUIET_S)
+        return reply.result()
     finally:
-        asked.cancel()
+        reply.cancel()
 
 
-async def followed(operator: Operator, left: Callable[[ClusterStatus], str]) -> bool:
-    """Wait until ``left``, which says what is left to be done, is empty; False if the controller is gone before."""
+async def wait_until_done(client: OperatorClient, remaining: Callable[[ClusterStatus], str]) -> bool:
+    """Wait until ``remaining``, which describes what is not done yet, returns "". False if the controller is lost."""
     try:
-        async with _said() as say:
-            async for status in operator.watch():
-                if not (what := left(status)):
+        async with _reason_line() as show:
+            async for status in client.watch():
+                if not (what := remaining(status)):
                     return True
-                say(what)
+                show(what)
     except TransportError:
         return False
     return False
 
 
-def _why(status: ClusterStatus) -> str:
-    """Why a wish is not granted at once."""
+def _reason(status: ClusterStatus) -> str:
+    """Why a request takes long."""
     if status.evicting:
-        return f"cutting out {', '.join(status.evicting)}: {', '.join(status.awaited) or 'nobody'} has yet to promise"
+        return f"evicting {', '.join(status.evicting)}: waiting for {', '.join(status.awaited) or 'no node'} to confirm"
     if status.paused:
-        return "the run is paused, and an earlier change takes effect only when it goes on (edgenode resume)"
-    return "an earlier change has yet to take effect at every node"
+        return "the run is paused, and an earlier change takes effect only after edgenode resume"
+    return "waiting for an earlier change to take effect at every node"
 
 
 @asynccontextmanager
-async def _said() -> AsyncIterator[Say]:
-    """Shows the last thing that was said: as one line that changes, or off a terminal as a line per change."""
+async def _reason_line() -> AsyncIterator[Callable[[str], None]]:
+    """Shows the newest text: in one line that changes on a terminal, else in a new line for each change."""
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status("") as spinner:
@@ -69,10 +68,10 @@ async def _said() -> AsyncIterator[Say]:
         return
     last = ""
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         nonlocal last
         if text != last:
             click.echo(f"edgenode: {text}", err=True)
         last = text
 
-    yield say
+    yield show

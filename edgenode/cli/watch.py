@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from edgenode.core.protocol.status import ClusterStatus
-    from edgenode.net.operator import Operator
+    from edgenode.net.operator_client import OperatorClient
 
-_POINTS = 60  # of a curve, each half a second or more apart
-_EVERY_S = 0.5
+_POINTS = 60  # of a curve, at least _SAMPLE_EVERY_S apart
+_SAMPLE_EVERY_S = 0.5
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 @click.command()
 @click.option("--once", is_flag=True, envvar="EDGENODE_ONCE", show_envvar=True,
-              help="Print one picture and end, as into a file.")  # fmt: skip
+              help="Print the current state once and exit.")  # fmt: skip
 @cluster_options
 def watch(once: bool, controller: str, cluster: str) -> None:
-    """Watch a running cluster: the graph, and every node's round, accuracy, loss, bytes, and whom it waits for.
+    """Watch a running cluster: the graph, and the round, accuracy, loss, bytes and state of every node.
 
-    Ends with the run, or with Ctrl-C; the run does not notice.
+    Exits when the run ends, or when you press Ctrl-C. The run is not affected.
 
     \b
     Examples:
@@ -41,41 +41,41 @@ def watch(once: bool, controller: str, cluster: str) -> None:
 
     console = Console()
     try:
-        over = with_operator(controller, cluster, lambda operator: _watch(operator, console, once))
+        over = with_operator(controller, cluster, lambda client: _watch(client, console, once))
     except KeyboardInterrupt:
-        return  # that is how one leaves it
+        return  # the normal way to leave
     if over:
         click.echo("the run is over")
 
 
-async def _watch(operator: Operator, console: Console, once: bool) -> bool:
-    """Show until the end; True if it was the run's."""
+async def _watch(client: OperatorClient, console: Console, once: bool) -> bool:
+    """Show the run until it ends. False if it has not ended."""
     from rich.live import Live
 
     screen = Screen()
     if once or not console.is_terminal:
-        console.print(screen.drawn(await operator.status()))
+        console.print(screen.render(await client.status()))
         return False
     with Live(console=console, auto_refresh=False, screen=True) as live:
         try:
-            async for status in operator.watch():
-                live.update(screen.drawn(status), refresh=True)
+            async for status in client.watch():
+                live.update(screen.render(status), refresh=True)
         except TransportError as exc:
-            raise ConfigError(f"the controller is gone, the nodes train on: {exc}") from exc
-    console.print(screen.drawn(status))
+            raise ConfigError(f"lost the connection to the controller, the nodes continue to train: {exc}") from exc
+    console.print(screen.render(status))
     return True
 
 
 class Screen:
-    """The picture, and the short past that its curves need."""
+    """Renders statuses, and remembers as many as its curves show."""
 
     def __init__(self) -> None:
         self._accuracy: deque[float] = deque(maxlen=_POINTS)
         self._bytes: deque[float] = deque(maxlen=_POINTS)
         self._sampled = 0.0
 
-    def drawn(self, status: ClusterStatus) -> RenderableType:
-        """A status as a picture."""
+    def render(self, status: ClusterStatus) -> RenderableType:
+        """The graph, the nodes and the curves."""
         from rich.console import Group
         from rich.text import Text
 
@@ -90,14 +90,14 @@ class Screen:
         return Group(*head, Text(graph), watch_table(status), Text(self._curves(status)))
 
     def _sample(self, status: ClusterStatus) -> None:
+        """Add a point of the means over the nodes that have measured their accuracy."""
         now = time.monotonic()
-        reports = [n.status for n in status.nodes]
-        known = [r.accuracy for r in reports if r.accuracy is not None]
-        if not known or now - self._sampled < _EVERY_S:
+        known = [(n.status.accuracy, n.status.payload_bytes) for n in status.nodes if n.status.accuracy is not None]
+        if not known or now - self._sampled < _SAMPLE_EVERY_S:
             return
         self._sampled = now
-        self._accuracy.append(sum(known) / len(known))
-        self._bytes.append(sum(r.payload_bytes for r in reports if r.accuracy is not None) / len(known))
+        self._accuracy.append(sum(accuracy for accuracy, _ in known) / len(known))
+        self._bytes.append(sum(sent for _, sent in known) / len(known))
 
     def _curves(self, status: ClusterStatus) -> str:
         if not self._accuracy:
@@ -106,19 +106,17 @@ class Screen:
 
         sent = sum(n.status.payload_bytes for n in status.nodes)
         dense = sum(n.status.dense_bytes for n in status.nodes)
-        times = f", {dense / sent:.0f} times as much uncompressed ({size(dense)})" if sent else ""
-        apart = (
-            f"\nmodels apart   {status.consensus_distance:.4g} (round {status.consensus_round})"
-            if status.consensus_distance is not None
-            else ""
-        )
-        return (
-            f"mean accuracy  {_line(self._accuracy)} {self._accuracy[-1]:.1%}\n"
-            f"bytes a node   {_line(self._bytes)} {size(int(self._bytes[-1]))}; all: {size(sent)}{times}{apart}"
-        )
+        times = f" (uncompressed {size(dense)}, {dense / sent:.0f} times as much)" if sent else ""
+        lines = [
+            f"mean accuracy  {_curve(self._accuracy)} {self._accuracy[-1]:.1%}",
+            f"bytes per node {_curve(self._bytes)} {size(int(self._bytes[-1]))}, in total {size(sent)}{times}",
+        ]
+        if status.consensus_distance is not None:
+            lines.append(f"models apart   {status.consensus_distance:.4g} (round {status.consensus_round})")
+        return "\n".join(lines)
 
 
-def _line(values: deque[float]) -> str:
+def _curve(values: deque[float]) -> str:
     """A curve in one line of text."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0

@@ -20,7 +20,7 @@ from edgenode.dashboard.feed import Feed
 from edgenode.dashboard.guard import Guard
 from edgenode.dashboard.plain import filled
 from edgenode.errors import ConfigError, EdgenodeError
-from edgenode.net.operator import Wishes
+from edgenode.net.operator_server import RunControl
 from edgenode.observability.metrics import CONTENT_TYPE, cluster_metrics
 from edgenode.observability.status_view import cluster_json
 
@@ -30,7 +30,7 @@ _MOST_BYTES = 64 * 1024
 
 
 def dashboard(
-    operator_service: Wishes,
+    operator_service: RunControl,
     curve: Callable[[], list[dict[str, Any]]],
     feed: Feed,
     listen: str,
@@ -101,7 +101,7 @@ async def _body(request: Request) -> Mapping[str, Any]:
     return asked
 
 
-async def _granted(operator_service: Wishes, request: str, asked: Mapping[str, Any]) -> str:
+async def _granted(operator_service: RunControl, request: str, asked: Mapping[str, Any]) -> str:
     """What became of a wish, in words; `ConfigError` if it cannot be."""
     match request:
         case "rotate":

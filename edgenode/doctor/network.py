@@ -16,7 +16,7 @@ from edgenode.core.protocol.status import ClusterStatus
 from edgenode.doctor import Finding, Level, ok, problem, warning
 from edgenode.errors import EdgenodeError, TransportError
 from edgenode.net.discovery import LOOPBACK, SERVICE_TYPES, Discovery, Service, interfaces_for
-from edgenode.net.operator import operating
+from edgenode.net.operator_client import operator_client
 from edgenode.net.rpc import serves, split_address
 
 _GROUP, _PORT = "224.0.0.251", 5353
@@ -200,9 +200,9 @@ async def _announced(cluster: str, listen_host: str) -> _Announced:
 
 async def _asked(target: str) -> tuple[ClusterStatus, float]:
     """A controller's status, and by how much its clock is ahead of ours: as if the answer took half of the way."""
-    async with operating(target, _DIAL_S) as operator:
+    async with operator_client(target, _DIAL_S) as client:
         asked = time.time()
-        status = await operator.status()
+        status = await client.status()
         return status, status.unix_time_s - (asked + time.time()) / 2
 
 

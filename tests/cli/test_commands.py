@@ -1,4 +1,4 @@
-"""The commands as click sees them: help, exit codes, one line for every error."""
+"""The commands: help, exit codes, and one line for every error."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ ALL = sorted(commands(group))
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
-def test_every_command_explains_itself_with_an_example(words: tuple[str, ...]) -> None:
+def test_help_of_every_command_has_an_example(words: tuple[str, ...]) -> None:
     result = run(*words, "--help")
     assert result.exit_code == 0
     examples = result.output.partition("Example")[2]
     assert " ".join(("edgenode", *words)) in examples
 
 
-def test_the_commands_are_those_of_the_design() -> None:
+def test_all_commands_of_the_design_exist() -> None:
     names = {" ".join(words) for words in ALL}
     assert {"demo", "run", "controller", "status", "stop", "pause", "resume", "evict"} <= names
     assert {f"topology {name}" for name in ("show", "list", "set", "rotate", "apply")} <= names
@@ -62,7 +62,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     ],
     ids=" ".join,
 )
-def test_neither_help_nor_a_list_imports_torch(words: tuple[str, ...]) -> None:
+def test_help_does_not_import_torch(words: tuple[str, ...]) -> None:
     code = (
         "import sys; from edgenode.cli import group; group.main(sys.argv[1:], standalone_mode=False)\n"
         "sys.exit(len({'torch', 'torchvision', 'matplotlib', 'sklearn'} & set(sys.modules)))"
@@ -73,8 +73,8 @@ def test_neither_help_nor_a_list_imports_torch(words: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_list_of_commands_imports_next_to_nothing() -> None:
-    """What takes the time of `edgenode --help` are imports: under 0.2 s on a machine that does nothing else."""
+def test_list_of_commands_imports_almost_nothing() -> None:
+    """Imports take most of the time of `edgenode --help`: without these it takes under 0.2 s on an idle machine."""
     code = (
         "import sys; from edgenode.cli import group; group.main(['--help'], standalone_mode=False)\n"
         "sys.exit(len({'torch', 'numpy', 'grpc', 'rich', 'msgspec', 'networkx', 'asyncio'} & set(sys.modules)))"
@@ -84,11 +84,11 @@ def test_the_list_of_commands_imports_next_to_nothing() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_every_shell_of_the_documentation_gets_a_script_and_answers(shell: str) -> None:
+def test_completion_works_in_every_documented_shell(shell: str) -> None:
     documented = f"_EDGENODE_COMPLETE={shell}_source edgenode"
     assert documented in Path("docs/operating.md").read_text()
     script = CliRunner().invoke(group, [], prog_name="edgenode", env={"_EDGENODE_COMPLETE": f"{shell}_source"})
-    assert "_EDGENODE_COMPLETE" in script.output or "bash" in script.stderr  # an old bash is said to be one
+    assert "_EDGENODE_COMPLETE" in script.output or "bash" in script.stderr  # click reports an old bash
     typed = {"COMP_WORDS": "edgenode pa", "COMP_CWORD": "pa" if shell == "fish" else "1"}
     asked = {"_EDGENODE_COMPLETE": f"{shell}_complete", **typed}
     answer = CliRunner().invoke(group, [], prog_name="edgenode", env=asked).output
@@ -96,18 +96,18 @@ def test_every_shell_of_the_documentation_gets_a_script_and_answers(shell: str) 
     assert "resume" not in answer
 
 
-def test_the_version_is_printed() -> None:
+def test_version_is_printed() -> None:
     assert run("--version").output.startswith("edgenode, version ")
 
 
-def test_every_preset_is_listed_with_its_meaning() -> None:
+def test_presets_are_listed_with_their_meaning() -> None:
     lines = run("topology", "list").output.splitlines()
     assert [line.split()[0] for line in lines] == list(PRESETS)
     assert all(line.endswith(meaning) for line, meaning in zip(lines, PRESETS.values(), strict=True))
 
 
 @pytest.mark.parametrize("words", [words for words in ALL if words], ids=" ".join)
-def test_every_option_has_a_variable(words: tuple[str, ...]) -> None:
+def test_every_option_has_an_environment_variable(words: tuple[str, ...]) -> None:
     command: click.Command = group
     for word in words:
         assert isinstance(command, click.Group)
@@ -144,7 +144,7 @@ def test_every_option_has_a_variable(words: tuple[str, ...]) -> None:
         (("topology", "rotate", "a", "--every", "0ep"), "topology.every"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_exit_code_2(words: tuple[str, ...], text: str) -> None:
+def test_usage_error_is_one_line_with_exit_code_2(words: tuple[str, ...], text: str) -> None:
     result = run(*words)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
@@ -153,11 +153,11 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(words: tuple[str, ...], text
 
 
 @pytest.mark.parametrize("words", [("strat",), ("status", "--jsno"), ("demo", "--nodes", "1"), ("topology", "set")])
-def test_what_click_refuses_is_exit_code_2_too(words: tuple[str, ...]) -> None:
+def test_usage_error_found_by_click_has_exit_code_2(words: tuple[str, ...]) -> None:
     assert run(*words).exit_code == 2
 
 
-def test_a_malformed_edge_list_is_refused_by_line(tmp_path: Path) -> None:
+def test_malformed_edge_list_is_rejected_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "office.txt"
     path.write_text("x y\nx\n")
     result = run("topology", "apply", str(path))
@@ -189,7 +189,7 @@ def test_every_kind_of_error_has_its_exit_code(
 
 
 @pytest.mark.parametrize("words", [("stop",), ("pause",), ("evict", "n1")], ids=" ".join)
-def test_whoever_stops_waiting_is_told_that_the_wish_still_counts(
+def test_interrupted_wait_warns_that_the_request_stands(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -199,11 +199,11 @@ def test_whoever_stops_waiting_is_told_that_the_wish_still_counts(
     result = run(*words)
     assert (result.exit_code, result.stderr) == (
         130,
-        "edgenode: interrupted; what was asked for may still happen (edgenode status)\n",
+        "edgenode: interrupted; the request may still take effect (see edgenode status)\n",
     )
 
 
-def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_impossible_output_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = run("demo", "--out", str(tmp_path / "file" / "demo"))
     assert result.exit_code == 1
@@ -213,7 +213,7 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> Non
 # --- options
 
 
-def test_set_overrides_a_key_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_set_option_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.toml"
     path.write_text("[run]\nrounds = 3\nnodes = 5\n")
     monkeypatch.setenv("EDGENODE_RUN_NODES", "6")
@@ -221,12 +221,12 @@ def test_set_overrides_a_key_of_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert (config.run.rounds, config.run.nodes) == (7, 6)
 
 
-def test_a_warning_of_the_configuration_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuration_warning_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     load_config(None, ("algorithm.averaging_rate=0.02",))
     assert capsys.readouterr().err.startswith("edgenode: warning: algorithm.averaging_rate = 0.02 is above")
 
 
-def test_the_default_name_is_the_hosts_as_far_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_name_is_the_host_name_made_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     for host, name in (("pi-4.local", "pi-4.local"), ("büro pi", "b-ro-pi"), ("x" * 99, "x" * 40), ("", "node")):
         monkeypatch.setattr("socket.gethostname", lambda host=host: host)
         assert default_name() == name

@@ -1,4 +1,4 @@
-"""The doctor as a command: lines, JSON, exit codes, and how to install the services."""
+"""`edgenode doctor`: lines, JSON, exit codes, and the installation of the services."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(*words: str) -> Result:
 
 @pytest.fixture
 def quiet_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No packets: those are for tests/doctor and tests/e2e."""
+    """No packets are sent. tests/doctor and tests/e2e do that."""
 
     async def nothing(interfaces: Sequence[str], needed: bool) -> AsyncIterator[Finding]:
         yield ok("multicast", "not asked")
@@ -31,7 +31,7 @@ def quiet_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quiet_network")
-def test_each_check_is_a_line_and_nothing_wrong_is_exit_code_0(tmp_path: Path) -> None:
+def test_each_check_is_a_line_and_success_is_exit_code_0(tmp_path: Path) -> None:
     where = ("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path), "--controller", "none")
     result = run(*where, "--set", "run.threads=1", "--set", "run.device=cpu")
     assert result.exit_code == 0, result.output
@@ -45,7 +45,7 @@ def test_each_check_is_a_line_and_nothing_wrong_is_exit_code_0(tmp_path: Path) -
     assert all(re.match(r"(ok     |warning)  \w+ +\S", line) for line in lines[:-1])
 
 
-def test_a_problem_is_exit_code_1_with_the_remedy_in_its_line_and_in_json() -> None:
+def test_problem_is_exit_code_1_with_its_remedy() -> None:
     result = run("--set", "run.nodes=none")
     assert result.exit_code == 1
     assert result.output.splitlines()[-1] == "1 problem"
@@ -57,7 +57,7 @@ def test_a_problem_is_exit_code_1_with_the_remedy_in_its_line_and_in_json() -> N
     assert [(f["check"], f["level"]) for f in found] == [("python", "ok"), ("packages", "ok"), ("run.toml", "problem")]
 
 
-def test_the_commands_that_install_the_services_do_what_they_say(tmp_path: Path) -> None:
+def test_printed_commands_install_the_services(tmp_path: Path) -> None:
     result = run("--systemd")
     assert result.exit_code == 0
     commands = [shlex.split(line, comments=True) for line in result.output.splitlines()]
@@ -69,6 +69,6 @@ def test_the_commands_that_install_the_services_do_what_they_say(tmp_path: Path)
         assert ["systemctl", "enable", "--now", f"edgenode-{name}"] in commands
 
 
-def test_an_installation_in_a_home_folder_is_told_that_a_service_cannot_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installation_in_a_home_folder_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.prefix", "/home/pi/venv")
     assert "A service cannot see home folders" in run("--systemd").output

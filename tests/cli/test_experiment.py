@@ -1,4 +1,4 @@
-"""`edgenode experiment` as click sees it: what it writes, what it says, how it stops and goes on."""
+"""`edgenode experiment`: what it writes and prints, and how it resumes."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def files(out: Path) -> dict[str, str]:
     return {p.name: p.read_text() for p in out.glob("tiny.*") if p.suffix != ".png"}
 
 
-def test_every_option_has_a_variable() -> None:
+def test_every_option_has_an_environment_variable() -> None:
     assert [p.name for p in experiment.params if not p.envvar and p.name != "help"] == ["name", "settings"]
 
 
-def test_without_a_name_it_lists_what_there_is() -> None:
+def test_without_name_all_experiments_are_listed() -> None:
     listed = run().stdout
     assert all(name in listed for name in (*EXPERIMENTS, "fig3", "sizes"))
 
 
-def test_it_writes_table_csv_picture_and_configs_and_prints_the_table(tmp_path: Path) -> None:
+def test_table_csv_figure_and_configs_are_written(tmp_path: Path) -> None:
     result = run("tiny", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert {p.name for p in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png", "configs", "cells"}
@@ -67,7 +67,7 @@ def test_it_writes_table_csv_picture_and_configs_and_prints_the_table(tmp_path: 
     assert last.startswith("4 of 4, ") and last.endswith("; 0 s left")
 
 
-def test_stopped_it_goes_on_to_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_experiment_resumes_to_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("tiny", "--jobs", "2", "--out", str(tmp_path / "whole"))
     out, play = tmp_path / "stopped", parallel.run_trials
 
@@ -84,7 +84,7 @@ def test_stopped_it_goes_on_to_the_same_tables(tmp_path: Path, monkeypatch: pyte
         patch.setattr(parallel, "run_trials", stopped)
         result = run("tiny", "--jobs", "1", "--out", str(out))
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-2] == f"edgenode: what is done is kept; the same command goes on from {out}"
+    assert result.stderr.splitlines()[-2] == f"edgenode: finished runs are saved; the same command resumes from {out}"
     assert files(out) != files(tmp_path / "whole")
     result = run("tiny", "--out", str(out))
     assert result.stderr.startswith("1 of 1, 1-seed-0: ")
@@ -92,14 +92,14 @@ def test_stopped_it_goes_on_to_the_same_tables(tmp_path: Path, monkeypatch: pyte
     assert run("tiny", "--out", str(out)).stderr == ""  # nothing is left to do
 
 
-def test_more_seeds_and_only_some_rows_keep_what_there_is(tmp_path: Path) -> None:
+def test_added_seeds_and_partial_rows_keep_finished_runs(tmp_path: Path) -> None:
     out = ("--out", str(tmp_path))
     assert "1 of 1, 1-seed-0" in run("tiny", "--only", "1-", "--only", "seed-0", *out).stderr
     assert "| 100 |  | 90.68 |  |" in (tmp_path / "tiny.md").read_text()
     assert "1 of 3, 100-seed-0" in run("tiny", "--seeds", "2", "--jobs", "1", *out).stderr
 
 
-def test_a_key_that_is_set_is_in_every_run_and_in_the_report(tmp_path: Path) -> None:
+def test_set_key_is_in_every_run_and_in_the_report(tmp_path: Path) -> None:
     plain = run("tiny", "--out", str(tmp_path))
     changed = run("tiny", "--set", "task.precision=bfloat16", "--out", str(tmp_path))
     assert changed.exit_code == 0, changed.output
@@ -116,13 +116,13 @@ def test_a_key_that_is_set_is_in_every_run_and_in_the_report(tmp_path: Path) -> 
         (("tiny", "--set", "run.seed=1"), "run.seed cannot be set for an experiment"),
         (("tiny", "--set", "task.precision=float8"), "task.precision"),
         (("tiny", "--set", "task.skew"), "--set task.skew: expected KEY=VALUE"),
-        (("table9",), "no experiment 'table9': there are table2, "),
+        (("table9",), "no experiment 'table9': choose one of table2, "),
         (("table2", "--scale", "paper"), "--data-dir"),
         (("table2", "--epochs", "3"), "--epochs is for --scale small and paper"),
         (("tiny", "--only", "seed", "--only", "nothing"), "no run of tiny has seed and nothing in its name"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_exit_code_2(words: tuple[str, ...], text: str, tmp_path: Path) -> None:
+def test_usage_error_is_one_line_with_exit_code_2(words: tuple[str, ...], text: str, tmp_path: Path) -> None:
     result = run(*words, "--out", str(tmp_path))
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""The four-node graphs of the paper, as people see them: when a picture here changes, look at it."""
+"""Drawings of graphs. Look at a drawing before you change it here."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ def a_graph(name: str, nodes: tuple[str, ...] = FOUR) -> Digraph:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_the_picture_of_a_four_node_graph_is_this(name: str) -> None:
+def test_drawings_of_the_four_node_graphs(name: str) -> None:
     assert draw(a_graph(name)) == PICTURES[name].strip("\n")
 
 
-def test_two_nodes_lie_side_by_side() -> None:
+def test_two_nodes_are_drawn_side_by_side() -> None:
     line, *pushes = draw(a_graph("a", ("x", "y"))).splitlines()
     assert line.split()[0] == "x"
     assert line.split()[-1] == "y"
@@ -108,7 +108,7 @@ def test_two_nodes_lie_side_by_side() -> None:
 
 @pytest.mark.parametrize("count", range(2, 9))
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_node_has_a_place_and_every_edge_a_head(name: str, count: int) -> None:
+def test_every_node_has_a_label_and_every_edge_a_head(name: str, count: int) -> None:
     nodes = tuple(f"node-{i:02d}" for i in range(count))
     graph = a_graph(name, nodes)
     lines = draw(graph).splitlines()
@@ -120,16 +120,16 @@ def test_every_node_has_a_place_and_every_edge_a_head(name: str, count: int) -> 
     assert lines[-count:] == [f"  {n} → {', '.join(graph.out_neighbours(n))}" for n in nodes]
 
 
-def test_a_picture_fits_a_narrow_terminal() -> None:
+def test_drawing_fits_a_narrow_terminal() -> None:
     for nodes in (tuple(f"node-{i:02d}" for i in range(8)), tuple(f"{i}-{'x' * 38}" for i in range(5))):
         lines = draw(a_graph("a", nodes)).splitlines()
         assert max(map(len, lines[: -len(nodes)])) <= 56
 
 
-def test_above_eight_nodes_the_pushes_are_listed() -> None:
+def test_above_eight_nodes_only_the_list_is_printed() -> None:
     nodes = tuple(f"{i:02d}" for i in range(9))
     assert len(draw(a_graph("a", nodes)).splitlines()) == 9
 
 
-def test_a_node_that_pushes_to_nobody_says_so() -> None:
-    assert draw(Digraph(("x",), frozenset())) == "  x → nobody"
+def test_node_without_out_neighbours_is_listed() -> None:
+    assert draw(Digraph(("x",), frozenset())) == "  x → none"

@@ -1,4 +1,4 @@
-"""`edgenode runs`: a history in a table, as CSV and JSON, and in a plot."""
+"""`edgenode runs`: the history as a table, as CSV and JSON, and as a plot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_runs_are_listed_for_people_and_for_scripts(folder: Path) -> None:
+def test_runs_are_listed_as_a_table_and_as_json(folder: Path) -> None:
     table = run(folder, "list").output
     assert "topk-0.01-int8" in table
     assert "done" in table
@@ -35,7 +35,7 @@ def test_runs_are_listed_for_people_and_for_scripts(folder: Path) -> None:
     assert [r["outcome"] for r in json.loads(run(folder, "list", "--json").output)] == ["done", None]
 
 
-def test_a_run_is_shown_with_its_nodes_and_its_configuration(folder: Path) -> None:
+def test_run_is_shown_with_nodes_and_configuration(folder: Path) -> None:
     text = run(folder, "show", "1").output
     assert "run 1 of home: done" in text
     assert "2.0 kB" in text
@@ -44,7 +44,7 @@ def test_a_run_is_shown_with_its_nodes_and_its_configuration(folder: Path) -> No
     assert [n["round"] for n in json.loads(run(folder, "show", "1", "--json").output)["nodes"]] == [9, 11]
 
 
-def test_a_run_is_exported_as_rows_and_as_objects(folder: Path) -> None:
+def test_run_is_exported_as_csv_and_as_json(folder: Path) -> None:
     rows = list(csv.DictReader(run(folder, "export", "1").output.splitlines()))
     assert (len(rows), rows[-2]["node"], rows[-2]["round"], rows[-1]["accuracy"]) == (8, "n0", "9", "")
     out = folder / "run.json"
@@ -52,7 +52,7 @@ def test_a_run_is_exported_as_rows_and_as_objects(folder: Path) -> None:
     assert [s["round"] for s in json.loads(out.read_text())] == [0, 2, 1, 3]
 
 
-def test_a_run_is_plotted_in_the_format_of_the_name(folder: Path) -> None:
+def test_plot_has_the_format_of_the_file_name(folder: Path) -> None:
     for name, start in (("run.png", b"\x89PNG"), ("run.svg", b"<?xml")):
         assert run(folder, "plot", "1", "--out", str(folder / name)).exit_code == 0
         assert (folder / name).read_bytes().startswith(start)
@@ -60,9 +60,9 @@ def test_a_run_is_plotted_in_the_format_of_the_name(folder: Path) -> None:
     assert (refused.exit_code, "run.odd: Format 'odd' is not supported" in refused.stderr) == (2, True)
 
 
-def test_what_is_not_there_is_one_line(folder: Path, tmp_path: Path) -> None:
+def test_unknown_run_is_one_line(folder: Path, tmp_path: Path) -> None:
     refused = run(folder, "show", "7")
-    assert (refused.exit_code, refused.stderr) == (2, "edgenode: there is no run 7; there are 1 to 2, and last\n")
+    assert (refused.exit_code, refused.stderr) == (2, "edgenode: no run 7: choose one from 1 to 2, or last\n")
     empty = run(tmp_path / "empty", "show")
-    assert (empty.exit_code, "there are no runs in" in empty.stderr) == (2, True)
+    assert (empty.exit_code, "no runs in" in empty.stderr) == (2, True)
     assert run(tmp_path / "empty", "list").output == "no runs yet\n"

@@ -1,4 +1,4 @@
-"""`edgenode simulate` as click sees it: where results go, what it says, exit codes."""
+"""`edgenode simulate`: where results go, what it prints, and its exit codes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def run(*words: str, **environ: str) -> Result:
     return CliRunner(env=environ).invoke(group, ("simulate", *words))
 
 
-def test_every_option_but_set_has_a_variable() -> None:
+def test_every_option_but_set_has_an_environment_variable() -> None:
     bare = {p.name for p in simulate.params if not p.envvar and p.name != "help"}
     assert bare == {"settings"}  # each key has a variable of its own
     assert all(p.show_envvar for p in simulate.params if isinstance(p, click.Option) and p.envvar)
 
 
-def test_without_out_it_says_the_result_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_out_the_result_is_only_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = run(*QUICK)
     assert result.exit_code == 0
@@ -49,7 +49,7 @@ def test_without_out_it_says_the_result_and_keeps_nothing(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_average_of_models_that_have_nothing_in_common_is_warned_of() -> None:
+def test_average_of_diverged_models_is_warned_of() -> None:
     far = ("task.skew=0.8", "task.learning_rate=0.1", "algorithm.share=0.001", "algorithm.gossip_rounds=40")
     settings = [word for key in ("run.rounds=48", "run.evaluate_every=48", *far) for word in ("--set", key)]
     (warning,) = (line for line in run(*settings).stderr.splitlines() if "warning" in line)
@@ -57,7 +57,7 @@ def test_an_average_of_models_that_have_nothing_in_common_is_warned_of() -> None
     assert "warning" not in run(*settings, "--set", "algorithm.name=sp").stderr
 
 
-def test_json_goes_to_standard_output_alone_or_to_a_file(tmp_path: Path) -> None:
+def test_json_is_all_of_standard_output_or_a_file(tmp_path: Path) -> None:
     printed = json.loads(run(*QUICK, "--json", "-").stdout)
     assert run(*QUICK, EDGENODE_JSON=str(tmp_path / "new" / "r.json")).exit_code == 0
     written = json.loads((tmp_path / "new" / "r.json").read_text())
@@ -65,23 +65,24 @@ def test_json_goes_to_standard_output_alone_or_to_a_file(tmp_path: Path) -> None
     assert printed == written
 
 
-def test_a_second_start_goes_on_and_fresh_does_not(tmp_path: Path) -> None:
+def test_second_start_resumes_unless_fresh(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
-    assert "going on" not in run(*QUICK, "--out", out).stderr
-    assert f"going on from round 2 of 2, as saved in {out}\n" in run(*QUICK, "--out", out).stderr
+    assert "resuming" not in run(*QUICK, "--out", out).stderr
+    assert f"resuming from round 2 of 2, saved in {out}\n" in run(*QUICK, "--out", out).stderr
     other = ("--set", "run.seed=1")
     refused = run(*QUICK, *other, "--out", out)
     assert refused.exit_code == 2
     assert "is of another run" in refused.stderr
     fresh = run(*QUICK, *other, EDGENODE_OUT=out, EDGENODE_FRESH="1")
     assert fresh.exit_code == 0
-    assert "going on" not in fresh.stderr
+    assert "resuming" not in fresh.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "where"), [((), "nothing is kept without --out DIR"), (("--out", "x"), "the same command goes on from x")]
+    ("words", "where"),
+    [((), "nothing is saved without --out DIR"), (("--out", "x"), "the same command resumes from x")],
 )
-def test_ctrl_c_is_130_and_says_how_to_go_on(
+def test_ctrl_c_is_exit_code_130_and_prints_how_to_resume(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], where: str
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -106,7 +107,7 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(
         (("--set", "run.nodes=1025"), "run.nodes = "),
     ],
 )
-def test_what_cannot_be_is_one_line_and_exit_code_2(words: tuple[str, ...], text: str) -> None:
+def test_usage_error_is_one_line_with_exit_code_2(words: tuple[str, ...], text: str) -> None:
     result = run(*words)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""A cluster in a table, in JSON and in words."""
+"""A status as tables, as JSON and in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from edgenode.cli.status_table import nodes_table, status_table, title, watch_table
 from edgenode.cli.topology import _plan
 from edgenode.cli.watch import Screen
-from edgenode.core.protocol.control import Leadership
+from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
@@ -54,24 +54,24 @@ def shown(picture: RenderableType) -> str:
 # --- titles
 
 
-def test_before_the_founding_the_title_says_how_many_are_missing() -> None:
+def test_title_before_the_start_counts_the_missing_nodes() -> None:
     assert title(a_status()) == "home: waiting for 2 more nodes"
 
 
-def test_the_title_names_the_graph_its_edges_and_the_next_switch() -> None:
+def test_title_names_graph_edges_and_next_switch() -> None:
     nodes = [a_node("n0", round=12), a_node("n1", round=9)]
     assert title(a_status(*nodes, plan=a_plan())) == (
         "home: graph a (n0→n1  n1→n2  n2→n3  n3→n0), then b from round 10"
     )
 
 
-def test_the_last_graph_has_no_next_and_many_edges_are_counted() -> None:
+def test_last_graph_has_no_next_and_many_edges_are_counted() -> None:
     plan = a_plan(last=EVERYONE, last_from=30)
     assert title(a_status(a_node(round=29), plan=plan)).endswith("then complete from round 30")
     assert title(a_status(a_node(round=30), plan=plan)) == "home: graph complete (12 edges)"
 
 
-def test_under_the_table_stands_who_controls_in_which_term() -> None:
+def test_caption_names_the_controller_and_its_term() -> None:
     assert printed(a_status()).splitlines()[-1].strip() == "controller 10.0.0.5:7700, term 3"
 
 
@@ -86,10 +86,10 @@ def test_under_the_table_stands_who_controls_in_which_term() -> None:
         (a_node(state=NodeState.RUNNING, waiting_for=("n1",), waiting_s=0.5), "running"),
         (
             a_node(state=NodeState.RUNNING, waiting_for=("n1", "n3"), waiting_s=12),
-            "waits for n1, n3 since 12 s",
+            "waits for n1, n3 (12 s)",
         ),
-        (a_straggler("n1", "n3"), "holds up n1, n3 since 12 s"),
-        (a_straggler(), "holds up the others since 12 s"),
+        (a_straggler("n1", "n3"), "holds up n1, n3 (12 s)"),
+        (a_straggler(), "holds up others (12 s)"),
         (a_straggler("n1", connected=False), "not seen for 7 s"),
         (a_straggler("n1", state=NodeState.DONE), "done"),
         (a_node(connected=False, state=NodeState.RUNNING), "not seen for 7 s"),
@@ -98,12 +98,12 @@ def test_under_the_table_stands_who_controls_in_which_term() -> None:
         (a_node(connected=False, state=NodeState.FAILED, error="disk on fire"), "failed: disk on fire"),
     ],
 )
-def test_a_row_ends_with_the_state_of_its_node(node: NodeView, state: str) -> None:
+def test_row_ends_with_the_state_of_its_node(node: NodeView, state: str) -> None:
     row = next(line for line in printed(a_status(node)).splitlines() if "n0" in line)
     assert row.rstrip(" │").endswith(state)
 
 
-def test_a_row_shows_what_is_known_and_a_dash_for_the_rest() -> None:
+def test_row_shows_a_dash_for_unknown_values() -> None:
     known = a_node(round=5, rounds=120, loss=0.12345, accuracy=0.877, payload_bytes=1_234, dense_bytes=5_600_000)
     rows = [row for row in printed(a_status(known, a_node("n1"))).splitlines() if "│" in row]
     first, second = ([cell.strip() for cell in row.split("│")[1:-1]] for row in rows)
@@ -111,7 +111,7 @@ def test_a_row_shows_what_is_known_and_a_dash_for_the_rest() -> None:
     assert second == ["n1", "-", "-", "-", "0 B", "0 B", "joining"]
 
 
-def test_a_name_that_looks_like_markup_is_printed_as_it_is() -> None:
+def test_markup_in_a_name_is_printed_verbatim() -> None:
     assert "[red]" in printed(a_status(a_node("[red]", state=NodeState.FAILED, error="[/]")))
 
 
@@ -129,14 +129,14 @@ def test_a_name_that_looks_like_markup_is_printed_as_it_is() -> None:
         (3_000_000_000_000, "3.0 TB"),
     ],
 )
-def test_bytes_are_for_people(count: int, text: str) -> None:
+def test_size_uses_decimal_units(count: int, text: str) -> None:
     assert size(count) == text
 
 
-# --- for scripts
+# --- JSON
 
 
-def test_a_status_is_json_with_null_for_what_is_not_known() -> None:
+def test_json_has_null_for_unknown_values() -> None:
     status = json.loads(json.dumps(cluster_json(a_status(a_node(round=5, loss=0.5), plan=a_plan()))))
     (node,) = status["nodes"]
     assert (status["cluster"], status["missing"], status["record"]["number"]) == ("home", 2, 0)
@@ -150,7 +150,7 @@ def test_a_status_is_json_with_null_for_what_is_not_known() -> None:
     assert (bare["record"], bare["graph"], bare["next"], bare["consensus_distance"]) == (None,) * 4
 
 
-def test_a_status_names_the_graph_of_the_round_and_the_next() -> None:
+def test_json_names_the_current_graph_and_the_next() -> None:
     status = cluster_json(a_status(a_node(round=5), a_node("n1", round=12), plan=a_plan(2)))
     assert status["graph"] == {"name": "a", "edges": [["n0", "n1"], ["n1", "n0"]]}
     coming = {"round": 10, "graph": "b", "edges": [["n0", "n1"], ["n1", "n0"]]}
@@ -160,7 +160,7 @@ def test_a_status_names_the_graph_of_the_round_and_the_next() -> None:
 # --- topology show
 
 
-def test_the_next_switch_is_the_schedules_or_a_coming_records() -> None:
+def test_next_switch_is_of_the_schedule_or_a_later_record() -> None:
     plan = a_plan()
     assert next_switch(plan, 3) == {"round": 10, "graph": "b"}
     changed = plan.extend(plan.successor(7, schedule=Schedule((EVERYONE,), every=1, origin=7)))
@@ -168,12 +168,12 @@ def test_the_next_switch_is_the_schedules_or_a_coming_records() -> None:
     assert next_switch(changed, 7) is None
 
 
-def test_the_round_of_a_cluster_is_that_of_its_slowest_node() -> None:
+def test_round_of_a_cluster_is_that_of_its_slowest_node() -> None:
     nodes = [a_node(round=9), a_node("n1", round=4), a_node("newcomer")]
     assert _plan(a_status(*nodes, plan=a_plan())) == (a_plan(), 4)
 
 
-def test_a_run_that_has_not_started_has_no_graph_to_show() -> None:
+def test_run_that_has_not_started_has_no_graph_to_show() -> None:
     with pytest.raises(ConfigError, match="it waits for 2 more nodes"):
         _plan(a_status())
 
@@ -181,9 +181,9 @@ def test_a_run_that_has_not_started_has_no_graph_to_show() -> None:
 # --- watch and nodes
 
 
-def test_watch_shows_the_graph_the_nodes_and_the_curves() -> None:
+def test_watch_shows_graph_nodes_and_curves() -> None:
     screen = Screen()
-    before = shown(screen.drawn(a_status(a_node())))
+    before = shown(screen.render(a_status(a_node())))
     assert "waiting for 2 more nodes" in before
     nodes = [
         a_node(f"n{i}", round=7, rounds=50, round_s=0.25, accuracy=0.5, u=1.0, payload_bytes=2_000, received_bytes=900,
@@ -192,16 +192,16 @@ def test_watch_shows_the_graph_the_nodes_and_the_curves() -> None:
     ]  # fmt: skip
     status = a_status(*nodes, plan=a_plan())
     status = replace(status, consensus_distance=1.5, consensus_round=6, paused=True)
-    text = shown(screen.drawn(status))
+    text = shown(screen.render(status))
     assert "home (paused): graph a (n0→n1  n1→n2  n2→n3  n3→n0), then b from round 10" in text
     for word in (" n0 ", "7/50", "0.25", "50.0%", "1.000", "2.0 kB", "900 B", "running"):
         assert word in text
-    assert "all: 8.0 kB, 30 times as much uncompressed (240.0 kB)" in text
+    assert "in total 8.0 kB (uncompressed 240.0 kB, 30 times as much)" in text
     assert "models apart   1.5 (round 6)" in text
     assert any(head in text for head in "→↘↓↙←↖↑↗")
 
 
-def test_nodes_are_listed_with_where_they_are_and_when_they_were_seen() -> None:
+def test_nodes_are_listed_with_address_and_last_report() -> None:
     text = shown(nodes_table(a_status(a_node(round=3), a_node("n1", connected=False, state=NodeState.PAUSED))))
     assert "10.0.0.1:7600" in text
     assert "7.2 s ago" in text
@@ -209,7 +209,7 @@ def test_nodes_are_listed_with_where_they_are_and_when_they_were_seen() -> None:
     assert "paused" in text
 
 
-def test_nodes_are_listed_with_their_memory_and_energy_or_the_reason_why_it_is_not_known() -> None:
+def test_nodes_are_listed_with_memory_and_energy() -> None:
     measured = a_node(peak_memory_bytes=387_000_000, joules_per_round=1.234, power_sensor="RAPL package-0")
     text = shown(nodes_table(a_status(measured, a_node("n1", power_sensor="no sensor"))))
     assert "387.0 MB" in text
@@ -217,12 +217,12 @@ def test_nodes_are_listed_with_their_memory_and_energy_or_the_reason_why_it_is_n
     assert "no sensor" in text
 
 
-def test_the_caption_names_the_page_if_there_is_one() -> None:
+def test_caption_names_the_page_if_there_is_one() -> None:
     status = a_status(a_node())
     assert "page" not in printed(status)
     served = replace(status, page="http://127.0.0.1:8080")
     assert "controller 10.0.0.5:7700, term 3, page http://127.0.0.1:8080" in printed(served)
 
 
-def test_names_in_a_table_are_no_markup() -> None:
+def test_markup_in_a_name_is_verbatim_in_the_watch_table() -> None:
     assert "[red]n" in shown(watch_table(a_status(a_node("[red]n"))))

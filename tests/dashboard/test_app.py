@@ -1,4 +1,4 @@
-"""The page and its routes: what they show, what they grant, and whom they refuse."""
+"""The page and its routes: what they show, which requests they pass on, and which they refuse."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATIC = {path.name: path.read_text() for path in Path("edgenode/dashboard/stati
 
 
 class OperatorService:
-    """Grants everything at round 42, unless ``error`` says why not."""
+    """Accepts every request at round 42, or rejects it with ``error``."""
 
     def __init__(self) -> None:
         self.error, self.asked = "", list[tuple[Any, ...]]()
@@ -73,7 +73,7 @@ async def browser(operator_service: OperatorService) -> AsyncIterator[httpx.Asyn
 # --- what it shows
 
 
-async def test_the_page_is_a_table_without_a_script_and_names_are_text(browser: httpx.AsyncClient) -> None:
+async def test_page_without_script_is_a_table_of_escaped_names(browser: httpx.AsyncClient) -> None:
     page = (await browser.get("/")).text
     assert '<meta http-equiv="refresh" content="5">' in page
     assert "<td>n0</td><td>unspecified</td><td>5/9</td><td>50.0%</td>" in page
@@ -84,14 +84,14 @@ async def test_the_page_is_a_table_without_a_script_and_names_are_text(browser: 
     assert json.loads(picture)["nodes"][3]["node"] == "<b>evil</b>"
 
 
-async def test_before_the_founding_the_page_says_what_is_awaited(
+async def test_page_before_the_start_counts_the_missing_nodes(
     browser: httpx.AsyncClient, operator_service: OperatorService
 ) -> None:
     operator_service.status = a_status  # type: ignore[method-assign]
     assert "waiting for 2 more nodes" in (await browser.get("/")).text
 
 
-async def test_everything_that_the_page_loads_is_in_the_package(browser: httpx.AsyncClient) -> None:
+async def test_page_loads_only_files_of_the_package(browser: httpx.AsyncClient) -> None:
     for name, text in STATIC.items():
         assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "")
         assert (await browser.get(f"/static/{name}")).status_code == 200
@@ -100,7 +100,7 @@ async def test_everything_that_the_page_loads_is_in_the_package(browser: httpx.A
     assert (await browser.get("/static/../app.py")).status_code == 404
 
 
-async def test_status_curve_and_metrics_are_there(browser: httpx.AsyncClient) -> None:
+async def test_status_curve_and_metrics_are_served(browser: httpx.AsyncClient) -> None:
     assert (await browser.get("/api/status")).json()["graph"]["name"] == "a"
     assert (await browser.get("/api/curve")).json() == [{"round": 5, "accuracy": 0.5}]
     metrics = await browser.get("/metrics", headers={"host": "controller:8080"})  # a scraper may use any name
@@ -128,7 +128,7 @@ async def test_status_curve_and_metrics_are_there(browser: httpx.AsyncClient) ->
         ("evict", {"node": "n1", "force": True}, ("evict", "n1", True), "without n1"),
     ],
 )
-async def test_a_wish_goes_to_the_desk(
+async def test_request_reaches_the_operator_service(
     browser: httpx.AsyncClient,
     operator_service: OperatorService,
     operator_request: str,
@@ -155,7 +155,7 @@ async def test_a_wish_goes_to_the_desk(
         ("pause", {"x": "y" * 70_000}, "that is too much"),
     ],
 )
-async def test_what_cannot_be_is_a_line(
+async def test_malformed_request_is_one_line(
     browser: httpx.AsyncClient, operator_service: OperatorService, operator_request: str, body: Any, error: str
 ) -> None:
     answer = await browser.post(f"/api/{operator_request}", json=body)
@@ -164,7 +164,7 @@ async def test_what_cannot_be_is_a_line(
     assert operator_service.asked == []
 
 
-async def test_a_wish_for_a_node_that_is_gone_is_refused_in_the_desks_words(
+async def test_rejection_has_the_text_of_the_operator_service(
     browser: httpx.AsyncClient, operator_service: OperatorService
 ) -> None:
     operator_service.error = "n9 is no member"
@@ -190,7 +190,7 @@ async def test_a_wish_for_a_node_that_is_gone_is_refused_in_the_desks_words(
     ],
     ids=str,
 )
-async def test_a_wish_from_elsewhere_is_refused(
+async def test_cross_site_request_is_refused(
     browser: httpx.AsyncClient, operator_service: OperatorService, headers: dict[str, str]
 ) -> None:
     answer = await browser.post("/api/stop", content="{}", headers={"content-type": "application/json", **headers})
@@ -199,17 +199,17 @@ async def test_a_wish_from_elsewhere_is_refused(
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "", "[", "127.0.0.1.evil.example"])
-async def test_a_foreign_name_that_points_here_sees_nothing(browser: httpx.AsyncClient, host: str) -> None:
+async def test_foreign_host_name_is_refused(browser: httpx.AsyncClient, host: str) -> None:
     for path in ("/", "/api/status", "/events", "/static/page.js"):
         assert (await browser.get(path, headers={"host": host})).status_code == 403
 
 
 @pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080", "LOCALHOST"])
-async def test_the_names_of_loopback_are_ours(browser: httpx.AsyncClient, host: str) -> None:
+async def test_loopback_names_are_accepted(browser: httpx.AsyncClient, host: str) -> None:
     assert (await browser.get("/api/status", headers={"host": host})).status_code == 200
 
 
-async def test_where_it_listens_everywhere_addresses_and_the_machines_name_are_ours(
+async def test_page_on_all_interfaces_accepts_the_machine_name(
     operator_service: OperatorService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "pi-1.lan")

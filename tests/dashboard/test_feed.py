@@ -1,4 +1,4 @@
-"""The stream of pictures, over real sockets: coalesced, bounded, and ended with the run."""
+"""The event stream over real sockets: coalesced, bounded, and ended with the run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def picture(reader: asyncio.StreamReader) -> dict[str, Any]:
     return found
 
 
-async def test_a_thousand_events_a_second_are_a_handful_of_pictures() -> None:
+async def test_a_thousand_changes_a_second_are_a_few_events() -> None:
     cluster = Cluster()
     async with streamed(cluster) as (_, address), watching(address) as reader, asyncio.timeout(20):
         assert (await picture(reader))["value"] == 0
@@ -73,7 +73,7 @@ async def test_a_thousand_events_a_second_are_a_handful_of_pictures() -> None:
         assert cluster.looks - before <= 6
 
 
-async def test_nobody_looks_where_nobody_watches() -> None:
+async def test_state_is_not_read_without_a_client() -> None:
     cluster = Cluster()
     async with streamed(cluster) as (feed, address):
         async with watching(address) as reader, asyncio.timeout(10):
@@ -87,7 +87,7 @@ async def test_nobody_looks_where_nobody_watches() -> None:
         assert cluster.looks == looks
 
 
-async def test_who_reads_nothing_costs_no_more_than_a_picture_and_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stalled_client_costs_one_snapshot_and_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_EVERY_S", 0.005)
     monkeypatch.setattr(module, "_STALLED_S", 1.0)
     cluster = Cluster()
@@ -104,7 +104,7 @@ async def test_who_reads_nothing_costs_no_more_than_a_picture_and_is_given_up(mo
             await picture(reader)
 
 
-async def test_the_end_of_the_run_is_said_with_the_last_picture() -> None:
+async def test_stream_ends_with_the_last_state_of_the_run() -> None:
     cluster = Cluster()
     async with streamed(cluster) as (feed, address), watching(address) as reader, asyncio.timeout(10):
         await picture(reader)
@@ -114,7 +114,7 @@ async def test_the_end_of_the_run_is_said_with_the_last_picture() -> None:
         assert rest["value"] == 7
 
 
-async def test_more_than_can_be_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clients_above_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST", 1)
     async with streamed(Cluster()) as (_, address), watching(address) as first, asyncio.timeout(10):
         await picture(first)
@@ -122,7 +122,7 @@ async def test_more_than_can_be_are_turned_away(monkeypatch: pytest.MonkeyPatch)
             assert b"503" in await second.readline()
 
 
-async def test_an_occupied_port_is_one_clear_line() -> None:
+async def test_occupied_port_is_one_line() -> None:
     async with serving_http(Feed(dict), "127.0.0.1:0", "--http") as url:
         taken = url.removeprefix("http://")
         with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""What the doctor finds on a machine; what is wrong here is made wrong for real, as far as that goes."""
+"""Checks of the machine. Faults are real ones where a test can make them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def levels(findings: list[Finding]) -> dict[str, str]:
 # --- packages
 
 
-def test_this_very_environment_is_well() -> None:
+def test_this_environment_has_no_problem() -> None:
     found = list(machine.installed())
     assert levels(found) == {"python": "ok", "packages": "ok"}
     assert "torch 2." in found[1].text
 
 
-def test_every_package_that_does_not_do_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_unsuitable_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     others = ["tomli; python_version < '3.0'", "mypy>=99; extra == 'dev'"]
     wanted = ["numpy>=1", "click>=99", "no-such-package>=1", *others]
     monkeypatch.setattr("importlib.metadata.requires", lambda name: wanted)
@@ -40,9 +40,7 @@ def test_every_package_that_does_not_do_is_named(monkeypatch: pytest.MonkeyPatch
     assert found.text.startswith("click is ")
 
 
-def test_a_boards_own_torch_does_although_its_name_is_that_of_a_pre_release(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_of_a_board_vendor_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "boardtorch-2.5.0a0+872d972e41.nv24.8.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: boardtorch\nVersion: 2.5.0a0+872d972e41.nv24.8\n")
@@ -65,14 +63,14 @@ def test_threads_and_device_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.level is Level.WARNING
 
 
-def test_a_gpu_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (found,) = machine.torch(a_config(run__device="cuda"))
     assert found.level is Level.PROBLEM
     assert "finds no CUDA device" in found.text
 
 
-def test_a_torchvision_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     (found,) = machine.torch(a_config())
     assert found.level is Level.PROBLEM
@@ -82,7 +80,7 @@ def test_a_torchvision_that_does_not_load_is_a_problem(monkeypatch: pytest.Monke
 # --- the model of the run
 
 
-def test_a_model_that_fits_is_trained_and_weighed(tmp_path: Path) -> None:
+def test_model_that_fits_is_trained_and_measured(tmp_path: Path) -> None:
     found = list(machine.model(a_config(run__threads=1, run__device="cpu"), tmp_path))
     assert levels(found) == {"model": "ok", "memory": "ok", "disk": "ok"}
     assert "small-cnn on digits: 19,338 parameters" in found[0].text
@@ -96,13 +94,13 @@ def test_a_model_that_fits_is_trained_and_weighed(tmp_path: Path) -> None:
         ({"topology__graphs": "chrod"}, "did you mean 'chord'"),
     ],
 )
-def test_a_run_that_cannot_be_is_a_problem_of_its_file(settings: dict[str, object], text: str, tmp_path: Path) -> None:
+def test_impossible_run_is_a_problem_of_run_toml(settings: dict[str, object], text: str, tmp_path: Path) -> None:
     (found,) = machine.model(a_config(run__threads=1, **settings), tmp_path)
     assert (found.check, found.level) == ("run.toml", Level.PROBLEM)
     assert text in found.text
 
 
-def test_memory_is_compared_with_what_is_free() -> None:
+def test_memory_is_compared_with_free_memory() -> None:
     assert machine.memory(1000).level is Level.OK
     assert machine.memory(10**13).level is Level.PROBLEM
     free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
@@ -110,7 +108,7 @@ def test_memory_is_compared_with_what_is_free() -> None:
     assert machine.memory(nearly_all).level is Level.WARNING
 
 
-def test_disk_is_compared_with_what_is_free_where_the_folder_will_be(tmp_path: Path) -> None:
+def test_disk_is_compared_with_free_space_of_the_folder(tmp_path: Path) -> None:
     assert machine.disk(1000, tmp_path / "not" / "yet").level is Level.OK
     assert machine.disk(10**15, tmp_path).level is Level.PROBLEM
     (tmp_path / "file").touch()
@@ -118,10 +116,10 @@ def test_disk_is_compared_with_what_is_free_where_the_folder_will_be(tmp_path: P
     assert (found.level, found.text) == (Level.PROBLEM, f"{tmp_path / 'file' / 'state'} cannot be written")
 
 
-def test_power_is_never_a_fault() -> None:
+def test_missing_power_sensor_is_not_a_problem() -> None:
     assert machine.power().level is Level.OK
 
 
-def test_a_finding_is_a_line_with_its_remedy() -> None:
+def test_finding_is_one_line_with_its_remedy() -> None:
     assert str(Finding("disk", Level.PROBLEM, "is full", "make room")) == "is full: make room"
     assert str(Finding("disk", Level.OK, "is empty")) == "is empty"

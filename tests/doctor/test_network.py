@@ -1,4 +1,4 @@
-"""What the doctor finds on the network: real sockets, real servers, real mDNS on loopback."""
+"""Checks of the network, with real sockets, real servers and real mDNS on loopback."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.doctor import Finding, Level, network
-from edgenode.net import operator
+from edgenode.net import operator_server
 from edgenode.net.discovery import LOOPBACK, Discovery, Service
-from edgenode.net.operator import OperatorServer
+from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import serving
 from edgenode.net.wire import PROTOCOL
 
@@ -21,7 +21,7 @@ ANY = "127.0.0.1:0"
 
 
 def a_controller(status: ClusterStatus) -> list[tuple[str, object]]:
-    return [(operator.SERVICE, OperatorServer(SimpleNamespace(status=lambda: status)).add_to)]  # type: ignore[arg-type]
+    return [(operator_server.SERVICE, OperatorServer(SimpleNamespace(status=lambda: status)).add_to)]  # type: ignore[arg-type]
 
 
 async def seen(cluster: str, controller: str) -> dict[str, Finding]:
@@ -31,7 +31,7 @@ async def seen(cluster: str, controller: str) -> dict[str, Finding]:
 # --- ports
 
 
-async def test_a_free_port_is_well_and_so_is_one_where_edgenode_serves() -> None:
+async def test_port_is_ok_if_free_or_served_by_edgenode() -> None:
     async with serving(ANY, []) as port:
         found = await network.port("port", f"0.0.0.0:{port}", True)
         assert (found.level, found.text) == (Level.OK, f"edgenode serves at 0.0.0.0:{port} already")
@@ -39,7 +39,7 @@ async def test_a_free_port_is_well_and_so_is_one_where_edgenode_serves() -> None
 
 
 @pytest.mark.parametrize(("needed", "level"), [(True, Level.PROBLEM), (False, Level.WARNING)])
-async def test_a_port_that_another_program_has_is_told_with_the_reason(needed: bool, level: Level) -> None:
+async def test_port_of_another_program_is_reported(needed: bool, level: Level) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         found = await network.port("port", listen, needed)
@@ -49,21 +49,21 @@ async def test_a_port_that_another_program_has_is_told_with_the_reason(needed: b
 # --- multicast (the rest in namespaces: tests/e2e/test_doctor.py)
 
 
-async def test_without_a_network_that_is_said() -> None:
+async def test_missing_network_is_reported() -> None:
     (found,) = [finding async for finding in network.multicast((LOOPBACK,), True)]
     assert (found.level, found.text) == (Level.WARNING, "no interface is up but loopback")
 
 
-# --- who is there
+# --- other processes
 
 
-async def test_a_controller_tells_its_nodes_and_its_time() -> None:
+async def test_controller_reports_its_nodes_and_its_clock() -> None:
     nodes: list[NodeView] = []
 
     def status() -> ClusterStatus:
         return ClusterStatus("home", missing=1, nodes=tuple(nodes), unix_time_s=time.time())
 
-    async with serving(ANY, [(operator.SERVICE, OperatorServer(SimpleNamespace(status=status)).add_to)]) as port:  # type: ignore[arg-type]
+    async with serving(ANY, [(operator_server.SERVICE, OperatorServer(SimpleNamespace(status=status)).add_to)]) as port:  # type: ignore[arg-type]
         there, gone = f"127.0.0.1:{port}", "127.0.0.1:9"
         nodes += [NodeView("pi-1", there), NodeView("pi-2", gone)]
         found = await seen("home", there)
@@ -74,7 +74,7 @@ async def test_a_controller_tells_its_nodes_and_its_time() -> None:
 
 
 @pytest.mark.parametrize(("ahead_s", "text"), [(3600, "3,600.0 s ahead of ours"), (-1e9, "s behind ours")])
-async def test_a_clock_that_is_far_off_is_a_warning(ahead_s: float, text: str) -> None:
+async def test_clock_that_is_far_off_is_a_warning(ahead_s: float, text: str) -> None:
     status = ClusterStatus(cluster="home", unix_time_s=time.time() + ahead_s)
     async with serving(ANY, a_controller(status)) as port:  # type: ignore[arg-type]
         clock = (await seen("home", f"127.0.0.1:{port}"))["clock"]
@@ -82,7 +82,7 @@ async def test_a_clock_that_is_far_off_is_a_warning(ahead_s: float, text: str) -
     assert text in clock.text
 
 
-async def test_the_controller_of_another_cluster_and_none_at_all_are_problems() -> None:
+async def test_wrong_or_missing_controller_is_a_problem() -> None:
     async with serving(ANY, a_controller(ClusterStatus(cluster="lab"))) as port:  # type: ignore[arg-type]
         found = await seen("home", f"127.0.0.1:{port}")
         assert found["controller"].level is Level.PROBLEM
@@ -91,14 +91,14 @@ async def test_the_controller_of_another_cluster_and_none_at_all_are_problems() 
     assert found["controller"].level is Level.PROBLEM
 
 
-async def test_peers_that_are_given_are_called() -> None:
+async def test_given_peers_are_dialled() -> None:
     async with serving(ANY, []) as port:
         there, gone = f"127.0.0.1:{port}", "127.0.0.1:9"
         (found,) = [finding async for finding in network.others("home", "none", (there, gone), LOOPBACK)]
     assert (found.level, found.text) == (Level.WARNING, f"{there}, {gone}; no answer from {gone}")
 
 
-async def test_who_is_announced_by_mdns_is_asked_and_other_clusters_are_named() -> None:
+async def test_announced_processes_are_dialled() -> None:
     ours, other = f"t-{uuid.uuid4().hex[:8]}", f"t-{uuid.uuid4().hex[:8]}"
     status = ClusterStatus(cluster=ours, unix_time_s=time.time())
     async with serving(ANY, a_controller(status)) as port, Discovery(ours, (LOOPBACK,)) as discovery:  # type: ignore[arg-type]

@@ -28,14 +28,14 @@ def test_a_paused_run_stands_still_over_a_controller_restart_and_goes_on(fleet: 
     nodes[0].says("epoch done")
 
     said = fleet.command("pause", *where).stdout
-    assert re.fullmatch(r"every node stands still: rounds? \d+( to \d+)?\n", said), said
+    assert re.fullmatch(r"every node is paused: rounds? \d+( to \d+)?\n", said), said
     paused = status(fleet)
     assert paused["paused"]
     assert [n["state"] for n in paused["nodes"]] == ["paused"] * 4
     assert max(n["round"] for n in paused["nodes"]) - min(n["round"] for n in paused["nodes"]) <= 3
 
     change = fleet.command("topology", "set", "b", *where).stdout
-    assert "the run is paused: it comes to that round after edgenode resume" in change
+    assert "the run is paused: it reaches that round after edgenode resume" in change
 
     controller.kill()
     controller = fleet.controller("--straggler", "drop")
@@ -49,7 +49,7 @@ def test_a_paused_run_stands_still_over_a_controller_restart_and_goes_on(fleet: 
     assert "silent" not in controller.stderr
     assert "too slow" not in controller.stderr
 
-    assert fleet.command("resume", *where).stdout == "the run goes on\n"
+    assert fleet.command("resume", *where).stdout == "the run continues\n"
     nodes[0].says("going on")
     furthest = max(n["round"] for n in paused["nodes"])
     until(lambda: all(n["round"] > furthest for n in status(fleet)["nodes"]), 30, "all go on")

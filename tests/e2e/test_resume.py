@@ -40,7 +40,7 @@ def test_a_stopped_run_resumes_to_the_bit(fleet: Fleet, uninterrupted: dict[str,
     first[1].says("epoch done")
     with first[4].held():
         stop = fleet.command("stop", "--no-wait", "--cluster", str(RUN["run.cluster"]))
-    assert "started again, it goes on there" in stop.stdout
+    assert "start the nodes again to resume from there" in stop.stdout
     for process in first:
         process.ended(0)
     rounds = {node.says(r"run stopped.* rounds=(\d+)")[1] for node in first[1:]}

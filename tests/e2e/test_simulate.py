@@ -74,12 +74,12 @@ def test_after_ctrl_c_the_same_command_goes_on_to_the_bit(fleet: Fleet) -> None:
     first.interrupt()
     first.ended(130, timeout_s=10)
     done, last = first.errors[-2:]
-    assert done.endswith("rounds done; the same command goes on from simulated")
+    assert done.endswith("rounds done; the same command resumes from simulated")
     assert last == "edgenode: interrupted"
     assert not (fleet.folder / "simulated" / "result.json").exists()
 
     again = fleet.command(*command, timeout_s=40)
-    again.says(r"going on from round [2-7]0 of 82, as saved in simulated")
+    again.says(r"resuming from round [2-7]0 of 82, saved in simulated")
     fleet.command("simulate", "run.toml", "--out", "whole", timeout_s=40)
     assert models(fleet.folder / "simulated") == models(fleet.folder / "whole")
     assert result(fleet.folder / "simulated" / "result.json") == result(fleet.folder / "whole" / "result.json")

@@ -1,4 +1,4 @@
-"""The operator's calls, against a real server."""
+"""Operator client and server over real gRPC."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import serving
 
 
-class Cluster:
-    """What an operator may ask for; remembers what it was asked."""
+class Run:
+    """A run that records the requests it gets."""
 
     def __init__(self, error: EdgenodeError | None = None) -> None:
         self.error, self.asked, self.missing = error, [], 3
@@ -58,36 +58,36 @@ class Cluster:
             yield calls
 
 
-async def test_status_is_the_cluster_as_it_is() -> None:
-    cluster = Cluster()
-    async with cluster.operated() as calls:
+async def test_status_is_current() -> None:
+    run = Run()
+    async with run.operated() as calls:
         assert (await calls.status()).missing == 3
-        cluster.missing = 2
+        run.missing = 2
         assert (await calls.status()).missing == 2
 
 
-async def test_a_watch_ends_with_the_run_and_with_its_last_status() -> None:
-    cluster, seen = Cluster(), []
-    async with cluster.operated() as calls, asyncio.timeout(5):
+async def test_watch_ends_with_the_last_status_of_the_run() -> None:
+    run, seen = Run(), []
+    async with run.operated() as calls, asyncio.timeout(5):
         async for status in calls.watch():
             seen.append(status.missing)
             if len(seen) == 2:
-                cluster.missing = 0
-                cluster.server.end()
+                run.missing = 0
+                run.server.end()
     assert seen == [3, 3, 0]
 
 
-async def test_a_watch_of_a_run_that_is_over_shows_it_once() -> None:
-    cluster = Cluster()
-    cluster.server.end()
-    async with cluster.operated() as calls:
+async def test_watch_of_a_finished_run_yields_one_status() -> None:
+    run = Run()
+    run.server.end()
+    async with run.operated() as calls:
         assert [status.missing async for status in calls.watch()] == [3]
 
 
-async def test_a_watch_of_a_controller_that_dies_is_a_transport_error() -> None:
-    cluster = Cluster()
+async def test_watch_of_a_lost_controller_is_a_transport_error() -> None:
+    run = Run()
     with pytest.raises(TransportError, match=r"127\.0\.0\.1"):
-        async with serving("127.0.0.1:0", [(operator_server.SERVICE, cluster.server.add_to)], 0.0) as port:
+        async with serving("127.0.0.1:0", [(operator_server.SERVICE, run.server.add_to)], 0.0) as port:
             task = asyncio.create_task(_watch_all(f"127.0.0.1:{port}"), name="watch")
             await asyncio.sleep(0.2)
         await asyncio.wait_for(task, 5)
@@ -99,41 +99,46 @@ async def _watch_all(target: str) -> None:
             pass
 
 
-async def test_every_wish_arrives_and_returns_the_round() -> None:
-    cluster = Cluster()
+async def test_every_request_arrives_and_returns_the_round() -> None:
+    run = Run()
     graphs = (GraphSpec("a"), GraphSpec("mine", (("x", "y"), ("y", "x"))))
-    async with cluster.operated() as calls:
+    async with run.operated() as calls:
         assert await calls.rotate(graphs, 6, epochs=True) == 42
         assert await calls.stop() == await calls.pause() == await calls.resume() == 42
         assert await calls.evict("n1", force=True) == 42
-    assert cluster.asked == [(graphs, 6, True), ("stop",), ("pause",), ("resume",), ("n1", True)]
+    assert run.asked == [(graphs, 6, True), ("stop",), ("pause",), ("resume",), ("n1", True)]
 
 
 @pytest.mark.parametrize("error", [ConfigError("not now: 'n1' → away"), GraphError("a+b is not strongly connected")])
-async def test_what_cannot_be_is_a_config_error_with_the_controllers_words(error: EdgenodeError) -> None:
-    async with Cluster(error).operated() as calls:
-        wishes = calls.rotate([GraphSpec("a")], 1, epochs=False), calls.stop(), calls.pause(), calls.evict("n1", False)
-        for call in wishes:
+async def test_rejection_is_a_config_error_with_the_same_text(error: EdgenodeError) -> None:
+    async with Run(error).operated() as calls:
+        requests = (
+            calls.rotate([GraphSpec("a")], 1, epochs=False),
+            calls.stop(),
+            calls.pause(),
+            calls.evict("n1", False),
+        )
+        for call in requests:
             with pytest.raises(ConfigError) as caught:
                 await call
             assert str(caught.value) == str(error)
 
 
-async def test_another_failure_keeps_its_words_too() -> None:
-    async with Cluster(RemoteProtocolError("out of step")).operated() as calls:
+async def test_other_failure_keeps_its_text() -> None:
+    async with Run(RemoteProtocolError("out of step")).operated() as calls:
         with pytest.raises(RemoteProtocolError, match="out of step"):
             await calls.stop()
 
 
-async def test_a_graph_that_the_controller_does_not_know_is_a_config_error() -> None:
+async def test_graph_unknown_to_the_controller_is_a_config_error() -> None:
     newer = GraphSpec("a")
     object.__setattr__(newer, "name", "torus")  # a preset of a later version
-    async with Cluster().operated() as calls:
+    async with Run().operated() as calls:
         with pytest.raises(ConfigError, match="no graph named 'torus'"):
             await calls.rotate([newer], 1, epochs=False)
 
 
-async def test_no_controller_is_a_transport_error_in_time() -> None:
+async def test_missing_controller_is_a_transport_error_in_time() -> None:
     began = time.monotonic()
     with pytest.raises(TransportError, match=r"no controller answers at 127\.0\.0\.1:1 \(waited 0\.3 s\)"):
         async with operator_client("127.0.0.1:1", timeout_s=0.3):

@@ -1,4 +1,4 @@
-"""Names, units and labels as Prometheus' users expect them, and a Grafana dashboard that asks for no other."""
+"""Conventional names, units and labels, and a Grafana dashboard that uses only these."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def samples(text: bytes) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_a_cluster_tells_of_every_node_by_label() -> None:
+def test_cluster_metrics_have_a_label_per_node() -> None:
     found = samples(a_cluster())
     assert found["edgenode_round", "node=n0"] == 7
     assert found["edgenode_sent_bytes_total", "node=n0", "phase=train"] == 700
@@ -41,7 +41,7 @@ def test_a_cluster_tells_of_every_node_by_label() -> None:
     assert (found["edgenode_members",], found["edgenode_consensus_distance",]) == (4, 0.5)
 
 
-def test_what_is_not_known_is_left_out_and_never_made_up() -> None:
+def test_unknown_value_has_no_sample() -> None:
     found = samples(a_cluster(distance=None))
     assert ("edgenode_accuracy_ratio", "node=n0") in found
     assert ("edgenode_accuracy_ratio", 'node=n"1') not in found
@@ -49,20 +49,20 @@ def test_what_is_not_known_is_left_out_and_never_made_up() -> None:
     assert ("edgenode_consensus_distance",) not in found
 
 
-def test_a_node_uses_the_same_names() -> None:
+def test_node_metrics_have_the_same_names() -> None:
     of_node, of_cluster = samples(node_metrics(a_node(round=3))), samples(a_cluster())
     assert of_node["edgenode_round", "node=n0"] == 3
     assert {name for name, *_ in of_node} <= {name for name, *_ in of_cluster} | {"edgenode_accuracy_ratio"}
 
 
-def test_every_family_is_documented_and_has_a_conventional_name() -> None:
+def test_every_metric_is_documented_and_named_by_convention() -> None:
     for family in text_string_to_metric_families(a_cluster().decode()):
         assert family.documentation.endswith(".")
         assert re.fullmatch(r"edgenode_[a-z]+(_[a-z]+)*", family.name)
         assert not family.name.endswith(("_ms", "_kb", "_percent"))
 
 
-def test_the_grafana_dashboard_asks_only_for_metrics_that_exist() -> None:
+def test_grafana_dashboard_uses_only_existing_metrics() -> None:
     dashboard = json.loads(GRAFANA.read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     names = {name for expression in asked for name in re.findall(r"edgenode_\w+", expression)}

@@ -1,4 +1,4 @@
-"""How far models are apart, from 64 numbers of each."""
+"""The distance of models, estimated from 64 numbers of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgenode.observability.model_sketch import BUCKETS, Sketch, distance
 from edgenode.storage.result_file import divergence
 
 
-def test_nodes_of_one_run_draw_the_same_projection_and_others_another() -> None:
+def test_projection_depends_on_the_seed_only() -> None:
     z = np.arange(1000, dtype=np.float32)
     assert Sketch(1000, 7).of(z) == Sketch(1000, 7).of(z)
     assert Sketch(1000, 7).of(z) != Sketch(1000, 8).of(z)
@@ -17,7 +17,7 @@ def test_nodes_of_one_run_draw_the_same_projection_and_others_another() -> None:
 
 
 @pytest.mark.parametrize("apart", [10.0, 1e-3])
-def test_the_distance_is_that_of_the_models_within_a_third(apart: float) -> None:
+def test_estimate_is_within_a_third_of_the_distance(apart: float) -> None:
     rng = np.random.default_rng(0)
     common = rng.normal(size=20_000)
     models = [(common + apart * rng.normal(size=common.size)).astype(np.float32) for _ in range(4)]
@@ -26,6 +26,6 @@ def test_the_distance_is_that_of_the_models_within_a_third(apart: float) -> None
         assert distance([sketch.of(z) for z in models]) == pytest.approx(divergence(models)[0], rel=0.33)
 
 
-def test_equal_models_are_at_no_distance() -> None:
+def test_equal_models_have_distance_zero() -> None:
     z = np.ones(100, np.float32)
     assert distance([Sketch(100, 0).of(z)] * 3) == 0

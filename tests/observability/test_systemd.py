@@ -1,4 +1,4 @@
-"""What systemd is told, read from real sockets; and its service files, read by its own tools."""
+"""Notifications, read from real sockets, and service files, checked by systemd's own tools."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def heard(systemd: socket.socket) -> str:
     return systemd.recv(4096).decode()
 
 
-def test_a_state_is_one_datagram_of_assignments(systemd: socket.socket) -> None:
+def test_notification_is_one_datagram_of_assignments(systemd: socket.socket) -> None:
     Notifier({"NOTIFY_SOCKET": "notify"}).send(READY=1, STATUS="round 3,\naccuracy 9 %")
     assert heard(systemd) == "READY=1\nSTATUS=round 3, accuracy 9 %"
 
 
-def test_a_socket_without_a_place_in_the_file_system_is_found() -> None:
+def test_abstract_socket_is_found() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
         ours.bind(f"\0edgenode-{os.getpid()}")
         ours.settimeout(5)
@@ -46,12 +46,12 @@ def test_a_socket_without_a_place_in_the_file_system_is_found() -> None:
         assert heard(ours) == "READY=1"
 
 
-async def test_without_systemd_nothing_is_sent_and_nothing_waits() -> None:
+async def test_without_systemd_nothing_is_sent() -> None:
     Notifier({}).send(READY=1)
     await asyncio.wait_for(Notifier({}).beat(lambda: "never asked"), 1)
 
 
-def test_a_systemd_that_is_gone_or_does_not_read_stops_nobody(systemd: socket.socket) -> None:
+def test_missing_or_stalled_systemd_is_ignored(systemd: socket.socket) -> None:
     Notifier({"NOTIFY_SOCKET": "nowhere"}).send(READY=1)
     notifier = Notifier({"NOTIFY_SOCKET": "notify"})
     for _ in range(1000):  # far more than a socket holds
@@ -62,7 +62,7 @@ def test_a_systemd_that_is_gone_or_does_not_read_stops_nobody(systemd: socket.so
     ("environ", "watched"),
     [({}, False), ({"WATCHDOG_PID": str(os.getpid())}, True), ({"WATCHDOG_PID": "1"}, False)],
 )
-async def test_the_beat_is_ready_then_a_status_each_time_and_a_sign_of_life_if_asked_of_us(
+async def test_ready_is_followed_by_status_and_watchdog(
     systemd: socket.socket, environ: dict[str, str], watched: bool
 ) -> None:
     usec = {"WATCHDOG_USEC": "30000"} if environ else {}
@@ -87,7 +87,7 @@ def installed(unit: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda u: u.stem)
-def test_a_service_says_what_the_daemon_does(unit: Path) -> None:
+def test_service_file_matches_the_daemon(unit: Path) -> None:
     text = unit.read_text()
     command = unit.stem.removeprefix("edgenode-").replace("node", "run")
     assert f"ExecStart=/opt/edgenode/bin/edgenode {command} --config /etc/edgenode/run.toml --state-dir" in text
@@ -97,7 +97,7 @@ def test_a_service_says_what_the_daemon_does(unit: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda u: u.stem)
-def test_systemd_finds_nothing_wrong_with_a_service_and_little_that_it_may_do(unit: Path, tmp_path: Path) -> None:
+def test_systemd_accepts_and_confines_the_services(unit: Path, tmp_path: Path) -> None:
     place = installed(unit, tmp_path)
     verified = subprocess.run(["systemd-analyze", "verify", place], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""TensorBoard's events: one folder per node, only what changed, and a clear word where the extra is missing."""
+"""TensorBoard events: one folder per node, only changes, and an error that names the missing extra."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def a_status(t: int, distance: float | None = None) -> ClusterStatus:
     return ClusterStatus("home", nodes=(node,), consensus_distance=distance, consensus_round=t)
 
 
-def test_a_round_is_written_once_and_what_is_not_known_never(tmp_path: Path) -> None:
+def test_round_is_written_once_and_without_unknown_values(tmp_path: Path) -> None:
     events, added = Events(tmp_path), list[tuple[str, str, int]]()
     events._add = lambda name, tag, value, t: added.append((name, tag, t))  # type: ignore[method-assign,func-returns-value,assignment]
     for status in (a_status(0), a_status(5), a_status(5), a_status(6, distance=0.5)):
@@ -26,14 +26,14 @@ def test_a_round_is_written_once_and_what_is_not_known_never(tmp_path: Path) -> 
     assert added[-1] == ("cluster", "consensus_distance", 6)
 
 
-def test_events_are_files_per_node(tmp_path: Path) -> None:
+def test_each_node_has_its_own_folder(tmp_path: Path) -> None:
     events = Events(tmp_path)
     events.note(a_status(5, distance=0.5))
     events.close()
     assert {path.name for path in tmp_path.iterdir()} == {"n0", "cluster"}
 
 
-def test_without_the_extra_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=r"pip install 'edgenode\[tensorboard\]'"):
         Events(tmp_path)

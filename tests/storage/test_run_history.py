@@ -1,4 +1,4 @@
-"""Runs over time: bounded, thinned evenly, gone on with after a restart, and refused by name where it is no history."""
+"""The history of runs: bounded, thinned evenly, continued after a restart, and safe from other files."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def a_status(t: int, **changes: Any) -> ClusterStatus:
 
 def record(recorder: Recorder, moments: int, first: int = 0) -> None:
     for i in range(first, first + moments):
-        recorder.note(a_status(i), now=recorder._began + i * 1e6)  # further apart than they ever need to be
+        recorder.note(a_status(i), now=recorder._began + i * 1e6)  # always due
 
 
-def test_without_a_history_there_are_no_runs_and_no_file(tmp_path: Path) -> None:
+def test_missing_history_has_no_runs_and_creates_no_file(tmp_path: Path) -> None:
     assert RunHistory(tmp_path).runs() == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_is_kept_with_its_samples_its_curve_and_its_end(tmp_path: Path) -> None:
+def test_run_is_recorded_with_samples_curve_and_outcome(tmp_path: Path) -> None:
     kept = RunHistory(tmp_path / "new")
     recorder = Recorder(kept, ABOUT)
     record(recorder, 3)
@@ -58,14 +58,14 @@ def test_a_run_is_kept_with_its_samples_its_curve_and_its_end(tmp_path: Path) ->
     assert (len(curve), curve[-1]["loss"]) == (4, 0.25)
 
 
-def test_moments_are_taken_no_more_often_than_due(tmp_path: Path) -> None:
+def test_moments_are_recorded_only_when_due(tmp_path: Path) -> None:
     recorder = Recorder(RunHistory(tmp_path), ABOUT)
-    for i in range(1000):  # a second of events
+    for i in range(1000):  # within one second
         recorder.note(a_status(i), now=recorder._began + i / 1000)
     assert len(RunHistory(tmp_path).curve(recorder.run)) == 1
 
 
-def test_a_long_run_is_thinned_evenly_and_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_run_is_thinned_evenly_and_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_history, "_TICKS", 16)
     recorder = Recorder(RunHistory(tmp_path), ABOUT)
     record(recorder, 100)
@@ -76,7 +76,7 @@ def test_a_long_run_is_thinned_evenly_and_stays_bounded(tmp_path: Path, monkeypa
     assert len(RunHistory(tmp_path).samples(recorder.run)) == 2 * len(curve)
 
 
-def test_only_the_newest_runs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_newest_runs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_history, "_RUNS", 3)
     for _ in range(5):
         record(Recorder(RunHistory(tmp_path), ABOUT), 1)
@@ -84,7 +84,7 @@ def test_only_the_newest_runs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert RunHistory(tmp_path).samples(1) == []
 
 
-def test_a_restarted_controller_goes_on_with_the_record_of_its_run_only(tmp_path: Path) -> None:
+def test_restarted_controller_continues_its_own_run_only(tmp_path: Path) -> None:
     first = Recorder(RunHistory(tmp_path), ABOUT)
     record(first, 2)
     assert Recorder(RunHistory(tmp_path), {**ABOUT, "run_digest": "other"}, goes_on=True).run != first.run
@@ -97,7 +97,7 @@ def test_a_restarted_controller_goes_on_with_the_record_of_its_run_only(tmp_path
     assert Recorder(RunHistory(tmp_path), ABOUT).run > first.run
 
 
-def test_what_is_no_history_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
+def test_file_that_is_not_a_history_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / run_history.NAME
     path.write_bytes(b"not a database, but longer than the header of one, which is a hundred bytes long" * 3)
     with pytest.raises(CheckpointError, match=r"history\.sqlite3: file is not a database; remove it"):
