@@ -14,7 +14,7 @@ import click
 
 from edgenode.cli.options import load_config, set_option, take_sigterm_as_ctrl_c
 from edgenode.config import Config
-from edgenode.node.memory import keep_freed_memory
+from edgenode.node.resources import keep_freed_memory
 
 if TYPE_CHECKING:
     from edgenode.simulate.runner import Simulation

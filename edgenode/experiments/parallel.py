@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from edgenode.errors import EdgenodeError
 from edgenode.experiments.definitions import Outcome
 from edgenode.experiments.runner import OutcomeStore, Trial
-from edgenode.node.memory import keep_freed_memory
+from edgenode.node.resources import keep_freed_memory
 
 if TYPE_CHECKING:
     from edgenode.simulate.runner import Simulation

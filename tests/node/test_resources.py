@@ -1,8 +1,11 @@
-"""Sensors read real files: a sysfs in a folder, with what boards have and what goes wrong there."""
+"""Sensors read real files: a sysfs in a folder, as boards have it, failures included."""
 
 from __future__ import annotations
 
 import asyncio
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ def written(folder: Path, **files: object) -> Path:
     for name, content in files.items():
         scratch = folder / f".{name}"
         scratch.write_text(f"{content}\n")
-        scratch.replace(folder / name)  # whoever reads meanwhile sees the one or the other
+        scratch.replace(folder / name)  # a concurrent reader sees the old file or the new one
     return folder
 
 
@@ -40,7 +43,7 @@ def ina3221(sysfs: Path, chip: int = 0, **rails: tuple[int, int]) -> Path:
 # --- RAPL
 
 
-def test_joules_are_what_the_counter_has_counted_since_the_first_sample(tmp_path: Path) -> None:
+def test_joules_count_from_the_first_sample(tmp_path: Path) -> None:
     zone = rapl(tmp_path, energy=5_000_000)
     meter = find_meter(tmp_path)
     assert isinstance(meter, Rapl)
@@ -51,7 +54,7 @@ def test_joules_are_what_the_counter_has_counted_since_the_first_sample(tmp_path
         assert meter.joules == pytest.approx(joules)
 
 
-def test_packages_add_up_and_what_is_inside_of_them_does_not_count_twice(tmp_path: Path) -> None:
+def test_packages_add_up_and_their_subzones_do_not_count(tmp_path: Path) -> None:
     first, second = rapl(tmp_path), rapl(tmp_path, "intel-rapl:1", "package-1")
     inside, whole = rapl(tmp_path, "intel-rapl:0:0", "core"), rapl(tmp_path, "intel-rapl:2", "psys")
     meter = find_meter(tmp_path)
@@ -66,7 +69,7 @@ def test_packages_add_up_and_what_is_inside_of_them_does_not_count_twice(tmp_pat
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 @given(used=st.lists(st.integers(0, LIMIT - 1), min_size=1, max_size=8), start=st.integers(0, LIMIT - 1))
-def test_a_counter_that_begins_again_loses_nothing(tmp_path: Path, used: list[int], start: int) -> None:
+def test_a_counter_that_wraps_around_loses_nothing(tmp_path: Path, used: list[int], start: int) -> None:
     zone = rapl(tmp_path, energy=start)
     meter = Rapl([zone])
     meter.sample(0)
@@ -92,7 +95,7 @@ def test_power_is_integrated_over_time(tmp_path: Path) -> None:
     assert meter.joules == pytest.approx(10 + 10)
 
 
-def test_the_rail_of_the_whole_board_is_taken_alone_wherever_it_is(tmp_path: Path) -> None:
+def test_a_whole_board_rail_replaces_all_other_sensors(tmp_path: Path) -> None:
     ina3221(tmp_path, 0, VDD_CPU_GPU_CV=(5000, 400), VDD_SOC=(5000, 200))
     ina3221(tmp_path, 1, VDD_IN=(5000, 1000))
     rapl(tmp_path)
@@ -101,7 +104,7 @@ def test_the_rail_of_the_whole_board_is_taken_alone_wherever_it_is(tmp_path: Pat
     assert meter.source == "INA3221 VDD_IN"
 
 
-def test_without_such_a_rail_all_add_up_and_are_named(tmp_path: Path) -> None:
+def test_without_a_whole_board_rail_all_rails_add_up(tmp_path: Path) -> None:
     ina3221(tmp_path, 0, VDD_GPU_SOC=(20_000, 100), VDD_CPU_CV=(20_000, 50))
     ina3221(tmp_path, 1, VIN_SYS_5V0=(5000, 400))
     meter = find_meter(tmp_path)
@@ -112,7 +115,7 @@ def test_without_such_a_rail_all_add_up_and_are_named(tmp_path: Path) -> None:
     assert meter.joules == pytest.approx(2 + 1 + 2)
 
 
-def test_a_channel_that_is_switched_off_and_a_chip_of_another_kind_are_passed_over(tmp_path: Path) -> None:
+def test_unused_channels_and_other_chips_are_ignored(tmp_path: Path) -> None:
     chip = ina3221(tmp_path, 1, VDD_CPU=(5000, 100), VDD_GPU=(5000, 100))
     written(chip, in2_input="")
     written(tmp_path / "class/hwmon/hwmon0", name="coretemp", in1_label="x", in1_input=1, curr1_input=1)
@@ -125,14 +128,14 @@ def test_a_channel_that_is_switched_off_and_a_chip_of_another_kind_are_passed_ov
 # --- no sensor
 
 
-def test_a_machine_without_a_sensor_is_said_to_have_none(tmp_path: Path) -> None:
+def test_a_machine_without_a_sensor_reports_none(tmp_path: Path) -> None:
     written(tmp_path / "class/powercap/intel-rapl:0", name="psys")
     assert find_meter(tmp_path) == NO_SENSOR
     usage = Sensors(tmp_path).usage(10)
     assert (usage.joules_per_round, usage.power_sensor) == (None, "no sensor")
 
 
-def test_a_sensor_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_sensor_is_named(tmp_path: Path) -> None:
     zone = rapl(tmp_path)
     (zone / "energy_uj").unlink()
     (zone / "energy_uj").mkdir()  # refuses root too
@@ -142,7 +145,7 @@ def test_a_sensor_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     assert "energy_uj" in found
 
 
-async def test_a_sensor_that_fails_is_none_any_more_and_its_figures_are_dropped(tmp_path: Path) -> None:
+async def test_a_failed_sensor_is_named_and_its_figures_dropped(tmp_path: Path) -> None:
     zone = rapl(tmp_path)
     sensors = Sensors(tmp_path)
     await sensors.sample()
@@ -157,7 +160,7 @@ async def test_a_sensor_that_fails_is_none_any_more_and_its_figures_are_dropped(
     assert usage.power_sensor.startswith("RAPL package-0 failed: ")
 
 
-async def test_watching_samples_at_once_and_ends_where_there_is_nothing(tmp_path: Path) -> None:
+async def test_watch_samples_at_once_and_ends_without_a_sensor(tmp_path: Path) -> None:
     await asyncio.wait_for(Sensors(tmp_path).watch(), 1)
     zone = rapl(tmp_path)
     sensors = Sensors(tmp_path)
@@ -173,7 +176,7 @@ async def test_watching_samples_at_once_and_ends_where_there_is_nothing(tmp_path
 # --- memory
 
 
-def test_peak_memory_grows_with_what_is_held_and_stays_when_it_is_gone() -> None:
+def test_peak_memory_grows_and_never_shrinks() -> None:
     before = peak_memory_bytes()
     assert before is not None
     held = np.ones(before // 8 + 8_000_000)  # more than ever before
@@ -183,3 +186,28 @@ def test_peak_memory_grows_with_what_is_held_and_stays_when_it_is_gone() -> None
     assert after >= size > before
     del held
     assert (peak_memory_bytes() or 0) >= size
+
+
+# allocates and frees 64 MiB a few times, as a training step does, and prints the page faults of the second time
+_PAGE_FAULTS = """
+import resource
+from edgenode.node.resources import keep_freed_memory
+{call}
+def touch():
+    for _ in range(5):
+        [bytearray(8 * 2**20) for _ in range(8)]
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(call: str) -> int:
+    script = _PAGE_FAULTS.format(call=call)
+    return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these thresholds")
+def test_freed_memory_is_kept_for_the_next_allocation() -> None:
+    assert page_faults("keep_freed_memory()") < 0.1 * page_faults("")
