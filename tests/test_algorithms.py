@@ -23,7 +23,7 @@ from edgenode.core.algorithm.sparse_push import State, debias
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.storage.checkpoints import Checkpoint, Store
+from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 
 Matrix = NDArray[np.float64]
 Step = Callable[[int, Matrix], Matrix]  # (round, z [n, d]) -> displacements [n, d]
@@ -339,7 +339,7 @@ def test_from_a_checkpoint_every_algorithm_goes_on_to_the_bit(tmp_path: Path, of
     plan = create_plan("test", [Member(name) for name in names()], Schedule((GraphSpec("two-way"),), 1))
     states = []
     for name, learner in zip(names(), learners, strict=True):
-        store = Store(tmp_path / name, "run")
+        store = CheckpointStore(tmp_path / name, "run")
         store.save(Checkpoint(17, learner.snapshot(), plan, {}, {}))
         states.append(store.load(17).state)
     assert equal(

@@ -16,7 +16,7 @@ from typing import Any
 from edgenode.experiments.definitions import METRICS, Experiment, Metric, Outcome, Row
 from edgenode.experiments.presets import Scale
 from edgenode.experiments.runner import OutcomeStore, Trial
-from edgenode.storage.checkpoints import write_atomically
+from edgenode.storage.filesystem import write_atomically
 
 _Point = tuple[Any, float, float]  # x, mean, standard deviation
 _MARKERS, _STYLES = ("o", "s"), ("-", "--")  # of the first and the second metric of a figure

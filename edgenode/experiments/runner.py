@@ -21,7 +21,7 @@ from edgenode.config import Config
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
 from edgenode.experiments.definitions import Outcome, Row
 from edgenode.experiments.presets import Settings
-from edgenode.storage.checkpoints import write_atomically
+from edgenode.storage.filesystem import write_atomically
 
 if TYPE_CHECKING:
     from edgenode.simulate.runner import Simulation

@@ -14,7 +14,7 @@ from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
 from edgenode.experiments.presets import PAPER_EPOCHS, RESNET20, RESNET110, VGG11
 from edgenode.experiments.report import table
-from edgenode.storage.checkpoints import write_atomically
+from edgenode.storage.filesystem import write_atomically
 
 
 @dataclass(frozen=True)

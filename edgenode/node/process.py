@@ -55,7 +55,7 @@ from edgenode.node.runner import NodeRunner, Outcome, Worker
 from edgenode.observability.metrics import metrics_app
 from edgenode.observability.systemd import Notifier
 from edgenode.storage import result_file
-from edgenode.storage.checkpoints import Arrays, Store
+from edgenode.storage.checkpoints import Arrays, CheckpointStore
 
 log = structlog.get_logger()
 
@@ -99,7 +99,7 @@ class NodeProcess:
         self.options = options
         self.config = options.config
         self.worker = Worker()
-        self.store = Store(options.state_dir, self.config.digest())
+        self.store = CheckpointStore(options.state_dir, self.config.digest())
         process = secrets.token_hex(8)
         self.identity = Identity(self.config.run.cluster, options.name, self.config.digest(), process=process)
         self.saved = self._saved()
@@ -127,7 +127,7 @@ class NodeProcess:
         if self.options.fresh:
             _remove(self.store.folder)
         try:
-            rounds, plan, damage = self.store.offer()
+            rounds, plan, damage = self.store.scan()
         except OtherRun as exc:
             raise ConfigError(f"{exc}; forget it with --fresh, or give another --state-dir") from exc
         for reason in damage:

@@ -23,7 +23,7 @@ from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import CheckpointError
 from edgenode.observability.model_sketch import Sketch
-from edgenode.storage.checkpoints import Arrays, Checkpoint, Store
+from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore
 from edgenode.storage.result_file import NodeResult
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Replica:
         trainer: Trainer,
         plan: Plan,
         start: int,
-        store: Store | None,
+        store: CheckpointStore | None,
         window: int,
         fetched: Arrays | None = None,
     ) -> None:

@@ -49,7 +49,7 @@ from edgenode.node.progress import RoundTimer, StallReporter
 from edgenode.node.replica import Replica
 from edgenode.node.resources import Sensors
 from edgenode.storage import result_file
-from edgenode.storage.checkpoints import Arrays, Store
+from edgenode.storage.checkpoints import Arrays, CheckpointStore
 
 if TYPE_CHECKING:
     from edgenode.tasks.trainer import Trainer
@@ -133,7 +133,7 @@ class NodeRunner:
         trainer: Trainer,
         plan: Plan,
         start: int,
-        store: Store,
+        store: CheckpointStore,
         server: PeerServer,
         worker: Worker,
         control: ControlLink | None,

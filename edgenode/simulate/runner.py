@@ -43,7 +43,7 @@ from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.node.replica import Replica
 from edgenode.simulate.skew_scout import SkewScout
 from edgenode.storage import result_file
-from edgenode.storage.checkpoints import Store
+from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.result_file import NodeResult
 
 # Acknowledgements take no time here. A window of one delays no node, and saves the memory of older rounds' messages.
@@ -108,14 +108,14 @@ class Simulation:
         file = None if self._out is None else self._out / "skew-scout.json"
         return SkewScout(self._config, self._replicas, file, self.round)
 
-    def _store(self, name: str) -> Store | None:
-        return None if self._out is None else Store(self._out / name, self._config.digest())
+    def _store(self, name: str) -> CheckpointStore | None:
+        return None if self._out is None else CheckpointStore(self._out / name, self._config.digest())
 
-    def _saved(self, store: Store | None) -> tuple[frozenset[int], Plan | None]:
+    def _saved(self, store: CheckpointStore | None) -> tuple[frozenset[int], Plan | None]:
         if store is None:
             return _NO_CHECKPOINTS
         try:
-            rounds, plan, damage = store.offer()
+            rounds, plan, damage = store.scan()
         except OtherRun as exc:
             raise ConfigError(f"{exc}; discard it with --fresh, or choose another --out") from exc
         self.damage += damage

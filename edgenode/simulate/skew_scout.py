@@ -27,7 +27,7 @@ from edgenode.config import Config
 from edgenode.core.topology.graph import Digraph
 from edgenode.errors import CheckpointError
 from edgenode.node.replica import Replica
-from edgenode.storage.checkpoints import write_atomically
+from edgenode.storage.filesystem import write_atomically
 
 # the rule ----------------------------------------------------------------------------------------------
 

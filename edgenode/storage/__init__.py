@@ -1,1 +1,1 @@
-"""What outlives a process: checkpoints, the controller's state, the history and the results of runs."""
+"""The files that outlive a process: checkpoints, controller state, run history and results."""

@@ -1,9 +1,20 @@
-"""What a node keeps on disk: checkpoints of whole rounds. Safetensors and JSON, never pickle; whole or not at all.
+"""The checkpoints of a node: a folder per round, in safetensors and JSON, never pickle.
 
-A checkpoint is a folder, written beside its place, flushed and renamed into it; ``sha256sum -c SHA256SUMS`` in the
-folder tells whether it is intact, and so does ``load``. No older one goes before the new one would survive a power
-cut; where one of the same round stands, it is set aside, and is read until the new one is in its place. The state of
-round t is the one between two rounds, so the checkpoints of one round on all nodes are a consistent cut of the cluster.
+The state of round t is the one between two rounds, so the checkpoints of one round on all nodes are a consistent cut of
+the cluster.
+
+The process may die, or the power may fail, at any moment. The invariant is: a checkpoint whose save has returned can be
+loaded until two newer rounds are saved. The steps of a save, with what can be loaded after a power cut:
+
+1. Flush the checkpoint folder and its parents, whose names may be new. Remove what dead processes left unfinished.
+2. Write the files into a hidden folder and flush them, then flush that folder. Loads ignore it.
+3. If the round was saved before, rename that checkpoint to a hidden name. Loads read it there until step 4 is done.
+4. Rename the new folder into place. Until the next step, a load finds the old state or the new one, and both are whole.
+5. Flush the checkpoint folder. The new checkpoint survives from here on.
+6. Remove what is older than the newest two. Only now, because before step 5 the new one could be lost.
+
+Damage of other kinds is detected: SHA256SUMS covers all content. ``load`` verifies it, and so does
+``sha256sum -c SHA256SUMS`` in the folder of a checkpoint.
 """
 
 from __future__ import annotations
@@ -25,7 +36,7 @@ from safetensors import numpy as tensors
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
-from edgenode.storage.filesystem import REAL_DISK, Disk, make_lasting
+from edgenode.storage.filesystem import REAL_DISK, Disk, make_durable
 
 _FORMAT = 2
 _KEPT = 2
@@ -38,10 +49,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything a node needs to go on as if it had never stopped.
+    """What a node needs to resume with bit-identical results.
 
     Attributes:
-        local: the trainer's own state: momentum, BatchNorm buffers.
+        local: state that is never sent: momentum, BatchNorm buffers.
         counts: messages and bytes sent so far, by name.
     """
 
@@ -52,7 +63,7 @@ class Checkpoint:
     counts: Mapping[str, int]
 
 
-class Store:
+class CheckpointStore:
     """The checkpoints of one node in one folder."""
 
     def __init__(self, state_dir: Path, run_digest: str, disk: Disk = REAL_DISK) -> None:
@@ -60,26 +71,26 @@ class Store:
         self._run_digest, self._disk = run_digest, disk
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, and then drop all but the newest two; it is on the medium when this returns.
+        """Write a checkpoint, then remove all but the newest two. It is on the medium when this returns.
 
         Raises:
-            CheckpointError: the disk refuses it.
+            CheckpointError: the disk does not accept it.
         """
         scratch = self._hidden(checkpoint.round, _PARTIAL)
         try:
             self._write(checkpoint, scratch)
         except (OSError, SafetensorError) as exc:
-            with suppress(OSError):  # a full disk needs the room
+            with suppress(OSError):  # make room on a full disk
                 self._disk.remove(scratch)
             raise CheckpointError(f"cannot write the checkpoint of round {checkpoint.round}: {exc}") from exc
         with suppress(OSError, CheckpointError):
-            self._drop(checkpoint.round)
+            self._remove_older(checkpoint.round)
 
     def _write(self, checkpoint: Checkpoint, scratch: Path) -> None:
         disk, place = self._disk, self._place(checkpoint.round)
-        make_lasting(disk, self.folder)
+        make_durable(disk, self.folder)
         for name in disk.names(self.folder):
-            if name.startswith(".") and name.endswith(f".{_PARTIAL}"):  # of a process that died while it wrote
+            if name.startswith(".") and name.endswith(f".{_PARTIAL}"):  # from a process that died during a save
                 disk.remove(self.folder / name)
         disk.make_folder(scratch)
         for name, content in self._files(checkpoint).items():
@@ -95,14 +106,14 @@ class Store:
         # precaution: the folder of a renamed checkpoint is flushed
         disk.flush(self.folder)
 
-    def _drop(self, saved: int) -> None:
+    def _remove_older(self, saved: int) -> None:
         self._disk.remove(self._hidden(saved, _REPLACED))
         for old in sorted(self.rounds())[:-_KEPT]:
             self._disk.remove(self._hidden(old, _REPLACED))
             self._disk.remove(self._place(old))
 
     def rounds(self) -> frozenset[int]:
-        """The rounds a checkpoint was written for.
+        """The rounds with a checkpoint, intact or not.
 
         Raises:
             CheckpointError: the folder cannot be read.
@@ -114,10 +125,11 @@ class Store:
         return frozenset(int(match[1] or match[2]) for match in found if match)
 
     def load(self, t: int) -> Checkpoint:
-        """The checkpoint of a round.
+        """Load the checkpoint of a round.
 
         Raises:
-            CheckpointError: it is absent, damaged, or of another run; the file is named.
+            OtherRun: it belongs to another run.
+            CheckpointError: it is absent or damaged. The text names the file.
         """
         folder = self._place(t)
         try:
@@ -150,10 +162,10 @@ class Store:
         return Checkpoint(t, state, plan, local, counts)
 
     def rewind(self, t: int) -> None:
-        """Drop what was saved after a round: a history that the others do not go on with.
+        """Remove the checkpoints after a round: all nodes resume from that round.
 
         Raises:
-            CheckpointError: the disk refuses it.
+            CheckpointError: the disk does not accept it.
         """
         try:
             for newer in sorted(r for r in self.rounds() if r > t):
@@ -161,15 +173,15 @@ class Store:
                 self._disk.remove(self._place(newer))
             self._disk.flush(self.folder)
         except FileNotFoundError:
-            pass  # nothing was ever saved
+            pass  # the folder does not exist: nothing was saved
         except OSError as exc:
-            raise CheckpointError(f"cannot drop the checkpoints after round {t}: {exc}") from exc
+            raise CheckpointError(f"cannot remove the checkpoints after round {t}: {exc}") from exc
 
-    def offer(self) -> tuple[frozenset[int], Plan | None, tuple[str, ...]]:
-        """What to offer for going on: the intact rounds, the plan of the newest of them, and what is wrong with others.
+    def scan(self) -> tuple[frozenset[int], Plan | None, tuple[str, ...]]:
+        """Verify all checkpoints. Return the intact rounds, the plan of the newest, and a text for each damaged one.
 
         Raises:
-            OtherRun: there is a checkpoint of another run.
+            OtherRun: a checkpoint belongs to another run.
             CheckpointError: the folder cannot be read.
         """
         plans, damage = {}, []
@@ -200,15 +212,6 @@ class Store:
         }
         files = {_STATE: tensors.save(arrays), _META: json.dumps(meta, indent=1).encode()}
         return files | {_SUMS: _sums(files)}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file as a whole; it is on the medium when this returns."""
-    scratch = path.with_name(f".{path.name}.partial")
-    REAL_DISK.write(scratch, text.encode())
-    REAL_DISK.flush(scratch)
-    REAL_DISK.rename(scratch, path)
-    REAL_DISK.flush(path.parent)
 
 
 def _sums(files: Mapping[str, bytes]) -> bytes:

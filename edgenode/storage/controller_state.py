@@ -1,7 +1,16 @@
-"""What a controller writes down before it acts: its term, its ballot and the plan. SQLite; gone when the run is over.
+"""What the next controller of a run must know: term, ballot, plan and pause. SQLite, removed when the run is over.
 
-A save is one transaction, on the medium when it returns: what is read is what was saved last, or it is refused by
-name. Records stay where they are, and new ones are added. No connection outlives a call.
+The controller acts only after it has saved. The invariant is: ``load`` returns what the last ``save`` that returned was
+given, or raises an error that names the file.
+
+1. The first save makes the database under a hidden name and renames it into place when it is whole. A database without
+   content in its place is therefore damage.
+2. Every further save is one transaction. SQLite keeps the old content in a journal until the new one is flushed, and a
+   process that opens the database after a crash restores it.
+3. Every save stores a checksum over all values, because SQLite does not notice a flipped bit in a value.
+
+A save replaces the records that differ and inserts the new ones. So its cost does not grow with the plan. Every method
+opens a connection and closes it, so each may run in any thread.
 """
 
 from __future__ import annotations
@@ -15,11 +24,11 @@ from pathlib import Path
 from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError
-from edgenode.storage.filesystem import REAL_DISK, make_lasting
+from edgenode.storage.filesystem import REAL_DISK, make_durable
 
 _APPLICATION = int.from_bytes(b"edgn")
 _FORMAT = 2
-_BESIDE = ("-journal", "-wal", "-shm")  # what SQLite, or a look with another tool, may leave next to a database
+_SUFFIXES = ("-journal", "-wal", "-shm")  # of files that SQLite may leave next to a database
 _SCHEMA = f"""
 BEGIN;
 PRAGMA application_id = {_APPLICATION};
@@ -30,7 +39,7 @@ CREATE TABLE state (
     term INTEGER NOT NULL,
     ballot INTEGER NOT NULL,
     paused INTEGER NOT NULL CHECK (paused IN (0, 1)),
-    sha256 TEXT NOT NULL  -- over all of the above and the records: SQLite itself notices no flipped bit in a value
+    sha256 TEXT NOT NULL  -- over all of the above and the records
 );
 CREATE TABLE record (number INTEGER PRIMARY KEY, json TEXT NOT NULL);
 COMMIT;
@@ -45,24 +54,25 @@ class ControllerState:
         self._run_digest = run_digest
 
     def save(self, persist: Persist) -> None:
-        """Replace what was written down; it is on the medium when this returns.
+        """Replace what was saved. It is on the medium when this returns.
 
         Raises:
-            CheckpointError: the disk refuses it.
+            CheckpointError: the disk does not accept it.
         """
         try:
             if self.path.exists():
                 self._write(self.path, persist)
             else:
-                self._begin(persist)
+                self._create(persist)
         except (OSError, sqlite3.Error) as exc:
             raise CheckpointError(f"cannot write {self.path}: {exc}") from exc
 
     def load(self) -> Persist | None:
-        """What the last controller of this run wrote down; None if there was none, or its run is over.
+        """Load what was saved last. None if nothing was, or the run is over.
 
         Raises:
-            CheckpointError: the file is damaged; OtherRun: it is of another run.
+            OtherRun: it belongs to another run.
+            CheckpointError: it is damaged.
         """
         try:
             if not self.path.exists():
@@ -75,18 +85,17 @@ class ControllerState:
             ) from exc
 
     def close(self) -> None:
-        """The run is over."""
+        """Remove the database: the run is over."""
         if self.path.exists():
-            for name in ("", *_BESIDE):
+            for name in ("", *_SUFFIXES):
                 Path(f"{self.path}{name}").unlink(missing_ok=True)
             REAL_DISK.flush(self.path.parent)
 
-    def _begin(self, persist: Persist) -> None:
-        """A new database, made beside its place: an empty one there is damage, not the start of one."""
-        make_lasting(REAL_DISK, self.path.parent)
+    def _create(self, persist: Persist) -> None:
+        make_durable(REAL_DISK, self.path.parent)
         scratch = self.path.with_name(f".{self.path.name}.partial")
-        for left in (scratch, *(Path(f"{path}{name}") for path in (scratch, self.path) for name in _BESIDE)):
-            left.unlink(missing_ok=True)  # a journal would be played back into the new database
+        for leftover in (scratch, *(Path(f"{path}{name}") for path in (scratch, self.path) for name in _SUFFIXES)):
+            leftover.unlink(missing_ok=True)  # SQLite would apply an old journal to the new database
         with closing(sqlite3.connect(scratch)) as database:
             database.executescript(_SCHEMA)
         self._write(scratch, persist)
@@ -98,7 +107,8 @@ class ControllerState:
         head = self._run_digest, persist.term, persist.ballot, int(persist.paused)
         digest = _digest(*head, (record.to_json() for record in records))
         with closing(_open(path)) as database:
-            # FULL would not flush the folder: the journal could be back after a power cut, and undo what was written
+            # FULL does not flush the folder when the journal is removed. After a power cut the journal could exist
+            # again, and SQLite would undo a transaction that save has reported as done.
             database.execute("PRAGMA synchronous = EXTRA")
             with database:  # one transaction
                 database.execute(
@@ -113,7 +123,7 @@ class ControllerState:
 
     def _read(self, database: sqlite3.Connection) -> Persist:
         if _value(database, "PRAGMA application_id") != _APPLICATION:
-            raise ValueError("it is no ledger of a controller")
+            raise ValueError("it is not a controller's state")
         if (version := _value(database, "PRAGMA user_version")) != _FORMAT:
             raise ValueError(f"format {version}, expected {_FORMAT}")
         if (check := _value(database, "PRAGMA integrity_check")) != "ok":
@@ -127,14 +137,14 @@ class ControllerState:
             raise ValueError("its checksum does not match")
         if run_digest != self._run_digest:
             raise OtherRun(
-                f"{self.path} is of an unfinished run with another configuration, digest {run_digest}, ours is "
-                f"{self._run_digest}: remove it, or give another --state-dir"
+                f"{self.path} belongs to an unfinished run with another configuration: its digest is {run_digest}, ours is "
+                f"{self._run_digest}. Remove it, or use another --state-dir"
             )
         return Persist(term, ballot, Plan(tuple(map(Record.from_json, texts))), bool(paused))
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Never makes a database: sqlite3.Error if there is none."""
+    """Open an existing database; sqlite3.Error if there is none."""
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
 
 
@@ -145,6 +155,6 @@ def _value(database: sqlite3.Connection, query: str) -> object:
 
 def _digest(run_digest: str, term: int, ballot: int, paused: int, records: Iterable[str]) -> str:
     digest = sha256("\n".join([run_digest, str(term), str(ballot), str(paused)]).encode())
-    for record in records:  # one at a time: a long run has thousands
+    for record in records:  # one at a time, as a long run has thousands
         digest.update(f"\n{record}".encode())
     return digest.hexdigest()

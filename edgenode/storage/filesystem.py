@@ -1,6 +1,6 @@
-"""The few things a checkpoint asks of a file system, so that a simulated one can take its place.
+"""The file operations that checkpoints need, so that the tests can put a simulated disk in place of the real one.
 
-Nothing here flushes by itself: who writes decides what must be on the medium before what.
+No operation flushes by itself. The caller decides what must be on the medium before what.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
-# What PostgreSQL forgives a folder, too: one that we may not read is none we made; some file systems cannot flush one.
-_NO_FLUSH_OF_FOLDERS = (errno.EACCES, errno.EBADF, errno.EINVAL)
+# PostgreSQL ignores these for folders too. A folder without read permission was not made by this process, and some file
+# systems cannot flush a folder.
+_FOLDER_CANNOT_BE_FLUSHED = (errno.EACCES, errno.EBADF, errno.EINVAL)
 
 
 class Disk(Protocol):
-    """A file system. What was not flushed, a power cut may lose, tear or reorder. Every method may raise OSError."""
+    """A file system. A power cut may lose, tear or reorder what was not flushed. Every method may raise OSError."""
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder, and those above it; nothing if it is there."""
+        """Make a folder and its parents. Do nothing if it exists."""
 
     def write(self, path: Path, content: bytes) -> None:
         """Make or replace a file."""
@@ -28,13 +29,13 @@ class Disk(Protocol):
         """Wait until the content of a file, or the names in a folder, are on the medium."""
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give something another name in the same folder, at once."""
+        """Rename a file or folder within its folder, in one step."""
 
     def remove(self, path: Path) -> None:
-        """Remove a folder with all in it; nothing if it is absent."""
+        """Remove a folder and its content. Do nothing if it is absent."""
 
     def names(self, folder: Path) -> list[str]:
-        """The names in a folder, in any order; none if it is absent."""
+        """The names in a folder, in any order. Empty if the folder is absent."""
         ...
 
     def read(self, path: Path) -> bytes:
@@ -59,7 +60,7 @@ class RealDisk:
             finally:
                 os.close(handle)
         except OSError as exc:
-            if exc.errno not in _NO_FLUSH_OF_FOLDERS or not path.is_dir():
+            if exc.errno not in _FOLDER_CANNOT_BE_FLUSHED or not path.is_dir():
                 raise
 
     def rename(self, old: Path, new: Path) -> None:
@@ -79,11 +80,20 @@ class RealDisk:
 REAL_DISK = RealDisk()
 
 
-def make_lasting(disk: Disk, folder: Path) -> None:
-    """Make a folder such that its name, the names above it and those in it survive a power cut.
+def make_durable(disk: Disk, folder: Path) -> None:
+    """Make a folder so that it, its parents and the names in it survive a power cut.
 
-    Any of them may be new although it is there: of a process that died before it flushed them.
+    Folders that exist are flushed too: the process that made them may have died before it flushed them.
     """
     disk.make_folder(folder)
     for path in (folder, *folder.parents):
         disk.flush(path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file. It holds the old text or the new one at any moment, and the new one when this returns."""
+    scratch = path.with_name(f".{path.name}.partial")
+    REAL_DISK.write(scratch, text.encode())
+    REAL_DISK.flush(scratch)
+    REAL_DISK.rename(scratch, path)
+    REAL_DISK.flush(path.parent)

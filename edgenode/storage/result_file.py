@@ -1,4 +1,4 @@
-"""result.json: one schema for a node, for a demo and for a simulation; and the figures that go into it."""
+"""result.json: one schema for nodes, demos and simulations, and the numbers in it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import numpy as np
 from edgenode.config import Config
 from edgenode.core.algorithm.compression import Floats
 from edgenode.errors import CheckpointError
-from edgenode.storage.checkpoints import write_atomically
+from edgenode.storage.filesystem import write_atomically
 
 SCHEMA = "edgenode/result/1"
-_WORSE = 0.02  # of test accuracy: more than one evaluation differs from the next
+_NOISE = 0.02  # two evaluations of equally good models differ by less test accuracy than this
 
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What one node did. Bytes and messages are those it sent; dense bytes what they would weigh as float32.
+    """The results of one node. Messages and bytes are those that it sent.
 
     Attributes:
-        peak_memory_bytes: the most that its process held.
-        joules_per_round: of the whole board or processor, since that process began to train; None without a sensor.
-        power_sensor: what measured that, or why nothing did.
+        dense_bytes: the size of the same messages as uncompressed float32.
+        peak_memory_bytes: the most memory that its process held.
+        joules_per_round: of the whole board or processor, since the process began to train. None without a sensor.
+        power_sensor: what measured the energy, or why nothing did.
     """
 
     node: str
@@ -48,10 +49,10 @@ def summary(
     """The content of result.json.
 
     Args:
-        models: z of every node, [n][d], where they are all known; without them the divergences are null.
+        models: z of every node, [n][d]. Without them the divergences are null.
 
-    ``parameter_divergence_l2`` is 1/n sum |z_i - mean z| (section 4), ``parameter_divergence_mse`` the mean square of
-    the same differences; ``compression_factor`` is dense bytes over payload bytes, all phases included.
+    ``parameter_divergence_l2`` is 1/n sum |z_i - mean z| (section 4), and ``parameter_divergence_mse`` the mean square
+    of the same differences. ``compression_factor`` is dense bytes over payload bytes, over all phases.
     """
     algorithm = config.algorithm
     l2, mse = divergence(models) if models else (None, None)
@@ -79,22 +80,23 @@ def divergence(models: Sequence[Floats]) -> tuple[float, float]:
 
 
 def no_gain(before: float | None, average: float) -> str:
-    """What to do about an average that is worse than the models it is of; empty if it is not.
+    """What to do if the average of the models is worse than the models were. Empty if it is not worse.
 
     Args:
-        before, average: test accuracies, 0 to 1; None where it was not measured.
+        before: mean test accuracy of the models, 0 to 1. None if it was not measured.
+        average: test accuracy of their average.
     """
-    if before is None or before - average < _WORSE:
+    if before is None or before - average < _NOISE:
         return ""
     return (
-        f"the average of all models has a test accuracy of {average:.1%}, and before it they had {before:.1%}: "
-        "they are too far apart. More rounds, a larger share or a smaller learning rate bring them closer; "
-        'algorithm.name = "sp" leaves the average out'
+        f"the average of all models has a test accuracy of {average:.1%}, and the models had {before:.1%} before: "
+        "they are too far apart. More rounds, a larger share or a smaller learning rate bring them closer. "
+        'algorithm.name = "sp" does without the average'
     )
 
 
 def describe_compressor(config: Config) -> str:
-    """The compressor in a word or two: topk-0.01-int8."""
+    """A short name of the compressor, such as topk-0.01-int8."""
     algorithm = config.algorithm
     if algorithm.name == "local":
         return "none"
@@ -108,10 +110,10 @@ def describe_compressor(config: Config) -> str:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Write a result.json, whole or not at all.
+    """Write a result.json atomically.
 
     Raises:
-        CheckpointError: the disk refuses it.
+        CheckpointError: the disk does not accept it.
     """
     try:
         write_atomically(path, json.dumps(result, indent=2) + "\n")
@@ -120,6 +122,6 @@ def write(path: Path, result: dict[str, Any]) -> None:
 
 
 def read_node(path: Path) -> NodeResult:
-    """The one node of a node's own result.json."""
+    """Read the result.json of one node."""
     (node,) = json.loads(path.read_text())["nodes"]
     return NodeResult(**node)

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from edgenode.storage.checkpoints import Store
+from edgenode.storage.checkpoints import CheckpointStore
 from tests.e2e.fleet import Fleet, Process, free_ports
 
 
@@ -129,7 +129,7 @@ def test_without_a_controller_a_killed_node_ends_the_others_by_name_and_their_ch
         assert re.fullmatch(r"edgenode: round \d+ timed out waiting for .*\bnode-2\b.*", node.errors[-1])
         assert len(node.errors) == 1
     for node in survivors:
-        store = Store(fleet.state(node.name), config.digest())
+        store = CheckpointStore(fleet.state(node.name), config.digest())
         newest = max(store.rounds())
         assert newest >= 20
         assert store.load(newest).state.x.size > 0

@@ -20,7 +20,7 @@ from edgenode.cli import group
 from edgenode.config import Config
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.plan import Member, create_plan
-from edgenode.storage.checkpoints import Checkpoint, Store
+from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 from tests.e2e.fleet import Fleet
 
 ANY = ("--listen", "127.0.0.1:0", "--wait", "1", "--state-dir", "state")
@@ -30,7 +30,7 @@ def saved(folder: Path, config: Config) -> str:
     """Write a checkpoint of round 40; return the digest of its run."""
     plan = create_plan(config.run.cluster, [Member("a"), Member("b")], factory.schedule(config))
     state = State.initial(np.zeros(3, np.float32))
-    Store(folder, config.digest()).save(Checkpoint(40, state, plan, {}, {}))
+    CheckpointStore(folder, config.digest()).save(Checkpoint(40, state, plan, {}, {}))
     return config.digest()
 
 

@@ -17,7 +17,7 @@ from edgenode.core.protocol.orders import EvictionCommitted, Fence, Halt, Hello,
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.errors import ConfigError, TransportError
 from edgenode.node.process import NodeProcess, Options
-from edgenode.storage.checkpoints import Checkpoint, Store
+from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 
 
 def options(folder: Path, **changes: Any) -> Options:
@@ -114,7 +114,7 @@ def save(folder: Path, *rounds: int, config: Config = OURS) -> Plan:
     plan = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(config))
     for t in rounds:
         state = State.initial(np.zeros(3, np.float32))
-        Store(folder, config.digest()).save(Checkpoint(t, state, plan, {}, {}))
+        CheckpointStore(folder, config.digest()).save(Checkpoint(t, state, plan, {}, {}))
     return plan
 
 

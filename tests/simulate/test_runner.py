@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from edgenode.config import KEYS, Config, load
 from edgenode.errors import CheckpointError, ConfigError, GraphError
 from edgenode.simulate.runner import Simulation
-from edgenode.storage.checkpoints import Store
+from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.tasks import datasets
 from edgenode.tasks.datasets import Dataset
 
@@ -158,7 +158,7 @@ def test_interruption_in_the_first_save_starts_over(tmp_path: Path, whole: tuple
     simulation = Simulation(config(), tmp_path)
     (save, *_) = simulation._replicas["node-0"].node.start()
     simulation._perform("node-0", simulation._replicas["node-0"], save)
-    assert Store(tmp_path / "node-0", config().digest()).rounds() == {0}
+    assert CheckpointStore(tmp_path / "node-0", config().digest()).rounds() == {0}
     assert untimed(Simulation(config(), tmp_path).run()) == whole[0]
 
 

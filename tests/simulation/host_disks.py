@@ -1,4 +1,4 @@
-"""The disks of the hosts: checkpoints by the real Store, half-written when a process dies, torn when the power fails.
+"""The disks of the hosts, with real checkpoints: half-written when a process dies, torn when the power fails.
 
 What a save has acknowledged must be there afterwards, and all who resume must do so from one history.
 """
@@ -16,7 +16,7 @@ from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import Save
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import LocalProtocolError
-from edgenode.storage.checkpoints import Checkpoint, Store
+from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 from tests.simulation.fake_disk import PowerCut, SimulatedDisk
 from tests.simulation.learners import Weighed
 
@@ -65,7 +65,7 @@ class HostDisks:
 
     def offer(self, host: str) -> tuple[frozenset[int], Plan | None]:
         """What a process finds on its disk: the rounds, and the plan in the newest."""
-        rounds, plan, damage = self._store(host).offer()
+        rounds, plan, damage = self._store(host).scan()
         self._happened["torn checkpoint refused"] += len(damage)
         newest = sorted({*self._safe[host], *rounds})[-2:]
         lost = set(newest) & self._safe[host] - rounds
@@ -98,5 +98,5 @@ class HostDisks:
         self._store(host).rewind(t)
         self._safe[host] = {r for r in self._safe[host] if r <= t}
 
-    def _store(self, host: str) -> Store:
-        return Store(_STATE_DIR, self._run_digest, self._disks[host])
+    def _store(self, host: str) -> CheckpointStore:
+        return CheckpointStore(_STATE_DIR, self._run_digest, self._disks[host])

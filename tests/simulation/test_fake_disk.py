@@ -17,7 +17,7 @@ from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError
-from edgenode.storage.checkpoints import Checkpoint, Store
+from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 from edgenode.storage.filesystem import REAL_DISK, Disk
 from tests.simulation.fake_disk import PowerCut, SimulatedDisk
 
@@ -36,8 +36,8 @@ def a_checkpoint(t: int, version: int) -> Checkpoint:
 SAVES = [a_checkpoint(t, version) for version, t in enumerate(ROUNDS)]
 
 
-def the_store(disk: Disk) -> Store:
-    return Store(STATE_DIR, "run", disk)
+def the_store(disk: Disk) -> CheckpointStore:
+    return CheckpointStore(STATE_DIR, "run", disk)
 
 
 def same(a: Checkpoint, b: Checkpoint) -> bool:
@@ -47,7 +47,7 @@ def same(a: Checkpoint, b: Checkpoint) -> bool:
     )
 
 
-def loadable(store: Store) -> dict[int, Checkpoint]:
+def loadable(store: CheckpointStore) -> dict[int, Checkpoint]:
     intact = {}
     for t in store.rounds():
         try:
@@ -68,7 +68,7 @@ def require_the_law(disk: SimulatedDisk, returned: Sequence[Checkpoint], under_w
     for t in newest:
         assert t in intact or len([r for r in intact if r > t]) >= 2, f"round {t} is lost"
     if intact:
-        assert store.offer()[0] == intact.keys()
+        assert store.scan()[0] == intact.keys()
     store.save(after := a_checkpoint(1000, 1000))
     disk.crash(random.Random(0))
     intact = loadable(the_store(disk))

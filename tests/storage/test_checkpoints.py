@@ -1,4 +1,4 @@
-"""Checkpoints: to the bit or not at all."""
+"""Checkpoints: a load is bit-identical to the save, or fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError
-from edgenode.storage.checkpoints import Checkpoint, Store, write_atomically
+from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
+from edgenode.storage.filesystem import write_atomically
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
 DTYPES = [
@@ -48,11 +49,11 @@ def a_checkpoint(t: int = 50, **local: np.ndarray) -> Checkpoint:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path, "run")
+def store(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path, "run")
 
 
-def folder(store: Store, t: int = 50) -> Path:
+def folder(store: CheckpointStore, t: int = 50) -> Path:
     return store.folder / f"round-{t:09d}"
 
 
@@ -60,13 +61,13 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
 
-# --- there and back
+# --- round trips
 
 
-def test_a_checkpoint_comes_back_to_the_bit(store: Store) -> None:
+def test_checkpoint_round_trip_is_bit_identical(store: CheckpointStore) -> None:
     saved = a_checkpoint()
     store.save(saved)
-    loaded = Store(store.folder.parent, "run").load(50)
+    loaded = CheckpointStore(store.folder.parent, "run").load(50)
     assert same_bits(loaded.state.x, saved.state.x)
     assert same_bits(loaded.state.error, saved.state.error)
     assert same_bits(loaded.state.u, saved.state.u)
@@ -76,40 +77,42 @@ def test_a_checkpoint_comes_back_to_the_bit(store: Store) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3)])
-def test_local_arrays_of_every_kind_and_shape_come_back(store: Store, dtype: str, shape: tuple[int, ...]) -> None:
+def test_local_arrays_of_every_dtype_and_shape_round_trip(
+    store: CheckpointStore, dtype: str, shape: tuple[int, ...]
+) -> None:
     array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
     store.save(a_checkpoint(**{"buffer.bn.running": array}))
     assert same_bits(store.load(50).local["buffer.bn.running"], array)
 
 
-def test_local_arrays_need_not_be_contiguous(store: Store) -> None:
+def test_local_arrays_need_not_be_contiguous(store: CheckpointStore) -> None:
     array = np.arange(12.0).reshape(3, 4).T
     store.save(a_checkpoint(momentum=array))
     assert np.array_equal(store.load(50).local["momentum"], array)
 
 
 @pytest.mark.parametrize("u", [5e-324, 1.0, 1 - 2**-53, 0.1 + 0.2])
-def test_u_keeps_its_last_bit(store: Store, u: float) -> None:
+def test_u_keeps_its_last_bit(store: CheckpointStore, u: float) -> None:
     checkpoint = a_checkpoint()
     checkpoint.state.u[1] = u
     store.save(checkpoint)
     assert store.load(50).state.u[1] == u
 
 
-def test_the_newest_two_are_kept(store: Store) -> None:
+def test_newest_two_rounds_are_kept(store: CheckpointStore) -> None:
     for t in (50, 100, 150, 1_000_000):
         store.save(a_checkpoint(t))
     assert store.rounds() == {150, 1_000_000}
     assert sorted(p.name for p in store.folder.iterdir()) == ["round-000000150", "round-001000000"]
 
 
-def test_a_round_may_be_saved_again(store: Store) -> None:
+def test_round_can_be_saved_again(store: CheckpointStore) -> None:
     store.save(a_checkpoint(momentum=np.zeros(1)))
     store.save(a_checkpoint(momentum=np.ones(1)))
     assert store.load(50).local["momentum"] == [1.0]
 
 
-def test_foreign_files_in_the_folder_are_left_alone(store: Store) -> None:
+def test_foreign_files_in_the_folder_stay(store: CheckpointStore) -> None:
     store.save(a_checkpoint())
     shutil.copytree(folder(store), store.folder / "round-000000050.bak")
     (store.folder / "round-notes").touch()
@@ -118,7 +121,7 @@ def test_foreign_files_in_the_folder_are_left_alone(store: Store) -> None:
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
-def test_sha256sum_checks_a_checkpoint(store: Store) -> None:
+def test_sha256sum_verifies_a_checkpoint(store: CheckpointStore) -> None:
     store.save(a_checkpoint())
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder(store), check=True)
 
@@ -127,12 +130,12 @@ def test_sha256sum_checks_a_checkpoint(store: Store) -> None:
 
 
 class Crash(BaseException):
-    """The process dies here."""
+    """The process dies."""
 
 
 @contextmanager
 def crash_at(call: int) -> Iterator[list[str]]:
-    """Die at the n-th system call of the file system that a save makes."""
+    """Die at the n-th file system call of a save."""
     calls: list[str] = []
 
     def dying(name: str, real: object) -> object:
@@ -151,11 +154,11 @@ def crash_at(call: int) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["next", "again"])
-def test_a_crash_at_any_step_leaves_what_can_be_loaded(tmp_path: Path, again: bool) -> None:
-    """``again`` saves a round that is there already: after a resume from an older one."""
+def test_crash_at_any_step_leaves_loadable_checkpoints(tmp_path: Path, again: bool) -> None:
+    """``again`` saves a round that exists already, as happens after a resume from an older one."""
     steps = 0
     while True:
-        store = Store(tmp_path / str(steps), "run")
+        store = CheckpointStore(tmp_path / str(steps), "run")
         store.save(a_checkpoint(50))
         store.save(a_checkpoint(100))
         try:
@@ -166,7 +169,7 @@ def test_a_crash_at_any_step_leaves_what_can_be_loaded(tmp_path: Path, again: bo
         else:
             assert len(calls) == steps
             break
-        rounds, plan, _ = Store(tmp_path / str(steps), "run").offer()
+        rounds, plan, _ = CheckpointStore(tmp_path / str(steps), "run").scan()
         assert rounds == {50, 100} if again else {50, 100} <= rounds or rounds >= {100, 150}, calls
         assert plan == a_checkpoint().plan
         for t in rounds:
@@ -178,14 +181,14 @@ def test_a_crash_at_any_step_leaves_what_can_be_loaded(tmp_path: Path, again: bo
     assert steps > 6
 
 
-def test_partial_folders_are_never_offered(store: Store) -> None:
+def test_partial_folders_are_not_scanned(store: CheckpointStore) -> None:
     store.save(a_checkpoint(50))
     shutil.copytree(folder(store), store.folder / ".round-000000100.partial")
     assert store.rounds() == {50}
     for name in ("state.safetensors", "meta.json", "SHA256SUMS"):
         shutil.copytree(folder(store), folder(store, 100))
         (folder(store, 100) / name).unlink()
-        assert store.offer()[0] == {50}
+        assert store.scan()[0] == {50}
         with pytest.raises(CheckpointError, match=name):
             store.load(100)
         shutil.rmtree(folder(store, 100))
@@ -195,7 +198,7 @@ def test_partial_folders_are_never_offered(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "meta.json", "SHA256SUMS"])
-def test_no_flipped_byte_is_ever_loaded(store: Store, name: str) -> None:
+def test_flipped_bit_is_detected(store: CheckpointStore, name: str) -> None:
     store.save(a_checkpoint(momentum=np.ones(3)))
     path = folder(store) / name
     whole = path.read_bytes()
@@ -209,7 +212,7 @@ def test_no_flipped_byte_is_ever_loaded(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "meta.json", "SHA256SUMS"])
-def test_no_shortened_or_lengthened_file_is_ever_loaded(store: Store, name: str) -> None:
+def test_shortened_or_lengthened_file_is_detected(store: CheckpointStore, name: str) -> None:
     store.save(a_checkpoint())
     path = folder(store) / name
     whole = path.read_bytes()
@@ -219,14 +222,14 @@ def test_no_shortened_or_lengthened_file_is_ever_loaded(store: Store, name: str)
             store.load(50)
 
 
-def test_a_renamed_checkpoint_is_refused(store: Store) -> None:
+def test_renamed_checkpoint_is_rejected(store: CheckpointStore) -> None:
     store.save(a_checkpoint(50))
     folder(store).rename(folder(store, 60))
     with pytest.raises(CheckpointError, match="round-000000060 holds round 50"):
         store.load(60)
 
 
-def test_a_checkpoint_of_a_later_format_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_format_is_rejected(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgenode.storage.checkpoints._FORMAT", 3)
     store.save(a_checkpoint())
     monkeypatch.undo()
@@ -234,13 +237,13 @@ def test_a_checkpoint_of_a_later_format_is_refused(store: Store, monkeypatch: py
         store.load(50)
 
 
-def test_another_run_is_refused_with_both_digests(store: Store) -> None:
+def test_other_run_is_rejected_with_both_digests(store: CheckpointStore) -> None:
     store.save(a_checkpoint())
     with pytest.raises(CheckpointError, match="of another run: run digest run, ours is other"):
-        Store(store.folder.parent, "other").load(50)
+        CheckpointStore(store.folder.parent, "other").load(50)
 
 
-def test_an_absent_round_is_named(store: Store) -> None:
+def test_absent_round_is_named_in_the_error(store: CheckpointStore) -> None:
     with pytest.raises(CheckpointError, match="round-000000007"):
         store.load(7)
 
@@ -253,7 +256,7 @@ REGIONS = ("header length", "header", *ARRAYS, *FIELDS, *(f"sum of {name}" for n
 
 
 def region_of(content: dict[str, bytes], region: str) -> tuple[str, int, int]:
-    """The file and the bytes that a region of a checkpoint covers."""
+    """The file and the range of bytes of a region of a checkpoint."""
     state, meta, sums = (content[name] for name in FILES)
     header = 8 + int.from_bytes(state[:8], "little")
     if region == "header length":
@@ -271,7 +274,7 @@ def region_of(content: dict[str, bytes], region: str) -> tuple[str, int, int]:
 
 
 def corrupt_bytes(rng: random.Random, whole: bytes, start: int, stop: int) -> bytes:
-    """Another content that differs within these bytes: a bit, or a block of them."""
+    """Damage one bit or a block within a range of bytes."""
     a = rng.randrange(start, stop)
     b = rng.randint(a + 1, min(stop, a + 64))
     block = whole[a:b]
@@ -280,7 +283,7 @@ def corrupt_bytes(rng: random.Random, whole: bytes, start: int, stop: int) -> by
 
 
 def corrupt_file(rng: random.Random, path: Path, other: Path) -> None:
-    """Do something to a file as a whole, perhaps in exchange with the same file of another round."""
+    """Damage a file as a whole, perhaps with the same file of another round."""
     whole = path.read_bytes()
     match rng.choice(("shortened", "emptied", "lengthened", "doubled", "missing", "exchanged", "replaced", "folder")):
         case "shortened":
@@ -304,7 +307,7 @@ def corrupt_file(rng: random.Random, path: Path, other: Path) -> None:
 
 
 def corrupt_folder(rng: random.Random, path: Path, other: Path) -> None:
-    """Do something to a checkpoint as a whole."""
+    """Damage a checkpoint as a whole."""
     aside = path.with_name("aside")
     match rng.choice(("renamed", "exchanged", "replaced", "emptied", "file")):
         case "renamed":
@@ -352,11 +355,11 @@ def same(a: Checkpoint, b: Checkpoint) -> bool:
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_no_corrupted_checkpoint_is_ever_loaded(store: Store, region: str) -> None:
-    """Whatever happens to a region of one round, or of both, what is left intact is offered, and the rest named.
+def test_corrupted_checkpoint_is_never_loaded(store: CheckpointStore, region: str) -> None:
+    """Damage a region of one round or of both: a scan returns the intact rounds and names the others.
 
-    EDGENODE_CORRUPTIONS is how many are tried over all regions. One that brings SHA256SUMS up to date is an attack,
-    not damage, and out of scope.
+    EDGENODE_CORRUPTIONS is the number of trials over all regions. Damage that also updates SHA256SUMS is an attack,
+    and out of scope.
     """
     rng, outcomes = random.Random(region), Counter[str]()
     saved = {
@@ -368,7 +371,7 @@ def test_no_corrupted_checkpoint_is_ever_loaded(store: Store, region: str) -> No
     whole = {t: read_folder(folder(store, t)) for t in saved}
     for _ in range(REGIONS.index(region), CORRUPTIONS, len(REGIONS)):
         damaged = set[int]()
-        while not damaged:  # zeros over zeros are no damage
+        while not damaged:  # zeros over zeros change nothing
             shutil.rmtree(store.folder)
             for t, content in whole.items():
                 write_folder(folder(store, t), content)
@@ -380,8 +383,8 @@ def test_no_corrupted_checkpoint_is_ever_loaded(store: Store, region: str) -> No
     print(region, dict(outcomes))
 
 
-def require_refusal(store: Store, saved: dict[int, Checkpoint], damaged: set[int]) -> str:
-    """Nothing but the intact rounds is offered and loaded, and those to the bit; what happened, in words."""
+def require_refusal(store: CheckpointStore, saved: dict[int, Checkpoint], damaged: set[int]) -> str:
+    """A scan and loads yield the intact rounds only, bit-identical. Return the outcome in words."""
     intact = saved.keys() - damaged
     for t in store.rounds() | saved.keys():
         if t in intact:
@@ -389,24 +392,24 @@ def require_refusal(store: Store, saved: dict[int, Checkpoint], damaged: set[int
         else:
             with pytest.raises(CheckpointError, match=f"round-{t:09d}"):
                 store.load(t)
-    rounds, plan, damage = store.offer()
+    rounds, plan, damage = store.scan()
     assert rounds == intact
     assert plan == (saved[max(intact)].plan if intact else None)
     assert all(str(store.folder) in reason for reason in damage)
     return "the other one loaded" if intact else "all refused"
 
 
-# --- a disk that refuses
+# --- failing disks
 
 
-def test_a_folder_that_cannot_be_made_is_a_checkpoint_error(tmp_path: Path) -> None:
+def test_file_in_place_of_the_folder_fails_the_save(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     with pytest.raises(CheckpointError, match="cannot write the checkpoint of round 50"):
-        Store(tmp_path, "run").save(a_checkpoint())
+        CheckpointStore(tmp_path, "run").save(a_checkpoint())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_a_checkpoint_error(store: Store) -> None:
+def test_folder_without_permission_fails_the_save(store: CheckpointStore) -> None:
     store.save(a_checkpoint(50))
     store.folder.chmod(0o500)
     try:
@@ -417,8 +420,8 @@ def test_a_folder_without_permission_is_a_checkpoint_error(store: Store) -> None
 
 
 @pytest.mark.parametrize("limit", [100, 2_000])
-def test_a_full_disk_is_a_checkpoint_error_and_the_old_ones_stay(store: Store, limit: int) -> None:
-    """The limit on the size of a file stands in for the full disk; the lower one strikes the arrays."""
+def test_full_disk_fails_the_save_and_keeps_older_rounds(store: CheckpointStore, limit: int) -> None:
+    """A limit on the size of a file stands in for the full disk. The lower one strikes the arrays."""
     store.save(a_checkpoint(50))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     big = a_checkpoint(100, momentum=np.zeros(10_000 if limit > 1_000 else 1))
@@ -428,35 +431,35 @@ def test_a_full_disk_is_a_checkpoint_error_and_the_old_ones_stay(store: Store, l
             store.save(big)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert store.offer()[0] == {50}
+    assert store.scan()[0] == {50}
     store.save(big)
     assert store.rounds() == {50, 100}
 
 
-# --- what is offered
+# --- scan and rewind
 
 
-def test_the_intact_rounds_are_offered_with_the_newest_plan(store: Store) -> None:
+def test_scan_returns_intact_rounds_and_the_newest_plan(store: CheckpointStore) -> None:
     store.save(a_checkpoint(50))
     store.save(a_checkpoint(100))
-    assert store.offer() == (frozenset({50, 100}), a_checkpoint().plan, ())
+    assert store.scan() == (frozenset({50, 100}), a_checkpoint().plan, ())
 
 
-def test_there_may_be_nothing_to_offer(store: Store) -> None:
-    assert store.offer() == (frozenset(), None, ())
+def test_scan_of_an_absent_folder_is_empty(store: CheckpointStore) -> None:
+    assert store.scan() == (frozenset(), None, ())
 
 
-def test_nothing_but_damage_to_offer_names_each(store: Store) -> None:
+def test_scan_names_every_damaged_checkpoint(store: CheckpointStore) -> None:
     for t in (50, 100):
         store.save(a_checkpoint(t))
         (folder(store, t) / "meta.json").write_text("{}")
-    rounds, plan, damage = store.offer()
+    rounds, plan, damage = store.scan()
     assert (rounds, plan) == (frozenset(), None)
     assert all(f"{folder(store, t)} is damaged" in reason for t, reason in zip((50, 100), damage, strict=True))
 
 
-def test_what_was_saved_after_a_round_can_be_dropped(store: Store) -> None:
-    store.rewind(10)  # nothing was ever saved
+def test_rewind_removes_later_rounds(store: CheckpointStore) -> None:
+    store.rewind(10)  # nothing was saved yet
     store.save(a_checkpoint(50))
     store.save(a_checkpoint(100))
     store.rewind(100)
@@ -468,7 +471,7 @@ def test_what_was_saved_after_a_round_can_be_dropped(store: Store) -> None:
 # --- text files
 
 
-def test_a_text_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_text_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     for text in ("old", json.dumps({"μ": 1})):
         write_atomically(path, text)

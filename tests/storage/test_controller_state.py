@@ -1,4 +1,4 @@
-"""The controller's ledger: what was acknowledged last, or refused by name."""
+"""The controller's state: a load returns what was saved last, or fails with the file's name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgenode.errors import CheckpointError
 from edgenode.storage.controller_state import ControllerState
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
-TO_DO = "start with --recover to rebuild it from the nodes"
+REMEDY = "start with --recover to rebuild it from the nodes"
 
 
 def a_persist(term: int = 2) -> Persist:
@@ -46,17 +46,17 @@ def rows(state: ControllerState) -> list[tuple[int, str]]:
         return database.execute("SELECT number, json FROM record ORDER BY number").fetchall()
 
 
-# --- there and back
+# --- round trips
 
 
-def test_a_ledger_comes_back_as_it_was_written_last(state: ControllerState) -> None:
+def test_load_returns_what_was_saved_last(state: ControllerState) -> None:
     assert state.load() is None
     state.save(a_persist(1))
     state.save(a_persist())
     assert ControllerState(state.path.parent, "run").load() == a_persist()
 
 
-def test_a_plan_grows_by_rows_and_is_replaced_where_it_differs(state: ControllerState) -> None:
+def test_save_replaces_the_records_that_differ(state: ControllerState) -> None:
     long = grown(PLAN, 5)
     other = long.extend(long.successor(1000, term=7))  # another controller's
     resumed, _ = restore_plan(long, long.latest.members, {n: (frozenset({40}), long) for n in long.latest.names})
@@ -66,7 +66,7 @@ def test_a_plan_grows_by_rows_and_is_replaced_where_it_differs(state: Controller
         assert rows(state) == [(r.number, r.to_json()) for r in plan.records]
 
 
-def test_a_save_leaves_the_records_before_where_they_are(state: ControllerState) -> None:
+def test_save_rewrites_only_the_pages_that_change(state: ControllerState) -> None:
     with_many = grown(PLAN, 300)
     state.save(Persist(1, 0, with_many))
     before = state.path.read_bytes()
@@ -77,14 +77,14 @@ def test_a_save_leaves_the_records_before_where_they_are(state: ControllerState)
     assert len(changed) <= 4
 
 
-def test_it_is_a_database_that_others_can_identify(state: ControllerState) -> None:
+def test_database_has_an_application_id(state: ControllerState) -> None:
     state.save(a_persist())
     assert state.path.name == "controller.sqlite3"
     assert state.path.read_bytes()[68:72] == b"edgn"
     assert [path.name for path in state.path.parent.iterdir()] == ["controller.sqlite3"]
 
 
-def test_a_ledger_is_gone_when_the_run_is_over(state: ControllerState) -> None:
+def test_close_removes_the_database_and_its_journals(state: ControllerState) -> None:
     state.close()
     state.save(a_persist())
     for name in ("-journal", "-wal", "-shm"):
@@ -95,30 +95,30 @@ def test_a_ledger_is_gone_when_the_run_is_over(state: ControllerState) -> None:
     state.close()
 
 
-# --- refused
+# --- rejected
 
 
-def test_a_ledger_of_another_configuration_is_refused_by_name(state: ControllerState) -> None:
+def test_state_of_another_configuration_is_rejected(state: ControllerState) -> None:
     state.save(a_persist())
-    with pytest.raises(CheckpointError, match=r"controller\.sqlite3 is of an unfinished run with another config"):
+    with pytest.raises(CheckpointError, match=r"controller\.sqlite3 belongs to an unfinished run with another config"):
         ControllerState(state.path.parent, "f00d").load()
 
 
-def refused(state: ControllerState, reason: str) -> None:
-    with pytest.raises(CheckpointError, match=rf"controller\.sqlite3 cannot be read: .*{reason}.*; {TO_DO}"):
+def assert_rejected(state: ControllerState, reason: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"controller\.sqlite3 cannot be read: .*{reason}.*; {REMEDY}"):
         state.load()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\xfe", b"SQLite format 3\0", bytes(8192)])
-def test_a_file_that_is_none_is_refused_by_name(state: ControllerState, damage: bytes) -> None:
+def test_file_of_another_kind_is_rejected(state: ControllerState, damage: bytes) -> None:
     state.path.parent.mkdir()
     state.path.write_bytes(damage)
-    refused(state, "")
+    assert_rejected(state, "")
 
 
-def test_a_folder_in_its_place_is_refused_by_name(state: ControllerState) -> None:
+def test_folder_in_place_of_the_database_is_rejected(state: ControllerState) -> None:
     state.path.mkdir(parents=True)
-    refused(state, "unable to open")
+    assert_rejected(state, "unable to open")
     with pytest.raises(CheckpointError, match=r"cannot write .*controller\.sqlite3: unable to open"):
         state.save(a_persist())
 
@@ -126,7 +126,7 @@ def test_a_folder_in_its_place_is_refused_by_name(state: ControllerState) -> Non
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("PRAGMA application_id = 0", "no ledger of a controller"),
+        ("PRAGMA application_id = 0", "it is not a controller's state"),
         ("PRAGMA user_version = 1", "format 1, expected 2"),
         ("DELETE FROM state", "it is empty"),
         ("DELETE FROM record", "it is empty"),
@@ -141,15 +141,15 @@ def test_a_folder_in_its_place_is_refused_by_name(state: ControllerState) -> Non
         ("DROP TABLE record", "no such table"),
     ],
 )
-def test_a_changed_database_is_refused_by_name(state: ControllerState, change: str, reason: str) -> None:
+def test_edited_database_is_rejected(state: ControllerState, change: str, reason: str) -> None:
     state.save(a_persist())
     with closing(sqlite3.connect(state.path)) as database, database:
         database.execute(change)
-    refused(state, reason)
+    assert_rejected(state, reason)
 
 
-def test_no_damage_to_the_file_is_ever_loaded(state: ControllerState) -> None:
-    """A flip that changes nothing SQLite looks at may load, as what was saved."""
+def test_damaged_file_is_never_loaded_as_other_state(state: ControllerState) -> None:
+    """A flip of a byte that SQLite does not read may load: as what was saved."""
     saved, rng, outcomes = Persist(3, 4, grown(PLAN, 12)), random.Random(1), {True: 0, False: 0}
     state.save(saved)
     whole = state.path.read_bytes()
@@ -163,14 +163,14 @@ def test_no_damage_to_the_file_is_ever_loaded(state: ControllerState) -> None:
             assert state.load() == saved
             outcomes[True] += 1
         except CheckpointError as exc:
-            assert "controller.sqlite3 " in str(exc) and TO_DO in str(exc)
+            assert "controller.sqlite3 " in str(exc) and REMEDY in str(exc)
             outcomes[False] += 1
     print("loaded, refused:", outcomes)
     assert outcomes[False] > 200
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_a_checkpoint_error(state: ControllerState) -> None:
+def test_folder_without_permission_fails_the_save(state: ControllerState) -> None:
     state.path.parent.mkdir(mode=0o500)
     with pytest.raises(CheckpointError, match=r"cannot write .*controller\.sqlite3"):
         state.save(a_persist())
@@ -179,7 +179,7 @@ def test_a_folder_without_permission_is_a_checkpoint_error(state: ControllerStat
 # --- killed
 
 
-def test_a_beginning_that_was_cut_off_is_none(state: ControllerState) -> None:
+def test_unfinished_first_save_is_ignored(state: ControllerState) -> None:
     state.path.parent.mkdir()
     for name in (".controller.sqlite3.partial", ".controller.sqlite3.partial-journal", "controller.sqlite3-journal"):
         (state.path.parent / name).write_bytes(b"left")
@@ -216,25 +216,25 @@ for _ in sys.stdin:
 """
 
 
-def test_what_was_acknowledged_survives_kill_9(state: ControllerState) -> None:
-    """Twenty processes, one after the other, each killed while it saves."""
-    rng, acknowledged = random.Random(9), 0
+def test_finished_saves_survive_sigkill(state: ControllerState) -> None:
+    """Twenty processes in sequence, each killed while it saves."""
+    rng, saved_term = random.Random(9), 0
     command = [sys.executable, "-c", LIVES, str(state.path.parent), PLAN.latest.to_json()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as lives:
         assert lives.stdin and lives.stdout
         for _ in range(20):
             lives.stdin.write("\n")
-            child, before = 0, acknowledged
-            while not child or acknowledged == before:
+            child, before = 0, saved_term
+            while not child or saved_term == before:
                 line = lives.stdout.readline()
-                child, acknowledged = (int(line[5:]), acknowledged) if "born" in line else (child, int(line))
+                child, saved_term = (int(line[5:]), saved_term) if "born" in line else (child, int(line))
             time.sleep(rng.uniform(0, 0.05))
             os.kill(child, signal.SIGKILL)
             while (line := lives.stdout.readline()) != "dead\n":
-                acknowledged = int(line)
+                saved_term = int(line)
             loaded = state.load()
             assert loaded is not None
-            assert loaded.term in (acknowledged, acknowledged + 1)
+            assert loaded.term in (saved_term, saved_term + 1)
             assert loaded.ballot == 2 * (loaded.term - 1)
             assert len(loaded.plan.records) > 1
-    assert acknowledged >= 20
+    assert saved_term >= 20

@@ -1,4 +1,4 @@
-"""result.json: its keys, and the figures in it."""
+"""result.json: its keys and numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NODES = [
     NodeResult("n0", 0.8, 1.5, 100, 100, 1_000, 1_200, 50_000),
     NodeResult("n1", 0.6, 0.5, 100, 200, 3_000, 3_400, 150_000),
 ]
-# what DESIGN promises to scripts, in its order
+# documented keys, in their order
 KEYS = [
     "schema", "algorithm", "compressor", "nodes", "mean_test_accuracy", "parameter_divergence_l2",
     "parameter_divergence_mse", "sum_u", "compression_factor", "wall_s",
@@ -27,7 +27,7 @@ KEYS = [
 NODE_KEYS = ["node", "test_accuracy", "u", "rounds", "messages", "payload_bytes", "wire_bytes"]
 
 
-def test_the_keys_are_those_that_scripts_rely_on() -> None:
+def test_result_has_the_documented_keys() -> None:
     result = result_file.summary(CONFIG, NODES, 12.3456, [np.zeros(3, np.float32)] * 2)
     assert [key for key in result if key in KEYS] == KEYS
     assert set(result) - set(KEYS) == {"config"}
@@ -38,7 +38,7 @@ def test_the_keys_are_those_that_scripts_rely_on() -> None:
     assert result["schema"] == "edgenode/result/1"
 
 
-def test_the_figures_are_means_sums_and_ratios() -> None:
+def test_summary_computes_means_sums_and_ratios() -> None:
     result = result_file.summary(CONFIG, NODES, 12.3456)
     assert result["mean_test_accuracy"] == pytest.approx(0.7)
     assert (result["sum_u"], result["compression_factor"], result["wall_s"]) == (2.0, 50.0, 12.346)
@@ -46,7 +46,7 @@ def test_the_figures_are_means_sums_and_ratios() -> None:
     assert result["config"]["run"]["nodes"] == 4
 
 
-def test_what_is_not_known_is_null() -> None:
+def test_unknown_values_are_null() -> None:
     silent = [NodeResult("n0", 0.5, 1.0, 10, 0, 0, 0, 0)]
     result = result_file.summary(CONFIG, silent, 1.0)
     assert result["compression_factor"] is None
@@ -54,7 +54,7 @@ def test_what_is_not_known_is_null() -> None:
     assert result["parameter_divergence_mse"] is None
 
 
-def test_divergence_is_the_mean_distance_and_the_mean_square() -> None:
+def test_divergence_is_mean_distance_and_mean_square() -> None:
     models = [np.array(values, np.float32) for values in ([3, 0], [-3, 0], [0, 4], [0, -4])]
     l2, mse = result_file.divergence(models)
     assert l2 == pytest.approx((3 + 3 + 4 + 4) / 4)
@@ -65,7 +65,7 @@ def test_equal_models_do_not_diverge() -> None:
     assert result_file.divergence([np.full(1000, 0.1, np.float32)] * 4) == (0.0, 0.0)
 
 
-def test_divergence_is_measured_in_double_precision() -> None:
+def test_divergence_is_computed_in_double_precision() -> None:
     models = [np.array([1.0 + step * 2**-23], np.float32) for step in (0, 1)]
     assert result_file.divergence(models)[0] == pytest.approx(2**-24, rel=1e-9)
 
@@ -87,7 +87,7 @@ def test_every_compressor_has_a_name(settings: dict[str, object], name: str) -> 
     assert result_file.describe_compressor(config) == name
 
 
-def test_a_nodes_result_is_read_back(tmp_path: Path) -> None:
+def test_result_of_a_node_round_trips(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     result_file.write(path, result_file.summary(CONFIG, NODES[:1], 1.0))
     assert asdict(result_file.read_node(path)) == asdict(NODES[0])
@@ -97,9 +97,7 @@ def test_a_nodes_result_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "average", "gain"), [(None, 0.1, True), (0.8, 0.79, True), (0.8, 0.77, False)])
-def test_an_average_that_is_clearly_worse_is_said_to_be_no_gain(
-    before: float | None, average: float, gain: bool
-) -> None:
+def test_clearly_worse_average_gets_advice(before: float | None, average: float, gain: bool) -> None:
     reason = result_file.no_gain(before, average)
     assert (reason == "") is gain
-    assert gain or "a test accuracy of 77.0%, and before it they had 80.0%" in reason
+    assert gain or "a test accuracy of 77.0%, and the models had 80.0% before" in reason
