@@ -156,39 +156,41 @@ class Node:
     # --- peers --------------------------------------------------------------------------------------
 
     def _received(self, message: Message) -> list[NodeAction]:
+        state = self._state
         # precaution: a fenced node takes no push of a node that is being evicted
-        if message.sender in self._state.fenced:
+        if message.sender in state.fenced:
             return []  # what counts of it is settled when the eviction is committed, its records included
         if self._is_evicted(message):
-            return [self._answer(message, Verdict.STALE, self._state.plan.at(message.round).digest)]
+            return [self._answer(message, Verdict.STALE, state.plan.at(message.round).digest)]
         changes = self._learn(message.records)
-        verdict = [] if self._state.stage is Stage.OVER and changes else self._judge(message)
+        verdict = [] if state.stage is Stage.OVER and changes else self._judge(message)
         return [*changes, *verdict, *(self._rounds.resume() if changes else [])]
 
     def _judge(self, message: Message) -> list[NodeAction]:
+        state = self._state
         sender, t = message.sender, message.round
-        self._state.peers.learned(sender, max(message.number, *(r.number for r in message.records), 0))
-        record = self._state.plan.at(t)
+        state.peers.learned(sender, max(message.number, *(r.number for r in message.records), 0))
+        record = state.plan.at(t)
         if message.digest != record.digest:
             # of an old round, too: SEEN would claim that it was mixed here
             return [self._answer(message, Verdict.STALE, record.digest)]
-        check_push(message, self._state.plan, self._state.name)
+        check_push(message, state.plan, state.name)
         # precaution: a push that was mixed is not taken again
-        if t < self._state.round:
+        if t < state.round:
             return [self._answer(message, Verdict.SEEN)]
         # precaution: a repeat of a push that waits is ignored
-        if not self._state.barrier.missing(t, (sender,)):
+        if not state.barrier.missing(t, (sender,)):
             return []  # it is answered when it is mixed
-        since = self._state.plan.joined(sender, message.incarnation)  # not what an earlier process of the name left
-        if self._state.barrier.buffered_from(sender, since) >= self._state.window:
-            raise RemoteProtocolError(f"{sender} is more than {self._state.window} unanswered pushes ahead")
-        self._state.barrier.add(t, sender, self._state.learner.read(t, message.weight, message.u, message.payload))
-        self._state.peers.began(sender, t)
+        since = state.plan.joined(sender, message.incarnation)  # not what an earlier process of the name left
+        if state.barrier.buffered_from(sender, since) >= state.window:
+            raise RemoteProtocolError(f"{sender} is more than {state.window} unanswered pushes ahead")
+        state.barrier.add(t, sender, state.learner.read(t, message.weight, message.u, message.payload))
+        state.peers.began(sender, t)
         for peer, begun in message.begun_rounds:
-            if self._state.plan.next_incarnation(peer):  # 0 if it was never a member
-                self._state.peers.began(peer, begun)
+            if state.plan.next_incarnation(peer):  # 0 if it was never a member
+                state.peers.began(peer, begun)
         # precaution: a push is acknowledged when it is mixed, not when it arrives
-        return self._rounds.advance() if self._state.stage is Stage.WAITING else []
+        return self._rounds.advance() if state.stage is Stage.WAITING else []
 
     def _is_evicted(self, message: Message) -> bool:
         """Whether the sender is a process that was evicted, and may not know it."""
@@ -196,32 +198,30 @@ class Node:
         return message.incarnation <= self._state.plan.last_evicted(message.sender)
 
     def _answer(self, message: Message, verdict: Verdict, detail: str = "") -> Answer:
-        news = (
-            tuple(r for r in self._state.plan.records if r.number > message.number) if verdict is Verdict.STALE else ()
-        )
-        return Answer(message.sender, Ack(message.round, verdict, self._state.plan.latest.number, detail, news))
+        plan, stale = self._state.plan, verdict is Verdict.STALE
+        news = tuple(r for r in plan.records if r.number > message.number) if stale else ()
+        return Answer(message.sender, Ack(message.round, verdict, plan.latest.number, detail, news))
 
     def _answered(self, receiver: str, ack: Ack) -> list[NodeAction]:
-        if not self._state.peers.owes(receiver, ack.round):
+        state = self._state
+        if not state.peers.owes(receiver, ack.round):
             return []  # answered before, or pushed by an earlier process of this name
-        self._state.peers.learned(receiver, ack.knows)
+        state.peers.learned(receiver, ack.knows)
         match ack.verdict:
             case Verdict.OK | Verdict.SEEN:
-                self._state.peers.answered(receiver, ack.round)
+                state.peers.answered(receiver, ack.round)
                 # It mixed that round, and began the next.
                 # precaution: an answer is evidence that its sender began the next round
-                self._state.peers.began(receiver, ack.round + 1)
-                freed = (
-                    self._state.stage is Stage.READY and not self._state.missing()
-                )  # one Await per wait, not per answer
+                state.peers.began(receiver, ack.round + 1)
+                freed = state.stage is Stage.READY and not state.missing()  # one Await per wait, not per answer
                 return self._rounds.advance() if freed else []
             case Verdict.STALE if self._is_out(ack.records):
                 return self._evicted()
             case Verdict.STALE:
-                ours = self._state.plan.at(ack.round).digest
-                return self._state.fail(DigestMismatch("plan digest", ours, ack.detail, receiver))
+                ours = state.plan.at(ack.round).digest
+                return state.fail(DigestMismatch("plan digest", ours, ack.detail, receiver))
             case Verdict.ERROR:
-                return self._state.fail(RemoteProtocolError(f"{receiver} refused round {ack.round}: {ack.detail}"))
+                return state.fail(RemoteProtocolError(f"{receiver} refused round {ack.round}: {ack.detail}"))
         assert_never(ack.verdict)
 
     def _is_out(self, records: tuple[Record, ...]) -> bool:
@@ -237,14 +237,13 @@ class Node:
 
     def _offered(self, record: Record) -> list[NodeAction]:
         """Accept a record if the coming pushes carry it to every member before it starts. A repeat is accepted."""
-        if record.digest == self._state.plan.latest.digest:
+        state = self._state
+        if record.digest == state.plan.latest.digest:
             return [self._answer_offer(record, accepted=True)]
-        rounds = max(
-            1, reach(self._state.plan, self._state.name, self._state.next_round)
-        )  # a lone node may be in its next round
+        rounds = max(1, reach(state.plan, state.name, state.next_round))  # a lone node may be in its next round
         # precaution: a change starts when everyone can know it
-        in_time = record.known_by >= self._state.next_round + rounds and not self._state.fenced
-        if self._state.round >= self._state.end or not in_time:
+        in_time = record.known_by >= state.next_round + rounds and not state.fenced
+        if state.round >= state.end or not in_time:
             return [self._answer_offer(record, accepted=False)]
         return [*self._adopt(record), self._answer_offer(record, accepted=True)]
 
@@ -259,37 +258,39 @@ class Node:
 
     def _adopt(self, record: Record) -> list[NodeAction]:
         """Take a record: the next of the chain, or one that is known. Anything else is a breach."""
-        known = {r.number: r for r in self._state.plan.records}
+        state = self._state
+        known = {r.number: r for r in state.plan.records}
         if record.number in known:
             if known[record.number].digest != record.digest:
                 raise RemoteProtocolError(f"two records numbered {record.number}: the plan has forked")
             return []
-        if record.number < self._state.plan.records[0].number:
+        if record.number < state.plan.records[0].number:
             return []
-        plan = self._state.plan.extend(record)
-        if record.known_by < self._state.next_round:
+        plan = state.plan.extend(record)
+        if record.known_by < state.next_round:
             raise RemoteProtocolError(
-                f"record {record.number} starts at {record.start}, but round {self._state.next_round} is next"
+                f"record {record.number} starts at {record.start}, but round {state.next_round} is next"
             )
-        self._state.plan = plan
+        state.plan = plan
         if record.evictions:
             self._carry_out(record)
         return [PlanChanged(record)]
 
     def _carry_out(self, record: Record) -> None:
         """Undo what the evicted did after their last round that counts, and continue without them."""
+        state = self._state
         for node, last in record.evictions:
-            self._state.peers.forget(node)
+            state.peers.forget(node)
             # precaution: what an evicted node pushed after its last round is discarded
-            self._state.barrier.discard(node, after=last)
-            if self._state.stage is Stage.OVER and self._state.name not in record.names:
+            state.barrier.discard(node, after=last)
+            if state.stage is Stage.OVER and state.name not in record.names:
                 continue  # a leaver that is done: its x has moved to its hand-off target
-            for t in range(max(last, self._state.since), self._state.round):
-                graph = self._state.plan.graph(t)
-                if node in graph.out_neighbours(self._state.name) and self._state.name not in graph.leaving:
+            for t in range(max(last, state.since), state.round):
+                graph = state.plan.graph(t)
+                if node in graph.out_neighbours(state.name) and state.name not in graph.leaving:
                     # precaution: what was pushed to an evicted node is taken back
-                    self._state.learner.take_back(t, graph.weight(self._state.name))
-        self._state.fenced = frozenset()
+                    state.learner.undo_push(t, graph.weight(state.name))
+        state.fenced = frozenset()
 
     # --- the fence -------------------------------------------------------------------------------
 
@@ -306,6 +307,7 @@ class Node:
         return self._fence_answer(0, 0, frozenset(self._state.peers.begun))
 
     def _fence_answer(self, term: int, ballot: int, evicted: frozenset[str]) -> FenceAnswer:
-        begun = self._state.round - (self._state.stage in (Stage.READY, Stage.OVER))
-        begun_rounds = tuple((node, self._state.peers.begun.get(node, -1)) for node in sorted(evicted))
-        return FenceAnswer(term, ballot, begun, begun_rounds, self._state.plan.records)
+        state = self._state
+        begun = state.round - (state.stage in (Stage.READY, Stage.OVER))
+        begun_rounds = tuple((node, state.peers.begun.get(node, -1)) for node in sorted(evicted))
+        return FenceAnswer(term, ballot, begun, begun_rounds, state.plan.records)

@@ -113,13 +113,7 @@ class Record:
 
 
 class _Past(NamedTuple):
-    """The processes that a plan names.
-
-    Attributes:
-        joined: (name, incarnation) -> its first round.
-        newest: name -> its newest incarnation.
-        evictions: name -> its newest incarnation that was evicted.
-    """
+    """Of processes: (name, incarnation) -> first round; name -> newest incarnation; name -> newest evicted one."""
 
     joined: dict[tuple[str, int], int]
     newest: dict[str, int]
@@ -207,8 +201,7 @@ class Plan:
         Two kinds do not: what an evicted process saved after the last of its rounds that counts, and what was saved
         before all nodes resumed from an earlier round.
         """
-        begun = self.records[0]
-        of_ours = theirs.records[0].digest == begun.digest or t == begun.start
+        of_ours = theirs.records[0].digest == self.records[0].digest or t == self.records[0].start
         # precaution: a checkpoint from before a resume of all does not count
         return of_ours and t <= self.evicted_later(t).get(node, t)
 
