@@ -16,7 +16,7 @@ from edgenode.controller.evidence import Straggling, holding_up, silent, straggl
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import UNREQUESTED, Evict
-from edgenode.net.peers import probe
+from edgenode.net.peer_client import probe
 from edgenode.net.wire import Identity
 
 log = structlog.get_logger()

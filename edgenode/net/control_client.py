@@ -16,11 +16,13 @@ from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net.order_wire import join_to_wire, order_from_wire, progress_to_wire, report_to_wire
 from edgenode.net.proto import control_pb2, control_pb2_grpc
-from edgenode.net.retry import Outage, retry_until_connected
+from edgenode.net.retry import Backoff, Outage, stay_connected
 from edgenode.net.rpc import broken, channel, side_by_side
 from edgenode.net.wire import Identity
 
 log = structlog.get_logger()
+
+_BACKOFF = Backoff(initial_s=0.1, max_s=2.0, jitter_s=0.5)
 
 
 class ControlLink:
@@ -66,7 +68,7 @@ class ControlLink:
         Raises:
             RemoteProtocolError: the controller refused this node for good.
         """
-        await retry_until_connected(self._attend, self._left.is_set, self._outage, 0.1, 2.0)
+        await stay_connected(self._attend, self._left.is_set, self._outage, _BACKOFF)
 
     async def flush(self, timeout_s: float) -> None:
         """Deliver the last report, and end the link. A controller that is away is not waited for.

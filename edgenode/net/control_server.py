@@ -17,7 +17,7 @@ from edgenode.core.protocol.orders import Join, Order, Refuse
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import EdgenodeError, first_cause
 from edgenode.net.order_wire import join_from_wire, order_to_wire, report_from_wire
-from edgenode.net.peers import probe
+from edgenode.net.peer_client import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import reject
 from edgenode.net.status_wire import node_status_from_wire

@@ -26,7 +26,7 @@ from edgenode.core.protocol.orders import (
 )
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import RemoteProtocolError
-from edgenode.net.proto import common_pb2, control_pb2
+from edgenode.net.proto import control_pb2
 from edgenode.net.status_wire import node_status_to_wire
 from edgenode.net.wire import (
     Identity,
@@ -35,6 +35,8 @@ from edgenode.net.wire import (
     plan_from_wire,
     records_from_wire,
     records_to_wire,
+    saved_from_wire,
+    saved_to_wire,
 )
 
 
@@ -104,13 +106,12 @@ def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
 
 def join_to_wire(identity: Identity, join: Join) -> control_pb2.AttendRequest:
     """The first report of a link."""
-    records = records_to_wire(join.plan.records if join.plan else ())
     return control_pb2.AttendRequest(
         join=control_pb2.Join(
             identity=identity.to_wire(),
             address=join.address,
             rounds_per_epoch=join.rounds_per_epoch,
-            saved=common_pb2.Saved(rounds=sorted(join.saved), records=records),
+            saved=saved_to_wire(join.saved, join.plan),
             running=join.running,
             fenced=sorted(join.fenced),
             follows=leadership_to_wire(join.follows) if join.follows else None,
@@ -120,12 +121,13 @@ def join_to_wire(identity: Identity, join: Join) -> control_pb2.AttendRequest:
 
 def join_from_wire(wire: control_pb2.Join) -> Join:
     """The first report of a link, from outside. The sender's identity is checked elsewhere."""
+    saved, plan = saved_from_wire(wire.saved)
     return Join(
         address=wire.address,
         run_digest=wire.identity.run_digest,
         rounds_per_epoch=max(1, wire.rounds_per_epoch),
-        saved=frozenset(wire.saved.rounds),
-        plan=plan_from_wire(wire.saved.records),
+        saved=saved,
+        plan=plan,
         running=wire.running,
         process=wire.identity.process,
         fenced=frozenset(wire.fenced),

@@ -1,9 +1,11 @@
-"""Connect again, for as long as it takes, and log what cannot be reached and since when."""
+"""Connect again for as long as it takes, and log what cannot be reached and since when."""
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import stamina
 
@@ -11,13 +13,27 @@ from edgenode.errors import TransportError
 
 _LOG_EVERY_S = 10.0
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """The wait between two attempts: it doubles from ``initial_s`` to ``max_s``, plus a random part up to ``jitter_s``.
+
+    ``max_s`` bounds the sum of both.
+    """
+
+    initial_s: float
+    max_s: float
+    jitter_s: float
+
 
 class Outage:
     """How long something cannot be reached.
 
     Args:
-        log: takes (seconds since the outage began, why), every ten seconds of an outage.
-        first_s: seconds until the first time.
+        log: takes (seconds since the outage began, reason), every ten seconds of an outage.
+        first_s: seconds from the beginning of an outage to its first log line.
     """
 
     def __init__(self, log: Callable[[int, str], None], first_s: float = _LOG_EVERY_S) -> None:
@@ -26,12 +42,12 @@ class Outage:
         self._next = 0.0
 
     def end(self) -> None:
-        """It was reached."""
+        """The other side answered."""
         self._since = None
 
     def note(self, why: str) -> None:
         """An attempt failed."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         if self._since is None:
             self._since, self._next = now, now + self._first_s
         if now >= self._next:
@@ -39,33 +55,46 @@ class Outage:
             self._log(round(now - self._since), why)
 
 
-async def retry_until_connected(
-    connect: Callable[[], Awaitable[None]],
-    is_done: Callable[[], bool],
-    outage: Outage,
-    wait_initial_s: float,
-    wait_max_s: float,
+async def retry(
+    attempt: Callable[[], Awaitable[T]], outage: Outage, backoff: Backoff, timeout_s: float | None = None
+) -> T:
+    """The result of the first attempt that succeeds. A TransportError means another attempt, after a wait.
+
+    Raises:
+        TransportError: an attempt failed later than ``timeout_s`` after the start. None means no limit.
+    """
+    async for context in stamina.retry_context(
+        on=TransportError,
+        attempts=None,
+        timeout=timeout_s,
+        wait_initial=backoff.initial_s,
+        wait_max=backoff.max_s,
+        wait_jitter=backoff.jitter_s,
+    ):
+        with context:
+            try:
+                return await attempt()
+            except TransportError as exc:
+                outage.note(str(exc))
+                raise
+    raise AssertionError("unreachable: the last attempt raises")
+
+
+async def stay_connected(
+    connect: Callable[[], Awaitable[None]], is_done: Callable[[], bool], outage: Outage, backoff: Backoff
 ) -> None:
-    """Open connections until ``is_done``, one after the other, each for as long as it lasts.
+    """Open connections one after the other until ``is_done``. No failure counts after that.
 
     Args:
-        connect: one connection, from its start to its end. A TransportError means another attempt, after a wait that
-            doubles from attempt to attempt. Other errors are raised.
+        connect: one connection, from its start to its end. Raises TransportError if it fails or breaks.
     """
+
+    async def connection() -> None:
+        try:
+            await connect()
+        except TransportError:
+            if not is_done():
+                raise
+
     while not is_done():
-        async for attempt in stamina.retry_context(
-            on=TransportError,
-            attempts=None,
-            timeout=None,
-            wait_initial=wait_initial_s,
-            wait_max=wait_max_s,
-            wait_jitter=wait_max_s / 4,
-        ):
-            with attempt:
-                try:
-                    await connect()
-                except TransportError as exc:
-                    if is_done():
-                        return
-                    outage.note(str(exc))
-                    raise
+        await retry(connection, outage, backoff)

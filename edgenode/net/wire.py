@@ -126,6 +126,20 @@ def plan_from_wire(wire: Iterable[bytes]) -> Plan | None:
     return plan
 
 
+def saved_to_wire(rounds: frozenset[int], plan: Plan | None) -> common_pb2.Saved:
+    """The rounds of a node's checkpoints, and the plan of the newest."""
+    return common_pb2.Saved(rounds=sorted(rounds), records=records_to_wire(plan.records if plan else ()))
+
+
+def saved_from_wire(wire: common_pb2.Saved) -> tuple[frozenset[int], Plan | None]:
+    """The rounds of a node's checkpoints and the plan of the newest, from outside.
+
+    Raises:
+        RemoteProtocolError: as ``plan_from_wire``.
+    """
+    return frozenset(wire.rounds), plan_from_wire(wire.records)
+
+
 def push_frames(message: Message) -> Iterator[peer_pb2.PushRequest]:
     """A message as frames; a small one is a single frame."""
     head, rest = message.payload[:CHUNK_BYTES], message.payload[CHUNK_BYTES:]

@@ -44,11 +44,12 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeStatus, NodeView
 from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause
-from edgenode.net import peers
+from edgenode.net import peer_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.discovery import Discovery, Service, interfaces_for
 from edgenode.net.http import serving_http
-from edgenode.net.peers import PeerAddresses, PeerServer, fetch_model, meet, probe, same_name
+from edgenode.net.peer_client import PeerAddresses, fetch_model, meet, probe
+from edgenode.net.peer_server import PeerServer, name_conflict
 from edgenode.net.rpc import address_towards, join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.runner import NodeRunner, Outcome, Worker
@@ -145,7 +146,7 @@ class NodeProcess:
         began = time.monotonic()
         try:
             async with AsyncExitStack() as stack:
-                services = [(peers.SERVICE, self.server.add_to)]
+                services = [(peer_server.SERVICE, self.server.add_to)]
                 self.port = await stack.enter_async_context(serving(self.options.listen, services))
                 if self.options.metrics != "none":
                     where = await stack.enter_async_context(
@@ -161,7 +162,7 @@ class NodeProcess:
                 if self.options.controller == "none":
                     plan, start = await self._found_among_peers()
                     daemon, outcome = await self._take_part(plan, start, None)
-                    await self.server.greeted_by(frozenset(self.addresses), _MEET_S)
+                    await self.server.wait_until_known_to(frozenset(self.addresses), _MEET_S)
                 else:
                     daemon, outcome = await self._join_controller(stack)
                 return self._conclude(daemon, outcome, time.monotonic() - began)
@@ -389,7 +390,7 @@ class NodeProcess:
             identity, rounds, plan = task.result()
             if identity.node == self.options.name:
                 if identity.process != self.identity.process:
-                    raise same_name(identity.node, target)
+                    raise name_conflict(identity.node, target)
                 continue
             if identity.node in self.addresses:
                 raise ConfigError(

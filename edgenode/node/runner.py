@@ -44,7 +44,8 @@ from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.errors import CheckpointError, ConfigError, RemoteProtocolError
 from edgenode.net.control_client import ControlLink
-from edgenode.net.peers import PeerAddresses, Peers, PeerServer
+from edgenode.net.peer_client import PeerAddresses, Peers
+from edgenode.net.peer_server import PeerServer
 from edgenode.node.progress import RoundTimer, StallReporter
 from edgenode.node.replica import Replica
 from edgenode.node.resources import Sensors

@@ -61,7 +61,8 @@ def test_two_fixed_peers_of_one_name_both_stop_and_say_so(fleet: Fleet) -> None:
     ]
     for twin in both:
         (line,) = twin.ended(2).errors
-        assert re.fullmatch(r"edgenode: the peer at \S+ has our own name 'twin': give one of us another --name", line)
+        conflict = r"the peer at \S+ has this node's name 'twin': give one of the two another --name"
+        assert re.fullmatch(f"edgenode: {conflict}", line)
 
 
 @pytest.mark.timeout(60)

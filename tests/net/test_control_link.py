@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,26 +32,19 @@ from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError, TransportError, first_cause
-from edgenode.net import control_server, peers
+from edgenode.net import control_server, peer_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.control_server import ControlServer
-from edgenode.net.peers import PeerServer
+from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import channel, serving
 from edgenode.net.wire import Identity
+from tests.net.peer_ends import SOON_S, until
 
 PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=1))
 CHANGE = PLAN.successor(9)
-SOON_S = 5.0
 
-
-@pytest.fixture(autouse=True)
-async def nothing_is_left_behind(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
-    """No task outlives a test, and neither asyncio nor gRPC has logged a complaint."""
-    yield
-    gc.collect(1)  # what a test has just made is young
-    await asyncio.sleep(0)
-    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
+pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
 
 @dataclass
@@ -137,12 +128,6 @@ async def both() -> AsyncIterator[tuple[Controller, Node]]:
         controller.server.send_all(Standby(("n0",), 1))
         await until(node.link.connected.is_set)
         yield controller, node
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SOON_S):
-        while not condition():  # noqa: ASYNC110 - what is awaited is on the other side
-            await asyncio.sleep(0.005)
 
 
 async def failure(node: Node) -> Exception:
@@ -407,7 +392,7 @@ async def test_a_running_node_replaces_its_own_half_open_link() -> None:
 async def a_process(process: str, name: str = "n0", run: str = "run") -> AsyncIterator[str]:
     """Somebody who answers a call; yields the address."""
     server = PeerServer(Identity("home", name, run, process=process), (frozenset(), None))
-    async with serving("127.0.0.1:0", [(peers.SERVICE, server.add_to)], 0.0) as port:
+    async with serving("127.0.0.1:0", [(peer_server.SERVICE, server.add_to)], 0.0) as port:
         yield f"127.0.0.1:{port}"
 
 

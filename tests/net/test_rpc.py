@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
-from edgenode.net import control_server, operator_server, peers
+from edgenode.net import control_server, operator_server, peer_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.operator_server import OperatorServer
-from edgenode.net.peers import PeerServer
+from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import address_towards, broken, channel, join_address, reject, serves, serving, split_address
 from edgenode.net.wire import Identity
 
@@ -29,13 +29,13 @@ IDENTITY = Identity("home", "n0", "run")
 def all_services() -> list[tuple[str, object]]:
     controller = ControlServer(IDENTITY, lambda event: None, lambda node, status: None, str)
     return [
-        (peers.SERVICE, PeerServer(IDENTITY, (frozenset(), None)).add_to),
+        (peer_server.SERVICE, PeerServer(IDENTITY, (frozenset(), None)).add_to),
         (control_server.SERVICE, controller.add_to),
         (operator_server.SERVICE, OperatorServer(SimpleNamespace(status=lambda: ClusterStatus("home"))).add_to),
     ]
 
 
-@pytest.mark.parametrize("service", ["", peers.SERVICE, control_server.SERVICE, operator_server.SERVICE])
+@pytest.mark.parametrize("service", ["", peer_server.SERVICE, control_server.SERVICE, operator_server.SERVICE])
 async def test_health_says_serving_for_the_process_and_for_each_service(service: str) -> None:
     async with serving(ANY, all_services()) as port, channel(f"127.0.0.1:{port}") as there:  # type: ignore[arg-type]
         reply = await health_pb2_grpc.HealthStub(there).Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
@@ -62,7 +62,7 @@ async def test_reflection_lists_the_services() -> None:
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         call = reflection_pb2_grpc.ServerReflectionStub(there).ServerReflectionInfo(iter([asked]), timeout=5)
         listed = {service.name async for reply in call for service in reply.list_services_response.service}
-    assert {peers.SERVICE, control_server.SERVICE, operator_server.SERVICE, "grpc.health.v1.Health"} <= listed
+    assert {peer_server.SERVICE, control_server.SERVICE, operator_server.SERVICE, "grpc.health.v1.Health"} <= listed
 
 
 async def test_a_port_in_use_is_a_config_error_with_the_reason() -> None:

@@ -1,0 +1,256 @@
+"""The sending end of the peer service: one stream for each out-neighbour, and calls to a single peer.
+
+A push is never lost silently. Its link repeats it, over as many connections as it takes, until the receiver answers it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+import grpc
+import grpc.aio
+import structlog
+
+from edgenode.core.protocol.events import Answered
+from edgenode.core.protocol.messages import Message
+from edgenode.core.protocol.plan import Plan
+from edgenode.errors import RemoteProtocolError, TransportError
+from edgenode.net.proto import peer_pb2, peer_pb2_grpc
+from edgenode.net.retry import Backoff, Outage, retry, stay_connected
+from edgenode.net.rpc import broken, channel, side_by_side, translated
+from edgenode.net.wire import Identity, ack_from_wire, push_frames, saved_from_wire
+
+log = structlog.get_logger()
+
+_LINK_BACKOFF = Backoff(initial_s=0.05, max_s=1.0, jitter_s=0.2)
+_MEET_BACKOFF = Backoff(initial_s=0.05, max_s=0.5, jitter_s=1.0)
+_MEET_S = 5.0
+_FIRST_LOG_S = 1.0
+_GRPC_PREFIX_BYTES = 5
+
+
+@dataclass(frozen=True)
+class PeerAddresses:
+    """Where a peer can be, the most likely address first, and which incarnation of it is meant."""
+
+    addresses: tuple[str, ...]
+    incarnation: int = 0
+
+
+class PeerLink:
+    """Pushes to one out-neighbour, and repeats every push until it is answered.
+
+    Args:
+        peer_addresses: returns the peer's addresses, asked before every attempt.
+        post: takes the answers.
+
+    Attributes:
+        wire_bytes: bytes of all gRPC messages sent, repeats and framing included.
+    """
+
+    def __init__(
+        self, to: str, identity: Identity, peer_addresses: Callable[[], PeerAddresses], post: Callable[[Answered], None]
+    ) -> None:
+        self.to, self.wire_bytes = to, 0
+        self._identity, self._peer_addresses, self._post = identity, peer_addresses, post
+        self._unanswered: dict[int, Message] = {}
+        self._outbox: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._attempts = count()
+        self._outage = Outage(
+            lambda since_s, why: log.warning("cannot reach a peer", peer=to, since_s=since_s, why=why)
+        )
+
+    def push(self, message: Message) -> None:
+        """Queue a message. It stays here until it is answered."""
+        self._unanswered[message.round] = message
+        self._outbox.append(message)
+        self._wake.set()
+
+    def close(self) -> None:
+        """Let ``run`` return once everything is answered."""
+        self._closing = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Stay connected until closed.
+
+        Raises:
+            RemoteProtocolError: the peer is of another run, or breaks the protocol.
+        """
+        await stay_connected(self._connect, self._is_done, self._outage, _LINK_BACKOFF)
+
+    def _is_done(self) -> bool:
+        return self._closing and not self._unanswered
+
+    async def _connect(self) -> None:
+        peer = self._peer_addresses()
+        attempt = next(self._attempts)
+        if not peer.addresses:
+            raise TransportError(f"no address of {self.to} is known yet")
+        target = peer.addresses[attempt % len(peer.addresses)]
+        async with channel(target) as to_peer:
+            stream = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
+            try:
+                await self._handshake(stream, target, peer.incarnation)
+                work = {f"answers of {self.to}": self._read, f"pushes to {self.to}": self._write}
+                await side_by_side(work, stream)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
+                raise broken(exc, target) from exc
+
+    async def _handshake(self, stream: grpc.aio.StreamStreamCall, target: str, incarnation: int) -> None:
+        await stream.write(peer_pb2.PushRequest(hello=self._identity.to_wire()))
+        first = await stream.read()
+        if first is grpc.aio.EOF:
+            raise TransportError(f"{target} closed the stream before the handshake")
+        theirs = self._identity.check(first.hello, target)
+        if theirs.node != self.to:
+            raise TransportError(f"{target} is {theirs.node}, not {self.to}")
+        if theirs.incarnation != incarnation:
+            raise TransportError(f"{self.to} at {target} is incarnation {theirs.incarnation}, not {incarnation}")
+        self._outage.end()
+
+    async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
+        while (response := await stream.read()) is not grpc.aio.EOF:
+            ack = ack_from_wire(self.to, response.answer)
+            self._unanswered.pop(ack.round, None)
+            self._wake.set()
+            self._post(Answered(self.to, ack))
+        if not self._is_done():
+            raise TransportError(f"{self.to} closed the stream")
+
+    async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
+        self._outbox = deque(self._unanswered[t] for t in sorted(self._unanswered))
+        while True:
+            while self._outbox:
+                for frame in push_frames(self._outbox.popleft()):
+                    self.wire_bytes += frame.ByteSize() + _GRPC_PREFIX_BYTES
+                    await stream.write(frame)
+            if self._is_done():
+                await stream.done_writing()
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+
+class Peers:
+    """All links of a node to its out-neighbours. Each lives in the caller's task group."""
+
+    def __init__(
+        self,
+        group: asyncio.TaskGroup,
+        identity: Identity,
+        peer_addresses: Callable[[str], PeerAddresses],
+        post: Callable[[Answered], None],
+    ) -> None:
+        self._group, self._identity, self._peer_addresses, self._post = group, identity, peer_addresses, post
+        self._links: dict[str, PeerLink] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closed_links_bytes = 0
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of all gRPC messages sent to peers."""
+        return self._closed_links_bytes + sum(link.wire_bytes for link in self._links.values())
+
+    def push(self, to: str, message: Message) -> None:
+        """Deliver a message. The first one to a peer opens the link."""
+        if to not in self._links:
+            link = PeerLink(to, self._identity, lambda: self._peer_addresses(to), self._post)
+            self._links[to] = link
+            self._tasks[to] = self._group.create_task(link.run(), name=f"link to {to}")
+        self._links[to].push(message)
+
+    def drop(self, peer: str) -> None:
+        """End the link to an evicted peer. Messages still in the queue are lost."""
+        if peer in self._links:
+            self._closed_links_bytes += self._links.pop(peer).wire_bytes
+            self._tasks.pop(peer).cancel()
+
+    def retire(self, peer: str) -> None:
+        """End the link to a peer that left, once the peer has answered everything."""
+        if peer in self._links:
+            link = self._links.pop(peer)
+            self._closed_links_bytes += link.wire_bytes
+            self._tasks.pop(peer)
+            link.close()
+
+    async def close(self) -> None:
+        """End every link once its peer has answered everything, and wait for that."""
+        for link in self._links.values():
+            link.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    def abandon(self) -> None:
+        """End every link at once: the run has failed."""
+        for task in self._tasks.values():
+            task.cancel()
+
+
+async def meet(
+    target: str, identity: Identity, waiting: Callable[[str, str], None], timeout_s: float
+) -> tuple[Identity, frozenset[int], Plan | None]:
+    """Ask a fixed peer for its identity and its checkpoints, until it answers.
+
+    Args:
+        waiting: takes (target, reason), after one second without an answer and then every ten.
+
+    Raises:
+        DigestMismatch: the peer is of another run.
+        TransportError: it did not answer in time.
+    """
+
+    async def attempt() -> tuple[Identity, frozenset[int], Plan | None]:
+        try:
+            reply = await _met(target, identity, _MEET_S)
+        except grpc.aio.AioRpcError as exc:
+            raise TransportError(exc.details() or exc.code().name) from exc
+        return identity.check(reply.identity, target), *saved_from_wire(reply.saved)
+
+    outage = Outage(lambda since_s, why: waiting(target, why), _FIRST_LOG_S)
+    try:
+        return await retry(attempt, outage, _MEET_BACKOFF, timeout_s)
+    except TransportError as exc:
+        raise TransportError(f"no answer from peer {target} within {timeout_s:g} s") from exc
+
+
+async def probe(target: str, identity: Identity, timeout_s: float) -> Identity | None:
+    """The identity of the process at an address: an open socket is not enough. None if there is no answer."""
+    try:
+        reply = await _met(target, identity, timeout_s)
+    except grpc.aio.AioRpcError:
+        return None
+    return Identity.from_wire(reply.identity)
+
+
+async def _met(target: str, identity: Identity, timeout_s: float) -> peer_pb2.MeetResponse:
+    async with channel(target) as to_peer:
+        request = peer_pb2.MeetRequest(identity=identity.to_wire())
+        reply: peer_pb2.MeetResponse = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
+        return reply
+
+
+async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s: float) -> bytes:
+    """A member's model, as safetensors.
+
+    Raises:
+        TransportError: the member does not answer, or has no model yet.
+        RemoteProtocolError: it sends more than a model of this run.
+    """
+    model = bytearray()
+    try:
+        async with channel(target) as to_peer:
+            request = peer_pb2.FetchModelRequest(identity=identity.to_wire())
+            async for part in peer_pb2_grpc.PeerServiceStub(to_peer).FetchModel(request, timeout=timeout_s):
+                model += part.chunk
+                if len(model) > max_bytes:
+                    raise RemoteProtocolError(f"{target} sends a model of more than {max_bytes} bytes")
+    except grpc.aio.AioRpcError as exc:
+        raise translated(exc, target) from exc
+    return bytes(model)

@@ -1,0 +1,157 @@
+"""The receiving end of the peer service: takes pushes from in-neighbours, answers them, and identifies this node.
+
+It delivers pushes and never judges them. A sender repeats a push until it is answered, so a push can arrive more than
+once. ``Node`` tells repeats apart by (sender, round).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+
+from edgenode.core.protocol.messages import Ack, Message
+from edgenode.core.protocol.plan import Plan
+from edgenode.errors import ConfigError, DigestMismatch, EdgenodeError, RemoteProtocolError, first_cause
+from edgenode.net.proto import peer_pb2, peer_pb2_grpc
+from edgenode.net.rpc import reject
+from edgenode.net.wire import CHUNK_BYTES, Assembler, Identity, ack_to_wire, saved_to_wire
+
+log = structlog.get_logger()
+
+SERVICE = "edgenode.v1.PeerService"
+
+
+class PeerServer(peer_pb2_grpc.PeerServiceServicer):
+    """Serves the peers of one node. Push streams wait until ``open`` names the run.
+
+    Args:
+        saved: the rounds of this node's checkpoints, and the plan of the newest.
+
+    Attributes:
+        identity: of this node. It has no plan digest until the plan is known.
+    """
+
+    def __init__(self, identity: Identity, saved: tuple[frozenset[int], Plan | None]) -> None:
+        self.identity = identity
+        self._saved = saved
+        self._is_open = asyncio.Event()
+        self._deliver: Callable[[Message], None]
+        self._max_payload_bytes = 0
+        self._answers: dict[str, asyncio.Queue[Ack | None]] = {}
+        self._known_to: set[str] = set()
+        self._met = asyncio.Event()
+        self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue()
+        self._model: Callable[[], Awaitable[bytes]] | None = None
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register with a server."""
+        peer_pb2_grpc.add_PeerServiceServicer_to_server(self, server)
+
+    def open(self, identity: Identity, deliver: Callable[[Message], None], max_payload_bytes: int) -> None:
+        """Take pushes from now on. ``identity`` has the plan digest."""
+        self.identity, self._deliver, self._max_payload_bytes = identity, deliver, max_payload_bytes
+        self._is_open.set()
+
+    def sponsor(self, model: Callable[[], Awaitable[bytes]]) -> None:
+        """Give the model, as safetensors, to newcomers that ask for it."""
+        self._model = model
+
+    def answer(self, sender: str, ack: Ack) -> None:
+        """Answer a push. A sender without a stream repeats the push later, and gets the answer then."""
+        if sender in self._answers:
+            self._answers[sender].put_nowait(ack)
+
+    @property
+    def connected(self) -> int:
+        """The number of in-neighbours with a stream."""
+        return len(self._answers)
+
+    async def wait_until_known_to(self, nodes: frozenset[str], timeout_s: float) -> None:
+        """Wait until each of these nodes has met this one, or until the time is up.
+
+        A node that ends at once after a short run would leave slower peers without an answer.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not nodes <= self._known_to:
+                    self._met.clear()
+                    await self._met.wait()
+
+    async def first_mismatch(self) -> NoReturn:
+        """Wait for a peer of another run, or for another process of this name. The peer gets its answer first.
+
+        Raises:
+            DigestMismatch: a peer is of another run.
+            ConfigError: a peer has this node's name.
+        """
+        raise await self._mismatches.get()
+
+    async def Meet(self, request: peer_pb2.MeetRequest, context: grpc.aio.ServicerContext) -> peer_pb2.MeetResponse:
+        """Answer with this node's identity and checkpoints, and check the peer's identity."""
+        try:
+            theirs = self.identity.check(request.identity, context.peer())
+            self._known_to.add(theirs.node)
+            self._met.set()
+            if theirs.node == self.identity.node and theirs.process != self.identity.process:
+                self._mismatches.put_nowait(name_conflict(theirs.node, context.peer()))
+        except DigestMismatch as exc:
+            log.warning("met a process of another run", reason=str(exc))
+            if exc.what != "cluster":
+                self._mismatches.put_nowait(exc)
+        return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved_to_wire(*self._saved))
+
+    async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:
+        """Stream the model to a newcomer of this run."""
+        try:
+            replace(self.identity, plan_digest="").check(request.identity, context.peer())
+            if self._model is None:
+                raise RemoteProtocolError(f"{self.identity.node} has no model yet")
+            model = await self._model()
+        except EdgenodeError as exc:
+            await reject(context, exc)
+            return
+        for at in range(0, len(model), CHUNK_BYTES):
+            await context.write(peer_pb2.FetchModelResponse(chunk=model[at : at + CHUNK_BYTES]))
+
+    async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
+        """One in-neighbour's stream: pushes in, answers out, in any order. The sender ends it."""
+        await self._is_open.wait()
+        answers: asyncio.Queue[Ack | None] = asyncio.Queue()
+        sender = ""
+        try:
+            hello = await anext(aiter(requests), peer_pb2.PushRequest())
+            identity = self.identity.check(hello.hello, context.peer())
+            sender = identity.node
+            self._answers[sender] = answers
+            await context.write(peer_pb2.PushResponse(hello=self.identity.to_wire()))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(answers, context), name=f"answers to {sender}")
+                await self._read(identity, requests)
+                answers.put_nowait(None)
+        except (EdgenodeError, ExceptionGroup) as exc:
+            await reject(context, first_cause(exc), sender)
+        finally:
+            if self._answers.get(sender) is answers:
+                del self._answers[sender]
+
+    async def _read(self, sender: Identity, requests: AsyncIterator[peer_pb2.PushRequest]) -> None:
+        assembler = Assembler(sender, self._max_payload_bytes)
+        async for frame in requests:
+            if message := assembler.feed(frame):
+                self._deliver(message)
+
+    async def _write(self, answers: asyncio.Queue[Ack | None], context: grpc.aio.ServicerContext) -> None:
+        while (answer := await answers.get()) is not None:
+            await context.write(ack_to_wire(answer))
+
+
+def name_conflict(name: str, target: str) -> ConfigError:
+    """The error of two processes with one name."""
+    return ConfigError(f"the peer at {target} has this node's name {name!r}: give one of the two another --name")

@@ -1,0 +1,88 @@
+"""Both ends of the peer service over loopback, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from edgenode.core.protocol.events import Answered
+from edgenode.core.protocol.messages import Ack, Message, Verdict
+from edgenode.errors import EdgenodeError
+from edgenode.net import peer_server
+from edgenode.net.peer_client import PeerAddresses, PeerLink
+from edgenode.net.peer_server import PeerServer
+from edgenode.net.rpc import serving
+from edgenode.net.wire import Identity
+
+N0, N1 = Identity("home", "n0", "run"), Identity("home", "n1", "run")
+SOON_S = 5.0
+
+
+def a_message(t: int, payload: bytes = b"payload") -> Message:
+    return Message("n0", 0, t, number=0, digest="d", weight=0.5, u=(1.0,), payload=payload)
+
+
+@dataclass
+class Receiver:
+    """n1. It can be stopped and started again, and keeps what it took."""
+
+    identity: Identity = N1
+    answers: bool = True
+    opens: bool = True
+    max_payload_bytes: int = 1_000
+    port: int = 0
+    took: list[Message] = field(default_factory=list)
+    server: PeerServer = field(init=False)
+
+    @asynccontextmanager
+    async def up(self) -> AsyncIterator[str]:
+        self.server = PeerServer(self.identity, (frozenset(), None))
+        if self.opens:
+            self.open()
+        async with serving(f"127.0.0.1:{self.port}", [(peer_server.SERVICE, self.server.add_to)], 0.0) as self.port:
+            yield f"127.0.0.1:{self.port}"
+
+    def open(self) -> None:
+        self.server.open(self.identity, self._take, self.max_payload_bytes)
+
+    def _take(self, message: Message) -> None:
+        seen = message.round in {m.round for m in self.took}
+        self.took.append(message)
+        if self.answers:
+            self.answer(message.round, Verdict.SEEN if seen else Verdict.OK)
+
+    def answer(self, t: int, verdict: Verdict = Verdict.OK) -> None:
+        self.server.answer("n0", Ack(t, verdict, 0))
+
+    @property
+    def rounds(self) -> list[int]:
+        return [message.round for message in self.took]
+
+
+@asynccontextmanager
+async def a_link(*targets: str, identity: Identity = N0) -> AsyncIterator[tuple[PeerLink, list[Answered]]]:
+    """n0's link to n1. It is closed, and has ended, when the block is left."""
+    answered: list[Answered] = []
+    link = PeerLink("n1", identity, lambda: PeerAddresses(tuple(targets)), answered.append)
+    async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
+        group.create_task(link.run(), name="link")
+        yield link, answered
+        link.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, at most SOON_S."""
+    async with asyncio.timeout(SOON_S):
+        while not condition():  # noqa: ASYNC110 - the condition changes on the other side
+            await asyncio.sleep(0.005)
+
+
+async def failure(work: Awaitable[object]) -> EdgenodeError:
+    """The error that work ends with."""
+    with pytest.raises(EdgenodeError) as caught:
+        await asyncio.wait_for(work, SOON_S)
+    return caught.value

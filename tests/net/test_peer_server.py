@@ -1,0 +1,134 @@
+"""The receiving end over loopback: it serves its peers, and refuses what breaks the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import grpc.aio
+import pytest
+
+from edgenode.errors import RemoteProtocolError, TransportError
+from edgenode.net import peer_server
+from edgenode.net.peer_client import fetch_model, meet, probe
+from edgenode.net.proto import peer_pb2, peer_pb2_grpc
+from edgenode.net.rpc import channel
+from edgenode.net.wire import CHUNK_BYTES, push_frames
+from tests.net.peer_ends import N0, N1, SOON_S, Receiver, a_link, a_message, failure, until
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
+
+
+async def test_stream_waits_until_the_receiver_opens() -> None:
+    receiver = Receiver(opens=False)
+    async with receiver.up() as target, a_link(target) as (link, answered):
+        link.push(a_message(0))
+        await asyncio.sleep(0.1)
+        assert (receiver.took, receiver.server.connected) == ([], 0)
+        receiver.open()
+        await until(lambda: bool(answered))
+    assert receiver.rounds == [0]
+
+
+HELLO = peer_pb2.PushRequest(hello=replace(N0, node="bad").to_wire())
+
+
+@pytest.mark.parametrize(
+    ("frames", "text"),
+    [
+        ([], "cluster differs"),
+        ([peer_pb2.PushRequest(chunk=b"first")], "cluster differs"),
+        (list(push_frames(a_message(0))), "cluster differs"),
+        ([HELLO, peer_pb2.PushRequest(chunk=b"first")], "unexpected frame 'chunk'"),
+        ([HELLO, HELLO], "unexpected frame 'hello'"),
+        ([HELLO, *push_frames(a_message(0, bytes(1001)))], "a payload of 1001 bytes; this model's is at most 1000"),
+        ([HELLO, *push_frames(replace(a_message(0), u=(1.0, float("nan"))))], "not finite"),
+    ],
+)
+async def test_malformed_frames_are_refused_and_others_are_served(frames: list[object], text: str) -> None:
+    receiver = Receiver()
+    async with receiver.up() as target, a_link(target) as (link, answered), channel(target) as to_peer:
+        link.push(a_message(0))
+        await until(lambda: len(answered) == 1)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async with asyncio.timeout(SOON_S):
+                async for _ in peer_pb2_grpc.PeerServiceStub(to_peer).Push(iter(frames)):
+                    pass
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert text in (caught.value.details() or "")
+        link.push(a_message(1))
+        await until(lambda: len(answered) == 2)
+    assert receiver.rounds == [0, 1]
+
+
+async def test_random_bytes_do_not_stop_the_server() -> None:
+    receiver = Receiver()
+    async with receiver.up() as target, a_link(target) as (link, answered), channel(target) as to_peer:
+        push = to_peer.stream_stream(f"/{peer_server.SERVICE}/Push")
+        for garbage in (b"\xff" * 40, b"\x0a\xff", bytes(100)):
+            with pytest.raises(grpc.aio.AioRpcError):
+                async with asyncio.timeout(SOON_S):
+                    async for _ in push(iter([garbage])):
+                        pass
+        link.push(a_message(0))
+        await until(lambda: bool(answered))
+
+
+async def test_bad_frame_amid_answers_arrives_as_a_refusal() -> None:
+    """A refusal that is lost in the middle of a write would let its sender retry for ever."""
+    receiver = Receiver()
+    many = [frame for t in range(200) for frame in push_frames(a_message(t))]
+    async with receiver.up() as target, channel(target) as to_peer:
+        for _ in range(5):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async with asyncio.timeout(SOON_S):
+                    frames = iter([peer_pb2.PushRequest(hello=N0.to_wire()), *many, peer_pb2.PushRequest()])
+                    async for _ in peer_pb2_grpc.PeerServiceStub(to_peer).Push(frames):
+                        pass
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_server_waits_a_limited_time_until_every_peer_met_it() -> None:
+    receiver = Receiver()
+    async with receiver.up() as target, asyncio.timeout(SOON_S):
+        await receiver.server.wait_until_known_to(frozenset({"n0"}), 0.05)
+        waiting = asyncio.create_task(receiver.server.wait_until_known_to(frozenset({"n0"}), 60), name="waiting")
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await meet(target, N0, lambda *_: None, SOON_S)
+        await waiting
+
+
+async def test_another_process_of_the_same_name_is_a_mismatch() -> None:
+    receiver = Receiver(replace(N1, process="one"))
+    async with receiver.up() as target:
+        await probe(target, replace(N1, process="one"), SOON_S)
+        assert receiver.server._mismatches.empty()
+        await probe(target, replace(N1, process="two"), SOON_S)
+        assert "has this node's name 'n1': give one of the two another --name" in str(
+            await failure(receiver.server.first_mismatch())
+        )
+
+
+# --- the model
+
+
+async def test_newcomer_fetches_the_model_in_chunks() -> None:
+    receiver, model = Receiver(), bytes(range(256)) * (3 * CHUNK_BYTES // 256) + b"end"
+
+    async def export() -> bytes:
+        return model
+
+    async with receiver.up() as target:
+        receiver.server.sponsor(export)
+        assert await fetch_model(target, N0, len(model), SOON_S) == model
+        error = await failure(fetch_model(target, N0, len(model) - 1, SOON_S))
+    assert isinstance(error, RemoteProtocolError)
+    assert str(error) == f"{target} sends a model of more than {len(model) - 1} bytes"
+
+
+async def test_node_without_a_model_refuses_to_send_it() -> None:
+    async with Receiver().up() as target:
+        error = await failure(fetch_model(target, N0, 1, SOON_S))
+    assert isinstance(error, TransportError)
+    assert "n1 has no model yet" in str(error)
