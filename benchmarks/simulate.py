@@ -14,7 +14,7 @@ import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from edgenode.config import load
+from edgenode.config.load import load
 from edgenode.simulate.runner import Simulation
 
 ROUNDS = 6

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgenode.config import Algorithm, Config
+from edgenode.config.schema import Algorithm, Config
 from edgenode.core.algorithm.algorithm_spec import (
     AlgorithmSpec,
     default_averaging_rate,
@@ -32,7 +32,7 @@ from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import PRESETS, GraphSpec, parse_edges
 from edgenode.core.topology.requirements import Requirements
-from edgenode.core.topology.schedule import Period, Schedule, ScheduleSpec
+from edgenode.core.topology.schedule import Schedule, ScheduleSpec
 from edgenode.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def schedule_spec(config: Config) -> ScheduleSpec:
     gossips = algorithm.name == "scsp" and algorithm.gossip_graph != "plan"
     return ScheduleSpec(
         graphs=tuple(graph_spec(name) for name in config.topology.graphs),
-        period=Period.parse(config.topology.every),
+        period=config.topology.period,
         last=GraphSpec(algorithm.gossip_graph) if gossips else None,
         last_from=config.run.rounds if gossips else 0,
     )

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgenode import factory
-from edgenode.config import load
+from edgenode.config.load import load
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import SparsePush

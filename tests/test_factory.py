@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from edgenode import factory
-from edgenode.config import Config, load
+from edgenode.config.load import load
+from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Layout
 from edgenode.core.topology.graph import PRESETS, GraphSpec
-from edgenode.core.topology.schedule import Period, Schedule
+from edgenode.core.topology.period import Period
+from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import ConfigError, GraphError
 
 

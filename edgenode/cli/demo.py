@@ -23,7 +23,8 @@ from rich.table import Table
 from edgenode.cli.options import find_controller, take_sigterm_as_ctrl_c
 from edgenode.cli.plotting import plot_accuracy
 from edgenode.cli.status_table import status_table
-from edgenode.config import Config, load
+from edgenode.config.load import load
+from edgenode.config.schema import Config
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import EdgenodeError, TransportError
 from edgenode.net.operator_client import operator_client

@@ -25,7 +25,7 @@ from edgenode.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from edgenode.config import Config
+    from edgenode.config.schema import Config
     from edgenode.doctor import Finding
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}

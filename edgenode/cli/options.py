@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import click
 
-from edgenode.config import Config, load
+from edgenode.config.load import load
+from edgenode.config.schema import Config
 from edgenode.errors import ConfigError, TransportError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,7 +82,7 @@ def load_config(path: Path | None, settings: tuple[str, ...]) -> Config:
     """The configuration; its warnings go to stderr.
 
     Raises:
-        ConfigError: as ``overrides`` and ``config.load``.
+        ConfigError: as ``overrides`` and ``load``.
     """
     config = load(path, overrides(settings))
     for warning in config.warnings():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgenode.cli.options import load_config, set_option, take_sigterm_as_ctrl_c
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.node.resources import keep_freed_memory
 
 if TYPE_CHECKING:

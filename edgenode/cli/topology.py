@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgenode.cli.options import cluster_options, json_option, with_operator
-from edgenode.config import parse_every
+from edgenode.core.topology.period import Period
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def apply(file: Path, controller: str, cluster: str) -> None:
 def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: str) -> None:
     if not graphs:
         raise ConfigError("a rotation needs at least one graph, as in edgenode topology rotate a,b")
-    period = parse_every(every)
+    period = Period.parse(every)
 
     async def call(client: OperatorClient) -> tuple[int, bool]:
         from edgenode.cli.waiting import wait_for_reply

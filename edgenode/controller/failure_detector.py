@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.controller.evidence import Straggling, holding_up, silent, straggling, too_slow
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster

@@ -17,7 +17,7 @@ from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import Evict, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
 from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
-from edgenode.core.topology.schedule import Period
+from edgenode.core.topology.period import Period
 from edgenode.errors import ConfigError
 
 log = structlog.get_logger()

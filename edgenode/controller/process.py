@@ -13,7 +13,7 @@ from typing import assert_never
 import structlog
 
 from edgenode import factory
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.registry import NodeRegistry

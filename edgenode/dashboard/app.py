@@ -14,8 +14,8 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from edgenode.config import parse_every
 from edgenode.core.topology.graph import PRESETS, GraphSpec
+from edgenode.core.topology.period import Period
 from edgenode.dashboard.feed import Feed
 from edgenode.dashboard.guard import Guard
 from edgenode.dashboard.plain import filled
@@ -105,7 +105,7 @@ async def _granted(operator_service: RunControl, request: str, asked: Mapping[st
     """What became of a wish, in words; `ConfigError` if it cannot be."""
     match request:
         case "rotate":
-            every = parse_every(_text(asked, "every", "1r"))
+            every = Period.parse(_text(asked, "every", "1r"))
             graphs = tuple(GraphSpec(name.strip()) for name in _text(asked, "graphs").split(",") if name.strip())
             start = await operator_service.rotate(graphs, every.count, every.unit == "epochs")
             return f"graph {'+'.join(g.name for g in graphs)} takes effect at round {start} at every node"

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edgenode import factory
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.doctor import Finding, ok, problem, warning
 from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.node.resources import find_meter, peak_memory_bytes

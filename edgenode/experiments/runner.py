@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgenode import config as run_toml
-from edgenode.config import Config
+from edgenode.config.load import load
+from edgenode.config.schema import KEYS, LOCAL_KEYS, Config
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
 from edgenode.experiments.definitions import Outcome, Row
 from edgenode.experiments.presets import Settings
@@ -51,7 +51,7 @@ class Trial:
     def digest(self) -> str:
         """Of the keys that differ from their defaults, so that outcomes stay valid when edgenode gains a key."""
         values = {f"{section}.{key}": v for section, keys in self.config.as_dict().items() for key, v in keys.items()}
-        changed = {k: v for k, v in values.items() if k not in run_toml.LOCAL_KEYS and v != run_toml.KEYS[k].default}
+        changed = {k: v for k, v in values.items() if k not in LOCAL_KEYS and v != KEYS[k].default}
         return sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -78,9 +78,9 @@ def trials(
 
 
 def _config(settings: Settings) -> Config:
-    rounds = run_toml.load(None, settings, environ={}).run.rounds
+    rounds = load(None, settings, environ={}).run.rounds
     checkpoint_every = max(1, rounds // _CHECKPOINTS_PER_TRIAL)
-    return run_toml.load(None, {"run.checkpoint_every": checkpoint_every, **settings}, environ={})
+    return load(None, {"run.checkpoint_every": checkpoint_every, **settings}, environ={})
 
 
 class OutcomeStore:

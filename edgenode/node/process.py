@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from edgenode import factory
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.core.protocol.events import NodeEvent
 from edgenode.core.protocol.orders import (
     EvictionCommitted,

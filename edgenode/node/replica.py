@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
 from edgenode.core.algorithm.learner import SparsePush

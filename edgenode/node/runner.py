@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 import structlog
 
 from edgenode import factory
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.protocol.events import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.core.protocol.status import ClusterStatus, NodeState
 from edgenode.errors import CheckpointError
 from edgenode.observability.tensorboard import Events

@@ -19,7 +19,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from edgenode import factory
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.protocol.events import (
     Answer,

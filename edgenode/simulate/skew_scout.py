@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from edgenode import factory
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.core.topology.graph import Digraph
 from edgenode.errors import CheckpointError
 from edgenode.node.replica import Replica

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
 from edgenode.errors import CheckpointError
 from edgenode.storage.filesystem import write_atomically

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgenode import factory
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from tests.e2e.fleet import Fleet, Process, until
 
 RESTART = ()  # what a node is started with when it is started again

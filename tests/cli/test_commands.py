@@ -127,7 +127,7 @@ def test_every_option_has_an_environment_variable(words: tuple[str, ...]) -> Non
         (("run", "--config", "nowhere.toml"), "nowhere.toml: cannot be read: No such file or directory"),
         (("run", "--set", "run.rounds"), "--set run.rounds: expected KEY=VALUE"),
         (("run", "--set", "run.round=1"), "command-line option: unknown key run.round"),
-        (("run", "--set", "run.rounds=many"), 'run.rounds = "many", but allowed is a whole number'),
+        (("run", "--set", "run.rounds=many"), 'run.rounds = "many", but it must be a whole number'),
         (("run", "--controller", "none"), "--controller none needs --peers"),
         (("run", "--listen", "7600"), "'7600' is no address: expected host:port"),
         (("run", "--peers", "10.0.0.1:7600,10.0.0.2"), "'10.0.0.2' is no address"),
@@ -141,7 +141,7 @@ def test_every_option_has_an_environment_variable(words: tuple[str, ...]) -> Non
         (("topology", "set", "chrod"), "no graph named 'chrod'; did you mean 'chord'"),
         (("topology", "rotate", "a,d"), "no graph named 'd'"),
         (("topology", "rotate", ","), "a rotation needs at least one graph"),
-        (("topology", "rotate", "a", "--every", "0ep"), "topology.every"),
+        (("topology", "rotate", "a", "--every", "0ep"), "'0ep' is not a period"),
     ],
 )
 def test_usage_error_is_one_line_with_exit_code_2(words: tuple[str, ...], text: str) -> None:

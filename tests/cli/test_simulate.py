@@ -102,7 +102,7 @@ def test_ctrl_c_is_exit_code_130_and_prints_how_to_resume(
         (("--set", "task.model=small-cn"), "model 'small-cn' is unknown: did you mean 'small-cnn'?"),
         (("--set", "task.dataset=digit"), "dataset 'digit' is unknown: did you mean 'digits'?"),
         (("--set", "task.classes=cat,dog"), "digits has no class 'cat', which task.classes names"),
-        (("--set", "task.skew=1.2"), 'task.skew = "1.2", but allowed is a number from 0 to 1'),
+        (("--set", "task.skew=1.2"), 'task.skew = "1.2", but it must be a number from 0 to 1'),
         (("--set", "topology.graphs=ring"), "no graph named 'ring'"),
         (("--set", "run.nodes=1025"), "run.nodes = "),
     ],

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from edgenode.config import Config, load
+from edgenode.config.load import load
+from edgenode.config.schema import Config
 from edgenode.controller import failure_detector as module
 from edgenode.controller.evidence import Straggling
 from edgenode.controller.failure_detector import FailureDetector

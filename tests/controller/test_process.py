@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgenode import factory
-from edgenode.config import Config, load
+from edgenode.config.load import load
+from edgenode.config.schema import Config
 from edgenode.controller.process import Controller
 from edgenode.controller.registry import NodeEntry, NodeRegistry
 from edgenode.core.protocol.events import Persist

@@ -147,7 +147,7 @@ async def test_request_reaches_the_operator_service(
     [
         ("rotate", {"graphs": "chrod"}, "no graph named 'chrod'; did you mean 'chord'"),
         ("rotate", {"graphs": "/etc/passwd"}, "no graph named '/etc/passwd'"),
-        ("rotate", {"graphs": "a", "every": "0ep"}, "topology.every"),
+        ("rotate", {"graphs": "a", "every": "0ep"}, "'0ep' is not a period"),
         ("rotate", {"graphs": 5}, "graphs is missing, or no text"),
         ("evict", {}, "node is missing"),
         ("dance", {}, "there is no 'dance' to wish for"),

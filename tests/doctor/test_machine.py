@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgenode.config import Config, load
+from edgenode.config.load import load
+from edgenode.config.schema import Config
 from edgenode.doctor import Finding, Level, machine
 from edgenode.node.resources import peak_memory_bytes
 

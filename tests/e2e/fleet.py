@@ -22,7 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from edgenode.config import Config, load
+from edgenode.config.load import load
+from edgenode.config.schema import Config
 
 Spawn = Callable[..., subprocess.Popen[Any]]
 

@@ -17,7 +17,7 @@ import pytest
 
 from edgenode import factory
 from edgenode.cli import group
-from edgenode.config import Config
+from edgenode.config.schema import Config
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
@@ -48,10 +48,10 @@ def refused(fleet: Fleet, *arguments: str) -> str:
     ("text", "reason"),
     [
         ("[run\n", r"run\.toml: not valid TOML: .* \(at line 1, column 5\)"),
-        ("[run]\nround = 3\n", r"run\.toml: unknown key run\.round = 3; the nearest is run\.rounds"),
+        ("[run]\nround = 3\n", r"run\.toml: unknown key run\.round = 3; did you mean run\.rounds\?"),
         (
             "[algorithm]\nshare = 0.01\naveraging_rate = 0.2\n",
-            r"run\.toml: algorithm\.averaging_rate = 0\.2, but allowed is at most 0\.05, five times .*",
+            r"run\.toml: algorithm\.averaging_rate = 0\.2, but it must be at most 0\.05, five times .*",
         ),
     ],
     ids=["bad TOML", "unknown key", "averaging rate above 5 p"],

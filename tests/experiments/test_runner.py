@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode import config
+from edgenode.config.load import load
 from edgenode.errors import CheckpointError, ConfigError
 from edgenode.experiments import runner
 from edgenode.experiments.definitions import Experiment, Outcome, Row
@@ -129,4 +129,4 @@ def test_written_run_toml_reproduces_its_trial(tiny: Experiment, tmp_path: Path)
     runs = trials(tiny, 2)
     runner.write_configs(runs, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {f"{run.name}.toml" for run in runs}
-    assert all(config.load(tmp_path / f"{run.name}.toml", environ={}) == run.config for run in runs)
+    assert all(load(tmp_path / f"{run.name}.toml", environ={}) == run.config for run in runs)

@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from edgenode import factory
-from edgenode.config import Config, load
+from edgenode.config.load import load
+from edgenode.config.schema import Config
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.orders import EvictionCommitted, Fence, Halt, Hello, Leadership, Offer
 from edgenode.core.protocol.plan import Member, Plan, create_plan

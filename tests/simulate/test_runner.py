@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from edgenode.config import KEYS, Config, load
+from edgenode.config.load import load
+from edgenode.config.schema import KEYS, Config
 from edgenode.errors import CheckpointError, ConfigError, GraphError
 from edgenode.simulate.runner import Simulation
 from edgenode.storage.checkpoints import CheckpointStore

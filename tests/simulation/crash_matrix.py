@@ -22,7 +22,8 @@ from gmpy2 import mpq
 from edgenode.core.protocol.events import Evict, Rotate
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec
-from edgenode.core.topology.schedule import Period, ScheduleSpec
+from edgenode.core.topology.period import Period
+from edgenode.core.topology.schedule import ScheduleSpec
 from tests.simulation.campaign import add_options, play, report, trials
 from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner

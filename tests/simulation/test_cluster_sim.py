@@ -25,7 +25,8 @@ from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import Rotate, Stop
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import Digraph, GraphSpec
-from edgenode.core.topology.schedule import Period, ScheduleSpec
+from edgenode.core.topology.period import Period
+from edgenode.core.topology.schedule import ScheduleSpec
 from edgenode.errors import LocalProtocolError
 from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner

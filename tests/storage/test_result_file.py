@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgenode.config import load
+from edgenode.config.load import load
 from edgenode.storage import result_file
 from edgenode.storage.result_file import NodeResult
 

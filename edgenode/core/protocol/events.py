@@ -23,7 +23,7 @@ from edgenode.core.protocol.orders import (
 )
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import GraphSpec
-from edgenode.core.topology.schedule import Period
+from edgenode.core.topology.period import Period
 from edgenode.errors import EdgenodeError
 
 # --- the node handles -------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Reply, Rotate, Send, Stop
 from edgenode.core.protocol.orders import LeaveRefused, Offer, OfferAnswer, Refuse, Welcome
 from edgenode.core.protocol.plan import Member, Plan, Record, reach
-from edgenode.core.topology.schedule import Period, Schedule
+from edgenode.core.topology.period import Period
+from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import EdgenodeError, GraphError
 
 _FIRST_MARGIN = 4  # rounds between a member's last report and the offer's arrival; doubled when that was too few

@@ -2,44 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal
 
 from edgenode.core.topology.graph import Digraph, GraphSpec, describe_unreachable
+from edgenode.core.topology.period import Period
 from edgenode.errors import GraphError
-
-
-@dataclass(frozen=True, slots=True)
-class Period:
-    """How long a graph is used before the next: a number of rounds, or of training epochs."""
-
-    count: int
-    unit: Literal["rounds", "epochs"] = "rounds"
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise GraphError(f"a rotation changes every n >= 1 {self.unit}, not {self.count}")
-
-    def rounds(self, rounds_per_epoch: int) -> int:
-        """The period in rounds, where an epoch has that many."""
-        return self.count * (rounds_per_epoch if self.unit == "epochs" else 1)
-
-    @classmethod
-    def parse(cls, text: str) -> Period:
-        """Read "6ep", "100r" or "100", the inverse of ``str``.
-
-        Raises:
-            GraphError: the text is not a period.
-        """
-        match = re.fullmatch(r"([0-9]{1,9})(ep|r|)", text)
-        if match is None:
-            raise GraphError(f"a period is written as 6ep, 100r or 100, not {text!r}")
-        return cls(int(match[1]), "epochs" if match[2] == "ep" else "rounds")
-
-    def __str__(self) -> str:
-        return f"{self.count}{'ep' if self.unit == 'epochs' else 'r'}"
 
 
 @dataclass(frozen=True)

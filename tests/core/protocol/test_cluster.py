@@ -45,8 +45,9 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.plan import Member, Plan, reach
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import Period
 from edgenode.core.topology.requirements import Requirements
-from edgenode.core.topology.schedule import Period, ScheduleSpec
+from edgenode.core.topology.schedule import ScheduleSpec
 
 A, B, C = GraphSpec("a"), GraphSpec("b"), GraphSpec("c")
 FIRST = Leadership(0)

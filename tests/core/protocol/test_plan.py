@@ -1,4 +1,4 @@
-"""Schedules, records, the chain of them, and what a stopped cluster resumes from."""
+"""Records, the chain of them, and what a stopped cluster resumes from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.protocol.plan import Member, Plan, Record, create_plan, reach, restore_plan
-from edgenode.core.topology.graph import PRESETS, GraphSpec
+from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError, RemoteProtocolError
 
@@ -28,106 +28,6 @@ def a_plan(*names: str, schedule: Schedule | None = None) -> Plan:
 
 def edge_spec(text: str) -> GraphSpec:
     return GraphSpec(text, tuple((pair[0], pair[1]) for pair in text.split()))
-
-
-# --- schedules
-
-
-def test_graphs_rotate_every_so_many_rounds() -> None:
-    schedule = Schedule((A, B, C), every=2)
-    assert "".join(schedule.spec(t).name for t in range(9)) == "aabbccaab"
-
-
-def test_a_rotation_counts_from_its_origin() -> None:
-    schedule = Schedule((A, B, C), every=2, origin=5)
-    assert "".join(schedule.spec(t).name for t in range(5, 14)) == "aabbccaab"
-
-
-def test_the_last_graph_holds_from_its_round_on() -> None:
-    schedule = Schedule((A, B), every=2, last=C, last_from=3)
-    assert "".join(schedule.spec(t).name for t in range(7)) == "aabcccc"
-
-
-def test_a_last_graph_from_round_zero_holds_always() -> None:
-    assert Schedule((A,), every=1, last=C, last_from=0).spec(0) == C
-
-
-def test_a_periodic_graph_starts_with_its_first_phase_at_the_origin() -> None:
-    exponential = GraphSpec("one-peer-exponential")
-    phases = exponential.period(FOUR)
-    schedule = Schedule((exponential,), every=10, origin=3)
-    assert [schedule.graph(t, FOUR) for t in (3, 4, 5)] == [phases[0], phases[1], phases[0]]
-
-
-def test_a_periodic_last_graph_starts_with_its_first_phase() -> None:
-    exponential = GraphSpec("one-peer-exponential")
-    schedule = Schedule((A,), every=1, last=exponential, last_from=7)
-    assert [schedule.graph(t, FOUR) for t in (7, 8)] == list(exponential.period(FOUR))
-
-
-def test_the_next_switch_is_the_end_of_the_turn_or_the_last_graph() -> None:
-    schedule = Schedule((A, B), every=5, origin=1, last=C, last_from=13)
-    assert [schedule.next_switch(t) for t in (1, 5, 6, 11, 12, 13, 14)] == [6, 6, 11, 13, 13, None, None]
-
-
-def test_a_schedule_of_one_graph_switches_at_most_once() -> None:
-    assert Schedule((A,), every=5).next_switch(3) is None
-    assert Schedule((A, A), every=5).next_switch(3) is None
-    assert Schedule((A,), every=5, last=C, last_from=9).next_switch(3) == 9
-
-
-@given(st.integers(1, 4), st.integers(0, 5), st.integers(0, 20), st.integers(0, 20))
-def test_the_next_switch_is_where_the_named_graph_changes(every: int, origin: int, last_from: int, ahead: int) -> None:
-    schedule = Schedule((A, B, C), every, origin, GraphSpec("complete"), last_from)
-    t = origin + ahead
-    changes = [r for r in range(t + 1, t + 40) if schedule.spec(r) != schedule.spec(r - 1)]
-    assert schedule.next_switch(t) == (changes[0] if changes else None)
-
-
-def test_a_schedule_needs_a_graph_and_a_turn_of_one_round() -> None:
-    with pytest.raises(GraphError, match="at least one graph"):
-        Schedule((), every=1)
-    with pytest.raises(GraphError, match="not 0"):
-        Schedule((A,), every=0)
-
-
-def test_a_rotation_need_only_be_connected_as_a_whole() -> None:
-    Schedule((edge_spec("01 12"), edge_spec("20")), every=3).check(("0", "1", "2"))
-    with pytest.raises(GraphError, match=r"01 12\+21 is not strongly connected: no path 1->0, 2->0"):
-        Schedule((edge_spec("01 12"), edge_spec("21")), every=3).check(("0", "1", "2"))
-
-
-def test_the_last_graph_must_be_connected_alone() -> None:
-    Schedule((A,), every=1, last=C, last_from=5).check(FOUR)
-    with pytest.raises(GraphError, match="01 is not strongly connected: no path 1->0"):
-        Schedule((A,), every=1, last=edge_spec("01"), last_from=5).check(("0", "1"))
-
-
-def test_a_last_graph_does_not_repair_a_rotation() -> None:
-    with pytest.raises(GraphError, match="01 is not strongly connected"):
-        Schedule((edge_spec("01"),), every=1, last=A, last_from=0).check(("0", "1"))
-
-
-@pytest.mark.parametrize("every", [1, 10**6, 10**30])
-def test_a_long_turn_is_checked_at_once(every: int) -> None:
-    Schedule((edge_spec("01"), edge_spec("10")), every).check(("0", "1"))
-    with pytest.raises(GraphError):
-        Schedule((edge_spec("01"), edge_spec("01")), every).check(("0", "1"))
-
-
-@given(st.integers(1, 7), st.lists(st.sampled_from(["01", "one-peer-exponential"]), min_size=1, max_size=3))
-def test_a_schedule_is_refused_exactly_if_its_union_is_not_connected(every: int, names: list[str]) -> None:
-    """Against brute force. A turn shorter than a period may meet the same phases for ever: here, hops of 2 only."""
-    members = ("0", "1", "2", "3")
-    schedule = Schedule(tuple(GraphSpec(n) if n in PRESETS else edge_spec(n) for n in names), every, origin=1)
-    union = schedule.graph(1, members)
-    for t in range(1, 1 + 2 * every * len(names)):
-        union = union.union(schedule.graph(t, members))
-    if union.unreachable_pairs():
-        with pytest.raises(GraphError, match="not strongly connected"):
-            schedule.check(members)
-    else:
-        schedule.check(members)
 
 
 # --- records

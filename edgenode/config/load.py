@@ -1,0 +1,200 @@
+"""Reading a configuration from the file, the environment and the options, and refusing what is wrong.
+
+Every value passes through `load`, together with its source. So each error is one line that names the source, the
+key, the value, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from edgenode.config.schema import KEYS, SECTIONS, Algorithm, Config, Key, one_of
+from edgenode.core.topology.period import Period
+from edgenode.errors import ConfigError
+
+# For each algorithm: the compressors that it supports, its default first, and the default for `values`.
+_COMPRESSORS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "sp": (("topk", "identity", "random", "rolling"), "int8"),
+    "scsp": (("topk", "identity", "random", "rolling"), "int8"),
+    "sgp": (("identity",), "float32"),
+    "quant-sgp": (("identity", "random", "topk"), "int8"),
+    "d-psgd": (("identity",), "float32"),
+    "d2": (("identity", "topk", "random"), "float32"),
+    "deep-squeeze": (("topk", "identity", "random"), "int8"),
+    "choco-sgd": (("topk", "identity", "random"), "int8"),
+    "skew-scout": (("topk",), "int8"),
+    "local": (("identity",), "float32"),
+}
+_ONLY = {
+    "sgp": "it sends whole models; sp is the same with compression",
+    "d-psgd": "it sends whole models; deep-squeeze is the same with compression",
+    "skew-scout": "it chooses the share that topk keeps",
+    "local": "it sends nothing",
+}
+_MAX_BLOCKS = 65536
+
+
+class _Given(NamedTuple):
+    """A value as it was written, and where."""
+
+    source: str
+    key: str
+    value: object
+    lax: bool  # text from a shell may stand for a number or a list, and text in a file may not
+
+
+def load(
+    path: Path | None,
+    overrides: Mapping[str, object] = MappingProxyType({}),
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """`overrides` (dotted keys, from flags) over EDGENODE_* variables over the file over defaults.
+
+    Text in `overrides` may stand for a number or a list, as in a variable. Every given value is checked,
+    even if another one overrides it.
+
+    Raises:
+        ConfigError: a value is not allowed, a key is unknown, or the file cannot be read.
+    """
+    sections: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
+    source_of = {}
+    options = (_Given("command-line option", key, value, True) for key, value in overrides.items())
+    for given in (*_from_file(path), *_from_environ(environ), *options):
+        value = _checked(given)
+        section, _, name = given.key.partition(".")
+        sections[section][name] = value
+        source_of[given.key] = given.source
+    _choose_compressor(sections["algorithm"])
+    config = msgspec.convert(sections, Config)
+    _check_algorithm(config.algorithm, source_of)
+    return config
+
+
+def _from_file(path: Path | None) -> Iterator[_Given]:
+    for name, content in ({} if path is None else _read(path)).items():
+        if name in SECTIONS and not isinstance(content, dict):
+            raise _error(f"{path}: {name} = {_shown(content)}, but it must be a section [{name}]")
+        if name in SECTIONS:
+            yield from (_Given(str(path), f"{name}.{key}", value, False) for key, value in content.items())
+        else:
+            raise _error(f"{path}: {_unknown(name, content)}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    text = ""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a byte order mark
+        return tomllib.loads(text)
+    except OSError as exc:
+        raise _error(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    except ValueError as exc:  # bad TOML, or bytes that are not UTF-8
+        reason = str(exc).replace("at end of document", f"at line {text.count(chr(10)) + 1}, the last")
+        raise _error(f"{path}: not valid TOML: {reason}") from exc
+
+
+def _from_environ(environ: Mapping[str, str]) -> Iterator[_Given]:
+    for variable in sorted(environ):
+        section, _, name = variable.removeprefix("EDGENODE_").lower().partition("_")
+        # Other EDGENODE_* variables belong to options of the command line.
+        if variable.startswith("EDGENODE_") and section in SECTIONS and name:
+            yield _Given(f"environment variable {variable}", f"{section}.{name}", environ[variable], True)
+
+
+def _checked(given: _Given) -> object:
+    key = KEYS.get(given.key)
+    if key is None:
+        raise _error(f"{given.source}: {_unknown(given.key, given.value)}")
+    try:
+        return _converted(given, key)
+    except (msgspec.ValidationError, ConfigError, ValueError, OverflowError) as exc:
+        raise _error(f"{given.source}: {given.key} = {_shown(given.value)}, but it must be {key.allowed}") from exc
+
+
+def _converted(given: _Given, key: Key) -> object:
+    value: Any = given.value
+    if given.lax and isinstance(value, str):
+        value = _from_text(value, key)
+    if given.key == "topology.every" and isinstance(value, str | int):
+        value = str(Period.parse(str(value)))  # 100, "100" and "100r" are equal, and must have one digest
+    value = msgspec.convert(value, key.type, strict=not given.lax)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("not finite")
+    if given.key == "task.milestones" and list(value) != sorted(set(value)):
+        raise ValueError("not increasing")
+    return value
+
+
+def _from_text(text: str, key: Key) -> object:
+    text.encode()  # the bytes of an environment variable need not be text: a ValueError here
+    if key.default is None and text == "none":
+        return None
+    if isinstance(key.default, tuple):
+        return [item.strip() for item in text.split(",")] if text else []
+    return text
+
+
+def _choose_compressor(given: dict[str, object]) -> None:
+    """Set the algorithm's default compressor and values where none are given."""
+    (default, *_), values = _COMPRESSORS[str(given.get("name", Algorithm().name))]
+    given.setdefault("compressor", default)
+    given.setdefault("values", values)
+
+
+def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None:
+    """Refuse combinations that do not work. The error names a key that was given: defaults fit each other."""
+
+    def refuse(key: str, reason: str) -> ConfigError:
+        key, value = f"algorithm.{key}", _shown(getattr(algorithm, key))
+        return _error(f"{source_of[key]}: {key} = {value}, but {reason}")
+
+    name, rate = algorithm.name, algorithm.averaging_rate
+    allowed, values = _COMPRESSORS[name]
+    if algorithm.compressor not in allowed:
+        why = _ONLY.get(name, "only sp and scsp exchange blocks")
+        raise refuse("compressor", f"with {name} it must be {one_of(allowed)}: {why}")
+    if allowed == ("identity",) and algorithm.values != values:
+        raise refuse("values", f"with {name} it must be {_shown(values)}: {_ONLY[name]}")
+    if algorithm.blocks > _MAX_BLOCKS:
+        raise refuse("share", f"with rolling it must be 1/{_MAX_BLOCKS} or more: each block has its own weight")
+    if name == "skew-scout" and rate is not None:
+        raise refuse("averaging_rate", "with skew-scout it must be unset: it follows the share")
+    if rate is None or name == "local":
+        return
+    if rate > 1 and (not algorithm.error_feedback or name == "d2" or algorithm.compressor == "rolling"):
+        what = name if algorithm.compressor != "rolling" else "rolling"
+        raise refuse("averaging_rate", f"with {what} it must be at most 1: training would diverge")
+    # The iteration diverges near rate / kept = 6 to 10. The last factor allows for the rounding of 5 * kept.
+    kept = algorithm.kept_share
+    if algorithm.error_feedback and rate > 5 * kept * (1 + 1e-9):
+        raise refuse(
+            "averaging_rate",
+            f"it must be at most {5 * kept:g}, five times the kept share {kept:g}: training would diverge",
+        )
+
+
+def _unknown(key: str, value: object) -> str:
+    name = key.rpartition(".")[2]
+    # The right name in the wrong section is nearer than any similar spelling.
+    same_name = [known for known in KEYS if known.endswith(f".{name}")]
+    nearest = same_name or difflib.get_close_matches(key, [*KEYS, *SECTIONS], n=1, cutoff=0.0)
+    return f"unknown key {key} = {_shown(value)}; did you mean {nearest[0]}?"
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _error(text: str) -> ConfigError:
+    one_line = " ".join(text.splitlines())
+    return ConfigError(one_line.encode("utf-8", "backslashreplace").decode())

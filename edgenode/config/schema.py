@@ -1,0 +1,250 @@
+"""The sections and keys of `run.toml`: types, defaults, and meanings.
+
+The annotation of a key states which values are allowed and what the key means. Errors, `Config.to_toml` and
+docs/configuration.md take both from here. `load` checks values against it, so the constructors do not.
+This package imports neither torch nor numpy nor the network, so that the command line can refuse a bad value at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from edgenode.core.topology.period import Period
+
+AtLeast0 = Annotated[int, Meta(ge=0, title="a whole number, 0 or more")]
+AtLeast1 = Annotated[int, Meta(ge=1, title="a whole number, 1 or more")]
+UpTo1024 = Annotated[int, Meta(ge=1, le=1024, title="a whole number from 1 to 1024")]
+Unsigned32 = Annotated[int, Meta(ge=0, le=2**32 - 1, title="a whole number from 0 to 4294967295")]
+Positive = Annotated[float, Meta(gt=0, title="a number above 0")]
+NotNegative = Annotated[float, Meta(ge=0, title="a number, 0 or more")]
+Fraction = Annotated[float, Meta(ge=0, le=1, title="a number from 0 to 1")]
+FractionBelow1 = Annotated[float, Meta(ge=0, lt=1, title="a number from 0 to below 1")]
+FractionAbove0 = Annotated[float, Meta(gt=0, le=1, title="a number above 0 and at most 1")]
+PositiveOrUnset = Annotated[Positive | None, Meta(title="a number above 0, or unset")]
+ThreadsOrAuto = Annotated[AtLeast1 | Literal["auto"], Meta(title='a whole number, 1 or more, or "auto"')]
+RoundsOrAuto = Annotated[AtLeast0 | Literal["auto"], Meta(title='a whole number, 0 or more, or "auto"')]
+Text = Annotated[str, Meta(title="text")]
+Name = Annotated[str, Meta(min_length=1, title="text that is not empty")]
+Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,40}\Z", title="1 to 40 letters, digits or -_.")]
+Epochs = Annotated[tuple[AtLeast1, ...], Meta(title="a list of increasing whole numbers, 1 or more")]
+Names = Annotated[tuple[Name, ...], Meta(min_length=1, title="a list of one or more names or paths")]
+Classes = Annotated[tuple[Name, ...], Meta(title="a list of names")]
+PeriodText = Annotated[str, Meta(title='epochs, as in "6ep", or rounds, as in "100r" or 100')]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The nodes of a run, its length, and its timeouts."""
+
+    cluster: Annotated[Label, "name of the run; a node with another name is rejected"] = "edgenode"
+    nodes: Annotated[UpTo1024, "number of nodes that the run starts with"] = 4
+    rounds: Annotated[AtLeast0, "number of training rounds"] = 1000
+    seed: Annotated[Unsigned32, "seed of all random numbers"] = 0
+    checkpoint_every: Annotated[AtLeast1, "rounds between two checkpoints"] = 50
+    evaluate_every: Annotated[AtLeast0, "rounds between two evaluations; 0 means only at the end"] = 50
+    barrier_timeout_s: Annotated[
+        Positive,
+        "seconds a round waits before the node logs the missing in-neighbours, or stops if there is no controller",
+    ] = 120.0
+    evict_after_s: Annotated[Positive, "seconds without progress after which an unresponsive member is evicted"] = 30.0
+    straggler: Annotated[
+        Literal["wait", "drop"], "policy for a responsive member that delays the others for evict_after_s"
+    ] = "wait"
+    min_nodes: Annotated[UpTo1024, "number of members below which none is evicted and none may leave"] = 1
+    window: Annotated[UpTo1024, "rounds a node may be ahead of its oldest unacknowledged push"] = 8
+    threads: Annotated[ThreadsOrAuto, "torch threads of a node; auto means one per physical core"] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], "device that a node trains on; auto means cuda if available, else cpu"
+    ] = "auto"
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The data, the model and the optimiser. Whether a data set or model exists is checked when a run starts."""
+
+    dataset: Annotated[Name, "name of the data set"] = "digits"
+    data_dir: Annotated[Text, "folder of the data; empty means the default folder"] = ""
+    classes: Annotated[Classes, "if given, the classes that an imagefolder must have on every node"] = ()
+    model: Annotated[Name, "name of the model"] = "small-cnn"
+    norm: Annotated[Literal["batch", "group"], "normalisation layers of the model"] = "group"
+    skew: Annotated[Fraction, "share of the data that is distributed by label; the rest is distributed evenly"] = 0.0
+    alpha: Annotated[
+        PositiveOrUnset, "if set, the data is distributed by a Dirichlet distribution with this alpha, not by skew"
+    ] = None
+    batch_size: Annotated[AtLeast1, "samples in one batch of one node"] = 32
+    learning_rate: Annotated[Positive, "initial learning rate of SGD"] = 0.1
+    momentum: Annotated[FractionBelow1, "momentum of SGD"] = 0.9
+    weight_decay: Annotated[NotNegative, "weight decay of SGD"] = 1e-4
+    milestones: Annotated[Epochs, "epochs at which the learning rate is multiplied by decay"] = ()
+    decay: Annotated[FractionAbove0, "factor of the learning rate at each milestone"] = 0.1
+    warmup_epochs: Annotated[AtLeast0, "epochs in which the learning rate rises linearly to learning_rate"] = 0
+    augment: Annotated[bool, "whether training images are varied at random"] = False
+    precision: Annotated[
+        Literal["float32", "bfloat16"], "number format in which layers compute; parameters and gradients are float32"
+    ] = "float32"
+
+
+class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the nodes average their models, and what a push carries. `load` checks that the keys fit each other."""
+
+    name: Annotated[
+        Literal["sp", "scsp", "sgp", "quant-sgp", "d-psgd", "d2", "deep-squeeze", "choco-sgd", "skew-scout", "local"],
+        "the algorithm; docs/algorithms.md describes them",
+    ] = "scsp"
+    compressor: Annotated[
+        Literal["topk", "identity", "random", "rolling"],
+        "what a push carries: the largest entries, all, all rounded at random, or one block of the model after another",
+    ] = "topk"
+    share: Annotated[
+        FractionAbove0, "share of each tensor that topk keeps, or of the model that is one block of rolling"
+    ] = 0.01
+    bits: Annotated[Literal[4, 2, 1], "bits per value of the random compressor"] = 4
+    values: Annotated[
+        Literal["int8", "int4", "bfloat16", "float32"], "number format in which topk, identity and rolling send values"
+    ] = "int8"
+    averaging_rate: Annotated[PositiveOrUnset, "the paper's η; unset means the algorithm's default"] = None
+    gossip_rounds: Annotated[
+        RoundsOrAuto, "rounds of SCSP's last phase; auto means as many as gossip_tolerance needs"
+    ] = "auto"
+    gossip_tolerance: Annotated[Positive, "share of the disagreement that may remain after the last phase"] = 1e-3
+    gossip_graph: Annotated[
+        Literal["plan", "exponential", "one-peer-exponential", "complete"],
+        "graph of the last phase; plan means the run's own graphs",
+    ] = "plan"
+    travel_every: Annotated[AtLeast1, "rounds between two visits of a model to its out-neighbours, in skew-scout"] = 500
+    tolerated_loss: Annotated[Fraction, "accuracy that a visiting model may lose, in skew-scout"] = 0.05
+    loss_weight: Annotated[NotNegative, "cost of lost accuracy, where uncompressed messages cost 1, in skew-scout"] = (
+        50.0
+    )
+
+    @property
+    def kept_share(self) -> float:
+        """p, the share of what is exchanged that a message keeps. The averaging rate must match it."""
+        if self.name == "local":
+            return 0.0
+        return {"topk": self.share, "identity": 1.0, "random": self.bits / 32, "rolling": 1.0}[self.compressor]
+
+    @property
+    def error_feedback(self) -> bool:
+        """Whether a node adds what a message left out to the next one. Only then does p bound the averaging rate."""
+        return self.name not in {"choco-sgd", "quant-sgp"}
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks of the model, which are exchanged in turn."""
+        return math.ceil(round(1 / self.share, 6)) if self.compressor == "rolling" else 1
+
+
+class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which node pushes to which, and when that changes. Whether a graph exists is checked when a run starts."""
+
+    graphs: Annotated[Names, "presets or edge-list files, used in turn"] = ("a",)
+    every: Annotated[PeriodText, "how long each graph is used before the next"] = "1ep"
+
+    @property
+    def period(self) -> Period:
+        """`every` as a value."""
+        return Period.parse(self.every)
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "run": Run,
+    "task": Task,
+    "algorithm": Algorithm,
+    "topology": Topology,
+}
+
+
+class Key(NamedTuple):
+    """One key of run.toml, as the documentation and the errors describe it."""
+
+    type: Any
+    default: object
+    allowed: str
+    meaning: str
+
+
+def _key(field: msgspec.structs.FieldInfo) -> Key:
+    base, *metas, meaning = get_args(field.type)
+    allowed = next((meta.title for meta in metas), "true or false")
+    if get_origin(base) is Literal:
+        allowed = one_of(get_args(base))
+    return Key(field.type, field.default, allowed, meaning)
+
+
+def one_of(choices: tuple[object, ...]) -> str:
+    """A choice in words: `"a", "b" or "c"`."""
+    *others, last = map(as_toml, choices)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def as_toml(value: object) -> str:
+    """A scalar or list as TOML: JSON, once DEL is escaped, but not ASCII-only JSON (surrogate pairs)."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+KEYS: Mapping[str, Key] = {
+    f"{section}.{field.name}": _key(field)
+    for section, struct in SECTIONS.items()
+    for field in msgspec.structs.fields(struct)
+}
+
+# May differ between nodes. The digest covers all others.
+LOCAL_KEYS = frozenset(
+    {
+        "run.threads",
+        "run.device",
+        "run.checkpoint_every",
+        "run.barrier_timeout_s",
+        "run.straggler",
+        "task.data_dir",
+    }
+)
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole run."""
+
+    run: Run = Run()
+    task: Task = Task()
+    algorithm: Algorithm = Algorithm()
+    topology: Topology = Topology()
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain values by section and key. Lists stay tuples and unset stays None."""
+        return {section: msgspec.structs.asdict(getattr(self, section)) for section in SECTIONS}
+
+    def digest(self) -> str:
+        """SHA-256, in hex, over all keys that must be equal on every node."""
+        values = {f"{section}.{name}": v for section, keys in self.as_dict().items() for name, v in keys.items()}
+        shared = {key: value for key, value in values.items() if key not in LOCAL_KEYS}
+        return hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def warnings(self) -> list[str]:
+        """What is allowed and yet probably not intended, one line each."""
+        lines = []
+        rate, kept = self.algorithm.averaging_rate, self.algorithm.kept_share
+        if rate is not None and 0 < kept < rate and self.algorithm.error_feedback:
+            lines.append(
+                f"algorithm.averaging_rate = {rate:g} is above the kept share {kept:g}: "
+                "the nodes' models may drift apart"
+            )
+        if self.task.alpha is not None and self.task.skew > 0:
+            lines.append(f"task.skew = {self.task.skew:g} is not used, because task.alpha is set")
+        return lines
+
+    def to_toml(self) -> str:
+        """A complete run.toml with the meaning of each key. `load` reads it back equal."""
+        lines = ["# A run of edgenode, with every key. Flags and EDGENODE_* variables override it."]
+        for section, values in self.as_dict().items():
+            lines += ["", f"[{section}]"]
+            for name, value in values.items():
+                key = KEYS[f"{section}.{name}"]
+                lines.append(f"# {key.meaning} ({key.allowed})")
+                lines.append(f"# {name} is unset" if value is None else f"{name} = {as_toml(value)}")
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,353 @@
+"""Values come from the strongest source, are read back equal, and are refused in one line."""
+
+from __future__ import annotations
+
+import os
+import string
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgenode.config.load import load
+from edgenode.config.schema import KEYS, Config
+from edgenode.errors import ConfigError
+from tests.config.values import OTHER, value_of
+
+
+def written(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def message_of(path: Path | None, overrides: dict[str, object], environ: dict[str, str]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides, environ)
+    return str(caught.value)
+
+
+# Round trips
+
+any_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
+    "run.cluster": st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=40),
+    "run.nodes": st.integers(1, 1024),
+    "run.rounds": st.integers(min_value=0),
+    "run.seed": st.integers(0, 2**32 - 1),
+    "run.barrier_timeout_s": positive,
+    "run.evict_after_s": positive,
+    "run.straggler": st.sampled_from(["wait", "drop"]),
+    "run.min_nodes": st.integers(1, 1024),
+    "task.dataset": any_text,
+    "task.data_dir": st.just("") | any_text,
+    "task.classes": st.lists(any_text).map(tuple),
+    "task.skew": st.floats(0, 1),
+    "task.alpha": st.none() | positive,
+    "task.milestones": st.sets(st.integers(1, 10**6)).map(lambda epochs: tuple(sorted(epochs))),
+    "task.warmup_epochs": st.integers(0, 9),
+    "task.augment": st.booleans(),
+    "algorithm.averaging_rate": st.none() | st.floats(0, 0.05, exclude_min=True),
+    "algorithm.gossip_rounds": st.just("auto") | st.integers(min_value=0),
+    "algorithm.bits": st.sampled_from([4, 2, 1]),
+    "topology.graphs": st.lists(any_text, min_size=1).map(tuple),
+    "topology.every": st.builds("{}{}".format, st.integers(1, 10**9 - 1), st.sampled_from(["ep", "r"])),
+}
+
+
+@settings(deadline=None)
+@given(st.fixed_dictionaries({}, optional=STRATEGIES))
+def test_written_config_loads_back_equal(values: dict[str, Any]) -> None:
+    before = load(None, values, {})
+    assert {key: value_of(before, key) for key in values} == values
+    with tempfile.TemporaryDirectory() as folder:
+        path = written(Path(folder), before.to_toml())
+        after = load(path, {}, {})
+    assert after == before
+    assert after.digest() == before.digest()
+
+
+def test_written_config_with_no_default_loads_back_equal(tmp_path: Path) -> None:
+    before = load(None, OTHER, {})
+    assert load(written(tmp_path, before.to_toml()), {}, {}) == before
+
+
+# Where a value comes from
+
+
+def test_load_without_sources_gives_the_defaults() -> None:
+    assert load(None, {}, {}) == Config()
+
+
+def test_options_override_variables_which_override_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "[run]\nnodes = 2\nrounds = 2\nseed = 2\n")
+    environ = {"EDGENODE_RUN_ROUNDS": "3", "EDGENODE_RUN_SEED": "3"}
+    run = load(path, {"run.seed": 4}, environ).run
+    assert (run.nodes, run.rounds, run.seed, run.window) == (2, 3, 4, 8)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_variable_and_option_can_set_every_key(key: str) -> None:
+    other = OTHER[key]
+    text = ", ".join(map(str, other)) if isinstance(other, tuple) else str(other).replace("True", "true")
+    section, _, name = key.partition(".")
+    environ = {f"EDGENODE_{section}_{name}".upper(): text}
+    assert value_of(load(None, {}, environ), key) == other
+    assert value_of(load(None, {key: text}, {}), key) == other
+    assert value_of(load(None, {key: other}, {}), key) == other
+
+
+def test_none_as_text_unsets_what_the_file_set(tmp_path: Path) -> None:
+    path = written(tmp_path, "[task]\nalpha = 0.5\nmilestones = [3]\n")
+    environ = {"EDGENODE_TASK_ALPHA": "none", "EDGENODE_TASK_MILESTONES": ""}
+    assert load(path, {}, environ).task == Config().task
+    assert load(path, {"task.alpha": None}, {}).task.alpha is None
+
+
+def test_variables_of_the_command_line_are_ignored() -> None:
+    assert load(None, {}, {"EDGENODE_LISTEN": "x", "EDGENODE_STATE_DIR": "x", "RUN_NODES": "x"}) == Config()
+
+
+def test_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGENODE_RUN_NODES", "6")
+    assert load(None).run.nodes == 6
+
+
+def test_file_may_have_integers_for_floats_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = written(tmp_path, b"\xef\xbb\xbf[task]\r\nlearning_rate = 1\r\n")
+    learning_rate = load(path, {}, {}).task.learning_rate
+    assert (learning_rate, type(learning_rate)) == (1.0, float)
+
+
+# Errors
+
+FILE_ERRORS = [
+    ("[run]\nnodes = 0", "run.nodes = 0, but it must be a whole number from 1 to 1024"),
+    ("[run]\nnodes = 1025", "run.nodes = 1025, but it must be a whole number from 1 to 1024"),
+    ("[run]\nnodes = true", "run.nodes = true, but it must be a whole number from 1 to 1024"),
+    ('[run]\nnodes = "4"', 'run.nodes = "4", but it must be a whole number from 1 to 1024'),
+    ("[run.nodes]\nx = 1", 'run.nodes = {"x": 1}, but it must be a whole number from 1 to 1024'),
+    ("[run]\nrounds = -1", "run.rounds = -1, but it must be a whole number, 0 or more"),
+    ("[run]\nrounds = 1979-05-27", 'run.rounds = "1979-05-27", but it must be a whole number, 0 or more'),
+    ("[run]\nseed = 4294967296", "run.seed = 4294967296, but it must be a whole number from 0 to 4294967295"),
+    ("[run]\ncheckpoint_every = 0", "run.checkpoint_every = 0, but it must be a whole number, 1 or more"),
+    ("[run]\nbarrier_timeout_s = 0", "run.barrier_timeout_s = 0, but it must be a number above 0"),
+    ("[run]\nbarrier_timeout_s = inf", "run.barrier_timeout_s = Infinity, but it must be a number above 0"),
+    ('[run]\ncluster = "a b"', 'run.cluster = "a b", but it must be 1 to 40 letters, digits or -_.'),
+    ('[run]\ncluster = "a\\n"', 'run.cluster = "a\\n", but it must be 1 to 40 letters, digits or -_.'),
+    ('[run]\ndevice = "tpu"', 'run.device = "tpu", but it must be "auto", "cpu", "cuda" or "mps"'),
+    ('[task]\ndataset = ""', 'task.dataset = "", but it must be text that is not empty'),
+    ("[task]\ndata_dir = 1", "task.data_dir = 1, but it must be text"),
+    ("[task]\nskew = 1.5", "task.skew = 1.5, but it must be a number from 0 to 1"),
+    ("[task]\nskew = nan", "task.skew = NaN, but it must be a number from 0 to 1"),
+    ("[task]\nalpha = 0", "task.alpha = 0, but it must be a number above 0, or unset"),
+    ("[task]\nmomentum = 1", "task.momentum = 1, but it must be a number from 0 to below 1"),
+    ("[task]\nweight_decay = -1.0", "task.weight_decay = -1.0, but it must be a number, 0 or more"),
+    (
+        "[task]\nmilestones = [20, 10]",
+        "task.milestones = [20, 10], but it must be a list of increasing whole numbers, 1 or more",
+    ),
+    ("[task]\naugment = 1", "task.augment = 1, but it must be true or false"),
+    ("[algorithm]\nshare = 0", "algorithm.share = 0, but it must be a number above 0 and at most 1"),
+    ("[algorithm]\nbits = 3", "algorithm.bits = 3, but it must be 4, 2 or 1"),
+    (
+        '[algorithm]\nname = "SP"',
+        'algorithm.name = "SP", but it must be "sp", "scsp", "sgp", "quant-sgp", "d-psgd", "d2", '
+        '"deep-squeeze", "choco-sgd", "skew-scout" or "local"',
+    ),
+    (
+        '[algorithm]\ngossip_rounds = "all"',
+        'algorithm.gossip_rounds = "all", but it must be a whole number, 0 or more, or "auto"',
+    ),
+    ("[topology]\ngraphs = []", "topology.graphs = [], but it must be a list of one or more names or paths"),
+    (
+        '[topology]\nevery = "0ep"',
+        'topology.every = "0ep", but it must be epochs, as in "6ep", or rounds, as in "100r" or 100',
+    ),
+    (
+        "[topology]\nevery = 1.5",
+        'topology.every = 1.5, but it must be epochs, as in "6ep", or rounds, as in "100r" or 100',
+    ),
+    (
+        "[algorithm]\naveraging_rate = 0.06",
+        "algorithm.averaging_rate = 0.06, but it must be at most 0.05, five times the kept share 0.01: "
+        "training would diverge",
+    ),
+    (
+        '[algorithm]\ncompressor = "random"\nbits = 1\naveraging_rate = 0.2',
+        "algorithm.averaging_rate = 0.2, but it must be at most 0.15625, five times the kept share 0.03125: "
+        "training would diverge",
+    ),
+    ("[run]\nnode = 3", "unknown key run.node = 3; did you mean run.nodes?"),
+    ("[run]\nlearning_rate = 3", "unknown key run.learning_rate = 3; did you mean task.learning_rate?"),
+    ("[run]\n'no\u2028de' = 3", "unknown key run.no de = 3; did you mean run.nodes?"),
+    ("rounds = 3", "unknown key rounds = 3; did you mean run.rounds?"),
+    ("[algoritm]\nshare = 1", 'unknown key algoritm = {"share": 1}; did you mean algorithm?'),
+    (
+        f"[run]\nnodes = '{'x' * 100}'",
+        f'run.nodes = "{"x" * 76}..., but it must be a whole number from 1 to 1024',
+    ),
+    ("run = 3", "run = 3, but it must be a section [run]"),
+    ("[run]\nnodes = \n", "not valid TOML: Invalid value (at line 2, column 9)"),
+    ("[run]\nnodes = ", "not valid TOML: Invalid value (at line 2, the last)"),
+    (b"\xff", "not valid TOML: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), FILE_ERRORS)
+def test_error_in_the_file_is_one_line(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    path = written(tmp_path, text)
+    assert message_of(path, {}, {}) == f"{path}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("RUN_NODES", "many", 'run.nodes = "many", but it must be a whole number from 1 to 1024'),
+        ("RUN_NODE", "3", 'unknown key run.node = "3"; did you mean run.nodes?'),
+        ("TASK_AUGMENT", "yes", 'task.augment = "yes", but it must be true or false'),
+        ("TASK_DATA_DIR", "\udcff", r'task.data_dir = "\udcff", but it must be text'),
+        ("TASK_SKEW", "nan", 'task.skew = "nan", but it must be a number from 0 to 1'),
+        ("TASK_LEARNING_RATE", "inf", 'task.learning_rate = "inf", but it must be a number above 0'),
+        ("TASK_BATCH_SIZE", "none", 'task.batch_size = "none", but it must be a whole number, 1 or more'),
+        ("TOPOLOGY_GRAPHS", "", 'topology.graphs = "", but it must be a list of one or more names or paths'),
+        (
+            "ALGORITHM_AVERAGING_RATE",
+            "0.06",
+            "algorithm.averaging_rate = 0.06, but it must be at most 0.05, five times the kept share 0.01: "
+            "training would diverge",
+        ),
+    ],
+)
+def test_error_in_a_variable_names_the_variable(variable: str, value: str, expected: str) -> None:
+    environ = {f"EDGENODE_{variable}": value}
+    assert message_of(None, {}, environ) == f"environment variable EDGENODE_{variable}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("run.nodes", 0, "run.nodes = 0, but it must be a whole number from 1 to 1024"),
+        ("run.nodes", None, "run.nodes = null, but it must be a whole number from 1 to 1024"),
+        ("run.nodse", 4, "unknown key run.nodse = 4; did you mean run.nodes?"),
+        ("nodes", 4, "unknown key nodes = 4; did you mean run.nodes?"),
+        ("task.decay", 10**400, None),
+    ],
+)
+def test_error_in_an_option_names_the_command_line(key: str, value: object, expected: str | None) -> None:
+    zeros = "0" * 76
+    expected = expected or f"task.decay = 1{zeros}..., but it must be a number above 0 and at most 1"
+    assert message_of(None, {key: value}, {}) == f"command-line option: {expected}"
+
+
+@pytest.mark.parametrize("wrong", ["", "ep", "0", 0, -1, True, "1 ep", "1.5ep", "1e", "٣ep", "9" * 10])
+def test_text_that_is_not_a_period_is_refused(wrong: str | int) -> None:
+    expected = 'but it must be epochs, as in "6ep", or rounds, as in "100r" or 100'
+    assert message_of(None, {"topology.every": wrong}, {}).endswith(expected)
+
+
+def test_overridden_wrong_value_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "[run]\nnodes = 0")
+    assert message_of(path, {"run.nodes": 4}, {}).startswith(f"{path}: run.nodes = 0")
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "absent.toml"
+    assert message_of(path, {}, {}) == f"{path}: cannot be read: {os.strerror(2)}"
+
+
+# Algorithms
+
+
+@pytest.mark.parametrize(
+    ("name", "compressor", "values"),
+    [
+        ("sp", "topk", "int8"),
+        ("scsp", "topk", "int8"),
+        ("sgp", "identity", "float32"),
+        ("quant-sgp", "identity", "int8"),
+        ("d-psgd", "identity", "float32"),
+        ("d2", "identity", "float32"),
+        ("deep-squeeze", "topk", "int8"),
+        ("choco-sgd", "topk", "int8"),
+        ("skew-scout", "topk", "int8"),
+        ("local", "identity", "float32"),
+    ],
+)
+def test_algorithm_has_a_default_compressor_and_values(name: str, compressor: str, values: str) -> None:
+    loaded = load(None, {"algorithm.name": name}, {})
+    assert (loaded.algorithm.compressor, loaded.algorithm.values) == (compressor, values)
+    assert load(None, {"algorithm.name": name, "algorithm.compressor": compressor}, {}) == loaded
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "text"),
+    [
+        (
+            {"name": "sgp", "compressor": "topk"},
+            'algorithm.compressor = "topk", but with sgp it must be "identity": it sends whole models; sp is the same '
+            "with compression",
+        ),
+        (
+            {"name": "d-psgd", "compressor": "random"},
+            'algorithm.compressor = "random", but with d-psgd it must be "identity": it sends whole models; '
+            "deep-squeeze is the same with compression",
+        ),
+        (
+            {"name": "sgp", "values": "int8"},
+            'algorithm.values = "int8", but with sgp it must be "float32": it sends whole models; sp is the same with '
+            "compression",
+        ),
+        (
+            {"name": "local", "compressor": "topk"},
+            'algorithm.compressor = "topk", but with local it must be "identity": it sends nothing',
+        ),
+        (
+            {"name": "choco-sgd", "compressor": "rolling"},
+            'algorithm.compressor = "rolling", but with choco-sgd it must be "topk", "identity" or "random": '
+            "only sp and scsp exchange blocks",
+        ),
+        (
+            {"name": "skew-scout", "compressor": "identity"},
+            'algorithm.compressor = "identity", but with skew-scout it must be "topk": it chooses the share that '
+            "topk keeps",
+        ),
+        (
+            {"name": "skew-scout", "averaging_rate": 0.01},
+            "algorithm.averaging_rate = 0.01, but with skew-scout it must be unset: it follows the share",
+        ),
+        (
+            {"compressor": "rolling", "share": 1e-5},
+            "algorithm.share = 1e-05, but with rolling it must be 1/65536 or more: each block has its own weight",
+        ),
+        (
+            {"compressor": "rolling", "averaging_rate": 1.5},
+            "algorithm.averaging_rate = 1.5, but with rolling it must be at most 1: training would diverge",
+        ),
+        (
+            {"name": "choco-sgd", "averaging_rate": 1.5},
+            "algorithm.averaging_rate = 1.5, but with choco-sgd it must be at most 1: training would diverge",
+        ),
+        (
+            {"name": "d2", "averaging_rate": 1.5},
+            "algorithm.averaging_rate = 1.5, but with d2 it must be at most 1: training would diverge",
+        ),
+        (
+            {"name": "deep-squeeze", "averaging_rate": 0.06},
+            "algorithm.averaging_rate = 0.06, but it must be at most 0.05, five times the kept share 0.01: "
+            "training would diverge",
+        ),
+    ],
+)
+def test_combination_that_does_not_work_is_refused_with_reason(algorithm: dict[str, object], text: str) -> None:
+    overrides = {f"algorithm.{key}": value for key, value in algorithm.items()}
+    assert message_of(None, overrides, {}) == f"command-line option: {text}"
+
+
+@pytest.mark.parametrize("share", [count / 1000 for count in range(1, 201)])
+def test_averaging_rate_of_five_times_the_kept_share_is_allowed(share: float) -> None:
+    load(None, {"algorithm.share": share, "algorithm.averaging_rate": round(5 * share, 6)}, {})

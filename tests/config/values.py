@@ -1,0 +1,31 @@
+"""Values to test every key with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgenode.config.schema import Config
+
+# Another valid value for every key: the digest and precedence tests fail when a new key is missing here.
+OTHER: dict[str, Any] = {
+    "run.cluster": "lab-2", "run.nodes": 5, "run.rounds": 7, "run.seed": 1, "run.checkpoint_every": 3,
+    "run.evaluate_every": 0, "run.barrier_timeout_s": 2.5, "run.evict_after_s": 7.5, "run.straggler": "drop",
+    "run.min_nodes": 2,
+    "run.window": 9, "run.threads": 2, "run.device": "cuda", "task.dataset": "cifar10", "task.data_dir": "/data",
+    "task.classes": ("cat", "dog"),
+    "task.model": "resnet20", "task.norm": "batch", "task.skew": 0.8, "task.alpha": 0.1, "task.batch_size": 16,
+    "task.learning_rate": 0.2, "task.momentum": 0.0, "task.weight_decay": 0.0, "task.milestones": (10, 20),
+    "task.decay": 0.5, "task.warmup_epochs": 1, "task.augment": True,
+    "task.precision": "bfloat16",
+    "algorithm.name": "sp", "algorithm.compressor": "identity",
+    "algorithm.share": 0.1, "algorithm.bits": 2, "algorithm.values": "float32",
+    "algorithm.averaging_rate": 0.004, "algorithm.gossip_rounds": 40, "algorithm.gossip_tolerance": 0.01,
+    "algorithm.gossip_graph": "complete", "algorithm.travel_every": 100, "algorithm.tolerated_loss": 0.1,
+    "algorithm.loss_weight": 10.0, "topology.graphs": ("a", "graphs/ring.edges"),
+    "topology.every": "100r",
+}  # fmt: skip
+
+
+def value_of(loaded: Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return loaded.as_dict()[section][name]

@@ -1,0 +1,74 @@
+"""Periods as text, as values and in rounds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenode.core.topology.period import Period
+from edgenode.errors import ConfigError, GraphError
+
+
+@pytest.mark.parametrize(
+    ("text", "period", "rounds"),
+    [
+        ("1ep", Period(1, "epochs"), 30),
+        ("6ep", Period(6, "epochs"), 180),
+        ("100r", Period(100, "rounds"), 100),
+        ("100", Period(100, "rounds"), 100),
+        ("7", Period(7), 7),
+        ("007", Period(7), 7),
+        ("999999999ep", Period(999_999_999, "epochs"), 29_999_999_970),
+    ],
+)
+def test_text_is_parsed_and_converted_to_rounds(text: str, period: Period, rounds: int) -> None:
+    assert Period.parse(text) == period
+    assert period.rounds(rounds_per_epoch=30) == rounds
+
+
+@given(st.integers(1, 10**9 - 1), st.sampled_from(["rounds", "epochs"]))
+def test_parse_is_the_inverse_of_str(count: int, unit: Literal["rounds", "epochs"]) -> None:
+    assert Period.parse(str(Period(count, unit))) == Period(count, unit)
+
+
+@given(st.integers(1, 10**9 - 1), st.sampled_from(["ep", "r"]))
+def test_str_is_the_inverse_of_parse(count: int, suffix: str) -> None:
+    assert str(Period.parse(f"{count}{suffix}")) == f"{count}{suffix}"
+
+
+WRONG = [
+    "",
+    "ep",
+    "r",
+    "0",
+    "0ep",
+    "00r",
+    "-1",
+    "+1",
+    "6x",
+    "1 ep",
+    " 1ep",
+    "1ep\n",
+    "1.5ep",
+    "1e",
+   
+    "٣ep",
+    "True",
+]
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, "9" * 10, "0" * 9 + "1"])
+def test_text_that_is_not_a_period_is_refused(wrong: str) -> None:
+    with pytest.raises(GraphError) as caught:
+        Period.parse(wrong)
+    assert str(caught.value) == f"{wrong!r} is not a period: expected epochs, as in 6ep, or rounds, as in 100r or 100"
+    assert isinstance(caught.value, ConfigError)  # the user's mistake
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_period_below_one_is_refused(count: int) -> None:
+    with pytest.raises(GraphError, match=f"a period must be 1 or more epochs, not {count}"):
+        Period(count, "epochs")
