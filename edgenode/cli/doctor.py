@@ -113,7 +113,7 @@ async def _findings(
 ) -> AsyncIterator[Finding]:
     from edgenode.doctor import machine, network, problem
     from edgenode.errors import ConfigError
-    from edgenode.net.discovery import interfaces_for
+    from edgenode.net.interfaces import interfaces_for
     from edgenode.net.rpc import split_address
 
     host, _ = split_address(where.listen)

@@ -162,7 +162,8 @@ async def find_controller(controller: str, cluster: str, timeout_s: float = _FIN
 
         split_address(controller)
         return controller
-    from edgenode.net.discovery import Discovery, interfaces_for
+    from edgenode.net.discovery import Discovery
+    from edgenode.net.interfaces import interfaces_for
 
     async with Discovery(cluster, interfaces_for(host)) as discovery:
         return (await discovery.wait("controller", timeout_s=timeout_s)).targets[0]

@@ -46,8 +46,10 @@ from edgenode.dashboard.feed import Feed
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, first_cause
 from edgenode.net import control_server, operator_server
 from edgenode.net.control_server import ControlServer
-from edgenode.net.discovery import Discovery, Service, interfaces_for
+from edgenode.net.discovery import Discovery
 from edgenode.net.http import serving_http
+from edgenode.net.interfaces import interfaces_for
+from edgenode.net.mdns_service import Service
 from edgenode.net.operator_client import operator_client
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import join_address, serving, split_address

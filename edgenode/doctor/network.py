@@ -15,7 +15,9 @@ from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]  # t
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.doctor import Finding, Level, ok, problem, warning
 from edgenode.errors import EdgenodeError, TransportError
-from edgenode.net.discovery import LOOPBACK, SERVICE_TYPES, Discovery, Service, interfaces_for
+from edgenode.net.discovery import Discovery
+from edgenode.net.interfaces import LOOPBACK, interfaces_for
+from edgenode.net.mdns_service import SERVICE_TYPES, Service
 from edgenode.net.operator_client import operator_client
 from edgenode.net.rpc import serves, split_address
 

@@ -46,8 +46,10 @@ from edgenode.core.protocol.status import NodeStatus, NodeView
 from edgenode.errors import ConfigError, Evicted, OtherRun, TransportError, first_cause
 from edgenode.net import peer_server
 from edgenode.net.control_client import ControlLink
-from edgenode.net.discovery import Discovery, Service, interfaces_for
+from edgenode.net.discovery import Discovery
 from edgenode.net.http import serving_http
+from edgenode.net.interfaces import interfaces_for
+from edgenode.net.mdns_service import Service
 from edgenode.net.peer_client import PeerAddresses, fetch_model, meet, probe
 from edgenode.net.peer_server import PeerServer, name_conflict
 from edgenode.net.rpc import address_towards, join_address, serving, split_address

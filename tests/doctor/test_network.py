@@ -12,7 +12,9 @@ import pytest
 from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.doctor import Finding, Level, network
 from edgenode.net import operator_server
-from edgenode.net.discovery import LOOPBACK, Discovery, Service
+from edgenode.net.discovery import Discovery
+from edgenode.net.interfaces import LOOPBACK
+from edgenode.net.mdns_service import Service
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import serving
 from edgenode.net.wire import PROTOCOL

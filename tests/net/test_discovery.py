@@ -11,7 +11,9 @@ from dataclasses import replace
 import pytest
 
 from edgenode.errors import ConfigError, LocalProtocolError, TransportError
-from edgenode.net.discovery import LOOPBACK, Discovery, Service, instance_label, interfaces_for
+from edgenode.net.discovery import Discovery
+from edgenode.net.interfaces import LOOPBACK, interfaces_for
+from edgenode.net.mdns_service import Service, instance_label
 
 # Every run of the tests has clusters of its own: another run may share the loopback interface.
 RUN = f"test-{os.getpid()}"
@@ -192,7 +194,7 @@ async def test_what_cannot_be_announced_is_refused() -> None:
     async with discoveries(1) as [discovery]:
         with pytest.raises(ConfigError, match="1 to 200 bytes"):
             await discovery.announce(a_node("n" * 201))
-        with pytest.raises(ConfigError, match=r"0\.0\.0\.0 says where to listen"):
+        with pytest.raises(ConfigError, match=r"0\.0\.0\.0 is an address to listen on"):
             await discovery.announce(a_node(address="0.0.0.0"))
         with pytest.raises(LocalProtocolError, match="in discovery of"):
             await discovery.announce(a_node(cluster="elsewhere"))
@@ -201,7 +203,7 @@ async def test_what_cannot_be_announced_is_refused() -> None:
 
 
 async def test_an_address_of_no_interface_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"no interface has the address 192\.0\.2\.77: choose of .*127\.0\.0\.1"):
+    with pytest.raises(ConfigError, match=r"no interface has the address 192\.0\.2\.77: choose one of .*127\.0\.0\.1"):
         await Discovery(RUN, ("192.0.2.77",)).__aenter__()
     with pytest.raises(ConfigError, match="interface 'eth7' is not an IP address"):
         await Discovery(RUN, ("eth7",)).__aenter__()

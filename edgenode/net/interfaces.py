@@ -1,0 +1,80 @@
+"""The network interfaces of this machine, by their IP addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+import ifaddr
+
+from edgenode.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
+_IFF_UP = 1
+
+
+def interfaces_for(listen_host: str) -> tuple[str, ...]:
+    """The addresses of the interfaces on which a process that listens on ``listen_host`` uses mDNS.
+
+    A loopback host uses loopback alone. "" and the wildcard use every IPv4 interface that is up, and loopback. Any
+    other address uses itself.
+
+    Raises:
+        ConfigError: it is a host name.
+    """
+    if listen_host in ("", "0.0.0.0", "::"):
+        return (*network_addresses(), LOOPBACK)
+    if listen_host == "localhost" or parse_ip(listen_host, "listen host").is_loopback:
+        return (LOOPBACK,)
+    return (listen_host,)
+
+
+def network_addresses() -> tuple[str, ...]:
+    """The IPv4 addresses of all interfaces that are up, except loopback, in the system's order."""
+    return tuple(
+        ip.ip
+        for adapter in ifaddr.get_adapters()
+        if _is_up(adapter.name)
+        for ip in adapter.ips
+        if isinstance(ip.ip, str) and not ip_address(ip.ip).is_loopback
+    )
+
+
+def check_interfaces(addresses: Sequence[str]) -> None:
+    """Check that each address belongs to this machine.
+
+    Raises:
+        ConfigError: one does not, or is not an IP address.
+    """
+    known = {_bare(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips}
+    for address in addresses:
+        if not parse_ip(address, "interface").is_loopback and address not in known:
+            raise ConfigError(f"no interface has the address {address}: choose one of {', '.join(sorted(known))}")
+
+
+def parse_ip(address: str, what: str) -> IPv4Address | IPv6Address:
+    """An IP address from text.
+
+    Args:
+        what: names the address in the error.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    try:
+        return ip_address(address)
+    except ValueError as exc:
+        raise ConfigError(f"{what} {address!r} is not an IP address") from exc
+
+
+def _is_up(interface: str) -> bool:
+    """False only if the system reports that the interface is down. ifaddr lists those too."""
+    try:
+        return bool(int(Path(f"/sys/class/net/{interface}/flags").read_text(), 16) & _IFF_UP)
+    except (OSError, ValueError):
+        return True
+
+
+def _bare(address: str | tuple[str, int, int]) -> str:
+    return address if isinstance(address, str) else address[0]

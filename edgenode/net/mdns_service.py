@@ -1,0 +1,91 @@
+"""An announced service, and its form in DNS: an instance name, addresses, a port and a TXT record."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from zeroconf import ServiceInfo
+
+from edgenode.errors import ConfigError
+
+Kind = Literal["node", "controller"]
+
+SERVICE_TYPES: dict[Kind, str] = {
+    "node": "_edgenode._tcp.local.",
+    "controller": "_edgenode-ctl._tcp.local.",
+}
+KINDS: dict[str, Kind] = {service_type: kind for kind, service_type in SERVICE_TYPES.items()}
+_LABEL_BYTES = 63  # of one DNS label, RFC 1035 section 2.3.4
+_NAME_BYTES = 200  # a TXT entry "cluster=..." can hold 255 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One announced process: where it claims to listen. Nothing is verified."""
+
+    kind: Kind
+    cluster: str
+    name: str
+    addresses: tuple[str, ...]
+    port: int
+    protocol: int
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The addresses to dial, as host:port in the order to try. IPv6 hosts are in brackets."""
+        return tuple(f"[{a}]:{self.port}" if ":" in a else f"{a}:{self.port}" for a in self.addresses)
+
+
+def service_to_info(service: Service, addresses: Sequence[str]) -> ServiceInfo:
+    """The form in which a service is announced at some addresses.
+
+    Raises:
+        ConfigError: its name or its cluster's is empty or too long.
+    """
+    for key, value in (("cluster", service.cluster), ("name", service.name)):
+        if not 0 < len(value.encode()) <= _NAME_BYTES:
+            raise ConfigError(f"{key} {value!r} must have 1 to {_NAME_BYTES} bytes to be announced")
+    service_type = SERVICE_TYPES[service.kind]
+    name = f"{instance_label(service.cluster, service.name)}.{service_type}"
+    text = {
+        "node": service.name,
+        "cluster": service.cluster,
+        "protocol": str(service.protocol),
+        "fingerprint": "",  # reserved for the certificate
+    }
+    return ServiceInfo(service_type, name, service.port, properties=text, server=name, parsed_addresses=list(addresses))
+
+
+def service_from_info(info: ServiceInfo, own_addresses: Sequence[str]) -> Service | None:
+    """A service from outside. None if its description is incomplete or invalid.
+
+    Addresses that this machine has too come last: every Docker host has its own 172.17.0.1.
+    """
+    text = info.decoded_properties
+    addresses, cluster, name = info.parsed_addresses(), text.get("cluster"), text.get("node")
+    protocol = text.get("protocol") or ""
+    if not (addresses and info.port and cluster and name and protocol.isascii() and protocol.isdigit()):
+        return None
+    addresses.sort(key=lambda address: (address in own_addresses, address))
+    return Service(KINDS[info.type], cluster, name, tuple(addresses), info.port, int(protocol[:9]))
+
+
+def instance_label(cluster: str, name: str) -> str:
+    """The DNS label under which ``name`` of ``cluster`` is announced: at most 63 bytes, and unique to the pair.
+
+    DNS ignores case and splits names at dots. A name with other characters than a-z, 0-9 and "-" has them replaced, and
+    gets a hash. No plain label looks like a hashed one, because "@" and "~" cannot come from a name.
+    """
+    plain = f"{_slug(name)}@{_slug(cluster)}"
+    if plain == f"{name}@{cluster}" and len(plain) <= _LABEL_BYTES:
+        return plain
+    digest = hashlib.sha256(f"{len(name)}:{name}{cluster}".encode()).hexdigest()[:16]
+    return f"{plain[: _LABEL_BYTES - len(digest) - 1]}~{digest}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9-]", "-", text.lower())
