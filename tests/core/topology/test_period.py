@@ -39,28 +39,10 @@ def test_str_is_the_inverse_of_parse(count: int, suffix: str) -> None:
     assert str(Period.parse(f"{count}{suffix}")) == f"{count}{suffix}"
 
 
-WRONG = [
-    "",
-    "ep",
-    "r",
-    "0",
-    "0ep",
-    "00r",
-    "-1",
-    "+1",
-    "6x",
-    "1 ep",
-    " 1ep",
-    "1ep\n",
-    "1.5ep",
-    "1e",
-   
-    "٣ep",
-    "True",
-]
+WRONG = ["", "1 ep", " 1ep", "1ep\n", *"ep r 0 0ep 00r -1 +1 6x 1.5ep 1e ٣ep True".split(), "9" * 10, "0" * 9 + "1"]
 
 
-@pytest.mark.parametrize("wrong", [*WRONG, "9" * 10, "0" * 9 + "1"])
+@pytest.mark.parametrize("wrong", WRONG)
 def test_text_that_is_not_a_period_is_refused(wrong: str) -> None:
     with pytest.raises(GraphError) as caught:
         Period.parse(wrong)
