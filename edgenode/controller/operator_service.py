@@ -1,4 +1,4 @@
-"""The operators' desk: what they may ask for, and what they are told. Command line and page meet here."""
+"""What operators can request and see. The requests of the command line and of the page arrive here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from itertools import count
 
 import structlog
 
-from edgenode.controller.evidence import holding_up
 from edgenode.controller.failure_detector import FailureDetector
+from edgenode.controller.liveness import holding_up
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import Evict, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
@@ -24,10 +24,10 @@ log = structlog.get_logger()
 
 
 class OperatorService:
-    """Takes wishes, and answers them when the cluster has replied.
+    """Passes requests to the cluster, and returns when it has replied.
 
     Args:
-        post: takes an event for the cluster.
+        post: puts a request into the controller's mailbox.
 
     Attributes:
         page: URL of the dashboard, or "".
@@ -43,76 +43,73 @@ class OperatorService:
         self._cluster, self._nodes, self._failure_detector, self._post = cluster, nodes, failure_detector, post
         self.page = ""
         self._request_ids = count()
-        self._asked: dict[int, asyncio.Future[int]] = {}
+        self._replies: dict[int, asyncio.Future[int]] = {}
 
     async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
-        """Use these graphs in turn; returns the round at which every node switches.
+        """Use these graphs in turn. Return the round at which every node switches.
 
         Raises:
-            ConfigError: the graphs do not fit the members, or the run takes no changes.
+            ConfigError: the graphs do not fit the members, or the run cannot change now.
         """
         period = Period(every, "epochs" if epochs else "rounds")
         if not graphs:
             raise ConfigError("a rotation needs at least one graph")
-        return await self._ask(Rotate(next(self._request_ids), graphs, period))
+        return await self._request(Rotate(next(self._request_ids), graphs, period))
 
     async def stop(self) -> int:
-        """Stop the run, a paused one too; returns the round before which every node stops."""
-        return await self._ask(Stop(next(self._request_ids)))
+        """Stop the run, paused or not. Return the round before which every node stops."""
+        return await self._request(Stop(next(self._request_ids)))
 
     async def pause(self) -> int:
-        """Let every node stand still before its next round; returns the newest round that one is known to be in."""
-        return await self._ask(Pause(next(self._request_ids)))
+        """Pause every node before its next round. Return the newest round that a node has reported."""
+        return await self._request(Pause(next(self._request_ids)))
 
     async def resume(self) -> int:
-        """Let a paused run go on."""
-        return await self._ask(Resume(next(self._request_ids)))
+        """Continue a paused run. Return the newest round that a node has reported."""
+        return await self._request(Resume(next(self._request_ids)))
 
     async def evict(self, node: str, force: bool) -> int:
-        """Go on without a member; returns the round from which it is out.
+        """Evict a member. Return the first round without it.
 
         Raises:
-            ConfigError: it is no member, or too few would be left.
+            ConfigError: the node is not a member, or too few members would be left.
         """
-        return await self._ask(Evict(next(self._request_ids), node, force))
+        return await self._request(Evict(next(self._request_ids), node, force))
 
     def reply(self, reply: Reply) -> None:
-        """What the cluster says to a ticket."""
-        asked = self._asked.pop(reply.request_id)
-        if asked.done():  # whoever asked does not wait any more
+        """Return the cluster's reply to the operator that waits for it."""
+        waiting = self._replies.pop(reply.request_id)
+        if waiting.done():  # cancelled: the operator's connection ended
             return
         if reply.start is None:
-            asked.set_exception(ConfigError(reply.error))
+            waiting.set_exception(ConfigError(reply.error))
         else:
-            asked.set_result(reply.start)
+            waiting.set_result(reply.start)
 
-    async def _ask(self, request: OperatorRequest) -> int:
-        answer = self._await_reply(request.request_id)
+    async def _request(self, request: OperatorRequest) -> int:
+        reply: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._replies[request.request_id] = reply
         self._post(request)
-        start = await answer
-        log.info("an operator's wish is granted", request=type(request).__name__.lower(), at_round=start)
+        start = await reply
+        log.info("operator request accepted", request=type(request).__name__.lower(), at_round=start)
         return start
 
-    def _await_reply(self, request_id: int) -> asyncio.Future[int]:
-        self._asked[request_id] = answer = asyncio.get_running_loop().create_future()
-        return answer
-
     def status(self) -> ClusterStatus:
-        """The cluster as it is now."""
+        """The current status of the run."""
         cluster, now = self._cluster, time.monotonic()
-        consensus = self._nodes.consensus(cluster.plan)
-        holding, held = holding_up(self._nodes.heard()), self._failure_detector.held
+        consensus = self._nodes.consensus_distance(cluster.plan)
+        holding, straggling = holding_up(self._nodes.last_reports()), self._failure_detector.straggling
         nodes = tuple(
             NodeView(
                 node=node,
-                address=a.address,
-                connected=a.connected,
-                last_seen_s=now - a.seen,
-                status=a.status,
+                address=entry.address,
+                connected=node in cluster.present,
+                last_seen_s=now - entry.last_seen,
+                status=entry.status,
                 holds_up=holding.get(node, ()),
-                holds_up_s=held[node].straggling_s if node in held else 0.0,
+                holds_up_s=straggling[node].straggling_s if node in straggling else 0.0,
             )
-            for node, a in sorted(self._nodes.items())
+            for node, entry in sorted(self._nodes.items())
         )
         status = ClusterStatus(
             cluster=cluster.run_spec.cluster,
@@ -130,17 +127,20 @@ class OperatorService:
         )
         if cluster.plan is None:
             return status
-        return replace(status, plan=cluster.plan.since(status.round))  # not all of a plan that has grown long
+        return replace(status, plan=cluster.plan.since(status.round))  # the plan of a long run has many records
 
-    def in_a_line(self) -> str:
-        """How the run is, for systemd."""
-        cluster, here = self._cluster, len(self._cluster.present)
+    def summary(self) -> str:
+        """The status in one line, for systemd."""
+        cluster, connected = self._cluster, len(self._cluster.present)
         if cluster.plan is None:
-            return f"{here} of {here + cluster.missing()} nodes are here"
+            return f"{connected} of {connected + cluster.missing()} nodes are connected"
         reports = [member.status for member in self._nodes.members(cluster.plan)]
-        parts = [f"round {min((p.round for p in reports), default=0)}", f"nodes: {len(cluster.plan.latest.names)}"]
-        if known := [p.accuracy for p in reports if p.accuracy is not None]:
+        parts = [f"round {min((r.round for r in reports), default=0)}", f"nodes: {len(cluster.plan.latest.names)}"]
+        if known := [r.accuracy for r in reports if r.accuracy is not None]:
             parts.append(f"accuracy {sum(known) / len(known):.1%}")
-        if awaited := cluster.waits_for() or {n for n, h in self._failure_detector.held.items() if h.straggling_s}:
+        slow = {node for node, s in self._failure_detector.straggling.items() if s.straggling_s}
+        if awaited := cluster.waits_for() or slow:
             parts.append(f"waiting for {', '.join(sorted(awaited))}")
-        return ", ".join([*parts, *(["paused"] if cluster.paused else [])])
+        if cluster.paused:
+            parts.append("paused")
+        return ", ".join(parts)

@@ -1,10 +1,24 @@
-"""The shell of the Cluster: one mailbox, one owner task. It is not in the data path; a run goes on without it."""
+"""The controller process around `Cluster`: one mailbox, and one owner task that takes events from it.
+
+The owner handles an event and performs its actions in their order before it takes the next one. Three rules:
+
+1. **Saved before sent.** A `Persist` is written in a thread, and the owner waits for it. What follows it relies on it,
+   and further events stay in the mailbox. The other tasks of the process, such as links and probes, continue meanwhile.
+2. **No other task sees half an event.** The registry changes together with the cluster, before the first wait.
+3. **Orders go to the link that the cluster knows.** While the owner waits, a node may connect again. An order for its
+   old link must not reach the new one, which may belong to another process. It is lost with the old link, and the
+   cluster sends it again when it handles the new one.
+
+A run continues without its controller, which is not in the data path.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -63,16 +77,16 @@ from edgenode.storage.controller_state import ControllerState
 log = structlog.get_logger()
 
 _PROBE_S = 2.0
-_LINGER_S = 0.5  # for those who watch to take the last status
+_LINGER_S = 0.5  # so that watching clients receive the last status
 
 
 class Controller:
-    """Founds one run, changes its plan, watches it to its end.
+    """Creates one run, changes its plan, and watches it until it ends.
 
     Args:
-        recover: take the place of a controller that is lost for good.
+        recover: replace a controller whose disk is lost.
         http: host:port of the page, or "none".
-        tensorboard: a folder for its events.
+        tensorboard: the folder for TensorBoard events.
     """
 
     def __init__(
@@ -86,46 +100,47 @@ class Controller:
     ) -> None:
         self.config, self.listen, self._http = config, listen, http
         self.state = ControllerState(state_dir, config.digest())
-        saved = self._saved(recover)
+        saved = self._load_state(recover)
         leadership = Leadership(saved.term + 1 if saved else 0, secrets.token_hex(4), listen)
         self.cluster = Cluster(factory.run_spec(config), leadership, saved, recover)
         if saved:
-            log.info("the run goes on", term=saved.term + 1, nodes=list(saved.plan.latest.names))
+            log.info("resuming the run", term=saved.term + 1, nodes=list(saved.plan.latest.names))
             self.state.save(replace(saved, term=saved.term + 1))
         self.nodes = NodeRegistry()
-        self.nodes.expect(self.cluster.plan)
-        self._mailbox: asyncio.Queue[ClusterEvent] = asyncio.Queue()
+        self.nodes.add_members(self.cluster.plan)
+        self._mailbox: asyncio.Queue[ClusterEvent | None] = asyncio.Queue()  # None ends the owner task
+        self._link_changes = Counter[str]()  # by node: its joins and disconnects in the mailbox
         post = self._mailbox.put_nowait
         identity = Identity(config.run.cluster, "controller", config.digest())
         self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post)
         self.operator_service = OperatorService(self.cluster, self.nodes, self._failure_detector, post)
         self._feed = Feed(lambda: cluster_json(self.operator_service.status()))
         events = Events(tensorboard) if tensorboard else None
-        goes_on, rounds = recover or saved is not None, self.cluster.run_spec.rounds
-        self._recorder = RunRecorder(config, rounds, state_dir, goes_on, self.operator_service.status, events)
-        self._control = ControlServer(identity, post, self.nodes.reported, self._planned)
+        resumed, rounds = recover or saved is not None, self.cluster.run_spec.rounds
+        self._recorder = RunRecorder(config, rounds, state_dir, resumed, self.operator_service.status, events)
+        self._control = ControlServer(identity, self._post_from_link, self.nodes.reported, self._address_in_plan)
 
-    def _saved(self, recover: bool) -> Persist | None:
+    def _load_state(self, recover: bool) -> Persist | None:
         try:
             return self.state.load()
         except OtherRun:
             raise
         except CheckpointError as exc:
             if not recover:
-                raise ConfigError(f"{exc}; to take the plan from the nodes that run, start with --recover") from exc
-            log.warning("taking the plan from the nodes that run", reason=str(exc))
+                raise ConfigError(str(exc)) from exc
+            log.warning("recovering the plan from the running nodes", reason=str(exc))
             self.state.close()
             return None
 
-    def _planned(self, node: str) -> str:
+    def _address_in_plan(self, node: str) -> str:
         members = self.cluster.plan.latest.members if self.cluster.plan else ()
         return next((m.address for m in members if m.node == node), "")
 
     async def run(self) -> bool:
-        """Serve until every member has ended; True if all were done, or stopped because they were told to.
+        """Serve until every member has ended. True if all did all their rounds, or stopped as an operator requested.
 
         Raises:
-            ConfigError: the address cannot be bound, or another controller has this cluster's name.
+            ConfigError: the address cannot be bound, or another controller leads a cluster of this name.
         """
         operators = OperatorServer(self.operator_service)
         services = [(control_server.SERVICE, self._control.add_to), (operator_server.SERVICE, operators.add_to)]
@@ -149,30 +164,36 @@ class Controller:
                 **({"page": self.operator_service.page} if self.operator_service.page else {}),
             )
             async with asyncio.TaskGroup() as group:
-                owner = group.create_task(self._own(), name="owner")
+                owner = group.create_task(self._handle_events(), name="owner")
                 helpers = [
-                    group.create_task(self._failure_detector.watch(), name="lookout"),
+                    group.create_task(self._failure_detector.watch(), name="failure detector"),
                     group.create_task(self._feed.run(), name="feed"),
-                    group.create_task(self._recorder.keep(), name="history"),
+                    group.create_task(self._recorder.record(), name="history"),
                 ]
-                beat = group.create_task(Notifier().beat(self.operator_service.in_a_line), name="systemd")
-                await self._until_over()
+                beat = group.create_task(Notifier().beat(self.operator_service.summary), name="systemd")
+                await self._wait_until_over()
                 for helper in helpers:
                     helper.cancel()
-                for action in self.cluster.close():
-                    self._perform(action)
+                await self._end(owner)
+                await self._perform_all(self.cluster.close())
                 operators.end()
                 await self._feed.end()
+                owner = group.create_task(self._handle_events(), name="owner")  # nodes may still connect
                 await asyncio.sleep(_LINGER_S)
-                owner.cancel()
+                await self._end(owner)
                 beat.cancel()
-        self.state.close()
-        ended_well = all(a.status.state.ended_well for a in self.nodes.members(self.cluster.plan))
-        self._recorder.end(ended_well)
+        await asyncio.to_thread(self.state.close)
+        ended_well = all(member.status.state.ended_well for member in self.nodes.members(self.cluster.plan))
+        await self._recorder.end(ended_well)
         return ended_well
 
+    async def _end(self, owner: asyncio.Task[None]) -> None:
+        """Let the owner task handle what is in the mailbox, and end it."""
+        self._mailbox.put_nowait(None)
+        await owner
+
     async def _is_alive(self, other: Service) -> bool:
-        """Whether another controller of this cluster answers where one was announced."""
+        """Whether another controller of this cluster answers at an announced address."""
         for target in other.targets:
             with suppress(EdgenodeError):
                 async with operator_client(target, _PROBE_S) as client:
@@ -183,60 +204,75 @@ class Controller:
                     )
         return False
 
-    async def _own(self) -> None:
-        """The owner task: nobody else touches the cluster."""
-        while True:
-            event = await self._mailbox.get()
-            self._note(event)
-            for action in self.cluster.handle(event):
-                self._perform(action)
-            self.nodes.expect(self.cluster.plan)
-            self._say_waiting(event)
+    # --- the owner task -----------------------------------------------------------------------------
 
-    def _say_waiting(self, event: ClusterEvent) -> None:
-        """Log, and tell every node that is connected, what the run waits for."""
-        waits = self.cluster.waits_for()
-        if not isinstance(event, Disconnected) and not (isinstance(event, Reported) and isinstance(event.report, Join)):
-            return
-        if waits:
-            log.info("nobody is in the run any more: waiting for its members", missing=sorted(waits))
-        if waits or self.cluster.plan is None:
-            present = tuple(sorted(self.cluster.present))
-            self._control.send_all(Standby(present, len(waits) or self.cluster.missing()))
+    def _post_from_link(self, event: Reported | Disconnected) -> None:
+        self._link_changes[event.node] += _changes_link(event)
+        self._mailbox.put_nowait(event)
 
-    def _note(self, event: ClusterEvent) -> None:
+    async def _handle_events(self) -> None:
+        """The owner task: no other task changes the cluster while it runs."""
+        while (event := await self._mailbox.get()) is not None:
+            self._note_link(event)
+            await self._perform_all(self.cluster.handle(event))
+            if _changes_link(event):
+                self._send_standby()
+
+    def _note_link(self, event: ClusterEvent) -> None:
         match event:
             case Reported(node, Join(address) as join):
-                self.nodes.joined(node, address, join.process)
+                self.nodes.connected(node, address, join.process)
                 log.info("node joined", node=node, address=address, missing=max(0, self.cluster.missing() - 1))
             case Disconnected(node):
-                self.nodes.lost(node, self.cluster.plan)
+                self.nodes.disconnected(node, self.cluster.plan)
+            case _:
+                return
+        self._link_changes[node] -= 1
 
-    def _perform(self, action: ClusterAction) -> None:
+    async def _perform_all(self, actions: Sequence[ClusterAction]) -> None:
+        """Bring the registry up to date, then perform the actions in their order."""
+        self.nodes.forget(_removed(actions) - self.cluster.present.keys())
+        self.nodes.add_members(self.cluster.plan)
+        for action in actions:
+            await self._perform(action)
+
+    async def _perform(self, action: ClusterAction) -> None:
         match action:
             case Send(node, order):
-                self._log(node, order)
-                if isinstance(order, Refuse) and node not in self.cluster.present:
-                    self.nodes.forget([node])
-                self._control.send(node, order)
+                self._send(node, order)
             case StepDown(reason):
-                raise ConfigError(f"{reason}; if that one is gone for good, start this one with --recover")
+                raise ConfigError(f"{reason}; if that controller is lost for good, start this one with --recover")
             case Persist():
-                self.state.save(action)
-                dead = {node for node, _ in action.plan.latest.evictions}
-                self.nodes.forget(dead - set(self.cluster.present))
+                await asyncio.to_thread(self.state.save, action)
             case Reply(request_id, start, error) if request_id == UNREQUESTED:
                 if start is None and error:
-                    log.warning("a silent node stays", reason=error)
+                    log.warning("eviction rejected", reason=error)
             case Reply():
                 self.operator_service.reply(action)
             case _:
                 assert_never(action)
 
-    def _log(self, node: str, order: Order) -> None:
+    def _send(self, node: str, order: Order) -> None:
+        if self._link_changes[node]:
+            log.debug("an order is lost with its link", node=node, order=type(order).__name__)
+            return
+        self._log_order(node, order)
+        self._control.send(node, order)
+
+    def _send_standby(self) -> None:
+        """Tell every connected node what the run waits for, if it does."""
+        waits_for = self.cluster.waits_for()
+        if waits_for:
+            log.info("no member is in the run: waiting for members to return", missing=sorted(waits_for))
+        if waits_for or self.cluster.plan is None:
+            present = tuple(sorted(self.cluster.present))
+            for node in present:
+                self._send(node, Standby(present, len(waits_for) or self.cluster.missing()))
+
+    def _log_order(self, node: str, order: Order) -> None:
         match order:
             case Welcome():
-                log.info("welcome", node=node, round=order.round)
+                log.info("welcomed a node", node=node, round=order.round)
             case Refuse(reason):
                 log.warning("refused a node", node=node, reason=reason)
             case Offer(record):
@@ -246,9 +282,9 @@ class Controller:
             case EvictionCommitted():
                 log.info("eviction committed", node=node)
             case Sponsor():
-                log.info("sponsor", node=node)
+                log.info("sent a node to a sponsor", node=node, sponsor=order.address)
 
-    async def _until_over(self) -> None:
+    async def _wait_until_over(self) -> None:
         since = None
         while True:
             await asyncio.sleep(0.1)
@@ -257,10 +293,23 @@ class Controller:
             members = self.nodes.members(self.cluster.plan)
             if len(members) >= len(self.cluster.plan.latest.names) and all(member.ended for member in members):
                 return
-            abandoned = self.nodes.are_abandoned(self.cluster.plan)
+            abandoned = self.nodes.is_abandoned(self.cluster.plan, self.cluster.present)
             since = (since or time.monotonic()) if abandoned else None
             if since is not None and time.monotonic() - since > self.config.run.evict_after_s:
                 return
+
+
+def _changes_link(event: ClusterEvent) -> bool:
+    return isinstance(event, Disconnected) or (isinstance(event, Reported) and isinstance(event.report, Join))
+
+
+def _removed(actions: Sequence[ClusterAction]) -> set[str]:
+    """The nodes that actions evict or refuse."""
+    removed = {action.node for action in actions if isinstance(action, Send) and isinstance(action.order, Refuse)}
+    for action in actions:
+        if isinstance(action, Persist):
+            removed |= {node for node, _ in action.plan.latest.evictions}
+    return removed
 
 
 def run_controller(
@@ -271,10 +320,10 @@ def run_controller(
     http: str = "none",
     tensorboard: Path | None = None,
 ) -> bool:
-    """Run a controller to the end of its run, in an event loop of its own; True if no node failed.
+    """Run a controller in its own event loop until its run ends. True if all members ended well.
 
     Raises:
-        EdgenodeError: it could not start.
+        EdgenodeError: it could not start, or another controller leads the run.
         KeyboardInterrupt: it was interrupted.
     """
     try:

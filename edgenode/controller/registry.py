@@ -1,14 +1,17 @@
-"""Who is there, as the controller sees it: what each node said last, and when. Nothing here decides anything."""
+"""The last report of every node, with the time when it arrived. Decides nothing.
+
+Which nodes are connected is a fact of the cluster, and is not kept here.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 import structlog
 
-from edgenode.controller.evidence import NodeEvidence
+from edgenode.controller.liveness import LastReport
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.observability.model_sketch import BUCKETS, distance
@@ -20,83 +23,90 @@ _SKETCHES_KEPT = 8
 
 @dataclass
 class NodeEntry:
-    """What the controller last heard of a node."""
+    """One node.
+
+    Attributes:
+        process: "" for a member that has not connected to this controller.
+        last_seen: by the monotonic clock. The creation of the entry counts as a report.
+        sketches: the newest model sketches, by round.
+    """
 
     address: str
-    process: str = ""  # unknown of a member that has not called yet
-    connected: bool = True
-    seen: float = field(default_factory=time.monotonic)
+    process: str = ""
+    last_seen: float = field(default_factory=time.monotonic)
     status: NodeStatus = field(default_factory=NodeStatus)
-    sketches: dict[int, tuple[float, ...]] = field(default_factory=dict)  # by round
+    sketches: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
         return self.status.state.ended
 
-    def sketched(self) -> None:
-        """Keep the newest sketches: the others' of the same round may come later."""
-        if len(self.status.sketch) == BUCKETS:
-            self.sketches[self.status.sketch_round] = self.status.sketch
+    def update(self, status: NodeStatus) -> None:
+        """Take a new report, and keep its sketch: the other nodes' sketches of that round may come later."""
+        self.status, self.last_seen = status, time.monotonic()
+        if len(status.sketch) == BUCKETS:
+            self.sketches[status.sketch_round] = status.sketch
             for old in sorted(self.sketches)[:-_SKETCHES_KEPT]:
                 del self.sketches[old]
 
-    def heard(self, now: float) -> NodeEvidence:
-        """As evidence."""
+    def last_report(self, now: float) -> LastReport:
+        """What the failure detector decides from."""
         status = self.status
-        return NodeEvidence(now - self.seen, status.waiting_for, status.waiting_s, status.state.ended_well)
+        return LastReport(now - self.last_seen, status.waiting_for, status.waiting_s, status.state.ended_well)
 
 
 class NodeRegistry(dict[str, NodeEntry]):
     """The nodes by name."""
 
-    def expect(self, plan: Plan | None) -> None:
-        """A member that has not called since we started may be dead: its silence counts from then."""
+    def add_members(self, plan: Plan | None) -> None:
+        """Add members that have not connected yet. They may be dead: their silence counts from now."""
         for member in plan.latest.members if plan else ():
-            self.setdefault(member.node, NodeEntry(member.address, connected=False))
+            self.setdefault(member.node, NodeEntry(member.address))
 
-    def joined(self, node: str, address: str, process: str) -> None:
-        """A node called."""
+    def connected(self, node: str, address: str, process: str) -> None:
+        """A node connected."""
         self[node] = NodeEntry(address, process)
 
-    def lost(self, node: str, plan: Plan | None) -> None:
-        """Its link ended. Before the founding, that is all there was of it."""
+    def disconnected(self, node: str, plan: Plan | None) -> None:
+        """The link of a node ended. Before the run starts, nothing of the node has to be kept."""
         if node not in self:
             return
-        self[node].connected = False
         if plan is None:
             del self[node]
         elif not self[node].ended:
-            log.warning("lost sight of a node", node=node)
+            log.warning("node disconnected", node=node)
 
     def reported(self, node: str, status: NodeStatus) -> None:
-        """A node said how it is."""
+        """A node reported its status."""
         if node not in self:
             return
-        entry = self[node]
-        if status.state is NodeState.FAILED and entry.status.state is not status.state:
-            log.error("a node failed", node=node, reason=status.error)
-        entry.status, entry.seen = status, time.monotonic()
-        entry.sketched()
+        if status.state is NodeState.FAILED and self[node].status.state is not status.state:
+            log.error("node failed", node=node, reason=status.error)
+        self[node].update(status)
 
     def forget(self, nodes: Iterable[str]) -> None:
-        """They are members no more, and not here."""
+        """Remove nodes that are neither members nor connected."""
         for node in nodes:
             self.pop(node, None)
 
     def members(self, plan: Plan | None) -> list[NodeEntry]:
-        """Those of the plan that are known."""
+        """The entries of the plan's members."""
         return [self[name] for name in (plan.latest.names if plan else ()) if name in self]
 
-    def are_abandoned(self, plan: Plan) -> bool:
-        """Whether some members have ended, and the others are not here, and too few to go on without those."""
+    def is_abandoned(self, plan: Plan, present: Container[str]) -> bool:
+        """Whether the run cannot continue: some members ended, and the others are disconnected and too few.
+
+        Args:
+            present: the connected nodes.
+        """
         members = self.members(plan)
-        left = [m for m in members if not m.ended]
+        left = [name for name in plan.latest.names if name in self and not self[name].ended]
         failed = any(m.status.state is NodeState.FAILED for m in members)
         few = len(left) < len(members) and 2 * len(left) <= len(members)
-        return (few or failed) and not any(m.connected for m in left)
+        return (few or failed) and not any(name in present for name in left)
 
-    def consensus(self, plan: Plan | None) -> tuple[int, float] | None:
-        """The newest round of which all members have said their sketches, and how far apart the models were then."""
+    def consensus_distance(self, plan: Plan | None) -> tuple[int, float] | None:
+        """The newest round with sketches of all members, and the distance of their models in that round."""
         members = self.members(plan)
         rounds = set[int].intersection(*(set(m.sketches) for m in members)) if members else set[int]()
         if not rounds:
@@ -104,7 +114,7 @@ class NodeRegistry(dict[str, NodeEntry]):
         newest = max(rounds)
         return newest, distance([m.sketches[newest] for m in members])
 
-    def heard(self) -> dict[str, NodeEvidence]:
-        """What is known of everyone, as evidence."""
+    def last_reports(self) -> dict[str, LastReport]:
+        """What the failure detector decides from, by node."""
         now = time.monotonic()
-        return {node: entry.heard(now) for node, entry in self.items()}
+        return {node: entry.last_report(now) for node, entry in self.items()}

@@ -62,11 +62,6 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         if isinstance(order, Refuse):
             self._links[node].put_nowait(None)
 
-    def send_all(self, order: Order) -> None:
-        """Give an order to every node with a link."""
-        for node in self._links:
-            self.send(node, order)
-
     async def Attend(
         self, requests: AsyncIterator[control_pb2.AttendRequest], context: grpc.aio.ServicerContext
     ) -> None:

@@ -81,7 +81,7 @@ class ControllerState:
                 return self._read(database)
         except (OSError, sqlite3.Error, ValueError, TypeError, RemoteProtocolError) as exc:
             raise CheckpointError(
-                f"{self.path} cannot be read: {exc}; start with --recover to rebuild it from the nodes"
+                f"{self.path} cannot be read: {exc}; start with --recover to take the plan from the running nodes"
             ) from exc
 
     def close(self) -> None:
@@ -137,8 +137,8 @@ class ControllerState:
             raise ValueError("its checksum does not match")
         if run_digest != self._run_digest:
             raise OtherRun(
-                f"{self.path} belongs to an unfinished run with another configuration: its digest is {run_digest}, ours is "
-                f"{self._run_digest}. Remove it, or use another --state-dir"
+                f"{self.path} belongs to an unfinished run with another configuration: its digest is {run_digest}, "
+                f"ours is {self._run_digest}. Remove it, or use another --state-dir"
             )
         return Persist(term, ballot, Plan(tuple(map(Record.from_json, texts))), bool(paused))
 

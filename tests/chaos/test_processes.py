@@ -81,7 +81,7 @@ def test_a_killed_controller_costs_no_round_and_goes_on_where_it_was(fleet: Flee
         crew.controller.kill()
         time.sleep(chance.uniform(0, 0.5))  # the chaos itself, and not a wait
         crew.until_progress(crew.nodes, epochs=4)
-        crew.start_controller().says(f"the run goes on .*term={term}")
+        crew.start_controller().says(f"resuming the run .*term={term}")
         for node in crew.nodes:
             crew.controller.says(f"node joined .*node={node.name}")
         change = fleet.command("topology", "set", chance.choice("bc"), "--cluster", fleet.cluster)
@@ -123,7 +123,7 @@ def test_less_than_half_wait_until_an_operator_who_knows_better_forces_it(fleet:
     crew.nodes[0].says("epoch=3 ")
     for dead in (1, 2):
         crew.nodes[dead].kill()
-    crew.controller.says("a silent node stays .*: without it 1 of 3 members would be left")
+    crew.controller.says("eviction rejected .*: without it 1 of 3 members would be left")
     crew.nodes[0].says("no progress")
 
     def evict(*words: str, code: int = 0) -> Process:

@@ -1,7 +1,11 @@
-"""What a controller remembers, and what it does when it cannot."""
+"""The controller process: what it loads and saves, and the order in which it acts."""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,37 +14,42 @@ from edgenode import factory
 from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.controller.process import Controller
-from edgenode.controller.registry import NodeEntry, NodeRegistry
-from edgenode.core.protocol.events import Persist
+from edgenode.core.protocol.events import Disconnected, Persist, Reported
+from edgenode.core.protocol.orders import Hello, Join, Leadership, Order, Standby, Welcome
 from edgenode.core.protocol.plan import Member, create_plan
-from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.errors import ConfigError, OtherRun
 from edgenode.storage.controller_state import ControllerState
 
 LISTEN = "127.0.0.1:0"
+DISK_S = 0.3
 
 
-def remembered(folder: Path, config: Config) -> Persist:
+# --- the state on disk
+
+
+def saved_state(folder: Path, config: Config) -> Persist:
     plan = create_plan(config.run.cluster, [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], factory.schedule(config))
     persist = Persist(4, 0, plan)
     ControllerState(folder, config.digest()).save(persist)
     return persist
 
 
-def test_a_controller_goes_on_with_the_plan_and_a_higher_term_and_knows_where_members_were(tmp_path: Path) -> None:
-    persist = remembered(tmp_path, Config())
+def test_controller_resumes_the_plan_in_a_higher_term(tmp_path: Path) -> None:
+    persist = saved_state(tmp_path, Config())
     controller = Controller(Config(), LISTEN, tmp_path)
     assert (controller.cluster.plan, controller.cluster.term) == (persist.plan, 5)
-    assert controller._planned("n0") == "10.0.0.1:7600"
-    assert controller._planned("n1") == controller._planned("n9") == ""
+    assert controller._address_in_plan("n0") == "10.0.0.1:7600"
+    assert controller._address_in_plan("n1") == controller._address_in_plan("n9") == ""
     assert Controller(Config(), LISTEN, tmp_path).cluster.term == 6
 
 
-def test_damaged_state_is_refused_with_the_remedy_and_removed_only_with_it(tmp_path: Path) -> None:
-    remembered(tmp_path, Config())
+def test_damaged_state_is_removed_only_with_recover(tmp_path: Path) -> None:
+    saved_state(tmp_path, Config())
     for file in tmp_path.iterdir():
         file.write_bytes(b"{")
-    with pytest.raises(ConfigError, match=r"cannot be read: .*; to take the plan from the nodes that run, .*--recover"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be read: .*; start with --recover to take the plan from the running nodes"
+    ):
         Controller(Config(), LISTEN, tmp_path)
     controller = Controller(Config(), LISTEN, tmp_path, recover=True)
     assert (controller.cluster.plan, controller.cluster.term) == (None, 0)
@@ -48,44 +57,136 @@ def test_damaged_state_is_refused_with_the_remedy_and_removed_only_with_it(tmp_p
 
 
 @pytest.mark.parametrize("recover", [False, True])
-def test_state_of_another_run_stays_whatever_is_said(tmp_path: Path, recover: bool) -> None:
-    remembered(tmp_path, Config())
-    with pytest.raises(OtherRun, match=f"digest {Config().digest()}, ours is"):
+def test_state_of_another_run_is_never_removed(tmp_path: Path, recover: bool) -> None:
+    saved_state(tmp_path, Config())
+    with pytest.raises(OtherRun, match=f"digest is {Config().digest()}, ours is"):
         Controller(load(None, {"run.seed": 1}, {}), LISTEN, tmp_path, recover)
     assert ControllerState(tmp_path, Config().digest()).load() is not None
 
 
-def test_a_member_that_failed_may_be_cut_out_like_one_that_died_and_one_that_is_done_may_not() -> None:
-    heard = {
-        state: NodeEntry("10.0.0.1:7600", status=NodeStatus(state=state)).heard(0.0)
-        for state in (NodeState.FAILED, NodeState.DONE, NodeState.STOPPED)
-    }
-    assert [h.ended for h in heard.values()] == [False, True, True]
+# --- saved before sent
 
 
-RUNNING, DONE, FAILED = NodeState.RUNNING, NodeState.DONE, NodeState.FAILED
+class SlowState(ControllerState):
+    """The state on a disk that takes DISK_S for every save."""
+
+    def __init__(self, folder: Path, config: Config, happened: list[object]) -> None:
+        super().__init__(folder, config.digest())
+        self._happened = happened
+
+    def save(self, persist: Persist) -> None:
+        self._happened.append("saving")
+        time.sleep(DISK_S)
+        super().save(persist)
+        self._happened.append("saved")
 
 
-@pytest.mark.parametrize(
-    ("states", "connected", "abandoned"),
-    [
-        ((RUNNING, RUNNING, RUNNING), (), False),  # all down: they come back
-        ((DONE, DONE, RUNNING), (), True),
-        ((DONE, RUNNING), (), True),
-        ((DONE, RUNNING, RUNNING), (), False),  # two of three can go on
-        ((DONE, DONE, RUNNING), (2,), False),
-        ((DONE, DONE, RUNNING), (0,), True),
-        ((FAILED, RUNNING, RUNNING), (), True),
-        ((FAILED, RUNNING, RUNNING), (1,), False),
-    ],
-)
-def test_a_run_is_abandoned_if_those_left_are_gone_and_too_few(
-    states: tuple[NodeState, ...], connected: tuple[int, ...], abandoned: bool
-) -> None:
-    names = [f"n{i}" for i in range(len(states))]
-    plan = create_plan("home", map(Member, names), factory.schedule(Config()))
-    register = NodeRegistry()
-    for i, (name, state) in enumerate(zip(names, states, strict=True)):
-        register[name] = NodeEntry("", connected=i in connected, status=NodeStatus(state=state))
-    register["newcomer"] = NodeEntry("")
-    assert register.are_abandoned(plan) == abandoned
+class Site:
+    """A controller of two nodes with a slow disk, without a network.
+
+    Attributes:
+        happened: saves, and orders as (node, type), in their order.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = load(None, {"run.nodes": 2}, {})
+        self.controller = Controller(config, LISTEN, folder)
+        self.happened: list[object] = []
+        self.controller.state = SlowState(folder, config, self.happened)
+        self._digest = config.digest()
+        monkeypatch.setattr(self.controller._control, "send", self._sent)
+
+    def _sent(self, node: str, order: Order) -> None:
+        if not isinstance(order, Standby):
+            self.happened.append((node, type(order)))
+
+    def join(self, node: str, **fields: object) -> None:
+        join = Join(f"{node}:1", self._digest, 1, process="p", **fields)  # type: ignore[arg-type]
+        self.controller._post_from_link(Reported(node, join))
+
+    def disconnect(self, node: str) -> None:
+        self.controller._post_from_link(Disconnected(node))
+
+    async def until(self, event: object) -> None:
+        async with asyncio.timeout(30):
+            while event not in self.happened:  # noqa: ASYNC110  (saves happen in a thread)
+                await asyncio.sleep(0.001)
+
+    @contextmanager
+    def owner(self) -> Iterator[None]:
+        task = asyncio.ensure_future(self.controller._handle_events())
+        yield
+        task.cancel()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return Site(tmp_path, monkeypatch)
+
+
+async def test_orders_after_a_persist_wait_for_the_disk(site: Site) -> None:
+    site.join("n0")
+    site.join("n1")
+    with site.owner():
+        await site.until("saving")
+        site.join("n2")  # stays in the mailbox
+        await site.until(("n2", Hello))
+    assert site.happened[:7] == [
+        ("n0", Hello),
+        ("n1", Hello),
+        "saving",
+        "saved",
+        ("n0", Welcome),
+        ("n1", Welcome),
+        ("n2", Hello),
+    ]
+
+
+async def test_slow_disk_does_not_block_the_event_loop(site: Site) -> None:
+    beats = []
+
+    async def beat() -> None:
+        while True:
+            beats.append(time.monotonic())
+            await asyncio.sleep(0.01)
+
+    site.join("n0")
+    site.join("n1")
+    with site.owner():
+        await site.until("saving")
+        beating = asyncio.create_task(beat())
+        await site.until("saved")
+        beating.cancel()
+    assert len(beats) >= 5
+    assert beats[-1] - beats[0] >= DISK_S / 2
+
+
+async def test_order_for_a_lost_link_does_not_reach_the_next_one(site: Site) -> None:
+    site.join("n0")
+    site.join("n1")
+    with site.owner():
+        await site.until("saving")
+        site.disconnect("n1")  # and connects again, before it is welcomed
+        site.join("n1")
+        await site.until(("n1", Welcome))
+    of_n1 = [event for event in site.happened if event[0] == "n1"]  # type: ignore[index]
+    assert of_n1 == [("n1", Hello), ("n1", Hello), ("n1", Welcome)]
+
+
+async def test_status_shows_which_nodes_are_connected(site: Site) -> None:
+    site.join("n0")
+    site.join("n1")
+    with site.owner():
+        await site.until(("n1", Welcome))
+        site.disconnect("n1")
+        site.join("n2")
+        await site.until(("n2", Hello))
+    nodes = site.controller.operator_service.status().nodes
+    assert [(n.node, n.connected) for n in nodes] == [("n0", True), ("n1", False), ("n2", True)]
+
+
+async def test_step_down_ends_the_owner_with_its_error(site: Site) -> None:
+    plan = create_plan("home", [Member("n0"), Member("n1")], factory.schedule(Config()))
+    site.join("n0", running=True, plan=plan, follows=Leadership(9, "other"))
+    with pytest.raises(ConfigError, match=r"n0 follows .*; if that controller is lost for good, .* with --recover"):
+        await site.controller._handle_events()

@@ -1,63 +1,98 @@
-"""Who is there, and how far the models of those are apart."""
+"""The last reports of the nodes, and what is derived from them."""
 
 from __future__ import annotations
 
 import pytest
 
-from edgenode.controller.registry import NodeRegistry
+from edgenode import factory
+from edgenode.config.schema import Config
+from edgenode.controller.registry import NodeEntry, NodeRegistry
 from edgenode.core.protocol.plan import Member, create_plan
-from edgenode.core.protocol.status import NodeStatus
+from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.observability.model_sketch import BUCKETS
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), 1))
+RUNNING, DONE, STOPPED, FAILED = NodeState.RUNNING, NodeState.DONE, NodeState.STOPPED, NodeState.FAILED
 
 
-def sketched(nodes: NodeRegistry, name: str, t: int, value: float, buckets: int = BUCKETS) -> None:
+def report_sketch(nodes: NodeRegistry, name: str, t: int, value: float, buckets: int = BUCKETS) -> None:
     sketch = [value] + [0.0] * (buckets - 1)
     nodes.reported(name, NodeStatus(sketch_round=t, sketch=tuple(sketch)))
 
 
-def test_a_member_that_never_called_is_known_by_its_address_and_one_that_did_stays_as_it_is() -> None:
+def test_member_without_a_link_is_known_by_its_planned_address() -> None:
     nodes = NodeRegistry()
-    nodes.joined("n1", "10.0.0.9:7600", "p")
-    nodes.expect(PLAN)
-    assert (nodes["n0"].address, nodes["n0"].connected) == ("10.0.0.1:7600", False)
-    assert (nodes["n1"].address, nodes["n1"].connected) == ("10.0.0.9:7600", True)
+    nodes.connected("n1", "10.0.0.9:7600", "p")
+    nodes.add_members(PLAN)
+    assert (nodes["n0"].address, nodes["n0"].process) == ("10.0.0.1:7600", "")
+    assert (nodes["n1"].address, nodes["n1"].process) == ("10.0.0.9:7600", "p")
 
 
-def test_before_the_founding_who_leaves_is_forgotten_and_later_is_not() -> None:
+def test_disconnected_node_is_kept_only_after_the_start() -> None:
     nodes = NodeRegistry()
     for plan, known in ((None, False), (PLAN, True)):
-        nodes.joined("n0", "here:1", "p")
-        nodes.lost("n0", plan)
+        nodes.connected("n0", "here:1", "p")
+        nodes.disconnected("n0", plan)
         assert ("n0" in nodes) is known
-    assert not nodes["n0"].connected
-    nodes.lost("n7", PLAN)
+    nodes.disconnected("n7", PLAN)
     nodes.reported("n7", NodeStatus())
     assert "n7" not in nodes
 
 
-def test_the_distance_is_of_the_newest_round_that_all_members_have_sketched() -> None:
-    nodes = NodeRegistry()
-    nodes.expect(PLAN)
-    assert nodes.consensus(None) is None
-    assert nodes.consensus(PLAN) is None
-    sketched(nodes, "n0", 50, 1.0)
-    assert nodes.consensus(PLAN) is None
-    sketched(nodes, "n0", 100, 5.0)
-    sketched(nodes, "n1", 50, 3.0)
-    assert nodes.consensus(PLAN) == (50, pytest.approx(1.0))
-    sketched(nodes, "n1", 100, 5.0)
-    assert nodes.consensus(PLAN) == (100, 0.0)
+def test_only_nodes_that_ended_well_count_as_ended() -> None:
+    reports = {
+        state: NodeEntry("10.0.0.1:7600", status=NodeStatus(state=state)).last_report(0.0)
+        for state in (FAILED, DONE, STOPPED)
+    }
+    assert [report.ended for report in reports.values()] == [False, True, True]
 
 
-def test_sketches_are_few_and_those_of_another_length_do_not_count() -> None:
+@pytest.mark.parametrize(
+    ("states", "connected", "abandoned"),
+    [
+        ((RUNNING, RUNNING, RUNNING), (), False),  # all down: they can return
+        ((DONE, DONE, RUNNING), (), True),
+        ((DONE, RUNNING), (), True),
+        ((DONE, RUNNING, RUNNING), (), False),  # two of three can continue
+        ((DONE, DONE, RUNNING), (2,), False),
+        ((DONE, DONE, RUNNING), (0,), True),
+        ((FAILED, RUNNING, RUNNING), (), True),
+        ((FAILED, RUNNING, RUNNING), (1,), False),
+    ],
+)
+def test_run_is_abandoned_if_the_rest_is_gone_and_too_few(
+    states: tuple[NodeState, ...], connected: tuple[int, ...], abandoned: bool
+) -> None:
+    names = [f"n{i}" for i in range(len(states))]
+    plan = create_plan("home", map(Member, names), factory.schedule(Config()))
     nodes = NodeRegistry()
-    nodes.expect(PLAN)
+    for name, state in zip(names, states, strict=True):
+        nodes[name] = NodeEntry("", status=NodeStatus(state=state))
+    nodes["newcomer"] = NodeEntry("")
+    assert nodes.is_abandoned(plan, {"newcomer", *(names[i] for i in connected)}) == abandoned
+
+
+def test_distance_is_of_the_newest_round_with_all_sketches() -> None:
+    nodes = NodeRegistry()
+    nodes.add_members(PLAN)
+    assert nodes.consensus_distance(None) is None
+    assert nodes.consensus_distance(PLAN) is None
+    report_sketch(nodes, "n0", 50, 1.0)
+    assert nodes.consensus_distance(PLAN) is None
+    report_sketch(nodes, "n0", 100, 5.0)
+    report_sketch(nodes, "n1", 50, 3.0)
+    assert nodes.consensus_distance(PLAN) == (50, pytest.approx(1.0))
+    report_sketch(nodes, "n1", 100, 5.0)
+    assert nodes.consensus_distance(PLAN) == (100, 0.0)
+
+
+def test_newest_sketches_of_the_expected_length_are_kept() -> None:
+    nodes = NodeRegistry()
+    nodes.add_members(PLAN)
     for t in range(100):
-        sketched(nodes, "n0", t, 1.0)
+        report_sketch(nodes, "n0", t, 1.0)
     assert sorted(nodes["n0"].sketches) == list(range(92, 100))
-    sketched(nodes, "n0", 100, 1.0, buckets=3)
+    report_sketch(nodes, "n0", 100, 1.0, buckets=3)
     assert 100 not in nodes["n0"].sketches

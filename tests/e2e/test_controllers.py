@@ -32,7 +32,7 @@ def test_a_controller_that_lost_its_disk_leads_again_only_with_recover(fleet: Fl
     follows = rf"node-\d follows the controller at {listen} \(term 0, (\w+)\)"
     ours = rf"not this one, {listen} \(term 0, (\w+)\)"
     said = re.fullmatch(
-        rf"edgenode: {follows}, {ours}; if that one is gone for good, start this one with --recover", line
+        rf"edgenode: {follows}, {ours}; if that controller is lost for good, start this one with --recover", line
     )
     assert said, line
     assert said[1] != said[2]

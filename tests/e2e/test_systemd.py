@@ -68,7 +68,7 @@ def test_systemd_hears_that_daemons_are_ready_how_they_are_and_when_they_hang(fl
         node = fleet.node("node-0", spawn=of_node.spawn)
         assert of_controller.hears("^READY=1$")
         assert of_node.hears("^READY=1$")
-        assert of_controller.hears("^STATUS=1 of 2 nodes are here\nWATCHDOG=1$")
+        assert of_controller.hears("^STATUS=1 of 2 nodes are connected\nWATCHDOG=1$")
         assert of_node.hears("^STATUS=waiting for 1 more beside node-0\nWATCHDOG=1$")
 
         other = fleet.node("node-1")

@@ -125,7 +125,7 @@ async def both() -> AsyncIterator[tuple[Controller, Node]]:
     controller = Controller()
     async with controller.up() as target, Node(target).up() as node:
         await until(lambda: bool(controller.events))
-        controller.server.send_all(Standby(("n0",), 1))
+        controller.server.send("n0", Standby(("n0",), 1))
         await until(node.link.connected.is_set)
         yield controller, node
 
@@ -270,7 +270,7 @@ async def test_a_flushed_link_ends() -> None:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(node.link.run(), name="link")
             await until(lambda: bool(controller.events))
-            controller.server.send_all(Standby((), 1))
+            controller.server.send("n0", Standby((), 1))
             await until(node.link.connected.is_set)
             await node.link.flush(SOON_S)
             await asyncio.wait_for(running, SOON_S)

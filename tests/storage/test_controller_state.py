@@ -22,7 +22,7 @@ from edgenode.errors import CheckpointError
 from edgenode.storage.controller_state import ControllerState
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
-REMEDY = "start with --recover to rebuild it from the nodes"
+REMEDY = "start with --recover to take the plan from the running nodes"
 
 
 def a_persist(term: int = 2) -> Persist:

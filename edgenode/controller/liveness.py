@@ -1,0 +1,108 @@
+"""Which nodes may be dead, and which are slow. Pure functions of the nodes' last reports: no clock, no network.
+
+A node may be dead if it is silent and other nodes wait for it. Neither is enough alone:
+
+1. A silent node may have lost its link to the controller only, and still train with the others.
+2. A node that reports to wait for another may itself have the bad connection.
+3. So two nodes must be stuck. In a run of fewer than four members, one is enough. The failure detector then probes the
+   silent node, and evicts it only if it does not answer.
+4. A node that ended is silent for good. Only a node that still lacks its answer needs it, and no other one does. So one
+   stuck node is enough.
+5. A fence stops every member. So a silent node whose answer the fence lacks needs no stuck node at all.
+
+A slow node is alive. It holds others up if they wait for it and it waits for no node itself. It counts as slow if this
+is so for more than half of the time, by a moving average over some seconds. In a balanced run every node holds others up
+at times, and stays below one half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import log
+
+_FRESH_S = 2.0  # an older report does not show what its node waits for now
+_AVERAGE_OVER_S = 5.0  # time constant of the share
+_HALF = 0.5
+_REACHES_HALF_S = _AVERAGE_OVER_S * log(
+    2
+)  # the share of a node that always holds others up exceeds one half after this
+
+
+@dataclass(frozen=True)
+class LastReport:
+    """The last report of a node.
+
+    Attributes:
+        age_s: seconds since it arrived, or since the controller started to wait for the first one.
+        waiting_for: in-neighbours whose push the node lacks.
+        waiting_s: how long it has waited for them.
+        ended: the node did all its rounds, or stopped as an operator requested.
+    """
+
+    age_s: float
+    waiting_for: tuple[str, ...] = ()
+    waiting_s: float = 0.0
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class Straggling:
+    """How much a node holds others up.
+
+    Attributes:
+        share: of the recent time, 0 to 1.
+        straggling_s: for how long the share has been above one half.
+    """
+
+    share: float
+    straggling_s: float = 0.0
+
+
+def suspects(
+    reports: Mapping[str, LastReport], members: int, limit_s: float, awaited: frozenset[str] = frozenset()
+) -> list[str]:
+    """Nodes that may be dead, and have to be probed.
+
+    Args:
+        reports: by node.
+        members: how many have not ended.
+        limit_s: a node is silent if its last report is at least this old. A node is stuck if it has waited half of it.
+        awaited: nodes whose answer a fence lacks.
+    """
+    stuck = {n for n, r in reports.items() if r.waiting_for and r.waiting_s >= limit_s / 2 and r.age_s < limit_s}
+    silent = [n for n, r in reports.items() if r.age_s >= limit_s]
+    enough = len(stuck) >= (2 if members >= 4 else 1)
+    waited_for = {peer for node in stuck for peer in reports[node].waiting_for}
+    return [n for n in silent if n in awaited or (n in waited_for and (enough or reports[n].ended))]
+
+
+def holding_up(reports: Mapping[str, LastReport]) -> dict[str, tuple[str, ...]]:
+    """The nodes that wait for no node, each with the nodes that wait for it now."""
+    waiting = {n: r.waiting_for for n, r in reports.items() if r.waiting_for and r.age_s < _FRESH_S and not r.ended}
+    waited_for = {peer for peers in waiting.values() for peer in peers}
+    return {
+        n: tuple(sorted(other for other, peers in waiting.items() if n in peers))
+        for n in sorted(waited_for)
+        if n in reports and n not in waiting and not reports[n].ended
+    }
+
+
+def update_straggling(before: Mapping[str, Straggling], holding: Iterable[str], step_s: float) -> dict[str, Straggling]:
+    """Advance the averages by a step in which the nodes of ``holding`` held others up. Small shares are dropped."""
+    now, weight = set(holding), min(1.0, step_s / _AVERAGE_OVER_S)
+    after = {}
+    for node in sorted({*before, *now}):
+        was = before.get(node, Straggling(0.0))
+        share = was.share + ((node in now) - was.share) * weight
+        straggling_s = was.straggling_s + step_s if was.share > _HALF else _REACHES_HALF_S
+        if share > _HALF / 10:
+            after[node] = Straggling(share, straggling_s if share > _HALF else 0.0)
+    return after
+
+
+def too_slow(reports: Mapping[str, LastReport], straggling: Mapping[str, Straggling], limit_s: float) -> list[str]:
+    """Nodes that report, and have held others up for ``limit_s``."""
+    return [
+        n for n, s in straggling.items() if n in reports and reports[n].age_s < _FRESH_S and s.straggling_s >= limit_s
+    ]
