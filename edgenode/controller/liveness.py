@@ -10,8 +10,8 @@ A node may be dead if it is silent and other nodes wait for it. Neither is enoug
    stuck node is enough.
 5. A fence stops every member. So a silent node whose answer the fence lacks needs no stuck node at all.
 
-A slow node is alive. It holds others up if they wait for it and it waits for no node itself. It counts as slow if this
-is so for more than half of the time, by a moving average over some seconds. In a balanced run every node holds others up
+A slow node is alive. It holds others up if they wait for it and it waits for no node itself. It counts as slow if it
+does so more than half of the time, by a moving average over some seconds. In a balanced run every node holds others up
 at times, and stays below one half.
 """
 
