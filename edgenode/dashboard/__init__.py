@@ -1,1 +1,1 @@
-"""The controller's web page: one page, server-sent events, the operator's wishes; nothing is loaded from elsewhere."""
+"""The controller's web page: one page with an event stream and operator requests. It loads nothing from other hosts."""

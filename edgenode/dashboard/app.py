@@ -1,4 +1,4 @@
-"""The page's routes. What an operator may do here goes through the same desk as the command line's calls."""
+"""The page's routes. Requests from the page and from the command line reach the same operator service."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from edgenode.observability.metrics import CONTENT_TYPE, cluster_metrics
 from edgenode.observability.status_view import cluster_json
 
 _STATIC = Path(__file__).parent / "static"
-_MOST_WAITING = 16
-_MOST_BYTES = 64 * 1024
+_MOST_PENDING = 16  # requests
+_MOST_BYTES = 64 * 1024  # of a request
 
 
 def dashboard(
@@ -35,14 +35,14 @@ def dashboard(
     feed: Feed,
     listen: str,
 ) -> Starlette:
-    """The app.
+    """The ASGI app.
 
     Args:
         curve: the means over the nodes so far, oldest first.
-        listen: host:port where it is served.
+        listen: host:port where the app is served.
     """
     template = (_STATIC / "page.html").read_text(encoding="utf-8")
-    waiting = 0
+    pending = 0
 
     async def page(request: Request) -> Response:
         return HTMLResponse(filled(template, cluster_json(operator_service.status()), list(PRESETS)))
@@ -59,19 +59,18 @@ def dashboard(
     async def icon(request: Request) -> Response:
         return FileResponse(_STATIC / "icon.svg")
 
-    async def request(request: Request) -> Response:
-        nonlocal waiting
-        if waiting >= _MOST_WAITING:
-            return JSONResponse({"error": "too many wishes wait already"}, 503)
-        waiting += 1
+    async def operate(request: Request) -> Response:
+        nonlocal pending
+        if pending >= _MOST_PENDING:
+            return JSONResponse({"error": "too many requests are pending; try again later"}, 503)
+        pending += 1
         try:
-            return JSONResponse(
-                {"text": await _granted(operator_service, request.path_params["wish"], await _body(request))}
-            )
+            text = await _perform(operator_service, request.path_params["request"], await _body(request))
+            return JSONResponse({"text": text})
         except EdgenodeError as exc:
             return JSONResponse({"error": str(exc)}, 400)
         finally:
-            waiting -= 1
+            pending -= 1
 
     routes = [
         Route("/", page),
@@ -80,7 +79,7 @@ def dashboard(
         Route("/events", feed),
         Route("/api/status", status),
         Route("/api/curve", curves),
-        Route("/api/{wish}", request, methods=["POST"]),
+        Route("/api/{request}", operate, methods=["POST"]),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, listen=listen)])
@@ -91,18 +90,22 @@ async def _body(request: Request) -> Mapping[str, Any]:
     async for chunk in request.stream():
         raw += chunk
         if len(raw) > _MOST_BYTES:
-            raise ConfigError("that is too much")
+            raise ConfigError(f"the request is larger than {_MOST_BYTES} bytes")
     try:
         asked = json.loads(raw or b"{}")
     except (ValueError, RecursionError):
         asked = None
     if not isinstance(asked, dict):
-        raise ConfigError("a wish is a JSON object")
+        raise ConfigError("the body of a request must be a JSON object")
     return asked
 
 
-async def _granted(operator_service: RunControl, request: str, asked: Mapping[str, Any]) -> str:
-    """What became of a wish, in words; `ConfigError` if it cannot be."""
+async def _perform(operator_service: RunControl, request: str, asked: Mapping[str, Any]) -> str:
+    """Perform a request. Returns the result in words.
+
+    Raises:
+        ConfigError: the request is malformed, or the controller rejects it.
+    """
     match request:
         case "rotate":
             every = Period.parse(_text(asked, "every", "1r"))
@@ -111,23 +114,22 @@ async def _granted(operator_service: RunControl, request: str, asked: Mapping[st
             return f"graph {'+'.join(g.name for g in graphs)} takes effect at round {start} at every node"
         case "pause":
             await operator_service.pause()
-            return "every node stands still before its next round"
+            return "every node pauses before its next round"
         case "resume":
             await operator_service.resume()
-            return "the run goes on"
+            return "the run continues"
         case "stop":
-            return (
-                f"every node stops before round {await operator_service.stop()}; started again, it goes on from there"
-            )
+            start = await operator_service.stop()
+            return f"every node stops before round {start}; start the nodes again to resume from there"
         case "evict":
             node = _text(asked, "node")
             start = await operator_service.evict(node, asked.get("force") is True)
-            return f"the others go on without {node} from round {start}"
-    raise ConfigError(f"there is no {request!r} to wish for")
+            return f"the run continues without {node} from round {start}"
+    raise ConfigError(f"unknown request {request!r}: expected rotate, pause, resume, stop or evict")
 
 
 def _text(asked: Mapping[str, Any], key: str, default: str | None = None) -> str:
     value = asked.get(key, default)
     if not isinstance(value, str):
-        raise ConfigError(f"{key} is missing, or no text")
+        raise ConfigError(f"{key} is missing or not a string")
     return value

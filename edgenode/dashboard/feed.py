@@ -1,8 +1,8 @@
-"""One stream of pictures of the cluster for any number of browsers.
+"""One event stream with snapshots of the cluster, for any number of browsers.
 
-The cluster is looked at at most four times a second, however much happens, and only while somebody looks. Every
-browser gets the newest picture when it has taken the last one: who reads slowly, or not at all, costs one picture and
-a socket's buffer, and is hung up on after a while.
+The cluster's state is read at most four times a second, however often it changes, and only while a client is
+connected. A client gets the newest snapshot when it has taken the one before. A slow or stalled client thus costs one
+snapshot and a socket's buffer, and is disconnected after _STALLED_S.
 """
 
 from __future__ import annotations
@@ -15,90 +15,98 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 _EVERY_S = 0.25
-_BEAT_S = 15.0  # without a change, something is said so often: proxies cut what is silent
+_BEAT_S = 15.0  # a comment is sent this often without a change: proxies close silent connections
 _STALLED_S = 60.0
-_MOST = 64
+_MOST_CLIENTS = 64
 
 
 class Feed:
-    """The stream; an ASGI app.
+    """The stream, as an ASGI app.
 
     Args:
-        look: the picture of now, as plain values.
+        status: reads the cluster's state, as JSON values.
     """
 
-    def __init__(self, look: Callable[[], Mapping[str, Any]]) -> None:
-        self._look = look
-        self._picture = b""
+    def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
+        self._status = status
+        self._snapshot = b""
         self._number = 0
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._over = False
-        self.watching = 0
+        self.clients = 0
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Read the state and publish changes until cancelled."""
         while True:
-            if self.watching:
-                await self._show(json.dumps(self._look(), separators=(",", ":")).encode())
+            if self.clients:
+                await self._publish()
             await asyncio.sleep(_EVERY_S)
 
     async def end(self) -> None:
-        """The run is over: everybody gets the last picture, and the end."""
+        """The run is over: send the last snapshot to every client, and end its stream."""
         self._over = True
-        await self._show(json.dumps(self._look(), separators=(",", ":")).encode())
+        await self._publish()
 
-    async def _show(self, picture: bytes) -> None:
-        async with self._news:
-            if picture != self._picture or self._over:
-                self._picture, self._number = picture, self._number + 1
-                self._news.notify_all()
+    async def _publish(self) -> None:
+        snapshot = self._read()
+        async with self._changed:
+            if snapshot != self._snapshot or self._over:
+                self._snapshot, self._number = snapshot, self._number + 1
+                self._changed.notify_all()
+
+    def _read(self) -> bytes:
+        return json.dumps(self._status(), separators=(",", ":")).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One browser."""
-        if self.watching >= _MOST:
+        """Serve one client."""
+        if self.clients >= _MOST_CLIENTS:
             await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"5")]})
-            await send({"type": "http.response.body", "body": b"too many watch already"})
+            await send({"type": "http.response.body", "body": b"too many clients are watching; try again later"})
             return
-        self.watching += 1
+        self.clients += 1
         try:
-            talk = asyncio.ensure_future(self._talk(send))
-            gone = asyncio.ensure_future(_disconnected(receive))
+            stream = asyncio.ensure_future(self._stream(send))
+            disconnected = asyncio.ensure_future(_disconnected(receive))
             try:
-                await asyncio.wait((talk, gone), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((stream, disconnected), return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in (talk, gone):
+                for task in (stream, disconnected):
                     task.cancel()
-                await asyncio.gather(talk, gone, return_exceptions=True)
+                await asyncio.gather(stream, disconnected, return_exceptions=True)
         finally:
-            self.watching -= 1
+            self.clients -= 1
 
-    async def _talk(self, send: Send) -> None:
+    async def _stream(self, send: Send) -> None:
         headers = [
             (b"content-type", b"text/event-stream"),
             (b"cache-control", b"no-store"),
             (b"x-accel-buffering", b"no"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        seen, first = self._number, json.dumps(self._look(), separators=(",", ":")).encode()
-        await _say(send, b"retry: 2000\ndata: " + first + b"\n\n")
+        seen, first = self._number, self._read()
+        await _write(send, b"retry: 2000\ndata: " + first + b"\n\n")
         while not self._over:
-            seen, said = await self._next(seen)
-            await _say(send, said)
-        await _say(send, b"event: over\ndata: " + self._picture + b"\n\n")
+            seen, event = await self._next(seen)
+            await _write(send, event)
+        await _write(send, b"event: over\ndata: " + self._snapshot + b"\n\n")
         await send({"type": "http.response.body", "body": b""})
 
     async def _next(self, seen: int) -> tuple[int, bytes]:
-        """The newest picture that is newer than one; or a beat."""
+        """The newest snapshot after number ``seen``, with its number; or a comment if nothing changes for _BEAT_S."""
         try:
-            async with asyncio.timeout(_BEAT_S), self._news:
-                await self._news.wait_for(lambda: self._number != seen or self._over)
-                return self._number, b"data: " + self._picture + b"\n\n"
+            async with asyncio.timeout(_BEAT_S), self._changed:
+                await self._changed.wait_for(lambda: self._number != seen or self._over)
+                return self._number, b"data: " + self._snapshot + b"\n\n"
         except TimeoutError:
-            return seen, b": still here\n\n"
+            return seen, b": no change\n\n"
 
 
-async def _say(send: Send, body: bytes) -> None:
-    """One piece; a reader that takes none for a minute is given up."""
+async def _write(send: Send, body: bytes) -> None:
+    """Send a part of the response.
+
+    Raises:
+        TimeoutError: the client has not taken it for _STALLED_S.
+    """
     async with asyncio.timeout(_STALLED_S):
         await send({"type": "http.response.body", "body": body, "more_body": True})
 

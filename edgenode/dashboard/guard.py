@@ -1,8 +1,9 @@
-"""Who may see the page, and who may wish: nobody's browser is to be the hand or the eye of another site.
+"""Blocks cross-site requests and DNS rebinding.
 
-A wish must come from the page itself: the browser says so (Origin, Sec-Fetch-Site), and a JSON body cannot be sent
-from elsewhere without being asked first. A foreign name that is made to point here (DNS rebinding) finds nothing, as
-the page answers only to addresses and to names of this machine; to loopback ones alone, where it listens only there.
+1. Only same-origin requests are accepted: the browser states the origin (Origin, Sec-Fetch-Site), and a page of another
+   site cannot send a JSON body without a preflight request, which this server does not answer.
+2. The Host header must be an address or a name of this machine, so that a foreign name that resolves to this machine
+   (DNS rebinding) gets nothing. If the page listens on loopback only, the host must be a loopback address or localhost.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgenode.net.rpc import split_address
 
-_OPEN = ("/metrics",)  # no browser reads it, and a scraper may use any name
+_OPEN = ("/metrics",)  # read by scrapers, which may use any name, and not by browsers
 _HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "x-content-type-options": "nosniff",
@@ -27,7 +28,7 @@ _HEADERS = {
 
 
 class Guard:
-    """Middleware: refuses what comes from elsewhere, and tells browsers to load nothing from elsewhere."""
+    """Middleware that refuses foreign requests, and forbids browsers to load anything from other hosts."""
 
     def __init__(self, app: ASGIApp, listen: str) -> None:
         self._app = app
@@ -54,24 +55,24 @@ class Guard:
         await self._app(scope, receive, with_headers)
 
     def refuses(self, method: str, path: str, headers: Headers) -> str:
-        """Why a request is refused; empty if it is not."""
+        """Why a request is refused; empty if it is accepted."""
         if path in _OPEN:
             return ""
         host = headers.get("host", "")
-        if not self._is_ours(_host(host)):
-            return f"this page does not answer to the name {host!r}: use the address, or a name of this machine"
+        if not self._is_this_machine(_host(host)):
+            return f"unknown host {host!r}: use the address or a name of this machine"
         if method in ("GET", "HEAD"):
             return ""
         if headers.get("sec-fetch-site", "same-origin") != "same-origin":
-            return "a wish must come from the page itself"
+            return "only same-origin requests are accepted"
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return f"a wish must come from the page itself, not from {origin}"
+            return f"only same-origin requests are accepted, not one from {origin}"
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            return "a wish is sent as application/json"
+            return "the content type of a request must be application/json"
         return ""
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_this_machine(self, host: str) -> bool:
         if host in self._names:
             return True
         try:

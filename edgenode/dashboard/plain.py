@@ -1,4 +1,4 @@
-"""The page as it is without JavaScript: a plain table, and the picture that the script begins with."""
+"""The page without JavaScript: a plain table, and the snapshot that the script starts from."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _COLUMNS = ("node", "state", "round", "accuracy", "loss", "u", "sent", "received
 
 
 def filled(template: str, view: Mapping[str, Any], presets: Sequence[str]) -> str:
-    """page.html with the present in it."""
+    """page.html with the current state of the run."""
     return Template(template).substitute(
         cluster=escape(view["cluster"]),
         title=escape(_title(view)),
         head="".join(f'<th scope="col">{name}</th>' for name in _COLUMNS),
         rows="\n".join(_row(node) for node in view["nodes"]),
         presets="".join(f"<option>{escape(name)}</option>" for name in presets),
-        # in a script element only "</" and "<!--" could end it
-        picture=json.dumps(view, separators=(",", ":")).replace("<", "\\u003c"),
+        # in a script element, only "</" and "<!--" need escaping
+        snapshot=json.dumps(view, separators=(",", ":")).replace("<", "\\u003c"),
     )
 
 

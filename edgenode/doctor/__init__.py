@@ -1,7 +1,7 @@
-"""What would stop a run on this machine, found before it does. Each check says what it found, and what to do.
+"""Checks that find what would stop a run on this machine, and name the remedy.
 
-Nothing here changes anything, and nothing is concluded from names: ports are bound, models trained for a step,
-packets sent and received.
+They change nothing, and they try things rather than infer them: they bind ports, train the model for a few steps, and
+send and receive packets.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ class Level(StrEnum):
     """What a finding means for a run."""
 
     OK = "ok"
-    WARNING = "warning"  # a run may do, or do worse
-    PROBLEM = "problem"  # a run would not do
+    WARNING = "warning"  # a run works, perhaps worse
+    PROBLEM = "problem"  # a run fails
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer of one check; ``remedy`` is empty if there is nothing to do."""
+    """The result of one check. ``remedy`` is empty if there is nothing to do."""
 
     check: str
     level: Level
@@ -32,15 +32,15 @@ class Finding:
 
 
 def ok(check: str, text: str) -> Finding:
-    """All is well."""
+    """Nothing to do."""
     return Finding(check, Level.OK, text)
 
 
 def warning(check: str, text: str, remedy: str = "") -> Finding:
-    """A run may do without."""
+    """A run works without it."""
     return Finding(check, Level.WARNING, text, remedy)
 
 
 def problem(check: str, text: str, remedy: str) -> Finding:
-    """A run would not do."""
+    """A run fails."""
     return Finding(check, Level.PROBLEM, text, remedy)

@@ -1,4 +1,4 @@
-"""Checks of the machine itself: what is installed, and whether the model of a run fits in."""
+"""Checks of the machine: what is installed, and whether the model of a run fits."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.node.resources import find_meter, peak_memory_bytes
 
 _OLDEST = (3, 11)
-_VECTORS = 6  # float32 beside the trainer's own: x, error, z, and a checkpoint's copies of three while it is written
-_KEPT = 3  # checkpoints: two, and the one being written
+_VECTORS = (
+    6  # float32 vectors in addition to the trainer's: x, error, z, and three copies while a checkpoint is written
+)
+_KEPT = 3  # checkpoints: two, and the one that is being written
 _SAVED = 3  # float32 vectors in each: x, error, momentum
-_ROOM = 0.8  # more than this share of what there is, is tight
+_ROOM = 0.8  # above this share of what is free, a warning
 _STEPS = 3
 
 
 def installed() -> Iterator[Finding]:
-    """Python, and the packages that we ask for, at the versions that we ask for."""
+    """The versions of Python and of the required packages."""
     version = platform.python_version()
     if sys.version_info < _OLDEST:
         yield problem("python", f"{version} is too old", "install Python 3.11 or newer")
@@ -56,19 +58,19 @@ def _unsatisfied(wanted: list[str]) -> Iterator[str]:
         except metadata.PackageNotFoundError:
             yield f"{requirement.name} is missing"
             continue
-        # as pip does with what is there already: a board's own torch is a pre-release by its name
+        # pip accepts an installed pre-release too: a board vendor's torch is named like one
         if not requirement.specifier.contains(there, prereleases=True):
-            yield f"{requirement.name} is {there}, wanted is {requirement.specifier}"
+            yield f"{requirement.name} is {there}, but {requirement.specifier} is required"
 
 
 def torch(config: Config) -> Iterator[Finding]:
-    """Device and threads that a node would train with."""
+    """The device and the threads that a node would train with."""
     try:
         import torch
         import torchvision
     except (ImportError, OSError, RuntimeError) as exc:
         reason = (str(exc).splitlines() or [""])[0]
-        yield problem("torch", f"does not load: {reason}", "install a torch and a torchvision that fit each other")
+        yield problem("torch", f"does not load: {reason}", "install matching versions of torch and torchvision")
         return
     device, threads, cores = factory.device(config), factory.threads(config), factory.threads(_all_cores(config))
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
@@ -77,7 +79,7 @@ def torch(config: Config) -> Iterator[Finding]:
         yield problem("torch", f"run.device = cuda, but {versions} finds no CUDA device", remedy)
     elif threads > cores:
         text = f"{versions} on {device}, run.threads = {threads}, but {cores} physical cores"
-        yield warning("torch", text, 'more threads than cores make a step slower; "auto" takes one for each')
+        yield warning("torch", text, 'more threads than cores slow a step down; run.threads = "auto" uses one per core')
     else:
         where = torch.cuda.get_device_name() if device == "cuda" else device
         yield ok("torch", f"{versions} on {where}, {threads} of {cores} physical cores")
@@ -90,7 +92,7 @@ def _all_cores(config: Config) -> Config:
 
 
 def model(config: Config, state_dir: Path) -> Iterator[Finding]:
-    """Train the first shard's model for a few steps; then compare what that took with what there is."""
+    """Train the model on the first shard for a few steps, then compare its needs with what is free."""
     try:
         factory.algorithm_spec(config)
         factory.schedule(config)
@@ -108,7 +110,9 @@ def model(config: Config, state_dir: Path) -> Iterator[Finding]:
         return
     except (EdgenodeError, RuntimeError, MemoryError) as exc:
         reason = (str(exc) or type(exc).__name__).splitlines()[0]
-        yield problem("model", f"{config.task.model} cannot be trained: {reason}", "a smaller model, or another device")
+        yield problem(
+            "model", f"{config.task.model} cannot be trained: {reason}", "choose a smaller model or another device"
+        )
         return
     task = config.task
     yield ok("model", f"{task.model} on {task.dataset}: {trainer.size:,} parameters, {step_s * 1e3:.3g} ms a step")
@@ -117,7 +121,7 @@ def model(config: Config, state_dir: Path) -> Iterator[Finding]:
 
 
 def memory(parameters: int) -> Finding:
-    """What a node of so many parameters needs, by what this process has held by now, against what is free."""
+    """Compare free memory with the needs of a node: the peak of this process, and the vectors of the protocol."""
     import psutil
 
     held = peak_memory_bytes() or psutil.Process().memory_info().rss
@@ -125,28 +129,30 @@ def memory(parameters: int) -> Finding:
     free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
     text = f"a node needs up to {_mb(needs)}, {_mb(free)} are free"
     if needs > free:
-        return problem("memory", text, "end other programs, or take a smaller model or batch; swap only helps a little")
+        return problem(
+            "memory", text, "end other programs, or choose a smaller model or batch; swap helps only a little"
+        )
     if needs > _ROOM * free:
-        return warning("memory", text, "that is tight: end other programs, and have some swap (docs/devices.md)")
+        return warning("memory", text, "that is tight: end other programs, and add some swap (docs/devices.md)")
     return ok("memory", text)
 
 
 def disk(parameters: int, state_dir: Path) -> Finding:
-    """Whether checkpoints fit, and may be written."""
+    """Whether checkpoints fit in the state folder, and can be written."""
     folder = next(place for place in (state_dir.absolute(), *state_dir.absolute().parents) if place.exists())
     needs, free = _KEPT * _SAVED * 4 * parameters, shutil.disk_usage(folder).free
     text = f"checkpoints need {_mb(needs)} in {state_dir}, {_mb(free)} are free"
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        return problem("disk", f"{state_dir} cannot be written", "give another --state-dir")
+        return problem("disk", f"{state_dir} cannot be written", "choose another --state-dir")
     if needs > free:
-        return problem("disk", text, "make room, or give another --state-dir")
+        return problem("disk", text, "free some space, or choose another --state-dir")
     if needs > _ROOM * free:
-        return warning("disk", text, "make room: a full disk stops checkpoints")
+        return warning("disk", text, "free some space: a full disk stops checkpoints")
     return ok("disk", text)
 
 
 def power() -> Finding:
-    """Which sensor would tell joules per round; none is no fault."""
+    """The sensor that measures joules per round. A run works without one."""
     meter = find_meter()
     return ok("power", meter if isinstance(meter, str) else f"measured by {meter.source}")
 

@@ -1,4 +1,4 @@
-"""Checks of the network: ports, multicast out and back on each interface, who is there, and what time it is there."""
+"""Checks of the network: ports, multicast on each interface, other processes, and the controller's clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgenode.net.operator_client import operator_client
 from edgenode.net.rpc import serves, split_address
 
 _GROUP, _PORT = "224.0.0.251", 5353
-_IP_MULTICAST_ALL = 49  # Linux: 0 lets a socket hear only what arrives at its own interface
+_IP_MULTICAST_ALL = 49  # Linux: with 0, a socket receives only what arrives at its own interface
 _PTR, _IN, _QUERY = 12, 1, 0
 _LISTEN_S = 2.0
 _ASK_EVERY_S = 0.7
@@ -31,7 +31,7 @@ _SKEW_S = 5.0
 
 
 async def port(check: str, listen: str, needed: bool) -> Finding:
-    """Whether an address can be bound; an edgenode that serves there already is a good sign."""
+    """Whether an address can be bound. It is fine if edgenode serves there already."""
     host, number = split_address(listen)
     try:
         family, *_, address = socket.getaddrinfo(host or None, number, type=socket.SOCK_STREAM)[0]
@@ -46,32 +46,34 @@ async def port(check: str, listen: str, needed: bool) -> Finding:
         return ok(check, f"edgenode serves at {listen} already")
     text = f"cannot listen on {listen}: {reason}"
     if needed:
-        return problem(check, text, "end who has it, or give another --listen")
-    return warning(check, text, "if the controller is to run here, give it another address")
+        return problem(check, text, "end the program that uses it, or choose another --listen")
+    return warning(check, text, "to run the controller here, choose another address for it")
 
 
 # --- multicast --------------------------------------------------------------------------------------
 
 
 async def multicast(interfaces: Sequence[str], needed: bool) -> AsyncIterator[Finding]:
-    """Ask every mDNS responder on each interface who is there: does the question come back to us, is anyone else heard?
+    """Send an mDNS query on each interface: does it come back, and does any other device answer?
 
     Args:
         interfaces: their IPv4 addresses.
-        needed: whether a run depends on it, on one of them at least.
+        needed: whether a run needs multicast on at least one of them.
     """
     networks = [address for address in interfaces if address != LOOPBACK]
     if not networks:
-        yield warning("multicast", "no interface is up but loopback", "connect the network, or stay on this machine")
+        yield warning(
+            "multicast", "no interface except loopback is up", "connect the network, or run all nodes on this machine"
+        )
     found = await asyncio.gather(*(asyncio.to_thread(_multicast_on, a, frozenset(interfaces)) for a in networks))
     suffices = not needed or any(finding.level is not Level.PROBLEM for finding in found)
     for finding in found:
-        is_bearable = suffices and finding.level is Level.PROBLEM
-        yield replace(finding, level=Level.WARNING) if is_bearable else finding
+        is_tolerable = suffices and finding.level is Level.PROBLEM
+        yield replace(finding, level=Level.WARNING) if is_tolerable else finding
 
 
 def _multicast_on(address: str, ours: frozenset[str]) -> Finding:
-    name, instead = _interface(address), "or say --controller H:P, which needs no multicast"
+    name, instead = _interface(address), "or use --controller H:P, which needs no multicast"
     try:
         came_back, sources = _echo(address)
     except OSError as exc:
@@ -81,16 +83,20 @@ def _multicast_on(address: str, ours: frozenset[str]) -> Finding:
         text = f"{name}: what is sent to {_GROUP}:{_PORT} does not come back"
         return problem("multicast", text, f"let UDP port {_PORT} through the firewall, in and out, {instead}")
     if others := sorted(sources - ours):
-        return ok("multicast", f"{name}: goes out and comes back, heard {_few(others)}")
-    text = f"{name}: goes out and comes back, but nobody else is heard"
-    return warning("multicast", text, f"if other devices are on, the network keeps multicast from them; {instead[3:]}")
+        return ok("multicast", f"{name}: works, with answers from {_few(others)}")
+    text = f"{name}: works, but no other device answers"
+    return warning(
+        "multicast",
+        text,
+        f"if other devices are on, the network blocks multicast between them and this one; {instead[3:]}",
+    )
 
 
 def _echo(address: str) -> tuple[bool, set[str]]:
-    """(whether our question came back, whose packets came with it).
+    """(whether the query came back, the addresses that packets came from).
 
     Raises:
-        OSError: nothing can be sent.
+        OSError: the query cannot be sent.
     """
     question, came_back, sources = _question(), False, set()
     with _socket(address) as ours:
@@ -109,7 +115,7 @@ def _echo(address: str) -> tuple[bool, set[str]]:
 
 
 def _question() -> bytes:
-    """What every responder answers, and a word of our own, to know it by when it comes back."""
+    """A query that every responder answers, with a random name to recognise it by."""
     out = DNSOutgoing(_QUERY)
     own = f"edgenode-doctor-{secrets.token_hex(8)}.local."
     for asked in ("_services._dns-sd._udp.local.", *SERVICE_TYPES.values(), own):
@@ -119,10 +125,10 @@ def _question() -> bytes:
 
 
 def _socket(address: str) -> socket.socket:
-    """A socket of the mDNS group on one interface, beside those of other programs.
+    """A socket of the mDNS group on one interface. Other programs may have one too.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: it cannot be opened.
     """
     ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -134,7 +140,7 @@ def _socket(address: str) -> socket.socket:
         ours.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(_GROUP) + interface)
         ours.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
         ours.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
-        with suppress(OSError):  # elsewhere than on Linux
+        with suppress(OSError):  # not on Linux
             ours.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
     except OSError:
         ours.close()
@@ -149,15 +155,15 @@ def _interface(address: str) -> str:
     return f"{names[0]} ({address})" if names else address
 
 
-# --- who is there -----------------------------------------------------------------------------------
+# --- other processes --------------------------------------------------------------------------------
 
 
 async def others(cluster: str, controller: str, peers: Sequence[str], listen_host: str) -> AsyncIterator[Finding]:
-    """Which controllers and nodes are to be seen, whether they answer, and what time it is at the controller.
+    """Which controllers and nodes are visible, whether they answer, and how far the controller's clock differs.
 
     Args:
         controller: "mdns", "none" or host:port.
-        peers: host:port of those that are given.
+        peers: host:port of the given peers.
     """
     nodes: dict[str, tuple[str, ...]] = {peer: (peer,) for peer in peers}
     if controller != "mdns":
@@ -166,19 +172,19 @@ async def others(cluster: str, controller: str, peers: Sequence[str], listen_hos
         try:
             announced = await _announced(cluster, listen_host)
         except TransportError as exc:
-            yield problem("controller", str(exc), "say --controller H:P, which needs no mDNS")
+            yield problem("controller", str(exc), "use --controller H:P, which needs no mDNS")
             return
         controllers = {service.targets[0] for service in announced.controllers}
         nodes |= {service.name: service.targets for service in announced.nodes}
         if not controllers:
-            seen = f"; other clusters are {_few(announced.first_mismatch)}" if announced.first_mismatch else ""
-            text = f"none of cluster {cluster!r} is announced by mDNS{seen}"
-            yield warning("controller", text, "start edgenode controller on one device, or say --controller H:P")
+            seen = f"; other clusters are {_few(announced.other_clusters)}" if announced.other_clusters else ""
+            text = f"no controller of cluster {cluster!r} is announced by mDNS{seen}"
+            yield warning("controller", text, "start edgenode controller on one device, or use --controller H:P")
     for target in sorted(controllers):
         try:
-            status, ahead_s = await _asked(target)
+            status, ahead_s = await _status(target)
         except EdgenodeError as exc:
-            yield problem("controller", str(exc), "start it, or open its port in the firewall there")
+            yield problem("controller", str(exc), "start it, or open its port in the firewall of its device")
             continue
         yield _controller(cluster, target, status)
         yield _clock(ahead_s)
@@ -190,7 +196,7 @@ async def others(cluster: str, controller: str, peers: Sequence[str], listen_hos
 class _Announced:
     controllers: list[Service]
     nodes: list[Service]
-    first_mismatch: list[str]
+    other_clusters: list[str]
 
 
 async def _announced(cluster: str, listen_host: str) -> _Announced:
@@ -200,8 +206,8 @@ async def _announced(cluster: str, listen_host: str) -> _Announced:
         return _Announced(controllers, nodes, discovery.other_clusters("controller"))
 
 
-async def _asked(target: str) -> tuple[ClusterStatus, float]:
-    """A controller's status, and by how much its clock is ahead of ours: as if the answer took half of the way."""
+async def _status(target: str) -> tuple[ClusterStatus, float]:
+    """A controller's status, and how far its clock is ahead of ours, if the answer takes half of the round trip."""
     async with operator_client(target, _DIAL_S) as client:
         asked = time.time()
         status = await client.status()
@@ -210,26 +216,26 @@ async def _asked(target: str) -> tuple[ClusterStatus, float]:
 
 def _controller(cluster: str, target: str, status: ClusterStatus) -> Finding:
     if status.cluster != cluster:
-        text = f"{target} is that of cluster {status.cluster!r}, not {cluster!r}"
-        return problem("controller", text, "set run.cluster alike on all devices, or give another --controller")
+        text = f"{target} belongs to cluster {status.cluster!r}, not {cluster!r}"
+        return problem("controller", text, "set the same run.cluster on all devices, or choose another --controller")
     missing = f", waits for {status.missing} more" if status.missing else ""
     return ok("controller", f"{target} answers, has {len(status.nodes)} nodes{missing}")
 
 
 def _clock(ahead_s: float) -> Finding:
-    text = f"the controller's is {abs(ahead_s):,.1f} s {'ahead of' if ahead_s > 0 else 'behind'} ours"
+    text = f"the controller's clock is {abs(ahead_s):,.1f} s {'ahead of' if ahead_s > 0 else 'behind'} ours"
     if abs(ahead_s) < _SKEW_S:
         return ok("clock", text)
-    return warning("clock", text, "a run does not mind, but logs mislead: timedatectl set-ntp true")
+    return warning("clock", text, "a run works, but log times mislead: timedatectl set-ntp true")
 
 
 async def _nodes(nodes: Mapping[str, tuple[str, ...]]) -> Finding:
     if not nodes:
-        return ok("nodes", "none is to be seen yet")
+        return ok("nodes", "no node is visible yet")
     answers = await asyncio.gather(*(_answers(targets) for targets in nodes.values()))
     seen = _few([name if name in targets else f"{name} at {targets[0]}" for name, targets in nodes.items()])
     if silent := [name for name, answered in zip(nodes, answers, strict=True) if not answered]:
-        remedy = "open its port in the firewall there, unless it has just ended"
+        remedy = "open its port in the firewall of its device, unless it has just ended"
         return warning("nodes", f"{seen}; no answer from {_few(silent)}", remedy)
     return ok("nodes", f"{seen}; all answer")
 

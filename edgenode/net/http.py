@@ -1,4 +1,4 @@
-"""HTTP on the caller's own event loop: no second loop, no thread, no signal handlers. What is served is an ASGI app."""
+"""Serves an ASGI app over HTTP on the caller's event loop, without threads or signal handlers."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from starlette.types import ASGIApp
 from edgenode.errors import ConfigError
 from edgenode.net.rpc import join_address, split_address
 
-_MOST_AT_ONCE = 256  # connections; more are answered 503
+_MOST_CONNECTIONS = 256  # further ones get 503
 _END_S = 1
 
 
 class _Server(uvicorn.Server):
-    """A server whose process belongs to somebody else."""
+    """A server that leaves the signals of the process alone."""
 
     @contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
-        """Ctrl-C is not ours to take."""
+        """Install no handlers."""
         yield
 
 
 @asynccontextmanager
 async def serving_http(app: ASGIApp, listen: str, option: str) -> AsyncIterator[str]:
-    """Serve at host:port for as long as the body lasts; yields the URL.
+    """Serve at host:port while the body runs. Yields the URL.
 
     Args:
-        option: of the command line that chose the address, for the error.
+        option: the command line option that chose the address, for the error text.
 
     Raises:
         ConfigError: the address cannot be bound.
@@ -48,7 +48,7 @@ async def serving_http(app: ASGIApp, listen: str, option: str) -> AsyncIterator[
             lifespan="off",
             ws="none",
             server_header=False,
-            limit_concurrency=_MOST_AT_ONCE,
+            limit_concurrency=_MOST_CONNECTIONS,
             timeout_graceful_shutdown=_END_S,
         )
     )
@@ -70,5 +70,5 @@ def _bind(listen: str, option: str) -> socket.socket:
     except OSError as exc:
         why = os.strerror(exc.errno).lower() if exc.errno and exc.errno > 0 else str(exc)
         raise ConfigError(
-            f"{option} {listen}: cannot listen there: {why}; give another address, or none to do without"
+            f"{option} {listen}: cannot listen there: {why}; choose another address, or none to turn it off"
         ) from exc

@@ -1,6 +1,6 @@
-"""Tells systemd how a daemon is, by the datagrams of sd_notify(3); where nobody listens, nothing is sent.
+"""Notifies systemd of a daemon's state with the datagrams of sd_notify(3). Does nothing without systemd.
 
-The beat comes from the event loop: when that hangs, it stops, and systemd starts the service again.
+The watchdog notifications come from the event loop. If the loop hangs, they stop, and systemd restarts the service.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-_BEAT_S = 1.0  # at most: the status is worth reading
+_BEAT_S = 1.0  # between two statuses, at most
 
 
 class Notifier:
-    """The way to the socket that systemd named in our environment, if it started us."""
+    """Sends to the socket that systemd names in the environment of the processes it starts."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
@@ -23,7 +23,7 @@ class Notifier:
         self._watchdog_s = int(environ.get("WATCHDOG_USEC", "0")) / 1e6 if ours else 0.0
 
     def send(self, **states: str | int) -> None:
-        """One datagram of assignments. A system that does not take it now is no reason to fail."""
+        """Send one datagram of assignments. Errors are ignored."""
         if not self._address:
             return
         text = "\n".join(f"{name}={' '.join(str(value).splitlines())}" for name, value in states.items())
@@ -33,7 +33,7 @@ class Notifier:
                 ours.sendto(text.encode(), self._address)
 
     async def beat(self, status: Callable[[], str]) -> None:
-        """READY now; then the status, and that we live, three times in each watchdog period."""
+        """Send READY, then the status every second or three times per watchdog period, until cancelled."""
         if not self._address:
             return
         self.send(READY=1)

@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, written by the controller: one folder per node. Needs the extra `tensorboard`."""
+"""TensorBoard events of a run, written by the controller in one folder per node. Needs the extra `tensorboard`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCALARS: Mapping[str, Callable[[NodeStatus], float | None]] = {
 
 
 class Events:
-    """Writes what changed since the last look, at the round of each node.
+    """Writes the values of each node once per round.
 
     Raises:
         ConfigError: tensorboardX is not installed.
@@ -37,7 +37,7 @@ class Events:
         self._written: dict[str, int] = {}
 
     def note(self, status: ClusterStatus) -> None:
-        """Write what a status of the run adds."""
+        """Write the values of a status that are new."""
         for node in status.nodes:
             t = node.status.round
             if t > self._written.get(node.node, 0):
@@ -49,7 +49,7 @@ class Events:
             self._add("cluster", "consensus_distance", status.consensus_distance, status.consensus_round)
 
     def close(self) -> None:
-        """Write what is buffered."""
+        """Flush and close the files."""
         for writer in self._writers.values():
             writer.close()
 

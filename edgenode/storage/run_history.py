@@ -1,7 +1,8 @@
-"""What runs did over time: SQLite beside the controller's ledger, for people and plots. Nothing decides by it.
+"""The history of runs in SQLite, for tables and plots. No decision depends on it.
 
-A run keeps at most ``_TICKS`` moments: when they are full, every second one goes, and from then on they are taken half
-as often. So the shape of a whole run stays, whether it takes a minute or a month. The newest ``_RUNS`` runs are kept.
+A run has at most ``_TICKS`` moments. When it has that many, every second one is deleted, and further ones are recorded
+half as often. The moments thus cover the whole run evenly, whether it takes a minute or a month. The newest ``_RUNS``
+runs are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _RUNS = 100
 _TICKS = 1024
 _EVERY_S = 1.0
 _BUSY_S = 2.0
-# of a node, at a moment; the names are those of `edgenode status --json`
+# the samples of a node, named as in `edgenode status --json`
 _VALUES: Mapping[str, Callable[[NodeView], float | None]] = {
     "round": lambda n: n.status.round,
     "accuracy": lambda n: n.status.accuracy,
@@ -79,24 +80,23 @@ COMMIT;
 
 
 class RunHistory:
-    """The database of one controller's runs. Every call opens it, and leaves nothing open.
+    """The database of one controller's runs. Every call opens and closes it.
 
-    Raises:
-        CheckpointError: by every call, if the file is none of ours, or the disk refuses it.
+    Every call raises CheckpointError if the file is not a history, or if the disk fails.
     """
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / NAME
 
     def runs(self) -> list[dict[str, Any]]:
-        """All runs, oldest first; none if there is no history yet."""
+        """All runs, oldest first. Empty without a history."""
         if not self.path.exists():
             return []
         with self._opened() as database:
             return [dict(row) for row in database.execute("SELECT * FROM run ORDER BY id")]
 
     def samples(self, run: int) -> list[dict[str, Any]]:
-        """All samples of a run, in the order of time and node."""
+        """All samples of a run, by time and node."""
         query = (
             f"SELECT tick.at_s, tick.graph, tick.consensus_distance, sample.node, {', '.join(COLUMNS)} FROM sample "
             "JOIN tick ON tick.run = sample.run AND tick.number = sample.tick WHERE sample.run = ? ORDER BY tick, node"
@@ -105,7 +105,7 @@ class RunHistory:
             return [dict(row) for row in database.execute(query, (run,))]
 
     def curve(self, run: int) -> list[dict[str, Any]]:
-        """The means over the nodes, moment by moment: what a plot shows."""
+        """The means over the nodes at every moment."""
         query = (
             "SELECT at_s, graph, consensus_distance, min(round) AS round, "
             "avg(accuracy) AS accuracy, avg(loss) AS loss, "
@@ -124,11 +124,11 @@ class RunHistory:
                 database.row_factory = sqlite3.Row
                 self._check(database)
                 database.execute("PRAGMA foreign_keys = ON")
-                database.execute("PRAGMA synchronous = NORMAL")  # with WAL: a power cut takes the last seconds at most
+                database.execute("PRAGMA synchronous = NORMAL")  # with WAL, a power cut loses the last seconds at most
                 with database:
                     yield database
         except (OSError, sqlite3.Error) as exc:
-            raise CheckpointError(f"{self.path}: {exc}; remove it to begin a new history") from exc
+            raise CheckpointError(f"{self.path}: {exc}; remove it to start a new history") from exc
 
     def _check(self, database: sqlite3.Connection) -> None:
         application, form = (database.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version"))
@@ -136,18 +136,18 @@ class RunHistory:
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(_SCHEMA)
         elif (application, form) != (_APPLICATION, _FORMAT):
-            raise sqlite3.DatabaseError(f"it is no history of format {_FORMAT}")
+            raise sqlite3.DatabaseError(f"it is not a history of format {_FORMAT}")
 
 
 class Recorder:
-    """Writes one run down while it goes on.
+    """Records one run.
 
     Args:
         about: cluster, run_digest, algorithm, compressor, nodes, rounds and config of the run.
-        goes_on: the controller has started again in the middle of a run: go on with its record, if there is one.
+        resumed: the controller restarted in the middle of a run. Continue its record, if there is one.
     """
 
-    def __init__(self, history: RunHistory, about: Mapping[str, Any], goes_on: bool = False) -> None:
+    def __init__(self, history: RunHistory, about: Mapping[str, Any], resumed: bool = False) -> None:
         self._history = history
         self._every_s, self._due = _EVERY_S, 0.0
         with history._opened() as database:
@@ -155,7 +155,7 @@ class Recorder:
                 "SELECT id, began FROM run WHERE ended IS NULL AND cluster = ? AND run_digest = ? ORDER BY id DESC",
                 (about["cluster"], about["run_digest"]),
             ).fetchone()
-            if goes_on and found:
+            if resumed and found:
                 self.run, self._began = found
                 self._tick = _one(database, "SELECT coalesce(max(number) + 1, 0) FROM tick WHERE run = ?", self.run)
                 self._taken = _one(database, "SELECT count(*) FROM tick WHERE run = ?", self.run)
@@ -170,7 +170,7 @@ class Recorder:
         self._tick = self._taken = 0
 
     def note(self, status: ClusterStatus, now: float | None = None) -> None:
-        """Write a status down, if the next moment has come."""
+        """Record a status, if the next moment is due."""
         now = time.time() if now is None else now
         if now >= self._due and status.nodes:
             self._due = now + self._every_s
@@ -178,7 +178,7 @@ class Recorder:
                 self._write(database, status, now)
 
     def end(self, status: ClusterStatus, outcome: str) -> None:
-        """The run is over."""
+        """Record the last status and the outcome."""
         now = time.time()
         with self._history._opened() as database:
             self._write(database, status, now)
@@ -199,7 +199,7 @@ class Recorder:
             self._thin(database)
 
     def _thin(self, database: sqlite3.Connection) -> None:
-        """Every second moment goes, by its place: what is left is evenly spread."""
+        """Delete every second moment. The others are evenly spread."""
         database.execute(
             "DELETE FROM tick WHERE run = ? AND number IN (SELECT number FROM (SELECT number, row_number() OVER "
             "(ORDER BY number) AS place FROM tick WHERE run = ?) WHERE place % 2 = 0)",

@@ -62,15 +62,15 @@ def operator_service() -> OperatorService:
 
 @pytest.fixture
 async def browser(operator_service: OperatorService) -> AsyncIterator[httpx.AsyncClient]:
-    def look() -> dict[str, Any]:
+    def status() -> dict[str, Any]:
         return cluster_json(operator_service.status())
 
-    app = dashboard(operator_service, lambda: [{"round": 5, "accuracy": 0.5}], Feed(look), "127.0.0.1:8080")
+    app = dashboard(operator_service, lambda: [{"round": 5, "accuracy": 0.5}], Feed(status), "127.0.0.1:8080")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8080") as client:
         yield client
 
 
-# --- what it shows
+# --- the page
 
 
 async def test_page_without_script_is_a_table_of_escaped_names(browser: httpx.AsyncClient) -> None:
@@ -80,8 +80,8 @@ async def test_page_without_script_is_a_table_of_escaped_names(browser: httpx.As
     assert "round 5 of 9, graph a, then b from round 10" in page
     assert "<td>&lt;b&gt;evil&lt;/b&gt;</td>" in page
     assert "<b>evil" not in page
-    picture = page.partition('<script type="application/json" id="picture">')[2].partition("</script>")[0]
-    assert json.loads(picture)["nodes"][3]["node"] == "<b>evil</b>"
+    snapshot = page.partition('<script type="application/json" id="snapshot">')[2].partition("</script>")[0]
+    assert json.loads(snapshot)["nodes"][3]["node"] == "<b>evil</b>"
 
 
 async def test_page_before_the_start_counts_the_missing_nodes(
@@ -108,7 +108,7 @@ async def test_status_curve_and_metrics_are_served(browser: httpx.AsyncClient) -
     assert 'edgenode_round{node="n0"} 5.0' in metrics.text
 
 
-# --- what it grants
+# --- requests
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ async def test_status_curve_and_metrics_are_served(browser: httpx.AsyncClient) -
             ("rotate", (GraphSpec("a"), GraphSpec("b")), 6, True),
             "graph a+b takes effect at round 42",
         ),
-        ("pause", {}, ("pause",), "stands still"),
-        ("resume", {}, ("resume",), "goes on"),
+        ("pause", {}, ("pause",), "pauses before its next round"),
+        ("resume", {}, ("resume",), "the run continues"),
         ("stop", {}, ("stop",), "before round 42"),
         ("evict", {"node": "n1"}, ("evict", "n1", False), "without n1 from round 42"),
         ("evict", {"node": "n1", "force": True}, ("evict", "n1", True), "without n1"),
@@ -148,11 +148,11 @@ async def test_request_reaches_the_operator_service(
         ("rotate", {"graphs": "chrod"}, "no graph named 'chrod'; did you mean 'chord'"),
         ("rotate", {"graphs": "/etc/passwd"}, "no graph named '/etc/passwd'"),
         ("rotate", {"graphs": "a", "every": "0ep"}, "'0ep' is not a period"),
-        ("rotate", {"graphs": 5}, "graphs is missing, or no text"),
+        ("rotate", {"graphs": 5}, "graphs is missing or not a string"),
         ("evict", {}, "node is missing"),
-        ("dance", {}, "there is no 'dance' to wish for"),
-        ("pause", [1], "a wish is a JSON object"),
-        ("pause", {"x": "y" * 70_000}, "that is too much"),
+        ("dance", {}, "unknown request 'dance': expected rotate, "),
+        ("pause", [1], "must be a JSON object"),
+        ("pause", {"x": "y" * 70_000}, "the request is larger than 65536 bytes"),
     ],
 )
 async def test_malformed_request_is_one_line(
@@ -167,12 +167,12 @@ async def test_malformed_request_is_one_line(
 async def test_rejection_has_the_text_of_the_operator_service(
     browser: httpx.AsyncClient, operator_service: OperatorService
 ) -> None:
-    operator_service.error = "n9 is no member"
+    operator_service.error = "n9 is not a member"
     answer = await browser.post("/api/evict", json={"node": "n9"})
-    assert (answer.status_code, answer.json()) == (400, {"error": "n9 is no member"})
+    assert (answer.status_code, answer.json()) == (400, {"error": "n9 is not a member"})
 
 
-# --- whom it refuses
+# --- refusals
 
 
 @pytest.mark.parametrize(

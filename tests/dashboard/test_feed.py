@@ -18,19 +18,19 @@ from edgenode.net.rpc import split_address
 
 
 class Cluster:
-    """Something to look at, that counts the looks."""
+    """A state that counts how often it is read."""
 
     def __init__(self) -> None:
-        self.value, self.looks, self.padding = 0, 0, ""
+        self.value, self.reads, self.padding = 0, 0, ""
 
-    def look(self) -> dict[str, Any]:
-        self.looks += 1
+    def status(self) -> dict[str, Any]:
+        self.reads += 1
         return {"value": self.value, "padding": self.padding}
 
 
 @asynccontextmanager
 async def streamed(cluster: Cluster) -> AsyncIterator[tuple[Feed, str]]:
-    feed = Feed(cluster.look)
+    feed = Feed(cluster.status)
     async with serving_http(feed, "127.0.0.1:0", "--http") as url, asyncio.TaskGroup() as group:
         task = group.create_task(feed.run(), name="feed")
         yield feed, url.removeprefix("http://")
@@ -47,9 +47,9 @@ async def watching(address: str) -> AsyncIterator[asyncio.StreamReader]:
         writer.close()
 
 
-async def picture(reader: asyncio.StreamReader) -> dict[str, Any]:
+async def snapshot(reader: asyncio.StreamReader) -> dict[str, Any]:
     while not (line := await reader.readline()).startswith(b"data: "):
-        assert line, "the stream is over"
+        assert line, "the stream has ended"
     found: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
     return found
 
@@ -57,34 +57,34 @@ async def picture(reader: asyncio.StreamReader) -> dict[str, Any]:
 async def test_a_thousand_changes_a_second_are_a_few_events() -> None:
     cluster = Cluster()
     async with streamed(cluster) as (_, address), watching(address) as reader, asyncio.timeout(20):
-        assert (await picture(reader))["value"] == 0
-        before = cluster.looks
+        assert (await snapshot(reader))["value"] == 0
+        before = cluster.reads
         seen = 0
         loop = asyncio.get_running_loop()
         end = loop.time() + 1
-        reading = asyncio.ensure_future(picture(reader))
+        reading = asyncio.ensure_future(snapshot(reader))
         while loop.time() < end:
             cluster.value += 1
             await asyncio.sleep(0.001)
             if reading.done():
-                seen, reading = seen + 1, asyncio.ensure_future(picture(reader))
+                seen, reading = seen + 1, asyncio.ensure_future(snapshot(reader))
         reading.cancel()
         assert 1 <= seen <= 6
-        assert cluster.looks - before <= 6
+        assert cluster.reads - before <= 6
 
 
 async def test_state_is_not_read_without_a_client() -> None:
     cluster = Cluster()
     async with streamed(cluster) as (feed, address):
         async with watching(address) as reader, asyncio.timeout(10):
-            await picture(reader)
-            assert feed.watching == 1
+            await snapshot(reader)
+            assert feed.clients == 1
         async with asyncio.timeout(10):
-            while feed.watching:  # noqa: ASYNC110 - the server notices in its own time
+            while feed.clients:  # noqa: ASYNC110 - the server notices the disconnect by itself
                 await asyncio.sleep(0.01)
-        looks = cluster.looks
+        reads = cluster.reads
         await asyncio.sleep(3 * module._EVERY_S)
-        assert cluster.looks == looks
+        assert cluster.reads == reads
 
 
 async def test_stalled_client_costs_one_snapshot_and_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,29 +95,29 @@ async def test_stalled_client_costs_one_snapshot_and_is_dropped(monkeypatch: pyt
     async with streamed(cluster) as (feed, address), watching(address) as idle, asyncio.timeout(30):
         idle._transport.pause_reading()  # type: ignore[attr-defined]
         async with watching(address) as reader:
-            for _ in range(50):  # ten megabytes of pictures pass by it
+            for _ in range(50):  # ten megabytes of snapshots pass the stalled client
                 cluster.value += 1
-                await picture(reader)
-            while feed.watching != 1:
+                await snapshot(reader)
+            while feed.clients != 1:
                 cluster.value += 1
                 await asyncio.sleep(0.01)
-            await picture(reader)
+            await snapshot(reader)
 
 
 async def test_stream_ends_with_the_last_state_of_the_run() -> None:
     cluster = Cluster()
     async with streamed(cluster) as (feed, address), watching(address) as reader, asyncio.timeout(10):
-        await picture(reader)
+        await snapshot(reader)
         cluster.value = 7
         await feed.end()
-        rest = (await reader.readuntil(b"event: over\n")) and await picture(reader)
+        rest = (await reader.readuntil(b"event: over\n")) and await snapshot(reader)
         assert rest["value"] == 7
 
 
 async def test_clients_above_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST", 1)
+    monkeypatch.setattr(module, "_MOST_CLIENTS", 1)
     async with streamed(Cluster()) as (_, address), watching(address) as first, asyncio.timeout(10):
-        await picture(first)
+        await snapshot(first)
         async with watching(address) as second:
             assert b"503" in await second.readline()
 
@@ -129,5 +129,5 @@ async def test_occupied_port_is_one_line() -> None:
             async with serving_http(Feed(dict), taken, "--http"):
                 pass
     assert str(caught.value) == (
-        f"--http {taken}: cannot listen there: address already in use; give another address, or none to do without"
+        f"--http {taken}: cannot listen there: address already in use; choose another address, or none to turn it off"
     )

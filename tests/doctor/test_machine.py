@@ -37,7 +37,7 @@ def test_every_unsuitable_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("importlib.metadata.requires", lambda name: wanted)
     (found,) = [finding for finding in machine.installed() if finding.check == "packages"]
     assert found.level is Level.PROBLEM
-    assert found.text.endswith(", wanted is >=99; no-such-package is missing")
+    assert found.text.endswith(", but >=99 is required; no-such-package is missing")
     assert found.text.startswith("click is ")
 
 

@@ -53,7 +53,7 @@ async def test_port_of_another_program_is_reported(needed: bool, level: Level) -
 
 async def test_missing_network_is_reported() -> None:
     (found,) = [finding async for finding in network.multicast((LOOPBACK,), True)]
-    assert (found.level, found.text) == (Level.WARNING, "no interface is up but loopback")
+    assert (found.level, found.text) == (Level.WARNING, "no interface except loopback is up")
 
 
 # --- other processes
@@ -88,7 +88,7 @@ async def test_wrong_or_missing_controller_is_a_problem() -> None:
     async with serving(ANY, a_controller(ClusterStatus(cluster="lab"))) as port:  # type: ignore[arg-type]
         found = await seen("home", f"127.0.0.1:{port}")
         assert found["controller"].level is Level.PROBLEM
-        assert f"127.0.0.1:{port} is that of cluster 'lab', not 'home'" == found["controller"].text
+        assert f"127.0.0.1:{port} belongs to cluster 'lab', not 'home'" == found["controller"].text
     found = await seen("home", f"127.0.0.1:{port}")
     assert found["controller"].level is Level.PROBLEM
 
@@ -111,5 +111,7 @@ async def test_announced_processes_are_dialled() -> None:
         assert found["nodes"].text == f"pi-1 at 127.0.0.1:{port}; all answer"
         found = await seen(other, "mdns")
         assert found["controller"].level is Level.WARNING
-        assert f"none of cluster '{other}' is announced by mDNS; other clusters are " in found["controller"].text
+        assert (
+            f"no controller of cluster '{other}' is announced by mDNS; other clusters are " in found["controller"].text
+        )
         assert ours in found["controller"].text

@@ -31,8 +31,8 @@ def test_multicast_is_well_where_it_passes_and_a_problem_where_a_firewall_stops_
             clean, deaf, dumb = (fleet.start(f"doctor-{i}", *command, spawn=spawn) for i, spawn in enumerate(spawns))
 
             found = findings(clean, 0)
-            way, _, heard = found["multicast"]["text"].partition(", heard ")
-            assert way == f"eth0 ({bridge.addresses[CLEAN]}): goes out and comes back"
+            way, _, heard = found["multicast"]["text"].partition(", with answers from ")
+            assert way == f"eth0 ({bridge.addresses[CLEAN]}): works"
             assert bridge.addresses[CONTROLLER] in heard.split(", ")
             controller = f"{bridge.addresses[CONTROLLER]}:7700 answers, has 0 nodes, waits for 4 more"
             assert found["controller"]["text"] == controller

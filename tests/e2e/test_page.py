@@ -69,7 +69,7 @@ def test_the_page_shows_four_nodes_and_does_what_its_buttons_say(fleet: Fleet) -
         ring = edges(driver)
         Select(driver.find_element(By.CSS_SELECTOR, "#set select")).select_by_visible_text("b")
         driver.find_element(By.CSS_SELECTOR, "#set button").click()
-        says(driver, "#said", "graph b takes effect at round")
+        says(driver, "#reply", "graph b takes effect at round")
         says(driver, "#graph-name", "graph b")
         assert sorted(edges(driver)) != sorted(ring)
 
@@ -85,7 +85,7 @@ def test_the_page_shows_four_nodes_and_does_what_its_buttons_say(fleet: Fleet) -
 
         driver.execute_script("document.querySelector('#evictable').append(new Option('node-9', 'node-9', true, true))")
         driver.execute_script("window.confirm = () => true; document.querySelector('#evict').requestSubmit()")
-        says(driver, "#said", "node-9 is no member")
+        says(driver, "#reply", "node-9 is not a member")
         refused = [line for line in complaints(driver) if "400" in line]
         assert len(refused) <= 1  # the browser itself notes that answer
         driver.get(url)
@@ -118,5 +118,5 @@ def test_an_occupied_page_address_is_one_line(fleet: Fleet) -> None:
     (line,) = fleet.controller("--http", page, *other).ended(2).errors
     assert line == (
         f"edgenode: --http {page}: cannot listen there: address already in use; "
-        "give another address, or none to do without"
+        "choose another address, or none to turn it off"
     )

@@ -87,13 +87,13 @@ def test_only_the_newest_runs_are_kept(tmp_path: Path, monkeypatch: pytest.Monke
 def test_restarted_controller_continues_its_own_run_only(tmp_path: Path) -> None:
     first = Recorder(RunHistory(tmp_path), ABOUT)
     record(first, 2)
-    assert Recorder(RunHistory(tmp_path), {**ABOUT, "run_digest": "other"}, goes_on=True).run != first.run
-    again = Recorder(RunHistory(tmp_path), ABOUT, goes_on=True)
+    assert Recorder(RunHistory(tmp_path), {**ABOUT, "run_digest": "other"}, resumed=True).run != first.run
+    again = Recorder(RunHistory(tmp_path), ABOUT, resumed=True)
     assert again.run == first.run
     record(again, 2, first=2)
     again.end(a_status(9), "done")
     assert [c["round"] for c in RunHistory(tmp_path).curve(first.run)] == [0, 1, 2, 3, 9]
-    assert Recorder(RunHistory(tmp_path), ABOUT, goes_on=True).run > first.run
+    assert Recorder(RunHistory(tmp_path), ABOUT, resumed=True).run > first.run
     assert Recorder(RunHistory(tmp_path), ABOUT).run > first.run
 
 
@@ -107,5 +107,5 @@ def test_file_that_is_not_a_history_is_left_alone(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 9")
         database.execute("CREATE TABLE other (x)")
         database.commit()
-    with pytest.raises(CheckpointError, match="it is no history of format 1"):
+    with pytest.raises(CheckpointError, match="it is not a history of format 1"):
         Recorder(RunHistory(tmp_path), ABOUT)

@@ -1,4 +1,4 @@
-// Curves over the rounds of the run: small, with the last value written beside the end.
+// Small curves over the rounds of the run, with the last value next to the end.
 import { svg } from "./graph.js";
 
 const WIDTH = 480, LEFT = 58, RIGHT = 54, TOP = 8, BOTTOM = 18;

@@ -1,4 +1,4 @@
-// The directed graph: nodes on a circle, an arrow per push, and dots that travel while the run does.
+// The directed graph: nodes on a circle, an arrow per edge, and dots that move along the edges while the run trains.
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 400, HEIGHT = 360;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -10,7 +10,7 @@ export function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-let drawn = ""; // what is in the picture by now: only a change is drawn anew, so that dots travel on
+let drawn = ""; // what is drawn now: only a change redraws the graph, so that the dots keep moving
 
 export function drawGraph(root, view) {
   const names = view.record ? view.record.members.map(([name]) => name) : view.nodes.map((node) => node.node);
@@ -47,7 +47,7 @@ function place(i, count) {
   return { x: WIDTH / 2 + 150 * Math.cos(turn), y: HEIGHT / 2 + 138 * Math.sin(turn) };
 }
 
-// A push bends a little to its left, so that two opposite ones lie side by side.
+// An edge bends a little to its left, so that two opposite edges do not overlap.
 function arc(places, [sender, receiver], radius) {
   const a = places.get(sender), b = places.get(receiver);
   if (!a || !b) return { d: "", head: "" };

@@ -1,4 +1,4 @@
-// The page: takes pictures of the cluster from the stream, shows them, and sends the operator's wishes.
+// The page: shows the snapshots of the event stream, and sends the operator's requests.
 import { drawCurve } from "./curves.js";
 import { drawGraph, kind } from "./graph.js";
 
@@ -35,9 +35,9 @@ function show(view) {
 
 function title(view) {
   if (view.graph === null) return `waiting for ${view.missing} more nodes`;
-  if (view.evicting.length) return `going on without ${view.evicting.join(", ")}`;
+  if (view.evicting.length) return `evicting ${view.evicting.join(", ")}`;
   const bad = view.nodes.filter((node) => kind(node) === "bad").map((node) => node.node);
-  return bad.length ? `no link to ${bad.join(", ")}` : `${view.nodes.length} nodes, controller ${view.controller}`;
+  return bad.length ? `no connection to ${bad.join(", ")}` : `${view.nodes.length} nodes, controller ${view.controller}`;
 }
 
 function ending(view) {
@@ -64,7 +64,7 @@ function tiles(view) {
   const paces = view.nodes.map((node) => node.round_s).filter((pace) => pace > 0);
   by("pace").textContent = paces.length ? seconds(Math.max(...paces)) : "-";
   const slow = view.nodes.filter((node) => node.holds_up_s >= 1);
-  by("straggler").textContent = slow.length ? `${slow[0].node} holds up since ${slow[0].holds_up_s.toFixed(0)} s` : "";
+  by("straggler").textContent = slow.length ? `${slow[0].node} holds up others (${slow[0].holds_up_s.toFixed(0)} s)` : "";
 }
 
 function row(node) {
@@ -101,39 +101,39 @@ function operator(view) {
 
 const GRAVE = {
   stop: () => "Stop the run at every node?",
-  evict: (asked) => `Go on without ${asked.node}? What it learnt since its last push is lost.`,
+  evict: (asked) => `Evict ${asked.node}? What it learnt since its last push is lost.`,
 };
 
-async function wish(name, form) {
+async function send(name, form) {
   const asked = Object.fromEntries(new FormData(form));
   if ("force" in asked) asked.force = true;
   if (name in GRAVE && !confirm(GRAVE[name](asked))) return;
   const button = form.querySelector("button");
   button.disabled = true;
-  say(`${name}: asked`);
+  showReply(`${name}: sent`);
   try {
     const answer = await fetch(`/api/${name === "set" ? "rotate" : name}`, {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(asked),
     });
-    const said = (answer.headers.get("content-type") || "").includes("json") ? await answer.json() : { error: await answer.text() };
-    say(said.text || said.error, !answer.ok);
+    const reply = (answer.headers.get("content-type") || "").includes("json") ? await answer.json() : { error: await answer.text() };
+    showReply(reply.text || reply.error, !answer.ok);
   } catch {
-    say("the controller does not answer", true);
+    showReply("the controller does not answer", true);
   } finally {
     button.disabled = false;
   }
 }
 
-function say(text, bad = false) {
-  by("said").textContent = text;
-  by("said").className = bad ? "bad" : "";
+function showReply(text, bad = false) {
+  by("reply").textContent = text;
+  by("reply").className = bad ? "bad" : "";
 }
 
 for (const name of ["set", "rotate", "pause", "resume", "stop", "evict"]) {
-  by(name).addEventListener("submit", (event) => { event.preventDefault(); wish(name, event.target); });
+  by(name).addEventListener("submit", (event) => { event.preventDefault(); send(name, event.target); });
 }
 
-// --- what comes in
+// --- updates
 
 async function curves() {
   try {
@@ -141,7 +141,7 @@ async function curves() {
     drawCurve(by("accuracy-curve"), points, [{ key: "accuracy", name: "accuracy" }], { text: percent, height: 150, most: 1 });
     drawCurve(by("bytes-curve"), points, [{ key: "dense_bytes", name: "dense" }, { key: "payload_bytes", name: "sent" }], { log: true, text: size, height: 150 });
     drawCurve(by("apart-curve"), points, [{ key: "consensus_distance", name: "apart" }], { log: true, text: small, height: 110 });
-  } catch { /* the stream says that the controller is gone */ }
+  } catch { /* the stream reports a lost controller */ }
 }
 
 let stream = null;
@@ -153,12 +153,12 @@ function listen() {
   stream.onerror = () => { if (!over) pill("lost the controller"); };
 }
 
-document.addEventListener("visibilitychange", () => { // nobody looks: nothing is sent
+document.addEventListener("visibilitychange", () => { // a hidden page needs no updates
   if (over) return;
   if (document.hidden) { stream.close(); stream = null; } else if (stream === null) { listen(); curves(); }
 });
 
-show(JSON.parse(by("picture").textContent));
+show(JSON.parse(by("snapshot").textContent));
 listen();
 curves();
 setInterval(() => { if (stream !== null && !over) curves(); }, CURVE_EVERY_MS);
