@@ -1,24 +1,37 @@
-# Two commands do everything from a fresh checkout: `make demo` and `make test`.
+# Two commands do everything from a fresh checkout: `make demo` and `make test`. docs/testing.md describes the tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?=
 SEEDS ?= 0..25
+JOBS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: demo test test-compose chaos lint protos format clean
+.PHONY: demo test test-slow test-compose test-all chaos lint protos format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/edgenode demo $(DEMO)
 
+# What a person waits for.
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+# The rest: more seeds, every mutant, every crash, the chaos scenarios.
+test-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m slow
 
 # deploy/compose.yaml for real: builds the image and runs the ring. Needs a Docker engine with `docker compose`.
 test-compose: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest deploy
 
-# The chaos scenarios of the test command, many times: faults on the network need root, iproute2, iptables, faketime.
+# Everything that CI runs, the containers only where a Docker engine answers.
+test-all:
+	$(MAKE) test
+	$(MAKE) test-slow
+	if docker info >/dev/null 2>&1; then $(MAKE) test-compose; else echo "no Docker engine: no test of the containers"; fi
+
+# The chaos scenarios, many times. Network faults need root, iproute2, iptables and faketime.
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/chaos --seeds $(SEEDS)
 

@@ -1,6 +1,6 @@
-"""compose.yaml for real: built, up, looked after, down. Needs a Docker engine with `docker compose`: make test-compose.
+"""compose.yaml in real containers: `make test-compose` needs a Docker engine with `docker compose`.
 
-Which flags the build needs, on a network of its own kind, is in DOCKER_BUILD: "--network host", for example.
+The variable DOCKER_BUILD passes flags to the build, for example "--network host".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHORT = 200  # rounds
 
 
 class Ring:
-    """The containers of one test; down with their volumes at its end, and their logs shown if it fails."""
+    """The containers of one test. Its end removes them with their volumes, and a failure prints their logs."""
 
     def __init__(self, rounds: int | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -36,7 +36,7 @@ class Ring:
             self._environ["EDGENODE_RUN_ROUNDS"] = str(rounds)
 
     def __enter__(self) -> Self:
-        self("down", "-v")  # what an interrupted test has left
+        self("down", "-v")  # removes what an interrupted test left
         return self
 
     def __exit__(
@@ -47,24 +47,24 @@ class Ring:
         self("down", "-v", "--timeout", "5")
 
     def __call__(self, *words: str) -> str:
-        """Run a command of docker compose, and return what it printed."""
+        """Run a docker compose command, and return its output."""
         command = ["docker", "compose", "-p", "edgenode-test", "-f", str(HERE / "compose.yaml"), *words]
         done = subprocess.run(command, env=self._environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{shlex.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def edgenode(self, *words: str) -> str:
-        """Run a command of an operator beside the controller."""
+        """Run an operator's command in the controller's container."""
         return self("exec", "-T", "controller", "edgenode", *words)
 
     def page(self, path: str) -> str:
-        """What the controller's page answers on this machine."""
+        """Fetch from the controller's page on this machine."""
         with urllib.request.urlopen(f"http://localhost:{self._port}{path}", timeout=10) as answer:
             text: str = answer.read().decode()
             return text
 
     def containers(self) -> dict[str, dict[str, Any]]:
-        """What docker says of each service's container."""
+        """Return what docker reports of each service's container."""
         lines = self("ps", "-a", "--format", "json").splitlines()
         return {container["Service"]: container for container in map(json.loads, lines)}
 
@@ -72,7 +72,7 @@ class Ring:
         return self("logs", "--no-color", "--no-log-prefix", service)
 
     def result(self, node: str, folder: Path) -> dict[str, Any]:
-        """The result.json in a node's volume."""
+        """Copy the result.json from a node's volume."""
         self("cp", f"{node}:/var/lib/edgenode/result.json", str(folder / f"{node}.json"))
         found: dict[str, Any] = json.loads((folder / f"{node}.json").read_text())
         return found
@@ -94,8 +94,8 @@ def _image() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.timeout(300)
-def test_up_and_nothing_else_trains_to_the_end(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_compose_up_trains_to_the_end(tmp_path: Path) -> None:
     with Ring(SHORT) as ring:
         ring("up")  # returns when all have ended
         codes = {name: container["ExitCode"] for name, container in ring.containers().items()}
@@ -109,8 +109,8 @@ def test_up_and_nothing_else_trains_to_the_end(tmp_path: Path) -> None:
             assert row["peak_memory_bytes"] > 50e6
 
 
-@pytest.mark.timeout(300)
-def test_a_ring_is_healthy_obeys_and_takes_a_killed_node_back(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_ring_is_healthy_and_a_killed_node_rejoins(tmp_path: Path) -> None:
     with Ring() as ring:
         ring("up", "-d", "--wait", "--wait-timeout", "120")  # until all are healthy
 
@@ -128,7 +128,7 @@ def test_a_ring_is_healthy_obeys_and_takes_a_killed_node_back(tmp_path: Path) ->
         until(lambda: "graph b" in ring.edgenode("topology", "show"), 60, "graph b is shown")
 
         ring("kill", "node-2")
-        until(lambda: "without=['node-2']" in ring.log("node-0"), 90, "node-2 is cut out")
+        until(lambda: "without=['node-2']" in ring.log("node-0"), 90, "node-2 is evicted")
         ring("up", "-d", "node-2")
         until(lambda: "fetched the model" in ring.log("node-2"), 90, "node-2 is a newcomer")
         until(lambda: states() == dict.fromkeys(NODES, "running"), 60, "all train again")

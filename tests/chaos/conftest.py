@@ -1,6 +1,6 @@
-"""Every scenario draws from a seed: one seed in the test command, many by ``make chaos`` (``--seeds 0..25``).
+"""Every scenario draws from a seed: one seed in `make test-all`, many in `make chaos` (`--seeds 0..25`).
 
-A failed scenario is played again by its seed: ``pytest tests/chaos -k killed_nodes --seeds 7..8``.
+A seed repeats a failed scenario: `pytest tests/chaos -k killed_nodes --seeds 7..8`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _seeds(config: pytest.Config) -> range:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """One line for each scenario that was played more than once."""
+    """Print a line for each scenario that ran more than once."""
     if len(_seeds(config)) < 2:
         return
     outcomes: dict[str, list[pytest.TestReport]] = defaultdict(list)

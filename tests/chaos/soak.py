@@ -1,10 +1,10 @@
-"""A run without end, watched for what grows: memory and file descriptors of every process.
+"""A run without end that fails if the memory or the file descriptors of a process grow.
 
     python -m tests.chaos.soak --hours 2 --out FOLDER
 
-A controller and four nodes train on loopback while the topology changes and a status is read once a minute. Samples
-go to FOLDER/samples.csv; at the end, or on ctrl-c, a Markdown table tells what each process had at the start and the
-end of the measured window, which begins after a warm-up. Exit code 1 if memory or descriptors grow.
+A controller and four nodes train on loopback. The topology changes and a status is read once a minute. Samples go to
+FOLDER/samples.csv. At the end, or on Ctrl-C, a Markdown table shows each process at the start and at the end of the
+measured window, which begins after a warm-up. The exit code is 1 if memory or descriptors grow.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SAMPLE_EVERY_S = 30.0
 CHANGE_EVERY_S = 60.0
 WARM_UP_S = 600.0
 SLOPE_LIMIT_MIB_PER_H = 1.0
-FD_SLACK = 4  # a status or a topology command may be connected while we look
+FD_SLACK = 4  # a status or topology command may be connected during a sample
 CHANGES = (("set", "b"), ("rotate", "a,b,c", "--every", "2ep"), ("set", "c"), ("rotate", "c,a", "--every", "50r"))
 
 
@@ -56,7 +56,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one process did over the measured window."""
+    """How one process changed over the measured window."""
 
     process: str
     rss_start_mib: float
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def soak(out: Path, duration_s: float) -> list[Sample]:
-    """Run and watch; what was seen until then is returned on ctrl-c, too."""
+    """Run and sample. Ctrl-C returns the samples so far."""
     samples: list[Sample] = []
     with Fleet(out / "fleet") as fleet, (out / "samples.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -95,7 +95,7 @@ def soak(out: Path, duration_s: float) -> list[Sample]:
         processes = [fleet.controller("--state-dir", str(fleet.state("controller"))), *fleet.nodes(NODES)]
         try:
             for process in processes[1:]:
-                process.says("epoch done", timeout_s=120)
+                process.logs("epoch done")
             for sample in watch(fleet, processes, duration_s):
                 samples.append(sample)
                 writer.writerow(astuple(sample))
@@ -106,11 +106,11 @@ def soak(out: Path, duration_s: float) -> list[Sample]:
 
 
 def watch(fleet: Fleet, processes: list[Process], duration_s: float) -> Iterator[Sample]:
-    """Change the topology now and then, and look at every process."""
+    """Change the topology from time to time, and sample every process."""
     began, changes = time.monotonic(), itertools.cycle(CHANGES)
     next_change_s = CHANGE_EVERY_S
     for tick in itertools.count():
-        time.sleep(max(0.0, began + tick * SAMPLE_EVERY_S - time.monotonic()))  # a pace, and not a wait for something
+        time.sleep(max(0.0, began + tick * SAMPLE_EVERY_S - time.monotonic()))  # a pace, not a wait for a condition
         now_s = time.monotonic() - began
         if now_s >= duration_s:
             return
@@ -126,13 +126,13 @@ def watch(fleet: Fleet, processes: list[Process], duration_s: float) -> Iterator
 
 
 def command(fleet: Fleet, *words: str) -> str:
-    """Run one operator's command; its logs are not kept, or they would be thousands."""
-    done = fleet.command(*words, "--cluster", fleet.cluster, timeout_s=120)
+    """Run one operator's command, and delete its logs, which would be thousands."""
+    done = fleet.command(*words, "--cluster", fleet.cluster)
     fleet.processes.remove(done)
-    said = done.stdout
+    output = done.stdout
     done.out.unlink()
     done.log.unlink()
-    return said
+    return output
 
 
 def rounds_of(fleet: Fleet) -> dict[str, int]:
@@ -165,7 +165,7 @@ def count_fds(folder: Path) -> int:
 
 
 def judge(samples: list[Sample]) -> list[Verdict]:
-    """One verdict for each process that was seen often enough after the warm-up."""
+    """Return one verdict for each process with samples after the warm-up."""
     measured = [s for s in samples if s.at_s >= WARM_UP_S]
     names = dict.fromkeys(s.process for s in measured)
     return [verdict(name, [s for s in measured if s.process == name]) for name in names]

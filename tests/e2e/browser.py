@@ -1,4 +1,4 @@
-"""A headless Chromium of the distribution, that loads nothing but what it is told to."""
+"""The headless Chromium of the distribution, without background requests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _FLAGS = (
 
 
 def unavailable() -> str | None:
-    """Why there is no browser, if so."""
+    """Return why there is no browser, or None."""
     missing = [tool for tool in ("chromium", "chromedriver") if shutil.which(tool) is None]
     return f"needs {' and '.join(missing)}" if missing else None
 
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Chrome]:
-    """A browser with a profile of its own; it keeps its console for ``complaints``."""
+    """Start a browser with its own profile. It keeps its console for `complaints`."""
     options = ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
     for flag in (*_FLAGS, f"--user-data-dir={profile}"):
@@ -39,7 +39,7 @@ def chromium(profile: Path) -> Iterator[Chrome]:
 
 
 def resize(driver: Chrome, width: int, height: int, dark: bool = False, scale: float = 1) -> None:
-    """Look at the page through a window, or a phone, of this size, by day or by night."""
+    """Show the page in a window or on a phone of this size, in light or dark mode."""
     size: dict[str, Any] = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -47,5 +47,5 @@ def resize(driver: Chrome, width: int, height: int, dark: bool = False, scale: f
 
 
 def complaints(driver: Chrome) -> list[str]:
-    """What the console says since it was last asked."""
+    """Return the console messages since the last call."""
     return [entry["message"] for entry in driver.get_log("browser")]

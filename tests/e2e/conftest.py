@@ -1,4 +1,4 @@
-"""A fleet for each test that asks for one, and the logs of its processes when the test fails."""
+"""The `fleet` fixture, and the logs of its processes when a test fails."""
 
 from __future__ import annotations
 

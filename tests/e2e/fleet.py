@@ -1,7 +1,7 @@
-"""Fleets of real edgenode processes on this machine; whatever happens, every one of them is ended.
+"""Real edgenode processes on this machine. Every process ends with its test, also when the test fails.
 
-Output goes to files, so no pipe fills up and a failed test can show every log. Nothing here sleeps for a fixed
-time: all waiting polls for what it waits for, up to a deadline.
+Output goes to files, so no pipe fills up and a failed test can show every log. All waiting polls for a condition. The
+deadlines are far longer than a quiet machine needs, so a busy one passes too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,14 @@ from edgenode.config.schema import Config
 
 Spawn = Callable[..., subprocess.Popen[Any]]
 
+DEADLINE_S = 120.0
 _POLL_S = 0.02
 _TERMINATE_S = 8.0
 _SHOWN_LINES = 25
 _LOG_LINE = re.compile(r"^\d\d:\d\d:\d\d \[")
-_PORTS = range(20_000, 30_000)  # below what systems hand out for port 0, so nobody takes one in between
+_PORTS = range(20_000, 30_000)  # below the range for port 0, so no other process takes one in between
 
-# Small and quick, and as unlike "everything equal" as it can be: skew, rotation, momentum, BatchNorm statistics.
+# Small and quick, and with much that differs between nodes: skew, rotation, momentum, BatchNorm statistics.
 SMALL: Mapping[str, object] = {
     "run.rounds": 100,
     "run.evaluate_every": 0,
@@ -49,18 +50,18 @@ SMALL: Mapping[str, object] = {
 }
 
 
-def until(what: Callable[[], Any], timeout_s: float, why: str | Callable[[], str]) -> Any:
-    """Poll until something is truthy, and return it; `why` says what was waited for."""
+def until(condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = DEADLINE_S) -> Any:
+    """Poll until the condition is truthy, and return its value. `what` names it in the error."""
     deadline = time.monotonic() + timeout_s
-    while not (value := what()):
+    while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s:g} s: {why() if callable(why) else why}")
+            raise AssertionError(f"not within {timeout_s:g} s: {what() if callable(what) else what}")
         time.sleep(_POLL_S)
     return value
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on."""
+    """Return unused ports of loopback."""
     ports: list[int] = []
     while len(ports) < count:
         port = random.choice(_PORTS)
@@ -71,7 +72,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def descendants(pid: int) -> set[int]:
-    """Every living process below one, by /proc; a fleet's processes lead sessions of their own."""
+    """Return every living process below one, from /proc. Each process of a fleet leads its own session."""
     below = {pid}
     parents = dict(_parents())
     while more := {child for child, parent in parents.items() if parent in below} - below:
@@ -80,7 +81,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def alive(pids: set[int]) -> set[int]:
-    """Those of these processes that still run; the dead whom nobody has buried yet do not."""
+    """Return which of these processes still run. Zombies do not."""
     return pids & {pid for pid, _ in _parents()}
 
 
@@ -88,7 +89,7 @@ def _parents() -> Iterator[tuple[int, int]]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = path.read_text(errors="replace").rpartition(")")[2].split()[:2]
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         if state not in "ZX":
             yield int(path.parent.name), int(parent)
@@ -96,7 +97,7 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Process:
-    """One edgenode process and what it wrote."""
+    """One edgenode process and its output."""
 
     name: str
     popen: subprocess.Popen[Any]
@@ -113,11 +114,11 @@ class Process:
 
     @property
     def errors(self) -> list[str]:
-        """The lines of stderr that are no log lines."""
+        """The lines of stderr that are not log lines."""
         return [line for line in self.stderr.splitlines() if not _LOG_LINE.match(line)]
 
-    def ended(self, code: int = 0, timeout_s: float = 60) -> Self:
-        """Wait for the end; it must be this exit code."""
+    def exits(self, code: int = 0, timeout_s: float = DEADLINE_S) -> Self:
+        """Wait for the end, and assert the exit code."""
         try:
             found = self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -125,21 +126,21 @@ class Process:
         assert found == code, f"{self.name} ended with {found}, not {code}\n{self.tail()}"
         return self
 
-    def says(self, pattern: str, timeout_s: float = 30) -> re.Match[str]:
-        """Wait until a line of its log matches."""
+    def logs(self, pattern: str, timeout_s: float = DEADLINE_S) -> re.Match[str]:
+        """Wait until a line of the log matches."""
 
-        def heard() -> re.Match[str] | None:
+        def find() -> re.Match[str] | None:
             over = self.popen.poll() is not None
             match = re.search(pattern, self.stderr)
-            assert match or not over, f"{self.name} ended without saying {pattern!r}\n{self.tail()}"
+            assert match or not over, f"{self.name} ended without logging {pattern!r}\n{self.tail()}"
             return match
 
-        found: re.Match[str] = until(heard, timeout_s, lambda: f"{self.name} says {pattern!r}\n{self.tail()}")
+        found: re.Match[str] = until(find, lambda: f"{self.name} logs {pattern!r}\n{self.tail()}", timeout_s)
         return found
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let it stand still: its peers soon do, too, and no run is over meanwhile, however quick the machine is."""
+    def suspended(self) -> Iterator[None]:
+        """Suspend the process. Its peers soon wait for it, so the run cannot end meanwhile on any machine."""
         self.popen.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -154,13 +155,13 @@ class Process:
         self.popen.wait()
 
     def tail(self) -> str:
-        """The end of what it wrote, for a person who looks for the reason."""
+        """The end of the output."""
         lines = [*self.stdout.splitlines(), *self.stderr.splitlines()][-_SHOWN_LINES:]
         return "\n".join([f"--- {self.name}, exit code {self.popen.poll()}:", *lines])
 
 
 class Fleet:
-    """The processes of one test, in one folder and one cluster that nobody else has."""
+    """The processes of one test, in a folder and a cluster of their own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -177,7 +178,7 @@ class Fleet:
         self.end()
 
     def configure(self, settings: Mapping[str, object] = {}, /, file: str = "run.toml") -> Config:
-        """Write a run.toml of SMALL with changes."""
+        """Write a run.toml: SMALL with these settings, by default of four nodes."""
         config = load(None, {**SMALL, "run.cluster": self.cluster, **settings}, environ={})
         (self.folder / file).write_text(config.to_toml())
         return config
@@ -208,20 +209,26 @@ class Fleet:
         return self.start("controller", "controller", *common, *where, *arguments, spawn=spawn)
 
     def static(self, ports: Sequence[int], *arguments: str) -> list[Process]:
-        """Start nodes that know each other's addresses, and no controller."""
+        """Start nodes with fixed peers and without a controller."""
         return [self.static_node(ports, i, *arguments) for i in range(len(ports))]
 
     def static_node(self, ports: Sequence[int], i: int, *arguments: str, file: str = "run.toml") -> Process:
-        """Start one of them; it gets the addresses of the others."""
+        """Start one node with the addresses of the others."""
         peers = ",".join(f"127.0.0.1:{port}" for port in ports if port != ports[i])
         listen = f"127.0.0.1:{ports[i]}"
         return self.node(f"node-{i}", "--peers", peers, *arguments, listen=listen, file=file)
 
     def command(
-        self, *arguments: str, code: int = 0, timeout_s: float = 30, spawn: Spawn = subprocess.Popen
+        self, *arguments: str, code: int = 0, timeout_s: float = DEADLINE_S, spawn: Spawn = subprocess.Popen
     ) -> Process:
         """Run a command to its end."""
-        return self.start("-".join(arguments[:2]), *arguments, spawn=spawn).ended(code, timeout_s)
+        return self.start("-".join(arguments[:2]), *arguments, spawn=spawn).exits(code, timeout_s)
+
+    def stop(self, processes: Iterable[Process], *where: str) -> None:
+        """Run `edgenode stop`, and wait until these processes have ended well."""
+        self.command("stop", *(where or ("--cluster", self.cluster)))
+        for process in processes:
+            process.exits(0)
 
     def start(self, name: str, *arguments: str, spawn: Spawn = subprocess.Popen) -> Process:
         """Start any edgenode command."""
@@ -240,21 +247,24 @@ class Fleet:
         return process
 
     def end(self) -> None:
-        """End all that is left, politely first: a demo has processes of its own to end."""
-        living = [p.popen for p in self.processes if p.popen.poll() is None]
-        families = set[int]().union(*(descendants(popen.pid) for popen in living))
-        for popen in living:
-            popen.terminate()
+        """Kill every process that still runs. A demo gets SIGTERM first, because it has processes of its own to end."""
+        running = [p.popen for p in self.processes if p.popen.poll() is None]
+        families = {popen.pid: descendants(popen.pid) for popen in running}
+        for popen in running:
+            if families[popen.pid]:
+                popen.terminate()
+            else:
+                popen.kill()
         deadline = time.monotonic() + _TERMINATE_S
-        for popen in living:
+        for popen in running:
             try:
                 popen.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 popen.kill()
                 popen.wait()
-        for pid in alive(families):
+        for pid in alive(set().union(*families.values())):
             os.kill(pid, signal.SIGKILL)
 
     def report(self) -> str:
-        """The ends of all logs; of a command that was run many times, the last."""
+        """The ends of all logs. Of a command that ran many times, the last."""
         return "\n".join(process.tail() for process in {p.name: p for p in self.processes}.values())

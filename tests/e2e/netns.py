@@ -1,8 +1,8 @@
-"""A bridge of Linux network namespaces: several hosts on one machine, whose own network stays untouched.
+"""A bridge of Linux network namespaces: several hosts on one machine. The machine's own network is not changed.
 
 Each host is a namespace with one link (`eth0`, 10.77.0.N/24) to a bridge that has a namespace of its own.
-Needs root and iproute2: ask `unavailable()` first, and `cannot_disturb()` before the faults, which need iptables and
-tc. The same addresses in two bridges do not meet. A fault is a context manager: it ends with its block.
+It needs root and iproute2: check `unavailable()` first. The faults also need iptables and tc: check `cannot_disturb()`.
+Two bridges use the same addresses without a conflict. A fault is a context manager and ends with its block.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _INCOMING, _OUTGOING = (("INPUT", "-i", "eth0"),), (("OUTPUT", "-o", "eth0"),)
 
 
 class NetnsError(Exception):
-    """A command of iproute2 failed; its own words are in the text."""
+    """A command of iproute2 failed. The message contains its error."""
 
 
 def unavailable() -> str | None:
-    """Why no bridge can be made here, or None if one can; tries it for real with one empty namespace."""
+    """Return why no bridge can be made here, or None. Tries it with one empty namespace."""
     if not sys.platform.startswith("linux"):
         return f"network namespaces need Linux, this is {sys.platform}"
     if os.geteuid() != 0:
@@ -48,7 +48,7 @@ def unavailable() -> str | None:
 
 
 def cannot_disturb() -> str | None:
-    """Why no fault can be made on a bridge here, or None if all can."""
+    """Return why faults cannot be injected into a bridge here, or None."""
     if reason := unavailable():
         return reason
     missing = [tool for tool in ("iptables", "ip6tables", "tc", "ss") if shutil.which(tool) is None]
@@ -56,7 +56,7 @@ def cannot_disturb() -> str | None:
 
 
 class Bridge:
-    """`count` hosts on one bridge, as a context manager; leaving it ends what was spawned and removes all.
+    """`count` hosts on one bridge, as a context manager. Its end ends all spawned processes and removes everything.
 
     >>> with Bridge(2) as bridge:
     ...     child = bridge.spawn(0, ["ping", "-c1", bridge.addresses[1]])
@@ -86,19 +86,19 @@ class Bridge:
         self._undo.close()
 
     def spawn(self, index: int, argv: Sequence[str], **popen_kwargs: Any) -> subprocess.Popen[Any]:
-        """Start `argv` on host `index` (from 0); `ip` becomes the program, so pid and signals are its own."""
+        """Start `argv` on host `index` (from 0). `ip` executes the program in its place: same pid."""
         command = ["ip", "netns", "exec", self.namespaces[index], *argv]
         child = subprocess.Popen(command, **popen_kwargs)
         self._children.append(child)
         return child
 
     def set_link(self, index: int, up: bool) -> None:
-        """Plug host `index` in or out, on the side of the bridge: the host keeps its address and routes."""
+        """Plug host `index` in or out at the bridge. The host keeps its address and routes."""
         _ip("-n", self._switch, "link", "set", _port(index), "up" if up else "down")
 
     @contextmanager
     def unplugged(self, index: int) -> Iterator[None]:
-        """Host `index` hears nobody, and nobody hears it; its own interface stays up."""
+        """Unplug host `index`: no packet reaches or leaves it. Its own interface stays up."""
         self.set_link(index, False)
         try:
             yield
@@ -107,7 +107,7 @@ class Bridge:
 
     @contextmanager
     def drop(self, index: int, incoming: bool = False, outgoing: bool = False) -> Iterator[None]:
-        """Host `index` loses all packets one way, or both."""
+        """Drop all packets of host `index`, in one direction or both."""
         with ExitStack() as undo:
             for way in (*_INCOMING[:incoming], *_OUTGOING[:outgoing]):
                 undo.enter_context(self._update_rule(index, *way, "-j", "DROP"))
@@ -115,7 +115,7 @@ class Bridge:
 
     @contextmanager
     def lose(self, index: int, share: float) -> Iterator[None]:
-        """Host `index` loses a share of its packets, drawn at random, each way."""
+        """Drop a random share of the packets of host `index`, in each direction."""
         chance = ("-m", "statistic", "--mode", "random", "--probability", str(share))
         with ExitStack() as undo:
             for way in (*_INCOMING, *_OUTGOING):
@@ -124,7 +124,7 @@ class Bridge:
 
     @contextmanager
     def split(self, ones: Sequence[int], others: Sequence[int]) -> Iterator[None]:
-        """Nothing passes between two groups of hosts; within each, everything does."""
+        """Separate two groups of hosts. Within each group, all packets pass."""
         with ExitStack() as undo:
             for near, far in (*itertools.product(ones, others), *itertools.product(others, ones)):
                 way = ("INPUT", "-i", "eth0", "-s", self.addresses[far])
@@ -133,7 +133,7 @@ class Bridge:
 
     @contextmanager
     def sever(self, index: int) -> Iterator[None]:
-        """All TCP connections that host `index` has now go silent for good, both ways; new ones are not touched."""
+        """Drop every packet of the TCP connections that host `index` has now. New connections work."""
         with ExitStack() as undo:
             for local, remote in self.connections(index):
                 (here, port), (there, other) = local, remote
@@ -145,7 +145,7 @@ class Bridge:
 
     @contextmanager
     def limit(self, index: int, bits_per_s: int) -> Iterator[None]:
-        """Host `index` has a slow link, each way."""
+        """Limit the link of host `index`, in each direction."""
         shape = ("tbf", "rate", f"{bits_per_s}bit", "burst", "8kb", "latency", "1s")
         ends = ((self.namespaces[index], "eth0"), (self._switch, _port(index)))
         with ExitStack() as undo:
@@ -155,7 +155,7 @@ class Bridge:
             yield
 
     def connections(self, index: int) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-        """(local, remote) address and port of every established TCP connection of host `index`."""
+        """Return (local, remote) address and port of every established TCP connection of host `index`."""
         lines = self._inside(self.namespaces[index], "ss", "-Htn", "state", "established").splitlines()
         return [(_endpoint(line.split()[-2]), _endpoint(line.split()[-1])) for line in lines]
 
@@ -183,7 +183,7 @@ class Bridge:
     def _add_host(self, index: int) -> None:
         host, port = self.namespaces[index], _port(index)
         self._add_namespace(host)
-        # Both ends are born inside: nothing passes through the machine's own namespace.
+        # Both ends are created inside: nothing passes through the machine's own namespace.
         peer = ("peer", "name", "eth0", "netns", host)
         _ip("-n", self._switch, "link", "add", port, "type", "veth", *peer)
         _ip("-n", self._switch, "link", "set", port, "master", "br0", "up")

@@ -1,6 +1,6 @@
 """The controller's page in a real browser, with a real cluster behind it.
 
-EDGENODE_SCREENSHOTS=docs python -m pytest tests/e2e/test_page.py     takes the pictures of the documentation
+EDGENODE_SCREENSHOTS=docs python -m pytest tests/e2e/test_page.py     takes the screenshots of the documentation
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def names(driver: Chrome) -> list[str]:
     )  # type: ignore[no-any-return]
 
 
-def says(driver: Chrome, selector: str, what: str) -> Any:
+def shows(driver: Chrome, selector: str, what: str) -> Any:
     return until(
-        lambda: what in text(driver, selector), 30, lambda: f"{selector} says {what!r}: {text(driver, selector)!r}"
+        lambda: what in text(driver, selector), lambda: f"{selector} shows {what!r}: {text(driver, selector)!r}"
     )
 
 
@@ -47,62 +47,60 @@ def picture(driver: Chrome, name: str) -> None:
 
 
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
-@pytest.mark.timeout(150)
-def test_the_page_shows_four_nodes_and_does_what_its_buttons_say(fleet: Fleet) -> None:
+def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
     fleet.configure({"run.rounds": 20_000, "run.evaluate_every": 10, "topology.graphs": ["a"]})
     controller = fleet.controller("--http", "127.0.0.1:0")
     nodes = fleet.nodes(4)
-    url = controller.says(r"controller ready .*page=(\S+)")[1]
-    nodes[0].says("epoch done")
+    url = controller.logs(r"controller ready .*page=(\S+)")[1]
+    nodes[0].logs("epoch done")
 
     with chromium(fleet.folder / "chromium") as driver:
         resize(driver, 1280, 1090)
         driver.get(url)
-        until(lambda: names(driver) == [f"node-{i}" for i in range(4)], 30, "four nodes")
+        until(lambda: names(driver) == [f"node-{i}" for i in range(4)], "four nodes")
         assert len(driver.find_elements(By.CSS_SELECTOR, "#graph .node")) == 4
-        says(driver, "#graph-name", "graph a")
-        says(driver, "#state", "running")
-        until(lambda: driver.find_elements(By.CSS_SELECTOR, "#accuracy-curve .line"), 30, "a curve")
+        shows(driver, "#graph-name", "graph a")
+        shows(driver, "#state", "running")
+        until(lambda: driver.find_elements(By.CSS_SELECTOR, "#accuracy-curve .line"), "a curve")
         assert driver.find_elements(By.CSS_SELECTOR, "#graph .push"), "pushes travel"
         picture(driver, "page.png")
 
         ring = edges(driver)
         Select(driver.find_element(By.CSS_SELECTOR, "#set select")).select_by_visible_text("b")
         driver.find_element(By.CSS_SELECTOR, "#set button").click()
-        says(driver, "#reply", "graph b takes effect at round")
-        says(driver, "#graph-name", "graph b")
+        shows(driver, "#reply", "graph b takes effect at round")
+        shows(driver, "#graph-name", "graph b")
         assert sorted(edges(driver)) != sorted(ring)
 
         driver.find_element(By.CSS_SELECTOR, "#pause button").click()
-        says(driver, "#state", "paused")
-        until(lambda: not driver.find_elements(By.CSS_SELECTOR, "#graph .push"), 10, "no push travels")
+        shows(driver, "#state", "paused")
+        until(lambda: not driver.find_elements(By.CSS_SELECTOR, "#graph .push"), "no push travels")
         resize(driver, 390, 844, dark=True, scale=1.5)
         assert driver.execute_script("return document.documentElement.scrollWidth") == 390, "it fits a phone"
-        says(driver, "#resume button", "resume")
+        shows(driver, "#resume button", "resume")
         picture(driver, "page-phone.png")
         driver.find_element(By.CSS_SELECTOR, "#resume button").click()
-        says(driver, "#state", "running")
+        shows(driver, "#state", "running")
 
         driver.execute_script("document.querySelector('#evictable').append(new Option('node-9', 'node-9', true, true))")
         driver.execute_script("window.confirm = () => true; document.querySelector('#evict').requestSubmit()")
-        says(driver, "#reply", "node-9 is not a member")
+        shows(driver, "#reply", "node-9 is not a member")
         refused = [line for line in complaints(driver) if "400" in line]
-        assert len(refused) <= 1  # the browser itself notes that answer
+        assert len(refused) <= 1  # the browser itself logs that response
         driver.get(url)
-        until(lambda: len(names(driver)) == 4, 30, "four nodes again")
+        until(lambda: len(names(driver)) == 4, "four nodes again")
         fleet.command("stop", "--no-wait", "--cluster", fleet.cluster)
-        until(lambda: text(driver, "#state") in ("stopped", "lost the controller"), 30, "it says that the run is over")
+        until(lambda: text(driver, "#state") in ("stopped", "lost the controller"), "the page shows the end")
         assert [line for line in complaints(driver) if "Failed to load" not in line] == []
     for process in (*nodes, controller):
-        process.ended(0)
+        process.exits(0)
 
 
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
-@pytest.mark.timeout(60)
-def test_without_a_script_the_page_is_a_table(fleet: Fleet) -> None:
+def test_page_without_scripts_is_a_table(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})
     controller = fleet.controller("--http", "127.0.0.1:0")
-    url = controller.says(r"controller ready .*page=(\S+)")[1]
+    url = controller.logs(r"controller ready .*page=(\S+)")[1]
     with chromium(fleet.folder / "chromium") as driver:
         driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
         driver.get(url)
@@ -111,11 +109,11 @@ def test_without_a_script_the_page_is_a_table(fleet: Fleet) -> None:
         assert not driver.find_element(By.CSS_SELECTOR, "#tiles").is_displayed()
 
 
-def test_an_occupied_page_address_is_one_line(fleet: Fleet) -> None:
+def test_page_address_in_use_is_one_line(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})
-    page = fleet.controller("--http", "127.0.0.1:0").says(r"page=http://(\S+)")[1]
+    page = fleet.controller("--http", "127.0.0.1:0").logs(r"page=http://(\S+)")[1]
     other = ("--set", f"run.cluster={fleet.cluster}-2", "--state-dir", str(fleet.state("second")))
-    (line,) = fleet.controller("--http", page, *other).ended(2).errors
+    (line,) = fleet.controller("--http", page, *other).exits(2).errors
     assert line == (
         f"edgenode: --http {page}: cannot listen there: address already in use; "
         "choose another address, or none to turn it off"

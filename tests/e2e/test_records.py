@@ -1,4 +1,4 @@
-"""What a run leaves behind: its history, TensorBoard's events, metrics while it goes on, and logs for machines."""
+"""The records of a run: its history, TensorBoard events, metrics during the run, and JSON logs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import re
 import urllib.request
 from pathlib import Path
-
-import pytest
 
 from tests.e2e.fleet import Fleet
 
@@ -17,20 +15,19 @@ def fetched(url: str) -> str:
         return str(answer.read().decode())
 
 
-@pytest.mark.timeout(120)
-def test_a_run_can_be_followed_and_is_remembered(fleet: Fleet) -> None:
+def test_run_is_measured_and_recorded(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2, "run.rounds": 150, "run.evaluate_every": 10, "topology.graphs": ["a"]})
     events = fleet.folder / "events"
     controller = fleet.controller("--http", "127.0.0.1:0", "--log-format", "json", "--tensorboard", str(events))
     first = fleet.node("node-0", "--metrics", "127.0.0.1:0")
-    url = first.says(r"metrics .*url=(\S+)")[1]
+    url = first.logs(r"metrics .*url=(\S+)")[1]
     second = fleet.node("node-1")
-    page = controller.says(r'"page": "(\S+?)"')[1]
-    first.says("run begins")
+    page = controller.logs(r'"page": "(\S+?)"')[1]
+    first.logs("run begins")
     assert 'edgenode_round{node="node-0"}' in fetched(url)
     assert 'edgenode_up{node="node-1"} 1.0' in fetched(f"{page}/metrics")
     for process in (first, second, controller):
-        process.ended(0)
+        process.exits(0)
 
     logged = [json.loads(line) for line in controller.stderr.splitlines()]
     assert {"event", "level", "timestamp"} <= set(logged[0])
