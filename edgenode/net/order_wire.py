@@ -1,4 +1,4 @@
-"""Orders and reports as protobuf messages, and back. What comes from outside is checked here, before it is believed."""
+"""Orders and reports <-> protobuf messages, in both directions. What comes from outside is checked here."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def order_to_wire(order: Order) -> control_pb2.AttendResponse:
 
 
 def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
-    """An order from outside; None if it is of a kind that this version does not know.
+    """An order from outside. None if this version does not know its kind.
 
     Raises:
         RemoteProtocolError: it is malformed.
@@ -120,7 +120,11 @@ def join_to_wire(identity: Identity, join: Join) -> control_pb2.AttendRequest:
 
 
 def join_from_wire(wire: control_pb2.Join) -> Join:
-    """The first report of a link, from outside. The sender's identity is checked elsewhere."""
+    """The first report of a link, from outside. ``Identity.check`` checks who sent it.
+
+    Raises:
+        RemoteProtocolError: its plan is malformed.
+    """
     saved, plan = saved_from_wire(wire.saved)
     return Join(
         address=wire.address,
@@ -136,7 +140,7 @@ def join_from_wire(wire: control_pb2.Join) -> Join:
 
 
 def progress_to_wire(progress: Progress, status: NodeStatus) -> control_pb2.AttendRequest:
-    """How far a node is, with what it shows of itself."""
+    """How far a node is, with its status."""
     wire = node_status_to_wire(status)
     wire.next_round, wire.number, wire.digest = progress.next_round, progress.number, progress.digest
     if progress.farewell is not None:
@@ -145,7 +149,7 @@ def progress_to_wire(progress: Progress, status: NodeStatus) -> control_pb2.Atte
 
 
 def report_to_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave) -> control_pb2.AttendRequest:
-    """A report that no newer one replaces."""
+    """A report other than Join and Progress. Each of them is sent."""
     match report:
         case OfferAnswer(number, digest, accepted, next_round):
             answer = control_pb2.OfferAnswer(number=number, digest=digest, accepted=accepted, next_round=next_round)
@@ -163,7 +167,7 @@ def report_from_wire(wire: control_pb2.AttendRequest) -> NodeReport:
     """A report from outside, other than the first.
 
     Raises:
-        RemoteProtocolError: it is malformed, or of a kind that is not expected here.
+        RemoteProtocolError: it is malformed, a second Join, or of an unknown kind.
     """
     match wire.WhichOneof("report"):
         case "progress":
@@ -196,5 +200,5 @@ def _fence_answer_to_wire(answer: FenceAnswer) -> control_pb2.FenceAnswer:
 def _fence_answer_from_wire(wire: control_pb2.FenceAnswer) -> FenceAnswer:
     plan = plan_from_wire(wire.records)
     if plan is None:
-        raise RemoteProtocolError("a fence answered without a plan")
+        raise RemoteProtocolError("a fence answer without a plan")
     return FenceAnswer(wire.term, wire.ballot, wire.begun, tuple(sorted(wire.begun_rounds.items())), plan.records)

@@ -1,0 +1,241 @@
+"""Every order and report survives the wire, and its bytes are those of earlier releases."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    FenceAnswer,
+    Fetched,
+    Halt,
+    Hello,
+    Join,
+    Leadership,
+    Leave,
+    LeaveRefused,
+    Offer,
+    OfferAnswer,
+    Order,
+    Progress,
+    Refuse,
+    Sponsor,
+    Standby,
+    Welcome,
+)
+from edgenode.core.protocol.plan import Member, Plan, create_plan
+from edgenode.core.protocol.status import NodeState, NodeStatus
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import RemoteProtocolError
+from edgenode.net.order_wire import (
+    join_from_wire,
+    join_to_wire,
+    order_from_wire,
+    order_to_wire,
+    progress_to_wire,
+    report_from_wire,
+    report_to_wire,
+)
+from edgenode.net.proto import control_pb2
+from edgenode.net.status_wire import node_status_from_wire
+from edgenode.net.wire import Identity
+
+IDENTITY = Identity("home", "n0", "run", process="p")
+
+
+def a_plan(changes: int) -> Plan:
+    members = [Member(f"n{i}", i, f"10.0.0.{i}:7600") for i in range(3)]
+    plan = create_plan("home", members, Schedule((GraphSpec("a"),), every=1))
+    for change in range(changes):
+        plan = plan.extend(plan.successor(10 * (change + 1)))
+    return plan
+
+
+uint64s = st.integers(0, 2**64 - 1)
+rounds = st.integers(-1, 2**63 - 1)
+names = st.text(max_size=5)
+name_sets = st.frozensets(names, max_size=3)
+name_tuples = st.lists(names, max_size=3).map(tuple)
+plans = st.integers(0, 3).map(a_plan)
+leaderships = st.builds(Leadership, uint64s, names, names)
+fence_answers = st.builds(
+    FenceAnswer,
+    uint64s,
+    uint64s,
+    rounds,
+    st.dictionaries(names, rounds, max_size=3).map(lambda begun: tuple(sorted(begun.items()))),
+    plans.map(lambda plan: plan.records),
+)
+orders: st.SearchStrategy[Order] = st.one_of(
+    st.builds(Hello, leaderships, st.booleans()),
+    st.builds(Halt, st.booleans()),
+    st.builds(Welcome, plans, uint64s),
+    st.builds(Refuse, names),
+    st.builds(Standby, name_tuples, uint64s),
+    st.builds(Sponsor, names, name_tuples),
+    st.builds(Offer, plans.map(lambda plan: plan.latest)),
+    st.builds(Fence, uint64s, uint64s, name_sets),
+    st.builds(EvictionCommitted, plans.map(lambda plan: plan.records)),
+    st.builds(LeaveRefused, names),
+)
+joins = st.builds(
+    Join,
+    address=names,
+    run_digest=st.just(IDENTITY.run_digest),
+    rounds_per_epoch=st.integers(1, 2**64 - 1),
+    saved=st.frozensets(uint64s, max_size=3),
+    plan=st.none() | plans,
+    running=st.booleans(),
+    process=st.just(IDENTITY.process),
+    fenced=name_sets,
+    follows=st.none() | leaderships,
+)
+progresses = st.builds(Progress, uint64s, uint64s, names, st.none() | fence_answers)
+reports: st.SearchStrategy[OfferAnswer | FenceAnswer | Fetched | Leave] = st.one_of(
+    st.builds(OfferAnswer, uint64s, names, st.booleans(), uint64s),
+    fence_answers,
+    st.builds(Fetched),
+    st.builds(Leave),
+)
+
+
+def received(report: control_pb2.AttendRequest) -> control_pb2.AttendRequest:
+    return control_pb2.AttendRequest.FromString(report.SerializeToString())
+
+
+# --- the way there and back
+
+
+@settings(max_examples=200)
+@given(orders)
+def test_every_order_survives_the_wire(order: Order) -> None:
+    wire = control_pb2.AttendResponse.FromString(order_to_wire(order).SerializeToString())
+    assert order_from_wire(wire) == order
+
+
+@given(joins)
+def test_first_report_survives_the_wire(join: Join) -> None:
+    assert join_from_wire(received(join_to_wire(IDENTITY, join)).join) == join
+
+
+@given(progresses, st.sampled_from(NodeState), uint64s)
+def test_progress_survives_the_wire_with_its_status(progress: Progress, state: NodeState, completed: int) -> None:
+    status = NodeStatus(state, completed)
+    wire = received(progress_to_wire(progress, status))
+    assert report_from_wire(wire) == progress
+    assert node_status_from_wire(wire.progress) == status
+
+
+@given(reports)
+def test_every_other_report_survives_the_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave) -> None:
+    assert report_from_wire(received(report_to_wire(report))) == report
+
+
+# --- the bytes
+
+PLAN = a_plan(0)
+RECORD = PLAN.latest.to_json().encode().hex()
+FOLLOWED = Leadership(3, "be", "h:1")
+ANSWER = FenceAnswer(3, 2, 7, (("n1", 6),), PLAN.records)
+
+
+ORDERS: list[tuple[Order, str]] = [
+    (Hello(FOLLOWED, True), "4a0f0a0b0803120262651a03683a311001"),
+    (Halt(True), "52020801"),
+    (Welcome(PLAN, 5), f"0a89020a8402{RECORD}1005"),
+    (Refuse("no"), "12040a026e6f"),
+    (Standby(("n0",), 2), "22060a026e301002"),
+    (Sponsor("h:1", ("h:2",)), "3a0a0a03683a311203683a32"),
+    (Offer(PLAN.latest), f"1a87020a8402{RECORD}"),
+    (Fence(3, 2, frozenset({"n2", "n1"})), "2a0c080310021a026e311a026e32"),
+    (EvictionCommitted(PLAN.records), f"3287020a8402{RECORD}"),
+    (LeaveRefused("no"), "42026e6f"),
+]
+
+
+def test_every_kind_of_order_is_checked() -> None:
+    assert {type(order) for order, _ in ORDERS} == set(get_args(Order))
+
+
+@pytest.mark.parametrize(("order", "sent"), ORDERS, ids=lambda value: type(value).__name__)
+def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
+    """Nodes and controllers of different releases work together."""
+    assert order_to_wire(order).SerializeToString(deterministic=True).hex() == sent
+
+
+@pytest.mark.parametrize(
+    ("report", "sent"),
+    [
+        (report_to_wire(OfferAnswer(4, "d", True, 9)), "1a09080412016418012009"),
+        (report_to_wire(ANSWER), f"22950208031002180e22060a026e31100c2a8402{RECORD}"),
+        (report_to_wire(Fetched()), "2a00"),
+        (report_to_wire(Leave()), "3200"),
+        (
+            progress_to_wire(Progress(9, 4, "d", ANSWER), NodeStatus(NodeState.RUNNING, 8)),
+            f"12a402080910041a016420087801ca01950208031002180e22060a026e31100c2a8402{RECORD}",
+        ),
+        (
+            join_to_wire(
+                IDENTITY,
+                Join("h:2", "run", 20, frozenset({50, 25}), PLAN, True, "p", frozenset({"n2"}), FOLLOWED),
+            ),
+            "0abe020a140a04686f6d6510021a026e302a0372756e3a01701203683a321814228b020a021932128402"
+            f"{RECORD}280132026e323a0b0803120262651a03683a31",
+        ),
+    ],
+    ids=["OfferAnswer", "FenceAnswer", "Fetched", "Leave", "Progress", "Join"],
+)
+def test_bytes_of_reports_are_frozen(report: control_pb2.AttendRequest, sent: str) -> None:
+    assert report.SerializeToString(deterministic=True).hex() == sent
+
+
+# --- malformed messages
+
+
+def test_unknown_order_is_ignored() -> None:
+    assert order_from_wire(control_pb2.AttendResponse()) is None
+
+
+@pytest.mark.parametrize(
+    ("order", "text"),
+    [
+        (control_pb2.AttendResponse(welcome=control_pb2.Welcome()), "a welcome without a plan"),
+        (control_pb2.AttendResponse(offer=control_pb2.Offer()), "malformed plan record"),
+        (
+            control_pb2.AttendResponse(eviction_committed=control_pb2.EvictionCommitted(records=[b"{"])),
+            "malformed plan record",
+        ),
+    ],
+    ids=["welcome", "offer", "eviction"],
+)
+def test_malformed_order_is_refused(order: control_pb2.AttendResponse, text: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=text):
+        order_from_wire(order)
+
+
+@pytest.mark.parametrize(
+    ("report", "text"),
+    [
+        (control_pb2.AttendRequest(), "unexpected report None"),
+        (control_pb2.AttendRequest(join=control_pb2.Join()), "unexpected report 'join'"),
+        (control_pb2.AttendRequest(fence_answer=control_pb2.FenceAnswer()), "a fence answer without a plan"),
+        (
+            control_pb2.AttendRequest(progress=control_pb2.Progress(farewell=control_pb2.FenceAnswer())),
+            "a fence answer without a plan",
+        ),
+    ],
+    ids=["nothing", "join", "fence answer", "farewell"],
+)
+def test_malformed_report_is_refused(report: control_pb2.AttendRequest, text: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=text):
+        report_from_wire(report)
+
+
+def test_join_without_rounds_per_epoch_has_one() -> None:
+    assert join_from_wire(control_pb2.Join()).rounds_per_epoch == 1
