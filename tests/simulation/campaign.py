@@ -1,4 +1,4 @@
-"""Many simulated runs on all processors: what became of each, what happened in all of them, and how to replay one."""
+"""Many simulated runs on all processors: the result of each, the sums, and the command that replays a failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trial(Generic[T]):
-    """What became of one run; ``error`` is empty if everything held."""
+    """The result of one run. ``error`` is empty if every invariant held."""
 
     of: T
     happened: Counter[str]
@@ -29,38 +29,38 @@ class Trial(Generic[T]):
     error: str = ""
 
 
-def play(network: ClusterSim) -> ClusterSim:
-    """Play a run to its end, or to where it is right not to go on.
+def play(sim: ClusterSim) -> ClusterSim:
+    """Play a run to its end, or to a state in which it must not continue.
 
     Raises:
-        EdgenodeError: an invariant broke, or nothing moved although a majority was alive.
+        EdgenodeError: an invariant is broken, or nothing moves although the run could continue.
     """
     try:
-        network.run()
+        sim.run()
     except Stuck:
-        why = _may_wait(network)
+        why = _why_stuck(sim)
         if not why:
             raise
-        network.happened[why] += 1
-    return network
+        sim.happened[why] += 1
+    return sim
 
 
-def _may_wait(stuck: ClusterSim) -> str:
-    """Why a run that does not go on is right not to; empty if it is not."""
+def _why_stuck(stuck: ClusterSim) -> str:
+    """Why a run must not continue. Empty if it could."""
     if any("stays: without" in line for line in stuck.transcript.lines):
-        return "paused below half, and said so"
+        return "too few members were left"
     if stuck.cluster and stuck.cluster.missing() and len(stuck.alive) < stuck.run_spec.nodes:
-        return "a founder never came"
+        return "an initial member never came"
     held = any(node.fenced or node.halted for node in stuck.nodes.values())
     absent = {name for node in stuck.nodes.values() for name in node.plan.latest.names} - set(stuck.nodes)
     if stuck.cluster is None and (held or absent or not stuck.nodes):
-        return "the controller was needed, and never came back"
+        return "the controller was needed and did not return"
     if stuck.cluster and stuck.cluster.recover and stuck.cluster.plan is None and not stuck.nodes:
-        return "nobody knew the run that was to be recovered"
+        return "no node knew the run to recover"
     if stuck.nodes and all(_has_left(name, node) for name, node in stuck.nodes.items() if name not in stuck.finished):
-        return "a leaver that nobody answered any more"  # `edgenode run` gives up after some seconds
-    for_good = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
-    return "all died, one for good" if for_good and not stuck.nodes else ""
+        return "a leaver got no answer"  # `edgenode run` gives up after some seconds
+    gone = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
+    return "all members died, one permanently" if gone and not stuck.nodes else ""
 
 
 def _has_left(name: str, node: Node) -> bool:
@@ -69,28 +69,31 @@ def _has_left(name: str, node: Node) -> bool:
 
 
 def trial(make: Callable[[T], ClusterSim], of: T, twice: bool = False) -> Trial[T]:
-    """Play one run; ``twice``: and once more, which must give the same transcript."""
+    """Play one run. ``twice``: play it again, and compare the transcripts."""
     try:
         played = play(make(of))
         digest = played.transcript.digest
         same = not twice or play(make(of)).transcript.digest == digest
-    except Exception as exc:  # whatever it is, it is a failure, and the other runs go on
+    except Exception as exc:  # every error is a failure, and the other runs continue
         return Trial(of, Counter(), "", f"{type(exc).__name__}: {exc}")
-    return Trial(of, played.happened, digest, "" if same else "played twice, it gave two transcripts")
+    return Trial(of, played.happened, digest, "" if same else "the second transcript differs")
 
 
 def trials(
     make: Callable[[T], ClusterSim], of: Sequence[T], twice: bool = False, jobs: int | None = None
 ) -> Iterator[Trial[T]]:
-    """Play many runs on all processors, or on ``jobs`` of them; in their order. ``make`` is a function of a module."""
-    # millions of short-lived values: looking for cycles among them less often saves a tenth of the time
+    """Play many runs in parallel, on all processors or on ``jobs`` of them, and yield their results in order.
+
+    ``make`` is a function of a module, because it is sent to other processes.
+    """
+    # There are millions of short-lived values. A rarer search for cycles among them saves a tenth of the time.
     with get_context("spawn").Pool(jobs, gc.set_threshold, (50_000, 20, 20)) as pool:
         yield from pool.imap(partial(trial, make, twice=twice), of, chunksize=16)
 
 
 @dataclass
 class Summary:
-    """What happened in all runs."""
+    """The sums over all runs."""
 
     runs: int
     failures: int
@@ -101,9 +104,9 @@ class Summary:
 def report(
     played: Iterator[Trial[T]], total: int, noun: str, replay: Callable[[T], str], first: bool = False
 ) -> Summary:
-    """Print every failure with the command that replays it, the progress, and at the end the sums.
+    """Print every failure with the command that replays it, then the sums. Progress goes to stderr.
 
-    With ``first`` it ends after the first failure.
+    ``first``: end after the first failure.
     """
     happened, failures, digest = Counter[str](), 0, sha256()
     for done, one in enumerate(played, 1):
@@ -123,6 +126,6 @@ def report(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that all of these commands have."""
-    parser.add_argument("--first", action="store_true", help="end with the first violation")
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes [default: one per processor]")
+    """Add the options that all campaigns have."""
+    parser.add_argument("--first", action="store_true", help="end after the first violation")
+    parser.add_argument("--jobs", type=int, metavar="N", help="parallel processes [default: one per processor]")

@@ -1,12 +1,13 @@
-"""Every moment at which anybody could die, one after the other.
+"""Crashes at every moment of a run, one after the other.
 
     python -m tests.simulation.crash_matrix --nodes 3
     python -m tests.simulation.crash_matrix --nodes 4 --crashes 2 --rounds 3 --sample 10000
 
 A short run is played once to count its moments: before every action of every node and of the controller, and after
-the last action of every event. Then it is played again for each of them, with whoever acts dying just there: for
-good, or with a process that is back soon after. The runs differ in what is going on: nothing, a change of topology, a
-member that joins, leaves, or is evicted, and all at once. With two crashes, every pair of moments.
+the last action of every event. Then it is played once more for each moment, and the process that acts at this moment
+dies: permanently, or with a restart soon after. The runs differ in what happens meanwhile: nothing, a change of
+topology, a member that joins, leaves or is evicted, a pause, and all at once. With two crashes, every pair of moments
+is played.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import random
 import sys
 from collections.abc import Iterator
-from itertools import product
+from itertools import combinations, product
 
 from gmpy2 import mpq
 
@@ -27,10 +28,12 @@ from edgenode.core.topology.schedule import ScheduleSpec
 from tests.simulation.campaign import add_options, play, report, trials
 from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner
-from tests.simulation.faults import displace
-from tests.simulation.scenario import Depart, Disturbance, Rest, Scenario, Start
+from tests.simulation.faults import local_update
+from tests.simulation.scenario import Disturbance, LeaveRequest, PauseFor, Scenario, Start
 
-Crash = tuple[str, int, int, tuple[tuple[int, float | None], ...]]  # a run, nodes, rounds, (moment, back after seconds)
+Crash = tuple[
+    str, int, int, tuple[tuple[int, float | None], ...]
+]  # run, nodes, rounds, (moment, seconds until the restart)
 
 _ROUNDS = 12
 _BACK_S = 0.4
@@ -38,20 +41,20 @@ RUNS: dict[str, tuple[tuple[float, Disturbance], ...]] = {
     "quiet": (),
     "rotate": ((0.1, Rotate(0, (GraphSpec("b"),), Period(1))),),
     "join": ((0.05, Start("x")),),
-    "leave": ((0.1, Depart("n1")),),
+    "leave": ((0.1, LeaveRequest("n1")),),
     "evict": ((0.2, Evict(0, "n1", force=True)),),
-    "pause": ((0.1, Rest(0, 0.3)),),
+    "pause": ((0.1, PauseFor(0, 0.3)),),
     "all": (
         (0.05, Start("x")),
         (0.1, Rotate(0, (GraphSpec("b"),), Period(1))),
-        (0.15, Depart("n2")),
+        (0.15, LeaveRequest("n2")),
         (0.3, Evict(2, "n1", force=True)),
     ),
 }
 
 
-def network(crash: Crash) -> ClusterSim:
-    """A run with its crashes, not yet played."""
+def build_run(crash: Crash) -> ClusterSim:
+    """A run with its crashes, not played yet."""
     run, nodes, rounds, crash_at = crash
     run_spec = RunSpec("crashes", nodes, "run", ScheduleSpec((GraphSpec("a"),)), rounds=rounds)
     scenario = Scenario(
@@ -66,14 +69,13 @@ def network(crash: Crash) -> ClusterSim:
         patience_s=60,
     )
     learners = {f"n{i}": ExactLearner(rounds, mpq(i, 3)) for i in range(nodes)}
-    return ClusterSim(run_spec, learners, displace, scenario, lambda z: ExactLearner(rounds, z))
+    return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z))
 
 
 def crashes(run: str, nodes: int, count: int, rounds: int = _ROUNDS) -> Iterator[Crash]:
-    """Every way in which that many can die in a run."""
-    last = play(network((run, nodes, rounds, ()))).moments
-    ways = product(range(1, last + 1), repeat=count)
-    for when in (w for w in ways if list(w) == sorted(set(w))):
+    """Every combination of so many crashes in a run."""
+    last = play(build_run((run, nodes, rounds, ()))).moments
+    for when in combinations(range(1, last + 1), count):
         for back in product((None, _BACK_S), repeat=count):
             yield run, nodes, rounds, tuple(zip(when, back, strict=True))
 
@@ -81,11 +83,13 @@ def crashes(run: str, nodes: int, count: int, rounds: int = _ROUNDS) -> Iterator
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--crashes", type=int, default=1, help="how many die in one run")
+    parser.add_argument("--crashes", type=int, default=1, help="crashes in one run")
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
-    parser.add_argument("--runs", default=",".join(RUNS), help="which runs, by name [default: all]")
-    parser.add_argument("--sample", type=int, metavar="N", help="only N of the cases, always the same [default: all]")
-    parser.add_argument("--replay", metavar="RUN:MOMENT=BACK,...", help="one case, as a failure prints it")
+    parser.add_argument("--runs", default=",".join(RUNS), help="names of runs [default: all]")
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="play only N of the cases, always the same [default: all]"
+    )
+    parser.add_argument("--replay", metavar="RUN:MOMENT=BACK,...", help="play one case, as a failure prints it")
     add_options(parser)
     options = parser.parse_args()
     if options.replay:
@@ -96,7 +100,7 @@ def main() -> None:
         if options.sample is not None:
             print(f"{options.sample} of {len(cases)} cases")
             cases = random.Random(0).sample(cases, options.sample)
-    summary = report(trials(network, cases, jobs=options.jobs), len(cases), "case", _replay, options.first)
+    summary = report(trials(build_run, cases, jobs=options.jobs), len(cases), "case", _replay, options.first)
     for kind, count in sorted(summary.happened.items()):
         print(f"  {kind}: {count}")
     sys.exit(bool(summary.failures))

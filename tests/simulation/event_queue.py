@@ -1,4 +1,4 @@
-"""Simulated time, and the processes that live in it."""
+"""Simulated time, and the processes that run in it."""
 
 from __future__ import annotations
 
@@ -8,56 +8,55 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
-Happening = Callable[..., None]
+Callback = Callable[..., None]
 
 
 class EventQueue:
-    """What is to happen, by simulated time; of two things at one time, what was put down first."""
+    """Calls to come, by simulated time. Calls for the same time are made in the order they were scheduled."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._heap: list[tuple[float, int, Happening, tuple[Any, ...]]] = []
+        self._heap: list[tuple[float, int, Callback, tuple[Any, ...]]] = []
         self._serials = count()
 
     def serial(self) -> int:
-        """A number that nothing else of this run has."""
+        """A number that is unique in this run."""
         return next(self._serials)
 
-    def at(self, when: float, happen: Happening, *what: Any) -> None:
-        """Put something down."""
-        heapq.heappush(self._heap, (when, self.serial(), happen, what))
+    def at(self, when: float, callback: Callback, *args: Any) -> None:
+        """Schedule a call."""
+        heapq.heappush(self._heap, (when, self.serial(), callback, args))
 
-    def after(self, seconds: float, happen: Happening, *what: Any) -> None:
-        """Put something down for later."""
-        self.at(self.now + seconds, happen, *what)
+    def after(self, seconds: float, callback: Callback, *args: Any) -> None:
+        """Schedule a call for later."""
+        self.at(self.now + seconds, callback, *args)
 
-    def __iter__(self) -> Iterator[tuple[Happening, tuple[Any, ...]]]:
-        """One thing after the other, each at its time, until nothing is left."""
+    def __iter__(self) -> Iterator[tuple[Callback, tuple[Any, ...]]]:
+        """One call after the other, each at its time, until none is left."""
         while self._heap:
-            self.now, _, happen, what = heapq.heappop(self._heap)
-            yield happen, what
+            self.now, _, callback, args = heapq.heappop(self._heap)
+            yield callback, args
 
 
 class Processes:
-    """Which processes run, at most one under a name. What one was about to do ends with it, and waits while it stands
-    still."""
+    """Which processes run, at most one under a name. Calls of a process end with it, and wait while it is frozen."""
 
     def __init__(self, queue: EventQueue) -> None:
         self._queue = queue
-        self._running: dict[str, int] = {}  # name -> which of those that ever had it
+        self._running: dict[str, int] = {}  # name -> number of its process
         self._started: Counter[str] = Counter()
         self._thaws_s: dict[str, float] = {}
 
     @property
     def names(self) -> frozenset[str]:
-        """Under which a process runs."""
+        """The names under which a process runs."""
         return frozenset(self._running)
 
     def __contains__(self, name: object) -> bool:
         return name in self._running
 
     def number(self, name: str) -> int | None:
-        """Which of the processes that ever had this name runs; None if none does."""
+        """The number of the process that runs under this name, None without one. The first one of a name is 1."""
         return self._running.get(name)
 
     def last(self, name: str) -> int:
@@ -65,35 +64,35 @@ class Processes:
         return self._started[name]
 
     def start(self, name: str) -> None:
-        """One more begins."""
+        """Start the next process of this name."""
         self._started[name] += 1
         self._running[name] = self._started[name]
 
     def end(self, name: str) -> None:
-        """It is gone, if it ran."""
+        """End the process of this name, if one runs."""
         self._running.pop(name, None)
         self._thaws_s.pop(name, None)
 
     def freeze(self, name: str, for_s: float) -> None:
-        """It stands still, and goes on as if nothing had been."""
+        """Suspend a process for some time."""
         self._thaws_s[name] = self._queue.now + for_s
 
     def frozen(self, name: str) -> bool:
-        """Whether it stands still."""
+        """Whether a process is suspended."""
         return self._thaws_s.get(name, 0.0) > self._queue.now
 
-    def after(self, seconds: float, name: str, happen: Happening, *what: Any) -> None:
-        """Something that happens to a process later, if it still runs then, and not before it thaws."""
-        self._queue.after(seconds, self._live, name, self.number(name), happen, what)
+    def after(self, seconds: float, name: str, callback: Callback, *args: Any) -> None:
+        """Schedule a call of a process. It is made if the process still runs then, and not before it thaws."""
+        self._queue.after(seconds, self._call, name, self.number(name), callback, args)
 
-    def do(self, name: str, happen: Happening, *what: Any) -> None:
-        """The same now."""
-        self._live(name, self.number(name), happen, what)
+    def do(self, name: str, callback: Callback, *args: Any) -> None:
+        """The same for now."""
+        self._call(name, self.number(name), callback, args)
 
-    def _live(self, name: str, number: int | None, happen: Happening, what: tuple[Any, ...]) -> None:
+    def _call(self, name: str, number: int | None, callback: Callback, args: tuple[Any, ...]) -> None:
         if number is None or self.number(name) != number:
             return
         if self.frozen(name):
-            self._queue.at(self._thaws_s[name], self._live, name, number, happen, what)
+            self._queue.at(self._thaws_s[name], self._call, name, number, callback, args)
         else:
-            happen(*what)
+            callback(*args)

@@ -1,6 +1,6 @@
-"""A learner in exact fractions: Algorithm 1 on one number per block, so that no mass may ever be missing.
+"""A learner in exact fractions: Algorithm 1 on one number per block. Not the smallest loss of mass is a rounding error.
 
-The fractions are GMP's, which are several times as fast as those of the standard library.
+The fractions are those of GMP, which are several times as fast as those of the standard library.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tests.simulation.learners import Arrays, Mass
 
 
 class ExactLearner:
-    """Algorithm 1 on one number per block, in exact fractions: x and u travel as text, and no mass may ever be missing.
+    """Algorithm 1 on one number per block, in exact fractions. x and u travel as text.
 
-    C rounds down to a multiple of ``grain``, 0 keeping everything; what it holds back is ``error``. With more than one
+    C rounds down to a multiple of ``grain``; 0 keeps everything. What C holds back is ``error``. With more than one
     block it is the rolling exchange.
     """
 
@@ -39,10 +39,10 @@ class ExactLearner:
         blocks: int = 1,
     ) -> None:
         self.rounds, self.eta, self.grain = rounds, mpq(eta), mpq(grain)
-        self.x, self.exact_u, self.error = (_exactly(blocks, value) for value in (x, 1, 0))
-        self._emitted: dict[int, _Said] = {}
+        self.x, self.exact_u, self.error = (_exact_array(blocks, value) for value in (x, 1, 0))
+        self._sent: dict[int, _Contribution] = {}
         self._round = -1
-        self.halves: dict[int, Mass] = {}
+        self.half_steps: dict[int, Mass] = {}
 
     @property
     def blocks(self) -> int:
@@ -59,47 +59,49 @@ class ExactLearner:
         model: NDArray[Any] = self.x / self.exact_u
         return model
 
-    def emit(self, t: int, local_update: NDArray[Any] | None, whole: bool = False) -> tuple[bytes, tuple[float, ...]]:
+    def compress_update(
+        self, t: int, local_update: NDArray[Any] | None, handoff: bool = False
+    ) -> tuple[bytes, tuple[float, ...]]:
         if local_update is not None:
             self.x += local_update
-        if whole:
+        if handoff:
             self.error[:] = mpq()
-        where = self._where(t, whole)
+        where = self._where(t, handoff)
         corrected = self.x[where] + self.error[where]
-        own = corrected // self.grain * self.grain if self.grain and not whole else corrected
+        own = corrected // self.grain * self.grain if self.grain and not handoff else corrected
         self.error[where] = corrected - own
-        said = self._emitted[t] = _Said(where, own, self.exact_u[where].copy())
+        contribution = self._sent[t] = _Contribution(where, own, self.exact_u[where].copy())
         self._round = t
-        self.halves[t] = self.mass()
-        return " ".join(map(str, [*said.x, *said.u])).encode(), tuple(map(float, said.u))
+        self.half_steps[t] = self.mass()
+        return " ".join(map(str, [*contribution.x, *contribution.u])).encode(), tuple(map(float, contribution.u))
 
-    def _where(self, t: int, whole: bool) -> slice:
-        return slice(None) if whole or self.blocks == 1 else slice(t % self.blocks, t % self.blocks + 1)
+    def _where(self, t: int, handoff: bool) -> slice:
+        return slice(None) if handoff or self.blocks == 1 else slice(t % self.blocks, t % self.blocks + 1)
 
-    def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> _Said:
+    def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> _Contribution:
         numbers = np.array([mpq(word) for word in data.decode().split()], dtype=object)
         scale = 1 if weight == 1.0 else self.eta * _exact(weight)
         x, exact_u = scale * numbers.reshape(2, -1)
-        return _Said(self._where(t, weight == 1.0), x, exact_u)
+        return _Contribution(self._where(t, weight == 1.0), x, exact_u)
 
-    def mix(self, self_weight: float, received: Sequence[_Said]) -> None:
-        if self._round not in self._emitted:
-            raise LocalProtocolError("mix before emit")
-        self._add(self._emitted[self._round], -self.eta * (1 - _exact(self_weight)))
+    def mix_round(self, self_weight: float, received: Sequence[_Contribution]) -> None:
+        if self._round not in self._sent:
+            raise LocalProtocolError("mix_round before compress_update")
+        self._add(self._sent[self._round], -self.eta * (1 - _exact(self_weight)))
         self._round = -1
         for contribution in received:
             self._add(contribution, 1)
 
-    def _add(self, said: _Said, scale: Any) -> None:
-        self.x[said.where] += scale * said.x
-        self.exact_u[said.where] += scale * said.u
+    def _add(self, contribution: _Contribution, scale: Any) -> None:
+        self.x[contribution.where] += scale * contribution.x
+        self.exact_u[contribution.where] += scale * contribution.u
 
-    def take_back(self, t: int, weight: float) -> None:
-        self._add(self._emitted[t], self.eta * _exact(weight))
+    def undo_push(self, t: int, weight: float) -> None:
+        self._add(self._sent[t], self.eta * _exact(weight))
 
-    def forget(self, t: int) -> None:
-        for old in [r for r in self._emitted if r < t]:
-            del self._emitted[old]
+    def discard_sent(self, t: int) -> None:
+        for old in [r for r in self._sent if r < t]:
+            del self._sent[old]
 
     def snapshot(self) -> State:
         return State(self.x.copy(), self.error.copy(), self.exact_u.copy())
@@ -110,9 +112,9 @@ class ExactLearner:
 
     def unpacked(self, arrays: Arrays) -> ExactLearner:
         numbers = np.array([mpq(word) for word in arrays["exact"].tobytes().decode().split()], dtype=object)
-        again = ExactLearner(self.rounds, 0, self.eta, self.grain, self.blocks)
-        again.x, again.exact_u, again.error = numbers.reshape(3, -1).copy()
-        return again
+        learner = ExactLearner(self.rounds, 0, self.eta, self.grain, self.blocks)
+        learner.x, learner.exact_u, learner.error = numbers.reshape(3, -1).copy()
+        return learner
 
     def mass(self) -> Mass:
         return np.concatenate([self.x, self.exact_u])
@@ -125,20 +127,20 @@ class ExactLearner:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """Exact numbers of x and u, and which blocks they are of."""
+class _Contribution:
+    """What a push adds to x and u, and to which blocks."""
 
     where: slice
     x: NDArray[Any]
     u: NDArray[Any]
 
 
-def _exactly(blocks: int, value: Fraction | int | NDArray[Any]) -> NDArray[Any]:
+def _exact_array(blocks: int, value: Fraction | int | NDArray[Any]) -> NDArray[Any]:
     exact: NDArray[Any] = np.full(blocks, value, dtype=object) * mpq(1)
     return exact
 
 
 @cache
 def _exact(weight: float) -> Any:
-    """1 / (out-degree + 1) itself: the float nearest to it would leave a little mass behind every round."""
+    """1 / (out-degree + 1) as a fraction. The nearest float would lose a little mass in every round."""
     return mpq(Fraction(weight).limit_denominator(1 << 20))

@@ -1,9 +1,10 @@
 """A disk in memory that does to unflushed data what a power cut may do, drawn from a seed.
 
-A file that was not flushed holds its old content, its new one, a part of it, zeros or garbage. A change of names that
-was not flushed with its folder has happened or not, independently of those before and after it. All that POSIX
-promises is kept, and no more: flushing a file does not make its name last, flushing a folder not the files in it, nor
-its own name; a rename happens as a whole or not at all. What was flushed is never harmed.
+1. A file that was not flushed holds its old content, its new content, a part of it, zeros or garbage.
+2. A change of names that was not flushed with its folder has happened or not, independently of other changes.
+3. POSIX guarantees hold, and no others. Flushing a file does not make its name durable. Flushing a folder makes neither
+   the files in it durable nor its own name. A rename happens as a whole or not at all.
+4. What was flushed is never damaged.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ _BLOCK = 512
 
 
 class PowerCut(Exception):
-    """The machine went off; nothing can be done on its disk before ``crash``."""
+    """The machine is off. Its disk fails every operation until ``crash``."""
 
 
 @dataclass(slots=True)
 class _File:
     content: bytes = b""
-    lasting: bytes = b""
+    durable: bytes = b""
 
 
 @dataclass(slots=True)
 class _Folder:
-    """Names as they are seen, as they were flushed last, and the changes in between; a change to None is a removal."""
+    """Names as they are visible, as they were last flushed, and the changes since. A change to None is a removal."""
 
     entries: dict[str, _File | _Folder] = field(default_factory=dict)
-    lasting: dict[str, _File | _Folder] = field(default_factory=dict)
+    durable: dict[str, _File | _Folder] = field(default_factory=dict)
     changes: list[Mapping[str, _File | _Folder | None]] = field(default_factory=list)
 
     def change(self, change: Mapping[str, _File | _Folder | None]) -> None:
@@ -45,8 +46,8 @@ class SimulatedDisk:
     """The ``Disk`` of a machine whose power may be cut.
 
     Attributes:
-        capacity: the bytes of content it takes; writing more fails with ENOSPC, and leaves what fitted. None: any.
-        operations: the changes and flushes so far.
+        capacity: bytes of content that fit; None for no limit. Writing more fails with ENOSPC and keeps what fits.
+        operations: the number of changes and flushes so far.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
@@ -58,18 +59,18 @@ class SimulatedDisk:
 
     # --- faults -------------------------------------------------------------------------------------
 
-    def cut_after(self, operations: int | None) -> None:
-        """Let that many more operations succeed; the next one raises PowerCut, as all do from then on. None: never.
+    def fail_after(self, operations: int | None) -> None:
+        """Let so many more operations succeed; None for all. The next one raises PowerCut, as do all after it.
 
-        With None after a cut, the disk goes on with nothing lost: only the process had died.
+        None after a failure makes the disk work again with nothing lost: only the process had died.
         """
         self._last = None if operations is None else self.operations + operations
         self._off = False
 
     def crash(self, rng: random.Random) -> None:
-        """Settle what survived, as is found when the machine is on again."""
+        """The power fails and returns: draw what survived."""
         _settle(self._root, rng, rng.random())
-        self.cut_after(None)
+        self.fail_after(None)
 
     # --- the disk -----------------------------------------------------------------------------------
 
@@ -100,9 +101,9 @@ class SimulatedDisk:
         self._step()
         match self._find(path):
             case _File() as file:
-                file.lasting = file.content
+                file.durable = file.content
             case _Folder() as folder:
-                folder.lasting = dict(folder.entries)
+                folder.durable = dict(folder.entries)
                 folder.changes.clear()
 
     def rename(self, old: Path, new: Path) -> None:
@@ -163,7 +164,7 @@ class SimulatedDisk:
 
 
 def _apply(entries: dict[str, _File | _Folder], change: Mapping[str, _File | _Folder | None]) -> None:
-    """A file has one name: where it gets another, the one before goes, even if that was to be an earlier change."""
+    """A file has one name. A new name removes the old one, even if the change that set the old one did not survive."""
     for name, node in change.items():
         for other in [n for n, there in entries.items() if n == name or there is node]:
             del entries[other]
@@ -171,17 +172,17 @@ def _apply(entries: dict[str, _File | _Folder], change: Mapping[str, _File | _Fo
             entries[name] = node
 
 
-def _settle(folder: _Folder, rng: random.Random, odds: float) -> None:
+def _settle(folder: _Folder, rng: random.Random, probability: float) -> None:
     for change in folder.changes:
-        if rng.random() < odds:
-            _apply(folder.lasting, change)
+        if rng.random() < probability:
+            _apply(folder.durable, change)
     folder.changes.clear()
-    folder.entries = dict(folder.lasting)
+    folder.entries = dict(folder.durable)
     for node in folder.entries.values():
         if isinstance(node, _Folder):
-            _settle(node, rng, odds)
-        elif node.content != node.lasting:
-            node.content = node.lasting = _torn(rng, node.lasting, node.content)
+            _settle(node, rng, probability)
+        elif node.content != node.durable:
+            node.content = node.durable = _torn(rng, node.durable, node.content)
 
 
 def _torn(rng: random.Random, old: bytes, new: bytes) -> bytes:

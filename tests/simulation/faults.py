@@ -1,11 +1,11 @@
-"""The simulator of disasters: whatever a seed thinks of happens to a cluster, and no unit of mass may be missing.
+"""The simulator of disasters: random faults happen to a cluster, and every invariant must hold in exact fractions.
 
     python -m tests.simulation.faults --seeds 0..2000
 
-Every knob is drawn from the seed: the number of nodes, the graphs, latencies, loss, duplicates, the window, into how
-many blocks the model is cut, who is killed and comes back, who stands still and goes on as a zombie, who joins and
-leaves, when the controller dies, what operators want. The invariants are those of `network` and `books`, in exact
-fractions. A failure prints the command that replays it.
+Everything is drawn from the seed: the number of nodes, the graphs, latencies, loss, duplicates, the window, the number
+of blocks of the model, kills and restarts, suspended processes, joins and leaves, crashes of the controller, and the
+requests of operators. `invariants` and `mass_accounting` state what must hold. A failure prints the command that
+replays it.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner
 from tests.simulation.scenario import (
     CONTROLLER,
-    Depart,
+    ClockJump,
     Disturbance,
     Freeze,
     Kill,
-    Leap,
+    LeaveRequest,
     LinkBreak,
     Partition,
-    Rest,
+    PauseFor,
     Scenario,
     Start,
 )
 
-_ENOUGH = 600  # seeds in which every kind of fault must have happened
+_ENOUGH = 600  # seeds, of which one must show every kind of fault
 GRAPHS = ("a", "b", "c", "chord", "complete", "exponential", "one-peer-exponential")
 KINDS = (
     "lost",
@@ -50,33 +50,34 @@ KINDS = (
     "reordered",
     "kill",
     "power cut",
-    "torn checkpoint refused",
+    "torn checkpoint rejected",
     "freeze",
     "start",
     "joined",
-    "cut",
-    "evicted and told so",
+    "evicted",
+    "restarted after its eviction",
     "controller crashed",
     "controller lost its disk",
     "partition",
     "one-way partition",
-    "cut off",
+    "blocked",
     "stalled",
     "clock jump",
     "slow",
     "rotate",
     "leave",
+    "leave refused",
     "stop",
     "evict",
     "pause",
     "resume",
     "resumed after all were down",
-    "left after its end",
+    "exited after its end",
 )
 
 
-def network(seed: int, power_fails: bool = False) -> ClusterSim:
-    """The run of a seed, not yet played; ``power_fails``: with one disaster only, a power cut for all at once."""
+def build_run(seed: int, power_fails: bool = False) -> ClusterSim:
+    """The run of a seed, not played yet. ``power_fails``: the only fault is a power cut for all nodes at once."""
     rng = random.Random(seed)
     nodes, rounds = rng.randint(2, 6), rng.randint(10, 50)
     names = [f"n{i}" for i in range(nodes)]
@@ -104,15 +105,15 @@ def network(seed: int, power_fails: bool = False) -> ClusterSim:
     )
     blocks = rng.choice([1, 1, 1, 2])
     learners = {name: ExactLearner(rounds, mpq(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
-    return ClusterSim(run_spec, learners, displace, scenario, lambda z: ExactLearner(rounds, z, eta, grain, blocks))
+    return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z, eta, grain, blocks))
 
 
 def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Disturbance], ...]:
-    """The power goes out for all, and comes back; perhaps again before all are back at work."""
+    """The power fails for all nodes and returns; half of the time it fails twice, perhaps before all have resumed."""
     when = rng.uniform(0.5, rounds * 0.15)
     times = (when,) if rng.random() < 0.5 else (when, when + rng.uniform(1.5, 5))
-    cuts = [(w + rng.uniform(0, 0.1), Kill(name, rng.uniform(1, 3), power=True)) for w in times for name in names]
-    return tuple(sorted(cuts, key=lambda cut: cut[0]))
+    kills = [(w + rng.uniform(0, 0.1), Kill(name, rng.uniform(1, 3), power=True)) for w in times for name in names]
+    return tuple(sorted(kills, key=lambda timed: timed[0]))
 
 
 def _disturbances(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Disturbance], ...]:
@@ -122,14 +123,14 @@ def _disturbances(rng: random.Random, names: list[str], rounds: int) -> tuple[tu
         lambda request_id, name: Kill(name),
         lambda request_id, name: Kill(name, rng.uniform(0.1, 6), power=rng.random() < 0.5),
         lambda request_id, name: Freeze(name, rng.uniform(0.5, 8)),
-        lambda request_id, name: Depart(name),
+        lambda request_id, name: LeaveRequest(name),
         lambda request_id, name: Start(f"x{request_id}"),
         lambda request_id, name: Rotate(request_id, (GraphSpec(rng.choice("abc")),), Period(1)),
         lambda request_id, name: LinkBreak(name),
         lambda request_id, name: Stop(request_id) if rng.random() < 0.2 else LinkBreak(name),
         lambda request_id, name: Evict(request_id, name, force=rng.random() < 0.5),
-        lambda request_id, name: Leap(rng.choice([name, CONTROLLER])),
-        lambda request_id, name: Rest(request_id, rng.uniform(0.1, 8)),
+        lambda request_id, name: ClockJump(rng.choice([name, CONTROLLER])),
+        lambda request_id, name: PauseFor(request_id, rng.uniform(0.1, 8)),
         lambda request_id, name: _partition(rng, names),
         lambda request_id, name: _partition(rng, names),
     ]
@@ -137,11 +138,11 @@ def _disturbances(rng: random.Random, names: list[str], rounds: int) -> tuple[tu
         (rng.uniform(0.3, rounds * 0.15), rng.choice(draws)(request_id, rng.choice(names)))
         for request_id in range(rng.randint(0, 4))
     ]
-    return tuple(sorted(disturbances, key=lambda order: order[0]))
+    return tuple(sorted(disturbances, key=lambda timed: timed[0]))
 
 
 def _partition(rng: random.Random, names: list[str]) -> Partition:
-    """Any hosts, the controller among them or not, apart from any others."""
+    """Two random groups of hosts cannot reach each other. The controller is a host, too."""
     hosts = [*names, CONTROLLER]
     rng.shuffle(hosts)
     first = rng.randint(1, len(hosts) - 1)
@@ -150,22 +151,24 @@ def _partition(rng: random.Random, names: list[str]) -> Partition:
     return Partition(*sides, rng.uniform(0.3, 8), one_way=rng.random() < 0.5)
 
 
-def displace(name: str, t: int, z: Any) -> Any:
-    """A local step that differs from node to node and from round to round, and is exact."""
+def local_update(name: str, t: int, z: Any) -> Any:
+    """An exact local update, which differs between nodes and rounds."""
     first = sum(map(ord, name)) + 7 * t
     return np.array([mpq((first + 3 * block) % 11 - 5, 4) for block in range(len(z))], dtype=object)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0..200", help="first..last, the last one not included; or one seed")
-    parser.add_argument("--twice", action="store_true", help="play every seed twice: the transcripts must be equal")
-    parser.add_argument("--power-fails", action="store_true", help="one disaster only: a power cut for all at once")
+    parser.add_argument("--seeds", default="0..200", help="FIRST..LAST without the last one, or one seed")
+    parser.add_argument("--twice", action="store_true", help="play every seed twice and compare the transcripts")
+    parser.add_argument(
+        "--power-fails", action="store_true", help="the only fault is a power cut for all nodes at once"
+    )
     add_options(parser)
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last) if last else int(first) + 1)
-    played = trials(partial(network, power_fails=options.power_fails), seeds, options.twice, options.jobs)
+    played = trials(partial(build_run, power_fails=options.power_fails), seeds, options.twice, options.jobs)
     replay = f"python -m tests.simulation.faults {'--power-fails ' if options.power_fails else ''}--seeds {{}}"
     summary = report(played, len(seeds), "seed", replay.format, options.first)
     for kind in sorted({*KINDS, *summary.happened}):

@@ -1,6 +1,6 @@
 """The disks of the hosts, with real checkpoints: half-written when a process dies, torn when the power fails.
 
-What a save has acknowledged must be there afterwards, and all who resume must do so from one history.
+A checkpoint that was acknowledged as saved must be there afterwards, and all members must resume from one history.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from edgenode.core.protocol.plan import Plan
 from edgenode.errors import LocalProtocolError
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 from tests.simulation.fake_disk import PowerCut, SimulatedDisk
-from tests.simulation.learners import Weighed
+from tests.simulation.learners import TrackedLearner
 
 _STATE_DIR = Path("/edgenode")
-_HISTORY = "history"  # beside what a learner packs
-_OPERATIONS_OF_A_SAVE = 24  # at least as many as there are
-_NO_STATE = State(np.zeros(0, dtype=np.float32))  # learners pack their own
+_HISTORY = "history"  # an array next to those that a learner packs
+_OPERATIONS_OF_A_SAVE = 24  # no less than a save makes
+_NO_STATE = State(np.zeros(0, dtype=np.float32))  # learners pack theirs as local arrays
 
 
 class HostDisks:
@@ -33,68 +33,76 @@ class HostDisks:
         self._run_digest, self._rng, self._happened = run_digest, rng, happened
         self._disks: defaultdict[str, SimulatedDisk] = defaultdict(SimulatedDisk)
         self._saving: defaultdict[str, deque[Checkpoint]] = defaultdict(deque)
-        self._safe: defaultdict[str, set[int]] = defaultdict(set)  # the newest rounds whose saves have returned
-        self._histories = 0  # one more whenever all resume
-        self._resumed_from: dict[int, tuple[int, int]] = {}  # from which round of which history
+        self._safe: defaultdict[str, set[int]] = defaultdict(set)  # the newest acknowledged rounds
+        self._history = 0  # one more whenever all members resume
+        self._resumed_from: dict[int, tuple[int, int]] = {}  # history -> (round, history) that it resumed from
 
-    def begin(self, host: str, save: Save, learner: Weighed) -> None:
-        """A process begins to write a checkpoint; until it is done, it may die half-way."""
-        first, before = self._resumed_from.get(self._histories, (-1, 0))
-        history = before if save.round == first else self._histories  # the round that all went on from is of both
+    def begin_save(self, host: str, save: Save, learner: TrackedLearner) -> None:
+        """A process begins to write a checkpoint. Until the save is finished, it may die half-way."""
+        first, before = self._resumed_from.get(self._history, (-1, 0))
+        history = before if save.round == first else self._history  # the round that all resumed from is of both
         local = {**learner.pack(save.state), _HISTORY: np.array([history])}
         self._saving[host].append(Checkpoint(save.round, _NO_STATE, save.plan, local, {}))
 
-    def done(self, host: str) -> None:
-        """The oldest save that was begun is on the medium."""
+    def finish_save(self, host: str) -> None:
+        """The oldest save under way is on the medium."""
         checkpoint = self._saving[host].popleft()
         self._store(host).save(checkpoint)
         self._safe[host] = set(sorted({*self._safe[host], checkpoint.round})[-2:])
 
-    def break_off(self, host: str, power: bool) -> None:
-        """A process ends: whatever it was writing is half there. A power cut also tears what was not flushed."""
+    def interrupt(self, host: str, power: bool) -> None:
+        """A process ends: what it was writing is half there. A power cut also tears what was not flushed."""
         disk = self._disks[host]
         if self._saving[host]:
-            disk.cut_after(self._rng.randrange(_OPERATIONS_OF_A_SAVE))
+            disk.fail_after(self._rng.randrange(_OPERATIONS_OF_A_SAVE))
             with suppress(PowerCut):
                 self._store(host).save(self._saving[host][0])
             self._saving[host].clear()
-        disk.cut_after(None)
+        disk.fail_after(None)
         if power:
             self._happened["power cut"] += 1
             disk.crash(self._rng)
 
-    def offer(self, host: str) -> tuple[frozenset[int], Plan | None]:
-        """What a process finds on its disk: the rounds, and the plan in the newest."""
+    def scan(self, host: str) -> tuple[frozenset[int], Plan | None]:
+        """What a process finds on its disk: its rounds, and the plan in the newest one.
+
+        Raises:
+            LocalProtocolError: an acknowledged checkpoint is lost.
+        """
         rounds, plan, damage = self._store(host).scan()
-        self._happened["torn checkpoint refused"] += len(damage)
+        self._happened["torn checkpoint rejected"] += len(damage)
         newest = sorted({*self._safe[host], *rounds})[-2:]
         lost = set(newest) & self._safe[host] - rounds
         if lost:
-            raise LocalProtocolError(f"{host} had saved rounds {sorted(lost)}, and lost them")
-        self._safe[host] &= set(newest)  # one that was not acknowledged may have come through, and taken their place
+            raise LocalProtocolError(f"{host} has lost the checkpoints of rounds {sorted(lost)}")
+        self._safe[host] &= set(newest)  # a newer save may be on the disk without an acknowledgement
         return rounds, plan
 
-    def saved(self, host: str, t: int) -> bool:
+    def has(self, host: str, t: int) -> bool:
         """Whether there is a checkpoint of a round."""
         return t in self._store(host).rounds()
 
-    def all_resume(self) -> None:
-        """A new history begins."""
+    def begin_history(self) -> None:
+        """All members resume from a common round."""
         self._happened["resumed after all were down"] += 1
-        self._histories += 1
+        self._history += 1
 
-    def resume(self, host: str, t: int, learner: Weighed) -> Weighed:
-        """A learner from the checkpoint of the common round; what was saved after it is gone."""
+    def resume(self, host: str, t: int, learner: TrackedLearner) -> TrackedLearner:
+        """A learner from the checkpoint of the common round. Newer checkpoints are removed.
+
+        Raises:
+            LocalProtocolError: another member resumed from another history.
+        """
         local = self._store(host).load(t).local
         began = t, int(local[_HISTORY][0])
-        if self._resumed_from.setdefault(self._histories, began) != began:
+        if self._resumed_from.setdefault(self._history, began) != began:
             raise LocalProtocolError(f"round {t} was resumed from two histories")
         # precaution: a resume removes the newer checkpoints
         self.rewind(host, t)
         return learner.unpacked(local)
 
     def rewind(self, host: str, t: int) -> None:
-        """Drop what was saved after a round."""
+        """Remove the checkpoints of later rounds."""
         self._store(host).rewind(t)
         self._safe[host] = {r for r in self._safe[host] if r <= t}
 

@@ -1,6 +1,9 @@
-"""What must hold whatever the order, asked after every event of a simulated run; it changes nothing in it.
+"""What must hold in every order of events. It is checked after every event of a simulated run, and changes nothing.
 
-No mass is lost, the plan never forks, nobody holds too much, and each stands still when it is told to.
+1. Mass: the sum over all processes and pushes is what joined and trained, less what evictions undid.
+2. Plan: one number has one record, and one round has one graph.
+3. Window: no node buffers more than a window of pushes of one sender.
+4. Pause: a node that was ordered to stand still pushes no further round.
 """
 
 from __future__ import annotations
@@ -15,120 +18,121 @@ from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import Digraph
 from edgenode.errors import LocalProtocolError
-from tests.simulation.learners import Mass, Weighed
+from tests.simulation.learners import Mass, TrackedLearner
 from tests.simulation.mass_accounting import MassAccounting, Process
 
 
 class Invariants:
-    """The books of a run, and what else is known of all processes at once.
+    """The mass of a run, and what else is known of all its processes at once.
 
     Attributes:
-        graphs: the digraph of every closed round, the same at all nodes.
-        halted: the last round that a process may push which was told to stand still.
+        graphs: the digraph of every mixed round, the same at all nodes.
+        halted: the last round that each process which stands still may push.
 
     Raises:
-        LocalProtocolError: by every method; a law is broken.
+        LocalProtocolError: by every method; an invariant is broken.
     """
 
     def __init__(self, zero: Mass, window: int, happened: Counter[str]) -> None:
         self.graphs: dict[int, Digraph] = {}
         self.halted: dict[str, int] = {}
         self._accounting, self._window, self._happened = MassAccounting(zero), window, happened
-        self._member: dict[str, Process] = {}  # as which process a name takes part
+        self._processes: dict[str, Process] = {}  # of the members
         self._digests: dict[int, str] = {}
         self._checked: dict[str, Plan] = {}
-        self._adopted_by_one: set[str] = set()  # digests of records
-        self._root = ""  # digest of the first record of the chain that all resumed on, if they did
+        self._adopted: set[str] = set()  # digests of the records that any process has adopted
+        self._root = ""  # digest of the first record since all members resumed; empty if they never did
 
-    def opened(self, name: str, plan: Plan, t: int, learner: Weighed) -> None:
+    def joined(self, name: str, plan: Plan, t: int, learner: TrackedLearner) -> None:
         """A process becomes a member."""
-        self._member[name] = _process(name, t, plan)
-        self._accounting.open(self._member[name], learner, t)
+        self._processes[name] = _process(name, t, plan)
+        self._accounting.join(self._processes[name], learner, t)
 
-    def resumes(self, plan: Plan, t: int) -> bool:
-        """Whether a process is the first that goes on after all were down: new books, from the common round on."""
+    def resumed(self, plan: Plan, t: int) -> bool:
+        """A process resumes after all were down. True for the first one: the accounting begins again in that round."""
         first = plan.records[0].digest != self._root
         if first:
             self._root = plan.records[0].digest
-            self._accounting = MassAccounting(0 * self._accounting.total)
+            self._accounting = MassAccounting(0 * self._accounting.expected)
             self.graphs = {r: g for r, g in self.graphs.items() if r < t}
             self._digests = {}
         return first
 
-    def displaced(self, name: str, plan: Plan, t: int, local_update: Mass, blocks: int) -> None:
+    def trained(self, name: str, plan: Plan, t: int, local_update: Mass, blocks: int) -> None:
         """A process took a local step."""
-        self._accounting.displaced(_process(name, t, plan), t, np.append(local_update, [0] * blocks))
+        self._accounting.trained(_process(name, t, plan), t, np.append(local_update, [0] * blocks))
 
-    def did(self, name: str, plan: Plan, learner: Weighed, action: NodeAction) -> None:
-        """A process did something to its own state."""
+    def acted(self, name: str, plan: Plan, learner: TrackedLearner, action: NodeAction) -> None:
+        """A process emitted an action: its own state has changed already."""
         match action:
             case Push(to, message):
                 t = message.round
-                require(t <= self.halted.get(name, t), f"{name} pushed {t}, told to stand still")
+                require(t <= self.halted.get(name, t), f"{name} pushed {t}, although it was ordered to stand still")
                 sender, receiver = _process(name, t, plan), _process(to, t, plan)
                 self._accounting.pushed(sender, receiver, t, learner.share(message))
             case Answer(to, ack):
                 t = ack.round
                 self._answered(_process(to, t, plan), _process(name, t, plan), t, ack.verdict)
             case Mixed(t):
-                self._closed(name, plan, t)
+                self._mixed(name, plan, t)
             case PlanChanged(record):
-                self._adopted(name, plan, record)
+                self._adopt(name, plan, record)
 
     def _answered(self, sender: Process, receiver: Process, t: int, verdict: Verdict) -> None:
         if verdict is Verdict.OK:
             self._accounting.mixed(receiver, sender, t)
-        seen = verdict is Verdict.SEEN and not self._accounting.knows_as_cut(receiver)
+        seen = verdict is Verdict.SEEN and not self._accounting.is_evicted(receiver)
         require(not (seen and self._accounting.awaits(sender, receiver, t)), f"{sender}'s {t} was never mixed")
 
-    def _closed(self, name: str, plan: Plan, t: int) -> None:
+    def _mixed(self, name: str, plan: Plan, t: int) -> None:
         graph, process = plan.graph(t), _process(name, t, plan)
         self._accounting.debited(process, t, leaves=name in graph.leaving)
-        if not self._is_foreign(plan) and not self._accounting.knows_as_cut(process):
+        if not self._is_abandoned(plan) and not self._accounting.is_evicted(process):
             require(self.graphs.setdefault(t, graph) == graph, f"round {t} has two graphs")
 
-    def _adopted(self, name: str, plan: Plan, record: Record) -> None:
-        """A cut is real once someone knows it; before that, its controller may lose it with its disk."""
-        first = record.digest not in self._adopted_by_one
-        self._adopted_by_one.add(record.digest)
+    def _adopt(self, name: str, plan: Plan, record: Record) -> None:
+        """An eviction counts once a node knows of it. Until then the controller may lose it with its disk."""
+        first = record.digest not in self._adopted
+        self._adopted.add(record.digest)
         self._happened["leave"] += first * len(record.handoffs)
         if record.evictions and first:
-            self._happened["cut"] += len(record.evictions)
-            self.graphs = {r: g for r, g in self.graphs.items() if r < record.start}  # and have been further
+            self._happened["evicted"] += len(record.evictions)
+            self.graphs = {r: g for r, g in self.graphs.items() if r < record.start}  # the evicted may have been there
             self._digests = {r.number: r.digest for r in plan.records if r.number <= record.number}
-            self._accounting.evict({_last_process(dead, plan): last for dead, last in record.evictions})
-        for dead, last in record.evictions:
-            process = _last_process(dead, Plan(tuple(r for r in plan.records if r.number < record.number)))
+            self._accounting.evict({_last_process(node, plan): last for node, last in record.evictions})
+        for node, last in record.evictions:
+            process = _last_process(node, Plan(tuple(r for r in plan.records if r.number < record.number)))
             for t in range(record.start):
-                if _process(dead, t, plan) == process:
+                if _process(node, t, plan) == process:
                     self._accounting.taken_back(_process(name, t, plan), process, last)
 
-    def check(self, name: str, node: Node, learner: Weighed) -> None:
-        """All laws, after a process did something."""
-        if self._is_foreign(node.plan):
+    def check(self, name: str, node: Node, learner: TrackedLearner) -> None:
+        """Check everything after a process did something."""
+        if self._is_abandoned(node.plan):
             return
-        if not self._accounting.knows_as_cut(self._member[name]):
+        if not self._accounting.is_evicted(self._processes[name]):
             if self._checked.get(name) is not node.plan:
                 self._checked[name] = node.plan
                 for record in node.plan.records:
                     same = self._digests.setdefault(record.number, record.digest) == record.digest
                     require(same, f"there are two records numbered {record.number}")
-            for sender, held in node.buffered().items():
-                require(held <= self._window, f"{name} holds {held} pushes of {sender}")
-        mass = self._accounting.weigh(self._member[name])
+            for sender, buffered in node.buffered().items():
+                require(buffered <= self._window, f"{name} buffers {buffered} pushes of {sender}")
+        mass = self._accounting.measure(self._processes[name])
         u = () if mass is None else mass[-learner.blocks :]
         require(all(weight > 0 for weight in u), f"u of {name} is not positive")
-        balance = self._accounting.balance()
-        if balance.any():
-            error, scale = max(abs(balance)), 1 + max(abs(self._accounting.total))
+        excess = self._accounting.excess()
+        if excess.any():
+            error, scale = max(abs(excess)), 1 + max(abs(self._accounting.expected))
             require(bool(error <= learner.tolerance * scale), f"mass is off by {error}")
 
     def check_end(self, nodes: frozenset[str]) -> None:
-        """When all is over, everything that these have pushed to each other has arrived."""
-        require(not self._accounting.in_flight({self._member[n] for n in nodes}), "finished with messages in flight")
+        """At the end, everything that these nodes have pushed to each other has arrived."""
+        processes = {self._processes[n] for n in nodes}
+        require(not self._accounting.unsettled(processes), "finished with messages in flight")
 
-    def _is_foreign(self, plan: Plan) -> bool:
-        """Whether a process is of a chain that the others have left behind: a leaver, perhaps, that was done."""
+    def _is_abandoned(self, plan: Plan) -> bool:
+        """Whether a plan is from before all members resumed. A leaver that was done then may still know it."""
         return self._root not in ("", plan.records[0].digest)
 
 
@@ -139,7 +143,7 @@ def require(holds: bool, text: str) -> None:
 
 
 def _process(name: str, t: int, plan: Plan) -> Process:
-    """The process that a member's name means in a round."""
+    """The process that has a member's name in a round."""
     incarnation = next((m.incarnation for m in plan.at(t).members if m.node == name), -1)
     return f"{name}:{incarnation}"
 

@@ -1,4 +1,4 @@
-"""Learners whose mass can be followed, and the one that is the real algorithm on small vectors."""
+"""Learners whose mass can be tracked, and the real algorithm on small vectors as one of them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Layout
-from edgenode.core.algorithm.learner import Learner, SparsePush
+from edgenode.core.algorithm.learner import Learner, VectorLearner
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.messages import Message
 
 Arrays = Mapping[str, NDArray[Any]]
-Mass = NDArray[Any]  # x and, last, the u of each block: float64, or exact
+Mass = NDArray[Any]  # x, then the u of each block: float64, or exact fractions
 
 
-class Weighed(Learner[Any], Protocol):
-    """A learner whose mass can be followed.
+class TrackedLearner(Learner[Any], Protocol):
+    """A learner whose mass can be tracked.
 
     Attributes:
         tolerance: how far sums may be off, relative; 0 where they are exact.
@@ -29,12 +29,12 @@ class Weighed(Learner[Any], Protocol):
 
     @property
     def blocks(self) -> int:
-        """How many u's there are."""
+        """The number of push-sum weights."""
         ...
 
     @property
-    def halves(self) -> dict[int, Mass]:
-        """The mass right after each round was emitted."""
+    def half_steps(self) -> dict[int, Mass]:
+        """The mass in each round right after its update was compressed (Algorithm 1, line 6)."""
         ...
 
     def mass(self) -> Mass:
@@ -49,12 +49,12 @@ class Weighed(Learner[Any], Protocol):
         """A snapshot as arrays of plain numbers, for a checkpoint."""
         ...
 
-    def unpacked(self, arrays: Arrays) -> Weighed:
-        """A learner of this kind that goes on from a checkpoint."""
+    def unpacked(self, arrays: Arrays) -> TrackedLearner:
+        """A learner of this kind that continues from a checkpoint."""
         ...
 
 
-class Vector(SparsePush):
+class TrackedVectorLearner(VectorLearner):
     """The real algorithm on a small vector."""
 
     tolerance = 1e-3
@@ -62,14 +62,14 @@ class Vector(SparsePush):
     def __init__(self, algorithm_spec: AlgorithmSpec, layout: Layout, state: State, seed: int, node: str) -> None:
         super().__init__(algorithm_spec, layout, state, seed, node)
         self._origin = seed, node
-        self.halves: dict[int, Mass] = {}
+        self.half_steps: dict[int, Mass] = {}
 
-    def emit(
-        self, t: int, local_update: NDArray[np.float32] | None, whole: bool = False
+    def compress_update(
+        self, t: int, local_update: NDArray[np.float32] | None, handoff: bool = False
     ) -> tuple[bytes, tuple[float, ...]]:
-        emitted = super().emit(t, local_update, whole)
-        self.halves[t] = self.mass()
-        return emitted
+        message = super().compress_update(t, local_update, handoff)
+        self.half_steps[t] = self.mass()
+        return message
 
     @property
     def blocks(self) -> int:
@@ -79,19 +79,19 @@ class Vector(SparsePush):
         return np.concatenate([self.state.x.astype(np.float64), self.state.u])
 
     def share(self, message: Message) -> Mass:
-        step, whole = self.algorithm_spec.step(message.round), message.weight == 1.0
+        step, handoff = self.algorithm_spec.step(message.round), message.weight == 1.0
         contribution = self.read(message.round, message.weight, message.u, message.payload)
         share = State(np.zeros(self.layout.size, dtype=np.float32), u=np.zeros(len(self.state.u)))
-        part = share.part(None if whole else step.block)
+        part = share.part(None if handoff else step.block)
         contribution.payload.add_to(part.x, 1.0)
         part.u += contribution.u
-        scale = 1.0 if whole else step.averaging_rate * message.weight
+        scale = 1.0 if handoff else step.averaging_rate * message.weight
         mass: Mass = scale * np.concatenate([share.x.astype(np.float64), share.u])
         return mass
 
     def pack(self, state: State) -> Arrays:
         return {**state.vectors, "u": state.u}
 
-    def unpacked(self, arrays: Arrays) -> Vector:
+    def unpacked(self, arrays: Arrays) -> TrackedVectorLearner:
         state = State(**{name: value.copy() for name, value in arrays.items() if name in ("u", *self.state.vectors)})
-        return Vector(self.algorithm_spec, self.layout, state, *self._origin)
+        return TrackedVectorLearner(self.algorithm_spec, self.layout, state, *self._origin)

@@ -1,8 +1,9 @@
-"""The mass of a simulated run, to the last unit: what every process has, what is on its way, what the dead took along.
+"""The mass of a simulated run: what each process holds, what is in flight, and what dead processes took along.
 
-A push moves ``share`` from its sender, when that mixes, to its receiver, when that mixes; in between the books hold the
-difference. When a process is cut out at round L, its history is rewound to the moment it had emitted round L: that is
-the history the survivors agree on, and the sum must still be what it was.
+A push moves its ``share`` out of its sender when the sender mixes the round, and into its receiver when the receiver
+mixes it. The difference between the two is in flight. When a process is evicted with last round L, its history is
+rewound to the moment when it had compressed its update of round L. That is the history on which the survivors agree,
+and the sum must still be what it was.
 """
 
 from __future__ import annotations
@@ -10,199 +11,200 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgenode.errors import LocalProtocolError
-from tests.simulation.learners import Mass, Weighed
+from tests.simulation.learners import Mass, TrackedLearner
 
 Process = str  # name:incarnation
 
 
 @dataclass
-class _Entry:
-    """One push: whether its sender has given the share away, and whether its receiver has taken it."""
+class _Push:
+    """One push: whether its share has left the sender, and whether it is in its receiver."""
 
     share: Mass
     debited: bool = False
     mixed: bool = False
 
     @property
-    def aloft(self) -> Mass:
-        aloft: Mass = self.share * (self.debited - self.mixed)
-        return aloft
+    def in_flight(self) -> Mass:
+        in_flight: Mass = self.share * (self.debited - self.mixed)
+        return in_flight
 
 
 class MassAccounting:
-    """Sum of x and u over all processes, dead ones included, and all that is aloft, against what ought to be there."""
+    """The sum of x and u over all processes, dead ones included, and over all pushes in flight, and what it must be.
+
+    Attributes:
+        expected: what joined and trained, less what an eviction undid.
+    """
 
     def __init__(self, zero: Mass) -> None:
-        self.total, self._between, self._there = zero, zero, zero
-        self._living: dict[Process, Weighed] = {}
-        self._weighed: dict[Process, Mass] = {}  # of each of the living, when it last did something
+        self.expected, self._in_flight, self._held = zero, zero, zero
+        self._living: dict[Process, TrackedLearner] = {}
+        self._masses: dict[Process, Mass] = {}  # of the living, when each of them last did something
         self._dead: dict[Process, Mass] = {}
-        self._left: dict[Process, tuple[Weighed, int]] = {}  # leavers, with their last rounds
-        self._cut: set[Process] = set()
-        self._pushes: dict[tuple[Process, Process, int], _Entry] = {}
-        self._displaced: dict[tuple[Process, int], Mass] = {}
-        self._sunk: dict[tuple[Process, Process, int], Mass] = {}  # what leavers had pushed to the dead in vain
+        self._left: dict[Process, tuple[TrackedLearner, int]] = {}  # leavers, with their last rounds
+        self._evicted: set[Process] = set()
+        self._pushes: dict[tuple[Process, Process, int], _Push] = {}
+        self._local_updates: dict[tuple[Process, int], Mass] = {}
+        self._lost_handoffs: dict[tuple[Process, Process, int], Mass] = {}  # to receivers that died before they counted
 
-    def open(self, process: Process, learner: Weighed, t: int) -> None:
-        """A process becomes a member from a round on, with the mass it brings; not one that was cut out before."""
-        if process in self._cut:
+    def join(self, process: Process, learner: TrackedLearner, t: int) -> None:
+        """A process becomes a member from a round on, with the mass that it brings. An evicted process does not."""
+        if process in self._evicted:
             return
         self._living[process] = learner
-        self._weighed[process] = learner.mass()
-        self._there = self._there + self._weighed[process]
-        self.total = self.total + self._weighed[process]
-        learner.halves[t - 1] = self._weighed[process]
+        self._masses[process] = learner.mass()
+        self._held = self._held + self._masses[process]
+        self.expected = self.expected + self._masses[process]
+        learner.half_steps[t - 1] = self._masses[process]
 
-    def weigh(self, process: Process) -> Mass | None:
-        """What a process has by now, if it is alive: to be asked whenever it did something."""
+    def measure(self, process: Process) -> Mass | None:
+        """What a process holds now, if it is alive. To be called whenever it did something."""
         if process not in self._living:
             return None
-        before, now = self._weighed[process], self._living[process].mass()
+        before, now = self._masses[process], self._living[process].mass()
         if (before != now).any():
-            self._there = self._there + now - before
-            self._weighed[process] = now
+            self._held = self._held + now - before
+            self._masses[process] = now
         return now
 
-    def _bury(self, process: Process) -> Weighed:
-        self._there = self._there - self._weighed.pop(process)
+    def _remove(self, process: Process) -> TrackedLearner:
+        self._held = self._held - self._masses.pop(process)
         return self._living.pop(process)
 
-    def displaced(self, process: Process, t: int, amount: Mass) -> None:
-        """A local step."""
+    def trained(self, process: Process, t: int, local_update: Mass) -> None:
+        """A local step adds mass."""
         if process in self._living:
-            self.total = self.total + amount
-            self._displaced[process, t] = amount
+            self.expected = self.expected + local_update
+            self._local_updates[process, t] = local_update
 
     def pushed(self, sender: Process, receiver: Process, t: int, share: Mass) -> None:
         """A push is made."""
         if sender in self._living:
-            self._pushes[sender, receiver, t] = _Entry(share)
+            self._pushes[sender, receiver, t] = _Push(share)
 
     def mixed(self, receiver: Process, sender: Process, t: int) -> None:
         """A push is in its receiver's x."""
         if receiver not in self._living:
             return
-        entry = self._pushes.get((sender, receiver, t))
-        _require(entry is not None, f"{receiver} mixed what {sender} pushed in {t}, which does not count")
-        assert entry is not None
-        _require(not entry.mixed, f"{receiver} mixed what {sender} pushed in {t} twice")
-        self._change(entry, mixed=True)
+        push = self._pushes.get((sender, receiver, t))
+        _require(push is not None, f"{receiver} mixed what {sender} pushed in {t}, which does not count")
+        assert push is not None
+        _require(not push.mixed, f"{receiver} mixed what {sender} pushed in {t} twice")
+        self._change(push, mixed=True)
 
     def debited(self, sender: Process, t: int, leaves: bool) -> None:
-        """A round is closed: its pushes have left the sender. A leaver has nothing any more."""
+        """A sender mixed a round, so what it pushed has left it. A leaver holds nothing any more."""
         if sender not in self._living:
             return
         if leaves and not any(s == sender and r == t for s, _, r in self._pushes):
-            return  # its heir is dead: what it has goes with it, and it may still be cut out
-        for (s, _, r), entry in self._pushes.items():
+            return  # its hand-off target is dead: it keeps what it has, and may still be evicted
+        for (s, _, r), push in self._pushes.items():
             if s == sender and r == t:
-                self._change(entry, debited=True)
+                self._change(push, debited=True)
                 if leaves:
-                    _require((self._living[s].mass() == entry.share).all(), f"{s} left something behind")
+                    _require((self._living[s].mass() == push.share).all(), f"{s} left something behind")
         if leaves:
-            self._left[sender] = self._bury(sender), t
+            self._left[sender] = self._remove(sender), t
 
     def awaits(self, sender: Process, receiver: Process, t: int) -> bool:
         """Whether a push is made and not mixed."""
-        entry = self._pushes.get((sender, receiver, t))
-        return entry is not None and not entry.mixed
+        push = self._pushes.get((sender, receiver, t))
+        return push is not None and not push.mixed
 
     def evict(self, lasts: dict[Process, int]) -> None:
-        """The record is made: rewind the evicted to the emission of their last rounds.
+        """An eviction is committed: rewind each evicted process to the half step of its last round.
 
-        One that was a member but never came to its first round brought nothing, and takes nothing along.
+        A member that never came to its first round brought nothing, and takes nothing along.
         """
-        self._cut |= set(lasts)
+        self._evicted |= set(lasts)
         lasts = {p: last for p, last in lasts.items() if p not in self._left or last < self._left[p][1]}
         for process, last in lasts.items():
-            if process in self._left:  # nobody knows that it came to its last round: it never left
-                learner, _ = self._left.pop(process)
-                self._dead[process] = learner.halves[last]
-                back = [share for (p, _, t), share in self._sunk.items() if p == process and t >= last]
-                self.total = sum(back, self.total)
-            if process in self._living:
-                learner = self._bury(process)
-                self._dead[process] = learner.halves.get(last, learner.mass())  # it may not have emitted that round yet
-            for (p, t), amount in self._displaced.items():
-                if p == process and t > last:
-                    self.total = self.total - amount
+            self._rewind(process, last)
         for sender, receiver, t in list(self._pushes):
             if receiver in lasts and t >= lasts[receiver] and sender in self._left:
-                self._sink(sender, receiver, t)
-        for (sender, receiver, t), entry in list(self._pushes.items()):
+                self._lose_handoff(sender, receiver, t)
+        for (sender, receiver, t), push in list(self._pushes.items()):
             if receiver in lasts and t >= lasts[receiver]:
-                self._change(entry, mixed=False)
-            elif receiver in lasts and sender not in self._cut:
-                _require(entry.mixed, f"{receiver} began round {lasts[receiver]} without mixing {sender}'s {t}")
+                self._change(push, mixed=False)
+            elif receiver in lasts and sender not in self._evicted:
+                _require(push.mixed, f"{receiver} began round {lasts[receiver]} without mixing {sender}'s {t}")
             if sender in lasts and t >= lasts[sender]:
-                self._change(entry, debited=False)
+                self._change(push, debited=False)
             if sender in lasts and t > lasts[sender]:
-                self._void(sender, receiver, t)
+                self._cancel(sender, receiver, t)
 
-    def taken_back(self, sender: Process, dead: Process, last: int) -> None:
-        """A survivor knows the record: its pushes to the dead from round ``last`` on never were."""
-        if sender in self._cut:
+    def _rewind(self, process: Process, last: int) -> None:
+        if process in self._left:  # nothing shows that it came to its last round, so it never left
+            learner, _ = self._left.pop(process)
+            self._dead[process] = learner.half_steps[last]
+            back = [share for (p, _, t), share in self._lost_handoffs.items() if p == process and t >= last]
+            self.expected = sum(back, self.expected)
+        if process in self._living:
+            learner = self._remove(process)
+            self._dead[process] = learner.half_steps.get(last, learner.mass())  # it may not have come to that round yet
+        for (p, t), local_update in self._local_updates.items():
+            if p == process and t > last:
+                self.expected = self.expected - local_update
+
+    def taken_back(self, sender: Process, evicted: Process, last: int) -> None:
+        """A survivor knows of an eviction: what it pushed to the evicted from round ``last`` on does not count."""
+        if sender in self._evicted:
             return
         for s, receiver, t in list(self._pushes):
-            if s == sender and receiver == dead and t >= last:
+            if s == sender and receiver == evicted and t >= last:
                 if self._pushes[s, receiver, t].debited and sender in self._living:
-                    halves = self._living[sender].halves  # as they would have been, had it not pushed
+                    half_steps = self._living[sender].half_steps  # to what they would be without the push
                     share = self._pushes[s, receiver, t].share
-                    halves.update({r: half + share for r, half in halves.items() if r > t})
-                self._void(s, receiver, t)
+                    half_steps.update({r: half_step + share for r, half_step in half_steps.items() if r > t})
+                self._cancel(s, receiver, t)
 
-    def _sink(self, sender: Process, receiver: Process, t: int) -> None:
-        """What a leaver pushed does not count, and nobody can take it back: it is gone."""
-        entry = self._pushes[sender, receiver, t]
-        self._sunk[sender, receiver, t] = entry.share
-        self.total = self.total - entry.share
-        self._change(entry, mixed=False)
-        self._void(sender, receiver, t)
+    def _lose_handoff(self, sender: Process, receiver: Process, t: int) -> None:
+        """What a leaver pushed does not count, and no process can take it back: it is lost."""
+        push = self._pushes[sender, receiver, t]
+        self._lost_handoffs[sender, receiver, t] = push.share
+        self.expected = self.expected - push.share
+        self._change(push, mixed=False)
+        self._cancel(sender, receiver, t)
 
-    def _has_sunk(self, process: Process) -> bool:
-        """Whether all that a process handed over when it left is gone, with its heir or an heir of that."""
+    def _handoff_is_lost(self, process: Process) -> bool:
+        """Whether all that a leaver handed over is lost, with its target or with a target further on."""
         _, end = self._left.get(process, (None, -1))
-        handoffs = {r for s, r, t in [*self._pushes, *self._sunk] if (s, t) == (process, end)}
-        return any((process, handoff_to, end) in self._sunk or self._has_sunk(handoff_to) for handoff_to in handoffs)
+        targets = {r for s, r, t in [*self._pushes, *self._lost_handoffs] if (s, t) == (process, end)}
+        return any((process, target, end) in self._lost_handoffs or self._handoff_is_lost(target) for target in targets)
 
-    def _void(self, sender: Process, receiver: Process, t: int) -> None:
-        entry = self._pushes.pop((sender, receiver, t))
-        if entry.mixed:
-            if self._has_sunk(receiver):  # not that part of it
-                self.total = self.total + entry.share
+    def _cancel(self, sender: Process, receiver: Process, t: int) -> None:
+        push = self._pushes.pop((sender, receiver, t))
+        if push.mixed:
+            if self._handoff_is_lost(receiver):  # this part of it is not
+                self.expected = self.expected + push.share
             else:
                 _require(receiver in self._dead, f"{receiver} mixed {sender}'s {t}, which does not count")
-                self._dead[receiver] = self._dead[receiver] - entry.share
-            entry.mixed = False
-            self._between = self._between + entry.share
-        self._change(entry, debited=False)
+                self._dead[receiver] = self._dead[receiver] - push.share
+            push.mixed = False
+            self._in_flight = self._in_flight + push.share
+        self._change(push, debited=False)
 
-    def _change(self, entry: _Entry, debited: bool | None = None, mixed: bool | None = None) -> None:
-        before = entry.aloft
-        entry.debited = entry.debited if debited is None else debited
-        entry.mixed = entry.mixed if mixed is None else mixed
-        self._between = self._between + entry.aloft - before
+    def _change(self, push: _Push, debited: bool | None = None, mixed: bool | None = None) -> None:
+        before = push.in_flight
+        push.debited = push.debited if debited is None else debited
+        push.mixed = push.mixed if mixed is None else mixed
+        self._in_flight = self._in_flight + push.in_flight - before
 
-    def knows_as_cut(self, process: Process) -> bool:
-        """Whether a process was cut out."""
-        return process in self._cut
+    def is_evicted(self, process: Process) -> bool:
+        """Whether a process was evicted."""
+        return process in self._evicted
 
-    def balance(self) -> Mass:
-        """What is there and should not be: 0 where sums are exact."""
-        balance: Mass = sum(self._dead.values(), self._there + self._between) - self.total
-        return balance
+    def excess(self) -> Mass:
+        """What there is more than expected: 0 where sums are exact."""
+        excess: Mass = sum(self._dead.values(), self._held + self._in_flight) - self.expected
+        return excess
 
-    @property
-    def lost(self) -> Mass:
-        """What the dead took along: declared, never silent."""
-        lost: Mass = sum(self._dead.values(), 0 * self.total)
-        return lost
-
-    def in_flight(self, among: set[Process]) -> int:
-        """Pushes between some living processes that are not settled on both sides."""
+    def unsettled(self, among: set[Process]) -> int:
+        """How many pushes between some living processes have left the sender and not arrived, or the reverse."""
         return sum(
-            entry.debited != entry.mixed
-            for (sender, receiver, _), entry in self._pushes.items()
+            push.debited != push.mixed
+            for (sender, receiver, _), push in self._pushes.items()
             if {sender, receiver} <= among & self._living.keys()
         )
 

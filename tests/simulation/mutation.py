@@ -1,11 +1,11 @@
-"""The protocol without one of its precautions: the simulator must notice every one that is missing.
+"""The protocol without one of its precautions. The simulator must detect each of these mutants.
 
     python -m tests.simulation.mutation
 
 A precaution is a statement below a comment that names it: ``# precaution: a paused node begins no round``. A mutant
-finds the statement by that comment, wherever it is, and takes the precaution out of the syntax tree. It is written to a
-copy of the source, and disasters are played there until one of them breaks an invariant. If a mutant survives, its
-precaution is not needed, or the simulator is blind.
+finds the statement by this comment and removes the precaution from the syntax tree. The result is written to a copy of
+the source, and disasters are played there until one of them breaks an invariant. If a mutant survives, its precaution
+is not needed, or the simulator does not test it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 _ROOT = Path(__file__).parents[2]
 _TREES = ("edgenode", "tests/simulation")
-_PLAYS = "tests.simulation"
+_PACKAGE = "tests.simulation"
 _COMMENT = re.compile(r"\s*# precaution: (.+)")
 _BROKEN = (
     "NameError",
@@ -37,12 +37,12 @@ _BROKEN = (
 )  # of the mutant, not of the protocol
 
 Place = ast.stmt | ast.match_case
-Edit = Callable[[Place], Place | None]  # the statement without its precaution; None: no statement
+Edit = Callable[[Place], Place | None]  # -> the statement without its precaution, None for no statement
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """Precautions by name, each with the edit that takes it away, and the disasters that show it."""
+    """Precautions by name, each with the edit that removes it, and the disasters that detect it."""
 
     edits: tuple[tuple[str, Edit], ...]
     play: tuple[str, ...]
@@ -57,11 +57,11 @@ class Mutant:
 
 
 def delete(place: Place) -> None:
-    """Take the whole statement away."""
+    """Remove the whole statement."""
 
 
 def without_operand(index: int) -> Edit:
-    """Take one operand out of the ``and`` or ``or`` of the statement."""
+    """Remove one operand from the ``and`` or ``or`` of the statement."""
     return _rewrite(ast.BoolOp, lambda node: _operands(node, index))
 
 
@@ -71,7 +71,7 @@ def _operands(node: ast.BoolOp, index: int) -> ast.expr:
 
 
 def becomes(text: str) -> Edit:
-    """Give another value to what the statement assigns or returns."""
+    """Replace the value that the statement assigns or returns."""
 
     def edit(place: Place) -> Place:
         assert isinstance(place, ast.Assign | ast.Return), place
@@ -82,7 +82,7 @@ def becomes(text: str) -> Edit:
 
 
 def _rewrite(kind: type[ast.AST], new: Callable[..., ast.expr], of: Callable[..., bool] = lambda node: True) -> Edit:
-    """Replace the first expression of a kind, the outermost first."""
+    """Replace the first expression of a kind, from the outside in."""
 
     def edit(place: Place) -> Place:
         found: list[ast.AST] = []
@@ -118,8 +118,8 @@ def _later(node: ast.Call) -> ast.expr:
     return node.args[1]
 
 
-def _held_twice(place: Place) -> Place:
-    """Rename the sender of a repeat until it is another one."""
+def _buffered_twice(place: Place) -> Place:
+    """Rename the sender of a repeat, so that it is buffered again."""
     assert isinstance(place, ast.If) and isinstance(place.test, ast.Compare), place
     rename = ast.parse(f'while True:\n    {ast.unparse(place.test.left)} += "\'"').body[0]
     assert isinstance(rename, ast.While)
@@ -127,16 +127,16 @@ def _held_twice(place: Place) -> Place:
     return rename
 
 
-def _taken_now(place: Place) -> Place:
-    """Take a push of an old round for one of the round that is under way."""
+def _treated_as_current(place: Place) -> Place:
+    """Treat a push of an old round as one of the current round."""
     assert isinstance(place, ast.If) and isinstance(place.test, ast.Compare), place
     now = ast.unparse(place.test.comparators[0])
     place.body = ast.parse(f"{ast.unparse(place.test.left)} = {now}").body
     return place
 
 
-def _known_to_us(place: Place) -> Place:
-    """Leave out how long a record takes to reach everyone, and the fence."""
+def _known_here(place: Place) -> Place:
+    """Ignore the time that a record takes to reach all members, and the fence."""
     assert isinstance(place, ast.Assign) and isinstance(place.value, ast.BoolOp), place
     first = place.value.values[0]
     assert isinstance(first, ast.Compare) and isinstance(first.comparators[0], ast.BinOp), ast.unparse(place)
@@ -189,11 +189,12 @@ MUTANTS = (
     _mutant("what an evicted node pushed after its last round is discarded", delete, *_SEEDS, "130..1000"),
     _mutant("a sender waits when a window of pushes is unanswered", _rewrite(ast.IfExp, _no_limit)),
     _mutant(
-        "a repeat of a push is buffered once", _held_twice, also=(("a repeat of a push that waits is ignored", delete),)
+        "a repeat of a push is buffered once", _buffered_twice,
+        also=(("a repeat of a push that waits is ignored", delete),),
     ),
-    _mutant("a push that was mixed is not taken again", _taken_now),
+    _mutant("a push that was mixed is not taken again", _treated_as_current),
     _mutant("a push is acknowledged when it is mixed, not when it arrives", _answered_at_once),
-    _mutant("a change starts when everyone can know it", _known_to_us, *_SEEDS, "250..1000"),
+    _mutant("a change starts when everyone can know it", _known_here, *_SEEDS, "250..1000"),
     _mutant("one change is in force before the next is offered", delete),
     _mutant("a leaver that has gone can still be evicted", becomes("self.involved(plan)"), *_SEEDS, "200..600"),
     _mutant(
@@ -208,11 +209,11 @@ MUTANTS = (
 )  # fmt: skip
 
 
-# --- where they are ---------------------------------------------------------------------------------
+# --- playing them -----------------------------------------------------------------------------------
 
 
 def precautions(root: Path = _ROOT) -> Iterator[tuple[str, Path, int]]:
-    """Every precaution of the source: its name, its file, and the line of its statement."""
+    """Every precaution in the source: its name, its file, and the line of its statement."""
     for path in sorted(p for tree in _TREES for p in (root / tree).rglob("*.py")):
         lines = path.read_text().splitlines()
         for at, line in enumerate(lines):
@@ -241,10 +242,10 @@ def _edit(path: Path, line: int, edit: Edit) -> None:
 
 
 def catch(mutant: Mutant) -> str:
-    """What the simulator reports of a mutant first; empty if it notices nothing.
+    """The first violation that a mutant causes. Empty if it survives.
 
     Raises:
-        ValueError: a precaution is not in the source once, or the mutant is not a program.
+        ValueError: a precaution is not in the source exactly once, or the mutant does not run.
     """
     with TemporaryDirectory() as folder:
         for tree in _TREES:
@@ -252,10 +253,10 @@ def catch(mutant: Mutant) -> str:
         for name, edit in mutant.edits:
             places = [(path, line) for found, path, line in precautions(Path(folder)) if found == name]
             if len(places) != 1:
-                raise ValueError(f"the source has {len(places)} times '# precaution: {name}'")
+                raise ValueError(f"'# precaution: {name}' is in the source {len(places)} times, not once")
             _edit(*places[0], edit)
         what, *options = mutant.play
-        command = [sys.executable, "-m", f"{_PLAYS}.{what}", *options, "--first", "--jobs", "1"]
+        command = [sys.executable, "-m", f"{_PACKAGE}.{what}", *options, "--first", "--jobs", "1"]
         environ = {**os.environ, "PYTHONPATH": folder}
         run = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
     caught = run.stdout.splitlines()[0] if run.returncode == 1 and run.stdout else ""
@@ -266,13 +267,16 @@ def catch(mutant: Mutant) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="mutants, by a part of their names [default: all]")
+    parser.add_argument("names", nargs="*", help="parts of the names of mutants [default: all]")
     options = parser.parse_args()
     chosen = [m for m in MUTANTS if not options.names or any(name in m.name for name in options.names)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = []
         for mutant, caught in zip(chosen, pool.map(catch, chosen), strict=True):
-            print(f"{'caught  ' if caught else 'SURVIVES'}  without: {mutant.name}: {caught or 'nothing'}", flush=True)
+            print(
+                f"{'caught  ' if caught else 'SURVIVES'}  without: {mutant.name}: {caught or 'no violation'}",
+                flush=True,
+            )
             found.append(bool(caught))
     print(f"{sum(found)} of {len(found)} mutants caught")
     sys.exit(not all(found))

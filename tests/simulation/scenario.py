@@ -1,4 +1,4 @@
-"""What happens to a simulated cluster from outside: the network, the faults, the operators. Values only."""
+"""What happens to a simulated cluster from outside: the network, the faults and the operators. Values only."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from edgenode.core.protocol.events import Evict, Rotate, Stop
 
-CONTROLLER = "controller"  # its name among the hosts
+CONTROLLER = "controller"  # the name of its host
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A process ends without a word; ``back_s`` later (None: never) another starts under its name, from its disk.
+    """A process ends without notice. After ``back_s`` (None: never) another one starts under its name, from its disk.
 
     With ``power``, what was not flushed may be lost or torn.
     """
@@ -24,7 +24,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Freeze:
-    """A process stands still, and goes on after ``for_s`` as if nothing had been: a zombie, if it was evicted."""
+    """A process is suspended for ``for_s``, then continues. If it was evicted meanwhile, it is a zombie."""
 
     node: str
     for_s: float
@@ -39,7 +39,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Partition:
-    """For a while nothing passes from any of some hosts to any of others; nor back, unless it is one-way."""
+    """For ``for_s`` no message passes from the senders to the receivers; nor back, unless it is one-way."""
 
     senders: frozenset[str]
     receivers: frozenset[str]
@@ -48,14 +48,14 @@ class Partition:
 
 
 @dataclass(frozen=True)
-class Leap:
-    """A host's clock leaps forward: its pushes are repeated at once; the controller takes somebody for silent."""
+class ClockJump:
+    """A host's clock jumps forward: a node repeats its pushes at once, the controller takes one node for silent."""
 
-    node: str
+    host: str
 
 
 @dataclass(frozen=True)
-class Depart:
+class LeaveRequest:
     """A member asks to leave."""
 
     node: str
@@ -63,21 +63,21 @@ class Depart:
 
 @dataclass(frozen=True)
 class LinkBreak:
-    """A control link breaks, and its node dials again."""
+    """A control link breaks, and its node connects again."""
 
     node: str
 
 
 @dataclass(frozen=True)
-class Rest:
-    """An operator pauses the run, and resumes it after ``for_s``, trying until a controller takes it."""
+class PauseFor:
+    """An operator pauses the run, and resumes it after ``for_s``, repeating until a controller replies."""
 
     request_id: int
     for_s: float
 
 
-Fault = Kill | Freeze | Start  # of a process
-Disturbance = Rotate | Stop | Evict | Depart | LinkBreak | Fault | Partition | Leap | Rest
+ProcessFault = Kill | Freeze | Start
+Disturbance = Rotate | Stop | Evict | PauseFor | LeaveRequest | LinkBreak | ProcessFault | Partition | ClockJump
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,22 @@ class Scenario:
     """What the network does to the messages, and what happens from outside.
 
     Attributes:
-        latency_s: of every message, drawn anew: pushes overtake each other; a control link keeps its order.
-        lose: share of pushes and answers that get lost; a push is repeated until answered, as in the daemon.
-        duplicate: share of those that arrive twice.
+        latency_s: range of the latency of a message. Pushes may overtake each other, a control link keeps its order.
+        lose: share of pushes and answers that are lost. A push is repeated until it is answered, as in the daemon.
+        duplicate: share of the others that arrive twice.
         stall: share of messages, control links included, that take ``stall_s`` longer.
-        training_s: of a local step; ``slow`` overrides it by node.
-        crash_s: when the controller vanishes; ``crash_at_offer`` instead counts the offer it says last.
-        crash_at: at these moments, counted over the whole run, whoever acts dies between two of its actions; the value
-            is when it is back, None for never.
-        back_s: how long after that another takes its place; None is never. It has what the first one persisted,
-            unless ``disk_lost``.
-        evict_s: how long a silent process is waited for before the controller takes it for dead.
-        sync_s: how long a checkpoint takes to be safe on disk.
-        disturbances: (when, what): an operator's request, a departure, or a fault.
-        leave_s: after its end, a node goes away, whoever may still wait for an answer; None: never.
-        patience_s: without any push answered, after which the run counts as deadlocked.
+        training_s: range of the duration of a local step. ``slow`` overrides it by node.
+        crash_s: when the controller crashes.
+        crash_at_offer: the controller crashes after it has sent this many offers.
+        crash_at: moment -> seconds until the restart, None for never. Moments are counted over the whole run. Whatever
+            acts at such a moment dies there, between two of its actions.
+        back_s: seconds until the controller restarts after the other crashes; None for never. It finds what the one
+            before has persisted, unless ``disk_lost``.
+        evict_s: how long a process is silent before the controller requests its eviction.
+        sync_s: range of the time until a checkpoint is safe on disk.
+        disturbances: (when, what).
+        leave_s: how long after its end a node exits, whether or not others still wait for its answer; None for never.
+        patience_s: a run in which no push was answered for so long counts as deadlocked.
     """
 
     seed: int = 0

@@ -1,6 +1,6 @@
-"""Any order of delivery, any change of plan: the same numbers as the matrix form, and no mass lost on the way.
+"""In every order of delivery and with every change of plan: the numbers of the matrix form, and no mass lost.
 
-Run as a script, it prints the transcript's digest of one eventful run: the same under every hash seed.
+Run as a script, it prints the digest of the transcript of one run, which must not depend on the hash seed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from edgenode.core.topology.schedule import ScheduleSpec
 from edgenode.errors import LocalProtocolError
 from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner
-from tests.simulation.learners import Vector
-from tests.simulation.scenario import Depart, Kill, LinkBreak, Scenario, Start
+from tests.simulation.learners import TrackedVectorLearner
+from tests.simulation.scenario import Kill, LeaveRequest, LinkBreak, Scenario, Start
 
 LAYOUT = Layout((5, 3))
 PRESETS = ("a", "b", "c", "chord", "exponential", "one-peer-exponential", "complete")
@@ -42,12 +42,12 @@ def node_names(n: int) -> list[str]:
     return [f"n{i}" for i in range(n)]
 
 
-# --- what is tried ----------------------------------------------------------------------------------
+# --- strategies -------------------------------------------------------------------------------------
 
 
 @st.composite
 def rotations(draw: st.DrawFn, n: int) -> tuple[GraphSpec, ...]:
-    """Presets in turn; or a random strongly connected digraph, whole or dealt out over some rounds."""
+    """A rotation of presets; or the edges of a random strongly connected digraph, dealt to one or more graphs."""
     if draw(st.booleans()):
         return tuple(map(GraphSpec, draw(st.lists(st.sampled_from(PRESETS), min_size=1, max_size=3))))
     order = draw(st.permutations(node_names(n)))
@@ -80,20 +80,20 @@ def runs(draw: st.DrawFn, rounds: int) -> tuple[RunSpec, Scenario]:
 
 
 @st.composite
-def troubled(draw: st.DrawFn, rounds: int = 40) -> tuple[RunSpec, Scenario]:
-    """Changes of plan at any time, links that break, a controller that vanishes and perhaps comes back."""
-    run_spec, calm = draw(runs(rounds))
+def disturbed_runs(draw: st.DrawFn, rounds: int = 40) -> tuple[RunSpec, Scenario]:
+    """Changes of plan at any time, broken links, and a controller that crashes and perhaps restarts."""
+    run_spec, undisturbed = draw(runs(rounds))
     when = st.floats(2.5, 8)
     disturbances: list[tuple[float, Any]] = []
     for request_id in range(draw(st.integers(1, 6))):
         graphs, every = draw(rotations(run_spec.nodes)), draw(st.integers(1, 3))
         stops = draw(st.integers(0, 9)) == 0
         disturbances.append((draw(when), Stop(request_id) if stops else Rotate(request_id, graphs, Period(every))))
-    cut = draw(st.lists(st.sampled_from(node_names(run_spec.nodes)), max_size=3))
-    disturbances.extend((draw(when), LinkBreak(name)) for name in cut)
+    broken = draw(st.lists(st.sampled_from(node_names(run_spec.nodes)), max_size=3))
+    disturbances.extend((draw(when), LinkBreak(name)) for name in broken)
     crash = draw(st.sampled_from(["never", "at an offer", "any time"]))
     return run_spec, replace(
-        calm,
+        undisturbed,
         disturbances=tuple(disturbances),
         crash_s=draw(when) if crash == "any time" else None,
         crash_at_offer=draw(st.integers(1, 3)) if crash == "at an offer" else None,
@@ -101,7 +101,7 @@ def troubled(draw: st.DrawFn, rounds: int = 40) -> tuple[RunSpec, Scenario]:
     )
 
 
-def ledger_run(run_spec: RunSpec, scenario: Scenario, eta: Any = 1, grain: Any = 0) -> ClusterSim:
+def exact_run(run_spec: RunSpec, scenario: Scenario, eta: Any = 1, grain: Any = 0) -> ClusterSim:
     learners = {
         name: ExactLearner(run_spec.rounds, Fraction(i), Fraction(eta), Fraction(grain))
         for i, name in enumerate(node_names(run_spec.nodes))
@@ -110,7 +110,7 @@ def ledger_run(run_spec: RunSpec, scenario: Scenario, eta: Any = 1, grain: Any =
 
 
 def coarse_gradient(name: str, t: int, z: Any) -> Any:
-    """Towards the node's own number; rounded, so that the fractions stay short."""
+    """A step towards the node's own number, rounded, so that the fractions stay short."""
     return np.array([Fraction(round_to_64th(int(name[1:]) - z[0]), 64 * 8)], dtype=object)
 
 
@@ -119,7 +119,7 @@ def round_to_64th(number: Fraction) -> int:
 
 
 def gradient(name: str, t: int, z: Any) -> Any:
-    """Of the quadratic |z - target|^2 / 2, one SGD step of 0.1."""
+    """One SGD step of 0.1 on |z - target|^2 / 2."""
     target = np.arange(LAYOUT.size, dtype=np.float32) * (1 + int(name[1:]))
     return np.float32(-0.1) * (z - target)
 
@@ -127,35 +127,35 @@ def gradient(name: str, t: int, z: Any) -> Any:
 # --- the matrix form --------------------------------------------------------------------------------
 
 
-def exact_reference(network: ClusterSim, eta: Fraction, grain: Fraction) -> dict[str, tuple[Fraction, Fraction]]:
+def exact_reference(sim: ClusterSim, eta: Fraction, grain: Fraction) -> dict[str, tuple[Fraction, Fraction]]:
     """Algorithm 1 over the graphs that were used, all nodes at once."""
-    names = node_names(network.run_spec.nodes)
+    names = node_names(sim.run_spec.nodes)
     x, u, error = (
         {n: Fraction(n[1:]) for n in names},
         dict.fromkeys(names, Fraction(1)),
         dict.fromkeys(names, Fraction(0)),
     )
-    for t, graph in sorted(network.graphs.items()):
+    for t, graph in sorted(sim.graphs.items()):
         for n in names:
             x[n] += coarse_gradient(n, t, [x[n] / u[n]])[0]
         v = {n: x[n] + error[n] for n in names}
         sent = {n: v[n] // grain * grain if grain else v[n] for n in names}
         error = {n: v[n] - sent[n] for n in names}
         weight = {n: Fraction(1, len(graph.out_neighbours(n)) + 1) for n in names}
-        heard = {n: graph.in_neighbours(n) for n in names}
-        x = {n: x[n] + eta * (sum(weight[j] * sent[j] for j in heard[n]) - (1 - weight[n]) * sent[n]) for n in names}
-        u = {n: u[n] + eta * (sum(weight[j] * u[j] for j in heard[n]) - (1 - weight[n]) * u[n]) for n in names}
+        senders = {n: graph.in_neighbours(n) for n in names}
+        x = {n: x[n] + eta * (sum(weight[j] * sent[j] for j in senders[n]) - (1 - weight[n]) * sent[n]) for n in names}
+        u = {n: u[n] + eta * (sum(weight[j] * u[j] for j in senders[n]) - (1 - weight[n]) * u[n]) for n in names}
     return {n: (x[n], u[n]) for n in names}
 
 
-def dense_reference(network: ClusterSim, algorithm_spec: AlgorithmSpec, seed: int) -> tuple[Any, Any, list[float]]:
-    """Algorithm 1 and 2 on dense float32 [n, d]; own debit first, then what was heard in sender order."""
-    names = node_names(network.run_spec.nodes)
+def dense_reference(sim: ClusterSim, algorithm_spec: AlgorithmSpec, seed: int) -> tuple[Any, Any, list[float]]:
+    """Algorithms 1 and 2 on dense float32 [n, d]: the own debit first, then what was received, in sender order."""
+    names = node_names(sim.run_spec.nodes)
     n, d = len(names), LAYOUT.size
     x, error, u = np.zeros((n, d), dtype=np.float32), np.zeros((n, d), dtype=np.float32), [1.0] * n
-    for t, graph in sorted(network.graphs.items()):
+    for t, graph in sorted(sim.graphs.items()):
         step, w = algorithm_spec.step(t), graph.mixing_matrix()
-        error *= not step.forgets
+        error *= not step.drops_error
         if step.trains:
             x += np.stack([gradient(name, t, x[i] / np.float32(u[i])) for i, name in enumerate(names)])
         v = x + error
@@ -191,12 +191,12 @@ def test_any_delivery_order_equals_the_matrix_form_to_the_bit(data: st.DataObjec
     algorithm_spec = AlgorithmSpec(compressor, eta, training_rounds=9, gossip_rounds=data.draw(st.sampled_from([0, 3])))
     run_spec, scenario = data.draw(runs(algorithm_spec.rounds))
     learners = {
-        name: Vector(algorithm_spec, LAYOUT, State.initial(np.zeros(LAYOUT.size)), 5, name)
+        name: TrackedVectorLearner(algorithm_spec, LAYOUT, State.initial(np.zeros(LAYOUT.size)), 5, name)
         for name in node_names(run_spec.nodes)
     }
-    network = ClusterSim(run_spec, learners, gradient, scenario).run()
-    x, error, u = dense_reference(network, algorithm_spec, 5)
-    assert len(network.graphs) == algorithm_spec.rounds
+    sim = ClusterSim(run_spec, learners, gradient, scenario).run()
+    x, error, u = dense_reference(sim, algorithm_spec, 5)
+    assert len(sim.graphs) == algorithm_spec.rounds
     for i, learner in enumerate(learners.values()):
         assert np.array_equal(learner.state.x, x[i])
         assert np.array_equal(learner.state.error, error[i])
@@ -212,52 +212,56 @@ def test_any_delivery_order_equals_the_matrix_form_to_the_bit(data: st.DataObjec
 def test_any_delivery_order_equals_the_matrix_form_exactly(
     run: tuple[RunSpec, Scenario], eta: Fraction, grain: Fraction
 ) -> None:
-    network = ledger_run(*run, eta, grain)
-    expected = exact_reference(network, eta, Fraction(grain))
-    assert {name: tuple(learner.mass()) for name, learner in network.learners.items()} == expected
+    sim = exact_run(*run, eta, grain)
+    expected = exact_reference(sim, eta, Fraction(grain))
+    assert {name: tuple(learner.mass()) for name, learner in sim.learners.items()} == expected
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 20])
-def test_the_real_learner_keeps_its_mass_while_members_die_leave_and_come(blocks: int) -> None:
-    """In every block; 20 are more than there are parameters. A push is taken back from the block it was of, and the
-    record that says so may come between the push of a round and its mix.
+def test_real_learner_keeps_its_mass_while_members_change(blocks: int) -> None:
+    """In every block. 20 blocks are more than there are parameters. A push is taken back from its own block, and the
+    record of the eviction may arrive between the push of a round and its mix.
     """
     algorithm_spec = AlgorithmSpec(
         Compressor(keep_all, as_int8), 1.0, training_rounds=60, gossip_rounds=3, blocks=blocks
     )
 
-    def newborn(z: Any) -> Vector:
-        return Vector(algorithm_spec, LAYOUT, algorithm_spec.initial(z), 5, "n5")
+    def new_learner(z: Any) -> TrackedVectorLearner:
+        return TrackedVectorLearner(algorithm_spec, LAYOUT, algorithm_spec.initial(z), 5, "n5")
 
     learners = {
-        name: Vector(algorithm_spec, LAYOUT, algorithm_spec.initial(np.zeros(LAYOUT.size)), 5, name)
+        name: TrackedVectorLearner(algorithm_spec, LAYOUT, algorithm_spec.initial(np.zeros(LAYOUT.size)), 5, name)
         for name in node_names(5)
     }
-    disturbances = ((0.5, Kill("n1")), (1.0, Depart("n3")), (1.5, Start("n5")))
+    disturbances = ((0.5, Kill("n1")), (1.0, LeaveRequest("n3")), (1.5, Start("n5")))
     scenario = Scenario(seed=1, lose=0.1, disturbances=disturbances, evict_s=1.0, patience_s=200)
     run_spec = RunSpec("test", 5, "digest", ScheduleSpec((GraphSpec("chord"),)), algorithm_spec.rounds)
-    network = ClusterSim(run_spec, learners, gradient, scenario, newborn).run()
-    assert {kind: network.happened[kind] for kind in ("cut", "leave", "joined")} == {"cut": 1, "leave": 1, "joined": 1}
-    assert {len(learner.state.u) for learner in network.learners.values()} == {blocks}
+    sim = ClusterSim(run_spec, learners, gradient, scenario, new_learner).run()
+    assert {kind: sim.happened[kind] for kind in ("evicted", "leave", "joined")} == {
+        "evicted": 1,
+        "leave": 1,
+        "joined": 1,
+    }
+    assert {len(learner.state.u) for learner in sim.learners.values()} == {blocks}
 
 
 # --- changes of plan --------------------------------------------------------------------------------
 
 
 @settings(bounded, max_examples=80)
-@given(troubled())
-def test_a_change_takes_effect_at_one_round_at_every_node(run: tuple[RunSpec, Scenario]) -> None:
-    network = ledger_run(*run, grain=Fraction(1, 4))
-    plans = {node.plan for node in network.nodes.values()}
+@given(disturbed_runs())
+def test_change_takes_effect_at_one_round_at_every_node(run: tuple[RunSpec, Scenario]) -> None:
+    sim = exact_run(*run, grain=Fraction(1, 4))
+    plans = {node.plan for node in sim.nodes.values()}
     assert len(plans) == 1
     (plan,) = plans
     starts = {record.start for record in plan.records}
-    for reply in network.replies.values():
+    for reply in sim.replies.values():
         assert reply.start in starts or reply.error
-    for t, graph in network.graphs.items():
+    for t, graph in sim.graphs.items():
         assert graph == plan.graph(t)
-    assert {name: tuple(x.mass()) for name, x in network.learners.items()} == exact_reference(
-        network, Fraction(1), Fraction(1, 4)
+    assert {name: tuple(x.mass()) for name, x in sim.learners.items()} == exact_reference(
+        sim, Fraction(1), Fraction(1, 4)
     )
 
 
@@ -269,74 +273,72 @@ def ring(nodes: int = 4, rounds: int = 60) -> RunSpec:
     return RunSpec("test", nodes, "digest", ScheduleSpec((GraphSpec("a"),)), rounds)
 
 
-def test_a_controller_that_dies_with_its_offer_has_done_its_work() -> None:
-    network = ledger_run(ring(), Scenario(crash_at_offer=1, disturbances=((1.0, rotate(1, "b")),)))
-    assert network.cluster is None
-    assert network.replies == {}
-    (plan,) = {node.plan for node in network.nodes.values()}
+def test_change_needs_no_controller_after_its_offer() -> None:
+    sim = exact_run(ring(), Scenario(crash_at_offer=1, disturbances=((1.0, rotate(1, "b")),)))
+    assert sim.cluster is None
+    assert sim.replies == {}
+    (plan,) = {node.plan for node in sim.nodes.values()}
     assert plan.latest.schedule.graphs == (GraphSpec("b"),)
     ring_b = Digraph(plan.latest.names, frozenset({("n1", "n0"), ("n2", "n1"), ("n3", "n2"), ("n0", "n3")}))
-    assert [network.graphs[t] == ring_b for t in range(60)] == [t >= plan.latest.start for t in range(60)]
+    assert [sim.graphs[t] == ring_b for t in range(60)] == [t >= plan.latest.start for t in range(60)]
 
 
-def test_a_controller_that_comes_back_while_its_last_record_still_travels_does_not_fork_the_plan() -> None:
-    """A regression: it offered another record of the same number to one who did not know the first yet."""
+def test_restarted_controller_does_not_fork_the_plan() -> None:
+    """A regression: it offered another record of the same number to a node that did not know the first one yet."""
     for seed in range(12):
         disturbances = tuple((1.0 + 0.1 * i, rotate(i, "abc"[i % 3])) for i in range(20))
-        ledger_run(
+        exact_run(
             ring(6), Scenario(seed, (0.001, 0.3), crash_at_offer=1, back_s=0.001, disturbances=disturbances, window=3)
         )
 
 
 def test_queued_changes_are_batched_into_one_record() -> None:
     disturbances = ((1.0, rotate(1, "b")), (1.01, rotate(2, "c")), (1.02, rotate(3, "a", "b")))
-    network = ledger_run(ring(), Scenario(disturbances=disturbances))
-    (plan,) = {node.plan for node in network.nodes.values()}
+    sim = exact_run(ring(), Scenario(disturbances=disturbances))
+    (plan,) = {node.plan for node in sim.nodes.values()}
     assert len(plan.records) == 3
-    assert network.replies[2].start == network.replies[3].start == plan.latest.start
+    assert sim.replies[2].start == sim.replies[3].start == plan.latest.start
     assert [s.name for s in plan.latest.schedule.graphs] == ["a", "b"]
 
 
-def test_a_stop_ends_all_at_one_round() -> None:
-    network = ledger_run(ring(rounds=500), Scenario(lose=0.2, disturbances=((1.0, Stop(1)),)))
-    assert {f.round for f in network.finished.values()} == {network.replies[1].start}
-    assert not any(f.complete for f in network.finished.values())
+def test_stop_ends_all_nodes_at_one_round() -> None:
+    sim = exact_run(ring(rounds=500), Scenario(lose=0.2, disturbances=((1.0, Stop(1)),)))
+    assert {f.round for f in sim.finished.values()} == {sim.replies[1].start}
+    assert not any(f.complete for f in sim.finished.values())
 
 
-def test_a_run_begins_with_two_and_grows_to_two_dozen() -> None:
+def test_run_grows_from_two_nodes_to_two_dozen() -> None:
     newcomers = [f"x{i:02}" for i in range(22)]
     disturbances = tuple((0.5 + 0.1 * i, Start(name)) for i, name in enumerate(newcomers))
     run_spec = ring(nodes=2, rounds=200)
     learners = {name: ExactLearner(run_spec.rounds, Fraction(i)) for i, name in enumerate(node_names(2))}
     scenario = Scenario(disturbances=disturbances, latency_s=(0.001, 0.01))
-    network = ClusterSim(
-        run_spec, learners, coarse_gradient, scenario, lambda z: ExactLearner(run_spec.rounds, z[0])
-    ).run()
-    assert network.happened["joined"] == len(newcomers)
-    assert network.graphs[run_spec.rounds - 1].nodes == tuple(sorted([*node_names(2), *newcomers]))
-    assert set(network.finished) == {*node_names(2), *newcomers}
+    sim = ClusterSim(run_spec, learners, coarse_gradient, scenario, lambda z: ExactLearner(run_spec.rounds, z[0])).run()
+    assert sim.happened["joined"] == len(newcomers)
+    assert sim.graphs[run_spec.rounds - 1].nodes == tuple(sorted([*node_names(2), *newcomers]))
+    assert set(sim.finished) == {*node_names(2), *newcomers}
 
 
-def test_a_change_asked_for_after_the_end_is_refused() -> None:
-    network = ledger_run(ring(rounds=5), Scenario(disturbances=((500.0, rotate(1, "b")),)))
-    assert network.replies[1].error == "the run is over: its members completed all 5 rounds"
+def test_change_requested_after_the_end_is_refused() -> None:
+    sim = exact_run(ring(rounds=5), Scenario(disturbances=((500.0, rotate(1, "b")),)))
+    assert sim.replies[1].error == "the run is over: its members completed all 5 rounds"
 
 
-def test_a_welcome_that_is_lost_with_its_link_is_given_again() -> None:
-    """A regression: the node was told that the run had started, and everyone waited for it."""
+def test_welcome_lost_with_its_link_is_sent_again() -> None:
+    """A regression: the node was refused because the run had started, and all others waited for it."""
     for seed in range(20):
-        ledger_run(ring(rounds=5), Scenario(seed, disturbances=tuple((0.02 * i, LinkBreak("n1")) for i in range(8))))
+        exact_run(ring(rounds=5), Scenario(seed, disturbances=tuple((0.02 * i, LinkBreak("n1")) for i in range(8))))
 
 
-def test_one_node_alone_ends_at_the_round_it_is_stopped_at() -> None:
-    """A regression: the record came while it trained that very round."""
+def test_single_node_ends_at_the_round_of_its_stop() -> None:
+    """A regression: the record arrived while the node trained that round."""
     for seed in range(40):
         quick = Scenario(seed, training_s=(0.001, 0.02), disturbances=((1.0, Stop(1)),))
-        network = ledger_run(ring(1, rounds=400), quick)
-        assert network.finished["n0"].round == network.replies[1].start
+        sim = exact_run(ring(1, rounds=400), quick)
+        assert sim.finished["n0"].round == sim.replies[1].start
 
 
-# --- the bench itself -------------------------------------------------------------------------------
+# --- the simulator itself ---------------------------------------------------------------------------
 
 
 def eventful() -> ClusterSim:
@@ -347,17 +349,17 @@ def eventful() -> ClusterSim:
         (4.0, Stop(3)),
     )
     noisy = Scenario(3, lose=0.2, duplicate=0.2, slow={"n1": (0.1, 0.3)}, window=2, crash_s=2.0, back_s=0.3)
-    return ledger_run(ring(5), replace(noisy, disturbances=disturbances), Fraction(1, 3), Fraction(1, 4))
+    return exact_run(ring(5), replace(noisy, disturbances=disturbances), Fraction(1, 3), Fraction(1, 4))
 
 
-def test_the_same_seed_gives_the_same_transcript() -> None:
+def test_equal_seeds_give_equal_transcripts() -> None:
     first = eventful()
     assert first.transcript.lines == eventful().transcript.lines
     assert len(first.nodes["n0"].plan.records) >= 3
-    assert first.transcript.digest != ledger_run(ring(5), Scenario(4)).transcript.digest
+    assert first.transcript.digest != exact_run(ring(5), Scenario(4)).transcript.digest
 
 
-def test_the_transcript_does_not_depend_on_the_hash_seed() -> None:
+def test_transcript_does_not_depend_on_the_hash_seed() -> None:
     digests = {
         subprocess.run(
             [sys.executable, "-m", "tests.simulation.test_cluster_sim"],
@@ -373,22 +375,22 @@ def test_the_transcript_does_not_depend_on_the_hash_seed() -> None:
 
 
 class Leaky(ExactLearner):
-    """The self term of x-hat instead of the compressed message: the mistake of the design's second fact."""
+    """A learner that debits x-hat instead of its compressed message, which breaks conservation."""
 
-    def mix(self, self_weight: float, received: Any) -> None:
-        self._emitted[self._round] = replace(self._emitted[self._round], x=self.x.copy())
-        super().mix(self_weight, received)
+    def mix_round(self, self_weight: float, received: Any) -> None:
+        self._sent[self._round] = replace(self._sent[self._round], x=self.x.copy())
+        super().mix_round(self_weight, received)
 
 
-def test_missing_mass_is_noticed() -> None:
+def test_missing_mass_is_detected() -> None:
     learners = {name: Leaky(9, Fraction(i, 3), grain=Fraction(1, 4)) for i, name in enumerate(node_names(3))}
     with pytest.raises(LocalProtocolError, match="mass is off by"):
         ClusterSim(ring(3, rounds=9), learners, coarse_gradient, Scenario()).run()
 
 
-def test_a_run_that_does_not_move_is_noticed_and_says_who_waits_for_whom() -> None:
+def test_deadlock_is_detected_and_names_what_each_node_waits_for() -> None:
     with pytest.raises(LocalProtocolError, match=r"deadlock: .*n0 in round 0 waits for \('n3',\)"):
-        ledger_run(ring(), Scenario(lose=1.0))
+        exact_run(ring(), Scenario(lose=1.0))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Control links: what is said on one keeps its order, ends with it, and is never heard on the next."""
+"""Control links: messages keep their order, and are lost with their link."""
 
 from __future__ import annotations
 
@@ -13,53 +13,53 @@ from tests.simulation.test_event_queue import play
 
 
 def linked() -> tuple[EventQueue, LossyNetwork, ControlLinks]:
-    """A node and a controller that are about to hold a link between them."""
+    """A node that is connecting to a controller."""
     queue, happened = EventQueue(), Counter[str]()
-    processes, air = Processes(queue), LossyNetwork(Scenario(), random.Random(0), happened)
-    links = ControlLinks(queue, processes, air)
+    processes, network = Processes(queue), LossyNetwork(Scenario(), random.Random(0), happened)
+    links = ControlLinks(queue, processes, network)
     processes.start("n")
-    links.dial("n", hold, links)
-    return queue, air, links
+    links.connect("n", accept, links)
+    return queue, network, links
 
 
-def hold(link: int, links: ControlLinks) -> None:
-    """The controller takes the link."""
+def accept(link: int, links: ControlLinks) -> None:
+    """The controller accepts the link."""
     links.of_controller["n"] = link
 
 
-def test_what_is_said_arrives_in_order_whatever_the_latencies() -> None:
+def test_messages_arrive_in_order_whatever_the_latencies() -> None:
     queue, _, links = linked()
-    heard, reached = list[int](), list[int]()
+    up, down = list[int](), list[int]()
     play(queue)
     for number in range(50):
-        links.up("n", heard.append, number)
-        links.down("n", reached.append, number)
+        links.send_up("n", up.append, number)
+        links.send_down("n", down.append, number)
     play(queue)
-    assert heard == reached == list(range(50))
+    assert up == down == list(range(50))
 
 
-def test_nothing_is_heard_on_a_link_that_either_end_has_lost() -> None:
+def test_messages_on_a_link_that_either_end_lost_are_lost() -> None:
     queue, _, links = linked()
     play(queue)
-    words = list[str]()
-    links.up("n", words.append, "up")
-    links.down("n", words.append, "down")
-    links.dial("n", hold, links)  # before any of it arrives
+    received = list[str]()
+    links.send_up("n", received.append, "up")
+    links.send_down("n", received.append, "down")
+    links.connect("n", accept, links)  # before any of it arrives
     play(queue)
-    assert words == []
+    assert received == []
     links.of_controller.clear()
-    links.down("n", words.append, "nobody is there")
-    links.up("n", words.append, "nobody hears it")
+    links.send_down("n", received.append, "no link here")
+    links.send_up("n", received.append, "no link there")
     play(queue)
-    assert words == []
+    assert received == []
 
 
-def test_a_link_is_not_made_across_a_partition() -> None:
-    queue, air, links = linked()
-    ways = air.part(Partition(frozenset({"n"}), frozenset({CONTROLLER}), 1.0, one_way=True))
+def test_links_do_not_cross_a_partition() -> None:
+    queue, network, links = linked()
+    directions = network.begin(Partition(frozenset({"n"}), frozenset({CONTROLLER}), 1.0, one_way=True))
     play(queue)
     assert links.of_controller == {}
-    air.heal(ways)
-    links.dial("n", hold, links)
+    network.end(directions)
+    links.connect("n", accept, links)
     play(queue)
     assert links.of_controller == links.of_nodes

@@ -1,4 +1,4 @@
-"""Simulated time and processes: order, what ends with a process, and what waits while it stands still."""
+"""Simulated time and processes: the order of calls, what ends with a process, and what waits while it is frozen."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from tests.simulation.event_queue import EventQueue, Processes
 
 
 def play(queue: EventQueue) -> None:
-    """Let everything happen."""
-    for happen, what in queue:
-        happen(*what)
+    """Make all calls."""
+    for callback, args in queue:
+        callback(*args)
 
 
-def test_things_happen_by_time_and_at_one_time_in_the_order_they_were_put_down() -> None:
+def test_calls_are_made_by_time_then_in_the_order_of_scheduling() -> None:
     queue, happened = EventQueue(), list[tuple[float, str]]()
 
     def happen(word: str) -> None:
@@ -24,7 +24,7 @@ def test_things_happen_by_time_and_at_one_time_in_the_order_they_were_put_down()
     assert happened == [(1, "first"), (1, "second"), (2, "third")]
 
 
-def test_what_a_process_was_about_to_do_ends_with_it_and_is_not_its_successors() -> None:
+def test_calls_of_a_process_end_with_it() -> None:
     queue, happened = EventQueue(), list[str]()
     processes = Processes(queue)
     for name in ("a", "b"):
@@ -38,7 +38,7 @@ def test_what_a_process_was_about_to_do_ends_with_it_and_is_not_its_successors()
     assert happened == ["now", "b"]
 
 
-def test_what_befalls_a_frozen_process_waits_until_it_thaws() -> None:
+def test_calls_of_a_frozen_process_wait_until_it_thaws() -> None:
     queue, happened = EventQueue(), list[tuple[float, str]]()
     processes = Processes(queue)
     processes.start("a")

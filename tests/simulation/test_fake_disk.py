@@ -1,4 +1,4 @@
-"""Power cuts: what a save has acknowledged is there afterwards, and nothing half-written is ever loaded."""
+"""Power cuts: acknowledged checkpoints survive, and nothing half-written is ever loaded."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def loadable(store: CheckpointStore) -> dict[int, Checkpoint]:
     return intact
 
 
-def require_the_law(disk: SimulatedDisk, returned: Sequence[Checkpoint], under_way: Sequence[Checkpoint]) -> None:
-    """Of the newest two rounds all that was acknowledged is there; what is there is right; and saving goes on."""
+def require_intact(disk: SimulatedDisk, acknowledged: Sequence[Checkpoint], under_way: Sequence[Checkpoint]) -> None:
+    """The newest two acknowledged rounds can be loaded, all that can be loaded is right, and saving still works."""
     store = the_store(disk)
     intact = loadable(store)
-    newest = {c.round: c for c in returned}
+    newest = {c.round: c for c in acknowledged}
     for t, checkpoint in intact.items():
         right = [c for c in [newest.get(t), *under_way] if c and c.round == t]
         assert any(same(checkpoint, c) for c in right), f"round {t} was loaded wrong"
@@ -77,12 +77,12 @@ def require_the_law(disk: SimulatedDisk, returned: Sequence[Checkpoint], under_w
 
 
 def dying_saves(disk: SimulatedDisk, saves: Sequence[Checkpoint]) -> Iterator[tuple[int, SimulatedDisk]]:
-    """A disk for every operation of some saves: off, after those before it; and how many saves had returned."""
+    """For every operation of some saves: how many saves were acknowledged before it, and the disk that fails there."""
     for done, checkpoint in enumerate(saves):
         operations = 0
         while True:
             attempt = deepcopy(disk)
-            attempt.cut_after(operations)
+            attempt.fail_after(operations)
             try:
                 the_store(attempt).save(checkpoint)
             except PowerCut:
@@ -90,7 +90,7 @@ def dying_saves(disk: SimulatedDisk, saves: Sequence[Checkpoint]) -> Iterator[tu
             else:
                 break
             operations += 1
-        attempt.cut_after(None)
+        attempt.fail_after(None)
         disk = attempt
     yield len(saves), disk
 
@@ -103,17 +103,17 @@ def crashed(disk: SimulatedDisk, seeds: int) -> Iterator[SimulatedDisk]:
 
 
 def cut_power(disk: SimulatedDisk, seeds: int) -> int:
-    """Try the law with the power cut at every operation of every save."""
+    """Cut the power at every operation of every save. Returns the number of cases."""
     tried = 0
     for done, off in dying_saves(disk, SAVES):
         for after in crashed(off, seeds):
-            require_the_law(after, SAVES[:done], SAVES[done : done + 1])
+            require_intact(after, SAVES[:done], SAVES[done : done + 1])
             tried += 1
     return tried
 
 
 def kill_then_cut_power(disk: SimulatedDisk, seeds: int) -> int:
-    """Try the law where a process is killed at any operation, and the power is cut at any of the next one's."""
+    """Kill a process at every operation, then cut the power at every operation of the next one."""
     return sum(_kill_then_cut_power(deepcopy(disk), done, seeds) for done in (0, 2))
 
 
@@ -123,29 +123,29 @@ def _kill_then_cut_power(disk: SimulatedDisk, done: int, seeds: int) -> int:
     for checkpoint in acknowledged:
         the_store(disk).save(checkpoint)
     for returned, killed in dying_saves(disk, [dying]):
-        killed.cut_after(None)
+        killed.fail_after(None)
         before = [*acknowledged, dying] if returned else acknowledged
         for more, off in dying_saves(killed, [again]):
             under_way = [c for c in (dying, again) if c.round != again.round] if more else [dying, again]
             for after in crashed(off, seeds):
-                require_the_law(after, [*before, again] if more else before, under_way)
+                require_intact(after, [*before, again] if more else before, under_way)
                 tried += 1
     return tried
 
 
-# --- the law
+# --- checkpoints ------------------------------------------------------------------------------------
 
 
-def test_a_power_cut_at_any_operation_harms_nothing_acknowledged() -> None:
+def test_power_cut_at_any_operation_keeps_what_was_acknowledged() -> None:
     assert cut_power(SimulatedDisk(), seeds=20) > 2000
 
 
-def test_nor_does_one_that_follows_the_death_of_the_process() -> None:
+def test_power_cut_after_a_kill_keeps_what_was_acknowledged() -> None:
     assert kill_then_cut_power(SimulatedDisk(), seeds=2) > 1000
 
 
 class Forgetful(SimulatedDisk):
-    """A disk that does not flush when it should, in one of the places where a save asks for it."""
+    """A disk that ignores one of the flushes of a save."""
 
     def __init__(self, forgets: str) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ def test_every_flush_is_needed(forgets: str) -> None:
         cut_power(Forgetful(forgets), seeds=20)
 
 
-def test_a_full_disk_loses_nothing_and_is_used_again_when_there_is_room() -> None:
+def test_full_disk_keeps_checkpoints_and_works_after_cleanup() -> None:
     disk = SimulatedDisk()
     the_store(disk).save(SAVES[0])
     one = sum(len(disk.read(path)) for path in files(disk, the_store(disk).folder))
@@ -199,10 +199,10 @@ def test_a_full_disk_loses_nothing_and_is_used_again_when_there_is_room() -> Non
         assert full.names(the_store(full).folder) == ["round-000000050", "round-000000100"]
         full.crash(random.Random(capacity))
         full.capacity = None
-        require_the_law(full, SAVES[:2], [])
+        require_intact(full, SAVES[:2], [])
 
 
-# --- the disk itself
+# --- the disk itself --------------------------------------------------------------------------------
 
 
 def files(disk: SimulatedDisk, folder: Path) -> list[Path]:
@@ -210,7 +210,7 @@ def files(disk: SimulatedDisk, folder: Path) -> list[Path]:
 
 
 def outcomes(disk: SimulatedDisk, *paths: str) -> set[tuple[bytes | None, ...]]:
-    """What the files hold after each of many crashes; None for one that is not there."""
+    """The contents of the files after each of many crashes, None for a missing file."""
     return {tuple(content(after, path) for path in paths) for after in crashed(disk, 300)}
 
 
@@ -221,7 +221,7 @@ def content(disk: SimulatedDisk, path: str) -> bytes | None:
         return None
 
 
-def test_what_is_flushed_with_its_folder_survives() -> None:
+def test_file_flushed_with_its_folder_survives() -> None:
     disk = SimulatedDisk()
     disk.write(Path("/a"), b"whole")
     disk.flush(Path("/a"))
@@ -230,7 +230,7 @@ def test_what_is_flushed_with_its_folder_survives() -> None:
     assert outcomes(disk, "/a") == {(b"whole",)}
 
 
-def test_a_write_that_is_not_flushed_may_be_torn() -> None:
+def test_unflushed_write_may_be_torn() -> None:
     disk = SimulatedDisk()
     disk.write(Path("/a"), b"old")
     disk.flush(Path("/a"))
@@ -257,7 +257,7 @@ def test_changes_of_names_survive_independently() -> None:
     }
 
 
-def test_a_folder_may_come_back_without_what_was_removed_with_it() -> None:
+def test_removed_folder_may_return_with_some_of_its_files() -> None:
     disk = SimulatedDisk()
     disk.make_folder(Path("/f"))
     for path in ("/f/a", "/f/b"):
@@ -270,9 +270,9 @@ def test_a_folder_may_come_back_without_what_was_removed_with_it() -> None:
     assert outcomes(disk, "/f/a", "/f/b") == {(a, b) for a in (None, b"x") for b in (None, b"x")}
 
 
-def test_a_disk_that_is_off_does_nothing_until_it_is_on_again() -> None:
+def test_disk_without_power_fails_until_it_is_on_again() -> None:
     disk = SimulatedDisk()
-    disk.cut_after(1)
+    disk.fail_after(1)
     disk.write(Path("/a"), b"a")
     for _ in range(2):
         with pytest.raises(PowerCut):
@@ -281,19 +281,19 @@ def test_a_disk_that_is_off_does_nothing_until_it_is_on_again() -> None:
             disk.read(Path("/a"))
         with pytest.raises(PowerCut):
             disk.names(Path("/"))
-    disk.cut_after(None)
+    disk.fail_after(None)
     assert disk.read(Path("/a")) == b"a"
     disk.flush(Path("/"))
 
 
 @pytest.mark.parametrize("disk", [SimulatedDisk(), REAL_DISK], ids=["simulated", "real"])
-def test_it_does_and_refuses_what_a_file_system_does_and_refuses(disk: Disk, tmp_path: Path) -> None:
+def test_simulated_disk_behaves_like_a_file_system(disk: Disk, tmp_path: Path) -> None:
     disk.make_folder(tmp_path / "f" / "g")
     disk.make_folder(tmp_path / "f")
     disk.write(tmp_path / "f" / "a", b"abc")
     disk.write(tmp_path / "f" / "g" / "h", b"")
     a, g, none = tmp_path / "f" / "a", tmp_path / "f" / "g", tmp_path / "f" / "none"
-    refused = [
+    impossible = [
         (errno.ENOENT, lambda: disk.write(none / "a", b"")),
         (errno.ENOENT, lambda: disk.flush(none)),
         (errno.ENOENT, lambda: disk.read(none)),
@@ -306,7 +306,7 @@ def test_it_does_and_refuses_what_a_file_system_does_and_refuses(disk: Disk, tmp
         (errno.EISDIR, lambda: disk.rename(a, g)),
         (errno.ENOTDIR, lambda: disk.rename(g, a)),
     ]
-    for code, act in refused:
+    for code, act in impossible:
         with pytest.raises(OSError) as caught:
             act()
         assert caught.value.errno == code
@@ -326,7 +326,7 @@ def test_it_does_and_refuses_what_a_file_system_does_and_refuses(disk: Disk, tmp
     assert disk.names(none) == []
 
 
-def test_a_full_disk_takes_what_fits() -> None:
+def test_full_disk_keeps_what_fits() -> None:
     disk = SimulatedDisk(capacity=4)
     disk.write(Path("a"), b"abc")
     with pytest.raises(OSError, match="No space left"):
@@ -335,7 +335,7 @@ def test_a_full_disk_takes_what_fits() -> None:
     disk.write(Path("a"), b"abc")
 
 
-def test_a_rename_stays_in_its_folder() -> None:
+def test_rename_across_folders_is_refused() -> None:
     disk = SimulatedDisk()
     disk.make_folder(Path("/f/g"))
     with pytest.raises(OSError, match="cross-device"):
@@ -343,10 +343,10 @@ def test_a_rename_stays_in_its_folder() -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EACCES, errno.EIO])
-def test_a_folder_that_cannot_be_flushed_is_none_we_made(
+def test_flush_ignores_folders_that_cannot_be_flushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """But a medium that fails is never passed over, and no file is."""
+    """It never ignores an error of the medium, nor an error of a file."""
 
     def failing(_: int) -> None:
         raise OSError(code, os.strerror(code))

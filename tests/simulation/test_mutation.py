@@ -1,4 +1,4 @@
-"""The simulator on a protocol that lacks something: else it would prove nothing about the one that does not."""
+"""The simulator detects every missing precaution. Otherwise it would prove nothing about the complete protocol."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.simulation.mutation import MUTANTS, Mutant, catch, delete, precaution
 
 @pytest.fixture(scope="session")
 def caught(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[str]]]:
-    """What becomes of every mutant that is asked for, on all processors."""
+    """The first violation of every selected mutant, on all processors."""
     parameters = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield {p["mutant"].name: pool.submit(catch, p["mutant"]) for p in parameters if "mutant" in p}
@@ -21,7 +21,7 @@ def caught(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[str]]]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
-def test_the_simulator_notices_what_is_missing(mutant: Mutant, caught: dict[str, Future[str]]) -> None:
+def test_simulator_detects_the_missing_precaution(mutant: Mutant, caught: dict[str, Future[str]]) -> None:
     assert caught[mutant.name].result()
 
 
@@ -29,12 +29,12 @@ def test_every_precaution_in_the_source_has_a_mutant() -> None:
     assert sorted(name for name, _, _ in precautions()) == sorted(name for m in MUTANTS for name, _ in m.edits)
 
 
-def test_a_mutant_of_an_unknown_precaution_fails_loudly() -> None:
-    with pytest.raises(ValueError, match="0 times '# precaution: nothing of the kind'"):
+def test_unknown_precaution_raises() -> None:
+    with pytest.raises(ValueError, match="'# precaution: nothing of the kind' is in the source 0 times"):
         catch(Mutant((("nothing of the kind", delete),), ("faults",)))
 
 
-def test_a_mutant_that_is_no_program_is_not_caught() -> None:
+def test_mutant_that_does_not_run_raises() -> None:
     name = "what was pushed to an evicted node is taken back"
     with pytest.raises(ValueError, match="does not run"):
         catch(Mutant(((name, lambda place: __import__("ast").parse("missing_name()").body[0]),), MUTANTS[0].play))

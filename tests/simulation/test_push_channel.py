@@ -1,4 +1,4 @@
-"""Pushes: repeated until they are answered, given up for the dead, and never those of a former process."""
+"""Pushes are repeated until they are answered, never to evicted nodes, and never for a former process."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ from tests.simulation.test_event_queue import play
 
 
 class Pair:
-    """Two nodes: ``a`` pushes, ``b`` answers what arrives, from the given number of arrivals on, and 0 is never."""
+    """Two nodes. ``a`` pushes. ``b`` answers from the given number of arrivals on; 0 is never."""
 
     def __init__(self, answers_from: int, **scenario: Any) -> None:
         self.queue, self.happened = EventQueue(), Counter[str]()
         self.processes = Processes(self.queue)
         self.arrived, self.answered, self._answers_from = 0, list[Answered](), answers_from
-        self.given_up = False
-        air = LossyNetwork(Scenario(**scenario), random.Random(0), self.happened)
+        self.ended = False
+        network = LossyNetwork(Scenario(**scenario), random.Random(0), self.happened)
         self.pushes = PushChannel(
-            self.queue, self.processes, air, self.happened, 0.5, self._arrive, self._answer, lambda _: self.given_up
+            self.queue,
+            self.processes,
+            network,
+            self.happened,
+            0.5,
+            self._receive,
+            self._take_answer,
+            lambda _: self.ended,
         )
         for name in ("a", "b"):
             self.processes.start(name)
@@ -34,17 +41,17 @@ class Pair:
     def push(self) -> None:
         self.pushes.push("a", "b", cast(Message, SimpleNamespace(round=3)))
 
-    def _arrive(self, to: str, message: Message) -> None:
+    def _receive(self, to: str, message: Message) -> None:
         self.arrived += 1
         if 0 < self._answers_from <= self.arrived:
             self.pushes.answer(to, "a", Answered("b", Ack(message.round, Verdict.OK, 0)))
-        self.given_up = self.arrived == 10
+        self.ended = self.arrived == 10
 
-    def _answer(self, sender: str, event: Answered) -> None:
+    def _take_answer(self, sender: str, event: Answered) -> None:
         self.answered.append(event)
 
 
-def test_a_push_is_repeated_until_it_is_answered() -> None:
+def test_pushes_are_repeated_until_they_are_answered() -> None:
     pair = Pair(answers_from=3, lose=0.5)
     pair.push()
     play(pair.queue)
@@ -54,19 +61,19 @@ def test_a_push_is_repeated_until_it_is_answered() -> None:
     assert pair.pushes.answered_s > 1.0  # half a second, one, two, and two again
 
 
-def test_nobody_repeats_after_the_end_nor_to_the_dead() -> None:
+def test_no_repeats_after_the_end_nor_to_evicted_nodes() -> None:
     pair = Pair(answers_from=0)
     pair.push()
     play(pair.queue)
     assert pair.arrived == 10
-    dead = Pair(answers_from=0)
-    dead.push()
-    dead.pushes.drop("a", {"b"})
-    play(dead.queue)
-    assert dead.arrived == 1  # it was on its way
+    evicted = Pair(answers_from=0)
+    evicted.push()
+    evicted.pushes.drop("a", {"b"})
+    play(evicted.queue)
+    assert evicted.arrived == 1  # it was under way
 
 
-def test_a_leaping_clock_repeats_what_the_running_process_has_not_had_answered() -> None:
+def test_repeat_sends_only_pushes_of_the_running_process() -> None:
     pair = Pair(answers_from=2)
     pair.push()
     pair.pushes.repeat("a")

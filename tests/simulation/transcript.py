@@ -1,4 +1,4 @@
-"""What happened in a simulated run as text, the same on every host: what a run is hashed from."""
+"""The events of a simulated run as text, the same on every host. Its hash identifies the run."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from edgenode.core.protocol.plan import Plan, Record
 
 
 class Transcript:
-    """Who did what, when and because of what."""
+    """What each host did, when and why."""
 
     def __init__(self) -> None:
-        self._noted: list[tuple[float, str, Any, tuple[Any, ...]]] = []
+        self._events: list[tuple[float, str, Any, tuple[Any, ...]]] = []
 
-    def note(self, now: float, name: str, cause: Any, actions: Sequence[Any]) -> None:
-        """One more event."""
-        self._noted.append((now, name, cause, tuple(actions)))
+    def add(self, now: float, host: str, cause: Any, actions: Sequence[Any]) -> None:
+        """Add an event."""
+        self._events.append((now, host, cause, tuple(actions)))
 
     @property
     def lines(self) -> list[str]:
-        """One for each event."""
+        """One line for each event."""
         return [
-            f"{now:.6f} {name} {brief(cause)} -> {', '.join(map(brief, actions))}"
-            for now, name, cause, actions in self._noted
+            f"{now:.6f} {host} {brief(cause)} -> {', '.join(map(brief, actions))}"
+            for now, host, cause, actions in self._events
         ]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the lines: equal digests mean equal runs."""
+        """SHA-256 of the lines. Equal digests mean equal runs."""
         return sha256("\n".join(self.lines).encode()).hexdigest()
 
 
 def brief(value: Any) -> str:
-    """One value of a transcript as text, the same on every host; big ones by a hash of what they hold."""
+    """A value as short text, the same on every host. Payloads and arrays are hashed."""
     match value:
-        case str() | int() | float() | None:  # first, as most values are
+        case str() | int() | float() | None:  # first, because most values are
             text = str(value)
         case Enum():
             text = value.name

@@ -1,0 +1,105 @@
+"""What happens from outside: faults, partitions, clock jumps, and the requests of operators and leavers."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from edgenode.core.protocol.events import (
+    UNREQUESTED,
+    Disconnected,
+    Evict,
+    Pause,
+    Reported,
+    Resume,
+    Rotate,
+    Stop,
+)
+from edgenode.core.protocol.orders import Leave
+from tests.simulation.controller_shell import ControllerShell
+from tests.simulation.lossy_network import Direction
+from tests.simulation.node_shells import NodeShells
+from tests.simulation.scenario import (
+    CONTROLLER,
+    ClockJump,
+    Disturbance,
+    Freeze,
+    Kill,
+    LeaveRequest,
+    LinkBreak,
+    Partition,
+    PauseFor,
+    Start,
+)
+from tests.simulation.sim_state import SimState
+
+
+class Disturbances:
+    """The disturbances of one run: all that its scenario schedules."""
+
+    def __init__(self, state: SimState, nodes: NodeShells, controller: ControllerShell) -> None:
+        self._state, self._nodes, self._controller = state, nodes, controller
+
+    def schedule(self) -> None:
+        """Schedule everything."""
+        scenario, queue = self._state.scenario, self._state.queue
+        for when, disturbance in scenario.disturbances:
+            queue.at(when, self._disturb, disturbance)
+        if scenario.crash_s is not None:
+            queue.at(scenario.crash_s, self._controller.crash, scenario.back_s)
+
+    def _disturb(self, disturbance: Disturbance) -> None:
+        match disturbance:
+            case Kill() | Freeze() | Start():
+                self._nodes.fault(disturbance)
+            case Partition():
+                self._begin(disturbance)
+            case ClockJump(host):
+                self._jump(host)
+            case LinkBreak(name):
+                self._break_link(name)
+            case LeaveRequest(name):
+                self._controller.handle(Reported(name, Leave()))
+            case PauseFor(request_id, for_s):
+                self._controller.request(Pause(request_id), "pause")
+                self._state.queue.after(for_s, self._resume)
+            case Rotate() | Stop() | Evict():
+                self._controller.request(disturbance, type(disturbance).__name__.lower())
+            case _:
+                assert_never(disturbance)
+
+    def _begin(self, partition: Partition) -> None:
+        """A partition breaks the control links across it. They cannot be opened again before it ends."""
+        state = self._state
+        state.record("network", partition)
+        state.queue.after(partition.for_s, self._end, state.network.begin(partition))
+        for name in [n for n in sorted(state.links.of_nodes) if not state.network.linked(n)]:
+            self._nodes.lose_link(name)
+
+    def _end(self, directions: list[Direction]) -> None:
+        self._state.network.end(directions)
+        self._state.record("network", "partition ends")
+
+    def _jump(self, host: str) -> None:
+        """A clock jumps forward: whatever was to happen later happens now, and must do no harm."""
+        state = self._state
+        state.happened["clock jump"] += 1
+        state.record(host, "clock jumps")
+        if host == CONTROLLER:
+            silent = state.rng.choice(sorted(state.learners))
+            if silent not in state.finished:
+                self._controller.handle(Evict(UNREQUESTED, silent))
+        self._nodes.pushes.repeat(host)
+
+    def _break_link(self, name: str) -> None:
+        state = self._state
+        state.links.of_controller.pop(name, None)
+        state.queue.after(state.network.latency_s(), self._nodes.connect, name)
+        self._controller.handle(Disconnected(name))
+
+    def _resume(self) -> None:
+        """The operator that paused the run resumes it. The request is repeated until a controller replies."""
+        state = self._state
+        request = Resume(-2 - state.queue.serial())  # a request id that nothing else uses
+        self._controller.request(request, "resume")
+        if request.request_id not in self._controller.replies and not state.all_finished:
+            state.queue.after(state.scenario.retry_s, self._resume)
