@@ -1,34 +1,34 @@
-"""Every exception edgenode raises, each named for whose fault it is."""
+"""Every exception that edgenode raises. The type states whose fault the error is."""
 
 from __future__ import annotations
 
 
 class EdgenodeError(Exception):
-    """Base of all: what the command line prints as one line."""
+    """The base of all errors that the command line prints as one line."""
 
 
 class ConfigError(EdgenodeError):
-    """The user asked for something that cannot be: exit code 2."""
+    """The user asked for something that is not possible: exit code 2."""
 
 
 class GraphError(ConfigError):
-    """A communication graph that cannot carry a run, with the reason."""
+    """A communication graph cannot carry a run. The text gives the reason."""
 
 
 class LocalProtocolError(EdgenodeError):
-    """Our own bug: an event that the state machine can never see. Crash, do not continue."""
+    """A bug in edgenode: an event that the state machine can never receive. Crash, do not continue."""
 
 
 class RemoteProtocolError(EdgenodeError):
-    """A peer sent what the protocol forbids: reject it and keep our state."""
+    """A peer sent what the protocol forbids. Reject it and keep our state."""
 
 
 class TransportError(EdgenodeError):
-    """The network failed; the same call may succeed later."""
+    """The network failed. The same call may succeed later."""
 
 
 class DigestMismatch(EdgenodeError):
-    """Two sides of a handshake describe different runs; both values are in the text."""
+    """The two sides of a handshake describe different runs. The text contains both values."""
 
     def __init__(self, what: str, ours: str, theirs: str, peer: str) -> None:
         super().__init__(f"{what} differs from {peer}: ours is {ours}, theirs is {theirs}")
@@ -36,7 +36,7 @@ class DigestMismatch(EdgenodeError):
 
 
 class BarrierTimeout(EdgenodeError):
-    """A round's deadline passed before every in-neighbour's message was there."""
+    """A round's deadline passed before the messages of all in-neighbours arrived."""
 
     def __init__(self, t: int, missing: tuple[str, ...]) -> None:
         super().__init__(f"round {t} timed out waiting for {', '.join(missing)}")
@@ -44,19 +44,19 @@ class BarrierTimeout(EdgenodeError):
 
 
 class Evicted(EdgenodeError):
-    """This process is no member any more: it was taken for dead. It may come back as a newcomer."""
+    """This process was evicted and is not a member any more. It may rejoin as a newcomer."""
 
 
 class CheckpointError(EdgenodeError):
-    """A checkpoint is absent, torn or of another run: refused by name, never loaded wrong."""
+    """A checkpoint is missing, torn or of another run. It is refused by name and never loaded."""
 
 
 class OtherRun(CheckpointError):
-    """State on disk that is of a run with another configuration; both digests are in the text."""
+    """State on disk belongs to a run with another configuration. The text contains both digests."""
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """What a task group failed with: one of our own errors if there is any, else the first."""
+    """The error that a task group failed with: one of edgenode's own if there is any, else the first."""
     while isinstance(error, BaseExceptionGroup):
         ours = [e for e in error.exceptions if isinstance(e, EdgenodeError | BaseExceptionGroup)]
         error = (ours or list(error.exceptions))[0]

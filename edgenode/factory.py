@@ -1,4 +1,7 @@
-"""From a configuration to the values of the core and of the tasks: the one place that knows both sides."""
+"""Builds the values of the core and of the tasks from a configuration. No other module knows both sides.
+
+A function named after a value builds it. One named after a verb checks or prepares something.
+"""
 
 from __future__ import annotations
 
@@ -50,10 +53,10 @@ _BALANCED = ("d-psgd", "d2", "deep-squeeze", "choco-sgd")
 
 
 def graph_spec(name: str) -> GraphSpec:
-    """A preset by its name, or an edge-list file by its path.
+    """The preset of that name, or the graph of an edge-list file at that path.
 
     Raises:
-        GraphError: neither, or a malformed file.
+        GraphError: neither exists, or the file is malformed.
     """
     path = Path(name)
     if name in PRESETS or not path.is_file():
@@ -62,7 +65,7 @@ def graph_spec(name: str) -> GraphSpec:
 
 
 def schedule_spec(config: Config) -> ScheduleSpec:
-    """The schedule that a run starts with, its gossip graph included.
+    """The schedule that a run starts with, including its gossip graph.
 
     Raises:
         GraphError: a graph does not exist.
@@ -78,7 +81,7 @@ def schedule_spec(config: Config) -> ScheduleSpec:
 
 
 def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
-    """The same, with a period in rounds.
+    """The schedule that a run starts with, with its period in rounds.
 
     Raises:
         GraphError: a graph does not exist.
@@ -87,10 +90,10 @@ def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
 
 
 def algorithm_spec(config: Config) -> AlgorithmSpec:
-    """The configured algorithm; averaging rate and gossip rounds resolved.
+    """The configured algorithm, with the averaging rate and the number of gossip rounds resolved.
 
     Raises:
-        ConfigError: the graphs are not such as the algorithm needs, or the gossip graph never reaches the tolerance.
+        ConfigError: the graphs do not meet the requirements, or the gossip graph never reaches the tolerance.
     """
     algorithm = config.algorithm
     check_graphs(config)
@@ -117,7 +120,7 @@ def _compressor(algorithm: Algorithm) -> Compressor:
 
 
 def averaging_rate(config: Config) -> float:
-    """eta: as configured, else the algorithm's default; 0 without communication."""
+    """eta: the configured one, else the algorithm's default. 0 without communication."""
     algorithm = config.algorithm
     if algorithm.name == "local":
         return 0.0
@@ -125,7 +128,7 @@ def averaging_rate(config: Config) -> float:
         return algorithm.averaging_rate
     match algorithm.name:
         case "choco-sgd" | "quant-sgp":
-            # random rounding keeps far less of a large tensor than its bits say
+            # Random rounding keeps far less of a large tensor than bits / 32.
             return default_difference_rate(algorithm.kept_share / (4 if algorithm.compressor == "random" else 1))
         case "d2":
             return min(0.5, default_averaging_rate(algorithm.kept_share))
@@ -133,7 +136,7 @@ def averaging_rate(config: Config) -> float:
 
 
 def requirements(config: Config) -> Requirements:
-    """What the configured algorithm demands of the run's graphs."""
+    """What the configured algorithm requires of every graph of the run."""
     name = config.algorithm.name
     return Requirements(
         algorithm=name,
@@ -148,7 +151,7 @@ def _update_rule(config: Config) -> UpdateRule:
 
 
 def check_graphs(config: Config) -> None:
-    """Refuse graphs on which the algorithm is not what it claims to be.
+    """Refuse graphs that do not meet the requirements of the algorithm.
 
     Raises:
         GraphError: which graph, and why.
@@ -160,21 +163,21 @@ def check_graphs(config: Config) -> None:
 
 
 def check_networked(config: Config, controller: bool) -> None:
-    """Refuse what cannot be trained by daemons, or by daemons with a controller.
+    """Refuse what daemons cannot train, with or without a controller, before they wait for each other.
 
     Raises:
-        ConfigError: with the reason, now and not when everybody has come.
+        ConfigError: the algorithm or a graph does not fit, with the reason.
     """
     name = config.algorithm.name
     if name == "skew-scout":
         raise ConfigError(
-            f"algorithm.name = {name}: it tests models on the training data of other nodes, which a device keeps to "
-            "itself; edgenode simulate can play it"
+            f"algorithm.name = {name}: it tests models on the training data of other nodes, which devices keep to "
+            "themselves; use edgenode simulate"
         )
     if controller and _update_rule(config).fixed:
         raise ConfigError(
-            f"algorithm.name = {name}: its nodes remember what they have heard, so that nobody can join, leave or be "
-            "cut out; give every node --peers instead of a controller"
+            f"algorithm.name = {name}: its nodes keep state about their neighbours, so none can join, leave or be "
+            "evicted; start every node with --peers and no controller"
         )
     check_graphs(config)
 
@@ -186,7 +189,7 @@ def _gossip_rounds(config: Config) -> int:
     if algorithm.gossip_rounds != "auto":
         return algorithm.gossip_rounds
     own = algorithm.gossip_graph == "plan"
-    # every preset ring mixes like every other; a rotation of rings is not slower
+    # All preset rings mix equally fast, and a rotation of rings is not slower.
     spec = graph_spec(config.topology.graphs[0]) if own else GraphSpec(algorithm.gossip_graph)
     if spec.edges is not None:
         raise GraphError(f"algorithm.gossip_rounds = auto needs a preset graph, and {spec.name} is a list of edges")
@@ -194,10 +197,10 @@ def _gossip_rounds(config: Config) -> int:
 
 
 def run_spec(config: Config) -> RunSpec:
-    """What a controller founds a run on.
+    """What a controller creates a run from.
 
     Raises:
-        ConfigError: no controller can lead this run.
+        ConfigError: the run is not possible with a controller.
     """
     check_networked(config, controller=True)
     return RunSpec(
@@ -214,14 +217,14 @@ def run_spec(config: Config) -> RunSpec:
 def agreed_plan(
     config: Config, saved: Mapping[str, tuple[frozenset[int], Plan | None]], rounds_per_epoch: int
 ) -> tuple[Plan, int]:
-    """What the nodes of a run without a controller do, and from which round: each derives it alike from all answers.
+    """The plan of a run without a controller, and its first round. All nodes derive the same from the same answers.
 
     Args:
-        saved: per node, the rounds of its checkpoints, and the plan in the newest of them if there is any.
+        saved: per node, the rounds of its checkpoints, and the plan in the newest of them, if any.
 
     Raises:
-        GraphError: the graphs cannot carry the run.
-        ConfigError: some nodes have checkpoints and others have none, or no round is common to all.
+        GraphError: the graphs cannot carry the run, or no checkpoint round is common to all nodes.
+        ConfigError: some nodes have checkpoints and others have none.
     """
     members = [Member(name) for name in saved]
     offers = {name: (rounds, plan) for name, (rounds, plan) in saved.items() if plan is not None}
@@ -229,15 +232,15 @@ def agreed_plan(
         return create_plan(config.run.cluster, members, schedule(config, rounds_per_epoch)), 0
     if absent := sorted(set(saved) - set(offers)):
         raise ConfigError(
-            f"cannot resume: no checkpoint on {', '.join(absent)}, but on {', '.join(sorted(offers))}: "
-            "bring back what those have lost, or start all with --fresh"
+            f"cannot resume: no checkpoint on {', '.join(absent)}, but on {', '.join(sorted(offers))}; "
+            "restore the missing checkpoints, or start all nodes with --fresh"
         )
     newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
     return restore_plan(newest, members, offers)
 
 
 def task_settings(config: Config) -> TaskSettings:
-    """The task of a run, the same at every node."""
+    """The task of a run, which is the same on every node."""
     from edgenode.tasks.settings import TaskSettings, TrainSettings
 
     task = config.task
@@ -263,10 +266,10 @@ def task_settings(config: Config) -> TaskSettings:
 
 
 def prepare_task(config: Config) -> int:
-    """Set torch's threads, load the data, and return the rounds of an epoch of an even share of it.
+    """Set torch's threads, load the data, and return how many rounds an epoch has with an even share of it.
 
     Raises:
-        ConfigError: there is no such data set or model, its classes are not those of the run, or there are more nodes
+        ConfigError: the data set or model does not exist, its classes are not those of the run, or there are more nodes
             than training samples.
     """
     import torch
@@ -275,9 +278,9 @@ def prepare_task(config: Config) -> int:
     from edgenode.tasks.trainer import rounds_per_epoch
 
     torch.set_num_threads(threads(config))
-    models.refuse_unknown(config.task.model)  # now, and not when everybody has come
+    models.refuse_unknown(config.task.model)  # before the node waits for the others
     settings = task_settings(config)
-    dataset = datasets.load(settings.dataset, settings.data_dir)  # held, so that it is read once
+    dataset = datasets.load(settings.dataset, settings.data_dir)  # referenced until the end: the cache is weak
     if config.task.classes:
         datasets.require_classes(dataset, config.task.classes, config.task.data_dir or config.task.dataset)
     if (samples := len(dataset.train_labels)) < config.run.nodes:
@@ -289,20 +292,20 @@ def prepare_task(config: Config) -> int:
 
 
 def trainer(config: Config, name: str, initial_members: Sequence[str]) -> Trainer:
-    """The trainer of one node, on its shard of the data: its place among the founders.
+    """The trainer of one node. Its shard of the data has its position among the initial members.
 
     Raises:
-        ConfigError: what the task says cannot be.
+        ConfigError: the task is not possible.
     """
     from edgenode.tasks.trainer import build_trainer
 
-    # a newcomer takes one of the founders' shards: there are no more
+    # There are no more shards than initial members, so a newcomer shares one of theirs.
     shard = initial_members.index(name) if name in initial_members else zlib.crc32(name.encode()) % len(initial_members)
     return build_trainer(task_settings(config), shard, len(initial_members), config.run.seed, device(config))
 
 
 def device(config: Config) -> str:
-    """Where a node trains: as configured; "auto" is cuda if there is one, else cpu."""
+    """The device that a node trains on. "auto" is cuda if available, else cpu."""
     if config.run.device != "auto":
         return config.run.device
     import torch
@@ -311,14 +314,14 @@ def device(config: Config) -> str:
 
 
 def threads(config: Config) -> int:
-    """torch's threads: as configured; "auto" is one for each core."""
+    """The number of torch threads. "auto" is one per physical core."""
     return cores() if config.run.threads == "auto" else config.run.threads
 
 
 def cores() -> int:
-    """Physical cores that this process may use.
+    """The number of physical cores that this process may use.
 
-    A second thread on a core wins nothing: the arithmetic units are busy with the first.
+    A second thread on a core gains nothing, because the first keeps the arithmetic units busy.
     """
     import psutil
 

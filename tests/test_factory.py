@@ -18,7 +18,7 @@ from edgenode.errors import ConfigError, GraphError
 
 
 def a_config(**settings: object) -> Config:
-    """Keys with two underscores for the dot."""
+    """A configuration from keys with two underscores for the dot."""
     return load(None, {key.replace("__", "."): value for key, value in settings.items()}, environ={})
 
 
@@ -30,18 +30,18 @@ def test_every_preset_is_a_graph(name: str) -> None:
     assert factory.graph_spec(name) == GraphSpec(name)
 
 
-def test_an_edge_list_file_is_a_graph_of_its_name(tmp_path: Path) -> None:
+def test_edge_list_file_is_a_graph_of_its_name(tmp_path: Path) -> None:
     path = tmp_path / "office.txt"
     path.write_text("pi-1 pi-2  # over the corridor\npi-2 -> pi-1\n")
     assert factory.graph_spec(str(path)) == GraphSpec("office", (("pi-1", "pi-2"), ("pi-2", "pi-1")))
 
 
-def test_neither_a_preset_nor_a_file_is_refused_with_the_nearest_name() -> None:
+def test_unknown_graph_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(GraphError, match="no graph named 'chrod'; did you mean 'chord'"):
         factory.graph_spec("chrod")
 
 
-def test_a_file_that_is_no_text_is_refused_by_line(tmp_path: Path) -> None:
+def test_binary_file_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(bytes(range(128, 256)))
     with pytest.raises(GraphError, match="model, line 1: expected 'sender receiver'"):
@@ -56,19 +56,19 @@ def test_sp_uses_its_graphs_to_the_end() -> None:
     assert factory.schedule(config, 7) == Schedule((GraphSpec("a"), GraphSpec("b")), every=7)
 
 
-def test_epochs_become_rounds_once_they_are_known() -> None:
+def test_epochs_become_rounds_when_their_length_is_known() -> None:
     config = a_config(topology__every="6ep")
     assert [factory.schedule(config, n).every for n in (1, 20)] == [6, 120]
     assert factory.schedule(a_config(topology__every="6r"), 20).every == 6
 
 
-def test_scsp_gossips_on_its_own_graphs_unless_told_otherwise() -> None:
+def test_scsp_gossips_on_its_own_graphs_by_default() -> None:
     assert factory.schedule(a_config()).last is None
     schedule = factory.schedule(a_config(algorithm__gossip_graph="complete", run__rounds=300))
     assert (schedule.last, schedule.last_from) == (GraphSpec("complete"), 300)
 
 
-# --- recipes
+# --- algorithms
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def test_scsp_gossips_on_its_own_graphs_unless_told_otherwise() -> None:
         ({"algorithm__name": "d2", "topology__graphs": "two-way"}, 0.5),
     ],
 )
-def test_the_averaging_rate_is_table_5s_unless_it_is_given(settings: dict[str, object], rate: float) -> None:
+def test_averaging_rate_defaults_to_that_of_table_5(settings: dict[str, object], rate: float) -> None:
     assert factory.averaging_rate(a_config(**settings)) == pytest.approx(rate)
 
 
-def test_the_random_compressor_has_the_rate_of_its_bits() -> None:
+def test_random_compressor_has_the_averaging_rate_of_its_bits() -> None:
     rates = [factory.averaging_rate(a_config(algorithm__compressor="random", algorithm__bits=b)) for b in (1, 2, 4)]
     assert 0.005 < rates[0] < rates[1] < rates[2] < 0.08
 
@@ -116,15 +116,11 @@ def test_the_random_compressor_has_the_rate_of_its_bits() -> None:
     ],
 )
 def test_gossip_lasts_as_long_as_its_graph_needs(settings: dict[str, object], rounds: int) -> None:
-    algorithm_spec = factory.algorithm_spec(a_config(run__rounds=100, **settings))
-    assert (algorithm_spec.training_rounds, algorithm_spec.gossip_rounds, algorithm_spec.rounds) == (
-        100,
-        rounds,
-        100 + rounds,
-    )
+    spec = factory.algorithm_spec(a_config(run__rounds=100, **settings))
+    assert (spec.training_rounds, spec.gossip_rounds, spec.rounds) == (100, rounds, 100 + rounds)
 
 
-def test_auto_gossip_on_an_edge_list_is_refused_by_key(tmp_path: Path) -> None:
+def test_auto_gossip_on_an_edge_list_is_refused_with_its_key(tmp_path: Path) -> None:
     path = tmp_path / "office.txt"
     path.write_text("x y\ny x\n")
     with pytest.raises(GraphError, match=r"algorithm\.gossip_rounds = auto needs a preset graph, and office"):
@@ -144,7 +140,7 @@ def test_every_compressor_keeps_its_share(compressor: str, kept: int, values: st
     assert np.count_nonzero(decoded) == pytest.approx(kept, abs=30 if compressor == "random" else 0)
 
 
-# --- algorithms
+# --- requirements
 
 
 @pytest.mark.parametrize(
@@ -160,7 +156,7 @@ def test_every_compressor_keeps_its_share(compressor: str, kept: int, values: st
         ("d2", "a", "d2 cannot use a: its weights are not symmetric"),
     ],
 )
-def test_an_algorithm_refuses_graphs_it_is_not_made_for(name: str, graph: str, reason: str) -> None:
+def test_graphs_that_an_algorithm_cannot_use_are_refused(name: str, graph: str, reason: str) -> None:
     config = a_config(algorithm__name=name, topology__graphs=graph)
     for refuse in (factory.algorithm_spec, lambda c: factory.check_networked(c, controller=False)):
         with pytest.raises(ConfigError) as caught:
@@ -169,7 +165,7 @@ def test_an_algorithm_refuses_graphs_it_is_not_made_for(name: str, graph: str, r
         assert "\n" not in str(caught.value)
 
 
-def test_the_graphs_of_a_file_are_judged_by_the_nodes_it_names(tmp_path: Path) -> None:
+def test_graph_of_a_file_is_checked_with_the_nodes_it_names(tmp_path: Path) -> None:
     path = tmp_path / "mine.edges"
     path.write_text("red blue\nblue green\ngreen red\nred green\n")
     with pytest.raises(ConfigError, match="d-psgd cannot use mine: it is unbalanced"):
@@ -179,31 +175,31 @@ def test_the_graphs_of_a_file_are_judged_by_the_nodes_it_names(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["sp", "scsp", "sgp", "quant-sgp"])
-def test_what_has_push_sum_weights_takes_unbalanced_graphs(name: str) -> None:
+def test_push_sum_algorithms_accept_unbalanced_graphs(name: str) -> None:
     factory.algorithm_spec(a_config(algorithm__name=name, topology__graphs="chord"))
 
 
 @pytest.mark.parametrize("name", ["choco-sgd", "quant-sgp", "d2"])
-def test_what_remembers_its_neighbours_runs_with_fixed_peers_and_without_a_controller(name: str) -> None:
+def test_algorithms_with_neighbour_state_need_fixed_peers(name: str) -> None:
     config = a_config(algorithm__name=name, topology__graphs="two-way")
     factory.check_networked(config, controller=False)
     for refuse in (lambda: factory.check_networked(config, controller=True), lambda: factory.run_spec(config)):
-        with pytest.raises(ConfigError, match="so that nobody can join, leave or be cut out; give every node --peers"):
+        with pytest.raises(ConfigError, match="so none can join, leave or be evicted; start every node with --peers"):
             refuse()
 
 
-def test_skew_scout_runs_on_no_device() -> None:
+def test_skew_scout_cannot_run_on_devices() -> None:
     config = a_config(algorithm__name="skew-scout")
     factory.algorithm_spec(config)
     for controller in (True, False):
-        with pytest.raises(ConfigError, match="edgenode simulate can play it"):
+        with pytest.raises(ConfigError, match="use edgenode simulate"):
             factory.check_networked(config, controller)
 
 
-# --- charters
+# --- run specs
 
 
-def test_a_charter_holds_what_a_run_is_founded_on() -> None:
+def test_run_spec_holds_what_a_run_is_created_from() -> None:
     config = a_config(run__cluster="lab", run__nodes=8, run__rounds=10, topology__every="6ep")
     run_spec = factory.run_spec(config)
     assert (run_spec.cluster, run_spec.nodes, run_spec.run_digest) == ("lab", 8, config.digest())
@@ -214,24 +210,24 @@ def test_a_charter_holds_what_a_run_is_founded_on() -> None:
 # --- the machine
 
 
-def test_threads_are_the_physical_cores_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_default_to_the_physical_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.cpu_count", lambda logical: 4)
-    for usable, threads in ((8, 4), (2, 2)):  # a container, or taskset, may leave us fewer
+    for usable, threads in ((8, 4), (2, 2)):  # a container, or taskset, may allow fewer
         monkeypatch.setattr("os.sched_getaffinity", lambda _, n=usable: set(range(n)))
         assert factory.threads(a_config()) == threads
-    monkeypatch.setattr("psutil.cpu_count", lambda logical: None)  # where the system does not tell
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: None)  # where the system does not report it
     assert factory.threads(a_config()) == 2
     assert factory.threads(a_config(run__threads=7)) == 7
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_device_is_cuda_where_there_is_one_unless_it_is_given(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_defaults_to_cuda_if_available(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: there)
     assert factory.device(a_config()) == ("cuda" if there else "cpu")
     assert factory.device(a_config(run__device="cpu")) == "cpu"
 
 
-def test_a_task_is_the_same_at_every_node() -> None:
+def test_task_settings_are_those_of_the_configuration() -> None:
     config = a_config(task__skew=0.8, task__milestones="3,5", task__batch_size=16)
     settings = factory.task_settings(config)
     assert (settings.skew, settings.data_dir, settings.train.milestones) == (0.8, None, (3, 5))
