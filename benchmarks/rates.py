@@ -1,4 +1,4 @@
-"""At which averaging rates algorithms with compression agree, and at which they diverge, for docs/algorithms.md.
+"""The averaging rates at which compressed algorithms converge and diverge, for docs/algorithms.md.
 
 python benchmarks/rates.py differences    # CHOCO-SGD and Quant-SGP, without training: distance from the mean
 python benchmarks/rates.py d2             # D2 and Deep-Squeeze on quadratics: distance from the common optimum
@@ -13,12 +13,12 @@ import numpy as np
 
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Random, TopK, as_float32, as_int8, keep_all
-from edgenode.core.algorithm.learner import SparsePush
+from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.update_rules import D2, DIFFERENCE, SPARSE_PUSH
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import LocalProtocolError
 
-Step = Callable[[int, Floats], Floats]  # (node, z) -> displacement
+Step = Callable[[int, Floats], Floats]  # (node, z) -> local update
 
 
 def play(algorithm_spec: AlgorithmSpec, graph: str, models: Floats, step: Step) -> Iterator[Floats]:
@@ -26,17 +26,17 @@ def play(algorithm_spec: AlgorithmSpec, graph: str, models: Floats, step: Step) 
     names = [f"n{i}" for i in range(len(models))]
     digraph, layout = GraphSpec(graph).period(tuple(names))[0], Layout((models.shape[1],))
     nodes = {
-        n: SparsePush(algorithm_spec, layout, algorithm_spec.initial(x), 0, n)
+        n: VectorLearner(algorithm_spec, layout, algorithm_spec.initial(x), 0, n)
         for n, x in zip(names, models, strict=True)
     }
     for t in range(algorithm_spec.rounds):
-        said = {}
+        pushed = {}
         for i, (name, node) in enumerate(nodes.items()):
-            data, u = node.emit(t, step(i, node.model()))
-            said[name] = t, digraph.weight(name), u, data
+            data, u = node.compress_update(t, step(i, node.model()))
+            pushed[name] = t, digraph.weight(name), u, data
         for name, node in nodes.items():
-            node.mix(digraph.weight(name), [node.read(*said[peer]) for peer in digraph.in_neighbours(name)])
-            node.forget(t)
+            node.mix_round(digraph.weight(name), [node.read(*pushed[peer]) for peer in digraph.in_neighbours(name)])
+            node.discard_sent(t)
         yield np.stack([node.model() for node in nodes.values()])
 
 

@@ -1,7 +1,7 @@
-"""Every algorithm against the matrix form of its paper, against its neighbours in the family, and through a checkpoint.
+"""Every algorithm against the matrix form of its paper, against related algorithms, and through a checkpoint.
 
-The task is a quadratic of its own for each node, so that data are as unlike as can be. The references are float64 over
-all nodes at once, x [n, d], and share nothing but the compressor with the code under test.
+Each node minimises a quadratic of its own, the strongest form of unequal data. The references are float64 over all
+nodes at once, x [n, d], and share only the compressor with the code under test.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgenode import factory
 from edgenode.config.load import load
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Layout
-from edgenode.core.algorithm.learner import SparsePush
+from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import State, debias
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
@@ -26,7 +26,7 @@ from edgenode.core.topology.schedule import Schedule
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 
 Matrix = NDArray[np.float64]
-Step = Callable[[int, Matrix], Matrix]  # (round, z [n, d]) -> displacements [n, d]
+Step = Callable[[int, Matrix], Matrix]  # (round, z [n, d]) -> local updates [n, d]
 Compress = Callable[[Matrix], Matrix]
 
 LAYOUT = Layout((7, 20, 3))
@@ -42,7 +42,7 @@ def towards_optima(t: int, z: Matrix) -> Matrix:
     return -RATE * (z - OPTIMA[: len(z)])
 
 
-def recipe_of(**algorithm: object) -> AlgorithmSpec:
+def spec_of(**algorithm: object) -> AlgorithmSpec:
     graph, rounds = str(algorithm.pop("graph", "two-way")), algorithm.pop("rounds", ROUNDS)
     keys = {f"algorithm.{key}": value for key, value in algorithm.items()}
     return factory.algorithm_spec(
@@ -54,23 +54,25 @@ def names(n: int = NODES) -> tuple[str, ...]:
     return tuple(f"n{i}" for i in range(n))
 
 
-def learners_of(algorithm_spec: AlgorithmSpec, states: list[State] | None = None) -> list[SparsePush]:
+def learners_of(algorithm_spec: AlgorithmSpec, states: list[State] | None = None) -> list[VectorLearner]:
     states = states or [algorithm_spec.initial(START.astype(np.float32)) for _ in names()]
-    return [SparsePush(algorithm_spec, LAYOUT, state, 3, name) for name, state in zip(names(), states, strict=True)]
+    return [VectorLearner(algorithm_spec, LAYOUT, state, 3, name) for name, state in zip(names(), states, strict=True)]
 
 
-def play(learners: list[SparsePush], graph: str, rounds: range, step: Step = towards_optima) -> Iterator[Matrix]:
-    """z of all nodes after each round; messages travel as bytes."""
+def play(learners: list[VectorLearner], graph: str, rounds: range, step: Step = towards_optima) -> Iterator[Matrix]:
+    """z of all nodes after each round. Messages are bytes."""
     digraph = GraphSpec(graph).period(names())[0]
     for t in rounds:
         moves = step(t, np.stack([learner.model() for learner in learners]).astype(np.float64))
         trains = learners[0].trains(t)
-        said = {}
+        pushed = {}
         for name, learner, move in zip(names(), learners, moves, strict=True):
-            data, u = learner.emit(t, move.astype(np.float32) if trains else None)
-            said[name] = t, digraph.weight(name), u, data
+            data, u = learner.compress_update(t, move.astype(np.float32) if trains else None)
+            pushed[name] = t, digraph.weight(name), u, data
         for name, learner in zip(names(), learners, strict=True):
-            learner.mix(digraph.weight(name), [learner.read(*said[peer]) for peer in digraph.in_neighbours(name)])
+            learner.mix_round(
+                digraph.weight(name), [learner.read(*pushed[peer]) for peer in digraph.in_neighbours(name)]
+            )
         yield np.stack([learner.model() for learner in learners]).astype(np.float64)
 
 
@@ -80,7 +82,7 @@ def mixing(graph: str, rate: float = 1.0) -> Matrix:
 
 
 def compressed_by(algorithm_spec: AlgorithmSpec) -> Compress:
-    """C on every row; only for compressors that draw nothing."""
+    """C on every row, for compressors without randomness."""
     noise = np.random.default_rng(0)
 
     def compress(rows: Matrix) -> Matrix:
@@ -98,9 +100,9 @@ def sparse_push(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
     x, u, delta = np.tile(START, (NODES, 1)), np.ones(NODES), np.zeros((NODES, LAYOUT.size))
     for t in itertools.count():
         half = x + towards_optima(t, x / u[:, None])
-        said = c(half + delta)
-        delta = half + delta - said
-        x, u = half + rate * (w @ said - said), u + rate * (w @ u - u)
+        sent = c(half + delta)
+        delta = half + delta - sent
+        x, u = half + rate * (w @ sent - sent), u + rate * (w @ u - u)
         yield x / u[:, None]
 
 
@@ -143,7 +145,7 @@ def choco(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
 
 
 def quant_sgp(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """Taheri et al. 2020, Algorithm 2, the local step before the exchange; their rate is 1."""
+    """Taheri et al. 2020, Algorithm 2, the local step before the exchange. The paper's rate is 1."""
     x, replicas, u = np.tile(START, (NODES, 1)), np.zeros((NODES, LAYOUT.size)), np.ones(NODES)
     for t in itertools.count():
         half = x + towards_optima(t, x / u[:, None])
@@ -153,7 +155,7 @@ def quant_sgp(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
 
 
 def local(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """SGD at every node by itself."""
+    """SGD at every node without exchange."""
     x = np.tile(START, (NODES, 1))
     for t in itertools.count():
         x = x + towards_optima(t, x)
@@ -161,7 +163,7 @@ def local(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
 
 
 def rolling(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """Push-sum of one block of ten, or of all of them, in its turn."""
+    """Push-sum of block t mod 10 in round t."""
     blocks = np.array_split(np.arange(LAYOUT.size), 10)
     x, u = np.tile(START, (NODES, 1)), np.ones((NODES, LAYOUT.size))
     for t in itertools.count():
@@ -192,10 +194,10 @@ REFERENCES = [
 
 
 @pytest.mark.parametrize(("name", "settings", "graph", "reference"), REFERENCES)
-def test_an_algorithm_is_the_matrix_form_of_its_paper(
+def test_algorithm_equals_the_matrix_form_of_its_paper(
     name: str, settings: dict[str, object], graph: str, reference: Callable[..., Iterator[Matrix]]
 ) -> None:
-    algorithm_spec = recipe_of(name=name, graph=graph, **settings)
+    algorithm_spec = spec_of(name=name, graph=graph, **settings)
     expected = reference(mixing(graph), algorithm_spec.averaging_rate, compressed_by(algorithm_spec))
     for ours, theirs in zip(play(learners_of(algorithm_spec), graph, range(ROUNDS)), expected, strict=False):
         assert np.abs(ours - theirs).max() < 2e-4
@@ -205,7 +207,7 @@ def test_an_algorithm_is_the_matrix_form_of_its_paper(
 
 
 def run(graph: str = "two-way", step: Step = towards_optima, **algorithm: object) -> list[Matrix]:
-    algorithm_spec = recipe_of(graph=graph, **algorithm)
+    algorithm_spec = spec_of(graph=graph, **algorithm)
     return list(play(learners_of(algorithm_spec), graph, range(algorithm_spec.rounds), step))
 
 
@@ -214,21 +216,21 @@ def equal(a: list[Matrix], b: list[Matrix], within: float = 0.0) -> bool:
 
 
 def test_sparse_push_without_compression_is_sgp() -> None:
-    assert recipe_of(name="sp", compressor="identity", values="float32") == recipe_of(name="sgp")
+    assert spec_of(name="sp", compressor="identity", values="float32") == spec_of(name="sgp")
 
 
-def test_scsp_without_its_last_phase_is_sparse_push() -> None:
-    assert recipe_of(name="scsp", gossip_rounds=0) == recipe_of(name="sp")
+def test_scsp_without_gossip_is_sparse_push() -> None:
+    assert spec_of(name="scsp", gossip_rounds=0) == spec_of(name="sp")
 
 
 def test_sgp_on_a_balanced_graph_is_d_psgd() -> None:
-    """All push-sum weights are 1 there, whether or not they are looked at."""
-    learners = learners_of(recipe_of(name="d-psgd"))
+    """All push-sum weights are 1 there."""
+    learners = learners_of(spec_of(name="d-psgd"))
     assert equal(list(play(learners, "two-way", range(ROUNDS))), run(name="sgp"))
     assert all(abs(learner.u - 1) < 1e-12 for learner in learners)
 
 
-def test_sgp_on_the_complete_graph_is_sgd_with_the_batches_of_all() -> None:
+def test_sgp_on_the_complete_graph_is_sgd_with_all_batches() -> None:
     z = START.copy()
     for models in run("complete", name="sgp"):
         z = z + towards_optima(0, np.tile(z, (NODES, 1))).mean(axis=0)
@@ -253,7 +255,7 @@ def test_quant_sgp_on_a_balanced_graph_is_choco_sgd() -> None:
     assert equal(run(name="quant-sgp", **settings), run(name="choco-sgd", **settings))
 
 
-def test_d2_begins_as_d_psgd_and_stays_it_where_nodes_never_disagree() -> None:
+def test_d2_equals_d_psgd_while_nodes_agree() -> None:
     d2_first, d_psgd_first = run(name="d2", averaging_rate=1.0)[0], run(name="d-psgd")[0]
     assert np.array_equal(d2_first, d_psgd_first)
 
@@ -263,28 +265,28 @@ def test_d2_begins_as_d_psgd_and_stays_it_where_nodes_never_disagree() -> None:
     assert equal(run(step=alike, name="d2", averaging_rate=1.0), run(step=alike, name="d-psgd"), within=1e-5)
 
 
-def test_the_rolling_exchange_of_all_at_once_is_sparse_push_without_compression() -> None:
-    whole = recipe_of(name="sp", compressor="rolling", share=1.0)
-    assert whole == recipe_of(name="sp", compressor="identity")
+def test_rolling_exchange_of_everything_is_uncompressed() -> None:
+    whole = spec_of(name="sp", compressor="rolling", share=1.0)
+    assert whole == spec_of(name="sp", compressor="identity")
 
 
-def test_local_training_says_nothing() -> None:
-    (learner, *_) = learners_of(recipe_of(name="local"))
-    nothing, u = learner.emit(0, np.ones(LAYOUT.size, dtype=np.float32))
+def test_local_training_sends_nothing() -> None:
+    (learner, *_) = learners_of(spec_of(name="local"))
+    nothing, u = learner.compress_update(0, np.ones(LAYOUT.size, dtype=np.float32))
     assert len(nothing) < 30
     assert u == (1.0,)
 
 
-# --- what the papers claim of unlike data
+# --- the papers' claims about unequal data
 
 
 def apart_from_the_mean_optimum(models: Matrix) -> float:
     return float(np.linalg.norm(models - OPTIMA.mean(axis=0)) / np.linalg.norm(OPTIMA - OPTIMA.mean(axis=0)))
 
 
-def test_d2_finds_the_common_optimum_of_unlike_data_where_d_psgd_does_not() -> None:
+def test_d2_finds_the_common_optimum_and_d_psgd_does_not() -> None:
     def after(name: str) -> float:
-        algorithm_spec = recipe_of(name=name, rounds=300)
+        algorithm_spec = spec_of(name=name, rounds=300)
         *_, last = play(learners_of(algorithm_spec), "two-way", range(300))
         return apart_from_the_mean_optimum(last)
 
@@ -292,11 +294,11 @@ def test_d2_finds_the_common_optimum_of_unlike_data_where_d_psgd_does_not() -> N
     assert after("d2") < 1e-5
 
 
-def test_d2_fails_under_compression_at_a_rate_that_deep_squeeze_bears() -> None:
-    """The paper's section 2. At twice the kept share the correction feeds on what compression did the round before."""
+def test_d2_diverges_under_compression_before_deep_squeeze() -> None:
+    """Section 2 of the paper. At twice the kept share, D2's correction amplifies the last round's compression error."""
 
     def after(name: str, rounds: int) -> float:
-        algorithm_spec = recipe_of(name=name, rounds=rounds, **{**TOP, "averaging_rate": 0.4})
+        algorithm_spec = spec_of(name=name, rounds=rounds, **{**TOP, "averaging_rate": 0.4})
         *_, last = play(learners_of(algorithm_spec), "two-way", range(rounds))
         return apart_from_the_mean_optimum(last)
 
@@ -304,8 +306,8 @@ def test_d2_fails_under_compression_at_a_rate_that_deep_squeeze_bears() -> None:
     assert 10 < after("d2", 50) < after("d2", 100) / 10
 
 
-def test_d2_with_error_feedback_bears_compression_at_a_tenth_of_the_kept_share() -> None:
-    algorithm_spec = recipe_of(name="d2", rounds=200, **{**TOP, "averaging_rate": 0.02})
+def test_d2_converges_under_compression_at_a_low_rate() -> None:
+    algorithm_spec = spec_of(name="d2", rounds=200, **{**TOP, "averaging_rate": 0.02})
     *_, last = play(learners_of(algorithm_spec), "two-way", range(200))
     assert apart_from_the_mean_optimum(last) < 0.1
 
@@ -330,8 +332,8 @@ EVERY: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("of", EVERY)
-def test_from_a_checkpoint_every_algorithm_goes_on_to_the_bit(tmp_path: Path, of: str) -> None:
-    algorithm_spec = recipe_of(name=of.split(maxsplit=1)[0], **EVERY[of])
+def test_every_algorithm_resumes_to_the_bit(tmp_path: Path, of: str) -> None:
+    algorithm_spec = spec_of(name=of.split(maxsplit=1)[0], **EVERY[of])
     learners = learners_of(algorithm_spec)
     whole = list(play(learners, "two-way", range(algorithm_spec.rounds)))
     learners = learners_of(algorithm_spec)
@@ -360,21 +362,21 @@ def test_from_a_checkpoint_every_algorithm_goes_on_to_the_bit(tmp_path: Path, of
         ("local", ["x"]),
     ],
 )
-def test_a_node_keeps_no_vector_that_its_algorithm_does_not_need(of: str, vectors: list[str]) -> None:
-    (learner, *_) = learners_of(recipe_of(name=of, **EVERY[of]))
+def test_node_keeps_only_the_vectors_of_its_algorithm(of: str, vectors: list[str]) -> None:
+    (learner, *_) = learners_of(spec_of(name=of, **EVERY[of]))
     assert list(learner.state.vectors) == vectors
 
 
 @pytest.mark.parametrize("values", ["int8", "float32"])
-def test_the_rolling_exchange_keeps_an_error_only_where_values_are_rounded(values: str) -> None:
-    (learner, *_) = learners_of(recipe_of(name="sp", compressor="rolling", values=values))
+def test_rolling_exchange_keeps_an_error_for_rounded_values(values: str) -> None:
+    (learner, *_) = learners_of(spec_of(name="sp", compressor="rolling", values=values))
     assert ("error" in learner.state.vectors) == (values == "int8")
 
 
-def test_the_mean_of_the_models_takes_plain_steps_under_every_balanced_algorithm() -> None:
-    """Nothing is created or destroyed: the sum of all x moves by the sum of the local steps."""
+def test_mean_model_takes_plain_steps_on_balanced_graphs() -> None:
+    """Mass is conserved: the sum of all x changes by the sum of the local updates."""
     for of in ("d-psgd", "d2", "deep-squeeze", "choco-sgd", "quant-sgp"):
-        algorithm_spec = recipe_of(name=of, **EVERY[of])
+        algorithm_spec = spec_of(name=of, **EVERY[of])
         learners, total = learners_of(algorithm_spec), NODES * START
         for t in range(20):
             before = np.stack([debias(learner.state) for learner in learners]).astype(np.float64)

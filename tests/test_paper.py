@@ -1,8 +1,8 @@
-"""The algorithms of arXiv 2102.05715 line by line, and what was established about them before the code was written.
+"""The algorithms of arXiv 2102.05715 line by line, and the facts about them that edgenode relies on.
 
-The reference below is Algorithm 1 in matrix form over whole vectors. It shares the compressor with the code under
-test and nothing else; sums are taken in the same order (a node's own debit, then its in-neighbours sorted), so that
-equality is asked to the bit.
+The reference below is Algorithm 1 in matrix form over whole vectors. It shares only the compressor with the code under
+test. It sums in the same order (a node's own share, then its in-neighbours sorted), so that results must be equal to
+the bit.
 """
 
 from __future__ import annotations
@@ -30,15 +30,23 @@ from edgenode.core.algorithm.compression import (
     keep_all,
     keep_none,
 )
-from edgenode.core.algorithm.learner import SparsePush
-from edgenode.core.algorithm.sparse_push import Contribution, State, debias, descend, drop_error, emit, mix
+from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.sparse_push import (
+    Contribution,
+    State,
+    compress_with_feedback,
+    debias,
+    descend,
+    drop_error,
+    mix_contributions,
+)
 from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec
 
 SEED = 11
 NOISE = np.random.default_rng(0)  # for compressors without randomness
 LEARNING_RATE = 0.125
 
-LocalStep = Callable[[int, int, np.ndarray], np.ndarray]  # (node, round, z) -> displacement
+LocalStep = Callable[[int, int, np.ndarray], np.ndarray]  # (node, round, z) -> local update
 
 
 def members(n: int) -> tuple[str, ...]:
@@ -74,21 +82,21 @@ def towards_own_optimum(layout: Layout) -> LocalStep:
 def run_learners(
     algorithm_spec: AlgorithmSpec, layout: Layout, models: np.ndarray, graphs: Iterable[Digraph], local: LocalStep
 ) -> Iterator[list[State]]:
-    """Every round's states at its end, as nodes that exchange bytes get them."""
-    learners: list[SparsePush] = []
+    """The states after every round, of nodes that exchange bytes."""
+    learners: list[VectorLearner] = []
     for t, graph in zip(range(algorithm_spec.rounds), graphs, strict=False):
         learners = learners or [
-            SparsePush(algorithm_spec, layout, State.initial(model), SEED, node)
+            VectorLearner(algorithm_spec, layout, State.initial(model), SEED, node)
             for node, model in zip(graph.nodes, models, strict=True)
         ]
         pushed = {}
         for i, learner in enumerate(learners):
             local_update = local(i, t, learner.model()) if learner.trains(t) else None
-            data, u = learner.emit(t, local_update)
+            data, u = learner.compress_update(t, local_update)
             pushed[graph.nodes[i]] = (t, graph.weight(graph.nodes[i]), u, data)
         for node, learner in zip(graph.nodes, learners, strict=True):
             received = [learner.read(*pushed[sender]) for sender in graph.in_neighbours(node)]
-            learner.mix(graph.weight(node), received)
+            learner.mix_round(graph.weight(node), received)
         yield [learner.snapshot() for learner in learners]
 
 
@@ -148,7 +156,7 @@ def rotations(draw: st.DrawFn) -> list[Digraph]:
 
 
 def model_of(n: int, layout: Layout) -> np.ndarray:
-    """n different models: the algorithm must not depend on their being equal."""
+    """n different models, because the algorithm must not depend on equal ones."""
     return np.random.default_rng(n).standard_normal((n, layout.size)).astype(np.float32)
 
 
@@ -215,7 +223,7 @@ def test_line_3() -> None:
 
 
 def test_line_4() -> None:
-    """4. Do the local update x-hat_t = x_t - gamma g_t: the step is not scaled by u, wherever u is."""
+    """4. Do the local update x-hat_t = x_t - gamma g_t: the step is not scaled by u."""
     for u in (0.25, 1.0, 3.0):
         state = State(x=floats(1, 2), error=floats(0, 0), u=np.array([u]))
         descend(state, floats(0.5, -1))
@@ -226,14 +234,14 @@ def test_line_5() -> None:
     """5. Compute error compensated update v_t = x-hat_t + delta_t"""
     state = State(x=floats(1, 2), error=floats(0.25, -8))
     descend(state, floats(0.5, -1))
-    payload = emit(state, UNCOMPRESSED, Layout((2,)), NOISE)
+    payload = compress_with_feedback(state, UNCOMPRESSED, Layout((2,)), NOISE)
     assert payload.dense(2).tolist() == [1.75, -7]
 
 
 def test_line_6() -> None:
     """6. Compress the error compensated variable C[v_t] and update error delta_t = v_t - C[v_t]"""
     state = State(x=floats(1, 2, -3), error=floats(0.25, -8, 0))
-    payload = emit(state, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
+    payload = compress_with_feedback(state, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
     assert payload.dense(3).tolist() == [0, -6, 0]
     assert state.error.tolist() == [1.25, 0, -3]
 
@@ -252,10 +260,10 @@ def test_line_7() -> None:
 def test_line_9_x() -> None:
     """9. x_t+1 = x-hat_t + eta sum_j (W_ij - I_ij) C[v_t^(j)]: the own term is the compressed message, not x-hat."""
     state = State(x=floats(1, 2, 3), error=floats(0, 0, 0))
-    own = emit(state, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
+    own = compress_with_feedback(state, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
     other = State(x=floats(8, 0, 0), error=floats(0, 0, 0))
-    push = emit(other, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
-    mix(state, own, state.u.copy(), 0.25, [Contribution(0.5, np.ones(1), push)], averaging_rate=0.5)
+    push = compress_with_feedback(other, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
+    mix_contributions(state, own, state.u.copy(), 0.25, [Contribution(0.5, np.ones(1), push)], averaging_rate=0.5)
     assert state.x.tolist() == [1 + 0.5 * 0.5 * 8, 2, 3 + 0.5 * (0.25 - 1) * 3]
 
 
@@ -263,7 +271,7 @@ def test_line_9_u() -> None:
     """9. u_t+1 = u_t + eta sum_j (W_ij - I_ij) u_t^(j)"""
     state, nothing = State.initial(floats(1)), UNCOMPRESSED(floats(0), Layout((1,)), NOISE)
     state.u[:] = 2.0
-    mix(
+    mix_contributions(
         state,
         nothing,
         state.u.copy(),
@@ -280,8 +288,8 @@ def test_line_10() -> None:
 
 
 def test_line_12() -> None:
-    """12. Output Models: x_T = z_T. What a node evaluates and hands on is z."""
-    learner = SparsePush(
+    """12. Output Models: x_T = z_T. A node evaluates and exports z."""
+    learner = VectorLearner(
         AlgorithmSpec(UNCOMPRESSED, 1.0, 1),
         Layout((2,)),
         State(floats(1, -2), floats(9, 9), np.array([0.5])),
@@ -294,18 +302,18 @@ def test_line_12() -> None:
 # --- Algorithm 2, lines 4 to 8
 
 
-def in_gossip() -> tuple[SparsePush, State]:
+def in_gossip() -> tuple[VectorLearner, State]:
     """A learner of SCSP after its two training rounds, alone on its node, and its state then."""
     algorithm_spec = AlgorithmSpec(Compressor(TopK(0.25), as_int8), 0.5, training_rounds=2, gossip_rounds=2)
-    learner = SparsePush(algorithm_spec, Layout((4,)), State.initial(floats(1, 2, 3, 4)), SEED, "n0")
+    learner = VectorLearner(algorithm_spec, Layout((4,)), State.initial(floats(1, 2, 3, 4)), SEED, "n0")
     for t in range(2):
-        learner.emit(t, floats(0.5, 0.25, 0.125, 1))
-        learner.mix(0.5, [])
+        learner.compress_update(t, floats(0.5, 0.25, 0.125, 1))
+        learner.mix_round(0.5, [])
     return learner, learner.snapshot()
 
 
 def test_gossip_line_4() -> None:
-    """4. for t = T, ..., T + k: no local update. (Their T + k is one round more than k; we make k.)"""
+    """4. for t = T, ..., T + k: no local update. (The paper's T + k is one round more than k. edgenode makes k.)"""
     learner, _ = in_gossip()
     assert learner.rounds == 4
     assert [learner.trains(t) for t in range(4)] == [True, True, False, False]
@@ -315,28 +323,28 @@ def test_gossip_line_5() -> None:
     """5. Send the model parameters x_t and bias weight u_t: x itself, neither compressed nor error compensated."""
     learner, before = in_gossip()
     assert before.error.any()
-    data, u = learner.emit(2, None)
+    data, u = learner.compress_update(2, None)
     sent = learner.read(2, 0.5, u, data)
     assert np.array_equal(sent.payload.dense(4), before.x)
     assert sent.u == before.u != 1.0
 
 
-def test_gossip_drops_the_error_and_never_again_makes_one() -> None:
-    """Algorithm 2 has no delta; leaving it out loses no mass, which is in x alone."""
+def test_gossip_drops_the_error_and_keeps_it_zero() -> None:
+    """Algorithm 2 has no delta. Dropping it loses no mass, because all mass is in x."""
     learner, before = in_gossip()
     assert before.error.any()
     for t in (2, 3):
-        learner.emit(t, None)
+        learner.compress_update(t, None)
         assert not learner.snapshot().error.any()
-        learner.mix(0.5, [])
+        learner.mix_round(0.5, [])
 
 
 def test_gossip_line_7() -> None:
     """7. x_t+1 = x_t + eta sum_j (W_ij - I_ij) x_t^(j), and the same for u; eta is 1 here."""
     learner, before = in_gossip()
-    learner.emit(2, None)
+    learner.compress_update(2, None)
     received = learner.read(2, 0.25, (3.0,), learner_bytes(floats(8, 8, 0, 0)))
-    learner.mix(0.5, [received])
+    learner.mix_round(0.5, [received])
     after = learner.snapshot()
     assert np.array_equal(after.x, np.float32(0.5) * before.x + floats(2, 2, 0, 0))
     assert after.u == 0.5 * before.u + 0.25 * 3
@@ -344,20 +352,22 @@ def test_gossip_line_7() -> None:
 
 def learner_bytes(model: np.ndarray) -> bytes:
     layout = Layout((len(model),))
-    return SparsePush(AlgorithmSpec(UNCOMPRESSED, 1.0, 0, 1), layout, State.initial(model), SEED, "n1").emit(0, None)[0]
+    return VectorLearner(
+        AlgorithmSpec(UNCOMPRESSED, 1.0, 0, 1), layout, State.initial(model), SEED, "n1"
+    ).compress_update(0, None)[0]
 
 
 def test_gossip_line_8() -> None:
     """8. De-bias the updated model: z_t+1 = x_t+1 / u_t+1"""
     learner, _ = in_gossip()
-    learner.emit(2, None)
-    learner.mix(0.5, [])
+    learner.compress_update(2, None)
+    learner.mix_round(0.5, [])
     after = learner.snapshot()
     assert np.array_equal(learner.model(), after.x / np.float32(after.u[0]))
 
 
-def test_gossip_brings_every_node_to_the_average_of_the_accumulators() -> None:
-    """The compressed phase leaves the nodes apart; sum(x) / sum(u) is what they then agree on."""
+def test_gossip_reaches_the_average_of_the_accumulators() -> None:
+    """The nodes differ after the compressed rounds. Gossip brings them to sum(x) / sum(u)."""
     layout, graph = Layout((5, 6)), preset("chord", 4)
     algorithm_spec = AlgorithmSpec(Compressor(TopK(0.2), as_int8), 0.1, training_rounds=30, gossip_rounds=60)
     models = np.tile(model_of(1, layout), (4, 1))
@@ -374,7 +384,7 @@ def test_gossip_brings_every_node_to_the_average_of_the_accumulators() -> None:
 
 @given(st.integers(1, 7).flatmap(strongly_connected))
 def test_columns_of_w_sum_to_one(graph: Digraph) -> None:
-    """8.1, assumption 2. W[i, j] is the weight of j's message at i: line 9 needs it so."""
+    """8.1, assumption 2. W[i, j] is the weight of j's message at i, as line 9 needs."""
     assert graph.mixing_matrix().sum(axis=0) == pytest.approx(np.ones(len(graph.nodes)), abs=1e-15)
 
 
@@ -383,7 +393,7 @@ def test_columns_of_w_sum_to_one(graph: Digraph) -> None:
 def test_mixing_conserves_the_sums_of_x_and_u(
     graphs: list[Digraph], compressor: Compressor, eta: float, layout: Layout
 ) -> None:
-    """Whatever the compressor drops or rounds. The vectors are float64 here, so that the bound can be tight."""
+    """For any compressor. The vectors are float64 here, so that the bound can be tight."""
     states = [
         State(x=x, error=np.zeros(layout.size, np.float32))
         for x in model_of(len(graphs[0].nodes), layout).astype(float)
@@ -401,15 +411,15 @@ def test_mixing_conserves_the_sums_of_x_and_u(
         }
         for node, state in zip(graph.nodes, states, strict=True):
             received = [pushed[sender] for sender in graph.in_neighbours(node)]
-            mix(state, pushed[node].payload, state.u.copy(), graph.weight(node), received, eta)
+            mix_contributions(state, pushed[node].payload, state.u.copy(), graph.weight(node), received, eta)
         exchanged = sum(np.abs(p.dense(layout.size)) for p in payloads)
-        # only the products are rounded, to float32, where the weights are no powers of two
+        # only the products are rounded, to float32, unless the weights are powers of two
         assert (np.abs(sum(s.x for s in states) - before_x) <= 2**-22 * exchanged + 1e-12).all()
         assert sum(float(s.u[0]) for s in states) == pytest.approx(before_u, abs=1e-13)
 
 
 @pytest.mark.parametrize("compressor", [UNCOMPRESSED, Compressor(TopK(0.25), as_float32)])
-def test_mixing_conserves_the_sums_exactly_where_no_float_rounds(compressor: Compressor) -> None:
+def test_mixing_conserves_the_sums_exactly_without_rounding(compressor: Compressor) -> None:
     layout, graph = Layout((3, 5)), preset("a", 4)
     models = np.random.default_rng(2).integers(-8, 9, (4, 8)).astype(np.float32)
     for states in run_learners(AlgorithmSpec(compressor, 0.5, 6), layout, models, itertools.repeat(graph), no_step):
@@ -424,7 +434,7 @@ def doubly_stochastic(name: str, n: int) -> Digraph:
 
 
 @pytest.mark.parametrize(("name", "n"), [("complete", 4), ("complete", 3), ("two-way ring", 5)])
-def test_without_compression_on_a_symmetric_graph_it_is_d_psgd(name: str, n: int) -> None:
+def test_uncompressed_on_a_symmetric_graph_is_d_psgd(name: str, n: int) -> None:
     """Section 3: C the identity, u one, W symmetric and doubly stochastic give D-PSGD (Lian et al., 2017a)."""
     layout, graph, rounds = Layout((4, 7)), doubly_stochastic(name, n), 50
     local = towards_own_optimum(layout)
@@ -441,7 +451,7 @@ def test_without_compression_on_a_symmetric_graph_it_is_d_psgd(name: str, n: int
 
 
 @pytest.mark.parametrize("name", ["chord", "a", "exponential"])
-def test_without_compression_it_is_stochastic_gradient_push(name: str) -> None:
+def test_uncompressed_is_stochastic_gradient_push(name: str) -> None:
     """Assran et al. 2019, Algorithm 1: x <- P (x - gamma grad F(z)), w <- P w, z = x / w."""
     n, rounds = 4, 50
     layout, graph = Layout((4, 7)), preset(name, n)
@@ -458,25 +468,25 @@ def test_without_compression_it_is_stochastic_gradient_push(name: str) -> None:
 
 
 @pytest.mark.parametrize("quantise", [as_int8, as_bfloat16, Random(1)])
-def test_the_error_also_holds_what_rounding_has_taken(quantise) -> None:
-    """delta is taken against the payload as receivers decode it: what was not said now will be said later."""
+def test_error_includes_the_rounding_of_values(quantise) -> None:
+    """delta is computed from the payload as receivers decode it: what one round does not send, a later one does."""
     x = np.random.default_rng(3).standard_normal(100).astype(np.float32)
     state = State.initial(x)
-    payload = emit(state, Compressor(keep_all, quantise), Layout((100,)), NOISE)
+    payload = compress_with_feedback(state, Compressor(keep_all, quantise), Layout((100,)), NOISE)
     assert state.error.any()
-    said = payload.dense(100)
-    ulp = np.spacing(np.maximum(np.abs(x), np.abs(said)))  # of the larger: what is said may exceed what is
-    assert (np.abs(state.error + said - x) <= ulp).all()
+    sent = payload.dense(100)
+    ulp = np.spacing(np.maximum(np.abs(x), np.abs(sent)))  # of the larger: rounding may exceed x
+    assert (np.abs(state.error + sent - x) <= ulp).all()
 
 
-def test_what_is_said_over_time_averages_to_what_is() -> None:
+def test_messages_over_time_average_to_the_model() -> None:
     """The first-order delta-sigma loop of section 3: with x at rest, the mean of C[v] over time tends to x."""
     layout, rounds = Layout((40,)), 400
     x = np.random.default_rng(4).standard_normal(40).astype(np.float32)
-    state, said = State.initial(x), np.zeros(40)
+    state, sent = State.initial(x), np.zeros(40)
     for _ in range(rounds):
-        said += emit(state, Compressor(TopK(0.1), as_int8), layout, NOISE).dense(40)
-    assert np.abs(said / rounds - x).max() < 0.1
+        sent += compress_with_feedback(state, Compressor(TopK(0.1), as_int8), layout, NOISE).dense(40)
+    assert np.abs(sent / rounds - x).max() < 0.1
     assert np.array_equal(state.x, x)
 
 
@@ -487,7 +497,7 @@ def resnet_110() -> Layout:
     return Layout((*convolutions, *normalisations, 640, 10))
 
 
-def test_top_k_is_per_tensor_as_the_byte_counts_of_table_2_say() -> None:
+def test_top_k_per_tensor_matches_the_bytes_of_table_2() -> None:
     """ResNet-110 at 0.1 %: 6 bytes per kept entry give 610x (611x printed); a choice over the whole model 667x."""
     layout = resnet_110()
     assert (len(layout.sizes), layout.size) == (329, 1_727_962)
@@ -505,7 +515,7 @@ def gossip(graphs: Iterable[Digraph], values: np.ndarray, rounds: int) -> list[S
     return list(run_learners(algorithm_spec, Layout((1,)), values[:, None].astype(np.float32), graphs, no_step))[-1]
 
 
-def test_an_unbalanced_graph_needs_push_sum() -> None:
+def test_unbalanced_graph_needs_push_sum() -> None:
     """x alone tends to W's stationary distribution times the sum; x / u to the average."""
     values = np.array([1.0, 2.0, 3.0, 10.0])
     states = gossip(itertools.repeat(preset("chord", 4)), values, 100)
@@ -517,7 +527,7 @@ def test_an_unbalanced_graph_needs_push_sum() -> None:
 
 
 @pytest.mark.parametrize(("n", "rounds"), [(4, 20), (8, 87), (16, 356)])
-def test_a_ring_comes_a_thousand_times_closer_in_this_many_rounds(n: int, rounds: int) -> None:
+def test_ring_gossip_shrinks_differences_a_thousandfold(n: int, rounds: int) -> None:
     """The slowest mode of the directed ring shrinks by cos(pi / n) per round."""
     assert math.cos(math.pi / n) ** rounds == pytest.approx(1e-3, rel=0.03)
     slowest = np.cos(2 * np.pi * np.arange(n) / n)
@@ -526,7 +536,7 @@ def test_a_ring_comes_a_thousand_times_closer_in_this_many_rounds(n: int, rounds
 
 
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
-def test_the_one_peer_exponential_graph_averages_exactly_in_log2_n_rounds(n: int) -> None:
+def test_one_peer_exponential_is_exact_in_log2_n_rounds(n: int) -> None:
     values = np.random.default_rng(n).integers(-100, 100, n).astype(float)
     graphs = GraphSpec("one-peer-exponential").period(members(n))
     assert len(graphs) == math.log2(n)
@@ -534,22 +544,22 @@ def test_the_one_peer_exponential_graph_averages_exactly_in_log2_n_rounds(n: int
 
 
 def consensus_error(share: float, eta: float, rounds: int) -> float:
-    """Root mean square distance of four untrained nodes on a ring from their average, relative to where they began."""
+    """Root mean square distance of four untrained nodes on a ring from their average, relative to the start."""
     layout, graph = Layout((300,)), preset("a", 4)
     states = [State.initial(x) for x in model_of(4, layout)]
     average = np.mean([s.x for s in states], axis=0)
     began = np.sqrt(np.mean([(s.x - average) ** 2 for s in states]))
     for _ in range(rounds):
-        pushes = [emit(s, Compressor(TopK(share), as_float32), layout, NOISE) for s in states]
+        pushes = [compress_with_feedback(s, Compressor(TopK(share), as_float32), layout, NOISE) for s in states]
         for i, state in enumerate(states):
             (sender,) = graph.in_neighbours(graph.nodes[i])
             received = Contribution(0.5, np.ones(1), pushes[graph.nodes.index(sender)])
-            mix(state, pushes[i], state.u.copy(), 0.5, [received], eta)
+            mix_contributions(state, pushes[i], state.u.copy(), 0.5, [received], eta)
     return float(np.sqrt(np.mean([(s.x - average) ** 2 for s in states])) / began)
 
 
 def test_eta_must_match_the_compression() -> None:
-    """The error at rest grows like eta / p; near eta / p = 6 to 10 the iteration diverges."""
+    """The consensus error grows like eta / p. Near eta / p = 6 to 10 the iteration diverges."""
     share, rounds = 0.1, 400
     half, one, two = (consensus_error(share, ratio * share, rounds) for ratio in (0.5, 1, 2))
     assert half < one < two < 0.5
@@ -558,22 +568,22 @@ def test_eta_must_match_the_compression() -> None:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.1, 0.01])
-def test_the_default_eta_is_stable(share: float) -> None:
+def test_default_eta_is_stable(share: float) -> None:
     assert consensus_error(share, default_averaging_rate(share), 600) < 0.6
 
 
-def test_the_error_grows_to_the_size_of_the_model_over_the_share() -> None:
-    """Which any value format must hold: at 1 % what is sent is some hundred times a weight."""
+def test_error_grows_to_the_model_over_the_share() -> None:
+    """Every value format must represent it: at 1 % a sent number is a hundred times a weight."""
     layout = Layout((1000,))
     state, largest = State.initial(np.random.default_rng(6).standard_normal(1000)), 0.0
     for _ in range(400):
-        payload = emit(state, Compressor(TopK(0.01), as_bfloat16), layout, NOISE)
+        payload = compress_with_feedback(state, Compressor(TopK(0.01), as_bfloat16), layout, NOISE)
         largest = max(largest, float(np.abs(payload.numbers).max()))
     assert 20 < largest < 400
 
 
-def test_with_compression_u_mixes_exactly_and_z_drifts_on_an_unbalanced_graph() -> None:
-    """Nodes that start alike and do not train would stay alike; with a sparse x beside an exact u they do not."""
+def test_compressed_z_drifts_on_an_unbalanced_graph() -> None:
+    """Nodes that start equal and do not train should stay equal. With a sparse x and an exact u they do not."""
     layout, graph = Layout((200,)), itertools.repeat(preset("chord", 4))
     models = np.tile(model_of(1, layout), (4, 1))
 
@@ -587,7 +597,7 @@ def test_with_compression_u_mixes_exactly_and_z_drifts_on_an_unbalanced_graph() 
     assert drift(sparse, default_averaging_rate(0.1), gossip_rounds=60) < 1e-4
 
 
-def test_forgetting_the_error_moves_no_mass() -> None:
+def test_dropping_the_error_moves_no_mass() -> None:
     state = State(x=floats(1, 2), error=floats(3, 4), u=np.array([0.5]))
     drop_error(state)
     assert (state.x.tolist(), state.u, state.error.tolist()) == ([1, 2], 0.5, [0, 0])

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
-from edgenode.core.algorithm.learner import SparsePush
+from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import Mixed, Save, Train, Trained
 from edgenode.core.protocol.node import Node
@@ -79,7 +79,7 @@ class Replica:
         self._sketch: Sketch | None = None
         self.layout = Layout(tuple(size for _, size in trainer.layout))
         state = self._state(algorithm_spec, start) if fetched is None else self._newborn(algorithm_spec, fetched)
-        self.learner = SparsePush(algorithm_spec, self.layout, state, config.run.seed, name)
+        self.learner = VectorLearner(algorithm_spec, self.layout, state, config.run.seed, name)
         self.node = Node(
             name,
             plan,

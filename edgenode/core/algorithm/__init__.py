@@ -1,1 +1,1 @@
-"""Sparse-Push and its relatives: compression, error feedback, mixing. Pure."""
+"""The arithmetic of one node: compression, error feedback and mixing, for Sparse-Push and related algorithms. Pure."""

@@ -1,4 +1,4 @@
-"""Which compressor, averaging rate, block and kind of step each round has: an algorithm is a recipe, not a class."""
+"""An algorithm as data: the compressor, averaging rate, block and update rule of each round."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNCOMPRESSED = Compressor(keep_all, as_float32)
 
 
 def default_averaging_rate(share: float) -> float:
-    """eta for a kept share p in (0, 1]: Table 5, log-interpolated; below 0.1 % eta = p, where it still converges."""
+    """eta for a kept share p in (0, 1]: Table 5, log-interpolated. Below 0.1 % it is p, which still converges."""
     if share <= _TABLE_5[0][0]:
         return share
     shares, rates = zip(*_TABLE_5, strict=True)
@@ -29,33 +29,34 @@ def default_averaging_rate(share: float) -> float:
 
 
 def default_difference_rate(share: float) -> float:
-    """gamma of CHOCO-SGD and Quant-SGP for a kept share p in (0, 1]: 2 p, a half of where top-k begins to oscillate."""
+    """gamma of CHOCO-SGD and Quant-SGP for a kept share p in (0, 1]: 2 p, half of where top-k begins to oscillate."""
     return min(1.0, 2 * share)
 
 
 @dataclass(frozen=True)
 class RoundStep:
-    """What a round consists of.
+    """The parameters of one round.
 
     Attributes:
-        forgets: the first gossip round, where the held-back error is dropped.
-        block: the one that is exchanged; None is all of the model.
+        drops_error: this is the first gossip round, which drops the error.
+        block: the block that is exchanged, or None for the whole model.
     """
 
     trains: bool
     compressor: Compressor
     averaging_rate: float
-    forgets: bool = False
+    drops_error: bool = False
     block: int | None = None
 
 
 @dataclass(frozen=True)
 class AlgorithmSpec:
-    """A rule for ``training_rounds``, then Algorithm 2's uncompressed gossip for ``gossip_rounds`` (0 is SP).
+    """An update rule for ``training_rounds``, then Algorithm 2's uncompressed gossip for ``gossip_rounds`` (0 is SP).
 
     Attributes:
-        blocks: into how many the model is cut: a training round exchanges one of them, all in turn (the rolling
-            exchange). Each has a push-sum weight of its own.
+        blocks: with more than one, the rolling exchange: round t exchanges block t mod ``blocks`` of the flat vector.
+            Every node exchanges the same block in the same round, and each block has a push-sum weight of its own. So
+            each block is push-sum on the run's graphs, once every ``blocks`` rounds, and is exact on unbalanced graphs.
     """
 
     compressor: Compressor
@@ -67,22 +68,22 @@ class AlgorithmSpec:
 
     @property
     def rounds(self) -> int:
-        """All of them, T + k."""
+        """Training and gossip rounds, T + k."""
         return self.training_rounds + self.gossip_rounds
 
     def step(self, t: int) -> RoundStep:
-        """The step of one round, 0 <= round < rounds."""
+        """The parameters of round t, 0 <= t < rounds."""
         if t < self.training_rounds:
             block = t % self.blocks if self.blocks > 1 else None
             return RoundStep(True, self.compressor, self.averaging_rate, block=block)
-        return RoundStep(False, UNCOMPRESSED, 1.0, forgets=t == self.training_rounds)
+        return RoundStep(False, UNCOMPRESSED, 1.0, drops_error=t == self.training_rounds)
 
     def initial(self, model: Floats) -> State:
-        """The state to begin with: the common model, and zeros for what the rule keeps.
+        """The first state: the common model, and zeros for the vectors that the rule keeps.
 
-        There is no error where the compressor holds nothing back, or where nothing is exchanged at all.
+        There is no error if the compressor is lossless, or nothing is exchanged.
         """
-        lossless = not self.compressor.holds_back or self.averaging_rate == 0
+        lossless = not self.compressor.lossy or self.averaging_rate == 0
         keeps = [name for name in self.rule.keeps if not (name == "error" and lossless)]
         return State.initial(model, keeps, self.blocks)
 
@@ -90,12 +91,13 @@ class AlgorithmSpec:
 def gossip_rounds_needed(spec: GraphSpec, nodes: int, tolerance: float) -> int:
     """The least k after which push-sum over a graph has averaged any values to within a relative tolerance.
 
-    With P the product of k mixing matrices, z_i = sum_j P_ij x_j / sum_j P_ij: k is the first for which no
-    normalised weight is further than tolerance / n from 1 / n. On a directed ring 1e-3 takes 21 / 97 / 391 rounds
-    for 4 / 8 / 16 nodes: its slowest mode shrinks by cos(pi / n) per round.
+    1. With P the product of k mixing matrices, z_i = sum_j P_ij x_j / sum_j P_ij.
+    2. So k is the first for which every normalised weight is within tolerance / n of 1 / n.
+    3. On a directed ring 1e-3 takes 21 / 97 / 391 rounds for 4 / 8 / 16 nodes: the slowest mode shrinks by cos(pi / n)
+       per round.
 
     Raises:
-        ConfigError: 10,000 rounds do not suffice.
+        ConfigError: 10,000 rounds are not enough.
     """
     period = spec.period(tuple(f"{i:06d}" for i in range(nodes)))
     product = np.eye(nodes)

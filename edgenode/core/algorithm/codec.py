@@ -1,6 +1,7 @@
-"""Payload <-> bytes. ``decode`` takes bytes from strangers: every length is checked before it is trusted.
+"""Payload <-> bytes. ``decode`` reads untrusted bytes, and checks every length before it uses it.
 
-Which part of the model a payload is of does not travel: both ends know it, and give the layout of that part.
+The bytes do not say which block of the model a payload belongs to. Both ends know it from the round, and pass the
+layout of that block.
 
     header   version u8, form u8, entries u32, unary bytes u32, length u32, CRC-32 u32
     tables   (sparse) entries per tensor in bit_length(size) bits each, Rice parameters in 5 bits each
@@ -9,9 +10,18 @@ Which part of the model a payload is of does not travel: both ends know it, and 
     scales   (integer values) float32 per tensor
     values   float32, bfloat16, or integers of 2 to 8 bits
 
-An index travels as the gap to the one before it in its tensor, Rice-coded with a parameter per tensor: 8.11 bits
-at 1 % density where the entropy is 8.08. The quotients and the low bits lie in streams of their own, so both
-directions are a handful of array operations, whatever the number of tensors.
+Positions are Rice-coded:
+
+1. An index becomes its gap to the previous index of its tensor, less one. The first gap counts from the tensor's start.
+2. A gap g is split, with a parameter k per tensor, into g >> k in unary and the k low bits of g.
+3. Unary codes and low bits are separate streams, so that both directions take a few array operations for any number of
+   tensors.
+
+At 1 % density this costs 8.11 bits per index, where the entropy is 8.08.
+
+Invariants: ``decode(encode(p)) == p``, and equal payloads have equal bytes. Gaps are not negative, so the decoded
+indices of a tensor are strictly increasing and cannot repeat. The work and memory of ``decode`` are bounded by the
+bytes received and the size of the model, whatever the header claims.
 """
 
 from __future__ import annotations
@@ -28,13 +38,13 @@ from edgenode.errors import RemoteProtocolError
 
 VERSION = 1
 _HEADER = struct.Struct("<BBIIII")
-_SPARSE = 0x80  # the form byte: this flag, and the bits per value
+_SPARSE = 0x80  # flag of the form byte; the other bits are the bits per value
 _PARAMETER_BITS = 5
 Bits = NDArray[np.uint8]
 
 
 def encode(payload: Payload, layout: Layout) -> bytes:
-    """The bytes of a payload; ``decode`` of them equals it."""
+    """The bytes of a payload."""
     values = payload.values
     parts: list[bytes] = []
     unary = b""
@@ -61,11 +71,11 @@ def encode(payload: Payload, layout: Layout) -> bytes:
 
 
 def decode(data: bytes, layout: Layout) -> Payload:
-    """The payload of bytes from outside.
+    """The payload of received bytes.
 
     Raises:
-        RemoteProtocolError: wrong version, length or checksum; truncated or oversized; an index out of range
-            (indices cannot repeat: gaps are not negative); a value or scale that is not finite.
+        RemoteProtocolError: a wrong version, length or checksum, truncated or additional bytes, an index out of range,
+            or a value or scale that is not finite.
     """
     if len(data) < _HEADER.size:
         raise RemoteProtocolError(f"a payload of {len(data)} bytes is shorter than its header")
@@ -75,7 +85,7 @@ def decode(data: bytes, layout: Layout) -> Payload:
     if version != VERSION:
         raise RemoteProtocolError(f"payload version {version}, expected {VERSION}")
     if length != len(data):
-        raise RemoteProtocolError(f"a payload of {len(data)} bytes says it has {length}")
+        raise RemoteProtocolError(f"a payload of {len(data)} bytes has the length {length} in its header")
     if checksum != _checksum(tuple(head), body):
         raise RemoteProtocolError("payload checksum does not match")
     if max(entries, 8 * unary_bytes - 7) > layout.size:  # a unary stream has at most one bit per parameter
@@ -97,13 +107,13 @@ def decode(data: bytes, layout: Layout) -> Payload:
 
 
 def max_bytes(layout: Layout) -> int:
-    """An upper bound of what ``encode`` makes for this model: 4 bytes a value, and 2 bits a parameter for positions."""
+    """An upper bound of the encoded size for this model: 4 bytes per value, and 2 bits per parameter for positions."""
     tensors = len(layout.sizes)
     return _HEADER.size + 4 + 9 * tensors + 4 * layout.size + layout.size // 4
 
 
 class _Reader:
-    """A cursor over a buffer that refuses to run past its end."""
+    """A cursor over a buffer. Raises RemoteProtocolError instead of reading past the end."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -129,6 +139,7 @@ def _count_widths(layout: Layout) -> Ints:
 
 
 def _owners(counts: Ints) -> Ints:
+    """The tensor that each entry belongs to, [k]."""
     return np.repeat(np.arange(len(counts)), counts)
 
 
@@ -142,7 +153,7 @@ def _gaps(indices: Ints, counts: Ints, layout: Layout) -> Ints:
 
 
 def _rice_parameters(gaps: Ints, counts: Ints) -> Ints:
-    """The cheapest parameter per tensor, sought around log2 of the mean gap; [tensors]."""
+    """The cheapest parameter of each tensor among the three nearest to log2 of its mean gap, [tensors]."""
     owners = _owners(counts)
     entries = np.maximum(counts, 1)
     mean = np.bincount(owners, weights=gaps, minlength=len(counts)) / entries
@@ -154,7 +165,7 @@ def _rice_parameters(gaps: Ints, counts: Ints) -> Ints:
 
 
 def _pack(numbers: Ints, widths: Ints) -> bytes:
-    """Numbers of the given bit widths, grouped by width so that each group is one matrix of bits."""
+    """Pack numbers of the given bit widths. They are grouped by width, so that each group is one matrix of bits."""
     groups = [
         ((numbers[widths == width, None] >> np.arange(width - 1, -1, -1)) & 1).astype(np.uint8).ravel()
         for width in np.unique(widths[widths > 0])
@@ -163,7 +174,7 @@ def _pack(numbers: Ints, widths: Ints) -> bytes:
 
 
 def _unpack(reader: _Reader, widths: Ints) -> Ints:
-    """The inverse of ``_pack`` for known widths; the size of the work is that of the bytes really there."""
+    """The inverse of ``_pack`` for known widths. ``take`` fails first if the bytes are not there."""
     total = int(widths.sum())
     stream = np.unpackbits(reader.take((total + 7) // 8), count=total)
     numbers = np.zeros(len(widths), dtype=np.int64)

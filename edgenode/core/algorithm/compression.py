@@ -1,7 +1,7 @@
-"""Compression operators C: a flat float32 vector in, a Payload out. Pure; the randomness is handed in.
+"""Compression operators C: a flat float32 vector in, a Payload out. Pure: random numbers come from an argument.
 
-An operator is a choice of entries (``select``) followed by a rounding of their values (``quantise``), so that
-identity, top-k, random quantisation and their compositions are one class.
+An operator selects entries (``select``) and then rounds their values (``quantise``). Identity, top-k, random
+quantisation and their combinations are thus one class.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from edgenode.errors import LocalProtocolError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_SAMPLED_FROM = 65_536  # below this a full partition is quicker than sampling a threshold first
-_DIVERGED = 1e15  # up to here the squares of 10^8 numbers still sum to a float32, and any of them fits bfloat16
+_SAMPLED_FROM = 65_536  # below this size a full partition is faster than sampling a threshold first
+_DIVERGED = 1e15  # below this the squares of 10^8 numbers sum to a finite float32, and each number fits bfloat16
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The sizes of the model's tensors in flat order; both ends of a push know it from the run's configuration."""
+    """The sizes of the model's tensors in flat order. Both ends of a push derive it from the run's configuration."""
 
     sizes: tuple[int, ...]
 
     @cached_property
     def offsets(self) -> Ints:
-        """Where each tensor begins, and the end: [tensors + 1]."""
+        """The start of each tensor, and the end of the last: [tensors + 1]."""
         return np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
 
     @property
@@ -39,7 +39,7 @@ class Layout:
         return int(self.offsets[-1])
 
     def part(self, block: int | None, blocks: int) -> Layout:
-        """The layout of one block of the flat vector, or of everything: the tensors and ends of tensors in it."""
+        """The layout of one block of the flat vector, with tensors divided at its bounds. None is the whole vector."""
         if block is None:
             return self
         first, last = block_bounds(self.size, blocks)[block : block + 2]
@@ -48,15 +48,15 @@ class Layout:
 
 
 def block_bounds(size: int, blocks: int) -> Ints:
-    """Where each contiguous block of a vector begins, and the end: [blocks + 1]. Sizes differ by one at most."""
+    """The start of each contiguous block of a vector, and the end: [blocks + 1]. Sizes differ by at most one."""
     return np.arange(blocks + 1, dtype=np.int64) * size // blocks
 
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """Numbers as they travel: ``codes`` in float32, bfloat16 (as uint16) or signed integers of ``bits`` bits.
+    """Numbers as they are sent: ``codes`` in float32, bfloat16 (as uint16) or signed integers of ``bits`` bits.
 
-    Integer codes stand for ``code * scale`` with one float32 scale per tensor.
+    An integer code means ``code * scale``, with one float32 scale per tensor.
     """
 
     codes: NDArray[np.generic]
@@ -64,7 +64,7 @@ class Values:
     scales: Floats | None = None
 
     def decode(self, counts: Ints) -> Floats:
-        """The numbers, float32 [k]; ``counts`` are the entries per tensor."""
+        """The numbers, float32 [k], where ``counts`` are the entries per tensor."""
         if self.scales is not None:
             return self.codes.astype(np.float32) * np.repeat(self.scales, counts)
         if self.bits == 16:
@@ -74,12 +74,12 @@ class Values:
 
 @dataclass(frozen=True, eq=False)
 class Payload:
-    """C[v]: the kept entries of a vector. ``indices`` is None where every entry is kept.
+    """C[v]: the kept entries of a vector.
 
     Attributes:
         counts: entries kept per tensor, [tensors].
-        indices: flat positions, strictly increasing, [k] or None.
-        values: the k numbers as they travel.
+        indices: flat positions, strictly increasing, [k]. None if every entry is kept.
+        values: the k numbers as they are sent.
     """
 
     counts: Ints
@@ -88,36 +88,36 @@ class Payload:
 
     @cached_property
     def numbers(self) -> Floats:
-        """The kept numbers as every receiver will read them, float32 [k]."""
+        """The kept numbers as every receiver decodes them, float32 [k]."""
         return self.values.decode(self.counts)
 
     def add_to(self, target: Floats, scale: float) -> None:
-        """``target += scale * C[v]`` in place; a sparse payload never becomes dense."""
+        """``target += scale * C[v]`` in place, without making a sparse payload dense."""
         if self.indices is None:
             target += np.float32(scale) * self.numbers
         else:
             target[self.indices] += np.float32(scale) * self.numbers
 
     def dense(self, size: int) -> Floats:
-        """C[v] as a vector [d]: for tests and references."""
+        """C[v] as a vector [d], for tests and references."""
         vector = np.zeros(size, dtype=np.float32)
         self.add_to(vector, 1.0)
         return vector
 
 
 class Select(Protocol):
-    """Which entries are kept."""
+    """Selects the entries to keep."""
 
     def __call__(self, vector: Floats, layout: Layout) -> tuple[Ints, Ints | None]:
-        """(counts [tensors], indices [k] or None for all)."""
+        """Returns counts [tensors], and indices [k] or None for all."""
         ...
 
 
 class Quantise(Protocol):
-    """How the kept numbers are rounded."""
+    """Rounds the kept numbers."""
 
     def __call__(self, numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
-        """Rounded numbers, [k] in and out."""
+        """Returns the k rounded numbers."""
         ...
 
 
@@ -127,16 +127,16 @@ def keep_all(vector: Floats, layout: Layout) -> tuple[Ints, Ints | None]:
 
 
 def keep_none(vector: Floats, layout: Layout) -> tuple[Ints, Ints | None]:
-    """K = 0, the paper's control without communication."""
+    """K = 0, the paper's baseline without communication."""
     return np.zeros(len(layout.sizes), dtype=np.int64), np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class TopK:
-    """The largest entries by magnitude, a share of each tensor and at least one of each.
+    """The largest entries by magnitude: a share of each tensor, and at least one of each.
 
-    Per tensor, not global: that is what the byte counts of Table 2 fit (610x predicted for ResNet-110 at
-    0.1 %, 611x printed; a global choice would give 667x).
+    The share is per tensor and not global, which is what the byte counts of Table 2 fit: for ResNet-110 at 0.1 % it
+    predicts 610x, and the paper prints 611x. A global share would give 667x.
     """
 
     share: float
@@ -150,15 +150,19 @@ class TopK:
         return np.fromiter(map(len, kept), dtype=np.int64, count=len(kept)), np.concatenate(kept)
 
     def count(self, size: int) -> int:
-        """Entries kept of a tensor of this size; truncated, which alone gives the 610x."""
+        """Entries kept of a tensor of this size. Only truncation gives the 610x."""
         return max(1, int(self.share * size))
 
 
 def top_k(magnitude: Floats, k: int) -> Ints:
-    """Positions of the k largest of a non-negative vector, increasing; exact.
+    """Positions of the k largest of a non-negative vector, increasing.
 
-    A large vector is first cut down by a threshold read off a strided sample, then partitioned: one pass
-    instead of a full selection. If the sample misled, the whole vector is partitioned after all.
+    A large vector costs one pass and a partition of few candidates, instead of a partition of everything:
+
+    1. A strided sample estimates a threshold that somewhat more than k entries reach.
+    2. The entries at or above it are the candidates. If there are at least k, the k largest are among them, because
+       every other entry is below the threshold. The result is therefore exact, whatever the sample was.
+    3. If there are fewer than k candidates, or so many that nothing is gained, the whole vector is partitioned.
     """
     size = len(magnitude)
     if k >= size:
@@ -167,7 +171,7 @@ def top_k(magnitude: Floats, k: int) -> Ints:
     if size >= _SAMPLED_FROM:
         sample = np.sort(magnitude[:: max(1, size // 16_384)])
         wanted = min(len(sample), int(1.3 * k / size * len(sample)) + 16)
-        above = np.flatnonzero(~(magnitude < sample[-wanted]))  # a NaN counts as large, to be seen
+        above = np.flatnonzero(~(magnitude < sample[-wanted]))  # NaN counts as large, so that it is detected
         if k <= len(above) < size // 2:
             candidates = above
     if candidates is None:
@@ -183,7 +187,7 @@ def as_float32(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Value
 
 
 def as_bfloat16(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
-    """Round to the nearest bfloat16, ties to even: float32's range, so that grown errors still fit."""
+    """Round to the nearest bfloat16, ties to even. It has float32's range, so that values with a grown error fit."""
     bits = numbers.view(np.uint32).astype(np.uint64)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return Values(rounded.astype(np.uint16), bits=16)
@@ -191,7 +195,7 @@ def as_bfloat16(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Valu
 
 @dataclass(frozen=True)
 class Integers:
-    """Nearest of 2^bits - 1 levels between plus and minus each tensor's largest magnitude."""
+    """Round to the nearest of 2^bits - 1 levels between plus and minus each tensor's largest magnitude."""
 
     bits: int
 
@@ -211,9 +215,9 @@ as_int4 = Integers(4)
 class Random:
     """Random quantisation (Alistarh et al. 2017, QSGD; scaled as in Koloskova et al. 2019), per tensor.
 
-    ``sign(v) * |v|_2 / (s * tau) * floor(s * |v| / |v|_2 + xi)`` with ``s = 2^bits - 1`` levels, xi uniform in
-    [0, 1) and ``tau = 1 + min(d / s^2, sqrt(d) / s)``, which makes the operator contract
-    (section 8.1, assumption 5).
+    ``sign(v) * |v|_2 / (s * tau) * floor(s * |v| / |v|_2 + xi)`` with ``s = 2^bits - 1`` levels and xi uniform in
+    [0, 1). Division by ``tau = 1 + min(d / s^2, sqrt(d) / s)`` makes the operator a contraction (section 8.1,
+    assumption 5). A code has one bit more for its sign, and zeros are not sent.
     """
 
     bits: int
@@ -230,7 +234,7 @@ class Random:
 
 
 def per_tensor(reduce: np.ufunc, numbers: Floats, counts: Ints) -> Floats:
-    """Reduce the entries of each tensor, [k] -> [tensors]; 0 for a tensor without entries."""
+    """Reduce the entries of each tensor, [k] -> [tensors]. A tensor without entries gives 0."""
     result = np.zeros(len(counts), dtype=np.float32)
     full = counts > 0
     if full.any():
@@ -241,28 +245,28 @@ def per_tensor(reduce: np.ufunc, numbers: Floats, counts: Ints) -> Floats:
 
 @dataclass(frozen=True)
 class Compressor:
-    """The paper's C: select, then quantise; quantised-away zeros do not travel."""
+    """The paper's C: select, then quantise. Zeros of random quantisation are not sent."""
 
     select: Select
     quantise: Quantise
 
     @property
-    def holds_back(self) -> bool:
-        """Whether anything of a vector can be missing in its payload."""
+    def lossy(self) -> bool:
+        """Whether C[v] can differ from v."""
         return (self.select, self.quantise) != (keep_all, as_float32)
 
     def __call__(self, vector: Floats, layout: Layout, rng: np.random.Generator) -> Payload:
         """C[vector].
 
         Raises:
-            LocalProtocolError: the vector is not of the layout's size, or a kept number is beyond 1e15 or NaN.
+            LocalProtocolError: the vector does not have the layout's size, or a kept number is 1e15 or larger, or NaN.
         """
         if vector.shape != (layout.size,):
-            raise LocalProtocolError(f"a vector of shape {vector.shape} is not of this model's size {layout.size}")
+            raise LocalProtocolError(f"a vector of shape {vector.shape} does not fit a model of size {layout.size}")
         counts, indices = self.select(vector, layout)
         numbers = vector if indices is None else vector[indices]
         largest = np.abs(numbers).max(initial=0)
-        if not largest < _DIVERGED:  # so that NaN is caught as well
+        if not largest < _DIVERGED:  # also true for NaN
             raise LocalProtocolError(f"the model diverged: a number to send is {largest}")
         values = self.quantise(numbers.copy() if indices is None else numbers, counts, rng)
         if isinstance(self.quantise, Random):

@@ -1,4 +1,15 @@
-"""One node's numbers under one recipe: what the state machine moves without looking inside."""
+"""One node's numbers under one algorithm spec: what the protocol moves through a round without looking inside.
+
+A round passes three layers:
+
+    Learner       compress_update               mix_round                     undo_push
+    UpdateRule    apply_update, compress        mix
+    arithmetic    descend,                      mix_contributions, …,         return_share
+                  compress_with_feedback, …     absorb_handoff
+
+The learner knows rounds, blocks and bytes. The update rule knows which vectors an algorithm keeps. The arithmetic is in
+`sparse_push` and `update_rules`.
+"""
 
 from __future__ import annotations
 
@@ -12,58 +23,74 @@ import numpy as np
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout, Payload
-from edgenode.core.algorithm.sparse_push import Contribution, State, Weights, debias, drop_error, inherit, take_back
+from edgenode.core.algorithm.sparse_push import (
+    Contribution,
+    State,
+    Weights,
+    absorb_handoff,
+    debias,
+    drop_error,
+    return_share,
+)
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
 
 C = TypeVar("C")
 
 
 class Learner(Protocol[C]):
-    """The algorithm as the protocol sees it; C is a received contribution in the learner's own form."""
+    """The algorithm as the protocol sees it. C is a received contribution in the learner's own form.
+
+    For each round the protocol calls `compress_update` once, `read` for each push received, and `mix_round` once.
+    """
 
     @property
     def rounds(self) -> int:
-        """How many rounds the whole run has."""
+        """The number of rounds of the whole run."""
         ...
 
     @property
     def u(self) -> float:
-        """The push-sum weight; the mean over the blocks where each has its own."""
+        """The push-sum weight. The mean over the blocks if each has its own."""
         ...
 
     def trains(self, t: int) -> bool:
-        """Whether a round begins with a local step."""
+        """Whether round t begins with a local step."""
         ...
 
     def model(self) -> Floats:
         """z, a new vector [d]."""
         ...
 
-    def emit(self, t: int, local_update: Floats | None, whole: bool = False) -> tuple[bytes, tuple[float, ...]]:
-        """Make the round's message, once for all receivers: the payload, and the u of what it is of.
+    def compress_update(
+        self, t: int, local_update: Floats | None, handoff: bool = False
+    ) -> tuple[bytes, tuple[float, ...]]:
+        """Apply the local update and encode the message of round t, once for all receivers.
 
-        ``whole`` is a leaver's last: all of x, uncompressed.
+        Returns the payload, and the push-sum weights of the blocks in it.
+
+        Args:
+            handoff: this is the last message of a leaving node, with all of x uncompressed.
         """
         ...
 
     def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> C:
-        """A contribution from outside, of a round that is not mixed yet. A weight of 1 is a leaver's.
+        """Decode a push of round t, which must not be mixed yet. A weight of 1 marks a handoff.
 
         Raises:
-            RemoteProtocolError: the bytes, or the number of u's, are not what is exchanged in that round.
+            RemoteProtocolError: the bytes, or the number of push-sum weights, do not fit the round.
         """
         ...
 
-    def mix(self, self_weight: float, received: Sequence[C]) -> None:
-        """Close the round; contributions in sender order."""
+    def mix_round(self, self_weight: float, received: Sequence[C]) -> None:
+        """Mix the round of the last `compress_update`, with the contributions in sender order."""
         ...
 
-    def take_back(self, t: int, weight: float) -> None:
-        """Undo one push of a mixed round that was emitted here."""
+    def undo_push(self, t: int, weight: float) -> None:
+        """Undo this node's push of round t, which is mixed, to one receiver."""
         ...
 
-    def forget(self, t: int) -> None:
-        """No push of a round before this one will be taken back any more."""
+    def discard_sent(self, t: int) -> None:
+        """Free the messages sent before round t. They can no longer be undone."""
         ...
 
     def snapshot(self) -> State:
@@ -72,8 +99,8 @@ class Learner(Protocol[C]):
 
 
 @dataclass(frozen=True)
-class _Emitted:
-    """A message of ours, as long as it may have to be taken back: of which block, with what u, mixed at what rate."""
+class _SentMessage:
+    """What is needed to mix or undo a message: its payload, block and u, and the averaging rate of its round."""
 
     payload: Payload
     block: int | None
@@ -81,17 +108,17 @@ class _Emitted:
     averaging_rate: float
 
 
-class SparsePush:
-    """Any of the algorithms on real vectors: a recipe, and the state that its rule moves.
+class VectorLearner:
+    """Every algorithm on float32 vectors: an algorithm spec, and the state that its update rule changes.
 
-    The stream of random numbers of a round depends on (seed, node, round) alone, so a resumed run repeats it.
+    A round's random numbers depend on (seed, node, round) alone, so a resumed run repeats them.
     """
 
     def __init__(self, algorithm_spec: AlgorithmSpec, layout: Layout, state: State, seed: int, node: str) -> None:
         self.algorithm_spec, self.layout, self.state = algorithm_spec, layout, state
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
-        self._emitted: dict[int, _Emitted] = {}
-        self._round = -1
+        self._sent: dict[int, _SentMessage] = {}
+        self._unmixed: int | None = None  # the round between compress_update and mix_round
 
     @property
     def rounds(self) -> int:
@@ -107,52 +134,55 @@ class SparsePush:
     def model(self) -> Floats:
         return debias(self.state)
 
-    def emit(self, t: int, local_update: Floats | None, whole: bool = False) -> tuple[bytes, tuple[float, ...]]:
+    def compress_update(
+        self, t: int, local_update: Floats | None, handoff: bool = False
+    ) -> tuple[bytes, tuple[float, ...]]:
         rule, step = self.algorithm_spec.rule, self.algorithm_spec.step(t)
-        if whole and rule.fixed:
-            raise LocalProtocolError("the members of this run are fixed: nobody leaves")
+        if handoff and rule.fixed:
+            raise LocalProtocolError("the members of this run are fixed: a node cannot leave")
         if local_update is not None:
-            rule.descend(self.state, local_update)
-        if step.forgets or whole:
+            rule.apply_update(self.state, local_update)
+        if step.drops_error or handoff:
             drop_error(self.state)
         rng = np.random.default_rng((*self._entropy, t))
-        block, compressor = (None, UNCOMPRESSED) if whole else (step.block, step.compressor)
-        part, layout = self._replica(block)
-        own = rule.emit(part, compressor, layout, rng)
-        self._emitted[t] = _Emitted(own, block, part.u.copy(), step.averaging_rate)
-        self._round = t
-        return codec.encode(own, layout), tuple(part.u.tolist())
+        block, compressor = (None, UNCOMPRESSED) if handoff else (step.block, step.compressor)
+        part, layout = self._part(block)
+        payload = rule.compress(part, compressor, layout, rng)
+        self._sent[t] = _SentMessage(payload, block, part.u.copy(), step.averaging_rate)
+        self._unmixed = t
+        return codec.encode(payload, layout), tuple(part.u.tolist())
 
     def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> Contribution:
-        part, layout = self._replica(None if weight == 1.0 else self.algorithm_spec.step(t).block)
+        part, layout = self._part(None if weight == 1.0 else self.algorithm_spec.step(t).block)
         if len(u) != len(part.u):
             raise RemoteProtocolError(f"{len(u)} push-sum weights in round {t}, expected {len(part.u)}")
         return Contribution(weight, np.array(u), codec.decode(data, layout))
 
-    def _replica(self, block: int | None) -> tuple[State, Layout]:
+    def _part(self, block: int | None) -> tuple[State, Layout]:
+        """The block of the state and its layout, or all of both."""
         return self.state.part(block), self.layout.part(block, len(self.state.u))
 
-    def mix(self, self_weight: float, received: Sequence[Contribution]) -> None:
-        if self._round not in self._emitted:
-            raise LocalProtocolError("mix before emit")
-        own = self._emitted[self._round]
-        self._round = -1  # once only; what was emitted stays, to be taken back
+    def mix_round(self, self_weight: float, received: Sequence[Contribution]) -> None:
+        if self._unmixed is None:
+            raise LocalProtocolError("mix_round before compress_update")
+        own = self._sent[self._unmixed]
+        self._unmixed = None
         exchanged = [c for c in received if c.weight != 1.0]
         part = self.state.part(own.block)
         self.algorithm_spec.rule.mix(part, own.payload, own.u, self_weight, exchanged, own.averaging_rate)
         for contribution in received:
             if contribution.weight == 1.0:
-                inherit(self.state, contribution)
+                absorb_handoff(self.state, contribution)
 
-    def take_back(self, t: int, weight: float) -> None:
+    def undo_push(self, t: int, weight: float) -> None:
         if self.algorithm_spec.rule.fixed:
-            raise LocalProtocolError("the members of this run are fixed: no push is taken back")
-        own = self._emitted[t]
-        take_back(self.state.part(own.block), own.payload, own.u, weight, own.averaging_rate)
+            raise LocalProtocolError("the members of this run are fixed: a push cannot be undone")
+        own = self._sent[t]
+        return_share(self.state.part(own.block), own.payload, own.u, weight, own.averaging_rate)
 
-    def forget(self, t: int) -> None:
-        for old in [r for r in self._emitted if r < t]:
-            del self._emitted[old]
+    def discard_sent(self, t: int) -> None:
+        for old in [sent for sent in self._sent if sent < t]:
+            del self._sent[old]
 
     def snapshot(self) -> State:
         return self.state.copy()

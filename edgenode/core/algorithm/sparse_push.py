@@ -1,10 +1,19 @@
-"""Algorithm 1 (Sparse-Push) and the gossip step of Algorithm 2, for one node. Arithmetic and nothing else.
+"""Algorithm 1 (Sparse-Push) and the gossip step of Algorithm 2, as arithmetic on the state of one node.
 
-The names are the paper's in words: ``x`` the accumulator, ``u`` the push-sum weight, ``error`` delta, and the
-de-biased model z = x / u is what trains and is evaluated. Vectors are float32 [d], u is float64 [blocks].
+    z      = x / u                                          line 10   debias
+    x-hat  = x + local update                               line 4    descend
+    v      = x-hat + error                                  line 5    compress_with_feedback
+    error  = v - C[v]                                       line 6
+    x      = x-hat + eta * sum_j (W_ij - I_ij) C[v_j]       line 9    mix_contributions, and u alike
 
-All that a node carries for any algorithm is one ``State``. Where a round exchanges one block of the vector only
-(the rolling exchange), these functions are given that block as a state of its own: ``State.part``.
+``x`` is the accumulator, ``u`` the push-sum weight and ``error`` the paper's delta. The de-biased model z is trained
+and evaluated. Vectors are float32 [d], and u is float64 [blocks].
+
+Invariant: mixing does not change the sums of x and u over all nodes. Column j of W sums to 1, and node j itself
+subtracts exactly the payload and u that its receivers add.
+
+In the rolling exchange a round exchanges one block of the vector. These functions then receive that block as a state of
+its own, which is a view (``State.part``).
 """
 
 from __future__ import annotations
@@ -30,15 +39,15 @@ def _one() -> Weights:
 
 @dataclass(slots=True)
 class State:
-    """What one node carries from round to round; a vector that its algorithm does not need is empty.
+    """What one node keeps from round to round. A vector that its algorithm does not need is empty.
 
     Attributes:
-        x: the accumulator, changed in place; between ``emit`` and ``mix`` it is the paper's x-hat.
+        x: the accumulator, changed in place. Between the local update and mixing it is the paper's x-hat.
         error: delta, what compression has held back so far.
         u: the push-sum weights, one per block of x, 1 at the start.
-        replica: what the others know of this node, where differences to it are sent (CHOCO-SGD).
+        replica: x as the receivers know it, for algorithms that send differences to it (CHOCO-SGD).
         gathered: the weighted sum of the own replica and those of the in-neighbours (CHOCO-SGD).
-        history: x less where the last local step alone would have led, where that is corrected for (D2).
+        history: x minus what the last local step alone would have made of it (D2).
     """
 
     x: Floats
@@ -50,7 +59,7 @@ class State:
 
     @classmethod
     def initial(cls, model: Floats, keeps: Sequence[str] = ("error",), blocks: int = 1) -> State:
-        """Input of Algorithm 1: x = z = the common model, u = 1, and zeros for what else the algorithm ``keeps``."""
+        """Input of Algorithm 1: x = z = the common model, u = 1, and zeros for the vectors named in ``keeps``."""
         zeros = {name: np.zeros(len(model), dtype=np.float32) for name in keeps}
         return cls(model.astype(np.float32, copy=True), u=np.ones(blocks), **zeros)
 
@@ -61,11 +70,11 @@ class State:
         return {name: vector for name, vector in named.items() if name == "x" or len(vector)}
 
     def copy(self) -> State:
-        """A state of its own."""
+        """A copy that shares nothing with this state."""
         return State(u=self.u.copy(), **{name: vector.copy() for name, vector in self.vectors.items()})
 
     def part(self, block: int | None) -> State:
-        """One block, or everything: views, so that changing the part changes this."""
+        """One block, or everything if ``block`` is None. Its vectors are views, so changing it changes this state."""
         if block is None:
             return self
         where = slice(*block_bounds(len(self.x), len(self.u))[block : block + 2])
@@ -74,7 +83,7 @@ class State:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one in-neighbour pushed: the weight W[receiver, sender] it chose, its u and its payload."""
+    """A push of one in-neighbour: the weight W[receiver, sender] that the sender chose, its u and its payload."""
 
     weight: float
     u: Weights
@@ -82,7 +91,7 @@ class Contribution:
 
 
 def debias(state: State) -> Floats:
-    """z = x / u (line 10), block by block; a new vector."""
+    """z = x / u (line 10), with the u of each block. A new vector."""
     weights = state.u.astype(np.float32)
     if len(weights) > 1:
         weights = np.repeat(weights, np.diff(block_bounds(len(state.x), len(weights))))
@@ -90,15 +99,15 @@ def debias(state: State) -> Floats:
 
 
 def descend(state: State, local_update: Floats) -> None:
-    """Line 4: x-hat = x + displacement. That is the optimiser's step on z, not scaled by u."""
+    """Line 4: x-hat = x + local update. The local update is the optimiser's step on z, not scaled by u."""
     state.x += local_update
 
 
-def emit(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:
+def compress_with_feedback(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:
     """Lines 5 and 6: v = x-hat + error, C[v], error = v - C[v].
 
-    ``error`` is taken against the payload as it will be decoded, so it absorbs value rounding too. A state without
-    one is of a compressor that holds nothing back.
+    ``error`` is computed from the payload as receivers decode it, so that it absorbs the rounding of values too. With a
+    lossless compressor the state has no error.
     """
     if not len(state.error):
         return compressor(state.x, layout, rng)
@@ -110,11 +119,11 @@ def emit(state: State, compressor: Compressor, layout: Layout, rng: np.random.Ge
 
 
 def drop_error(state: State) -> None:
-    """Algorithm 2 gossips x itself: what compression held back is forgotten. No mass is lost by that."""
+    """Algorithm 2 gossips x itself and has no error. Mass is not lost, because all of it is in x."""
     state.error[:] = 0
 
 
-def mix(
+def mix_contributions(
     state: State,
     own: Payload,
     own_u: Weights,
@@ -124,9 +133,9 @@ def mix(
 ) -> None:
     """Line 9: x = x-hat + eta * sum_j (W_ij - I_ij) C[v_j], and the same for u.
 
-    The self term uses the node's own *compressed* message: x-hat there would create or destroy mass. It uses the u that
-    was pushed, too: taking back a push of an older round may have changed the state's since.
-    Contributions must come in sender order: float sums depend on it, and every node's must agree to the bit.
+    1. The self term uses the node's own *compressed* message. With x-hat it would create or destroy mass.
+    2. It also uses the u that was pushed. The state's u may have changed since, when an older push was undone.
+    3. Contributions must be in sender order. Float sums depend on the order, and must be bit-identical in every replay.
     """
     given = averaging_rate * (1.0 - self_weight)
     own.add_to(state.x, -given)
@@ -137,13 +146,13 @@ def mix(
         state.u += scale * contribution.u
 
 
-def inherit(state: State, contribution: Contribution) -> None:
-    """Take a leaver's last push: all of x and u that it had, which no averaging rate may scale."""
+def absorb_handoff(state: State, contribution: Contribution) -> None:
+    """Add a leaving node's last push: all of its x and u, not scaled by the averaging rate."""
     contribution.payload.add_to(state.x, 1.0)
     state.u += contribution.u
 
 
-def take_back(state: State, own: Payload, own_u: Weights, weight: float, averaging_rate: float) -> None:
-    """Undo one push of a mixed round: its receiver died, and what it did with the push counts nowhere."""
+def return_share(state: State, own: Payload, own_u: Weights, weight: float, averaging_rate: float) -> None:
+    """Add back one receiver's share of a mixed message. The receiver was evicted, and its mass does not count."""
     own.add_to(state.x, averaging_rate * weight)
     state.u += averaging_rate * weight * own_u

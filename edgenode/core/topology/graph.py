@@ -1,7 +1,7 @@
-"""Directed communication graphs: who pushes to whom, with what weight. Values only; nothing here changes.
+"""Directed communication graphs: which node pushes to which, and with what weight. Immutable values only.
 
-A graph's *position* i is the i-th member in sorted order. Presets are written over positions, so that a
-graph re-forms by itself when the members change; an edge list names its nodes and does not.
+A graph's *position* i is the i-th member in sorted order. Presets are defined over positions and adapt to any members.
+An edge list names its nodes and does not adapt.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from edgenode.errors import GraphError
 
 @dataclass(frozen=True)
 class Digraph:
-    """A directed graph over node ids, (sender, receiver) per edge; self-loops are implied, never listed.
+    """A directed graph over node ids, with (sender, receiver) per edge. Self-loops are implied and never listed.
 
     Attributes:
-        leaving: nodes in their last round: each has one edge, to its heir, and no self-loop.
+        leaving: nodes in their last round. Each has one edge, to its hand-off target, and no self-loop.
 
     Raises:
         GraphError: an edge names an unknown node, or is a self-loop.
@@ -51,24 +51,24 @@ class Digraph:
         return _grouped((receiver, sender) for sender, receiver in self.edges)
 
     def out_neighbours(self, node: str) -> tuple[str, ...]:
-        """Receivers of this node's pushes, sorted; empty for a node that is not in the graph."""
+        """Receivers of this node's pushes, sorted. Empty for a node that is not in the graph."""
         return self._out.get(node, ())
 
     def in_neighbours(self, node: str) -> tuple[str, ...]:
-        """Senders this node waits for, sorted; empty for a node that is not in the graph."""
+        """Senders that this node waits for, sorted. Empty for a node that is not in the graph."""
         return self._in.get(node, ())
 
     def weight(self, sender: str) -> float:
-        """What the sender gives to itself and to each out-neighbour: 1 / (out-degree + 1), a column of W.
+        """The weight that a sender gives to itself and to each out-neighbour: 1 / (out-degree + 1), a column of W.
 
-        A leaver gives all to its heir and keeps nothing.
+        A leaving node gives everything to its hand-off target.
         """
         if sender in self.leaving:
             return 1.0
         return 1.0 / (len(self.out_neighbours(sender)) + 1)
 
     def mixing_matrix(self) -> NDArray[np.float64]:
-        """W[receiver, sender] over the sorted nodes, [n, n]; every column sums to 1 (section 8.1, assumption 2)."""
+        """W[receiver, sender] over the sorted nodes, [n, n]. Every column sums to 1 (section 8.1, assumption 2)."""
         position = {node: i for i, node in enumerate(self.nodes)}
         matrix = np.zeros((len(self.nodes), len(self.nodes)))
         for sender in self.nodes:
@@ -79,11 +79,11 @@ class Digraph:
 
     @property
     def balanced(self) -> bool:
-        """Whether the rows of W sum to 1, too: a node takes as much as it gives, and u stays 1."""
+        """Whether the rows of W sum to 1 too. Each node then receives as much as it sends, and u stays 1."""
         return bool(np.allclose(self.mixing_matrix().sum(axis=1), 1.0, rtol=0, atol=1e-9))
 
     def unreachable_pairs(self) -> list[tuple[str, str]]:
-        """Every (from, to) with no directed path; empty exactly when the graph is strongly connected."""
+        """Every (from, to) without a directed path. Empty exactly if the graph is strongly connected."""
         graph = nx.DiGraph()
         graph.add_nodes_from(self.nodes)
         graph.add_edges_from(self.edges)
@@ -93,7 +93,7 @@ class Digraph:
         return [(a, b) for a in self.nodes for b in self.nodes if b not in reach[a]]
 
     def handing_over(self, handoffs: Mapping[str, str]) -> Digraph:
-        """This graph in the last round of some nodes: nobody pushes to them, and each pushes to its heir alone."""
+        """This graph in the last round of some nodes: they receive no push, and push to a hand-off target alone."""
         stay = {(s, r) for s, r in self.edges if s not in handoffs and r not in handoffs}
         return Digraph(self.nodes, frozenset(stay | set(handoffs.items())), frozenset(handoffs))
 
@@ -103,7 +103,7 @@ class Digraph:
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """First -> the seconds that are paired with it, sorted."""
+    """First -> the seconds paired with it, sorted."""
     grouped: dict[str, list[str]] = {}
     for first, second in sorted(pairs):
         grouped.setdefault(first, []).append(second)
@@ -175,7 +175,7 @@ class GraphSpec:
             seen.add((sender, receiver))
 
     def period(self, members: tuple[str, ...]) -> tuple[Digraph, ...]:
-        """The digraphs of consecutive rounds, repeated for ever; one for every static graph.
+        """The digraphs of consecutive rounds, which repeat. A static graph has one.
 
         Raises:
             GraphError: an edge names a node that is not a member.
@@ -183,7 +183,7 @@ class GraphSpec:
         return _period(self, members)
 
     def among(self, members: tuple[str, ...]) -> GraphSpec:
-        """This graph without the edges of others; a preset fits any members."""
+        """This graph without the edges of other nodes. A preset fits any members."""
         if self.edges is None:
             return self
         return replace(self, edges=tuple((s, r) for s, r in self.edges if s in members and r in members))
@@ -198,10 +198,10 @@ def _period(spec: GraphSpec, members: tuple[str, ...]) -> tuple[Digraph, ...]:
 
 
 def parse_edges(name: str, text: str) -> GraphSpec:
-    """An edge-list file: one ``sender receiver`` (or ``sender -> receiver``) per line, # starts a comment.
+    """Parse an edge list: one ``sender receiver`` (or ``sender -> receiver``) per line. # starts a comment.
 
     Raises:
-        GraphError: a line that is no edge, with its number; or a duplicate edge.
+        GraphError: a malformed line, with its number, a duplicate edge, or no edge at all.
     """
     edges = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -217,7 +217,7 @@ def parse_edges(name: str, text: str) -> GraphSpec:
 
 
 def describe_unreachable(pairs: Iterable[tuple[str, str]], limit: int = 6) -> str:
-    """The unreachable pairs as text, the first few named."""
+    """The first unreachable pairs as text, and how many more there are."""
     listed = list(pairs)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(f"{a}->{b}" for a, b in listed[:limit]) + more

@@ -1,4 +1,4 @@
-"""What an algorithm demands of the graphs of a run, and why a schedule does not meet it. Values only."""
+"""What an algorithm requires of the graphs of a run, and why a schedule does not meet it. Values only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from edgenode.errors import GraphError
 
 @dataclass(frozen=True)
 class Requirements:
-    """The conditions of an algorithm's paper, beyond those of every schedule.
+    """The conditions of an algorithm's paper, in addition to those of every schedule.
 
     Attributes:
         algorithm: its name, for the errors.
-        balanced: the rows of W sum to 1 as its columns do (doubly stochastic).
-        fixed: there is one graph for the whole run.
-        d2_rate: the averaging rate at which D2 must be stable; None for every other algorithm.
+        balanced: W is doubly stochastic: its rows sum to 1 as its columns do.
+        fixed: the run uses a single graph.
+        d2_rate: the averaging rate at which D2 must be stable. None for every other algorithm.
     """
 
     algorithm: str = "sp"
@@ -29,38 +29,39 @@ class Requirements:
     d2_rate: float | None = None
 
     def check(self, schedule: Schedule, members: tuple[str, ...]) -> None:
-        """Refuse a schedule over these members; its last graph, of a gossip phase, is not looked at.
+        """Refuse a schedule that does not meet the requirements over these members. The gossip graph is not checked.
 
         Raises:
             GraphError: which graph, and why.
         """
         if self == Requirements(self.algorithm):
-            return  # any schedule will do, and its graphs may be large
+            return  # any schedule is allowed, and building its graphs may be expensive
         graphs = [(spec.name, graph) for spec in schedule.graphs for graph in spec.period(members)]
         names = ", ".join(dict.fromkeys(name for name, _ in graphs))
         if self.fixed and len({graph for _, graph in graphs}) > 1:
             raise GraphError(
-                f"{self.algorithm} cannot use {names}: its nodes remember what they have heard, so that the graph must "
+                f"{self.algorithm} cannot use {names}: its nodes keep state about their neighbours, so the graph must "
                 "be the same in every round; sp and scsp can"
             )
         for name, graph in graphs:
             if self.balanced and not graph.balanced:
                 raise GraphError(
-                    f"{self.algorithm} cannot use {name}: it is unbalanced, so that some nodes would count for more "
-                    "than others; sp and sgp, which have push-sum weights, can"
+                    f"{self.algorithm} cannot use {name}: it is unbalanced, so some nodes would count for more than "
+                    "others; sp and sgp, which have push-sum weights, can"
                 )
             if self.d2_rate is not None:
                 _require_stable(name, graph, self.d2_rate)
 
 
 def d2_growth(weights: NDArray[np.float64]) -> float:
-    """By what factor D2 stretches some disagreement between nodes, per round and without gradients; below 1 is stable.
+    """The largest factor by which a round of D2 without gradients multiplies a disagreement. Below 1 is stable.
 
-    Along an eigenvector of W with eigenvalue l it makes x_t+1 = l (2 x_t - x_t-1), so r^2 = 2 l r - l. For real l both
-    roots are within the unit circle exactly if -1/3 < l < 1, the condition on W of Tang et al. 2018.
+    1. Along an eigenvector of W with eigenvalue l, D2 makes x_t+1 = l (2 x_t - x_t-1).
+    2. Its growth factors are the roots of r^2 = 2 l r - l.
+    3. For real l both lie within the unit circle exactly if -1/3 < l < 1: the condition of Tang et al. 2018 on W.
     """
     modes = np.linalg.eigvals(weights).astype(complex)
-    others = np.delete(modes, np.argmin(abs(modes - 1)))  # the mean does not disagree
+    others = np.delete(modes, np.argmin(abs(modes - 1)))  # without that of the mean
     roots = [others + sign * np.sqrt(others**2 - others) for sign in (1, -1)]
     return float(abs(np.concatenate(roots)).max(initial=0))
 

@@ -30,18 +30,18 @@ def test_default_averaging_rates_are_those_of_table_5(share: float, rate: float)
     assert default_averaging_rate(share) == pytest.approx(rate, rel=1e-14, abs=0)
 
 
-def test_between_two_rows_of_table_5_the_rate_is_log_interpolated() -> None:
+def test_default_rate_is_log_interpolated_in_table_5() -> None:
     assert default_averaging_rate(math.sqrt(0.1 * 0.01)) == pytest.approx(math.sqrt(0.01 * 0.005))
 
 
 @given(st.tuples(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0)))
-def test_the_default_rate_grows_with_the_kept_share(shares: tuple[float, float]) -> None:
+def test_default_rate_grows_with_the_kept_share(shares: tuple[float, float]) -> None:
     low, high = map(default_averaging_rate, sorted(shares))
     assert 0 < low <= high * (1 + 1e-12)
 
 
 @given(st.floats(1e-6, 1.0))
-def test_the_default_rate_never_exceeds_the_kept_share(share: float) -> None:
+def test_default_rate_never_exceeds_the_kept_share(share: float) -> None:
     assert default_averaging_rate(share) <= share * (1 + 1e-12)
 
 
@@ -51,13 +51,13 @@ def test_sparse_push_trains_in_every_round() -> None:
     assert [algorithm_spec.step(t) for t in range(3)] == [RoundStep(True, COMPRESSED, 0.005)] * 3
 
 
-def test_scsp_ends_in_uncompressed_gossip_that_first_drops_the_error() -> None:
+def test_scsp_drops_the_error_and_gossips_uncompressed() -> None:
     algorithm_spec = AlgorithmSpec(COMPRESSED, 0.005, training_rounds=2, gossip_rounds=3)
     assert algorithm_spec.rounds == 5
     assert [algorithm_spec.step(t) for t in range(5)] == [
         RoundStep(True, COMPRESSED, 0.005),
         RoundStep(True, COMPRESSED, 0.005),
-        RoundStep(False, UNCOMPRESSED, 1.0, forgets=True),
+        RoundStep(False, UNCOMPRESSED, 1.0, drops_error=True),
         RoundStep(False, UNCOMPRESSED, 1.0),
         RoundStep(False, UNCOMPRESSED, 1.0),
     ]
@@ -71,13 +71,13 @@ def test_uncompressed_is_the_identity() -> None:
 
 
 @pytest.mark.parametrize(("nodes", "rounds"), [(4, 21), (8, 97), (16, 391)])
-def test_gossip_on_a_ring_needs_this_many_rounds_for_a_thousandth(nodes: int, rounds: int) -> None:
+def test_gossip_rounds_needed_on_a_ring(nodes: int, rounds: int) -> None:
     assert gossip_rounds_needed(GraphSpec("a"), nodes, 1e-3) == rounds
 
 
 @pytest.mark.parametrize("spec", ["a", "chord", "one-peer-exponential"])
-def test_gossip_rounds_needed_are_the_least_that_average_any_values(spec: str) -> None:
-    """Checked from outside: the worst vectors are the unit vectors, and one round fewer fails for one of them."""
+def test_gossip_rounds_needed_are_the_least_that_suffice(spec: str) -> None:
+    """The worst vectors are the unit vectors. For one of them one round fewer is not enough."""
     nodes, tolerance = 6, 1e-2
     graphs = GraphSpec(spec).period(tuple("abcdef"))
 
@@ -92,10 +92,10 @@ def test_gossip_rounds_needed_are_the_least_that_average_any_values(spec: str) -
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 4, 8, 16])
-def test_the_one_peer_exponential_graph_averages_a_power_of_two_exactly(nodes: int) -> None:
+def test_one_peer_exponential_averages_a_power_of_two_exactly(nodes: int) -> None:
     assert gossip_rounds_needed(GraphSpec("one-peer-exponential"), nodes, 0.0) == math.log2(nodes)
 
 
-def test_a_tolerance_that_float64_cannot_reach_is_refused() -> None:
+def test_tolerance_beyond_float64_is_refused() -> None:
     with pytest.raises(ConfigError, match="graph a does not reach a consensus of 1e-18 on 5 nodes"):
         gossip_rounds_needed(GraphSpec("a"), 5, 1e-18)

@@ -1,4 +1,4 @@
-"""Payload <-> bytes: what is sent arrives, and what strangers send does no harm. Warnings of numpy are failures."""
+"""Payload <-> bytes: payloads decode to themselves, and hostile bytes do no harm. Warnings of numpy are failures."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def assert_same(ours: Payload, theirs: Payload) -> None:
     assert np.array_equal(ours.numbers, theirs.numbers)
 
 
-# --- what is sent arrives
+# --- valid payloads
 
 
 @settings(deadline=None)
@@ -86,7 +86,7 @@ def test_decode_inverts_encode(compressor: Compressor, sizes: list[int], seed: i
 @settings(deadline=None)
 @given(st.data())
 def test_decode_inverts_encode_for_any_positions(data: st.DataObject) -> None:
-    """Clustered, first, last, or all in one tensor: wherever the gaps are not those of a random choice."""
+    """Clustered, first, last, or all in one tensor: gaps that a random selection does not have."""
     layout = Layout(tuple(data.draw(st.lists(st.integers(1, 5000), min_size=1, max_size=4))))
     indices = np.array(sorted(data.draw(st.sets(st.integers(0, layout.size - 1), max_size=60))), dtype=np.int64)
     owners = np.searchsorted(layout.offsets, indices, side="right") - 1
@@ -107,7 +107,7 @@ def test_max_bytes_bounds_every_density_and_is_not_far_above(sizes: tuple[int, .
     assert longest <= max_bytes(layout) < 1.1 * longest + 10 * len(sizes) + 10
 
 
-def test_a_large_tensor_with_one_entry_at_its_end_arrives() -> None:
+def test_single_entry_at_the_end_of_a_large_tensor_decodes() -> None:
     layout = Layout((1, 3_000_000))
     payload = Payload(np.array([0, 1]), np.array([3_000_000]), Values(np.array([2.5], dtype=np.float32)))
     assert_same(decode(encode(payload, layout), layout), payload)
@@ -119,7 +119,7 @@ def test_equal_payloads_have_equal_bytes() -> None:
         assert encode(decode(data, SMALL), SMALL) == data
 
 
-def test_the_format_is_frozen() -> None:
+def test_format_is_frozen() -> None:
     """Entries 0 | 3, 7 | none of tensors of 1, 8 and 4, worked out by hand. Another result needs another VERSION."""
     layout = Layout((1, 8, 4))
     scales = np.array([0.5, 0.25, 0], dtype=np.float32)
@@ -155,12 +155,12 @@ def test_four_bit_values_take_half_a_byte_each() -> None:
     assert data[:2].hex() == "0104"
     assert data[18:].hex() == "0000803f" + "9310"
     assert_same(decode(data, layout), payload)
-    refuse(resealed(data[:22] + b"\x80\x10"), layout, "an integer value is out of range")  # -8 stands for nothing
+    refuse(resealed(data[:22] + b"\x80\x10"), layout, "an integer value is out of range")  # -8 is not a code
 
 
 @pytest.mark.parametrize("quantise", QUANTISERS)
 @pytest.mark.parametrize("block", range(5))
-def test_a_payload_of_a_block_is_one_of_its_own_layout(quantise, block: int) -> None:
+def test_payload_of_a_block_has_the_layout_of_the_block(quantise, block: int) -> None:
     part = SMALL.part(block, 5)
     payload = a_payload(Compressor(keep_all, quantise), part)
     data = encode(payload, part)
@@ -170,7 +170,7 @@ def test_a_payload_of_a_block_is_one_of_its_own_layout(quantise, block: int) -> 
         refuse(data, SMALL, f"a dense payload of {part.size} entries for a model of {SMALL.size}")
 
 
-def test_an_empty_block_is_a_header() -> None:
+def test_empty_block_is_a_header_only() -> None:
     nothing = Layout(())
     for quantise in QUANTISERS:
         data = encode(a_payload(Compressor(keep_all, quantise), nothing), nothing)
@@ -179,7 +179,7 @@ def test_an_empty_block_is_a_header() -> None:
         refuse(resealed(data + b"\0"), nothing, "left over")
 
 
-def test_a_resnet_20_at_one_percent_takes_less_than_twenty_bits_per_entry() -> None:
+def test_resnet20_at_one_percent_takes_20_bits_per_entry() -> None:
     assert (len(RESNET_20.sizes), RESNET_20.size) == (59, 269_722)
     payload = a_payload(Compressor(TopK(0.01), as_int8), RESNET_20)
     data = encode(payload, RESNET_20)
@@ -187,7 +187,7 @@ def test_a_resnet_20_at_one_percent_takes_less_than_twenty_bits_per_entry() -> N
 
 
 @pytest.mark.parametrize(("share", "rice_bits"), [(0.1, 4.76), (0.01, 8.11), (0.001, 11.50)])
-def test_a_random_position_costs_what_rice_coding_promises(share: float, rice_bits: float) -> None:
+def test_random_positions_cost_the_bits_of_rice_coding(share: float, rice_bits: float) -> None:
     layout = Layout((1_000_000,))
     payload = a_payload(Compressor(TopK(share), as_int8), layout)
     table, header, scale = 4, 18, 4
@@ -195,11 +195,11 @@ def test_a_random_position_costs_what_rice_coding_promises(share: float, rice_bi
     assert 8 * positions / payload.counts[0] == pytest.approx(rice_bits, rel=0.02)
 
 
-# --- what strangers send does no harm
+# --- hostile bytes
 
 
 def resealed(data: bytes) -> bytes:
-    """The data with a length and checksum that fit it, so that the checks behind them are reached."""
+    """The data with a valid length and checksum, so that the checks after them are reached."""
     head = struct.unpack_from("<BBII", data)
     return sealed(*head, data[18:])
 
@@ -215,7 +215,7 @@ def refuse(data: bytes, layout: Layout, match: str | None = None) -> None:
 
 
 def refuse_or_read_sound(data: bytes, layout: Layout) -> None:
-    """A payload that is read can be mixed: its positions fit and its numbers are finite."""
+    """A payload that decodes can be mixed: its positions fit and its numbers are finite."""
     try:
         payload = decode(data, layout)
     except RemoteProtocolError:
@@ -229,7 +229,7 @@ def refuse_or_read_sound(data: bytes, layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
-def test_a_payload_cut_anywhere_is_refused(compressor: Compressor) -> None:
+def test_payload_truncated_anywhere_is_refused(compressor: Compressor) -> None:
     data = encode(a_payload(compressor, SMALL), SMALL)
     for length in range(len(data)):
         refuse(data[:length], SMALL)
@@ -238,22 +238,22 @@ def test_a_payload_cut_anywhere_is_refused(compressor: Compressor) -> None:
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
-def test_a_payload_with_something_appended_is_refused(compressor: Compressor) -> None:
+def test_payload_with_appended_bytes_is_refused(compressor: Compressor) -> None:
     data = encode(a_payload(compressor, SMALL), SMALL)
     for more in (b"\0", b"\xff" * 5):
-        refuse(data + more, SMALL, "says it has")
+        refuse(data + more, SMALL, "in its header")
         refuse(resealed(data + more), SMALL, "left over")
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
-def test_a_flipped_bit_is_refused(compressor: Compressor) -> None:
+def test_flipped_bit_is_refused(compressor: Compressor) -> None:
     data = encode(a_payload(compressor, SMALL), SMALL)
     for bit in range(8 * len(data)):
         refuse(flipped(data, bit), SMALL)
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
-def test_a_flipped_bit_under_a_good_checksum_is_refused_or_harmless(compressor: Compressor) -> None:
+def test_flipped_bit_with_valid_checksum_is_harmless(compressor: Compressor) -> None:
     data = encode(a_payload(compressor, SMALL), SMALL)
     for bit in range(8 * len(data)):
         refuse_or_read_sound(resealed(flipped(data, bit)), SMALL)
@@ -281,28 +281,28 @@ def test_another_version_is_refused_by_its_number() -> None:
     refuse(sealed(2, 32, 0, 0, b""), SMALL, "payload version 2, expected 1")
 
 
-def test_an_unknown_form_is_refused() -> None:
+def test_unknown_form_is_refused() -> None:
     for bits in set(range(128)) - {2, 3, 4, 5, 8, 16, 32}:
         refuse(sealed(1, bits, SMALL.size, 0, bytes(4 * SMALL.size)), SMALL, "unknown value form")
         refuse(sealed(1, bits | 0x80, 0, 0, bytes(100)), SMALL, "unknown value form")
 
 
-def test_a_wrong_length_or_checksum_is_refused() -> None:
+def test_wrong_length_or_checksum_is_refused() -> None:
     body = bytes(4 * SMALL.size)
     good = sealed(1, 32, SMALL.size, 0, body)
     for length in (0, 17, 18, len(good) - 1, len(good) + 1, 2**32 - 1):
-        refuse(good[:10] + struct.pack("<I", length) + good[14:], SMALL, "says it has")
+        refuse(good[:10] + struct.pack("<I", length) + good[14:], SMALL, "in its header")
     refuse(flipped(good, 8 * 14), SMALL, "checksum does not match")
     refuse(flipped(good, 8 * 20), SMALL, "checksum does not match")
 
 
-def test_more_entries_or_unary_code_than_the_model_has_parameters_is_refused() -> None:
+def test_more_entries_than_parameters_are_refused() -> None:
     refuse(sealed(1, 0x80 | 8, SMALL.size + 1, 1, bytes(1000)), SMALL, "50 entries")
     refuse(sealed(1, 0x80 | 8, 1, 8, bytes(1000)), SMALL, "8 unary bytes for a model of 49")
     refuse(sealed(1, 0x80 | 8, 2**32 - 1, 2**32 - 1, bytes(1000)), SMALL, "4294967295 entries")
 
 
-def test_a_dense_payload_of_fewer_entries_or_with_unary_code_is_refused() -> None:
+def test_malformed_dense_payload_is_refused() -> None:
     refuse(sealed(1, 32, SMALL.size - 1, 0, bytes(4 * SMALL.size - 4)), SMALL, "a dense payload of 48 entries")
     refuse(sealed(1, 32, SMALL.size, 1, bytes(4 * SMALL.size + 1)), SMALL, "a dense payload")
 
@@ -330,17 +330,17 @@ def tables(counts: list[int], parameters: list[int]) -> bytes:
         (1, tables([0, 1], [0, 0]) + b"\x80", "truncated: 4 bytes wanted, 0 left"),
     ],
 )
-def test_entries_that_do_not_add_up_are_refused(entries: int, body: bytes, reason: str) -> None:
+def test_inconsistent_entries_are_refused(entries: int, body: bytes, reason: str) -> None:
     refuse(sealed(1, 0x80 | 32, entries, 1, body), Layout((1, 8)), reason)
 
 
-def test_an_index_at_the_very_end_is_in_range() -> None:
+def test_last_index_is_in_range() -> None:
     body = tables([0, 1], [0, 0]) + b"\x01" + struct.pack("<f", 1.5)
     assert decode(sealed(1, 0x80 | 32, 1, 1, body), Layout((1, 8))).dense(9).tolist() == [0] * 8 + [1.5]
 
 
 @pytest.mark.parametrize("number", [0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0xFFFFFFFF])
-def test_a_value_that_is_not_finite_is_refused(number: int) -> None:
+def test_infinite_or_nan_value_is_refused(number: int) -> None:
     refuse(sealed(1, 32, 2, 0, struct.pack("<2I", 0, number)), Layout((2,)), "a value is not finite")
     if number & 0xFFFF == 0 or number == 0xFFFFFFFF:
         refuse(sealed(1, 16, 2, 0, struct.pack("<2H", 0, number >> 16)), Layout((2,)), "a value is not finite")
@@ -348,13 +348,13 @@ def test_a_value_that_is_not_finite_is_refused(number: int) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, -1.0, -1e-45, 3.4e38])
-def test_a_scale_without_finite_values_is_refused(bits: int, scale: float) -> None:
+def test_scale_without_finite_values_is_refused(bits: int, scale: float) -> None:
     codes = bytes((2 * bits + 7) // 8)
     refuse(sealed(1, bits, 2, 0, struct.pack("<f", scale) + codes), Layout((2,)), "scale")
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
-def test_the_largest_scale_still_gives_finite_values(bits: int) -> None:
+def test_largest_scale_still_gives_finite_values(bits: int) -> None:
     scale = np.finfo(np.float32).max / (1 << (bits - 1))
     codes = np.packbits(np.array([0, *[1] * (bits - 1), *[1] * bits], dtype=np.uint8)).tobytes()
     numbers = decode(sealed(1, bits, 2, 0, struct.pack("<f", scale) + codes), Layout((2,))).numbers
@@ -362,12 +362,12 @@ def test_the_largest_scale_still_gives_finite_values(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
-def test_the_integer_without_an_opposite_is_refused(bits: int) -> None:
+def test_lowest_integer_is_refused(bits: int) -> None:
     codes = np.packbits(np.array([1] + [0] * (bits - 1), dtype=np.uint8)).tobytes()
     refuse(sealed(1, bits, 1, 0, struct.pack("<f", 1) + codes), Layout((1,)), "an integer value is out of range")
 
 
-# --- a stranger cannot make us allocate
+# --- allocation
 
 
 def peak_bytes(data: bytes, layout: Layout) -> int:
@@ -389,13 +389,13 @@ def refuse_or_drop(data: bytes, layout: Layout) -> None:
 @pytest.mark.parametrize("unary", [0, 1, 2**31, 2**32 - 1])
 @pytest.mark.parametrize("entries", [0, 1_000_000, 2**32 - 1])
 @pytest.mark.parametrize("form", [2, 5, 8, 32, 0x82, 0x85, 0x88, 0xA0])
-def test_a_short_message_allocates_little_whatever_it_claims(form: int, entries: int, unary: int) -> None:
+def test_short_message_allocates_little(form: int, entries: int, unary: int) -> None:
     assert peak_bytes(sealed(1, form, entries, unary, b"\xff" * 200), Layout((1_000_000,))) < 100_000
 
 
 @pytest.mark.parametrize("fill", [b"\0", b"\xff", b"\x55"])
 @pytest.mark.parametrize("form", [2, 5, 8, 32, 0x82, 0x85, 0x88, 0xA0])
-def test_a_hostile_message_of_the_largest_size_allocates_a_small_multiple_of_it(form: int, fill: bytes) -> None:
+def test_hostile_message_of_full_size_allocates_little(form: int, fill: bytes) -> None:
     layout = Layout((20_000,))
     body = fill * (max_bytes(layout) - 18)
     for entries in (0, 20_000):
@@ -404,6 +404,6 @@ def test_a_hostile_message_of_the_largest_size_allocates_a_small_multiple_of_it(
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
-def test_an_honest_message_allocates_a_small_multiple_of_the_largest(compressor: Compressor) -> None:
+def test_valid_message_allocates_little(compressor: Compressor) -> None:
     layout = Layout((1, 20_000, 7))
     assert peak_bytes(encode(a_payload(compressor, layout), layout), layout) < 25 * max_bytes(layout)

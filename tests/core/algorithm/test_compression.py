@@ -84,21 +84,21 @@ def adversaries(size: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", adversaries(8))
 @pytest.mark.parametrize("size", [65_535, 65_536, 70_001, 200_000])
-def test_top_k_is_exact_whatever_the_sample_shows(size: int, name: str) -> None:
+def test_top_k_is_exact_for_any_sample(size: int, name: str) -> None:
     magnitude = adversaries(size)[name]
     for k in (1, size // 1000, size // 100, size // 3, size - 1, size):
         assert_is_top_k(magnitude, k)
 
 
-def test_top_k_keeps_a_nan_that_the_sample_does_not_see() -> None:
-    """Else a diverged entry would stay in the error for ever, and nobody would hear of it."""
+def test_top_k_keeps_a_nan_outside_the_sample() -> None:
+    """Otherwise a diverged entry would stay in the error, undetected."""
     magnitude = adversaries(200_000)["normal"]
     magnitude[1] = np.nan
     assert 1 in top_k(magnitude, 2000)
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=6), st.sampled_from([0.001, 0.01, 0.1, 0.5, 1.0]))
-def test_a_share_of_each_tensor_and_at_least_one_entry_is_kept(sizes: list[int], share: float) -> None:
+def test_top_k_keeps_a_share_of_each_tensor(sizes: list[int], share: float) -> None:
     vector = np.random.default_rng(len(sizes)).standard_normal(sum(sizes)).astype(np.float32)
     counts, indices = TopK(share)(vector, Layout(tuple(sizes)))
     assert counts.tolist() == [max(1, int(share * size)) for size in sizes]
@@ -109,12 +109,12 @@ def test_a_share_of_each_tensor_and_at_least_one_entry_is_kept(sizes: list[int],
         assert np.array_equal(np.sort(tensor[part - begin]), np.sort(tensor)[size - len(part) :])
 
 
-def test_a_large_tensor_does_not_crowd_out_a_small_one() -> None:
+def test_large_tensor_does_not_crowd_out_a_small_one() -> None:
     payload = compressed(Compressor(TopK(0.5), as_float32), np.array([100, 90, 80, 70, 0.1, 0.2]), 4, 2)
     assert payload.indices.tolist() == [0, 1, 5]
 
 
-def test_the_magnitude_decides_and_the_sign_stays() -> None:
+def test_magnitude_decides_and_the_sign_stays() -> None:
     payload = compressed(Compressor(TopK(0.5), as_float32), np.array([1, -4, 3, -2]))
     assert payload.dense(4).tolist() == [0, -4, 3, 0]
 
@@ -122,7 +122,7 @@ def test_the_magnitude_decides_and_the_sign_stays() -> None:
 # --- all and none
 
 
-def test_the_identity_keeps_every_entry_without_positions() -> None:
+def test_identity_keeps_every_entry_without_positions() -> None:
     vector = RNG.standard_normal(9).astype(np.float32)
     payload = compressed(Compressor(keep_all, as_float32), vector, 4, 5)
     assert payload.indices is None
@@ -153,7 +153,7 @@ def test_bfloat16_rounds_ties_to_even() -> None:
 
 
 @given(arrays(np.float32, 60, elements=FLOATS))
-def test_integers_are_off_by_at_most_half_a_step_of_their_own_tensor(numbers: np.ndarray) -> None:
+def test_integer_error_is_at_most_half_a_step_of_the_tensor(numbers: np.ndarray) -> None:
     counts = np.array([1, 0, 19, 40])
     largest = np.repeat([np.abs(t).max(initial=0) for t in np.split(numbers, np.cumsum(counts)[:-1])], counts)
     for quantise, levels in ((as_int8, 127), (as_int4, 7)):
@@ -168,7 +168,7 @@ def test_int4_has_fifteen_levels() -> None:
     assert (values.bits, values.codes.tolist(), values.scales.tolist()) == (4, [-7, -3, 0, 7], [1])
 
 
-def test_int8_keeps_the_largest_entry_of_each_tensor_at_full_scale() -> None:
+def test_int8_scales_each_tensor_by_its_largest_entry() -> None:
     values = as_int8(np.array([-4, 2, 0.5, 0], dtype=np.float32), np.array([2, 1, 1]), RNG)
     assert values.codes.tolist() == [-127, 64, 127, 0]
     assert values.scales.tolist() == [np.float32(4) / np.float32(127), np.float32(0.5) / np.float32(127), 0]
@@ -203,14 +203,14 @@ def test_random_quantisation_times_tau_is_unbiased(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_random_quantisation_has_2_to_the_bits_minus_1_levels_per_sign(bits: int) -> None:
+def test_random_quantisation_has_2_to_the_bits_minus_1_levels(bits: int) -> None:
     codes = Random(bits)(np.linspace(-1, 1, 2001).astype(np.float32), np.array([2001]), RNG).codes
     assert np.abs(codes.astype(int)).max() <= 2**bits - 1
     assert Random(bits)(np.ones(1, dtype=np.float32), np.array([1]), RNG).codes.tolist() == [2**bits - 1]
 
 
 @pytest.mark.parametrize("select", [keep_all, TopK(0.3)])
-def test_zeros_of_random_quantisation_do_not_travel(select) -> None:
+def test_zeros_of_random_quantisation_are_not_sent(select) -> None:
     vector = np.concatenate([np.zeros(10), RNG.standard_normal(500), np.zeros(3)]).astype(np.float32)
     payload = compressed(Compressor(select, Random(1)), vector, 10, 500, 3)
     assert (payload.numbers != 0).all()
@@ -226,7 +226,7 @@ def test_random_quantisation_depends_on_its_generator_alone() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_a_reduction_per_tensor_is_zero_for_a_tensor_without_entries() -> None:
+def test_per_tensor_reduction_of_no_entries_is_zero() -> None:
     numbers = np.array([1, 5, 2], dtype=np.float32)
     assert per_tensor(np.maximum, numbers, np.array([0, 2, 0, 1, 0])).tolist() == [0, 5, 0, 2, 0]
     assert per_tensor(np.add, numbers[:0], np.array([0, 0])).tolist() == [0, 0]
@@ -256,15 +256,15 @@ def test_compression_neither_changes_nor_keeps_the_vector(select, quantise) -> N
     assert np.array_equal(payload.values.decode(payload.counts), numbers)
 
 
-def test_a_vector_of_another_size_is_our_bug() -> None:
-    with pytest.raises(LocalProtocolError, match="is not of this model's size 3"):
+def test_vector_of_another_size_is_a_local_error() -> None:
+    with pytest.raises(LocalProtocolError, match="does not fit a model of size 3"):
         Compressor(keep_all, as_float32)(np.zeros(4, dtype=np.float32), Layout((3,)), RNG)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e16, -1e16])
 @pytest.mark.parametrize("select", [keep_all, TopK(0.1)])
 @pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4)])
-def test_a_diverged_number_is_never_sent(select, quantise, number: float) -> None:
+def test_diverged_number_is_never_sent(select, quantise, number: float) -> None:
     vector = np.ones(20, dtype=np.float32)
     vector[7] = number
     with pytest.raises(LocalProtocolError, match="diverged"):

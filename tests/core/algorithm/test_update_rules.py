@@ -1,4 +1,4 @@
-"""The update rules beside Sparse-Push's, step by step. All numbers are sums of a few powers of two: no float rounds."""
+"""The update rules other than Sparse-Push's, step by step. Numbers are sums of powers of two: no float rounds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgenode.core.algorithm.compression import Compressor, Layout, Payload, TopK, as_float32, keep_all
-from edgenode.core.algorithm.sparse_push import Contribution, State, descend, emit, mix
+from edgenode.core.algorithm.sparse_push import Contribution, State, compress_with_feedback, descend, mix_contributions
 from edgenode.core.algorithm.update_rules import D2, DIFFERENCE, SPARSE_PUSH
 
 LAYOUT = Layout((3,))
@@ -23,11 +23,12 @@ def a_payload(*numbers: float) -> Payload:
 
 
 def test_sparse_push_is_algorithm_1() -> None:
-    assert (SPARSE_PUSH.descend, SPARSE_PUSH.emit, SPARSE_PUSH.mix) == (descend, emit, mix)
+    parts = SPARSE_PUSH.apply_update, SPARSE_PUSH.compress, SPARSE_PUSH.mix
+    assert parts == (descend, compress_with_feedback, mix_contributions)
     assert not SPARSE_PUSH.fixed
 
 
-def test_which_rules_keep_what() -> None:
+def test_rules_keep_the_vectors_of_their_papers() -> None:
     assert SPARSE_PUSH.keeps == ("error",)
     assert (D2.keeps, D2.fixed) == (("error", "history"), True)
     assert (DIFFERENCE.keeps, DIFFERENCE.fixed) == (("replica", "gathered"), True)
@@ -36,27 +37,27 @@ def test_which_rules_keep_what() -> None:
 # --- D2
 
 
-def test_d2_steps_from_twice_where_it_is_less_where_it_was_and_less_its_last_step() -> None:
-    """x_t = 8, x_t-1 = 4, displacement_t-1 = 1, displacement_t = 0.5: 2 * 8 - 4 + 0.5 - 1 = 11.5."""
+def test_d2_extrapolates_from_the_last_step() -> None:
+    """x_t = 8, x_t-1 = 4, update_t-1 = 1, update_t = 0.5: 2 * 8 - 4 + 0.5 - 1 = 11.5."""
     state = State(floats(8, 8, 8), history=floats(8 - (4 + 1), 0, -2))
     local_update = floats(0.5, 0.5, 0.5)
-    D2.descend(state, local_update)
+    D2.apply_update(state, local_update)
     assert state.x.tolist() == [11.5, 8.5, 6.5]
     assert local_update.tolist() == [0.5, 0.5, 0.5]
 
 
-def test_d2_remembers_what_mixing_made_of_its_step_alone() -> None:
+def test_d2_keeps_how_mixing_changed_its_step() -> None:
     state = State(floats(8, 8, 8), history=floats(3, 0, -2))
-    D2.descend(state, floats(0.5, 0.5, 0.5))
-    own = D2.emit(state, Compressor(keep_all, as_float32), LAYOUT, RNG)
+    D2.apply_update(state, floats(0.5, 0.5, 0.5))
+    own = D2.compress(state, Compressor(keep_all, as_float32), LAYOUT, RNG)
     D2.mix(state, own, state.u.copy(), 0.5, [Contribution(0.5, np.ones(1), a_payload(2, 2, 2))], 1.0)
     assert state.x.tolist() == [0.5 * 11.5 + 1, 0.5 * 8.5 + 1, 0.5 * 6.5 + 1]
     assert state.history.tolist() == [x - 8.5 for x in state.x.tolist()]
 
 
-def test_d2_first_steps_like_anybody() -> None:
+def test_first_d2_step_is_a_plain_step() -> None:
     state = State.initial(floats(1, 2, 3), D2.keeps)
-    D2.descend(state, floats(1, 1, 1))
+    D2.apply_update(state, floats(1, 1, 1))
     assert state.x.tolist() == [2, 3, 4]
 
 
@@ -67,9 +68,9 @@ def a_difference_state() -> State:
     return State(floats(8, 2, 1), replica=floats(1, 1, 1), gathered=floats(2, 3, 4), u=np.array([2.0]))
 
 
-def test_the_largest_difference_to_the_replica_is_sent_and_added_to_it() -> None:
+def test_largest_difference_is_sent_and_added_to_the_replica() -> None:
     state = a_difference_state()
-    payload = DIFFERENCE.emit(state, LARGEST, LAYOUT, RNG)
+    payload = DIFFERENCE.compress(state, LARGEST, LAYOUT, RNG)
     assert payload.dense(3).tolist() == [7, 0, 0]
     assert state.replica.tolist() == [8, 1, 1]
     assert state.x.tolist() == [8, 2, 1]
@@ -77,12 +78,12 @@ def test_the_largest_difference_to_the_replica_is_sent_and_added_to_it() -> None
 
 def test_what_was_not_sent_is_part_of_the_next_difference() -> None:
     state = a_difference_state()
-    said = [DIFFERENCE.emit(state, LARGEST, LAYOUT, RNG).dense(3).tolist() for _ in range(2)]
-    assert said == [[7, 0, 0], [0, 1, 0]]
+    sent = [DIFFERENCE.compress(state, LARGEST, LAYOUT, RNG).dense(3).tolist() for _ in range(2)]
+    assert sent == [[7, 0, 0], [0, 1, 0]]
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5])
-def test_a_node_moves_towards_what_it_has_gathered(rate: float) -> None:
+def test_node_moves_towards_the_gathered_replicas(rate: float) -> None:
     state = a_difference_state()
     x = state.x
     received = [

@@ -13,7 +13,7 @@ import pytest
 
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Layout, as_float32, keep_none
-from edgenode.core.algorithm.learner import SparsePush
+from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import (
     Answer,
@@ -396,7 +396,7 @@ def test_a_run_without_communication_still_advances() -> None:
         f"n{i}": Node(
             f"n{i}",
             plan,
-            SparsePush(algorithm_spec, layout, State.initial(np.full(5, i, dtype=np.float32)), 0, f"n{i}"),
+            VectorLearner(algorithm_spec, layout, State.initial(np.full(5, i, dtype=np.float32)), 0, f"n{i}"),
         )
         for i in range(3)
     }

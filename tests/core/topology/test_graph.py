@@ -42,11 +42,11 @@ def digraphs(draw: st.DrawFn) -> Digraph:
         ("complete", [{a + b for a in FOUR for b in FOUR if a != b}]),
     ],
 )
-def test_the_presets_on_four_nodes(name: str, rounds: list[set[str]]) -> None:
+def test_presets_on_four_nodes(name: str, rounds: list[set[str]]) -> None:
     assert edges(name) == rounds
 
 
-def test_the_exponential_hops_are_the_powers_of_two_below_n() -> None:
+def test_exponential_hops_are_the_powers_of_two_below_n() -> None:
     assert edges("exponential", tuple("abcdef"))[0] >= {"ab", "ac", "ae"}
     assert len(edges("one-peer-exponential", tuple("abcdef"))) == 3
     assert len(edges("one-peer-exponential", tuple("abcdefgh"))) == 3
@@ -71,7 +71,7 @@ def test_each_ring_is_a_hamiltonian_cycle(name: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("n", range(4, 13))
-def test_the_three_rings_differ(n: int) -> None:
+def test_three_rings_differ(n: int) -> None:
     assert len({GraphSpec(name).period(members(n)) for name in "abc"}) == 3
 
 
@@ -88,7 +88,7 @@ def test_each_phase_of_the_one_peer_exponential_is_a_permutation(n: int) -> None
         assert len(graph.edges) == n
 
 
-def test_positions_follow_the_members_so_that_a_preset_re_forms() -> None:
+def test_presets_adapt_to_the_members() -> None:
     assert edges("a", ("x", "y", "z")) == [{"xy", "yz", "zx"}]
     assert edges("a", ("x", "z")) == [{"xz", "zx"}]
 
@@ -101,7 +101,7 @@ def test_columns_of_the_mixing_matrix_sum_to_one(graph: Digraph) -> None:
 
 
 @given(digraphs())
-def test_a_sender_weighs_itself_and_every_receiver_alike(graph: Digraph) -> None:
+def test_sender_weighs_itself_and_every_receiver_equally(graph: Digraph) -> None:
     matrix = graph.mixing_matrix()
     for j, sender in enumerate(graph.nodes):
         for i, receiver in enumerate(graph.nodes):
@@ -116,7 +116,7 @@ def test_neighbours_are_the_edges_sorted(graph: Digraph) -> None:
         assert graph.in_neighbours(node) == tuple(sorted(s for s, r in graph.edges if r == node))
 
 
-def test_a_stranger_has_no_neighbours() -> None:
+def test_unknown_node_has_no_neighbours() -> None:
     graph = Digraph(("a",), frozenset())
     assert graph.in_neighbours("x") == graph.out_neighbours("x") == ()
 
@@ -139,29 +139,29 @@ def test_unreachable_pairs_are_named_and_the_many_counted() -> None:
     assert describe_unreachable(pairs, limit=2) == "n00->n01, n00->n02 and 10 more"
 
 
-def test_a_union_has_the_edges_of_both() -> None:
+def test_union_has_the_edges_of_both() -> None:
     one, two = Digraph(("a", "b"), frozenset({("a", "b")})), Digraph(("a", "b"), frozenset({("b", "a")}))
     assert one.union(two) == Digraph(("a", "b"), frozenset({("a", "b"), ("b", "a")}))
 
 
-def test_an_edge_to_an_unknown_node_is_named() -> None:
+def test_edge_to_an_unknown_node_is_named() -> None:
     with pytest.raises(GraphError, match="edge a->x names an unknown node 'x'"):
         Digraph(("a", "b"), frozenset({("a", "x")}))
     with pytest.raises(GraphError, match="edge x->a names an unknown node 'x'"):
         GraphSpec("mine", (("x", "a"),)).period(("a", "b"))
 
 
-def test_a_self_loop_is_refused() -> None:
+def test_self_loop_is_refused() -> None:
     with pytest.raises(GraphError, match="edge a->a is a self-loop"):
         Digraph(("a", "b"), frozenset({("a", "a")}))
 
 
-def test_a_duplicate_edge_is_named() -> None:
+def test_duplicate_edge_is_named() -> None:
     with pytest.raises(GraphError, match="graph 'mine' lists the edge a->b twice"):
         GraphSpec("mine", (("a", "b"), ("b", "a"), ("a", "b")))
 
 
-def test_an_unknown_preset_is_refused_with_the_nearest_and_all_names() -> None:
+def test_unknown_preset_is_refused_with_suggestions() -> None:
     with pytest.raises(GraphError, match="no graph named 'chrod'; did you mean 'chord'") as refused:
         GraphSpec("chrod")
     assert all(name in str(refused.value) for name in PRESETS)
@@ -169,7 +169,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest_and_all_names() -> None:
         GraphSpec("zzz")
 
 
-def test_an_edge_list_has_the_name_and_edges_of_its_file() -> None:
+def test_edge_list_has_the_name_and_edges_of_its_file() -> None:
     text = "# my graph\n\na b   # the first\nb -> c\nc->a\na, c\n"
     spec = parse_edges("mine.txt", text)
     assert spec == GraphSpec("mine.txt", (("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")))
@@ -178,17 +178,17 @@ def test_an_edge_list_has_the_name_and_edges_of_its_file() -> None:
 
 
 @pytest.mark.parametrize("line", ["a", "a b c", "a -> b -> c", "a ->"])
-def test_a_line_that_is_no_edge_is_refused_with_its_number(line: str) -> None:
+def test_malformed_line_is_refused_with_its_number(line: str) -> None:
     with pytest.raises(GraphError, match=rf"mine.txt, line 3: expected 'sender receiver', got '{line}'"):
         parse_edges("mine.txt", f"# head\na b\n  {line}  \n")
 
 
-def test_an_edge_list_refuses_a_duplicate_and_an_empty_file() -> None:
+def test_edge_list_refuses_a_duplicate_and_an_empty_file() -> None:
     with pytest.raises(GraphError, match="lists the edge a->b twice"):
         parse_edges("mine.txt", "a b\nb a\na -> b")
     with pytest.raises(GraphError, match=r"mine\.txt lists no edge"):
         parse_edges("mine.txt", "# nothing\n")
 
 
-def test_only_the_one_peer_exponential_changes_from_round_to_round() -> None:
+def test_only_one_peer_exponential_changes_each_round() -> None:
     assert [name for name in PRESETS if len(GraphSpec(name).period(members(8))) > 1] == ["one-peer-exponential"]

@@ -1,4 +1,4 @@
-"""What each algorithm demands of its graphs, checked against the arithmetic itself."""
+"""What each algorithm requires of its graphs, checked against its arithmetic."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_sparse_push_takes_any_graphs() -> None:
     Requirements().check(schedule("chord", "one-peer-exponential"), members(5))
 
 
-def test_graphs_of_which_nothing_is_demanded_are_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_without_requirements_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """A complete graph of 1024 nodes has a million edges."""
     monkeypatch.setattr(GraphSpec, "period", None)
     Requirements("sgp").check(schedule("complete"), members(5))
@@ -46,7 +46,7 @@ def test_balanced_graphs_are_those_whose_rows_sum_to_one(graph: str) -> None:
 
 
 @pytest.mark.parametrize("graphs", [("a", "b"), ("one-peer-exponential",), ("a", "a", "complete")])
-def test_a_graph_that_changes_is_refused_where_it_must_not(graphs: tuple[str, ...]) -> None:
+def test_changing_graph_is_refused_for_fixed_algorithms(graphs: tuple[str, ...]) -> None:
     with pytest.raises(GraphError, match=r"choco-sgd cannot use .*the graph must be the same in every round"):
         Requirements("choco-sgd", balanced=True, fixed=True).check(schedule(*graphs), members(5))
 
@@ -59,7 +59,7 @@ def test_two_names_of_one_graph_are_one_graph() -> None:
 
 
 def d2_at_rest(weights: np.ndarray, rounds: int) -> float:
-    """How far apart nodes without gradients are after some rounds of D2 itself, from a random difference."""
+    """The distance between nodes after some rounds of D2 without gradients, from a random start."""
     before = np.random.default_rng(0).standard_normal(len(weights))
     before -= before.mean()
     x = weights @ before
@@ -71,7 +71,7 @@ def d2_at_rest(weights: np.ndarray, rounds: int) -> float:
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("rate", [1.0, 0.5, 0.1])
 @pytest.mark.parametrize("graph", ["a", "two-way", "complete", "exponential"])
-def test_the_growth_is_that_of_d2(graph: str, rate: float, n: int) -> None:
+def test_d2_growth_predicts_d2(graph: str, rate: float, n: int) -> None:
     weights = np.eye(n) + rate * (preset(graph, n).mixing_matrix() - np.eye(n))
     growth = d2_growth(weights)
     if growth < 0.99:
@@ -81,8 +81,8 @@ def test_the_growth_is_that_of_d2(graph: str, rate: float, n: int) -> None:
 
 
 @pytest.mark.parametrize("smallest", [-0.9, -0.4, -1 / 3 - 1e-6, -1 / 3 + 1e-6, -0.2, 0.0, 0.5])
-def test_for_symmetric_weights_it_is_the_papers_minus_a_third(smallest: float) -> None:
-    """W = 1/n + smallest * (I - 1/n) has the one other eigenvalue ``smallest``."""
+def test_symmetric_weights_are_stable_above_minus_a_third(smallest: float) -> None:
+    """W = 1/n + smallest * (I - 1/n) has ``smallest`` as its only other eigenvalue."""
     mean = np.full((4, 4), 0.25)
     assert (d2_growth(mean + smallest * (np.eye(4) - mean)) < 1) == (smallest > -1 / 3)
 
@@ -97,7 +97,7 @@ def test_d2_takes_symmetric_graphs_at_half_the_rate() -> None:
             d2(0.5).check(schedule(graph), members(n))
 
 
-def test_d2_refuses_weights_whose_smallest_eigenvalue_is_too_small() -> None:
+def test_d2_refuses_weights_with_too_small_an_eigenvalue() -> None:
     text = r"d2 cannot use two-way with algorithm.averaging_rate = 1: the smallest eigenvalue of its weights is -0.333"
     with pytest.raises(GraphError, match=text):
         d2(1.0).check(schedule("two-way"), members(4))
