@@ -79,7 +79,8 @@ def run(
     set_up_logging(verbose, log_format)
     _check(listen, (*fixed, *((controller,) if ":" in controller else ()), *((metrics,) if metrics != "none" else ())))
     name = name or default_name()
-    from edgenode.node.process import Options, run_node
+    from edgenode.node.options import Options
+    from edgenode.node.process import run_node
 
     state_dir = state_dir or default_state_dir(config.run.cluster, name)
     take_sigterm_as_ctrl_c()

@@ -1,32 +1,84 @@
-"""How long rounds take, and when a node reports that it makes no progress. Pure: the caller passes the time."""
+"""How far a node is, and how it reports that: to the controller, to metrics, to systemd and to its log.
+
+A `Node` belongs to its owner task, which works on it in another thread. Reports therefore never read the node. They
+read the `NodeSnapshot` that the owner publishes after every event.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import structlog
+
+from edgenode.core.protocol.events import Mixed, TimedOut
+from edgenode.core.protocol.node import Node
+from edgenode.core.protocol.orders import FenceAnswer, Halt, Progress
+from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.status import NodeState, NodeStatus
+from edgenode.net.control_client import ControlLink
+from edgenode.node.replica import Replica
+from edgenode.node.resources import Sensors, Usage
+
+log = structlog.get_logger()
+
+_REPORT_EVERY_S = 0.2
+_LOG_STALL_EVERY_S = 30.0
+_SHOW_WAIT_AFTER_S = 1.0
+
+
+@dataclass(frozen=True)
+class NodeSnapshot:
+    """A node after its last event.
+
+    Attributes:
+        plan: what it knows of the plan.
+        missing: the peers that hold it up. A paused node waits for no peer.
+        fenced: the nodes that are being evicted, if it stands behind a fence.
+        stands_still: it is paused, and no local step is under way.
+    """
+
+    round: int
+    next_round: int
+    end: int
+    plan: Plan
+    missing: tuple[str, ...] = ()
+    fenced: frozenset[str] = frozenset()
+    halted: bool = False
+    stands_still: bool = False
+
+    @classmethod
+    def of(cls, node: Node) -> NodeSnapshot:
+        missing = () if node.halted else node.missing()
+        return cls(
+            node.round, node.next_round, node.end, node.plan, missing, node.fenced, node.halted, node.stands_still
+        )
 
 
 @dataclass
 class StallReporter:
-    """When a node is to say that it makes no progress: every ``every_s`` for which it is held up in one round."""
+    """When a node logs that it makes no progress: every ``every_s`` for which it is held up in one round."""
 
     every_s: float
     _round: int = -1
     _since: float = 0.0
-    _said: float = 0.0
+    _reported: float = 0.0
 
     def due(self, now: float, t: int, held_up: bool) -> float | None:
-        """For how long it has stood still, if that is to be said now."""
+        """For how many seconds the node has stood still, if it has to log that now."""
         if t != self._round or not held_up:
-            self._round, self._since, self._said = t, now, now
-        if now - self._said < self.every_s:
+            self._round, self._since, self._reported = t, now, now
+        if now - self._reported < self.every_s:
             return None
-        self._said = now
+        self._reported = now
         return now - self._since
 
 
 @dataclass
 class RoundTimer:
-    """What a round takes lately: a moving average over about ten."""
+    """The recent duration of a round: a moving average over about ten rounds."""
 
     round_s: float = 0.0
     _ended: float | None = None
@@ -39,5 +91,163 @@ class RoundTimer:
         self._ended = now
 
     def interrupt(self) -> None:
-        """The time until the next end is of no round: the run was paused."""
+        """The run pauses or resumes. The time until the next end of a round does not count."""
         self._ended = None
+
+
+class BarrierWait:
+    """The wait of a round for its peers: since when, and when it times out.
+
+    Args:
+        timeout_s: None for no limit: with a controller, unresponsive peers are evicted.
+
+    Attributes:
+        since: by the monotonic clock. None if the round does not wait.
+    """
+
+    def __init__(self, timeout_s: float | None, post: Callable[[TimedOut], None]) -> None:
+        self.since: float | None = None
+        self._timeout_s, self._post = timeout_s, post
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def begin(self, t: int) -> None:
+        """Round t waits from now on."""
+        self.end()
+        self.since = time.monotonic()
+        if self._timeout_s is not None:
+            self._deadline = asyncio.get_running_loop().call_later(self._timeout_s, self._post, TimedOut(t))
+
+    def end(self) -> None:
+        """The round waits no more."""
+        self.since = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class ProgressReporter:
+    """Reports of one node.
+
+    Args:
+        link: to the controller, if the run has one.
+        wire_bytes: returns the bytes of the gRPC messages sent to peers.
+
+    Attributes:
+        snapshot: the node after its last event.
+        farewell: of a node that has ended: its answer to every fence to come.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        wait: BarrierWait,
+        link: ControlLink | None,
+        log_stall_every_s: float,
+        wire_bytes: Callable[[], int],
+    ) -> None:
+        self.snapshot = NodeSnapshot.of(replica.node)
+        self.farewell: FenceAnswer | None = None
+        self.sensors = Sensors()
+        self._start = self.snapshot.round
+        self._replica, self._wait, self._link, self._wire_bytes = replica, wait, link, wire_bytes
+        self._stall_reporter = StallReporter(min(log_stall_every_s, _LOG_STALL_EVERY_S))
+        self._round_timer = RoundTimer()
+
+    # --- what the owner task notes ------------------------------------------------------------------
+
+    def round_ended(self, mixed: Mixed) -> None:
+        """A round is closed. Log it if it is the last of an epoch."""
+        self._round_timer.round_ended(time.monotonic())
+        rounds, epoch_rounds, stats = mixed.round + 1, self._replica.trainer.rounds_per_epoch, self._replica.stats
+        if rounds % epoch_rounds == 0:
+            log.info(
+                "epoch done",
+                epoch=rounds // epoch_rounds,
+                round=rounds,
+                graph=self.snapshot.plan.at(mixed.round).schedule.spec(mixed.round).name,
+                loss=None if stats.loss is None else round(stats.loss, 4),
+                accuracy=None if stats.accuracy is None else round(stats.accuracy, 4),
+            )
+
+    def halt_ordered(self, halt: Halt) -> None:
+        """The controller pauses or resumes the run, or repeats that."""
+        if halt.halted != self.snapshot.halted:
+            self._round_timer.interrupt()
+            log.info("pausing: no further round begins" if halt.halted else "resuming", round=self.snapshot.round)
+
+    # --- reports ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Report regularly, until cancelled."""
+        while True:
+            self.report()
+            self._log_if_stalled()
+            await asyncio.sleep(_REPORT_EVERY_S)
+
+    def report(self, state: NodeState | None = None, error: str = "") -> None:
+        """Report to the controller now."""
+        if self._link is not None:
+            snapshot, latest = self.snapshot, self.snapshot.plan.latest
+            progress = Progress(snapshot.next_round, latest.number, latest.digest, self.farewell)
+            self._link.progress(progress, self.status(state, error))
+
+    def status(self, state: NodeState | None = None, error: str = "") -> NodeStatus:
+        """The node as it is now, for the controller and for monitoring. Without a state it is running, or paused."""
+        if state is None:
+            state = NodeState.PAUSED if self.snapshot.stands_still else NodeState.RUNNING
+        snapshot, stats, usage, since = self.snapshot, self._replica.stats, self.usage(), self._wait.since
+        waiting = snapshot.missing if since is not None else ()
+        return NodeStatus(
+            round=snapshot.round,
+            rounds=snapshot.end,
+            loss=stats.loss,
+            accuracy=stats.accuracy,
+            messages=stats.messages,
+            payload_bytes=stats.payload_bytes,
+            wire_bytes=self._wire_bytes(),
+            dense_bytes=stats.dense_bytes,
+            gossip_bytes=stats.gossip_bytes,
+            received_bytes=stats.received_bytes,
+            round_s=self._round_timer.round_s,
+            sketch_round=stats.sketch_round,
+            sketch=tuple(stats.sketch),
+            u=stats.u,
+            waiting_for=waiting,
+            waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,
+            state=state,
+            error=error,
+            peak_memory_bytes=usage.peak_memory_bytes or 0,
+            joules_per_round=usage.joules_per_round,
+            power_sensor=usage.power_sensor,
+        )
+
+    def usage(self) -> Usage:
+        """What the node used of its machine, in the rounds of this process."""
+        return self.sensors.usage(self.snapshot.round - self._start)
+
+    def in_a_line(self) -> str:
+        """The node as it is now, for people."""
+        snapshot, since = self.snapshot, self._wait.since
+        parts = [f"round {snapshot.round} of {snapshot.end}"]
+        if self._replica.stats.accuracy is not None:
+            parts.append(f"accuracy {self._replica.stats.accuracy:.1%}")
+        if snapshot.missing and since is not None and time.monotonic() - since > _SHOW_WAIT_AFTER_S:
+            parts.append(f"waiting for {', '.join(snapshot.missing)} since {time.monotonic() - since:.0f} s")
+        if self._is_controller_unreachable():
+            parts.append("controller unreachable")
+        if snapshot.halted:
+            parts.append("paused")
+        return ", ".join(parts)
+
+    def _log_if_stalled(self) -> None:
+        snapshot = self.snapshot
+        since_s = self._stall_reporter.due(time.monotonic(), snapshot.round, bool(snapshot.missing or snapshot.fenced))
+        if since_s is None:
+            return
+        fenced = {"evicting": sorted(snapshot.fenced)} if snapshot.fenced else {}
+        controller = {"controller": "unreachable"} if self._is_controller_unreachable() else {}
+        waiting = {"waiting_for": list(snapshot.missing), "since_s": round(since_s)}
+        log.warning("no progress", round=snapshot.round, **waiting, **fenced, **controller)
+
+    def _is_controller_unreachable(self) -> bool:
+        return self._link is not None and not self._link.connected.is_set()

@@ -1,7 +1,7 @@
-"""One member of a run without its network: its state machine, its numbers, its trainer, its counts and its disk.
+"""One member of a run without its network: its state machine, model, trainer, counters and checkpoints.
 
-The daemon moves its events over a network, the simulator hands them over in memory; all that decides what the
-models become is here, once. Nothing here waits, and nothing here knows the time.
+The node process moves its events over the network, the simulator in memory. Everything that determines the models is
+here, once. Nothing here waits or reads a clock.
 """
 
 from __future__ import annotations
@@ -29,12 +29,27 @@ from edgenode.storage.result_file import NodeResult
 if TYPE_CHECKING:
     from edgenode.tasks.trainer import Trainer
 
-_Z = "z"  # beside the buffers in what a sponsor sends
+_Z = "z"  # the key of the model among the buffers that a sponsor sends
+
+
+@dataclass(frozen=True)
+class StartPoint:
+    """Where in a run a replica starts.
+
+    Attributes:
+        plan: as the node knows it at the start.
+        round: the first round.
+        fetched: z and the BatchNorm buffers of a sponsor, for a node that joins a running run.
+    """
+
+    plan: Plan
+    round: int
+    fetched: Arrays | None = None
 
 
 @dataclass
 class NodeStats:
-    """What this node did so far, for reports and for result.json; the counts go on over a resume."""
+    """What this node did so far, for reports and for result.json. The counts continue when a run resumes."""
 
     messages: int = 0
     payload_bytes: int = 0
@@ -44,7 +59,7 @@ class NodeStats:
     received_bytes: int = 0
     loss: float | None = None
     accuracy: float | None = None
-    before_average: float | None = None  # the accuracy that was measured last before a last phase of averages
+    before_average: float | None = None  # the last accuracy measured before the final gossip
     u: float = 1.0
     sketch_round: int = 0
     sketch: list[float] = field(default_factory=list)
@@ -54,12 +69,12 @@ class Replica:
     """One member, from the round it starts at.
 
     Args:
-        recipe: of the configuration.
-        store: where checkpoints are kept; None keeps none.
-        fetched: z and the BatchNorm buffers of a sponsor, for one who joins a running run.
+        algorithm_spec: of the configuration.
+        store: where checkpoints are kept. None keeps none.
+        window: how many pushes to a peer may be unanswered.
 
     Raises:
-        CheckpointError: there is no intact checkpoint of the round to start at.
+        CheckpointError: the checkpoint of the first round is damaged or missing.
     """
 
     def __init__(
@@ -68,58 +83,57 @@ class Replica:
         algorithm_spec: AlgorithmSpec,
         name: str,
         trainer: Trainer,
-        plan: Plan,
-        start: int,
+        start: StartPoint,
         store: CheckpointStore | None,
         window: int,
-        fetched: Arrays | None = None,
     ) -> None:
         self.name, self.trainer, self.stats = name, trainer, NodeStats()
         self._config, self._store = config, store
         self._sketch: Sketch | None = None
         self.layout = Layout(tuple(size for _, size in trainer.layout))
-        state = self._state(algorithm_spec, start) if fetched is None else self._newborn(algorithm_spec, fetched)
-        self.learner = VectorLearner(algorithm_spec, self.layout, state, config.run.seed, name)
+        self.learner = VectorLearner(
+            algorithm_spec, self.layout, self._first_state(algorithm_spec, start), config.run.seed, name
+        )
         self.node = Node(
             name,
-            plan,
+            start.plan,
             self.learner,
-            start=start,
+            start=start.round,
             window=window,
             evaluate_every=config.run.evaluate_every,
             checkpoint_every=config.run.checkpoint_every,
         )
 
-    def _state(self, algorithm_spec: AlgorithmSpec, start: int) -> State:
-        """The state to begin with: the common initial model, or the checkpoint of the round all agreed on."""
+    def _first_state(self, algorithm_spec: AlgorithmSpec, start: StartPoint) -> State:
+        """The sponsor's model, the checkpoint of the first round, or the common initial model.
+
+        A newcomer starts with its sponsor's z and buffers, u = 1, no error and no momentum. Its own checkpoints are
+        dropped: they belong to an earlier incarnation.
+        """
         if self._store is not None:
-            self._store.rewind(start)
-        if start == 0 or self._store is None:
+            self._store.rewind(start.round if start.fetched is None else -1)
+        if start.fetched is not None:
+            buffers = {name: value for name, value in start.fetched.items() if name != _Z}
+            self.trainer.load_local_state({**self.trainer.local_state(), **buffers})
+            return algorithm_spec.initial(start.fetched[_Z])
+        if start.round == 0 or self._store is None:
             return algorithm_spec.initial(self.trainer.initial())
-        checkpoint = self._store.load(start)
+        checkpoint = self._store.load(start.round)
         self.trainer.load_local_state(checkpoint.local)
         for name, count in checkpoint.counts.items():
             setattr(self.stats, name, count)
         self.stats.u = float(checkpoint.state.u.mean())
         return checkpoint.state
 
-    def _newborn(self, algorithm_spec: AlgorithmSpec, fetched: Arrays) -> State:
-        """A newcomer's state: its sponsor's z and buffers, u = 1, no error, no momentum; what it was before is gone."""
-        if self._store is not None:
-            self._store.rewind(-1)
-        buffers = {name: value for name, value in fetched.items() if name != _Z}
-        self.trainer.load_local_state({**self.trainer.local_state(), **buffers})
-        return algorithm_spec.initial(fetched[_Z])
-
     def model(self) -> bytes:
         """z and the buffers, for a newcomer."""
         buffers = {n: v for n, v in self.trainer.local_state().items() if n.startswith("buffer.")}
         return save({_Z: self.learner.model(), **buffers})
 
-    # --- what the node asks for ---------------------------------------------------------------------
+    # --- actions of the node ------------------------------------------------------------------------
 
     def train(self, action: Train) -> Trained:
-        """One local step; the loss goes into the tally.
+        """Take one local step, and count its loss.
 
         Raises:
             EdgenodeError: the loss is not finite.
@@ -129,28 +143,28 @@ class Replica:
         return Trained(action.round, step.local_update)
 
     def evaluate(self, z: Floats) -> float:
-        """The test accuracy of z, 0 to 1; it goes into the tally."""
+        """The test accuracy of z, 0 to 1. It is counted."""
         self.stats.accuracy = accuracy = self.trainer.evaluate(z)
         return accuracy
 
     def conclude(self, z: Floats) -> float:
-        """The test accuracy of the final z, 0 to 1; after a last phase, with BatchNorm statistics of it."""
+        """The test accuracy of the final z, 0 to 1. After a final gossip, BatchNorm statistics are measured for z."""
         if not self.learner.trains(self.node.round - 1):
             self.stats.before_average = self.stats.accuracy
             self.trainer.measure_statistics(z)
         return self.evaluate(z)
 
     def sketch(self, t: int, z: Floats) -> None:
-        """Take the sketch of z after ``round`` rounds into the tally."""
+        """Keep the sketch of z after ``t`` rounds, for reports."""
         self._sketch = self._sketch or Sketch(self.layout.size, self._config.run.seed)
         self.stats.sketch_round, self.stats.sketch = t, self._sketch.of(z)
 
     def accuracy_at(self, host: Replica) -> float:
-        """How much of a sample of the training data at a node, here or elsewhere, this node's model names rightly."""
+        """The accuracy of this node's model on a sample of the host's training data, 0 to 1."""
         return self.trainer.accuracy_on(host.trainer, self.learner.model())
 
     def count(self, mixed: Mixed) -> None:
-        """Take a closed round into the tally."""
+        """Add a closed round to the counters."""
         stats = self.stats
         stats.messages += mixed.messages
         stats.payload_bytes += mixed.payload_bytes
@@ -162,7 +176,7 @@ class Replica:
         """Write a checkpoint.
 
         Raises:
-            CheckpointError: the disk refuses it.
+            CheckpointError: it cannot be written.
         """
         if self._store is None:
             return
@@ -194,10 +208,10 @@ class Replica:
         )
 
     def export(self, folder: Path, z: Floats) -> None:
-        """Write model.safetensors: z and the BatchNorm buffers, with what is needed to use them.
+        """Write model.safetensors: z and the BatchNorm buffers. Its metadata names model, data set and run.
 
         Raises:
-            CheckpointError: the disk refuses it.
+            CheckpointError: it cannot be written.
         """
         from safetensors.torch import save_file
 

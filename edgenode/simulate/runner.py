@@ -40,7 +40,7 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
-from edgenode.node.replica import Replica
+from edgenode.node.replica import Replica, StartPoint
 from edgenode.simulate.skew_scout import SkewScout
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import CheckpointStore
@@ -87,8 +87,7 @@ class Simulation:
                 algorithm_spec,
                 name,
                 factory.trainer(config, name, names),
-                plan,
-                self.round,
+                StartPoint(plan, self.round),
                 stores[name],
                 _WINDOW,
             )

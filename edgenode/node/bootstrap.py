@@ -1,0 +1,287 @@
+"""How a node reaches a plan: with a controller, or with fixed peers and none.
+
+With a controller:
+
+1. Find it: at the given address, or by mDNS. Report `Join`, which shows what this process can resume from.
+2. The controller creates or resumes the run when all nodes it needs are connected, and welcomes them.
+3. If the run is under way, the controller first names a sponsor. The newcomer fetches the sponsor's model, tests that
+   it reaches all members, and reports `Fetched`. The welcome follows.
+
+With fixed peers, every node meets all others, compares the answers, and derives the same plan from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from edgenode import factory
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    Fetched,
+    Halt,
+    Hello,
+    Join,
+    Leadership,
+    LeaveRefused,
+    Offer,
+    Order,
+    Refuse,
+    Sponsor,
+    Standby,
+    Welcome,
+)
+from edgenode.core.protocol.plan import Plan
+from edgenode.errors import ConfigError, TransportError
+from edgenode.net.control_client import ControlLink
+from edgenode.net.discovery import Discovery
+from edgenode.net.peer_client import fetch_model, meet, probe
+from edgenode.net.peer_server import PeerServer, name_conflict
+from edgenode.net.rpc import address_towards, join_address
+from edgenode.net.wire import Identity
+from edgenode.node.background import in_background
+from edgenode.node.options import Options
+from edgenode.node.progress import NodeSnapshot
+from edgenode.node.replica import StartPoint
+from edgenode.node.runner import Mailbox
+from edgenode.node.shutdown import Shutdown
+from edgenode.storage.checkpoints import Arrays
+
+log = structlog.get_logger()
+
+_FIND_S = 10.0
+_FETCH_S = 600.0
+_PROBE_S = 5.0
+_RETRY_S = 2.0
+_CHECK_LINK_EVERY_S = 0.1
+_MAX_MODEL_BYTES = 1 << 32
+
+
+@dataclass(frozen=True)
+class LocalNode:
+    """What this process brings to a run.
+
+    Attributes:
+        saved: the rounds of its intact checkpoints, and the plan of the newest.
+        rounds_per_epoch: of its local data.
+        port: where its peers reach it.
+    """
+
+    identity: Identity
+    saved: tuple[frozenset[int], Plan | None]
+    rounds_per_epoch: int
+    port: int
+
+
+class ModelFetcher:
+    """Fetches the model for a newcomer, if the run is under way.
+
+    Attributes:
+        sponsors: the sponsors that the controller names, in order.
+        model: z and the BatchNorm buffers of the last sponsor.
+    """
+
+    def __init__(self, identity: Identity, link: ControlLink) -> None:
+        self.sponsors: asyncio.Queue[Sponsor] = asyncio.Queue()
+        self.model: Arrays | None = None
+        self._identity, self._link = identity, link
+
+    async def run(self) -> None:
+        """For every sponsor: fetch its model, reach all other members, and report that. Until cancelled.
+
+        Raises:
+            RemoteProtocolError: the sponsor sends too much.
+        """
+        while True:
+            sponsor = await self.sponsors.get()
+            try:
+                raw = await fetch_model(sponsor.address, self._identity, _MAX_MODEL_BYTES, _FETCH_S)
+                await self._reach(sponsor.others)
+                self.model = load(raw)
+            except (TransportError, SafetensorError) as exc:
+                log.warning("cannot join yet", reason=str(exc))
+                await asyncio.sleep(_RETRY_S)
+                self.sponsors.put_nowait(sponsor)
+                continue
+            log.info("fetched the model", sponsor=sponsor.address, size=len(raw))
+            self._link.report(Fetched())
+
+    async def _reach(self, members: tuple[str, ...]) -> None:
+        answers = await asyncio.gather(*(probe(member, self._identity, _PROBE_S) for member in members))
+        if not all(answers):
+            unreached = [member for member, answer in zip(members, answers, strict=True) if not answer]
+            raise TransportError(f"cannot reach {', '.join(unreached)}")
+
+
+class ControllerBootstrap:
+    """Joins a run through its controller, and takes the controller's orders until the run ends.
+
+    Args:
+        discovery: mDNS, if this node uses it.
+        show_wait: takes a line about what this node waits for.
+
+    Attributes:
+        link: to the controller. The caller runs it.
+        mailbox: orders to the node, from the first one on.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        local: LocalNode,
+        discovery: Discovery | None,
+        shutdown: Shutdown,
+        show_wait: Callable[[str], None],
+    ) -> None:
+        self.link = ControlLink(local.identity, self._find_controller, self.join_report, self.take_order)
+        self.mailbox = Mailbox()
+        self._options, self._local, self._discovery = options, local, discovery
+        self._shutdown, self._show_wait = shutdown, show_wait
+        self._welcomes: asyncio.Queue[Welcome] = asyncio.Queue()
+        self._fetcher = ModelFetcher(local.identity, self.link)
+        self._leadership: Leadership | None = None  # of the last Hello
+        self._snapshot: Callable[[], NodeSnapshot] | None = None  # of the node, once it runs
+
+    async def wait_for_start(self) -> StartPoint:
+        """Wait for the welcome, as long as it takes. If the run is under way, fetch the model first.
+
+        Raises:
+            ConfigError: there was no controller for ``wait_s``.
+        """
+        async with in_background(self._fetcher.run(), "model fetcher"):
+            welcome = await self._wait_for_welcome()
+        # If all nodes resume, the model of a run that was under way before does not count.
+        under_way = welcome.round > welcome.plan.records[0].start
+        return StartPoint(welcome.plan, welcome.round, self._fetcher.model if under_way else None)
+
+    def node_runs(self, snapshot: Callable[[], NodeSnapshot]) -> None:
+        """The node is about to start. From now on it follows one controller."""
+        self._snapshot = snapshot
+
+    def join_report(self, controller: str) -> Join:
+        """The first report to a controller at host:port: of a newcomer, or of a member that lost its link."""
+        host = self._options.listen_host
+        if host in ("", "0.0.0.0", "::"):
+            host = address_towards(controller)
+        rounds, plan = self._local.saved
+        snapshot = self._snapshot() if self._snapshot is not None else None
+        return Join(
+            address=join_address(host, self._local.port),
+            run_digest=self._local.identity.run_digest,
+            rounds_per_epoch=self._local.rounds_per_epoch,
+            saved=rounds,
+            plan=plan if snapshot is None else snapshot.plan,
+            running=snapshot is not None,
+            process=self._local.identity.process,
+            fenced=frozenset() if snapshot is None else snapshot.fenced,
+            follows=None if snapshot is None else self._leadership,
+        )
+
+    def take_order(self, order: Order) -> None:
+        """Carry out an order, or put it into the node's mailbox.
+
+        Raises:
+            TransportError: another controller leads the run that this node is in.
+        """
+        match order:
+            case Hello(leadership, paused):
+                self._follow(leadership)
+                self.mailbox.post(Halt(paused))
+            case Welcome():
+                self._welcomes.put_nowait(order)
+            case Sponsor():
+                self._fetcher.sponsors.put_nowait(order)
+            case LeaveRefused(reason):
+                self._shutdown.stop(reason)
+            case Standby(present, missing):
+                self._show_wait(f"waiting for {missing} more (connected: {', '.join(present)})")
+                log.info("waiting for nodes", present=list(present), missing=missing)
+            case Refuse():
+                pass  # the link raises it
+            case Halt() | Offer() | Fence() | EvictionCommitted():
+                self.mailbox.post(order)
+
+    def _follow(self, leadership: Leadership) -> None:
+        """A run has one controller. A node in it takes no orders from an older one, or from a second one.
+
+        Raises:
+            TransportError: this is another one. The next attempt may find the right one.
+        """
+        if self._snapshot is not None and self._leadership is not None and leadership.yields_to(self._leadership):
+            raise TransportError(
+                f"the controller at {leadership} is not the one that this node follows, at {self._leadership}"
+            )
+        self._leadership = leadership
+
+    async def _wait_for_welcome(self) -> Welcome:
+        while True:
+            try:
+                await asyncio.wait_for(self.link.connected.wait(), self._options.wait_s)
+            except TimeoutError:
+                raise ConfigError(self._why_no_controller()) from None
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(self._welcomes.get(), _CHECK_LINK_EVERY_S)
+
+    async def _find_controller(self) -> str:
+        if self._options.controller != "mdns":
+            return self._options.controller
+        assert self._discovery is not None
+        service = await self._discovery.wait("controller", timeout_s=_FIND_S)
+        return service.targets[0]
+
+    def _why_no_controller(self) -> str:
+        if self._options.controller != "mdns":
+            return f"no controller answers at {self._options.controller} (waited {self._options.wait_s:g} s)"
+        assert self._discovery is not None
+        for service in self._discovery.services("controller").values():
+            return f"the controller announced at {', '.join(service.targets)} does not answer"
+        return self._discovery.not_found("controller", None, self._options.wait_s)
+
+
+async def agree_with_peers(
+    options: Options, local: LocalNode, server: PeerServer, show_wait: Callable[[str], None]
+) -> tuple[StartPoint, dict[str, str]]:
+    """Meet all fixed peers, and derive the plan from their answers, as each of them does.
+
+    Returns:
+        Where to start, and the host:port of each peer by its node id.
+
+    Raises:
+        ConfigError: the peers are not the nodes of the run, or two have one name.
+        DigestMismatch: a peer is of another run.
+        TransportError: a peer did not answer for ``wait_s``.
+    """
+
+    def waiting(target: str, why: str) -> None:
+        show_wait(f"waiting for the peer at {target}: {why}")
+        log.info("waiting for a peer", peer=target, why=why)
+
+    calls = [meet(target, local.identity, waiting, options.wait_s) for target in options.peers]
+    async with in_background(server.first_mismatch(), "mismatches"), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(call, name="meet") for call in calls]
+    saved, addresses = {options.name: local.saved}, dict[str, str]()
+    for target, task in zip(options.peers, tasks, strict=True):
+        identity, rounds, plan = task.result()
+        if identity.node == options.name:
+            if identity.process != local.identity.process:
+                raise name_conflict(identity.node, target)
+            continue  # a list of all nodes, this one included
+        if identity.node in addresses:
+            raise ConfigError(
+                f"the peers at {addresses[identity.node]} and {target} have one node id, {identity.node!r}: "
+                "give one of the two another --name"
+            )
+        addresses[identity.node], saved[identity.node] = target, (rounds, plan)
+    if len(saved) != options.config.run.nodes:
+        raise ConfigError(
+            f"run.nodes = {options.config.run.nodes}, but this node and its --peers are {len(saved)}: "
+            f"{', '.join(sorted(saved))}"
+        )
+    return StartPoint(*factory.agreed_plan(options.config, saved, local.rounds_per_epoch)), addresses

@@ -1,0 +1,33 @@
+"""Where a peer can be dialled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgenode.core.protocol.plan import Plan
+from edgenode.net.discovery import Discovery
+from edgenode.net.peer_client import PeerAddresses
+
+
+@dataclass(frozen=True)
+class PeerDirectory:
+    """The addresses of the peers.
+
+    Attributes:
+        fixed: host:port of each fixed peer, where it answered. No other address counts for such a peer.
+        discovery: mDNS, if this node uses it.
+    """
+
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    discovery: Discovery | None = None
+
+    def find(self, peer: str, plan: Plan) -> PeerAddresses:
+        """The addresses of a peer, the most likely one first: what the plan says, then what mDNS says."""
+        if peer in self.fixed:
+            return PeerAddresses((self.fixed[peer],))
+        # An evicted peer, or one that left, is named by an older record only.
+        member = next((m for record in reversed(plan.records) for m in record.members if m.node == peer), None)
+        service = self.discovery.services("node").get(peer) if self.discovery is not None else None
+        addresses = [*([member.address] if member and member.address else []), *(service.targets if service else ())]
+        return PeerAddresses(tuple(dict.fromkeys(addresses)), member.incarnation if member else 0)

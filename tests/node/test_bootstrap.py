@@ -1,0 +1,179 @@
+"""Which controller a node follows, what it reports when it joins, and how it agrees on a plan with fixed peers."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgenode import factory
+from edgenode.config.load import load
+from edgenode.config.schema import Config
+from edgenode.core.protocol.events import NodeEvent
+from edgenode.core.protocol.orders import EvictionCommitted, Fence, Halt, Hello, Leadership, Offer, Standby, Welcome
+from edgenode.core.protocol.plan import Member, create_plan
+from edgenode.errors import ConfigError, TransportError
+from edgenode.net import peer_server
+from edgenode.net.peer_server import PeerServer
+from edgenode.net.rpc import serving
+from edgenode.net.wire import Identity
+from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, agree_with_peers
+from edgenode.node.options import Options
+from edgenode.node.progress import NodeSnapshot
+from edgenode.node.replica import StartPoint
+from edgenode.node.shutdown import Shutdown
+
+PLAN = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(Config()))
+OPTIONS = Options(Config(), "n0", "127.0.0.1:0", (), "127.0.0.1:1", Path("unused"))
+LOCAL = LocalNode(Identity("edgenode", "n0", Config().digest(), process="first"), (frozenset({50}), PLAN), 7, 7601)
+
+
+def bootstrap(shown: list[str] | None = None, options: Options = OPTIONS) -> ControllerBootstrap:
+    return ControllerBootstrap(options, LOCAL, None, Shutdown(), ([] if shown is None else shown).append)
+
+
+def greet(node: ControllerBootstrap, *leaderships: Leadership) -> None:
+    for leadership in leaderships:
+        node.take_order(Hello(leadership))
+
+
+def begin(node: ControllerBootstrap) -> None:
+    node.node_runs(lambda: NodeSnapshot(9, 10, 100, PLAN.extend(PLAN.successor(90)), fenced=frozenset({"n3"})))
+
+
+# --- the controller
+
+
+def test_a_node_in_no_run_reports_its_checkpoints() -> None:
+    join = bootstrap().join_report("127.0.0.1:7700")
+    assert (join.address, join.run_digest, join.rounds_per_epoch) == ("127.0.0.1:7601", Config().digest(), 7)
+    assert (join.saved, join.plan, join.running, join.process) == ({50}, PLAN, False, "first")
+
+
+def test_a_node_in_no_run_follows_every_controller_in_turn() -> None:
+    node = bootstrap()
+    greet(node, Leadership(5, "a"), Leadership(0, "b"))
+    assert node.join_report("127.0.0.1:7700").follows is None
+
+
+def test_a_member_reports_its_run_and_the_newest_controller() -> None:
+    node = bootstrap()
+    greet(node, Leadership(5, "a", "there:1"))
+    begin(node)
+    assert node.join_report("127.0.0.1:7700").follows == Leadership(5, "a", "there:1")
+    greet(node, Leadership(5, "a", "there:2"), Leadership(6, "b", "here:1"))
+    join = node.join_report("127.0.0.1:7700")
+    assert (join.running, join.follows) == (True, Leadership(6, "b", "here:1"))
+    assert (join.plan, join.fenced, join.process) == (PLAN.extend(PLAN.successor(90)), {"n3"}, "first")
+
+
+@pytest.mark.parametrize(
+    "other", [Leadership(4, "a", "here:1"), Leadership(5, "b", "here:1")], ids=["older", "a second"]
+)
+def test_a_member_refuses_another_controller_and_names_both(other: Leadership) -> None:
+    node = bootstrap()
+    greet(node, Leadership(5, "a", "there:1"))
+    begin(node)
+    both = (
+        rf"at here:1 \(term {other.term}, {other.nonce}\) is not the one that this node follows, "
+        r"at there:1 \(term 5, a\)"
+    )
+    with pytest.raises(TransportError, match=both):
+        greet(node, other)
+    assert node.join_report("127.0.0.1:7700").follows == Leadership(5, "a", "there:1")
+
+
+def test_orders_before_and_after_the_start_arrive_once_in_order() -> None:
+    node = bootstrap()
+    orders: list[NodeEvent] = [Offer(PLAN.latest), Fence(1, 1, frozenset({"n1"})), EvictionCommitted(PLAN.records)]
+    for order in orders[:2]:
+        node.take_order(order)
+    begin(node)
+    node.take_order(orders[2])
+    assert node.mailbox.get_all() == orders
+
+
+def test_a_pause_before_the_start_is_remembered() -> None:
+    node = bootstrap()
+    node.take_order(Hello(Leadership(0), paused=True))
+    assert node.mailbox.starts_halted()
+    node.take_order(Hello(Leadership(0), paused=True))
+    node.take_order(Halt(False))
+    assert not node.mailbox.starts_halted()
+
+
+def test_a_waiting_node_shows_how_many_are_missing() -> None:
+    shown: list[str] = []
+    bootstrap(shown).take_order(Standby(("n0", "n1"), 2))
+    assert shown == ["waiting for 2 more (connected: n0, n1)"]
+
+
+async def test_a_welcome_gives_plan_and_round_once_connected() -> None:
+    node = bootstrap()
+    node.link.connected.set()
+    node.take_order(Welcome(PLAN, 50))
+    assert await node.wait_for_start() == StartPoint(PLAN, 50)
+
+
+async def test_without_a_controller_the_wait_ends_with_its_address() -> None:
+    node = bootstrap(options=replace(OPTIONS, wait_s=0.05))
+    with pytest.raises(ConfigError, match=r"no controller answers at 127\.0\.0\.1:1 \(waited 0\.05 s\)"):
+        await node.wait_for_start()
+
+
+# --- fixed peers
+
+
+class FixedPeers:
+    """Nodes with servers on loopback, each with a list of the addresses of all."""
+
+    def __init__(self, names: list[str], nodes: int) -> None:
+        self._config = load(None, {"run.nodes": nodes}, {})
+        self._locals = [
+            LocalNode(Identity("edgenode", n, self._config.digest(), process=str(i)), (frozenset(), None), 1, 0)
+            for i, n in enumerate(names)
+        ]
+
+    async def agree(self) -> list[tuple[StartPoint, dict[str, str]] | BaseException]:
+        servers = [PeerServer(local.identity, local.saved) for local in self._locals]
+        async with AsyncExitStack() as stack:
+            ports = [
+                await stack.enter_async_context(serving("127.0.0.1:0", [(peer_server.SERVICE, s.add_to)], 0.0))
+                for s in servers
+            ]
+            self.targets = [f"127.0.0.1:{port}" for port in ports]
+            calls = [
+                agree_with_peers(self._options(local), local, server, lambda text: None)
+                for local, server in zip(self._locals, servers, strict=True)
+            ]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    def _options(self, local: LocalNode) -> Options:
+        return Options(self._config, local.identity.node, "127.0.0.1:0", tuple(self.targets), "none", Path("unused"))
+
+
+async def test_fixed_peers_derive_one_plan_and_know_each_other() -> None:
+    peers = FixedPeers(["n1", "n0"], nodes=2)
+    (start, to_others), (start_there, _) = await peers.agree()  # type: ignore[misc]
+    assert start.plan.latest.names == ("n0", "n1")
+    assert (start.round, start) == (0, start_there)
+    assert to_others == {"n0": peers.targets[1]}
+
+
+async def test_two_fixed_peers_of_one_name_are_refused_by_address() -> None:
+    peers = FixedPeers(["n0", "twin", "twin"], nodes=3)
+    error = (await peers.agree())[0]
+    assert isinstance(error, ConfigError)
+    assert str(error) == (
+        f"the peers at {peers.targets[1]} and {peers.targets[2]} have one node id, 'twin': "
+        "give one of the two another --name"
+    )
+
+
+async def test_too_few_fixed_peers_are_refused_with_their_names() -> None:
+    error = (await FixedPeers(["n0", "n1"], nodes=3).agree())[0]
+    assert isinstance(error, ConfigError)
+    assert str(error) == "run.nodes = 3, but this node and its --peers are 2: n0, n1"
