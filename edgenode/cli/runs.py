@@ -89,7 +89,9 @@ def list_runs(state_dir: Path | None, cluster: str, as_json: bool) -> None:
 @cluster_option
 @json_option
 def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
-    """Show the configuration of a run, and the last figures of every node.
+    """Show one run.
+
+    Prints its outcome, the last figures of every node, and its configuration.
 
     \b
     Examples:
@@ -131,7 +133,9 @@ def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
 @state_option
 @cluster_option
 def export(run: str, form: str, out: Path | None, state_dir: Path | None, cluster: str) -> None:
-    """Export all samples of a run, to standard output unless --out names a file.
+    """Export all samples of a run.
+
+    Writes to standard output unless --out names a file.
 
     \b
     Examples:
@@ -160,7 +164,9 @@ def export(run: str, form: str, out: Path | None, state_dir: Path | None, cluste
 @state_option
 @cluster_option
 def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> None:
-    """Plot accuracy against bytes sent per node, compressed and uncompressed.
+    """Plot accuracy against bytes sent.
+
+    Shows the bytes per node as sent and uncompressed, in the format of the suffix of --out.
 
     \b
     Examples:

@@ -119,7 +119,9 @@ def rotate(names: str, every: str, controller: str, cluster: str) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @cluster_options
 def apply(file: Path, controller: str, cluster: str) -> None:
-    """Use the graph of an edge-list file: one "sender receiver" per line. # starts a comment.
+    """Use the graph of an edge-list file.
+
+    The file has one "sender receiver" per line. # starts a comment.
 
     \b
     Example:

@@ -73,12 +73,12 @@ def test_interrupted_experiment_resumes_to_same_tables(tmp_path: Path, monkeypat
 
     def stopped(*arguments: Any) -> Iterator[Any]:
         ended = 0
-        with closing(play(*arguments)) as news:
-            for cell, said in news:
+        with closing(play(*arguments)) as messages:
+            for cell, message in messages:
                 if ended == 1:  # the second run has begun
                     raise KeyboardInterrupt
-                ended += not isinstance(said, int)
-                yield cell, said
+                ended += not isinstance(message, int)
+                yield cell, message
 
     with monkeypatch.context() as patch:
         patch.setattr(parallel, "run_trials", stopped)

@@ -29,13 +29,13 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
         yield ours
 
 
-def heard(systemd: socket.socket) -> str:
+def received(systemd: socket.socket) -> str:
     return systemd.recv(4096).decode()
 
 
 def test_notification_is_one_datagram_of_assignments(systemd: socket.socket) -> None:
     Notifier({"NOTIFY_SOCKET": "notify"}).send(READY=1, STATUS="round 3,\naccuracy 9 %")
-    assert heard(systemd) == "READY=1\nSTATUS=round 3, accuracy 9 %"
+    assert received(systemd) == "READY=1\nSTATUS=round 3, accuracy 9 %"
 
 
 def test_abstract_socket_is_found() -> None:
@@ -43,7 +43,7 @@ def test_abstract_socket_is_found() -> None:
         ours.bind(f"\0edgenode-{os.getpid()}")
         ours.settimeout(5)
         Notifier({"NOTIFY_SOCKET": f"@edgenode-{os.getpid()}"}).send(READY=1)
-        assert heard(ours) == "READY=1"
+        assert received(ours) == "READY=1"
 
 
 async def test_without_systemd_nothing_is_sent() -> None:
@@ -69,10 +69,10 @@ async def test_ready_is_followed_by_status_and_watchdog(
     rounds = iter(range(100))
     notifier = Notifier({"NOTIFY_SOCKET": "notify", **usec, **environ})
     beat = asyncio.create_task(notifier.beat(lambda: f"round {next(rounds)}"))
-    said = [await asyncio.to_thread(heard, systemd) for _ in range(3)]
+    sent = [await asyncio.to_thread(received, systemd) for _ in range(3)]
     beat.cancel()
     sign = "\nWATCHDOG=1" if watched else ""
-    assert said == ["READY=1", f"STATUS=round 0{sign}", f"STATUS=round 1{sign}"]
+    assert sent == ["READY=1", f"STATUS=round 0{sign}", f"STATUS=round 1{sign}"]
 
 
 # --- service files
