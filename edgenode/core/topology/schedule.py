@@ -1,4 +1,7 @@
-"""Which graph each round uses: a pure function of the round and the members. A period in epochs ends here."""
+"""Which graph each round uses: a pure function of the round and the members.
+
+A `ScheduleSpec` may count in training epochs. A `Schedule` counts in rounds only, so all nodes that have it agree.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,25 @@ from edgenode.core.topology.graph import Digraph, GraphSpec, describe_unreachabl
 from edgenode.core.topology.period import Period
 from edgenode.errors import GraphError
 
+_EVERY_ROUND = Period(1)
+
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """A schedule as it is configured, before the rounds of an epoch are known.
+    """A schedule as configured, before the number of rounds of an epoch is known.
 
     Attributes:
-        graphs: used in turn, a period each.
-        last: the graph from round ``last_from`` on, if any: that of SCSP's final gossip.
+        graphs: used in turn, for one period each.
+        last: the graph from round ``last_from`` on, if any. SCSP's final gossip uses it.
     """
 
     graphs: tuple[GraphSpec, ...]
-    period: Period = Period(1)
+    period: Period = _EVERY_ROUND
     last: GraphSpec | None = None
     last_from: int = 0
 
     def schedule(self, rounds_per_epoch: int) -> Schedule:
-        """The schedule of a run from round 0, where an epoch has that many rounds."""
+        """The schedule from round 0, where an epoch has that many rounds."""
         return Schedule(self.graphs, self.period.rounds(rounds_per_epoch), last=self.last, last_from=self.last_from)
 
 
@@ -33,7 +38,10 @@ class ScheduleSpec:
 class Schedule:
     """Which graph each round uses: ``graphs`` in turn, ``every`` rounds each, counted from round ``origin``.
 
-    From round ``last_from`` on (if any) the graph is ``last`` instead: the graph of SCSP's final gossip.
+    If ``last`` is given, it is the graph from round ``last_from`` on. SCSP's final gossip uses it.
+
+    Raises:
+        GraphError: there are no graphs, or ``every`` is below 1.
     """
 
     graphs: tuple[GraphSpec, ...]
@@ -46,7 +54,7 @@ class Schedule:
         if not self.graphs:
             raise GraphError("a schedule needs at least one graph")
         if self.every < 1:
-            raise GraphError(f"a rotation changes every n >= 1 rounds, not {self.every}")
+            raise GraphError(f"a schedule must use each graph for 1 or more rounds, not {self.every}")
 
     def spec(self, t: int) -> GraphSpec:
         """The named graph in force at a round."""
@@ -57,32 +65,38 @@ class Schedule:
     def graph(self, t: int, members: tuple[str, ...]) -> Digraph:
         """The digraph of one round."""
         spec = self.spec(t)
-        period = spec.period(members)
+        phases = spec.period(members)
         origin = self.last_from if spec is self.last else self.origin
-        return period[(t - origin) % len(period)]
+        return phases[(t - origin) % len(phases)]
 
     def next_switch(self, t: int) -> int | None:
-        """The first round after this one with another named graph; None if there is none."""
-        ahead = [] if self.last is None or t >= self.last_from else [self.last_from]
-        if len(set(self.graphs)) > 1 and not (self.last is not None and t >= self.last_from):
+        """The first round after round t with another named graph, or None if there is none."""
+        if self.last is not None and t >= self.last_from:
+            return None
+        ahead = [] if self.last is None else [self.last_from]
+        if len(set(self.graphs)) > 1:
             ahead.append(t + self.every - (t - self.origin) % self.every)
         return min(ahead, default=None)
 
     def over(self, members: tuple[str, ...]) -> Schedule:
-        """The schedule over other members: presets re-form by themselves; a list of edges loses those of the absent,
-        and gives way to a ring where that leaves it unconnected."""
+        """The schedule over other members.
+
+        Presets adapt to any members. A list of edges loses those of absent members. If the rest is not connected, the
+        schedule becomes a ring.
+        """
         try:
-            re_formed = replace(self, graphs=tuple(spec.among(members) for spec in self.graphs))
-            re_formed.check(members)
+            adapted = replace(self, graphs=tuple(spec.among(members) for spec in self.graphs))
+            adapted.check(members)
         except GraphError:
-            re_formed = replace(self, graphs=(GraphSpec("a"),), every=1)
-        return re_formed
+            adapted = replace(self, graphs=(GraphSpec("a"),), every=1)
+        return adapted
 
     def check(self, members: tuple[str, ...]) -> None:
         """Refuse a schedule that cannot carry a run over these members.
 
         Raises:
-            GraphError: no node or an unknown one, or the union over one period is not strongly connected.
+            GraphError: there are no members, an edge names an unknown one, or the union of the graphs is not strongly
+                connected.
         """
         if not members:
             raise GraphError("a schedule needs at least one node")
@@ -90,11 +104,11 @@ class Schedule:
         starts = range(self.origin, self.origin + self.every * len(self.graphs), self.every)
         used = []
         for start, spec in zip(starts, self.graphs, strict=True):
-            # In as many turns as its period is long, a graph has met every phase that it ever meets.
-            period = len(spec.period(members))
-            for turn in range(period):
+            # After as many turns as it has phases, a graph has used every phase that it will ever use.
+            phases = len(spec.period(members))
+            for turn in range(phases):
                 first = start + turn * self.every * len(self.graphs)
-                used += [base.graph(first + k, members) for k in range(min(self.every, period))]
+                used += [base.graph(first + k, members) for k in range(min(self.every, phases))]
         _require_connected(used, [s.name for s in self.graphs])
         if self.last is not None:
             _require_connected(list(self.last.period(members)), [self.last.name])
