@@ -1,4 +1,4 @@
-"""What all gRPC ends share: channel and server options, addresses, errors translated at this edge."""
+"""What all gRPC clients and servers share: options, addresses, and the translation of errors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, Tra
 
 log = structlog.get_logger()
 
-# Links lie idle through a long local step, so both sides ping, and the server allows it. A link whose other end is
-# gone without a word is found out in 20 s: before its owner would be taken for dead.
+# Links are idle during a long local step, so both sides send pings, and the server allows them. A link whose other end
+# vanished is detected within 20 s, before the failure detector would evict its node.
 _KEEPALIVE = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
-# A plan travels whole to whoever has none: after thousands of changes, more than the 4 MiB that gRPC takes by itself.
+# A node without a plan receives the whole plan. After thousands of changes it exceeds gRPC's default of 4 MiB.
 _SIZES = [("grpc.max_receive_message_length", 64 << 20)]
 _CHANNEL = [
     *_KEEPALIVE,
@@ -52,7 +52,7 @@ def channel(target: str) -> grpc.aio.Channel:
 async def serving(
     listen: str, services: Sequence[tuple[str, Callable[[grpc.aio.Server], None]]], grace_s: float = 2.0
 ) -> AsyncIterator[int]:
-    """Serve (full name, adder) pairs, health and reflection beside them; yields the port.
+    """Serve (full name, adder) pairs, and the health and reflection services. Yields the port.
 
     Raises:
         ConfigError: the address cannot be bound.
@@ -77,7 +77,7 @@ async def serving(
 
 
 async def _calls_ended() -> None:
-    """gRPC's tasks of calls that it cut off end some turns of the loop later; cancelled before, they print traces."""
+    """Wait for gRPC's tasks of aborted calls. They end some turns of the loop later, and print traces if cancelled."""
     if calls := [task for task in asyncio.all_tasks() if task.get_name() == "rpc_task"]:
         await asyncio.wait(calls, timeout=_CALLS_END_S)
 
@@ -90,12 +90,11 @@ def _bind(server: grpc.aio.Server, listen: str) -> int:
 
 
 def _why_not(listen: str) -> str:
-    """gRPC hides the reason; the same bind on a plain socket tells it."""
+    """Why an address cannot be bound. gRPC hides the reason, so a plain socket binds the same address."""
     host, port = split_address(listen)
     try:
-        family, *_, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = found[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind(address)
     except OSError as exc:
@@ -107,8 +106,8 @@ async def serves(target: str, timeout_s: float) -> None:
     """Ask the health service at host:port.
 
     Raises:
-        TransportError: nobody answers in time, or it does not serve.
-        ConfigError: it is no address.
+        TransportError: there is no answer in time, or the server is not serving.
+        ConfigError: it is not an address.
     """
     split_address(target)
     async with channel(target) as there:
@@ -116,20 +115,20 @@ async def serves(target: str, timeout_s: float) -> None:
             stub = health_pb2_grpc.HealthStub(there)
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
-            raise TransportError(f"nobody serves at {target}: {exc.code().name.lower().replace('_', ' ')}") from exc
+            raise TransportError(f"no server answers at {target}: {exc.code().name.lower().replace('_', ' ')}") from exc
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise TransportError(f"{target} is not serving")
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """host:port, IPv6 in brackets.
+    """Host and port of host:port, with IPv6 hosts in brackets.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is not an address.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65_535:
-        raise ConfigError(f"{address!r} is no address: expected host:port")
+        raise ConfigError(f"{address!r} is not an address: expected host:port")
     return host.strip("[]"), int(port)
 
 
@@ -139,25 +138,30 @@ def join_address(host: str, port: int) -> str:
 
 
 def address_towards(target: str) -> str:
-    """The local IP address from which a host is reached: what to tell others to dial."""
+    """The local IP address on the route to host:port, which others can dial.
+
+    Raises:
+        TransportError: there is no route.
+    """
     host, port = split_address(target)
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(address)  # sends nothing: only picks the route
+            probe.connect(address)  # sends nothing, only selects the route
             return str(probe.getsockname()[0])
     except OSError as exc:
         raise TransportError(f"no route to {target}: {exc}") from exc
 
 
 async def side_by_side(work: Mapping[str, Callable[[S], Awaitable[None]]], stream: S) -> None:
-    """Do named work on a stream until all is done, or until some of it fails: then the rest is cancelled.
+    """Do named work on a stream until all of it is done. The first failure cancels the rest.
 
-    A bare task group, on Python 3.11, forgets a cancellation from outside that meets a failure inside. A link would
-    then dial again, for ever, although its owner waits for its end.
+    A task group of Python 3.11 loses a cancellation from outside that coincides with a failure inside. A link would
+    then dial again for ever, although its owner has cancelled it and waits for its end. So no failure reaches the task
+    group here.
 
     Raises:
-        ExceptionGroup: what failed.
+        ExceptionGroup: the failures.
     """
     failures: list[Exception] = []
 
@@ -172,18 +176,19 @@ async def side_by_side(work: Mapping[str, Callable[[S], Awaitable[None]]], strea
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(guarded(one), name=name) for name, one in work.items()]
     if failures:
-        raise ExceptionGroup("what ran side by side failed", failures)
+        raise ExceptionGroup("work on a stream failed", failures)
 
 
 def translated(error: grpc.aio.AioRpcError, target: str) -> TransportError:
-    """A gRPC failure as ours, in one line."""
+    """A failed call as a TransportError, in one line."""
     return TransportError(f"{target}: {error.code().name.lower().replace('_', ' ')}: {error.details()}")
 
 
 def broken(error: Exception, target: str) -> EdgenodeError:
-    """What ended a stream, whatever task of it noticed: TransportError if a new stream may go on.
+    """Why a stream ended. A TransportError means that a new stream can succeed.
 
-    A peer that refused us for good said so with a status of its own: RemoteProtocolError.
+    A refusal for good has a status of its own, and becomes a RemoteProtocolError. It takes precedence, because the
+    other tasks of the stream fail as a result of it. Errors that are neither gRPC's nor ours are raised.
     """
     causes = list(error.exceptions) if isinstance(error, ExceptionGroup) else [error]
     for cause in causes:
@@ -194,15 +199,15 @@ def broken(error: Exception, target: str) -> EdgenodeError:
             return translated(cause, target)
         if isinstance(cause, EdgenodeError):
             return cause
-        if not isinstance(cause, asyncio.InvalidStateError):  # gRPC: the call is over already
+        if not isinstance(cause, asyncio.InvalidStateError):  # gRPC: the call has already ended
             raise cause
-    return TransportError(f"{target}: the stream is over")
+    return TransportError(f"{target}: the stream has ended")
 
 
-async def reject(context: grpc.aio.ServicerContext, error: BaseException, whom: str = "") -> None:
-    """End a call with one of our errors; the other side reads its text. Anything else is raised as it is."""
+async def reject(context: grpc.aio.ServicerContext, error: BaseException, peer: str = "") -> None:
+    """End a call with one of our errors. The client receives its text. Other errors are raised."""
     if not isinstance(error, EdgenodeError):
         raise error
-    log.warning("refused a call", peer=whom or context.peer(), reason=str(error))
+    log.warning("refused a call", peer=peer or context.peer(), reason=str(error))
     code = grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ConfigError) else grpc.StatusCode.FAILED_PRECONDITION
     await context.abort(code, str(error))

@@ -1,6 +1,7 @@
-"""Core values <-> protobuf messages, in both directions. What comes in is checked here once; no I/O.
+"""Identities, plans, pushes and answers <-> protobuf messages, in both directions. No I/O.
 
-A push above ``CHUNK_BYTES`` travels as a header and chunks, so a message is as large as the plan in it, at most.
+What comes from outside is checked here, once. A payload above ``CHUNK_BYTES`` travels in chunks, so the largest part of
+a message is a plan.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2
 
 PROTOCOL = 2
 CHUNK_BYTES = 256 * 1024
-_MAX_RECORDS = 16_384  # of a whole plan; with 16 nodes they take 14 MB
+_MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
 
 _TO_WIRE = {
     Verdict.OK: peer_pb2.VERDICT_OK,
@@ -31,10 +32,10 @@ _FROM_WIRE = {wire: verdict for verdict, wire in _TO_WIRE.items()}
 
 @dataclass(frozen=True)
 class Identity:
-    """Who this process is, and which run it is in.
+    """A process, and the run that it is in.
 
     Attributes:
-        process: drawn at random when it started: tells two processes of one name apart.
+        process: drawn at random when it started. It tells two processes of one name apart.
     """
 
     cluster: str
@@ -66,8 +67,11 @@ class Identity:
     def check(self, wire: common_pb2.Identity, peer: str) -> Identity:
         """The other side's identity, if it is of this run.
 
+        Args:
+            peer: its address, for the error.
+
         Raises:
-            DigestMismatch: of cluster, protocol, run or plan; both values are named.
+            DigestMismatch: of cluster, protocol, run or plan. The error names both values.
         """
         theirs = Identity.from_wire(wire)
         peer = f"{theirs.node} at {peer}" if theirs.node else peer
@@ -107,15 +111,15 @@ def records_from_wire(wire: Iterable[bytes]) -> tuple[Record, ...]:
     """
     texts = list(wire)
     if len(texts) > _MAX_RECORDS:
-        raise RemoteProtocolError(f"{len(texts)} records at once")
+        raise RemoteProtocolError(f"{len(texts)} records in one message: at most {_MAX_RECORDS} are allowed")
     return tuple(Record.from_json(text) for text in texts)
 
 
 def plan_from_wire(wire: Iterable[bytes]) -> Plan | None:
-    """A plan from outside, its chain checked; None for no records.
+    """A plan from outside, with its chain checked. None for no records.
 
     Raises:
-        RemoteProtocolError: as ``records_from_wire``, or the records do not follow each other.
+        RemoteProtocolError: one is malformed, there are too many, or they do not follow each other.
     """
     records = records_from_wire(wire)
     if not records:
@@ -141,7 +145,7 @@ def saved_from_wire(wire: common_pb2.Saved) -> tuple[frozenset[int], Plan | None
 
 
 def push_frames(message: Message) -> Iterator[peer_pb2.PushRequest]:
-    """A message as frames; a small one is a single frame."""
+    """A message as frames: a header with the first part of the payload, then chunks."""
     head, rest = message.payload[:CHUNK_BYTES], message.payload[CHUNK_BYTES:]
     header = peer_pb2.PushHeader(
         round=message.round,
@@ -160,7 +164,7 @@ def push_frames(message: Message) -> Iterator[peer_pb2.PushRequest]:
 
 
 class Assembler:
-    """Frames of one stream -> messages; holds at most one payload of at most ``max_payload_bytes``."""
+    """Makes messages of one stream's frames. Holds at most one payload, of at most ``max_payload_bytes``."""
 
     def __init__(self, sender: Identity, max_payload_bytes: int) -> None:
         self._sender = sender
@@ -169,10 +173,10 @@ class Assembler:
         self._payload = bytearray()
 
     def feed(self, frame: peer_pb2.PushRequest) -> Message | None:
-        """Take one frame; return the message it completes, if any.
+        """Take one frame. Returns the message that it completes, if any.
 
         Raises:
-            RemoteProtocolError: frames out of order, or a payload that is larger than announced or allowed.
+            RemoteProtocolError: a frame out of order, or a malformed or too large message.
         """
         match frame.WhichOneof("frame"):
             case "header" if self._header is None:
@@ -192,7 +196,7 @@ class Assembler:
         if len(self._payload) < header.payload_bytes:
             return None
         if len(self._payload) > header.payload_bytes:
-            raise RemoteProtocolError("a payload is longer than its header says")
+            raise RemoteProtocolError("a payload is longer than its header announces")
         if not all(map(math.isfinite, (*header.u, header.weight))):
             raise RemoteProtocolError("a weight is not finite")
         self._header = None
@@ -227,7 +231,7 @@ def ack_from_wire(receiver: str, wire: peer_pb2.Answer) -> Ack:
     """An answer from outside.
 
     Raises:
-        RemoteProtocolError: a verdict this version does not know.
+        RemoteProtocolError: this version does not know the verdict, or a record is malformed.
     """
     if wire.verdict not in _FROM_WIRE:
         raise RemoteProtocolError(f"{receiver} answered with an unknown verdict {wire.verdict}")
@@ -246,6 +250,6 @@ def graph_from_wire(wire: operator_pb2.Graph) -> GraphSpec:
     """A named graph from an operator.
 
     Raises:
-        GraphError: no such preset, or a duplicate edge.
+        GraphError: the name is not a preset, or an edge is a duplicate.
     """
     return GraphSpec(wire.name, tuple((e.sender, e.receiver) for e in wire.edges) or None)

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
 @dataclass
 class Controller:
-    """The controller's end; it may be stopped and started again on its port."""
+    """The controller's end. It can be stopped and started again on its port."""
 
     port: int = 0
     events: list[object] = field(default_factory=list)
@@ -121,7 +121,7 @@ class Node:
 
 @asynccontextmanager
 async def both() -> AsyncIterator[tuple[Controller, Node]]:
-    """A controller, and a node that has joined it and knows that."""
+    """A controller, and a node that has joined it and has its answer."""
     controller = Controller()
     async with controller.up() as target, Node(target).up() as node:
         await until(lambda: bool(controller.events))
@@ -141,16 +141,16 @@ def progress(next_round: int, farewell: FenceAnswer | None = None, **fields: Any
     return Progress(next_round, 0, "d", farewell), NodeStatus(round=next_round, **fields)
 
 
-# --- what goes up and down
+# --- reports and orders
 
 
-async def test_a_node_joins_with_all_it_has_and_is_told_who_is_missing() -> None:
+async def test_node_joins_and_receives_standby() -> None:
     async with both() as (controller, node):
         assert controller.events == [Reported("n0", Join(node.address, "run", 20, frozenset({50}), None, False, "p"))]
         assert node.standbys == [Standby(("n0",), 1)]
 
 
-async def test_a_returning_node_brings_its_plan() -> None:
+async def test_returning_node_reports_its_plan() -> None:
     controller = Controller()
     follows = Leadership(3, "beef", "10.0.0.5:7700")
     async with controller.up() as target, Node(target, running=True, follows=follows).up():
@@ -159,14 +159,14 @@ async def test_a_returning_node_brings_its_plan() -> None:
     assert controller.events[0] == Reported("n0", join)
 
 
-async def test_a_greeting_names_the_controller_at_the_address_that_was_dialled() -> None:
+async def test_hello_gets_the_address_that_was_dialled() -> None:
     async with both() as (controller, node):
         controller.server.send("n0", Hello(Leadership(3, "beef", "0.0.0.0:7700"), paused=True))
         await until(lambda: bool(node.orders))
         assert node.orders == [Hello(Leadership(3, "beef", node.target), paused=True)]
 
 
-async def test_a_pause_and_its_end_arrive_in_their_order() -> None:
+async def test_pause_and_resume_arrive_in_order() -> None:
     async with both() as (controller, node):
         for halted in (True, False):
             controller.server.send("n0", Halt(halted))
@@ -174,7 +174,7 @@ async def test_a_pause_and_its_end_arrive_in_their_order() -> None:
     assert node.orders == [Halt(True), Halt(False)]
 
 
-async def test_a_controller_that_is_not_followed_is_left_and_dialled_again() -> None:
+async def test_controller_that_is_not_followed_is_dialled_again() -> None:
     class Loyal(Node):
         def _ordered(self, order: Order) -> None:
             super()._ordered(order)
@@ -193,7 +193,7 @@ async def test_a_controller_that_is_not_followed_is_left_and_dialled_again() -> 
         await until(node.link.connected.is_set)
 
 
-async def test_a_welcome_brings_the_plan_and_the_round() -> None:
+async def test_welcome_delivers_the_plan_and_the_round() -> None:
     async with both() as (controller, node):
         plan = PLAN.extend(CHANGE)
         controller.server.send("n0", Welcome(plan, 7))
@@ -201,7 +201,7 @@ async def test_a_welcome_brings_the_plan_and_the_round() -> None:
         assert node.orders == [Welcome(plan, 7)]
 
 
-async def test_an_offer_is_answered() -> None:
+async def test_offer_is_answered() -> None:
     async with both() as (controller, node):
         controller.server.send("n0", Offer(CHANGE))
         await until(lambda: bool(node.orders))
@@ -220,7 +220,7 @@ async def test_progress_reaches_the_cluster_and_the_status() -> None:
         assert controller.reports == [NodeStatus(round=4, loss=0.5, waiting_for=("n1",))]
 
 
-async def test_a_farewell_reaches_the_cluster_and_not_the_status() -> None:
+async def test_farewell_reaches_the_cluster_and_not_the_status() -> None:
     farewell = FenceAnswer(0, 0, 3, (("n1", 2),), PLAN.records)
     async with both() as (controller, node):
         node.link.progress(*progress(4, farewell))
@@ -229,7 +229,7 @@ async def test_a_farewell_reaches_the_cluster_and_not_the_status() -> None:
         assert controller.reports == [NodeStatus(round=4)]
 
 
-async def test_an_unsent_report_is_replaced_by_a_newer_one() -> None:
+async def test_unsent_progress_is_replaced_by_newer_progress() -> None:
     async with both() as (controller, node):
         for t in range(100):
             node.link.progress(*progress(t))
@@ -237,14 +237,14 @@ async def test_an_unsent_report_is_replaced_by_a_newer_one() -> None:
         assert len(controller.reports) < 100
 
 
-async def test_an_order_to_a_node_that_is_away_is_dropped() -> None:
+async def test_order_to_a_node_without_a_link_is_dropped() -> None:
     async with both() as (controller, node):
         controller.server.send("n9", Welcome(PLAN, 0))
         controller.server.send("n0", Welcome(PLAN, 0))
         await until(lambda: bool(node.orders))
 
 
-async def test_a_request_to_leave_reaches_the_cluster() -> None:
+async def test_request_to_leave_reaches_the_cluster() -> None:
     async with both() as (controller, node):
         node.link.report(Leave())
         await until(lambda: bool(controller.reported(Leave)))
@@ -254,7 +254,7 @@ async def test_a_request_to_leave_reaches_the_cluster() -> None:
 # --- the end
 
 
-async def test_flush_waits_until_the_controller_has_read_the_last_report() -> None:
+async def test_flush_waits_until_the_last_report_is_read() -> None:
     for _ in range(10):
         async with both() as (controller, node):
             node.link.progress(*progress(5, state=NodeState.DONE))
@@ -263,7 +263,7 @@ async def test_flush_waits_until_the_controller_has_read_the_last_report() -> No
             assert controller.events[-1] == Disconnected("n0")
 
 
-async def test_a_flushed_link_ends() -> None:
+async def test_flushed_link_ends() -> None:
     controller = Controller()
     async with controller.up() as target:
         node = Node(target)
@@ -276,7 +276,7 @@ async def test_a_flushed_link_ends() -> None:
             await asyncio.wait_for(running, SOON_S)
 
 
-async def test_flush_does_not_wait_for_a_controller_that_is_gone() -> None:
+async def test_flush_does_not_wait_for_an_absent_controller() -> None:
     node = Node("127.0.0.1:1")
     async with node.up():
         node.link.progress(*progress(5))
@@ -284,16 +284,16 @@ async def test_flush_does_not_wait_for_a_controller_that_is_gone() -> None:
         await asyncio.wait_for(node.link.flush(60), 0.1)
 
 
-async def test_flush_waits_no_longer_than_it_is_told() -> None:
-    class Deaf(ControlServer):
+async def test_flush_waits_at_most_its_timeout() -> None:
+    class Stalled(ControlServer):
         async def Attend(self, requests: object, context: grpc.aio.ServicerContext) -> None:
             standby = control_pb2.Standby(present=["n0"], missing=1)
             await context.write(control_pb2.AttendResponse(standby=standby))
             await asyncio.sleep(SOON_S)
 
-    deaf = Deaf(Identity("home", "controller", "run"), lambda event: None, lambda node, report: None, str)
+    stalled = Stalled(Identity("home", "controller", "run"), lambda event: None, lambda node, report: None, str)
     async with (
-        serving("127.0.0.1:0", [(control_server.SERVICE, deaf.add_to)], 0.0) as port,
+        serving("127.0.0.1:0", [(control_server.SERVICE, stalled.add_to)], 0.0) as port,
         Node(f"127.0.0.1:{port}").up() as node,
     ):
         await until(node.link.connected.is_set)
@@ -302,7 +302,7 @@ async def test_flush_waits_no_longer_than_it_is_told() -> None:
             await node.link.flush(0.1)
 
 
-async def test_a_node_that_goes_away_is_lost_once() -> None:
+async def test_node_that_ends_is_disconnected_once() -> None:
     controller = Controller()
     async with controller.up() as target:
         async with Node(target).up():
@@ -314,7 +314,7 @@ async def test_a_node_that_goes_away_is_lost_once() -> None:
 # --- the link breaks
 
 
-async def test_a_restarted_controller_is_joined_again_and_told_the_newest_report() -> None:
+async def test_restarted_controller_gets_the_newest_progress_again() -> None:
     controller = Controller()
     async with AsyncExitStack() as first:
         target = await first.enter_async_context(controller.up())
@@ -332,7 +332,7 @@ async def test_a_restarted_controller_is_joined_again_and_told_the_newest_report
             assert controller.reported(Join)[1].report.plan == PLAN  # type: ignore[attr-defined]
 
 
-async def test_an_answer_that_was_not_sent_waits_for_the_offer_to_be_repeated() -> None:
+async def test_unsent_answer_waits_for_the_repeated_offer() -> None:
     controller = Controller()
     async with controller.up() as target:
         pass
@@ -346,7 +346,7 @@ async def test_an_answer_that_was_not_sent_waits_for_the_offer_to_be_repeated() 
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 4, 8, 100])
-async def test_a_link_that_breaks_while_it_is_cancelled_does_not_dial_again(turns: int) -> None:
+async def test_link_that_breaks_while_cancelled_does_not_redial(turns: int) -> None:
     controller = Controller()
     async with AsyncExitStack() as first, asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
         node = Node(await first.enter_async_context(controller.up()))
@@ -360,7 +360,7 @@ async def test_a_link_that_breaks_while_it_is_cancelled_does_not_dial_again(turn
         await stopping
 
 
-async def test_a_controller_that_is_not_found_is_sought_again() -> None:
+async def test_controller_that_is_not_found_is_searched_again() -> None:
     controller, tries = Controller(), []
 
     class Seeking(Node):
@@ -375,7 +375,7 @@ async def test_a_controller_that_is_not_found_is_sought_again() -> None:
     assert len(tries) == 3
 
 
-async def test_a_running_node_replaces_its_own_half_open_link() -> None:
+async def test_running_node_replaces_its_own_half_open_link() -> None:
     async with both() as (controller, _), channel(f"127.0.0.1:{controller.port}") as there:
         identity = Identity("home", "n0", "run").to_wire()
         again = control_pb2.AttendRequest(join=control_pb2.Join(identity=identity, address="new:1", running=True))
@@ -390,7 +390,7 @@ async def test_a_running_node_replaces_its_own_half_open_link() -> None:
 
 @asynccontextmanager
 async def a_process(process: str, name: str = "n0", run: str = "run") -> AsyncIterator[str]:
-    """Somebody who answers a call; yields the address."""
+    """A process that answers probes. Yields its address."""
     server = PeerServer(Identity("home", name, run, process=process), (frozenset(), None))
     async with serving("127.0.0.1:0", [(peer_server.SERVICE, server.add_to)], 0.0) as port:
         yield f"127.0.0.1:{port}"
@@ -401,7 +401,7 @@ TAKEN = "node id 'n0' is taken by {}; give the one at 127.0.0.1:7699 another --n
 
 @pytest.mark.parametrize("link", ["up", "down"])
 @pytest.mark.parametrize("running", [False, True])
-async def test_a_second_process_of_one_name_is_refused_with_both_addresses(link: str, running: bool) -> None:
+async def test_second_process_of_a_name_is_refused_with_addresses(link: str, running: bool) -> None:
     controller = Controller()
     async with controller.up() as target, a_process("first") as address, AsyncExitStack() as of_first:
         first = await of_first.enter_async_context(Node(target, address=address, process="first").up())
@@ -418,7 +418,7 @@ async def test_a_second_process_of_one_name_is_refused_with_both_addresses(link:
             await until(lambda: bool(first.orders))
 
 
-async def test_after_a_restart_of_the_controller_the_plan_tells_where_a_member_was() -> None:
+async def test_restarted_controller_checks_the_address_in_the_plan() -> None:
     async with a_process("first") as address:
         controller = Controller(planned={"n0": address})
         async with controller.up() as target:
@@ -429,9 +429,9 @@ async def test_after_a_restart_of_the_controller_the_plan_tells_where_a_member_w
 @pytest.mark.parametrize(
     ("process", "name", "run"),
     [("second", "n0", "run"), ("other", "n1", "run"), ("other", "n0", "another run"), ("", "", "")],
-    ids=["the same process, at a new address", "another node", "a node of another run", "nobody"],
+    ids=["the same process, at a new address", "another node", "a node of another run", "none"],
 )
-async def test_whoever_else_is_at_the_old_address_by_now_is_no_duplicate(process: str, name: str, run: str) -> None:
+async def test_other_process_at_the_old_address_is_not_a_duplicate(process: str, name: str, run: str) -> None:
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(a_process(process, name, run))
         if not name:
@@ -441,7 +441,7 @@ async def test_whoever_else_is_at_the_old_address_by_now_is_no_duplicate(process
             await until(lambda: bool(controller.events))
 
 
-async def test_the_same_device_may_join_again_before_its_old_link_is_known_to_be_dead() -> None:
+async def test_device_rejoins_before_its_old_link_is_found_dead() -> None:
     controller = Controller()
     async with controller.up() as target, channel(target) as there:
         identity = Identity("home", "n0", "run").to_wire()
@@ -457,7 +457,7 @@ async def test_the_same_device_may_join_again_before_its_old_link_is_known_to_be
             await until(lambda: bool(node.orders))
 
 
-async def test_a_refusal_is_final_and_says_why() -> None:
+async def test_refusal_is_final_and_contains_the_reason() -> None:
     controller = Controller()
     async with controller.up() as target, asyncio.TaskGroup() as group:
         failing = group.create_task(failure(Node(target)), name="refused")
@@ -469,7 +469,7 @@ async def test_a_refusal_is_final_and_says_why() -> None:
     assert len(controller.reported(Join)) == 1
 
 
-async def test_a_refused_node_that_does_not_hang_up_is_hung_up() -> None:
+async def test_link_of_a_refused_node_is_ended() -> None:
     controller = Controller()
     async with controller.up() as target, channel(target) as there:
         stream = control_pb2_grpc.ControlServiceStub(there).Attend()
@@ -489,7 +489,7 @@ async def test_another_cluster_is_refused_with_both_names() -> None:
 
 
 @pytest.mark.parametrize("bad", [control_pb2.AttendRequest(), control_pb2.AttendRequest(join=control_pb2.Join())])
-async def test_a_report_that_nobody_understands_is_refused_for_good(bad: control_pb2.AttendRequest) -> None:
+async def test_unknown_report_is_refused_for_good(bad: control_pb2.AttendRequest) -> None:
     controller = Controller()
     async with controller.up() as target, channel(target) as there:
         stream = control_pb2_grpc.ControlServiceStub(there).Attend()
@@ -503,7 +503,7 @@ async def test_a_report_that_nobody_understands_is_refused_for_good(bad: control
         await until(lambda: controller.events[-1] == Disconnected("n0"))
 
 
-async def test_a_join_with_a_malformed_plan_is_refused_for_good() -> None:
+async def test_join_with_a_malformed_plan_is_refused_for_good() -> None:
     async with Controller().up() as target, channel(target) as there:
         join = control_pb2.Join(identity=Identity("home", "n0", "run").to_wire())
         join.saved.records.append(b"{")
@@ -512,7 +512,7 @@ async def test_a_join_with_a_malformed_plan_is_refused_for_good() -> None:
             await asyncio.wait_for(anext(aiter(stream)), SOON_S)
 
 
-async def test_a_welcome_without_a_plan_ends_the_link() -> None:
+async def test_welcome_without_a_plan_ends_the_link() -> None:
     controller = Controller()
     async with controller.up() as target, asyncio.TaskGroup() as group:
         failing = group.create_task(failure(Node(target)), name="refused")

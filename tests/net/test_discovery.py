@@ -30,7 +30,10 @@ def a_controller(port: int = 7000, *, cluster: str = RUN) -> Service:
 
 @pytest.fixture
 def short_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeat announcements and goodbyes after 10 ms: every packet is sent, and the tests wait a second less."""
+    """Repeat announcements and goodbyes after 10 ms: every packet is sent, and a test waits a second less.
+
+    Not for tests that announce the same again: zeroconf drops packets that equal one of the last 0.8 s.
+    """
     monkeypatch.setattr("zeroconf._core._REGISTER_TIME", 10)
     monkeypatch.setattr("zeroconf._core._UNREGISTER_TIME", 10)
 
@@ -43,6 +46,7 @@ def short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 quick = pytest.mark.usefixtures("short_repeats", "short_probes")
 real_probes = pytest.mark.usefixtures("short_repeats")
+real_repeats = pytest.mark.usefixtures("short_probes")
 
 
 @asynccontextmanager
@@ -119,7 +123,7 @@ async def test_same_names_in_two_clusters_do_not_mix() -> None:
         await until(b, {"n0": a_node(port=7002, cluster=f"{RUN}-b")})
 
 
-@quick
+@real_repeats
 async def test_withdrawn_service_disappears_and_can_return() -> None:
     async with discoveries(2) as [n0, watcher]:
         await n0.announce(a_node())
@@ -139,7 +143,7 @@ async def test_leaving_the_context_sends_goodbyes() -> None:
         await until(watcher, {})
 
 
-@quick
+@real_repeats
 async def test_new_port_and_address_replace_the_old_ones() -> None:
     async with discoveries(2) as [n0, watcher]:
         for service in (a_node(), a_node(port=7002, address="127.0.0.2"), a_node()):

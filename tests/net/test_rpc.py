@@ -1,4 +1,4 @@
-"""Serving, addresses, and what a failed call is called."""
+"""Serving, addresses, and the errors of failed calls."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def all_services() -> list[tuple[str, object]]:
 
 
 @pytest.mark.parametrize("service", ["", peer_server.SERVICE, control_server.SERVICE, operator_server.SERVICE])
-async def test_health_says_serving_for_the_process_and_for_each_service(service: str) -> None:
+async def test_health_reports_the_process_and_each_service_serving(service: str) -> None:
     async with serving(ANY, all_services()) as port, channel(f"127.0.0.1:{port}") as there:  # type: ignore[arg-type]
         reply = await health_pb2_grpc.HealthStub(there).Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_who_serves_is_told_from_who_does_not_and_from_nobody() -> None:
+async def test_serves_needs_an_answer_that_the_server_is_serving() -> None:
     async with serving(ANY, []) as port:
         await serves(f"127.0.0.1:{port}", 5)
-    with pytest.raises(TransportError, match=f"nobody serves at 127.0.0.1:{port}: unavailable"):
+    with pytest.raises(TransportError, match=f"no server answers at 127.0.0.1:{port}: unavailable"):
         await serves(f"127.0.0.1:{port}", 5)
     server, checks = grpc.aio.server(), health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -65,20 +65,20 @@ async def test_reflection_lists_the_services() -> None:
     assert {peer_server.SERVICE, control_server.SERVICE, operator_server.SERVICE, "grpc.health.v1.Health"} <= listed
 
 
-async def test_a_port_in_use_is_a_config_error_with_the_reason() -> None:
+async def test_port_in_use_is_a_config_error_with_the_reason() -> None:
     async with serving(ANY, []) as port:
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: address already in use"):
             async with serving(f"127.0.0.1:{port}", []):
                 pass
 
 
-async def test_an_address_of_another_host_is_a_config_error_with_the_reason() -> None:
+async def test_address_of_another_host_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"cannot listen on 192.0.2.1:0: cannot assign requested address"):
         async with serving("192.0.2.1:0", []):
             pass
 
 
-async def test_a_port_is_free_again_when_its_server_is_gone() -> None:
+async def test_port_is_free_again_after_its_server_ends() -> None:
     async with serving(ANY, []) as port:
         pass
     async with serving(f"127.0.0.1:{port}", []) as again:
@@ -97,7 +97,7 @@ async def test_a_port_is_free_again_when_its_server_is_gone() -> None:
         (":7600", ("", 7600)),
     ],
 )
-def test_an_address_is_a_host_and_a_port(address: str, parts: tuple[str, int]) -> None:
+def test_address_splits_into_host_and_port(address: str, parts: tuple[str, int]) -> None:
     assert split_address(address) == parts
     assert join_address(*parts) == address
 
@@ -108,12 +108,12 @@ def test_split_is_the_inverse_of_join(host: str, port: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", "host", "host:", "host:http", "host:-1", "host:65536", "[::1]", "host:7 "])
-def test_what_is_no_address_is_refused(wrong: str) -> None:
-    with pytest.raises(ConfigError, match="is no address: expected host:port"):
+def test_malformed_address_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="is not an address: expected host:port"):
         split_address(wrong)
 
 
-def test_the_address_towards_this_host_is_its_own() -> None:
+def test_address_towards_this_host_is_its_own() -> None:
     assert address_towards("127.0.0.1:7700") == "127.0.0.1"
 
 
@@ -129,20 +129,20 @@ def test_no_route_is_a_transport_error() -> None:
     ("error", "expected"),
     [(ConfigError("bad value"), RemoteProtocolError), (RemoteProtocolError("bad frame"), RemoteProtocolError)],
 )
-async def test_a_rejected_call_arrives_as_final_with_its_text(error: Exception, expected: type[Exception]) -> None:
+async def test_rejected_call_arrives_as_final_with_its_text(error: Exception, expected: type[Exception]) -> None:
     assert isinstance(came := await _failure_of(lambda context: reject(context, error)), expected)
     assert str(error) in str(came)
 
 
-async def test_a_bug_in_a_handler_may_be_tried_again() -> None:
+async def test_bug_in_a_handler_allows_another_attempt() -> None:
     assert isinstance(await _failure_of(lambda context: reject(context, ZeroDivisionError())), TransportError)
 
 
-async def test_a_stream_that_ended_may_be_tried_again() -> None:
+async def test_ended_stream_allows_another_attempt() -> None:
     assert isinstance(broken(ExceptionGroup("", [asyncio.InvalidStateError()]), "there"), TransportError)
 
 
-async def test_a_bug_of_ours_stays_a_bug() -> None:
+async def test_other_errors_are_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         broken(ExceptionGroup("", [ZeroDivisionError()]), "there")
 

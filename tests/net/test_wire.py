@@ -1,4 +1,4 @@
-"""What goes out comes in again; what nobody may send is refused by name."""
+"""Messages survive the wire, and invalid ones are refused with the reason."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def assembled(*messages: Message, max_payload_bytes: int = 4_000_000) -> list[Me
     u=st.lists(finite, max_size=3).map(tuple),
     length=lengths,
     records=st.integers(0, 3),
-    held=st.dictionaries(st.text(), st.integers(-1, 2**63 - 1), max_size=3).map(
-        lambda held: tuple(sorted(held.items()))
+    begun_rounds=st.dictionaries(st.text(), st.integers(-1, 2**63 - 1), max_size=3).map(
+        lambda begun: tuple(sorted(begun.items()))
     ),
 )
-def test_a_message_survives_its_frames(
+def test_message_survives_its_frames(
     t: int,
     number: int,
     digest: str,
@@ -79,10 +79,10 @@ def test_a_message_survives_its_frames(
     u: tuple[float, ...],
     length: int,
     records: int,
-    held: tuple[tuple[str, int], ...],
+    begun_rounds: tuple[tuple[str, int], ...],
 ) -> None:
     payload = bytes(range(256)) * (length // 256 + 1)
-    sent = Message("n0", 3, t, number, digest, weight, u, payload[:length], a_plan(2).records[:records], held)
+    sent = Message("n0", 3, t, number, digest, weight, u, payload[:length], a_plan(2).records[:records], begun_rounds)
     (came,) = assembled(sent)
     assert came == sent
     assert [math.copysign(1, weight) for weight in came.u] == [math.copysign(1, weight) for weight in u]
@@ -94,18 +94,18 @@ def test_messages_follow_each_other_in_one_stream() -> None:
 
 
 @pytest.mark.parametrize("length", [0, CHUNK_BYTES, 5_000_000])
-def test_no_frame_comes_near_the_limit_of_grpc(length: int) -> None:
+def test_frames_stay_far_below_the_limit_of_grpc(length: int) -> None:
     frames = list(wire.push_frames(a_message(bytes(length), records=a_plan(40).records)))
     assert len(frames) == max(1, math.ceil(length / CHUNK_BYTES))
     assert max(frame.ByteSize() for frame in frames) < GRPC_LIMIT_BYTES / 8
 
 
-def test_the_sender_is_whom_the_stream_says_it_is() -> None:
-    (came,) = assembled(a_message(sender="somebody else", incarnation=99))
+def test_sender_of_a_message_is_that_of_the_stream() -> None:
+    (came,) = assembled(a_message(sender="another", incarnation=99))
     assert (came.sender, came.incarnation) == ("n0", 3)
 
 
-def test_a_payload_of_exactly_the_allowed_size_is_taken() -> None:
+def test_payload_of_exactly_the_allowed_size_is_accepted() -> None:
     assert assembled(a_message(bytes(10)), max_payload_bytes=10)
 
 
@@ -113,8 +113,8 @@ def test_a_payload_of_exactly_the_allowed_size_is_taken() -> None:
     ("frames", "text"),
     [
         ([header(11)], "a payload of 11 bytes; this model's is at most 10"),
-        ([header(3, b"four")], "longer than its header says"),
-        ([header(3, b"tw"), chunk(b"oh")], "longer than its header says"),
+        ([header(3, b"four")], "longer than its header announces"),
+        ([header(3, b"tw"), chunk(b"oh")], "longer than its header announces"),
         ([chunk(b"x")], "unexpected frame 'chunk'"),
         ([header(1, b"x"), chunk(b"x")], "unexpected frame 'chunk'"),
         ([header(9, b"x"), header(1, b"x")], "unexpected frame 'header'"),
@@ -126,10 +126,10 @@ def test_a_payload_of_exactly_the_allowed_size_is_taken() -> None:
         ([header(0, records=[b"{"])], "malformed plan record"),
         ([header(0, records=[b"[]"])], "malformed plan record"),
         ([header(0, records=[b"\xff"])], "malformed plan record"),
-        ([header(0, records=[b"{}"] * 16_385)], "16385 records at once"),
+        ([header(0, records=[b"{}"] * 16_385)], "16385 records in one message: at most 16384"),
     ],
 )
-def test_frames_that_nobody_may_send_are_refused(frames: list[peer_pb2.PushRequest], text: str) -> None:
+def test_invalid_frames_are_refused(frames: list[peer_pb2.PushRequest], text: str) -> None:
     assembler = Assembler(SENDER, max_payload_bytes=10)
     with pytest.raises(RemoteProtocolError, match=text):
         for frame in frames:
@@ -141,7 +141,7 @@ def test_random_bytes_are_a_message_or_refused(data: bytes) -> None:
     assembler = Assembler(SENDER, max_payload_bytes=10)
     try:
         frame = peer_pb2.PushRequest.FromString(data)
-    except Exception:  # protobuf's own refusal happens before any of our code
+    except Exception:  # protobuf refuses it before any of our code runs
         return
     try:
         assembler.feed(frame)
@@ -153,13 +153,13 @@ def test_random_bytes_are_a_message_or_refused(data: bytes) -> None:
 
 
 @given(st.sampled_from(Verdict), uint64s, uint64s, st.text())
-def test_an_answer_survives_the_wire(verdict: Verdict, t: int, knows: int, detail: str) -> None:
+def test_answer_survives_the_wire(verdict: Verdict, t: int, knows: int, detail: str) -> None:
     there = wire.ack_to_wire(Ack(t, verdict, knows, detail))
     assert wire.ack_from_wire("n1", there.answer) == Ack(t, verdict, knows, detail)
 
 
 @pytest.mark.parametrize("verdict", [0, 99])
-def test_an_unknown_verdict_is_refused_with_its_sender(verdict: int) -> None:
+def test_unknown_verdict_is_refused_with_its_sender(verdict: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"n1 answered with an unknown verdict {verdict}"):
         wire.ack_from_wire("n1", peer_pb2.Answer(verdict=verdict))
 
@@ -168,7 +168,7 @@ def test_an_unknown_verdict_is_refused_with_its_sender(verdict: int) -> None:
 
 
 @pytest.mark.parametrize("changes", [0, 1, 5])
-def test_a_plan_survives_the_wire(changes: int) -> None:
+def test_plan_survives_the_wire(changes: int) -> None:
     plan = a_plan(changes)
     came = wire.plan_from_wire(wire.records_to_wire(plan.records))
     assert came == plan
@@ -187,7 +187,7 @@ def test_records_that_do_not_follow_each_other_are_refused() -> None:
             wire.plan_from_wire(wrong)
 
 
-def test_a_record_of_wrong_types_is_refused() -> None:
+def test_record_with_wrong_types_is_refused() -> None:
     (record,) = a_plan().records
     for key, value in (("start", "0"), ("start", -1), ("members", [["n0", 0]]), ("schedule", None), ("number", True)):
         text = json.dumps(json.loads(record.to_json()) | {key: value})
@@ -199,11 +199,11 @@ def test_a_record_of_wrong_types_is_refused() -> None:
 
 
 @pytest.mark.parametrize("spec", [GraphSpec("chord"), GraphSpec("mine", (("x", "y"), ("y", "x")))])
-def test_a_named_graph_survives_the_wire(spec: GraphSpec) -> None:
+def test_named_graph_survives_the_wire(spec: GraphSpec) -> None:
     assert wire.graph_from_wire(wire.graph_to_wire(spec)) == spec
 
 
-def test_an_unknown_graph_is_refused() -> None:
+def test_unknown_graph_is_refused() -> None:
     with pytest.raises(GraphError, match="no graph named 'aa'"):
         wire.graph_from_wire(operator_pb2.Graph(name="aa"))
 
@@ -211,12 +211,12 @@ def test_an_unknown_graph_is_refused() -> None:
 # --- identities
 
 
-def test_an_identity_survives_the_wire() -> None:
+def test_identity_survives_the_wire() -> None:
     identity = Identity("home", "n1", "run", 5, "plan")
     assert Identity("home", "n0", "run", 1, "plan").check(identity.to_wire(), "there") == identity
 
 
-def test_a_plan_digest_that_one_side_does_not_have_yet_is_not_compared() -> None:
+def test_plan_digest_is_compared_only_if_both_sides_have_one() -> None:
     with_plan, without = Identity("home", "n1", "run", 0, "plan"), Identity("home", "n0", "run")
     assert with_plan.check(without.to_wire(), "there") == without
     assert without.check(with_plan.to_wire(), "there") == with_plan
@@ -231,7 +231,7 @@ def test_a_plan_digest_that_one_side_does_not_have_yet_is_not_compared() -> None
         ("protocol version", {}, "2", "3"),
     ],
 )
-def test_a_mismatch_names_both_values_and_the_peer(what: str, changes: dict[str, str], ours: str, theirs: str) -> None:
+def test_mismatch_names_both_values_and_the_peer(what: str, changes: dict[str, str], ours: str, theirs: str) -> None:
     us = Identity("home", "n0", "run", 0, "plan")
     other = replace(us, node="n1", **changes).to_wire()
     if not changes:
@@ -241,6 +241,6 @@ def test_a_mismatch_names_both_values_and_the_peer(what: str, changes: dict[str,
     assert str(caught.value) == f"{what} differs from n1 at 10.0.0.1:7600: ours is {ours}, theirs is {theirs}"
 
 
-def test_an_empty_identity_is_of_no_cluster() -> None:
+def test_empty_identity_is_refused_for_its_cluster() -> None:
     with pytest.raises(DigestMismatch, match=r"cluster differs from there: ours is home, theirs is $"):
         SENDER.check(peer_pb2.PushRequest().hello, "there")
