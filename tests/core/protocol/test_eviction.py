@@ -1,12 +1,50 @@
-"""What a fence needs to be complete, and what a cut counts: by values alone."""
+"""Evictions: what a fence needs to be complete, which rounds of the evicted count, and how a cluster evicts."""
 
 from __future__ import annotations
 
+from edgenode.core.protocol.events import (
+    UNREQUESTED,
+    Disconnected,
+    Evict,
+    Persist,
+    Reply,
+    Reported,
+    Rotate,
+    Send,
+)
 from edgenode.core.protocol.eviction import Ballot
-from edgenode.core.protocol.orders import FenceAnswer
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    FenceAnswer,
+    Leadership,
+    Leave,
+    Offer,
+)
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule import Period, Schedule
+from tests.core.protocol.cluster_driver import (
+    FIRST,
+    A,
+    B,
+    QuietCluster,
+    Sent,
+    a_run_spec,
+    a_started_cluster,
+    answer,
+    answer_fence,
+    fences,
+    finish,
+    join,
+    kinds,
+    node_names,
+    only,
+    persisted,
+    progress,
+    reconnect,
+    the_plan,
+)
 
 PLAN = create_plan("lab", [Member(f"n{i}") for i in range(4)], Schedule((GraphSpec("a"),), 1))
 
@@ -21,20 +59,23 @@ def promise(
     return FenceAnswer(term, ballot, begun, begun_rounds, plan.records)
 
 
-def test_a_fence_is_complete_when_every_survivor_has_promised() -> None:
+# --- the values of a ballot -------------------------------------------------------------------------
+
+
+def test_fence_is_complete_when_every_survivor_has_promised() -> None:
     ballot = a_ballot()
     assert not ballot.complete
     assert ballot.begun == -1
     assert ballot.take("n1", promise(7))
     assert not ballot.complete
-    assert ballot.take("n1", promise(7))  # said twice, it counts once
+    assert ballot.take("n1", promise(7))  # a repeat counts once
     assert not ballot.complete
     assert ballot.take("n0", promise(5))
     assert ballot.complete
     assert ballot.begun == 7
 
 
-def test_a_promise_of_another_ballot_or_term_or_of_nobody_asked_is_void() -> None:
+def test_promise_to_another_ballot_or_of_a_stranger_is_void() -> None:
     ballot = a_ballot()
     assert not ballot.take("n0", promise(5, ballot=4))
     assert not ballot.take("n0", promise(5, term=1))
@@ -43,24 +84,24 @@ def test_a_promise_of_another_ballot_or_term_or_of_nobody_asked_is_void() -> Non
     assert ballot.answers == {}
 
 
-def test_a_fence_without_survivors_to_ask_is_complete() -> None:
+def test_fence_without_survivors_is_complete() -> None:
     assert Ballot(0, 1, frozenset({"n3"}), frozenset(), []).complete
 
 
-def test_the_newest_round_that_anyone_knows_the_evicted_to_have_begun_is_its_last() -> None:
+def test_last_round_is_the_newest_that_any_survivor_has_seen() -> None:
     ballot = a_ballot("n3", "n2")
     ballot.take("n0", promise(9, ("n2", 4), ("n3", 7)))
     ballot.take("n1", promise(8, ("n2", 6), ("n3", -1)))
     assert ballot.last_rounds(PLAN, 10) == (("n2", 6), ("n3", 7))
 
 
-def test_no_round_counts_that_the_survivors_did_not_begin() -> None:
+def test_no_round_counts_that_no_survivor_has_begun() -> None:
     ballot = a_ballot()
     ballot.take("n0", promise(6, ("n3", 8)))
     assert ballot.last_rounds(PLAN, 7) == (("n3", 6),)
 
 
-def test_one_that_nobody_heard_of_counts_up_to_the_round_before_it_joined() -> None:
+def test_evicted_node_without_evidence_counts_up_to_its_join() -> None:
     ballot = a_ballot()
     ballot.take("n0", promise(20, ("n3", -1)))
     assert ballot.last_rounds(PLAN, 21) == (("n3", -1),)
@@ -69,7 +110,7 @@ def test_one_that_nobody_heard_of_counts_up_to_the_round_before_it_joined() -> N
     assert ballot.last_rounds(again, 21) == (("n3", 11),)
 
 
-def test_the_longest_chain_that_a_survivor_knows_goes_on() -> None:
+def test_the_longest_plan_of_the_survivors_counts() -> None:
     longer = PLAN.extend(PLAN.successor(8))
     ballot = a_ballot()
     ballot.take("n0", promise(5))
@@ -77,3 +118,184 @@ def test_the_longest_chain_that_a_survivor_knows_goes_on() -> None:
     ballot.take("n1", promise(5, plan=longer))
     assert ballot.newest_plan(PLAN) == longer
     assert a_ballot().newest_plan(longer) == longer
+
+
+# --- an eviction from fence to commit ---------------------------------------------------------------
+
+
+def test_member_is_evicted_once_all_survivors_have_promised() -> None:
+    cluster = a_started_cluster(3)
+    cluster.handle(Disconnected("n2"))
+    actions = cluster.handle(Evict(7, "n2"))
+    first, second = (Sent(name, Fence(0, 1, frozenset({"n2"}))) for name in node_names(2))
+    assert actions == [Persist(0, 1, the_plan(cluster)), first, second]
+    assert answer_fence(cluster, first, 11, ("n2", 9)) == []
+    committed = answer_fence(cluster, second, 12, ("n2", 10))
+    record = the_plan(cluster).latest
+    assert (record.start, record.names, record.evictions) == (13, ("n0", "n1"), (("n2", 10),))
+    news = the_plan(cluster).records
+    assert committed == [
+        persisted(cluster),
+        *(Send(name, EvictionCommitted(news)) for name in node_names(2)),
+        Reply(7, 13),
+    ]
+
+
+def test_minority_evicts_the_majority_only_by_force() -> None:
+    cluster = a_started_cluster(4)
+    for name in ("n2", "n3"):
+        cluster.handle(Disconnected(name))
+    assert len(fences(cluster.handle(Evict(1, "n3")))) == 2
+    assert len(fences(cluster.handle(Evict(2, "n2")))) == 2  # two of four are not less than half
+    assert cluster.handle(Evict(3, "n1")) == [Reply(3, None, "n1 stays: without it 1 of 4 members would be left")]
+    (fence,) = fences(cluster.handle(Evict(4, "n1", force=True)))
+    assert fence == Send("n0", Fence(0, 3, frozenset({"n1", "n2", "n3"})))
+    committed = answer_fence(cluster, fence, 5)
+    assert the_plan(cluster).latest.names == ("n0",)
+    assert [a.request_id for a in committed if isinstance(a, Reply)] == [1, 2, 4]
+
+
+def test_request_for_an_eviction_under_way_is_answered_with_it() -> None:
+    cluster = a_started_cluster(3)
+    (first, second) = fences(cluster.handle(Evict(UNREQUESTED, "n2")))
+    assert cluster.handle(Evict(5, "n2")) == []
+    answer_fence(cluster, first, 7)
+    assert only(Reply, answer_fence(cluster, second, 7)) == Reply(5, 8)
+
+
+def test_last_member_is_never_evicted_min_nodes_only_by_force() -> None:
+    assert only(Reply, a_started_cluster(1).handle(Evict(1, "n0", force=True))).start is None
+    cluster = a_started_cluster(3, min_nodes=3)
+    assert only(Reply, cluster.handle(Evict(1, "n2"))).error == "n2 stays: without it 2 of 3 members would be left"
+    assert len(fences(cluster.handle(Evict(2, "n2", force=True)))) == 2
+    assert cluster.handle(Evict(3, "n9")) == [Reply(3, None, "n9 is not a member")]
+
+
+def test_promises_to_an_older_ballot_do_not_count() -> None:
+    cluster = a_started_cluster(4)
+    old = fences(cluster.handle(Evict(1, "n3")))
+    new = fences(cluster.handle(Evict(2, "n2")))
+    assert [answer_fence(cluster, fence, 5) for fence in old] == [[], [], []]
+    assert answer_fence(cluster, new[0], 5) == []
+    assert "EvictionCommitted" in kinds(answer_fence(cluster, new[1], 5))
+
+
+def test_offer_to_an_evicted_member_is_made_again() -> None:
+    cluster = a_started_cluster(3)
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), Period(1))))
+    assert offer.node == "n0"
+    cluster.handle(Disconnected("n0"))
+    for fence in fences(cluster.handle(Evict(2, "n0"))):
+        answer_fence(cluster, fence, 5)
+    eviction = the_plan(cluster).latest
+    assert (eviction.number, eviction.schedule.graphs) == (1, (A,))
+    again = [a for name in ("n1", "n2") for a in progress(cluster, name, eviction.start)]
+    assert (only(Offer, again).record.number, only(Offer, again).record.schedule.graphs) == (2, (B,))
+
+
+def test_last_member_stays_if_the_other_left_during_the_fence() -> None:
+    cluster = a_started_cluster(2)
+    offer = only(Offer, cluster.handle(Reported("n0", Leave())))
+    fence = only(Fence, cluster.handle(Evict(2, "n1")))
+    assert kinds(answer(cluster, offer, True, 1)) == ["Persist"]
+    lifted = answer_fence(cluster, fence, 0)
+    plan = the_plan(cluster)
+    assert lifted == [
+        Send("n0", EvictionCommitted(plan.records)),
+        Send("n1", EvictionCommitted(plan.records)),
+        Reply(2, None, "n1 stays: without it 0 of 1 members would be left"),
+    ]
+    assert (plan.latest, cluster.evicting()) == (offer.record, frozenset())
+
+
+def test_recovering_controller_breaks_no_tie_before_all_reports() -> None:
+    """Its predecessor may have evicted the half that it knows, and the other half may have finished."""
+    plan = the_plan(a_started_cluster(2))
+    cluster = QuietCluster(a_run_spec(2), Leadership(1), recover=True)
+    cluster.handle(reconnect("n1", plan))
+    progress(cluster, "n1", 8)
+    (reply,) = cluster.handle(Evict(5, "n0"))
+    assert reply == Reply(5, None, "n0 stays: without it 1 of 2 members would be left")
+    cluster.handle(reconnect("n0", plan))
+    progress(cluster, "n0", 8)
+    assert only(Fence, cluster.handle(Evict(6, "n0"))).node == "n1"
+
+
+# --- after an eviction ------------------------------------------------------------------------------
+
+
+def test_zombie_with_another_record_of_that_number_is_notified() -> None:
+    """The controller had offered it a record, and dropped the offer when it evicted the node."""
+    cluster = a_started_cluster(3)
+    old = the_plan(cluster)
+    offered = only(Offer, cluster.handle(Rotate(1, (B,), Period(1))))
+    for fence in fences(cluster.handle(Evict(2, "n0"))):
+        answer_fence(cluster, fence, 5)
+    cluster.handle(Disconnected("n0"))
+    orders = cluster.handle(reconnect("n0", old.extend(offered.record)))
+    assert only(EvictionCommitted, orders) == Send("n0", EvictionCommitted(the_plan(cluster).records[1:]))
+
+
+def test_recovering_controller_notifies_a_zombie_once_it_knows() -> None:
+    before = a_started_cluster(3)
+    old = the_plan(before)
+    for fence in fences(before.handle(Evict(UNREQUESTED, "n2"))):
+        answer_fence(before, fence, 5)
+    plan = the_plan(before)
+    again = QuietCluster(a_run_spec(3), Leadership(1), recover=True)
+    again.handle(join("n2", plan=old, running=True, follows=FIRST))
+    orders = again.handle(join("n0", plan=plan, running=True, follows=FIRST))
+    assert only(EvictionCommitted, orders) == Send("n2", EvictionCommitted(plan.records))
+
+
+def test_end_of_a_fence_is_sent_again_before_the_next_offer() -> None:
+    cluster = a_started_cluster(3)
+    old = the_plan(cluster)
+    for fence in fences(cluster.handle(Evict(1, "n2"))):
+        answer_fence(cluster, fence, 5)
+    for name in node_names(2):
+        progress(cluster, name, 6)
+    offer = only(Offer, cluster.handle(Rotate(2, (B,), Period(1))))
+    cluster.handle(Disconnected(offer.node))
+    again = cluster.handle(join(offer.node, running=True, plan=old, fenced=frozenset({"n2"})))
+    assert again == [Send(offer.node, EvictionCommitted(the_plan(cluster).records[1:])), offer]
+
+
+# --- nodes that have ended --------------------------------------------------------------------------
+
+
+def test_farewell_replaces_every_later_promise() -> None:
+    """A farewell counts for every fence: only its node may know which rounds the evicted have begun."""
+    cluster = a_started_cluster(4)
+    finish(cluster, "n0", begun=999, begun_rounds={"n2": 998})
+    cluster.handle(Disconnected("n0"))
+    sent = fences(cluster.handle(Evict(UNREQUESTED, "n2")))
+    assert [fence.node for fence in sent] == ["n1", "n3"]
+    assert cluster.awaited() == {"n1", "n3"}
+    answer_fence(cluster, sent[0], 998)
+    answer_fence(cluster, sent[1], 998)
+    record = the_plan(cluster).latest
+    assert (record.start, record.evictions) == (1000, (("n2", 998),))
+
+
+def test_farewell_during_a_fence_is_a_promise() -> None:
+    cluster = a_started_cluster(3)
+    first, _ = fences(cluster.handle(Evict(UNREQUESTED, "n2")))
+    answer_fence(cluster, first, 998)
+    assert "EvictionCommitted" in kinds(finish(cluster, "n1"))
+    assert the_plan(cluster).latest.evictions == (("n2", -1),)
+
+
+def test_leaver_that_has_exited_can_be_evicted() -> None:
+    cluster = a_started_cluster(3)
+    offer = only(Offer, cluster.handle(Reported("n2", Leave())))
+    answer(cluster, offer, accepted=True, next_round=0)
+    start = offer.record.start
+    for name in node_names(3):
+        progress(cluster, name, start)
+    cluster.handle(Disconnected("n2"))
+    first, second = fences(cluster.handle(Evict(UNREQUESTED, "n2")))
+    answer_fence(cluster, first, start, ("n2", start - 1))
+    answer_fence(cluster, second, start)
+    assert the_plan(cluster).latest.evictions == (("n2", start - 1),)
+    assert cluster.handle(Evict(2, "n2")) == [Reply(2, None, "n2 is not a member")]
