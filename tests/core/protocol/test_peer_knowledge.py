@@ -1,0 +1,136 @@
+"""What a node knows of its peers: answers, records, rounds they have begun; and the checks of a push."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edgenode.core.protocol.messages import Message
+from edgenode.core.protocol.peer_knowledge import PeerKnowledge, check_push
+from edgenode.core.protocol.plan import Member, Plan, create_plan
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import RemoteProtocolError
+
+MEMBERS = (Member("n0"), Member("n1", 4), Member("n2"))
+RING = create_plan("lab", MEMBERS, Schedule((GraphSpec("a"),), 1))  # n0 -> n1 -> n2 -> n0
+PLAN = RING.extend(RING.successor(5, schedule=Schedule((GraphSpec("b"),), 1)))  # reversed from round 5 on
+PUSH = Message("n1", 4, 3, 0, RING.latest.digest, 0.5, (1.0, 0.25), b"")
+
+
+# --- answers ----------------------------------------------------------------------------------------
+
+
+def test_peers_owe_answers_to_the_pushes_of_every_round() -> None:
+    peers = PeerKnowledge(PLAN)
+    for peer, t in (("n2", 3), ("n1", 3), ("n1", 4)):
+        peers.pushed(peer, t)
+    assert [peers.owes("n1", t) for t in (2, 3, 4)] == [False, True, True]
+    assert not peers.owes("n0", 3)
+    assert [peers.owing(t) for t in (3, 4, 5)] == [(), ("n1", "n2"), ("n1", "n2")]
+    peers.answered("n1", 3)
+    assert [peers.owing(t) for t in (4, 5)] == [("n2",), ("n1", "n2")]
+    peers.answered("n2", 3)
+    assert [peers.owing(t) for t in (4, 5)] == [(), ("n1",)]
+
+
+# --- rounds that a peer has begun -------------------------------------------------------------------
+
+
+def test_begun_round_is_the_newest_one_with_evidence() -> None:
+    peers = PeerKnowledge(PLAN)
+    assert peers.begun == {}
+    for peer, t in (("n1", 4), ("n1", 7), ("n1", 6), ("n2", 0)):
+        peers.began(peer, t)
+    assert peers.begun == {"n1": 7, "n2": 0}
+    peers.began("n0", -1)
+    assert peers.begun["n0"] == -1
+
+
+def test_evicted_peer_owes_nothing_and_has_begun_nothing() -> None:
+    peers = PeerKnowledge(PLAN)
+    for peer in ("n1", "n2"):
+        peers.pushed(peer, 3)
+        peers.began(peer, 3)
+    peers.forget("n1")
+    peers.forget("n1")
+    assert (peers.owing(9), peers.begun) == (("n2",), {"n2": 3})
+    peers.began("n1", 1)  # the next process of its name
+    assert peers.begun["n1"] == 1
+
+
+# --- records that a peer knows ----------------------------------------------------------------------
+
+
+def test_members_are_known_to_have_the_oldest_record() -> None:
+    peers = PeerKnowledge(PLAN)
+    assert peers.news_for("n1", RING) == ()
+    assert peers.news_for("n1", PLAN) == (PLAN.latest,)
+
+
+def test_new_member_is_sent_the_whole_chain() -> None:
+    assert PeerKnowledge(PLAN).news_for("n9", PLAN) == PLAN.records
+
+
+def test_news_is_what_a_peer_does_not_know_oldest_first() -> None:
+    plan = PLAN.extend(PLAN.successor(9))
+    peers = PeerKnowledge(RING)
+    assert peers.news_for("n1", plan) == plan.records[1:]
+    peers.learned("n1", 1)
+    assert peers.news_for("n1", plan) == plan.records[2:]
+    peers.learned("n1", 2)
+    peers.learned("n1", 0)  # a late answer takes nothing back
+    assert peers.news_for("n1", plan) == ()
+    assert peers.news_for("n2", plan) == plan.records[1:]
+
+
+def test_resumed_chain_counts_from_its_first_record() -> None:
+    resumed = Plan((replace(PLAN.latest, number=6),))
+    plan = resumed.extend(resumed.successor(12))
+    assert PeerKnowledge(resumed).news_for("n1", plan) == (plan.latest,)
+
+
+# --- the checks of a push ---------------------------------------------------------------------------
+
+
+def test_push_of_an_in_neighbour_passes() -> None:
+    check_push(PUSH, PLAN, "n2")
+
+
+def test_push_is_checked_against_the_graph_of_its_round() -> None:
+    check_push(replace(PUSH, round=5), PLAN, "n0")
+    with pytest.raises(RemoteProtocolError, match="n1 pushed round 5, but is not an in-neighbour in its graph"):
+        check_push(replace(PUSH, round=5), PLAN, "n2")
+
+
+def test_push_of_a_leaver_carries_all_its_mass_to_one_target() -> None:
+    plan = RING.extend(RING.successor(4, members=(MEMBERS[0], MEMBERS[2]), handoffs=(("n1", "n0"),)))
+    handoff = replace(PUSH, weight=1.0)
+    check_push(handoff, plan, "n0")
+    with pytest.raises(RemoteProtocolError, match=r"n1 pushed with weight 0\.5, not 1\.0"):
+        check_push(PUSH, plan, "n0")
+    with pytest.raises(RemoteProtocolError, match="n1 pushed round 3, but is not an in-neighbour"):
+        check_push(handoff, plan, "n2")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"sender": "n0"}, "n0 pushed round 3, but is not an in-neighbour"),
+        ({"sender": "n2"}, "n2 pushed round 3, but is not an in-neighbour"),
+        ({"sender": "n9"}, "n9 pushed round 3, but is not an in-neighbour"),
+        ({"incarnation": 3}, "n1 pushed as incarnation 3, not its own"),
+        ({"incarnation": 5}, "n1 pushed as incarnation 5, not its own"),
+        ({"weight": 1.0}, r"n1 pushed with weight 1\.0, not 0\.5"),
+        ({"weight": float("nan")}, "n1 pushed with weight nan"),
+        ({"u": (1.0, 0.0)}, r"n1 pushed with u = \(1\.0, 0\.0\)"),
+        ({"u": (-1.0,)}, r"n1 pushed with u = \(-1\.0,\)"),
+        ({"u": (float("inf"),)}, r"n1 pushed with u = \(inf,\)"),
+        ({"u": (1.0, float("nan"))}, r"n1 pushed with u = \(1\.0, nan\)"),
+    ],
+)
+def test_push_against_the_plan_is_rejected(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=text):
+        check_push(replace(PUSH, **change), PLAN, "n2")
