@@ -1,1 +1,1 @@
-"""asyncio, gRPC and mDNS: moves messages; knows nothing of mixing or training."""
+"""gRPC, HTTP and mDNS on asyncio. Moves messages, and knows nothing of mixing or training."""

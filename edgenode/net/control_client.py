@@ -31,7 +31,10 @@ class ControlLink:
     Args:
         find: returns the controller's host:port, searched for before every attempt. Raises TransportError.
         join: makes the first report of an attempt.
-        ordered: takes every order. A Hello comes first, and a TransportError ends the attempt.
+        ordered: takes every order except Refuse, a Hello first. A TransportError from it ends the attempt.
+
+    Attributes:
+        connected: set while the controller's orders arrive.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class ControlLink:
         self._wake.set()
 
     def report(self, report: OfferAnswer | FenceAnswer | Fetched | Leave) -> None:
-        """Send a report, after those before it."""
+        """Send a report. Reports arrive in order, or not at all if the link breaks."""
         self._outbox.append(report_to_wire(report))
         self._wake.set()
 
@@ -71,9 +74,9 @@ class ControlLink:
         await stay_connected(self._attend, self._left.is_set, self._outage, _BACKOFF)
 
     async def flush(self, timeout_s: float) -> None:
-        """Deliver the last report, and end the link. A controller that is away is not waited for.
+        """Deliver the last reports, and end the link. Returns at once if there is no link.
 
-        The link ends from this side first and then from the controller's, which shows that it has read everything.
+        This side closes the stream first. The controller then closes it too, which shows that it has read everything.
         """
         self._leaving = True
         self._wake.set()
@@ -88,7 +91,7 @@ class ControlLink:
                 stream = control_pb2_grpc.ControlServiceStub(to_controller).Attend()
                 try:
                     await stream.write(join_to_wire(self._identity, self._join(target)))
-                    self._outbox.clear()  # the controller repeats an order whose answer it did not get
+                    self._outbox.clear()  # the controller repeats an order whose answer is lost
                     self._progress = self._progress or self._sent
                     await side_by_side({"orders": self._read, "reports": self._write}, stream)
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
@@ -99,15 +102,14 @@ class ControlLink:
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
             order = order_from_wire(response)
-            if isinstance(order, Hello):  # the address that was dialled is the best one there is
+            if isinstance(order, Refuse):
+                raise RemoteProtocolError(f"refused by the controller at {self._target}: {order.reason}")
+            if isinstance(order, Hello):  # the address that was dialled is known to be reachable
                 order = replace(order, leadership=replace(order.leadership, address=self._target))
+            if order is not None:
                 self._ordered(order)
             self.connected.set()
             self._outage.end()
-            if isinstance(order, Refuse):
-                raise RemoteProtocolError(f"refused by the controller at {self._target}: {order.reason}")
-            if order is not None and not isinstance(order, Hello):
-                self._ordered(order)
         if not self._leaving:
             raise TransportError(f"the controller at {self._target} closed the stream")
         self._left.set()
@@ -119,7 +121,7 @@ class ControlLink:
             if self._progress is not None:
                 self._sent, self._progress = self._progress, None
                 await stream.write(self._sent)
-            elif self._leaving:  # and the last report, which may have come during the last write, is sent
+            elif self._leaving:  # nothing came during the last write
                 await stream.done_writing()
                 return
             else:

@@ -1,6 +1,6 @@
 """The controller's end of the links: takes every node's reports, and gives orders.
 
-The newest link of a node counts. A report on an older one is dropped.
+Only the newest link of a node counts. Reports on an older one are dropped.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _Outbox = asyncio.Queue[control_pb2.AttendResponse | None]  # None ends the link
 
 
 class ControlServer(control_pb2_grpc.ControlServiceServicer):
-    """Takes every node's stream.
+    """Serves one stream for each node.
 
     Args:
-        post: takes what the cluster handles.
-        show: takes (node, what it shows of itself).
-        planned: returns the address that the plan names for a node, or "".
+        post: takes the reports and the ends of links.
+        show: takes (node, status).
+        planned: returns the address of a node in the plan, or "".
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             name = self._identity.check(first.identity, context.peer()).node
             join = join_from_wire(first)
             if rival := await self._rival(name, join):
-                why = f"node id {name!r} is taken by {rival}; give the one at {join.address} another --name"
+                why = f"node id {name!r} is taken by {rival}; give the process at {join.address} another --name"
                 log.warning("refused a node", node=name, reason=why)
                 await context.write(order_to_wire(Refuse(why)))
                 return
@@ -94,9 +94,10 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
                 self._post(Disconnected(node))
 
     async def _rival(self, node: str, join: Join) -> str:
-        """The last address of another living process of this name; empty if there is none.
+        """The last address of another living process of this name. Empty if there is none.
 
-        That process need not have a link: it may have lost it. A device that comes back has left its old address.
+        That process can be without a link, because it has lost it. A restarted device no longer answers at its old
+        address, or answers as the joining process.
         """
         asked = {"", join.address}
         while (last := self._addresses.get(node) or self._planned(node)) not in asked:
@@ -107,7 +108,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         return ""
 
     def _hang_up(self, node: str) -> None:
-        """End an older link of a name: it is half open, as its owner is here again, or dead."""
+        """End an older link of a name. It is half open: its node has connected again, or is dead."""
         if node in self._links:
             self._links.pop(node).put_nowait(None)
             self._post(Disconnected(node))

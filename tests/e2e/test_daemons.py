@@ -78,7 +78,7 @@ def test_copy_of_a_member_is_refused_with_both_addresses(fleet: Fleet) -> None:
 
     def assert_refused(copy: Process) -> None:
         (line,) = copy.exits(1).errors
-        refusal = rf"node id 'node-0' is taken by {address}; give the one at 127\.0\.0\.1:\d+ another --name"
+        refusal = rf"node id 'node-0' is taken by {address}; give the process at 127\.0\.0\.1:\d+ another --name"
         assert re.fullmatch(f"edgenode: refused by the controller at {listen}: {refusal}", line)
 
     assert_refused(copied())

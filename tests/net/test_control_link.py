@@ -396,7 +396,7 @@ async def a_process(process: str, name: str = "n0", run: str = "run") -> AsyncIt
         yield f"127.0.0.1:{port}"
 
 
-TAKEN = "node id 'n0' is taken by {}; give the one at 127.0.0.1:7699 another --name"
+TAKEN = "node id 'n0' is taken by {}; give the process at 127.0.0.1:7699 another --name"
 
 
 @pytest.mark.parametrize("link", ["up", "down"])
