@@ -1,12 +1,9 @@
-"""A node's link and the controller's end of it, over real gRPC on loopback."""
+"""A node's link to the controller, over real gRPC on loopback."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from contextlib import AsyncExitStack
 
 import grpc.aio
 import pytest
@@ -23,122 +20,20 @@ from edgenode.core.protocol.orders import (
     OfferAnswer,
     Order,
     Progress,
-    Refuse,
     Standby,
     Welcome,
 )
-from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
-from edgenode.core.topology.graph import GraphSpec
-from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import RemoteProtocolError, TransportError, first_cause
-from edgenode.net import control_server, peer_server
-from edgenode.net.control_client import ControlLink
+from edgenode.errors import TransportError
+from edgenode.net import control_server
 from edgenode.net.control_server import ControlServer
-from edgenode.net.peer_server import PeerServer
-from edgenode.net.proto import control_pb2, control_pb2_grpc
-from edgenode.net.rpc import channel, serving
+from edgenode.net.proto import control_pb2
+from edgenode.net.rpc import serving
 from edgenode.net.wire import Identity
+from tests.net.control_ends import CHANGE, PLAN, Controller, Node, both, progress
 from tests.net.peer_ends import SOON_S, until
 
-PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=1))
-CHANGE = PLAN.successor(9)
-
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
-
-
-@dataclass
-class Controller:
-    """The controller's end. It can be stopped and started again on its port."""
-
-    port: int = 0
-    events: list[object] = field(default_factory=list)
-    reports: list[NodeStatus] = field(default_factory=list)
-    planned: dict[str, str] = field(default_factory=dict)
-    server: ControlServer = field(init=False)
-
-    @asynccontextmanager
-    async def up(self) -> AsyncIterator[str]:
-        identity = Identity("home", "controller", "run")
-        self.server = ControlServer(
-            identity,
-            self.events.append,
-            lambda node, report: self.reports.append(report),
-            lambda node: self.planned.get(node, ""),
-        )
-        async with serving(f"127.0.0.1:{self.port}", [(control_server.SERVICE, self.server.add_to)], 0.0) as self.port:
-            yield f"127.0.0.1:{self.port}"
-
-    def reported(self, kind: type) -> list[object]:
-        return [event for event in self.events if isinstance(event, Reported) and isinstance(event.report, kind)]
-
-    @property
-    def kinds(self) -> list[type]:
-        """Of the reports, and Disconnected."""
-        return [type(event.report) if isinstance(event, Reported) else type(event) for event in self.events]
-
-
-@dataclass
-class Node:
-    """A node's end."""
-
-    target: str
-    name: str = "n0"
-    address: str = "127.0.0.1:7600"
-    cluster: str = "home"
-    running: bool = False
-    process: str = "p"
-    follows: Leadership | None = None
-    orders: list[object] = field(default_factory=list)
-    standbys: list[Standby] = field(default_factory=list)
-    link: ControlLink = field(init=False)
-
-    def __post_init__(self) -> None:
-        identity = Identity(self.cluster, self.name, "run", process=self.process)
-        self.link = ControlLink(identity, self._find, self._join, self._ordered)
-
-    async def _find(self) -> str:
-        return self.target
-
-    def _join(self, controller: str) -> Join:
-        assert controller == self.target
-        plan = PLAN if self.running else None
-        return Join(self.address, "run", 20, frozenset({50}), plan, self.running, self.process, follows=self.follows)
-
-    def _ordered(self, order: Order) -> None:
-        if isinstance(order, Standby):
-            self.standbys.append(order)
-        else:
-            self.orders.append(order)
-
-    @asynccontextmanager
-    async def up(self) -> AsyncIterator[Node]:
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(self.link.run(), name=f"link of {self.name}")
-            yield self
-            task.cancel()
-
-
-@asynccontextmanager
-async def both() -> AsyncIterator[tuple[Controller, Node]]:
-    """A controller, and a node that has joined it and has its answer."""
-    controller = Controller()
-    async with controller.up() as target, Node(target).up() as node:
-        await until(lambda: bool(controller.events))
-        controller.server.send("n0", Standby(("n0",), 1))
-        await until(node.link.connected.is_set)
-        yield controller, node
-
-
-async def failure(node: Node) -> Exception:
-    with pytest.raises((RemoteProtocolError, ExceptionGroup)) as caught:
-        await asyncio.wait_for(node.link.run(), SOON_S)
-    return first_cause(caught.value)  # type: ignore[return-value]
-
-
-def progress(next_round: int, farewell: FenceAnswer | None = None, **fields: Any) -> tuple[Progress, NodeStatus]:
-    """A report of n0 that has completed all rounds before ``next_round``."""
-    return Progress(next_round, 0, "d", farewell), NodeStatus(round=next_round, **fields)
 
 
 # --- reports and orders
@@ -373,149 +268,3 @@ async def test_controller_that_is_not_found_is_searched_again() -> None:
     async with controller.up() as target, Seeking(target).up():
         await until(lambda: bool(controller.events))
     assert len(tries) == 3
-
-
-async def test_running_node_replaces_its_own_half_open_link() -> None:
-    async with both() as (controller, _), channel(f"127.0.0.1:{controller.port}") as there:
-        identity = Identity("home", "n0", "run").to_wire()
-        again = control_pb2.AttendRequest(join=control_pb2.Join(identity=identity, address="new:1", running=True))
-        stream = control_pb2_grpc.ControlServiceStub(there).Attend()
-        await stream.write(again)
-        await until(lambda: len(controller.events) >= 3)
-        assert controller.kinds[:3] == [Join, Disconnected, Join]
-
-
-# --- refusals
-
-
-@asynccontextmanager
-async def a_process(process: str, name: str = "n0", run: str = "run") -> AsyncIterator[str]:
-    """A process that answers probes. Yields its address."""
-    server = PeerServer(Identity("home", name, run, process=process), (frozenset(), None))
-    async with serving("127.0.0.1:0", [(peer_server.SERVICE, server.add_to)], 0.0) as port:
-        yield f"127.0.0.1:{port}"
-
-
-TAKEN = "node id 'n0' is taken by {}; give the process at 127.0.0.1:7699 another --name"
-
-
-@pytest.mark.parametrize("link", ["up", "down"])
-@pytest.mark.parametrize("running", [False, True])
-async def test_second_process_of_a_name_is_refused_with_addresses(link: str, running: bool) -> None:
-    controller = Controller()
-    async with controller.up() as target, a_process("first") as address, AsyncExitStack() as of_first:
-        first = await of_first.enter_async_context(Node(target, address=address, process="first").up())
-        await until(lambda: bool(controller.events))
-        if link == "down":
-            await of_first.aclose()
-            await until(lambda: controller.events[-1] == Disconnected("n0"))
-        error = await failure(Node(target, address="127.0.0.1:7699", process="second", running=running))
-        assert isinstance(error, RemoteProtocolError)
-        assert TAKEN.format(address) in str(error)
-        assert len(controller.reported(Join)) == 1
-        if link == "up":
-            controller.server.send("n0", Welcome(PLAN, 0))
-            await until(lambda: bool(first.orders))
-
-
-async def test_restarted_controller_checks_the_address_in_the_plan() -> None:
-    async with a_process("first") as address:
-        controller = Controller(planned={"n0": address})
-        async with controller.up() as target:
-            error = await failure(Node(target, address="127.0.0.1:7699", process="second"))
-        assert TAKEN.format(address) in str(error)
-
-
-@pytest.mark.parametrize(
-    ("process", "name", "run"),
-    [("second", "n0", "run"), ("other", "n1", "run"), ("other", "n0", "another run"), ("", "", "")],
-    ids=["the same process, at a new address", "another node", "a node of another run", "none"],
-)
-async def test_other_process_at_the_old_address_is_not_a_duplicate(process: str, name: str, run: str) -> None:
-    async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(a_process(process, name, run))
-        if not name:
-            await stack.aclose()
-        controller = Controller(planned={"n0": address})
-        async with controller.up() as target, Node(target, address="127.0.0.1:7699", process="second").up():
-            await until(lambda: bool(controller.events))
-
-
-async def test_device_rejoins_before_its_old_link_is_found_dead() -> None:
-    controller = Controller()
-    async with controller.up() as target, channel(target) as there:
-        identity = Identity("home", "n0", "run").to_wire()
-        old = control_pb2_grpc.ControlServiceStub(there).Attend()
-        join = control_pb2.Join(identity=identity, address="127.0.0.1:7600")
-        await old.write(control_pb2.AttendRequest(join=join))
-        await until(lambda: len(controller.events) == 1)
-        async with Node(target).up() as node:
-            await until(lambda: len(controller.events) == 3)
-            assert controller.kinds == [Join, Disconnected, Join]
-            assert await asyncio.wait_for(old.read(), SOON_S) is grpc.aio.EOF
-            controller.server.send("n0", Welcome(PLAN, 0))
-            await until(lambda: bool(node.orders))
-
-
-async def test_refusal_is_final_and_contains_the_reason() -> None:
-    controller = Controller()
-    async with controller.up() as target, asyncio.TaskGroup() as group:
-        failing = group.create_task(failure(Node(target)), name="refused")
-        await until(lambda: bool(controller.events))
-        controller.server.send("n0", Refuse("the run is full"))
-        error = await failing
-        await until(lambda: controller.events[-1] == Disconnected("n0"))
-    assert str(error) == f"refused by the controller at {target}: the run is full"
-    assert len(controller.reported(Join)) == 1
-
-
-async def test_link_of_a_refused_node_is_ended() -> None:
-    controller = Controller()
-    async with controller.up() as target, channel(target) as there:
-        stream = control_pb2_grpc.ControlServiceStub(there).Attend()
-        join = control_pb2.Join(identity=Identity("home", "n0", "run").to_wire())
-        await stream.write(control_pb2.AttendRequest(join=join))
-        await until(lambda: bool(controller.events))
-        controller.server.send("n0", Refuse("no"))
-        assert (await stream.read()).refusal.reason == "no"
-        assert await asyncio.wait_for(stream.read(), SOON_S) is grpc.aio.EOF
-
-
-async def test_another_cluster_is_refused_with_both_names() -> None:
-    async with Controller().up() as target:
-        error = await failure(Node(target, cluster="away"))
-    assert "cluster differs from n0" in str(error)
-    assert "ours is home, theirs is away" in str(error)
-
-
-@pytest.mark.parametrize("bad", [control_pb2.AttendRequest(), control_pb2.AttendRequest(join=control_pb2.Join())])
-async def test_unknown_report_is_refused_for_good(bad: control_pb2.AttendRequest) -> None:
-    controller = Controller()
-    async with controller.up() as target, channel(target) as there:
-        stream = control_pb2_grpc.ControlServiceStub(there).Attend()
-        join = control_pb2.Join(identity=Identity("home", "n0", "run").to_wire())
-        await stream.write(control_pb2.AttendRequest(join=join))
-        await stream.write(bad)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asyncio.wait_for(stream.read(), SOON_S)
-        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert "unexpected report" in (caught.value.details() or "")
-        await until(lambda: controller.events[-1] == Disconnected("n0"))
-
-
-async def test_join_with_a_malformed_plan_is_refused_for_good() -> None:
-    async with Controller().up() as target, channel(target) as there:
-        join = control_pb2.Join(identity=Identity("home", "n0", "run").to_wire())
-        join.saved.records.append(b"{")
-        stream = control_pb2_grpc.ControlServiceStub(there).Attend(iter([control_pb2.AttendRequest(join=join)]))
-        with pytest.raises(grpc.aio.AioRpcError, match="malformed plan record"):
-            await asyncio.wait_for(anext(aiter(stream)), SOON_S)
-
-
-async def test_welcome_without_a_plan_ends_the_link() -> None:
-    controller = Controller()
-    async with controller.up() as target, asyncio.TaskGroup() as group:
-        failing = group.create_task(failure(Node(target)), name="refused")
-        await until(lambda: bool(controller.events))
-        controller.server.send("n0", Welcome(replace(PLAN, records=()), 0))
-        assert "a welcome without a plan" in str(await failing)
