@@ -1,1 +1,1 @@
-"""The node process: it joins a run, trains, pushes and mixes."""
+"""The node process. It joins a run, trains, pushes and mixes."""

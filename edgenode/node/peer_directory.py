@@ -23,10 +23,10 @@ class PeerDirectory:
     discovery: Discovery | None = None
 
     def find(self, peer: str, plan: Plan) -> PeerAddresses:
-        """The addresses of a peer, the most likely one first: what the plan says, then what mDNS says."""
+        """The addresses of a peer, the most likely one first: that of the plan, then those of mDNS."""
         if peer in self.fixed:
             return PeerAddresses((self.fixed[peer],))
-        # An evicted peer, or one that left, is named by an older record only.
+        # only an older record names a peer that was evicted or left
         member = next((m for record in reversed(plan.records) for m in record.members if m.node == peer), None)
         service = self.discovery.services("node").get(peer) if self.discovery is not None else None
         addresses = [*([member.address] if member and member.address else []), *(service.targets if service else ())]

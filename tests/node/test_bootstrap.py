@@ -12,8 +12,17 @@ import pytest
 from edgenode import factory
 from edgenode.config.load import load
 from edgenode.config.schema import Config
-from edgenode.core.protocol.events import NodeEvent
-from edgenode.core.protocol.orders import EvictionCommitted, Fence, Halt, Hello, Leadership, Offer, Standby, Welcome
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    Halt,
+    Hello,
+    Leadership,
+    Offer,
+    Order,
+    Standby,
+    Welcome,
+)
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.errors import ConfigError, TransportError
 from edgenode.net import peer_server
@@ -50,7 +59,7 @@ def begin(node: ControllerBootstrap) -> None:
 def test_a_node_in_no_run_reports_its_checkpoints() -> None:
     join = bootstrap().join_report("127.0.0.1:7700")
     assert (join.address, join.run_digest, join.rounds_per_epoch) == ("127.0.0.1:7601", Config().digest(), 7)
-    assert (join.saved, join.plan, join.running, join.process) == ({50}, PLAN, False, "first")
+    assert (join.saved, join.plan, join.running, join.process) == (frozenset({50}), PLAN, False, "first")
 
 
 def test_a_node_in_no_run_follows_every_controller_in_turn() -> None:
@@ -67,7 +76,7 @@ def test_a_member_reports_its_run_and_the_newest_controller() -> None:
     greet(node, Leadership(5, "a", "there:2"), Leadership(6, "b", "here:1"))
     join = node.join_report("127.0.0.1:7700")
     assert (join.running, join.follows) == (True, Leadership(6, "b", "here:1"))
-    assert (join.plan, join.fenced, join.process) == (PLAN.extend(PLAN.successor(90)), {"n3"}, "first")
+    assert (join.plan, join.fenced, join.process) == (PLAN.extend(PLAN.successor(90)), frozenset({"n3"}), "first")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +97,7 @@ def test_a_member_refuses_another_controller_and_names_both(other: Leadership) -
 
 def test_orders_before_and_after_the_start_arrive_once_in_order() -> None:
     node = bootstrap()
-    orders: list[NodeEvent] = [Offer(PLAN.latest), Fence(1, 1, frozenset({"n1"})), EvictionCommitted(PLAN.records)]
+    orders: list[Order] = [Offer(PLAN.latest), Fence(1, 1, frozenset({"n1"})), EvictionCommitted(PLAN.records)]
     for order in orders[:2]:
         node.take_order(order)
     begin(node)

@@ -1,4 +1,4 @@
-"""Where a peer can be dialled: where it answered, where the plan says, where mDNS found it."""
+"""The addresses of a peer: where it answered, or those of the plan and of mDNS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node process can resume from, and how it is told apart from others."""
+"""What a node process can resume from, and how it differs from others of its name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save(folder: Path, *rounds: int, config: Config = OURS) -> Plan:
     return plan
 
 
-def test_two_processes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_two_processes_of_one_name_differ(tmp_path: Path) -> None:
     assert NodeProcess(options(tmp_path)).identity.process != NodeProcess(options(tmp_path)).identity.process
 
 

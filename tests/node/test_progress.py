@@ -1,10 +1,13 @@
-"""How long rounds take, and when a node logs that it makes no progress."""
+"""How long rounds take, when they time out, and when a node logs that it makes no progress."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from edgenode.node.progress import RoundTimer, StallReporter
+from edgenode.core.protocol.events import TimedOut
+from edgenode.node.progress import BarrierWait, RoundTimer, StallReporter
 
 
 def test_stall_is_due_periodically_until_the_node_continues() -> None:
@@ -28,3 +31,25 @@ def test_round_time_is_a_moving_average_without_pauses() -> None:
     for end in range(1001, 1101):
         timer.round_ended(end)
     assert timer.round_s == pytest.approx(1, abs=0.01)
+
+
+async def test_a_wait_times_out_once_and_not_after_its_end() -> None:
+    posted: asyncio.Queue[TimedOut] = asyncio.Queue()
+    wait = BarrierWait(0.05, posted.put_nowait)
+    wait.begin(6)
+    wait.begin(7)
+    assert wait.since is not None
+    assert await asyncio.wait_for(posted.get(), 5) == TimedOut(7)
+    wait.begin(8)
+    wait.end()
+    assert wait.since is None
+    await asyncio.sleep(0.1)
+    assert posted.empty()
+
+
+async def test_a_wait_without_a_limit_never_times_out() -> None:
+    posted: list[TimedOut] = []
+    wait = BarrierWait(None, posted.append)
+    wait.begin(7)
+    await asyncio.sleep(0.05)
+    assert (wait.since is None, posted) == (False, [])

@@ -6,6 +6,7 @@ import pytest
 
 from edgenode import factory
 from edgenode.config.schema import Config
+from edgenode.core.protocol.events import NodeEvent
 from edgenode.core.protocol.orders import Fence, Halt, Offer
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.node.runner import Mailbox
@@ -14,7 +15,8 @@ PLAN = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(Co
 
 
 async def test_a_mailbox_keeps_the_order_of_its_events() -> None:
-    mailbox, events = Mailbox(), [Offer(PLAN.latest), Fence(1, 1, frozenset({"n1"})), Halt(True)]
+    mailbox = Mailbox()
+    events: list[NodeEvent] = [Offer(PLAN.latest), Fence(1, 1, frozenset({"n1"})), Halt(True)]
     for event in events:
         mailbox.post(event)
     assert await mailbox.get() == events[0]
