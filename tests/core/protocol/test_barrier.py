@@ -5,14 +5,14 @@ from __future__ import annotations
 from edgenode.core.protocol.barrier import Barrier
 
 
-def test_the_first_of_a_sender_and_round_counts() -> None:
+def test_first_contribution_of_a_sender_and_round_counts() -> None:
     barrier: Barrier[str] = Barrier()
     assert barrier.add(3, "a", "first")
     assert not barrier.add(3, "a", "second")
     assert barrier.release(3) == [("a", "first")]
 
 
-def test_names_who_is_missing_of_those_asked_for() -> None:
+def test_missing_names_the_senders_without_a_contribution() -> None:
     barrier: Barrier[int] = Barrier()
     barrier.add(0, "b", 1)
     assert barrier.missing(0, ("a", "b", "c")) == ("a", "c")
@@ -20,7 +20,7 @@ def test_names_who_is_missing_of_those_asked_for() -> None:
     assert barrier.missing(1, ()) == ()
 
 
-def test_counts_the_rounds_of_one_sender_and_asking_holds_nothing() -> None:
+def test_buffered_rounds_are_counted_by_sender() -> None:
     barrier: Barrier[int] = Barrier()
     for t in (5, 2, 9):
         barrier.add(t, "a", t)
@@ -29,7 +29,7 @@ def test_counts_the_rounds_of_one_sender_and_asking_holds_nothing() -> None:
     assert (barrier.buffered_from("a"), barrier.buffered_from("b"), barrier.buffered_from("c")) == (3, 1, 0)
 
 
-def test_releases_in_sender_order_and_only_once() -> None:
+def test_release_is_in_sender_order_and_only_once() -> None:
     barrier: Barrier[int] = Barrier()
     for sender in ("n10", "n2", "n1"):
         barrier.add(1, sender, len(sender))

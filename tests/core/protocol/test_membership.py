@@ -26,7 +26,7 @@ def running(plan: Plan = PLAN, start: int = 0) -> Membership:
     return membership
 
 
-def test_beginning_makes_members_of_newcomers_and_forgets_the_past() -> None:
+def test_begin_turns_newcomers_into_members_and_resets_the_rest() -> None:
     membership = Membership(present={name: join(name) for name in ("n0", "n1", "n2", "x")})
     membership.newcomers = dict(membership.present)
     membership.next_rounds, membership.given_up, membership.farewells = {"n9": 40}, {"n1"}, {"n2": FAREWELL}
