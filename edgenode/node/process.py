@@ -182,7 +182,7 @@ class NodeProcess:
         result = result_file.summary(self.options.config, [runner.result(outcome)], wall_s)
         result_file.write(folder / "result.json", result)
         log.info(
-            "run done" if outcome.complete else "run incomplete: start this node again to resume",
+            "run done" if outcome.complete else "run stopped: start this node again to resume",
             rounds=outcome.round,
             accuracy=round(outcome.test_accuracy, 4),
             written=str(folder),
