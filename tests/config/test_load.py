@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import string
 import tempfile
@@ -247,7 +248,8 @@ def test_error_in_an_option_names_the_command_line(key: str, value: object, expe
 @pytest.mark.parametrize("wrong", ["", "ep", "0", 0, -1, True, "1 ep", "1.5ep", "1e", "٣ep", "9" * 10])
 def test_text_that_is_not_a_period_is_refused(wrong: str | int) -> None:
     expected = 'but it must be epochs, as in "6ep", or rounds, as in "100r" or 100'
-    assert message_of(None, {"topology.every": wrong}, {}).endswith(expected)
+    message = message_of(None, {"topology.every": wrong}, {})
+    assert message == f"command-line option: topology.every = {json.dumps(wrong, ensure_ascii=False)}, {expected}"
 
 
 def test_overridden_wrong_value_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The keys agree with their documentation, the digest covers those that must be equal, and warnings name doubts."""
+"""Keys agree with their documentation, the digest covers those that must be equal, and doubtful values give warnings."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_digest_is_hex_and_ignores_how_a_period_is_spelled() -> None:
     assert set(digests.pop()) <= set(string.hexdigits)
 
 
-# What the keys are printed in
+# Files and documentation
 
 
 def test_written_file_names_every_key() -> None:
