@@ -50,7 +50,7 @@ def dashboard(
     async def status(request: Request) -> Response:
         return JSONResponse(cluster_json(operator_service.status()))
 
-    async def curves(request: Request) -> Response:
+    def curves(request: Request) -> Response:  # not async: it reads a database, so Starlette calls it in a thread
         return JSONResponse(curve())
 
     async def metrics(request: Request) -> Response:

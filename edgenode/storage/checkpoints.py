@@ -9,7 +9,7 @@ loaded until two newer rounds are saved. The steps of a save, with what can be l
 1. Flush the checkpoint folder and its parents, whose names may be new. Remove what dead processes left unfinished.
 2. Write the files into a hidden folder and flush them, then flush that folder. Loads ignore it.
 3. If the round was saved before, rename that checkpoint to a hidden name. Loads read it there until step 4 is done.
-4. Rename the new folder into place. Until the next step, a load finds the old state or the new one, and both are whole.
+4. Rename the new folder into place. Until the next step, a load finds the old checkpoint or the new one, each whole.
 5. Flush the checkpoint folder. The new checkpoint survives from here on.
 6. Remove what is older than the newest two. Only now, because before step 5 the new one could be lost.
 
@@ -52,7 +52,7 @@ class Checkpoint:
     """What a node needs to resume with bit-identical results.
 
     Attributes:
-        local: state that is never sent: momentum, BatchNorm buffers.
+        local: the trainer's state: momentum, BatchNorm buffers.
         counts: messages and bytes sent so far, by name.
     """
 
