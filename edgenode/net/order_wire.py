@@ -120,7 +120,7 @@ def join_to_wire(identity: Identity, join: Join) -> control_pb2.AttendRequest:
 
 
 def join_from_wire(wire: control_pb2.Join) -> Join:
-    """The first report of a link, from outside. ``Identity.check`` checks who sent it.
+    """The first report of a link, from outside. ``Identity.check`` checks its sender.
 
     Raises:
         RemoteProtocolError: its plan is malformed.

@@ -261,7 +261,7 @@ async def test_error_or_cancellation_in_the_body_closes_everything() -> None:
         async with discoveries(1) as [n0]:
             await n0.announce(a_node())
             started.set()
-            await n0.wait("node", "nobody", timeout_s=60)
+            await n0.wait("node", "n9", timeout_s=60)
 
     started = asyncio.Event()
     task = asyncio.get_running_loop().create_task(live(started), name="live")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode.core.protocol.orders import (
@@ -112,7 +112,6 @@ def received(report: control_pb2.AttendRequest) -> control_pb2.AttendRequest:
 # --- the way there and back
 
 
-@settings(max_examples=200)
 @given(orders)
 def test_every_order_survives_the_wire(order: Order) -> None:
     wire = control_pb2.AttendResponse.FromString(order_to_wire(order).SerializeToString())
