@@ -81,7 +81,7 @@ class OperatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """A status now, and another whenever something changed, at most four times a second.
+        """A status now, and another after each change, at most four times a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,7 +55,7 @@ class PeerServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Meet(self, request, context):
-        """Says who is here, before there is a plan: nodes with a fixed list of peers found their run by it.
+        """Identifies a node before there is a plan. Nodes with fixed peers create their run by it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
