@@ -1,4 +1,4 @@
-"""Keys agree with their documentation, the digest covers those that must be equal, and doubtful values give warnings."""
+"""The keys agree with their documentation, the digest covers the shared ones, and doubtful values give warnings."""
 
 from __future__ import annotations
 
