@@ -1,45 +1,46 @@
 """Every algorithm against the matrix form of its paper, against related algorithms, and through a checkpoint.
 
-Each node minimises a quadratic of its own, the strongest form of unequal data. The references are float64 over all
-nodes at once, x [n, d], and share only the compressor with the code under test.
+The matrix forms share only the compressor with the code under test.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from edgenode import factory
 from edgenode.config.load import load
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
-from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import State, debias
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
+from tests.algorithm_references import (
+    LAYOUT,
+    NODES,
+    OPTIMA,
+    RATE,
+    START,
+    Compress,
+    Matrix,
+    choco,
+    d2,
+    d_psgd,
+    local,
+    quant_sgp,
+    rolling,
+    sgp,
+    sparse_push,
+    towards_optima,
+)
 
-Matrix = NDArray[np.float64]
 Step = Callable[[int, Matrix], Matrix]  # (round, z [n, d]) -> local updates [n, d]
-Compress = Callable[[Matrix], Matrix]
-
-LAYOUT = Layout((7, 20, 3))
-NODES = 5
 ROUNDS = 40
-OPTIMA = np.random.default_rng(1).standard_normal((NODES, LAYOUT.size))
-START = np.random.default_rng(2).standard_normal(LAYOUT.size)
-RATE = 0.1
-
-
-def towards_optima(t: int, z: Matrix) -> Matrix:
-    """Plain SGD on |z - optimum of the node|^2 / 2."""
-    return -RATE * (z - OPTIMA[: len(z)])
 
 
 def spec_of(**algorithm: object) -> AlgorithmSpec:
@@ -90,87 +91,6 @@ def compressed_by(algorithm_spec: AlgorithmSpec) -> Compress:
         return np.stack([payload.dense(LAYOUT.size) for payload in payloads]).astype(np.float64)
 
     return compress
-
-
-# --- the papers' matrix forms
-
-
-def sparse_push(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """Aketi et al. 2021, Algorithm 1; on doubly stochastic w Tang et al. 2019 (Deep-Squeeze), Algorithm 1."""
-    x, u, delta = np.tile(START, (NODES, 1)), np.ones(NODES), np.zeros((NODES, LAYOUT.size))
-    for t in itertools.count():
-        half = x + towards_optima(t, x / u[:, None])
-        sent = c(half + delta)
-        delta = half + delta - sent
-        x, u = half + rate * (w @ sent - sent), u + rate * (w @ u - u)
-        yield x / u[:, None]
-
-
-def sgp(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """Assran et al. 2019, Algorithm 1: x <- P (x - gamma g(z)), w <- P w, z = x / w."""
-    x, u = np.tile(START, (NODES, 1)), np.ones(NODES)
-    for t in itertools.count():
-        x, u = w @ (x + towards_optima(t, x / u[:, None])), w @ u
-        yield x / u[:, None]
-
-
-def d_psgd(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """Lian et al. 2017, Algorithm 1, the local step before the average, as its remark allows."""
-    x = np.tile(START, (NODES, 1))
-    for t in itertools.count():
-        x = w @ (x + towards_optima(t, x))
-        yield x
-
-
-def d2(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """Tang et al. 2018, Algorithm 1, with I + rate (W - I) for W."""
-    w = np.eye(NODES) + rate * (w - np.eye(NODES))
-    x = np.tile(START, (NODES, 1))
-    before, moved = x, towards_optima(0, x)
-    x = w @ (x + moved)
-    for t in itertools.count(1):
-        yield x
-        moves = towards_optima(t, x)
-        x, before, moved = w @ (2 * x - before + moves - moved), x, moves
-
-
-def choco(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """Koloskova et al. 2019, Algorithm 2, every replica in full."""
-    x, replicas = np.tile(START, (NODES, 1)), np.zeros((NODES, LAYOUT.size))
-    for t in itertools.count():
-        half = x + towards_optima(t, x)
-        replicas = replicas + c(half - replicas)
-        x = half + rate * (w @ replicas - replicas)
-        yield x
-
-
-def quant_sgp(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """Taheri et al. 2020, Algorithm 2, the local step before the exchange. The paper's rate is 1."""
-    x, replicas, u = np.tile(START, (NODES, 1)), np.zeros((NODES, LAYOUT.size)), np.ones(NODES)
-    for t in itertools.count():
-        half = x + towards_optima(t, x / u[:, None])
-        replicas = replicas + c(half - replicas)
-        x, u = half + rate * (w @ replicas - replicas), u + rate * (w @ u - u)
-        yield x / u[:, None]
-
-
-def local(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """SGD at every node without exchange."""
-    x = np.tile(START, (NODES, 1))
-    for t in itertools.count():
-        x = x + towards_optima(t, x)
-        yield x
-
-
-def rolling(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
-    """Push-sum of block t mod 10 in round t."""
-    blocks = np.array_split(np.arange(LAYOUT.size), 10)
-    x, u = np.tile(START, (NODES, 1)), np.ones((NODES, LAYOUT.size))
-    for t in itertools.count():
-        x = x + towards_optima(t, x / u)
-        where = blocks[t % 10]
-        x[:, where], u[:, where] = w @ x[:, where], w @ u[:, where]
-        yield x / u
 
 
 FLOAT = {"values": "float32"}
@@ -313,7 +233,6 @@ def test_d2_converges_under_compression_at_a_low_rate() -> None:
 
 
 # --- the state
-
 
 EVERY: dict[str, dict[str, object]] = {
     "sp": TOP,

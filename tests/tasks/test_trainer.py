@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import weakref
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,28 +17,7 @@ from edgenode.tasks import datasets, models
 from edgenode.tasks.partition import partition
 from edgenode.tasks.settings import TaskSettings, TrainSettings
 from edgenode.tasks.trainer import Trainer, _precision, build_trainer
-
-
-def small_net() -> nn.Module:
-    """A model with everything that carries state or draws numbers: BatchNorm, dropout and a frozen parameter."""
-    net = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10)
-    )
-    net.register_parameter("frozen", nn.Parameter(torch.ones(3), requires_grad=False))
-    return net
-
-
-def small_trainer(seed: int = 0, shard: int = 0, count: int = 100, **settings: object) -> Trainer:
-    chosen = TrainSettings(**{"batch_size": 16, "learning_rate": 0.05, **settings})
-    indices = torch.arange(shard * count, (shard + 1) * count)
-    return Trainer(datasets.load("digits"), indices, small_net, chosen, seed=seed, shard=shard)
-
-
-def run(trainer: Trainer, z: np.ndarray, rounds: range) -> np.ndarray:
-    for t in rounds:
-        z = z + trainer.train(t, z).local_update
-    return z
-
+from tests.tasks.small_trainer import run, small_net, small_trainer
 
 # the vector --------------------------------------------------------------------------------------------
 
@@ -134,58 +112,6 @@ def test_bfloat16_applies_to_layers_and_not_to_kept_state() -> None:
 def test_device_without_bfloat16_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="precision 'bfloat16' was asked for, but device 'meta' does not have it"):
         _precision("bfloat16", torch.device("meta"))
-
-
-def test_learning_rate_falls_at_local_epochs() -> None:
-    trainer = small_trainer(learning_rate=1.0, milestones=(1, 3), decay=0.5)
-    assert trainer.rounds_per_epoch == 7
-    assert [trainer.learning_rate(t) for t in (0, 6, 7, 20, 21, 90)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
-
-
-@pytest.mark.parametrize("count", [1, 15, 16, 17, 33, 100])
-def test_each_epoch_uses_every_sample_once_in_even_batches(count: int) -> None:
-    trainer = small_trainer(shard=1, count=count)
-    epochs = []
-    for epoch in range(2):
-        first = epoch * trainer.rounds_per_epoch
-        batches = [trainer.batches.indices(first + place) for place in range(trainer.rounds_per_epoch)]
-        sizes = [len(batch) for batch in batches]
-        assert max(sizes) <= 16 and max(sizes) - min(sizes) <= 1
-        assert torch.equal(torch.cat(batches).sort().values, torch.arange(count, 2 * count))
-        epochs.append(torch.cat(batches))
-    assert count < 15 or not torch.equal(*epochs)
-
-
-def test_shards_and_seeds_have_different_orders() -> None:
-    orders = [small_trainer(seed=s).batches.indices(0).tolist() for s in (0, 1)]
-    orders.append((small_trainer(shard=1).batches.indices(0) - 100).tolist())
-    assert len({tuple(order) for order in orders}) == 3
-
-
-def test_augmentation_changes_the_batch_by_its_seed() -> None:
-    plain, augmented = small_trainer(), small_trainer(augment=True)
-    one, again, other = (augmented.batches.batch(0, value)[0] for value in (1, 1, 2))
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
-    assert not torch.equal(one, plain.batches.batch(0, 1)[0])
-
-
-def test_each_round_and_shard_draws_its_own_randomness() -> None:
-    def losses(shard: int) -> list[float]:
-        settings = TrainSettings(augment=True)
-        # A shard of one sample: every round has the same batch, so only the draws can differ.
-        trainer = Trainer(datasets.load("digits"), torch.arange(1), small_net, settings, seed=0, shard=shard)
-        return [trainer.train(t, trainer.initial()).loss for t in range(6)]
-
-    assert losses(0) == losses(0)
-    assert len({*losses(0), *losses(1)}) == 12
-
-
-def test_batches_are_normalised_per_channel() -> None:
-    trainer = small_trainer(count=1000, batch_size=1000)
-    images, _ = trainer.batches.batch(0, 0)
-    assert abs(float(images.mean())) < 0.02
-    assert abs(float(images.std()) - 1) < 0.02
 
 
 def test_divergence_is_reported_with_its_round() -> None:
@@ -320,18 +246,6 @@ def test_unknown_shard_and_device_are_config_errors() -> None:
         build_trainer(TaskSettings(), 0, 4, seed=0, device="toaster")
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"momentum": 1.0},
-        {"weight_decay": -1.0}, {"decay": 0.0}, {"milestones": (3, 3)}, {"milestones": (0,)},
-    ],
-)  # fmt: skip
-def test_invalid_train_settings_name_the_key(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        replace(TrainSettings(), **wrong)
-
-
 def test_digits_do_not_import_slow_libraries() -> None:
     code = (
         "import sys, edgenode.tasks.trainer as t; r = t.build_trainer(t.TaskSettings(), 0, 2, 0, 'cpu');"
@@ -357,15 +271,6 @@ def test_trainers_of_one_process_partition_the_data_once(monkeypatch: pytest.Mon
     other = build_trainer(TaskSettings(skew=0.5), 0, 4, seed=4)
     assert partitions == [(4, 0.5, 3), (4, 0.5, 4)]
     assert not torch.equal(other.batches._indices, held[0].batches._indices)
-
-
-def test_warmup_rises_linearly_and_then_has_no_effect() -> None:
-    warm, plain = (small_trainer(milestones=(1, 4), decay=0.5, learning_rate=1.0, warmup_epochs=w) for w in (2, 0))
-    assert warm.rounds_per_epoch == 7
-    rates = [warm.learning_rate(t) for t in range(14)]
-    assert rates == [plain.learning_rate(t) * (t + 1) / 14 for t in range(14)]
-    assert rates[0] == 1 / 14 and rates[6:8] == [0.5, 0.5 * 8 / 14]
-    assert [warm.learning_rate(r) for r in range(14, 40)] == [plain.learning_rate(r) for r in range(14, 40)]
 
 
 def test_vgg11_does_not_diverge_at_the_papers_rate() -> None:

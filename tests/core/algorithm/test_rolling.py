@@ -54,7 +54,7 @@ def learners(algorithm_spec: AlgorithmSpec, models: np.ndarray, layout: Layout =
 
 
 def play(nodes: dict[str, VectorLearner], graphs: tuple[Digraph, ...], rounds: range) -> Iterator[int]:
-    """Rounds without local steps; messages travel as bytes."""
+    """Rounds without local steps; messages are bytes."""
     for t, graph in zip(rounds, itertools.cycle(graphs), strict=False):
         pushed = {}
         for name, node in nodes.items():
@@ -149,29 +149,27 @@ def test_message_costs_its_share_of_the_values_and_no_index() -> None:
 
 
 def test_handoff_sends_all_blocks_and_is_added_unscaled() -> None:
-    leaver, handoff_to = learners(rolling(4, as_int8), models_of(2)).values()
-    leaver.state.u[:] = [1, 2, 3, 4]
-    before = handoff_to.state.x.astype(np.float64)
-    data, u = leaver.compress_update(2, None, handoff=True)
+    leaving, target = learners(rolling(4, as_int8), models_of(2)).values()
+    leaving.state.u[:] = [1, 2, 3, 4]
+    before = target.state.x.astype(np.float64)
+    data, u = leaving.compress_update(2, None, handoff=True)
     assert u == (1, 2, 3, 4)
-    handoff_to.compress_update(2, None)
-    handoff_to.mix_round(1.0, [handoff_to.read(2, 1.0, u, data)])
-    assert handoff_to.state.u.tolist() == [2, 3, 4, 5]
-    assert np.allclose(handoff_to.state.x, before + leaver.state.x, atol=1e-6)
+    target.compress_update(2, None)
+    target.mix_round(1.0, [target.read(2, 1.0, u, data)])
+    assert target.state.u.tolist() == [2, 3, 4, 5]
+    assert np.allclose(target.state.x, before + leaving.state.x, atol=1e-6)
 
 
 def test_handoff_and_block_are_mixed_in_one_round() -> None:
-    handoff_to, peer, leaver = learners(rolling(3), models_of(3)).values()
-    block, whole = peer.compress_update(1, None), leaver.compress_update(1, None, handoff=True)
-    expected = handoff_to.state.x + leaver.state.x
+    target, peer, leaving = learners(rolling(3), models_of(3)).values()
+    block, whole = peer.compress_update(1, None), leaving.compress_update(1, None, handoff=True)
+    expected = target.state.x + leaving.state.x
     part = slice(*block_bounds(21, 3)[1:3])
-    expected[part] += 0.5 * peer.state.x[part] - 0.5 * handoff_to.state.x[part]
-    handoff_to.compress_update(1, None)
-    handoff_to.mix_round(
-        0.5, [handoff_to.read(1, 1.0, whole[1], whole[0]), handoff_to.read(1, 0.5, block[1], block[0])]
-    )
-    assert np.allclose(handoff_to.state.x, expected, atol=1e-6)
-    assert handoff_to.state.u.tolist() == [2, 2, 2]
+    expected[part] += 0.5 * peer.state.x[part] - 0.5 * target.state.x[part]
+    target.compress_update(1, None)
+    target.mix_round(0.5, [target.read(1, 1.0, whole[1], whole[0]), target.read(1, 0.5, block[1], block[0])])
+    assert np.allclose(target.state.x, expected, atol=1e-6)
+    assert target.state.u.tolist() == [2, 2, 2]
 
 
 @pytest.mark.parametrize("u", [(), (1.0, 1.0), (1.0,) * 4])
