@@ -2,9 +2,9 @@
 
     python benchmarks/loader.py [--data-dir FOLDER] [--precision bfloat16]
 
-The loader gathers a batch of bytes, crops and flips it at random and normalises it; the step is ResNet-20's forward and
-backward pass and the descent. Prints CPU time, which other work on the machine hardly lengthens. Without --data-dir, a
-folder that the data set `imagefolder` can read, the images are noise.
+The loader gathers a batch of bytes, crops and flips it at random and normalises it. The step is ResNet-20's forward and
+backward pass and the descent. Prints CPU time, which other work on the machine hardly increases. --data-dir is a folder
+for the data set `imagefolder`. Without it the images are noise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def noise(count: int = 10_000) -> Dataset:
 
 
 def per_call_ms(call: Callable[[int], object], times: int) -> float:
-    """CPU milliseconds of one call, the least of five series."""
+    """CPU milliseconds of one call, the minimum of five series."""
     for t in range(3):
         call(t)
     series = []

@@ -1,9 +1,9 @@
-"""What a simulated node costs: time per round and peak memory against the number of nodes.
+"""The cost of a simulated node: time per round and peak memory against the number of nodes.
 
     python benchmarks/simulate.py 4 16 64 256 1024
 
 Each size runs in a process of its own and prints one row of a Markdown table: SP at top-1 % on the digits with
-batches of one image, so that 1024 nodes have something to train on; the graph is ring a unless --graph says else.
+batches of one image, so that 1024 nodes have enough to train on. The graph is ring a, or that of --graph.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ ROUNDS = 6
 
 
 def measure(nodes: int, graph: str) -> tuple[float, float, float, float]:
-    """Seconds until the first round is closed; then seconds and CPU seconds per round; peak resident MiB.
+    """Seconds until the first round is complete, seconds and CPU seconds per further round, and peak resident MiB.
 
-    Other work on the machine lengthens the seconds, and hardly the CPU seconds.
+    Other work on the machine increases the seconds, and hardly the CPU seconds.
     """
     settings = {
         "run.nodes": nodes, "run.rounds": ROUNDS, "run.evaluate_every": 0, "run.threads": 1, "task.batch_size": 1,
@@ -31,9 +31,9 @@ def measure(nodes: int, graph: str) -> tuple[float, float, float, float]:
     }  # fmt: skip
     began = time.monotonic()
     simulation = Simulation(load(None, settings, environ={}))
-    closed: list[tuple[float, float]] = []
-    simulation.run(lambda: closed.append((time.monotonic(), time.process_time())))
-    (first_s, first_cpu_s), (last_s, last_cpu_s) = closed[0], closed[-1]
+    completed: list[tuple[float, float]] = []
+    simulation.run(lambda: completed.append((time.monotonic(), time.process_time())))
+    (first_s, first_cpu_s), (last_s, last_cpu_s) = completed[0], completed[-1]
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return first_s - began, (last_s - first_s) / (ROUNDS - 1), (last_cpu_s - first_cpu_s) / (ROUNDS - 1), peak_mib
 

@@ -282,7 +282,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "rolling", "The rolling exchange against top-K, ResNet-20 with GroupNorm, ring a",
             ("skew", "entries", "share, %"), ("sp", "sp_sent", "scsp", "sent", "factor"), _rolling,
             Figure("sent per node, MB", ("sp", "scsp"), ("skew", "entries"), x_metrics=("sp_sent", "sent")),
-            "Not in the paper: each round exchanges the next block of the model, so that no index travels.",
+            "Not in the paper: each round exchanges the next block of the model, so that no index is sent.",
         ),
         Experiment(
             "longer", "What compression costs when a run is 4 and 10 times as long, ResNet-20 with GroupNorm, ring a",

@@ -134,7 +134,7 @@ _FOOTPRINT_NOTES = (
     f"One step of ResNet-20 on CIFAR images, with an effective batch of {EFFECTIVE_BATCH} divided among the nodes. "
     "Memory consists of the activations that autograd keeps; the model, its gradient and its momentum; and x and the "
     "error of Sparse-Push, where there is more than one node. The paper's 5.24 GFlops fit the multiplications of the "
-    "forward pass alone. It does not say what its megabytes hold."
+    "forward pass alone. It does not state what its megabytes include."
 )
 _FOOTPRINT_HEADINGS = (
     "nodes", "batch per node", "activations, MB", "model, gradient, momentum, MB", "x and error, MB", "all memory, MB",

@@ -43,7 +43,7 @@ class State:
 
     Attributes:
         x: the accumulator, changed in place. Between the local update and mixing it is the paper's x-hat.
-        error: delta, what compression has held back so far.
+        error: delta, what compression has left out so far.
         u: the push-sum weights, one per block of x, 1 at the start.
         replica: x as the receivers know it, for algorithms that send differences to it (CHOCO-SGD).
         gathered: the weighted sum of the own replica and those of the in-neighbours (CHOCO-SGD).
