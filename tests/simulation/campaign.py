@@ -59,8 +59,8 @@ def _why_stuck(stuck: ClusterSim) -> str:
         return "no node knew the run to recover"
     if stuck.nodes and all(_has_left(name, node) for name, node in stuck.nodes.items() if name not in stuck.finished):
         return "a leaver got no answer"  # `edgenode run` gives up after some seconds
-    gone = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
-    return "all members died, one permanently" if gone and not stuck.nodes else ""
+    never_back = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
+    return "all members died, one permanently" if never_back and not stuck.nodes else ""
 
 
 def _has_left(name: str, node: Node) -> bool:
