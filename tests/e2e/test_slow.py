@@ -96,6 +96,7 @@ def test_wait_is_logged_repeatedly_and_does_not_time_out(fleet: Fleet) -> None:
     until(lambda: "epoch done" in nodes[0].stderr[logged:], "node-0 resumes")
 
 
+@pytest.mark.slow
 def test_second_sigterm_skips_the_handover(fleet: Fleet) -> None:
     fleet.configure({**HEAVY, "run.evict_after_s": 60})
     fleet.controller()
