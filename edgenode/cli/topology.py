@@ -140,7 +140,7 @@ def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: s
     async def call(client: OperatorClient) -> tuple[int, bool]:
         from edgenode.cli.waiting import wait_for_reply
 
-        start = await wait_for_reply(client, client.rotate(graphs, period.count, period.unit == "epochs"))
+        start = await wait_for_reply(client, client.rotate(graphs, period))
         return start, (await client.status()).paused
 
     start, paused = with_operator(controller, cluster, call)

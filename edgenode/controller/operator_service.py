@@ -45,13 +45,12 @@ class OperatorService:
         self._request_ids = count()
         self._replies: dict[int, asyncio.Future[int]] = {}
 
-    async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
+    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period) -> int:
         """Use these graphs in turn. Return the round at which every node switches.
 
         Raises:
             ConfigError: the graphs do not fit the members, or the run cannot change now.
         """
-        period = Period(every, "epochs" if epochs else "rounds")
         if not graphs:
             raise ConfigError("a rotation needs at least one graph")
         return await self._request(Rotate(next(self._request_ids), graphs, period))

@@ -108,9 +108,9 @@ async def _perform(operator_service: RunControl, request: str, asked: Mapping[st
     """
     match request:
         case "rotate":
-            every = Period.parse(_text(asked, "every", "1r"))
+            period = Period.parse(_text(asked, "every", "1r"))
             graphs = tuple(GraphSpec(name.strip()) for name in _text(asked, "graphs").split(",") if name.strip())
-            start = await operator_service.rotate(graphs, every.count, every.unit == "epochs")
+            start = await operator_service.rotate(graphs, period)
             return f"graph {'+'.join(g.name for g in graphs)} takes effect at round {start} at every node"
         case "pause":
             await operator_service.pause()

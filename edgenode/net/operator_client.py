@@ -12,6 +12,7 @@ import grpc.aio
 
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import Period
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.rpc import channel, translated
@@ -46,9 +47,10 @@ class OperatorClient:
         except grpc.aio.AioRpcError as exc:
             raise translated(exc, self._target) from exc
 
-    async def rotate(self, graphs: Sequence[GraphSpec], every: int, epochs: bool) -> int:
+    async def rotate(self, graphs: Sequence[GraphSpec], period: Period) -> int:
         """Change the graphs. Returns the round at which every node switches."""
-        request = operator_pb2.RotateRequest(graphs=[graph_to_wire(g) for g in graphs], every=every, epochs=epochs)
+        graphs_wire, epochs = [graph_to_wire(g) for g in graphs], period.unit == "epochs"
+        request = operator_pb2.RotateRequest(graphs=graphs_wire, every=period.count, epochs=epochs)
         return int((await self._called(self._stub.Rotate(request))).start)
 
     async def stop(self) -> int:

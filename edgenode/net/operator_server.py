@@ -11,6 +11,7 @@ import grpc.aio
 
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import Period
 from edgenode.errors import EdgenodeError
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.rpc import reject
@@ -25,7 +26,7 @@ class RunControl(Protocol):
     """What an operator can do with a run. Each request returns a round, or raises EdgenodeError."""
 
     def status(self) -> ClusterStatus: ...
-    async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int: ...
+    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period) -> int: ...
     async def stop(self) -> int: ...
     async def pause(self) -> int: ...
     async def resume(self) -> int: ...
@@ -69,7 +70,8 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
         """Change the graphs."""
         async with _rejecting(context):
             graphs = tuple(graph_from_wire(g) for g in request.graphs)
-            return operator_pb2.RotateResponse(start=await self._run.rotate(graphs, request.every, request.epochs))
+            period = Period(request.every, "epochs" if request.epochs else "rounds")
+            return operator_pb2.RotateResponse(start=await self._run.rotate(graphs, period))
 
     async def Stop(
         self, request: operator_pb2.StopRequest, context: grpc.aio.ServicerContext

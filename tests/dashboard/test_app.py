@@ -12,6 +12,7 @@ import pytest
 
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import Period
 from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
 from edgenode.errors import ConfigError
@@ -33,8 +34,8 @@ class OperatorService:
         ]
         return a_status(*nodes, a_node("<b>evil</b>"), plan=a_plan())
 
-    async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
-        return self._note("rotate", graphs, every, epochs)
+    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period) -> int:
+        return self._note("rotate", graphs, period)
 
     async def stop(self) -> int:
         return self._note("stop")
@@ -114,11 +115,11 @@ async def test_status_curve_and_metrics_are_served(browser: httpx.AsyncClient) -
 @pytest.mark.parametrize(
     ("operator_request", "body", "asked", "text"),
     [
-        ("rotate", {"graphs": "b"}, ("rotate", (GraphSpec("b"),), 1, False), "graph b takes effect at round 42"),
+        ("rotate", {"graphs": "b"}, ("rotate", (GraphSpec("b"),), Period(1)), "graph b takes effect at round 42"),
         (
             "rotate",
             {"graphs": "a, b", "every": "6ep"},
-            ("rotate", (GraphSpec("a"), GraphSpec("b")), 6, True),
+            ("rotate", (GraphSpec("a"), GraphSpec("b")), Period(6, "epochs")),
             "graph a+b takes effect at round 42",
         ),
         ("pause", {}, ("pause",), "pauses before its next round"),

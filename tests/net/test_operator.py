@@ -11,6 +11,7 @@ import pytest
 
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import Period
 from edgenode.errors import ConfigError, EdgenodeError, GraphError, RemoteProtocolError, TransportError
 from edgenode.net import operator_server
 from edgenode.net.operator_client import OperatorClient, operator_client
@@ -28,8 +29,8 @@ class Run:
     def status(self) -> ClusterStatus:
         return ClusterStatus("home", missing=self.missing)
 
-    async def rotate(self, graphs: tuple[GraphSpec, ...], every: int, epochs: bool) -> int:
-        return self._note(graphs, every, epochs)
+    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period) -> int:
+        return self._note(graphs, period)
 
     async def stop(self) -> int:
         return self._note("stop")
@@ -103,17 +104,17 @@ async def test_every_request_arrives_and_returns_the_round() -> None:
     run = Run()
     graphs = (GraphSpec("a"), GraphSpec("mine", (("x", "y"), ("y", "x"))))
     async with run.operated() as calls:
-        assert await calls.rotate(graphs, 6, epochs=True) == 42
+        assert await calls.rotate(graphs, Period(6, "epochs")) == 42
         assert await calls.stop() == await calls.pause() == await calls.resume() == 42
         assert await calls.evict("n1", force=True) == 42
-    assert run.asked == [(graphs, 6, True), ("stop",), ("pause",), ("resume",), ("n1", True)]
+    assert run.asked == [(graphs, Period(6, "epochs")), ("stop",), ("pause",), ("resume",), ("n1", True)]
 
 
 @pytest.mark.parametrize("error", [ConfigError("not now: 'n1' → away"), GraphError("a+b is not strongly connected")])
 async def test_rejection_is_a_config_error_with_the_same_text(error: EdgenodeError) -> None:
     async with Run(error).operated() as calls:
         requests = (
-            calls.rotate([GraphSpec("a")], 1, epochs=False),
+            calls.rotate([GraphSpec("a")], Period(1)),
             calls.stop(),
             calls.pause(),
             calls.evict("n1", False),
@@ -135,7 +136,7 @@ async def test_graph_unknown_to_the_controller_is_a_config_error() -> None:
     object.__setattr__(newer, "name", "torus")  # a preset of a later version
     async with Run().operated() as calls:
         with pytest.raises(ConfigError, match="no graph named 'torus'"):
-            await calls.rotate([newer], 1, epochs=False)
+            await calls.rotate([newer], Period(1))
 
 
 async def test_missing_controller_is_a_transport_error_in_time() -> None:
