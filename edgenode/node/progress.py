@@ -232,7 +232,7 @@ class ProgressReporter:
         if self._replica.stats.accuracy is not None:
             parts.append(f"accuracy {self._replica.stats.accuracy:.1%}")
         if snapshot.missing and since is not None and time.monotonic() - since > _SHOW_WAIT_AFTER_S:
-            parts.append(f"waiting for {', '.join(snapshot.missing)} since {time.monotonic() - since:.0f} s")
+            parts.append(f"waiting for {', '.join(snapshot.missing)} ({time.monotonic() - since:.0f} s)")
         if self._is_controller_unreachable():
             parts.append("controller unreachable")
         if snapshot.halted:
