@@ -74,7 +74,7 @@ def test_systemd_is_notified_until_the_event_loop_hangs(fleet: Fleet) -> None:
         assert of_controller.receives(r"^STATUS=round \d+, nodes: 2, " + running)
 
         other.popen.send_signal(signal.SIGSTOP)
-        assert of_node.receives(r"^STATUS=.*, waiting for node-1 since \d+ s\nWATCHDOG=1$")
+        assert of_node.receives(r"^STATUS=.*, waiting for node-1 \(\d+ s\)\nWATCHDOG=1$")
 
         for systemd, process in ((of_controller, controller), (of_node, node)):
             process.popen.send_signal(signal.SIGUSR1)
