@@ -42,12 +42,12 @@ PeriodText = Annotated[str, Meta(title='epochs, as in "6ep", or rounds, as in "1
 class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The nodes of a run, its length, and its timeouts."""
 
-    cluster: Annotated[Label, "name of the run; a node with another name is rejected"] = "edgenode"
+    cluster: Annotated[Label, "name of the run (a node with another name is rejected)"] = "edgenode"
     nodes: Annotated[UpTo1024, "number of nodes that the run starts with"] = 4
     rounds: Annotated[AtLeast0, "number of training rounds"] = 1000
     seed: Annotated[Unsigned32, "seed of all random numbers"] = 0
     checkpoint_every: Annotated[AtLeast1, "rounds between two checkpoints"] = 50
-    evaluate_every: Annotated[AtLeast0, "rounds between two evaluations; 0 means only at the end"] = 50
+    evaluate_every: Annotated[AtLeast0, "rounds between two evaluations (0: only at the end)"] = 50
     barrier_timeout_s: Annotated[
         Positive,
         "seconds a round waits before the node logs the missing in-neighbours, or stops if there is no controller",
@@ -58,9 +58,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = "wait"
     min_nodes: Annotated[UpTo1024, "number of members below which none is evicted and none may leave"] = 1
     window: Annotated[UpTo1024, "rounds a node may be ahead of its oldest unacknowledged push"] = 8
-    threads: Annotated[ThreadsOrAuto, "torch threads of a node; auto means one per physical core"] = "auto"
+    threads: Annotated[ThreadsOrAuto, "torch threads of a node (auto: one per physical core)"] = "auto"
     device: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"], "device that a node trains on; auto means cuda if available, else cpu"
+        Literal["auto", "cpu", "cuda", "mps"], "device that a node trains on (auto: cuda if available, else cpu)"
     ] = "auto"
 
 
@@ -68,11 +68,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The data, the model and the optimiser. Whether a data set or model exists is checked when a run starts."""
 
     dataset: Annotated[Name, "name of the data set"] = "digits"
-    data_dir: Annotated[Text, "folder of the data; empty means the default folder"] = ""
+    data_dir: Annotated[Text, "folder of the data (empty: the default folder)"] = ""
     classes: Annotated[Classes, "if given, the classes that an imagefolder must have on every node"] = ()
     model: Annotated[Name, "name of the model"] = "small-cnn"
     norm: Annotated[Literal["batch", "group"], "normalisation layers of the model"] = "group"
-    skew: Annotated[Fraction, "share of the data that is distributed by label; the rest is distributed evenly"] = 0.0
+    skew: Annotated[Fraction, "share of the data that is distributed by label, the rest evenly"] = 0.0
     alpha: Annotated[
         PositiveOrUnset, "if set, the data is distributed by a Dirichlet distribution with this alpha, not by skew"
     ] = None
@@ -85,7 +85,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     warmup_epochs: Annotated[AtLeast0, "epochs in which the learning rate rises linearly to learning_rate"] = 0
     augment: Annotated[bool, "whether training images are varied at random"] = False
     precision: Annotated[
-        Literal["float32", "bfloat16"], "number format in which layers compute; parameters and gradients are float32"
+        Literal["float32", "bfloat16"], "number format in which layers compute (parameters and gradients are float32)"
     ] = "float32"
 
 
@@ -94,7 +94,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     name: Annotated[
         Literal["sp", "scsp", "sgp", "quant-sgp", "d-psgd", "d2", "deep-squeeze", "choco-sgd", "skew-scout", "local"],
-        "the algorithm; docs/algorithms.md describes them",
+        "the algorithm (docs/algorithms.md describes each)",
     ] = "scsp"
     compressor: Annotated[
         Literal["topk", "identity", "random", "rolling"],
@@ -107,14 +107,14 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     values: Annotated[
         Literal["int8", "int4", "bfloat16", "float32"], "number format in which topk, identity and rolling send values"
     ] = "int8"
-    averaging_rate: Annotated[PositiveOrUnset, "the paper's η; unset means the algorithm's default"] = None
-    gossip_rounds: Annotated[
-        RoundsOrAuto, "rounds of SCSP's last phase; auto means as many as gossip_tolerance needs"
-    ] = "auto"
+    averaging_rate: Annotated[PositiveOrUnset, "the paper's η (unset: the algorithm's default)"] = None
+    gossip_rounds: Annotated[RoundsOrAuto, "rounds of SCSP's last phase (auto: as many as gossip_tolerance needs)"] = (
+        "auto"
+    )
     gossip_tolerance: Annotated[Positive, "share of the disagreement that may remain after the last phase"] = 1e-3
     gossip_graph: Annotated[
         Literal["plan", "exponential", "one-peer-exponential", "complete"],
-        "graph of the last phase; plan means the run's own graphs",
+        "graph of the last phase (plan: the run's own graphs)",
     ] = "plan"
     travel_every: Annotated[AtLeast1, "rounds between two visits of a model to its out-neighbours, in skew-scout"] = 500
     tolerated_loss: Annotated[Fraction, "accuracy that a visiting model may lose, in skew-scout"] = 0.05
