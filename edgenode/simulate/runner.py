@@ -10,9 +10,11 @@ first-in-first-out queue. Therefore
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ from edgenode.storage.result_file import NodeResult
 
 # Acknowledgements take no time here. A window of one delays no node, and saves the memory of older rounds' messages.
 _WINDOW = 1
+_BEFORE_GOSSIP = "before-gossip.json"
 _NO_CHECKPOINTS: tuple[frozenset[int], Plan | None] = frozenset(), None
 
 
@@ -99,7 +102,8 @@ class Simulation:
         self._mixed: Counter[int] = Counter()  # round -> nodes that have mixed it, until all have
         self._results: dict[str, NodeResult] = {}
         self._models: dict[str, Floats] = {}
-        self._before_gossip: dict[str, tuple[NodeResult, Floats]] = {}
+        self._trained: dict[str, tuple[NodeResult, Floats]] = {}  # what training led to, until all nodes have it
+        self._before_gossip = self._read_before_gossip()
 
     def _skew_scout_search(self) -> SkewScout | None:
         if self._config.algorithm.name != "skew-scout":
@@ -153,6 +157,7 @@ class Simulation:
         Raises:
             EdgenodeError: training diverged, or a checkpoint cannot be written.
         """
+        self._begin_before_gossip()
         for name, replica in self._replicas.items():
             self._perform_all(name, replica.node.start(), after_round)
         while self._queue:
@@ -184,7 +189,7 @@ class Simulation:
             case Evaluate(t, z):
                 accuracy = replica.evaluate(z)
                 if t == self._config.run.rounds:
-                    self._before_gossip[name] = replica.result(t, accuracy), z
+                    self._end_training(name, replica.result(t, accuracy), z)
             case Save():
                 replica.save(action)
             case Finish(t, z):
@@ -219,17 +224,51 @@ class Simulation:
         self.round = t + 1
         return True
 
-    def before_gossip(self) -> dict[str, Any] | None:
-        """The result of SP: SCSP trains as SP does and then gossips, so one simulation measures both.
+    # SP and SCSP in one run -------------------------------------------------------------------------
+    #
+    # SCSP trains as SP does and then gossips. Its evaluation after the last training round is the result of SP:
+    #
+    # 1. A node evaluates after it has saved that round. A run that resumes from exactly there evaluates again.
+    # 2. A checkpoint of a later round has other models, so the result is kept in a file. It is written when the last
+    #    node has evaluated, and therefore before all nodes have saved a later round.
+    # 3. A run that begins before that round removes the file, which is then of an earlier run in this folder.
 
-        Needs a run of SCSP that evaluates after its last training round (``run.evaluate_every = run.rounds``), and that
-        reached this round in this process. None otherwise.
+    def before_gossip(self) -> dict[str, Any] | None:
+        """The result of SP, or None if it was not measured.
+
+        Needs a run of SCSP that evaluates after its last training round, so ``run.evaluate_every`` must divide
+        ``run.rounds``.
         """
-        if len(self._before_gossip) < len(self._replicas):
-            return None
+        return self._before_gossip
+
+    def _end_training(self, name: str, row: NodeResult, z: Floats) -> None:
+        self._trained[name] = row, z
+        if len(self._trained) < len(self._replicas):
+            return
         sp = replace(self._config, algorithm=replace(self._config.algorithm, name="sp"))
-        rows, models = zip(*(self._before_gossip[name] for name in self._replicas), strict=True)
-        return result_file.summary(sp, rows, time.monotonic() - self._began, models)
+        rows, models = zip(*(self._trained[name] for name in self._replicas), strict=True)
+        self._before_gossip = result_file.summary(sp, rows, time.monotonic() - self._began, models)
+        self._trained = {}
+        if self._out is not None:
+            result_file.write(self._out / _BEFORE_GOSSIP, self._before_gossip)
+
+    def _read_before_gossip(self) -> dict[str, Any] | None:
+        if self._out is None or self.round <= self._config.run.rounds:
+            return None
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept: dict[str, Any] = json.loads((self._out / _BEFORE_GOSSIP).read_text())
+            for row in kept["nodes"]:
+                self._replicas[row["node"]].stats.accuracy = row["test_accuracy"]
+            return kept
+        return None
+
+    def _begin_before_gossip(self) -> None:
+        rounds, every = self._config.run.rounds, self._config.run.evaluate_every
+        if self._out is not None and self.round < rounds:
+            (self._out / _BEFORE_GOSSIP).unlink(missing_ok=True)
+        if 0 < self.round == rounds < self.rounds and every and rounds % every == 0:
+            for name, replica in self._replicas.items():
+                self._perform(name, replica, Evaluate(rounds, replica.learner.model()))
 
     def _conclude(self) -> dict[str, Any]:
         names = list(self._replicas)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -203,6 +204,8 @@ def test_unconnected_graph_is_refused_with_its_pairs(tmp_path: Path) -> None:
 
 # --- SP and SCSP in one run
 
+SHORT: dict[str, object] = {"run__rounds": 8, "run__evaluate_every": 8, "run__checkpoint_every": 1}
+
 
 @pytest.mark.parametrize("rounds", [1, 5])
 def test_scsp_before_its_gossip_equals_sp(rounds: int) -> None:
@@ -220,6 +223,33 @@ def test_sp_result_needs_an_evaluation_before_the_gossip() -> None:
     simulation = Simulation(config(run__rounds=2))
     simulation.run()
     assert simulation.before_gossip() is None
+
+
+@pytest.fixture(scope="module")
+def unstopped() -> Simulation:
+    simulation = Simulation(config(**SHORT))
+    simulation.run()
+    return simulation
+
+
+@pytest.mark.parametrize("at", [4, 8, 9, 11])  # while it trains, as it ends, while it gossips, at the end
+def test_sp_result_survives_an_interruption(tmp_path: Path, unstopped: Simulation, at: int) -> None:
+    interrupted(Simulation(config(**SHORT), tmp_path), at)
+    resumed = Simulation(config(**SHORT), tmp_path)
+    assert resumed.round == at
+    resumed.run()
+    before, expected = (json.loads(json.dumps(s.before_gossip())) for s in (resumed, unstopped))
+    assert untimed(before) == untimed(expected)
+    assert resumed.before_average == unstopped.before_average
+
+
+def test_sp_result_of_an_earlier_run_is_not_used(tmp_path: Path) -> None:
+    Simulation(config(**SHORT), tmp_path).run()
+    for folder in tmp_path.glob("node-*/checkpoints"):
+        shutil.rmtree(folder)  # as --fresh does
+    unevaluated = config(**{**SHORT, "run__evaluate_every": 0})
+    interrupted(Simulation(unevaluated, tmp_path), 9)
+    assert Simulation(unevaluated, tmp_path).before_gossip() is None
 
 
 # --- other algorithms
