@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
               help="Shorten the schedule of small or paper to this many epochs.")  # fmt: skip
 @set_option
 @click.option("--only", multiple=True, metavar="TEXT", envvar="EDGENODE_ONLY", show_envvar=True,
-              help="Measure only runs with TEXT in their name, and leave the other rows as they are. If repeated, all "
-                   "TEXTs must occur.")  # fmt: skip
+              help="Measure only runs with TEXT in a label, network or name, and leave the other rows as they are. If "
+                   "repeated, all TEXTs must occur.")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("experiments"), show_default=True,
               envvar="EDGENODE_OUT", show_envvar=True, help="Folder for the results.")  # fmt: skip
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGENODE_DATA_DIR", show_envvar=True,
@@ -63,12 +62,14 @@ def experiment(
       edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
       edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
     """
-    from edgenode.experiments import report, runner, static_tables
+    from edgenode.experiments import labels, report, runner, static_tables
     from edgenode.experiments.catalogue import EXPERIMENTS
     from edgenode.experiments.presets import choose_scale
     from edgenode.factory import cores
 
-    titles = {e.name: e.title for e in EXPERIMENTS.values()} | {t.name: t.title for t in static_tables.TABLES.values()}
+    titles = {e.name: labels.paper_title(e) for e in EXPERIMENTS.values()} | {
+        t.name: t.title for t in static_tables.TABLES.values()
+    }
     if name is None:
         click.echo("\n".join(f"{known:8}  {title}" for known, title in titles.items()))
         return
@@ -77,22 +78,21 @@ def experiment(
     if name in static_tables.TABLES:
         static_tables.write(static_tables.TABLES[name], out)
     else:
-        chosen, scale = EXPERIMENTS[name], choose_scale(scale_name, data_dir, epochs)
-        if settings:
-            scale = replace(scale, note=f"{scale.note} With {', '.join(settings)} in every run.")
-        rows = chosen.rows(scale)
-        runs = runner.trials(rows, range(seeds), device, overrides(settings))
-        wanted = [trial for trial in runs if all(text in trial.name for text in only)]
+        chosen = EXPERIMENTS[name]
+        rows = runner.rows_as_run(chosen, choose_scale(scale_name, data_dir, epochs), overrides(settings))
+        runs = runner.trials(rows, range(seeds), device)
+        wanted = [trial for trial in runs if all(map(trial.matches, only))]
         if not wanted:
-            raise ConfigError(f"no run of {name} has {' and '.join(only)} in its name; an example is {runs[0].name}")
+            raise ConfigError(f"no run of {name} matches {' and '.join(only)}; an example is {runs[0].name}")
         outcomes = runner.OutcomeStore(out / "cells")
         runner.write_configs(runs, out / "configs" / name)
         command = f"edgenode experiment {name} --scale {scale_name} --seeds {seeds}"
         command += f" --epochs {epochs}" if epochs else ""
         command += "".join(f" --set {setting}" for setting in settings)
+        heading = report.Heading.of(chosen, runs, command, settings)
 
         def write() -> None:
-            report.write(chosen, scale, report.collect(rows, runs, outcomes), command, out)
+            report.write(chosen, heading, report.collect(rows, runs, outcomes), out)
 
         write()
         take_sigterm_as_ctrl_c()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
+from types import MappingProxyType
 
 from edgenode.experiments.definitions import Experiment, Figure, Row
 from edgenode.experiments.presets import (
     NODES,
-    PAPER_EPOCHS,
     RESNET20,
     RESNET20_GROUP,
     RESNET110,
@@ -46,13 +46,23 @@ def trial_settings(scale: Scale, network: str, *parts: Settings, times: int = 1)
     """
     if network not in scale.networks:
         return None
-    rounds = times * scale.rounds(network)
     keys = {"run.nodes": NODES, "algorithm.name": "scsp", "topology.graphs": ["a"], **_GOSSIP}
-    merged: dict[str, object] = {**keys, **scale.networks[network], "run.rounds": rounds}
+    merged: dict[str, object] = {**keys, **scale.networks[network], "run.rounds": times * scale.rounds(network)}
     for part in parts:
         merged |= part
-    merged["run.evaluate_every"] = rounds if merged["algorithm.name"] == "scsp" else 0
     return merged
+
+
+def _row(
+    scale: Scale,
+    labels: tuple[str, ...],
+    network: str,
+    *parts: Settings,
+    paper: Mapping[str, float] = MappingProxyType({}),
+    times: int = 1,
+    epochs_per_graph: int = 0,
+) -> Row:
+    return Row(labels, trial_settings(scale, network, *parts, times=times), paper, network, epochs_per_graph)
 
 
 # tables ------------------------------------------------------------------------------------------------
@@ -76,7 +86,7 @@ _TABLE_2: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 def _table_2(scale: Scale) -> tuple[Row, ...]:
     names = "sp", "message", "divergence", "factor"
     return tuple(
-        Row((network, percent), trial_settings(scale, network, top_k(percent)), dict(zip(names, printed, strict=False)))
+        _row(scale, (network, percent), network, top_k(percent), paper=dict(zip(names, printed, strict=False)))
         for network, rows in _TABLE_2.items()
         for percent, printed in rows.items()
     )
@@ -85,11 +95,11 @@ def _table_2(scale: Scale) -> tuple[Row, ...]:
 def _table_3(scale: Scale) -> tuple[Row, ...]:
     top_1 = top_k("1")
     methods: dict[str, tuple[Settings, dict[str, float]]] = {
-        "CHOCO-SGD": ({**top_1, "algorithm.name": "choco-sgd"}, {"accuracy": 91.73}),
-        "Deep-Squeeze": ({**top_1, "algorithm.name": "deep-squeeze"}, {"accuracy": 90.47}),
-        "Sparse-Push": (top_1, {"accuracy": 90.68, "scsp": 91.27}),
+        "CHOCO-SGD, top-1%": ({**top_1, "algorithm.name": "choco-sgd"}, {"accuracy": 91.73}),
+        "Deep-Squeeze, top-1%": ({**top_1, "algorithm.name": "deep-squeeze"}, {"accuracy": 90.47}),
+        "Sparse-Push, top-1%": (top_1, {"accuracy": 90.68, "scsp": 91.27}),
         "Sparse-Push, rolling 1%": (rolling(0.01), {}),
-        "Skew-Scout": ({**top_1, "algorithm.name": "skew-scout"}, {}),
+        "Skew-Scout, top-1%": ({**top_1, "algorithm.name": "skew-scout"}, {}),
         "Quant-SGP, 4 bits": ({**_bits(4), "algorithm.name": "quant-sgp"}, {}),
         "D², top-1%, complete graph": ({**top_1, **_D2}, {}),
         "D², uncompressed, complete graph": ({**top_k("100"), **_D2}, {}),
@@ -98,9 +108,7 @@ def _table_3(scale: Scale) -> tuple[Row, ...]:
         "local SGD": (top_k("0"), {}),
         "centralised SGD": (_CENTRALISED, {}),
     }
-    return tuple(
-        Row((method,), trial_settings(scale, RESNET20, keys), printed) for method, (keys, printed) in methods.items()
-    )
+    return tuple(_row(scale, (method,), RESNET20, keys, paper=printed) for method, (keys, printed) in methods.items())
 
 
 # D² diverges on the directed ring: it needs symmetric weights.
@@ -119,7 +127,7 @@ _TABLE_4: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 def _table_4(scale: Scale) -> tuple[Row, ...]:
     names = "sp", "scsp", "gain", "run_factor"
     return tuple(
-        Row((network, percent), trial_settings(scale, network, top_k(percent)), dict(zip(names, printed, strict=False)))
+        _row(scale, (network, percent), network, top_k(percent), paper=dict(zip(names, printed, strict=False)))
         for network, rows in _TABLE_4.items()
         for percent, printed in rows.items()
     )
@@ -134,20 +142,18 @@ _TABLE_6: Mapping[tuple[str, int], Mapping[str, tuple[float, ...]]] = {
 def _table_6(scale: Scale) -> tuple[Row, ...]:
     names = "sp", "scsp", "gain"
     return tuple(
-        Row(
+        _row(
+            scale,
             (graphs, str(every), percent),
-            trial_settings(scale, RESNET20, top_k(percent), _rotation(scale, graphs, every)),
-            dict(zip(names, printed, strict=False)),
+            RESNET20,
+            top_k(percent),
+            {"topology.graphs": graphs.split(", ")},
+            paper=dict(zip(names, printed, strict=False)),
+            epochs_per_graph=every,
         )
         for (graphs, every), rows in _TABLE_6.items()
         for percent, printed in rows.items()
     )
-
-
-def _rotation(scale: Scale, graphs: str, epochs: int) -> Settings:
-    """The period that gives as many switches as the paper's 200 epochs, at any length of the run."""
-    rounds = max(1, round(epochs / PAPER_EPOCHS * scale.rounds(RESNET20)))
-    return {"topology.graphs": graphs.split(", "), "topology.every": f"{rounds}r"}
 
 
 _TABLE_7: Mapping[str, tuple[float, ...]] = {
@@ -165,10 +171,12 @@ def _bits(bits: int) -> Settings:
 def _table_7(scale: Scale) -> tuple[Row, ...]:
     names = "sp", "scsp", "gain", "run_factor"
     return tuple(
-        Row(
+        _row(
+            scale,
             (bits,),
-            trial_settings(scale, RESNET20, top_k("100") if bits == "32" else _bits(int(bits))),
-            dict(zip(names, printed, strict=False)),
+            RESNET20,
+            top_k("100") if bits == "32" else _bits(int(bits)),
+            paper=dict(zip(names, printed, strict=False)),
         )
         for bits, printed in _TABLE_7.items()
     )
@@ -179,14 +187,14 @@ def _table_7(scale: Scale) -> tuple[Row, ...]:
 
 def _over_skew(scale: Scale, network: str, percents: tuple[str, ...]) -> tuple[Row, ...]:
     return tuple(
-        Row((percent, f"{skew:g}"), trial_settings(scale, network, top_k(percent), {"task.skew": skew}))
+        _row(scale, (percent, f"{skew:g}"), network, top_k(percent), {"task.skew": skew})
         for percent, skew in product(percents, (0.0, 0.2, 0.4, 0.6, _SKEWED))
     )
 
 
 def _over_compression(scale: Scale, network: str) -> tuple[Row, ...]:
     return tuple(
-        Row((f"{skew:g}", percent), trial_settings(scale, network, top_k(percent), {"task.skew": skew}))
+        _row(scale, (f"{skew:g}", percent), network, top_k(percent), {"task.skew": skew})
         for skew, percent in product((0.0, _SKEWED), _TOP_K[:-1])
     )
 
@@ -204,16 +212,15 @@ def _rolling(scale: Scale) -> tuple[Row, ...]:
     exchanges |= {("largest", percent): top_k(percent) for percent in ("1", "0.1")}
     exchanges |= {("rolling", percent): rolling(float(percent) / 100) for percent in ("1", "0.3", "0.1")}
     return tuple(
-        Row((f"{skew:g}", *exchange), trial_settings(scale, RESNET20_GROUP, keys, {"task.skew": skew}))
+        _row(scale, (f"{skew:g}", *exchange), RESNET20_GROUP, keys, {"task.skew": skew})
         for skew, (exchange, keys) in product((0.0, _SKEWED), exchanges.items())
     )
 
 
 def _longer(scale: Scale) -> tuple[Row, ...]:
     return tuple(
-        Row(
-            (f"{skew:g}", percent, f"{times}x"),
-            trial_settings(scale, RESNET20_GROUP, top_k(percent), {"task.skew": skew}, times=times),
+        _row(
+            scale, (f"{skew:g}", percent, f"{times}x"), RESNET20_GROUP, top_k(percent), {"task.skew": skew}, times=times
         )
         for times, skew, percent in product((1, 4, 10), (_SKEWED, 0.0), ("100", "1", "0.1"))
     )  # fmt: skip
@@ -225,67 +232,67 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         Experiment(
-            "table2", "Table 2: Sparse-Push at several levels of top-K sparsification, ring a, IID data",
+            "table2", "Table 2: Sparse-Push at several levels of top-K sparsification, {graph}, {data}",
             ("network", "top-K, %"), ("sp", "message", "factor", "divergence"), _table_2,
             Figure("top-K, %", ("sp",), ("network",)),
             "1 % of the entries costs 0.6 to 1.4 points of accuracy, 0.1 % 0.9 to 2.1, no communication 6.7 to 10.",
         ),
         Experiment(
-            "table3", "Table 3: decentralised algorithms at top-1%, ring a, IID data",
+            "table3", "Table 3: decentralised algorithms, {graph}, {data}",
             ("method",), ("accuracy", "scsp", "factor", "sent"), _table_3,
             Figure("method", ("accuracy", "scsp")),
             "CHOCO-SGD, Deep-Squeeze, SP and SCSP lie within 1.3 points; the other rows are not in the paper's table.",
         ),
         Experiment(
-            "table4", "Table 4: Sparse-Push and Skew-Compensated Sparse-Push, ring a, IID data",
+            "table4", "Table 4: Sparse-Push and Skew-Compensated Sparse-Push, {graph}, {data}",
             ("network", "top-K, %"), (*_BOTH, "run_factor"), _table_4,
             Figure("top-K, %", ("sp", "scsp"), ("network",)),
             "SCSP gains 0.3 to 1.6 points, the more the stronger the compression.",
         ),
         Experiment(
-            "table6", "Table 6: graphs that change with time, IID data",
+            "table6", "Table 6: graphs that change with time, {data}",
             ("graphs", "every n of 200 epochs", "top-K, %"), _BOTH, _table_6,
             Figure("top-K, %", ("sp", "scsp"), ("graphs",)),
             "Rotating graphs cost no more than 0.6 points against the static ring of Table 4.",
         ),
         Experiment(
-            "table7", "Table 7: random quantisation, ring a, IID data",
+            "table7", "Table 7: random quantisation, {graph}, {data}",
             ("bits",), (*_BOTH, "run_factor"), _table_7,
             Figure("bits", ("sp", "scsp")),
             "4, 2 and 1 bits cost 0.9 to 1.2 points, of which SCSP wins back 0.02 to 0.18.",
         ),
         Experiment(
-            "fig1", "Figure 1: Sparse-Push against data skew, VGG-11, ring a",
+            "fig1", "Figure 1: Sparse-Push against data skew, {network}, {graph}",
             ("top-K, %", "skew"), ("sp",), lambda scale: _over_skew(scale, VGG11, ("100", "1")),
             Figure("skew", ("sp",), ("top-K, %",)),
             "Without skew, top-1% is as good as all; with more skew it falls behind.",
         ),
         Experiment(
-            "fig2", "Figure 2: SP and SCSP with and without data skew, VGG-11, ring a",
+            "fig2", "Figure 2: SP and SCSP with and without data skew, {network}, {graph}",
             ("skew", "top-K, %"), _BOTH, lambda scale: _over_compression(scale, VGG11),
             Figure("top-K, %", ("sp", "scsp"), ("skew",)),
             "At 0.1 % skew 0.8 costs SP 7 points; SCSP with skew is within 0.5 points of SP without.",
         ),
         Experiment(
-            "fig6", "Figure 6: Sparse-Push against data skew, ResNet-20 with GroupNorm, ring a",
+            "fig6", "Figure 6: Sparse-Push against data skew, {network}, {graph}",
             ("top-K, %", "skew"), ("sp",), lambda scale: _over_skew(scale, RESNET20_GROUP, ("100", "10")),
             Figure("skew", ("sp",), ("top-K, %",)),
             "At skew 0.8 and top-10% about 6 points are lost.",
         ),
         Experiment(
-            "fig7", "Figure 7: SP and SCSP with and without data skew, ResNet-20 with GroupNorm, ring a",
+            "fig7", "Figure 7: SP and SCSP with and without data skew, {network}, {graph}",
             ("skew", "top-K, %"), _BOTH, lambda scale: _over_compression(scale, RESNET20_GROUP),
             Figure("top-K, %", ("sp", "scsp"), ("skew",)),
             "At 1 %, SCSP with skew 0.8 is within 0.4 points of SP without skew.",
         ),
         Experiment(
-            "rolling", "The rolling exchange against top-K, ResNet-20 with GroupNorm, ring a",
+            "rolling", "The rolling exchange against top-K, {network}, {graph}",
             ("skew", "entries", "share, %"), ("sp", "sp_sent", "scsp", "sent", "factor"), _rolling,
             Figure("sent per node, MB", ("sp", "scsp"), ("skew", "entries"), x_metrics=("sp_sent", "sent")),
             "Not in the paper: each round exchanges the next block of the model, so that no index is sent.",
         ),
         Experiment(
-            "longer", "What compression costs when a run is 4 and 10 times as long, ResNet-20 with GroupNorm, ring a",
+            "longer", "What compression costs when a run is 4 and 10 times as long, {network}, {graph}",
             ("skew", "top-K, %", "length"), _BOTH, _longer,
             Figure("length", ("sp", "scsp"), ("skew", "top-K, %")),
             "Not in the paper: what compression costs shrinks as the number of rounds grows.",

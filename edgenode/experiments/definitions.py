@@ -32,11 +32,16 @@ class Row:
     Attributes:
         settings: keys of run.toml without the seed, or None if the scale does not include this row.
         paper: the paper's numbers, by the name of the metric.
+        network: the paper's network that the row stands for.
+        epochs_per_graph: after how many of the paper's 200 epochs the graph changes, or 0 if that does not depend on
+            the length of the run.
     """
 
     labels: tuple[str, ...]
     settings: Settings | None
     paper: Mapping[str, float] = field(default_factory=dict)
+    network: str = ""
+    epochs_per_graph: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Experiment:
     """A table or a figure of the paper, or one of edgenode's own.
 
     Attributes:
+        title: may have the fields {network}, {graph} and {data}, for what all rows have in common.
         labels: headings of the columns that name a row.
         metrics: names in METRICS, one measured column each.
         expected: the result that the paper, or edgenode's own claim, predicts.
@@ -75,10 +81,14 @@ class Experiment:
     expected: str
 
 
-def _training(outcome: Outcome) -> Outcome:
-    """The result after the training rounds: for a trial of SCSP, that of SP."""
-    before: Outcome = outcome.get("before_gossip") or outcome
-    return before
+def _training(of: Callable[[Outcome], float | None]) -> Callable[[Outcome], float | None]:
+    """A number of the result after the training rounds: for a trial of SCSP, that of SP, if SP was measured."""
+
+    def number(outcome: Outcome) -> float | None:
+        result = outcome.get("before_gossip") if outcome["algorithm"] == "scsp" else outcome
+        return None if result is None else of(result)
+
+    return number
 
 
 def _percent(outcome: Outcome) -> float:
@@ -90,11 +100,16 @@ def _scsp(outcome: Outcome) -> float | None:
 
 
 def _gain(outcome: Outcome) -> float | None:
-    return _percent(outcome) - _percent(_training(outcome)) if outcome["algorithm"] == "scsp" else None
+    after, before = _scsp(outcome), _training(_percent)(outcome)
+    return None if after is None or before is None else after - before
 
 
 def _sent(outcome: Outcome) -> float:
     return float(sum(node["payload_bytes"] for node in outcome["nodes"]))
+
+
+def _per_node(outcome: Outcome) -> float:
+    return _sent(outcome) / len(outcome["nodes"]) / 1e6
 
 
 def _per_message(outcome: Outcome) -> float | None:
@@ -109,15 +124,19 @@ def _factor(outcome: Outcome) -> float | None:
     return factor
 
 
+def _divergence(outcome: Outcome) -> float:
+    return float(outcome["parameter_divergence_mse"])
+
+
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("test accuracy, %", lambda o: _percent(_training(o))),
-    "sp": Metric("SP accuracy, %", lambda o: _percent(_training(o))),
+    "accuracy": Metric("test accuracy, %", _training(_percent)),
+    "sp": Metric("SP accuracy, %", _training(_percent)),
     "scsp": Metric("SCSP accuracy, %", _scsp),
     "gain": Metric("gain of SCSP", _gain),
-    "message": Metric("MB per message", lambda o: _per_message(_training(o)), ".3g"),
-    "factor": Metric("compression per message", lambda o: _factor(_training(o)), ".4g"),
+    "message": Metric("MB per message", _training(_per_message), ".3g"),
+    "factor": Metric("compression per message", _training(_factor), ".4g"),
     "run_factor": Metric("compression of the whole run", _factor, ".4g"),
-    "divergence": Metric("divergence (mean square)", lambda o: _training(o)["parameter_divergence_mse"], ".2g"),
-    "sp_sent": Metric("SP sent per node, MB", lambda o: _sent(_training(o)) / len(o["nodes"]) / 1e6, ".3g"),
-    "sent": Metric("sent per node, MB", lambda o: _sent(o) / len(o["nodes"]) / 1e6, ".3g"),
+    "divergence": Metric("divergence (mean square)", _training(_divergence), ".2g"),
+    "sp_sent": Metric("SP sent per node, MB", _training(_per_node), ".3g"),
+    "sent": Metric("sent per node, MB", _per_node, ".3g"),
 }

@@ -1,7 +1,6 @@
 """How the paper's networks are trained at each scale: smoke (minutes), small (an hour or two), paper (as printed).
 
-A scale maps the paper's name of a network to keys of run.toml. Its note lists the differences from the paper, and every
-report repeats the note.
+A scale maps the paper's name of a network to keys of run.toml.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from edgenode.errors import ConfigError
 NODES = 4
 BATCH = 32
 PAPER_EPOCHS = 200
+PAPER_ROUNDS = PAPER_EPOCHS * 391
 """Section 8.2: 200 epochs of a batch of 32 per node, on 4 nodes: 391 rounds each, 78,200 in all."""
 
-RESNET20, RESNET20_GROUP, VGG11 = "ResNet-20", "ResNet-20, GroupNorm", "VGG-11"
+RESNET20, RESNET20_GROUP, VGG11 = "ResNet-20", "ResNet-20 with GroupNorm", "VGG-11"
 RESNET110, RESNET110_CIFAR100 = "ResNet-110", "ResNet-110, CIFAR-100"
 
 ScaleName = Literal["smoke", "small", "paper"]
@@ -38,7 +38,6 @@ class Scale:
 
     name: ScaleName
     networks: Mapping[str, Settings]
-    note: str
 
     def rounds(self, network: str) -> int:
         """Training rounds of a network, on 4 nodes.
@@ -82,8 +81,7 @@ def choose_scale(name: ScaleName, data_dir: Path | None = None, epochs: int | No
         networks[RESNET110] = large
         if not images:
             networks[RESNET110_CIFAR100] = large | {"task.dataset": "cifar100"}
-    of = "" if name == "paper" and epochs is None else f" of the paper's {PAPER_EPOCHS}, milestones shrunk alike"
-    return Scale(name, networks, f"CIFAR-10, {resnet} epochs for ResNet and {vgg} for VGG{of}.")
+    return Scale(name, networks)
 
 
 def _smoke(data_dir: Path | None) -> Scale:
@@ -94,12 +92,7 @@ def _smoke(data_dir: Path | None) -> Scale:
         RESNET20_GROUP: small | {"run.rounds": 2000},
         VGG11: {"task.model": "lenet5", "task.learning_rate": 0.02, "run.rounds": 500} | data,
     }
-    return Scale(
-        "smoke",
-        networks,
-        "Fashion-MNIST instead of CIFAR, at a constant learning rate of 0.02: small-cnn (GroupNorm, 17,098 parameters) "
-        "stands in for ResNet-20, for 500 rounds (2,000 where the paper has GroupNorm), LeNet-5 for VGG-11, for 500.",
-    )
+    return Scale("smoke", networks)
 
 
 def _resnet(epochs: int) -> dict[str, object]:
@@ -124,3 +117,8 @@ def scaled_milestones(milestones: Iterable[int], epochs: int) -> list[int]:
     """Milestones of the paper's 200 epochs at the same fractions of a shorter run, without duplicates."""
     places = {round(milestone * epochs / PAPER_EPOCHS) for milestone in milestones}
     return sorted(place for place in places if 0 < place < epochs)
+
+
+def graph_period(epochs: int, rounds: int) -> str:
+    """The period of ``topology.every`` that gives a run as many switches as the paper's 200 epochs."""
+    return f"{max(1, round(epochs / PAPER_EPOCHS * rounds))}r"

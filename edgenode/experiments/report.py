@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from edgenode.experiments import labels
 from edgenode.experiments.definitions import METRICS, Experiment, Metric, Outcome, Row
-from edgenode.experiments.presets import Scale
 from edgenode.experiments.runner import OutcomeStore, Trial
 from edgenode.storage.filesystem import write_atomically
 
@@ -39,16 +40,34 @@ class RowOutcomes:
         return sum("error" in outcome for outcome in self.by_seed.values())
 
 
+@dataclass(frozen=True)
+class Heading:
+    """What stands above a table: its title, the command that wrote it, and the conditions of the measurement."""
+
+    title: str
+    command: str
+    conditions: str
+
+    @classmethod
+    def of(cls, experiment: Experiment, trials: Sequence[Trial], command: str, settings: Sequence[str]) -> Heading:
+        """The heading of these trials, with the ``settings`` that they have in common."""
+        played = [(trial.row, trial.config) for trial in trials]
+        conditions = labels.conditions(played)
+        if settings:
+            conditions += f" With {', '.join(settings)} in every run."
+        return cls(labels.title(experiment, *played[0]), command, conditions)
+
+
 def collect(rows: Sequence[Row], trials: Sequence[Trial], store: OutcomeStore) -> list[RowOutcomes]:
     """The outcomes so far, row by row."""
     known = [(trial, outcome) for trial in trials if (outcome := store.get(trial)) is not None]
     return [RowOutcomes(row, {trial.seed: outcome for trial, outcome in known if trial.row is row}) for row in rows]
 
 
-def write(experiment: Experiment, scale: Scale, results: Sequence[RowOutcomes], command: str, out: Path) -> None:
+def write(experiment: Experiment, heading: Heading, results: Sequence[RowOutcomes], out: Path) -> None:
     """Write NAME.md, NAME.csv and NAME.png into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / f"{experiment.name}.md", markdown(experiment, scale, results, command))
+    write_atomically(out / f"{experiment.name}.md", markdown(experiment, heading, results))
     write_atomically(out / f"{experiment.name}.csv", comma_separated(experiment, results))
     draw(experiment, results, out / f"{experiment.name}.png")
 
@@ -56,7 +75,7 @@ def write(experiment: Experiment, scale: Scale, results: Sequence[RowOutcomes], 
 # tables ------------------------------------------------------------------------------------------------
 
 
-def markdown(experiment: Experiment, scale: Scale, results: Sequence[RowOutcomes], command: str) -> str:
+def markdown(experiment: Experiment, heading: Heading, results: Sequence[RowOutcomes]) -> str:
     """The table, between the conditions of the measurement and the expected result."""
     headings, printed = list(experiment.labels), []
     for name in experiment.metrics:
@@ -68,18 +87,18 @@ def markdown(experiment: Experiment, scale: Scale, results: Sequence[RowOutcomes
     seeds = max((len(result.by_seed) for result in results), default=0)
     return "\n".join(
         [
-            f"# {experiment.title}",
+            f"# {heading.title}",
             "",
-            f"    {command}",
+            f"    {heading.command}",
             "",
-            f"{scale.note} Mean ± standard deviation of up to {seeds} runs. Empty cells were not measured. "
+            f"{heading.conditions} Mean ± standard deviation of up to {seeds} runs. Empty cells were not measured. "
             "SP and SCSP come from the same run, before and after its gossip rounds.",
             "",
             table(headings, lines),
             "",
             f"Expected: {experiment.expected}",
             "",
-            f"![{experiment.title}]({experiment.name}.png)",
+            f"![{heading.title}]({experiment.name}.png)",
             "",
         ]
     )
@@ -173,5 +192,8 @@ def _series(experiment: Experiment, results: Sequence[RowOutcomes], number: int)
         x = fmean(result.values(METRICS[figure.x_metrics[number]])) if figure.x_metrics else labels[figure.x]
         spread = stdev(values) if len(values) > 1 else 0.0
         name = ", ".join(f"{heading} {labels[heading]}" for heading in figure.series)
-        series.setdefault(name, []).append((float(x) if figure.x == "skew" else x, fmean(values), spread))
+        if figure.x == "skew":
+            with suppress(ValueError):  # of a Dirichlet distribution, the label is not a number
+                x = float(x)
+        series.setdefault(name, []).append((x, fmean(values), spread))
     return series

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -19,14 +19,22 @@ from typing import TYPE_CHECKING, Any
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, LOCAL_KEYS, Config
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
-from edgenode.experiments.definitions import Outcome, Row
-from edgenode.experiments.presets import Settings
+from edgenode.experiments import labels
+from edgenode.experiments.definitions import Experiment, Outcome, Row
+from edgenode.experiments.presets import Scale, Settings, graph_period
 from edgenode.storage.filesystem import write_atomically
 
 if TYPE_CHECKING:
     from edgenode.simulate.runner import Simulation
 
-_PER_TRIAL_KEYS = frozenset({"run.seed", "run.device"})
+_FIXED_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "run.seed": "use --seeds instead",
+        "run.device": "use --device instead",
+        "run.evaluate_every": "each run is evaluated where its gossip begins",
+        "algorithm.name": "the rows choose the algorithm",
+    }
+)
 _CHECKPOINTS_PER_TRIAL = 20  # each one flushes every node's state to disk
 
 Watch = Callable[["Simulation"], Callable[[], None]]
@@ -47,6 +55,10 @@ class Trial:
         words = [*self.row.labels, f"seed {self.seed}"]
         return "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)
 
+    def matches(self, text: str) -> bool:
+        """Whether a text is in the trial's name, in its row or in the name of its network, as reports show them."""
+        return any(text in words for words in (self.name, *self.row.labels, labels.network(self.config, self.row)))
+
     @property
     def digest(self) -> str:
         """Of the keys that differ from their defaults, so that outcomes stay valid when edgenode gains a key."""
@@ -55,32 +67,55 @@ class Trial:
         return sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def trials(
-    rows: Sequence[Row], seeds: Iterable[int], device: str = "cpu", overrides: Settings = MappingProxyType({})
-) -> list[Trial]:
-    """Every trial of these rows, seed by seed, so that a whole table with one seed is complete early.
+def rows_as_run(experiment: Experiment, scale: Scale, overrides: Settings = MappingProxyType({})) -> list[Row]:
+    """The rows of an experiment with ``overrides`` over their settings, labelled by what then runs.
 
-    Args:
-        overrides: keys of run.toml to set in all trials, over those of the rows.
+    Rows that ``overrides`` makes equal appear once.
 
     Raises:
-        ConfigError: a row or ``overrides`` is not a valid configuration.
+        ConfigError: an override is not possible, or not valid.
     """
-    if taken := sorted(_PER_TRIAL_KEYS & overrides.keys()):
-        raise ConfigError(f"{taken[0]} cannot be set for an experiment: use --seeds and --device instead")
-    threads: Settings = {"run.threads": 1}
+    for key, why in _FIXED_KEYS.items():
+        if key in overrides:
+            raise ConfigError(f"{key} cannot be set for an experiment: {why}")
+    rows: list[Row] = []
+    for written in experiment.rows(scale):
+        row = written
+        if written.settings is not None:
+            settings = {**written.settings, **overrides}
+            row = replace(labels.shown(experiment, written, _config(written, settings)), settings=settings)
+        if row not in rows:
+            rows.append(row)
+    return rows
+
+
+def trials(rows: Sequence[Row], seeds: Iterable[int], device: str = "cpu") -> list[Trial]:
+    """Every trial of these rows, seed by seed, so that a whole table with one seed is complete early.
+
+    Raises:
+        ConfigError: a row is not a valid configuration.
+    """
     return [
-        Trial(row, seed, _config({**threads, **row.settings, **overrides, "run.seed": seed, "run.device": device}))
+        Trial(row, seed, _config(row, {**row.settings, "run.seed": seed, "run.device": device}))
         for seed in seeds
         for row in rows
         if row.settings
     ]
 
 
-def _config(settings: Settings) -> Config:
-    rounds = load(None, settings, environ={}).run.rounds
-    checkpoint_every = max(1, rounds // _CHECKPOINTS_PER_TRIAL)
-    return load(None, {"run.checkpoint_every": checkpoint_every, **settings}, environ={})
+def _config(row: Row, settings: Settings) -> Config:
+    """The configuration of a trial. What follows from the number of rounds comes last, as --set may change it."""
+    config = load(None, settings, environ={})
+    rounds = config.run.rounds
+    derived: dict[str, object] = {
+        "run.threads": 1,
+        "run.checkpoint_every": max(1, rounds // _CHECKPOINTS_PER_TRIAL),
+        # SP is measured where the gossip of SCSP begins
+        "run.evaluate_every": rounds if config.algorithm.name == "scsp" else 0,
+    }
+    if row.epochs_per_graph:
+        derived["topology.every"] = graph_period(row.epochs_per_graph, rounds)
+    return load(None, {**derived, **settings}, environ={})
 
 
 class OutcomeStore:
@@ -132,8 +167,8 @@ def _simulate(config: Config, folder: Path, watch: Watch) -> dict[str, Any]:
     from edgenode.simulate.runner import Simulation
 
     simulation = Simulation(config, folder)
-    if config.algorithm.name == "scsp" and simulation.round >= config.run.rounds:
-        # SP is measured as the gossip rounds begin. A checkpoint from later no longer has that result: start over.
+    lost = simulation.round > config.run.rounds and simulation.before_gossip() is None
+    if config.algorithm.name == "scsp" and lost:  # the file with the result of SP is missing or damaged: start over
         shutil.rmtree(folder)
         simulation = Simulation(config, folder)
     result = simulation.run(watch(simulation))

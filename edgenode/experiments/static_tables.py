@@ -12,7 +12,7 @@ import numpy as np
 
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
-from edgenode.experiments.presets import PAPER_EPOCHS, RESNET20, RESNET110, VGG11
+from edgenode.experiments.presets import PAPER_ROUNDS, RESNET20, RESNET110, VGG11
 from edgenode.experiments.report import table
 from edgenode.storage.filesystem import write_atomically
 
@@ -48,7 +48,6 @@ def write(static_table: StaticTable, out: Path) -> None:
 # Random vectors give the sizes of real messages: which entries are kept and how far apart they lie does not depend on
 # what a model has learned.
 
-PAPER_ROUNDS = PAPER_EPOCHS * 391
 _PAPER_GOSSIP, _OUR_GOSSIP = 40, 2
 
 _SIZE_NOTES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +18,7 @@ from edgenode.experiments import catalogue, parallel
 from edgenode.experiments.catalogue import EXPERIMENTS, top_k
 from edgenode.experiments.definitions import Experiment, Figure, Row
 
-_KEYS = {"run.rounds": 3, "run.evaluate_every": 3, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
+_KEYS = {"run.rounds": 3, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -110,16 +111,25 @@ def test_set_key_is_in_every_run_and_in_the_report(tmp_path: Path) -> None:
     assert "With" not in plain.stdout
 
 
+def test_shortened_run_shows_sp_and_scsp_each_in_its_column(tmp_path: Path) -> None:
+    result = run("tiny", "--set", "run.rounds=2", "--only", "1-", "--out", str(tmp_path))
+    assert "2 rounds" in result.stdout
+    (outcome,) = [json.loads(path.read_text()) for path in (tmp_path / "cells").iterdir()]
+    sp, scsp = (100 * o["mean_test_accuracy"] for o in (outcome["before_gossip"], outcome))
+    assert sp != scsp
+    assert f"| 1 | {sp:.2f} | 90.68 | {scsp:.2f} |" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("tiny", "--set", "run.seed=1"), "run.seed cannot be set for an experiment"),
+        (("tiny", "--set", "run.seed=1"), "run.seed cannot be set for an experiment: use --seeds instead"),
         (("tiny", "--set", "task.precision=float8"), "task.precision"),
         (("tiny", "--set", "task.skew"), "--set task.skew: expected KEY=VALUE"),
         (("table9",), "no experiment 'table9': choose one of table2, "),
         (("table2", "--scale", "paper"), "--data-dir"),
         (("table2", "--epochs", "3"), "--epochs is for --scale small and paper"),
-        (("tiny", "--only", "seed", "--only", "nothing"), "no run of tiny has seed and nothing in its name"),
+        (("tiny", "--only", "seed", "--only", "nothing"), "no run of tiny matches seed and nothing"),
     ],
 )
 def test_usage_error_is_one_line_with_exit_code_2(words: tuple[str, ...], text: str, tmp_path: Path) -> None:

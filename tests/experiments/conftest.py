@@ -11,7 +11,7 @@ from edgenode.experiments.catalogue import top_k
 from edgenode.experiments.definitions import Experiment, Figure, Row
 from edgenode.experiments.presets import Scale
 
-_KEYS = {"run.rounds": 4, "run.evaluate_every": 4, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
+_KEYS = {"run.rounds": 4, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
 
 
 def _rows(scale: Scale) -> tuple[Row, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -11,7 +12,7 @@ from edgenode import factory
 from edgenode.experiments import runner
 from edgenode.experiments.catalogue import EXPERIMENTS
 from edgenode.experiments.definitions import METRICS
-from edgenode.experiments.presets import RESNET20, RESNET110, Scale, choose_scale
+from edgenode.experiments.presets import RESNET110, Scale, Settings, choose_scale
 
 
 @pytest.fixture(params=["smoke", "small", "paper"])
@@ -21,7 +22,7 @@ def scale(request: pytest.FixtureRequest, tmp_path: Path) -> Scale:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_trial_is_valid_and_has_its_own_name(name: str, scale: Scale) -> None:
-    runs = runner.trials(EXPERIMENTS[name].rows(scale), range(2))
+    runs = runner.trials(runner.rows_as_run(EXPERIMENTS[name], scale), range(2))
     assert runs
     assert len({run.name for run in runs}) == len({run.digest for run in runs}) == len(runs)
     for run in runs:
@@ -59,9 +60,20 @@ def test_tables_share_their_trials() -> None:
 
 def test_rotation_switches_as_often_as_in_the_paper(tmp_path: Path) -> None:
     for scale in (choose_scale("smoke"), choose_scale("paper", tmp_path)):
-        every = [row.settings["topology.every"] for row in EXPERIMENTS["table6"].rows(scale) if row.settings]
-        turns = [scale.rounds(RESNET20) / int(str(rounds).rstrip("r")) for rounds in (every[0], every[-1])]
-        assert turns == pytest.approx([200 / 11, 200 / 6], rel=0.02)
+        assert turns(scale) == pytest.approx([200 / 11, 200 / 6], rel=0.02)
+    assert turns(scale, {"run.rounds": "2000"}) == pytest.approx([200 / 11, 200 / 6], rel=0.02)
+
+
+def turns(scale: Scale, overrides: Settings = MappingProxyType({})) -> list[float]:
+    """How often the graph changes in a run, with the paper's slowest and fastest rotation."""
+    configs = [run.config for run in runner.trials(runner.rows_as_run(EXPERIMENTS["table6"], scale, overrides), [0])]
+    return [c.run.rounds / int(c.topology.every.rstrip("r")) for c in (configs[0], configs[-1])]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_shortened_runs_measure_sp_where_the_gossip_begins(name: str) -> None:
+    for run in runner.trials(runner.rows_as_run(EXPERIMENTS[name], choose_scale("smoke"), {"run.rounds": "20"}), [0]):
+        assert run.config.run.evaluate_every == (20 if run.config.algorithm.name == "scsp" else 0)
 
 
 def test_every_algorithm_of_table_3_ends_with_its_metrics(tmp_path: Path) -> None:

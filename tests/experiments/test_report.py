@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from edgenode.experiments import report
-from edgenode.experiments.definitions import Experiment
+from edgenode.experiments.definitions import METRICS, Experiment
 from edgenode.experiments.presets import choose_scale
-from edgenode.experiments.report import RowOutcomes
+from edgenode.experiments.report import Heading, RowOutcomes
+
+HEADING = Heading("A tiny table", "edgenode experiment tiny", "small-cnn, 4 rounds.")
 
 
 def outcome(sp: float, scsp: float, message: int = 1000) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def results(experiment: Experiment) -> list[RowOutcomes]:
 
 
 def test_markdown_has_means_spreads_paper_and_empty_cells(tiny: Experiment) -> None:
-    text = report.markdown(tiny, choose_scale("smoke"), results(tiny), "edgenode experiment tiny --seeds 2")
+    text = report.markdown(tiny, HEADING, results(tiny))
     assert text.splitlines()[6:11] == [
         "| network | top-K, % | SP accuracy, % | paper | SCSP accuracy, % | paper | compression per message |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -41,7 +43,7 @@ def test_markdown_has_means_spreads_paper_and_empty_cells(tiny: Experiment) -> N
         "| small | 1 | 80.00 (1 of 2 diverged) | 90.68 | 84.00 (1 of 2 diverged) |  | 200 (1 of 2 diverged) |",
         "| large | 1 |  | 93.32 |  |  |  |",
     ]
-    assert text.startswith("# A tiny table\n\n    edgenode experiment tiny --seeds 2\n\nFashion-MNIST instead")
+    assert text.startswith("# A tiny table\n\n    edgenode experiment tiny\n\nsmall-cnn, 4 rounds. Mean")
     assert "Expected: that it works" in text
 
 
@@ -53,9 +55,20 @@ def test_csv_has_every_trial_unrounded(tiny: Experiment) -> None:
     assert len(lines) == 5
 
 
+def test_phase_that_was_not_measured_is_empty(tiny: Experiment) -> None:
+    dense, *_ = tiny.rows(choose_scale("smoke"))
+    whole = outcome(0.85, 0.87)
+    after = {key: value for key, value in whole.items() if key != "before_gossip"}
+    assert {name: METRICS[name].of(after) for name in METRICS if METRICS[name].of(after) is not None} == {
+        name: METRICS[name].of(whole) for name in ("scsp", "run_factor", "sent")
+    }
+    text = report.markdown(tiny, HEADING, [RowOutcomes(dense, {0: after})])
+    assert "| small | 100 |  | 92.09 | 87.00 | 92.1 |  |" in text
+
+
 def test_files_are_written_before_anything_is_measured(tiny: Experiment, tmp_path: Path) -> None:
     nothing = [RowOutcomes(row, {}) for row in tiny.rows(choose_scale("smoke"))]
     for known in (nothing, results(tiny)):
-        report.write(tiny, choose_scale("smoke"), known, "edgenode experiment tiny", tmp_path)
+        report.write(tiny, HEADING, known, tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png"}
         assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")

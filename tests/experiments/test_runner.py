@@ -11,6 +11,7 @@ import pytest
 from edgenode.config.load import load
 from edgenode.errors import CheckpointError, ConfigError
 from edgenode.experiments import runner
+from edgenode.experiments.catalogue import EXPERIMENTS
 from edgenode.experiments.definitions import Experiment, Outcome, Row
 from edgenode.experiments.presets import choose_scale
 from edgenode.experiments.runner import OutcomeStore, Trial
@@ -54,34 +55,51 @@ def test_every_row_of_the_scale_has_a_trial_for_every_seed(tiny: Experiment) -> 
 
 
 def test_overrides_replace_the_keys_of_every_row(tiny: Experiment) -> None:
-    rows = tiny.rows(choose_scale("smoke"))
     overridden = {"task.learning_rate": "0.03", "run.rounds": "100", "run.threads": "2"}
-    for trial, plain in zip(runner.trials(rows, [1], overrides=overridden), runner.trials(rows, [1]), strict=True):
+    changed = runner.rows_as_run(tiny, choose_scale("smoke"), overridden)
+    for trial, plain in zip(runner.trials(changed, [1]), trials(tiny, 2)[2:], strict=True):
         assert (trial.config.task.learning_rate, trial.config.run.rounds, trial.config.run.threads) == (0.03, 100, 2)
-        assert trial.config.run.checkpoint_every == 5
+        assert (trial.config.run.checkpoint_every, trial.config.run.evaluate_every) == (5, 100)
         assert trial.config.algorithm == plain.config.algorithm and trial.name == plain.name
         assert trial.digest != plain.digest
 
 
-@pytest.mark.parametrize("key", ["run.seed", "run.device"])
+@pytest.mark.parametrize("key", ["run.seed", "run.device", "run.evaluate_every", "algorithm.name"])
 def test_keys_that_an_experiment_sets_cannot_be_overridden(tiny: Experiment, key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} cannot be set for an experiment"):
-        runner.trials(tiny.rows(choose_scale("smoke")), [0], overrides={key: "1"})
+        runner.rows_as_run(tiny, choose_scale("smoke"), {key: "1"})
 
 
-@pytest.mark.parametrize("at", [3, 4, 5])  # while it trains, as it ends, while it gossips
+def test_rows_that_an_override_makes_equal_appear_once() -> None:
+    rows = runner.rows_as_run(EXPERIMENTS["fig2"], choose_scale("smoke"), {"task.skew": "0.5"})
+    assert [row.labels for row in rows] == [("0.5", percent) for percent in ("100", "10", "1", "0.1")]
+
+
+@pytest.mark.parametrize("at", [3, 4, 5, 6])  # while it trains, as it ends, while it gossips, at the end
 def test_stopped_trial_resumes_to_the_same_outcome(tiny: Experiment, tmp_path: Path, at: int) -> None:
     trial = trials(tiny)[1]
     whole = OutcomeStore(tmp_path / "whole").run(trial, unwatched)
-    outcomes = OutcomeStore(tmp_path / "stopped")
+    assert stopped_and_resumed(trial, tmp_path / "stopped", at, resumed_at=at) == untimed(whole)
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [f"{trial.digest}.json"]
+
+
+def test_trial_that_lost_the_result_of_sp_starts_over(tiny: Experiment, tmp_path: Path) -> None:
+    trial = trials(tiny)[1]
+    whole = OutcomeStore(tmp_path / "whole").run(trial, unwatched)
+    assert stopped_and_resumed(trial, tmp_path / "stopped", 5, resumed_at=0, damaged=True) == untimed(whole)
+
+
+def stopped_and_resumed(trial: Trial, out: Path, at: int, *, resumed_at: int, damaged: bool = False) -> Outcome:
+    outcomes = OutcomeStore(out)
     with pytest.raises(Stopped):
         outcomes.run(trial, stop_at(at))
     assert outcomes.get(trial) is None
-    resumed_at = []
-    outcome = outcomes.run(trial, lambda simulation: resumed_at.append(simulation.round) or unwatched(simulation))
-    assert resumed_at == [at if at < 4 else 0]  # a checkpoint of the gossip no longer has the result of SP
-    assert untimed(outcome) == untimed(whole)
-    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [f"{trial.digest}.json"]
+    if damaged:
+        (out / trial.config.digest()[:16] / "before-gossip.json").unlink()
+    began = []
+    outcome = outcomes.run(trial, lambda simulation: began.append(simulation.round) or unwatched(simulation))
+    assert began == [resumed_at]
+    return untimed(outcome)
 
 
 def test_outcome_holds_sp_and_scsp_and_is_found_again(tiny: Experiment, tmp_path: Path) -> None:
