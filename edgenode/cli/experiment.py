@@ -94,7 +94,9 @@ def experiment(
         def write() -> None:
             report.write(chosen, heading, report.collect(rows, runs, outcomes), out)
 
-        write()
+        if other := report.other_command(chosen, heading, out):
+            click.echo(f"edgenode: warning: the first finished run replaces {out / name}.md, .csv and .png, which "
+                       f"{other!r} wrote; choose another --out to keep them", err=True)  # fmt: skip
         take_sigterm_as_ctrl_c()
         at_once = jobs or (cores() if device == "cpu" else 1)
         try:
@@ -106,13 +108,18 @@ def experiment(
 
 
 def _measure(runs: Sequence[Trial], outcomes: OutcomeStore, jobs: int, write: Callable[[], None]) -> None:
-    """Simulate the runs that have no outcome yet, each once, and rewrite the report after each."""
+    """Simulate the runs that have no outcome yet, each once, and rewrite the report after each.
+
+    The report is not written before: without a finished run, it would only replace what another command measured.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
     from edgenode.experiments import parallel
 
     todo = list({trial.digest: trial for trial in runs if outcomes.get(trial) is None}.values())
+    if not todo:
+        write()
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(12), TaskProgressColumn(), TimeRemainingColumn(), "left")
     bar = Progress(*columns, console=console, speed_estimate_period=3600) if console.is_terminal else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,6 +59,20 @@ class Heading:
         return cls(labels.title(experiment, *played[0]), command, conditions)
 
 
+def other_command(experiment: Experiment, heading: Heading, out: Path) -> str:
+    """The command that wrote the report in ``out``, if it measured something else. Empty otherwise.
+
+    The number of seeds does not matter: finished runs are kept.
+    """
+    try:
+        lines = (out / f"{experiment.name}.md").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return ""
+    command = next((line.strip() for line in lines if line.startswith("    ")), "")
+    ours, theirs = (re.sub(r" --seeds \d+", "", text) for text in (heading.command, command))
+    return "" if ours == theirs else command
+
+
 def collect(rows: Sequence[Row], trials: Sequence[Trial], store: OutcomeStore) -> list[RowOutcomes]:
     """The outcomes so far, row by row."""
     known = [(trial, outcome) for trial in trials if (outcome := store.get(trial)) is not None]
@@ -84,14 +99,13 @@ def markdown(experiment: Experiment, heading: Heading, results: Sequence[RowOutc
             printed.append(name)
             headings.append("paper")
     lines = [[*result.row.labels, *_cells(experiment, result, printed)] for result in results]
-    seeds = max((len(result.by_seed) for result in results), default=0)
     return "\n".join(
         [
             f"# {heading.title}",
             "",
             f"    {heading.command}",
             "",
-            f"{heading.conditions} Mean ± standard deviation of up to {seeds} runs. Empty cells were not measured. "
+            f"{heading.conditions} {_seeds(results)} Empty cells were not measured. "
             "SP and SCSP come from the same run, before and after its gossip rounds.",
             "",
             table(headings, lines),
@@ -102,6 +116,13 @@ def markdown(experiment: Experiment, heading: Heading, results: Sequence[RowOutc
             "",
         ]
     )
+
+
+def _seeds(results: Sequence[RowOutcomes]) -> str:
+    seeds = max((len(result.by_seed) for result in results), default=0)
+    if seeds > 1:
+        return f"Mean ± standard deviation of up to {seeds} runs."
+    return "One run per row." if seeds else "No run has finished."
 
 
 def _cells(experiment: Experiment, result: RowOutcomes, printed: Sequence[str]) -> list[str]:

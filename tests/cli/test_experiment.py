@@ -118,6 +118,29 @@ def test_shortened_run_shows_sp_and_scsp_each_in_its_column(tmp_path: Path) -> N
     sp, scsp = (100 * o["mean_test_accuracy"] for o in (outcome["before_gossip"], outcome))
     assert sp != scsp
     assert f"| 1 | {sp:.2f} | 90.68 | {scsp:.2f} |" in result.stdout
+    assert "One run per row." in result.stdout
+
+
+def test_report_of_another_command_is_kept_until_a_run_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    out = ("--out", str(tmp_path))
+    assert "warning" not in run("tiny", *out).stderr
+    before = files(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel, "run_trials", interrupted)
+        stopped = run("tiny", "--set", "run.rounds=2", *out)
+        added = run("tiny", "--seeds", "2", *out)
+    assert stopped.stderr.splitlines()[0] == (
+        f"edgenode: warning: the first finished run replaces {tmp_path / 'tiny'}.md, .csv and .png, which "
+        "'edgenode experiment tiny --scale smoke --seeds 1' wrote; choose another --out to keep them"
+    )
+    assert "warning" not in added.stderr
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize(

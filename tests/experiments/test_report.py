@@ -6,6 +6,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from edgenode.experiments import report
 from edgenode.experiments.definitions import METRICS, Experiment
 from edgenode.experiments.presets import choose_scale
@@ -64,6 +66,16 @@ def test_phase_that_was_not_measured_is_empty(tiny: Experiment) -> None:
     }
     text = report.markdown(tiny, HEADING, [RowOutcomes(dense, {0: after})])
     assert "| small | 100 |  | 92.09 | 87.00 | 92.1 |  |" in text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [(0, "No run has finished."), (1, "One run per row."), (2, "Mean ± standard deviation of up to 2 runs.")],
+)
+def test_number_of_runs_is_named_in_words_that_fit(tiny: Experiment, seeds: int, text: str) -> None:
+    row, *_ = tiny.rows(choose_scale("smoke"))
+    known = RowOutcomes(row, {seed: outcome(0.85, 0.87) for seed in range(seeds)})
+    assert f"4 rounds. {text} Empty cells" in report.markdown(tiny, HEADING, [known])
 
 
 def test_files_are_written_before_anything_is_measured(tiny: Experiment, tmp_path: Path) -> None:
