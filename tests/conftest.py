@@ -1,10 +1,15 @@
-"""The order of the tests, for workers that share them: a long test that starts last leaves the others idle."""
+"""Settings that all tests share, and their order: a long test that starts last leaves the other workers idle."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import settings
+
+# On a busy machine one example may take any time. Each test has its own time-out.
+settings.register_profile("edgenode", deadline=None)
+settings.load_profile("edgenode")
 
 # Several tests run at once, each on one processor: read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
