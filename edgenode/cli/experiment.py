@@ -86,10 +86,7 @@ def experiment(
             raise ConfigError(f"no run of {name} matches {' and '.join(only)}; an example is {runs[0].name}")
         outcomes = runner.OutcomeStore(out / "cells")
         runner.write_configs(runs, out / "configs" / name)
-        command = f"edgenode experiment {name} --scale {scale_name} --seeds {seeds}"
-        command += f" --epochs {epochs}" if epochs else ""
-        command += "".join(f" --set {setting}" for setting in settings)
-        heading = report.Heading.of(chosen, runs, command, settings)
+        heading = report.Heading.of(chosen, runs, _command(name, scale_name, seeds, epochs, settings), settings)
 
         def write() -> None:
             report.write(chosen, heading, report.collect(rows, runs, outcomes), out)
@@ -105,6 +102,13 @@ def experiment(
             click.echo(f"edgenode: finished runs are saved; the same command resumes from {out}", err=True)
             raise
     click.echo((out / f"{name}.md").read_text(encoding="utf-8").rstrip())
+
+
+def _command(name: str, scale_name: str, seeds: int, epochs: int | None, settings: tuple[str, ...]) -> str:
+    """The command that measures the same again."""
+    options = f" --epochs {epochs}" if epochs else ""
+    options += "".join(f" --set {setting}" for setting in settings)
+    return f"edgenode experiment {name} --scale {scale_name} --seeds {seeds}{options}"
 
 
 def _measure(runs: Sequence[Trial], outcomes: OutcomeStore, jobs: int, write: Callable[[], None]) -> None:
