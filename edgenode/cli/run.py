@@ -81,11 +81,13 @@ def run(
     name = name or default_name()
     from edgenode.node.options import Options
     from edgenode.node.process import run_node
+    from edgenode.node.workload import TaskWorkload
 
     state_dir = state_dir or default_state_dir(config.run.cluster, name)
     take_sigterm_as_ctrl_c()
     try:
-        run_node(Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics))
+        options = Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics)
+        run_node(options, TaskWorkload(config))
     except KeyboardInterrupt:
         click.echo(f"edgenode: results so far are in {state_dir}", err=True)
         raise

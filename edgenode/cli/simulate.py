@@ -147,12 +147,15 @@ def _print(result: dict[str, Any], out: Path | None) -> None:
     from edgenode.observability.status_view import size
 
     nodes = result["nodes"]
-    accuracies = [node["test_accuracy"] for node in nodes]
+    accuracies = [node["test_accuracy"] for node in nodes if node["test_accuracy"] is not None]
+    if accuracies:
+        click.echo(
+            f"test accuracy {result['mean_test_accuracy']:.2%} (mean of {len(accuracies)} nodes; "
+            f"{min(accuracies):.2%} to {max(accuracies):.2%})"
+        )
     sent, factor = sum(node["payload_bytes"] for node in nodes), result["compression_factor"]
     fewer = f", {factor:.0f} times less than uncompressed" if factor else ""
     click.echo(
-        f"test accuracy {result['mean_test_accuracy']:.2%} (mean of {len(nodes)} nodes; "
-        f"{min(accuracies):.2%} to {max(accuracies):.2%})\n"
         f"parameter divergence {result['parameter_divergence_l2']:.3g} (mean L2 distance from their mean)\n"
         f"sent {size(sent // len(nodes))} per node{fewer}\n"
         f"{nodes[0]['rounds']} rounds, {result['wall_s']:.1f} s"

@@ -30,13 +30,14 @@ from edgenode.net.mdns_service import Service
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import join_address, serving
 from edgenode.net.wire import PROTOCOL, Identity
-from edgenode.node.background import Worker, in_background
+from edgenode.node.background import in_background
 from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, agree_with_peers
 from edgenode.node.options import Options
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.runner import Mailbox, NodeRunner, Outcome
 from edgenode.node.shutdown import Shutdown
+from edgenode.node.workload import Workload
 from edgenode.observability.metrics import metrics_app
 from edgenode.observability.systemd import Notifier
 from edgenode.storage import result_file
@@ -51,14 +52,14 @@ _KNOWN_S = 10.0
 class NodeProcess:
     """One process, from its start to its end or its eviction."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, workload: Workload) -> None:
         config = options.config
-        self.options = options
+        self.options, self._workload = options, workload
         self.identity = Identity(config.run.cluster, options.name, config.digest(), process=secrets.token_hex(8))
         self.store = CheckpointStore(options.state_dir, config.digest())
         self.saved = self._scan_checkpoints()
         self._server = PeerServer(self.identity, self.saved)
-        self._worker = Worker()
+        self._worker = workload.worker()
         self._runner: NodeRunner | None = None
         self._activity = "loading the data"  # until there is a runner
 
@@ -107,7 +108,7 @@ class NodeProcess:
             metrics = serving_http(metrics_app(self._view), self.options.metrics, "--metrics")
             log.info("metrics", url=f"{await stack.enter_async_context(metrics)}/metrics")
         await stack.enter_async_context(in_background(Notifier().beat(self._in_a_line), "systemd"))
-        rounds_per_epoch = await self._worker(factory.prepare_task, self.options.config)
+        rounds_per_epoch = await self._worker(self._workload.prepare)
         address, cluster = join_address(self.options.listen_host, port), self.identity.cluster
         log.info("listening", node=self.options.name, address=address, cluster=cluster)
         return LocalNode(self.identity, self.saved, rounds_per_epoch, port)
@@ -164,7 +165,7 @@ class NodeProcess:
 
     def _replica(self, start: StartPoint) -> Replica:
         config, name = self.options.config, self.options.name
-        trainer = factory.trainer(config, name, start.plan.records[0].names)
+        trainer = self._workload.trainer(name, start.plan.records[0].names)
         return Replica(config, factory.algorithm_spec(config), name, trainer, start, self.store, config.run.window)
 
     async def _take_part(self, runner: NodeRunner) -> Outcome:
@@ -184,7 +185,7 @@ class NodeProcess:
         log.info(
             "run done" if outcome.complete else "run stopped: start this node again to resume",
             rounds=outcome.round,
-            accuracy=round(outcome.test_accuracy, 4),
+            accuracy=None if outcome.test_accuracy is None else round(outcome.test_accuracy, 4),
             written=str(folder),
         )
         return result
@@ -203,7 +204,7 @@ class NodeProcess:
         self._activity = text
 
 
-def run_node(options: Options) -> dict[str, Any]:
+def run_node(options: Options, workload: Workload) -> dict[str, Any]:
     """Run one node to its end, in an event loop of its own. An evicted node rejoins as a newcomer.
 
     Raises:
@@ -213,7 +214,7 @@ def run_node(options: Options) -> dict[str, Any]:
     factory.check_networked(options.config, controller=options.controller != "none")
     while True:
         try:
-            return asyncio.run(NodeProcess(options).run())
+            return asyncio.run(NodeProcess(options, workload).run())
         except Evicted as exc:
             log.warning("rejoining as a newcomer", reason=str(exc))
             options = replace(options, fresh=False)  # the next process starts from what this one has saved

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.numpy import save
@@ -22,14 +21,12 @@ from edgenode.core.protocol.events import Mixed, Save, Train, Trained
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import CheckpointError
+from edgenode.node.workload import SHARED_STATE, Trainer
 from edgenode.observability.model_sketch import Sketch
 from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore
 from edgenode.storage.result_file import NodeResult
 
-if TYPE_CHECKING:
-    from edgenode.tasks.trainer import Trainer
-
-_Z = "z"  # the key of the model among the buffers that a sponsor sends
+_Z = "z"  # the key of the model among what a sponsor sends
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class StartPoint:
     Attributes:
         plan: as the node knows it at the start.
         round: the first round.
-        fetched: z and the BatchNorm buffers of a sponsor, for a node that joins a running run.
+        fetched: z and the shared state of a sponsor, for a node that joins a running run.
     """
 
     plan: Plan
@@ -107,14 +104,14 @@ class Replica:
     def _first_state(self, algorithm_spec: AlgorithmSpec, start: StartPoint) -> State:
         """The sponsor's model, the checkpoint of the first round, or the common initial model.
 
-        A newcomer starts with its sponsor's z and buffers, u = 1, no error and no momentum. Its own checkpoints are
+        A newcomer starts with its sponsor's z and shared state, u = 1 and no error. Its own checkpoints are
         dropped: they belong to an earlier incarnation.
         """
         if self._store is not None:
             self._store.rewind(start.round if start.fetched is None else -1)
         if start.fetched is not None:
-            buffers = {name: value for name, value in start.fetched.items() if name != _Z}
-            self.trainer.load_local_state({**self.trainer.local_state(), **buffers})
+            shared = {name: value for name, value in start.fetched.items() if name != _Z}
+            self.trainer.load_local_state({**self.trainer.local_state(), **shared})
             return algorithm_spec.initial(start.fetched[_Z])
         if start.round == 0 or self._store is None:
             return algorithm_spec.initial(self.trainer.initial())
@@ -126,9 +123,9 @@ class Replica:
         return checkpoint.state
 
     def model(self) -> bytes:
-        """z and the buffers, for a newcomer."""
-        buffers = {n: v for n, v in self.trainer.local_state().items() if n.startswith("buffer.")}
-        return save({_Z: self.learner.model(), **buffers})
+        """z and the shared state, for a newcomer."""
+        shared = {n: v for n, v in self.trainer.local_state().items() if n.startswith(SHARED_STATE)}
+        return save({_Z: self.learner.model(), **shared})
 
     # --- actions of the node ------------------------------------------------------------------------
 
@@ -142,13 +139,13 @@ class Replica:
         self.stats.loss = step.loss
         return Trained(action.round, step.local_update)
 
-    def evaluate(self, z: Floats) -> float:
-        """The test accuracy of z, 0 to 1. It is counted."""
+    def evaluate(self, z: Floats) -> float | None:
+        """The test accuracy of z, 0 to 1, if there is one. It is counted."""
         self.stats.accuracy = accuracy = self.trainer.evaluate(z)
         return accuracy
 
-    def conclude(self, z: Floats) -> float:
-        """The test accuracy of the final z, 0 to 1. After a final gossip, BatchNorm statistics are measured for z."""
+    def conclude(self, z: Floats) -> float | None:
+        """The test accuracy of the final z. After a final gossip, BatchNorm statistics are measured for z."""
         if not self.learner.trains(self.node.round - 1):
             self.stats.before_average = self.stats.accuracy
             self.trainer.measure_statistics(z)
@@ -158,10 +155,6 @@ class Replica:
         """Keep the sketch of z after ``t`` rounds, for reports."""
         self._sketch = self._sketch or Sketch(self.layout.size, self._config.run.seed)
         self.stats.sketch_round, self.stats.sketch = t, self._sketch.of(z)
-
-    def accuracy_at(self, host: Replica) -> float:
-        """The accuracy of this node's model on a sample of the host's training data, 0 to 1."""
-        return self.trainer.accuracy_on(host.trainer, self.learner.model())
 
     def count(self, mixed: Mixed) -> None:
         """Add a closed round to the counters."""
@@ -193,7 +186,7 @@ class Replica:
 
     # --- the end ------------------------------------------------------------------------------------
 
-    def result(self, rounds: int, test_accuracy: float, wire_bytes: int = 0) -> NodeResult:
+    def result(self, rounds: int, test_accuracy: float | None, wire_bytes: int = 0) -> NodeResult:
         """This node's row of result.json."""
         stats = self.stats
         return NodeResult(

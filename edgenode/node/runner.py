@@ -92,7 +92,7 @@ class Outcome:
 
     round: int
     complete: bool
-    test_accuracy: float
+    test_accuracy: float | None
     z: Floats
 
 
@@ -209,7 +209,7 @@ class NodeRunner:
         assert self._peers is not None
         match action:
             case Train():
-                self._mailbox.post(await self._worker(self.replica.train, action))
+                self._mailbox.post(await self._worker.train(self.replica.train, action))
             case Push(to, message):
                 self._peers.push(to, message)
             case Answer(to, ack):
@@ -243,7 +243,7 @@ class NodeRunner:
         self.replica.count(mixed)
         self.progress.round_ended(mixed)
 
-    async def _measure(self, t: int, z: Floats, accuracy: Callable[[Floats], float]) -> float:
+    async def _measure(self, t: int, z: Floats, accuracy: Callable[[Floats], float | None]) -> float | None:
         if self._link is not None:
             await self._worker(self.replica.sketch, t, z)
         return await self._worker(accuracy, z)

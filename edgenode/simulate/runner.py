@@ -43,6 +43,7 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.node.replica import Replica, StartPoint
+from edgenode.node.workload import TaskWorkload
 from edgenode.simulate.skew_scout import SkewScout
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import CheckpointStore
@@ -73,9 +74,10 @@ class Simulation:
 
     def __init__(self, config: Config, out: Path | None = None) -> None:
         self._config, self._out = config, out
+        workload = TaskWorkload(config)
         self.damage: list[str] = []
         self._began = time.monotonic()
-        self.epoch_rounds = factory.prepare_task(config)
+        self.epoch_rounds = workload.prepare()
         names = sorted(f"node-{i}" for i in range(config.run.nodes))
         stores = {name: self._store(name) for name in names}
         saved = {name: self._saved(store) for name, store in stores.items()}
@@ -89,7 +91,7 @@ class Simulation:
                 config,
                 algorithm_spec,
                 name,
-                factory.trainer(config, name, names),
+                workload.trainer(name, names),
                 StartPoint(plan, self.round),
                 stores[name],
                 _WINDOW,

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -28,6 +28,9 @@ from edgenode.core.topology.graph import Digraph
 from edgenode.errors import CheckpointError
 from edgenode.node.replica import Replica
 from edgenode.storage.filesystem import write_atomically
+
+if TYPE_CHECKING:
+    from edgenode.tasks.trainer import Trainer
 
 # the rule ----------------------------------------------------------------------------------------------
 
@@ -151,7 +154,8 @@ class SkewScout:
 
     def _accuracy(self, home: str, host: str) -> float:
         """The accuracy of one node's model on another's training data."""
-        return self._replicas[home].accuracy_at(self._replicas[host])
+        replica, other = self._replicas[home], self._replicas[host]
+        return cast("Trainer", replica.trainer).accuracy_on(cast("Trainer", other.trainer), replica.learner.model())
 
     def _apply_share(self) -> None:
         """Give every node the algorithm spec of the current share."""

@@ -24,6 +24,7 @@ class NodeResult:
     """The results of one node. Messages and bytes are those that it sent.
 
     Attributes:
+        test_accuracy: 0 to 1. None if the workload has no test.
         dense_bytes: the size of the same messages as uncompressed float32.
         peak_memory_bytes: the most memory that its process held.
         joules_per_round: of the whole board or processor, since the process began to train. None without a sensor.
@@ -31,7 +32,7 @@ class NodeResult:
     """
 
     node: str
-    test_accuracy: float
+    test_accuracy: float | None
     u: float
     rounds: int
     messages: int
@@ -62,7 +63,7 @@ def summary(
         "algorithm": algorithm.name,
         "compressor": describe_compressor(config),
         "nodes": [asdict(n) for n in nodes],
-        "mean_test_accuracy": sum(n.test_accuracy for n in nodes) / len(nodes),
+        "mean_test_accuracy": _mean([n.test_accuracy for n in nodes]),
         "parameter_divergence_l2": l2,
         "parameter_divergence_mse": mse,
         "sum_u": sum(n.u for n in nodes),
@@ -72,6 +73,11 @@ def summary(
     }
 
 
+def _mean(accuracies: Sequence[float | None]) -> float | None:
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
+    return sum(known) / len(known) if known else None
+
+
 def divergence(models: Sequence[Floats]) -> tuple[float, float]:
     """(mean L2 distance from the mean model, mean squared difference from it)."""
     stacked = np.stack(models).astype(np.float64)
@@ -79,14 +85,14 @@ def divergence(models: Sequence[Floats]) -> tuple[float, float]:
     return float(np.linalg.norm(differences, axis=1).mean()), float((differences**2).mean())
 
 
-def no_gain(before: float | None, average: float) -> str:
+def no_gain(before: float | None, average: float | None) -> str:
     """What to do if the average of the models is worse than the models were. Empty if it is not worse.
 
     Args:
         before: mean test accuracy of the models, 0 to 1. None if it was not measured.
-        average: test accuracy of their average.
+        average: test accuracy of their average. None likewise.
     """
-    if before is None or before - average < _NOISE:
+    if before is None or average is None or before - average < _NOISE:
         return ""
     return (
         f"the average of all models has a test accuracy of {average:.1%}, and the models had {before:.1%} before: "

@@ -18,13 +18,15 @@ from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.errors import ConfigError
 from edgenode.node.options import Options
 from edgenode.node.process import NodeProcess
+from edgenode.node.workload import TaskWorkload
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 
 OURS = Config()
 
 
-def options(folder: Path, **changes: Any) -> Options:
-    return replace(Options(OURS, "n0", "127.0.0.1:0", (), "mdns", folder), **changes)
+def process(folder: Path, **changes: Any) -> NodeProcess:
+    options = replace(Options(OURS, "n0", "127.0.0.1:0", (), "mdns", folder), **changes)
+    return NodeProcess(options, TaskWorkload(OURS))
 
 
 def save(folder: Path, *rounds: int, config: Config = OURS) -> Plan:
@@ -36,19 +38,19 @@ def save(folder: Path, *rounds: int, config: Config = OURS) -> Plan:
 
 
 def test_two_processes_of_one_name_differ(tmp_path: Path) -> None:
-    assert NodeProcess(options(tmp_path)).identity.process != NodeProcess(options(tmp_path)).identity.process
+    assert process(tmp_path).identity.process != process(tmp_path).identity.process
 
 
 def test_intact_checkpoints_are_offered_and_damaged_ones_named(tmp_path: Path) -> None:
     plan = save(tmp_path, 50, 100)
-    assert NodeProcess(options(tmp_path)).saved == (frozenset({50, 100}), plan)
+    assert process(tmp_path).saved == (frozenset({50, 100}), plan)
     (tmp_path / "checkpoints" / "round-000000100" / "meta.json").write_text("{")
     with capture_logs() as logged:
-        assert NodeProcess(options(tmp_path)).saved == (frozenset({50}), plan)
+        assert process(tmp_path).saved == (frozenset({50}), plan)
     assert "round-000000100 is damaged" in logged[0]["reason"]
     (tmp_path / "checkpoints" / "round-000000050" / "state.safetensors").unlink()
     with capture_logs() as logged:
-        assert NodeProcess(options(tmp_path)).saved == (frozenset(), None)
+        assert process(tmp_path).saved == (frozenset(), None)
     assert logged[-1]["event"] == "no intact checkpoint: joining without one"
 
 
@@ -57,11 +59,11 @@ def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     save(tmp_path, 50, config=theirs)
     digests = f"run digest {theirs.digest()}, ours is {OURS.digest()}; discard it with --fresh"
     with pytest.raises(ConfigError, match=digests):
-        NodeProcess(options(tmp_path))
+        process(tmp_path)
 
 
 def test_fresh_discards_the_checkpoints(tmp_path: Path) -> None:
     save(tmp_path, 50, config=load(None, {"run.seed": 1}, {}))
-    assert NodeProcess(options(tmp_path, fresh=True)).saved == (frozenset(), None)
+    assert process(tmp_path, fresh=True).saved == (frozenset(), None)
     assert not (tmp_path / "checkpoints").exists()
-    assert NodeProcess(options(tmp_path / "new", fresh=True)).saved == (frozenset(), None)
+    assert process(tmp_path / "new", fresh=True).saved == (frozenset(), None)

@@ -1,0 +1,125 @@
+"""What a node process trains: the seam between a run and everything that can be trained.
+
+A `NodeProcess` asks a `Workload` for a `Trainer`, and its `Replica` asks the trainer for local steps. Neither knows
+what a model, a data set or an optimiser is. `TaskWorkload` is the task that run.toml names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from numpy.typing import NDArray
+
+from edgenode import factory
+from edgenode.config.schema import Config
+from edgenode.core.algorithm.compression import Floats
+from edgenode.node.background import Worker, WorkerThread
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgenode.tasks.trainer import LocalStep
+
+SHARED_STATE = ("buffer.", "schedule.")
+"""How the names in a trainer's local state begin that a newcomer takes over from its sponsor."""
+
+
+class Trainer(Protocol):
+    """The training of one node. All its methods are called in one thread, the worker's.
+
+    Attributes:
+        layout: name and number of entries of every trained parameter, in the order of the vector [d].
+        size: d.
+        rounds_per_epoch: rounds of one pass over this node's data.
+    """
+
+    @property
+    def layout(self) -> tuple[tuple[str, int], ...]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def rounds_per_epoch(self) -> int: ...
+
+    def initial(self) -> Floats:
+        """The vector [d] that every node of the run starts from."""
+        ...
+
+    def train(self, t: int, z: Floats) -> LocalStep:
+        """Take the local step of round t from z [d].
+
+        Raises:
+            EdgenodeError: the loss is not finite.
+        """
+        ...
+
+    def evaluate(self, z: Floats) -> float | None:
+        """The test accuracy of z [d], 0 to 1. None if there is nothing to test with."""
+        ...
+
+    def measure_statistics(self, z: Floats) -> None:
+        """Replace the BatchNorm statistics by those of z [d], which is an average with other nodes' models."""
+        ...
+
+    def local_state(self) -> dict[str, NDArray[Any]]:
+        """Copies of the state outside the vector. A newcomer takes over what begins with one of ``SHARED_STATE``."""
+        ...
+
+    def load_local_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Restore what ``local_state`` returned.
+
+        Raises:
+            CheckpointError: it belongs to another model.
+        """
+        ...
+
+    def named_tensors(self, z: Floats) -> dict[str, Tensor]:
+        """The state dict of the model z [d], as copies on the CPU."""
+        ...
+
+
+class Workload(Protocol):
+    """What a node process trains. It outlives the process: an evicted node rejoins with the same workload."""
+
+    def identity(self) -> Mapping[str, str]:
+        """What must be equal on every node besides run.toml, by name."""
+        ...
+
+    def prepare(self) -> int:
+        """Load the data. Return the number of rounds of an epoch. Called in the worker.
+
+        Raises:
+            ConfigError: the task is not possible.
+        """
+        ...
+
+    def trainer(self, name: str, initial_members: Sequence[str]) -> Trainer:
+        """The trainer of the node of this name. Called in the worker, after ``prepare``.
+
+        Raises:
+            ConfigError: the task is not possible.
+        """
+        ...
+
+    def worker(self) -> Worker:
+        """A worker for one node process, which closes it."""
+        ...
+
+
+class TaskWorkload:
+    """The task of a run.toml."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def identity(self) -> Mapping[str, str]:
+        return {}
+
+    def prepare(self) -> int:
+        return factory.prepare_task(self._config)
+
+    def trainer(self, name: str, initial_members: Sequence[str]) -> Trainer:
+        return factory.trainer(self._config, name, initial_members)
+
+    def worker(self) -> Worker:
+        return WorkerThread()
