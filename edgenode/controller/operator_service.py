@@ -96,7 +96,8 @@ class OperatorService:
     def status(self) -> ClusterStatus:
         """The current status of the run."""
         cluster, now = self._cluster, time.monotonic()
-        consensus = self._nodes.consensus_distance(cluster.plan)
+        time_left_s = self._observe_progress(now)
+        progress, consensus = self._nodes.progress, self._nodes.consensus_distance(cluster.plan)
         holding, straggling = holding_up(self._nodes.last_reports()), self._failure_detector.straggling
         nodes = tuple(
             NodeView(
@@ -123,10 +124,24 @@ class OperatorService:
             consensus_distance=consensus[1] if consensus else None,
             consensus_round=consensus[0] if consensus else 0,
             page=self.page,
+            reached=progress.reached,
+            departed_payload_bytes=progress.counts.departed("payload_bytes", self._nodes),
+            departed_dense_bytes=progress.counts.departed("dense_bytes", self._nodes),
+            time_left_s=time_left_s,
         )
         if cluster.plan is None:
             return status
         return replace(status, plan=cluster.plan.since(status.round))  # the plan of a long run has many records
+
+    def _observe_progress(self, now: float) -> float | None:
+        """Bring the progress of the run up to date. Return the time that is left, if it is known."""
+        plan, progress = self._cluster.plan, self._nodes.progress
+        if plan is None:
+            return None
+        members = [member.status for member in self._nodes.members(plan)]
+        progress.observe(plan, members, self._cluster.paused, now)
+        end = plan.latest.end
+        return progress.time_left_s(self._cluster.run_spec.rounds if end is None else end)
 
     def summary(self) -> str:
         """The status in one line, for systemd."""

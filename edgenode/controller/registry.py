@@ -6,7 +6,7 @@ Which nodes are connected is a fact of the cluster, and is not kept here.
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,6 +15,7 @@ from edgenode.controller.liveness import LastReport
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.observability.model_sketch import BUCKETS, distance
+from edgenode.observability.run_progress import RunProgress
 
 log = structlog.get_logger()
 
@@ -56,16 +57,34 @@ class NodeEntry:
 
 
 class NodeRegistry(dict[str, NodeEntry]):
-    """The nodes by name."""
+    """The nodes by name.
+
+    Attributes:
+        progress: of the run, nodes that are forgotten included.
+    """
+
+    def __init__(self) -> None:
+        self.progress = RunProgress()
 
     def add_members(self, plan: Plan | None) -> None:
         """Add members that have not connected yet. They may be dead: their silence counts from now."""
         for member in plan.latest.members if plan else ():
-            self.setdefault(member.node, NodeEntry(member.address))
+            if member.node not in self:
+                self._add(member.node, NodeEntry(member.address))
 
     def connected(self, node: str, address: str, process: str) -> None:
         """A node connected."""
-        self[node] = NodeEntry(address, process)
+        self._add(node, NodeEntry(address, process))
+
+    def _add(self, node: str, entry: NodeEntry) -> None:
+        entry.status = self.progress.counts.continued(node, entry.status)
+        self[node] = entry
+
+    def restore(self, reached: int, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Take the round of the run and the counts of its nodes that an earlier controller recorded."""
+        self.progress.restore(reached, counts)
+        for node, entry in self.items():
+            entry.status = self.progress.counts.continued(node, entry.status)
 
     def disconnected(self, node: str, plan: Plan | None) -> None:
         """The link of a node ended. Before the run starts, nothing of the node has to be kept."""
@@ -82,7 +101,7 @@ class NodeRegistry(dict[str, NodeEntry]):
             return
         if status.state is NodeState.FAILED and self[node].status.state is not status.state:
             log.error("node failed", node=node, reason=status.error)
-        self[node].update(status)
+        self[node].update(self.progress.counts.add(node, self[node].process, status))
 
     def forget(self, nodes: Iterable[str]) -> None:
         """Remove nodes that are neither members nor connected."""

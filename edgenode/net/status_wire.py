@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
+from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.wire import leadership_from_wire, leadership_to_wire, plan_from_wire, records_to_wire
 
@@ -15,6 +19,18 @@ _TO_WIRE = {
     NodeState.FAILED: control_pb2.STATE_FAILED,
 }
 _FROM_WIRE = {wire: state for state, wire in _TO_WIRE.items()}
+_MOST_COUNTED = 1 << 53  # exact in JSON, and the sum of 1,000 nodes fits SQLite
+_MOST_NAMES = 1024
+_LONGEST_TEXT = 1000
+_COUNTS = (
+    "round", "rounds", "messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire_bytes", "dense_bytes",
+    "peak_memory_bytes", "sketch_round",
+)  # fmt: skip
+# name -> the allowed range
+_FIGURES = {
+    "loss": (-math.inf, math.inf), "accuracy": (0.0, 1.0), "u": (0.0, math.inf), "round_s": (0.0, math.inf),
+    "waiting_s": (0.0, math.inf), "joules_per_round": (0.0, math.inf),
+}  # fmt: skip
 
 
 def node_status_to_wire(status: NodeStatus) -> control_pb2.Progress:
@@ -45,7 +61,12 @@ def node_status_to_wire(status: NodeStatus) -> control_pb2.Progress:
 
 
 def node_status_from_wire(wire: control_pb2.Progress) -> NodeStatus:
-    """A node's report from outside. A state that this version does not know is UNSPECIFIED."""
+    """A node's report from outside. A state that this version does not know is UNSPECIFIED.
+
+    Raises:
+        RemoteProtocolError: a figure is not finite or out of range.
+    """
+    _check(wire)
     return NodeStatus(
         state=_FROM_WIRE.get(wire.state, NodeState.UNSPECIFIED),
         round=wire.round,
@@ -60,15 +81,31 @@ def node_status_from_wire(wire: control_pb2.Progress) -> NodeStatus:
         wire_bytes=wire.wire_bytes,
         dense_bytes=wire.dense_bytes,
         round_s=wire.round_s,
-        waiting_for=tuple(wire.waiting_for),
+        waiting_for=tuple(wire.waiting_for[:_MOST_NAMES]),
         waiting_s=wire.waiting_s,
         peak_memory_bytes=wire.peak_memory_bytes,
         joules_per_round=wire.joules_per_round if wire.HasField("joules_per_round") else None,
-        power_sensor=wire.power_sensor,
+        power_sensor=wire.power_sensor[:_LONGEST_TEXT],
         sketch_round=wire.sketch_round,
-        sketch=tuple(wire.sketch),
-        error=wire.error,
+        sketch=_finite(wire.sketch),
+        error=wire.error[:_LONGEST_TEXT],
     )
+
+
+def _check(wire: control_pb2.Progress) -> None:
+    for name in _COUNTS:
+        if getattr(wire, name) > _MOST_COUNTED:
+            raise RemoteProtocolError(f"malformed report: {name} {getattr(wire, name)}, at most {_MOST_COUNTED}")
+    for name, (low, high) in _FIGURES.items():
+        value = getattr(wire, name)
+        if not math.isfinite(value) or not low <= value <= high:
+            raise RemoteProtocolError(f"malformed report: {name} {value}, expected {low:g} to {high:g} and finite")
+
+
+def _finite(sketch: Iterable[float]) -> tuple[float, ...]:
+    """A sketch, or none: the model of a run that diverges overflows."""
+    values = tuple(sketch)
+    return values if all(map(math.isfinite, values)) else ()
 
 
 def cluster_status_to_wire(status: ClusterStatus) -> operator_pb2.ClusterStatus:
@@ -87,6 +124,10 @@ def cluster_status_to_wire(status: ClusterStatus) -> operator_pb2.ClusterStatus:
         consensus_distance=status.consensus_distance,
         consensus_round=status.consensus_round,
         page=status.page,
+        reached=status.reached,
+        departed_payload_bytes=status.departed_payload_bytes,
+        departed_dense_bytes=status.departed_dense_bytes,
+        time_left_s=status.time_left_s,
     )
 
 
@@ -110,6 +151,10 @@ def cluster_status_from_wire(wire: operator_pb2.ClusterStatus) -> ClusterStatus:
         consensus_distance=wire.consensus_distance if wire.HasField("consensus_distance") else None,
         consensus_round=wire.consensus_round,
         page=wire.page,
+        reached=wire.reached,
+        departed_payload_bytes=wire.departed_payload_bytes,
+        departed_dense_bytes=wire.departed_dense_bytes,
+        time_left_s=wire.time_left_s if wire.HasField("time_left_s") else None,
     )
 
 

@@ -23,6 +23,9 @@ def cluster_json(status: ClusterStatus) -> dict[str, Any]:
         "record": json.loads(plan.latest.to_json()) if plan else None,
         "round": t,
         "rounds": max((node.status.rounds for node in status.nodes), default=0),
+        "time_left_s": None if status.time_left_s is None else round(status.time_left_s, 1),
+        "payload_bytes": status.payload_bytes,
+        "dense_bytes": status.dense_bytes,
         "graph": graph_json(plan, t) if plan else None,
         "next": _next_json(plan, t) if plan else None,
         "consensus_distance": status.consensus_distance,
@@ -82,6 +85,20 @@ def next_switch(plan: Plan, t: int) -> dict[str, Any] | None:
 def _next_json(plan: Plan, t: int) -> dict[str, Any] | None:
     switch = next_switch(plan, t)
     return {**switch, "edges": graph_json(plan, switch["round"])["edges"]} if switch else None
+
+
+def duration(seconds: float) -> str:
+    """A time in words, rounded to two units: 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24:02d} h"
 
 
 def size(count: int) -> str:

@@ -12,6 +12,7 @@ from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.observability.model_sketch import BUCKETS
+from edgenode.observability.run_progress import COUNTERS
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), 1))
 RUNNING, DONE, STOPPED, FAILED = NodeState.RUNNING, NodeState.DONE, NodeState.STOPPED, NodeState.FAILED
@@ -96,3 +97,25 @@ def test_newest_sketches_of_the_expected_length_are_kept() -> None:
     assert sorted(nodes["n0"].sketches) == list(range(92, 100))
     report_sketch(nodes, "n0", 100, 1.0, buckets=3)
     assert 100 not in nodes["n0"].sketches
+
+
+def test_counts_of_a_node_continue_when_another_process_reports() -> None:
+    nodes = NodeRegistry()
+    nodes.add_members(PLAN)
+    nodes.connected("n0", "here:1", "first")
+    nodes.reported("n0", NodeStatus(RUNNING, payload_bytes=1000, messages=10))
+    nodes.connected("n0", "here:2", "second")
+    assert nodes["n0"].status.payload_bytes == 1000
+    nodes.reported("n0", NodeStatus(RUNNING))
+    nodes.reported("n0", NodeStatus(RUNNING, payload_bytes=50, messages=1))
+    assert (nodes["n0"].status.payload_bytes, nodes["n0"].status.messages) == (1050, 11)
+    nodes.forget(["n0"])
+    assert nodes.progress.counts.departed("payload_bytes", nodes) == 1050
+
+
+def test_counts_that_an_earlier_controller_recorded_are_shown_at_once() -> None:
+    nodes = NodeRegistry()
+    nodes.add_members(PLAN)
+    nodes.restore(7, {"n1": dict.fromkeys(COUNTERS, 500)})
+    assert (nodes["n1"].status.payload_bytes, nodes["n1"].status.state) == (500, NodeState.UNSPECIFIED)
+    assert nodes.progress.reached == 7

@@ -11,6 +11,7 @@ from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.status_wire import (
     cluster_status_from_wire,
@@ -60,8 +61,9 @@ def test_every_field_of_a_cluster_status_survives_the_wire() -> None:
     node = NodeView("n0", "10.0.0.1:7600", True, 0.25, FULL, ("n1",), 12.5)
     leadership = Leadership(3, "beef", "10.0.0.5:7700")
     status = ClusterStatus(
-        "home", 2, PLAN, (node, NodeView("n1")), 20, leadership, 1e9, True, ("n2",), ("n3",), 0.5, 6, "http://there"
-    )
+        "home", 2, PLAN, (node, NodeView("n1")), 20, leadership, 1e9, True, ("n2",), ("n3",), 0.5, 6, "http://there",
+        5, 700, 8000, 61.5,
+    )  # fmt: skip
     assert through_the_wire(status) == status
 
 
@@ -72,3 +74,29 @@ def test_status_before_the_run_starts_has_no_plan() -> None:
 def test_state_of_a_later_version_is_unspecified() -> None:
     later = control_pb2.Progress(state=77, round=5)  # type: ignore[arg-type]
     assert node_status_from_wire(later) == NodeStatus(round=5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("accuracy", 1.5),
+        ("accuracy", -0.1),
+        ("loss", float("nan")),
+        ("loss", float("inf")),
+        ("u", -1.0),
+        ("round_s", float("inf")),
+        ("waiting_s", float("nan")),
+        ("joules_per_round", float("nan")),
+        ("payload_bytes", 2**63),
+        ("round", 2**64 - 1),
+    ],
+)
+def test_report_with_an_impossible_figure_is_rejected(field: str, value: float) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"malformed report: {field} "):
+        node_status_from_wire(control_pb2.Progress(**{field: value}))  # type: ignore[arg-type]
+
+
+def test_long_texts_are_cut_and_overflown_sketches_dropped() -> None:
+    wire = control_pb2.Progress(error="x" * 9999, sketch=[1.0, float("inf")], waiting_for=["n"] * 5000)
+    status = node_status_from_wire(wire)
+    assert (len(status.error), status.sketch, len(status.waiting_for)) == (1000, (), 1024)

@@ -119,6 +119,10 @@ class ClusterStatus:
         consensus_distance: mean distance of the members' models from their mean, estimated from their sketches.
         consensus_round: the round of those sketches.
         page: URL of the controller's page, as seen from its own machine; empty without one.
+        reached: the newest round that the run is known to have reached.
+        departed_payload_bytes: payload of the pushes of nodes that are no longer listed in ``nodes``.
+        departed_dense_bytes: the size of those pushes as uncompressed float32.
+        time_left_s: estimate of the time to the end of the run; None while it is unknown or paused.
     """
 
     cluster: str
@@ -134,8 +138,22 @@ class ClusterStatus:
     consensus_distance: float | None = None
     consensus_round: int = 0
     page: str = ""
+    reached: int = 0
+    departed_payload_bytes: int = 0
+    departed_dense_bytes: int = 0
+    time_left_s: float | None = None
 
     @property
     def round(self) -> int:
-        """The round of the slowest node, among the nodes that have reported one."""
-        return min((node.status.round for node in self.nodes if node.status.round), default=0)
+        """The round of the slowest node, among the nodes that have reported one. It does not fall."""
+        return max(self.reached, min((node.status.round for node in self.nodes if node.status.round), default=0))
+
+    @property
+    def payload_bytes(self) -> int:
+        """Payload of all pushes of the run, those of departed nodes included."""
+        return self.departed_payload_bytes + sum(node.status.payload_bytes for node in self.nodes)
+
+    @property
+    def dense_bytes(self) -> int:
+        """The size of all pushes of the run as uncompressed float32."""
+        return self.departed_dense_bytes + sum(node.status.dense_bytes for node in self.nodes)

@@ -28,7 +28,7 @@ class WatchResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[ClusterStatus, _Mapping]] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "leadership", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page")
+    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "leadership", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page", "reached", "departed_payload_bytes", "departed_dense_bytes", "time_left_s")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,10 @@ class ClusterStatus(_message.Message):
     CONSENSUS_DISTANCE_FIELD_NUMBER: _ClassVar[int]
     CONSENSUS_ROUND_FIELD_NUMBER: _ClassVar[int]
     PAGE_FIELD_NUMBER: _ClassVar[int]
+    REACHED_FIELD_NUMBER: _ClassVar[int]
+    DEPARTED_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEPARTED_DENSE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TIME_LEFT_S_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     missing: int
     records: _containers.RepeatedScalarFieldContainer[bytes]
@@ -55,7 +59,11 @@ class ClusterStatus(_message.Message):
     consensus_distance: float
     consensus_round: int
     page: str
-    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., leadership: _Optional[_Union[_control_pb2.Leadership, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ...) -> None: ...
+    reached: int
+    departed_payload_bytes: int
+    departed_dense_bytes: int
+    time_left_s: float
+    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., leadership: _Optional[_Union[_control_pb2.Leadership, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ..., reached: _Optional[int] = ..., departed_payload_bytes: _Optional[int] = ..., departed_dense_bytes: _Optional[int] = ..., time_left_s: _Optional[float] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
     __slots__ = ("node", "address", "connected", "last_seen_s", "progress", "holds_up", "holds_up_s")
