@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import signal
 import socket
 import sys
@@ -13,9 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from edgenode.config.load import load
+from edgenode.config.load import checked_name, load
 from edgenode.config.schema import Config
+from edgenode.core.names import to_name
 from edgenode.errors import ConfigError, TransportError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,10 +52,25 @@ log_format_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print JSON.")
 
 
+def as_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The callback of an option or an argument that is the name of a node or a cluster.
+
+    Raises:
+        ConfigError: it is not a name.
+    """
+    if value is None:
+        return None
+    if ctx.get_parameter_source(param.name or "") is ParameterSource.ENVIRONMENT:
+        return checked_name(f"environment variable {param.envvar}", value)
+    if isinstance(param, click.Argument):
+        return checked_name(f"command-line argument {param.human_readable_name}", value)
+    return checked_name(f"command-line option {param.opts[0]}", value)
+
+
 def cluster_options(command: F) -> F:
     """--controller and --cluster: how a command finds the controller."""
     command = click.option(
-        "--cluster", default="edgenode", show_default=True, envvar="EDGENODE_CLUSTER", show_envvar=True,
+        "--cluster", default="edgenode", callback=as_name, show_default=True, envvar="EDGENODE_CLUSTER", show_envvar=True,
         help="Name of the cluster to find by mDNS.",
     )(command)  # fmt: skip
     return click.option(
@@ -100,8 +116,15 @@ def take_sigterm_as_ctrl_c() -> None:
 
 
 def default_name() -> str:
-    """The host name, with every character that a node id cannot have replaced."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:40] or "node"
+    """The name of this machine's node: the nearest to the host name."""
+    return to_name(socket.gethostname())
+
+
+def node_name(given: str | None) -> str:
+    """The given name, or the default. A note says so if the host name itself cannot be a name."""
+    if given is None and (name := default_name()) != (host := socket.gethostname()):
+        click.echo(f"edgenode: note: this node is named {name}, because {host!a} cannot be a name", err=True)
+    return default_name() if given is None else given
 
 
 def default_state_dir(cluster: str, name: str) -> Path:

@@ -10,11 +10,12 @@ from edgenode.cli.options import (
     CONTROLLER_PORT,
     HTTP_PORT,
     NODE_PORT,
+    as_name,
     config_option,
-    default_name,
     default_state_dir,
     load_config,
     log_format_option,
+    node_name,
     set_option,
     set_up_logging,
     take_sigterm_as_ctrl_c,
@@ -25,7 +26,13 @@ from edgenode.errors import ConfigError
 
 @click.command()
 @config_option
-@click.option("--name", envvar="EDGENODE_NAME", show_envvar=True, help="This node's id. [default: the host name]")
+@click.option(
+    "--name",
+    callback=as_name,
+    envvar="EDGENODE_NAME",
+    show_envvar=True,
+    help="This node's id. [default: the host name]",
+)
 @click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
               show_envvar=True, help="Address for peers. Port 0 is any free port.")  # fmt: skip
 @click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",
@@ -78,7 +85,7 @@ def run(
         )
     set_up_logging(verbose, log_format)
     _check(listen, (*fixed, *((controller,) if ":" in controller else ()), *((metrics,) if metrics != "none" else ())))
-    name = name or default_name()
+    name = node_name(name)
     from edgenode.node.options import Options
     from edgenode.node.process import run_node
     from edgenode.node.workload import TaskWorkload

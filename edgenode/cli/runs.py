@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import default_state_dir, json_option
+from edgenode.cli.options import as_name, default_state_dir, json_option
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ state_option = click.option(
     help="State folder of the controller. [default: the user's state folder]",
 )  # fmt: skip
 cluster_option = click.option(
-    "--cluster", default="edgenode", show_default=True, envvar="EDGENODE_CLUSTER", show_envvar=True,
+    "--cluster", default="edgenode", callback=as_name, show_default=True, envvar="EDGENODE_CLUSTER", show_envvar=True,
     help="Cluster whose state folder to read, without --state-dir.",
 )  # fmt: skip
 out_option = click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import cluster_options, with_operator
+from edgenode.cli.options import as_name, cluster_options, with_operator
 
 if TYPE_CHECKING:
     from edgenode.core.protocol.status import ClusterStatus
@@ -93,7 +93,7 @@ def stop(no_wait: bool, controller: str, cluster: str) -> None:
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", callback=as_name)
 @click.option("--force", is_flag=True, envvar="EDGENODE_FORCE", show_envvar=True,
               help="Evict even if less than half of the members, or fewer than run.min_nodes, remain.")  # fmt: skip
 @cluster_options

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgenode.config.schema import KEYS, SECTIONS, Algorithm, Config, Key, one_of
+from edgenode.core import names
 from edgenode.core.topology.period import Period
 from edgenode.errors import ConfigError
 
@@ -141,6 +142,17 @@ def _from_text(text: str, key: Key) -> object:
     if isinstance(key.default, tuple):
         return [item.strip() for item in text.split(",")] if text else []
     return text
+
+
+def checked_name(source: str, name: str) -> str:
+    """A name of a node or a cluster that was given outside of run.toml.
+
+    Raises:
+        ConfigError: it is not a name.
+    """
+    if not names.is_name(name):
+        raise _error(f"{source} = {_shown(name)}, but it must be {names.RULE}")
+    return name
 
 
 def _choose_compressor(given: dict[str, object]) -> None:

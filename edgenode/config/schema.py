@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from edgenode.core import names
 from edgenode.core.topology.period import Period
 
 AtLeast0 = Annotated[int, Meta(ge=0, title="a whole number, 0 or more")]
@@ -32,7 +33,7 @@ ThreadsOrAuto = Annotated[AtLeast1 | Literal["auto"], Meta(title='a whole number
 RoundsOrAuto = Annotated[AtLeast0 | Literal["auto"], Meta(title='a whole number, 0 or more, or "auto"')]
 Text = Annotated[str, Meta(title="text")]
 Name = Annotated[str, Meta(min_length=1, title="text that is not empty")]
-Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,40}\Z", title="1 to 40 letters, digits or -_.")]
+ClusterName = Annotated[str, Meta(pattern=names.PATTERN, title=names.RULE)]
 Epochs = Annotated[tuple[AtLeast1, ...], Meta(title="a list of increasing whole numbers, 1 or more")]
 Names = Annotated[tuple[Name, ...], Meta(min_length=1, title="a list of one or more names or paths")]
 Classes = Annotated[tuple[Name, ...], Meta(title="a list of names")]
@@ -42,7 +43,7 @@ PeriodText = Annotated[str, Meta(title='epochs, as in "6ep", or rounds, as in "1
 class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The nodes of a run, its length, and its timeouts."""
 
-    cluster: Annotated[Label, "name of the run (a node with another name is rejected)"] = "edgenode"
+    cluster: Annotated[ClusterName, "name of the run (a node with another name is rejected)"] = "edgenode"
     nodes: Annotated[UpTo1024, "number of nodes that the run starts with"] = 4
     rounds: Annotated[AtLeast0, "number of training rounds"] = 1000
     seed: Annotated[Unsigned32, "seed of all random numbers"] = 0

@@ -10,7 +10,7 @@ from typing import Literal
 
 from zeroconf import ServiceInfo
 
-from edgenode.errors import ConfigError
+from edgenode.core.names import is_name
 
 Kind = Literal["node", "controller"]
 
@@ -20,7 +20,6 @@ SERVICE_TYPES: dict[Kind, str] = {
 }
 KINDS: dict[str, Kind] = {service_type: kind for kind, service_type in SERVICE_TYPES.items()}
 _LABEL_BYTES = 63  # of one DNS label, RFC 1035 section 2.3.4
-_NAME_BYTES = 200  # a TXT entry "cluster=..." can hold 255 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +40,7 @@ class Service:
 
 
 def service_to_info(service: Service, addresses: Sequence[str]) -> ServiceInfo:
-    """The form in which a service is announced at some addresses.
-
-    Raises:
-        ConfigError: its name or its cluster's is empty or too long.
-    """
-    for key, value in (("cluster", service.cluster), ("name", service.name)):
-        if not 0 < len(value.encode()) <= _NAME_BYTES:
-            raise ConfigError(f"{key} {value!r} must have 1 to {_NAME_BYTES} bytes to be announced")
+    """The form in which a service is announced at some addresses."""
     service_type = SERVICE_TYPES[service.kind]
     name = f"{instance_label(service.cluster, service.name)}.{service_type}"
     text = {
@@ -66,9 +58,11 @@ def service_from_info(info: ServiceInfo, own_addresses: Sequence[str]) -> Servic
     Addresses that this machine has too come last: every Docker host has its own 172.17.0.1.
     """
     text = info.decoded_properties
-    addresses, cluster, name = info.parsed_addresses(), text.get("cluster"), text.get("node")
+    addresses, cluster, name = info.parsed_addresses(), text.get("cluster") or "", text.get("node") or ""
     protocol = text.get("protocol") or ""
-    if not (addresses and info.port and cluster and name and protocol.isascii() and protocol.isdigit()):
+    if not (addresses and info.port and is_name(cluster) and is_name(name)):
+        return None
+    if not (protocol.isascii() and protocol.isdigit()):
         return None
     addresses.sort(key=lambda address: (address in own_addresses, address))
     return Service(KINDS[info.type], cluster, name, tuple(addresses), info.port, int(protocol[:9]))

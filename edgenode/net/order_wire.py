@@ -30,8 +30,10 @@ from edgenode.net.proto import control_pb2
 from edgenode.net.status_wire import node_status_to_wire
 from edgenode.net.wire import (
     Identity,
+    begun_rounds_from_wire,
     leadership_from_wire,
     leadership_to_wire,
+    name_from_wire,
     plan_from_wire,
     records_from_wire,
     records_to_wire,
@@ -89,14 +91,14 @@ def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
         case "refusal":
             return Refuse(wire.refusal.reason)
         case "standby":
-            return Standby(tuple(wire.standby.present), wire.standby.missing)
+            return Standby(tuple(map(name_from_wire, wire.standby.present)), wire.standby.missing)
         case "sponsor":
             return Sponsor(wire.sponsor.address, tuple(wire.sponsor.others))
         case "offer":
             (record,) = records_from_wire([wire.offer.record])
             return Offer(record)
         case "fence":
-            return Fence(wire.fence.term, wire.fence.ballot, frozenset(wire.fence.evicted))
+            return Fence(wire.fence.term, wire.fence.ballot, frozenset(map(name_from_wire, wire.fence.evicted)))
         case "eviction_committed":
             return EvictionCommitted(records_from_wire(wire.eviction_committed.records))
         case "stay":
@@ -123,7 +125,7 @@ def join_from_wire(wire: control_pb2.Join) -> Join:
     """The first report of a link, from outside. ``Identity.check`` checks its sender.
 
     Raises:
-        RemoteProtocolError: its plan is malformed.
+        RemoteProtocolError: its plan is malformed, or a node's name.
     """
     saved, plan = saved_from_wire(wire.saved)
     return Join(
@@ -134,7 +136,7 @@ def join_from_wire(wire: control_pb2.Join) -> Join:
         plan=plan,
         running=wire.running,
         process=wire.identity.process,
-        fenced=frozenset(wire.fenced),
+        fenced=frozenset(map(name_from_wire, wire.fenced)),
         follows=leadership_from_wire(wire.follows) if wire.HasField("follows") else None,
     )
 
@@ -201,4 +203,4 @@ def _fence_answer_from_wire(wire: control_pb2.FenceAnswer) -> FenceAnswer:
     plan = plan_from_wire(wire.records)
     if plan is None:
         raise RemoteProtocolError("a fence answer without a plan")
-    return FenceAnswer(wire.term, wire.ballot, wire.begun, tuple(sorted(wire.begun_rounds.items())), plan.records)
+    return FenceAnswer(wire.term, wire.ballot, wire.begun, begun_rounds_from_wire(wire.begun_rounds), plan.records)

@@ -224,9 +224,9 @@ async def probe(target: str, identity: Identity, timeout_s: float) -> Identity |
     """The identity of the process at an address: an open socket is not enough. None if there is no answer."""
     try:
         reply = await _met(target, identity, timeout_s)
-    except grpc.aio.AioRpcError:
+        return Identity.from_wire(reply.identity)
+    except (grpc.aio.AioRpcError, RemoteProtocolError):
         return None
-    return Identity.from_wire(reply.identity)
 
 
 async def _met(target: str, identity: Identity, timeout_s: float) -> peer_pb2.MeetResponse:

@@ -105,6 +105,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             log.warning("met a process of another run", reason=str(exc))
             if exc.what != "cluster":
                 self._mismatches.put_nowait(exc)
+        except RemoteProtocolError as exc:
+            await reject(context, exc)
         return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved_to_wire(*self._saved))
 
     async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:

@@ -7,9 +7,10 @@ a message is a plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from edgenode.core import names
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Plan, Record
@@ -58,7 +59,13 @@ class Identity:
 
     @classmethod
     def from_wire(cls, wire: common_pb2.Identity) -> Identity:
-        return cls(wire.cluster, wire.node, wire.run_digest, wire.incarnation, wire.plan_digest, wire.process)
+        """The identity that a process claims.
+
+        Raises:
+            RemoteProtocolError: it has no valid name.
+        """
+        cluster, node = name_from_wire(wire.cluster), name_from_wire(wire.node)
+        return cls(cluster, node, wire.run_digest, wire.incarnation, wire.plan_digest, wire.process)
 
     def is_of(self, ours: Identity, node: str) -> bool:
         """Whether this is a node of that name in our run."""
@@ -72,9 +79,10 @@ class Identity:
 
         Raises:
             DigestMismatch: of cluster, protocol, run or plan. The error names both values.
+            RemoteProtocolError: it has no valid name.
         """
         theirs = Identity.from_wire(wire)
-        peer = f"{theirs.node} at {peer}" if theirs.node else peer
+        peer = f"{theirs.node} at {peer}"
         pairs = [
             ("cluster", self.cluster, theirs.cluster),
             ("protocol version", str(PROTOCOL), str(wire.protocol)),
@@ -86,6 +94,27 @@ class Identity:
             if ours != other:
                 raise DigestMismatch(what, ours, other, peer)
         return theirs
+
+
+def name_from_wire(text: str) -> str:
+    """The name of a node or a cluster, from outside.
+
+    Raises:
+        RemoteProtocolError: it is not a name.
+    """
+    if not names.is_name(text):
+        shown = ascii(text if len(text) <= names.MAX_LENGTH else f"{text[: names.MAX_LENGTH]}...")
+        raise RemoteProtocolError(f"a process is named {shown}, but a name is {names.RULE}")
+    return text
+
+
+def begun_rounds_from_wire(begun: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """The rounds that nodes have begun, from outside, by name.
+
+    Raises:
+        RemoteProtocolError: a key is not a name.
+    """
+    return tuple(sorted((name_from_wire(node), t) for node, t in begun.items()))
 
 
 def leadership_to_wire(leadership: Leadership) -> control_pb2.Leadership:
@@ -210,7 +239,7 @@ class Assembler:
             u=tuple(header.u),
             payload=bytes(self._payload),
             records=records_from_wire(header.records),
-            begun_rounds=tuple(sorted(header.begun_rounds.items())),
+            begun_rounds=begun_rounds_from_wire(header.begun_rounds),
         )
 
 

@@ -227,6 +227,6 @@ def test_configuration_warning_goes_to_stderr(capsys: pytest.CaptureFixture[str]
 
 
 def test_default_name_is_the_host_name_made_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    for host, name in (("pi-4.local", "pi-4.local"), ("büro pi", "b-ro-pi"), ("x" * 99, "x" * 40), ("", "node")):
+    for host, name in (("pi-4.local", "pi-4.local"), ("büro pi", "b-ro-pi"), ("x" * 99, "x" * 63), ("", "node")):
         monkeypatch.setattr("socket.gethostname", lambda host=host: host)
         assert default_name() == name

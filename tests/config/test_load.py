@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import string
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, Config
+from edgenode.core import names
 from edgenode.errors import ConfigError
 from tests.config.values import OTHER, value_of
 
@@ -36,7 +36,7 @@ def message_of(path: Path | None, overrides: dict[str, object], environ: dict[st
 any_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
-    "run.cluster": st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=40),
+    "run.cluster": st.from_regex(names.PATTERN),
     "run.nodes": st.integers(1, 1024),
     "run.rounds": st.integers(min_value=0),
     "run.seed": st.integers(0, 2**32 - 1),
@@ -138,8 +138,9 @@ FILE_ERRORS = [
     ("[run]\ncheckpoint_every = 0", "run.checkpoint_every = 0, but it must be a whole number, 1 or more"),
     ("[run]\nbarrier_timeout_s = 0", "run.barrier_timeout_s = 0, but it must be a number above 0"),
     ("[run]\nbarrier_timeout_s = inf", "run.barrier_timeout_s = Infinity, but it must be a number above 0"),
-    ('[run]\ncluster = "a b"', 'run.cluster = "a b", but it must be 1 to 40 letters, digits or -_.'),
-    ('[run]\ncluster = "a\\n"', 'run.cluster = "a\\n", but it must be 1 to 40 letters, digits or -_.'),
+    ('[run]\ncluster = "a b"', f'run.cluster = "a b", but it must be {names.RULE}'),
+    ('[run]\ncluster = "a\\n"', f'run.cluster = "a\\n", but it must be {names.RULE}'),
+    ('[run]\ncluster = "../x"', f'run.cluster = "../x", but it must be {names.RULE}'),
     ('[run]\ndevice = "tpu"', 'run.device = "tpu", but it must be "auto", "cpu", "cuda" or "mps"'),
     ('[task]\ndataset = ""', 'task.dataset = "", but it must be text that is not empty'),
     ("[task]\ndata_dir = 1", "task.data_dir = 1, but it must be text"),

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zeroconf import ServiceInfo
 
+from edgenode.core.names import PATTERN
 from edgenode.net.mdns_service import SERVICE_TYPES, Service, instance_label, service_from_info, service_to_info
 
-names = st.text(min_size=1, max_size=50).filter(lambda name: "\x00" not in name)
+names = st.from_regex(PATTERN)
 
 
 @given(
@@ -39,7 +40,8 @@ def test_addresses_that_this_machine_has_too_come_last() -> None:
         {"parsed_addresses": []},
         {"port": 0},
         *({"properties": {"node": "n0", "cluster": "lab", "protocol": "1"} | text} for text in (
-            {"node": ""}, {"cluster": ""}, {"protocol": ""}, {"protocol": "one"}, {"protocol": "-1"}, {"protocol": "²"},
+            {"node": ""}, {"cluster": ""}, {"node": "../n0"}, {"node": "n" * 64}, {"cluster": "Küche"},
+            {"protocol": ""}, {"protocol": "one"}, {"protocol": "-1"}, {"protocol": "²"},
         )),
     ],
 )  # fmt: skip

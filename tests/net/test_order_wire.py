@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgenode.core.names import PATTERN
 from edgenode.core.protocol.orders import (
     EvictionCommitted,
     Fence,
@@ -59,11 +60,12 @@ def a_plan(changes: int) -> Plan:
 
 uint64s = st.integers(0, 2**64 - 1)
 rounds = st.integers(-1, 2**63 - 1)
-names = st.text(max_size=5)
+texts = st.text(max_size=5)
+names = st.from_regex(PATTERN)
 name_sets = st.frozensets(names, max_size=3)
-name_tuples = st.lists(names, max_size=3).map(tuple)
+text_tuples = st.lists(texts, max_size=3).map(tuple)
 plans = st.integers(0, 3).map(a_plan)
-leaderships = st.builds(Leadership, uint64s, names, names)
+leaderships = st.builds(Leadership, uint64s, texts, texts)
 fence_answers = st.builds(
     FenceAnswer,
     uint64s,
@@ -76,17 +78,17 @@ orders: st.SearchStrategy[Order] = st.one_of(
     st.builds(Hello, leaderships, st.booleans()),
     st.builds(Halt, st.booleans()),
     st.builds(Welcome, plans, uint64s),
-    st.builds(Refuse, names),
-    st.builds(Standby, name_tuples, uint64s),
-    st.builds(Sponsor, names, name_tuples),
+    st.builds(Refuse, texts),
+    st.builds(Standby, st.lists(names, max_size=3).map(tuple), uint64s),
+    st.builds(Sponsor, texts, text_tuples),
     st.builds(Offer, plans.map(lambda plan: plan.latest)),
     st.builds(Fence, uint64s, uint64s, name_sets),
     st.builds(EvictionCommitted, plans.map(lambda plan: plan.records)),
-    st.builds(LeaveRefused, names),
+    st.builds(LeaveRefused, texts),
 )
 joins = st.builds(
     Join,
-    address=names,
+    address=texts,
     run_digest=st.just(IDENTITY.run_digest),
     rounds_per_epoch=st.integers(1, 2**64 - 1),
     saved=st.frozensets(uint64s, max_size=3),
@@ -96,9 +98,9 @@ joins = st.builds(
     fenced=name_sets,
     follows=st.none() | leaderships,
 )
-progresses = st.builds(Progress, uint64s, uint64s, names, st.none() | fence_answers)
+progresses = st.builds(Progress, uint64s, uint64s, texts, st.none() | fence_answers)
 reports: st.SearchStrategy[OfferAnswer | FenceAnswer | Fetched | Leave] = st.one_of(
-    st.builds(OfferAnswer, uint64s, names, st.booleans(), uint64s),
+    st.builds(OfferAnswer, uint64s, texts, st.booleans(), uint64s),
     fence_answers,
     st.builds(Fetched),
     st.builds(Leave),
@@ -139,7 +141,8 @@ def test_every_other_report_survives_the_wire(report: OfferAnswer | FenceAnswer 
 # --- the bytes
 
 PLAN = a_plan(0)
-RECORD = PLAN.latest.to_json().encode().hex()
+RECORD_BYTES = PLAN.latest.to_json().encode()
+RECORD = RECORD_BYTES.hex()
 FOLLOWED = Leadership(3, "be", "h:1")
 ANSWER = FenceAnswer(3, 2, 7, (("n1", 6),), PLAN.records)
 
@@ -210,8 +213,10 @@ def test_unknown_order_is_ignored() -> None:
             control_pb2.AttendResponse(eviction_committed=control_pb2.EvictionCommitted(records=[b"{"])),
             "malformed plan record",
         ),
+        (control_pb2.AttendResponse(fence=control_pb2.Fence(evicted=["n 1"])), "a process is named 'n 1'"),
+        (control_pb2.AttendResponse(standby=control_pb2.Standby(present=[""])), "a process is named ''"),
     ],
-    ids=["welcome", "offer", "eviction"],
+    ids=["welcome", "offer", "eviction", "no name in a fence", "no name in a standby"],
 )
 def test_malformed_order_is_refused(order: control_pb2.AttendResponse, text: str) -> None:
     with pytest.raises(RemoteProtocolError, match=text):
@@ -228,8 +233,14 @@ def test_malformed_order_is_refused(order: control_pb2.AttendResponse, text: str
             control_pb2.AttendRequest(progress=control_pb2.Progress(farewell=control_pb2.FenceAnswer())),
             "a fence answer without a plan",
         ),
+        (
+            control_pb2.AttendRequest(
+                fence_answer=control_pb2.FenceAnswer(begun_rounds={"../n1": 3}, records=[RECORD_BYTES])
+            ),
+            "a process is named '../n1', but a name is 1 to 63 ASCII letters",
+        ),
     ],
-    ids=["nothing", "join", "fence answer", "farewell"],
+    ids=["nothing", "join", "fence answer", "farewell", "no name"],
 )
 def test_malformed_report_is_refused(report: control_pb2.AttendRequest, text: str) -> None:
     with pytest.raises(RemoteProtocolError, match=text):

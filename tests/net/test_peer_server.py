@@ -30,16 +30,18 @@ async def test_stream_waits_until_the_receiver_opens() -> None:
     assert receiver.rounds == [0]
 
 
+NAMELESS = peer_pb2.PushRequest(hello=replace(N0, node="../n0").to_wire())
 HELLO = peer_pb2.PushRequest(hello=replace(N0, node="bad").to_wire())
 
 
 @pytest.mark.parametrize(
     ("frames", "text"),
     [
-        ([], "cluster differs"),
-        ([peer_pb2.PushRequest(chunk=b"first")], "cluster differs"),
-        (list(push_frames(a_message(0))), "cluster differs"),
+        ([], "a process is named ''"),
+        ([peer_pb2.PushRequest(chunk=b"first")], "a process is named ''"),
+        (list(push_frames(a_message(0))), "a process is named ''"),
         ([HELLO, peer_pb2.PushRequest(chunk=b"first")], "unexpected frame 'chunk'"),
+        ([NAMELESS], "a process is named '../n0', but a name is 1 to 63 ASCII letters"),
         ([HELLO, HELLO], "unexpected frame 'hello'"),
         ([HELLO, *push_frames(a_message(0, bytes(1001)))], "a payload of 1001 bytes; this model's is at most 1000"),
         ([HELLO, *push_frames(replace(a_message(0), u=(1.0, float("nan"))))], "not finite"),
@@ -108,6 +110,13 @@ async def test_another_process_of_the_same_name_is_a_mismatch() -> None:
         assert "has this node's name 'n1': give one of the two another --name" in str(
             await failure(receiver.server.first_mismatch())
         )
+
+
+async def test_process_with_an_invalid_name_is_not_met() -> None:
+    receiver = Receiver()
+    async with receiver.up() as target:
+        assert await probe(target, replace(N0, node="../n0"), SOON_S) is None
+    assert receiver.server._known_to == set()
 
 
 # --- the model

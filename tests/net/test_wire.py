@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgenode.core.names import PATTERN
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
@@ -67,7 +68,7 @@ def assembled(*messages: Message, max_payload_bytes: int = 4_000_000) -> list[Me
     u=st.lists(finite, max_size=3).map(tuple),
     length=lengths,
     records=st.integers(0, 3),
-    begun_rounds=st.dictionaries(st.text(), st.integers(-1, 2**63 - 1), max_size=3).map(
+    begun_rounds=st.dictionaries(st.from_regex(PATTERN), st.integers(-1, 2**63 - 1), max_size=3).map(
         lambda begun: tuple(sorted(begun.items()))
     ),
 )
@@ -241,6 +242,13 @@ def test_mismatch_names_both_values_and_the_peer(what: str, changes: dict[str, s
     assert str(caught.value) == f"{what} differs from n1 at 10.0.0.1:7600: ours is {ours}, theirs is {theirs}"
 
 
-def test_empty_identity_is_refused_for_its_cluster() -> None:
-    with pytest.raises(DigestMismatch, match=r"cluster differs from there: ours is home, theirs is $"):
-        SENDER.check(peer_pb2.PushRequest().hello, "there")
+@pytest.mark.parametrize("changes", [{"node": ""}, {"node": "../../x"}, {"node": "n" * 5000}, {"cluster": "Küche"}])
+def test_identity_without_valid_names_is_refused(changes: dict[str, str]) -> None:
+    with pytest.raises(RemoteProtocolError, match=r"a process is named '.{0,70}', but a name is 1 to 63 ASCII letters"):
+        SENDER.check(replace(SENDER, **changes).to_wire(), "there")
+
+
+def test_record_with_a_member_that_has_no_valid_name_is_refused() -> None:
+    text = a_plan().latest.to_json().replace('"n2"', '"../n2"')
+    with pytest.raises(RemoteProtocolError, match=r"'\.\./n2' is not a name"):
+        wire.records_from_wire([text.encode()])

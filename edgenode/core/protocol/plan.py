@@ -20,6 +20,7 @@ from hashlib import sha256
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from edgenode.core.names import RULE, is_name
 from edgenode.core.topology.graph import Digraph, GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError, RemoteProtocolError
@@ -261,21 +262,21 @@ def _plain_spec(spec: GraphSpec) -> list[Any]:
 
 def _spec(plain: list[Any]) -> GraphSpec:
     name, edges = plain
-    return GraphSpec(_text(name), None if edges is None else tuple((_text(a), _text(b)) for a, b in edges))
+    return GraphSpec(_text(name), None if edges is None else tuple((_name(a), _name(b)) for a, b in edges))
 
 
 def _record(plain: dict[str, Any]) -> Record:
     schedule = plain["schedule"]
     return Record(
-        cluster=_text(plain["cluster"]),
+        cluster=_name(plain["cluster"]),
         number=_whole(plain["number"]),
         parent=_text(plain["parent"]),
         start=_whole(plain["start"]),
         end=None if plain["end"] is None else _whole(plain["end"]),
         term=_whole(plain["term"]),
-        handoffs=tuple((_text(leaver), _text(handoff_to)) for leaver, handoff_to in plain["heirs"]),
-        evictions=tuple((_text(node), _whole(last)) for node, last in plain["cut"]),
-        members=tuple(Member(_text(n), _whole(i), _text(a)) for n, i, a in plain["members"]),
+        handoffs=tuple((_name(leaver), _name(handoff_to)) for leaver, handoff_to in plain["heirs"]),
+        evictions=tuple((_name(node), _whole(last)) for node, last in plain["cut"]),
+        members=tuple(Member(_name(n), _whole(i), _text(a)) for n, i, a in plain["members"]),
         schedule=Schedule(
             graphs=tuple(_spec(s) for s in schedule["graphs"]),
             every=_whole(schedule["every"]),
@@ -290,6 +291,12 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, got {value!r}")
     return value
+
+
+def _name(value: object) -> str:
+    if not is_name(_text(value)):
+        raise ValueError(f"{ascii(value)[:80]} is not a name: it must be {RULE}")
+    return _text(value)
 
 
 def _whole(value: object) -> int:
