@@ -70,8 +70,8 @@ def as_name(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 def cluster_options(command: F) -> F:
     """--controller and --cluster: how a command finds the controller."""
     command = click.option(
-        "--cluster", default="edgenode", callback=as_name, show_default=True, envvar="EDGENODE_CLUSTER", show_envvar=True,
-        help="Name of the cluster to find by mDNS.",
+        "--cluster", default="edgenode", callback=as_name, show_default=True, envvar="EDGENODE_CLUSTER",
+        show_envvar=True, help="Name of the cluster to find by mDNS.",
     )(command)  # fmt: skip
     return click.option(
         "--controller", default="mdns", metavar="mdns|H:P", show_default=True, envvar="EDGENODE_CONTROLLER",
