@@ -1,51 +1,114 @@
-"""A model whose trainable parameters are views into one flat buffer, and its gradients into another.
+"""The trainable parameters of a model as one vector: float32 [size], in the order of named_parameters().
 
-Loading a vector is one copy, and an optimiser step is a few operations on two long vectors, for any number of layers.
-Buffers (BatchNorm statistics) are not part of the vector.
+Parameters without `requires_grad` and buffers (BatchNorm statistics) are not part of the vector. A tensor that two
+layers share is in it once. `FlatParameters` copies into and out of any model. `FlatModel` owns its model, and moves the
+parameters into one buffer: loading a vector is then one copy, and an optimiser step a few operations on two long
+vectors, for any number of layers.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
-from edgenode.errors import LocalProtocolError
+from edgenode.errors import ConfigError, LocalProtocolError
 
 Vector = NDArray[np.float32]
 
 
-class FlatModel:
-    """`values` and `gradients` are float32 [size] on `device`, in the order of named_parameters()."""
+class FlatParameters:
+    """The vector of a model on any device, in any floating-point format.
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self.model = model.to(device)
-        trainable = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        self.layout: tuple[tuple[str, int], ...] = tuple((name, p.numel()) for name, p in trainable)
+    A model in another format than float32 holds a rounded copy of what `load` was given.
+
+    Raises:
+        ConfigError: the model cannot be exchanged. The text names the parameter.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        _refuse_unfit(self.parameters)
+        self.layout: tuple[tuple[str, int], ...] = tuple((name, p.numel()) for name, p in self.parameters.items())
         self.size = sum(numel for _, numel in self.layout)
-        self.values = torch.empty(self.size, device=device)
-        self.gradients = torch.zeros(self.size, device=device)
-        # What numpy sees: the buffer itself on a CPU, a staging buffer for other devices.
-        self._host = self.values if device.type == "cpu" else torch.empty(self.size)
-        self._become_views([p for _, p in trainable])
-
-    def _become_views(self, parameters: list[nn.Parameter]) -> None:
-        pieces = [numel for _, numel in self.layout]
-        values, gradients = torch.split(self.values, pieces), torch.split(self.gradients, pieces)
-        for parameter, value, gradient in zip(parameters, values, gradients, strict=True):
-            value.copy_(parameter.data.reshape(-1))
-            parameter.data = value.view(parameter.shape)
-            # Autograd adds to an existing gradient in place, so the views stay valid. Zero it, never set it to None.
-            parameter.grad = gradient.view(parameter.shape)
+        self.is_float32 = all(p.dtype == torch.float32 for p in self.parameters.values())
+        self._staged = torch.empty(self.size)  # on the CPU
 
     def load(self, vector: Vector) -> None:
         """Copy `vector` [size] into the parameters."""
+        self._stage(vector)
+        with torch.no_grad():
+            for parameter, piece in zip(self.parameters.values(), self._pieces(self._staged), strict=True):
+                parameter.copy_(piece)
+
+    def read(self) -> Vector:
+        """Return the parameters as a new array [size]."""
+        vector: Vector = self._gathered(torch.float32).numpy()
+        return vector
+
+    def minus(self, vector: Vector) -> Vector:
+        """Return the parameters minus `vector` [size], where `vector` is rounded to what `load` made of it."""
+        if self.is_float32:
+            return np.subtract(self.read(), vector, dtype=np.float32)
+        self._stage(vector)
+        pieces = zip(self.parameters.values(), self._pieces(self._staged), strict=True)
+        loaded = torch.cat([piece.to(p.dtype).double().reshape(-1) for p, piece in pieces])
+        difference: Vector = (self._gathered(torch.float64) - loaded).float().numpy()
+        return difference
+
+    def buffers(self) -> dict[str, Tensor]:
+        return dict(self.model.named_buffers())
+
+    def _stage(self, vector: Vector) -> None:
         if vector.shape != (self.size,):
             raise LocalProtocolError(f"a vector of shape {vector.shape} does not fit a model of {self.size} parameters")
-        np.copyto(self._host.numpy(), vector)
-        if self._host is not self.values:
-            self.values.copy_(self._host)
+        np.copyto(self._staged.numpy(), vector)
+
+    def _pieces(self, flat: Tensor) -> list[Tensor]:
+        """Views of a tensor [size], with the shape of each parameter."""
+        pieces = torch.split(flat, [numel for _, numel in self.layout])
+        return [piece.view(p.shape) for piece, p in zip(pieces, self.parameters.values(), strict=True)]
+
+    def _gathered(self, dtype: torch.dtype) -> Tensor:
+        """A new tensor [size] on the CPU."""
+        device = next(iter(self.parameters.values())).device
+        pieces = [p.detach().reshape(-1).to(device, dtype) for p in self.parameters.values()]
+        gathered = torch.cat(pieces)
+        return gathered if gathered.device.type == "cpu" else gathered.cpu()
+
+
+class FlatModel(FlatParameters):
+    """A float32 model on one device, with its parameters as views into `values`, and its gradients into `gradients`.
+
+    `values` and `gradients` are float32 [size] on `device`.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__(model.to(device))
+        self.values = torch.empty(self.size, device=device)
+        self.gradients = torch.zeros(self.size, device=device)
+        # What numpy sees: the buffer itself on a CPU, a staging buffer for other devices.
+        self._staged = self.values if device.type == "cpu" else self._staged
+        self._become_views()
+
+    def _become_views(self) -> None:
+        pieces = zip(self._pieces(self.values), self._pieces(self.gradients), strict=True)
+        for parameter, (value, gradient) in zip(self.parameters.values(), pieces, strict=True):
+            value.copy_(parameter.data)
+            parameter.data = value
+            # Autograd adds to an existing gradient in place, so the views stay valid. Zero it, never set it to None.
+            parameter.grad = gradient
+
+    def load(self, vector: Vector) -> None:
+        """Copy `vector` [size] into the parameters."""
+        self._stage(vector)
+        if self._staged is not self.values:
+            self.values.copy_(self._staged)
 
     def read(self) -> Vector:
         """Return the parameters as a new array [size]."""
@@ -56,10 +119,27 @@ class FlatModel:
         return np.subtract(self._peek(), vector, dtype=np.float32)
 
     def _peek(self) -> Vector:
-        if self._host is not self.values:
-            self._host.copy_(self.values)
-        array: Vector = self._host.numpy()
+        if self._staged is not self.values:
+            self._staged.copy_(self.values)
+        array: Vector = self._staged.numpy()
         return array
 
-    def buffers(self) -> dict[str, Tensor]:
-        return dict(self.model.named_buffers())
+
+def _refuse_unfit(parameters: dict[str, nn.Parameter]) -> None:
+    if not parameters:
+        raise ConfigError("the model has no trainable parameter: none has requires_grad")
+    for name, parameter in parameters.items():
+        if isinstance(parameter, UninitializedParameter):
+            raise ConfigError(f"parameter {name} has no shape yet: pass one batch through the model first")
+        if parameter.is_meta:
+            raise ConfigError(f"parameter {name} is on the meta device, where it has no values: move the model first")
+        if not parameter.dtype.is_floating_point:
+            raise ConfigError(f"parameter {name} is {parameter.dtype}: only floating-point numbers can be averaged")
+        if parameter.layout != torch.strided:
+            raise ConfigError(f"parameter {name} is {parameter.layout}: only dense tensors can be averaged")
+        if not bool(torch.isfinite(parameter.detach().float()).all()):
+            raise ConfigError(f"parameter {name} holds NaN or infinity before the first round")
+    by_address = sorted((p.data_ptr(), name) for name, p in parameters.items() if p.numel())
+    for (address, name), (other, second) in pairwise(by_address):
+        if address == other:
+            raise ConfigError(f"parameters {name} and {second} share memory: make them one nn.Parameter")
