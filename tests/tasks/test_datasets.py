@@ -28,25 +28,28 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # digits ------------------------------------------------------------------------------------------------
 
 
-def test_digits_are_scikit_learns_split_by_class() -> None:
+def test_packaged_digits_are_scikit_learns_to_the_bit() -> None:
     from sklearn.datasets import load_digits
 
-    found, bunch = datasets.load("digits"), load_digits()
+    bunch = load_digits()
+    with np.load(datasets._DIGITS) as arrays:
+        assert arrays["images"].astype(np.float64).tobytes() == bunch.images.tobytes()
+        assert arrays["labels"].astype(np.int64).tobytes() == bunch.target.tobytes()
+
+
+def test_digits_are_split_by_class() -> None:
+    found = datasets.load("digits")
+    with np.load(datasets._DIGITS) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
     assert found.train_images.shape == (1442, 1, 8, 8) and found.train_images.dtype == torch.uint8
     assert found.test_images.shape == (355, 1, 8, 8)
     assert (found.num_classes, found.channels, found.image_size) == (10, 1, 8)
-    shares = found.test_labels.bincount().numpy() / np.bincount(bunch.target)
+    shares = found.test_labels.bincount().numpy() / np.bincount(labels)
     assert ((shares > 0.19) & (shares < 0.21)).all()
     everything = torch.cat([found.train_images, found.test_images]).flatten(1).tolist()
-    assert sorted(everything) == sorted(bunch.data.astype(int).tolist())
+    assert sorted(everything) == sorted(images.reshape(-1, 64).tolist())
     assert found.mean == pytest.approx((found.train_images.double().mean().item(),), rel=1e-12)
     assert found.std == pytest.approx((found.train_images.double().std(correction=0).item(),), rel=1e-12)
-
-
-def test_digits_fall_back_to_scikit_learns_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = datasets._digits_table()
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    assert np.array_equal(datasets._digits_table(), table)
 
 
 def test_second_load_shares_the_first() -> None:
