@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,12 +83,11 @@ class Digraph:
 
     def unreachable_pairs(self) -> list[tuple[str, str]]:
         """Every (from, to) without a directed path. Empty exactly if the graph is strongly connected."""
-        graph = nx.DiGraph()
-        graph.add_nodes_from(self.nodes)
-        graph.add_edges_from(self.edges)
-        if not self.nodes or nx.is_strongly_connected(graph):
+        everyone = set(self.nodes)
+        # If one node reaches all, and all reach it, then every pair has a path by way of it.
+        if not self.nodes or all(_reachable(self.nodes[0], edges) == everyone for edges in (self._out, self._in)):
             return []
-        reach = {node: nx.descendants(graph, node) | {node} for node in self.nodes}
+        reach = {node: _reachable(node, self._out) for node in self.nodes}
         return [(a, b) for a in self.nodes for b in self.nodes if b not in reach[a]]
 
     def handing_over(self, handoffs: Mapping[str, str]) -> Digraph:
@@ -108,6 +106,16 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
     for first, second in sorted(pairs):
         grouped.setdefault(first, []).append(second)
     return {first: tuple(seconds) for first, seconds in grouped.items()}
+
+
+def _reachable(start: str, neighbours: Mapping[str, Iterable[str]]) -> set[str]:
+    """The nodes to which a path leads from ``start``, itself included."""
+    found, ahead = {start}, [start]
+    while ahead:
+        new = set(neighbours.get(ahead.pop(), ())) - found
+        found |= new
+        ahead.extend(new)
+    return found
 
 
 def _cycle(order: Sequence[int]) -> list[tuple[int, int]]:
