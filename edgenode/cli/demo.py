@@ -21,13 +21,13 @@ from rich.live import Live
 from rich.table import Table
 
 from edgenode.cli.options import find_controller, take_sigterm_as_ctrl_c
-from edgenode.cli.plotting import plot_accuracy
 from edgenode.cli.status_table import status_table
 from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import EdgenodeError, TransportError
 from edgenode.net.operator_client import operator_client
+from edgenode.observability import plotting
 from edgenode.observability.status_view import size
 from edgenode.storage import result_file
 
@@ -73,7 +73,8 @@ def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, ou
     """Train on handwritten digits on this machine, with a controller and four nodes as five real processes.
 
     The processes find each other by mDNS and communicate over gRPC on loopback. Every node has its own, unequal share
-    of the data (skew 0.8). Writes result.json, accuracy.png and one model.safetensors per node, and prints a table.
+    of the data (skew 0.8). Writes result.json, accuracy.png and one model.safetensors per node, and prints a table. The
+    picture needs edgenode[plots].
 
     \b
     Examples:
@@ -102,7 +103,10 @@ def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, ou
     finally:
         processes.stop()
     result = _gather(config, out, time.monotonic() - began)
-    _plot(out / "accuracy.png", curve, result)
+    if plotting.available():
+        _plot(out / "accuracy.png", curve, result)
+    else:
+        click.echo(f"edgenode: warning: accuracy.png is not drawn: {plotting.NOT_INSTALLED}", err=True)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
@@ -283,7 +287,8 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
         f"mean test accuracy [bold]{result['mean_test_accuracy']:.2%}[/], "
         f"[bold]{result['compression_factor']:.0f}x[/] fewer bytes than uncompressed, {result['wall_s']:.0f} s"
     )
-    console.print(f"result.json, accuracy.png and a model.safetensors per node are in {out}", soft_wrap=True)
+    files = "result.json, accuracy.png" if plotting.available() else "result.json"
+    console.print(f"{files} and a model.safetensors per node are in {out}", soft_wrap=True)
 
 
 def _plot(path: Path, curve: AccuracyCurve, result: dict[str, Any]) -> None:
@@ -292,4 +297,4 @@ def _plot(path: Path, curve: AccuracyCurve, result: dict[str, Any]) -> None:
     sent = [*curve.sent, sum(n["payload_bytes"] for n in nodes) / len(nodes)]
     dense = [*curve.dense, sum(n["dense_bytes"] for n in nodes) / len(nodes)]
     accuracy = [*curve.accuracy, result["mean_test_accuracy"]]
-    plot_accuracy(path, sent, dense, accuracy, f"{result['algorithm'].upper()}, {result['compressor']}")
+    plotting.plot_accuracy(path, sent, dense, accuracy, f"{result['algorithm'].upper()}, {result['compressor']}")

@@ -50,9 +50,9 @@ def experiment(
 ) -> None:  # fmt: skip
     """Reproduce a table or a figure of the paper, with the paper's numbers next to ours.
 
-    Writes NAME.md, NAME.csv, NAME.png and configs/NAME/*.toml (for `edgenode simulate`) into --out. Finished runs are
-    saved and shared between experiments. If interrupted, the same command resumes. Without NAME, lists all
-    experiments.
+    Writes NAME.md, NAME.csv, NAME.png and configs/NAME/*.toml (for `edgenode simulate`) into --out. NAME.png needs
+    edgenode[plots]. Finished runs are saved and shared between experiments. If interrupted, the same command resumes.
+    Without NAME, lists all experiments.
 
     \b
     Examples:
@@ -75,6 +75,7 @@ def experiment(
         return
     if name not in titles:
         raise ConfigError(f"no experiment {name!r}: choose one of {', '.join(titles)}")
+    _warn_if_not_drawn(name)
     if name in static_tables.TABLES:
         static_tables.write(static_tables.TABLES[name], out)
     else:
@@ -102,6 +103,15 @@ def experiment(
             click.echo(f"edgenode: finished runs are saved; the same command resumes from {out}", err=True)
             raise
     click.echo((out / f"{name}.md").read_text(encoding="utf-8").rstrip())
+
+
+def _warn_if_not_drawn(name: str) -> None:
+    from edgenode.experiments import static_tables
+    from edgenode.observability import plotting
+
+    has_figure = name not in static_tables.TABLES or static_tables.TABLES[name].draw is not None
+    if has_figure and not plotting.available():
+        click.echo(f"edgenode: warning: {name}.png is not drawn: {plotting.NOT_INSTALLED}", err=True)
 
 
 def _command(name: str, scale_name: str, seeds: int, epochs: int | None, settings: tuple[str, ...]) -> str:

@@ -166,24 +166,26 @@ def export(run: str, form: str, out: Path | None, state_dir: Path | None, cluste
 def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> None:
     """Plot accuracy against bytes sent.
 
-    Shows the bytes per node as sent and uncompressed, in the format of the suffix of --out.
+    Shows the bytes per node as sent and uncompressed, in the format of the suffix of --out. Needs edgenode[plots].
 
     \b
     Examples:
       edgenode runs plot
       edgenode runs plot 3 --out run-3.svg
     """
+    from edgenode.observability import plotting
+
+    if not plotting.available():
+        raise ConfigError(f"cannot plot: {plotting.NOT_INSTALLED}")
     history = _history(state_dir, cluster)
     found = _run(history, run)
     curve = [point for point in history.curve(found["id"]) if point["accuracy"] is not None]
     if not curve:
         raise ConfigError(f"run {found['id']} has no measured accuracy to plot yet")
-    from edgenode.cli.plotting import plot_accuracy
-
     out = out or Path(f"run-{found['id']}.png")
     label = f"{found['algorithm'].upper()}, {found['compressor']}"
     columns = {name: [point[name] for point in curve] for name in ("payload_bytes", "dense_bytes", "accuracy")}
-    plot_accuracy(out, columns["payload_bytes"], columns["dense_bytes"], columns["accuracy"], label)
+    plotting.plot_accuracy(out, columns["payload_bytes"], columns["dense_bytes"], columns["accuracy"], label)
     click.echo(f"written: {out}")
 
 

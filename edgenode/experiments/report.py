@@ -18,6 +18,7 @@ from typing import Any
 from edgenode.experiments import labels
 from edgenode.experiments.definitions import METRICS, Experiment, Metric, Outcome, Row
 from edgenode.experiments.runner import OutcomeStore, Trial
+from edgenode.observability import plotting
 from edgenode.storage.filesystem import write_atomically
 
 _Point = tuple[Any, float, float]  # x, mean, standard deviation
@@ -80,11 +81,12 @@ def collect(rows: Sequence[Row], trials: Sequence[Trial], store: OutcomeStore) -
 
 
 def write(experiment: Experiment, heading: Heading, results: Sequence[RowOutcomes], out: Path) -> None:
-    """Write NAME.md, NAME.csv and NAME.png into ``out``."""
+    """Write NAME.md, NAME.csv and, with matplotlib, NAME.png into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / f"{experiment.name}.md", markdown(experiment, heading, results))
     write_atomically(out / f"{experiment.name}.csv", comma_separated(experiment, results))
-    draw(experiment, results, out / f"{experiment.name}.png")
+    if plotting.available():
+        draw(experiment, results, out / f"{experiment.name}.png")
 
 
 # tables ------------------------------------------------------------------------------------------------
@@ -112,8 +114,7 @@ def markdown(experiment: Experiment, heading: Heading, results: Sequence[RowOutc
             "",
             f"Expected: {experiment.expected}",
             "",
-            f"![{heading.title}]({experiment.name}.png)",
-            "",
+            *([f"![{heading.title}]({experiment.name}.png)", ""] if plotting.available() else []),
         ]
     )
 
@@ -172,11 +173,7 @@ def _unrounded(number: float | None) -> str:
 
 def draw(experiment: Experiment, results: Sequence[RowOutcomes], path: Path) -> None:
     """Draw one line for each metric and each series, with the spread. Rows without a number are left out."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    canvas = Figure(figsize=(8, 4.2), layout="constrained")
-    FigureCanvasAgg(canvas)
+    canvas = plotting.new_figure(8, 4.2)
     axes = canvas.add_subplot()
     figure = experiment.figure
     for number, name in enumerate(figure.y):

@@ -14,6 +14,7 @@ from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
 from edgenode.experiments.presets import PAPER_ROUNDS, RESNET20, RESNET110, VGG11
 from edgenode.experiments.report import table
+from edgenode.observability import plotting
 from edgenode.storage.filesystem import write_atomically
 
 
@@ -30,17 +31,18 @@ class StaticTable:
 
 
 def write(static_table: StaticTable, out: Path) -> None:
-    """Compute, and write NAME.md, NAME.csv and, if the table has a figure, NAME.png into ``out``."""
+    """Compute, and write NAME.md, NAME.csv and, if it has a figure and matplotlib is there, NAME.png into ``out``."""
     name, title, lines = static_table.name, static_table.title, static_table.lines()
     out.mkdir(parents=True, exist_ok=True)
-    figure = f"\n![{title}]({name}.png)\n" if static_table.draw else ""
+    draw = static_table.draw if plotting.available() else None
+    figure = f"\n![{title}]({name}.png)\n" if draw else ""
     text = f"# {title}\n\n    edgenode experiment {name}\n\n{static_table.notes}\n\n"
     write_atomically(out / f"{name}.md", f"{text}{table(static_table.headings, lines)}\n{figure}")
     plain = io.StringIO()
     csv.writer(plain, lineterminator="\n").writerows([static_table.headings, *lines])
     write_atomically(out / f"{name}.csv", plain.getvalue())
-    if static_table.draw:
-        static_table.draw(static_table.headings, lines, out / f"{name}.png")
+    if draw:
+        draw(static_table.headings, lines, out / f"{name}.png")
 
 
 # message sizes -----------------------------------------------------------------------------------------
@@ -198,11 +200,7 @@ def footprint(model: object, batch: int) -> tuple[int, int, int]:
 
 def _draw_footprint(headings: Sequence[str], lines: Sequence[Sequence[str]], path: Path) -> None:
     """Memory and arithmetic as bars, edgenode's next to the paper's."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plotting.new_figure(7, 3.4)
     panels = figure.subplots(1, 2)
     for axes, ours, paper in zip(panels, (5, 7), (6, 8), strict=True):
         for shift, column in ((-0.2, ours), (0.2, paper)):

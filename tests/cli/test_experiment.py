@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from edgenode.cli import group
 from edgenode.cli.experiment import experiment
-from edgenode.experiments import catalogue, parallel
+from edgenode.experiments import catalogue, parallel, static_tables
 from edgenode.experiments.catalogue import EXPERIMENTS, top_k
 from edgenode.experiments.definitions import Experiment, Figure, Row
 
@@ -66,6 +66,21 @@ def test_table_csv_figure_and_configs_are_written(tmp_path: Path) -> None:
     first, *_, last = result.stderr.splitlines()
     assert first.startswith("1 of 4, ") and "-seed-0: " in first
     assert last.startswith("4 of 4, ") and last.endswith("; 0 s left")
+
+
+@pytest.mark.parametrize("name", ["tiny", "fig3", "sizes"])
+def test_without_matplotlib_only_the_figure_is_missing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgenode.observability.plotting.available", lambda: False)
+    monkeypatch.setattr(static_tables, "EFFECTIVE_BATCH", 16)
+    monkeypatch.setattr(static_tables, "_PAPER_FACTORS", {"ResNet-20": static_tables._PAPER_FACTORS["ResNet-20"]})
+    result = run(name, "--jobs", "2", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert {p.name for p in tmp_path.glob(f"{name}.*")} == {f"{name}.md", f"{name}.csv"}
+    assert "![" not in result.stdout
+    warning = f"edgenode: warning: {name}.png is not drawn: matplotlib is not installed: pip install 'edgenode[plots]'"
+    assert (warning in result.stderr) == (name != "sizes")
 
 
 def test_interrupted_experiment_resumes_to_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

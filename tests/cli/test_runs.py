@@ -60,6 +60,16 @@ def test_plot_has_the_format_of_the_file_name(folder: Path) -> None:
     assert (refused.exit_code, "run.odd: Format 'odd' is not supported" in refused.stderr) == (2, True)
 
 
+def test_plot_without_matplotlib_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgenode.observability.plotting.available", lambda: False)
+    refused = run(folder, "plot", "1", "--out", str(folder / "run.png"))
+    assert (refused.exit_code, refused.stderr) == (
+        2,
+        "edgenode: cannot plot: matplotlib is not installed: pip install 'edgenode[plots]'\n",
+    )
+    assert not (folder / "run.png").exists()
+
+
 def test_unknown_run_is_one_line(folder: Path, tmp_path: Path) -> None:
     refused = run(folder, "show", "7")
     assert (refused.exit_code, refused.stderr) == (2, "edgenode: no run 7: choose one from 1 to 2, or last\n")
