@@ -49,6 +49,10 @@ log_format_option = click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
     envvar="EDGENODE_LOG_FORMAT", show_envvar=True, help="Format of log lines: text, or one JSON object per line.",
 )  # fmt: skip
+reflection_option = click.option(
+    "--reflection", is_flag=True, envvar="EDGENODE_REFLECTION", show_envvar=True,
+    help="Let gRPC clients such as grpcurl list the services. Needs edgenode[reflection].",
+)  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print JSON.")
 
 

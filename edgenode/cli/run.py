@@ -16,6 +16,7 @@ from edgenode.cli.options import (
     load_config,
     log_format_option,
     node_name,
+    reflection_option,
     set_option,
     set_up_logging,
     take_sigterm_as_ctrl_c,
@@ -47,6 +48,7 @@ from edgenode.errors import ConfigError
               show_envvar=True, help="Address where this node serves /metrics for Prometheus.")  # fmt: skip
 @click.option("--wait", "wait_s", default=300.0, show_default=True, envvar="EDGENODE_WAIT", metavar="SECONDS",
               help="How long to look for the controller or the peers.")  # fmt: skip
+@reflection_option
 @set_option
 @log_format_option
 @verbose_option
@@ -60,6 +62,7 @@ def run(
     fresh: bool,
     metrics: str,
     wait_s: float,
+    reflection: bool,
     settings: tuple[str, ...],
     log_format: str,
     verbose: bool,
@@ -93,7 +96,7 @@ def run(
     state_dir = state_dir or default_state_dir(config.run.cluster, name)
     take_sigterm_as_ctrl_c()
     try:
-        options = Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics)
+        options = Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics, reflection)
         run_node(options, TaskWorkload(config))
     except KeyboardInterrupt:
         click.echo(f"edgenode: results so far are in {state_dir}", err=True)
@@ -114,6 +117,7 @@ def run(
               show_envvar=True, help="Folder for TensorBoard event files. Needs edgenode[tensorboard].")  # fmt: skip
 @click.option("--straggler", type=click.Choice(["wait", "drop"]), envvar="EDGENODE_STRAGGLER", show_envvar=True,
               help="Wait for a slow node, or evict it. [default: run.straggler of run.toml]")  # fmt: skip
+@reflection_option
 @set_option
 @log_format_option
 @verbose_option
@@ -125,6 +129,7 @@ def controller(
     http: str,
     tensorboard: Path | None,
     straggler: str | None,
+    reflection: bool,
     settings: tuple[str, ...],
     log_format: str,
     verbose: bool,
@@ -151,7 +156,7 @@ def controller(
 
     state_dir = state_dir or default_state_dir(config.run.cluster, "controller")
     take_sigterm_as_ctrl_c()
-    if not run_controller(config, listen, state_dir, recover, http, tensorboard):
+    if not run_controller(config, listen, state_dir, recover, http, tensorboard, reflection):
         raise SystemExit(1)
 
 

@@ -87,6 +87,7 @@ class Controller:
         recover: replace a controller whose disk is lost.
         http: host:port of the page, or "none".
         tensorboard: the folder for TensorBoard events.
+        reflection: whether gRPC clients can list the services.
     """
 
     def __init__(
@@ -97,8 +98,9 @@ class Controller:
         recover: bool = False,
         http: str = "none",
         tensorboard: Path | None = None,
+        reflection: bool = False,
     ) -> None:
-        self.config, self.listen, self._http = config, listen, http
+        self.config, self.listen, self._http, self._reflection = config, listen, http, reflection
         self.state = ControllerState(state_dir, config.digest())
         saved = self._load_state(recover)
         leadership = Leadership(saved.term + 1 if saved else 0, secrets.token_hex(4), listen)
@@ -145,7 +147,7 @@ class Controller:
         operators = OperatorServer(self.operator_service)
         services = [(control_server.SERVICE, self._control.add_to), (operator_server.SERVICE, operators.add_to)]
         async with AsyncExitStack() as stack:
-            port = await stack.enter_async_context(serving(self.listen, services))
+            port = await stack.enter_async_context(serving(self.listen, services, reflection=self._reflection))
             host = split_address(self.listen)[0]
             address = join_address(interfaces_for(host)[0], port)
             self.cluster.leadership = replace(self.cluster.leadership, address=address)
@@ -319,6 +321,7 @@ def run_controller(
     recover: bool = False,
     http: str = "none",
     tensorboard: Path | None = None,
+    reflection: bool = False,
 ) -> bool:
     """Run a controller in its own event loop until its run ends. True if all members ended well.
 
@@ -327,6 +330,6 @@ def run_controller(
         KeyboardInterrupt: it was interrupted.
     """
     try:
-        return asyncio.run(Controller(config, listen, state_dir, recover, http, tensorboard).run())
+        return asyncio.run(Controller(config, listen, state_dir, recover, http, tensorboard, reflection).run())
     except BaseExceptionGroup as exc:
         raise first_cause(exc) from exc

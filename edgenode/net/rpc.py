@@ -12,7 +12,6 @@ import grpc
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, TransportError
 
@@ -50,12 +49,17 @@ def channel(target: str) -> grpc.aio.Channel:
 
 @asynccontextmanager
 async def serving(
-    listen: str, services: Sequence[tuple[str, Callable[[grpc.aio.Server], None]]], grace_s: float = 2.0
+    listen: str,
+    services: Sequence[tuple[str, Callable[[grpc.aio.Server], None]]],
+    grace_s: float = 2.0,
+    reflection: bool = False,
 ) -> AsyncIterator[int]:
-    """Serve (full name, adder) pairs, and the health and reflection services. Yields the port.
+    """Serve (full name, adder) pairs, and the health service. With ``reflection``, clients can list all of them.
+
+    Yields the port.
 
     Raises:
-        ConfigError: the address cannot be bound.
+        ConfigError: the address cannot be bound, or the extra `reflection` is not installed.
     """
     server = grpc.aio.server(options=_SERVER)
     checks = health.aio.HealthServicer()
@@ -64,8 +68,8 @@ async def serving(
         add(server)
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
-    names = [*(name for name, _ in services), health.SERVICE_NAME, reflection.SERVICE_NAME]
-    reflection.enable_server_reflection(names, server)
+    if reflection:
+        _enable_reflection(server, [*(name for name, _ in services), health.SERVICE_NAME])
     port = _bind(server, listen)
     await server.start()
     try:
@@ -74,6 +78,14 @@ async def serving(
         await checks.enter_graceful_shutdown()
         await server.stop(grace_s)
         await _calls_ended()
+
+
+def _enable_reflection(server: grpc.aio.Server, names: Sequence[str]) -> None:
+    try:
+        from grpc_reflection.v1alpha import reflection
+    except ImportError as exc:
+        raise ConfigError("--reflection needs grpcio-reflection: pip install 'edgenode[reflection]'") from exc
+    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
 
 
 async def _calls_ended() -> None:

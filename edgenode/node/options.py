@@ -19,6 +19,7 @@ class Options:
         fresh: discard the checkpoints.
         wait_s: how long to look for the controller, or for the peers.
         metrics: host:port for Prometheus, or "none".
+        reflection: whether gRPC clients can list the services.
     """
 
     config: Config
@@ -30,6 +31,7 @@ class Options:
     fresh: bool = False
     wait_s: float = 300.0
     metrics: str = "none"
+    reflection: bool = False
 
     @property
     def listen_host(self) -> str:

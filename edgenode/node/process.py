@@ -103,7 +103,8 @@ class NodeProcess:
     async def _serve(self, stack: AsyncExitStack) -> LocalNode:
         """Start the servers, and load the data."""
         services = [(peer_server.SERVICE, self._server.add_to)]
-        port = await stack.enter_async_context(serving(self.options.listen, services))
+        server = serving(self.options.listen, services, reflection=self.options.reflection)
+        port = await stack.enter_async_context(server)
         if self.options.metrics != "none":
             metrics = serving_http(metrics_app(self._view), self.options.metrics, "--metrics")
             log.info("metrics", url=f"{await stack.enter_async_context(metrics)}/metrics")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from types import SimpleNamespace
 
 import grpc
@@ -57,12 +58,31 @@ async def test_serves_needs_an_answer_that_the_server_is_serving() -> None:
     await server.stop(None)
 
 
-async def test_reflection_lists_the_services() -> None:
-    async with serving(ANY, all_services()) as port, channel(f"127.0.0.1:{port}") as there:  # type: ignore[arg-type]
+async def listed_services(port: int) -> set[str]:
+    async with channel(f"127.0.0.1:{port}") as there:
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         call = reflection_pb2_grpc.ServerReflectionStub(there).ServerReflectionInfo(iter([asked]), timeout=5)
-        listed = {service.name async for reply in call for service in reply.list_services_response.service}
+        return {service.name async for reply in call for service in reply.list_services_response.service}
+
+
+async def test_reflection_lists_the_services() -> None:
+    async with serving(ANY, all_services(), reflection=True) as port:  # type: ignore[arg-type]
+        listed = await listed_services(port)
     assert {peer_server.SERVICE, control_server.SERVICE, operator_server.SERVICE, "grpc.health.v1.Health"} <= listed
+
+
+async def test_reflection_is_off_by_default() -> None:
+    async with serving(ANY, all_services()) as port:  # type: ignore[arg-type]
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await listed_services(port)
+    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_reflection_without_its_package_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc_reflection.v1alpha", None)
+    with pytest.raises(ConfigError, match=r"--reflection needs grpcio-reflection: pip install 'edgenode\[refl"):
+        async with serving(ANY, [], reflection=True):
+            pass
 
 
 async def test_port_in_use_is_a_config_error_with_the_reason() -> None:
