@@ -8,7 +8,7 @@ SEEDS ?= 0..25
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: demo test test-slow test-compose test-all chaos lint protos format clean
+.PHONY: demo test test-slow test-package test-compose test-all chaos lint protos format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -18,9 +18,13 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev lint
 	$(PYTEST) -m "not slow"
 
-# The rest: more seeds, every mutant, every crash, the chaos scenarios.
+# The rest: more seeds, every mutant, every crash, the chaos scenarios, the package.
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
+
+# The source distribution and the wheel, built, checked and installed alone: a part of test-slow.
+test-package: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -s -m slow tests/test_installation.py
 
 # deploy/compose.yaml for real: builds the image and runs the ring. Needs a Docker engine with `docker compose`.
 test-compose: $(VENV)/.installed-dev
@@ -55,7 +59,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q -e .
+	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q -e '.[plots]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
@@ -63,4 +67,4 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $(VENV)/.installed $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
