@@ -15,6 +15,10 @@ class GraphError(ConfigError):
     """A communication graph cannot carry a run. The text gives the reason."""
 
 
+class SecurityError(EdgenodeError):
+    """A certificate, key or invite is missing, wrong, expired or readable by others. Nothing is done without it."""
+
+
 class LocalProtocolError(EdgenodeError):
     """A bug in edgenode: an event that the state machine can never receive. Crash, do not continue."""
 

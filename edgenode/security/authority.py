@@ -1,0 +1,203 @@
+"""The register of a cluster's keys, with its CA, on the controller's disk.
+
+1. One key is valid for each subject: the one that was enrolled or renewed last. Older keys are revoked by that.
+2. An invite is used once. It is removed from the disk before anything is signed: a crash in between costs an invite,
+   and never gives two certificates.
+3. Every change is on the medium before it takes effect.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from edgenode.errors import SecurityError
+from edgenode.security import certificates
+from edgenode.security.certificates import LIFE, Credentials
+from edgenode.security.invite import hashed, make_secret
+from edgenode.security.secret_files import read_credentials, read_secret, write_credentials, write_secret
+from edgenode.security.subject import CONTROLLER, Role, Subject
+
+_CA, _OWN, _REGISTER = "authority.pem", "controller.pem", "register.json"
+MAX_INVITES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Invited:
+    """An open invite, without its secret.
+
+    Attributes:
+        name: whom it is for. Empty if the device may choose its name.
+        expires: in seconds since 1970, by the controller's clock.
+    """
+
+    role: Role
+    name: str
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Register:
+    """All that is known of keys.
+
+    Attributes:
+        keys: the id of the valid key of each subject, by its DNS name.
+        revoked: ids of keys that were valid once.
+        invites: by the hash of their secrets.
+    """
+
+    keys: dict[str, str] = field(default_factory=dict)
+    revoked: tuple[str, ...] = ()
+    invites: dict[str, _Invited] = field(default_factory=dict)
+
+
+class Authority:
+    """Issues, renews and revokes the certificates of one cluster.
+
+    Args:
+        folder: of the CA and the register. It is made at the first start, and only its owner can read it.
+        now: the clock, in seconds since 1970.
+
+    Raises:
+        SecurityError: the folder is damaged, readable by others, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, cluster: str, now: Callable[[], float] = time.time) -> None:
+        self._folder, self._now = folder, now
+        found = read_credentials(folder / _CA)
+        if found is None:
+            found = certificates.make_authority(cluster)
+            write_credentials(folder / _CA, found)
+        self._ca, self._register = found, self._read_register()
+
+    @property
+    def certificate(self) -> bytes:
+        """The CA's certificate, PEM."""
+        return self._ca.certificate
+
+    @property
+    def revoked(self) -> frozenset[str]:
+        """The ids of all revoked keys."""
+        return frozenset(self._register.revoked)
+
+    def subjects(self) -> dict[Subject, str]:
+        """The id of the valid key of each subject."""
+        return {Subject.parse(dns_name): key for dns_name, key in sorted(self._register.keys.items())}
+
+    def controller(self) -> Credentials:
+        """The controller's own credentials: those on disk, or new ones near the end of their life."""
+        own = read_credentials(self._folder / _OWN)
+        if own is None or is_due(own) or own.authority != self.certificate:
+            own = certificates.make_credentials(self._ca, CONTROLLER)
+            write_credentials(self._folder / _OWN, own)
+        return own
+
+    def is_valid(self, subject: Subject, key_id: str) -> bool:
+        """Whether a key is the one that is valid for a subject."""
+        return self._register.keys.get(subject.dns_name) == key_id
+
+    # --- invites ------------------------------------------------------------------------------------
+
+    def invite(self, role: Role, name: str, ttl: timedelta) -> bytes:
+        """Open an invite. Return its secret, which is stored nowhere.
+
+        Args:
+            name: whom it is for, or "": the device then chooses a name that is free.
+        """
+        now, secret = self._now(), make_secret()
+        open_invites = {key: invited for key, invited in self._register.invites.items() if invited.expires > now}
+        if len(open_invites) >= MAX_INVITES:
+            raise SecurityError(f"there are {MAX_INVITES} open invites: wait until some expire")
+        open_invites[hashed(secret)] = _Invited(role, name, now + ttl.total_seconds())
+        self._write(replace(self._register, invites=open_invites))
+        return secret
+
+    def enrol(self, secret: bytes, request: bytes, name: str, life: timedelta = LIFE) -> bytes:
+        """Use an invite: issue a certificate for the key of a CSR. Revokes the subject's older key.
+
+        Args:
+            name: the device's own choice, checked by the caller. It must agree with the invite.
+
+        Raises:
+            SecurityError: the invite is unknown, used or expired, the name is not the invited or is taken, or the
+                request is malformed. Only a request that is otherwise right uses the invite up.
+        """
+        invited = self._register.invites.get(hashed(secret))
+        if invited is None or invited.expires <= self._now():
+            raise SecurityError("the invite is not valid: it was used before, or has expired; ask for another one")
+        subject = Subject(invited.role, invited.name or name)
+        if invited.name not in ("", name):
+            raise SecurityError(f"the invite is for {subject}, not for {name}")
+        if not invited.name and subject.dns_name in self._register.keys:
+            raise SecurityError(
+                f"the name {name} is taken: choose another --name, or ask for an invite for this name if the device is "
+                f"the same one (edgenode invite {name})"
+            )
+        key_id = certificates.requested_key_id(request)
+        invites = {key: other for key, other in self._register.invites.items() if key != hashed(secret)}
+        self._write(self._with_key(replace(self._register, invites=invites), subject, key_id))
+        return certificates.issue(self._ca, request, subject, life)
+
+    # --- keys ---------------------------------------------------------------------------------------
+
+    def issue(self, subject: Subject, request: bytes, life: timedelta = LIFE) -> bytes:
+        """Issue a certificate to a subject that the caller has authenticated. Revokes its older key, if it differs.
+
+        Raises:
+            SecurityError: the request is malformed, or its key was revoked.
+        """
+        key_id = certificates.requested_key_id(request)
+        self._write(self._with_key(self._register, subject, key_id))
+        return certificates.issue(self._ca, request, subject, life)
+
+    def revoke(self, subject: Subject) -> str:
+        """Revoke the key of a subject. Return its id.
+
+        Raises:
+            SecurityError: it has none.
+        """
+        register = self._register
+        if subject.dns_name not in register.keys:
+            raise SecurityError(f"{subject} has no key")
+        keys = dict(register.keys)
+        key_id = keys.pop(subject.dns_name)
+        self._write(replace(register, keys=keys, revoked=(*register.revoked, key_id)))
+        return key_id
+
+    def _with_key(self, register: _Register, subject: Subject, key_id: str) -> _Register:
+        if key_id in register.revoked:
+            raise SecurityError("this key was revoked: the device must make a new one")
+        holder = next((name for name, key in register.keys.items() if key == key_id), subject.dns_name)
+        if holder != subject.dns_name:
+            raise SecurityError(f"this key belongs to {Subject.parse(holder)}")
+        older = register.keys.get(subject.dns_name, key_id)
+        revoked = register.revoked if older == key_id else (*register.revoked, older)
+        return replace(register, keys={**register.keys, subject.dns_name: key_id}, revoked=revoked)
+
+    # --- the file -----------------------------------------------------------------------------------
+
+    def _read_register(self) -> _Register:
+        path = self._folder / _REGISTER
+        content = read_secret(path)
+        if content is None:
+            return _Register()
+        try:
+            found: dict[str, Any] = json.loads(content)
+            invites = {key: _Invited(**value) for key, value in found["invites"].items()}
+            return _Register(dict(found["keys"]), tuple(found["revoked"]), invites)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise SecurityError(f"{path} is damaged: {exc}") from exc
+
+    def _write(self, register: _Register) -> None:
+        write_secret(self._folder / _REGISTER, json.dumps(asdict(register), indent=1).encode())
+        self._register = register
+
+
+def is_due(credentials: Credentials, life: timedelta = LIFE, now: Callable[[], float] = time.time) -> bool:
+    """Whether two thirds of a certificate's life have passed, so that it is to be renewed."""
+    return credentials.expires().timestamp() - now() < life.total_seconds() / 3

@@ -1,0 +1,230 @@
+"""Keys and certificates of a cluster, with the library ``cryptography``. No files.
+
+1. A cluster has one certificate authority (CA). It signs a certificate for each key, and nothing else.
+2. A key never leaves the process that made it. Its owner sends a certificate signing request (CSR), which proves that
+   it has the key. The CA takes nothing else from a request: who the certificate is for is decided by the CA's side.
+3. The identity of a member is its public key, not its certificate: certificates are renewed, and an ECDSA signature can
+   be rewritten to another valid one by anybody, which changes the fingerprint of a certificate.
+4. Keys are on P-256: gRPC's handshakes fail with Ed25519.
+5. Certificates are valid from 1970 on. A board without a battery for its clock starts in 1970, and must not be locked
+   out until it knows the time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from edgenode.errors import SecurityError
+from edgenode.security.subject import Subject
+
+CA_LIFE = timedelta(days=3650)
+LIFE = timedelta(days=90)
+MAX_PEM_BYTES = 16 * 1024
+_SINCE = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A private key, its certificate, and the CA of the cluster, each as PEM."""
+
+    key: bytes
+    certificate: bytes
+    authority: bytes
+
+    @property
+    def subject(self) -> Subject:
+        """The owner of the key.
+
+        Raises:
+            SecurityError: the certificate does not name one.
+        """
+        return subject_of(self.certificate)
+
+    def expires(self) -> datetime:
+        """When the certificate stops to be valid, in UTC."""
+        return _certificate(self.certificate).not_valid_after_utc
+
+
+def make_key() -> bytes:
+    """A new private key on P-256, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def signing_request(key: bytes) -> bytes:
+    """A CSR for a key, as PEM. It proves possession of the key, and names nobody."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(_private_key(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def make_authority(cluster: str) -> Credentials:
+    """A CA for a new cluster. Its certificate is its own authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edgenode {cluster}"[:64])])
+    usage = x509.KeyUsage(
+        digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=True, crl_sign=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    certificate = (
+        _builder(name, name, key.public_key(), CA_LIFE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Credentials(secret, pem, pem)
+
+
+def issue(authority: Credentials, request: bytes, subject: Subject, life: timedelta = LIFE) -> bytes:
+    """A certificate for the key of a CSR, as PEM.
+
+    Raises:
+        SecurityError: the request is malformed, is not signed by its key, or its key is not on P-256.
+    """
+    public_key = _requested_key(request)
+    ca = _certificate(authority.certificate)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(subject)[:64])])
+    uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    if subject.role in ("controller", "node"):
+        uses.append(ExtendedKeyUsageOID.SERVER_AUTH)
+    certificate = (
+        _builder(ca.subject, name, public_key, life)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(subject.dns_name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        .add_extension(_key_identifier(ca), critical=False)
+        .sign(_private_key(authority.key), hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def make_credentials(authority: Credentials, subject: Subject, life: timedelta = LIFE) -> Credentials:
+    """A key and its certificate, made on the side of the CA: for the controller itself, and for a demo."""
+    key = make_key()
+    return Credentials(key, issue(authority, signing_request(key), subject, life), authority.certificate)
+
+
+def subject_of(certificate: bytes) -> Subject:
+    """Who a certificate (PEM) is for.
+
+    Raises:
+        SecurityError: it is malformed, or does not name exactly one owner.
+    """
+    names = _alternative_names(_certificate(certificate))
+    if len(names) != 1:
+        raise SecurityError(f"the certificate names {len(names)} owners, not one")
+    return Subject.parse(names[0])
+
+
+def public_key_id(certificate: bytes) -> str:
+    """SHA-256 over the public key (SubjectPublicKeyInfo, DER) of a certificate (PEM), in hex: a member's identity.
+
+    Raises:
+        SecurityError: it is malformed.
+    """
+    return _key_id(_certificate(certificate).public_key())
+
+
+def requested_key_id(request: bytes) -> str:
+    """`public_key_id` of the certificate that a CSR (PEM) asks for.
+
+    Raises:
+        SecurityError: as `issue`.
+    """
+    return _key_id(_requested_key(request))
+
+
+def check_issued(credentials: Credentials) -> None:
+    """Check that a certificate is of its key and of its CA, as a device does with what it receives.
+
+    Raises:
+        SecurityError: it is not.
+    """
+    certificate, ca = _certificate(credentials.certificate), _certificate(credentials.authority)
+    if _key_id(certificate.public_key()) != _key_id(_private_key(credentials.key).public_key()):
+        raise SecurityError("the certificate is for another key")
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (InvalidSignature, ValueError, TypeError) as exc:
+        raise SecurityError("the certificate is not signed by the cluster's authority") from exc
+
+
+def _builder(
+    issuer: x509.Name, subject: x509.Name, public_key: ec.EllipticCurvePublicKey, life: timedelta
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .issuer_name(issuer)
+        .subject_name(subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_SINCE)
+        .not_valid_after(datetime.now(UTC) + life)
+    )
+
+
+def _key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    found = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(found.value)
+
+
+def _requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
+    if len(request) > MAX_PEM_BYTES:
+        raise SecurityError(f"a signing request of {len(request)} bytes: at most {MAX_PEM_BYTES} are allowed")
+    try:
+        csr = x509.load_pem_x509_csr(request)
+        signed = csr.is_signature_valid
+    except (ValueError, TypeError) as exc:
+        raise SecurityError(f"the signing request is malformed: {exc}") from exc
+    key = csr.public_key()
+    if not signed or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        raise SecurityError("the signing request needs a key on P-256, and its signature")
+    return key
+
+
+def _certificate(pem: bytes) -> x509.Certificate:
+    if len(pem) > MAX_PEM_BYTES:
+        raise SecurityError(f"a certificate of {len(pem)} bytes: at most {MAX_PEM_BYTES} are allowed")
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError as exc:
+        raise SecurityError(f"the certificate is malformed: {exc}") from exc
+
+
+def _alternative_names(certificate: x509.Certificate) -> list[str]:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        return found.value.get_values_for_type(x509.DNSName)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return []
+
+
+def _private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as exc:
+        raise SecurityError(f"the private key is malformed: {exc}") from exc
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise SecurityError("the private key is not on P-256")
+    return key
+
+
+def _key_id(key: object) -> str:
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise SecurityError("the key is not on P-256")
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return sha256(der).hexdigest()

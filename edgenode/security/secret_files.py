@@ -1,0 +1,94 @@
+"""Keys and certificates on disk, in a folder that only its owner can read.
+
+A file is replaced in one step, so a power cut leaves the old content or the new. The key and its certificate lie in one
+file, so they always fit each other.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from edgenode.errors import SecurityError
+from edgenode.security.certificates import Credentials, check_issued
+
+_KEY_END = b"-----END PRIVATE KEY-----\n"
+_CERTIFICATE_END = b"-----END CERTIFICATE-----\n"
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Replace a file that only its owner can read (0600), in a folder of that kind (0700). It is on the medium then.
+
+    Raises:
+        SecurityError: the disk does not accept it.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some file systems cannot flush a folder
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as exc:
+        raise SecurityError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+
+
+def read_secret(path: Path) -> bytes | None:
+    """The content of a file, or None if it does not exist.
+
+    Raises:
+        SecurityError: others can read or change it, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            _refuse_loose(path, os.fstat(file.fileno()))
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise SecurityError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _refuse_loose(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid() and os.geteuid() != 0:
+        raise SecurityError(f"{path} belongs to another user")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise SecurityError(f"others can read {path}: run chmod 600 {path}")
+
+
+def write_credentials(path: Path, credentials: Credentials) -> None:
+    """Write a key, its certificate and the CA into one file.
+
+    Raises:
+        SecurityError: as `write_secret`.
+    """
+    write_secret(path, credentials.key + credentials.certificate + credentials.authority)
+
+
+def read_credentials(path: Path) -> Credentials | None:
+    """What `write_credentials` wrote, or None if the file does not exist.
+
+    Raises:
+        SecurityError: the file is damaged, its parts do not fit each other, or others can read it.
+    """
+    content = read_secret(path)
+    if content is None:
+        return None
+    key, key_end, rest = content.partition(_KEY_END)
+    certificate, certificate_end, authority = rest.partition(_CERTIFICATE_END)
+    credentials = Credentials(key + key_end, certificate + certificate_end, authority)
+    try:
+        check_issued(credentials)
+    except SecurityError as exc:
+        raise SecurityError(f"{path} is damaged: {exc}") from exc
+    return credentials

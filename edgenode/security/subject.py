@@ -1,0 +1,58 @@
+"""Who a certificate is for: a role and a name, in one DNS name.
+
+1. A channel verifies one DNS name of the server's certificate (``grpc.ssl_target_name_override``). gRPC does not verify
+   a certificate that has only a URI. So the DNS name carries both, as ``NAME.ROLE.edgenode``.
+2. DNS names are compared without regard to case, and names of nodes with it. So every character outside a-z, 0-9 and
+   "-" is escaped: two names never share a DNS name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from edgenode.errors import SecurityError
+
+Role = Literal["controller", "node", "operator", "viewer"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+_DOMAIN = "edgenode"
+_ESCAPED = re.compile(r"_([0-9a-f]{2})")
+_DNS_NAME = re.compile(rf"((?:[a-z0-9-]|_[0-9a-f]{{2}})+)\.({'|'.join(ROLES)})\.{_DOMAIN}")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The owner of a key: its role in the cluster, and its name within the role (ASCII)."""
+
+    role: Role
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.name}"
+
+    @property
+    def dns_name(self) -> str:
+        """The name in the certificate."""
+        escaped = re.sub(r"[^a-z0-9-]", lambda match: f"_{ord(match[0]):02x}", self.name)
+        return f"{escaped}.{self.role}.{_DOMAIN}"
+
+    @classmethod
+    def parse(cls, dns_name: str) -> Subject:
+        """The inverse of ``dns_name``.
+
+        Raises:
+            SecurityError: it is not the name of a member of a cluster.
+        """
+        match = _DNS_NAME.fullmatch(dns_name)
+        if match is None:
+            raise SecurityError(f"{dns_name!r} does not name a role and a name: expected NAME.ROLE.{_DOMAIN}")
+        name = _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 16)), match[1])
+        subject = cls(cast(Role, match[2]), name)
+        if subject.dns_name != dns_name:  # an escape that was not needed: two spellings of one name
+            raise SecurityError(f"{dns_name!r} is not the canonical spelling of {subject}")
+        return subject
+
+
+CONTROLLER = Subject("controller", "controller")

@@ -1,0 +1,222 @@
+"""Invites work once, keys are replaced and revoked, and the register survives a restart."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenode.errors import SecurityError
+from edgenode.security import certificates
+from edgenode.security.authority import Authority
+from edgenode.security.certificates import Credentials
+from edgenode.security.invite import Invite
+from edgenode.security.secret_files import read_credentials, read_secret, write_credentials, write_secret
+from edgenode.security.subject import ROLES, Role, Subject
+
+N0 = Subject("node", "n0")
+TTL = timedelta(minutes=30)
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1e9
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def reopen(tmp_path: Path, clock: Clock) -> Callable[[], Authority]:
+    return lambda: Authority(tmp_path / "authority", "home", clock)
+
+
+def enrolled(authority: Authority, name: str, invited: str = "") -> Credentials:
+    secret = authority.invite("node", invited, TTL)
+    key = certificates.make_key()
+    return Credentials(key, authority.enrol(secret, certificates.signing_request(key), name), authority.certificate)
+
+
+def test_invited_device_gets_a_certificate_for_its_key(reopen: Callable[[], Authority]) -> None:
+    authority = reopen()
+    device = enrolled(authority, "n0")
+    certificates.check_issued(device)
+    assert device.subject == N0
+    assert authority.is_valid(N0, certificates.public_key_id(device.certificate))
+
+
+def test_register_survives_a_restart(reopen: Callable[[], Authority]) -> None:
+    authority = reopen()
+    device, secret = enrolled(authority, "n0"), authority.invite("node", "n1", TTL)
+    again = reopen()
+    assert again.certificate == authority.certificate
+    assert again.is_valid(N0, certificates.public_key_id(device.certificate))
+    again.enrol(secret, certificates.signing_request(certificates.make_key()), "n1")
+
+
+def test_invite_is_used_once_also_over_a_restart(reopen: Callable[[], Authority]) -> None:
+    authority = reopen()
+    secret = authority.invite("node", "", TTL)
+    request = certificates.signing_request(certificates.make_key())
+    authority.enrol(secret, request, "n0")
+    for one in (authority, reopen()):
+        with pytest.raises(SecurityError, match="used before, or has expired"):
+            one.enrol(secret, request, "n1")
+
+
+def test_invite_expires(reopen: Callable[[], Authority], clock: Clock) -> None:
+    secret = reopen().invite("node", "", TTL)
+    clock.now += TTL.total_seconds()
+    with pytest.raises(SecurityError, match="expired"):
+        reopen().enrol(secret, certificates.signing_request(certificates.make_key()), "n0")
+
+
+def test_secret_is_not_stored(reopen: Callable[[], Authority], tmp_path: Path) -> None:
+    secret = reopen().invite("node", "", TTL)
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "authority").iterdir())
+    assert secret not in stored
+    assert secret.hex().encode() not in stored
+
+
+def test_malformed_request_does_not_use_the_invite_up(reopen: Callable[[], Authority]) -> None:
+    authority = reopen()
+    secret = authority.invite("node", "", TTL)
+    with pytest.raises(SecurityError, match="malformed"):
+        authority.enrol(secret, b"nothing", "n0")
+    authority.enrol(secret, certificates.signing_request(certificates.make_key()), "n0")
+
+
+def test_taken_name_needs_an_invite_for_that_name(reopen: Callable[[], Authority]) -> None:
+    authority = reopen()
+    old = enrolled(authority, "n0")
+    with pytest.raises(SecurityError, match="the name n0 is taken"):
+        enrolled(authority, "n0")
+    new = enrolled(authority, "n0", invited="n0")
+    assert authority.is_valid(N0, certificates.public_key_id(new.certificate))
+    assert authority.revoked == {certificates.public_key_id(old.certificate)}
+
+
+def test_invite_for_another_name_is_refused(reopen: Callable[[], Authority]) -> None:
+    with pytest.raises(SecurityError, match="is for node n1, not for n0"):
+        enrolled(reopen(), "n0", invited="n1")
+
+
+def test_renewal_keeps_a_key_or_revokes_the_old_one(reopen: Callable[[], Authority]) -> None:
+    authority = reopen()
+    device = enrolled(authority, "n0")
+    authority.issue(N0, certificates.signing_request(device.key))
+    assert not authority.revoked
+    authority.issue(N0, certificates.signing_request(certificates.make_key()))
+    assert authority.revoked == {certificates.public_key_id(device.certificate)}
+    with pytest.raises(SecurityError, match="this key was revoked"):
+        authority.issue(N0, certificates.signing_request(device.key))
+
+
+def test_key_of_one_subject_is_refused_for_another(reopen: Callable[[], Authority]) -> None:
+    authority = reopen()
+    device = enrolled(authority, "n0")
+    with pytest.raises(SecurityError, match="this key belongs to node n0"):
+        authority.issue(Subject("node", "n1"), certificates.signing_request(device.key))
+
+
+def test_revoked_subject_has_no_valid_key(reopen: Callable[[], Authority]) -> None:
+    authority = reopen()
+    device = enrolled(authority, "n0")
+    key_id = authority.revoke(N0)
+    assert key_id == certificates.public_key_id(device.certificate)
+    assert not authority.is_valid(N0, key_id)
+    assert not reopen().is_valid(N0, key_id)
+    with pytest.raises(SecurityError, match="node n0 has no key"):
+        authority.revoke(N0)
+
+
+def test_controller_keeps_its_key(reopen: Callable[[], Authority]) -> None:
+    assert reopen().controller() == reopen().controller()
+
+
+def test_damaged_register_is_refused(reopen: Callable[[], Authority], tmp_path: Path) -> None:
+    enrolled(reopen(), "n0")
+    write_secret(tmp_path / "authority" / "register.json", b'{"keys": 3}')
+    with pytest.raises(SecurityError, match=r"register\.json is damaged"):
+        reopen()
+
+
+def test_files_are_readable_by_their_owner_alone(reopen: Callable[[], Authority], tmp_path: Path) -> None:
+    authority = reopen()
+    authority.controller()
+    enrolled(authority, "n0")
+    folder = tmp_path / "authority"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+
+
+def test_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    write_secret(path, b"text")
+    assert read_secret(path) == b"text"
+    path.chmod(0o640)
+    with pytest.raises(SecurityError, match=f"others can read {path}: run chmod 600"):
+        read_secret(path)
+
+
+def test_credentials_survive_the_disk_and_damage_is_found(tmp_path: Path) -> None:
+    ca = certificates.make_authority("home")
+    mine, other = certificates.make_credentials(ca, N0), certificates.make_credentials(ca, N0)
+    path = tmp_path / "node.pem"
+    write_credentials(path, mine)
+    assert read_credentials(path) == mine
+    write_credentials(path, Credentials(other.key, mine.certificate, mine.authority))
+    with pytest.raises(SecurityError, match=r"node\.pem is damaged: the certificate is for another key"):
+        read_credentials(path)
+
+
+def test_certificate_of_another_authority_is_refused() -> None:
+    mine = certificates.make_credentials(certificates.make_authority("home"), N0)
+    other = certificates.make_authority("home")
+    with pytest.raises(SecurityError, match="not signed by the cluster's authority"):
+        certificates.check_issued(Credentials(mine.key, mine.certificate, other.certificate))
+
+
+NAMES = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=63)
+
+
+@given(st.sampled_from(ROLES), NAMES)
+def test_subject_survives_its_dns_name(role: Role, name: str) -> None:
+    subject = Subject(role, name)
+    assert Subject.parse(subject.dns_name) == subject
+
+
+@given(NAMES, NAMES)
+def test_two_names_never_share_a_dns_name(one: str, other: str) -> None:
+    same = Subject("node", one).dns_name.lower() == Subject("node", other).dns_name.lower()
+    assert same == (one == other)
+
+
+@pytest.mark.parametrize("text", ["n0.edgenode", "n0.root.edgenode", "_6e0.node.edgenode", "N0.node.edgenode", ""])
+def test_other_dns_names_are_refused(text: str) -> None:
+    with pytest.raises(SecurityError):
+        Subject.parse(text)
+
+
+def test_invite_survives_a_narrow_terminal() -> None:
+    invite = Invite(bytes(range(16)), bytes(range(32)), "home", ("192.168.0.2:7071", "[fe80::1]:7071"))
+    line = str(invite)
+    assert Invite.parse(f"  {line[:40]}\n  {line[40:]}\n") == invite
+
+
+@given(st.text(max_size=100) | st.binary(max_size=200).map(lambda b: "edgenode-invite-" + b.hex()))
+def test_damaged_invite_is_refused_with_a_reason(text: str) -> None:
+    with pytest.raises(SecurityError, match="invite"):
+        Invite.parse(text)
