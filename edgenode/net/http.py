@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -28,11 +29,12 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving_http(app: ASGIApp, listen: str, option: str) -> AsyncIterator[str]:
+async def serving_http(app: ASGIApp, listen: str, option: str, credentials: Path | None = None) -> AsyncIterator[str]:
     """Serve at host:port while the body runs. Yields the URL.
 
     Args:
         option: the command line option that chose the address, for the error text.
+        credentials: a file with a private key and its certificate (PEM), to serve HTTPS.
 
     Raises:
         ConfigError: the address cannot be bound.
@@ -50,12 +52,14 @@ async def serving_http(app: ASGIApp, listen: str, option: str) -> AsyncIterator[
             server_header=False,
             limit_concurrency=_MOST_CONNECTIONS,
             timeout_graceful_shutdown=_END_S,
+            ssl_certfile=credentials,
         )
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve([bound]), name="http")
         try:
-            yield f"http://{join_address('127.0.0.1' if host in ('', '0.0.0.0', '::') else host, port)}"
+            scheme = "https" if credentials else "http"
+            yield f"{scheme}://{join_address('127.0.0.1' if host in ('', '0.0.0.0', '::') else host, port)}"
         finally:
             server.should_exit = True
 

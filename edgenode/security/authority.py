@@ -81,6 +81,11 @@ class Authority:
         return self._ca.certificate
 
     @property
+    def digest(self) -> bytes:
+        """SHA-256 over the CA's certificate (DER), as an invite has it."""
+        return certificates.digest(self.certificate)
+
+    @property
     def revoked(self) -> frozenset[str]:
         """The ids of all revoked keys."""
         return frozenset(self._register.revoked)
@@ -96,6 +101,11 @@ class Authority:
             own = certificates.make_credentials(self._ca, CONTROLLER)
             write_credentials(self._folder / _OWN, own)
         return own
+
+    @property
+    def controller_file(self) -> Path:
+        """Where `controller` keeps the controller's key and certificate, for a server that reads a file."""
+        return self._folder / _OWN
 
     def is_valid(self, subject: Subject, key_id: str) -> bool:
         """Whether a key is the one that is valid for a subject."""

@@ -130,6 +130,15 @@ def subject_of(certificate: bytes) -> Subject:
     return Subject.parse(names[0])
 
 
+def digest(certificate: bytes) -> bytes:
+    """SHA-256 over a certificate (PEM), in DER.
+
+    Raises:
+        SecurityError: it is malformed.
+    """
+    return _certificate(certificate).fingerprint(hashes.SHA256())
+
+
 def public_key_id(certificate: bytes) -> str:
     """SHA-256 over the public key (SubjectPublicKeyInfo, DER) of a certificate (PEM), in hex: a member's identity.
 

@@ -1,0 +1,111 @@
+"""An invite becomes a certificate over real HTTPS. A man in the middle learns no secret."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+
+from edgenode.errors import SecurityError, TransportError
+from edgenode.net.enrolment_client import enrol
+from edgenode.net.enrolment_server import enrolment_app
+from edgenode.net.http import serving_http
+from edgenode.security import certificates
+from edgenode.security.authority import Authority
+from edgenode.security.invite import Invite
+from edgenode.security.subject import Subject
+
+TTL = timedelta(minutes=30)
+ANY = "127.0.0.1:0"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    authority = Authority(tmp_path / "authority", "home")
+    authority.controller()
+    return authority
+
+
+@asynccontextmanager
+async def served(authority: Authority, app: Callable[..., object] | None = None) -> AsyncIterator[str]:
+    """The enrolment service of an authority. Yields host:port."""
+    async with serving_http(app or enrolment_app(authority), ANY, "--enrol", authority.controller_file) as url:
+        yield url.removeprefix("https://")
+
+
+def invite(authority: Authority, *addresses: str, name: str = "") -> Invite:
+    return Invite(authority.invite("node", name, TTL), authority.digest, "home", addresses)
+
+
+async def test_invite_becomes_a_certificate(authority: Authority) -> None:
+    async with served(authority) as address:
+        device = await asyncio.to_thread(enrol, invite(authority, address), "n0")
+    assert device.subject == Subject("node", "n0")
+    assert authority.is_valid(device.subject, certificates.public_key_id(device.certificate))
+
+
+async def test_second_address_is_tried_if_the_first_does_not_answer(authority: Authority) -> None:
+    async with served(authority) as address:
+        await asyncio.to_thread(enrol, invite(authority, "127.0.0.1:1", address), "n0")
+
+
+async def test_refusal_names_the_reason(authority: Authority) -> None:
+    async with served(authority) as address:
+        line = invite(authority, address, name="n1")
+        with pytest.raises(SecurityError, match="the invite is for node n1, not for n0"):
+            await asyncio.to_thread(enrol, line, "n0")
+
+
+async def test_no_answer_names_all_addresses(authority: Authority) -> None:
+    with pytest.raises(TransportError, match=r"does not answer \(127\.0\.0\.1:1: .*; 127\.0\.0\.1:2: "):
+        await asyncio.to_thread(enrol, invite(authority, "127.0.0.1:1", "127.0.0.1:2"), "n0")
+
+
+async def test_hundred_uses_of_one_invite_give_one_certificate(authority: Authority) -> None:
+    async with served(authority) as address:
+        line = invite(authority, address)
+        with ThreadPoolExecutor(100) as devices:  # the default pool is the server's
+            loop = asyncio.get_running_loop()
+            uses = [loop.run_in_executor(devices, enrol, line, f"n{i}") for i in range(100)]
+            results = await asyncio.gather(*uses, return_exceptions=True)
+    assert sum(isinstance(result, certificates.Credentials) for result in results) == 1
+    assert sum(isinstance(result, SecurityError) for result in results) == 99
+    assert len(authority.subjects()) == 1
+
+
+def recording(app: Starlette, received: bytearray) -> Callable[..., object]:
+    """An app that records the head and body of every request, decrypted."""
+
+    async def recorded(scope: dict[str, object], receive: Callable[..., object], send: Callable[..., object]) -> None:
+        received.extend(repr(scope).encode())
+
+        async def listen() -> object:
+            message = await receive()  # type: ignore[misc]
+            received.extend(repr(message).encode())
+            return message
+
+        await app(scope, listen, send)  # type: ignore[arg-type]
+
+    return recorded
+
+
+@pytest.mark.parametrize("pretends", ["its own authority", "the true authority"])
+async def test_man_in_the_middle_learns_no_secret(authority: Authority, tmp_path: Path, pretends: str) -> None:
+    evil = Authority(tmp_path / "evil", "home")
+    evil.controller()
+    shown = evil if pretends == "its own authority" else authority
+    received = bytearray()
+    line = invite(authority)
+    async with served(evil, recording(enrolment_app(shown), received)) as address:
+        with pytest.raises(SecurityError, match=r"another cluster|not the controller of the invite"):
+            await asyncio.to_thread(enrol, Invite(line.secret, line.authority, "home", (address,)), "n0")
+    assert b"/authority" in received
+    assert b"/enrol" not in received
+    assert line.secret.hex().encode() not in received
+    assert not evil.subjects()
