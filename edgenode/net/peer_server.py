@@ -21,6 +21,7 @@ from edgenode.core.protocol.plan import Plan
 from edgenode.errors import ConfigError, DigestMismatch, EdgenodeError, RemoteProtocolError, first_cause
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import reject
+from edgenode.net.tls import require_name
 from edgenode.net.wire import CHUNK_BYTES, Assembler, Identity, ack_to_wire, saved_to_wire
 
 log = structlog.get_logger()
@@ -97,6 +98,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         """Answer with this node's identity and checkpoints, and check the peer's identity."""
         try:
             theirs = self.identity.check(request.identity, context.peer())
+            require_name(context, theirs.node)
             self._known_to.add(theirs.node)
             self._met.set()
             if theirs.node == self.identity.node and theirs.process != self.identity.process:
@@ -112,7 +114,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
     async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:
         """Stream the model to a newcomer of this run."""
         try:
-            replace(self.identity, plan_digest="").check(request.identity, context.peer())
+            theirs = replace(self.identity, plan_digest="").check(request.identity, context.peer())
+            require_name(context, theirs.node)
             if self._model is None:
                 raise RemoteProtocolError(f"{self.identity.node} has no model yet")
             model = await self._model()
@@ -130,6 +133,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         try:
             hello = await anext(aiter(requests), peer_pb2.PushRequest())
             identity = self.identity.check(hello.hello, context.peer())
+            require_name(context, identity.node)
             sender = identity.node
             self._answers[sender] = answers
             await context.write(peer_pb2.PushResponse(hello=self.identity.to_wire()))

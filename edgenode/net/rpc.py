@@ -14,6 +14,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, TransportError
+from edgenode.net.tls import INSECURE, Security
 
 log = structlog.get_logger()
 
@@ -42,9 +43,9 @@ _FINAL = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
 S = TypeVar("S")
 
 
-def channel(target: str) -> grpc.aio.Channel:
-    """A lazy channel to host:port."""
-    return grpc.aio.insecure_channel(target, options=_CHANNEL)
+def channel(target: str, security: Security = INSECURE, server: str = "") -> grpc.aio.Channel:
+    """A lazy channel to host:port, where the server's certificate must have the DNS name ``server``."""
+    return security.channel(target, server, _CHANNEL)
 
 
 @asynccontextmanager
@@ -53,6 +54,7 @@ async def serving(
     services: Sequence[tuple[str, Callable[[grpc.aio.Server], None]]],
     grace_s: float = 2.0,
     reflection: bool = False,
+    security: Security = INSECURE,
 ) -> AsyncIterator[int]:
     """Serve (full name, adder) pairs, and the health service. With ``reflection``, clients can list all of them.
 
@@ -61,7 +63,7 @@ async def serving(
     Raises:
         ConfigError: the address cannot be bound, or the extra `reflection` is not installed.
     """
-    server = grpc.aio.server(options=_SERVER)
+    server = security.server(_SERVER)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     for name, add in services:
@@ -70,7 +72,7 @@ async def serving(
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     if reflection:
         _enable_reflection(server, [*(name for name, _ in services), health.SERVICE_NAME])
-    port = _bind(server, listen)
+    port = _bind(security, server, listen)
     await server.start()
     try:
         yield port
@@ -94,9 +96,9 @@ async def _calls_ended() -> None:
         await asyncio.wait(calls, timeout=_CALLS_END_S)
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> int:
+def _bind(security: Security, server: grpc.aio.Server, listen: str) -> int:
     try:
-        return int(server.add_insecure_port(listen))
+        return security.bind(server, listen)
     except RuntimeError as exc:
         raise ConfigError(f"cannot listen on {listen}: {_why_not(listen)}") from exc
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgenode.errors import SecurityError
-from edgenode.security.subject import Subject
+from edgenode.security.subject import Subject, role_dns_name
 
 CA_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=90)
@@ -103,7 +103,12 @@ def issue(authority: Credentials, request: bytes, subject: Subject, life: timede
         uses.append(ExtendedKeyUsageOID.SERVER_AUTH)
     certificate = (
         _builder(ca.subject, name, public_key, life)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(subject.dns_name)]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [x509.DNSName(dns_name) for dns_name in (subject.dns_name, role_dns_name(subject.role))]
+            ),
+            critical=False,
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .add_extension(_key_identifier(ca), critical=False)
@@ -124,10 +129,7 @@ def subject_of(certificate: bytes) -> Subject:
     Raises:
         SecurityError: it is malformed, or does not name exactly one owner.
     """
-    names = _alternative_names(_certificate(certificate))
-    if len(names) != 1:
-        raise SecurityError(f"the certificate names {len(names)} owners, not one")
-    return Subject.parse(names[0])
+    return Subject.of_names(_alternative_names(_certificate(certificate)))
 
 
 def digest(certificate: bytes) -> bytes:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -18,6 +19,7 @@ Role = Literal["controller", "node", "operator", "viewer"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 _DOMAIN = "edgenode"
+_ROLE_PREFIX = "_role."
 _ESCAPED = re.compile(r"_([0-9a-f]{2})")
 _DNS_NAME = re.compile(rf"((?:[a-z0-9-]|_[0-9a-f]{{2}})+)\.({'|'.join(ROLES)})\.{_DOMAIN}")
 
@@ -39,6 +41,21 @@ class Subject:
         return f"{escaped}.{self.role}.{_DOMAIN}"
 
     @classmethod
+    def of_names(cls, dns_names: Sequence[str]) -> Subject:
+        """The owner of a certificate with these DNS names: its own, and that of its role.
+
+        Raises:
+            SecurityError: they do not name exactly one owner.
+        """
+        own = [name for name in dns_names if not name.startswith(_ROLE_PREFIX)]
+        if len(own) != 1:
+            raise SecurityError(f"the certificate names {len(own)} owners, not one")
+        subject = cls.parse(own[0])
+        if any(name != role_dns_name(subject.role) for name in dns_names if name != own[0]):
+            raise SecurityError(f"the certificate of {subject} names another role, too")
+        return subject
+
+    @classmethod
     def parse(cls, dns_name: str) -> Subject:
         """The inverse of ``dns_name``.
 
@@ -53,6 +70,11 @@ class Subject:
         if subject.dns_name != dns_name:  # an escape that was not needed: two spellings of one name
             raise SecurityError(f"{dns_name!r} is not the canonical spelling of {subject}")
         return subject
+
+
+def role_dns_name(role: Role) -> str:
+    """The DNS name that the certificates of all members with a role have."""
+    return f"{_ROLE_PREFIX}{role}.{_DOMAIN}"
 
 
 CONTROLLER = Subject("controller", "controller")

@@ -1,0 +1,184 @@
+"""TLS with certificates on both sides of every gRPC connection, and the door of every server.
+
+1. A client verifies the CA and one DNS name of the server: that of the node it means, or that of the role if it does
+   not know the name yet.
+2. A server verifies the CA of a client. Then, for every call, its door compares role and method (`security.access`),
+   and asks whether the caller's key is still valid. Certificates live long, so a revoked key has a valid one.
+3. A live stream survives the expiry and the revocation of its certificate. Whoever revokes a key closes its streams.
+4. A client does not reload its certificate: a renewed one counts from the next connection on. A server asks for its
+   certificate at every handshake.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+import structlog
+
+from edgenode.errors import RemoteProtocolError, SecurityError
+from edgenode.security.access import may_call
+from edgenode.security.certificates import Credentials, public_key_id
+from edgenode.security.subject import Subject
+
+log = structlog.get_logger()
+
+Options = Sequence[tuple[str, Any]]
+_NAMES, _CERTIFICATE = "x509_subject_alternative_name", "x509_pem_cert"
+
+
+class Security(Protocol):
+    """How the gRPC connections of a process are protected."""
+
+    def channel(self, target: str, server: str, options: Options) -> grpc.aio.Channel:
+        """A lazy channel to host:port, where the server's certificate must have the DNS name ``server``."""
+        ...
+
+    def server(self, options: Options) -> grpc.aio.Server:
+        """A server behind a door."""
+        ...
+
+    def bind(self, server: grpc.aio.Server, listen: str) -> int:
+        """Bind a server to host:port. Return the port.
+
+        Raises:
+            RuntimeError: gRPC cannot bind it.
+        """
+        ...
+
+
+class Insecure:
+    """No protection: whoever reaches a server may do everything. For a trusted loopback only."""
+
+    def channel(self, target: str, server: str, options: Options) -> grpc.aio.Channel:
+        del server
+        return grpc.aio.insecure_channel(target, options=options)
+
+    def server(self, options: Options) -> grpc.aio.Server:
+        return grpc.aio.server(options=options)
+
+    def bind(self, server: grpc.aio.Server, listen: str) -> int:
+        return int(server.add_insecure_port(listen))
+
+
+INSECURE = Insecure()
+
+
+class MutualTls:
+    """TLS with the credentials of this process.
+
+    Args:
+        admits: whether a key (its id) is valid for a subject. Asked at every call.
+    """
+
+    def __init__(self, credentials: Credentials, admits: Callable[[Subject, str], bool]) -> None:
+        self._credentials, self._admits = credentials, admits
+
+    def renew(self, credentials: Credentials) -> None:
+        """Use other credentials from the next connection on."""
+        self._credentials = credentials
+
+    def channel(self, target: str, server: str, options: Options) -> grpc.aio.Channel:
+        own = self._credentials
+        ours = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
+        return grpc.aio.secure_channel(target, ours, options=[*options, ("grpc.ssl_target_name_override", server)])
+
+    def server(self, options: Options) -> grpc.aio.Server:
+        return grpc.aio.server(options=options, interceptors=[_Door(self._admits)])
+
+    def bind(self, server: grpc.aio.Server, listen: str) -> int:
+        current = grpc.dynamic_ssl_server_credentials(
+            self._configuration(), self._configuration, require_client_authentication=True
+        )
+        return int(server.add_secure_port(listen, current))
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        own = self._credentials
+        return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)], own.authority)
+
+
+def caller(context: grpc.aio.ServicerContext) -> tuple[Subject, str] | None:
+    """Who calls, and the id of its key. None on a connection without TLS.
+
+    Raises:
+        SecurityError: its certificate does not name exactly one owner.
+    """
+    shown = context.auth_context()
+    if _CERTIFICATE not in shown:
+        return None
+    names = [name.decode(errors="replace") for name in shown.get(_NAMES, ())]
+    return Subject.of_names(names), public_key_id(shown[_CERTIFICATE][0])
+
+
+def require_name(context: grpc.aio.ServicerContext, name: str) -> None:
+    """Check that a node speaks under the name in its certificate.
+
+    Raises:
+        RemoteProtocolError: it does not.
+    """
+    found = caller(context)
+    if found is not None and found[0].role == "node" and found[0].name != name:
+        raise RemoteProtocolError(f"{found[0]} speaks as {name!r}: a node speaks under its own name only")
+
+
+class _Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Checks the caller of every call before the call begins."""
+
+    def __init__(self, admits: Callable[[Subject, str], bool]) -> None:
+        self._admits = admits
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        handler = await continuation(handler_call_details)
+        return None if handler is None else _Guarded(handler, lambda ctx: self._check(handler_call_details.method, ctx))
+
+    async def _check(self, method: str, context: grpc.aio.ServicerContext) -> None:
+        try:
+            found = caller(context)
+            if found is None:
+                raise SecurityError("a certificate is required")
+            subject, key_id = found
+            if not may_call(subject.role, method):
+                raise SecurityError(f"a certificate of the role {subject.role} does not permit {method}")
+            if not self._admits(subject, key_id):
+                raise SecurityError(f"the key of {subject} is not valid: it was revoked or replaced")
+        except SecurityError as exc:
+            log.warning("refused a call", method=method, peer=context.peer(), reason=str(exc))
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(exc))
+
+
+class _Guarded(grpc.RpcMethodHandler):  # type: ignore[misc]
+    """A handler that is called only after a check has passed."""
+
+    def __init__(
+        self, inner: grpc.RpcMethodHandler, check: Callable[[grpc.aio.ServicerContext], Awaitable[None]]
+    ) -> None:
+        self.request_streaming, self.response_streaming = inner.request_streaming, inner.response_streaming
+        self.request_deserializer = inner.request_deserializer
+        self.response_serializer = inner.response_serializer
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            behaviour = getattr(inner, kind)
+            setattr(self, kind, None if behaviour is None else _after(check, behaviour))
+
+
+def _after(
+    check: Callable[[grpc.aio.ServicerContext], Awaitable[None]], behaviour: Callable[..., Any]
+) -> Callable[..., Any]:
+    """A method that checks its context first. gRPC distinguishes coroutines and asynchronous generators."""
+
+    async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        await check(context)
+        return await behaviour(request, context)
+
+    async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        await check(context)
+        async for response in behaviour(request, context):
+            yield response
+
+    return stream if inspect.isasyncgenfunction(behaviour) else call

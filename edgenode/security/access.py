@@ -1,0 +1,35 @@
+"""Which role may call what. The server enforces this table, and docs/security.md shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgenode.security.subject import ROLES, Role
+
+_EVERYONE: frozenset[Role] = frozenset(ROLES)
+_PEERS: frozenset[Role] = frozenset({"node"})
+_OPERATOR: frozenset[Role] = frozenset({"operator"})
+
+ACCESS: Mapping[str, frozenset[Role]] = {
+    "/edgenode.v1.PeerService/Meet": frozenset({"node", "controller"}),  # a controller probes a silent node
+    "/edgenode.v1.PeerService/Push": _PEERS,
+    "/edgenode.v1.PeerService/FetchModel": _PEERS,
+    "/edgenode.v1.ControlService/Attend": _PEERS,
+    "/edgenode.v1.OperatorService/Status": _EVERYONE,
+    "/edgenode.v1.OperatorService/Watch": _EVERYONE,
+    "/edgenode.v1.OperatorService/Rotate": _OPERATOR,
+    "/edgenode.v1.OperatorService/Stop": _OPERATOR,
+    "/edgenode.v1.OperatorService/Pause": _OPERATOR,
+    "/edgenode.v1.OperatorService/Resume": _OPERATOR,
+    "/edgenode.v1.OperatorService/Evict": _OPERATOR,
+    "/grpc.health.v1.Health/Check": _EVERYONE,
+    "/grpc.health.v1.Health/List": _EVERYONE,
+    "/grpc.health.v1.Health/Watch": _EVERYONE,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _OPERATOR,  # if it is served at all
+}
+"""The roles that may call each method, by its full name. A method that is missing here may be called by none."""
+
+
+def may_call(role: Role, method: str) -> bool:
+    """Whether a role may call a method, given by its full name."""
+    return role in ACCESS.get(method, frozenset())

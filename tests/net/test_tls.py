@@ -1,0 +1,187 @@
+"""The role matrix: every method of every service, called over real gRPC by every kind of caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from types import SimpleNamespace
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from edgenode.core.protocol.status import ClusterStatus
+from edgenode.net import control_server, operator_server, peer_server
+from edgenode.net.control_server import ControlServer
+from edgenode.net.operator_server import OperatorServer
+from edgenode.net.peer_server import PeerServer
+from edgenode.net.proto import control_pb2, operator_pb2, peer_pb2
+from edgenode.net.rpc import channel, serving
+from edgenode.net.tls import INSECURE, MutualTls, Security
+from edgenode.net.wire import Identity
+from edgenode.security import certificates
+from edgenode.security.access import ACCESS
+from edgenode.security.certificates import Credentials
+from edgenode.security.subject import CONTROLLER, ROLES, Role, Subject, role_dns_name
+
+IDENTITY = Identity("home", "n0", "run")
+ANY = "127.0.0.1:0"
+CA = certificates.make_authority("home")
+SERVER = certificates.make_credentials(CA, Subject("node", "n0"))
+SERVER_NAME = SERVER.subject.dns_name
+FILES = (peer_pb2, control_pb2, operator_pb2, health_pb2, reflection_pb2)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of one service."""
+
+    name: str
+    streams_requests: bool
+    streams_responses: bool
+
+    async def call(self, there: grpc.aio.Channel, request: bytes = b"") -> grpc.StatusCode:
+        """The status of a call with one request."""
+        kind = "_".join("stream" if streams else "unary" for streams in (self.streams_requests, self.streams_responses))
+        call = getattr(there, kind)(self.name)(iter([request]) if self.streams_requests else request, timeout=5)
+        try:
+            if self.streams_responses:
+                await call.read()
+                call.cancel()
+                return grpc.StatusCode.OK
+            await call
+        except grpc.aio.AioRpcError as exc:
+            return exc.code()
+        return grpc.StatusCode.OK
+
+
+METHODS = [
+    Method(f"/{service.full_name}/{method.name}", method.client_streaming, method.server_streaming)
+    for file in FILES
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+
+
+@asynccontextmanager
+async def server(security: Security) -> AsyncIterator[str]:
+    """All services of edgenode behind one door. Yields host:port."""
+    control = ControlServer(IDENTITY, lambda event: None, lambda node, status: None, str)
+    peers = PeerServer(IDENTITY, (frozenset(), None))
+    peers.open(IDENTITY, lambda message: None, 1000)
+    run = SimpleNamespace(status=lambda: ClusterStatus("home"))
+    services = [
+        (peer_server.SERVICE, peers.add_to),
+        (control_server.SERVICE, control.add_to),
+        (operator_server.SERVICE, OperatorServer(run).add_to),  # type: ignore[arg-type]
+    ]
+    async with serving(ANY, services, grace_s=0, reflection=True, security=security) as port:
+        yield f"127.0.0.1:{port}"
+
+
+def tls(credentials: Credentials, revoked: frozenset[str] = frozenset()) -> MutualTls:
+    return MutualTls(credentials, lambda subject, key_id: key_id not in revoked)
+
+
+def test_table_names_every_method() -> None:
+    assert {method.name for method in METHODS} == ACCESS.keys()
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_role_may_call_what_the_table_says(role: Role) -> None:
+    credentials = certificates.make_credentials(CA, CONTROLLER if role == "controller" else Subject(role, "n1"))
+    async with server(tls(SERVER)) as target, channel(target, tls(credentials), SERVER_NAME) as there:
+        for method in METHODS:
+            refused = await method.call(there) is grpc.StatusCode.PERMISSION_DENIED
+            assert refused == (role not in ACCESS[method.name]), method.name
+
+
+async def test_revoked_key_may_call_nothing() -> None:
+    credentials = certificates.make_credentials(CA, Subject("operator", "anna"))
+    revoked = frozenset({certificates.public_key_id(credentials.certificate)})
+    async with server(tls(SERVER, revoked)) as target, channel(target, tls(credentials), SERVER_NAME) as there:
+        for method in METHODS:
+            assert await method.call(there) is grpc.StatusCode.PERMISSION_DENIED, method.name
+
+
+def strangers() -> dict[str, Security]:
+    operator, other = Subject("operator", "anna"), certificates.make_authority("home")
+    mine, theirs = certificates.make_credentials(CA, operator), certificates.make_credentials(other, operator)
+    own = certificates.make_key()
+    return {
+        "plaintext": INSECURE,
+        "no certificate": _Anonymous(),
+        "another authority": tls(Credentials(theirs.key, theirs.certificate, CA.certificate)),
+        "an expired certificate": tls(certificates.make_credentials(CA, operator, timedelta(days=-1))),
+        "another key": tls(Credentials(own, mine.certificate, CA.certificate)),
+    }
+
+
+class _Anonymous(MutualTls):
+    """A client that knows the CA and has no certificate."""
+
+    def __init__(self) -> None:
+        super().__init__(CA, lambda subject, key_id: True)
+
+    def channel(self, target, server, options):  # type: ignore[no-untyped-def]
+        ours = grpc.ssl_channel_credentials(CA.certificate)
+        return grpc.aio.secure_channel(target, ours, options=[*options, ("grpc.ssl_target_name_override", server)])
+
+
+@pytest.mark.parametrize("stranger", strangers())
+async def test_stranger_reaches_no_method(stranger: str) -> None:
+    async with server(tls(SERVER)) as target, channel(target, strangers()[stranger], SERVER_NAME) as there:
+        for method in METHODS:
+            assert await method.call(there) is grpc.StatusCode.UNAVAILABLE, method.name
+
+
+async def test_client_refuses_a_server_of_another_name() -> None:
+    node = certificates.make_credentials(CA, Subject("node", "n2"))
+    async with server(tls(node)) as target, channel(target, tls(SERVER), SERVER_NAME) as there:
+        assert await METHODS[0].call(there) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_client_refuses_a_server_of_another_authority() -> None:
+    other = certificates.make_credentials(certificates.make_authority("home"), SERVER.subject)
+    async with server(tls(other)) as target, channel(target, tls(SERVER), SERVER_NAME) as there:
+        assert await METHODS[0].call(there) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_server_shows_a_renewed_certificate() -> None:
+    other = certificates.make_credentials(CA, Subject("node", "n9"))
+    serving_side = tls(SERVER)
+    async with server(serving_side) as target:
+        serving_side.renew(other)
+        async with channel(target, tls(SERVER), other.subject.dns_name) as there:
+            check = next(method for method in METHODS if method.name.endswith("Health/Check"))
+            assert await check.call(there) is grpc.StatusCode.OK
+
+
+async def test_role_name_is_enough_to_find_a_node() -> None:
+    node = tls(certificates.make_credentials(CA, Subject("node", "n1")))
+    async with server(tls(SERVER)) as target, channel(target, node, role_dns_name("node")) as there:
+        check = next(method for method in METHODS if method.name.endswith("Health/Check"))
+        assert await check.call(there) is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize(
+    "method", ["PeerService/Push", "PeerService/Meet", "PeerService/FetchModel", "ControlService/Attend"]
+)
+async def test_node_speaks_under_its_own_name_only(method: str) -> None:
+    other = Identity("home", "n2", "run", process="p").to_wire()
+    request = {
+        "Push": peer_pb2.PushRequest(hello=other),
+        "Meet": peer_pb2.MeetRequest(identity=other),
+        "FetchModel": peer_pb2.FetchModelRequest(identity=other),
+        "Attend": control_pb2.AttendRequest(join=control_pb2.Join(identity=other, address="127.0.0.1:1")),
+    }[method.partition("/")[2]]
+    node = tls(certificates.make_credentials(CA, Subject("node", "n1")))
+    called = next(m for m in METHODS if m.name.endswith(method))
+    async with server(tls(SERVER)) as target, channel(target, node, SERVER_NAME) as there:
+        assert await called.call(there, request.SerializeToString()) is grpc.StatusCode.FAILED_PRECONDITION
+    await asyncio.sleep(0)
