@@ -125,7 +125,7 @@ def test_first_report_survives_the_wire(join: Join) -> None:
     assert join_from_wire(received(join_to_wire(IDENTITY, join)).join) == join
 
 
-@given(progresses, st.sampled_from(NodeState), uint64s)
+@given(progresses, st.sampled_from(NodeState), st.integers(0, 2**53))
 def test_progress_survives_the_wire_with_its_status(progress: Progress, state: NodeState, completed: int) -> None:
     status = NodeStatus(state, completed)
     wire = received(progress_to_wire(progress, status))
