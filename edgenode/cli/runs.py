@@ -16,8 +16,11 @@ from edgenode.cli.options import as_name, default_state_dir, json_option
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edgenode.storage.run_history import RunHistory
 
+_SUMMED = ("payload_bytes", "dense_bytes", "received_bytes")
 state_option = click.option(
     "--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
     help="State folder of the controller. [default: the user's state folder]",
@@ -91,7 +94,7 @@ def list_runs(state_dir: Path | None, cluster: str, as_json: bool) -> None:
 def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
     """Show one run.
 
-    Prints its outcome, the last figures of every node, and its configuration.
+    Prints its outcome, the last known figures of every node, what happened, and its configuration.
 
     \b
     Examples:
@@ -100,18 +103,27 @@ def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
     """
     history = _history(state_dir, cluster)
     found = _run(history, run)
-    last = {sample["node"]: sample for sample in history.samples(found["id"])}
+    last, events = history.last(found["id"]), history.events(found["id"])
     if as_json:
-        click.echo(json.dumps({**found, "nodes": list(last.values())}))
+        click.echo(json.dumps({**found, "nodes": list(last.values()), "events": events}))
         return
     from rich.console import Console
+
+    outcome = found["outcome"] or "not ended"
+    click.echo(f"run {found['id']} of {found['cluster']}: {outcome}, began {_when(found['began'])}, {_took(found)}")
+    console = Console()
+    console.print(_nodes_table(last))
+    if events:
+        console.print(_events_table(events))
+    click.echo(f"run.toml:\n\n{found['config']}", nl=False)
+
+
+def _nodes_table(last: dict[str, dict[str, Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     from edgenode.observability.status_view import size
 
-    outcome = found["outcome"] or "not ended"
-    click.echo(f"run {found['id']} of {found['cluster']}: {outcome}, began {_when(found['began'])}, {_took(found)}")
     table = Table()
     for heading in ("node", "round", "accuracy", "loss", "u", "sent", "uncompressed", "received"):
         table.add_column(heading, justify="left" if heading == "node" else "right")
@@ -121,8 +133,23 @@ def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
             _figure(sample["u"], ".3f"), size(sample["payload_bytes"]), size(sample["dense_bytes"]),
             size(sample["received_bytes"]),
         )  # fmt: skip
-    Console().print(table)
-    click.echo(f"run.toml:\n\n{found['config']}", nl=False)
+    if len(last) > 1:
+        sums = (size(sum(node[key] for node in last.values())) for key in _SUMMED)
+        table.add_section()
+        table.add_row("all nodes", "", "", "", "", *sums)
+    return table
+
+
+def _events_table(events: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, title="events", title_justify="left")
+    for heading in ("time", "round", "event", ""):
+        table.add_column(heading, justify="right" if heading == "round" else "left", no_wrap=heading == "time")
+    for event in events:
+        table.add_row(_when(event["at"], seconds=True), str(event["round"]), event["kind"], Text(event["text"]))
+    return table
 
 
 @runs.command()
@@ -166,7 +193,7 @@ def export(run: str, form: str, out: Path | None, state_dir: Path | None, cluste
 def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> None:
     """Plot accuracy against bytes sent.
 
-    Shows the bytes per node as sent and uncompressed, in the format of the suffix of --out. Needs edgenode[plots].
+    Shows the bytes of all nodes, as sent and uncompressed. The suffix of --out gives the format. Needs edgenode[plots].
 
     \b
     Examples:
@@ -179,13 +206,15 @@ def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> No
         raise ConfigError(f"cannot plot: {plotting.NOT_INSTALLED}")
     history = _history(state_dir, cluster)
     found = _run(history, run)
-    curve = [point for point in history.curve(found["id"]) if point["accuracy"] is not None]
+    curve = [point for point in history.curve(found["id"]) if point["accuracy"] is not None and point["payload_bytes"]]
     if not curve:
         raise ConfigError(f"run {found['id']} has no measured accuracy to plot yet")
     out = out or Path(f"run-{found['id']}.png")
     label = f"{found['algorithm'].upper()}, {found['compressor']}"
     columns = {name: [point[name] for point in curve] for name in ("payload_bytes", "dense_bytes", "accuracy")}
-    plotting.plot_accuracy(out, columns["payload_bytes"], columns["dense_bytes"], columns["accuracy"], label)
+    plotting.plot_accuracy(
+        out, columns["payload_bytes"], columns["dense_bytes"], columns["accuracy"], label, "all nodes"
+    )
     click.echo(f"written: {out}")
 
 
@@ -205,14 +234,15 @@ def _run(history: RunHistory, which: str) -> dict[str, Any]:
     return run
 
 
-def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+def _when(at: float, seconds: bool = False) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime(f"%Y-%m-%d %H:%M{':%S' if seconds else ''}")
 
 
 def _took(run: dict[str, Any]) -> str:
-    if run["ended"] is None:
+    """The time that the run was recorded: without the time between a stop and its resume."""
+    if run["ran_s"] is None:
         return "-"
-    seconds = round(run["ended"] - run["began"])
+    seconds = round(run["ran_s"])
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
-from edgenode.observability.status_view import size
+from edgenode.observability.status_view import duration, size
 
 _SHOWN_FROM_S = 1.0  # shorter waits are part of every round
 _MOST_EDGES = 8  # in a title
@@ -78,7 +78,8 @@ def title(status: ClusterStatus) -> str:
     if status.plan is None:
         return f"{status.cluster}: waiting for {status.missing} more nodes"
     paused = " (paused)" if status.paused else ""
-    return f"{status.cluster}{paused}: {_graph_line(status.plan, status.round)}"
+    left = "" if status.time_left_s is None else f", about {duration(status.time_left_s)} left"
+    return f"{status.cluster}{paused}: {_graph_line(status.plan, status.round)}{left}"
 
 
 def _graph_line(plan: Plan, t: int) -> str:

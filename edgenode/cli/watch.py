@@ -90,26 +90,25 @@ class Screen:
         return Group(*head, Text(graph), watch_table(status), Text(self._curves(status)))
 
     def _sample(self, status: ClusterStatus) -> None:
-        """Add a point of the means over the nodes that have measured their accuracy."""
+        """Add a point: the mean accuracy of the nodes that have measured it, and the bytes of all nodes."""
         now = time.monotonic()
-        known = [(n.status.accuracy, n.status.payload_bytes) for n in status.nodes if n.status.accuracy is not None]
+        known = [n.status.accuracy for n in status.nodes if n.status.accuracy is not None]
         if not known or now - self._sampled < _SAMPLE_EVERY_S:
             return
         self._sampled = now
-        self._accuracy.append(sum(accuracy for accuracy, _ in known) / len(known))
-        self._bytes.append(sum(sent for _, sent in known) / len(known))
+        self._accuracy.append(sum(known) / len(known))
+        self._bytes.append(status.payload_bytes)
 
     def _curves(self, status: ClusterStatus) -> str:
         if not self._accuracy:
             return "no accuracy measured yet"
         from edgenode.observability.status_view import size
 
-        sent = sum(n.status.payload_bytes for n in status.nodes)
-        dense = sum(n.status.dense_bytes for n in status.nodes)
+        sent, dense = status.payload_bytes, status.dense_bytes
         times = f" (uncompressed {size(dense)}, {dense / sent:.0f} times as much)" if sent else ""
         lines = [
             f"mean accuracy  {_curve(self._accuracy)} {self._accuracy[-1]:.1%}",
-            f"bytes per node {_curve(self._bytes)} {size(int(self._bytes[-1]))}, in total {size(sent)}{times}",
+            f"sent by all    {_curve(self._bytes)} {size(sent)}{times}",
         ]
         if status.consensus_distance is not None:
             lines.append(f"models apart   {status.consensus_distance:.4g} (round {status.consensus_round})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
 
@@ -15,6 +15,7 @@ from edgenode.controller.liveness import holding_up
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import Evict, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
+from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
@@ -92,6 +93,15 @@ class OperatorService:
         start = await reply
         log.info("operator request accepted", request=type(request).__name__.lower(), at_round=start)
         return start
+
+    @property
+    def plan(self) -> Plan | None:
+        """All of it. None until the run starts."""
+        return self._cluster.plan
+
+    def restore(self, reached: int, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Continue from the round, and from the counts of the nodes, that an earlier controller recorded."""
+        self._nodes.restore(reached, counts)
 
     def status(self) -> ClusterStatus:
         """The current status of the run."""

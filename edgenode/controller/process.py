@@ -118,8 +118,8 @@ class Controller:
         self.operator_service = OperatorService(self.cluster, self.nodes, self._failure_detector, post)
         self._feed = Feed(lambda: cluster_json(self.operator_service.status()))
         events = Events(tensorboard) if tensorboard else None
-        resumed, rounds = recover or saved is not None, self.cluster.run_spec.rounds
-        self._recorder = RunRecorder(config, rounds, state_dir, resumed, self.operator_service.status, events)
+        restarted, rounds = recover or saved is not None, self.cluster.run_spec.rounds
+        self._recorder = RunRecorder(config, rounds, state_dir, restarted, self.operator_service, events)
         self._control = ControlServer(identity, self._post_from_link, self.nodes.reported, self._address_in_plan)
 
     def _load_state(self, recover: bool) -> Persist | None:
@@ -155,7 +155,7 @@ class Controller:
             service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
             await found.announce(service, self._is_alive)
             if self._http != "none":
-                page = dashboard(self.operator_service, self._recorder.curve, self._feed, self._http)
+                page = dashboard(self.operator_service, self._recorder, self._feed, self._http)
                 self.operator_service.page = await stack.enter_async_context(serving_http(page, self._http, "--http"))
             log.info(
                 "controller ready",

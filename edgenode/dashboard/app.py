@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -29,16 +29,20 @@ _MOST_PENDING = 16  # requests
 _MOST_BYTES = 64 * 1024  # of a request
 
 
-def dashboard(
-    operator_service: RunControl,
-    curve: Callable[[], list[dict[str, Any]]],
-    feed: Feed,
-    listen: str,
-) -> Starlette:
+class RecordedHistory(Protocol):
+    """What the page shows of the past."""
+
+    def curve(self) -> list[dict[str, Any]]:
+        """The moments so far, oldest first."""
+
+    def events(self) -> list[dict[str, Any]]:
+        """The newest events, oldest first."""
+
+
+def dashboard(operator_service: RunControl, history: RecordedHistory, feed: Feed, listen: str) -> Starlette:
     """The ASGI app.
 
     Args:
-        curve: the means over the nodes so far, oldest first.
         listen: host:port where the app is served.
     """
     template = (_STATIC / "page.html").read_text(encoding="utf-8")
@@ -50,8 +54,12 @@ def dashboard(
     async def status(request: Request) -> Response:
         return JSONResponse(cluster_json(operator_service.status()))
 
-    def curves(request: Request) -> Response:  # not async: it reads a database, so Starlette calls it in a thread
-        return JSONResponse(curve())
+    # not async: these two read a database, so Starlette calls them in threads
+    def curve(request: Request) -> Response:
+        return JSONResponse(history.curve())
+
+    def events(request: Request) -> Response:
+        return JSONResponse(history.events())
 
     async def metrics(request: Request) -> Response:
         return Response(cluster_metrics(operator_service.status()), media_type=CONTENT_TYPE)
@@ -78,7 +86,8 @@ def dashboard(
         Route("/metrics", metrics),
         Route("/events", feed),
         Route("/api/status", status),
-        Route("/api/curve", curves),
+        Route("/api/curve", curve),
+        Route("/api/events", events),
         Route("/api/{request}", operate, methods=["POST"]),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]

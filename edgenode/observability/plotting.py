@@ -32,13 +32,19 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plot_accuracy(
-    path: Path, sent: Sequence[float], dense: Sequence[float], accuracy: Sequence[float], label: str
+    path: Path,
+    sent: Sequence[float],
+    dense: Sequence[float],
+    accuracy: Sequence[float],
+    label: str,
+    senders: str = "per node",
 ) -> None:
     """Write an image in the format of the path's suffix.
 
     Args:
-        sent, dense: bytes per node at successive moments, as sent and uncompressed.
+        sent, dense: bytes at successive moments, as sent and uncompressed.
         accuracy: 0 to 1, at the same moments.
+        senders: whose bytes they are.
 
     Raises:
         ConfigError: matplotlib does not know the format.
@@ -50,7 +56,7 @@ def plot_accuracy(
     axes.plot(dense, percent, color="#8b949e", lw=2, ls="--", label="the same messages, uncompressed")
     axes.plot(sent[-1:], percent[-1:], "o", color="#1f6feb")
     axes.annotate(f"{percent[-1]:.1f} %", (sent[-1], percent[-1]), (-6, 8), textcoords="offset points", ha="right")
-    axes.set(xscale="log", xlabel="bytes sent per node", ylabel="mean test accuracy, %")
+    axes.set(xscale="log", xlabel=f"bytes sent, {senders}", ylabel="mean test accuracy, %")
     axes.xaxis.set_major_formatter(lambda value, _: size(int(value)))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgenode.core.protocol.plan import Plan
-from edgenode.core.protocol.status import NodeStatus
+from edgenode.core.protocol.status import COUNTERS, NodeStatus
 
-COUNTERS = ("messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire_bytes", "dense_bytes")
 _POINTS = 60  # of the measured pace
 _APART_S = 1.0
 
@@ -83,11 +82,11 @@ class RunProgress:
         self._chain = ""  # the digest of its first record: a run that resumes from a checkpoint has another
 
     def observe(self, plan: Plan, members: Iterable[NodeStatus], paused: bool, now: float) -> None:
-        """Take the members' last reports. Members that have not reported yet have round 0."""
+        """Take the members' last reports."""
         if plan.records[0].digest != self._chain:
             self._chain, self.reached = plan.records[0].digest, plan.records[0].start
             self._pace.clear()
-        self.reached = max(self.reached, min((status.round for status in members if status.round), default=0))
+        self.reached = max(self.reached, min((status.round for status in members if status.reported), default=0))
         if paused:
             self._pace.clear()
         elif not self._pace or (self.reached > self._pace[-1][1] and now - self._pace[-1][0] >= _APART_S):

@@ -6,23 +6,41 @@ All writing is done in one thread, in order, so that a slow disk does not block 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from edgenode.config.schema import Config
+from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState
 from edgenode.errors import CheckpointError
+from edgenode.observability.run_events import EventWatch, ending
 from edgenode.observability.tensorboard import Events
 from edgenode.storage import result_file
 from edgenode.storage.run_history import Recorder, RunHistory
 
 log = structlog.get_logger()
 
+_T = TypeVar("_T")
 _SAMPLE_EVERY_S = 1.0
+_EVENTS_SHOWN = 100
+
+
+class RecordedRun(Protocol):
+    """What the recorder reads of a run."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """All of it. None until the run starts."""
+
+    def status(self) -> ClusterStatus:
+        """The current status."""
+
+    def restore(self, reached: int, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Continue from the round, and from the counts of the nodes, that an earlier controller recorded."""
 
 
 class RunRecorder:
@@ -30,9 +48,8 @@ class RunRecorder:
 
     Args:
         rounds: rounds of the whole run, gossip included.
-        resumed: the run started before this controller did.
-        status: reads the current status of the run.
-        events: writes TensorBoard events too, if given.
+        restarted: this controller started in the middle of the run.
+        tensorboard: writes TensorBoard events too, if given.
     """
 
     def __init__(
@@ -40,66 +57,82 @@ class RunRecorder:
         config: Config,
         rounds: int,
         state_dir: Path,
-        resumed: bool,
-        status: Callable[[], ClusterStatus],
-        events: Events | None = None,
+        restarted: bool,
+        run: RecordedRun,
+        tensorboard: Events | None = None,
     ) -> None:
-        self._events = events
-        self._config, self._rounds, self._resumed, self._status = config, rounds, resumed, status
+        self._config, self._rounds, self._restarted, self._run = config, rounds, restarted, run
+        self._tensorboard = tensorboard
         self._history = RunHistory(state_dir)
         self._recorder: Recorder | None = None
+        self._events: EventWatch | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="history")
 
     async def record(self) -> None:
         """Record until cancelled, or until the disk fails."""
         while True:
             await asyncio.sleep(_SAMPLE_EVERY_S)
-            status = self._status()
-            if status.plan is None:
+            if (plan := self._run.plan) is None:
                 continue
-            if not await asyncio.get_running_loop().run_in_executor(self._writer, self._note, status):
+            try:
+                await self._sample(plan)
+            except CheckpointError as exc:
+                log.warning("the run continues without a history", reason=str(exc))
                 return
 
     async def end(self, ended_well: bool) -> None:
         """Record the end of the run. Its outcome is "stopped" if a node reports that it stopped."""
-        status = self._status()
-        stopped = any(node.status.state is NodeState.STOPPED for node in status.nodes)
-        outcome = "failed" if not ended_well else "stopped" if stopped else "done"
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._note_end, status, outcome)
+        try:
+            if (plan := self._run.plan) is not None:
+                await self._sample(plan, ended_well)
+        except CheckpointError as exc:
+            log.warning("cannot record the end of the run", reason=str(exc))
         self._writer.shutdown()
+        if self._tensorboard:
+            self._tensorboard.close()
 
     def curve(self) -> list[dict[str, Any]]:
-        """The means over the nodes so far, oldest first. Empty without a history."""
+        """The moments so far, oldest first. Empty without a history."""
+        return self._read(self._history.curve)
+
+    def events(self) -> list[dict[str, Any]]:
+        """The newest events, oldest first. Empty without a history."""
+        return self._read(lambda run: self._history.events(run, _EVENTS_SHOWN))
+
+    def _read(self, query: Callable[[int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
         try:
-            return self._history.curve(self._recorder.run) if self._recorder else []
+            return query(self._recorder.run) if self._recorder else []
         except CheckpointError as exc:
             log.warning("cannot read the history", reason=str(exc))
             return []
 
-    def _note(self, status: ClusterStatus) -> bool:
-        """Write a status. False if the disk failed."""
-        self._note_events(status)
-        try:
-            self._opened().note(status)
-        except CheckpointError as exc:
-            log.warning("the run continues without a history", reason=str(exc))
-            return False
-        return True
+    async def _sample(self, plan: Plan, ended_well: bool | None = None) -> None:
+        """Write what is new. ``ended_well`` is given at the end of the run.
 
-    def _note_end(self, status: ClusterStatus, outcome: str) -> None:
-        self._note_events(status)
-        if self._events:
-            self._events.close()
-        try:
-            self._opened().end(status, outcome)
-        except CheckpointError as exc:
-            log.warning("cannot record the end of the run", reason=str(exc))
+        Raises:
+            CheckpointError: the disk failed.
+        """
+        events = self._events or await self._open(plan)
+        status = self._run.status()
+        news = events.news(plan, status.paused, status.round)
+        if ended_well is None:
+            await self._in_writer(lambda: self._write(status, lambda recorder: recorder.note(status, news)))
+            return
+        outcome = _outcome(status, ended_well)
+        news.append(ending(outcome, status.round))
+        await self._in_writer(lambda: self._write(status, lambda recorder: recorder.end(status, outcome, news)))
 
-    def _note_events(self, status: ClusterStatus) -> None:
-        if self._events:
-            self._events.note(status)
+    async def _open(self, plan: Plan) -> EventWatch:
+        """Begin to record: a new run, or one that began earlier, with another controller or before a stop."""
+        first = plan.records[0]
+        recorder = await self._in_writer(lambda: self._opened(self._restarted or first.number > 0))
+        so_far = recorder.so_far
+        # if the run has resumed from a checkpoint since, it has fallen back from the recorded round
+        self._run.restore(so_far.round if so_far.record >= first.number else 0, so_far.counts)
+        self._events = EventWatch(so_far, self._run.status().leadership.term if self._restarted else None)
+        return self._events
 
-    def _opened(self) -> Recorder:
+    def _opened(self, resumed: bool) -> Recorder:
         config = self._config
         about = {
             "cluster": config.run.cluster,
@@ -110,5 +143,19 @@ class RunRecorder:
             "rounds": self._rounds,
             "config": config.to_toml(),
         }
-        self._recorder = self._recorder or Recorder(self._history, about, self._resumed)
+        self._recorder = self._recorder or Recorder(self._history, about, resumed)
         return self._recorder
+
+    def _write(self, status: ClusterStatus, write: Callable[[Recorder], None]) -> None:
+        if self._tensorboard:
+            self._tensorboard.note(status)
+        assert self._recorder is not None
+        write(self._recorder)
+
+    async def _in_writer(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, call)
+
+
+def _outcome(status: ClusterStatus, ended_well: bool) -> str:
+    stopped = any(node.status.state is NodeState.STOPPED for node in status.nodes)
+    return "failed" if not ended_well else "stopped" if stopped else "done"

@@ -1,82 +1,72 @@
 """The history of runs in SQLite, for tables and plots. No decision depends on it.
 
-A run has at most ``_TICKS`` moments. When it has that many, every second one is deleted, and further ones are recorded
-half as often. The moments thus cover the whole run evenly, whether it takes a minute or a month. The newest ``_RUNS``
-runs are kept.
+1. A run has at most ``_TICKS`` moments. When it has that many, every second one is deleted, and further ones are
+   recorded half as often. The moments thus cover the whole run evenly, whether it takes a minute or a month. Of the
+   events of a run, the newest ``_EVENTS`` are kept, and of the runs the newest ``_RUNS``.
+2. A run that resumes, after a stop or under another controller, continues its record. The time in which no controller
+   recorded it does not count.
+3. The round of a moment does not fall. If all nodes were down and the run resumes from a checkpoint, the moments of the
+   rounds after it are deleted, because the run replays these rounds. Bytes that were sent stay counted.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgenode.core.protocol.status import ClusterStatus, NodeView
-from edgenode.errors import CheckpointError
+from edgenode.core.protocol.status import COUNTERS, ClusterStatus, NodeView
+from edgenode.storage.history_database import COLUMNS, opened
 
 NAME = "history.sqlite3"
-_APPLICATION = int.from_bytes(b"edgh")
-_FORMAT = 1
 _RUNS = 100
 _TICKS = 1024
+_EVENTS = 1000
 _EVERY_S = 1.0
-_BUSY_S = 2.0
-# the samples of a node, named as in `edgenode status --json`
-_VALUES: Mapping[str, Callable[[NodeView], float | None]] = {
-    "round": lambda n: n.status.round,
-    "accuracy": lambda n: n.status.accuracy,
-    "loss": lambda n: n.status.loss,
-    "u": lambda n: n.status.u,
-    "messages": lambda n: n.status.messages,
-    "payload_bytes": lambda n: n.status.payload_bytes,
-    "gossip_bytes": lambda n: n.status.gossip_bytes,
-    "received_bytes": lambda n: n.status.received_bytes,
-    "wire_bytes": lambda n: n.status.wire_bytes,
-    "dense_bytes": lambda n: n.status.dense_bytes,
-    "round_s": lambda n: round(n.status.round_s, 4),
-    "holds_up_s": lambda n: round(n.holds_up_s, 3),
-    "peak_memory_bytes": lambda n: n.status.peak_memory_bytes,
-    "joules_per_round": lambda n: n.status.joules_per_round,
-}
-COLUMNS = tuple(_VALUES)
-_SCHEMA = f"""
-BEGIN;
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_FORMAT};
-CREATE TABLE run (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    cluster TEXT NOT NULL,
-    run_digest TEXT NOT NULL,
-    algorithm TEXT NOT NULL,
-    compressor TEXT NOT NULL,
-    nodes INTEGER NOT NULL,
-    rounds INTEGER NOT NULL,
-    config TEXT NOT NULL,
-    began REAL NOT NULL,  -- seconds since 1970, by the controller's clock
-    ended REAL,
-    outcome TEXT
-);
-CREATE TABLE tick (
-    run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
-    number INTEGER NOT NULL,
-    at_s REAL NOT NULL,  -- since the run began
-    graph TEXT,
-    consensus_distance REAL,
-    PRIMARY KEY (run, number)
-) WITHOUT ROWID;
-CREATE TABLE sample (
-    run INTEGER NOT NULL,
-    tick INTEGER NOT NULL,
-    node TEXT NOT NULL,
-    {", ".join(COLUMNS)},
-    PRIMARY KEY (run, tick, node),
-    FOREIGN KEY (run, tick) REFERENCES tick ON DELETE CASCADE
-) WITHOUT ROWID;
-COMMIT;
-"""
+NO_RECORD = -1
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """Something that happened to a run.
+
+    Attributes:
+        at: seconds since 1970, by the controller's clock.
+        round: the round of the run then, or the round from which a change is in force.
+        kind: joined, evicted, paused, ...
+        text: a sentence for people.
+        record: the number of the plan record that it comes from, or NO_RECORD.
+    """
+
+    at: float
+    round: int
+    kind: str
+    text: str
+    record: int = NO_RECORD
+
+
+RESTARTED = "restarted"
+"""The kind of event after which a run replays the rounds after ``RunEvent.round``."""
+
+
+@dataclass(frozen=True)
+class RunSoFar:
+    """What is recorded of a run when a controller begins to record it.
+
+    Attributes:
+        round: the newest recorded round.
+        record: the newest plan record that has events.
+        paused: whether an operator had paused it.
+        counts: the counters of every node that ever took part, by name and column.
+    """
+
+    round: int = 0
+    record: int = NO_RECORD
+    paused: bool = False
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class RunHistory:
@@ -89,54 +79,49 @@ class RunHistory:
         self.path = state_dir / NAME
 
     def runs(self) -> list[dict[str, Any]]:
-        """All runs, oldest first. Empty without a history."""
+        """All runs, oldest first. Empty without a history. ``ran_s`` is the time that was recorded."""
         if not self.path.exists():
             return []
-        with self._opened() as database:
-            return [dict(row) for row in database.execute("SELECT * FROM run ORDER BY id")]
+        query = "SELECT *, (SELECT max(at_s) FROM tick WHERE run = run.id) AS ran_s FROM run ORDER BY id"
+        with opened(self.path) as database:
+            return [dict(row) for row in database.execute(query)]
 
     def samples(self, run: int) -> list[dict[str, Any]]:
         """All samples of a run, by time and node."""
         query = (
-            f"SELECT tick.at_s, tick.graph, tick.consensus_distance, sample.node, {', '.join(COLUMNS)} FROM sample "
+            "SELECT tick.at_s, tick.graph, tick.consensus_distance, sample.node, "
+            f"{', '.join(f'sample.{column}' for column in COLUMNS)} FROM sample "
             "JOIN tick ON tick.run = sample.run AND tick.number = sample.tick WHERE sample.run = ? ORDER BY tick, node"
         )
-        with self._opened() as database:
+        with opened(self.path) as database:
             return [dict(row) for row in database.execute(query, (run,))]
 
+    def last(self, run: int) -> dict[str, dict[str, Any]]:
+        """The last known figures of every node that ever took part, by its name."""
+        nodes: dict[str, dict[str, Any]] = {}
+        for sample in self.samples(run):
+            known = nodes.get(sample["node"], {})
+            nodes[sample["node"]] = {key: known.get(key) if value is None else value for key, value in sample.items()}
+        with opened(self.path) as database:
+            counts = _counts(database, run)
+        return {name: {**figures, **counts[name]} for name, figures in nodes.items()}
+
     def curve(self, run: int) -> list[dict[str, Any]]:
-        """The means over the nodes at every moment."""
+        """Every moment: means of accuracy and loss over the nodes, and bytes of all nodes together."""
         query = (
-            "SELECT at_s, graph, consensus_distance, min(round) AS round, "
-            "avg(accuracy) AS accuracy, avg(loss) AS loss, "
-            "avg(payload_bytes) AS payload_bytes, avg(dense_bytes) AS dense_bytes FROM tick "
+            "SELECT at_s, graph, consensus_distance, tick.round, avg(accuracy) AS accuracy, avg(loss) AS loss, "
+            "tick.payload_bytes, tick.dense_bytes FROM tick "
             "JOIN sample ON tick.run = sample.run AND tick.number = sample.tick "
             "WHERE tick.run = ? GROUP BY number ORDER BY number"
         )
-        with self._opened() as database:
+        with opened(self.path) as database:
             return [dict(row) for row in database.execute(query, (run,))]
 
-    @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=_BUSY_S)) as database:
-                database.row_factory = sqlite3.Row
-                self._check(database)
-                database.execute("PRAGMA foreign_keys = ON")
-                database.execute("PRAGMA synchronous = NORMAL")  # with WAL, a power cut loses the last seconds at most
-                with database:
-                    yield database
-        except (OSError, sqlite3.Error) as exc:
-            raise CheckpointError(f"{self.path}: {exc}; remove it to start a new history") from exc
-
-    def _check(self, database: sqlite3.Connection) -> None:
-        application, form = (database.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version"))
-        if (application, form) == (0, 0) and not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-            database.execute("PRAGMA journal_mode = WAL")
-            database.executescript(_SCHEMA)
-        elif (application, form) != (_APPLICATION, _FORMAT):
-            raise sqlite3.DatabaseError(f"it is not a history of format {_FORMAT}")
+    def events(self, run: int, most: int = _EVENTS) -> list[dict[str, Any]]:
+        """The newest events of a run, oldest first."""
+        query = "SELECT at, round, kind, text FROM event WHERE run = ? ORDER BY number DESC LIMIT ?"
+        with opened(self.path) as database:
+            return [dict(row) for row in database.execute(query, (run, most))][::-1]
 
 
 class Recorder:
@@ -144,54 +129,98 @@ class Recorder:
 
     Args:
         about: cluster, run_digest, algorithm, compressor, nodes, rounds and config of the run.
-        resumed: the controller restarted in the middle of a run. Continue its record, if there is one.
+        resumed: the run began earlier. Continue its record, if there is one.
+
+    Attributes:
+        so_far: what was recorded of it before.
     """
 
     def __init__(self, history: RunHistory, about: Mapping[str, Any], resumed: bool = False) -> None:
         self._history = history
         self._every_s, self._due = _EVERY_S, 0.0
-        with history._opened() as database:
+        self._tick = self._taken = self._event = 0
+        self.so_far = RunSoFar()
+        with opened(history.path) as database:
             found = database.execute(
-                "SELECT id, began FROM run WHERE ended IS NULL AND cluster = ? AND run_digest = ? ORDER BY id DESC",
-                (about["cluster"], about["run_digest"]),
-            ).fetchone()
-            if resumed and found:
-                self.run, self._began = found
-                self._tick = _one(database, "SELECT coalesce(max(number) + 1, 0) FROM tick WHERE run = ?", self.run)
-                self._taken = _one(database, "SELECT count(*) FROM tick WHERE run = ?", self.run)
+                "SELECT max(id) FROM run WHERE cluster = ? AND run_digest = ?", (about["cluster"], about["run_digest"])
+            ).fetchone()[0]
+            if resumed and found is not None:
+                self._continue(database, found)
                 return
-            self._began = time.time()
+            self._began = time.monotonic()
             keys = [*about, "began"]
-            self.run = database.execute(
-                f"INSERT INTO run ({', '.join(keys)}) VALUES ({', '.join('?' * len(keys))})",
-                (*about.values(), self._began),
-            ).lastrowid
+            self.run: int = database.execute(
+                f"INSERT INTO run ({', '.join(keys)}) VALUES ({', '.join('?' * len(keys))}) RETURNING id",
+                (*about.values(), time.time()),
+            ).fetchone()[0]
             database.execute("DELETE FROM run WHERE id <= ? - ?", (self.run, _RUNS))
-        self._tick = self._taken = 0
 
-    def note(self, status: ClusterStatus, now: float | None = None) -> None:
-        """Record a status, if the next moment is due."""
-        now = time.time() if now is None else now
-        if now >= self._due and status.nodes:
-            self._due = now + self._every_s
-            with self._history._opened() as database:
-                self._write(database, status, now)
+    def _continue(self, database: sqlite3.Connection, run: int) -> None:
+        self.run = run
+        database.execute("UPDATE run SET ended = NULL, outcome = NULL WHERE id = ?", (run,))
+        self._tick, self._taken, ran_s, newest = database.execute(
+            "SELECT coalesce(max(number) + 1, 0), count(*), coalesce(max(at_s), 0), coalesce(max(round), 0) "
+            "FROM tick WHERE run = ?", (run,)
+        ).fetchone()  # fmt: skip
+        self._event, record = database.execute(
+            "SELECT coalesce(max(number) + 1, 0), coalesce(max(record), ?) FROM event WHERE run = ?", (NO_RECORD, run)
+        ).fetchone()
+        pauses = database.execute(
+            "SELECT kind FROM event WHERE run = ? AND kind IN ('paused', 'resumed') ORDER BY number", (run,)
+        ).fetchall()
+        paused = bool(pauses) and pauses[-1]["kind"] == "paused"
+        self.so_far = RunSoFar(newest, record, paused, _counts(database, run))
+        self._began = time.monotonic() - ran_s
+        while self._every_s * _TICKS < ran_s:
+            self._every_s *= 2
 
-    def end(self, status: ClusterStatus, outcome: str) -> None:
-        """Record the last status and the outcome."""
-        now = time.time()
-        with self._history._opened() as database:
-            self._write(database, status, now)
-            database.execute("UPDATE run SET ended = ?, outcome = ? WHERE id = ?", (now, outcome, self.run))
+    def note(self, status: ClusterStatus, events: Sequence[RunEvent] = (), now: float | None = None) -> None:
+        """Record events, and a status if the next moment is due. ``now`` is by the monotonic clock."""
+        now = time.monotonic() if now is None else now
+        due = now >= self._due and bool(status.nodes)
+        if due or events:
+            with opened(self._history.path) as database:
+                self._write_events(database, events)
+                if due:
+                    self._due = now + self._every_s
+                    self._write(database, status, now)
+
+    def end(self, status: ClusterStatus, outcome: str, events: Sequence[RunEvent] = ()) -> None:
+        """Record the last events, the last status and the outcome."""
+        with opened(self._history.path) as database:
+            self._write_events(database, events)
+            self._write(database, status, time.monotonic())
+            database.execute("UPDATE run SET ended = ?, outcome = ? WHERE id = ?", (time.time(), outcome, self.run))
+
+    def _write_events(self, database: sqlite3.Connection, events: Sequence[RunEvent]) -> None:
+        for event in events:
+            if event.kind == RESTARTED:
+                database.execute("DELETE FROM tick WHERE run = ? AND round > ?", (self.run, event.round))
+                self._taken = _one(database, "SELECT count(*) FROM tick WHERE run = ?", self.run)
+            database.execute(
+                "INSERT INTO event (run, number, at, round, kind, text, record) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (self.run, self._event, event.at, event.round, event.kind, event.text, event.record),
+            )
+            self._event += 1
+        database.execute("DELETE FROM event WHERE run = ? AND number < ?", (self.run, self._event - _EVENTS))
 
     def _write(self, database: sqlite3.Connection, status: ClusterStatus, now: float) -> None:
         graph = status.plan.at(status.round).schedule.spec(status.round).name if status.plan else None
-        at_s = round(now - self._began, 3)
-        tick = (self.run, self._tick, at_s, graph, status.consensus_distance)
-        database.execute("INSERT INTO tick VALUES (?, ?, ?, ?, ?)", tick)
+        database.execute(
+            "INSERT INTO tick (run, number, at_s, graph, consensus_distance, round, payload_bytes, dense_bytes) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (self.run, self._tick, round(now - self._began, 3), graph, status.consensus_distance, status.round,
+             status.payload_bytes, status.dense_bytes),
+        )  # fmt: skip
         database.executemany(
-            f"INSERT INTO sample VALUES (?, ?, ?, {', '.join('?' * len(COLUMNS))})",
-            [(self.run, self._tick, node.node, *(value(node) for value in _VALUES.values())) for node in status.nodes],
+            f"INSERT INTO sample (run, tick, node, {', '.join(COLUMNS)}) "
+            f"VALUES (?, ?, ?, {', '.join('?' * len(COLUMNS))})",
+            [(self.run, self._tick, node.node, *(_figure(node, name) for name in COLUMNS)) for node in status.nodes],
+        )
+        database.executemany(
+            f"REPLACE INTO node_count (run, node, {', '.join(COUNTERS)}) "
+            f"VALUES (?, ?, {', '.join('?' * len(COUNTERS))})",
+            [(self.run, node.node, *(_figure(node, name) for name in COUNTERS)) for node in status.nodes],
         )
         self._tick += 1
         self._taken += 1
@@ -209,6 +238,16 @@ class Recorder:
         self._every_s *= 2
 
 
-def _one(database: sqlite3.Connection, query: str, run: int | None) -> int:
+def _figure(node: NodeView, column: str) -> float | None:
+    figure: float | None = node.holds_up_s if column == "holds_up_s" else getattr(node.status, column)
+    return round(figure, 6) if isinstance(figure, float) else figure
+
+
+def _counts(database: sqlite3.Connection, run: int) -> dict[str, dict[str, int]]:
+    rows = database.execute(f"SELECT node, {', '.join(COUNTERS)} FROM node_count WHERE run = ?", (run,))
+    return {row["node"]: {name: row[name] for name in COUNTERS} for row in rows}
+
+
+def _one(database: sqlite3.Connection, query: str, run: int) -> int:
     (value,) = database.execute(query, (run,)).fetchone()
     return int(value)

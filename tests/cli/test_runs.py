@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from edgenode.cli import group
-from edgenode.storage.run_history import Recorder, RunHistory
+from edgenode.storage.run_history import Recorder, RunEvent, RunHistory
 from tests.storage.test_run_history import ABOUT, a_status, record
 
 
@@ -22,7 +23,7 @@ def run(folder: Path, *words: str) -> Result:
 def folder(tmp_path: Path) -> Path:
     first = Recorder(RunHistory(tmp_path), ABOUT)
     record(first, 3)
-    first.end(a_status(9, payload_bytes=2000, dense_bytes=90_000), "done")
+    first.end(a_status(9, payload_bytes=2000, dense_bytes=90_000), "done", [RunEvent(1e9, 7, "evicted", "[red]n1")])
     record(Recorder(RunHistory(tmp_path), {**ABOUT, "config": "[run]\nnodes = 2\n"}), 2)
     return tmp_path
 
@@ -42,6 +43,21 @@ def test_run_is_shown_with_nodes_and_configuration(folder: Path) -> None:
     assert "90.0 kB" in text
     assert run(folder, "show").output.endswith("run.toml:\n\n[run]\nnodes = 2\n")
     assert [n["round"] for n in json.loads(run(folder, "show", "1", "--json").output)["nodes"]] == [9, 11]
+
+
+def test_run_is_shown_with_its_events_and_the_sum_of_its_nodes(folder: Path) -> None:
+    text = run(folder, "show", "1").output
+    assert "4.0 kB" in text
+    assert re.search(r"\d\d:\d\d:\d\d +7 +evicted +\[red\]n1", text)
+    (event,) = json.loads(run(folder, "show", "1", "--json").output)["events"]
+    assert (event["round"], event["kind"], event["text"]) == (7, "evicted", "[red]n1")
+
+
+def test_run_shows_and_plots_its_last_known_accuracy_after_a_resume(folder: Path) -> None:
+    Recorder(RunHistory(folder), ABOUT, resumed=True).end(a_status(6, accuracy=0.512, payload_bytes=1000), "stopped")
+    Recorder(RunHistory(folder), ABOUT, resumed=True).note(a_status(6, accuracy=None, payload_bytes=2000))
+    assert "51.2%" in run(folder, "show", "last").output
+    assert run(folder, "plot", "last", "--out", str(folder / "run.png")).exit_code == 0
 
 
 def test_run_is_exported_as_csv_and_as_json(folder: Path) -> None:

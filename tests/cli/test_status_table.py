@@ -18,7 +18,7 @@ from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, 
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import ConfigError
-from edgenode.observability.status_view import cluster_json, next_switch, size
+from edgenode.observability.status_view import cluster_json, duration, next_switch, size
 
 A, B, EVERYONE = GraphSpec("a"), GraphSpec("b"), GraphSpec("complete")
 
@@ -63,6 +63,34 @@ def test_title_names_graph_edges_and_next_switch() -> None:
     assert title(a_status(*nodes, plan=a_plan())) == (
         "home: graph a (n0→n1  n1→n2  n2→n3  n3→n0), then b from round 10"
     )
+
+
+def test_title_estimates_the_time_that_is_left() -> None:
+    status = a_status(a_node("n0", round=12), plan=a_plan(last=EVERYONE, last_from=12))
+    assert title(replace(status, time_left_s=754.4)).endswith("(12 edges), about 12 min 34 s left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.6, "1 min 00 s"),
+        (754, "12 min 34 s"),
+        (3599.7, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+        (86_399, "1 d 00 h"),
+        (200_000, "2 d 08 h"),
+    ],
+)
+def test_duration_has_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_bytes_of_departed_nodes_stay_in_the_sum() -> None:
+    status = a_status(a_node(accuracy=0.5, payload_bytes=2_000, dense_bytes=6_000), plan=a_plan())
+    status = replace(status, departed_payload_bytes=1_000, departed_dense_bytes=3_000)
+    assert "3.0 kB (uncompressed 9.0 kB, 3 times as much)" in shown(Screen().render(status))
+    assert (cluster_json(status)["payload_bytes"], cluster_json(status)["dense_bytes"]) == (3_000, 9_000)
 
 
 def test_last_graph_has_no_next_and_many_edges_are_counted() -> None:
@@ -196,7 +224,7 @@ def test_watch_shows_graph_nodes_and_curves() -> None:
     assert "home (paused): graph a (n0→n1  n1→n2  n2→n3  n3→n0), then b from round 10" in text
     for word in (" n0 ", "7/50", "0.25", "50.0%", "1.000", "2.0 kB", "900 B", "running"):
         assert word in text
-    assert "in total 8.0 kB (uncompressed 240.0 kB, 30 times as much)" in text
+    assert "8.0 kB (uncompressed 240.0 kB, 30 times as much)" in text
     assert "models apart   1.5 (round 6)" in text
     assert any(head in text for head in "→↘↓↙←↖↑↗")
 

@@ -8,11 +8,10 @@ from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.controller.registry import NodeEntry, NodeRegistry
 from edgenode.core.protocol.plan import Member, create_plan
-from edgenode.core.protocol.status import NodeState, NodeStatus
+from edgenode.core.protocol.status import COUNTERS, NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.observability.model_sketch import BUCKETS
-from edgenode.observability.run_progress import COUNTERS
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), 1))
 RUNNING, DONE, STOPPED, FAILED = NodeState.RUNNING, NodeState.DONE, NodeState.STOPPED, NodeState.FAILED

@@ -56,6 +56,16 @@ class OperatorService:
         return 42
 
 
+class History:
+    """One moment and one event."""
+
+    def curve(self) -> list[dict[str, Any]]:
+        return [{"round": 5, "accuracy": 0.5}]
+
+    def events(self) -> list[dict[str, Any]]:
+        return [{"at": 1e9, "round": 5, "kind": "joined", "text": "n3"}]
+
+
 @pytest.fixture
 def operator_service() -> OperatorService:
     return OperatorService()
@@ -66,7 +76,7 @@ async def browser(operator_service: OperatorService) -> AsyncIterator[httpx.Asyn
     def status() -> dict[str, Any]:
         return cluster_json(operator_service.status())
 
-    app = dashboard(operator_service, lambda: [{"round": 5, "accuracy": 0.5}], Feed(status), "127.0.0.1:8080")
+    app = dashboard(operator_service, History(), Feed(status), "127.0.0.1:8080")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8080") as client:
         yield client
 
@@ -101,9 +111,10 @@ async def test_page_loads_only_files_of_the_package(browser: httpx.AsyncClient) 
     assert (await browser.get("/static/../app.py")).status_code == 404
 
 
-async def test_status_curve_and_metrics_are_served(browser: httpx.AsyncClient) -> None:
+async def test_status_history_and_metrics_are_served(browser: httpx.AsyncClient) -> None:
     assert (await browser.get("/api/status")).json()["graph"]["name"] == "a"
-    assert (await browser.get("/api/curve")).json() == [{"round": 5, "accuracy": 0.5}]
+    assert (await browser.get("/api/curve")).json() == History().curve()
+    assert (await browser.get("/api/events")).json() == History().events()
     metrics = await browser.get("/metrics", headers={"host": "controller:8080"})  # a scraper may use any name
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'edgenode_round{node="n0"} 5.0' in metrics.text
@@ -214,7 +225,7 @@ async def test_page_on_all_interfaces_accepts_the_machine_name(
     operator_service: OperatorService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "pi-1.lan")
-    app = dashboard(operator_service, list, Feed(dict), "0.0.0.0:8080")
+    app = dashboard(operator_service, History(), Feed(dict), "0.0.0.0:8080")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://10.0.0.5:8080") as client:
         for host, code in (("10.0.0.5:8080", 200), ("pi-1.local", 200), ("pi-1.lan", 200), ("evil.example", 403)):
             assert (await client.get("/api/curve", headers={"host": host})).status_code == code

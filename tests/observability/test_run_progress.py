@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode.core.protocol.plan import Member, Plan, create_plan
-from edgenode.core.protocol.status import NodeStatus
+from edgenode.core.protocol.status import COUNTERS, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.observability.run_progress import COUNTERS, NodeCounts, RunProgress
+from edgenode.observability.run_progress import NodeCounts, RunProgress
 
 PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1))
 

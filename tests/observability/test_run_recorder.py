@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from edgenode.config.schema import Config
-from edgenode.core.protocol.plan import Member, create_plan
+from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.observability import run_recorder
 from edgenode.observability.run_recorder import RunRecorder
-from edgenode.storage.run_history import Recorder, RunHistory
+from edgenode.storage.run_history import Recorder, RunEvent, RunHistory
 
 PLAN = create_plan("home", [Member("n0")], Schedule((GraphSpec("a"),), 1))
 
@@ -35,23 +36,38 @@ class SlowDisk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
     disk, note = SlowDisk(), Recorder.note
 
-    def slow(recorder: Recorder, status: ClusterStatus) -> None:
+    def slow(recorder: Recorder, status: ClusterStatus, events: Sequence[RunEvent]) -> None:
         disk.wait()
-        note(recorder, status)
+        note(recorder, status, events)
 
     monkeypatch.setattr(Recorder, "note", slow)
     monkeypatch.setattr(run_recorder, "_SAMPLE_EVERY_S", 0.01)
     return disk
 
 
+class Run:
+    """A run of one node, which is a round further whenever its status is read."""
+
+    def __init__(self, plan: Plan = PLAN, first: int = 0) -> None:
+        self.plan, self.round, self.paused = plan, first, False
+        self.restored: list[tuple[int, Mapping[str, Mapping[str, int]]]] = []
+
+    def status(self) -> ClusterStatus:
+        self.round += 1
+        node = NodeStatus(NodeState.RUNNING, round=self.round, payload_bytes=100 * self.round)
+        return ClusterStatus("home", plan=self.plan, nodes=(NodeView("n0", status=node),), paused=self.paused)
+
+    def restore(self, reached: int, counts: Mapping[str, Mapping[str, int]]) -> None:
+        self.restored.append((reached, counts))
+
+
+async def recorded(folder: Path, run: Run, restarted: bool = False) -> None:
+    """Record a run until its end, which comes at once."""
+    await RunRecorder(Config(), 9, folder, restarted, run).end(ended_well=True)
+
+
 async def test_end_waits_for_a_write_and_the_event_loop_for_none(tmp_path: Path, disk: SlowDisk) -> None:
-    rounds = iter(range(1, 99))
-
-    def status() -> ClusterStatus:
-        node = NodeStatus(NodeState.RUNNING, round=next(rounds))
-        return ClusterStatus("home", plan=PLAN, nodes=(NodeView("n0", status=node),))
-
-    recorder = RunRecorder(Config(), 9, tmp_path, False, status)
+    recorder = RunRecorder(Config(), 9, tmp_path, False, Run())
     recording = asyncio.create_task(recorder.record())
     while not disk.begun.is_set():  # noqa: ASYNC110  (it is set in a thread)
         await asyncio.sleep(0.001)
@@ -64,4 +80,33 @@ async def test_end_waits_for_a_write_and_the_event_loop_for_none(tmp_path: Path,
     await ending
     (run,) = RunHistory(tmp_path).runs()
     assert run["outcome"] == "done"
-    assert [sample["round"] for sample in RunHistory(tmp_path).samples(run["id"])] == [1, 2]
+    assert len(RunHistory(tmp_path).samples(run["id"])) == 2
+    assert [event["kind"] for event in recorder.events()] == ["started", "finished"]
+
+
+async def test_run_that_resumes_after_a_stop_is_recorded_as_one(tmp_path: Path) -> None:
+    await recorded(tmp_path, Run(first=5))
+    again = Run(Plan((PLAN.successor(6),)), first=6)
+    await recorded(tmp_path, again)
+    (run,) = RunHistory(tmp_path).runs()
+    ((reached, counts),) = again.restored
+    assert (reached, counts["n0"]["payload_bytes"]) == (0, 600)  # round 6 follows from its plan
+    assert [event["kind"] for event in RunHistory(tmp_path).events(run["id"])] == [
+        "started", "finished", "restarted", "finished",
+    ]  # fmt: skip
+
+
+async def test_restarted_controller_continues_round_counts_and_events(tmp_path: Path) -> None:
+    await recorded(tmp_path, Run(first=5))
+    again = Run(first=7)
+    await recorded(tmp_path, again, restarted=True)
+    assert len(RunHistory(tmp_path).runs()) == 1
+    assert again.restored[0][0] == 6
+    events = [event["kind"] for event in RunHistory(tmp_path).events(1)]
+    assert events == ["started", "finished", "controller restarted", "finished"]
+
+
+async def test_new_run_of_the_same_configuration_is_another_one(tmp_path: Path) -> None:
+    await recorded(tmp_path, Run())
+    await recorded(tmp_path, Run())
+    assert len(RunHistory(tmp_path).runs()) == 2

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from edgenode.core.protocol.plan import Member, create_plan
-from edgenode.core.protocol.status import ClusterStatus, NodeStatus, NodeView
+from edgenode.core.protocol.status import COUNTERS, ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError
 from edgenode.storage import run_history
-from edgenode.storage.run_history import Recorder, RunHistory
+from edgenode.storage.run_history import RESTARTED, Recorder, RunEvent, RunHistory, RunSoFar
 
 PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1))
 ABOUT = {
@@ -26,7 +26,7 @@ ABOUT = {
 
 
 def a_status(t: int, **changes: Any) -> ClusterStatus:
-    n0 = NodeView("n0", status=NodeStatus(**{"round": t, "accuracy": t / 100} | changes))
+    n0 = NodeView("n0", status=NodeStatus(**{"state": NodeState.RUNNING, "round": t, "accuracy": t / 100} | changes))
     n1 = NodeView("n1", status=replace(n0.status, round=t + 2, accuracy=None))
     return ClusterStatus("home", plan=PLAN, nodes=(n0, n1), consensus_distance=0.5)
 
@@ -93,8 +93,79 @@ def test_restarted_controller_continues_its_own_run_only(tmp_path: Path) -> None
     record(again, 2, first=2)
     again.end(a_status(9), "done")
     assert [c["round"] for c in RunHistory(tmp_path).curve(first.run)] == [0, 1, 2, 3, 9]
-    assert Recorder(RunHistory(tmp_path), ABOUT, resumed=True).run > first.run
     assert Recorder(RunHistory(tmp_path), ABOUT).run > first.run
+
+
+def test_stopped_run_that_resumes_is_one_run_without_the_pause(tmp_path: Path) -> None:
+    first = Recorder(RunHistory(tmp_path), ABOUT)
+    record(first, 3)
+    first.end(a_status(3), "stopped")
+    again = Recorder(RunHistory(tmp_path), ABOUT, resumed=True)
+    (run,) = RunHistory(tmp_path).runs()
+    assert (run["ended"], run["outcome"]) == (None, None)
+    assert again.so_far == RunSoFar(3, -1, False, {node: dict.fromkeys(COUNTERS, 0) for node in ("n0", "n1")})
+    ran_s = run["ran_s"]
+    again.note(a_status(4))
+    again.end(a_status(9), "done")
+    (run,) = RunHistory(tmp_path).runs()
+    assert (run["outcome"], ran_s <= run["ran_s"] < ran_s + 60) == ("done", True)
+
+
+def test_long_run_is_recorded_as_rarely_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_history, "_TICKS", 16)
+    first = Recorder(RunHistory(tmp_path), ABOUT)
+    first.note(a_status(0), now=first._began + 1000)
+    assert Recorder(RunHistory(tmp_path), ABOUT, resumed=True)._every_s == 64
+
+
+# --- the round and the bytes do not fall
+
+
+def test_bytes_of_a_node_that_left_stay_in_the_sums(tmp_path: Path) -> None:
+    recorder = Recorder(RunHistory(tmp_path), ABOUT)
+    both = a_status(5, payload_bytes=700, dense_bytes=7000)
+    recorder.note(both, now=recorder._began)
+    alone = replace(both, nodes=both.nodes[:1], departed_payload_bytes=700, departed_dense_bytes=7000)
+    recorder.note(alone, now=recorder._began + 1e6)
+    curve = RunHistory(tmp_path).curve(recorder.run)
+    assert [(c["payload_bytes"], c["dense_bytes"]) for c in curve] == [(1400, 14000)] * 2
+    assert RunHistory(tmp_path).last(recorder.run)["n1"]["payload_bytes"] == 700
+    assert Recorder(RunHistory(tmp_path), ABOUT, resumed=True).so_far.counts["n1"]["payload_bytes"] == 700
+
+
+def test_last_figures_are_the_last_known_ones(tmp_path: Path) -> None:
+    recorder = Recorder(RunHistory(tmp_path), ABOUT)
+    record(recorder, 3)
+    recorder.note(a_status(7, accuracy=None, loss=0.5), now=recorder._began + 1e9)
+    last = RunHistory(tmp_path).last(recorder.run)["n0"]
+    assert (last["round"], last["accuracy"], last["loss"]) == (7, 0.02, 0.5)
+
+
+def test_replayed_rounds_replace_the_lost_ones(tmp_path: Path) -> None:
+    recorder = Recorder(RunHistory(tmp_path), ABOUT)
+    record(recorder, 9)
+    recorder.note(a_status(4), [RunEvent(0, 4, RESTARTED, "")], now=recorder._began + 1e9)
+    recorder.note(a_status(5), now=recorder._began + 2e9)
+    assert [c["round"] for c in RunHistory(tmp_path).curve(recorder.run)] == [0, 1, 2, 3, 4, 4, 5]
+    assert recorder._taken == 7
+
+
+# --- events
+
+
+def test_events_are_kept_in_order_and_the_oldest_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_history, "_EVENTS", 3)
+    recorder = Recorder(RunHistory(tmp_path), ABOUT)
+    for i in range(3):
+        recorder.note(a_status(i), [RunEvent(100.0 + i, i, "joined", f"n{i}", i)], now=recorder._began)
+    recorder.end(a_status(9), "done", [RunEvent(200.0, 9, "paused", "<b>")])
+    events = RunHistory(tmp_path).events(recorder.run)
+    assert [(e["at"], e["round"], e["kind"], e["text"]) for e in events] == [
+        (101.0, 1, "joined", "n1"), (102.0, 2, "joined", "n2"), (200.0, 9, "paused", "<b>"),
+    ]  # fmt: skip
+    assert len(RunHistory(tmp_path).events(recorder.run, most=1)) == 1
+    so_far = Recorder(RunHistory(tmp_path), ABOUT, resumed=True).so_far
+    assert (so_far.record, so_far.paused) == (2, True)
 
 
 def test_file_that_is_not_a_history_is_left_alone(tmp_path: Path) -> None:
@@ -107,5 +178,44 @@ def test_file_that_is_not_a_history_is_left_alone(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 9")
         database.execute("CREATE TABLE other (x)")
         database.commit()
-    with pytest.raises(CheckpointError, match="it is not a history of format 1"):
+    with pytest.raises(CheckpointError, match="it is not a history of format 2"):
         Recorder(RunHistory(tmp_path), ABOUT)
+
+
+def test_history_of_format_1_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / run_history.NAME
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(FORMAT_1)
+    history = RunHistory(tmp_path)
+    assert [run["outcome"] for run in history.runs()] == ["done"]
+    assert [(c["round"], c["payload_bytes"], c["dense_bytes"]) for c in history.curve(1)] == [
+        (5, 1000, 9000), (5, 1000, 9000), (6, 1300, 9900),
+    ]  # fmt: skip
+    assert history.events(1) == []
+    assert history.last(1)["n1"]["payload_bytes"] == 500
+    assert Recorder(history, ABOUT, resumed=True).so_far.round == 6
+
+
+# n1 left and came back after the first moment
+FORMAT_1 = """
+PRAGMA application_id = 1701078888;
+PRAGMA user_version = 1;
+CREATE TABLE run (id INTEGER PRIMARY KEY AUTOINCREMENT, cluster TEXT NOT NULL, run_digest TEXT NOT NULL,
+    algorithm TEXT NOT NULL, compressor TEXT NOT NULL, nodes INTEGER NOT NULL, rounds INTEGER NOT NULL,
+    config TEXT NOT NULL, began REAL NOT NULL, ended REAL, outcome TEXT);
+CREATE TABLE tick (run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE, number INTEGER NOT NULL, at_s REAL NOT NULL,
+    graph TEXT, consensus_distance REAL, PRIMARY KEY (run, number)) WITHOUT ROWID;
+CREATE TABLE sample (run INTEGER NOT NULL, tick INTEGER NOT NULL, node TEXT NOT NULL,
+    round, accuracy, loss, u, messages, payload_bytes, gossip_bytes, received_bytes, wire_bytes, dense_bytes,
+    round_s, holds_up_s, peak_memory_bytes, joules_per_round,
+    PRIMARY KEY (run, tick, node), FOREIGN KEY (run, tick) REFERENCES tick ON DELETE CASCADE) WITHOUT ROWID;
+INSERT INTO run VALUES (1, 'home', 'd', 'scsp', 'topk', 2, 9, '', 1e9, 1e9, 'done');
+INSERT INTO tick VALUES (1, 0, 1, 'a', NULL), (1, 1, 2, 'a', NULL), (1, 2, 3, 'a', NULL);
+INSERT INTO sample VALUES
+    (1, 0, 'n0', 5, NULL, 1, 1, 3, 500, 0, 0, 0, 4500, 0.1, 0, 0, NULL),
+    (1, 0, 'n1', 6, NULL, 1, 1, 3, 500, 0, 0, 0, 4500, 0.1, 0, 0, NULL),
+    (1, 1, 'n0', 5, NULL, 1, 1, 3, 600, 0, 0, 0, 4600, 0.1, 0, 0, NULL),
+    (1, 1, 'n1', 0, NULL, 1, 1, 3, 0, 0, 0, 0, 0, 0.1, 0, 0, NULL),
+    (1, 2, 'n0', 6, NULL, 1, 1, 3, 1200, 0, 0, 0, 9000, 0.1, 0, 0, NULL),
+    (1, 2, 'n1', 8, NULL, 1, 1, 3, 100, 0, 0, 0, 900, 0.1, 0, 0, NULL);
+"""

@@ -11,6 +11,9 @@ from enum import StrEnum
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Plan
 
+COUNTERS = ("messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire_bytes", "dense_bytes")
+"""The fields of a `NodeStatus` that only grow while its process lives."""
+
 
 class NodeState(StrEnum):
     """What a node is doing. UNSPECIFIED until its first report."""
@@ -81,6 +84,11 @@ class NodeStatus:
     sketch: tuple[float, ...] = ()
     error: str = ""
 
+    @property
+    def reported(self) -> bool:
+        """Whether it is the report of a node, not of one that has yet to report."""
+        return self.round > 0 or self.state is not NodeState.UNSPECIFIED
+
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
@@ -146,7 +154,7 @@ class ClusterStatus:
     @property
     def round(self) -> int:
         """The round of the slowest node, among the nodes that have reported one. It does not fall."""
-        return max(self.reached, min((node.status.round for node in self.nodes if node.status.round), default=0))
+        return max(self.reached, min((node.status.round for node in self.nodes if node.status.reported), default=0))
 
     @property
     def payload_bytes(self) -> int:

@@ -1,0 +1,83 @@
+"""What happened to a run, for people: derived from its plan and its pause, not from messages.
+
+A record of the plan has its events once, whichever controller makes or learns it. A controller that starts again
+therefore records what the one before it decided and could not record any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from edgenode.core.protocol.plan import Plan, Record
+from edgenode.storage.run_history import NO_RECORD, RESTARTED, RunEvent, RunSoFar
+
+_MOST_NAMES = 8
+_LONGEST_NAME = 64
+_ENDINGS = {
+    "done": ("finished", "all nodes completed the run"),
+    "stopped": ("stopped", "as requested, and can resume from here"),
+    "failed": ("failed", "not all nodes completed the run"),
+}
+
+
+class EventWatch:
+    """Finds what is new.
+
+    Args:
+        so_far: what is recorded already.
+        term: of a controller that restarted in the middle of the run.
+    """
+
+    def __init__(self, so_far: RunSoFar, term: int | None) -> None:
+        self._record, self._paused, self._term = so_far.record, so_far.paused, term
+
+    def news(self, plan: Plan, paused: bool, reached: int) -> list[RunEvent]:
+        """The events since the last call."""
+        at, found = time.time(), list[RunEvent]()
+        if self._term is not None and self._record != NO_RECORD:
+            found.append(RunEvent(at, reached, "controller restarted", f"term {self._term}"))
+        self._term = None
+        before = None
+        for record in plan.records:
+            if record.number > self._record:
+                found += [RunEvent(at, record.start, *what, record.number) for what in _changes(before, record)]
+            before = record
+        self._record = max(self._record, plan.latest.number)
+        if paused != self._paused:
+            kind = "paused" if paused else "resumed"
+            found.append(RunEvent(at, reached, kind, "by an operator"))
+            self._paused = paused
+        return found
+
+
+def ending(outcome: str, reached: int) -> RunEvent:
+    """The end of a run: done, stopped or failed."""
+    return RunEvent(time.time(), reached, *_ENDINGS[outcome])
+
+
+def _changes(before: Record | None, record: Record) -> Iterator[tuple[str, str]]:
+    """(kind, text) of all that a record changes. The first record of a plan creates the run, or resumes it."""
+    if before is None:
+        names = _listed(record.names)
+        yield ("started", names) if record.number == 0 else (RESTARTED, f"from round {record.start}: {names}")
+        return
+    if evicted := [node for node, _ in record.evictions]:
+        yield "evicted", _listed(evicted)
+    if left := [node for node, _ in record.handoffs]:
+        yield "left", _listed(left)
+    if new := sorted(record.incarnations.items() - before.incarnations.items()):
+        yield "joined", _listed(node for node, _ in new)
+    old, schedule = before.schedule, record.schedule
+    if (old.graphs, old.every, old.origin) != (schedule.graphs, schedule.every, schedule.origin):
+        every = f" in turn, every {schedule.every} rounds" if len(schedule.graphs) > 1 else ""
+        yield "plan changed", f"graph {_listed(spec.name for spec in schedule.graphs)}{every}"
+    if record.end is not None and before.end is None:
+        yield "stopping", f"before round {record.end}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names from outside in a text of bounded length."""
+    all_names = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names]
+    more = len(all_names) - _MOST_NAMES
+    return ", ".join(all_names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,73 @@
+"""Events of a run, from the changes of its plan and from its pauses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgenode.core.protocol.plan import Member, Plan, create_plan
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.observability.run_events import EventWatch, ending
+from edgenode.storage.run_history import RESTARTED, RunSoFar
+
+N0, N1, N2 = Member("n0"), Member("n1"), Member("n2")
+PLAN = create_plan("home", [N0, N1, N2], Schedule((GraphSpec("a"),), 1))
+
+
+def extended(plan: Plan, start: int, **changes: Any) -> Plan:
+    return plan.extend(plan.successor(start, **changes))
+
+
+def news(watch: EventWatch, plan: Plan, paused: bool = False, reached: int = 0) -> list[tuple[int, str, str]]:
+    return [(event.round, event.kind, event.text) for event in watch.news(plan, paused, reached)]
+
+
+def test_every_change_of_plan_has_its_event_once() -> None:
+    watch = EventWatch(RunSoFar(), None)
+    assert news(watch, PLAN) == [(0, "started", "n0, n1, n2")]
+    assert news(watch, PLAN) == []
+    plan = extended(PLAN, 10, members=(N0, N1), evictions=(("n2", 8),))
+    plan = extended(plan, 20, members=(N0, N1, Member("n2", 1)))
+    assert news(watch, plan) == [(10, "evicted", "n2"), (20, "joined", "n2")]
+    plan = extended(plan, 30, members=(N0, Member("n2", 1)), handoffs=(("n1", "n0"),))
+    assert news(watch, plan) == [(30, "left", "n1")]
+    plan = extended(plan, 40, schedule=Schedule((GraphSpec("a"), GraphSpec("b")), 6, origin=40))
+    assert news(watch, plan) == [(40, "plan changed", "graph a, b in turn, every 6 rounds")]
+    assert news(watch, extended(plan, 50, end=50)) == [(50, "stopping", "before round 50")]
+
+
+def test_run_that_resumes_from_a_checkpoint_restarts() -> None:
+    watch = EventWatch(RunSoFar(), None)
+    news(watch, PLAN, reached=90)
+    assert news(watch, Plan((PLAN.successor(60),))) == [(60, RESTARTED, "from round 60: n0, n1, n2")]
+
+
+def test_pauses_are_events_of_the_round_of_the_run() -> None:
+    watch = EventWatch(RunSoFar(), None)
+    news(watch, PLAN)
+    assert news(watch, PLAN, paused=True, reached=7) == [(7, "paused", "by an operator")]
+    assert news(watch, PLAN, paused=True, reached=8) == []
+    assert news(watch, PLAN, paused=False, reached=8) == [(8, "resumed", "by an operator")]
+
+
+def test_restarted_controller_records_what_the_last_one_could_not() -> None:
+    plan = extended(extended(PLAN, 10, members=(N0, N1), evictions=(("n2", 8),)), 20, end=20)
+    watch = EventWatch(RunSoFar(round=12, record=1, paused=True), term=3)
+    assert news(watch, plan, paused=False, reached=12) == [
+        (12, "controller restarted", "term 3"), (20, "stopping", "before round 20"), (12, "resumed", "by an operator"),
+    ]  # fmt: skip
+    assert news(watch, plan) == []
+
+
+def test_long_lists_and_names_are_cut() -> None:
+    members = [Member(f"{i:02d}" + "x" * 100) for i in range(20)]
+    ((_, _, text),) = news(EventWatch(RunSoFar(), None), create_plan("home", members, PLAN.latest.schedule))
+    assert text.startswith("00xxxx")
+    assert text.endswith("x… and 12 more")
+    assert len(text) < 700
+
+
+def test_end_of_a_run_is_an_event() -> None:
+    assert [(e.round, e.kind) for e in (ending(outcome, 9) for outcome in ("done", "stopped", "failed"))] == [
+        (9, "finished"), (9, "stopped"), (9, "failed"),
+    ]  # fmt: skip
