@@ -20,12 +20,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from edgenode.cli.options import find_controller, take_sigterm_as_ctrl_c
+from edgenode.cli.options import take_sigterm_as_ctrl_c
 from edgenode.cli.status_table import status_table
 from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import EdgenodeError, TransportError
+from edgenode.net.discovery import Discovery
+from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.operator_client import operator_client
 from edgenode.observability import plotting
 from edgenode.observability.status_view import size
@@ -252,7 +254,8 @@ async def _found(processes: DemoProcesses) -> str:
         if codes := processes.ended():
             raise EdgenodeError(processes.why_failed(codes))
         try:
-            return await find_controller("mdns", processes.config.run.cluster, timeout_s=1.0, host="127.0.0.1")
+            async with Discovery(processes.config.run.cluster, (LOOPBACK,)) as discovery:
+                return (await discovery.wait("controller", timeout_s=1.0)).targets[0]
         except TransportError:
             if time.monotonic() > deadline:
                 raise

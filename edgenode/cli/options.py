@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -17,15 +15,11 @@ from click.core import ParameterSource
 from edgenode.config.load import checked_name, load
 from edgenode.config.schema import Config
 from edgenode.core.names import to_name
-from edgenode.errors import ConfigError, TransportError
-
-F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
+from edgenode.errors import ConfigError
 
 CONTROLLER_PORT = 7700
 NODE_PORT = 7600
 HTTP_PORT = 8080
-_FIND_S = 5.0
 
 config_option = click.option(
     "--config",
@@ -69,18 +63,6 @@ def as_name(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     if isinstance(param, click.Argument):
         return checked_name(f"command-line argument {param.human_readable_name}", value)
     return checked_name(f"command-line option {param.opts[0]}", value)
-
-
-def cluster_options(command: F) -> F:
-    """--controller and --cluster: how a command finds the controller."""
-    command = click.option(
-        "--cluster", default="edgenode", callback=as_name, show_default=True, envvar="EDGENODE_CLUSTER",
-        show_envvar=True, help="Name of the cluster to find by mDNS.",
-    )(command)  # fmt: skip
-    return click.option(
-        "--controller", default="mdns", metavar="mdns|H:P", show_default=True, envvar="EDGENODE_CONTROLLER",
-        show_envvar=True, help="Address of the controller, or mdns to find it.",
-    )(command)  # fmt: skip
 
 
 def overrides(settings: tuple[str, ...]) -> dict[str, str]:
@@ -156,41 +138,3 @@ def set_up_logging(verbose: bool, log_format: str = "text") -> None:
     import stamina.instrumentation
 
     stamina.instrumentation.set_on_retry_hooks([])  # the links log what they wait for
-
-
-def with_operator(controller: str, cluster: str, call: Callable[[Any], Awaitable[T]]) -> T:
-    """Find the controller, and run ``call`` with a client of it.
-
-    Raises:
-        ConfigError: no controller answers; the text says where.
-    """
-    return asyncio.run(_operate(controller, cluster, call))
-
-
-async def _operate(controller: str, cluster: str, call: Callable[[Any], Awaitable[T]]) -> T:
-    from edgenode.net.operator_client import operator_client
-
-    try:
-        async with operator_client(await find_controller(controller, cluster)) as client:
-            return await call(client)
-    except TransportError as exc:
-        raise ConfigError(str(exc)) from exc
-
-
-async def find_controller(controller: str, cluster: str, timeout_s: float = _FIND_S, host: str = "") -> str:
-    """host:port of the controller: the given address, or found by mDNS.
-
-    Raises:
-        ConfigError: the given address is malformed.
-        TransportError: mDNS found no controller in time.
-    """
-    if controller != "mdns":
-        from edgenode.net.rpc import split_address
-
-        split_address(controller)
-        return controller
-    from edgenode.net.discovery import Discovery
-    from edgenode.net.interfaces import interfaces_for
-
-    async with Discovery(cluster, interfaces_for(host)) as discovery:
-        return (await discovery.wait("controller", timeout_s=timeout_s)).targets[0]

@@ -6,13 +6,14 @@ import json
 
 import click
 
-from edgenode.cli.options import cluster_options, json_option, with_operator
+from edgenode.cli.connect import Where, cluster_options, with_operator
+from edgenode.cli.options import json_option
 
 
 @click.command()
 @cluster_options
 @json_option
-def status(controller: str, cluster: str, as_json: bool) -> None:
+def status(where: Where, as_json: bool) -> None:
     """Show the round, loss, accuracy, bytes and state of every node, and which nodes hold up others.
 
     \b
@@ -21,7 +22,7 @@ def status(controller: str, cluster: str, as_json: bool) -> None:
       edgenode status --json | jq '.nodes[].accuracy'
       edgenode status --json | jq '.nodes[] | select(.holds_up_s > 60) | .node'
     """
-    found = with_operator(controller, cluster, lambda client: client.status())
+    found = with_operator(where, lambda client: client.status())
     if as_json:
         from edgenode.observability.status_view import cluster_json
 
@@ -37,7 +38,7 @@ def status(controller: str, cluster: str, as_json: bool) -> None:
 @click.command()
 @cluster_options
 @json_option
-def nodes(controller: str, cluster: str, as_json: bool) -> None:
+def nodes(where: Where, as_json: bool) -> None:
     """List the nodes of a running cluster with their address, state, round and the time of their last report.
 
     \b
@@ -45,7 +46,8 @@ def nodes(controller: str, cluster: str, as_json: bool) -> None:
       edgenode nodes
       edgenode nodes --json | jq -r '.[] | select(.connected | not) | .node'
     """
-    found = with_operator(controller, cluster, lambda client: client.status())
+    found = with_operator(where, lambda client: client.status())
+    from edgenode.core.wording import counted
     from edgenode.observability.status_view import cluster_json
 
     rows = cluster_json(found)["nodes"]
@@ -56,4 +58,4 @@ def nodes(controller: str, cluster: str, as_json: bool) -> None:
 
     from edgenode.cli.status_table import nodes_table
 
-    Console().print(nodes_table(found) if rows else f"no nodes yet, waiting for {found.missing}")
+    Console().print(nodes_table(found) if rows else f"no nodes yet: waiting for {counted(found.missing, 'more node')}")

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
+from edgenode.core.wording import counted
 from edgenode.observability.status_view import duration, size
 
 _SHOWN_FROM_S = 1.0  # shorter waits are part of every round
@@ -76,7 +77,7 @@ def nodes_table(status: ClusterStatus) -> Table:
 def title(status: ClusterStatus) -> str:
     """The cluster in a line."""
     if status.plan is None:
-        return f"{status.cluster}: waiting for {status.missing} more nodes"
+        return f"{status.cluster}: waiting for {counted(status.missing, 'more node')}"
     paused = " (paused)" if status.paused else ""
     left = "" if status.time_left_s is None else f", about {duration(status.time_left_s)} left"
     return f"{status.cluster}{paused}: {_graph_line(status.plan, status.round)}{left}"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import as_name, cluster_options, with_operator
+from edgenode.cli.connect import Where, cluster_options, with_operator
+from edgenode.cli.options import as_name
 
 if TYPE_CHECKING:
     from edgenode.core.protocol.status import ClusterStatus
@@ -22,7 +23,7 @@ no_wait_option = click.option(
 @click.command()
 @no_wait_option
 @cluster_options
-def pause(no_wait: bool, controller: str, cluster: str) -> None:
+def pause(no_wait: bool, where: Where) -> None:
     """Pause the run: every node finishes its round and waits.
 
     While the run is paused, no node is evicted for silence or counts as slow. A restarted controller and nodes that
@@ -45,12 +46,12 @@ def pause(no_wait: bool, controller: str, cluster: str) -> None:
             return "lost the connection to the controller; paused nodes wait until a controller runs again"
         return f"every node is paused: {_rounds(await client.status())}"
 
-    _operate(controller, cluster, call)
+    _operate(where, call)
 
 
 @click.command()
 @cluster_options
-def resume(controller: str, cluster: str) -> None:
+def resume(where: Where) -> None:
     """Resume a paused run: every node continues from where it waits.
 
     \b
@@ -62,13 +63,13 @@ def resume(controller: str, cluster: str) -> None:
         await client.resume()
         return "the run continues"
 
-    _operate(controller, cluster, call)
+    _operate(where, call)
 
 
 @click.command()
 @no_wait_option
 @cluster_options
-def stop(no_wait: bool, controller: str, cluster: str) -> None:
+def stop(no_wait: bool, where: Where) -> None:
     """Stop all nodes before the same round, and write their checkpoints. Stops a paused run too.
 
     To resume from that round, start the nodes again.
@@ -89,7 +90,7 @@ def stop(no_wait: bool, controller: str, cluster: str) -> None:
         stops = "stops" if no_wait else "has stopped"
         return f"every node {stops} before round {start}; start the nodes again to resume from there"
 
-    _operate(controller, cluster, call)
+    _operate(where, call)
 
 
 @click.command()
@@ -97,7 +98,7 @@ def stop(no_wait: bool, controller: str, cluster: str) -> None:
 @click.option("--force", is_flag=True, envvar="EDGENODE_FORCE", show_envvar=True,
               help="Evict even if less than half of the members, or fewer than run.min_nodes, remain.")  # fmt: skip
 @cluster_options
-def evict(node: str, force: bool, controller: str, cluster: str) -> None:
+def evict(node: str, force: bool, where: Where) -> None:
     """Continue the run without NODE, because it will not come back.
 
     What it learnt since its last push is lost. If it starts again, it joins as a newcomer.
@@ -114,12 +115,12 @@ def evict(node: str, force: bool, controller: str, cluster: str) -> None:
         start = await wait_for_reply(client, client.evict(node, force))
         return f"the run continues without {node} from round {start}"
 
-    _operate(controller, cluster, call)
+    _operate(where, call)
 
 
-def _operate(controller: str, cluster: str, call: Callable[[OperatorClient], Any]) -> None:
+def _operate(where: Where, call: Callable[[OperatorClient], Any]) -> None:
     try:
-        click.echo(with_operator(controller, cluster, call))
+        click.echo(with_operator(where, call))
     except KeyboardInterrupt:
         click.echo("edgenode: interrupted; the request may still take effect (see edgenode status)", err=True)
         raise SystemExit(130) from None

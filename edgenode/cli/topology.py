@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgenode.cli.options import cluster_options, json_option, with_operator
+from edgenode.cli.connect import Where, cluster_options, with_operator
+from edgenode.cli.options import json_option
 from edgenode.core.topology.period import Period
+from edgenode.core.wording import counted
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def list_presets() -> None:
 @topology.command()
 @cluster_options
 @json_option
-def show(controller: str, cluster: str, as_json: bool) -> None:
+def show(where: Where, as_json: bool) -> None:
     """Draw the current graph, and name the next change.
 
     \b
@@ -60,7 +62,7 @@ def show(controller: str, cluster: str, as_json: bool) -> None:
       edgenode topology show
       edgenode topology show --json
     """
-    status = with_operator(controller, cluster, lambda client: client.status())
+    status = with_operator(where, lambda client: client.status())
     plan, t = _plan(status)
     from edgenode.observability.status_view import graph_json, next_switch
 
@@ -78,7 +80,7 @@ def show(controller: str, cluster: str, as_json: bool) -> None:
 @topology.command("set")
 @click.argument("name")
 @cluster_options
-def set_graph(name: str, controller: str, cluster: str) -> None:
+def set_graph(name: str, where: Where) -> None:
     """Use one graph: a preset, or an edge-list file.
 
     \b
@@ -88,7 +90,7 @@ def set_graph(name: str, controller: str, cluster: str) -> None:
     """
     from edgenode.factory import graph_spec
 
-    _change([graph_spec(name)], "1r", controller, cluster)
+    _change([graph_spec(name)], "1r", where)
 
 
 @topology.command()
@@ -102,7 +104,7 @@ def set_graph(name: str, controller: str, cluster: str) -> None:
     help="How many epochs or rounds each graph is used at a time.",
 )
 @cluster_options
-def rotate(names: str, every: str, controller: str, cluster: str) -> None:
+def rotate(names: str, every: str, where: Where) -> None:
     """Use several graphs in turn.
 
     \b
@@ -112,13 +114,13 @@ def rotate(names: str, every: str, controller: str, cluster: str) -> None:
     """
     from edgenode.factory import graph_spec
 
-    _change([graph_spec(n.strip()) for n in names.split(",") if n.strip()], every, controller, cluster)
+    _change([graph_spec(n.strip()) for n in names.split(",") if n.strip()], every, where)
 
 
 @topology.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @cluster_options
-def apply(file: Path, controller: str, cluster: str) -> None:
+def apply(file: Path, where: Where) -> None:
     """Use the graph of an edge-list file.
 
     The file has one "sender receiver" per line. # starts a comment.
@@ -129,10 +131,10 @@ def apply(file: Path, controller: str, cluster: str) -> None:
     """
     from edgenode.core.topology.graph import parse_edges
 
-    _change([parse_edges(file.stem, file.read_text(encoding="utf-8", errors="replace"))], "1r", controller, cluster)
+    _change([parse_edges(file.stem, file.read_text(encoding="utf-8", errors="replace"))], "1r", where)
 
 
-def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: str) -> None:
+def _change(graphs: Sequence[GraphSpec], every: str, where: Where) -> None:
     if not graphs:
         raise ConfigError("a rotation needs at least one graph, as in edgenode topology rotate a,b")
     period = Period.parse(every)
@@ -143,7 +145,7 @@ def _change(graphs: Sequence[GraphSpec], every: str, controller: str, cluster: s
         start = await wait_for_reply(client, client.rotate(graphs, period))
         return start, (await client.status()).paused
 
-    start, paused = with_operator(controller, cluster, call)
+    start, paused = with_operator(where, call)
     names = "+".join(spec.name for spec in graphs)
     click.echo(f"graph {names} takes effect at round {start} at every node")
     if paused:
@@ -154,6 +156,6 @@ def _plan(status: ClusterStatus) -> tuple[Plan, int]:
     """The plan, and the round of the slowest node."""
     if status.plan is None:
         raise ConfigError(
-            f"the run has not started: it waits for {status.missing} more nodes; start edgenode run on them"
+            f"the run has not started: it waits for {counted(status.missing, 'more node')}; start edgenode run on them"
         )
     return status.plan, status.round

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgenode.cli.options import cluster_options, with_operator
+from edgenode.cli.connect import Where, cluster_options, with_operator
 from edgenode.errors import ConfigError, TransportError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 @click.option("--once", is_flag=True, envvar="EDGENODE_ONCE", show_envvar=True,
               help="Print the current state once and exit.")  # fmt: skip
 @cluster_options
-def watch(once: bool, controller: str, cluster: str) -> None:
+def watch(once: bool, where: Where) -> None:
     """Watch a running cluster: the graph, and the round, accuracy, loss, bytes and state of every node.
 
     Exits when the run ends, or when you press Ctrl-C. The run is not affected.
@@ -41,7 +41,7 @@ def watch(once: bool, controller: str, cluster: str) -> None:
 
     console = Console()
     try:
-        over = with_operator(controller, cluster, lambda client: _watch(client, console, once))
+        over = with_operator(where, lambda client: _watch(client, console, once))
     except KeyboardInterrupt:
         return  # the normal way to leave
     if over:

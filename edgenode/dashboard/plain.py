@@ -8,6 +8,7 @@ from html import escape
 from string import Template
 from typing import Any
 
+from edgenode.core.wording import counted
 from edgenode.observability.status_view import size
 
 _COLUMNS = ("node", "state", "round", "accuracy", "loss", "u", "sent", "received", "holds up", "last seen")
@@ -28,7 +29,7 @@ def filled(template: str, view: Mapping[str, Any], presets: Sequence[str]) -> st
 
 def _title(view: Mapping[str, Any]) -> str:
     if view["graph"] is None:
-        return f"waiting for {view['missing']} more nodes"
+        return f"waiting for {counted(view['missing'], 'more node')}"
     paused = ", paused" if view["paused"] else ""
     coming = f", then {view['next']['graph']} from round {view['next']['round']}" if view["next"] else ""
     return f"round {view['round']} of {view['rounds']}{paused}, graph {view['graph']['name']}{coming}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]  # there, and documented
 
 from edgenode.core.protocol.status import ClusterStatus
+from edgenode.core.wording import counted
 from edgenode.doctor import Finding, Level, ok, problem, warning
 from edgenode.errors import EdgenodeError, TransportError
 from edgenode.net.discovery import Discovery
@@ -219,7 +220,7 @@ def _controller(cluster: str, target: str, status: ClusterStatus) -> Finding:
         text = f"{target} belongs to cluster {status.cluster!r}, not {cluster!r}"
         return problem("controller", text, "set the same run.cluster on all devices, or choose another --controller")
     missing = f", waits for {status.missing} more" if status.missing else ""
-    return ok("controller", f"{target} answers, has {len(status.nodes)} nodes{missing}")
+    return ok("controller", f"{target} answers, has {counted(len(status.nodes), 'node')}{missing}")
 
 
 def _clock(ahead_s: float) -> Finding:

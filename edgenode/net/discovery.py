@@ -33,6 +33,7 @@ from edgenode.net.mdns_service import SERVICE_TYPES, Kind, Service, service_from
 
 _PROBES = 2
 _PROBE_INTERVAL_S = 0.125
+_OTHERS_ANSWER_S = 0.3  # after the first answer. Responders wait up to 0.12 s at random
 
 IsAlive = Callable[[Service], Awaitable[bool]]
 
@@ -49,6 +50,7 @@ class Discovery:
     and closes the sockets.
 
     Args:
+        cluster: "" to look at every cluster, and announce nothing.
         interfaces: IP addresses of this machine. Empty for every IPv4 interface that is up except loopback, or for
             loopback if there is no other.
 
@@ -137,11 +139,28 @@ class Discovery:
         """The other clusters that have announced such a service."""
         return sorted(self._listener.clusters(kind) - {self.cluster})
 
-    async def wait(self, kind: Kind, name: str | None = None, *, timeout_s: float) -> Service:
+    async def wait_for_clusters(self, kind: Kind, *, timeout_s: float | None) -> dict[str, Service]:
+        """Wait for such a service of any cluster. Return the first service of every cluster that is found by then.
+
+        Raises:
+            TransportError: there is none after ``timeout_s``. None is no limit.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._listener.clusters(kind):
+                    await self._listener.changed.wait()
+        except TimeoutError as exc:
+            raise TransportError(self.not_found(kind, None, timeout_s)) from exc
+        await asyncio.sleep(_OTHERS_ANSWER_S)
+        clusters = sorted(self._listener.clusters(kind))
+        return {cluster: next(iter(self._listener.services(kind, cluster).values())) for cluster in clusters}
+
+    async def wait(self, kind: Kind, name: str | None = None, *, timeout_s: float | None) -> Service:
         """Wait for the service of that name. Without a name, for the first by name.
 
         Raises:
-            TransportError: there is none after ``timeout_s``. The error contains what was searched, and where.
+            TransportError: there is none after ``timeout_s``. The error contains what was searched, and where. None is
+                no limit.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -163,11 +182,17 @@ class Discovery:
             else:
                 await changed.wait()
 
-    def not_found(self, kind: Kind, name: str | None, timeout_s: float) -> str:
+    def wanted(self, kind: Kind) -> str:
+        """What ``wait`` looks for and where, in words."""
+        of = f" of cluster {self.cluster!r}" if self.cluster else ""
+        return f"a {kind}{of} by mDNS on {', '.join(self._interfaces)}"
+
+    def not_found(self, kind: Kind, name: str | None, timeout_s: float | None) -> str:
         """An error text: what was searched, where and for how long, and what was found instead."""
         wanted = kind if name is None else f"{kind} {name!r}"
+        of = f" of cluster {self.cluster!r}" if self.cluster else ""
         text = (
-            f"no {wanted} of cluster {self.cluster!r} found in {timeout_s:g} s: searched for "
+            f"no {wanted}{of} found in {timeout_s:g} s: searched for "
             f"{SERVICE_TYPES[kind]} by mDNS on {', '.join(self._interfaces)}"
         )
         if known := self.services(kind):

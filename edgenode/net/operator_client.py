@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import grpc
@@ -37,13 +38,13 @@ class OperatorClient:
         response: operator_pb2.StatusResponse = await self._called(
             self._stub.Status(operator_pb2.StatusRequest(), timeout=10)
         )
-        return cluster_status_from_wire(response.status)
+        return self._status(response.status)
 
     async def watch(self) -> AsyncIterator[ClusterStatus]:
         """The status, a few times a second, until the run is over."""
         try:
             async for response in self._stub.Watch(operator_pb2.WatchRequest()):
-                yield cluster_status_from_wire(response.status)
+                yield self._status(response.status)
         except grpc.aio.AioRpcError as exc:
             raise translated(exc, self._target) from exc
 
@@ -70,6 +71,11 @@ class OperatorClient:
         request = operator_pb2.EvictRequest(node=node, force=force)
         return int((await self._called(self._stub.Evict(request))).start)
 
+    def _status(self, wire: operator_pb2.ClusterStatus) -> ClusterStatus:
+        """A status with the address that was dialled, which is known to be reachable from here."""
+        status = cluster_status_from_wire(wire)
+        return replace(status, leadership=replace(status.leadership, address=self._target))
+
     async def _called(self, call: Awaitable[R]) -> R:
         try:
             return await call
@@ -82,11 +88,11 @@ class OperatorClient:
 
 
 @asynccontextmanager
-async def operator_client(target: str, timeout_s: float = 10.0) -> AsyncIterator[OperatorClient]:
+async def operator_client(target: str, timeout_s: float | None = 10.0) -> AsyncIterator[OperatorClient]:
     """A client of the controller at host:port.
 
     Raises:
-        TransportError: no controller answers there in time.
+        TransportError: no controller answers there in time. None is no limit.
     """
     async with channel(target) as to_controller:
         try:

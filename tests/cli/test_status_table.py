@@ -58,6 +58,12 @@ def test_title_before_the_start_counts_the_missing_nodes() -> None:
     assert title(a_status()) == "home: waiting for 2 more nodes"
 
 
+def test_one_missing_node_is_singular() -> None:
+    assert title(replace(a_status(), missing=1)) == "home: waiting for 1 more node"
+    with pytest.raises(ConfigError, match="it waits for 1 more node;"):
+        _plan(replace(a_status(), missing=1))
+
+
 def test_title_names_graph_edges_and_next_switch() -> None:
     nodes = [a_node("n0", round=12), a_node("n1", round=9)]
     assert title(a_status(*nodes, plan=a_plan())) == (

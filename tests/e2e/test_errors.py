@@ -97,8 +97,10 @@ def test_node_without_a_controller_names_where_it_searched(fleet: Fleet) -> None
 
 
 def test_status_without_a_controller_names_where_it_searched(fleet: Fleet) -> None:
-    line = refused(fleet, "status", "--cluster", fleet.cluster)
-    assert line.startswith(f"no controller of cluster '{fleet.cluster}' found in 5 s: searched for _edgenode-ctl._tcp")
+    search, line = fleet.command("status", "--cluster", fleet.cluster, code=2).errors
+    cluster = f"controller of cluster '{fleet.cluster}'"
+    assert search.startswith(f"edgenode: looking for a {cluster} by mDNS on ")
+    assert line.startswith(f"edgenode: no {cluster} found in 4 s: searched for _edgenode-ctl._tcp")
     assert "127.0.0.1" in line
 
 

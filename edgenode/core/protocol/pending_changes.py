@@ -27,6 +27,7 @@ from edgenode.core.protocol.orders import LeaveRefused, Offer, OfferAnswer, Refu
 from edgenode.core.protocol.plan import Member, Plan, Record, reach
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule
+from edgenode.core.wording import counted
 from edgenode.errors import EdgenodeError, GraphError
 
 _FIRST_MARGIN = 4  # rounds between a member's last report and the offer's arrival; doubled when that was too few
@@ -101,7 +102,7 @@ class PendingChanges:
         """Why no change can be requested: before the start and after the end. Empty if it can."""
         state = self._state
         if state.plan is None:
-            return f"the run has not started: it waits for {missing(state)} more nodes"
+            return f"the run has not started: it waits for {counted(missing(state), 'more node')}"
         if state.over:
             return state.why_over()
         stops = state.plan.latest.end is not None or any(isinstance(c, Stop) for c in self._coming)
@@ -125,7 +126,7 @@ class PendingChanges:
                 if node not in names:
                     raise GraphError(f"{node} is not a member")
                 if len(set(names) - leaving) < max(1, run_spec.min_nodes):
-                    raise GraphError(f"{node} cannot leave: {run_spec.min_nodes} nodes must stay")
+                    raise GraphError(f"{node} cannot leave: {counted(run_spec.min_nodes, 'node')} must stay")
 
     def _rotated(self, change: Rotate, start: int) -> Schedule:
         assert self._state.plan is not None

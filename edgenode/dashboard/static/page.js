@@ -16,6 +16,7 @@ export function size(count) {
   return `${count.toFixed(1)} TB`;
 }
 
+const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const percent = (value) => `${(100 * value).toFixed(1)}%`;
 const small = (value) => (value === 0 ? "0" : value < 0.01 || value >= 10000 ? value.toExponential(0) : `${Number(value.toPrecision(2))}`);
 const seconds = (value) => (value >= 10 ? `${value.toFixed(0)} s` : value >= 0.1 ? `${value.toFixed(2)} s` : `${(1000 * value).toFixed(0)} ms`);
@@ -34,10 +35,10 @@ function show(view) {
 }
 
 function title(view) {
-  if (view.graph === null) return `waiting for ${view.missing} more nodes`;
+  if (view.graph === null) return `waiting for ${counted(view.missing, "more node")}`;
   if (view.evicting.length) return `evicting ${view.evicting.join(", ")}`;
   const bad = view.nodes.filter((node) => kind(node) === "bad").map((node) => node.node);
-  return bad.length ? `no connection to ${bad.join(", ")}` : `${view.nodes.length} nodes, controller ${view.controller}`;
+  return bad.length ? `no connection to ${bad.join(", ")}` : `${counted(view.nodes.length, "node")}, controller ${view.controller}`;
 }
 
 function ending(view) {

@@ -1,0 +1,106 @@
+"""How the commands for a running cluster find its controller: real mDNS and gRPC on loopback, in a process each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from edgenode.core.protocol.status import ClusterStatus
+from edgenode.net import operator_server
+from edgenode.net.discovery import Discovery
+from edgenode.net.interfaces import LOOPBACK
+from edgenode.net.mdns_service import Service
+from edgenode.net.operator_server import OperatorServer
+from edgenode.net.rpc import serving
+from tests.e2e.fleet import free_ports
+
+# Other tests may run on this machine, and are found too.
+ONE, OTHER = f"connect-{os.getpid()}-1", f"connect-{os.getpid()}-2"
+
+
+class Run:
+    """A run that only shows its status."""
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+
+    def status(self) -> ClusterStatus:
+        return ClusterStatus(self._cluster, missing=3)
+
+
+@asynccontextmanager
+async def controller(cluster: str, listen: str = "127.0.0.1:0") -> AsyncIterator[int]:
+    """Serve the status of a cluster, and announce it. Yields the port."""
+    server = OperatorServer(Run(cluster))  # type: ignore[arg-type]  # it gets no other request
+    async with (
+        serving(listen, [(operator_server.SERVICE, server.add_to)], 0.0) as port,
+        Discovery(cluster, (LOOPBACK,)) as discovery,
+    ):
+        await discovery.announce(Service("controller", cluster, "controller", (), port, protocol=1))
+        yield port
+
+
+async def started(*words: str) -> Process:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "edgenode", *words, stdout=PIPE, stderr=PIPE, env=environ
+    )
+
+
+async def ended(process: Process) -> tuple[int | None, str, list[str]]:
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, out.decode(), err.decode().splitlines()
+
+
+async def test_without_a_cluster_several_are_listed_to_choose_from() -> None:
+    async with controller(ONE), controller(OTHER):
+        code, out, errors = await ended(await started("evict", "n0"))
+    assert (code, out) == (2, "")
+    assert errors[-1].endswith("; choose one with --cluster NAME")
+    found = errors[-1].partition("clusters: ")[2].partition(";")[0].split(", ")
+    assert {ONE, OTHER} <= {*found}
+
+
+async def test_status_names_the_address_that_was_dialled() -> None:
+    async with controller(ONE) as port:
+        code, out, _ = await ended(await started("status", "--json", "--cluster", ONE))
+    assert (code, json.loads(out)["controller"]) == (0, f"127.0.0.1:{port}")
+
+
+@pytest.mark.slow
+async def test_wait_ends_when_a_controller_appears() -> None:
+    """The controller comes later than a search without --wait would end."""
+    (port,) = free_ports(1)
+    async with AsyncExitStack() as stack:
+        found, dialled = (
+            await started("nodes", "--wait", "--cluster", ONE),
+            await started("nodes", "--wait", "--controller", f"127.0.0.1:{port}"),
+        )
+        await asyncio.sleep(6)
+        assert (found.returncode, dialled.returncode) == (None, None)
+        await stack.enter_async_context(controller(ONE, f"127.0.0.1:{port}"))
+        for process, text in (
+            (found, f"looking for a controller of cluster '{ONE}' by mDNS on "),
+            (dialled, f"waiting for the controller at 127.0.0.1:{port}"),
+        ):
+            code, out, errors = await ended(process)
+            assert (code, out) == (0, "no nodes yet: waiting for 3 more nodes\n")
+            assert errors[0].startswith(f"edgenode: {text}")
+            assert errors[0].endswith("(Ctrl-C ends this)")
+
+
+@pytest.mark.slow
+async def test_search_without_a_controller_ends_in_seconds() -> None:
+    began = time.monotonic()
+    code, out, errors = await ended(await started("status", "--controller", f"127.0.0.1:{free_ports(1)[0]}"))
+    assert (code, out, len(errors)) == (2, "", 2)
+    assert errors[-1].endswith("(waited 5 s)")
+    assert time.monotonic() - began < 20
