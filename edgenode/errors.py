@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+
 
 class EdgenodeError(Exception):
     """The base of all errors that the command line prints as one line."""
@@ -57,6 +60,12 @@ class CheckpointError(EdgenodeError):
 
 class OtherRun(CheckpointError):
     """State on disk belongs to a run with another configuration. The text contains both digests."""
+
+
+def one_of(choices: Iterable[object]) -> str:
+    """A choice in words, for the text of an error: `"a", "b" or "c"`."""
+    *others, last = (json.dumps(choice, ensure_ascii=False) for choice in choices)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def first_cause(error: BaseException) -> BaseException:

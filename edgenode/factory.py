@@ -11,26 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgenode.config.schema import Algorithm, Config
-from edgenode.core.algorithm.algorithm_spec import (
-    AlgorithmSpec,
-    default_averaging_rate,
-    default_difference_rate,
-    gossip_rounds_needed,
-)
-from edgenode.core.algorithm.compression import (
-    Compressor,
-    Quantise,
-    Random,
-    TopK,
-    as_bfloat16,
-    as_float32,
-    as_int4,
-    as_int8,
-    keep_all,
-    keep_none,
-)
-from edgenode.core.algorithm.update_rules import D2, DIFFERENCE, SPARSE_PUSH, UpdateRule
+from edgenode.config.schema import COMPRESSORS, Algorithm, Config
+from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec, gossip_rounds_needed
+from edgenode.core.algorithm.compression import Compressor, as_float32, keep_none
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import PRESETS, GraphSpec, parse_edges
@@ -41,15 +24,6 @@ from edgenode.errors import ConfigError, GraphError
 if TYPE_CHECKING:
     from edgenode.tasks.settings import TaskSettings
     from edgenode.tasks.trainer import Trainer
-
-_QUANTISE: Mapping[str, Quantise] = {
-    "int8": as_int8,
-    "int4": as_int4,
-    "bfloat16": as_bfloat16,
-    "float32": as_float32,
-}
-_RULES: Mapping[str, UpdateRule] = {"d2": D2, "choco-sgd": DIFFERENCE, "quant-sgp": DIFFERENCE}
-_BALANCED = ("d-psgd", "d2", "deep-squeeze", "choco-sgd")
 
 
 def graph_spec(name: str) -> GraphSpec:
@@ -71,7 +45,7 @@ def schedule_spec(config: Config) -> ScheduleSpec:
         GraphError: a graph does not exist.
     """
     algorithm = config.algorithm
-    gossips = algorithm.name == "scsp" and algorithm.gossip_graph != "plan"
+    gossips = algorithm.definition.gossips and algorithm.gossip_graph != "plan"
     return ScheduleSpec(
         graphs=tuple(graph_spec(name) for name in config.topology.graphs),
         period=config.topology.period,
@@ -103,51 +77,35 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
         config.run.rounds,
         _gossip_rounds(config),
         algorithm.blocks,
-        _update_rule(config),
+        algorithm.definition.rule(),
     )
 
 
 def _compressor(algorithm: Algorithm) -> Compressor:
-    if algorithm.name == "local":
+    if not algorithm.definition.communicates:
         return Compressor(keep_none, as_float32)
-    match algorithm.compressor:
-        case "topk":
-            return Compressor(TopK(algorithm.share), _QUANTISE[algorithm.values])
-        case "random":
-            return Compressor(keep_all, Random(algorithm.bits))
-        case "identity" | "rolling":
-            return Compressor(keep_all, _QUANTISE[algorithm.values])
+    return COMPRESSORS[algorithm.compressor].build(algorithm)
 
 
 def averaging_rate(config: Config) -> float:
     """eta: the configured one, else the algorithm's default. 0 without communication."""
     algorithm = config.algorithm
-    if algorithm.name == "local":
+    if not algorithm.definition.communicates:
         return 0.0
     if algorithm.averaging_rate is not None:
         return algorithm.averaging_rate
-    match algorithm.name:
-        case "choco-sgd" | "quant-sgp":
-            # Random rounding keeps far less of a large tensor than bits / 32.
-            return default_difference_rate(algorithm.kept_share / (4 if algorithm.compressor == "random" else 1))
-        case "d2":
-            return min(0.5, default_averaging_rate(algorithm.kept_share))
-    return default_averaging_rate(algorithm.kept_share)
+    compressor = COMPRESSORS[algorithm.compressor]
+    contraction = compressor.contraction or compressor.kept
+    return algorithm.definition.rule().default_rate(compressor.kept(algorithm), contraction(algorithm))
 
 
 def requirements(config: Config) -> Requirements:
     """What the configured algorithm requires of every graph of the run."""
-    name = config.algorithm.name
+    definition = config.algorithm.definition
+    rule = definition.rule()
     return Requirements(
-        algorithm=name,
-        balanced=name in _BALANCED,
-        fixed=_update_rule(config).fixed,
-        d2_rate=averaging_rate(config) if name == "d2" else None,
+        config.algorithm.name, definition.balanced, rule.fixed, averaging_rate(config), rule.check_graph
     )
-
-
-def _update_rule(config: Config) -> UpdateRule:
-    return _RULES.get(config.algorithm.name, SPARSE_PUSH)
 
 
 def check_graphs(config: Config) -> None:
@@ -168,13 +126,13 @@ def check_networked(config: Config, controller: bool) -> None:
     Raises:
         ConfigError: the algorithm or a graph does not fit, with the reason.
     """
-    name = config.algorithm.name
-    if name == "skew-scout":
+    name, definition = config.algorithm.name, config.algorithm.definition
+    if definition.searches_share:
         raise ConfigError(
             f"algorithm.name = {name}: it tests models on the training data of other nodes, which devices keep to "
             "themselves; use edgenode simulate"
         )
-    if controller and _update_rule(config).fixed:
+    if controller and definition.rule().fixed:
         raise ConfigError(
             f"algorithm.name = {name}: its nodes keep state about their neighbours, so none can join, leave or be "
             "evicted; start every node with --peers and no controller"
@@ -184,7 +142,7 @@ def check_networked(config: Config, controller: bool) -> None:
 
 def _gossip_rounds(config: Config) -> int:
     algorithm = config.algorithm
-    if algorithm.name != "scsp":
+    if not algorithm.definition.gossips:
         return 0
     if algorithm.gossip_rounds != "auto":
         return algorithm.gossip_rounds

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec, default_averaging_rate
+from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
 from edgenode.core.algorithm.compression import (
     Compressor,
     Layout,
@@ -30,6 +30,7 @@ from edgenode.core.algorithm.sparse_push import (
     drop_error,
     mix_contributions,
 )
+from edgenode.core.algorithm.update_rules import default_averaging_rate
 from edgenode.core.topology.graph import Digraph, GraphSpec
 from tests.paper_reference import (
     COMPRESSORS,

@@ -18,30 +18,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edgenode.config.schema import KEYS, SECTIONS, Algorithm, Config, Key, one_of
+from edgenode.config.schema import ALGORITHMS, COMPRESSORS, KEYS, SECTIONS, Algorithm, Config, Key
 from edgenode.core import names
 from edgenode.core.topology.period import Period
-from edgenode.errors import ConfigError
+from edgenode.entry_points import Group
+from edgenode.errors import ConfigError, one_of
 
-# For each algorithm: the compressors that it supports, its default first, and the default for `values`.
-_COMPRESSORS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "sp": (("topk", "identity", "random", "rolling"), "int8"),
-    "scsp": (("topk", "identity", "random", "rolling"), "int8"),
-    "sgp": (("identity",), "float32"),
-    "quant-sgp": (("identity", "random", "topk"), "int8"),
-    "d-psgd": (("identity",), "float32"),
-    "d2": (("identity", "topk", "random"), "float32"),
-    "deep-squeeze": (("topk", "identity", "random"), "int8"),
-    "choco-sgd": (("topk", "identity", "random"), "int8"),
-    "skew-scout": (("topk",), "int8"),
-    "local": (("identity",), "float32"),
-}
-_ONLY = {
-    "sgp": "it sends whole models; sp is the same with compression",
-    "d-psgd": "it sends whole models; deep-squeeze is the same with compression",
-    "skew-scout": "it chooses the share that topk keeps",
-    "local": "it sends nothing",
-}
+_GROUPS: Mapping[str, Group[Any]] = {"algorithm.name": ALGORITHMS, "algorithm.compressor": COMPRESSORS}
 _MAX_BLOCKS = 65536
 
 
@@ -116,9 +99,15 @@ def _checked(given: _Given) -> object:
     if key is None:
         raise _error(f"{given.source}: {_unknown(given.key, given.value)}")
     try:
-        return _converted(given, key)
+        value = _converted(given, key)
     except (msgspec.ValidationError, ConfigError, ValueError, OverflowError) as exc:
         raise _error(f"{given.source}: {given.key} = {_shown(given.value)}, but it must be {key.allowed}") from exc
+    try:
+        if given.key in _GROUPS:
+            _GROUPS[given.key][str(value)]  # raises if there is none
+    except ConfigError as exc:
+        raise _error(f"{given.source}: {given.key} = {_shown(given.value)}, but {exc}") from exc
+    return value
 
 
 def _converted(given: _Given, key: Key) -> object:
@@ -157,9 +146,9 @@ def checked_name(source: str, name: str) -> str:
 
 def _choose_compressor(given: dict[str, object]) -> None:
     """Set the algorithm's default compressor and values where none are given."""
-    (default, *_), values = _COMPRESSORS[str(given.get("name", Algorithm().name))]
-    given.setdefault("compressor", default)
-    given.setdefault("values", values)
+    definition = ALGORITHMS[str(given.get("name", Algorithm().name))]
+    given.setdefault("compressor", definition.compressor)
+    given.setdefault("values", definition.values)
 
 
 def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None:
@@ -169,25 +158,28 @@ def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None
         key, value = f"algorithm.{key}", _shown(getattr(algorithm, key))
         return _error(f"{source_of[key]}: {key} = {value}, but {reason}")
 
-    name, rate = algorithm.name, algorithm.averaging_rate
-    allowed, values = _COMPRESSORS[name]
-    if algorithm.compressor not in allowed:
-        why = _ONLY.get(name, "only sp and scsp exchange blocks")
-        raise refuse("compressor", f"with {name} it must be {one_of(allowed)}: {why}")
-    if allowed == ("identity",) and algorithm.values != values:
-        raise refuse("values", f"with {name} it must be {_shown(values)}: {_ONLY[name]}")
+    name, definition, rate = algorithm.name, algorithm.definition, algorithm.averaging_rate
+    if not definition.takes(algorithm.compressor, COMPRESSORS[algorithm.compressor]):
+        allowed = one_of(other for other in COMPRESSORS.own if definition.takes(other, COMPRESSORS[other]))
+        why = definition.only or "it does not exchange blocks"
+        why = "it chooses the share that topk keeps" if definition.searches_share else why
+        raise refuse("compressor", f"with {name} it must be {allowed}: {why}")
+    if definition.only and algorithm.values != definition.values:
+        raise refuse("values", f"with {name} it must be {_shown(definition.values)}: {definition.only}")
     if algorithm.blocks > _MAX_BLOCKS:
         raise refuse("share", f"with rolling it must be 1/{_MAX_BLOCKS} or more: each block has its own weight")
-    if name == "skew-scout" and rate is not None:
-        raise refuse("averaging_rate", "with skew-scout it must be unset: it follows the share")
-    if rate is None or name == "local":
+    if definition.searches_share and rate is not None:
+        raise refuse("averaging_rate", f"with {name} it must be unset: it follows the share")
+    if rate is None or not definition.communicates:
         return
-    if rate > 1 and (not algorithm.error_feedback or name == "d2" or algorithm.compressor == "rolling"):
-        what = name if algorithm.compressor != "rolling" else "rolling"
-        raise refuse("averaging_rate", f"with {what} it must be at most 1: training would diverge")
+    rule = definition.rule()
+    if rate > 1 and algorithm.blocks > 1:
+        raise refuse("averaging_rate", f"with {algorithm.compressor} it must be at most 1: training would diverge")
+    if rule.largest_rate is not None and rate > rule.largest_rate:
+        raise refuse("averaging_rate", f"with {name} it must be at most {rule.largest_rate:g}: training would diverge")
     # The iteration diverges near rate / kept = 6 to 10. The last factor allows for the rounding of 5 * kept.
     kept = algorithm.kept_share
-    if algorithm.error_feedback and rate > 5 * kept * (1 + 1e-9):
+    if rule.error_feedback and rate > 5 * kept * (1 + 1e-9):
         raise refuse(
             "averaging_rate",
             f"it must be at most {5 * kept:g}, five times the kept share {kept:g}: training would diverge",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -17,7 +16,19 @@ import msgspec
 from msgspec import Meta
 
 from edgenode.core import names
+from edgenode.core.algorithm import definitions
+from edgenode.core.algorithm.definitions import AlgorithmDefinition, CompressorDefinition
 from edgenode.core.topology.period import Period
+from edgenode.entry_points import Group
+from edgenode.errors import one_of
+
+ALGORITHMS = Group("edgenode.algorithms", AlgorithmDefinition, definitions.ALGORITHMS)
+COMPRESSORS = Group("edgenode.compressors", CompressorDefinition, definitions.COMPRESSORS)
+
+
+def _name_in(group: Group[Any]) -> Meta:
+    return Meta(title=f"{one_of(group.own)}, or the name of an extension")
+
 
 AtLeast0 = Annotated[int, Meta(ge=0, title="a whole number, 0 or more")]
 AtLeast1 = Annotated[int, Meta(ge=1, title="a whole number, 1 or more")]
@@ -93,12 +104,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the nodes average their models, and what a push carries. `load` checks that the keys fit each other."""
 
-    name: Annotated[
-        Literal["sp", "scsp", "sgp", "quant-sgp", "d-psgd", "d2", "deep-squeeze", "choco-sgd", "skew-scout", "local"],
-        "the algorithm (docs/algorithms.md describes each)",
-    ] = "scsp"
+    name: Annotated[str, _name_in(ALGORITHMS), "the algorithm (docs/algorithms.md describes each)"] = "scsp"
     compressor: Annotated[
-        Literal["topk", "identity", "random", "rolling"],
+        str,
+        _name_in(COMPRESSORS),
         "what a push carries: the largest entries, all, all rounded at random, or one block of the model after another",
     ] = "topk"
     share: Annotated[
@@ -126,19 +135,18 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def kept_share(self) -> float:
         """p, the share of what is exchanged that a message keeps. The averaging rate must match it."""
-        if self.name == "local":
-            return 0.0
-        return {"topk": self.share, "identity": 1.0, "random": self.bits / 32, "rolling": 1.0}[self.compressor]
-
-    @property
-    def error_feedback(self) -> bool:
-        """Whether a node adds what a message left out to the next one. Only then does p bound the averaging rate."""
-        return self.name not in {"choco-sgd", "quant-sgp"}
+        return COMPRESSORS[self.compressor].kept(self) if self.definition.communicates else 0.0
 
     @property
     def blocks(self) -> int:
         """The number of blocks of the model, which are exchanged in turn."""
-        return math.ceil(round(1 / self.share, 6)) if self.compressor == "rolling" else 1
+        blocks = COMPRESSORS[self.compressor].blocks
+        return 1 if blocks is None else blocks(self)
+
+    @property
+    def definition(self) -> AlgorithmDefinition:
+        """What `name` stands for."""
+        return ALGORITHMS[self.name]
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -176,12 +184,6 @@ def _key(field: msgspec.structs.FieldInfo) -> Key:
     if get_origin(base) is Literal:
         allowed = one_of(get_args(base))
     return Key(field.type, field.default, allowed, meaning)
-
-
-def one_of(choices: tuple[object, ...]) -> str:
-    """A choice in words: `"a", "b" or "c"`."""
-    *others, last = map(as_toml, choices)
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def as_toml(value: object) -> str:
@@ -230,7 +232,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """What is allowed and yet probably not intended, one line each."""
         lines = []
         rate, kept = self.algorithm.averaging_rate, self.algorithm.kept_share
-        if rate is not None and 0 < kept < rate and self.algorithm.error_feedback:
+        if rate is not None and 0 < kept < rate and self.algorithm.definition.rule().error_feedback:
             lines.append(
                 f"algorithm.averaging_rate = {rate:g} is above the kept share {kept:g}: "
                 "the nodes' models may drift apart"

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgenode.config.schema import Config
 from edgenode.experiments.definitions import Experiment, Row
 from edgenode.experiments.presets import PAPER_ROUNDS, choose_scale, graph_period
+from edgenode.storage.result_file import describe_compressor
 
 _MODELS = {"resnet20": "ResNet-20", "resnet110": "ResNet-110", "vgg11": "VGG-11", "lenet5": "LeNet-5"}
 _DATASETS = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -51,6 +52,8 @@ def compression(config: Config) -> str:
             return counted(algorithm.bits, "bit")
         case "identity":
             return "uncompressed" if algorithm.values == "float32" else f"all entries, {algorithm.values}"
+        case _:
+            return describe_compressor(config)
 
 
 def counted(number: int, noun: str) -> str:

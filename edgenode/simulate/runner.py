@@ -108,7 +108,7 @@ class Simulation:
         self._before_gossip = self._read_before_gossip()
 
     def _skew_scout_search(self) -> SkewScout | None:
-        if self._config.algorithm.name != "skew-scout":
+        if not self._config.algorithm.definition.searches_share:
             return None
         file = None if self._out is None else self._out / "skew-scout.json"
         return SkewScout(self._config, self._replicas, file, self.round)

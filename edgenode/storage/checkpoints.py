@@ -157,7 +157,7 @@ class CheckpointStore:
         arrays = tensors.load(content[_STATE])
         plan = Plan(tuple(Record.from_json(text) for text in meta["records"]))
         local = {key.removeprefix(_LOCAL): arrays.pop(key) for key in list(arrays) if key.startswith(_LOCAL)}
-        state = State(u=arrays.pop("u"), **arrays)
+        state = State.of(arrays, arrays.pop("u"))
         counts = {str(name): int(count) for name, count in meta["counts"].items()}
         return Checkpoint(t, state, plan, local, counts)
 

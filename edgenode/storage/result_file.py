@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgenode.config.schema import Config
+from edgenode.config.schema import COMPRESSORS, Config
 from edgenode.core.algorithm.compression import Floats
 from edgenode.errors import CheckpointError
 from edgenode.storage.filesystem import write_atomically
@@ -104,15 +104,10 @@ def no_gain(before: float | None, average: float | None) -> str:
 def describe_compressor(config: Config) -> str:
     """A short name of the compressor, such as topk-0.01-int8."""
     algorithm = config.algorithm
-    if algorithm.name == "local":
+    if not algorithm.definition.communicates:
         return "none"
-    match algorithm.compressor:
-        case "topk" | "rolling":
-            return f"{algorithm.compressor}-{algorithm.share:g}-{algorithm.values}"
-        case "random":
-            return f"random-{algorithm.bits}bit"
-        case "identity":
-            return f"identity-{algorithm.values}"
+    texts = {"share": f"{algorithm.share:g}", "bits": f"{algorithm.bits}bit", "values": algorithm.values}
+    return "-".join([algorithm.compressor, *(texts[key] for key in COMPRESSORS[algorithm.compressor].keys)])
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -93,5 +93,5 @@ class TrackedVectorLearner(VectorLearner):
         return {**state.vectors, "u": state.u}
 
     def unpacked(self, arrays: Arrays) -> TrackedVectorLearner:
-        state = State(**{name: value.copy() for name, value in arrays.items() if name in ("u", *self.state.vectors)})
+        state = State.of({name: arrays[name].copy() for name in self.state.vectors}, arrays["u"].copy())
         return TrackedVectorLearner(self.algorithm_spec, self.layout, state, *self._origin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,24 +12,9 @@ from edgenode.core.algorithm.update_rules import SPARSE_PUSH, UpdateRule
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError
 
-# Table 5: kept share -> averaging rate
-_TABLE_5 = ((0.001, 0.001), (0.01, 0.005), (0.1, 0.01), (0.5, 0.08), (1.0, 1.0))
 _MAX_GOSSIP_ROUNDS = 10_000
 
 UNCOMPRESSED = Compressor(keep_all, as_float32)
-
-
-def default_averaging_rate(share: float) -> float:
-    """eta for a kept share p in (0, 1]: Table 5, log-interpolated. Below 0.1 % it is p, which still converges."""
-    if share <= _TABLE_5[0][0]:
-        return share
-    shares, rates = zip(*_TABLE_5, strict=True)
-    return float(np.exp(np.interp(math.log(share), np.log(shares), np.log(rates))))
-
-
-def default_difference_rate(share: float) -> float:
-    """gamma of CHOCO-SGD and Quant-SGP for a kept share p in (0, 1]: 2 p, half of where top-k begins to oscillate."""
-    return min(1.0, 2 * share)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ quantisation and their combinations are thus one class.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -209,6 +210,14 @@ class Integers:
 
 as_int8 = Integers(8)
 as_int4 = Integers(4)
+
+QUANTISE: Mapping[str, Quantise] = {
+    "int8": as_int8,
+    "int4": as_int4,
+    "bfloat16": as_bfloat16,
+    "float32": as_float32,
+}
+"""The number formats that algorithm.values can name."""
 
 
 @dataclass(frozen=True)

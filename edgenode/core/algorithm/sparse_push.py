@@ -18,8 +18,8 @@ its own, which is a view (``State.part``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,46 +39,47 @@ def _one() -> Weights:
 
 @dataclass(slots=True)
 class State:
-    """What one node keeps from round to round. A vector that its algorithm does not need is empty.
+    """What one node keeps from round to round.
 
     Attributes:
         x: the accumulator, changed in place. Between the local update and mixing it is the paper's x-hat.
-        error: delta, what compression has left out so far.
+        error: delta, what compression has left out so far. Empty if the algorithm has none.
         u: the push-sum weights, one per block of x, 1 at the start.
-        replica: x as the receivers know it, for algorithms that send differences to it (CHOCO-SGD).
-        gathered: the weighted sum of the own replica and those of the in-neighbours (CHOCO-SGD).
-        history: x minus what the last local step alone would have made of it (D2).
+        kept: the other vectors of the update rule, by name.
     """
 
     x: Floats
     error: Floats = field(default_factory=_none)
     u: Weights = field(default_factory=_one)
-    replica: Floats = field(default_factory=_none)
-    gathered: Floats = field(default_factory=_none)
-    history: Floats = field(default_factory=_none)
+    kept: dict[str, Floats] = field(default_factory=dict)
 
     @classmethod
     def initial(cls, model: Floats, keeps: Sequence[str] = ("error",), blocks: int = 1) -> State:
         """Input of Algorithm 1: x = z = the common model, u = 1, and zeros for the vectors named in ``keeps``."""
         zeros = {name: np.zeros(len(model), dtype=np.float32) for name in keeps}
-        return cls(model.astype(np.float32, copy=True), u=np.ones(blocks), **zeros)
+        return cls.of({"x": model.astype(np.float32, copy=True), **zeros}, np.ones(blocks))
+
+    @classmethod
+    def of(cls, vectors: Mapping[str, Floats], u: Weights) -> State:
+        """The inverse of ``vectors``."""
+        kept = dict(vectors)
+        return cls(kept.pop("x"), kept.pop("error", _none()), u, kept)
 
     @property
     def vectors(self) -> dict[str, Floats]:
         """All vectors of size d, by name."""
-        named = {name: getattr(self, name) for name in ("x", "error", "replica", "gathered", "history")}
-        return {name: vector for name, vector in named.items() if name == "x" or len(vector)}
+        return {"x": self.x, **({"error": self.error} if len(self.error) else {}), **self.kept}
 
     def copy(self) -> State:
         """A copy that shares nothing with this state."""
-        return State(u=self.u.copy(), **{name: vector.copy() for name, vector in self.vectors.items()})
+        return State.of({name: vector.copy() for name, vector in self.vectors.items()}, self.u.copy())
 
     def part(self, block: int | None) -> State:
         """One block, or everything if ``block`` is None. Its vectors are views, so changing it changes this state."""
         if block is None:
             return self
         where = slice(*block_bounds(len(self.x), len(self.u))[block : block + 2])
-        return replace(self, x=self.x[where], error=self.error[where], u=self.u[block : block + 1])
+        return State.of({name: vector[where] for name, vector in self.vectors.items()}, self.u[block : block + 1])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The update rules: how a round changes a node's ``State``.
 
-There are three. Every algorithm is one of them, with a compressor, an averaging rate and requirements on the graphs.
-``W`` is column-stochastic, W[receiver, sender], and C the compressor.
+SPARSE_PUSH and DIFFERENCE are here, D2 is in a module of its own. Every built-in algorithm is one of them, with a
+compressor, an averaging rate and requirements on the graphs. ``W`` is column-stochastic, W[receiver, sender], and C the
+compressor.
 
     SPARSE_PUSH   sends C[x-hat + error]: Sparse-Push, SGP, D-PSGD, Deep-Squeeze
     D2            the same, after a local step corrected by the one before
@@ -10,6 +11,7 @@ There are three. Every algorithm is one of them, with a compressor, an averaging
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,23 @@ from edgenode.core.algorithm.sparse_push import (
     descend,
     mix_contributions,
 )
+from edgenode.core.topology.graph import Digraph
+
+# Table 5: kept share -> averaging rate
+_TABLE_5 = ((0.001, 0.001), (0.01, 0.005), (0.1, 0.01), (0.5, 0.08), (1.0, 1.0))
+
+
+def default_averaging_rate(kept: float, contraction: float = 1.0) -> float:
+    """eta for a kept share p in (0, 1]: Table 5, log-interpolated. Below 0.1 % it is p, which still converges."""
+    if kept <= _TABLE_5[0][0]:
+        return kept
+    shares, rates = zip(*_TABLE_5, strict=True)
+    return float(np.exp(np.interp(math.log(kept), np.log(shares), np.log(rates))))
+
+
+def default_difference_rate(kept: float, contraction: float) -> float:
+    """gamma of CHOCO-SGD and Quant-SGP: twice the contraction, half of where top-k begins to oscillate."""
+    return min(1.0, 2 * contraction)
 
 
 @dataclass(frozen=True)
@@ -31,11 +50,14 @@ class UpdateRule:
     """The three parts of a round, in the order of their calls, and what they need.
 
     Attributes:
-        keeps: the vectors of ``State`` that it needs in addition to x.
+        keeps: the vectors of ``State`` that it needs in addition to x. "error" is what compression has left out.
         apply_update: changes the state by the local update, the optimiser's step on z.
         compress: makes the round's payload.
         mix: ends the round, given the own payload and u, the own weight, the contributions in sender order and eta.
         fixed: the state depends on the neighbours. Graph and members must not change, and no push can be undone.
+        default_rate: eta, given the kept share p and the contraction of the compressor.
+        largest_rate: the largest eta that is allowed. None if only the kept share limits it.
+        check_graph: refuses, with a GraphError, a graph that the rule does not converge on, given its name and eta.
     """
 
     keeps: tuple[str, ...]
@@ -43,33 +65,14 @@ class UpdateRule:
     compress: Callable[[State, Compressor, Layout, np.random.Generator], Payload]
     mix: Callable[[State, Payload, Weights, float, Sequence[Contribution], float], None]
     fixed: bool = False
+    default_rate: Callable[[float, float], float] = default_averaging_rate
+    largest_rate: float | None = None
+    check_graph: Callable[[str, Digraph, float], None] | None = None
 
-
-def extrapolate(state: State, local_update: Floats) -> None:
-    """D2 (Tang et al. 2018, Algorithm 1, the local step): x_t+1/2 = 2 x_t - x_t-1 + update_t - update_t-1.
-
-    1. This is x_t + update_t + history, with history = x_t - (x_t-1 + update_t-1): how mixing changed the last local
-       step. In round 0 it is zero, which is the paper's first step.
-    2. Over all nodes the histories sum to zero, so the mean model takes plain SGD steps.
-    3. Afterwards history holds -(x_t + update_t), to which ``mix_with_history`` adds x_t+1.
-    """
-    state.x += local_update
-    state.history += state.x
-    state.x, state.history = state.history, state.x
-    np.negative(state.history, out=state.history)
-
-
-def mix_with_history(
-    state: State,
-    own: Payload,
-    own_u: Weights,
-    self_weight: float,
-    received: Sequence[Contribution],
-    averaging_rate: float,
-) -> None:
-    """D2 (Algorithm 1, the average): x_t+1 = sum_j W_ij x_t+1/2^(j); with an averaging rate W is I + eta (W - I)."""
-    mix_contributions(state, own, own_u, self_weight, received, averaging_rate)
-    state.history += state.x
+    @property
+    def error_feedback(self) -> bool:
+        """Whether a node adds what a message left out to the next one. Only then does p bound the averaging rate."""
+        return "error" in self.keeps
 
 
 def compress_difference(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:
@@ -78,8 +81,8 @@ def compress_difference(state: State, compressor: Compressor, layout: Layout, rn
     The receivers add q to the same replica, so what one round does not send is part of the next difference. Quant-SGP
     (Taheri et al. 2020, Algorithm 2) sends the same, with push-sum.
     """
-    payload = compressor(state.x - state.replica, layout, rng)
-    payload.add_to(state.replica, 1.0)
+    payload = compressor(state.x - state.kept["replica"], layout, rng)
+    payload.add_to(state.kept["replica"], 1.0)
     return payload
 
 
@@ -97,14 +100,21 @@ def mix_replicas(
     memory-efficient form): gathered += sum_j W_ij q_j, x = x-hat + gamma * (gathered - replica). With gamma = 1 this is
     Quant-SGP's x = x-hat - replica + sum_j W_ij replica_j.
     """
-    own.add_to(state.gathered, self_weight)
+    own.add_to(state.kept["gathered"], self_weight)
     state.u -= averaging_rate * (1.0 - self_weight) * own_u
     for contribution in received:
-        contribution.payload.add_to(state.gathered, contribution.weight)
+        contribution.payload.add_to(state.kept["gathered"], contribution.weight)
         state.u += averaging_rate * contribution.weight * contribution.u
-    state.x += np.float32(averaging_rate) * (state.gathered - state.replica)
+    state.x += np.float32(averaging_rate) * (state.kept["gathered"] - state.kept["replica"])
 
 
 SPARSE_PUSH = UpdateRule(("error",), descend, compress_with_feedback, mix_contributions)
-D2 = UpdateRule(("error", "history"), extrapolate, compress_with_feedback, mix_with_history, fixed=True)
-DIFFERENCE = UpdateRule(("replica", "gathered"), descend, compress_difference, mix_replicas, fixed=True)
+DIFFERENCE = UpdateRule(
+    ("replica", "gathered"),
+    descend,
+    compress_difference,
+    mix_replicas,
+    fixed=True,
+    default_rate=default_difference_rate,
+    largest_rate=1.0,
+)

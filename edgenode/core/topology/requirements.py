@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgenode.core.topology.graph import Digraph
 from edgenode.core.topology.schedule import Schedule
@@ -20,13 +18,15 @@ class Requirements:
         algorithm: its name, for the errors.
         balanced: W is doubly stochastic: its rows sum to 1 as its columns do.
         fixed: the run uses a single graph.
-        d2_rate: the averaging rate at which D2 must be stable. None for every other algorithm.
+        averaging_rate: eta, for ``check_graph``.
+        check_graph: refuses a graph, given its name and eta. None takes any.
     """
 
     algorithm: str = "sp"
     balanced: bool = False
     fixed: bool = False
-    d2_rate: float | None = None
+    averaging_rate: float = 1.0
+    check_graph: Callable[[str, Digraph, float], None] | None = None
 
     def check(self, schedule: Schedule, members: tuple[str, ...]) -> None:
         """Refuse a schedule that does not meet the requirements over these members. The gossip graph is not checked.
@@ -34,7 +34,7 @@ class Requirements:
         Raises:
             GraphError: which graph, and why.
         """
-        if self == Requirements(self.algorithm):
+        if not (self.balanced or self.fixed or self.check_graph):
             return  # any schedule is allowed, and building its graphs may be expensive
         graphs = [(spec.name, graph) for spec in schedule.graphs for graph in spec.period(members)]
         names = ", ".join(dict.fromkeys(name for name, _ in graphs))
@@ -49,32 +49,5 @@ class Requirements:
                     f"{self.algorithm} cannot use {name}: it is unbalanced, so some nodes would count for more than "
                     "others; sp and sgp, which have push-sum weights, can"
                 )
-            if self.d2_rate is not None:
-                _require_stable(name, graph, self.d2_rate)
-
-
-def d2_growth(weights: NDArray[np.float64]) -> float:
-    """The largest factor by which a round of D2 without gradients multiplies a disagreement. Below 1 is stable.
-
-    1. Along an eigenvector of W with eigenvalue l, D2 makes x_t+1 = l (2 x_t - x_t-1).
-    2. Its growth factors are the roots of r^2 = 2 l r - l.
-    3. For real l both lie within the unit circle exactly if -1/3 < l < 1: the condition of Tang et al. 2018 on W.
-    """
-    modes = np.linalg.eigvals(weights).astype(complex)
-    others = np.delete(modes, np.argmin(abs(modes - 1)))  # without that of the mean
-    roots = [others + sign * np.sqrt(others**2 - others) for sign in (1, -1)]
-    return float(abs(np.concatenate(roots)).max(initial=0))
-
-
-def _require_stable(name: str, graph: Digraph, rate: float) -> None:
-    identity = np.eye(len(graph.nodes))
-    weights = identity + rate * (graph.mixing_matrix() - identity)
-    if d2_growth(weights) < 1 - 1e-9:
-        return
-    if not np.allclose(weights, weights.T):
-        raise GraphError(f"d2 cannot use {name}: its weights are not symmetric, and d2 would diverge; try two-way")
-    smallest = np.linalg.eigvalsh(weights).min()
-    raise GraphError(
-        f"d2 cannot use {name} with algorithm.averaging_rate = {rate:g}: the smallest eigenvalue of its weights is "
-        f"{smallest:.3g}, and must be above -1/3; averaging_rate = 0.5 always does"
-    )
+            if self.check_graph is not None:
+                self.check_graph(name, graph, self.averaging_rate)

@@ -14,10 +14,10 @@ from edgenode.core.algorithm.algorithm_spec import (
     UNCOMPRESSED,
     AlgorithmSpec,
     RoundStep,
-    default_averaging_rate,
     gossip_rounds_needed,
 )
 from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_int8
+from edgenode.core.algorithm.update_rules import default_averaging_rate
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError
 

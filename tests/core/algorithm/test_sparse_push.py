@@ -20,6 +20,7 @@ from edgenode.core.algorithm.compression import (
     as_int8,
     keep_all,
 )
+from edgenode.core.algorithm.d2 import D2
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
@@ -32,7 +33,7 @@ from edgenode.core.algorithm.sparse_push import (
     mix_contributions,
     return_share,
 )
-from edgenode.core.algorithm.update_rules import D2, DIFFERENCE
+from edgenode.core.algorithm.update_rules import DIFFERENCE
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
 
 LAYOUT = Layout((4,))

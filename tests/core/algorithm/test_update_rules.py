@@ -7,7 +7,7 @@ import pytest
 
 from edgenode.core.algorithm.compression import Compressor, Layout, Payload, TopK, as_float32, keep_all
 from edgenode.core.algorithm.sparse_push import Contribution, State, compress_with_feedback, descend, mix_contributions
-from edgenode.core.algorithm.update_rules import D2, DIFFERENCE, SPARSE_PUSH
+from edgenode.core.algorithm.update_rules import DIFFERENCE, SPARSE_PUSH
 
 LAYOUT = Layout((3,))
 LARGEST = Compressor(TopK(0.34), as_float32)
@@ -30,49 +30,18 @@ def test_sparse_push_is_algorithm_1() -> None:
 
 def test_rules_keep_the_vectors_of_their_papers() -> None:
     assert SPARSE_PUSH.keeps == ("error",)
-    assert (D2.keeps, D2.fixed) == (("error", "history"), True)
     assert (DIFFERENCE.keeps, DIFFERENCE.fixed) == (("replica", "gathered"), True)
 
 
-# --- D2
-
-
-def test_d2_extrapolates_from_the_last_step() -> None:
-    """x_t = 8, x_t-1 = 4, update_t-1 = 1, update_t = 0.5: 2 * 8 - 4 + 0.5 - 1 = 11.5."""
-    state = State(floats(8, 8, 8), history=floats(8 - (4 + 1), 0, -2))
-    local_update = floats(0.5, 0.5, 0.5)
-    D2.apply_update(state, local_update)
-    assert state.x.tolist() == [11.5, 8.5, 6.5]
-    assert local_update.tolist() == [0.5, 0.5, 0.5]
-
-
-def test_d2_keeps_how_mixing_changed_its_step() -> None:
-    state = State(floats(8, 8, 8), history=floats(3, 0, -2))
-    D2.apply_update(state, floats(0.5, 0.5, 0.5))
-    own = D2.compress(state, Compressor(keep_all, as_float32), LAYOUT, RNG)
-    D2.mix(state, own, state.u.copy(), 0.5, [Contribution(0.5, np.ones(1), a_payload(2, 2, 2))], 1.0)
-    assert state.x.tolist() == [0.5 * 11.5 + 1, 0.5 * 8.5 + 1, 0.5 * 6.5 + 1]
-    assert state.history.tolist() == [x - 8.5 for x in state.x.tolist()]
-
-
-def test_first_d2_step_is_a_plain_step() -> None:
-    state = State.initial(floats(1, 2, 3), D2.keeps)
-    D2.apply_update(state, floats(1, 1, 1))
-    assert state.x.tolist() == [2, 3, 4]
-
-
-# --- differences
-
-
 def a_difference_state() -> State:
-    return State(floats(8, 2, 1), replica=floats(1, 1, 1), gathered=floats(2, 3, 4), u=np.array([2.0]))
+    return State(floats(8, 2, 1), u=np.array([2.0]), kept={"replica": floats(1, 1, 1), "gathered": floats(2, 3, 4)})
 
 
 def test_largest_difference_is_sent_and_added_to_the_replica() -> None:
     state = a_difference_state()
     payload = DIFFERENCE.compress(state, LARGEST, LAYOUT, RNG)
     assert payload.dense(3).tolist() == [7, 0, 0]
-    assert state.replica.tolist() == [8, 1, 1]
+    assert state.kept["replica"].tolist() == [8, 1, 1]
     assert state.x.tolist() == [8, 2, 1]
 
 
@@ -93,7 +62,7 @@ def test_node_moves_towards_the_gathered_replicas(rate: float) -> None:
     DIFFERENCE.mix(state, a_payload(4, 0, 0), state.u.copy(), 0.25, received, rate)
     gathered = [2 + 1 + 2, 3 + 1, 4 + 1 + 1]
     assert state.x is x
-    assert state.gathered.tolist() == gathered
-    assert state.replica.tolist() == [1, 1, 1]
+    assert state.kept["gathered"].tolist() == gathered
+    assert state.kept["replica"].tolist() == [1, 1, 1]
     assert state.x.tolist() == [before + rate * (g - 1) for before, g in zip([8, 2, 1], gathered, strict=True)]
     assert state.u.tolist() == [2 + rate * (0.25 * 4 + 0.5 * 1 - 0.75 * 2)]

@@ -1,0 +1,150 @@
+"""What the names of algorithms and compressors in run.toml stand for.
+
+A definition states the facts that a configuration is checked against, and builds the arithmetic when a run needs it.
+So this module imports neither numpy nor the arithmetic: a wrong configuration is refused at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from edgenode.core.algorithm.compression import Compressor
+    from edgenode.core.algorithm.update_rules import UpdateRule
+
+
+class Settings(Protocol):
+    """The keys of [algorithm] that a compressor may use."""
+
+    @property
+    def share(self) -> float: ...
+    @property
+    def bits(self) -> int: ...
+    @property
+    def values(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class CompressorDefinition:
+    """A compressor that run.toml can name.
+
+    Attributes:
+        build: makes the compressor.
+        keys: the keys of [algorithm] that it uses, in the order in which results name them.
+        kept: p, the share of what is exchanged that a message keeps, in (0, 1]. With error feedback, the averaging rate
+            must match it.
+        contraction: delta in (0, 1], with |C[v] - v|^2 <= (1 - delta) |v|^2. Algorithms that send differences derive
+            their averaging rate from it. None means p.
+        blocks: into how many blocks the model is divided, if a round exchanges one of them. None exchanges all of it.
+    """
+
+    build: Callable[[Settings], Compressor]
+    keys: tuple[str, ...] = ()
+    kept: Callable[[Settings], float] = lambda settings: 1.0
+    contraction: Callable[[Settings], float] | None = None
+    blocks: Callable[[Settings], int] | None = None
+
+
+@dataclass(frozen=True)
+class AlgorithmDefinition:
+    """An algorithm that run.toml can name.
+
+    Attributes:
+        rule: returns its update rule.
+        compressor: the default of algorithm.compressor.
+        values: the default of algorithm.values.
+        only: why it allows no other compressor and values than the defaults. Empty if it allows others.
+        blocks: whether a round may exchange one block of the model.
+        balanced: every graph must be balanced, because the algorithm has no push-sum weights.
+        gossips: it ends with algorithm.gossip_rounds rounds without training and compression.
+        communicates: whether nodes exchange anything.
+        searches_share: the simulator chooses the share that its compressor keeps. Devices cannot run it.
+    """
+
+    rule: Callable[[], UpdateRule]
+    compressor: str = "topk"
+    values: str = "int8"
+    only: str = ""
+    blocks: bool = False
+    balanced: bool = False
+    gossips: bool = False
+    communicates: bool = True
+    searches_share: bool = False
+
+    def takes(self, name: str, compressor: CompressorDefinition) -> bool:
+        """Whether a compressor of that name can be used."""
+        if self.only or self.searches_share:
+            return name == self.compressor
+        return self.blocks or compressor.blocks is None
+
+
+def _top_k(settings: Settings) -> Compressor:
+    from edgenode.core.algorithm.compression import QUANTISE, Compressor, TopK
+
+    return Compressor(TopK(settings.share), QUANTISE[settings.values])
+
+
+def _everything(settings: Settings) -> Compressor:
+    from edgenode.core.algorithm.compression import QUANTISE, Compressor, keep_all
+
+    return Compressor(keep_all, QUANTISE[settings.values])
+
+
+def _random(settings: Settings) -> Compressor:
+    from edgenode.core.algorithm.compression import Compressor, Random, keep_all
+
+    return Compressor(keep_all, Random(settings.bits))
+
+
+COMPRESSORS: dict[str, CompressorDefinition] = {
+    "topk": CompressorDefinition(_top_k, ("share", "values"), kept=lambda settings: settings.share),
+    "identity": CompressorDefinition(_everything, ("values",)),
+    "random": CompressorDefinition(
+        _random,
+        ("bits",),
+        kept=lambda settings: settings.bits / 32,
+        contraction=lambda settings: settings.bits / 128,  # of a large tensor, random rounding keeps far less than p
+    ),
+    "rolling": CompressorDefinition(
+        _everything, ("share", "values"), blocks=lambda settings: math.ceil(round(1 / settings.share, 6))
+    ),
+}
+
+
+def _sparse_push() -> UpdateRule:
+    from edgenode.core.algorithm.update_rules import SPARSE_PUSH
+
+    return SPARSE_PUSH
+
+
+def _difference() -> UpdateRule:
+    from edgenode.core.algorithm.update_rules import DIFFERENCE
+
+    return DIFFERENCE
+
+
+def _d2() -> UpdateRule:
+    from edgenode.core.algorithm.d2 import D2
+
+    return D2
+
+
+_WHOLE = "it sends whole models; {} is the same with compression"
+
+ALGORITHMS: dict[str, AlgorithmDefinition] = {
+    "sp": AlgorithmDefinition(_sparse_push, blocks=True),
+    "scsp": AlgorithmDefinition(_sparse_push, blocks=True, gossips=True),
+    "sgp": AlgorithmDefinition(_sparse_push, "identity", "float32", only=_WHOLE.format("sp")),
+    "quant-sgp": AlgorithmDefinition(_difference, "identity"),
+    "d-psgd": AlgorithmDefinition(
+        _sparse_push, "identity", "float32", only=_WHOLE.format("deep-squeeze"), balanced=True
+    ),
+    "d2": AlgorithmDefinition(_d2, "identity", "float32", balanced=True),
+    "deep-squeeze": AlgorithmDefinition(_sparse_push, balanced=True),
+    "choco-sgd": AlgorithmDefinition(_difference, balanced=True),
+    "skew-scout": AlgorithmDefinition(_sparse_push, searches_share=True),
+    "local": AlgorithmDefinition(_sparse_push, "identity", "float32", only="it sends nothing", communicates=False),
+}

@@ -1,0 +1,79 @@
+"""Finds what installed packages add to edgenode. A package declares it as an entry point of one of edgenode's groups.
+
+The objects of edgenode itself are in the same tables, so a name in run.toml means the same either way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from edgenode.errors import ConfigError, one_of
+
+T = TypeVar("T")
+
+
+class Group(Generic[T]):
+    """The objects of one entry-point group, by name: edgenode's own, and those of installed packages.
+
+    Packages are searched only for a name that edgenode does not have. So they cannot replace its objects.
+
+    Args:
+        name: of the group.
+        kind: what every object must be an instance of.
+        table: edgenode's own objects. The objects of packages are added when they are first used.
+
+    Attributes:
+        own: the names of edgenode's own objects.
+    """
+
+    def __init__(self, name: str, kind: type[T] | Any, table: dict[str, T]) -> None:
+        self.name, self._kind, self._table = name, kind, table
+        self.own = tuple(table)
+
+    def __getitem__(self, name: str) -> T:
+        """The object of that name.
+
+        Raises:
+            ConfigError: there is none, or its package cannot be used. The text continues "it is x, but".
+        """
+        if name not in self._table:
+            self._table[name] = self._load(name)
+        return self._table[name]
+
+    def names(self) -> tuple[str, ...]:
+        """Every installed name, edgenode's own first."""
+        return (*self.own, *sorted({point.name for point in entry_points(group=self.name)} - set(self.own)))
+
+    def providers(self, names: Iterable[str]) -> dict[str, str]:
+        """For each of these names that a package provides, the package and its version."""
+        others = {point.name: _provider(point) for point in entry_points(group=self.name)}
+        return {name: others[name] for name in names if name in others and name not in self.own}
+
+    def _load(self, name: str) -> T:
+        found = {_provider(point): point for point in entry_points(group=self.name, name=name)}
+        if not found:
+            raise ConfigError(self._unknown(name))
+        if len(found) > 1:
+            raise ConfigError(f"{' and '.join(sorted(found))} both provide it: uninstall one of them")
+        ((provider, point),) = found.items()
+        try:
+            loaded = point.load()
+        except Exception as exc:
+            reason = " ".join(str(exc).split())
+            raise ConfigError(f"{provider} cannot be imported: {type(exc).__name__}: {reason}") from exc
+        if not isinstance(loaded, self._kind):
+            raise ConfigError(f"{provider} provides {point.value}, which is not of type {self._kind.__name__}")
+        return loaded
+
+    def _unknown(self, name: str) -> str:
+        names = self.names()
+        (nearest,) = get_close_matches(name, names, n=1, cutoff=0.0)
+        return f"it must be {one_of(names)}; did you mean {json.dumps(nearest)}?"
+
+
+def _provider(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
