@@ -19,6 +19,7 @@ from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.retry import Backoff, Outage, stay_connected
 from edgenode.net.rpc import broken, channel, side_by_side
 from edgenode.net.wire import Identity
+from edgenode.security.subject import CONTROLLER
 
 log = structlog.get_logger()
 
@@ -87,7 +88,7 @@ class ControlLink:
     async def _attend(self) -> None:
         try:
             target = self._target = await self._find()
-            async with channel(target) as to_controller:
+            async with channel(target, self._identity.security, CONTROLLER.dns_name) as to_controller:
                 stream = control_pb2_grpc.ControlServiceStub(to_controller).Attend()
                 try:
                     await stream.write(join_to_wire(self._identity, self._join(target)))

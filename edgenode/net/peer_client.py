@@ -23,6 +23,7 @@ from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.retry import Backoff, Outage, retry, stay_connected
 from edgenode.net.rpc import broken, channel, side_by_side, translated
 from edgenode.net.wire import Identity, ack_from_wire, push_frames, saved_from_wire
+from edgenode.security.subject import Subject, role_dns_name
 
 log = structlog.get_logger()
 
@@ -94,7 +95,8 @@ class PeerLink:
         if not peer.addresses:
             raise TransportError(f"no address of {self.to} is known yet")
         target = peer.addresses[attempt % len(peer.addresses)]
-        async with channel(target) as to_peer:
+        server = Subject("node", self.to).dns_name
+        async with channel(target, self._identity.security, server) as to_peer:
             stream = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
             try:
                 await self._handshake(stream, target, peer.incarnation)
@@ -229,8 +231,13 @@ async def probe(target: str, identity: Identity, timeout_s: float) -> Identity |
         return None
 
 
+def _to_unknown_node(target: str, identity: Identity) -> grpc.aio.Channel:
+    """A channel to a node of which only the address is known. Some node of the cluster must be there."""
+    return channel(target, identity.security, role_dns_name("node"))
+
+
 async def _met(target: str, identity: Identity, timeout_s: float) -> peer_pb2.MeetResponse:
-    async with channel(target) as to_peer:
+    async with _to_unknown_node(target, identity) as to_peer:
         request = peer_pb2.MeetRequest(identity=identity.to_wire())
         reply: peer_pb2.MeetResponse = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
         return reply
@@ -245,7 +252,7 @@ async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s
     """
     model = bytearray()
     try:
-        async with channel(target) as to_peer:
+        async with _to_unknown_node(target, identity) as to_peer:
             request = peer_pb2.FetchModelRequest(identity=identity.to_wire())
             async for part in peer_pb2_grpc.PeerServiceStub(to_peer).FetchModel(request, timeout=timeout_s):
                 model += part.chunk

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgenode.core import names
 from edgenode.core.protocol.messages import Ack, Message, Verdict
@@ -17,6 +17,7 @@ from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import DigestMismatch, RemoteProtocolError
 from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2
+from edgenode.net.tls import INSECURE, Security
 
 PROTOCOL = 2
 CHUNK_BYTES = 256 * 1024
@@ -37,6 +38,7 @@ class Identity:
 
     Attributes:
         process: drawn at random when it started. It tells two processes of one name apart.
+        security: how the process proves who it is. It never travels.
     """
 
     cluster: str
@@ -45,6 +47,7 @@ class Identity:
     incarnation: int = 0
     plan_digest: str = ""
     process: str = ""
+    security: Security = field(default=INSECURE, compare=False, repr=False)
 
     def to_wire(self) -> common_pb2.Identity:
         return common_pb2.Identity(
