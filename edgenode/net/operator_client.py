@@ -14,11 +14,13 @@ import grpc.aio
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
-from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
+from edgenode.errors import TransportError
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
-from edgenode.net.rpc import channel, translated
+from edgenode.net.rpc import channel, refused
 from edgenode.net.status_wire import cluster_status_from_wire
+from edgenode.net.tls import INSECURE, Security
 from edgenode.net.wire import graph_to_wire
+from edgenode.security.subject import CONTROLLER
 
 R = TypeVar("R")
 
@@ -46,7 +48,7 @@ class OperatorClient:
             async for response in self._stub.Watch(operator_pb2.WatchRequest()):
                 yield self._status(response.status)
         except grpc.aio.AioRpcError as exc:
-            raise translated(exc, self._target) from exc
+            raise refused(exc, self._target) from exc
 
     async def rotate(self, graphs: Sequence[GraphSpec], period: Period) -> int:
         """Change the graphs. Returns the round at which every node switches."""
@@ -80,21 +82,19 @@ class OperatorClient:
         try:
             return await call
         except grpc.aio.AioRpcError as exc:
-            if exc.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                raise ConfigError(exc.details() or "refused") from exc
-            if exc.code() is grpc.StatusCode.FAILED_PRECONDITION:
-                raise RemoteProtocolError(exc.details() or "refused") from exc
-            raise translated(exc, self._target) from exc
+            raise refused(exc, self._target) from exc
 
 
 @asynccontextmanager
-async def operator_client(target: str, timeout_s: float | None = 10.0) -> AsyncIterator[OperatorClient]:
+async def operator_client(
+    target: str, timeout_s: float | None = 10.0, security: Security = INSECURE
+) -> AsyncIterator[OperatorClient]:
     """A client of the controller at host:port.
 
     Raises:
         TransportError: no controller answers there in time. None is no limit.
     """
-    async with channel(target) as to_controller:
+    async with channel(target, security, CONTROLLER.dns_name) as to_controller:
         try:
             await asyncio.wait_for(to_controller.channel_ready(), timeout_s)
         except TimeoutError as exc:

@@ -13,7 +13,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, TransportError
+from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, SecurityError, TransportError
 from edgenode.net.tls import INSECURE, Security
 
 log = structlog.get_logger()
@@ -196,6 +196,19 @@ async def side_by_side(work: Mapping[str, Callable[[S], Awaitable[None]]], strea
 def translated(error: grpc.aio.AioRpcError, target: str) -> TransportError:
     """A failed call as a TransportError, in one line."""
     return TransportError(f"{target}: {error.code().name.lower().replace('_', ' ')}: {error.details()}")
+
+
+def refused(error: grpc.aio.AioRpcError, target: str) -> EdgenodeError:
+    """Why a call failed: by the fault of the caller's request, of its rights, of its state, or of the network."""
+    reason = error.details() or "refused"
+    match error.code():
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return ConfigError(reason)
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return SecurityError(f"{target} refuses: {reason}")
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return RemoteProtocolError(reason)
+    return translated(error, target)
 
 
 def broken(error: Exception, target: str) -> EdgenodeError:

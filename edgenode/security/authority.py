@@ -1,6 +1,7 @@
 """The register of a cluster's keys, with its CA, on the controller's disk.
 
-1. One key is valid for each subject: the one that was enrolled or renewed last. Older keys are revoked by that.
+1. One key is valid for each subject. An enrolment revokes the older key at once. A renewal leaves it valid until the
+   new key is used, because the answer with the new certificate may be lost.
 2. An invite is used once. It is removed from the disk before anything is signed: a crash in between costs an invite,
    and never gives two certificates.
 3. Every change is on the medium before it takes effect.
@@ -46,12 +47,12 @@ class _Register:
     """All that is known of keys.
 
     Attributes:
-        keys: the id of the valid key of each subject, by its DNS name.
+        keys: the ids of the valid keys of each subject, by its DNS name: one, or two during a renewal, the newer last.
         revoked: ids of keys that were valid once.
         invites: by the hash of their secrets.
     """
 
-    keys: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
     revoked: tuple[str, ...] = ()
     invites: dict[str, _Invited] = field(default_factory=dict)
 
@@ -91,8 +92,8 @@ class Authority:
         return frozenset(self._register.revoked)
 
     def subjects(self) -> dict[Subject, str]:
-        """The id of the valid key of each subject."""
-        return {Subject.parse(dns_name): key for dns_name, key in sorted(self._register.keys.items())}
+        """The id of the valid key of each subject, the newest during a renewal."""
+        return {Subject.parse(dns_name): keys[-1] for dns_name, keys in sorted(self._register.keys.items())}
 
     def controller(self) -> Credentials:
         """The controller's own credentials: those on disk, or new ones near the end of their life."""
@@ -107,9 +108,12 @@ class Authority:
         """Where `controller` keeps the controller's key and certificate, for a server that reads a file."""
         return self._folder / _OWN
 
-    def is_valid(self, subject: Subject, key_id: str) -> bool:
-        """Whether a key is the one that is valid for a subject."""
-        return self._register.keys.get(subject.dns_name) == key_id
+    def admits(self, subject: Subject, key_id: str) -> bool:
+        """Whether a key that a subject shows is valid. The first use of a renewed key revokes the older one."""
+        keys = self._register.keys.get(subject.dns_name, ())
+        if key_id in keys[1:]:
+            self._write(self._with_key(self._register, subject, key_id))
+        return key_id in keys
 
     # --- invites ------------------------------------------------------------------------------------
 
@@ -156,17 +160,18 @@ class Authority:
     # --- keys ---------------------------------------------------------------------------------------
 
     def issue(self, subject: Subject, request: bytes, life: timedelta = LIFE) -> bytes:
-        """Issue a certificate to a subject that the caller has authenticated. Revokes its older key, if it differs.
+        """Issue a certificate to a subject that the caller has authenticated, for its key or for a new one.
 
         Raises:
             SecurityError: the request is malformed, or its key was revoked.
         """
-        key_id = certificates.requested_key_id(request)
-        self._write(self._with_key(self._register, subject, key_id))
+        register, key_id = self._register, certificates.requested_key_id(request)
+        current = register.keys.get(subject.dns_name, ())[:1]
+        self._write(self._with_key(register, subject, *current, key_id))
         return certificates.issue(self._ca, request, subject, life)
 
     def revoke(self, subject: Subject) -> str:
-        """Revoke the key of a subject. Return its id.
+        """Revoke the keys of a subject. Return the id of the newest.
 
         Raises:
             SecurityError: it has none.
@@ -175,19 +180,21 @@ class Authority:
         if subject.dns_name not in register.keys:
             raise SecurityError(f"{subject} has no key")
         keys = dict(register.keys)
-        key_id = keys.pop(subject.dns_name)
-        self._write(replace(register, keys=keys, revoked=(*register.revoked, key_id)))
-        return key_id
+        revoked = keys.pop(subject.dns_name)
+        self._write(replace(register, keys=keys, revoked=(*register.revoked, *revoked)))
+        return revoked[-1]
 
-    def _with_key(self, register: _Register, subject: Subject, key_id: str) -> _Register:
-        if key_id in register.revoked:
+    def _with_key(self, register: _Register, subject: Subject, *key_ids: str) -> _Register:
+        """The register in which a subject has exactly these keys, and its others are revoked."""
+        own = register.keys.get(subject.dns_name, ())
+        valid = tuple(dict.fromkeys(key_ids))
+        if valid[-1] in register.revoked:
             raise SecurityError("this key was revoked: the device must make a new one")
-        holder = next((name for name, key in register.keys.items() if key == key_id), subject.dns_name)
+        holder = next((name for name, keys in register.keys.items() if valid[-1] in keys), subject.dns_name)
         if holder != subject.dns_name:
             raise SecurityError(f"this key belongs to {Subject.parse(holder)}")
-        older = register.keys.get(subject.dns_name, key_id)
-        revoked = register.revoked if older == key_id else (*register.revoked, older)
-        return replace(register, keys={**register.keys, subject.dns_name: key_id}, revoked=revoked)
+        revoked = (*register.revoked, *(key for key in own if key not in valid))
+        return replace(register, keys={**register.keys, subject.dns_name: valid}, revoked=revoked)
 
     # --- the file -----------------------------------------------------------------------------------
 
@@ -199,7 +206,8 @@ class Authority:
         try:
             found: dict[str, Any] = json.loads(content)
             invites = {key: _Invited(**value) for key, value in found["invites"].items()}
-            return _Register(dict(found["keys"]), tuple(found["revoked"]), invites)
+            keys = {dns_name: tuple(ids) for dns_name, ids in found["keys"].items()}
+            return _Register(keys, tuple(found["revoked"]), invites)
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise SecurityError(f"{path} is damaged: {exc}") from exc
 

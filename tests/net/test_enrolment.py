@@ -47,7 +47,7 @@ async def test_invite_becomes_a_certificate(authority: Authority) -> None:
     async with served(authority) as address:
         device = await asyncio.to_thread(enrol, invite(authority, address), "n0")
     assert device.subject == Subject("node", "n0")
-    assert authority.is_valid(device.subject, certificates.public_key_id(device.certificate))
+    assert authority.admits(device.subject, certificates.public_key_id(device.certificate))
 
 
 async def test_second_address_is_tried_if_the_first_does_not_answer(authority: Authority) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from edgenode.core.protocol.status import ClusterStatus
-from edgenode.net import control_server, operator_server, peer_server
+from edgenode.net import control_server, credential_server, operator_server, peer_server
 from edgenode.net.control_server import ControlServer
+from edgenode.net.credential_server import CredentialServer
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.peer_server import PeerServer
-from edgenode.net.proto import control_pb2, operator_pb2, peer_pb2
+from edgenode.net.proto import control_pb2, credential_pb2, operator_pb2, peer_pb2
 from edgenode.net.rpc import channel, serving
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.net.wire import Identity
@@ -34,7 +34,7 @@ ANY = "127.0.0.1:0"
 CA = certificates.make_authority("home")
 SERVER = certificates.make_credentials(CA, Subject("node", "n0"))
 SERVER_NAME = SERVER.subject.dns_name
-FILES = (peer_pb2, control_pb2, operator_pb2, health_pb2, reflection_pb2)
+FILES = (peer_pb2, control_pb2, operator_pb2, credential_pb2, health_pb2, reflection_pb2)
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,12 @@ async def server(security: Security) -> AsyncIterator[str]:
     peers = PeerServer(IDENTITY, (frozenset(), None))
     peers.open(IDENTITY, lambda message: None, 1000)
     run = SimpleNamespace(status=lambda: ClusterStatus("home"))
+    authority = SimpleNamespace(subjects=dict)
     services = [
         (peer_server.SERVICE, peers.add_to),
         (control_server.SERVICE, control.add_to),
         (operator_server.SERVICE, OperatorServer(run).add_to),  # type: ignore[arg-type]
+        (credential_server.SERVICE, CredentialServer(authority, "home", (), lambda subject: None).add_to),
     ]
     async with serving(ANY, services, grace_s=0, reflection=True, security=security) as port:
         yield f"127.0.0.1:{port}"
@@ -184,4 +186,3 @@ async def test_node_speaks_under_its_own_name_only(method: str) -> None:
     called = next(m for m in METHODS if m.name.endswith(method))
     async with server(tls(SERVER)) as target, channel(target, node, SERVER_NAME) as there:
         assert await called.call(there, request.SerializeToString()) is grpc.StatusCode.FAILED_PRECONDITION
-    await asyncio.sleep(0)

@@ -54,7 +54,7 @@ def test_invited_device_gets_a_certificate_for_its_key(reopen: Callable[[], Auth
     device = enrolled(authority, "n0")
     certificates.check_issued(device)
     assert device.subject == N0
-    assert authority.is_valid(N0, certificates.public_key_id(device.certificate))
+    assert authority.admits(N0, certificates.public_key_id(device.certificate))
 
 
 def test_register_survives_a_restart(reopen: Callable[[], Authority]) -> None:
@@ -62,7 +62,7 @@ def test_register_survives_a_restart(reopen: Callable[[], Authority]) -> None:
     device, secret = enrolled(authority, "n0"), authority.invite("node", "n1", TTL)
     again = reopen()
     assert again.certificate == authority.certificate
-    assert again.is_valid(N0, certificates.public_key_id(device.certificate))
+    assert again.admits(N0, certificates.public_key_id(device.certificate))
     again.enrol(secret, certificates.signing_request(certificates.make_key()), "n1")
 
 
@@ -104,7 +104,7 @@ def test_taken_name_needs_an_invite_for_that_name(reopen: Callable[[], Authority
     with pytest.raises(SecurityError, match="the name n0 is taken"):
         enrolled(authority, "n0")
     new = enrolled(authority, "n0", invited="n0")
-    assert authority.is_valid(N0, certificates.public_key_id(new.certificate))
+    assert authority.admits(N0, certificates.public_key_id(new.certificate))
     assert authority.revoked == {certificates.public_key_id(old.certificate)}
 
 
@@ -113,15 +113,19 @@ def test_invite_for_another_name_is_refused(reopen: Callable[[], Authority]) -> 
         enrolled(reopen(), "n0", invited="n1")
 
 
-def test_renewal_keeps_a_key_or_revokes_the_old_one(reopen: Callable[[], Authority]) -> None:
+def test_old_key_is_valid_until_the_renewed_one_is_used(reopen: Callable[[], Authority]) -> None:
     authority = reopen()
-    device = enrolled(authority, "n0")
+    device, lost, new = enrolled(authority, "n0"), certificates.make_key(), certificates.make_key()
+    old = certificates.public_key_id(device.certificate)
     authority.issue(N0, certificates.signing_request(device.key))
-    assert not authority.revoked
-    authority.issue(N0, certificates.signing_request(certificates.make_key()))
-    assert authority.revoked == {certificates.public_key_id(device.certificate)}
+    authority.issue(N0, certificates.signing_request(lost))
+    renewed = authority.issue(N0, certificates.signing_request(new))
+    assert authority.admits(N0, old)
+    assert old not in authority.revoked
+    assert reopen().admits(N0, certificates.public_key_id(renewed))
+    assert not reopen().admits(N0, old)
     with pytest.raises(SecurityError, match="this key was revoked"):
-        authority.issue(N0, certificates.signing_request(device.key))
+        reopen().issue(N0, certificates.signing_request(device.key))
 
 
 def test_key_of_one_subject_is_refused_for_another(reopen: Callable[[], Authority]) -> None:
@@ -136,8 +140,8 @@ def test_revoked_subject_has_no_valid_key(reopen: Callable[[], Authority]) -> No
     device = enrolled(authority, "n0")
     key_id = authority.revoke(N0)
     assert key_id == certificates.public_key_id(device.certificate)
-    assert not authority.is_valid(N0, key_id)
-    assert not reopen().is_valid(N0, key_id)
+    assert not authority.admits(N0, key_id)
+    assert not reopen().admits(N0, key_id)
     with pytest.raises(SecurityError, match="node n0 has no key"):
         authority.revoke(N0)
 

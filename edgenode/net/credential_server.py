@@ -1,0 +1,117 @@
+"""The controller's end of the credential service: invites, renewals and revocations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import grpc.aio
+import structlog
+
+from edgenode.core.names import is_name
+from edgenode.errors import ConfigError, EdgenodeError, SecurityError
+from edgenode.net.proto import credential_pb2, credential_pb2_grpc
+from edgenode.net.rpc import reject
+from edgenode.net.tls import caller
+from edgenode.security import invite
+from edgenode.security.authority import Authority
+from edgenode.security.subject import ROLES, Role, Subject
+
+log = structlog.get_logger()
+
+SERVICE = "edgenode.v1.CredentialService"
+MAX_TTL_S = 7 * 24 * 3600
+_INVITED = frozenset(ROLES) - {"controller"}
+
+
+class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
+    """Answers members and operators.
+
+    Args:
+        cluster: for the invites.
+        addresses: host:port of the enrolment service, the most likely first.
+        revoked: takes the subject of a revoked key, whose live streams must end.
+    """
+
+    def __init__(
+        self, authority: Authority, cluster: str, addresses: tuple[str, ...], revoked: Callable[[Subject], None]
+    ) -> None:
+        self._authority, self._cluster, self._addresses, self._revoked = authority, cluster, addresses, revoked
+        self._one_at_a_time = asyncio.Lock()  # of the authority's register
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register with a server."""
+        credential_pb2_grpc.add_CredentialServiceServicer_to_server(self, server)
+
+    async def Renew(
+        self, request: credential_pb2.RenewRequest, context: grpc.aio.ServicerContext
+    ) -> credential_pb2.RenewResponse:
+        """Issue another certificate to the caller."""
+        async with self._changing(context):
+            found = caller(context)
+            if found is None:
+                raise SecurityError("a certificate is renewed over TLS only")
+            certificate = await asyncio.to_thread(self._authority.issue, found[0], request.request)
+            log.info("renewed a certificate", subject=str(found[0]))
+            return credential_pb2.RenewResponse(certificate=certificate)
+
+    async def Invite(
+        self, request: credential_pb2.InviteRequest, context: grpc.aio.ServicerContext
+    ) -> credential_pb2.InviteResponse:
+        """Open an invite."""
+        async with self._changing(context):
+            line = await asyncio.to_thread(self.open_invite, _role(request.role), request.name, request.ttl_s)
+            return credential_pb2.InviteResponse(line=str(line))
+
+    def open_invite(self, role: Role, name: str, ttl_s: int) -> invite.Invite:
+        """Open an invite.
+
+        Raises:
+            ConfigError: the name or the time is not allowed.
+        """
+        if name and not is_name(name):
+            raise ConfigError(f"{name!a} cannot be a name")
+        if not 1 <= ttl_s <= MAX_TTL_S:
+            raise ConfigError(f"an invite is open for 1 s to {MAX_TTL_S} s, not {ttl_s} s")
+        secret = self._authority.invite(role, name, timedelta(seconds=ttl_s))
+        log.info("opened an invite", role=role, name=name or "any", ttl_s=ttl_s)
+        return invite.Invite(secret, self._authority.digest, self._cluster, self._addresses)
+
+    async def ListKeys(
+        self, request: credential_pb2.ListKeysRequest, context: grpc.aio.ServicerContext
+    ) -> credential_pb2.ListKeysResponse:
+        """All valid keys."""
+        keys = [
+            credential_pb2.Key(role=subject.role, name=subject.name, id=key_id)
+            for subject, key_id in self._authority.subjects().items()
+        ]
+        return credential_pb2.ListKeysResponse(keys=keys)
+
+    async def Revoke(
+        self, request: credential_pb2.RevokeRequest, context: grpc.aio.ServicerContext
+    ) -> credential_pb2.RevokeResponse:
+        """Revoke a key, and end its live streams."""
+        async with self._changing(context):
+            subject = Subject(_role(request.role), request.name)
+            key_id = await asyncio.to_thread(self._authority.revoke, subject)
+            log.warning("revoked a key", subject=str(subject))
+            self._revoked(subject)
+            return credential_pb2.RevokeResponse(id=key_id)
+
+    @asynccontextmanager
+    async def _changing(self, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        """One change of the register at a time. An error becomes the caller's."""
+        try:
+            async with self._one_at_a_time:
+                yield
+        except EdgenodeError as exc:
+            await reject(context, exc)
+
+
+def _role(text: str) -> Role:
+    for role in ROLES:
+        if role == text and role in _INVITED:
+            return role
+    raise ConfigError(f"{text!a} is not a role: choose one of {', '.join(sorted(_INVITED))}")

@@ -1,0 +1,115 @@
+"""Operators invite and revoke, and members renew, over real gRPC with TLS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from edgenode.errors import ConfigError, RemoteProtocolError, SecurityError, TransportError
+from edgenode.net import credential_server
+from edgenode.net.credential_client import CredentialClient
+from edgenode.net.credential_server import CredentialServer
+from edgenode.net.rpc import serving
+from edgenode.net.tls import MutualTls
+from edgenode.security import certificates
+from edgenode.security.authority import Authority
+from edgenode.security.certificates import Credentials
+from edgenode.security.invite import Invite
+from edgenode.security.subject import Subject
+
+ANNA, N0 = Subject("operator", "anna"), Subject("node", "n0")
+TTL = timedelta(minutes=30)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "authority", "home")
+
+
+def enrolled(authority: Authority, subject: Subject) -> Credentials:
+    key = certificates.make_key()
+    secret = authority.invite(subject.role, subject.name, TTL)
+    certificate = authority.enrol(secret, certificates.signing_request(key), subject.name)
+    return Credentials(key, certificate, authority.certificate)
+
+
+@asynccontextmanager
+async def served(authority: Authority, revoked: list[Subject] | None = None) -> AsyncIterator[str]:
+    """The credential service of an authority. Yields host:port."""
+    service = CredentialServer(authority, "home", ("10.0.0.1:7701",), ([] if revoked is None else revoked).append)
+    security = MutualTls(authority.controller(), authority.admits)
+    async with serving("127.0.0.1:0", [(credential_server.SERVICE, service.add_to)], 0, security=security) as port:
+        yield f"127.0.0.1:{port}"
+
+
+def client(target: str, credentials: Credentials) -> CredentialClient:
+    return CredentialClient(target, MutualTls(credentials, lambda subject, key_id: True))
+
+
+async def test_operator_invites_a_device(authority: Authority) -> None:
+    async with served(authority) as target:
+        line = await client(target, enrolled(authority, ANNA)).invite("node", "n0", 60)
+    invite = Invite.parse(line)
+    assert (invite.cluster, invite.addresses, invite.authority) == ("home", ("10.0.0.1:7701",), authority.digest)
+    authority.enrol(invite.secret, certificates.signing_request(certificates.make_key()), "n0")
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "ttl_s", "reason"),
+    [("controller", "", 60, "not a role"), ("node", "../x", 60, "cannot be a name"), ("node", "", 0, "1 s to")],
+)
+async def test_bad_invite_is_rejected(authority: Authority, role: str, name: str, ttl_s: int, reason: str) -> None:
+    async with served(authority) as target:
+        with pytest.raises(ConfigError, match=reason):
+            await client(target, enrolled(authority, ANNA)).invite(role, name, ttl_s)  # type: ignore[arg-type]
+
+
+async def test_node_may_not_invite(authority: Authority) -> None:
+    async with served(authority) as target:
+        with pytest.raises(SecurityError, match="the role node does not permit"):
+            await client(target, enrolled(authority, N0)).invite("node", "", 60)
+
+
+async def test_node_renews_its_key_and_the_old_one_ends(authority: Authority) -> None:
+    old = enrolled(authority, N0)
+    async with served(authority) as target:
+        new = await client(target, old).renew(old)
+        assert new.subject == N0
+        again = await client(target, new).renew(new)
+        assert again.key != new.key != old.key
+        with pytest.raises(SecurityError, match="was revoked or replaced"):
+            await client(target, old).renew(old)
+
+
+async def test_revoked_operator_may_do_nothing(authority: Authority) -> None:
+    anna, bert, revoked = enrolled(authority, ANNA), enrolled(authority, Subject("operator", "bert")), list[Subject]()
+    async with served(authority, revoked) as target:
+        assert await client(target, bert).revoke(ANNA) == certificates.public_key_id(anna.certificate)
+        with pytest.raises(SecurityError, match="was revoked or replaced"):
+            await client(target, anna).keys()
+        assert await client(target, bert).keys() == {bert.subject: certificates.public_key_id(bert.certificate)}
+    assert revoked == [ANNA]
+
+
+async def test_unknown_subject_cannot_be_revoked(authority: Authority) -> None:
+    async with served(authority) as target:
+        with pytest.raises(RemoteProtocolError, match="node n7 has no key"):
+            await client(target, enrolled(authority, ANNA)).revoke(Subject("node", "n7"))
+
+
+async def test_concurrent_renewals_leave_one_valid_key(authority: Authority) -> None:
+    node = enrolled(authority, N0)
+    async with served(authority) as target:
+        renewed = await asyncio.gather(*(client(target, node).renew(node) for _ in range(5)))
+    newest = authority.subjects()[N0]
+    assert newest in {certificates.public_key_id(one.certificate) for one in renewed}
+
+
+async def test_call_without_a_controller_names_the_address(authority: Authority) -> None:
+    with pytest.raises(TransportError, match=r"127\.0\.0\.1:1"):
+        await client("127.0.0.1:1", enrolled(authority, ANNA)).keys()
