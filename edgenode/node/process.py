@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import signal
+import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +62,10 @@ class NodeProcess:
         self.saved = self._scan_checkpoints()
         self._server = PeerServer(self.identity, self.saved)
         self._worker = workload.worker()
+        self._shutdown = Shutdown(self._interrupt)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._link: ControlLink | None = None  # of a member
         self._runner: NodeRunner | None = None
         self._activity = "loading the data"  # until there is a runner
 
@@ -88,6 +94,7 @@ class NodeProcess:
             EdgenodeError: the node could not join, or the run failed.
         """
         began = time.monotonic()
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         try:
             async with AsyncExitStack() as stack:
                 local = await self._serve(stack)
@@ -96,7 +103,7 @@ class NodeProcess:
                     runner, outcome = await self._run_with_peers(local)
                 else:
                     runner, outcome = await self._run_with_controller(local, stack)
-                return self._conclude(runner, outcome, time.monotonic() - began)
+                return await self._conclude(runner, outcome, time.monotonic() - began)
         finally:
             self._worker.close()
 
@@ -133,8 +140,7 @@ class NodeProcess:
     async def _run_with_controller(self, local: LocalNode, stack: AsyncExitStack) -> tuple[NodeRunner, Outcome]:
         uses_mdns = self.options.uses_mdns
         discovery = await stack.enter_async_context(self._announced(local.port)) if uses_mdns else None
-        shutdown = Shutdown()
-        controller = ControllerBootstrap(self.options, local, discovery, shutdown, self._show_activity)
+        controller = ControllerBootstrap(self.options, local, discovery, self._shutdown, self._show_activity)
         async with in_background(controller.link.run(), "link to the controller"):
             start = await controller.wait_for_start()
             try:
@@ -142,9 +148,11 @@ class NodeProcess:
                     start, PeerDirectory(discovery=discovery), controller.mailbox, controller.link
                 )
                 controller.node_runs(lambda: runner.progress.snapshot)
-                shutdown.on_sigterm(controller.link)
+                self._link = controller.link
+                if threading.current_thread() is threading.main_thread():
+                    self._shutdown.on_sigterm(controller.link)
                 outcome = await self._take_part(runner)
-                shutdown.run_ended()
+                self._shutdown.run_ended()
                 return runner, outcome
             finally:
                 await controller.link.flush(_FLUSH_S)
@@ -177,10 +185,10 @@ class NodeProcess:
             runner.progress.report(NodeState.FAILED, str(cause))
             raise cause from exc
 
-    def _conclude(self, runner: NodeRunner, outcome: Outcome, wall_s: float) -> dict[str, Any]:
+    async def _conclude(self, runner: NodeRunner, outcome: Outcome, wall_s: float) -> dict[str, Any]:
         folder = self.options.state_dir
         folder.mkdir(parents=True, exist_ok=True)
-        runner.replica.export(folder, outcome.z)
+        await self._worker(runner.replica.export, folder, outcome.z)
         result = result_file.summary(self.options.config, [runner.result(outcome)], wall_s)
         result_file.write(folder / "result.json", result)
         log.info(
@@ -190,6 +198,27 @@ class NodeProcess:
             written=str(folder),
         )
         return result
+
+    # --- the end, from another thread ---------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Leave after a handoff if a controller can plan one, else stop."""
+        self._call(lambda: self._interrupt() if self._link is None else self._shutdown.leave(self._link))
+
+    def stop(self) -> None:
+        """Stop at once. ``run`` raises CancelledError."""
+        self._call(self._interrupt)
+
+    def _call(self, action: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process has ended
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(action)
+
+    def _interrupt(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)  # asyncio.run cancels the task, and raises KeyboardInterrupt
+        elif self._task is not None:
+            self._task.cancel()
 
     # --- status -------------------------------------------------------------------------------------
 
@@ -205,8 +234,13 @@ class NodeProcess:
         self._activity = text
 
 
-def run_node(options: Options, workload: Workload) -> dict[str, Any]:
+def run_node(
+    options: Options, workload: Workload, begins: Callable[[NodeProcess], None] = lambda _: None
+) -> dict[str, Any]:
     """Run one node to its end, in an event loop of its own. An evicted node rejoins as a newcomer.
+
+    Args:
+        begins: called with each process of this node before it runs.
 
     Raises:
         EdgenodeError: the node could not join, or the run failed.
@@ -215,7 +249,9 @@ def run_node(options: Options, workload: Workload) -> dict[str, Any]:
     factory.check_networked(options.config, controller=options.controller != "none")
     while True:
         try:
-            return asyncio.run(NodeProcess(options, workload).run())
+            process = NodeProcess(options, workload)
+            begins(process)
+            return asyncio.run(process.run())
         except Evicted as exc:
             log.warning("rejoining as a newcomer", reason=str(exc))
             options = replace(options, fresh=False)  # the next process starts from what this one has saved

@@ -5,13 +5,14 @@
    takes more than 20 s, the node stops without one. The others evict it.
 3. A second SIGTERM stops at once.
 
-To stop is to raise SIGINT, which asyncio turns into a cancellation of the main task.
+To stop is to cancel the node's task. In the main thread, SIGINT does that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 
 import structlog
 
@@ -25,22 +26,28 @@ _CHECK_EVERY_S = 0.1
 
 
 class Shutdown:
-    """The shutdown of one node."""
+    """The shutdown of one node.
 
-    def __init__(self) -> None:
-        self._over = False
+    Args:
+        interrupt: stops it at once.
+    """
+
+    def __init__(self, interrupt: Callable[[], object]) -> None:
+        self._over, self._interrupt = False, interrupt
 
     def on_sigterm(self, link: ControlLink) -> None:
-        """From now on, leave gracefully at SIGTERM."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.leave, link)
+        """From now on, leave gracefully at SIGTERM. In the main thread only."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._sigterm, link)
+
+    def _sigterm(self, link: ControlLink) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._interrupt)
+        self.leave(link)
 
     def leave(self, link: ControlLink) -> None:
         """Ask the controller to let this node leave, and watch over it."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
         log.info("leaving after a handoff", hint="a second SIGTERM stops at once")
         link.report(Leave())
-        self._check(link, loop.time() + _HANDOFF_S)
+        self._check(link, asyncio.get_running_loop().time() + _HANDOFF_S)
 
     def stop(self, reason: str) -> None:
         """Stop without a handoff, unless the run is over for this node."""
@@ -48,7 +55,7 @@ class Shutdown:
             return
         self._over = True
         log.warning("stopping without a handoff", reason=reason)
-        signal.raise_signal(signal.SIGINT)
+        self._interrupt()
 
     def run_ended(self) -> None:
         """The run is over for this node. From now on nothing stops it."""

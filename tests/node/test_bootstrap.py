@@ -41,7 +41,7 @@ LOCAL = LocalNode(Identity("edgenode", "n0", Config().digest(), process="first")
 
 
 def bootstrap(shown: list[str] | None = None, options: Options = OPTIONS) -> ControllerBootstrap:
-    return ControllerBootstrap(options, LOCAL, None, Shutdown(), ([] if shown is None else shown).append)
+    return ControllerBootstrap(options, LOCAL, None, Shutdown(lambda: None), ([] if shown is None else shown).append)
 
 
 def greet(node: ControllerBootstrap, *leaderships: Leadership) -> None:

@@ -23,6 +23,10 @@ def link() -> ControlLink:
     return ControlLink(Identity("home", "n0", "run"), nowhere, lambda _: Join("", "", 1), lambda _: None)
 
 
+def interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
 @pytest.fixture
 async def interrupts() -> AsyncIterator[asyncio.Queue[None]]:
     """One entry for each SIGINT of this process."""
@@ -40,7 +44,7 @@ async def stopped(interrupts: asyncio.Queue[None]) -> None:
 
 
 async def test_sigterm_stops_a_node_whose_controller_is_unreachable(interrupts: asyncio.Queue[None]) -> None:
-    Shutdown().on_sigterm(link())
+    Shutdown(interrupt).on_sigterm(link())
     with capture_logs() as logged:
         signal.raise_signal(signal.SIGTERM)
         await stopped(interrupts)
@@ -49,7 +53,7 @@ async def test_sigterm_stops_a_node_whose_controller_is_unreachable(interrupts: 
 
 
 async def test_sigterm_waits_for_the_handoff_and_twice_does_not(interrupts: asyncio.Queue[None]) -> None:
-    to_controller, shutdown = link(), Shutdown()
+    to_controller, shutdown = link(), Shutdown(interrupt)
     to_controller.connected.set()
     shutdown.on_sigterm(to_controller)
     signal.raise_signal(signal.SIGTERM)
@@ -61,7 +65,7 @@ async def test_sigterm_waits_for_the_handoff_and_twice_does_not(interrupts: asyn
 
 
 async def test_a_refused_leave_stops_the_node_once(interrupts: asyncio.Queue[None]) -> None:
-    shutdown = Shutdown()
+    shutdown = Shutdown(interrupt)
     with capture_logs() as logged:
         shutdown.stop("a node cannot leave a paused run")
         shutdown.stop("again")
@@ -71,7 +75,7 @@ async def test_a_refused_leave_stops_the_node_once(interrupts: asyncio.Queue[Non
 
 
 async def test_nothing_stops_a_node_whose_run_has_ended(interrupts: asyncio.Queue[None]) -> None:
-    shutdown = Shutdown()
+    shutdown = Shutdown(interrupt)
     shutdown.run_ended()
     shutdown.leave(link())
     shutdown.stop("late")
