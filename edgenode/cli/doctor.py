@@ -18,7 +18,6 @@ from edgenode.cli.options import (
     NODE_PORT,
     config_option,
     default_name,
-    default_state_dir,
     json_option,
     load_config,
     set_option,
@@ -115,6 +114,7 @@ async def _findings(
     from edgenode.errors import ConfigError
     from edgenode.net.interfaces import interfaces_for
     from edgenode.net.rpc import split_address
+    from edgenode.storage.filesystem import default_state_dir
 
     host, _ = split_address(where.listen)
     interfaces, targets = interfaces_for(host), (*where.peers, *({where.controller} - {"mdns", "none"}))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
-import sys
 from pathlib import Path
-from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -111,30 +108,3 @@ def node_name(given: str | None) -> str:
     if given is None and (name := default_name()) != (host := socket.gethostname()):
         click.echo(f"edgenode: note: this node is named {name}, because {host!a} cannot be a name", err=True)
     return default_name() if given is None else given
-
-
-def default_state_dir(cluster: str, name: str) -> Path:
-    """Where a daemon keeps its state by default: in the user's state folder."""
-    import platformdirs
-
-    return platformdirs.user_state_path("edgenode") / cluster / name
-
-
-def set_up_logging(verbose: bool, log_format: str = "text") -> None:
-    """Log to stderr: text, coloured on a terminal, or one JSON object per line; from DEBUG on if ``verbose``."""
-    import structlog
-
-    if log_format == "json":
-        stamp = structlog.processors.TimeStamper(fmt="iso")
-        render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
-    else:
-        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
-        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=20)]
-    structlog.configure(
-        processors=[structlog.processors.add_log_level, stamp, *render],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    import stamina.instrumentation
-
-    stamina.instrumentation.set_on_retry_hooks([])  # the links log what they wait for

@@ -12,17 +12,16 @@ from edgenode.cli.options import (
     NODE_PORT,
     as_name,
     config_option,
-    default_state_dir,
     load_config,
     log_format_option,
     node_name,
     reflection_option,
     set_option,
-    set_up_logging,
     take_sigterm_as_ctrl_c,
     verbose_option,
 )
-from edgenode.errors import ConfigError
+from edgenode.observability.logs import set_up_logging
+from edgenode.storage.filesystem import default_state_dir
 
 
 @click.command()
@@ -80,26 +79,22 @@ def run(
       edgenode run --config run.toml --fresh                      discard earlier checkpoints
     """
     config = load_config(config_path, settings)
-    fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
-    controller = controller or ("none" if fixed else "mdns")
-    if controller == "none" and not fixed:
-        raise ConfigError(
-            "--controller none needs --peers H:P,...: without a controller, a node needs the peers' addresses"
-        )
-    set_up_logging(verbose, log_format)
-    _check(listen, (*fixed, *((controller,) if ":" in controller else ()), *((metrics,) if metrics != "none" else ())))
+    from edgenode.node.options import node_options
+
     name = node_name(name)
-    from edgenode.node.options import Options
+    options = node_options(
+        config, name, listen, peers, controller, state_dir, fresh=fresh, wait_s=wait_s, metrics=metrics,
+        reflection=reflection,
+    )  # fmt: skip
+    set_up_logging(verbose, log_format)
     from edgenode.node.process import run_node
     from edgenode.node.workload import TaskWorkload
 
-    state_dir = state_dir or default_state_dir(config.run.cluster, name)
     take_sigterm_as_ctrl_c()
     try:
-        options = Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics, reflection)
         run_node(options, TaskWorkload(config))
     except KeyboardInterrupt:
-        click.echo(f"edgenode: results so far are in {state_dir}", err=True)
+        click.echo(f"edgenode: results so far are in {options.state_dir}", err=True)
         raise
 
 

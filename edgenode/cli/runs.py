@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import as_name, default_state_dir, json_option
+from edgenode.cli.options import as_name, json_option
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -219,6 +219,7 @@ def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> No
 
 
 def _history(state_dir: Path | None, cluster: str) -> RunHistory:
+    from edgenode.storage.filesystem import default_state_dir
     from edgenode.storage.run_history import RunHistory
 
     return RunHistory(state_dir or default_state_dir(cluster, "controller"))

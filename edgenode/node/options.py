@@ -1,4 +1,4 @@
-"""The command line of ``edgenode run``, parsed."""
+"""How to run one node: the options of ``edgenode run`` and of a Mesh."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgenode.config.schema import Config
+from edgenode.errors import ConfigError
 from edgenode.net.rpc import split_address
+from edgenode.storage.filesystem import default_state_dir
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,38 @@ class Options:
     def uses_mdns(self) -> bool:
         """Whether the controller, or the peers, are found by mDNS."""
         return self.controller == "mdns" or not self.peers
+
+
+def node_options(
+    config: Config,
+    name: str,
+    listen: str,
+    peers: str = "mdns",
+    controller: str | None = None,
+    state_dir: Path | None = None,
+    *,
+    fresh: bool = False,
+    wait_s: float = 300.0,
+    metrics: str = "none",
+    reflection: bool = False,
+) -> Options:
+    """The options as a user writes them, checked.
+
+    Args:
+        peers: "mdns", or host:port of each, with commas.
+        controller: "mdns", "none" or host:port. None is "none" with fixed peers, else "mdns".
+
+    Raises:
+        ConfigError: an address is malformed, or there is neither a controller nor a peer.
+    """
+    fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
+    controller = controller or ("none" if fixed else "mdns")
+    if controller == "none" and not fixed:
+        raise ConfigError(
+            "--controller none needs --peers H:P,...: without a controller, a node needs the peers' addresses"
+        )
+    given = [listen, *fixed, *(address for address in (controller, metrics) if address not in ("mdns", "none"))]
+    for address in given:
+        split_address(address)
+    state_dir = state_dir or default_state_dir(config.run.cluster, name)
+    return Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics, reflection)

@@ -97,3 +97,10 @@ def write_atomically(path: Path, text: str) -> None:
     REAL_DISK.flush(scratch)
     REAL_DISK.rename(scratch, path)
     REAL_DISK.flush(path.parent)
+
+
+def default_state_dir(cluster: str, name: str) -> Path:
+    """Where a process keeps its state by default: in the user's state folder."""
+    import platformdirs
+
+    return platformdirs.user_state_path("edgenode") / cluster / name

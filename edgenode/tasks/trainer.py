@@ -39,10 +39,10 @@ BUFFER_PREFIX = "buffer."
 
 @dataclass(frozen=True, slots=True)
 class LocalStep:
-    """`local_update`: parameters after the step minus before, float32 [size]. `loss`: mean over the batch."""
+    """`local_update`: parameters after the step minus before, float32 [size]. `loss`: mean over the batch, if known."""
 
     local_update: Vector
-    loss: float
+    loss: float | None
 
 
 def build_trainer(settings: TaskSettings, shard: int, shards: int, seed: int, device: str = "cpu") -> Trainer:
