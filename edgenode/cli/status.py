@@ -28,11 +28,10 @@ def status(where: Where, as_json: bool) -> None:
 
         click.echo(json.dumps(cluster_json(found)))
         return
-    from rich.console import Console
-
+    from edgenode.cli.fitted_table import stdout
     from edgenode.cli.status_table import status_table
 
-    Console().print(status_table(found))
+    stdout().print(status_table(found))
 
 
 @click.command()
@@ -54,8 +53,7 @@ def nodes(where: Where, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
-    from rich.console import Console
-
+    from edgenode.cli.fitted_table import stdout
     from edgenode.cli.status_table import nodes_table
 
-    Console().print(nodes_table(found) if rows else f"no nodes yet: waiting for {counted(found.missing, 'more node')}")
+    stdout().print(nodes_table(found) if rows else f"no nodes yet: waiting for {counted(found.missing, 'more node')}")

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
+from edgenode.cli.fitted_table import Column, FittedTable
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.wording import counted
-from edgenode.observability.status_view import duration, size
+from edgenode.net.interfaces import is_this_machine
+from edgenode.net.rpc import split_address
+from edgenode.observability.status_view import duration, page_from_elsewhere, size
 
 _SHOWN_FROM_S = 1.0  # shorter waits are part of every round
 _MOST_EDGES = 8  # in a title
 
 
-def status_table(status: ClusterStatus) -> Table:
-    """One row per node. The title names the graph and the next switch, the caption the controller and its page."""
-    page = f", page {status.page}" if status.page else ""
-    caption = Text(f"controller {status.leadership.address}, term {status.leadership.term}{page}")
-    table = Table(
-        title=Text(title(status)), title_justify="left", title_style="bold", caption=caption, caption_justify="left"
+def status_table(status: ClusterStatus) -> RenderableType:
+    """The graph and the next switch, one row per node, and the controller with its page."""
+    table = FittedTable(
+        Column("node", right=False),
+        Column("round"),
+        Column("loss", leave_out=1),
+        Column("test accuracy"),
+        Column("sent", leave_out=2),
+        Column("uncompressed", leave_out=3),
+        Column("state", right=False, wraps=True),
     )
-    _add_columns(table, "node", "round", "loss", "test accuracy", "sent", "uncompressed", "state")
     for node in status.nodes:
         report = node.status
         table.add_row(
-            Text(node.node),  # not a str, which may hold markup
+            node.node,
             _round(report),
             _loss(report),
             _accuracy(report),
@@ -33,19 +39,31 @@ def status_table(status: ClusterStatus) -> Table:
             size(report.dense_bytes),
             _state(node),
         )
-    return table
+    controller = f"controller {status.leadership.address}, term {status.leadership.term}"
+    below = [controller, *(page_lines(status) if status.page else [])]
+    return Group(Text(title(status), "bold"), table, *(Text(line, "italic") for line in below))
 
 
-def watch_table(status: ClusterStatus) -> Table:
+def watch_table(status: ClusterStatus) -> FittedTable:
     """One row per node, with the columns of the controller's page."""
-    table = Table(expand=True)
-    _add_columns(
-        table, "node", "round", "s/round", "accuracy", "loss", "u", "sent", "received", "holds up", "seen", "state"
+    table = FittedTable(
+        Column("node", right=False),
+        Column("round"),
+        Column("s/round", leave_out=4),
+        Column("accuracy"),
+        Column("loss", leave_out=1),
+        Column("u", leave_out=6),
+        Column("sent", leave_out=2),
+        Column("received", leave_out=5),
+        Column("holds up", leave_out=3),
+        Column("seen", leave_out=7),
+        Column("state", right=False, wraps=True),
+        expand=True,
     )
     for node in status.nodes:
         report = node.status
         table.add_row(
-            Text(node.node),
+            node.node,
             _round(report),
             f"{report.round_s:.2f}" if report.round_s else "-",
             _accuracy(report),
@@ -60,18 +78,33 @@ def watch_table(status: ClusterStatus) -> Table:
     return table
 
 
-def nodes_table(status: ClusterStatus) -> Table:
+def nodes_table(status: ClusterStatus) -> FittedTable:
     """One row per node: its address, its state, and what it uses of its machine."""
-    table, right = Table(), ("round", "last seen", "peak memory", "energy per round")
-    for heading in ("node", "address", "state", *right):
-        table.add_column(heading, justify="right" if heading in right else "left")
+    table = FittedTable(
+        Column("node", right=False),
+        Column("address", right=False),
+        Column("state", right=False),
+        Column("round", leave_out=1),
+        Column("last seen", leave_out=2),
+        Column("peak memory", leave_out=3),
+        Column("energy per round", leave_out=4),
+    )
     for node in status.nodes:
         report = node.status
         seen = f"{node.last_seen_s:.1f} s ago" if node.connected else f"lost, {node.last_seen_s:.0f} s ago"
         state = "joining" if report.state is NodeState.UNSPECIFIED else report.state.value
         memory = size(report.peak_memory_bytes) if report.peak_memory_bytes else "-"
-        table.add_row(Text(node.node), Text(node.address), state, str(report.round), seen, memory, _energy(report))
+        table.add_row(node.node, node.address, state, str(report.round), seen, memory, _energy(report))
     return table
+
+
+def page_lines(status: ClusterStatus) -> list[str]:
+    """Where the controller's page opens, and what to do if it does not open here."""
+    machine, _ = split_address(status.leadership.address)
+    how = page_from_elsewhere(status.page, machine)
+    if not how or is_this_machine(machine):
+        return [f"page {status.page}"]
+    return [f"page {status.page} on {machine} only", f"from here: {how}"]
 
 
 def title(status: ClusterStatus) -> str:
@@ -90,11 +123,6 @@ def _graph_line(plan: Plan, t: int) -> str:
     edges = sorted(plan.graph(t).edges)
     drawn = "  ".join(f"{s}→{r}" for s, r in edges) if len(edges) <= _MOST_EDGES else f"{len(edges)} edges"
     return f"graph {schedule.spec(t).name} ({drawn}){following}"
-
-
-def _add_columns(table: Table, *headings: str) -> None:
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("node", "state") else "right")
 
 
 def _round(report: NodeStatus) -> str:

@@ -37,9 +37,9 @@ def watch(once: bool, where: Where) -> None:
       edgenode watch --controller 10.0.0.5:7700
       ssh pi@10.0.0.5 -t edgenode watch
     """
-    from rich.console import Console
+    from edgenode.cli.fitted_table import stdout
 
-    console = Console()
+    console = stdout()
     try:
         over = with_operator(where, lambda client: _watch(client, console, once))
     except KeyboardInterrupt:

@@ -69,7 +69,7 @@ from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import join_address, serving, split_address
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.observability.run_recorder import RunRecorder
-from edgenode.observability.status_view import cluster_json
+from edgenode.observability.status_view import cluster_json, page_from_elsewhere
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tensorboard import Events
 from edgenode.storage.controller_state import ControllerState
@@ -165,6 +165,8 @@ class Controller:
                 nodes=self.config.run.nodes,
                 **({"page": self.operator_service.page} if self.operator_service.page else {}),
             )
+            if self._http != "none" and (how := page_from_elsewhere(self.operator_service.page, interfaces_for("")[0])):
+                log.info("only this machine can open the page", from_elsewhere=how)
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._handle_events(), name="owner")
                 helpers = [

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgenode.net.interfaces import is_loopback
 from edgenode.net.rpc import split_address
 
 _OPEN = ("/metrics",)  # read by scrapers, which may use any name, and not by browsers
@@ -33,7 +34,7 @@ class Guard:
     def __init__(self, app: ASGIApp, listen: str) -> None:
         self._app = app
         self._names = {"localhost"}
-        self._everywhere = not _is_loopback(split_address(listen)[0])
+        self._everywhere = not is_loopback(split_address(listen)[0])
         if self._everywhere:
             host = socket.gethostname().lower()
             self._names |= {host, f"{host.partition('.')[0]}.local", split_address(listen)[0].lower()}
@@ -88,10 +89,3 @@ def _host(header: str) -> str:
         return (urlsplit(f"//{header}").hostname or "").lower()
     except ValueError:
         return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from edgenode.errors import ConfigError
+from edgenode.net.interfaces import WILDCARDS, interfaces_for
 from edgenode.net.rpc import join_address, split_address
 
 _MOST_CONNECTIONS = 256  # further ones get 503
@@ -30,7 +31,7 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving_http(app: ASGIApp, listen: str, option: str, credentials: Path | None = None) -> AsyncIterator[str]:
-    """Serve at host:port while the body runs. Yields the URL.
+    """Serve at host:port while the body runs. Yields the URL, for other machines if they can reach it.
 
     Args:
         option: the command line option that chose the address, for the error text.
@@ -59,7 +60,7 @@ async def serving_http(app: ASGIApp, listen: str, option: str, credentials: Path
         group.create_task(server.serve([bound]), name="http")
         try:
             scheme = "https" if credentials else "http"
-            yield f"{scheme}://{join_address('127.0.0.1' if host in ('', '0.0.0.0', '::') else host, port)}"
+            yield f"{scheme}://{join_address(interfaces_for(host)[0] if host in WILDCARDS else host, port)}"
         finally:
             server.should_exit = True
 

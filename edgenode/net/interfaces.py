@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -11,6 +12,7 @@ import ifaddr
 from edgenode.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
+WILDCARDS = ("", "0.0.0.0", "::")
 _IFF_UP = 1
 
 
@@ -23,7 +25,7 @@ def interfaces_for(listen_host: str) -> tuple[str, ...]:
     Raises:
         ConfigError: it is a host name.
     """
-    if listen_host in ("", "0.0.0.0", "::"):
+    if listen_host in WILDCARDS:
         return (*network_addresses(), LOOPBACK)
     if listen_host == "localhost" or parse_ip(listen_host, "listen host").is_loopback:
         return (LOOPBACK,)
@@ -39,6 +41,24 @@ def network_addresses() -> tuple[str, ...]:
         for ip in adapter.ips
         if isinstance(ip.ip, str) and not ip_address(ip.ip).is_loopback
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of an address is this machine's loopback interface, by name or by address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host name or an address belongs to this machine. False if the name cannot be resolved."""
+    own = {_bare(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips}
+    try:
+        found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return any(is_loopback(address) or address in own for address in found)
 
 
 def check_interfaces(addresses: Sequence[str]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeView
+from edgenode.net.interfaces import is_loopback
+from edgenode.net.rpc import join_address, split_address
 
 
 def cluster_json(status: ClusterStatus) -> dict[str, Any]:
@@ -99,6 +102,15 @@ def duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24:02d} h"
+
+
+def page_from_elsewhere(page: str, machine: str) -> str:
+    """How to open the controller's page from another machine than ``machine``, its own. "" if its URL is enough."""
+    host, port = split_address(urlsplit(page).netloc)
+    if not is_loopback(host):
+        return ""
+    tunnel = f"ssh -L {port}:{join_address(host, port)} {machine}"
+    return f"{tunnel}, or start the controller with --http 0.0.0.0:{port}"
 
 
 def size(count: int) -> str:

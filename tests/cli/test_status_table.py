@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
+from edgenode.cli.fitted_table import stdout
 from edgenode.cli.status_table import nodes_table, status_table, title, watch_table
 from edgenode.cli.topology import _plan
 from edgenode.cli.watch import Screen
@@ -44,8 +46,8 @@ def printed(status: ClusterStatus) -> str:
     return shown(status_table(status))
 
 
-def shown(picture: RenderableType) -> str:
-    console = Console(width=140, color_system=None)
+def shown(picture: RenderableType, width: int = 140) -> str:
+    console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(picture)
     return capture.get()
@@ -251,11 +253,79 @@ def test_nodes_are_listed_with_memory_and_energy() -> None:
     assert "no sensor" in text
 
 
-def test_caption_names_the_page_if_there_is_one() -> None:
-    status = a_status(a_node())
-    assert "page" not in printed(status)
-    served = replace(status, page="http://127.0.0.1:8080")
-    assert "controller 10.0.0.5:7700, term 3, page http://127.0.0.1:8080" in printed(served)
+def below(status: ClusterStatus) -> list[str]:
+    """The lines below the table."""
+    return printed(status).rpartition("┘\n")[2].splitlines()
+
+
+def test_page_that_the_network_can_open_is_named_alone() -> None:
+    assert below(a_status(a_node())) == ["controller 10.0.0.5:7700, term 3"]
+    served = replace(a_status(a_node()), page="http://10.0.0.5:8080")
+    assert below(served) == ["controller 10.0.0.5:7700, term 3", "page http://10.0.0.5:8080"]
+
+
+def test_page_on_loopback_says_how_to_open_it_from_here() -> None:
+    served = replace(a_status(a_node()), page="http://127.0.0.1:8080")
+    assert below(served)[1:] == [
+        "page http://127.0.0.1:8080 on 10.0.0.5 only",
+        "from here: ssh -L 8080:127.0.0.1:8080 10.0.0.5, or start the controller with --http 0.0.0.0:8080",
+    ]
+
+
+def test_page_on_loopback_of_this_machine_needs_no_more() -> None:
+    here = replace(a_status(a_node()), page="http://127.0.0.1:8080", leadership=Leadership(0, "", "127.0.0.1:7700"))
+    assert below(here)[1:] == ["page http://127.0.0.1:8080"]
+
+
+# --- narrow terminals
+
+
+def a_busy_node() -> NodeView:
+    waits = {"waiting_for": ("living-room-pi",), "waiting_s": 12.0, "round": 1000, "rounds": 1002}
+    known = {"loss": 0.5, "accuracy": 0.9, "round_s": 1.5, "peak_memory_bytes": 387_000_000}
+    node = a_node("kitchen-pi", state=NodeState.RUNNING, power_sensor="INA3221 VDD_IN", **waits, **known)
+    return replace(node, address="192.168.178.104:7600", last_seen_s=1234.5)
+
+
+@pytest.mark.parametrize(
+    ("table", "whole", "hidden"),
+    [
+        (status_table, ("1000/1002", "90.0%", "waits for living-room-pi"), "no room for: sent, uncompressed"),
+        (
+            watch_table,
+            ("1000/1002", "90.0%", "waits for living-room-pi"),
+            "no room for: s/round, u, received, holds up, seen",
+        ),
+        (
+            nodes_table,
+            ("192.168.178.104:7600", "running", "1234.5 s ago"),
+            "no room for: peak memory, energy",
+        ),
+    ],
+    ids=["status", "watch", "nodes"],
+)
+def test_narrow_terminal_loses_whole_columns(
+    table: Callable[[ClusterStatus], RenderableType], whole: tuple[str, ...], hidden: str
+) -> None:
+    text = shown(table(a_status(a_busy_node())), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for cell in ("kitchen-pi", *whole):
+        assert cell in text
+    assert hidden in text
+    assert "no room for" not in shown(table(a_status(a_busy_node())), width=160)
+
+
+@pytest.mark.parametrize("table", [status_table, watch_table, nodes_table])
+def test_narrowest_terminal_wraps_what_every_row_needs(table: Callable[[ClusterStatus], RenderableType]) -> None:
+    text = shown(table(a_status(a_busy_node())), width=30)
+    assert "…" not in text
+
+
+def test_table_in_a_pipe_has_every_column(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    stdout().print(nodes_table(a_status(a_busy_node())))
+    assert "energy per round" in capsys.readouterr().out
 
 
 def test_markup_in_a_name_is_verbatim_in_the_watch_table() -> None:

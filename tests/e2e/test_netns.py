@@ -25,8 +25,8 @@ def test_nodes_on_other_hosts_are_found_and_train(fleet: Fleet) -> None:
         nodes[0].logs("epoch done")
 
         def on_a_host(*words: str) -> Process:
-            """Run an operator's command on a host that runs nothing else."""
-            return fleet.command(*words, "--cluster", fleet.cluster, spawn=partial(bridge.spawn, 5))
+            """Run an operator's command on a host that runs nothing else. It finds the only cluster of the network."""
+            return fleet.command(*words, spawn=partial(bridge.spawn, 5))
 
         def fetched(path: str) -> str:
             """Fetch from the controller's page, as a browser on another host does."""
@@ -43,6 +43,7 @@ def test_nodes_on_other_hosts_are_found_and_train(fleet: Fleet) -> None:
 
         status = json.loads(on_a_host("status", "--json").stdout)
         assert status["cluster"] == fleet.cluster
+        assert status["page"] == f"http://{bridge.addresses[4]}:8080"
         assert [(n["node"], n["address"]) for n in status["nodes"]] == [
             (f"node-{i}", f"{bridge.addresses[i]}:7600") for i in range(4)
         ]

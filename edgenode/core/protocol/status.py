@@ -126,7 +126,7 @@ class ClusterStatus:
         awaited: members whose answer to the fence is missing.
         consensus_distance: mean distance of the members' models from their mean, estimated from their sketches.
         consensus_round: the round of those sketches.
-        page: URL of the controller's page, as seen from its own machine; empty without one.
+        page: URL of the controller's page, on loopback if only its own machine can open it; empty without one.
         reached: the newest round that the run is known to have reached.
         departed_payload_bytes: payload of the pushes of nodes that are no longer listed in ``nodes``.
         departed_dense_bytes: the size of those pushes as uncompressed float32.
