@@ -65,7 +65,8 @@ def list_runs(state_dir: Path | None, cluster: str, as_json: bool) -> None:
       edgenode runs list
       edgenode runs list --cluster office --json
     """
-    found = _history(state_dir, cluster).runs()
+    history = _history(state_dir, cluster)
+    found = history.runs()
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -73,7 +74,7 @@ def list_runs(state_dir: Path | None, cluster: str, as_json: bool) -> None:
     from rich.table import Table
 
     if not found:
-        click.echo("no runs yet")
+        click.echo(_nothing(history))
         return
     table = Table(box=None)
     for heading in ("run", "began", "took", "nodes", "rounds", "algorithm", "compressor", "outcome"):
@@ -225,10 +226,18 @@ def _history(state_dir: Path | None, cluster: str) -> RunHistory:
     return RunHistory(state_dir or default_state_dir(cluster, "controller"))
 
 
+def _nothing(history: RunHistory) -> str:
+    """Why there are no runs, and where else they can be."""
+    return (
+        f"no runs in {history.path} on this machine; a run is recorded on the machine of its controller, in the "
+        "controller's --state-dir: run this command there, with the controller's --cluster or --state-dir"
+    )
+
+
 def _run(history: RunHistory, which: str) -> dict[str, Any]:
     found = history.runs()
     if not found:
-        raise ConfigError(f"no runs in {history.path}: name the controller's --state-dir or --cluster")
+        raise ConfigError(_nothing(history))
     run = found[-1] if which == "last" else next((r for r in found if str(r["id"]) == which), None)
     if run is None:
         raise ConfigError(f"no run {which}: choose one from {found[0]['id']} to {found[-1]['id']}, or last")

@@ -91,4 +91,6 @@ def test_unknown_run_is_one_line(folder: Path, tmp_path: Path) -> None:
     assert (refused.exit_code, refused.stderr) == (2, "edgenode: no run 7: choose one from 1 to 2, or last\n")
     empty = run(tmp_path / "empty", "show")
     assert (empty.exit_code, "no runs in" in empty.stderr) == (2, True)
-    assert run(tmp_path / "empty", "list").output == "no runs yet\n"
+    listed = run(tmp_path / "empty", "list").output
+    assert listed.startswith(f"no runs in {tmp_path / 'empty' / 'history.sqlite3'} on this machine; ")
+    assert "run this command there" in listed
