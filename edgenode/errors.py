@@ -54,6 +54,10 @@ class Evicted(EdgenodeError):
     """This process was evicted and is not a member any more. It may rejoin as a newcomer."""
 
 
+class Diverged(EdgenodeError):
+    """Training diverged, at this node or at another. The run ends on every node, and the text is the cause."""
+
+
 class CheckpointError(EdgenodeError):
     """A checkpoint is missing, torn or of another run. It is refused by name and never loaded."""
 

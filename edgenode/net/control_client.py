@@ -11,7 +11,18 @@ import grpc
 import grpc.aio
 import structlog
 
-from edgenode.core.protocol.orders import FenceAnswer, Fetched, Hello, Join, Leave, OfferAnswer, Order, Progress, Refuse
+from edgenode.core.protocol.orders import (
+    Abort,
+    FenceAnswer,
+    Fetched,
+    Hello,
+    Join,
+    Leave,
+    OfferAnswer,
+    Order,
+    Progress,
+    Refuse,
+)
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net.order_wire import join_to_wire, order_from_wire, progress_to_wire, report_to_wire
@@ -61,7 +72,7 @@ class ControlLink:
         self._progress = progress_to_wire(progress, status)
         self._wake.set()
 
-    def report(self, report: OfferAnswer | FenceAnswer | Fetched | Leave) -> None:
+    def report(self, report: OfferAnswer | FenceAnswer | Fetched | Leave | Abort) -> None:
         """Send a report. Reports arrive in order, or not at all if the link breaks."""
         self._outbox.append(report_to_wire(report))
         self._wake.set()

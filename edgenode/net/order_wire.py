@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from edgenode.core.protocol.orders import (
+    Abort,
     EvictionCommitted,
     Fence,
     FenceAnswer,
@@ -35,6 +36,7 @@ from edgenode.net.wire import (
     leadership_to_wire,
     name_from_wire,
     plan_from_wire,
+    reason_from_wire,
     records_from_wire,
     records_to_wire,
     saved_from_wire,
@@ -69,6 +71,8 @@ def order_to_wire(order: Order) -> control_pb2.AttendResponse:
             return control_pb2.AttendResponse(eviction_committed=committed)
         case LeaveRefused(reason):
             return control_pb2.AttendResponse(stay=reason)
+        case Abort(reason):
+            return control_pb2.AttendResponse(abort=control_pb2.Abort(reason=reason))
     assert_never(order)
 
 
@@ -103,6 +107,8 @@ def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
             return EvictionCommitted(records_from_wire(wire.eviction_committed.records))
         case "stay":
             return LeaveRefused(wire.stay)
+        case "abort":
+            return Abort(reason_from_wire(wire.abort.reason))
     return None
 
 
@@ -150,7 +156,7 @@ def progress_to_wire(progress: Progress, status: NodeStatus) -> control_pb2.Atte
     return control_pb2.AttendRequest(progress=wire)
 
 
-def report_to_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave) -> control_pb2.AttendRequest:
+def report_to_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave | Abort) -> control_pb2.AttendRequest:
     """A report other than Join and Progress. Each of them is sent."""
     match report:
         case OfferAnswer(number, digest, accepted, next_round):
@@ -162,6 +168,8 @@ def report_to_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave) -> contr
             return control_pb2.AttendRequest(fetched=control_pb2.Fetched())
         case Leave():
             return control_pb2.AttendRequest(leave=control_pb2.Leave())
+        case Abort(reason):
+            return control_pb2.AttendRequest(abort=control_pb2.Abort(reason=reason))
     assert_never(report)
 
 
@@ -185,6 +193,8 @@ def report_from_wire(wire: control_pb2.AttendRequest) -> NodeReport:
             return Fetched()
         case "leave":
             return Leave()
+        case "abort":
+            return Abort(reason_from_wire(wire.abort.reason))
         case other:
             raise RemoteProtocolError(f"unexpected report {other!r}")
 

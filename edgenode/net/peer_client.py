@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 
@@ -236,9 +237,15 @@ def _to_unknown_node(target: str, identity: Identity) -> grpc.aio.Channel:
     return channel(target, identity.security, role_dns_name("node"))
 
 
-async def _met(target: str, identity: Identity, timeout_s: float) -> peer_pb2.MeetResponse:
+async def abort(target: str, identity: Identity, reason: str, timeout_s: float) -> None:
+    """Tell a peer that training diverged. One that cannot be reached has ended, or waits in vain and then ends."""
+    with suppress(grpc.aio.AioRpcError):
+        await _met(target, identity, timeout_s, reason)
+
+
+async def _met(target: str, identity: Identity, timeout_s: float, reason: str = "") -> peer_pb2.MeetResponse:
     async with _to_unknown_node(target, identity) as to_peer:
-        request = peer_pb2.MeetRequest(identity=identity.to_wire())
+        request = peer_pb2.MeetRequest(identity=identity.to_wire(), abort=reason)
         reply: peer_pb2.MeetResponse = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
         return reply
 

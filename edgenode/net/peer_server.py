@@ -17,16 +17,18 @@ import grpc.aio
 import structlog
 
 from edgenode.core.protocol.messages import Ack, Message
+from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import ConfigError, DigestMismatch, EdgenodeError, RemoteProtocolError, first_cause
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import reject
 from edgenode.net.tls import require_name
-from edgenode.net.wire import CHUNK_BYTES, Assembler, Identity, ack_to_wire, saved_to_wire
+from edgenode.net.wire import CHUNK_BYTES, Assembler, Identity, ack_to_wire, reason_from_wire, saved_to_wire
 
 log = structlog.get_logger()
 
 SERVICE = "edgenode.v1.PeerService"
+_MAX_ABORTS = 16  # more say nothing new
 
 
 class PeerServer(peer_pb2_grpc.PeerServiceServicer):
@@ -49,6 +51,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._known_to: set[str] = set()
         self._met = asyncio.Event()
         self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue()
+        self._aborts: asyncio.Queue[tuple[Identity, Abort]] = asyncio.Queue(_MAX_ABORTS)
         self._model: Callable[[], Awaitable[bytes]] | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -94,6 +97,10 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         """
         raise await self._mismatches.get()
 
+    async def next_abort(self) -> tuple[Identity, Abort]:
+        """Wait until a peer with the same configuration reports that training diverged."""
+        return await self._aborts.get()
+
     async def Meet(self, request: peer_pb2.MeetRequest, context: grpc.aio.ServicerContext) -> peer_pb2.MeetResponse:
         """Answer with this node's identity and checkpoints, and check the peer's identity."""
         try:
@@ -103,6 +110,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             self._met.set()
             if theirs.node == self.identity.node and theirs.process != self.identity.process:
                 self._mismatches.put_nowait(name_conflict(theirs.node, context.peer()))
+            if request.abort and not self._aborts.full():
+                self._aborts.put_nowait((theirs, Abort(reason_from_wire(request.abort))))
         except DigestMismatch as exc:
             log.warning("met a process of another run", reason=str(exc))
             if exc.what != "cluster":

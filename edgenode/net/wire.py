@@ -21,6 +21,7 @@ from edgenode.net.tls import INSECURE, Security
 
 PROTOCOL = 2
 CHUNK_BYTES = 256 * 1024
+_MAX_REASON = 1000
 _MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
 
 _TO_WIRE = {
@@ -109,6 +110,11 @@ def name_from_wire(text: str) -> str:
         shown = ascii(text if len(text) <= names.MAX_LENGTH else f"{text[: names.MAX_LENGTH]}...")
         raise RemoteProtocolError(f"a process is named {shown}, but a name is {names.RULE}")
     return text
+
+
+def reason_from_wire(text: str) -> str:
+    """Why a node aborts the run, from outside: one line of limited length."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_REASON])
 
 
 def begun_rounds_from_wire(begun: Mapping[str, int]) -> tuple[tuple[str, int], ...]:

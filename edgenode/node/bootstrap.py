@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 import structlog
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ from safetensors.numpy import load
 
 from edgenode import factory
 from edgenode.core.protocol.orders import (
+    Abort,
     EvictionCommitted,
     Fence,
     Fetched,
@@ -39,7 +41,7 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.plan import Plan
-from edgenode.errors import ConfigError, TransportError
+from edgenode.errors import ConfigError, Diverged, TransportError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.discovery import Discovery
 from edgenode.net.peer_client import fetch_model, meet, probe
@@ -205,7 +207,7 @@ class ControllerBootstrap:
                 log.info("waiting for nodes", present=list(present), missing=missing)
             case Refuse():
                 pass  # the link raises it
-            case Halt() | Offer() | Fence() | EvictionCommitted():
+            case Halt() | Offer() | Fence() | EvictionCommitted() | Abort():
                 self.mailbox.post(order)
 
     def _follow(self, leadership: Leadership) -> None:
@@ -245,6 +247,11 @@ class ControllerBootstrap:
         return self._discovery.not_found("controller", None, self._options.wait_s)
 
 
+async def _end_at_abort(server: PeerServer) -> NoReturn:
+    _, abort = await server.next_abort()
+    raise Diverged(abort.reason)
+
+
 async def agree_with_peers(
     options: Options, local: LocalNode, server: PeerServer, show_wait: Callable[[str], None]
 ) -> tuple[StartPoint, dict[str, str]]:
@@ -256,6 +263,7 @@ async def agree_with_peers(
     Raises:
         ConfigError: the peers are not the nodes of the run, or two have one name.
         DigestMismatch: a peer is of another run.
+        Diverged: a peer began before this node, and training diverged there.
         TransportError: a peer did not answer for ``wait_s``.
     """
 
@@ -264,7 +272,11 @@ async def agree_with_peers(
         log.info("waiting for a peer", peer=target, why=why)
 
     calls = [meet(target, local.identity, waiting, options.wait_s) for target in options.peers]
-    async with in_background(server.first_mismatch(), "mismatches"), asyncio.TaskGroup() as group:
+    async with (
+        in_background(server.first_mismatch(), "mismatches"),
+        in_background(_end_at_abort(server), "aborts"),
+        asyncio.TaskGroup() as group,
+    ):
         tasks = [group.create_task(call, name="meet") for call in calls]
     saved, addresses = {options.name: local.saved}, dict[str, str]()
     for target, task in zip(options.peers, tasks, strict=True):

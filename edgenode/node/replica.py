@@ -6,21 +6,24 @@ here, once. Nothing here waits or reads a clock.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
+from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.events import Mixed, Save, Train, Trained
+from edgenode.core.protocol.events import Mixed, NodeAction, NodeEvent, Save, Train, Trained
 from edgenode.core.protocol.node import Node
+from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
-from edgenode.errors import CheckpointError
+from edgenode.errors import CheckpointError, Diverged
 from edgenode.node.workload import SHARED_STATE, Trainer
 from edgenode.observability.model_sketch import Sketch
 from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore
@@ -87,6 +90,7 @@ class Replica:
         self.name, self.trainer, self.stats = name, trainer, NodeStats()
         self._config, self._store = config, store
         self._sketch: Sketch | None = None
+        self._losses: deque[tuple[int, float]] = deque(maxlen=2)  # the last ones, with their rounds
         self.layout = Layout(tuple(size for _, size in trainer.layout))
         self.learner = VectorLearner(
             algorithm_spec, self.layout, self._first_state(algorithm_spec, start), config.run.seed, name
@@ -129,15 +133,36 @@ class Replica:
 
     # --- actions of the node ------------------------------------------------------------------------
 
-    def train(self, action: Train) -> Trained:
-        """Take one local step, and count its loss.
+    def handle(self, event: NodeEvent) -> list[NodeAction]:
+        """Let the node handle an event. If what it would push has diverged, it aborts the run.
 
         Raises:
-            EdgenodeError: the loss is not finite.
+            EdgenodeError: as ``Node.handle``.
         """
-        step = self.trainer.train(action.round, action.z)
+        try:
+            return self.node.handle(event)
+        except Diverged as exc:
+            return self.node.handle(self._abort(exc))
+
+    def train(self, action: Train) -> Trained | Abort:
+        """Take one local step, and count its loss."""
+        try:
+            step = self.trainer.train(action.round, action.z)
+        except Diverged as exc:
+            return self._abort(exc)
         self.stats.loss = step.loss
+        self._losses.append((action.round, step.loss))
         return Trained(action.round, step.local_update)
+
+    def _abort(self, error: Diverged) -> Abort:
+        """What every node reports when training diverged here: where, what preceded it, and the keys to lower."""
+        config, t = self._config, self.node.round
+        before = [f", and the loss was {loss:.4g} in round {r}" for r, loss in self._losses if r < t]
+        keys = [f"task.learning_rate = {config.task.learning_rate:g}"]
+        if 0 < config.algorithm.kept_share < 1 or config.algorithm.name == "d2":
+            keys.append(f"algorithm.averaging_rate = {factory.averaging_rate(config):g}")
+        what = "".join([str(error), *before[-1:]])
+        return Abort(f"training diverged at {self.name} in round {t}: {what}; lower {' or '.join(keys)}")
 
     def evaluate(self, z: Floats) -> float | None:
         """The test accuracy of z, 0 to 1, if there is one. It is counted."""

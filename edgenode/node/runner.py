@@ -37,9 +37,9 @@ from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Halt
 from edgenode.core.protocol.plan import Record
 from edgenode.core.protocol.status import NodeState
-from edgenode.errors import CheckpointError, RemoteProtocolError
+from edgenode.errors import CheckpointError, Diverged, RemoteProtocolError
 from edgenode.net.control_client import ControlLink
-from edgenode.net.peer_client import Peers
+from edgenode.net.peer_client import Peers, abort
 from edgenode.net.peer_server import PeerServer
 from edgenode.node.background import Worker
 from edgenode.node.peer_directory import PeerDirectory
@@ -50,6 +50,7 @@ from edgenode.storage import result_file
 log = structlog.get_logger()
 
 _LINGER_S = 10.0
+_ABORT_S = 5.0
 
 
 class Mailbox:
@@ -139,14 +140,17 @@ class NodeRunner:
             helpers = [
                 group.create_task(self.progress.run(), name="reports"),
                 group.create_task(self.progress.sensors.watch(), name="sensors"),
+                group.create_task(self._take_aborts(), name="aborts"),
             ]
             try:
                 outcome = await self._run_events()
                 await self.progress.sensors.sample()
                 await peers.close()
                 await self._answer_repeats()
-            except BaseException:
+            except BaseException as exc:
                 peers.abandon()
+                if isinstance(exc, Diverged):
+                    await self._abort_peers(str(exc))
                 raise
             finally:
                 for helper in helpers:
@@ -189,13 +193,32 @@ class NodeRunner:
         if isinstance(event, Received):
             self.replica.stats.received_bytes += len(event.message.payload)
         try:
-            return await self._worker(self.replica.node.handle, event)
+            return await self._worker(self.replica.handle, event)
         except RemoteProtocolError as exc:
             log.warning("rejected a message", reason=str(exc))
             if isinstance(event, Received):
                 message = event.message
                 self._server.answer(message.sender, Ack(message.round, Verdict.ERROR, 0, str(exc)))
             return []
+
+    async def _take_aborts(self) -> None:
+        """Take the aborts of members of this run, without those of an evicted process."""
+        while True:
+            peer, order = await self._server.next_abort()
+            members = self.progress.snapshot.plan.latest.incarnations
+            of_this_run = peer.plan_digest == self._server.identity.plan_digest
+            if of_this_run and members.get(peer.node) == peer.incarnation:
+                self._mailbox.post(order)
+
+    async def _abort_peers(self, reason: str) -> None:
+        """Let the other members know that the run ends, if no connected controller does."""
+        if self._link is not None and self._link.connected.is_set():
+            return
+        plan = self.progress.snapshot.plan
+        others = [name for name in plan.latest.names if name != self.replica.name]
+        targets = [target for name in others for target in self._directory.find(name, plan).addresses]
+        identity = self._server.identity
+        await asyncio.gather(*(abort(target, identity, reason, _ABORT_S) for target in targets))
 
     # --- actions ------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class Trainer(Protocol):
         """Take the local step of round t from z [d].
 
         Raises:
-            EdgenodeError: the loss is not finite.
+            Diverged: the loss is not finite.
         """
         ...
 

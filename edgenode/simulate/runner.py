@@ -40,6 +40,7 @@ from edgenode.core.protocol.events import (
     Save,
     Train,
 )
+from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.node.replica import Replica, StartPoint
@@ -164,7 +165,7 @@ class Simulation:
             self._perform_all(name, replica.node.start(), after_round)
         while self._queue:
             name, event = self._queue.popleft()
-            self._perform_all(name, self._replicas[name].node.handle(event), after_round)
+            self._perform_all(name, self._replicas[name].handle(event), after_round)
         if len(self._results) < len(self._replicas):
             raise LocalProtocolError(f"{len(self._results)} of {len(self._replicas)} nodes finished")
         return self._conclude()
@@ -199,7 +200,7 @@ class Simulation:
                 self._models[name] = z
             case Fail(error):
                 raise error
-            case Await():
+            case Await() | Report(Abort()):
                 pass
             case Report() | PlanChanged():
                 raise LocalProtocolError(f"{name} answers {action} without a request")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
-from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
+from edgenode.errors import CheckpointError, ConfigError, Diverged
 from edgenode.tasks import datasets, models
 from edgenode.tasks.batches import Batch, Batches
 from edgenode.tasks.datasets import Dataset
@@ -125,7 +125,7 @@ class Trainer:
     def train(self, t: int, z: Vector) -> LocalStep:
         """Take the step of round t from `z` [size] (Algorithm 1, lines 2-4).
 
-        Raises EdgenodeError if the loss is not finite.
+        Raises Diverged if the loss is not finite.
         """
         self._flat.load(z)
         step_seed = self._step_seed(t)
@@ -147,11 +147,7 @@ class Trainer:
         loss = functional.cross_entropy(self._scores(images), labels)
         number = float(loss.detach())
         if not math.isfinite(number):
-            rate = self.learning_rate(t)
-            raise EdgenodeError(
-                f"training diverged at round {t} on shard {self._shard}: the loss is {number}; "
-                f"lower learning_rate (now {rate:g}) or averaging_rate"
-            )
+            raise Diverged(f"the loss is {number}")
         loss.backward()  # type: ignore[no-untyped-call]
         return number
 

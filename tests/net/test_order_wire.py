@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgenode.core.names import PATTERN
 from edgenode.core.protocol.orders import (
+    Abort,
     EvictionCommitted,
     Fence,
     FenceAnswer,
@@ -74,6 +75,7 @@ fence_answers = st.builds(
     st.dictionaries(names, rounds, max_size=3).map(lambda begun: tuple(sorted(begun.items()))),
     plans.map(lambda plan: plan.records),
 )
+aborts = st.builds(Abort, st.from_regex(r"^[ -~]{0,9}\Z"))
 orders: st.SearchStrategy[Order] = st.one_of(
     st.builds(Hello, leaderships, st.booleans()),
     st.builds(Halt, st.booleans()),
@@ -85,6 +87,7 @@ orders: st.SearchStrategy[Order] = st.one_of(
     st.builds(Fence, uint64s, uint64s, name_sets),
     st.builds(EvictionCommitted, plans.map(lambda plan: plan.records)),
     st.builds(LeaveRefused, texts),
+    aborts,
 )
 joins = st.builds(
     Join,
@@ -99,11 +102,12 @@ joins = st.builds(
     follows=st.none() | leaderships,
 )
 progresses = st.builds(Progress, uint64s, uint64s, texts, st.none() | fence_answers)
-reports: st.SearchStrategy[OfferAnswer | FenceAnswer | Fetched | Leave] = st.one_of(
+reports: st.SearchStrategy[OfferAnswer | FenceAnswer | Fetched | Leave | Abort] = st.one_of(
     st.builds(OfferAnswer, uint64s, texts, st.booleans(), uint64s),
     fence_answers,
     st.builds(Fetched),
     st.builds(Leave),
+    aborts,
 )
 
 
@@ -134,7 +138,7 @@ def test_progress_survives_the_wire_with_its_status(progress: Progress, state: N
 
 
 @given(reports)
-def test_every_other_report_survives_the_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave) -> None:
+def test_every_other_report_survives_the_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave | Abort) -> None:
     assert report_from_wire(received(report_to_wire(report))) == report
 
 
@@ -158,6 +162,7 @@ ORDERS: list[tuple[Order, str]] = [
     (Fence(3, 2, frozenset({"n2", "n1"})), "2a0c080310021a026e311a026e32"),
     (EvictionCommitted(PLAN.records), f"3287020a8402{RECORD}"),
     (LeaveRefused("no"), "42026e6f"),
+    (Abort("no"), "5a040a026e6f"),
 ]
 
 
@@ -178,6 +183,7 @@ def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
         (report_to_wire(ANSWER), f"22950208031002180e22060a026e31100c2a8402{RECORD}"),
         (report_to_wire(Fetched()), "2a00"),
         (report_to_wire(Leave()), "3200"),
+        (report_to_wire(Abort("no")), "3a040a026e6f"),
         (
             progress_to_wire(Progress(9, 4, "d", ANSWER), NodeStatus(NodeState.RUNNING, 8)),
             f"12a402080910041a016420087801ca01950208031002180e22060a026e31100c2a8402{RECORD}",
@@ -191,7 +197,7 @@ def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
             f"{RECORD}280132026e323a0b0803120262651a03683a31",
         ),
     ],
-    ids=["OfferAnswer", "FenceAnswer", "Fetched", "Leave", "Progress", "Join"],
+    ids=["OfferAnswer", "FenceAnswer", "Fetched", "Leave", "Abort", "Progress", "Join"],
 )
 def test_bytes_of_reports_are_frozen(report: control_pb2.AttendRequest, sent: str) -> None:
     assert report.SerializeToString(deterministic=True).hex() == sent
@@ -245,6 +251,11 @@ def test_malformed_order_is_refused(order: control_pb2.AttendResponse, text: str
 def test_malformed_report_is_refused(report: control_pb2.AttendRequest, text: str) -> None:
     with pytest.raises(RemoteProtocolError, match=text):
         report_from_wire(report)
+
+
+def test_reason_of_an_abort_is_one_line_of_limited_length() -> None:
+    wire = control_pb2.AttendRequest(abort=control_pb2.Abort(reason="a\n\x1b[0mb" + "c" * 2000))
+    assert report_from_wire(wire) == Abort("a??[0mb" + "c" * 993)
 
 
 def test_join_without_rounds_per_epoch_has_one() -> None:

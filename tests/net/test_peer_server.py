@@ -8,9 +8,10 @@ from dataclasses import replace
 import grpc.aio
 import pytest
 
+from edgenode.core.protocol.orders import Abort
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net import peer_server
-from edgenode.net.peer_client import fetch_model, meet, probe
+from edgenode.net.peer_client import abort, fetch_model, meet, probe
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import channel
 from edgenode.net.wire import CHUNK_BYTES, push_frames
@@ -117,6 +118,19 @@ async def test_process_with_an_invalid_name_is_not_met() -> None:
     async with receiver.up() as target:
         assert await probe(target, replace(N0, node="../n0"), SOON_S) is None
     assert receiver.server._known_to == set()
+
+
+async def test_abort_of_a_peer_arrives_with_its_identity() -> None:
+    receiver, member = Receiver(), replace(N0, plan_digest="plan", incarnation=2)
+    async with receiver.up() as target:
+        await probe(target, member, SOON_S)
+        assert receiver.server._aborts.empty()
+        await abort(target, replace(member, run_digest="f00d"), "another run", SOON_S)
+        for _ in range(20):
+            await abort(target, member, "training diverged", SOON_S)
+        assert await receiver.server.next_abort() == (member, Abort("training diverged"))
+        assert receiver.server._aborts.qsize() == 15
+    await abort(target, member, "to a process that has ended", SOON_S)
 
 
 # --- the model

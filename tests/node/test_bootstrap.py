@@ -24,8 +24,9 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.plan import Member, create_plan
-from edgenode.errors import ConfigError, TransportError
+from edgenode.errors import ConfigError, Diverged, TransportError
 from edgenode.net import peer_server
+from edgenode.net.peer_client import abort
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import serving
 from edgenode.net.wire import Identity
@@ -34,6 +35,7 @@ from edgenode.node.options import Options
 from edgenode.node.progress import NodeSnapshot
 from edgenode.node.replica import StartPoint
 from edgenode.node.shutdown import Shutdown
+from tests.net.peer_ends import SOON_S, failure
 
 PLAN = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(Config()))
 OPTIONS = Options(Config(), "n0", "127.0.0.1:0", (), "127.0.0.1:1", Path("unused"))
@@ -180,6 +182,23 @@ async def test_two_fixed_peers_of_one_name_are_refused_by_address() -> None:
         f"the peers at {peers.targets[1]} and {peers.targets[2]} have one node id, 'twin': "
         "give one of the two another --name"
     )
+
+
+async def test_fixed_peer_ends_when_another_began_and_diverged() -> None:
+    local, server = replace(LOCAL, saved=(frozenset(), None)), PeerServer(LOCAL.identity, (frozenset(), None))
+    options = replace(OPTIONS, peers=("127.0.0.1:1",), controller="none")
+    async with (
+        serving("127.0.0.1:0", [(peer_server.SERVICE, server.add_to)], 0.0) as port,
+        asyncio.TaskGroup() as group,
+    ):
+        waiting = group.create_task(
+            failure(agree_with_peers(options, local, server, lambda text: None)), name="waiting"
+        )
+        peer = replace(LOCAL.identity, node="n1", plan_digest="plan")
+        await abort(f"127.0.0.1:{port}", peer, "training diverged at n1", SOON_S)
+        error = await waiting
+    assert isinstance(error, Diverged)
+    assert str(error) == "training diverged at n1"
 
 
 async def test_too_few_fixed_peers_are_refused_with_their_names() -> None:

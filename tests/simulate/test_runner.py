@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, Config
-from edgenode.errors import CheckpointError, ConfigError, GraphError
+from edgenode.errors import CheckpointError, ConfigError, Diverged, GraphError
 from edgenode.simulate.runner import Simulation
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.tasks import datasets
@@ -107,6 +107,14 @@ def test_positions_follow_the_sorted_names() -> None:
     result = Simulation(config(run__nodes=12, run__rounds=1, algorithm__name="sp")).run()
     names = [row["node"] for row in result["nodes"]]
     assert names[:4] == ["node-0", "node-1", "node-10", "node-11"]
+
+
+def test_divergence_names_node_round_loss_and_keys() -> None:
+    wild = config(task__learning_rate=1e9, run__rounds=50)
+    loss = r"(the loss is \w+|a number to send is \S+), and the loss was \S+ in round \d+"
+    keys = r"task\.learning_rate = 1e\+09 or algorithm\.averaging_rate = 0\.005"
+    with pytest.raises(Diverged, match=rf"^training diverged at node-\d in round \d+: {loss}; lower {keys}$"):
+        Simulation(wild).run()
 
 
 def test_single_node_trains_alone() -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenode.errors import LocalProtocolError
+from edgenode.errors import Diverged, LocalProtocolError
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -268,7 +268,8 @@ class Compressor:
         """C[vector].
 
         Raises:
-            LocalProtocolError: the vector does not have the layout's size, or a kept number is 1e15 or larger, or NaN.
+            LocalProtocolError: the vector does not have the layout's size.
+            Diverged: a kept number is 1e15 or larger, or NaN.
         """
         if vector.shape != (layout.size,):
             raise LocalProtocolError(f"a vector of shape {vector.shape} does not fit a model of size {layout.size}")
@@ -276,7 +277,7 @@ class Compressor:
         numbers = vector if indices is None else vector[indices]
         largest = np.abs(numbers).max(initial=0)
         if not largest < _DIVERGED:  # also true for NaN
-            raise LocalProtocolError(f"the model diverged: a number to send is {largest}")
+            raise Diverged(f"a number to send is {largest:.4g}")
         values = self.quantise(numbers.copy() if indices is None else numbers, counts, rng)
         if isinstance(self.quantise, Random):
             return _without_zeros(counts, indices, values)

@@ -6,6 +6,7 @@
 3. The run resumes from the newest round that most members have saved, and at least half of them. A member without a
    checkpoint of that round is a newcomer. If no member has saved anything, the run starts again from round 0.
 4. Every resumed member gets a new incarnation, so nothing that its old process sent counts.
+5. A node that comes while the run is under way fetches the model of a member, its sponsor, before it is admitted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import ClusterAction, Send
 from edgenode.core.protocol.eviction import Evictions
-from edgenode.core.protocol.orders import Welcome
+from edgenode.core.protocol.orders import Sponsor, Welcome
 from edgenode.core.protocol.pending_changes import PendingChanges, missing, pending_rotation
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.topology.schedule import Schedule
@@ -24,7 +25,7 @@ from edgenode.errors import GraphError
 
 
 class Bootstrap:
-    """Creates the run, or resumes it, once every node that it needs is connected."""
+    """Creates the run, or resumes it, once every node that it needs is connected. Sends later nodes to a sponsor."""
 
     def __init__(self, state: ClusterState, changes: PendingChanges, evictions: Evictions) -> None:
         self._state, self._changes, self._evictions = state, changes, evictions
@@ -78,6 +79,21 @@ class Bootstrap:
         if promised:
             self._changes.add(promised)
         return [*expired, *self._welcome_all(state.plan, start)]
+
+    def sponsor_newcomers(self) -> list[ClusterAction]:
+        """Send every newcomer whose name is free to a member for its model. It returns as Fetched."""
+        plan, membership = self._state.plan, self._state.membership
+        if plan is None or self._evictions.ballot or plan.latest.end is not None:
+            return []
+        members = {m.node: m for m in plan.latest.members}
+        living = [m for n, m in members.items() if membership.takes_part(n)]
+        sponsor = [Sponsor(m.address, tuple(o.address for o in members.values())) for m in living[:1]]
+        actions: list[ClusterAction] = []
+        for node in sorted(membership.newcomers):
+            if sponsor and node not in members and node not in membership.sponsored:
+                membership.sponsored.add(node)
+                actions.append(Send(node, sponsor[0]))
+        return actions
 
     def expire(self, why: str) -> list[ClusterAction]:
         """Nothing that was requested will be done."""

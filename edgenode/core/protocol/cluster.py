@@ -42,6 +42,7 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.eviction import Evictions
 from edgenode.core.protocol.orders import (
+    Abort,
     EvictionCommitted,
     FenceAnswer,
     Fetched,
@@ -55,7 +56,6 @@ from edgenode.core.protocol.orders import (
     OfferAnswer,
     Progress,
     Refuse,
-    Sponsor,
     Welcome,
 )
 from edgenode.core.protocol.pending_changes import Admission, Departure, PendingChanges, missing
@@ -143,11 +143,11 @@ class Cluster:
 
     def waits_for(self) -> frozenset[str]:
         """With no node in the run any more: the members that must come back before it can resume."""
-        return self._membership.waited_for(self.plan) if self.plan else frozenset()
+        return self._membership.waited_for(self.plan) if self.plan and not self.over else frozenset()
 
     @property
     def over(self) -> bool:
-        """Whether every member has ended well."""
+        """Whether every member has ended well, or the run was aborted."""
         return self._state.over
 
     # --- events -------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Cluster:
             actions += self._halt(False)  # all nodes stop at one round, and have to reach it
         if not self._evictions.ballot:
             actions += self._changes.offer_next()
-        return [*actions, *self._sponsor_newcomers()]
+        return [*actions, *self._bootstrap.sponsor_newcomers()]
 
     def _handle(self, event: ClusterEvent) -> list[ClusterAction]:
         match event:
@@ -195,6 +195,9 @@ class Cluster:
                 return []
             case Leave():
                 return self._changes.request(Departure(node))
+            case Abort(reason):
+                orders = self._state.abort(node, reason)
+                return [*orders, *self.close()] if orders else []
         assert_never(report)
 
     # --- a node connects ----------------------------------------------------------------------------
@@ -222,7 +225,7 @@ class Cluster:
     def _newcomer(self, node: str, join: Join, plan: Plan) -> list[ClusterAction]:
         """A process that is in no run: a member whose welcome was lost, a new node, or one that comes back."""
         start, process = self._membership.welcomed.get(node, (0, None))
-        if process == join.process:
+        if process == join.process and not self.over:
             return [Send(node, Welcome(plan, start)), *self._send_again(node, plan)]
         self._membership.newcomers[node] = join
         if self.over:
@@ -260,8 +263,10 @@ class Cluster:
         return [*settled, *ended, *self._send_again(node, plan, join.fenced), *promised]
 
     def _send_again(self, node: str, known: Plan, fenced: frozenset[str] = frozenset()) -> list[ClusterAction]:
-        """What may have been lost with the link: the fence, or how it ended; and the same offer, never another."""
+        """What may have been lost with the link: that the run ends, the fence or how it ended, and the same offer."""
         assert self.plan is not None
+        if self._state.aborted:
+            return [Send(node, Abort(self._state.aborted))]
         if self._evictions.ballot is not None and node in self._evictions.ballot.survivors:
             return self._evictions.fences([node])
         # by digest, not by number: a node that was evicted may know another change of the same number
@@ -270,20 +275,6 @@ class Cluster:
         ended = [Send(node, EvictionCommitted(news))] if fenced or any(r.evictions for r in news) else []
         offer = self._changes.offer
         return [*ended, *([Send(node, Offer(offer.record))] if offer and offer.node == node else [])]
-
-    def _sponsor_newcomers(self) -> list[ClusterAction]:
-        """Send every newcomer whose name is free to a member for its model. It returns as Fetched."""
-        if self.plan is None or self._evictions.ballot or self.plan.latest.end is not None:
-            return []
-        members = {m.node: m for m in self.plan.latest.members}
-        living = [m for n, m in members.items() if self._membership.takes_part(n)]
-        sponsor = [Sponsor(m.address, tuple(o.address for o in members.values())) for m in living[:1]]
-        actions: list[ClusterAction] = []
-        for node in sorted(self._membership.newcomers):
-            if sponsor and node not in members and node not in self._membership.sponsored:
-                self._membership.sponsored.add(node)
-                actions.append(Send(node, sponsor[0]))
-        return actions
 
     # --- a node reports -----------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from edgenode.core.protocol.events import ClusterAction, Persist, Send
 from edgenode.core.protocol.membership import Membership
-from edgenode.core.protocol.orders import Join, Leadership, Refuse
+from edgenode.core.protocol.orders import Abort, Join, Leadership, Refuse
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.run_spec import RunSpec
 
@@ -21,6 +21,7 @@ class ClusterState:
         plan: None until the run is created.
         paused: an operator requested that no round begins. Never set where the plan came from the members alone.
         ballot: of the newest fence in this term.
+        aborted: why the run ends on every node, if training diverged. It is not persisted: the run ends with it.
         rounds_per_epoch: of the node with most data.
     """
 
@@ -30,6 +31,7 @@ class ClusterState:
     plan: Plan | None
     paused: bool
     ballot: int = 0
+    aborted: str = ""
     rounds_per_epoch: int = 1
     membership: Membership = field(default_factory=Membership)
 
@@ -65,14 +67,23 @@ class ClusterState:
 
     @property
     def over(self) -> bool:
-        """Whether every member has ended well."""
-        return self.plan is not None and not self.membership.running(self.plan)
+        """Whether every member has ended well, or the run was aborted."""
+        return bool(self.aborted) or (self.plan is not None and not self.membership.running(self.plan))
 
     def why_over(self) -> str:
         """How the run ended."""
+        if self.aborted:
+            return f"the run has failed: {self.aborted}"
         end = self.plan.latest.end if self.plan else None
         how = f"completed all {self.run_spec.rounds} rounds" if end is None else f"stopped before round {end}"
         return f"the run is over: its members {how}"
+
+    def abort(self, node: str, reason: str) -> list[ClusterAction]:
+        """A member reports that training diverged: order every other one to end. Only the first report counts."""
+        if self.plan is None or self.over or node not in self.membership.running(self.plan):
+            return []
+        self.aborted = reason
+        return [Send(n, Abort(reason)) for n in sorted(self.membership.present) if self.membership.takes_part(n)]
 
     def refuse_all(self, nodes: Iterable[str], reason: str) -> list[ClusterAction]:
         """Turn nodes away."""

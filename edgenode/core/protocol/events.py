@@ -12,6 +12,7 @@ from edgenode.core.algorithm.compression import Floats
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.messages import Ack, Message
 from edgenode.core.protocol.orders import (
+    Abort,
     EvictionCommitted,
     Fence,
     FenceAnswer,
@@ -59,7 +60,7 @@ class TimedOut:
     round: int
 
 
-NodeEvent = Trained | Received | Answered | TimedOut | Offer | Fence | EvictionCommitted | Halt
+NodeEvent = Trained | Received | Answered | TimedOut | Offer | Fence | EvictionCommitted | Halt | Abort
 
 # --- the node emits ---------------------------------------------------------------------------------
 
@@ -125,9 +126,9 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Answer the controller."""
+    """Report to the controller."""
 
-    report: OfferAnswer | FenceAnswer
+    report: OfferAnswer | FenceAnswer | Abort
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,11 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.member_state import MemberState, Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
-from edgenode.core.protocol.orders import EvictionCommitted, Fence, FenceAnswer, Halt, Offer, OfferAnswer
+from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, FenceAnswer, Halt, Offer, OfferAnswer
 from edgenode.core.protocol.peer_knowledge import check_push
 from edgenode.core.protocol.plan import Plan, Record, reach
 from edgenode.core.protocol.rounds import Rounds
-from edgenode.errors import DigestMismatch, Evicted, RemoteProtocolError
+from edgenode.errors import DigestMismatch, Diverged, Evicted, RemoteProtocolError
 
 
 class Node:
@@ -131,6 +131,7 @@ class Node:
         Raises:
             RemoteProtocolError: a peer broke the protocol. Nothing of its message was mixed.
             LocalProtocolError: this process did.
+            Diverged: what it would push is not finite, or nearly so.
         """
         match event:
             case Trained():
@@ -151,7 +152,14 @@ class Node:
                 return [*changes, *self._rounds.resume()]
             case Halt(halted):
                 return self._rounds.halt(halted)
+            case Abort(reason):
+                return self._abort(event, reason)
         assert_never(event)
+
+    def _abort(self, abort: Abort, reason: str) -> list[NodeAction]:
+        """Training diverged, here or elsewhere. The controller is not in the data path, so it may not know yet."""
+        failed = self._state.fail(Diverged(reason))
+        return [Report(abort), *failed] if failed else []
 
     # --- peers --------------------------------------------------------------------------------------
 

@@ -117,7 +117,21 @@ class LeaveRefused:
     reason: str
 
 
-Order = Hello | Halt | Welcome | Refuse | Standby | Sponsor | Offer | Fence | EvictionCommitted | LeaveRefused
+# --- both ways --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Training diverged, and the run ends on every node. A node reports it, and the controller orders it to the others.
+
+    Attributes:
+        reason: which node diverged, in which round, and what to do.
+    """
+
+    reason: str
+
+
+Order = Hello | Halt | Welcome | Refuse | Standby | Sponsor | Offer | Fence | EvictionCommitted | LeaveRefused | Abort
 
 # --- reports: node to controller --------------------------------------------------------------------
 
@@ -204,4 +218,4 @@ class Leave:
     """A member wants to hand over what it has, and leave."""
 
 
-NodeReport = Join | OfferAnswer | FenceAnswer | Progress | Fetched | Leave
+NodeReport = Join | OfferAnswer | FenceAnswer | Progress | Fetched | Leave | Abort

@@ -24,20 +24,22 @@ STATE_FAILED: State
 STATE_PAUSED: State
 
 class AttendRequest(_message.Message):
-    __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave")
+    __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave", "abort")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     FENCE_ANSWER_FIELD_NUMBER: _ClassVar[int]
     FETCHED_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
     join: Join
     progress: Progress
     answer: OfferAnswer
     fence_answer: FenceAnswer
     fetched: Fetched
     leave: Leave
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+    abort: Abort
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("identity", "address", "rounds_per_epoch", "saved", "running", "fenced", "follows")
@@ -162,8 +164,14 @@ class Leave(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Abort(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
 class AttendResponse(_message.Message):
-    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "eviction_committed", "sponsor", "stay", "hello", "halt")
+    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "eviction_committed", "sponsor", "stay", "hello", "halt", "abort")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +182,7 @@ class AttendResponse(_message.Message):
     STAY_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HALT_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     offer: Offer
@@ -184,7 +193,8 @@ class AttendResponse(_message.Message):
     stay: str
     hello: Hello
     halt: Halt
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., eviction_committed: _Optional[_Union[EvictionCommitted, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ...) -> None: ...
+    abort: Abort
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., eviction_committed: _Optional[_Union[EvictionCommitted, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("leadership", "paused")

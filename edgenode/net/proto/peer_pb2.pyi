@@ -34,10 +34,12 @@ class FetchModelResponse(_message.Message):
     def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
 
 class MeetRequest(_message.Message):
-    __slots__ = ("identity",)
+    __slots__ = ("identity", "abort")
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
     identity: _common_pb2.Identity
-    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ...) -> None: ...
+    abort: str
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., abort: _Optional[str] = ...) -> None: ...
 
 class MeetResponse(_message.Message):
     __slots__ = ("identity", "saved")

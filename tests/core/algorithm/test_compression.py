@@ -24,7 +24,7 @@ from edgenode.core.algorithm.compression import (
     per_tensor,
     top_k,
 )
-from edgenode.errors import LocalProtocolError
+from edgenode.errors import Diverged, LocalProtocolError
 
 RNG = np.random.default_rng(0)
 FLOATS = st.floats(-(2.0**40), 2.0**40, width=32)
@@ -267,7 +267,7 @@ def test_vector_of_another_size_is_a_local_error() -> None:
 def test_diverged_number_is_never_sent(select, quantise, number: float) -> None:
     vector = np.ones(20, dtype=np.float32)
     vector[7] = number
-    with pytest.raises(LocalProtocolError, match="diverged"):
+    with pytest.raises(Diverged, match="a number to send is "):
         compressed(Compressor(select, quantise), vector)
 
 

@@ -21,6 +21,7 @@ from edgenode.core.protocol.events import (
     Stop,
 )
 from edgenode.core.protocol.orders import (
+    Abort,
     Fence,
     Fetched,
     Halt,
@@ -221,6 +222,53 @@ def test_nodes_that_wait_at_a_recovering_controller_may_join() -> None:
     members = plan.latest.members
     assert cluster.handle(reconnect("n0", plan)) == [persisted(cluster), sponsor("n9", members)]
     assert the_plan(cluster) == plan
+
+
+# --- divergence -------------------------------------------------------------------------------------
+
+DIVERGED = Abort("training diverged at n1 in round 7: the loss is nan")
+
+
+def test_run_ends_on_every_node_when_training_diverges_at_one() -> None:
+    cluster = a_started_cluster(3)
+    cluster.handle(join("x"))
+    cluster.handle(Rotate(5, (B,), Period(1)))
+    actions = cluster.handle(Reported("n1", DIVERGED))
+    why = f"the run has failed: {DIVERGED.reason}"
+    assert actions == [
+        *(Send(n, DIVERGED) for n in node_names(3)),
+        Send("x", Refuse(why)),
+        Reply(5, None, why),
+    ]
+    assert cluster.over
+    assert cluster.waits_for() == frozenset()
+    assert cluster.handle(Reported("n2", DIVERGED)) == []
+    assert cluster.handle(Evict(6, "n1")) == [Reply(6, None, why)]
+    assert cluster.handle(Pause(7)) == [Reply(7, None, why)]
+
+
+def test_node_that_connects_to_a_failed_run_learns_why() -> None:
+    cluster = a_started_cluster(3)
+    plan = the_plan(cluster)
+    cluster.handle(Disconnected("n0"))
+    cluster.handle(Disconnected("n2"))
+    assert cluster.handle(Reported("n1", DIVERGED)) == [Send("n1", DIVERGED)]
+    assert cluster.handle(reconnect("n0", plan)) == [Send("n0", DIVERGED)]
+    refused = [Send("n2", Refuse(f"the run has failed: {DIVERGED.reason}"))]
+    assert cluster.handle(join("n2")) == refused
+    assert cluster.handle(join("n2", process="another")) == refused
+
+
+def test_only_a_member_can_end_the_run() -> None:
+    assert QuietCluster(a_run_spec(3)).handle(Reported("n1", DIVERGED)) == []
+    cluster = a_started_cluster(3)
+    cluster.handle(join("x"))
+    assert cluster.handle(Reported("x", DIVERGED)) == []
+    (one, other) = all_of(Fence, cluster.handle(Evict(1, "n1")))
+    answer_fence(cluster, one, 3)
+    answer_fence(cluster, other, 3)
+    assert cluster.handle(Reported("n1", DIVERGED)) == []
+    assert not cluster.over
 
 
 # --- pausing ----------------------------------------------------------------------------------------

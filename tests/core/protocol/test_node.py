@@ -18,11 +18,11 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.member_state import Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
-from edgenode.core.protocol.orders import EvictionCommitted, FenceAnswer, Offer, OfferAnswer
+from edgenode.core.protocol.orders import Abort, EvictionCommitted, FenceAnswer, Offer, OfferAnswer
 from edgenode.core.protocol.plan import Member, Plan, reach
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import DigestMismatch, RemoteProtocolError
+from edgenode.errors import DigestMismatch, Diverged, RemoteProtocolError
 from tests.core.protocol.node_driver import (
     ROUNDS,
     a_node,
@@ -221,6 +221,20 @@ def test_record_for_a_pushed_round_is_a_protocol_error() -> None:
     with pytest.raises(RemoteProtocolError, match="record 1 starts at 1, but round 2 is next"):
         node.handle(Received(message))
     assert len(node.plan.records) == 1
+
+
+# --- divergence -------------------------------------------------------------------------------------
+
+
+def test_node_reports_a_divergence_and_fails_once() -> None:
+    abort = Abort("training diverged at n1 in round 0: the loss is nan")
+    for node in pair():
+        reported, failed = node.handle(abort)
+        assert reported == Report(abort)
+        assert isinstance(failed, Fail)
+        assert isinstance(failed.error, Diverged)
+        assert str(failed.error) == abort.reason
+        assert (node.handle(abort), train(node), node.stage) == ([], [], Stage.OVER)
 
 
 # --- leaving ----------------------------------------------------------------------------------------
