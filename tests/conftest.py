@@ -14,7 +14,7 @@ settings.load_profile("edgenode")
 # Several tests run at once, each on one processor: read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-_LONGEST_FIRST = ("tests/chaos/", "tests/simulation/test_faults", "tests/e2e/")
+_LONGEST_FIRST = ("tests/chaos/", "tests/simulation/test_faults", "tests/e2e/", "tests/test_installation")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
