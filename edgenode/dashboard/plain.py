@@ -9,7 +9,7 @@ from string import Template
 from typing import Any
 
 from edgenode.core.wording import counted
-from edgenode.observability.status_view import size
+from edgenode.observability.status_view import duration, size
 
 _COLUMNS = ("node", "state", "round", "accuracy", "loss", "u", "sent", "received", "holds up", "last seen")
 
@@ -31,8 +31,9 @@ def _title(view: Mapping[str, Any]) -> str:
     if view["graph"] is None:
         return f"waiting for {counted(view['missing'], 'more node')}"
     paused = ", paused" if view["paused"] else ""
+    left = "" if view["time_left_s"] is None else f", about {duration(view['time_left_s'])} left"
     coming = f", then {view['next']['graph']} from round {view['next']['round']}" if view["next"] else ""
-    return f"round {view['round']} of {view['rounds']}{paused}, graph {view['graph']['name']}{coming}"
+    return f"round {view['round']} of {view['rounds']}{paused}, graph {view['graph']['name']}{coming}{left}"
 
 
 def _row(node: Mapping[str, Any]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,18 @@ async def test_page_without_script_is_a_table_of_escaped_names(browser: httpx.As
     assert "<b>evil" not in page
     snapshot = page.partition('<script type="application/json" id="snapshot">')[2].partition("</script>")[0]
     assert json.loads(snapshot)["nodes"][3]["node"] == "<b>evil</b>"
+
+
+async def test_page_without_script_names_the_cluster_once_and_the_time_left(
+    browser: httpx.AsyncClient, operator_service: OperatorService
+) -> None:
+    status = replace(operator_service.status(), cluster="edgenode", time_left_s=61)
+    operator_service.status = lambda: status  # type: ignore[method-assign]
+    page = (await browser.get("/")).text
+    assert re.findall(r"<h1.*</h1>", page) == ['<h1 id="cluster">edgenode</h1>']
+    title = "round 5 of 9, graph a, then b from round 10, about 1 min 01 s left"
+    assert f"<title>edgenode: {title}</title>" in page
+    assert f'<p id="title">{title}</p>' in page
 
 
 async def test_page_before_the_start_counts_the_missing_nodes(

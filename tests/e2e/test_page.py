@@ -5,7 +5,9 @@ EDGENODE_SCREENSHOTS=docs python -m pytest tests/e2e/test_page.py     takes the 
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from tests.e2e.browser import chromium, complaints, resize, unavailable
-from tests.e2e.fleet import Fleet, until
+from tests.e2e.fleet import Fleet, Process, free_ports, until
 
 _WHY_NOT = unavailable()
 _PICTURES = os.environ.get("EDGENODE_SCREENSHOTS")  # read before the fleet's own variables are cleared
@@ -61,6 +63,7 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
         assert len(driver.find_elements(By.CSS_SELECTOR, "#graph .node")) == 4
         shows(driver, "#graph-name", "graph a")
         shows(driver, "#state", "running")
+        assert text(driver, "h1") == fleet.cluster
         until(lambda: driver.find_elements(By.CSS_SELECTOR, "#accuracy-curve .line"), "a curve")
         assert driver.find_elements(By.CSS_SELECTOR, "#graph .push"), "pushes travel"
         picture(driver, "page.png")
@@ -94,6 +97,128 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
         assert [line for line in complaints(driver) if "Failed to load" not in line] == []
     for process in (*nodes, controller):
         process.exits(0)
+
+
+def line(driver: Chrome, curve: str, name: str) -> list[tuple[float, float]]:
+    """The points of a drawn curve: (x, height)."""
+    found = driver.find_elements(By.CSS_SELECTOR, f"#{curve} .line.{name}")
+    points = [point.split() for path in found for point in re.split("[ML]", str(path.get_attribute("d")))[1:]]
+    return [(float(x), -float(y)) for x, y in points]
+
+
+def events(driver: Chrome) -> list[str]:
+    """The events on the page, oldest first, without their times."""
+    cells = "[...row.children].slice(2).map(cell => cell.textContent).join(' ')"
+    rows = f"[...document.querySelectorAll('#events tr')].map(row => {cells})"
+    return list(reversed(driver.execute_script(f"return {rows}")))
+
+
+def happened(driver: Chrome, *expected: str) -> None:
+    """Wait until the events are these."""
+    until(lambda: events(driver) == list(expected), lambda: f"{expected}: {events(driver)}")
+
+
+class Progress:
+    """The round and the bytes that a page shows. They must not fall between two looks at it, nor along its curves."""
+
+    def __init__(self) -> None:
+        self.shown = (0, 0)
+
+    def check(self, driver: Chrome) -> int:
+        """The round of the run."""
+        status = driver.execute_async_script("fetch('/api/status').then(r => r.json()).then(arguments[0])")
+        shown = (status["round"], status["payload_bytes"])
+        assert all(now >= before for now, before in zip(shown, self.shown, strict=True)), (shown, self.shown)
+        self.shown = shown
+        for name in ("sent", "dense"):
+            points = line(driver, "bytes-curve", name)
+            assert points == sorted(points)
+            heights = [height for _, height in points]
+            assert heights == sorted(heights)
+        accuracy = [x for x, _ in line(driver, "accuracy-curve", "accuracy")]
+        assert accuracy == sorted(accuracy)
+        return shown[0]
+
+    def passes(self, driver: Chrome, rounds: int) -> None:
+        """Wait until the run has done some more rounds."""
+        goal = self.shown[0] + rounds
+        until(lambda: self.check(driver) >= goal, lambda: f"round {goal}: {self.shown}")
+
+
+@pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
+def test_history_is_continuous_when_nodes_die_and_return(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 3, "run.rounds": 20_000, "run.evaluate_every": 10, "topology.graphs": ["a"]})
+    controller = fleet.controller("--http", "127.0.0.1:0")
+    nodes = fleet.nodes(3)
+    url = controller.logs(r"controller ready .*page=(\S+)")[1]
+    with chromium(fleet.folder / "chromium") as driver:
+        driver.get(url)
+        progress, everyone = Progress(), "started node-0, node-1, node-2"
+        until(lambda: len(line(driver, "bytes-curve", "sent")) > 1, "a curve")
+        progress.check(driver)
+        nodes[2].kill()
+        fleet.node("node-2")
+        happened(driver, everyone, "evicted node-2", "joined node-2")
+        progress.passes(driver, 20)
+
+        nodes[1].kill()
+        driver.execute_script(
+            "document.querySelector('#evictable').value = 'node-1'; window.confirm = () => true;"
+            "document.querySelector('#evict').requestSubmit()"
+        )
+        happened(driver, everyone, "evicted node-2", "joined node-2", "evicted node-1")
+        progress.passes(driver, 20)
+        until(lambda: "s" in text(driver, "#left"), "an estimate of the time left")
+        assert complaints(driver) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
+def test_history_is_continuous_after_restarts_stops_and_power_cuts(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2, "run.rounds": 20_000, "run.evaluate_every": 10, "topology.graphs": ["a"]})
+    port = free_ports(1)[0]
+    url, progress, runs = f"http://127.0.0.1:{port}", Progress(), ("--state-dir", str(fleet.state("controller")))
+
+    def controller() -> Process:
+        started = fleet.controller("--http", f"127.0.0.1:{port}")
+        started.logs("controller ready")
+        return started
+
+    first, nodes = controller(), fleet.nodes(2)
+    with chromium(fleet.folder / "chromium") as driver:
+        driver.get(url)
+        until(lambda: len(line(driver, "accuracy-curve", "accuracy")) > 1, "a curve")
+        progress.check(driver)
+        first.kill()
+        second = controller()
+        shows(driver, "#state", "running")
+        happened(driver, "started node-0, node-1", "controller restarted term 1")
+        progress.passes(driver, 20)
+
+        fleet.stop([*nodes, second], "--cluster", fleet.cluster)
+        third, nodes = controller(), fleet.nodes(2)
+        driver.get(url)
+        until(lambda: events(driver)[-2:-1] == ["stopped as requested, and can resume from here"], "a resumed run")
+        assert re.fullmatch(r"restarted from round \d+: node-0, node-1", events(driver)[-1])
+        progress.passes(driver, 25)
+
+        for process in (third, *nodes):  # a power cut: the run falls back to a checkpoint
+            process.popen.kill()
+        for process in (third, *nodes):
+            process.popen.wait()
+        controller()
+        fleet.nodes(2)
+        driver.get(url)
+        until(lambda: events(driver)[-1:] and events(driver)[-1].startswith("restarted"), "a resumed run")
+        sent, progress = progress.shown[1], Progress()
+        progress.check(driver)
+        progress.passes(driver, 20)
+        assert progress.shown[1] >= sent
+    (run,) = json.loads(fleet.command("runs", "list", "--json", *runs).stdout)
+    assert run["outcome"] is None
+    fleet.command("runs", "plot", "last", "--out", str(fleet.folder / "plot.png"), *runs)
+    last = json.loads(fleet.command("runs", "show", "--json", *runs).stdout)
+    assert all(node["accuracy"] is not None for node in last["nodes"])
 
 
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))

@@ -25,8 +25,8 @@ export function drawCurve(root, points, series, { log = false, text, height, mos
       return [svg("path", { class: "grid", d: `M${LEFT} ${level}H${WIDTH - RIGHT}` }),
         svg("text", { x: LEFT - 6, y: level + 4, "text-anchor": "end" }, text(log ? 10 ** tick : tick))];
     }),
-    svg("text", { x: LEFT, y: height - 3 }, "round 0"),
-    svg("text", { x: WIDTH - RIGHT, y: height - 3, "text-anchor": "end" }, `${last}`),
+    svg("text", { x: LEFT, y: height - 3 }, "0"),
+    svg("text", { x: WIDTH - RIGHT, y: height - 3, "text-anchor": "end" }, `${last} rounds`),
     ...lines.filter((line) => line.at.length).flatMap((line) => {
       const [round, value] = line.at[line.at.length - 1];
       const d = line.at.map(([r, v], i) => `${i ? "L" : "M"}${x(r).toFixed(1)} ${y(v).toFixed(1)}`).join("");

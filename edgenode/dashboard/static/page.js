@@ -2,7 +2,7 @@
 import { drawCurve } from "./curves.js";
 import { drawGraph, kind } from "./graph.js";
 
-const CURVE_EVERY_MS = 3000;
+const HISTORY_EVERY_MS = 3000;
 const by = (id) => document.getElementById(id);
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const known = (values) => values.filter((value) => value !== null);
@@ -21,8 +21,23 @@ const percent = (value) => `${(100 * value).toFixed(1)}%`;
 const small = (value) => (value === 0 ? "0" : value < 0.01 || value >= 10000 ? value.toExponential(0) : `${Number(value.toPrecision(2))}`);
 const seconds = (value) => (value >= 10 ? `${value.toFixed(0)} s` : value >= 0.1 ? `${value.toFixed(2)} s` : `${(1000 * value).toFixed(0)} ms`);
 
+export function duration(time) {
+  const pad = (value) => `${value}`.padStart(2, "0");
+  const whole = Math.round(time), minutes = Math.round(time / 60), hours = Math.round(time / 3600);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${pad(whole % 60)} s`;
+  if (minutes < 24 * 60) return `${Math.floor(minutes / 60)} h ${pad(minutes % 60)} min`;
+  return `${Math.floor(hours / 24)} d ${pad(hours % 24)} h`;
+}
+
+function clock(at, precise = false) { // with its date, if that is not today's
+  const options = { hour: "2-digit", minute: "2-digit", ...(precise && { second: "2-digit" }) };
+  const day = at.toDateString() === new Date().toDateString() ? {} : { month: "short", day: "numeric" };
+  return at.toLocaleString(undefined, { ...day, ...options });
+}
+
 function show(view) {
-  document.title = `${view.cluster} - edgenode`;
+  document.title = `${view.cluster}: ${view.graph ? `round ${view.round} of ${view.rounds}` : "waiting"}`;
   by("cluster").textContent = view.cluster;
   by("title").textContent = title(view);
   pill(over ? ending(view) : view.graph === null ? "waiting" : view.paused ? "paused" : "running");
@@ -53,9 +68,11 @@ function pill(text) {
 
 function tiles(view) {
   const accuracies = known(view.nodes.map((node) => node.accuracy));
-  const sent = mean(view.nodes.map((node) => node.payload_bytes)), dense = mean(view.nodes.map((node) => node.dense_bytes));
+  const sent = view.payload_bytes, dense = view.dense_bytes, left = over ? null : view.time_left_s;
   by("round").textContent = view.graph ? `${view.round} / ${view.rounds}` : "-";
   by("progress").value = view.rounds ? view.round / view.rounds : 0;
+  by("left").textContent = left === null ? "-" : duration(left);
+  by("ends").textContent = left === null ? "" : `ends about ${clock(new Date(Date.now() + 1000 * left))}`;
   by("accuracy").textContent = accuracies.length ? percent(mean(accuracies)) : "-";
   by("accuracy-range").textContent = accuracies.length > 1 ? `${percent(Math.min(...accuracies))} to ${percent(Math.max(...accuracies))}` : "";
   by("sent").textContent = view.nodes.length ? size(sent) : "-";
@@ -69,15 +86,19 @@ function tiles(view) {
 }
 
 function row(node) {
-  const cells = [
+  const line = cells([
     node.node, words(node), `${node.round}/${node.rounds}`, node.accuracy === null ? "-" : percent(node.accuracy),
     node.loss === null ? "-" : node.loss.toFixed(3), node.u.toFixed(3), size(node.payload_bytes), size(node.received_bytes),
     node.holds_up_s >= 1 ? `${node.holds_up_s.toFixed(0)} s` : "-", `${node.last_seen_s.toFixed(1)} s ago`,
-  ];
-  const line = document.createElement("tr");
+  ]);
   line.className = kind(node);
   line.title = node.error || node.address;
-  line.append(...cells.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
+  return line;
+}
+
+function cells(texts) {
+  const line = document.createElement("tr");
+  line.append(...texts.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
   return line;
 }
 
@@ -136,12 +157,13 @@ for (const name of ["set", "rotate", "pause", "resume", "stop", "evict"]) {
 
 // --- updates
 
-async function curves() {
+async function history() {
   try {
-    const points = await (await fetch("/api/curve")).json();
+    const [points, events] = await Promise.all(["curve", "events"].map(async (what) => (await fetch(`/api/${what}`)).json()));
     drawCurve(by("accuracy-curve"), points, [{ key: "accuracy", name: "accuracy" }], { text: percent, height: 150, most: 1 });
     drawCurve(by("bytes-curve"), points, [{ key: "dense_bytes", name: "dense" }, { key: "payload_bytes", name: "sent" }], { log: true, text: size, height: 150 });
     drawCurve(by("apart-curve"), points, [{ key: "consensus_distance", name: "apart" }], { log: true, text: small, height: 110 });
+    by("events").replaceChildren(...events.reverse().map((event) => cells([clock(new Date(1000 * event.at), true), event.round, event.kind, event.text])));
   } catch { /* the stream reports a lost controller */ }
 }
 
@@ -150,16 +172,16 @@ let stream = null;
 function listen() {
   stream = new EventSource("/events");
   stream.onmessage = (event) => show(JSON.parse(event.data));
-  stream.addEventListener("over", (event) => { over = true; stream.close(); show(JSON.parse(event.data)); curves(); });
+  stream.addEventListener("over", (event) => { over = true; stream.close(); show(JSON.parse(event.data)); history(); });
   stream.onerror = () => { if (!over) pill("lost the controller"); };
 }
 
 document.addEventListener("visibilitychange", () => { // a hidden page needs no updates
   if (over) return;
-  if (document.hidden) { stream.close(); stream = null; } else if (stream === null) { listen(); curves(); }
+  if (document.hidden) { stream.close(); stream = null; } else if (stream === null) { listen(); history(); }
 });
 
 show(JSON.parse(by("snapshot").textContent));
 listen();
-curves();
-setInterval(() => { if (stream !== null && !over) curves(); }, CURVE_EVERY_MS);
+history();
+setInterval(() => { if (stream !== null && !over) history(); }, HISTORY_EVERY_MS);
