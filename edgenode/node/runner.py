@@ -15,7 +15,6 @@ from typing import Any, assert_never
 import structlog
 
 from edgenode.config.schema import Config
-from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.protocol.events import (
     Answer,
@@ -135,7 +134,7 @@ class NodeRunner:
             peers = self._peers = Peers(
                 group, identity, lambda peer: self._directory.find(peer, self.progress.snapshot.plan), post
             )
-            self._server.open(identity, lambda m: post(Received(m)), codec.max_bytes(self.replica.layout))
+            self._server.open(identity, lambda m: post(Received(m)), self.replica.learner.max_bytes)
             self._server.sponsor(lambda: self._worker(self.replica.model))
             helpers = [
                 group.create_task(self.progress.run(), name="reports"),

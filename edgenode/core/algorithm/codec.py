@@ -8,7 +8,7 @@ layout of that block.
     unary    (sparse) per entry gap >> k zeros, then a one
     low      (sparse) the k low bits of each gap
     scales   (integer values) float32 per tensor
-    values   float32, bfloat16, or integers of 2 to 8 bits
+    values   float32, bfloat16, integers of 2, 3, 4, 5 or 8 bits, or signs of 1 bit, which is set for -1
 
 Positions are Rice-coded:
 
@@ -22,6 +22,8 @@ At 1 % density this costs 8.11 bits per index, where the entropy is 8.08.
 Invariants: ``decode(encode(p)) == p``, and equal payloads have equal bytes. Gaps are not negative, so the decoded
 indices of a tensor are strictly increasing and cannot repeat. The work and memory of ``decode`` are bounded by the
 bytes received and the size of the model, whatever the header claims.
+
+A compressor may bring a format of its own. ``decode_as`` holds it to the same promises.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenode.core.algorithm.compression import Ints, Layout, Payload, Values
+from edgenode.core.algorithm.compression import Ints, Layout, Payload, PayloadFormat, Values
 from edgenode.errors import RemoteProtocolError
 
 VERSION = 1
@@ -91,7 +93,7 @@ def decode(data: bytes, layout: Layout) -> Payload:
     if max(entries, 8 * unary_bytes - 7) > layout.size:  # a unary stream has at most one bit per parameter
         raise RemoteProtocolError(f"{entries} entries, {unary_bytes} unary bytes for a model of {layout.size}")
     bits = form & ~_SPARSE
-    if bits not in (2, 3, 4, 5, 8, 16, 32):
+    if bits not in (1, 2, 3, 4, 5, 8, 16, 32):
         raise RemoteProtocolError(f"unknown value form {form:#x}")
     reader = _Reader(body)
     if form & _SPARSE:
@@ -110,6 +112,40 @@ def max_bytes(layout: Layout) -> int:
     """An upper bound of the encoded size for this model: 4 bytes per value, and 2 bits per parameter for positions."""
     tensors = len(layout.sizes)
     return _HEADER.size + 4 + 9 * tensors + 4 * layout.size + layout.size // 4
+
+
+def decode_as(payload_format: PayloadFormat | None, data: bytes, layout: Layout) -> Payload:
+    """The payload of received bytes in a compressor's format, checked as those of ``decode``.
+
+    Raises:
+        RemoteProtocolError: the bytes are too long, the format does not decode them, or the payload is not sound.
+    """
+    if payload_format is None:
+        return decode(data, layout)
+    if len(data) > payload_format.max_bytes(layout):
+        raise RemoteProtocolError(f"a payload of {len(data)} bytes, at most {payload_format.max_bytes(layout)}")
+    try:
+        payload = payload_format.decode(data, layout)
+        sound = _is_sound(payload, layout)
+    except Exception as exc:
+        raise RemoteProtocolError(f"a payload cannot be decoded: {type(exc).__name__}: {exc}") from exc
+    if not sound:
+        raise RemoteProtocolError("a payload has positions or numbers that do not fit the model")
+    return payload
+
+
+def _is_sound(payload: Payload, layout: Layout) -> bool:
+    """Whether a payload can be mixed: positions increase within their tensors, and numbers are finite."""
+    counts, sizes, numbers = payload.counts, np.asarray(layout.sizes), payload.numbers
+    if counts.shape != sizes.shape or numbers.shape != (counts.sum(),) or not np.isfinite(numbers).all():
+        return False
+    if payload.indices is None:
+        return bool((counts == sizes).all())
+    owners = np.repeat(np.arange(len(counts)), counts)
+    if not np.issubdtype(payload.indices.dtype, np.integer):
+        return False
+    inside = (payload.indices >= layout.offsets[owners]) & (payload.indices < layout.offsets[owners + 1])
+    return bool(inside.all() and (np.diff(payload.indices) > 0).all())
 
 
 class _Reader:
@@ -221,6 +257,8 @@ def _pack_codes(values: Values) -> bytes:
             return codes.astype("<u2").tobytes()
         case 8:
             return codes.astype(np.int8).tobytes()
+        case 1:
+            return np.packbits(codes < 0).tobytes()  # type: ignore[operator]  # integers
     return _pack(codes.astype(np.int64) & ((1 << bits) - 1), np.full(len(codes), bits))
 
 
@@ -235,6 +273,9 @@ def _read_values(reader: _Reader, entries: int, bits: int, tensors: int) -> Valu
     scales = reader.take(4 * tensors).view("<f4")
     if not ((scales >= 0) & (scales <= np.finfo(np.float32).max / (1 << (bits - 1)))).all():
         raise RemoteProtocolError("a scale is negative, or its values are not finite")
+    if bits == 1:
+        negative = np.unpackbits(reader.take((entries + 7) // 8), count=entries)
+        return Values(1 - 2 * negative.astype(np.int8), bits, scales)
     if bits == 8:
         levels = reader.take(entries).view(np.int8)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,8 @@ def block_bounds(size: int, blocks: int) -> Ints:
 class Values:
     """Numbers as they are sent: ``codes`` in float32, bfloat16 (as uint16) or signed integers of ``bits`` bits.
 
-    An integer code means ``code * scale``, with one float32 scale per tensor.
+    An integer code means ``code * scale``, with one float32 scale per tensor. It is less than 2^(bits-1) in magnitude,
+    and -1 or 1 if ``bits`` is 1. `codec` lists the numbers of bits that can be sent.
     """
 
     codes: NDArray[np.generic]
@@ -115,10 +116,30 @@ class Select(Protocol):
 
 
 class Quantise(Protocol):
-    """Rounds the kept numbers."""
+    """Rounds the kept numbers. If it has an attribute ``drops_zeros`` that is true, codes of zero are not sent."""
 
     def __call__(self, numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
         """Returns the k rounded numbers."""
+        ...
+
+
+class PayloadFormat(Protocol):
+    """An encoding of payloads, for a compressor that has a shorter one than `codec`."""
+
+    def encode(self, payload: Payload, layout: Layout) -> bytes:
+        """The bytes of a payload that the compressor made."""
+        ...
+
+    def decode(self, data: bytes, layout: Layout) -> Payload:
+        """The payload of bytes from outside. Its numbers are bit-identical to those that were encoded.
+
+        Time and memory must be bounded by ``len(data)`` and the size of the model, whatever the bytes are. Any
+        exception rejects the message.
+        """
+        ...
+
+    def max_bytes(self, layout: Layout) -> int:
+        """An upper bound of the encoded size. Longer messages are rejected before they are decoded."""
         ...
 
 
@@ -230,6 +251,7 @@ class Random:
     """
 
     bits: int
+    drops_zeros: ClassVar[bool] = True
 
     def __call__(self, numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
         levels = np.float32(2**self.bits - 1)
@@ -254,10 +276,15 @@ def per_tensor(reduce: np.ufunc, numbers: Floats, counts: Ints) -> Floats:
 
 @dataclass(frozen=True)
 class Compressor:
-    """The paper's C: select, then quantise. Zeros of random quantisation are not sent."""
+    """The paper's C: select, then quantise.
+
+    Attributes:
+        format: how its payloads are encoded. None is that of `codec`, which fits all payloads.
+    """
 
     select: Select
     quantise: Quantise
+    format: PayloadFormat | None = None
 
     @property
     def lossy(self) -> bool:
@@ -279,7 +306,7 @@ class Compressor:
         if not largest < _DIVERGED:  # also true for NaN
             raise Diverged(f"a number to send is {largest:.4g}")
         values = self.quantise(numbers.copy() if indices is None else numbers, counts, rng)
-        if isinstance(self.quantise, Random):
+        if getattr(self.quantise, "drops_zeros", False):
             return _without_zeros(counts, indices, values)
         return Payload(counts, indices, values)
 

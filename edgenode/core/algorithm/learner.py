@@ -22,7 +22,7 @@ import numpy as np
 
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
-from edgenode.core.algorithm.compression import Floats, Layout, Payload
+from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Payload
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     State,
@@ -128,6 +128,12 @@ class VectorLearner:
     def u(self) -> float:
         return float(self.state.u.mean())
 
+    @property
+    def max_bytes(self) -> int:
+        """An upper bound of the size of any payload."""
+        own = self.algorithm_spec.compressor.format
+        return max(codec.max_bytes(self.layout), own.max_bytes(self.layout) if own else 0)
+
     def trains(self, t: int) -> bool:
         return self.algorithm_spec.step(t).trains
 
@@ -145,18 +151,24 @@ class VectorLearner:
         if step.drops_error or handoff:
             drop_error(self.state)
         rng = np.random.default_rng((*self._entropy, t))
-        block, compressor = (None, UNCOMPRESSED) if handoff else (step.block, step.compressor)
+        block, compressor = self._encoded_with(t, handoff)
         part, layout = self._part(block)
         payload = rule.compress(part, compressor, layout, rng)
         self._sent[t] = _SentMessage(payload, block, part.u.copy(), step.averaging_rate)
         self._unmixed = t
-        return codec.encode(payload, layout), tuple(part.u.tolist())
+        return (compressor.format or codec).encode(payload, layout), tuple(part.u.tolist())
 
     def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> Contribution:
-        part, layout = self._part(None if weight == 1.0 else self.algorithm_spec.step(t).block)
+        block, compressor = self._encoded_with(t, handoff=weight == 1.0)
+        part, layout = self._part(block)
         if len(u) != len(part.u):
             raise RemoteProtocolError(f"{len(u)} push-sum weights in round {t}, expected {len(part.u)}")
-        return Contribution(weight, np.array(u), codec.decode(data, layout))
+        return Contribution(weight, np.array(u), codec.decode_as(compressor.format, data, layout))
+
+    def _encoded_with(self, t: int, handoff: bool) -> tuple[int | None, Compressor]:
+        """The block and the compressor of a message of round t. A handoff is everything, uncompressed."""
+        step = self.algorithm_spec.step(t)
+        return (None, UNCOMPRESSED) if handoff else (step.block, step.compressor)
 
     def _part(self, block: int | None) -> tuple[State, Layout]:
         """The block of the state and its layout, or all of both."""

@@ -11,21 +11,33 @@ import pytest
 from edgenode.core.algorithm.codec import decode
 from edgenode.core.algorithm.compression import (
     Compressor,
+    Floats,
+    Ints,
     Layout,
     Payload,
     Random,
     TopK,
+    Values,
     as_bfloat16,
     as_float32,
     as_int4,
     as_int8,
     keep_all,
     keep_none,
+    per_tensor,
 )
 from edgenode.errors import RemoteProtocolError
 
 SELECTIONS = [keep_all, keep_none, TopK(0.01), TopK(0.2), TopK(1.0)]
-QUANTISERS = [as_float32, as_bfloat16, as_int8, as_int4, Random(1), Random(2), Random(4)]
+
+
+def as_signs(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
+    """Signs, with the largest magnitude of each tensor."""
+    scales = per_tensor(np.maximum, np.abs(numbers), counts)
+    return Values(np.where(np.signbit(numbers), -1, 1).astype(np.int8), bits=1, scales=scales)
+
+
+QUANTISERS = [as_float32, as_bfloat16, as_int8, as_int4, Random(1), Random(2), Random(4), as_signs]
 COMPRESSORS = [Compressor(select, quantise) for select in SELECTIONS for quantise in QUANTISERS]
 SMALL = Layout((1, 40, 7, 1))
 
