@@ -48,6 +48,16 @@ class Group(Generic[T]):
         """Every installed name, edgenode's own first."""
         return (*self.own, *sorted({point.name for point in entry_points(group=self.name)} - set(self.own)))
 
+    def add_all(self) -> dict[str, str]:
+        """Load every installed name. Return the reasons for those that cannot be used, by name."""
+        reasons = {}
+        for name in self.names():
+            try:
+                self[name]
+            except ConfigError as exc:
+                reasons[name] = str(exc)
+        return reasons
+
     def providers(self, names: Iterable[str]) -> dict[str, str]:
         """For each of these names that a package provides, the package and its version."""
         others = {point.name: _provider(point) for point in entry_points(group=self.name)}

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgenode.config.graphs import GRAPHS
 from edgenode.config.schema import COMPRESSORS, Algorithm, Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec, gossip_rounds_needed
 from edgenode.core.algorithm.compression import Compressor, as_float32, keep_none
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.protocol.run_spec import RunSpec
-from edgenode.core.topology.graph import PRESETS, GraphSpec, parse_edges
+from edgenode.core.topology.graph import GraphSpec, parse_edges
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec
 from edgenode.errors import ConfigError, GraphError
@@ -27,15 +28,17 @@ if TYPE_CHECKING:
 
 
 def graph_spec(name: str) -> GraphSpec:
-    """The preset of that name, or the graph of an edge-list file at that path.
+    """The preset of that name, the graph of an edge-list file at that path, or that of an extension.
 
     Raises:
-        GraphError: neither exists, or the file is malformed.
+        GraphError: none exists, the file is malformed, or the extension cannot be used.
     """
     path = Path(name)
-    if name in PRESETS or not path.is_file():
-        return GraphSpec(name)
-    return parse_edges(path.stem, path.read_text(encoding="utf-8", errors="replace"))
+    if name not in GRAPHS.own and path.is_file():
+        return parse_edges(path.stem, path.read_text(encoding="utf-8", errors="replace"))
+    if name not in GRAPHS.own and (reason := GRAPHS.add_all().get(name)):
+        raise GraphError(f"graph {name}: {reason}")
+    return GraphSpec(name)
 
 
 def schedule_spec(config: Config) -> ScheduleSpec:

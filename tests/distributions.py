@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from edgenode.entry_points import Group
 
 
 def install(
@@ -30,3 +33,10 @@ def install(
     (folder / f"{module}.py").write_text(source)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+def forget(*groups: Group[Any]) -> None:
+    """Remove from the tables what the packages of a test have added."""
+    for group in groups:
+        for name in set(group._table) - set(group.own):
+            del group._table[name]

@@ -65,6 +65,9 @@ def with_operator(where: Where, call: Callable[[OperatorClient], Awaitable[T]]) 
     Raises:
         ConfigError: no controller answers, or there are several clusters. The text says where.
     """
+    from edgenode.config.graphs import GRAPHS
+
+    GRAPHS.add_all()  # the run may use any of them
     return asyncio.run(_operate(where, call))
 
 

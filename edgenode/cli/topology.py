@@ -45,10 +45,11 @@ def list_presets() -> None:
     Example:
       edgenode topology list
     """
-    from edgenode.core.topology.graph import PRESETS
+    from edgenode.config.graphs import GRAPHS
 
-    for name, meaning in PRESETS.items():
-        click.echo(f"{name:21} {meaning}")
+    reasons = GRAPHS.add_all()
+    for name in GRAPHS.names():
+        click.echo(f"{name:21} {reasons.get(name) or GRAPHS[name].meaning}")
 
 
 @topology.command()

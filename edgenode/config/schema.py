@@ -223,10 +223,27 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return {section: msgspec.structs.asdict(getattr(self, section)) for section in SECTIONS}
 
     def digest(self) -> str:
-        """SHA-256, in hex, over all keys that must be equal on every node."""
+        """SHA-256, in hex, over all that must be equal on every node: keys, and versions of extensions."""
         values = {f"{section}.{name}": v for section, keys in self.as_dict().items() for name, v in keys.items()}
-        shared = {key: value for key, value in values.items() if key not in LOCAL_KEYS}
+        shared: dict[str, Any] = {key: value for key, value in values.items() if key not in LOCAL_KEYS}
+        if extensions := self.extensions():
+            shared["extensions"] = extensions
         return hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def extensions(self) -> dict[str, str]:
+        """The package and version of every algorithm, compressor and graph that a package provides, by name."""
+        from edgenode.config.graphs import GRAPHS
+
+        used: tuple[tuple[Group[Any], tuple[str, ...]], ...] = (
+            (ALGORITHMS, (self.algorithm.name,)),
+            (COMPRESSORS, (self.algorithm.compressor,)),
+            (GRAPHS, self.topology.graphs),
+        )
+        return {
+            f"{group.name}:{name}": provider
+            for group, names in used
+            for name, provider in group.providers(names).items()
+        }
 
     def warnings(self) -> list[str]:
         """What is allowed and yet probably not intended, one line each."""

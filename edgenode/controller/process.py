@@ -27,6 +27,7 @@ from typing import assert_never
 import structlog
 
 from edgenode import factory
+from edgenode.config.graphs import GRAPHS
 from edgenode.config.schema import Config
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.operator_service import OperatorService
@@ -331,6 +332,8 @@ def run_controller(
         EdgenodeError: it could not start, or another controller leads the run.
         KeyboardInterrupt: it was interrupted.
     """
+    for name, reason in GRAPHS.add_all().items():  # an operator may choose any of them
+        log.warning("skipping the graph of an extension", graph=name, reason=reason)
     try:
         return asyncio.run(Controller(config, listen, state_dir, recover, http, tensorboard, reflection).run())
     except BaseExceptionGroup as exc:

@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from edgenode import factory
+from edgenode.config.graphs import GRAPHS
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus, NodeView
 from edgenode.errors import ConfigError, Evicted, OtherRun, first_cause
@@ -247,6 +248,8 @@ def run_node(
         KeyboardInterrupt: it was interrupted.
     """
     factory.check_networked(options.config, controller=options.controller != "none")
+    for name, reason in GRAPHS.add_all().items():  # an operator may choose any of them
+        log.warning("skipping the graph of an extension", graph=name, reason=reason)
     while True:
         try:
             process = NodeProcess(options, workload)

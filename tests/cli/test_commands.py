@@ -103,7 +103,7 @@ def test_version_is_printed() -> None:
 def test_presets_are_listed_with_their_meaning() -> None:
     lines = run("topology", "list").output.splitlines()
     assert [line.split()[0] for line in lines] == list(PRESETS)
-    assert all(line.endswith(meaning) for line, meaning in zip(lines, PRESETS.values(), strict=True))
+    assert all(line.endswith(preset.meaning) for line, preset in zip(lines, PRESETS.values(), strict=True))
 
 
 @pytest.mark.parametrize("words", [words for words in ALL if words], ids=" ".join)

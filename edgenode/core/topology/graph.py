@@ -134,28 +134,47 @@ def _complete(n: int) -> list[list[tuple[int, int]]]:
     return [[(i, j) for i in range(n) for j in range(n) if i != j]]
 
 
-# name -> (n -> one period of edge lists over positions, one list per round)
-_PRESETS: dict[str, Callable[[int], list[list[tuple[int, int]]]]] = {
-    "a": lambda n: [_cycle(range(n))],
-    "b": lambda n: [_cycle(range(n - 1, -1, -1))],
-    "c": lambda n: [_cycle([*range(0, n, 2), *range(1, n, 2)])],
-    "two-way": lambda n: [sorted({*_cycle(range(n)), *_cycle(range(n - 1, -1, -1))})],
-    "chord": lambda n: [[*_cycle(range(n)), *([(0, 2)] if n > 3 else [(0, n - 1)] if n == 3 else [])]],
-    "exponential": lambda n: [[edge for hop in _hops(n) for edge in _hop(n, hop)]],
-    "one-peer-exponential": lambda n: [_hop(n, hop) for hop in _hops(n)] or [[]],
-    "complete": _complete,
-}
+@dataclass(frozen=True)
+class Preset:
+    """A graph for any number of nodes.
 
-PRESETS: dict[str, str] = {
-    "a": "ring, each node pushes to the next",
-    "b": "ring, each node pushes to the one before",
-    "c": "ring through the even positions, then the odd ones",
-    "two-way": "ring, each node pushes to both its neighbours: undirected, symmetric weights",
-    "chord": "ring a plus the edge 0->2: unbalanced, push-sum needed",
-    "exponential": "each node pushes to the nodes 1, 2, 4, ... further on",
-    "one-peer-exponential": "one push per round, 1, 2, 4, ... further on in turn: exact if n is a power of two",
-    "complete": "each node pushes to every other",
+    Attributes:
+        edges: given n >= 1, one period of edge lists over the positions 0 to n - 1, with one list per round. Raises a
+            GraphError for a number of nodes that it does not fit.
+        meaning: a line that describes it.
+    """
+
+    edges: Callable[[int], Sequence[Sequence[tuple[int, int]]]]
+    meaning: str
+
+
+def _two_way(n: int) -> list[list[tuple[int, int]]]:
+    return [sorted({*_cycle(range(n)), *_cycle(range(n - 1, -1, -1))})]
+
+
+def _chord(n: int) -> list[list[tuple[int, int]]]:
+    return [[*_cycle(range(n)), *([(0, 2)] if n > 3 else [(0, n - 1)] if n == 3 else [])]]
+
+
+PRESETS: dict[str, Preset] = {
+    "a": Preset(lambda n: [_cycle(range(n))], "ring, each node pushes to the next"),
+    "b": Preset(lambda n: [_cycle(range(n - 1, -1, -1))], "ring, each node pushes to the one before"),
+    "c": Preset(
+        lambda n: [_cycle([*range(0, n, 2), *range(1, n, 2)])], "ring through the even positions, then the odd ones"
+    ),
+    "two-way": Preset(_two_way, "ring, each node pushes to both its neighbours: undirected, symmetric weights"),
+    "chord": Preset(_chord, "ring a plus the edge 0->2: unbalanced, push-sum needed"),
+    "exponential": Preset(
+        lambda n: [[edge for hop in _hops(n) for edge in _hop(n, hop)]],
+        "each node pushes to the nodes 1, 2, 4, ... further on",
+    ),
+    "one-peer-exponential": Preset(
+        lambda n: [_hop(n, hop) for hop in _hops(n)] or [[]],
+        "one push per round, 1, 2, 4, ... further on in turn: exact if n is a power of two",
+    ),
+    "complete": Preset(_complete, "each node pushes to every other"),
 }
+"""The graphs that have a name. The shells add those of extensions."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +190,10 @@ class GraphSpec:
 
     def __post_init__(self) -> None:
         if self.edges is None:
-            if self.name not in _PRESETS:
-                near = get_close_matches(self.name, _PRESETS, n=1)
+            if self.name not in PRESETS:
+                near = get_close_matches(self.name, PRESETS, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise GraphError(f"no graph named {self.name!r}; {hint}presets are {', '.join(_PRESETS)}")
+                raise GraphError(f"no graph named {self.name!r}; {hint}presets are {', '.join(PRESETS)}")
             return
         seen: set[tuple[str, str]] = set()
         for sender, receiver in self.edges:
@@ -186,7 +205,7 @@ class GraphSpec:
         """The digraphs of consecutive rounds, which repeat. A static graph has one.
 
         Raises:
-            GraphError: an edge names a node that is not a member.
+            GraphError: an edge names a node that is not a member, or the preset does not fit the number of members.
         """
         return _period(self, members)
 
@@ -201,8 +220,17 @@ class GraphSpec:
 def _period(spec: GraphSpec, members: tuple[str, ...]) -> tuple[Digraph, ...]:
     if spec.edges is not None:
         return (Digraph(members, frozenset(spec.edges)),)
-    rounds = _PRESETS[spec.name](len(members))
-    return tuple(Digraph(members, frozenset((members[i], members[j]) for i, j in edges)) for edges in rounds)
+    node = dict(enumerate(members))
+    try:
+        period = [frozenset((node[i], node[j]) for i, j in edges) for edges in PRESETS[spec.name].edges(len(members))]
+        if not period:
+            raise ValueError("its period has no round")
+    except GraphError:
+        raise
+    except Exception as exc:  # the preset may be an extension's
+        reason = f"{type(exc).__name__}: {exc}"
+        raise GraphError(f"graph {spec.name} cannot be made for {len(members)} nodes: {reason}") from exc
+    return tuple(Digraph(members, edges) for edges in period)
 
 
 def parse_edges(name: str, text: str) -> GraphSpec:

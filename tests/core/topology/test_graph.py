@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec, describe_unreachable, parse_edges
+from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec, Preset, describe_unreachable, parse_edges
+from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError
 
 FOUR = ("0", "1", "2", "3")
@@ -192,3 +195,36 @@ def test_edge_list_refuses_a_duplicate_and_an_empty_file() -> None:
 
 def test_only_one_peer_exponential_changes_each_round() -> None:
     assert [name for name in PRESETS if len(GraphSpec(name).period(members(8))) > 1] == ["one-peer-exponential"]
+
+
+# --- presets of extensions
+
+
+@pytest.mark.parametrize(
+    ("edges", "reason"),
+    [
+        (lambda n: [[(0, n)]], r"graph odd cannot be made for 3 nodes: KeyError: 3"),
+        (lambda n: [[(0, -1)]], r"graph odd cannot be made for 3 nodes: KeyError: -1"),
+        (lambda n: [], r"graph odd cannot be made for 3 nodes: ValueError: its period has no round"),
+        (lambda n: 1 / 0, r"graph odd cannot be made for 3 nodes: ZeroDivisionError: division by zero"),
+        (lambda n: [[(0, 0)]], r"edge x->x is a self-loop"),
+    ],
+)
+def test_preset_that_gives_no_graph_is_refused(
+    monkeypatch: pytest.MonkeyPatch, edges: Callable[[int], list[list[tuple[int, int]]]], reason: str
+) -> None:
+    monkeypatch.setitem(PRESETS, "odd", Preset(edges, "of a test"))
+    with pytest.raises(GraphError, match=reason):
+        GraphSpec("odd").period(("x", "y", "z"))
+
+
+def test_schedule_becomes_a_ring_where_a_preset_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pairs(n: int) -> list[list[tuple[int, int]]]:
+        if n % 2:
+            raise GraphError("pairs needs an even number of nodes")
+        return [[(i, i ^ 1) for i in range(n)], [(i, (i + 1) % n) for i in range(n)]]
+
+    monkeypatch.setitem(PRESETS, "pairs", Preset(pairs, "of a test"))
+    schedule = Schedule((GraphSpec("pairs"),), every=1)
+    assert schedule.over(members(4)) == schedule
+    assert schedule.over(members(3)).graphs == (GraphSpec("a"),)
