@@ -257,6 +257,8 @@ async def agree_with_peers(
 ) -> tuple[StartPoint, dict[str, str]]:
     """Meet all fixed peers, and derive the plan from their answers, as each of them does.
 
+    The addresses may include this node's own, and several of one peer: a process is known by its identity.
+
     Returns:
         Where to start, and the host:port of each peer by its node id.
 
@@ -279,21 +281,21 @@ async def agree_with_peers(
     ):
         tasks = [group.create_task(call, name="meet") for call in calls]
     saved, addresses = {options.name: local.saved}, dict[str, str]()
+    processes = {options.name: local.identity.process}
     for target, task in zip(options.peers, tasks, strict=True):
         identity, rounds, plan = task.result()
-        if identity.node == options.name:
-            if identity.process != local.identity.process:
+        if processes.setdefault(identity.node, identity.process) != identity.process:
+            if identity.node == options.name:
                 raise name_conflict(identity.node, target)
-            continue  # a list of all nodes, this one included
-        if identity.node in addresses:
             raise ConfigError(
                 f"the peers at {addresses[identity.node]} and {target} have one node id, {identity.node!r}: "
                 "give one of the two another --name"
             )
-        addresses[identity.node], saved[identity.node] = target, (rounds, plan)
+        if identity.node not in saved:
+            addresses[identity.node], saved[identity.node] = target, (rounds, plan)
     if len(saved) != options.config.run.nodes:
         raise ConfigError(
             f"run.nodes = {options.config.run.nodes}, but this node and its --peers are {len(saved)}: "
-            f"{', '.join(sorted(saved))}"
+            f"{', '.join(sorted(saved))}; on every node, list the addresses of all nodes, or of all others"
         )
     return StartPoint(*factory.agreed_plan(options.config, saved, local.rounds_per_epoch)), addresses

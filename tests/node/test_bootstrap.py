@@ -139,9 +139,10 @@ async def test_without_a_controller_the_wait_ends_with_its_address() -> None:
 
 
 class FixedPeers:
-    """Nodes with servers on loopback, each with a list of the addresses of all."""
+    """Nodes with servers on loopback, each with a list of the addresses of all, or of all others."""
 
-    def __init__(self, names: list[str], nodes: int) -> None:
+    def __init__(self, names: list[str], nodes: int, hosts: tuple[str, ...] = ("127.0.0.1",), own: bool = True) -> None:
+        self._hosts, self._own = hosts, own
         self._config = load(None, {"run.nodes": nodes}, {})
         self._locals = [
             LocalNode(Identity("edgenode", n, self._config.digest(), process=str(i)), (frozenset(), None), 1, 0)
@@ -163,11 +164,15 @@ class FixedPeers:
             return await asyncio.gather(*calls, return_exceptions=True)
 
     def _options(self, local: LocalNode) -> Options:
-        return Options(self._config, local.identity.node, "127.0.0.1:0", tuple(self.targets), "none", Path("unused"))
+        own = None if self._own else self.targets[self._locals.index(local)]
+        listed = [target.replace("127.0.0.1", host) for target in self.targets if target != own for host in self._hosts]
+        return Options(self._config, local.identity.node, "127.0.0.1:0", tuple(listed), "none", Path("unused"))
 
 
-async def test_fixed_peers_derive_one_plan_and_know_each_other() -> None:
-    peers = FixedPeers(["n1", "n0"], nodes=2)
+@pytest.mark.parametrize("own", [True, False], ids=["all nodes are listed", "all others are listed"])
+@pytest.mark.parametrize("hosts", [("127.0.0.1",), ("127.0.0.1", "localhost")], ids=["once", "by two names"])
+async def test_fixed_peers_derive_one_plan_and_know_each_other(hosts: tuple[str, ...], own: bool) -> None:
+    peers = FixedPeers(["n1", "n0"], nodes=2, hosts=hosts, own=own)
     (start, to_others), (start_there, _) = await peers.agree()  # type: ignore[misc]
     assert start.plan.latest.names == ("n0", "n1")
     assert (start.round, start) == (0, start_there)
@@ -204,4 +209,7 @@ async def test_fixed_peer_ends_when_another_began_and_diverged() -> None:
 async def test_too_few_fixed_peers_are_refused_with_their_names() -> None:
     error = (await FixedPeers(["n0", "n1"], nodes=3).agree())[0]
     assert isinstance(error, ConfigError)
-    assert str(error) == "run.nodes = 3, but this node and its --peers are 2: n0, n1"
+    assert str(error) == (
+        "run.nodes = 3, but this node and its --peers are 2: n0, n1; "
+        "on every node, list the addresses of all nodes, or of all others"
+    )
