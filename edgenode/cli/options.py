@@ -108,3 +108,10 @@ def node_name(given: str | None) -> str:
     if given is None and (name := default_name()) != (host := socket.gethostname()):
         click.echo(f"edgenode: note: this node is named {name}, because {host!a} cannot be a name", err=True)
     return default_name() if given is None else given
+
+
+def log_start(**what: object) -> None:
+    """Log that a daemon starts. The imports that follow take seconds on a small board."""
+    import structlog
+
+    structlog.get_logger().info("starting", **what)

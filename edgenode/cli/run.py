@@ -14,6 +14,7 @@ from edgenode.cli.options import (
     config_option,
     load_config,
     log_format_option,
+    log_start,
     node_name,
     reflection_option,
     set_option,
@@ -36,7 +37,8 @@ from edgenode.storage.filesystem import default_state_dir
 @click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
               show_envvar=True, help="Address for peers. Port 0 is any free port.")  # fmt: skip
 @click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",
-              show_envvar=True, help="Addresses of the other nodes, for networks without multicast.")  # fmt: skip
+              show_envvar=True,
+              help="Addresses of all nodes, or of all others, for networks without multicast.")  # fmt: skip
 @click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER", show_envvar=True,
               help="Address of the controller. [default: mdns, or none with --peers]")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
@@ -74,7 +76,7 @@ def run(
     Examples:
       edgenode run --config run.toml                              find controller and peers by mDNS
       edgenode run --config run.toml --controller 10.0.0.5:7700   in a network without multicast
-      edgenode run --config run.toml --peers 10.0.0.2:7600,10.0.0.3:7600,10.0.0.4:7600   without a controller
+      edgenode run --config run.toml --peers 10.0.0.2:7600,10.0.0.3:7600   two nodes, without a controller
       edgenode run --config run.toml --metrics 0.0.0.0:9100       serve metrics to Prometheus
       edgenode run --config run.toml --fresh                      discard earlier checkpoints
     """
@@ -87,6 +89,7 @@ def run(
         reflection=reflection,
     )  # fmt: skip
     set_up_logging(verbose, log_format)
+    log_start(node=name, cluster=config.run.cluster, nodes=config.run.nodes)
     from edgenode.node.process import run_node
     from edgenode.node.workload import TaskWorkload
 
@@ -147,6 +150,7 @@ def controller(
     config = load_config(config_path, settings)
     set_up_logging(verbose, log_format)
     _check(listen, (http,) if http != "none" else ())
+    log_start(controller=listen, cluster=config.run.cluster, nodes=config.run.nodes)
     from edgenode.controller.process import run_controller
 
     state_dir = state_dir or default_state_dir(config.run.cluster, "controller")

@@ -117,6 +117,7 @@ class NodeProcess:
             metrics = serving_http(metrics_app(self._view), self.options.metrics, "--metrics")
             log.info("metrics", url=f"{await stack.enter_async_context(metrics)}/metrics")
         await stack.enter_async_context(in_background(Notifier().beat(self._in_a_line), "systemd"))
+        log.info(self._activity)
         rounds_per_epoch = await self._worker(self._workload.prepare)
         address, cluster = join_address(self.options.listen_host, port), self.identity.cluster
         log.info("listening", node=self.options.name, address=address, cluster=cluster)

@@ -166,8 +166,12 @@ class ProgressReporter:
                 round=rounds,
                 graph=self.snapshot.plan.at(mixed.round).schedule.spec(mixed.round).name,
                 loss=None if stats.loss is None else round(stats.loss, 4),
-                accuracy=None if stats.accuracy is None else round(stats.accuracy, 4),
             )
+
+    def evaluated(self, t: int, accuracy: float | None) -> None:
+        """The model after ``t`` rounds has been tested, if there is something to test it with."""
+        if accuracy is not None:
+            log.info("test accuracy", round=t, accuracy=round(accuracy, 4))
 
     def halt_ordered(self, halt: Halt) -> None:
         """The controller pauses or resumes the run, or repeats that."""

@@ -241,7 +241,7 @@ class NodeRunner:
             case Mixed():
                 self._close_round(action, self._peers)
             case Evaluate(t, z):
-                await self._measure(t, z, self.replica.evaluate)
+                self.progress.evaluated(t, await self._measure(t, z, self.replica.evaluate))
             case Save():
                 await self._save(action)
             case Report(report):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,19 @@ def test_help_does_not_import_torch(words: tuple[str, ...]) -> None:
         [sys.executable, "-c", code, *(words or ("--help",))], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_node_says_that_it_starts_before_it_loads_torch() -> None:
+    """torch alone takes seconds on a small board."""
+    words = ["run", "--listen", "127.0.0.1:0", "--set", "task.model=none", "--state-dir", "/nowhere"]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "edgenode", *words], capture_output=True, text=True, check=False
+    )
+    lines = done.stderr.splitlines()
+    (start,) = (i for i, line in enumerate(lines) if "starting" in line and "import time" not in line)
+    (torch,) = (i for i, line in enumerate(lines) if re.search(r"\| +torch$", line))
+    assert start < torch
+    assert done.returncode == 2
 
 
 def test_list_of_commands_imports_almost_nothing() -> None:

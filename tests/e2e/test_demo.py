@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import sys
 import time
 
@@ -49,6 +50,11 @@ def test_demo_trains_one_model_with_a_fiftieth_of_the_bytes(fleet: Fleet, option
     processor_s = after.children_user + after.children_system - before.children_user - before.children_system
     assert processor_s < 2 * 90
     assert 0 < result["wall_s"] <= after.elapsed - before.elapsed
+
+    log = (out / "logs" / "node-0.log").read_text()
+    assert "accuracy=None" not in log
+    measured = [int(t) for t in re.findall(r"test accuracy .*accuracy=0\.\d+ .*round=(\d+)", log)]
+    assert measured == list(range(25, measured[-1] + 1, 25))  # each once, when it was measured
 
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     models = [_flat(load_file(out / f"node-{i}" / "model.safetensors")) for i in range(4)]
