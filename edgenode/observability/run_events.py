@@ -51,9 +51,10 @@ class EventWatch:
         return found
 
 
-def ending(outcome: str, reached: int) -> RunEvent:
-    """The end of a run: done, stopped or failed."""
-    return RunEvent(time.time(), reached, *_ENDINGS[outcome])
+def ending(outcome: str, reached: int, cause: str = "") -> RunEvent:
+    """The end of a run: done, stopped, or failed with its cause, if that is known."""
+    kind, text = _ENDINGS[outcome]
+    return RunEvent(time.time(), reached, kind, cause or text)
 
 
 def _changes(before: Record | None, record: Record) -> Iterator[tuple[str, str]]:

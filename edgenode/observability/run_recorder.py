@@ -119,7 +119,8 @@ class RunRecorder:
             await self._in_writer(lambda: self._write(status, lambda recorder: recorder.note(status, news)))
             return
         outcome = _outcome(status, ended_well)
-        news.append(ending(outcome, status.round))
+        causes = [n.status.error for n in status.nodes if n.status.state is NodeState.FAILED and n.status.error]
+        news.append(ending(outcome, status.round, causes[0] if causes and not ended_well else ""))
         await self._in_writer(lambda: self._write(status, lambda recorder: recorder.end(status, outcome, news)))
 
     async def _open(self, plan: Plan) -> EventWatch:

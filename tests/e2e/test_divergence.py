@@ -28,7 +28,7 @@ def assert_all_name_the_cause(nodes: list[Process]) -> None:
     assert all(re.fullmatch(CAUSE, line) for line in lines), lines
 
 
-@pytest.mark.parametrize("graphs", [["a"], ["one-peer-exponential"]])
+@pytest.mark.parametrize("graphs", [["a"], pytest.param(["one-peer-exponential"], marks=pytest.mark.slow)])
 def test_divergence_ends_nodes_with_fixed_peers(fleet: Fleet, graphs: list[str]) -> None:
     fleet.configure({**WILD, "topology.graphs": graphs})
     assert_all_name_the_cause(fleet.static(free_ports(3)))
@@ -42,3 +42,6 @@ def test_divergence_ends_nodes_and_controller(fleet: Fleet) -> None:
     assert "waiting for members to return" not in controller.stderr
     (run,) = RunHistory(fleet.state("controller")).runs()
     assert run["outcome"] == "failed"
+    *_, end = RunHistory(fleet.state("controller")).events(run["id"], 10)
+    assert end["kind"] == "failed"
+    assert re.fullmatch(CAUSE, f"edgenode: {end['text']}")
