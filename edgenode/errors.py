@@ -35,10 +35,14 @@ class TransportError(EdgenodeError):
 
 
 class DigestMismatch(EdgenodeError):
-    """The two sides of a handshake describe different runs. The text contains both values."""
+    """The two sides of a handshake describe different runs. The text contains both values.
 
-    def __init__(self, what: str, ours: str, theirs: str, peer: str) -> None:
-        super().__init__(f"{what} differs from {peer}: ours is {ours}, theirs is {theirs}")
+    Args:
+        how: text that says it better than two digests.
+    """
+
+    def __init__(self, what: str, ours: str, theirs: str, peer: str, how: str = "") -> None:
+        super().__init__(how or f"{what} differs from {peer}: ours is {ours}, theirs is {theirs}")
         self.what, self.ours, self.theirs, self.peer = what, ours, theirs, peer
 
 
@@ -63,7 +67,7 @@ class CheckpointError(EdgenodeError):
 
 
 class OtherRun(CheckpointError):
-    """State on disk belongs to a run with another configuration. The text contains both digests."""
+    """State on disk belongs to a run with another configuration. The text names the keys, or both digests."""
 
 
 def one_of(choices: Iterable[object]) -> str:

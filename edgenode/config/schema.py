@@ -7,7 +7,6 @@ This package imports neither torch nor numpy nor the network, so that the comman
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from edgenode.config import shared
 from edgenode.core import names
 from edgenode.core.algorithm import definitions
 from edgenode.core.algorithm.definitions import AlgorithmDefinition, CompressorDefinition
@@ -222,13 +222,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Plain values by section and key. Lists stay tuples and unset stays None."""
         return {section: msgspec.structs.asdict(getattr(self, section)) for section in SECTIONS}
 
-    def digest(self) -> str:
-        """SHA-256, in hex, over all that must be equal on every node: keys, and versions of extensions."""
+    def shared(self) -> str:
+        """All that must be equal on every node, as a canonical text: keys, and versions of extensions."""
         values = {f"{section}.{name}": v for section, keys in self.as_dict().items() for name, v in keys.items()}
-        shared: dict[str, Any] = {key: value for key, value in values.items() if key not in LOCAL_KEYS}
-        if extensions := self.extensions():
-            shared["extensions"] = extensions
-        return hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        keys = {key: value for key, value in values.items() if key not in LOCAL_KEYS}
+        extensions = {f"package of {name}": package for name, package in self.extensions().items()}
+        return shared.canonical(keys | extensions)
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of `shared`."""
+        return shared.digest(self.shared())
 
     def extensions(self) -> dict[str, str]:
         """The package and version of every algorithm, compressor and graph that a package provides, by name."""

@@ -114,7 +114,7 @@ class Controller:
         self._mailbox: asyncio.Queue[ClusterEvent | None] = asyncio.Queue()  # None ends the owner task
         self._link_changes = Counter[str]()  # by node: its joins and disconnects in the mailbox
         post = self._mailbox.put_nowait
-        identity = Identity(config.run.cluster, "controller", config.digest())
+        identity = Identity(config.run.cluster, "controller", config.digest(), config=config.shared())
         self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post)
         self.operator_service = OperatorService(self.cluster, self.nodes, self._failure_detector, post)
         self._feed = Feed(lambda: cluster_json(self.operator_service.status()))

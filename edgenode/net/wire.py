@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from edgenode.config import shared
 from edgenode.core import names
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Leadership
@@ -39,6 +40,7 @@ class Identity:
 
     Attributes:
         process: drawn at random when it started. It tells two processes of one name apart.
+        config: what ``run_digest`` is the digest of. It only serves errors. That of another process is not kept.
         security: how the process proves who it is. It never travels.
     """
 
@@ -48,6 +50,7 @@ class Identity:
     incarnation: int = 0
     plan_digest: str = ""
     process: str = ""
+    config: str = field(default="", compare=False, repr=False)
     security: Security = field(default=INSECURE, compare=False, repr=False)
 
     def to_wire(self) -> common_pb2.Identity:
@@ -59,6 +62,7 @@ class Identity:
             run_digest=self.run_digest,
             plan_digest=self.plan_digest,
             process=self.process,
+            config=self.config if len(self.config) <= shared.MAX_LENGTH else "",
         )
 
     @classmethod
@@ -82,7 +86,7 @@ class Identity:
             peer: its address, for the error.
 
         Raises:
-            DigestMismatch: of cluster, protocol, run or plan. The error names both values.
+            DigestMismatch: of cluster, protocol, run or plan. The error names both values. Of a run, it names the keys.
             RemoteProtocolError: it has no valid name.
         """
         theirs = Identity.from_wire(wire)
@@ -96,7 +100,9 @@ class Identity:
             pairs.append(("plan digest", self.plan_digest, theirs.plan_digest))
         for what, ours, other in pairs:
             if ours != other:
-                raise DigestMismatch(what, ours, other, peer)
+                keys = shared.differences(self.config, wire.config, other) if what == "run digest" else ""
+                how = f"run.toml of {self.node} differs from that of {peer}: {keys}" if keys else ""
+                raise DigestMismatch(what, ours, other, peer, how)
         return theirs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgenode.config.load import checked_name
 from edgenode.config.schema import Config
 from edgenode.errors import ConfigError
 from edgenode.net.rpc import split_address
@@ -66,8 +67,9 @@ def node_options(
         controller: "mdns", "none" or host:port. None is "none" with fixed peers, else "mdns".
 
     Raises:
-        ConfigError: an address is malformed, or there is neither a controller nor a peer.
+        ConfigError: the name is not one, an address is malformed, or there is neither a controller nor a peer.
     """
+    checked_name("name", name)
     fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
     controller = controller or ("none" if fixed else "mdns")
     if controller == "none" and not fixed:

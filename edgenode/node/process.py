@@ -58,8 +58,10 @@ class NodeProcess:
     def __init__(self, options: Options, workload: Workload) -> None:
         config = options.config
         self.options, self._workload = options, workload
-        self.identity = Identity(config.run.cluster, options.name, config.digest(), process=secrets.token_hex(8))
-        self.store = CheckpointStore(options.state_dir, config.digest())
+        self.identity = Identity(
+            config.run.cluster, options.name, config.digest(), process=secrets.token_hex(8), config=config.shared()
+        )
+        self.store = CheckpointStore(options.state_dir, config.digest(), config=config.shared())
         self.saved = self._scan_checkpoints()
         self._server = PeerServer(self.identity, self.saved)
         self._worker = workload.worker()

@@ -90,7 +90,7 @@ class Replica:
         self.name, self.trainer, self.stats = name, trainer, NodeStats()
         self._config, self._store = config, store
         self._sketch: Sketch | None = None
-        self._losses: deque[tuple[int, float]] = deque(maxlen=2)  # the last ones, with their rounds
+        self._losses: deque[tuple[int, float | None]] = deque(maxlen=2)  # the last ones, with their rounds
         self.layout = Layout(tuple(size for _, size in trainer.layout))
         self.learner = VectorLearner(
             algorithm_spec, self.layout, self._first_state(algorithm_spec, start), config.run.seed, name
@@ -157,7 +157,9 @@ class Replica:
     def _abort(self, error: Diverged) -> Abort:
         """What every node reports when training diverged here: where, what preceded it, and the keys to lower."""
         config, t = self._config, self.node.round
-        before = [f", and the loss was {loss:.4g} in round {r}" for r, loss in self._losses if r < t]
+        before = [
+            f", and the loss was {loss:.4g} in round {r}" for r, loss in self._losses if r < t and loss is not None
+        ]
         keys = [f"task.learning_rate = {config.task.learning_rate:g}"]
         if 0 < config.algorithm.kept_share < 1 or config.algorithm.name == "d2":
             keys.append(f"algorithm.averaging_rate = {factory.averaging_rate(config):g}")

@@ -115,7 +115,9 @@ class Simulation:
         return SkewScout(self._config, self._replicas, file, self.round)
 
     def _store(self, name: str) -> CheckpointStore | None:
-        return None if self._out is None else CheckpointStore(self._out / name, self._config.digest())
+        if self._out is None:
+            return None
+        return CheckpointStore(self._out / name, self._config.digest(), config=self._config.shared())
 
     def _saved(self, store: CheckpointStore | None) -> tuple[frozenset[int], Plan | None]:
         if store is None:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as tensors
 
+from edgenode.config.shared import differences
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
@@ -64,11 +65,15 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one node in one folder."""
+    """The checkpoints of one node in one folder.
 
-    def __init__(self, state_dir: Path, run_digest: str, disk: Disk = REAL_DISK) -> None:
+    Args:
+        config: what ``run_digest`` is the digest of, so that an error can name the keys that differ.
+    """
+
+    def __init__(self, state_dir: Path, run_digest: str, disk: Disk = REAL_DISK, config: str = "") -> None:
         self.folder = state_dir / "checkpoints"
-        self._run_digest, self._disk = run_digest, disk
+        self._run_digest, self._config, self._disk = run_digest, config, disk
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove all but the newest two. It is on the medium when this returns.
@@ -150,8 +155,10 @@ class CheckpointStore:
         meta = json.loads(content[_META])
         if meta["format"] != _FORMAT:
             raise CheckpointError(f"{folder}: format {meta['format']}, expected {_FORMAT}")
-        if meta["run_digest"] != self._run_digest:
-            raise OtherRun(f"{folder} is of another run: run digest {meta['run_digest']}, ours is {self._run_digest}")
+        if (theirs := meta["run_digest"]) != self._run_digest:
+            keys = differences(self._config, meta.get("config", ""), theirs)
+            digests = f"run digest {theirs}, ours is {self._run_digest}"
+            raise OtherRun(f"{folder} is of another run: {f'in this one {keys}' if keys else digests}")
         if meta["round"] != t:
             raise CheckpointError(f"{folder} holds round {meta['round']}")
         arrays = tensors.load(content[_STATE])
@@ -206,6 +213,7 @@ class CheckpointStore:
         meta = {
             "format": _FORMAT,
             "run_digest": self._run_digest,
+            "config": self._config,
             "round": checkpoint.round,
             "counts": dict(checkpoint.counts),
             "records": [record.to_json() for record in checkpoint.plan.records],

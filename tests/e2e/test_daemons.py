@@ -29,23 +29,34 @@ def test_nodes_with_fixed_peers_need_no_controller(fleet: Fleet) -> None:
         assert [n["rounds"] for n in result["nodes"]] == [101]
 
 
-def test_controller_refuses_another_run_with_both_digests(fleet: Fleet) -> None:
-    ours = fleet.configure().digest()
-    theirs = fleet.configure({"run.seed": 1}, file="other.toml").digest()
+KEYS = "run.seed is 0, not 1; task.learning_rate is 0.02, not 0.05"
+
+
+def test_controller_refuses_another_run_and_names_the_keys(fleet: Fleet) -> None:
+    fleet.configure()
+    fleet.configure({"run.seed": 1, "task.learning_rate": 0.05, "run.threads": 2}, file="other.toml")
     fleet.controller().logs("controller ready")
-    mismatch = fleet.node("node-0", file="other.toml").exits(1)
-    assert ours in mismatch.errors[-1]
-    assert theirs in mismatch.errors[-1]
+    (line,) = fleet.node("node-0", file="other.toml").exits(1).errors
+    differs = rf"run\.toml of controller differs from that of node-0 at \S+: {KEYS}"
+    assert re.fullmatch(rf"edgenode: refused by \S+: {differs}", line)
 
 
-def test_peer_refuses_another_run_with_both_digests(fleet: Fleet) -> None:
-    ours = fleet.configure({"run.nodes": 2}).digest()
-    theirs = fleet.configure({"run.nodes": 2, "run.seed": 1}, file="other.toml").digest()
+def test_peers_of_different_runs_both_end_and_name_the_keys(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2})
+    fleet.configure({"run.nodes": 2, "run.seed": 1, "task.learning_rate": 0.05}, file="other.toml")
     ports = free_ports(2)
-    fleet.static_node(ports, 0).logs("listening")
-    mismatch = fleet.static_node(ports, 1, file="other.toml").exits(1)
-    assert ours in mismatch.errors[-1]
-    assert theirs in mismatch.errors[-1]
+    first = fleet.static_node(ports, 0)
+    first.logs("listening")
+    for node, other, keys in (
+        (
+            fleet.static_node(ports, 1, file="other.toml"),
+            "node-0",
+            "run.seed is 1, not 0; task.learning_rate is 0.05, not 0.02",
+        ),
+        (first, "node-1", KEYS),
+    ):
+        (line,) = node.exits(1).errors
+        assert re.fullmatch(rf"edgenode: run\.toml of {node.name} differs from that of {other} at \S+: {keys}", line)
 
 
 def test_fixed_peers_of_the_same_name_both_stop(fleet: Fleet) -> None:

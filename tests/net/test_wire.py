@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgenode.config.load import load
+from edgenode.config.schema import Config
 from edgenode.core.names import PATTERN
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.plan import Member, Plan, create_plan
@@ -240,6 +242,24 @@ def test_mismatch_names_both_values_and_the_peer(what: str, changes: dict[str, s
     with pytest.raises(DigestMismatch) as caught:
         us.check(other, "10.0.0.1:7600")
     assert str(caught.value) == f"{what} differs from n1 at 10.0.0.1:7600: ours is {ours}, theirs is {theirs}"
+
+
+def test_mismatch_of_run_toml_names_the_keys() -> None:
+    ours, theirs = Config(), load(None, {"run.seed": 7, "task.alpha": 0.5}, {})
+    one, other = (Identity("home", n, c.digest(), config=c.shared()) for n, c in (("n0", ours), ("n1", theirs)))
+    with pytest.raises(DigestMismatch) as caught:
+        one.check(other.to_wire(), "10.0.0.1:7600")
+    assert str(caught.value) == (
+        "run.toml of n0 differs from that of n1 at 10.0.0.1:7600: run.seed is 0, not 7; task.alpha is unset, not 0.5"
+    )
+    lies = replace(other, config=ours.shared()).to_wire()
+    with pytest.raises(DigestMismatch, match="run digest differs from n1 at there: ours is "):
+        one.check(lies, "there")
+
+
+def test_configuration_that_is_too_long_does_not_travel() -> None:
+    assert replace(SENDER, config="x" * 65_536).to_wire().config
+    assert not replace(SENDER, config="x" * 65_537).to_wire().config
 
 
 @pytest.mark.parametrize("changes", [{"node": ""}, {"node": "../../x"}, {"node": "n" * 5000}, {"cluster": "Küche"}])

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Identity(_message.Message):
-    __slots__ = ("cluster", "protocol", "node", "incarnation", "run_digest", "plan_digest", "process")
+    __slots__ = ("cluster", "protocol", "node", "incarnation", "run_digest", "plan_digest", "process", "config")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class Identity(_message.Message):
     RUN_DIGEST_FIELD_NUMBER: _ClassVar[int]
     PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
     PROCESS_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     protocol: int
     node: str
@@ -22,7 +23,8 @@ class Identity(_message.Message):
     run_digest: str
     plan_digest: str
     process: str
-    def __init__(self, cluster: _Optional[str] = ..., protocol: _Optional[int] = ..., node: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., process: _Optional[str] = ...) -> None: ...
+    config: str
+    def __init__(self, cluster: _Optional[str] = ..., protocol: _Optional[int] = ..., node: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., process: _Optional[str] = ..., config: _Optional[str] = ...) -> None: ...
 
 class Saved(_message.Message):
     __slots__ = ("rounds", "records")
