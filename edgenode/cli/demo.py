@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
+from click.core import ParameterSource
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from edgenode.cli.demo_processes import DemoProcesses
 from edgenode.cli.options import take_sigterm_as_ctrl_c
 from edgenode.cli.status_table import status_table
 from edgenode.config.load import load
-from edgenode.config.schema import Config
+from edgenode.config.schema import KEYS, Config
 from edgenode.core.protocol.status import ClusterStatus
+from edgenode.core.wording import counted
 from edgenode.errors import EdgenodeError, TransportError
+from edgenode.factory import check_networked
 from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.operator_client import operator_client
@@ -34,8 +36,19 @@ from edgenode.observability.status_view import size
 from edgenode.storage import result_file
 
 _START_S = 30.0
-_END_S = 20.0
-_TERM_S = 5.0
+
+
+_CLUSTER = "EDGENODE_RUN_CLUSTER"  # a demo keeps away from the clusters on the network
+_SUITS_A_DEMO: Mapping[str, object] = {
+    "run.threads": 1,  # all nodes share this machine
+    "run.device": "cpu",
+    "task.skew": 0.8,
+    "task.learning_rate": 0.02,
+    # a round of whole models costs as much as a hundred sparse ones: use the graph that averages in the fewest
+    "algorithm.gossip_graph": "one-peer-exponential",
+    "topology.graphs": ["a", "b", "c"],
+    "topology.every": "1ep",
+}
 
 
 @dataclass
@@ -71,12 +84,15 @@ class AccuracyCurve:
 @click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print result.json instead of a table.")
 @click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
               help="Folder for the results. [default: runs/demo-TIME]")  # fmt: skip
-def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, out: Path | None) -> None:
+@click.pass_context
+def demo(
+    ctx: click.Context, nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, out: Path | None
+) -> None:
     """Train on handwritten digits on this machine, with a controller and four nodes as five real processes.
 
     The processes find each other by mDNS and communicate over gRPC on loopback. Every node has its own, unequal share
     of the data (skew 0.8). Writes result.json, accuracy.png and one model.safetensors per node, and prints a table. The
-    picture needs edgenode[plots].
+    picture needs edgenode[plots]. Variables of run.toml's keys apply, as in EDGENODE_TASK_SKEW=0.5.
 
     \b
     Examples:
@@ -86,7 +102,21 @@ def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, ou
     """
     out = (out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    config = _config(out, nodes, rounds, algorithm, topk)
+    given = {
+        key: value
+        for key, option, value in (
+            ("run.nodes", "nodes", nodes),
+            ("run.rounds", "rounds", rounds),
+            ("algorithm.name", "algorithm", algorithm),
+            ("algorithm.share", "topk", topk / 100),
+        )
+        if ctx.get_parameter_source(option) is not ParameterSource.DEFAULT
+    }
+    config = demo_config(given, os.environ)
+    (out / "run.toml").write_text(config.to_toml(), encoding="utf-8")
+    if ignored := ignored_variables(os.environ, {str(option.envvar) for option in ctx.command.params}):
+        click.echo(f"edgenode: note: the demo ignores {', '.join(ignored)}", err=True)
+    click.echo(f"starting a controller and {counted(config.run.nodes, 'node')}, with logs in {out / 'logs'}", err=True)
     console = Console(stderr=as_json)
     curve = AccuracyCurve()
     began = time.monotonic()
@@ -95,9 +125,10 @@ def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, ou
     try:
         processes.start()
         asyncio.run(_watch(processes, console, curve))
-        codes = processes.join()
-        if any(codes.values()):
-            raise EdgenodeError(f"{processes.why_failed(codes)}; logs are in {out / 'logs'}")
+        if not processes.why_failed():
+            processes.join()
+        if cause := processes.why_failed():
+            raise EdgenodeError(f"{cause}; logs are in {processes.logs}")
     except KeyboardInterrupt:
         processes.stop()
         click.echo(f"edgenode: interrupted; results so far are in {out}", err=True)
@@ -105,7 +136,9 @@ def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, ou
     finally:
         processes.stop()
     result = _gather(config, out, time.monotonic() - began)
-    if plotting.available():
+    if result["mean_test_accuracy"] is None:
+        click.echo("edgenode: warning: accuracy.png is not drawn: the data has no test images", err=True)
+    elif plotting.available():
         _plot(out / "accuracy.png", curve, result)
     else:
         click.echo(f"edgenode: warning: accuracy.png is not drawn: {plotting.NOT_INSTALLED}", err=True)
@@ -115,110 +148,30 @@ def demo(nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, ou
         _print(console, result, out)
 
 
-def _config(out: Path, nodes: int, rounds: int, algorithm: str, topk: float) -> Config:
-    """The demo's run.toml, kept with the results so that you can start the same run by hand."""
-    config = load(
-        None,
-        {
-            "run.cluster": f"demo-{os.getpid()}",
-            "run.nodes": nodes,
-            "run.threads": 1,  # all nodes share this machine
-            "run.device": "cpu",
-            "run.rounds": rounds,
-            "run.evaluate_every": max(1, min(25, rounds // 10)),
-            "task.skew": 0.8,
-            "task.learning_rate": 0.02,
-            "algorithm.name": algorithm,
-            "algorithm.share": topk / 100,
-            # a round of whole models costs as much as a hundred sparse ones: use the graph that averages in the fewest
-            "algorithm.gossip_graph": "one-peer-exponential",
-            "topology.graphs": ["a", "b", "c"],
-            "topology.every": "1ep",
-        },
-        environ={},
-    )
-    (out / "run.toml").write_text(config.to_toml(), encoding="utf-8")
+def demo_config(given: Mapping[str, object], environ: Mapping[str, str]) -> Config:
+    """The demo's run: the keys that options give, over EDGENODE_* variables, over what suits a demo.
+
+    Raises:
+        ConfigError: a value is not allowed, or daemons cannot train it.
+    """
+    variables = {k: v for k, v in environ.items() if k != _CLUSTER}
+    suits = {key: value for key, value in _SUITS_A_DEMO.items() if _variable(key) not in variables}
+    config = load(None, {"run.cluster": f"demo-{os.getpid()}", **suits, **given}, variables)
+    if _variable("run.evaluate_every") not in variables:
+        run = msgspec.structs.replace(config.run, evaluate_every=max(1, min(25, config.run.rounds // 10)))
+        config = msgspec.structs.replace(config, run=run)
+    check_networked(config, controller=True)
     return config
 
 
-class DemoProcesses:
-    """The processes of the demo. ``stop`` ends all of them in every case."""
-
-    def __init__(self, config: Config, out: Path) -> None:
-        self.config, self.out = config, out
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self) -> None:
-        """Spawn the nodes and the controller. They start in any order."""
-        common = ["--config", str(self.out / "run.toml"), "--listen", "127.0.0.1:0"]
-        for i in range(self.config.run.nodes):
-            name = f"node-{i:0{len(str(self.config.run.nodes - 1))}d}"
-            self._spawn(name, ["run", "--name", name, "--state-dir", str(self.out / name), *common])
-        self._spawn(
-            "controller", ["controller", "--http", "127.0.0.1:0", "--state-dir", str(self.out / "controller"), *common]
-        )
-
-    def _spawn(self, name: str, arguments: list[str]) -> None:
-        logs = self.out / "logs"
-        logs.mkdir(exist_ok=True)
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
-        environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"}
-        with (logs / f"{name}.log").open("wb") as log, _uninterrupted():
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "edgenode", *arguments],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ,
-                start_new_session=True,  # Ctrl-C reaches only this process, which ends the others
-            )  # fmt: skip
-
-    def ended(self) -> dict[str, int]:
-        """Exit codes of the processes that have exited."""
-        return {name: p.returncode for name, p in self.processes.items() if p.poll() is not None}
-
-    def join(self) -> dict[str, int]:
-        """Wait until all have exited by themselves. Returns the exit codes by name."""
-        deadline = time.monotonic() + _END_S
-        for process in self.processes.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.terminate()
-        return {name: p.wait() for name, p in self.processes.items()}
-
-    def why_failed(self, codes: dict[str, int]) -> str:
-        """The last line of a failed node's log."""
-        failed = sorted((name for name, code in codes.items() if code), key=lambda n: n == "controller")
-        lines = (self.out / "logs" / f"{failed[0]}.log").read_text(errors="replace").strip().splitlines()
-        return f"{failed[0]} failed: {lines[-1] if lines else 'its log is empty'}"
-
-    def stop(self) -> None:
-        """End every process that still runs: interrupt it, and kill it if that does not help."""
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + _TERM_S
-        for process in self.processes.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def ignored_variables(environ: Mapping[str, str], own: Collection[str]) -> list[str]:
+    """The EDGENODE_* variables that have no effect on a demo, whose own options have the variables ``own``."""
+    applied = {*own, *map(_variable, KEYS)} - {_CLUSTER}
+    return sorted(name for name in environ if name.startswith("EDGENODE_") and name not in applied)
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Defer Ctrl-C to the end of the block.
-
-    Between the start of a child and its entry in the list, an interrupt would leave a child that nobody ends.
-    """
-    caught: list[int] = []
-    before = {s: signal.signal(s, lambda number, _: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if caught:
-        raise KeyboardInterrupt
+def _variable(key: str) -> str:
+    return f"EDGENODE_{key.replace('.', '_').upper()}"
 
 
 async def _watch(processes: DemoProcesses, console: Console, curve: AccuracyCurve) -> None:
@@ -231,7 +184,7 @@ async def _watch(processes: DemoProcesses, console: Console, curve: AccuracyCurv
                 async for status in client.watch():
                     curve.note(status)
                     live.update(status_table(status))
-                    if any(processes.ended().values()):
+                    if processes.why_failed():
                         return
         except TransportError:
             if processes.processes["controller"].poll() is None:
@@ -251,8 +204,8 @@ def _ended_line(console: Console) -> Iterator[None]:
 async def _found(processes: DemoProcesses) -> str:
     deadline = time.monotonic() + _START_S
     while True:
-        if codes := processes.ended():
-            raise EdgenodeError(processes.why_failed(codes))
+        if processes.any_ended():
+            raise EdgenodeError(f"{processes.why_failed() or 'a process ended early'}; logs are in {processes.logs}")
         try:
             async with Discovery(processes.config.run.cluster, (LOOPBACK,)) as discovery:
                 return (await discovery.wait("controller", timeout_s=1.0)).targets[0]
@@ -282,16 +235,21 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
         table.add_column(heading, justify="left" if heading == "node" else "right")
     for node in result["nodes"]:
         table.add_row(
-            node["node"], f"{node['test_accuracy']:.2%}", str(node["rounds"]), str(node["messages"]),
+            node["node"], _percent(node["test_accuracy"]), str(node["rounds"]), str(node["messages"]),
             size(node["payload_bytes"]), size(node["wire_bytes"]), f"{node['u']:.3f}",
         )  # fmt: skip
     console.print(table)
+    factor = result["compression_factor"]
+    fewer = f"[bold]{factor:.0f}x[/] fewer bytes than uncompressed, " if factor else ""
     console.print(
-        f"mean test accuracy [bold]{result['mean_test_accuracy']:.2%}[/], "
-        f"[bold]{result['compression_factor']:.0f}x[/] fewer bytes than uncompressed, {result['wall_s']:.0f} s"
+        f"mean test accuracy [bold]{_percent(result['mean_test_accuracy'])}[/], {fewer}{result['wall_s']:.0f} s"
     )
     files = "result.json, accuracy.png" if plotting.available() else "result.json"
     console.print(f"{files} and a model.safetensors per node are in {out}", soft_wrap=True)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
 
 
 def _plot(path: Path, curve: AccuracyCurve, result: dict[str, Any]) -> None:

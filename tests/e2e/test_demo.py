@@ -6,8 +6,10 @@ import json
 import os
 import random
 import re
+import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +66,26 @@ def test_demo_trains_one_model_with_a_fiftieth_of_the_bytes(fleet: Fleet, option
 
 def _flat(tensors: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
+@pytest.mark.parametrize(("name", "command"), [("the controller", "controller"), ("node-2", "node-2")])
+def test_demo_names_the_process_that_was_killed(fleet: Fleet, name: str, command: str) -> None:
+    out = fleet.folder / "out"
+    demo = fleet.start("demo", "demo", "--out", str(out))
+    log = out / "logs" / "node-0.log"
+    until(lambda: log.exists() and "epoch done" in log.read_text(), "node-0 has trained an epoch")
+    children = descendants(demo.popen.pid)
+    (victim,) = (pid for pid in children if command in Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+    os.kill(victim, signal.SIGKILL)
+
+    demo.exits(1)
+    assert demo.stderr.splitlines()[-1] == (
+        f"edgenode: {name} was killed by SIGKILL, which the system also sends when memory runs out; "
+        f"logs are in {out / 'logs'}"
+    )
+    assert not alive(children)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for survivors in /proc")
