@@ -151,7 +151,8 @@ class Replica:
         except Diverged as exc:
             return self._abort(exc)
         self.stats.loss = step.loss
-        self._losses.append((action.round, step.loss))
+        if step.loss is not None:  # a workload need not know one
+            self._losses.append((action.round, step.loss))
         return Trained(action.round, step.local_update)
 
     def _abort(self, error: Diverged) -> Abort:
