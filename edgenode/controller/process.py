@@ -240,6 +240,7 @@ class Controller:
         self.nodes.add_members(self.cluster.plan)
         for action in actions:
             await self._perform(action)
+        self._recorder.observe(self.cluster.plan, self.cluster.paused)
 
     async def _perform(self, action: ClusterAction) -> None:
         match action:

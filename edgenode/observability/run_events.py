@@ -10,15 +10,12 @@ import time
 from collections.abc import Iterable, Iterator
 
 from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.protocol.status import ClusterStatus, NodeState
 from edgenode.storage.run_history import NO_RECORD, RESTARTED, RunEvent, RunSoFar
 
 _MOST_NAMES = 8
 _LONGEST_NAME = 64
-_ENDINGS = {
-    "done": ("finished", "all nodes completed the run"),
-    "stopped": ("stopped", "as requested, and can resume from here"),
-    "failed": ("failed", "not all nodes completed the run"),
-}
+_LONGEST_REASON = 1000
 
 
 class EventWatch:
@@ -31,6 +28,10 @@ class EventWatch:
 
     def __init__(self, so_far: RunSoFar, term: int | None) -> None:
         self._record, self._paused, self._term = so_far.record, so_far.paused, term
+
+    def is_news(self, plan: Plan, paused: bool) -> bool:
+        """Whether there are events since the last call of ``news``."""
+        return plan.latest.number > self._record or paused != self._paused
 
     def news(self, plan: Plan, paused: bool, reached: int) -> list[RunEvent]:
         """The events since the last call."""
@@ -51,10 +52,19 @@ class EventWatch:
         return found
 
 
-def ending(outcome: str, reached: int, cause: str = "") -> RunEvent:
-    """The end of a run: done, stopped, or failed with its cause, if that is known."""
-    kind, text = _ENDINGS[outcome]
-    return RunEvent(time.time(), reached, kind, cause or text)
+def ending(outcome: str, status: ClusterStatus) -> RunEvent:
+    """The end of a run: done, stopped or failed."""
+    at, reached = time.time(), status.round
+    if outcome == "done":
+        return RunEvent(at, reached, "finished", "all nodes completed the run")
+    if outcome == "stopped":
+        return RunEvent(at, reached, "stopped", "as requested, and can resume from here")
+    failed = [node for node in status.nodes if node.status.state is NodeState.FAILED and node.status.error]
+    if not failed:
+        return RunEvent(at, reached, "failed", "not all nodes completed the run")
+    error = failed[0].status.error[:_LONGEST_REASON]
+    named = any(node.node in error for node in status.nodes)  # the cause may lie at another node
+    return RunEvent(at, reached, "failed", error if named else f"{failed[0].node}: {error}")
 
 
 def _changes(before: Record | None, record: Record) -> Iterator[tuple[str, str]]:

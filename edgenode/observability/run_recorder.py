@@ -20,7 +20,7 @@ from edgenode.errors import CheckpointError
 from edgenode.observability.run_events import EventWatch, ending
 from edgenode.observability.tensorboard import Events
 from edgenode.storage import result_file
-from edgenode.storage.run_history import Recorder, RunHistory
+from edgenode.storage.run_history import Recorder, RunEvent, RunHistory
 
 log = structlog.get_logger()
 
@@ -66,6 +66,7 @@ class RunRecorder:
         self._history = RunHistory(state_dir)
         self._recorder: Recorder | None = None
         self._events: EventWatch | None = None
+        self._news: list[RunEvent] = []
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="history")
 
     async def record(self) -> None:
@@ -78,7 +79,13 @@ class RunRecorder:
                 await self._sample(plan)
             except CheckpointError as exc:
                 log.warning("the run continues without a history", reason=str(exc))
+                self._events = None
                 return
+
+    def observe(self, plan: Plan | None, paused: bool) -> None:
+        """Note what is new. To be called after every change, so that no short pause is missed."""
+        if self._events and plan is not None and self._events.is_news(plan, paused):
+            self._news += self._events.news(plan, paused, self._run.status().round)
 
     async def end(self, ended_well: bool) -> None:
         """Record the end of the run. Its outcome is "stopped" if a node reports that it stopped."""
@@ -114,14 +121,13 @@ class RunRecorder:
         """
         events = self._events or await self._open(plan)
         status = self._run.status()
-        news = events.news(plan, status.paused, status.round)
+        self._news += events.news(plan, status.paused, status.round)
         if ended_well is None:
-            await self._in_writer(lambda: self._write(status, lambda recorder: recorder.note(status, news)))
+            await self._in_writer(lambda: self._write(status))
             return
         outcome = _outcome(status, ended_well)
-        causes = [n.status.error for n in status.nodes if n.status.state is NodeState.FAILED and n.status.error]
-        news.append(ending(outcome, status.round, causes[0] if causes and not ended_well else ""))
-        await self._in_writer(lambda: self._write(status, lambda recorder: recorder.end(status, outcome, news)))
+        self._news.append(ending(outcome, status))
+        await self._in_writer(lambda: self._write(status, outcome))
 
     async def _open(self, plan: Plan) -> EventWatch:
         """Begin to record: a new run, or one that began earlier, with another controller or before a stop."""
@@ -147,11 +153,16 @@ class RunRecorder:
         self._recorder = self._recorder or Recorder(self._history, about, resumed)
         return self._recorder
 
-    def _write(self, status: ClusterStatus, write: Callable[[Recorder], None]) -> None:
+    def _write(self, status: ClusterStatus, outcome: str = "") -> None:
         if self._tensorboard:
             self._tensorboard.note(status)
         assert self._recorder is not None
-        write(self._recorder)
+        news = self._news.copy()
+        if outcome:
+            self._recorder.end(status, outcome, news)
+        else:
+            self._recorder.note(status, news)
+        del self._news[: len(news)]  # only now: a write that is cancelled before it begins loses no event
 
     async def _in_writer(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, call)

@@ -5,17 +5,23 @@ EDGENODE_SCREENSHOTS=docs python -m pytest tests/e2e/test_page.py     takes the 
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from rich.console import Console, RenderableType
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
+from edgenode.cli.watch import Screen
+from edgenode.net.operator_client import operator_client
 from tests.e2e.browser import chromium, complaints, resize, unavailable
 from tests.e2e.fleet import Fleet, Process, free_ports, until
 
@@ -50,6 +56,7 @@ def picture(driver: Chrome, name: str) -> None:
 
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
 def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
+    fleet.cluster = "office" if _PICTURES else fleet.cluster
     fleet.configure({"run.rounds": 20_000, "run.evaluate_every": 10, "topology.graphs": ["a"]})
     controller = fleet.controller("--http", "127.0.0.1:0")
     nodes = fleet.nodes(4)
@@ -66,8 +73,6 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
         assert text(driver, "h1") == fleet.cluster
         until(lambda: driver.find_elements(By.CSS_SELECTOR, "#accuracy-curve .line"), "a curve")
         assert driver.find_elements(By.CSS_SELECTOR, "#graph .push"), "pushes travel"
-        picture(driver, "page.png")
-
         ring = edges(driver)
         Select(driver.find_element(By.CSS_SELECTOR, "#set select")).select_by_visible_text("b")
         driver.find_element(By.CSS_SELECTOR, "#set button").click()
@@ -84,6 +89,15 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
         picture(driver, "page-phone.png")
         driver.find_element(By.CSS_SELECTOR, "#resume button").click()
         shows(driver, "#state", "running")
+        happened(driver, f"started {', '.join(names(driver))}", "plan changed graph b", "paused by an operator",
+                 "resumed by an operator")  # fmt: skip
+        if _PICTURES:
+            resize(driver, 1280, 1330)
+            driver.execute_script("scrollTo(0, 0)")
+            shows(driver, "#ends", "ends about")
+            picture(driver, "page.png")
+            picture_watch(driver, controller.logs(r"controller ready .*listen=(\S+)")[1])
+            driver.get(url)
 
         driver.execute_script("document.querySelector('#evictable').append(new Option('node-9', 'node-9', true, true))")
         driver.execute_script("window.confirm = () => true; document.querySelector('#evict').requestSubmit()")
@@ -97,6 +111,24 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
         assert [line for line in complaints(driver) if "Failed to load" not in line] == []
     for process in (*nodes, controller):
         process.exits(0)
+
+
+def picture_watch(driver: Chrome, controller: str) -> None:
+    """Take a picture of `edgenode watch`, with curves of some time."""
+    screen, console = Screen(), Console(record=True, width=126, file=io.StringIO())
+
+    async def watched() -> RenderableType:
+        async with operator_client(controller, 5.0) as client:
+            async for status in client.watch():
+                shown = screen.render(status)
+                if len(screen._accuracy) >= 30:
+                    return shown
+        raise AssertionError("the run ended")
+
+    console.print(asyncio.run(watched()))
+    driver.get("data:text/html;charset=utf-8," + quote(console.export_svg(title="edgenode watch")))
+    resize(driver, 1600, 700)
+    driver.find_element(By.CSS_SELECTOR, "svg").screenshot(str(Path(str(_PICTURES)) / "watch.png"))
 
 
 def line(driver: Chrome, curve: str, name: str) -> list[tuple[float, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgenode.core.protocol.plan import Member, Plan, create_plan
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.observability.run_events import EventWatch, ending
@@ -67,7 +68,10 @@ def test_long_lists_and_names_are_cut() -> None:
     assert len(text) < 700
 
 
-def test_end_of_a_run_is_an_event() -> None:
-    assert [(e.round, e.kind) for e in (ending(outcome, 9) for outcome in ("done", "stopped", "failed"))] == [
-        (9, "finished"), (9, "stopped"), (9, "failed"),
-    ]  # fmt: skip
+def test_end_of_a_run_is_an_event_with_its_reason() -> None:
+    nodes = (NodeView("n0", status=NodeStatus(NodeState.FAILED, round=9, error="disk on fire " * 100)),)
+    events = [ending(outcome, ClusterStatus("home", nodes=nodes)) for outcome in ("done", "stopped", "failed")]
+    assert [(e.round, e.kind) for e in events] == [(9, "finished"), (9, "stopped"), (9, "failed")]
+    assert events[2].text.startswith("n0: disk on fire disk")
+    assert len(events[2].text) == 1004
+    assert ending("failed", ClusterStatus("home")).text == "not all nodes completed the run"

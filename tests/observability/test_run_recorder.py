@@ -84,6 +84,22 @@ async def test_end_waits_for_a_write_and_the_event_loop_for_none(tmp_path: Path,
     assert [event["kind"] for event in recorder.events()] == ["started", "finished"]
 
 
+async def test_pause_between_two_samples_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_recorder, "_SAMPLE_EVERY_S", 0.01)
+    run = Run()
+    recorder = RunRecorder(Config(), 9, tmp_path, False, run)
+    recorder.observe(run.plan, True)  # nothing is recorded yet
+    recording = asyncio.create_task(recorder.record())
+    while not run.restored:  # noqa: ASYNC110  (the history is opened in a thread)
+        await asyncio.sleep(0.001)
+    recording.cancel()
+    recorder.observe(run.plan, True)
+    recorder.observe(run.plan, True)
+    recorder.observe(run.plan, False)
+    await recorder.end(ended_well=True)
+    assert [event["kind"] for event in recorder.events()] == ["started", "paused", "resumed", "finished"]
+
+
 async def test_run_that_resumes_after_a_stop_is_recorded_as_one(tmp_path: Path) -> None:
     await recorded(tmp_path, Run(first=5))
     again = Run(Plan((PLAN.successor(6),)), first=6)

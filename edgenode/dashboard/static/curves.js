@@ -1,7 +1,7 @@
 // Small curves over the rounds of the run, with the last value next to the end.
 import { svg } from "./graph.js";
 
-const WIDTH = 480, LEFT = 58, RIGHT = 54, TOP = 8, BOTTOM = 18;
+const WIDTH = 480, LEFT = 58, RIGHT = 64, TOP = 8, BOTTOM = 18;
 
 // series: [{ key, name }]; options: { log, text: value -> string, height, most }
 export function drawCurve(root, points, series, { log = false, text, height, most }) {
