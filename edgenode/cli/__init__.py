@@ -70,7 +70,15 @@ class LazyGroup(click.Group):
             ctx.exit(130)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+_EPILOG = """
+Exit codes: 0 done, 1 a run or a check failed, 2 not possible as given, 130 interrupted. docs/errors.md explains every
+error.
+"""
+
+
+@click.group(
+    cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="edgenode")
 def group() -> None:
     """Train one PyTorch model together on edge devices, without a server and without sharing data.
