@@ -74,6 +74,7 @@ from edgenode.observability.status_view import cluster_json, page_from_elsewhere
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tensorboard import Events
 from edgenode.storage.controller_state import ControllerState
+from edgenode.storage.state_folder import claimed
 
 log = structlog.get_logger()
 
@@ -336,6 +337,7 @@ def run_controller(
     for name, reason in GRAPHS.add_all().items():  # an operator may choose any of them
         log.warning("skipping the graph of an extension", graph=name, reason=reason)
     try:
-        return asyncio.run(Controller(config, listen, state_dir, recover, http, tensorboard, reflection).run())
+        with claimed(state_dir, "a controller"):
+            return asyncio.run(Controller(config, listen, state_dir, recover, http, tensorboard, reflection).run())
     except BaseExceptionGroup as exc:
         raise first_cause(exc) from exc

@@ -45,6 +45,7 @@ from edgenode.observability.metrics import metrics_app
 from edgenode.observability.systemd import Notifier
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import CheckpointStore
+from edgenode.storage.state_folder import claimed
 
 log = structlog.get_logger()
 
@@ -253,13 +254,14 @@ def run_node(
     factory.check_networked(options.config, controller=options.controller != "none")
     for name, reason in GRAPHS.add_all().items():  # an operator may choose any of them
         log.warning("skipping the graph of an extension", graph=name, reason=reason)
-    while True:
-        try:
-            process = NodeProcess(options, workload)
-            begins(process)
-            return asyncio.run(process.run())
-        except Evicted as exc:
-            log.warning("rejoining as a newcomer", reason=str(exc))
-            options = replace(options, fresh=False)  # the next process starts from what this one has saved
-        except BaseExceptionGroup as exc:
-            raise first_cause(exc) from exc
+    with claimed(options.state_dir, f"node {options.name}"):
+        while True:
+            try:
+                process = NodeProcess(options, workload)
+                begins(process)
+                return asyncio.run(process.run())
+            except Evicted as exc:
+                log.warning("rejoining as a newcomer", reason=str(exc))
+                options = replace(options, fresh=False)  # the next process starts from what this one has saved
+            except BaseExceptionGroup as exc:
+                raise first_cause(exc) from exc

@@ -39,6 +39,7 @@ from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
 from edgenode.storage.filesystem import REAL_DISK, Disk, make_durable
 
+CHECKPOINTS = "checkpoints"
 _FORMAT = 2
 _KEPT = 2
 _LOCAL = "local."
@@ -72,7 +73,7 @@ class CheckpointStore:
     """
 
     def __init__(self, state_dir: Path, run_digest: str, disk: Disk = REAL_DISK, config: str = "") -> None:
-        self.folder = state_dir / "checkpoints"
+        self.folder = state_dir / CHECKPOINTS
         self._run_digest, self._config, self._disk = run_digest, config, disk
 
     def save(self, checkpoint: Checkpoint) -> None:

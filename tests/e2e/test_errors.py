@@ -104,6 +104,37 @@ def test_status_without_a_controller_names_where_it_searched(fleet: Fleet) -> No
     assert "127.0.0.1" in line
 
 
+@pytest.mark.parametrize("command", ["run", "controller"])
+def test_unusable_state_folder_is_refused_before_any_wait(fleet: Fleet, command: str) -> None:
+    (fleet.folder / "state").write_text("a file")
+    where = ("--listen", "127.0.0.1:0", "--state-dir")
+    reason = "cannot be used: it, or a folder above it, is a file"
+    assert refused(fleet, command, *where, "state") == f"--state-dir state {reason}"
+    assert refused(fleet, command, *where, "state/below") == f"--state-dir state/below {reason}"
+    assert refused(fleet, command, *where, "/proc/self").startswith("--state-dir /proc/self cannot be written: ")
+    assert (fleet.folder / "state").read_text() == "a file"
+
+
+def test_state_folder_of_another_daemon_is_refused(fleet: Fleet) -> None:
+    fleet.configure()
+    waiting = fleet.node("pi-1", "--state-dir", "state", "--wait", "100")
+    waiting.logs("listening")
+    busy = "--state-dir state is in use by another process: choose another"
+    assert refused(fleet, "run", "--name", "pi-1", *ANY) == busy
+    assert refused(fleet, "run", "--name", "pi-2", "--fresh", *ANY) == busy
+    waiting.kill()
+    others = "--state-dir state belongs to node pi-1, and this is {}: choose another, or remove its file owner"
+    assert refused(fleet, "run", "--name", "pi-2", "--fresh", *ANY) == others.format("node pi-2")
+    assert refused(fleet, "controller", "--listen", "127.0.0.1:0", "--state-dir", "state") == others.format(
+        "a controller"
+    )
+    (fleet.state("state") / "owner").unlink()
+    assert (
+        "no controller"
+        in fleet.command("run", "--name", "pi-2", "--set", f"run.cluster={fleet.cluster}", *ANY, code=2).errors[-1]
+    )
+
+
 def test_new_run_keeps_the_checkpoints_of_another(fleet: Fleet) -> None:
     saved(fleet.state("state"), fleet.configure({"run.seed": 1}))
     fleet.configure()

@@ -1,0 +1,82 @@
+"""The state folder of a daemon: that it can be written, and is this daemon's alone, is checked before a run begins.
+
+A folder that fails later would fail when the node is a member and others wait for it. The file ``owner`` holds the name
+of the daemon that the folder belongs to. A running daemon keeps it locked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from edgenode.errors import ConfigError
+from edgenode.storage.checkpoints import CHECKPOINTS
+
+OWNER = "owner"
+_LONGEST_OWNER = 200
+
+
+@contextmanager
+def claimed(folder: Path, owner: str) -> Iterator[None]:
+    """Make a folder if it is absent, and claim it during the body.
+
+    Args:
+        owner: which daemon of which name.
+
+    Raises:
+        ConfigError: the folder cannot be used. The text gives the reason.
+    """
+    with _translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / OWNER).open("a+", encoding="utf-8", errors="replace")
+    with file:
+        _lock(file, folder)
+        file.seek(0)
+        found = file.read(_LONGEST_OWNER).strip()
+        if found not in ("", owner):
+            raise ConfigError(
+                f"--state-dir {folder} belongs to {ascii(found)[1:-1]}, and this is {owner}: "
+                f"choose another, or remove its file {OWNER}"
+            )
+        with _translated(folder):
+            file.truncate(0)
+            file.write(f"{owner}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if (checkpoints := folder / CHECKPOINTS).exists():
+            _check_writable(checkpoints)
+        yield
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise ConfigError(f"--state-dir {folder} is in use by another process: choose another") from exc
+    except OSError:  # a file system without locks
+        return
+
+
+def _check_writable(folder: Path) -> None:
+    """Write a file and remove it. Permissions alone do not show a read-only or full file system."""
+    probe = folder / ".probe"
+    with _translated(folder):
+        try:
+            probe.write_bytes(b"probe")
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+
+
+@contextmanager
+def _translated(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as exc:
+        raise ConfigError(f"--state-dir {folder} cannot be used: it, or a folder above it, is a file") from exc
+    except OSError as exc:
+        raise ConfigError(f"--state-dir {folder} cannot be written: {exc.strerror or exc}") from exc
