@@ -154,12 +154,13 @@ class Peers:
         self._group, self._identity, self._peer_addresses, self._post = group, identity, peer_addresses, post
         self._links: dict[str, PeerLink] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._closed_links_bytes = 0
+        self._ending = set[PeerLink]()  # dropped or retired, and not yet over
+        self._ended_links_bytes = 0
 
     @property
     def wire_bytes(self) -> int:
         """Bytes of all gRPC messages sent to peers."""
-        return self._closed_links_bytes + sum(link.wire_bytes for link in self._links.values())
+        return self._ended_links_bytes + sum(link.wire_bytes for link in {*self._links.values(), *self._ending})
 
     def push(self, to: str, message: Message) -> None:
         """Deliver a message. The first one to a peer opens the link."""
@@ -172,16 +173,23 @@ class Peers:
     def drop(self, peer: str) -> None:
         """End the link to an evicted peer. Messages still in the queue are lost."""
         if peer in self._links:
-            self._closed_links_bytes += self._links.pop(peer).wire_bytes
-            self._tasks.pop(peer).cancel()
+            self._let_end(peer)[1].cancel()
 
     def retire(self, peer: str) -> None:
         """End the link to a peer that left, once the peer has answered everything."""
         if peer in self._links:
-            link = self._links.pop(peer)
-            self._closed_links_bytes += link.wire_bytes
-            self._tasks.pop(peer)
-            link.close()
+            self._let_end(peer)[0].close()
+
+    def _let_end(self, peer: str) -> tuple[PeerLink, asyncio.Task[None]]:
+        """Take the link to a peer from the list. What it still sends counts, too."""
+        link, task = self._links.pop(peer), self._tasks.pop(peer)
+        self._ending.add(link)
+        task.add_done_callback(lambda _: self._note_end(link))
+        return link, task
+
+    def _note_end(self, link: PeerLink) -> None:
+        self._ending.discard(link)
+        self._ended_links_bytes += link.wire_bytes
 
     async def close(self) -> None:
         """End every link once its peer has answered everything, and wait for that."""

@@ -51,6 +51,25 @@ async def test_large_payload_travels_in_chunks_and_is_counted() -> None:
     assert 0 < link.wire_bytes - len(payload) < 20 * frames
 
 
+@pytest.mark.parametrize("dropped", [False, True])
+async def test_bytes_to_a_peer_that_left_stay_counted(dropped: bool) -> None:
+    receiver, answered = Receiver(answers=False), list[Answered]()
+    async with receiver.up() as target, asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
+        peers = Peers(group, N0, lambda _: PeerAddresses((target,)), answered.append)
+        peers.push("n1", a_message(0))
+        await until(lambda: receiver.rounds == [0])
+        first = peers.wire_bytes
+        peers.push("n1", a_message(1))  # a retired link still sends it
+        (peers.drop if dropped else peers.retire)("n1")
+        assert peers.wire_bytes == first
+        if not dropped:
+            await until(lambda: receiver.rounds == [0, 1])
+        receiver.answer(0)
+        receiver.answer(1)
+        await until(lambda: not peers._ending)
+        assert peers.wire_bytes >= first + (not dropped)
+
+
 async def test_link_waits_for_a_receiver_that_starts_late() -> None:
     receiver = Receiver()
     async with receiver.up() as target:
