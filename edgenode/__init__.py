@@ -1,3 +1,29 @@
-"""edgenode: decentralised training of one model on devices that keep their own data."""
+"""edgenode: decentralised training of one model on devices that keep their own data.
+
+`Mesh` puts a training loop of your own on a run. The names are imported when they are first used, so `import edgenode`
+takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgenode.errors import ConfigError, EdgenodeError
+    from edgenode.mesh import Mesh
 
 __version__ = "0.1.0"
+__all__ = ["ConfigError", "EdgenodeError", "Mesh", "__version__"]
+
+_HOME = {"Mesh": "edgenode.mesh", "ConfigError": "edgenode.errors", "EdgenodeError": "edgenode.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,321 @@
+"""`Mesh`: a training loop of one's own as a node of a run."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import structlog
+from torch import Tensor, nn
+
+from edgenode.errors import EdgenodeError
+from edgenode.mesh import settings as mesh_settings
+from edgenode.mesh.node_thread import MeshWorkload, NodeThread
+from edgenode.mesh.passes import Passes
+from edgenode.mesh.trainer import MeshTrainer, Stateful, refuse_foreign_optimisers
+from edgenode.mesh.worker import UserThread
+from edgenode.tasks.flat_params import FlatParameters
+from edgenode.tasks.packing import pack
+
+log = structlog.get_logger()
+
+B = TypeVar("B")
+F = TypeVar("F", bound=Callable[[], float])
+
+
+class Mesh:
+    """One node of a run, in a training loop of your own.
+
+    The nodes train copies of one model, each on its own data, and average them through compressed messages between
+    neighbours. Every ``task.local_steps``-th call of `step` is a round: this node sends what its model has changed,
+    waits for its in-neighbours, and continues with the mixed model.
+
+    Args:
+        model: trained in place. Its parameters with ``requires_grad`` are averaged. They can have any floating-point
+            format and be on any device. All else, such as BatchNorm statistics, stays on this node.
+        config: path of run.toml, the same on every node. By default the variable EDGENODE_CONFIG, or the defaults of
+            every key. The keys of [task] about data, model and optimiser have no effect here.
+        kept: what else training depends on: the optimiser, the schedule, a gradient scaler. Anything with
+            ``state_dict`` and ``load_state_dict`` is kept in the checkpoints.
+        settings: keys of run.toml with their values, over those of the file, as in ``{"run.rounds": 500}``.
+        name: of this node. By default EDGENODE_NAME, or the host name.
+        listen: host:port for the other nodes. By default EDGENODE_LISTEN, or port 7600 of every interface.
+        peers: host:port of the other nodes, for a run without a controller. By default EDGENODE_PEERS, or mDNS.
+        controller: host:port of the controller. By default EDGENODE_CONTROLLER, or mDNS.
+        state_dir: folder of checkpoints, model.safetensors and result.json. By default EDGENODE_STATE_DIR, or a folder
+            of this node in the user's state folder.
+        fresh: discard this node's checkpoints instead of resuming from them. By default EDGENODE_FRESH, or False.
+        wait_s: seconds to look for the controller or the peers. By default EDGENODE_WAIT, or 300.
+        metrics: host:port that serves Prometheus. By default EDGENODE_METRICS, or none.
+
+    Attributes:
+        extra: a dict of your own that the checkpoints keep: numbers, text, tensors, and collections of them.
+
+    Raises:
+        ConfigError: run.toml, an argument, the model or an optimiser cannot be used. The text says which and why.
+
+    Example:
+        >>> mesh = edgenode.Mesh(model, "run.toml", optimizer)
+        >>> for images, labels in mesh.loop(loader):
+        ...     loss = functional.cross_entropy(model(images), labels)
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     mesh.step(loss=loss)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: str | Path | None = None,
+        *kept: Stateful,
+        settings: Mapping[str, object] | None = None,
+        name: str | None = None,
+        listen: str | None = None,
+        peers: str | Sequence[str] | None = None,
+        controller: str | None = None,
+        state_dir: str | Path | None = None,
+        fresh: bool | None = None,
+        wait_s: float | None = None,
+        metrics: str | None = None,
+    ) -> None:
+        self.extra: dict[str, Any] = {}
+        self._options = mesh_settings.read(
+            mesh_settings.Arguments(
+                config, settings or {}, name, listen, peers, controller, state_dir, fresh, wait_s, metrics
+            )
+        )
+        FlatParameters(model)  # refuses a model that cannot be averaged
+        refuse_foreign_optimisers(model, kept)
+        for state in kept:
+            pack(type(state).__name__, state.state_dict())  # refuses what cannot be kept
+        self._model, self._kept = model, kept
+        self._test: Callable[[], float] | None = None
+        self._passes: Passes[Any] | None = None
+        self._trainer: MeshTrainer | None = None
+        self._node: NodeThread | None = None
+        self._thread = 0
+        self._last_step_in = 0  # the pass of the last step
+        self._done = False
+
+    # --- the loop -----------------------------------------------------------------------------------
+
+    def loop(self, loader: Iterable[B]) -> Iterator[B]:
+        """The batches of this node's training, pass after pass, until the run ends.
+
+        The first call joins the run, which takes as long as the other nodes need to start. After a stop or a power cut,
+        it resumes from the newest checkpoint that all nodes have: model, ``kept`` objects, ``extra``, the position in
+        the loader, and the random generators of torch, numpy and Python. The loop ends when the run ends or is stopped,
+        with the final model loaded. A ``break`` or an exception ends this node at once. The others then evict it.
+
+        Args:
+            loader: a DataLoader, or anything that can be iterated again and again.
+
+        Raises:
+            ConfigError: the node cannot join. The text says why.
+            EdgenodeError: the run failed on this node, or the loader has no batch.
+
+        Example:
+            >>> for images, labels in mesh.loop(DataLoader(data, batch_size=32, shuffle=True)):
+            ...     train_on(images, labels)
+            ...     mesh.step()
+        """
+        if self._done:
+            raise EdgenodeError("mesh.loop: the run of this mesh is over; create another Mesh")
+        if self._node is not None:
+            raise EdgenodeError("mesh.loop: this mesh has a loop already; a mesh has one loop, over one loader")
+        mesh_settings.log_as_the_daemon_does()
+        self._passes = Passes(loader)
+        local_steps = getattr(self._options.config.task, "local_steps", 1)
+        self._trainer = trainer = MeshTrainer(
+            self._model, self._kept, self._passes, local_steps, self.extra, lambda: self._test
+        )
+        self._worker = UserThread(trainer.hand_over)
+        self._node = NodeThread(self._options, MeshWorkload(trainer, self._worker), self._worker)
+        self._thread = threading.get_ident()
+        return self._batches(self._node, self._passes)
+
+    def _batches(self, node: NodeThread, passes: Passes[B]) -> Iterator[B]:
+        with _sigterm_leaves(node):
+            _running.add(self)
+            node.start()
+            try:
+                self._serve(node)
+                for batch in passes.batches() if not self._done else ():
+                    if passes.number - self._last_step_in > 1:
+                        raise EdgenodeError(
+                            "mesh.step() was not called in a whole pass over the loader: call it in the body of the "
+                            "loop, after optimizer.step()"
+                        )
+                    yield batch
+                    if self._done:
+                        break
+            finally:
+                self._stop(node)
+
+    def step(self, loss: Tensor | float | None = None) -> None:
+        """Note that the optimiser has taken a step: the last statement in the body of the loop.
+
+        If the step completes a round, this call sends this node's update, waits for its in-neighbours, and loads the
+        mixed model. It also takes the time for what is due: an evaluation, a checkpoint.
+
+        Args:
+            loss: of this step, one number. It is logged, shown by ``edgenode status``, and checked to be finite.
+
+        Raises:
+            EdgenodeError: the run failed on this node, training diverged, or there is no loop.
+        """
+        if self._node is None or self._trainer is None or self._passes is None:
+            raise EdgenodeError(
+                "mesh.step: there is no loop; iterate over mesh.loop(loader), and call step in its body"
+            )
+        if self._done:
+            raise EdgenodeError("mesh.step: the run is over; the loop ends after the step that ended it")
+        if threading.get_ident() != self._thread:
+            raise EdgenodeError("mesh.step: call it in the thread that runs the loop")
+        self._last_step_in = self._passes.number
+        if self._trainer.count(loss):
+            self._serve(self._node)
+
+    def _serve(self, node: NodeThread) -> None:
+        """Work for the node until the user's next turn, or the end of the node.
+
+        Raises:
+            EdgenodeError: the node failed, for the reason in the text.
+        """
+        try:
+            if self._worker.serve():
+                return
+        except BaseException:  # Ctrl-C
+            self._stop(node)
+            raise
+        node.join()
+        self._end()
+        if node.error is not None:
+            self._raise(node.error)
+
+    def _raise(self, error: BaseException) -> None:
+        """Raise what the node failed with, once. An error of the user's function keeps its traceback."""
+        if error is not self._worker.failure or isinstance(error, EdgenodeError):
+            error.__traceback__ = None
+        raise error from None
+
+    # --- evaluation and state -----------------------------------------------------------------------
+
+    def evaluate(self, fn: F) -> F:
+        """Register what measures the accuracy of the model. Usable as a decorator.
+
+        The function is called in the rounds of ``run.evaluate_every`` and at the end, in the thread of the loop. The
+        model is then in evaluation mode and holds the mixed model, and gradients are off. Random numbers that it draws
+        have no effect on the training.
+
+        Args:
+            fn: takes nothing and returns one number, from 0 to 1 for an accuracy. Status and logs show it in percent.
+
+        Example:
+            >>> @mesh.evaluate
+            ... def accuracy() -> float:
+            ...     return (model(test_images).argmax(1) == test_labels).float().mean().item()
+        """
+        self._test = fn
+        return fn
+
+    @property
+    def round(self) -> int:
+        """The round that is being trained, from 0. After the end, the last one."""
+        return self._trainer.round if self._trainer is not None else 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is over for this node: it ended, was stopped, or failed."""
+        return self._done
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The content of result.json, after a run that ended or was stopped. None otherwise."""
+        return self._node.result if self._node is not None and self._done else None
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder of this node's checkpoints, model.safetensors and result.json."""
+        return self._options.state_dir
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Leave the run before its end: hand over to another node what this one has learnt, then stop.
+
+        It takes a few rounds. Without a controller there is no handoff, and the other nodes stop. After the end of the
+        run it does nothing.
+
+        Raises:
+            EdgenodeError: the run failed on this node.
+        """
+        if self._node is None or self._done:
+            self._done = True
+            return
+        self._node.leave()
+        while not self._done:
+            self._serve(self._node)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        elif self._node is not None:
+            self._stop(self._node)
+
+    def _stop(self, node: NodeThread) -> None:
+        """End the node at once, if it runs."""
+        if self._done:
+            return
+        self._end()
+        log.warning("the loop ended before the run: this node stops without a handoff", hint="mesh.close() leaves")
+        node.stop()
+
+    def _end(self) -> None:
+        self._done = True
+        _running.discard(self)
+
+
+_running: weakref.WeakSet[Mesh] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Stop the nodes of a program that ends. Their thread would otherwise meet an interpreter in ruins."""
+    for mesh in list(_running):
+        if mesh._node is not None:
+            mesh._stop(mesh._node)
+
+
+@contextmanager
+def _sigterm_leaves(node: NodeThread) -> Iterator[None]:
+    """During the body, SIGTERM leaves the run as it does in a daemon. A second one interrupts the program.
+
+    Only in the main thread, and only if the program does not handle SIGTERM itself.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        node.leave()
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,94 @@
+"""The thread in which the node of a Mesh runs: an event loop, and everything of a daemon but the training."""
+
+from __future__ import annotations
+
+import threading
+import time
+from asyncio import CancelledError
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from edgenode.mesh.trainer import MeshTrainer
+from edgenode.mesh.worker import UserThread
+from edgenode.node.background import Worker
+from edgenode.node.options import Options
+from edgenode.node.process import NodeProcess, run_node
+from edgenode.node.workload import Trainer
+
+log = structlog.get_logger()
+
+_STOP_S = 10.0
+_STOP_AGAIN_S = 0.5
+
+
+class MeshWorkload:
+    """The user's loop as what a node trains."""
+
+    def __init__(self, trainer: MeshTrainer, worker: UserThread) -> None:
+        self._trainer, self._worker = trainer, worker
+
+    def identity(self) -> Mapping[str, str]:
+        return {f"parameter {name}": "x".join(map(str, shape)) for name, shape in self._trainer.shapes.items()}
+
+    def prepare(self) -> int:
+        return self._trainer.rounds_per_epoch
+
+    def trainer(self, name: str, initial_members: Sequence[str]) -> Trainer:
+        return self._trainer
+
+    def worker(self) -> Worker:
+        return self._worker
+
+
+class NodeThread:
+    """Runs a node until its end.
+
+    Attributes:
+        result: the content of result.json, if the run ended or was stopped for all.
+        error: why it failed, if it did.
+    """
+
+    def __init__(self, options: Options, workload: MeshWorkload, worker: UserThread) -> None:
+        self.result: dict[str, Any] | None = None
+        self.error: BaseException | None = None
+        self._options, self._workload, self._worker = options, workload, worker
+        self._process: NodeProcess | None = None
+        self._thread = threading.Thread(target=self._run, name="edgenode", daemon=True)
+
+    def start(self) -> None:
+        """Start the node. It works through the worker from now on."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = run_node(self._options, self._workload, self._begins)
+        except CancelledError:
+            pass  # it was stopped
+        except BaseException as exc:
+            self.error = exc
+        finally:
+            self._worker.end()
+
+    def _begins(self, process: NodeProcess) -> None:
+        self._process = process
+
+    def leave(self) -> None:
+        """Leave after a handoff if the run has a controller, else stop. It ends soon."""
+        if self._process is not None:
+            self._process.leave()
+
+    def stop(self) -> None:
+        """Stop at once, and wait for the end."""
+        deadline = time.monotonic() + _STOP_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            if self._process is not None:
+                self._process.stop()
+            self._thread.join(_STOP_AGAIN_S)
+
+    def join(self) -> None:
+        """Wait for the end of a node that has ended its work."""
+        with suppress(RuntimeError):  # it was never started
+            self._thread.join()

@@ -1,0 +1,128 @@
+"""Passes over a data loader, one after another, with a position that a checkpoint can hold.
+
+A position is the number of the pass, the batches taken from it, and the state of the random generators at its begin and
+now. To return to it:
+
+1. Restore the generators to the begin of the pass, and begin it. It is shuffled as before.
+2. Skip the batches that were taken.
+3. Restore the generators to what they were then. All that the loop draws from here on is as before.
+
+A loader with a state_dict of its own, such as torchdata's, is asked for its position instead of 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, Generic, TypeVar
+
+import structlog
+import torch
+
+from edgenode.errors import CheckpointError, EdgenodeError
+from edgenode.mesh import random_state
+
+log = structlog.get_logger()
+
+B = TypeVar("B")
+
+_LOG_SKIPPED = 100
+
+
+class Passes(Generic[B]):
+    """Endless passes over a loader.
+
+    Attributes:
+        number: of the current pass, from 0.
+        taken: batches taken from it.
+    """
+
+    def __init__(self, loader: Iterable[B]) -> None:
+        self.number = self.taken = 0
+        self.generators = _generators(loader)
+        self._loader = loader
+        self._keeps_its_position = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        self._began: dict[str, Any] | None = None  # the generators at the begin of the pass
+        self._resume: dict[str, Any] | None = None  # the position to begin at
+
+    @property
+    def length(self) -> int | None:
+        """Batches of a pass, where the loader knows it."""
+        try:
+            return len(self._loader) if isinstance(self._loader, Sized) else None
+        except TypeError:  # a DataLoader of an iterable data set
+            return None
+
+    def batches(self) -> Iterator[B]:
+        """The batches from the current position on, without an end.
+
+        Raises:
+            EdgenodeError: a pass is empty.
+        """
+        while True:
+            for batch in self._begin():
+                self.taken += 1
+                yield batch
+            if not self.taken:
+                raise EdgenodeError(_why_empty(self.number))
+            self.number, self.taken = self.number + 1, 0
+
+    def _begin(self) -> Iterator[B]:
+        resume, self._resume = self._resume, None
+        if resume is None:
+            self._began = random_state.capture(self.generators)
+            return iter(self._loader)
+        self._began = resume["began"]
+        random_state.restore(self._began, self.generators)
+        if self._keeps_its_position and self.taken:
+            self._loader.load_state_dict(resume["loader"])  # type: ignore[attr-defined]
+        batches = iter(self._loader)
+        if not self._keeps_its_position:
+            self._skip(batches)
+        if self.taken:
+            random_state.restore(resume["now"], self.generators)
+        return batches
+
+    def _skip(self, batches: Iterator[B]) -> None:
+        if self.taken > _LOG_SKIPPED:
+            log.info("returning to the position in the data", batches=self.taken, epoch=self.number)
+        for skipped in range(self.taken):
+            try:
+                next(batches)
+            except StopIteration:
+                raise CheckpointError(
+                    f"the checkpoint is at batch {self.taken} of a pass, but this loader has only {skipped}: "
+                    "resume with the same data, or start with fresh=True"
+                ) from None
+
+    # --- the position -------------------------------------------------------------------------------
+
+    def position(self) -> dict[str, Any]:
+        """Where the loop is: the batch taken last is done."""
+        if self._resume is not None:
+            return self._resume
+        now = random_state.capture(self.generators)
+        loader = self._loader.state_dict() if self._keeps_its_position and self.taken else None  # type: ignore[attr-defined]
+        began = self._began or now
+        return {"pass": self.number, "taken": self.taken, "began": began, "now": now, "loader": loader}
+
+    def go_to(self, position: dict[str, Any]) -> None:
+        """Begin at a position. A loop that is under way, at its position, goes on."""
+        if self._began is None:
+            self.number, self.taken, self._resume = position["pass"], position["taken"], position
+
+
+def _generators(loader: object) -> list[torch.Generator]:
+    """The generators that belong to a loader."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = (getattr(owner, "generator", None) for owner in owners)
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def _why_empty(number: int) -> str:
+    if number == 0:
+        return "mesh.loop: the loader has no batch"
+    return (
+        "mesh.loop: the second pass over the loader has no batch: the run needs many passes, "
+        "so give it a DataLoader or a list, not a generator"
+    )

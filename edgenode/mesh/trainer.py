@@ -1,0 +1,243 @@
+"""The user's model, optimiser and loop as the trainer of a node.
+
+A round begins with `hand_over`, which loads z into the model. Then the user's loop trains, and `count` notes each of
+its steps. `train` measures what came out. All of it happens in the user's thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from edgenode.core.algorithm.compression import Floats
+from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
+from edgenode.mesh import random_state
+from edgenode.mesh.passes import Passes
+from edgenode.tasks.flat_params import FlatParameters
+from edgenode.tasks.packing import pack, unpack
+from edgenode.tasks.trainer import BUFFER_PREFIX, LocalStep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = structlog.get_logger()
+
+Arrays = dict[str, NDArray[Any]]
+
+_SCHEDULE, _OBJECT, _POSITION, _EXTRA = "schedule", "object", "position", "extra"
+
+
+class Stateful(Protocol):
+    """What a checkpoint keeps: an optimiser, a schedule, a gradient scaler, another model."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+
+
+class MeshTrainer:
+    """The trainer of a node whose loop is the user's.
+
+    Args:
+        passes: the loader of the loop.
+        local_steps: steps of a round.
+        extra: the user's own state, for checkpoints.
+        test: returns what measures the accuracy of the model as it is, or None.
+
+    Attributes:
+        round: the round that the user trains for.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        kept: Sequence[Stateful],
+        passes: Passes[Any],
+        local_steps: int,
+        extra: dict[str, Any],
+        test: Callable[[], Callable[[], float] | None],
+    ) -> None:
+        self._flat = FlatParameters(model)
+        self._kept, self._passes, self._extra, self._test = kept, passes, extra, test
+        self._local_steps = local_steps
+        self._losses: list[float] = []
+        self._steps = 0
+        self.round = 0
+        self.layout, self.size = self._flat.layout, self._flat.size
+        self.rounds_per_epoch = max(1, math.ceil((passes.length or 1) / local_steps))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each trained parameter."""
+        return {name: tuple(parameter.shape) for name, parameter in self._flat.parameters.items()}
+
+    def initial(self) -> Floats:
+        return self._flat.read()
+
+    # --- a round ------------------------------------------------------------------------------------
+
+    def hand_over(self, t: int, z: Floats) -> None:
+        """Begin round t: load z [d] into the model."""
+        self._flat.load(z)
+        self.round, self._steps, self._losses = t, 0, []
+
+    def count(self, loss: Tensor | float | None) -> bool:
+        """Note one step of the user. Return whether it was the last of the round.
+
+        Raises:
+            EdgenodeError: the loss is not one number.
+        """
+        if loss is not None:
+            self._losses.append(_number(loss, "mesh.step: loss"))
+        self._steps += 1
+        return self._steps >= self._local_steps
+
+    def train(self, t: int, z: Floats) -> LocalStep:
+        loss = sum(self._losses) / len(self._losses) if self._losses else None
+        if loss is not None and not math.isfinite(loss):
+            raise EdgenodeError(f"training diverged at round {t}: the loss is {loss}; lower the learning rate")
+        local_update = self._flat.minus(z)
+        if not np.isfinite(local_update).all():
+            raise EdgenodeError(f"training diverged at round {t}: a parameter is NaN or infinite after the step")
+        return LocalStep(local_update, loss)
+
+    # --- evaluation ---------------------------------------------------------------------------------
+
+    def evaluate(self, z: Floats) -> float | None:
+        """What the user's function measures of z [d], in evaluation mode and without gradients.
+
+        It may draw random numbers, which has no effect on the training.
+        """
+        self._flat.load(z)
+        if (test := self._test()) is None:
+            return None
+        with _evaluating(self._flat.model), torch.no_grad(), random_state.preserved(self._passes.generators):
+            return _number(test(), f"mesh.evaluate: what {getattr(test, '__name__', 'the function')} returned")
+
+    def measure_statistics(self, z: Floats) -> None:
+        """The user's batches are unknown here, so the statistics stay those of this node's own models."""
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self._flat.model.modules()):
+            log.warning(
+                "BatchNorm statistics are those from before the final gossip",
+                hint="measure them in the function of mesh.evaluate, or use GroupNorm",
+            )
+
+    def named_tensors(self, z: Floats) -> dict[str, Tensor]:
+        self._flat.load(z)
+        state = self._flat.model.state_dict()
+        return {name: v.detach().cpu().clone() for name, v in state.items() if isinstance(v, Tensor)}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {"model": type(self._flat.model).__qualname__}
+
+    # --- checkpoints --------------------------------------------------------------------------------
+
+    def local_state(self) -> Arrays:
+        arrays: Arrays = {name: _plain(tensor).cpu().numpy().copy() for name, tensor in self._buffers().items()}
+        for name, kept in self._named():
+            arrays |= pack(name, _schedule_state(kept) if isinstance(kept, LRScheduler) else kept.state_dict())
+        return arrays | pack(_POSITION, self._passes.position()) | pack(_EXTRA, self._extra)
+
+    def load_local_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        buffers = self._buffers()
+        theirs = {name for name in state if name.startswith(BUFFER_PREFIX)}
+        if unmatched := sorted(buffers.keys() ^ theirs):
+            raise CheckpointError(f"local state of another model: {unmatched[0]!r} is on one side only")
+        for name, tensor in buffers.items():
+            if state[name].shape != tuple(_plain(tensor).shape):
+                raise CheckpointError(f"{name!r} has shape {state[name].shape}, not {tuple(_plain(tensor).shape)}")
+        for name, tensor in buffers.items():
+            loaded = torch.from_numpy(np.array(state[name]))
+            tensor.copy_(torch.view_as_complex(loaded) if tensor.is_complex() else loaded)
+        for name, kept in self._named():
+            _load(name, kept, unpack(name, state))
+        self._passes.go_to(unpack(_POSITION, state))
+        self._extra.clear()
+        self._extra.update(unpack(_EXTRA, state))
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """The buffers that belong to the state dict. The others are computed from the model."""
+        kept = self._flat.model.state_dict().keys()
+        return {BUFFER_PREFIX + name: tensor for name, tensor in self._flat.buffers().items() if name in kept}
+
+    def _named(self) -> Iterable[tuple[str, Stateful]]:
+        """What is kept, with its name. Schedules come last: they set what the optimisers use."""
+        schedules = [kept for kept in self._kept if isinstance(kept, LRScheduler)]
+        others = [kept for kept in self._kept if not isinstance(kept, LRScheduler)]
+        yield from ((f"{_OBJECT}.{i}", kept) for i, kept in enumerate(others))
+        yield from ((f"{_SCHEDULE}.{i}", kept) for i, kept in enumerate(schedules))
+
+
+def refuse_foreign_optimisers(model: nn.Module, kept: Iterable[object]) -> None:
+    """Refuse an optimiser that updates something else than the model.
+
+    Raises:
+        ConfigError: it does.
+    """
+    own = {id(parameter) for parameter in model.parameters()}
+    for optimizer in (obj for obj in kept if isinstance(obj, torch.optim.Optimizer)):
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            if id(parameter) not in own:
+                raise ConfigError(
+                    f"the {type(optimizer).__name__} updates a tensor of shape {tuple(parameter.shape)} that is not a "
+                    "parameter of the model: create it from model.parameters()"
+                )
+
+
+def _schedule_state(schedule: LRScheduler) -> dict[str, Any]:
+    """A schedule, and what it has set in its optimiser: a newcomer takes over both."""
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in schedule.optimizer.param_groups]
+    return {"schedule": schedule.state_dict(), "groups": groups}
+
+
+def _load(name: str, kept: Stateful, state: Any) -> None:
+    try:
+        if not isinstance(kept, LRScheduler):
+            kept.load_state_dict(state)
+            return
+        if state.keys() != {"schedule", "groups"} or state["schedule"].keys() != kept.state_dict().keys():
+            raise ValueError("it is another schedule")
+        kept.load_state_dict(state["schedule"])
+        for group, theirs in zip(kept.optimizer.param_groups, state["groups"], strict=True):
+            group.update({key: theirs[key] for key in group if key != "params"})
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as exc:
+        raise CheckpointError(f"the state of {type(kept).__name__} ({name}) does not fit: {exc}") from exc
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor in a format that numpy and safetensors have."""
+    if tensor.is_complex():
+        return torch.view_as_real(tensor.detach())
+    if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float64):
+        return tensor.detach().float()
+    return tensor.detach()
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise EdgenodeError(f"{what} has shape {tuple(value.shape)}, but it must be one number, as of loss.mean()")
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError):
+        raise EdgenodeError(f"{what} is {value!r}, but it must be a number") from None
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode in the body. Afterwards every module has the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

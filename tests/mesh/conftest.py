@@ -1,0 +1,47 @@
+"""A node in this process: a small loop of one's own, alone in its run unless a test adds others."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import torch
+from torch import nn
+
+from edgenode import Mesh
+
+MakeMesh = Callable[..., Mesh]
+
+
+@pytest.fixture(autouse=True)
+def restore_global_state() -> Iterator[None]:
+    """A Mesh configures the log of its process, and these tests seed the global generators."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    structlog.reset_defaults()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def make_mesh(tmp_path: Path) -> MakeMesh:
+    """Make a node that is alone in its run. Keys of run.toml go into ``settings``."""
+
+    def make(model: nn.Module, *kept: Any, settings: dict[str, object] | None = None, **arguments: Any) -> Mesh:
+        address = f"127.0.0.1:{free_port()}"
+        run = {"run.nodes": 1, "run.rounds": 12, "run.checkpoint_every": 5, "run.evaluate_every": 4}
+        where = {"name": "n0", "listen": address, "peers": address, "state_dir": tmp_path / "n0", **arguments}
+        return Mesh(model, None, *kept, settings={**run, "algorithm.name": "sp", **(settings or {})}, **where)
+
+    return make

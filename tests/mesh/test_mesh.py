@@ -1,0 +1,427 @@
+"""A training loop of one's own as a node: what it trains, how it resumes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import edgenode
+from edgenode import ConfigError, EdgenodeError, Mesh
+from tests.mesh.conftest import MakeMesh, free_port
+
+DATA = TensorDataset(torch.arange(40.0).view(10, 4) / 40, torch.arange(10) % 3)
+
+
+class Net(nn.Module):
+    """A model with everything that carries state or draws numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.body(x)
+        return out
+
+
+def parts(seed: int = 0) -> tuple[Net, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Seed every generator, and make a model with its optimiser and schedule."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    return model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+
+
+def shuffled() -> DataLoader[Any]:
+    return DataLoader(DATA, batch_size=4, shuffle=True)
+
+
+def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> float:
+    images, labels = batch
+    noise = random.random() + float(np.random.rand())
+    loss = nn.functional.cross_entropy(model(images + noise), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def train(mesh: Mesh, model: nn.Module, optimizer: Any, schedule: Any, fail_at: int = -1) -> list[float]:
+    """Run the loop and return the losses. Raise KeyError in the body at a round."""
+    losses = []
+    for batch in mesh.loop(shuffled()):
+        losses.append(take_step(model, optimizer, batch))
+        schedule.step()
+        if mesh.round == fail_at:
+            raise KeyError("the power fails")
+        mesh.step(loss=losses[-1])
+    return losses
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def living() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "edgenode"]
+
+
+# --- training -------------------------------------------------------------------------------------------
+
+
+def test_alone_a_loop_trains_as_without_a_mesh(make_mesh: MakeMesh) -> None:
+    model, optimizer, schedule = parts()
+    plain = [take_step(model, optimizer, batch) for batch in shuffled()]  # the first pass
+    model, optimizer, schedule = parts()
+    schedule.base_lrs = [0.01]
+    losses = train(make_mesh(model, optimizer, schedule), model, optimizer, schedule)
+    assert len(losses) == 12
+    assert losses[0] == plain[0]
+    assert losses[1] == pytest.approx(plain[1], rel=0.05)  # the plain loop has no schedule
+
+
+def test_nodes_average_what_they_learn(tmp_path: Path) -> None:
+    """Two nodes pull one parameter to 0 and to 1. Both end between."""
+    ports = [free_port(), free_port()]
+    models = [nn.Linear(1, 1, bias=False) for _ in ports]
+    results: dict[int, Any] = {}
+
+    def node(i: int) -> None:
+        model = models[i]
+        nn.init.constant_(model.weight, 0.3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        mesh = Mesh(
+            model, None, optimizer, settings={"run.nodes": 2, "run.rounds": 30, "algorithm.name": "sgp"},
+            name=f"n{i}", listen=f"127.0.0.1:{ports[i]}", peers=[f"127.0.0.1:{ports[1 - i]}"],
+            state_dir=tmp_path / f"n{i}",
+        )  # fmt: skip
+        for target in mesh.loop([float(i)]):
+            loss = (model.weight - target).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            mesh.step(loss=loss)
+        results[i] = mesh.result
+
+    threads = [threading.Thread(target=node, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [0.4 < model.weight.item() < 0.6 for model in models] == [True, True]
+    for i, model in enumerate(models):
+        row = results[i]["nodes"][0]
+        assert (row["rounds"], row["messages"], row["test_accuracy"]) == (30, 30, None)
+        written = load_file(tmp_path / f"n{i}" / "model.safetensors")
+        assert torch.equal(written["weight"], model.weight.detach())
+
+
+def test_the_final_model_is_loaded_and_written(make_mesh: MakeMesh) -> None:
+    model, optimizer, schedule = parts()
+    mesh = make_mesh(model, optimizer, schedule)
+    train(mesh, model, optimizer, schedule)
+    written = load_file(mesh.state_dir / "model.safetensors")
+    assert written.keys() == model.state_dict().keys()
+    assert all(torch.equal(written[name], value) for name, value in model.state_dict().items())
+    assert json.loads((mesh.state_dir / "result.json").read_text()) == json.loads(json.dumps(mesh.result))
+    assert mesh.done
+    assert mesh.round == 11
+
+
+def test_evaluation_sees_the_model_at_rest_and_leaves_no_trace(make_mesh: MakeMesh) -> None:
+    model, optimizer, schedule = parts()
+    expected = train(make_mesh(model, optimizer, schedule), model, optimizer, schedule)
+
+    model, optimizer, schedule = parts()
+    mesh = make_mesh(model, optimizer, schedule, fresh=True)
+    seen = []
+
+    @mesh.evaluate
+    def accuracy() -> float:
+        list(shuffled())
+        random.random()
+        np.random.rand()
+        seen.append((model.training, model.body[2].training, torch.is_grad_enabled(), threading.get_ident()))
+        return 0.25
+
+    assert train(mesh, model, optimizer, schedule) == expected
+    assert seen == [(False, False, False, threading.get_ident())] * 3
+    assert model.training
+    assert mesh.result is not None
+    assert mesh.result["mean_test_accuracy"] == 0.25
+
+
+def test_layers_keep_their_mode_through_an_evaluation(make_mesh: MakeMesh) -> None:
+    model, optimizer, schedule = parts()
+    model.body[1].eval()
+    mesh = make_mesh(model, optimizer, schedule)
+    mesh.evaluate(lambda: 1.0)
+    train(mesh, model, optimizer, schedule)
+    assert (model.training, model.body[1].training, model.body[2].training) == (True, False, True)
+
+
+# --- resuming -------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_loop_equals_an_uninterrupted_one_to_the_bit(make_mesh: MakeMesh, tmp_path: Path) -> None:
+    whole = parts()
+    losses = train(make_mesh(*whole, state_dir=tmp_path / "whole"), *whole)
+
+    first = parts()
+    mesh = make_mesh(*first)
+    mesh.extra["best"] = torch.tensor(0.5)
+    with pytest.raises(KeyError):
+        train(mesh, *first, fail_at=8)
+
+    second = parts(seed=77)  # another model, another state of the generators: all comes from the checkpoint
+    mesh = make_mesh(*second)
+    assert train(mesh, *second) == losses[5:]
+    for name, value in whole[0].state_dict().items():
+        assert torch.equal(second[0].state_dict()[name], value), name
+    assert second[2].state_dict() == whole[2].state_dict()
+    assert mesh.extra == {"best": torch.tensor(0.5)}
+
+
+def test_a_run_that_is_over_has_an_empty_loop(make_mesh: MakeMesh) -> None:
+    first = parts()
+    train(make_mesh(*first), *first)
+    second = parts(seed=5)
+    mesh = make_mesh(*second)
+    assert train(mesh, *second) == []
+    assert mesh.done
+    assert torch.equal(weights(second[0]), weights(first[0]))
+
+
+def test_fresh_starts_over(make_mesh: MakeMesh) -> None:
+    first = parts()
+    train(make_mesh(*first), *first)
+    again = parts()
+    assert len(train(make_mesh(*again, fresh=True), *again)) == 12
+
+
+# --- bad input ------------------------------------------------------------------------------------------
+
+
+def test_step_without_a_loop_is_refused(make_mesh: MakeMesh) -> None:
+    with pytest.raises(EdgenodeError, match=r"mesh.step: there is no loop; iterate over mesh.loop\(loader\)"):
+        make_mesh(Net()).step()
+
+
+def test_step_after_the_end_is_refused(make_mesh: MakeMesh) -> None:
+    model, optimizer, schedule = parts()
+    mesh = make_mesh(model, optimizer, schedule)
+    train(mesh, model, optimizer, schedule)
+    with pytest.raises(EdgenodeError, match="the run is over"):
+        mesh.step()
+    with pytest.raises(EdgenodeError, match="the run of this mesh is over; create another Mesh"):
+        mesh.loop(shuffled())
+    mesh.close()  # nothing is left to close
+
+
+def test_a_second_loop_is_refused(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(Net())
+    mesh.loop(shuffled())
+    with pytest.raises(EdgenodeError, match="has a loop already"):
+        mesh.loop(shuffled())
+
+
+def test_step_in_another_thread_is_refused(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(Net())
+    errors = []
+
+    def step() -> None:
+        try:
+            mesh.step()
+        except EdgenodeError as exc:
+            errors.append(str(exc))
+
+    for _ in mesh.loop(shuffled()):
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+        break
+    assert errors == ["mesh.step: call it in the thread that runs the loop"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        (torch.zeros(3), r"loss has shape \(3,\), but it must be one number, as of loss.mean\(\)"),
+        ("high", "loss is 'high', but it must be a number"),
+        (float("nan"), "training diverged at round 0: the loss is nan"),
+        (torch.tensor(float("inf")), "training diverged at round 0: the loss is inf"),
+    ],
+)
+def test_a_loss_that_is_not_a_number_is_refused(make_mesh: MakeMesh, loss: Any, reason: str) -> None:
+    mesh = make_mesh(Net())
+    with pytest.raises(EdgenodeError, match=reason):
+        for _ in mesh.loop(shuffled()):
+            mesh.step(loss=loss)
+    assert mesh.done
+
+
+def test_parameters_that_become_nan_end_the_node(make_mesh: MakeMesh) -> None:
+    model = Net()
+    mesh = make_mesh(model)
+    with pytest.raises(EdgenodeError, match="a parameter is NaN or infinite after the step"):
+        for _ in mesh.loop(shuffled()):
+            nn.init.constant_(model.body[0].weight, float("nan"))
+            mesh.step()
+
+
+def test_a_pass_without_a_step_is_an_error(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(Net())
+    with pytest.raises(EdgenodeError, match=r"mesh.step\(\) was not called in a whole pass"):
+        for _ in mesh.loop(shuffled()):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("loader", "reason"),
+    [
+        ([], "the loader has no batch"),
+        (iter([DATA[0:4]] * 3), "the second pass over the loader has no batch"),
+    ],
+)
+def test_a_loader_without_batches_is_an_error(make_mesh: MakeMesh, loader: Any, reason: str) -> None:
+    mesh = make_mesh(Net())
+    with pytest.raises(EdgenodeError, match=reason):
+        for _ in mesh.loop(loader):
+            mesh.step()
+
+
+def test_an_optimiser_of_another_model_is_refused(make_mesh: MakeMesh) -> None:
+    optimizer = torch.optim.SGD(Net().parameters())
+    with pytest.raises(ConfigError, match=r"the SGD updates a tensor of shape \(8, 4\) that is not a parameter of the"):
+        make_mesh(Net(), optimizer)
+
+
+def test_a_model_that_cannot_be_averaged_is_refused(make_mesh: MakeMesh) -> None:
+    with pytest.raises(ConfigError, match="the model has no trainable parameter"):
+        make_mesh(nn.ReLU())
+    broken = Net()
+    nn.init.constant_(broken.body[3].bias, float("nan"))
+    with pytest.raises(ConfigError, match=r"parameter body\.3\.bias holds NaN or infinity before the first round"):
+        make_mesh(broken)
+
+
+def test_state_that_needs_pickle_is_refused(make_mesh: MakeMesh) -> None:
+    class Odd:
+        def state_dict(self) -> Any:
+            return {"fn": print}
+
+        def load_state_dict(self, state: Any) -> None:
+            raise AssertionError
+
+    with pytest.raises(ConfigError, match=r"Odd\.fn cannot be kept in a checkpoint"):
+        make_mesh(Net(), Odd())
+
+
+def test_an_evaluation_without_a_number_is_an_error(make_mesh: MakeMesh) -> None:
+    model, optimizer, schedule = parts()
+    mesh = make_mesh(model, optimizer, schedule)
+
+    @mesh.evaluate
+    def accuracy() -> Any:
+        return None
+
+    with pytest.raises(EdgenodeError, match=r"mesh\.evaluate: what accuracy returned is None, but it must be a number"):
+        train(mesh, model, optimizer, schedule)
+
+
+# --- errors and the end ---------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_users_function_surfaces_once(make_mesh: MakeMesh) -> None:
+    model, optimizer, schedule = parts()
+    mesh = make_mesh(model, optimizer, schedule)
+
+    @mesh.evaluate
+    def broken() -> float:
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        train(mesh, model, optimizer, schedule)
+    assert "broken" in [entry.name for entry in caught.traceback]
+    assert mesh.done
+    assert living() == []
+
+
+@pytest.mark.parametrize("end", [KeyError, KeyboardInterrupt, None])
+def test_leaving_the_loop_early_ends_the_node_at_once(make_mesh: MakeMesh, end: type[BaseException] | None) -> None:
+    mesh = make_mesh(Net())
+
+    def run() -> None:
+        for _ in mesh.loop(shuffled()):
+            mesh.step()
+            if end is None:
+                break
+            raise end
+
+    if end is None:
+        run()
+    else:
+        with pytest.raises(end):
+            run()
+    assert mesh.done
+    assert living() == []
+
+
+def test_ctrl_c_while_the_node_waits_ends_it(make_mesh: MakeMesh) -> None:
+    """The other node never comes, so the first call waits."""
+    mesh = make_mesh(Net(), settings={"run.nodes": 2}, peers=f"127.0.0.1:{free_port()}")
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(iter(mesh.loop(shuffled())))
+    assert mesh.done
+    assert living() == []
+
+
+def test_a_missing_peer_is_one_clear_error(make_mesh: MakeMesh) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    mesh = make_mesh(Net(), settings={"run.nodes": 2}, peers=address, wait_s=0.5)
+    with pytest.raises(EdgenodeError, match=address):
+        for _ in mesh.loop(shuffled()):
+            mesh.step()
+    assert living() == []
+
+
+def test_a_context_that_fails_ends_the_node(make_mesh: MakeMesh) -> None:
+    with pytest.raises(KeyError), make_mesh(Net()) as mesh:
+        loop = iter(mesh.loop(shuffled()))
+        next(loop)
+        raise KeyError
+    assert mesh.done
+    assert living() == []
+
+
+def test_close_without_a_controller_stops(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(Net())
+    for _ in mesh.loop(shuffled()):
+        mesh.step()
+        mesh.close()
+    assert mesh.done
+    assert mesh.result is None
+    assert living() == []
+
+
+def test_public_names_are_few_and_lazy() -> None:
+    assert len(edgenode.__all__) < 15
+    assert all(hasattr(edgenode, name) for name in edgenode.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'mash'"):
+        _ = edgenode.mash  # type: ignore[attr-defined]
