@@ -20,6 +20,7 @@ _COMMANDS = {
     "demo": ("edgenode.cli.demo", "Train on this machine, with a controller and four nodes as real processes."),
     "run": ("edgenode.cli.run", "Run one node."),
     "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
+    "launch": ("edgenode.cli.launch", "Run a training script with edgenode.Mesh as several nodes on this machine."),
     "simulate": ("edgenode.cli.simulate", "Run all nodes in one process, with bit-identical results."),
     "experiment": ("edgenode.cli.experiment", "Reproduce a table or a figure of the paper."),
     "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),

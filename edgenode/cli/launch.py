@@ -1,0 +1,210 @@
+"""``edgenode launch``: a controller and the processes of a training script on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from edgenode.cli.options import load_config, overrides, set_option, take_sigterm_as_ctrl_c
+from edgenode.config.schema import SECTIONS, Config
+from edgenode.errors import EdgenodeError, first_cause
+
+_READY = re.compile(r"controller ready .*listen=(\S+)")
+_DEFAULT_CONFIG = Path("run.toml")
+_END_S = 10.0
+_READY_S = 60.0
+_LINE_END = re.compile(rb"[\r\n]+")
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--nodes", type=click.IntRange(1, 64), envvar="EDGENODE_NODES", show_envvar=True,
+              help="Number of processes. [default: run.nodes of run.toml]")  # fmt: skip
+@click.option("--config", "config_path", type=click.Path(path_type=Path), envvar="EDGENODE_CONFIG", show_envvar=True,
+              help="The run.toml that describes the run. [default: run.toml, if this folder has one]")  # fmt: skip
+@set_option
+@click.option("-m", "--module", is_flag=True, help="SCRIPT is the name of a module, as of python -m.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
+              help="Folder for checkpoints and results. A run in it resumes. [default: runs/launch-TIME]")  # fmt: skip
+@click.option("--max-restarts", default=0, show_default=True, type=click.IntRange(0), envvar="EDGENODE_MAX_RESTARTS",
+              show_envvar=True, help="How often a process that fails starts again.")  # fmt: skip
+@click.argument("script")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def launch(
+    nodes: int | None,
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    module: bool,
+    out: Path | None,
+    max_restarts: int,
+    script: str,
+    arguments: tuple[str, ...],
+) -> None:
+    """Run a training script as several nodes on this machine, with a controller.
+
+    Each process has its own name, port and state folder, in the EDGENODE_* variables that edgenode.Mesh reads. Its
+    output is printed with its name. In ARGUMENTS, {index} is the number of the process from 0, {nodes} their number,
+    and {name} its name. If a process fails, the others are ended. Ctrl-C ends all.
+
+    \b
+    Examples:
+      edgenode launch --nodes 4 train.py
+      edgenode launch --nodes 4 train.py -- --data parts/{index}
+      edgenode launch --nodes 4 --set run.rounds=500 -m mypackage.train
+      edgenode launch --out runs/mine train.py           the same command resumes after a stop
+    """
+    settings = (*settings, *((f"run.nodes={nodes}",) if nodes else ()))
+    if config_path is None and _DEFAULT_CONFIG.is_file():
+        config_path = _DEFAULT_CONFIG
+    config = load_config(config_path, settings)
+    out = (out or Path("runs") / time.strftime("launch-%Y%m%d-%H%M%S")).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    if not module and not Path(script).is_file():
+        raise click.UsageError(f"{script} is not a file; a module needs -m")
+    program = [sys.executable, *(["-m"] if module else []), script]
+    arguments = arguments[1:] if arguments[:1] == ("--",) else arguments
+    fleet = Fleet(config, out, program, arguments, _environ(config_path, settings), max_restarts)
+    take_sigterm_as_ctrl_c()
+    try:
+        asyncio.run(fleet.run())
+    except BaseExceptionGroup as exc:
+        raise first_cause(exc) from exc
+    finally:
+        click.echo(f"edgenode: checkpoints, models and results are in {out}", err=True)
+
+
+@dataclass
+class Fleet:
+    """The processes of a launch.
+
+    Args:
+        program: the command of a node, without its arguments.
+        arguments: with placeholders.
+        environ: of every process.
+    """
+
+    config: Config
+    out: Path
+    program: list[str]
+    arguments: tuple[str, ...]
+    environ: Mapping[str, str]
+    max_restarts: int
+    _processes: dict[str, Process] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Start all, and wait for the end of the nodes.
+
+        Raises:
+            EdgenodeError: a process failed. The others are ended.
+        """
+        address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.TaskGroup() as group:
+                controller = group.create_task(self._control(address), name="controller")
+                target = await asyncio.wait_for(address, _READY_S)
+                click.echo(f"edgenode: follow this run with: edgenode watch --controller {target}", err=True)
+                async with asyncio.TaskGroup() as nodes:
+                    for index in range(self.config.run.nodes):
+                        nodes.create_task(self._node(index, target), name=f"node {index}")
+                await asyncio.wait([controller], timeout=_END_S)
+                controller.cancel()
+        finally:
+            await asyncio.shield(self._end_all())
+
+    async def _control(self, address: asyncio.Future[str]) -> None:
+        def find(line: str) -> None:
+            if (found := _READY.search(line)) and not address.done():
+                address.set_result(found[1])
+
+        command = [
+            sys.executable, "-m", "edgenode", "controller", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
+            "--state-dir", str(self.out / "controller"),
+        ]  # fmt: skip
+        code = await self._run("controller", command, {}, find)
+        if code:
+            raise EdgenodeError(f"the controller ended with exit code {code}; its last lines are above")
+
+    async def _node(self, index: int, controller: str) -> None:
+        count = self.config.run.nodes
+        name = f"node-{index:0{len(str(count - 1))}d}"
+        environ = {
+            "EDGENODE_NAME": name,
+            "EDGENODE_CONTROLLER": controller,
+            "EDGENODE_LISTEN": "127.0.0.1:0",
+            "EDGENODE_STATE_DIR": str(self.out / name),
+        }
+        places = {"{index}": str(index), "{nodes}": str(count), "{name}": name}
+        command = [*self.program, *(_filled(argument, places) for argument in self.arguments)]
+        for left in range(self.max_restarts, -1, -1):
+            code = await self._run(name, command, environ)
+            if not code:
+                return
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            if not left:
+                raise EdgenodeError(f"{name} {how}; its last lines are above")
+            click.echo(f"edgenode: {name} {how}, and starts again", err=True)
+
+    async def _run(
+        self, name: str, command: list[str], environ: Mapping[str, str], see: Callable[[str], None] = lambda _: None
+    ) -> int:
+        """Run a process to its end. Print its lines with its name. Return its exit code."""
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env={**self.environ, **environ}, start_new_session=True
+        )
+        self._processes[name] = process
+        assert process.stdout is not None
+        rest = b""
+        while chunk := await process.stdout.read(65536):
+            *lines, rest = _LINE_END.split(rest + chunk)
+            for line in lines:
+                self._show(name, line, see)
+        if rest:
+            self._show(name, rest, see)
+        return await process.wait()
+
+    def _show(self, name: str, line: bytes, see: Callable[[str], None]) -> None:
+        text = line.decode(errors="replace")
+        click.echo(f"{name} | {text}")
+        see(text)
+
+    async def _end_all(self) -> None:
+        """Interrupt what still runs, and kill it if that does not help."""
+        alive = [process for process in self._processes.values() if process.returncode is None]
+        for process in alive:
+            process.send_signal(signal.SIGINT)
+        if alive:
+            await asyncio.wait([asyncio.ensure_future(process.wait()) for process in alive], timeout=_END_S)
+        for process in alive:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def _environ(config_path: Path | None, settings: tuple[str, ...]) -> dict[str, str]:
+    """The environment of every process: this one's, with the run that the command line describes.
+
+    A script that names its run.toml gets the same run: variables override the file.
+    """
+    run = tuple(f"EDGENODE_{section.upper()}_" for section in SECTIONS)
+    ours = (*run, "EDGENODE_LOG_FORMAT", "EDGENODE_VERBOSE")
+    environ = {k: v for k, v in os.environ.items() if k.startswith(ours) or not k.startswith("EDGENODE_")}
+    if config_path is not None:
+        environ["EDGENODE_CONFIG"] = str(config_path.resolve())
+    for key, value in overrides(settings).items():
+        environ[f"EDGENODE_{key.upper().replace('.', '_')}"] = value
+    return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environ}
+
+
+def _filled(argument: str, places: Mapping[str, str]) -> str:
+    for place, value in places.items():
+        argument = argument.replace(place, value)
+    return argument
