@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from edgenode.core.algorithm.compression import Floats
-from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
+from edgenode.errors import CheckpointError, ConfigError, Diverged, EdgenodeError
 from edgenode.mesh import random_state
 from edgenode.mesh.passes import Passes
 from edgenode.tasks.flat_params import FlatParameters
@@ -103,10 +103,10 @@ class MeshTrainer:
     def train(self, t: int, z: Floats) -> LocalStep:
         loss = sum(self._losses) / len(self._losses) if self._losses else None
         if loss is not None and not math.isfinite(loss):
-            raise EdgenodeError(f"training diverged at round {t}: the loss is {loss}; lower the learning rate")
+            raise Diverged(f"the loss is {loss}")
         local_update = self._flat.minus(z)
         if not np.isfinite(local_update).all():
-            raise EdgenodeError(f"training diverged at round {t}: a parameter is NaN or infinite after the step")
+            raise Diverged("a parameter is NaN or infinite")
         return LocalStep(local_update, loss)
 
     # --- evaluation ---------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.protocol.events import Train, Trained
+from edgenode.core.protocol.orders import Abort
 from edgenode.errors import EdgenodeError
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class UserThread:
         done: Future[T] = Future()
         return await self._submit(_Item(work, args, done), done)
 
-    async def train(self, step: Callable[[Train], Trained], action: Train) -> Trained:
+    async def train(self, step: Callable[[Train], Trained | Abort], action: Train) -> Trained | Abort:
         done: Future[None] = Future()
         await self._submit(_Item(self._hand_over, (action.round, action.z), done, gives_turn=True), done)
         return await self(step, action)

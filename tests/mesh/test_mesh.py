@@ -262,8 +262,8 @@ def test_step_in_another_thread_is_refused(make_mesh: MakeMesh) -> None:
     [
         (torch.zeros(3), r"loss has shape \(3,\), but it must be one number, as of loss.mean\(\)"),
         ("high", "loss is 'high', but it must be a number"),
-        (float("nan"), "training diverged at round 0: the loss is nan"),
-        (torch.tensor(float("inf")), "training diverged at round 0: the loss is inf"),
+        (float("nan"), "training diverged at n0 in round 0: the loss is nan"),
+        (torch.tensor(float("inf")), "training diverged at n0 in round 0: the loss is inf"),
     ],
 )
 def test_a_loss_that_is_not_a_number_is_refused(make_mesh: MakeMesh, loss: Any, reason: str) -> None:
@@ -277,7 +277,7 @@ def test_a_loss_that_is_not_a_number_is_refused(make_mesh: MakeMesh, loss: Any, 
 def test_parameters_that_become_nan_end_the_node(make_mesh: MakeMesh) -> None:
     model = Net()
     mesh = make_mesh(model)
-    with pytest.raises(EdgenodeError, match="a parameter is NaN or infinite after the step"):
+    with pytest.raises(EdgenodeError, match="training diverged at n0 in round 0: a parameter is NaN or infinite"):
         for _ in mesh.loop(shuffled()):
             nn.init.constant_(model.body[0].weight, float("nan"))
             mesh.step()
