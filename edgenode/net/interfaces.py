@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address
 from pathlib import Path
 
 import ifaddr
@@ -34,8 +34,13 @@ def interfaces_for(listen_host: str) -> tuple[str, ...]:
 
 def network_addresses() -> tuple[str, ...]:
     """The IPv4 addresses of all interfaces that are up, except loopback, in the system's order."""
+    return tuple(str(interface.ip) for interface in network_interfaces())
+
+
+def network_interfaces() -> tuple[IPv4Interface, ...]:
+    """``network_addresses``, with the network of each."""
     return tuple(
-        ip.ip
+        IPv4Interface((ip.ip, ip.network_prefix))
         for adapter in ifaddr.get_adapters()
         if _is_up(adapter.name)
         for ip in adapter.ips

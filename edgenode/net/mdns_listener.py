@@ -19,7 +19,7 @@ from zeroconf import (
     current_time_millis,
 )
 
-from edgenode.net.interfaces import network_addresses
+from edgenode.net.interfaces import network_interfaces
 from edgenode.net.mdns_service import KINDS, Kind, Service, service_from_info
 
 _DNS_SRV = 33  # the record type of which every description of a service has exactly one
@@ -35,7 +35,7 @@ class MdnsListener(RecordUpdateListener):
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
-        self._own_addresses = network_addresses()
+        self._own = network_interfaces()
         self._services: dict[str, Service] = {}  # by DNS instance name, in lower case
         self._received_ms: dict[str, float] = {}
 
@@ -64,7 +64,7 @@ class MdnsListener(RecordUpdateListener):
                 # With the host named like the instance, as in every announcement, the order of records is irrelevant.
                 info = ServiceInfo(service_type, name, server=name)
                 info.async_update_records(zc, now, records)
-                if service := service_from_info(info, self._own_addresses):
+                if service := service_from_info(info, self._own):
                     self._update(name.lower(), service, now)
 
     def state_changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address
 from typing import Literal
 
 from zeroconf import ServiceInfo
@@ -52,10 +53,14 @@ def service_to_info(service: Service, addresses: Sequence[str]) -> ServiceInfo:
     return ServiceInfo(service_type, name, service.port, properties=text, server=name, parsed_addresses=list(addresses))
 
 
-def service_from_info(info: ServiceInfo, own_addresses: Sequence[str]) -> Service | None:
+def service_from_info(info: ServiceInfo, own: Sequence[IPv4Interface]) -> Service | None:
     """A service from outside. None if its description is incomplete or invalid.
 
-    Addresses that this machine has too come last: every Docker host has its own 172.17.0.1.
+    Addresses in a network of this machine come first, because others need not be reachable. Addresses that this machine
+    has too come last: every Docker host has its own 172.17.0.1.
+
+    Args:
+        own: the addresses and networks of this machine.
     """
     text = info.decoded_properties
     addresses, cluster, name = info.parsed_addresses(), text.get("cluster") or "", text.get("node") or ""
@@ -64,8 +69,14 @@ def service_from_info(info: ServiceInfo, own_addresses: Sequence[str]) -> Servic
         return None
     if not (protocol.isascii() and protocol.isdigit()):
         return None
-    addresses.sort(key=lambda address: (address in own_addresses, address))
+    addresses.sort(key=lambda address: (_distance(ip_address(address), own), address))
     return Service(KINDS[info.type], cluster, name, tuple(addresses), info.port, int(protocol[:9]))
+
+
+def _distance(address: IPv4Address | IPv6Address, own: Sequence[IPv4Interface]) -> int:
+    if any(address == interface.ip for interface in own):
+        return 2
+    return 0 if any(address in interface.network for interface in own) else 1
 
 
 def instance_label(cluster: str, name: str) -> str:

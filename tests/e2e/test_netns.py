@@ -20,6 +20,9 @@ _WHY_NOT = netns.unavailable()
 def test_nodes_on_other_hosts_are_found_and_train(fleet: Fleet) -> None:
     fleet.configure({"run.rounds": 20_000, "topology.graphs": ["a"]})
     with netns.Bridge(6) as bridge:
+        # As on a board with Docker. No other host can reach this address, and it sorts first.
+        docker = "ip link add docker0 type bridge; ip address add 10.1.0.1/16 dev docker0; ip link set docker0 up"
+        assert bridge.spawn(4, ["sh", "-ec", docker]).wait() == 0
         controller = fleet.controller("--http", "0.0.0.0:8080", listen=None, spawn=partial(bridge.spawn, 4))
         nodes = [fleet.node(f"node-{i}", listen=None, spawn=partial(bridge.spawn, i)) for i in range(4)]
         nodes[0].logs("epoch done")

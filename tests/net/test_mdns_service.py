@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Interface
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,16 @@ def test_service_survives_its_form_in_dns(service: Service) -> None:
 def test_addresses_that_this_machine_has_too_come_last() -> None:
     service = Service("node", "lab", "n0", ("10.0.0.2", "172.17.0.1"), 7001, 1)
     info = service_to_info(service, ["172.17.0.1", "10.0.0.2"])
-    assert service_from_info(info, ("10.0.0.2",)) == Service("node", "lab", "n0", ("172.17.0.1", "10.0.0.2"), 7001, 1)
+    own = (IPv4Interface("10.0.0.2/32"),)
+    assert service_from_info(info, own) == Service("node", "lab", "n0", ("172.17.0.1", "10.0.0.2"), 7001, 1)
+
+
+def test_addresses_in_a_network_of_this_machine_come_first() -> None:
+    """A board with Docker has 172.17.0.1, which a board without Docker cannot reach."""
+    service = Service("node", "lab", "n0", ("172.17.0.1", "192.168.1.5", "fe80::1"), 7001, 1)
+    found = service_from_info(service_to_info(service, service.addresses), (IPv4Interface("192.168.1.7/24"),))
+    assert found is not None
+    assert found.addresses == ("192.168.1.5", "172.17.0.1", "fe80::1")
 
 
 @pytest.mark.parametrize(
