@@ -130,14 +130,14 @@ def _nodes_table(last: dict[str, dict[str, Any]]) -> Table:
         table.add_column(heading, justify="left" if heading == "node" else "right")
     for node, sample in sorted(last.items()):
         table.add_row(
-            Text(node), str(sample["round"]), _figure(sample["accuracy"], ".1%"), _figure(sample["loss"], ".3f"),
-            _figure(sample["u"], ".3f"), size(sample["payload_bytes"]), size(sample["dense_bytes"]),
-            size(sample["received_bytes"]),
+            Text(node), _figure(sample["round"], "d"), _figure(sample["accuracy"], ".1%"),
+            _figure(sample["loss"], ".3f"), _figure(sample["u"], ".3f"),
+            size(sample["payload_bytes"]), size(sample["dense_bytes"]), size(sample["received_bytes"]),
         )  # fmt: skip
     if len(last) > 1:
         sums = (size(sum(node[key] for node in last.values())) for key in _SUMMED)
         table.add_section()
-        table.add_row("all nodes", "", "", "", "", *sums)
+        table.add_row("all", "", "", "", "", *sums)
     return table
 
 

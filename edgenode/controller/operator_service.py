@@ -159,7 +159,7 @@ class OperatorService:
         if cluster.plan is None:
             return f"{connected} of {connected + cluster.missing()} nodes are connected"
         reports = [member.status for member in self._nodes.members(cluster.plan)]
-        parts = [f"round {min((r.round for r in reports), default=0)}", f"nodes: {len(cluster.plan.latest.names)}"]
+        parts = [f"round {self._nodes.progress.reached}", f"nodes: {len(cluster.plan.latest.names)}"]
         if known := [r.accuracy for r in reports if r.accuracy is not None]:
             parts.append(f"accuracy {sum(known) / len(known):.1%}")
         slow = {node for node, s in self._failure_detector.straggling.items() if s.straggling_s}

@@ -17,6 +17,7 @@ from edgenode.core.protocol.status import COUNTERS, NodeStatus
 
 _POINTS = 60  # of the measured pace
 _APART_S = 1.0
+_MOST_NODES = 4096  # a run has fewer, whatever names its nodes use
 
 
 @dataclass
@@ -40,6 +41,8 @@ class NodeCounts:
 
     def add(self, node: str, process: str, status: NodeStatus) -> NodeStatus:
         """The report of a process, with the counts of its node."""
+        if node not in self._nodes and len(self._nodes) >= _MOST_NODES:
+            return status
         counts = self._nodes.setdefault(node, _Counts(process))
         for counter in COUNTERS:
             reported, total = getattr(status, counter), counts.total[counter]

@@ -239,6 +239,8 @@ class Recorder:
 
 
 def _figure(node: NodeView, column: str) -> float | None:
+    if not node.status.reported and column not in COUNTERS:
+        return None
     figure: float | None = node.holds_up_s if column == "holds_up_s" else getattr(node.status, column)
     return round(figure, 6) if isinstance(figure, float) else figure
 

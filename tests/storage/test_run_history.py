@@ -141,6 +141,16 @@ def test_last_figures_are_the_last_known_ones(tmp_path: Path) -> None:
     assert (last["round"], last["accuracy"], last["loss"]) == (7, 0.02, 0.5)
 
 
+def test_node_that_has_not_reported_has_no_figures_but_its_counts(tmp_path: Path) -> None:
+    recorder = Recorder(RunHistory(tmp_path), ABOUT)
+    record(recorder, 3)
+    silent = NodeView("n1", status=NodeStatus(payload_bytes=700))  # after a restart of the controller
+    recorder.note(replace(a_status(9), nodes=(silent,)), now=recorder._began + 1e9)
+    last = RunHistory(tmp_path).last(recorder.run)["n1"]
+    assert (last["round"], last["u"], last["payload_bytes"]) == (4, 0.0, 700)
+    assert RunHistory(tmp_path).samples(recorder.run)[-1]["round"] is None
+
+
 def test_replayed_rounds_replace_the_lost_ones(tmp_path: Path) -> None:
     recorder = Recorder(RunHistory(tmp_path), ABOUT)
     record(recorder, 9)
