@@ -18,6 +18,7 @@ from edgenode.core.algorithm.compression import Compressor, as_float32, keep_non
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec, parse_edges
+from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec
 from edgenode.errors import ConfigError, GraphError
@@ -176,7 +177,7 @@ def run_spec(config: Config) -> RunSpec:
 
 
 def agreed_plan(
-    config: Config, saved: Mapping[str, tuple[frozenset[int], Plan | None]], rounds_per_epoch: int
+    config: Config, saved: Mapping[str, tuple[frozenset[int], Plan | None]], epoch: Epoch
 ) -> tuple[Plan, int]:
     """The plan of a run without a controller, and its first round. All nodes derive the same from the same answers.
 
@@ -190,7 +191,7 @@ def agreed_plan(
     members = [Member(name) for name in saved]
     offers = {name: (rounds, plan) for name, (rounds, plan) in saved.items() if plan is not None}
     if not offers:
-        return create_plan(config.run.cluster, members, schedule(config, rounds_per_epoch)), 0
+        return create_plan(config.run.cluster, members, schedule(config, epoch.rounds), epoch), 0
     if absent := sorted(set(saved) - set(offers)):
         raise ConfigError(
             f"cannot resume: no checkpoint on {', '.join(absent)}, but on {', '.join(sorted(offers))}; "
@@ -226,8 +227,8 @@ def task_settings(config: Config) -> TaskSettings:
     )
 
 
-def prepare_task(config: Config) -> int:
-    """Set torch's threads, load the data, and return how many rounds an epoch has with an even share of it.
+def prepare_task(config: Config) -> DataSize:
+    """Set torch's threads, load the data, and return how much an even share of it is.
 
     Raises:
         ConfigError: the data set or model does not exist, its classes are not those of the run, or there are more nodes
@@ -236,7 +237,6 @@ def prepare_task(config: Config) -> int:
     import torch
 
     from edgenode.tasks import datasets, models
-    from edgenode.tasks.trainer import rounds_per_epoch
 
     torch.set_num_threads(threads(config))
     models.refuse_unknown(config.task.model)  # before the node waits for the others
@@ -249,7 +249,7 @@ def prepare_task(config: Config) -> int:
             f"run.nodes = {config.run.nodes}, but {settings.dataset} has only {samples} training samples: "
             "every node needs one"
         )
-    return rounds_per_epoch(settings, config.run.nodes)
+    return DataSize(-(-samples // config.run.nodes), settings.train.batch_size)
 
 
 def trainer(config: Config, name: str, initial_members: Sequence[str]) -> Trainer:

@@ -126,7 +126,7 @@ class OperatorService:
             missing=cluster.missing(),
             leadership=cluster.leadership,
             nodes=nodes,
-            rounds_per_epoch=cluster.rounds_per_epoch,
+            rounds_per_epoch=cluster.epoch.rounds,
             unix_time_s=time.time(),
             paused=cluster.paused,
             evicting=tuple(sorted(cluster.evicting())),

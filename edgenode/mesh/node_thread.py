@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.mesh.trainer import MeshTrainer
 from edgenode.mesh.worker import UserThread
 from edgenode.node.background import Worker
@@ -33,10 +34,11 @@ class MeshWorkload:
     def identity(self) -> Mapping[str, str]:
         return {f"parameter {name}": "x".join(map(str, shape)) for name, shape in self._trainer.shapes.items()}
 
-    def prepare(self) -> int:
-        return self._trainer.rounds_per_epoch
+    def prepare(self) -> DataSize:
+        return self._trainer.data_size
 
-    def trainer(self, name: str, initial_members: Sequence[str]) -> Trainer:
+    def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:
+        self._trainer.rounds_per_epoch = epoch.rounds
         return self._trainer
 
     def worker(self) -> Worker:

@@ -13,6 +13,7 @@ A loader with a state_dict of its own, such as torchdata's, is asked for its pos
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -45,12 +46,15 @@ class Passes(Generic[B]):
         self._resume: dict[str, Any] | None = None  # the position to begin at
 
     @property
-    def length(self) -> int | None:
-        """Batches of a pass, where the loader knows it."""
-        try:
-            return len(self._loader) if isinstance(self._loader, Sized) else None
-        except TypeError:  # a DataLoader of an iterable data set
-            return None
+    def size(self) -> tuple[int, int]:
+        """The samples of a pass and of a batch. A loader without a batch size counts batches instead of samples."""
+        data, of_a_batch = getattr(self._loader, "dataset", None), getattr(self._loader, "batch_size", None)
+        with suppress(TypeError):  # of an iterable data set
+            if isinstance(data, Sized) and isinstance(of_a_batch, int):
+                return len(data), of_a_batch
+            if isinstance(self._loader, Sized):
+                return len(self._loader), 1
+        return 1, 1
 
     def batches(self) -> Iterator[B]:
         """The batches from the current position on, without an end.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from edgenode.core.algorithm.compression import Floats
+from edgenode.core.topology.period import DataSize
 from edgenode.errors import CheckpointError, ConfigError, Diverged, EdgenodeError
 from edgenode.mesh import random_state
 from edgenode.mesh.passes import Passes
@@ -54,6 +55,7 @@ class MeshTrainer:
 
     Attributes:
         round: the round that the user trains for.
+        rounds_per_epoch: of the run.
     """
 
     def __init__(
@@ -72,7 +74,13 @@ class MeshTrainer:
         self._steps = 0
         self.round = 0
         self.layout, self.size = self._flat.layout, self._flat.size
-        self.rounds_per_epoch = max(1, math.ceil((passes.length or 1) / local_steps))
+        self.rounds_per_epoch = 1  # until the run begins
+
+    @property
+    def data_size(self) -> DataSize:
+        """The samples of the loader, or its batches, where it knows them."""
+        samples, of_a_batch = self._passes.size
+        return DataSize(samples, of_a_batch * self._local_steps)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -26,12 +26,15 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.status import NodeStatus
+from edgenode.core.topology.period import DataSize
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import control_pb2
 from edgenode.net.status_wire import node_status_to_wire
 from edgenode.net.wire import (
     Identity,
     begun_rounds_from_wire,
+    data_size_from_wire,
+    data_size_to_wire,
     leadership_from_wire,
     leadership_to_wire,
     name_from_wire,
@@ -118,7 +121,7 @@ def join_to_wire(identity: Identity, join: Join) -> control_pb2.AttendRequest:
         join=control_pb2.Join(
             identity=identity.to_wire(),
             address=join.address,
-            rounds_per_epoch=join.rounds_per_epoch,
+            data=data_size_to_wire(join.data),
             saved=saved_to_wire(join.saved, join.plan),
             running=join.running,
             fenced=sorted(join.fenced),
@@ -137,7 +140,7 @@ def join_from_wire(wire: control_pb2.Join) -> Join:
     return Join(
         address=wire.address,
         run_digest=wire.identity.run_digest,
-        rounds_per_epoch=max(1, wire.rounds_per_epoch),
+        data=data_size_from_wire(wire.data) if wire.HasField("data") else DataSize(0, 1),
         saved=saved,
         plan=plan,
         running=wire.running,

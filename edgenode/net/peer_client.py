@@ -19,11 +19,12 @@ import structlog
 from edgenode.core.protocol.events import Answered
 from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.topology.period import DataSize
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.retry import Backoff, Outage, retry, stay_connected
 from edgenode.net.rpc import broken, channel, side_by_side, translated
-from edgenode.net.wire import Identity, ack_from_wire, push_frames, saved_from_wire
+from edgenode.net.wire import Identity, ack_from_wire, data_size_from_wire, push_frames, saved_from_wire
 from edgenode.security.subject import Subject, role_dns_name
 
 log = structlog.get_logger()
@@ -204,10 +205,18 @@ class Peers:
             task.cancel()
 
 
-async def meet(
-    target: str, identity: Identity, waiting: Callable[[str, str], None], timeout_s: float
-) -> tuple[Identity, frozenset[int], Plan | None]:
-    """Ask a fixed peer for its identity and its checkpoints, until it answers.
+@dataclass(frozen=True)
+class Met:
+    """What a fixed peer answers: which process it is, what it can resume from, and how much data it has."""
+
+    identity: Identity
+    saved: frozenset[int]
+    plan: Plan | None
+    data: DataSize
+
+
+async def meet(target: str, identity: Identity, waiting: Callable[[str, str], None], timeout_s: float) -> Met:
+    """Ask a fixed peer what it brings to the run, until it answers and its data is loaded.
 
     Args:
         waiting: takes (target, reason), after one second without an answer and then every ten.
@@ -217,12 +226,15 @@ async def meet(
         TransportError: it did not answer in time.
     """
 
-    async def attempt() -> tuple[Identity, frozenset[int], Plan | None]:
+    async def attempt() -> Met:
         try:
             reply = await _met(target, identity, _MEET_S)
         except grpc.aio.AioRpcError as exc:
             raise TransportError(exc.details() or exc.code().name) from exc
-        return identity.check(reply.identity, target), *saved_from_wire(reply.saved)
+        theirs = identity.check(reply.identity, target)
+        if not reply.HasField("data"):
+            raise TransportError("it is loading its data")
+        return Met(theirs, *saved_from_wire(reply.saved), data_size_from_wire(reply.data))
 
     outage = Outage(lambda since_s, why: waiting(target, why), _FIRST_LOG_S)
     try:

@@ -19,11 +19,20 @@ import structlog
 from edgenode.core.protocol.messages import Ack, Message
 from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, DigestMismatch, EdgenodeError, RemoteProtocolError, first_cause
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import reject
 from edgenode.net.tls import require_name
-from edgenode.net.wire import CHUNK_BYTES, Assembler, Identity, ack_to_wire, reason_from_wire, saved_to_wire
+from edgenode.net.wire import (
+    CHUNK_BYTES,
+    Assembler,
+    Identity,
+    ack_to_wire,
+    data_size_to_wire,
+    reason_from_wire,
+    saved_to_wire,
+)
 
 log = structlog.get_logger()
 
@@ -39,10 +48,12 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
 
     Attributes:
         identity: of this node. It has no plan digest until the plan is known.
+        data: how much data this node has. Fixed peers ask again until it is known.
     """
 
     def __init__(self, identity: Identity, saved: tuple[frozenset[int], Plan | None]) -> None:
         self.identity = identity
+        self.data: DataSize | None = None
         self._saved = saved
         self._is_open = asyncio.Event()
         self._deliver: Callable[[Message], None]
@@ -102,12 +113,13 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         return await self._aborts.get()
 
     async def Meet(self, request: peer_pb2.MeetRequest, context: grpc.aio.ServicerContext) -> peer_pb2.MeetResponse:
-        """Answer with this node's identity and checkpoints, and check the peer's identity."""
+        """Answer with this node's identity, checkpoints and data size, and check the peer's identity."""
         try:
             theirs = self.identity.check(request.identity, context.peer())
             require_name(context, theirs.node)
-            self._known_to.add(theirs.node)
-            self._met.set()
+            if self.data is not None:
+                self._known_to.add(theirs.node)
+                self._met.set()
             if theirs.node == self.identity.node and theirs.process != self.identity.process:
                 self._mismatches.put_nowait(name_conflict(theirs.node, context.peer()))
             if request.abort and not self._aborts.full():
@@ -118,7 +130,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
                 self._mismatches.put_nowait(exc)
         except RemoteProtocolError as exc:
             await reject(context, exc)
-        return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved_to_wire(*self._saved))
+        data = None if self.data is None else data_size_to_wire(self.data)
+        return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved_to_wire(*self._saved), data=data)
 
     async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:
         """Stream the model to a newcomer of this run."""

@@ -16,6 +16,7 @@ from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import DataSize
 from edgenode.errors import DigestMismatch, RemoteProtocolError
 from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2
 from edgenode.net.tls import INSECURE, Security
@@ -23,6 +24,7 @@ from edgenode.net.tls import INSECURE, Security
 PROTOCOL = 2
 CHUNK_BYTES = 256 * 1024
 _MAX_REASON = 1000
+_MOST_SAMPLES = 1 << 40
 _MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
 
 _TO_WIRE = {
@@ -140,6 +142,22 @@ def leadership_to_wire(leadership: Leadership) -> control_pb2.Leadership:
 def leadership_from_wire(wire: control_pb2.Leadership) -> Leadership:
     """A start of a controller, from outside."""
     return Leadership(wire.term, wire.nonce, wire.address)
+
+
+def data_size_to_wire(size: DataSize) -> common_pb2.DataSize:
+    """How much data a node has."""
+    return common_pb2.DataSize(samples=size.samples, samples_per_round=size.samples_per_round)
+
+
+def data_size_from_wire(wire: common_pb2.DataSize) -> DataSize:
+    """How much data a node has, from outside.
+
+    Raises:
+        RemoteProtocolError: a number is absurd. All nodes would use graphs and learning rates that follow from it.
+    """
+    if not (wire.samples <= _MOST_SAMPLES and 1 <= wire.samples_per_round <= _MOST_SAMPLES):
+        raise RemoteProtocolError(f"{wire.samples} samples, of which a round uses {wire.samples_per_round}")
+    return DataSize(wire.samples, wire.samples_per_round)
 
 
 def records_to_wire(records: Iterable[Record]) -> list[bytes]:

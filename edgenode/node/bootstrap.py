@@ -41,6 +41,7 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.errors import ConfigError, Diverged, TransportError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.discovery import Discovery
@@ -72,13 +73,13 @@ class LocalNode:
 
     Attributes:
         saved: the rounds of its intact checkpoints, and the plan of the newest.
-        rounds_per_epoch: of its local data.
+        data: how much it has.
         port: where its peers reach it.
     """
 
     identity: Identity
     saved: tuple[frozenset[int], Plan | None]
-    rounds_per_epoch: int
+    data: DataSize
     port: int
 
 
@@ -177,7 +178,7 @@ class ControllerBootstrap:
         return Join(
             address=join_address(host, self._local.port),
             run_digest=self._local.identity.run_digest,
-            rounds_per_epoch=self._local.rounds_per_epoch,
+            data=self._local.data,
             saved=rounds,
             plan=plan if snapshot is None else snapshot.plan,
             running=snapshot is not None,
@@ -273,6 +274,7 @@ async def agree_with_peers(
         show_wait(f"waiting for the peer at {target}: {why}")
         log.info("waiting for a peer", peer=target, why=why)
 
+    server.data = local.data
     calls = [meet(target, local.identity, waiting, options.wait_s) for target in options.peers]
     async with (
         in_background(server.first_mismatch(), "mismatches"),
@@ -280,10 +282,11 @@ async def agree_with_peers(
         asyncio.TaskGroup() as group,
     ):
         tasks = [group.create_task(call, name="meet") for call in calls]
-    saved, addresses = {options.name: local.saved}, dict[str, str]()
+    saved, data, addresses = {options.name: local.saved}, [local.data], dict[str, str]()
     processes = {options.name: local.identity.process}
     for target, task in zip(options.peers, tasks, strict=True):
-        identity, rounds, plan = task.result()
+        met = task.result()
+        identity = met.identity
         if processes.setdefault(identity.node, identity.process) != identity.process:
             if identity.node == options.name:
                 raise name_conflict(identity.node, target)
@@ -292,10 +295,11 @@ async def agree_with_peers(
                 "give one of the two another --name"
             )
         if identity.node not in saved:
-            addresses[identity.node], saved[identity.node] = target, (rounds, plan)
+            addresses[identity.node], saved[identity.node] = target, (met.saved, met.plan)
+            data.append(met.data)
     if len(saved) != options.config.run.nodes:
         raise ConfigError(
             f"run.nodes = {options.config.run.nodes}, but this node and its --peers are {len(saved)}: "
             f"{', '.join(sorted(saved))}; on every node, list the addresses of all nodes, or of all others"
         )
-    return StartPoint(*factory.agreed_plan(options.config, saved, local.rounds_per_epoch)), addresses
+    return StartPoint(*factory.agreed_plan(options.config, saved, Epoch.of(data))), addresses

@@ -121,10 +121,10 @@ class NodeProcess:
             log.info("metrics", url=f"{await stack.enter_async_context(metrics)}/metrics")
         await stack.enter_async_context(in_background(Notifier().beat(self._in_a_line), "systemd"))
         log.info(self._activity)
-        rounds_per_epoch = await self._worker(self._workload.prepare)
+        data = await self._worker(self._workload.prepare)
         address, cluster = join_address(self.options.listen_host, port), self.identity.cluster
         log.info("listening", node=self.options.name, address=address, cluster=cluster)
-        return LocalNode(self.identity, self.saved, rounds_per_epoch, port)
+        return LocalNode(self.identity, self.saved, data, port)
 
     @asynccontextmanager
     async def _announced(self, port: int) -> AsyncIterator[Discovery]:
@@ -179,7 +179,7 @@ class NodeProcess:
 
     def _replica(self, start: StartPoint) -> Replica:
         config, name = self.options.config, self.options.name
-        trainer = self._workload.trainer(name, start.plan.records[0].names)
+        trainer = self._workload.trainer(name, start.plan.records[0].names, start.plan.latest.epoch)
         return Replica(config, factory.algorithm_spec(config), name, trainer, start, self.store, config.run.window)
 
     async def _take_part(self, runner: NodeRunner) -> Outcome:

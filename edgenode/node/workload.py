@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
+from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.node.background import Worker, WorkerThread
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Trainer(Protocol):
     Attributes:
         layout: name and number of entries of every trained parameter, in the order of the vector [d].
         size: d.
-        rounds_per_epoch: rounds of one pass over this node's data.
+        rounds_per_epoch: of the run.
     """
 
     @property
@@ -85,15 +86,15 @@ class Workload(Protocol):
         """What must be equal on every node besides run.toml, by name."""
         ...
 
-    def prepare(self) -> int:
-        """Load the data. Return the number of rounds of an epoch. Called in the worker.
+    def prepare(self) -> DataSize:
+        """Load the data. Return how much it is. Called in the worker.
 
         Raises:
             ConfigError: the task is not possible.
         """
         ...
 
-    def trainer(self, name: str, initial_members: Sequence[str]) -> Trainer:
+    def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:
         """The trainer of the node of this name. Called in the worker, after ``prepare``.
 
         Raises:
@@ -115,10 +116,10 @@ class TaskWorkload:
     def identity(self) -> Mapping[str, str]:
         return {}
 
-    def prepare(self) -> int:
+    def prepare(self) -> DataSize:
         return factory.prepare_task(self._config)
 
-    def trainer(self, name: str, initial_members: Sequence[str]) -> Trainer:
+    def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:
         return factory.trainer(self._config, name, initial_members)
 
     def worker(self) -> Worker:

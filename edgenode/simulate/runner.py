@@ -42,6 +42,7 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.workload import TaskWorkload
@@ -66,7 +67,7 @@ class Simulation:
         damage: one line for each damaged checkpoint that was skipped.
         round: every node has mixed all rounds before it.
         rounds: the number of rounds of the whole run.
-        epoch_rounds: rounds of one epoch of an even share of the training data.
+        epoch_rounds: rounds of one epoch of the run.
 
     Raises:
         ConfigError: the configuration is invalid, or ``out`` holds checkpoints of another run.
@@ -78,13 +79,14 @@ class Simulation:
         workload = TaskWorkload(config)
         self.damage: list[str] = []
         self._began = time.monotonic()
-        self.epoch_rounds = workload.prepare()
+        epoch = Epoch.of([workload.prepare()])
         names = sorted(f"node-{i}" for i in range(config.run.nodes))
         stores = {name: self._store(name) for name in names}
         saved = {name: self._saved(store) for name, store in stores.items()}
         if not any(max(rounds, default=0) for rounds, _ in saved.values()):
             saved = dict.fromkeys(names, _NO_CHECKPOINTS)  # interrupted before all nodes had saved round 0
-        plan, self.round = factory.agreed_plan(config, saved, self.epoch_rounds)
+        plan, self.round = factory.agreed_plan(config, saved, epoch)
+        self.epoch_rounds = plan.latest.epoch.rounds
         algorithm_spec = factory.algorithm_spec(config)
         self.rounds = algorithm_spec.rounds
         self._replicas = {
@@ -92,7 +94,7 @@ class Simulation:
                 config,
                 algorithm_spec,
                 name,
-                workload.trainer(name, names),
+                workload.trainer(name, names, plan.latest.epoch),
                 StartPoint(plan, self.round),
                 stores[name],
                 _WINDOW,

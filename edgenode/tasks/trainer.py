@@ -75,12 +75,6 @@ def _shards(dataset: Dataset, shards: int, skew: float, alpha: float | None, see
     return known[1]
 
 
-def rounds_per_epoch(settings: TaskSettings, shards: int) -> int:
-    """Rounds of an epoch of an even share of the training data. Equal at all nodes, unlike that of their shards."""
-    samples = len(datasets.load(settings.dataset, settings.data_dir).train_labels)
-    return math.ceil(math.ceil(samples / shards) / settings.train.batch_size)
-
-
 class Trainer:
     """One node's model, shard and optimiser.
 

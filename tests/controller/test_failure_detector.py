@@ -18,6 +18,7 @@ from edgenode.core.protocol.events import UNREQUESTED, Evict, Pause, Reported
 from edgenode.core.protocol.orders import Join, Leadership
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import ScheduleSpec
 from edgenode.net.wire import Identity
 
@@ -30,7 +31,7 @@ def a_detector(straggler: str = "wait") -> tuple[FailureDetector, Cluster, NodeR
     cluster = Cluster(RunSpec("home", 3, "run", ScheduleSpec((GraphSpec("a"),)), rounds=99), Leadership(0))
     nodes, evicted = NodeRegistry(), list[Evict]()
     for node in NODES:
-        cluster.handle(Reported(node, Join("127.0.0.1:1", "run", 1, process="p")))
+        cluster.handle(Reported(node, Join("127.0.0.1:1", "run", DataSize(1, 1), process="p")))
         nodes.connected(node, "127.0.0.1:1", "p")
     return (
         FailureDetector(config, Identity("home", "controller", "run"), cluster, nodes, evicted.append),

@@ -17,6 +17,7 @@ from edgenode.controller.process import Controller
 from edgenode.core.protocol.events import Disconnected, Persist, Reported
 from edgenode.core.protocol.orders import Hello, Join, Leadership, Order, Standby, Welcome
 from edgenode.core.protocol.plan import Member, create_plan
+from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, OtherRun
 from edgenode.storage.controller_state import ControllerState
 
@@ -101,7 +102,7 @@ class Site:
             self.happened.append((node, type(order)))
 
     def join(self, node: str, **fields: object) -> None:
-        join = Join(f"{node}:1", self._digest, 1, process="p", **fields)  # type: ignore[arg-type]
+        join = Join(f"{node}:1", self._digest, DataSize(1, 1), process="p", **fields)  # type: ignore[arg-type]
         self.controller._post_from_link(Reported(node, join))
 
     def disconnect(self, node: str) -> None:

@@ -85,7 +85,7 @@ def test_a_restored_position_continues_to_the_bit(make: Any, taken: int) -> None
 
 def test_a_pass_ends_with_the_loader() -> None:
     passes = Passes(shuffled())
-    assert passes.length == 4
+    assert passes.size == (10, 3)
     seen = [(passes.number, passes.taken) for _ in islice(passes.batches(), 6)]
     assert seen == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1), (1, 2)]
 
@@ -125,5 +125,5 @@ def test_a_stream_has_no_length() -> None:
         def __iter__(self) -> Iterator[int]:
             return iter(range(4))
 
-    assert Passes(DataLoader(Stream(), batch_size=2)).length is None
-    assert Passes(iter([1])).length is None
+    assert Passes(DataLoader(Stream(), batch_size=2)).size == (1, 1)
+    assert Passes(iter([1])).size == (1, 1)

@@ -15,6 +15,7 @@ from edgenode.core.protocol.orders import FenceAnswer, Join, Leadership, Order, 
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError, first_cause
 from edgenode.net import control_server
@@ -84,7 +85,8 @@ class Node:
     def _join(self, controller: str) -> Join:
         assert controller == self.target
         plan = PLAN if self.running else None
-        return Join(self.address, "run", 20, frozenset({50}), plan, self.running, self.process, follows=self.follows)
+        data, saved = DataSize(640, 32), frozenset({50})
+        return Join(self.address, "run", data, saved, plan, self.running, self.process, follows=self.follows)
 
     def _ordered(self, order: Order) -> None:
         if isinstance(order, Standby):

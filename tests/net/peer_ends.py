@@ -11,6 +11,7 @@ import pytest
 
 from edgenode.core.protocol.events import Answered
 from edgenode.core.protocol.messages import Ack, Message, Verdict
+from edgenode.core.topology.period import DataSize
 from edgenode.errors import EdgenodeError
 from edgenode.net import peer_server
 from edgenode.net.peer_client import PeerAddresses, PeerLink
@@ -20,6 +21,7 @@ from edgenode.net.wire import Identity
 
 N0, N1 = Identity("home", "n0", "run"), Identity("home", "n1", "run")
 SOON_S = 5.0
+A_SIZE = DataSize(640, 32)
 
 
 def a_message(t: int, payload: bytes = b"payload") -> Message:
@@ -35,12 +37,14 @@ class Receiver:
     opens: bool = True
     max_payload_bytes: int = 1_000
     port: int = 0
+    data: DataSize | None = A_SIZE
     took: list[Message] = field(default_factory=list)
     server: PeerServer = field(init=False)
 
     @asynccontextmanager
     async def up(self) -> AsyncIterator[str]:
         self.server = PeerServer(self.identity, (frozenset(), None))
+        self.server.data = self.data
         if self.opens:
             self.open()
         async with serving(f"127.0.0.1:{self.port}", [(peer_server.SERVICE, self.server.add_to)], 0.0) as self.port:

@@ -24,6 +24,7 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.status import NodeState, NodeStatus
+from edgenode.core.topology.period import DataSize
 from edgenode.errors import TransportError
 from edgenode.net import control_server
 from edgenode.net.control_server import ControlServer
@@ -41,7 +42,8 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
 async def test_node_joins_and_receives_standby() -> None:
     async with both() as (controller, node):
-        assert controller.events == [Reported("n0", Join(node.address, "run", 20, frozenset({50}), None, False, "p"))]
+        join = Join(node.address, "run", DataSize(640, 32), frozenset({50}), None, False, "p")
+        assert controller.events == [Reported("n0", join)]
         assert node.standbys == [Standby(("n0",), 1)]
 
 
@@ -50,7 +52,7 @@ async def test_returning_node_reports_its_plan() -> None:
     follows = Leadership(3, "beef", "10.0.0.5:7700")
     async with controller.up() as target, Node(target, running=True, follows=follows).up():
         await until(lambda: bool(controller.events))
-    join = Join("127.0.0.1:7600", "run", 20, frozenset({50}), PLAN, True, "p", follows=follows)
+    join = Join("127.0.0.1:7600", "run", DataSize(640, 32), frozenset({50}), PLAN, True, "p", follows=follows)
     assert controller.events[0] == Reported("n0", join)
 
 

@@ -33,6 +33,7 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.order_wire import (
@@ -44,7 +45,7 @@ from edgenode.net.order_wire import (
     report_from_wire,
     report_to_wire,
 )
-from edgenode.net.proto import control_pb2
+from edgenode.net.proto import common_pb2, control_pb2
 from edgenode.net.status_wire import node_status_from_wire
 from edgenode.net.wire import Identity
 
@@ -93,7 +94,7 @@ joins = st.builds(
     Join,
     address=texts,
     run_digest=st.just(IDENTITY.run_digest),
-    rounds_per_epoch=st.integers(1, 2**64 - 1),
+    data=st.builds(DataSize, st.integers(0, 1 << 40), st.integers(1, 1 << 40)),
     saved=st.frozensets(uint64s, max_size=3),
     plan=st.none() | plans,
     running=st.booleans(),
@@ -145,6 +146,7 @@ def test_every_other_report_survives_the_wire(report: OfferAnswer | FenceAnswer 
 # --- the bytes
 
 PLAN = a_plan(0)
+A_SIZE = DataSize(640, 32)
 RECORD_BYTES = PLAN.latest.to_json().encode()
 RECORD = RECORD_BYTES.hex()
 FOLLOWED = Leadership(3, "be", "h:1")
@@ -191,10 +193,10 @@ def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
         (
             join_to_wire(
                 IDENTITY,
-                Join("h:2", "run", 20, frozenset({50, 25}), PLAN, True, "p", frozenset({"n2"}), FOLLOWED),
+                Join("h:2", "run", A_SIZE, frozenset({50, 25}), PLAN, True, "p", frozenset({"n2"}), FOLLOWED),
             ),
-            "0abe020a140a04686f6d6510021a026e302a0372756e3a01701203683a321814228b020a021932128402"
-            f"{RECORD}280132026e323a0b0803120262651a03683a31",
+            "0ac3020a140a04686f6d6510021a026e302a0372756e3a01701203683a32228b020a021932128402"
+            f"{RECORD}280132026e323a0b0803120262651a03683a3142050880051020",
         ),
     ],
     ids=["OfferAnswer", "FenceAnswer", "Fetched", "Leave", "Abort", "Progress", "Join"],
@@ -258,5 +260,12 @@ def test_reason_of_an_abort_is_one_line_of_limited_length() -> None:
     assert report_from_wire(wire) == Abort("a??[0mb" + "c" * 993)
 
 
-def test_join_without_rounds_per_epoch_has_one() -> None:
-    assert join_from_wire(control_pb2.Join()).rounds_per_epoch == 1
+def test_join_without_a_data_size_has_no_samples() -> None:
+    assert join_from_wire(control_pb2.Join()).data == DataSize(0, 1)
+
+
+@pytest.mark.parametrize(("samples", "per_round"), [(1 << 41, 1), (1, 0), (1, 1 << 41)])
+def test_join_with_an_absurd_data_size_is_refused(samples: int, per_round: int) -> None:
+    size = common_pb2.DataSize(samples=samples, samples_per_round=per_round)
+    with pytest.raises(RemoteProtocolError, match=f"{samples} samples, of which a round uses {per_round}"):
+        join_from_wire(control_pb2.Join(data=size))

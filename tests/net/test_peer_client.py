@@ -14,10 +14,11 @@ from edgenode.core.protocol.events import Answered
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import DigestMismatch, RemoteProtocolError, TransportError
 from edgenode.net import peer_server
-from edgenode.net.peer_client import PeerAddresses, PeerLink, Peers, meet, probe
+from edgenode.net.peer_client import Met, PeerAddresses, PeerLink, Peers, meet, probe
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import peer_pb2
 from edgenode.net.rpc import serving
@@ -297,8 +298,10 @@ async def test_answer_with_an_unknown_verdict_ends_the_link() -> None:
 async def test_meet_returns_identity_and_checkpoints() -> None:
     plan = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), every=1))
     server = PeerServer(N1, (frozenset({50, 100}), plan))
+    server.data = DataSize(640, 32)
+    met = Met(N1, frozenset({50, 100}), plan, DataSize(640, 32))
     async with serving("127.0.0.1:0", [(peer_server.SERVICE, server.add_to)], 0.0) as port:
-        assert await meet(f"127.0.0.1:{port}", N0, pytest.fail, SOON_S) == (N1, frozenset({50, 100}), plan)
+        assert await meet(f"127.0.0.1:{port}", N0, pytest.fail, SOON_S) == met
 
 
 async def test_meet_refuses_a_peer_of_another_run_by_name() -> None:
@@ -316,8 +319,19 @@ async def test_meet_waits_for_a_peer_that_starts_late() -> None:
         meeting = group.create_task(meet(target, N0, lambda target, why: None, SOON_S), name="meeting")
         await asyncio.sleep(0.2)
         async with receiver.up():
-            identity, rounds, plan = await meeting
-    assert (identity, rounds, plan) == (N1, frozenset(), None)
+            met = await meeting
+    assert met == Met(N1, frozenset(), None, DataSize(640, 32))
+
+
+async def test_meet_waits_until_the_peer_has_loaded_its_data() -> None:
+    receiver, waits = Receiver(data=None), list[str]()
+    async with receiver.up() as target, asyncio.TaskGroup() as group:
+        call = meet(target, N0, lambda target, why: waits.append(why), SOON_S)
+        meeting = group.create_task(call, name="meeting")
+        await until(lambda: bool(waits))
+        assert waits == ["it is loading its data"]
+        receiver.server.data = DataSize(1, 1)
+        assert (await meeting).data == DataSize(1, 1)
 
 
 async def test_meet_without_an_answer_fails_with_the_address() -> None:

@@ -24,6 +24,7 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.plan import Member, create_plan
+from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.errors import ConfigError, Diverged, TransportError
 from edgenode.net import peer_server
 from edgenode.net.peer_client import abort
@@ -39,7 +40,9 @@ from tests.net.peer_ends import SOON_S, failure
 
 PLAN = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(Config()))
 OPTIONS = Options(Config(), "n0", "127.0.0.1:0", (), "127.0.0.1:1", Path("unused"))
-LOCAL = LocalNode(Identity("edgenode", "n0", Config().digest(), process="first"), (frozenset({50}), PLAN), 7, 7601)
+LOCAL = LocalNode(
+    Identity("edgenode", "n0", Config().digest(), process="first"), (frozenset({50}), PLAN), DataSize(210, 32), 7601
+)
 
 
 def bootstrap(shown: list[str] | None = None, options: Options = OPTIONS) -> ControllerBootstrap:
@@ -60,7 +63,7 @@ def begin(node: ControllerBootstrap) -> None:
 
 def test_a_node_in_no_run_reports_its_checkpoints() -> None:
     join = bootstrap().join_report("127.0.0.1:7700")
-    assert (join.address, join.run_digest, join.rounds_per_epoch) == ("127.0.0.1:7601", Config().digest(), 7)
+    assert (join.address, join.run_digest, join.data) == ("127.0.0.1:7601", Config().digest(), DataSize(210, 32))
     assert (join.saved, join.plan, join.running, join.process) == (frozenset({50}), PLAN, False, "first")
 
 
@@ -144,9 +147,10 @@ class FixedPeers:
     def __init__(self, names: list[str], nodes: int, hosts: tuple[str, ...] = ("127.0.0.1",), own: bool = True) -> None:
         self._hosts, self._own = hosts, own
         self._config = load(None, {"run.nodes": nodes}, {})
+        identities = [Identity("edgenode", n, self._config.digest(), process=str(i)) for i, n in enumerate(names)]
         self._locals = [
-            LocalNode(Identity("edgenode", n, self._config.digest(), process=str(i)), (frozenset(), None), 1, 0)
-            for i, n in enumerate(names)
+            LocalNode(identity, (frozenset(), None), DataSize(samples, 32), 0)
+            for identity, samples in zip(identities, (400, 100, 100), strict=False)
         ]
 
     async def agree(self) -> list[tuple[StartPoint, dict[str, str]] | BaseException]:
@@ -176,6 +180,7 @@ async def test_fixed_peers_derive_one_plan_and_know_each_other(hosts: tuple[str,
     (start, to_others), (start_there, _) = await peers.agree()  # type: ignore[misc]
     assert start.plan.latest.names == ("n0", "n1")
     assert (start.round, start) == (0, start_there)
+    assert start.plan.latest.epoch == Epoch(250, 8)
     assert to_others == {"n0": peers.targets[1]}
 
 

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from edgenode.core.protocol.orders import Join
+from edgenode.core.topology.period import DataSize
 from edgenode.net.control_client import ControlLink
 from edgenode.net.wire import Identity
 from edgenode.node.shutdown import Shutdown
@@ -20,7 +21,7 @@ async def nowhere() -> str:
 
 
 def link() -> ControlLink:
-    return ControlLink(Identity("home", "n0", "run"), nowhere, lambda _: Join("", "", 1), lambda _: None)
+    return ControlLink(Identity("home", "n0", "run"), nowhere, lambda _: Join("", "", DataSize(1, 1)), lambda _: None)
 
 
 def interrupt() -> None:

@@ -47,6 +47,7 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.topology.period import DataSize
 from edgenode.errors import Evicted, LocalProtocolError
 from tests.simulation.controller_shell import ControllerShell
 from tests.simulation.invariants import require
@@ -230,9 +231,9 @@ class NodeShells:
         digest, process = state.run_spec.run_digest, str(state.processes.last(name))
         if node is None:
             saved, plan = state.disks.scan(name)
-            return Join(f"{name}:1", digest, 1, saved, plan, process=process)
+            return Join(f"{name}:1", digest, DataSize(1, 1), saved, plan, process=process)
         leader = self._leaders.get(name)
-        return Join(f"{name}:1", digest, 1, frozenset(), node.plan, True, process, node.fenced, leader)
+        return Join(f"{name}:1", digest, DataSize(1, 1), frozenset(), node.plan, True, process, node.fenced, leader)
 
     def lose_link(self, name: str) -> None:
         """A node notices that its link has ended, and opens another one. The controller notices it, too."""

@@ -17,10 +17,10 @@ from dataclasses import replace
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import ClusterAction, Send
 from edgenode.core.protocol.eviction import Evictions
-from edgenode.core.protocol.orders import Sponsor, Welcome
+from edgenode.core.protocol.orders import Join, Sponsor, Welcome
 from edgenode.core.protocol.pending_changes import PendingChanges, missing, pending_rotation
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.period import Epoch
 from edgenode.errors import GraphError
 
 
@@ -46,7 +46,7 @@ class Bootstrap:
         present = state.membership.present
         members = sorted(Member(node, 0, join.address) for node, join in present.items())
         try:
-            state.plan = create_plan(state.run_spec.cluster, members, self._first_schedule())
+            state.plan = self._new_plan(members, present.values())
         except GraphError as exc:
             return state.refuse_all(present, str(exc))
         return self._welcome_all(state.plan, 0)
@@ -65,7 +65,7 @@ class Bootstrap:
         try:
             if not offers and not membership.farewells:  # they died before their first round
                 members = self._renewed(back)
-                plan, start = create_plan(state.run_spec.cluster, members, self._first_schedule()), 0
+                plan, start = self._new_plan(members, (here[node] for node in back)), 0
             else:
                 members = self._renewed({*back, *offers})
                 plan, start = restore_plan(state.plan, members, offers, state.run_spec.min_nodes)
@@ -110,5 +110,6 @@ class Bootstrap:
         # precaution: a plan is persisted before anyone is welcomed to it
         return [self._state.persist(), *(Send(node, Welcome(plan, start)) for node in plan.latest.names)]
 
-    def _first_schedule(self) -> Schedule:
-        return self._state.run_spec.schedule.schedule(self._state.rounds_per_epoch)
+    def _new_plan(self, members: Iterable[Member], joins: Iterable[Join]) -> Plan:
+        spec, epoch = self._state.run_spec, Epoch.of(join.data for join in joins)
+        return create_plan(spec.cluster, members, spec.schedule.schedule(epoch.rounds), epoch)

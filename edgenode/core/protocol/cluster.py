@@ -61,6 +61,7 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.pending_changes import Admission, Departure, PendingChanges, missing
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.topology.period import Epoch
 
 
 class Cluster:
@@ -120,9 +121,9 @@ class Cluster:
         return self._state.recover
 
     @property
-    def rounds_per_epoch(self) -> int:
-        """Of the node with most data."""
-        return self._state.rounds_per_epoch
+    def epoch(self) -> Epoch:
+        """Of the run, or of one that the connected nodes would begin."""
+        return self._state.epoch
 
     @property
     def present(self) -> Mapping[str, Join]:
@@ -211,7 +212,6 @@ class Cluster:
             return [Send(node, Refuse(f"node id {node!r} is taken by {other}; this one is {join.address}"))]
         if join.running and join.plan and (leader := self._state.leader_of(join, join.plan)):
             return [StepDown(f"{node} follows the controller at {leader}, not this one, {self.leadership}")]
-        self._state.rounds_per_epoch = max(self.rounds_per_epoch, join.rounds_per_epoch)
         hello = Send(node, Hello(self.leadership, self.paused))
         if join.running and join.plan:
             return [hello, *self._reconnected(node, join, join.plan), *self._evict_replaced()]

@@ -10,6 +10,7 @@ from edgenode.core.protocol.membership import Membership
 from edgenode.core.protocol.orders import Abort, Join, Leadership, Refuse
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.topology.period import NO_DATA, Epoch
 
 
 @dataclass
@@ -22,7 +23,6 @@ class ClusterState:
         paused: an operator requested that no round begins. Never set where the plan came from the members alone.
         ballot: of the newest fence in this term.
         aborted: why the run ends on every node, if training diverged. It is not persisted: the run ends with it.
-        rounds_per_epoch: of the node with most data.
     """
 
     run_spec: RunSpec
@@ -32,7 +32,6 @@ class ClusterState:
     paused: bool
     ballot: int = 0
     aborted: str = ""
-    rounds_per_epoch: int = 1
     membership: Membership = field(default_factory=Membership)
 
     @property
@@ -59,6 +58,13 @@ class ClusterState:
     def outrank(self, plan: Plan) -> None:
         """Lead in a term above that of another controller's plan: members may have promised fences of that term."""
         self.lead_in(plan.latest.term + 1)
+
+    @property
+    def epoch(self) -> Epoch:
+        """Of the run, or of one that the connected nodes would begin."""
+        if self.plan is not None:
+            return self.plan.latest.epoch
+        return Epoch.of(join.data for join in self.membership.present.values()) if self.membership.present else NO_DATA
 
     def persist(self) -> Persist:
         """What the next controller must know."""

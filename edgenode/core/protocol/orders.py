@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.topology.period import DataSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class Join:
     Attributes:
         address: host:port where peers dial the node.
         run_digest: of its configuration.
-        rounds_per_epoch: of its local data.
+        data: how much it has.
         saved: the rounds of its checkpoints. Empty for a fresh start.
         plan: the plan of its newest checkpoint, or of the run it is in.
         running: it is in the middle of a run.
@@ -154,7 +155,7 @@ class Join:
 
     address: str
     run_digest: str
-    rounds_per_epoch: int
+    data: DataSize
     saved: frozenset[int] = frozenset()
     plan: Plan | None = None
     running: bool = False

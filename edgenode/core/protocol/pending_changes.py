@@ -130,7 +130,7 @@ class PendingChanges:
 
     def _rotated(self, change: Rotate, start: int) -> Schedule:
         assert self._state.plan is not None
-        every = change.period.rounds(self._state.rounds_per_epoch)
+        every = change.period.rounds(self._state.epoch.rounds)
         return replace(self._state.plan.latest.schedule, graphs=change.graphs, every=every, origin=start)
 
     # --- offering -----------------------------------------------------------------------------------

@@ -3,10 +3,7 @@
 1. A record holds from its ``start`` on, until the next one starts. Its digest covers its parent's digest, so two nodes
    that name the same digest agree on the whole history.
 2. Records are numbered without gaps, and their starts increase. One number has one record: a second one is a fork.
-3. Every process that was ever a member has its own incarnation under its name. So a record that evicts a name means one
-   process, whatever processes of that name come later.
-
-A record's number counts changes of plan. *Epoch* means an epoch of training here, as everywhere in the field.
+3. Every process that was ever a member has its own incarnation under its name, so an eviction means one process.
 """
 
 from __future__ import annotations
@@ -22,6 +19,7 @@ from typing import Any, NamedTuple
 
 from edgenode.core.names import RULE, is_name
 from edgenode.core.topology.graph import Digraph, GraphSpec
+from edgenode.core.topology.period import NO_DATA, Epoch
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError, RemoteProtocolError
 
@@ -51,6 +49,7 @@ class Record:
         end: the round before which the run stops, if any.
         handoffs: (leaver, target): members before, each of which hands all it has to a target in round start - 1.
             "heirs" in JSON.
+        epoch: of the run. It never changes.
         evictions: (node, last): silent members before, with the newest of their rounds that counts. What they pushed
             later counts nowhere, and what was pushed to them in that round or later is taken back. "cut" in JSON.
 
@@ -68,6 +67,7 @@ class Record:
     term: int = 0
     handoffs: tuple[tuple[str, str], ...] = ()
     evictions: tuple[tuple[str, int], ...] = ()
+    epoch: Epoch = NO_DATA
 
     def __post_init__(self) -> None:
         if list(self.names) != sorted(set(self.names)):
@@ -247,17 +247,14 @@ def _plain(record: Record) -> dict[str, Any]:
         "cut": [list(pair) for pair in record.evictions],
         "members": [[m.node, m.incarnation, m.address] for m in record.members],
         "schedule": {
-            "graphs": [_plain_spec(s) for s in schedule.graphs],
+            "graphs": [s.plain() for s in schedule.graphs],
             "every": schedule.every,
             "origin": schedule.origin,
-            "last": None if schedule.last is None else _plain_spec(schedule.last),
+            "last": None if schedule.last is None else schedule.last.plain(),
             "last_from": schedule.last_from,
         },
+        **({"epoch": [record.epoch.samples, record.epoch.rounds]} if record.epoch != NO_DATA else {}),
     }
-
-
-def _plain_spec(spec: GraphSpec) -> list[Any]:
-    return [spec.name, None if spec.edges is None else [list(edge) for edge in spec.edges]]
 
 
 def _spec(plain: list[Any]) -> GraphSpec:
@@ -284,6 +281,7 @@ def _record(plain: dict[str, Any]) -> Record:
             last=None if schedule["last"] is None else _spec(schedule["last"]),
             last_from=_whole(schedule["last_from"]),
         ),
+        epoch=Epoch(*map(_whole, plain.get("epoch", (0, 1)))),
     )
 
 
@@ -305,9 +303,9 @@ def _whole(value: object) -> int:
     return value
 
 
-def create_plan(cluster: str, members: Iterable[Member], schedule: Schedule) -> Plan:
+def create_plan(cluster: str, members: Iterable[Member], schedule: Schedule, epoch: Epoch = NO_DATA) -> Plan:
     """The plan of a new run: one record, from round 0."""
-    return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members))),))
+    return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members)), epoch=epoch),))
 
 
 def restore_plan(

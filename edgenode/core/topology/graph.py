@@ -209,6 +209,10 @@ class GraphSpec:
         """
         return _period(self, members)
 
+    def plain(self) -> list[object]:
+        """Name and edges as JSON has them."""
+        return [self.name, None if self.edges is None else [list(edge) for edge in self.edges]]
+
     def among(self, members: tuple[str, ...]) -> GraphSpec:
         """This graph without the edges of other nodes. A preset fits any members."""
         if self.edges is None:

@@ -1,4 +1,4 @@
-"""How long a graph is used before the next one, in rounds or in training epochs.
+"""How long a graph is used before the next one, in rounds or in training epochs, and how long an epoch is.
 
 A period becomes a number of rounds only when a run starts, because only then is it known how many rounds an epoch has.
 """
@@ -6,6 +6,7 @@ A period becomes a number of rounds only when a run starts, because only then is
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,3 +46,47 @@ class Period:
     def rounds(self, rounds_per_epoch: int) -> int:
         """The period in rounds, where an epoch has that many."""
         return self.count * (rounds_per_epoch if self.unit == "epochs" else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSize:
+    """How much data one node has, and how much of it a round uses."""
+
+    samples: int
+    samples_per_round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """An epoch of a run: equal at all nodes, while a node's passes over its own data are as long as its data.
+
+    Attributes:
+        samples: of the mean initial member, rounded up.
+        rounds: in which a node passes once through so many samples.
+
+    Raises:
+        GraphError: it has no rounds, or a negative number of samples.
+    """
+
+    samples: int = 0
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or self.rounds < 1:
+            raise GraphError(f"an epoch has {self.samples} samples and {self.rounds} rounds")
+
+    @classmethod
+    def of(cls, sizes: Iterable[DataSize]) -> Epoch:
+        """The epoch of a run whose initial members have so much data."""
+        every = list(sizes)
+        samples = _divided(sum(size.samples for size in every), len(every))
+        return cls(samples, max(1, _divided(samples, max(size.samples_per_round for size in every))))
+
+
+NO_DATA = Epoch()
+"""Of a run whose nodes did not report their data."""
+
+
+def _divided(amount: int, parts: int) -> int:
+    """Rounded up."""
+    return -(-amount // max(1, parts))

@@ -26,6 +26,14 @@ class Identity(_message.Message):
     config: str
     def __init__(self, cluster: _Optional[str] = ..., protocol: _Optional[int] = ..., node: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., process: _Optional[str] = ..., config: _Optional[str] = ...) -> None: ...
 
+class DataSize(_message.Message):
+    __slots__ = ("samples", "samples_per_round")
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_ROUND_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    samples_per_round: int
+    def __init__(self, samples: _Optional[int] = ..., samples_per_round: _Optional[int] = ...) -> None: ...
+
 class Saved(_message.Message):
     __slots__ = ("rounds", "records")
     ROUNDS_FIELD_NUMBER: _ClassVar[int]

@@ -42,22 +42,22 @@ class AttendRequest(_message.Message):
     def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("identity", "address", "rounds_per_epoch", "saved", "running", "fenced", "follows")
+    __slots__ = ("identity", "address", "saved", "running", "fenced", "follows", "data")
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    ROUNDS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     SAVED_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
     FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     identity: _common_pb2.Identity
     address: str
-    rounds_per_epoch: int
     saved: _common_pb2.Saved
     running: bool
     fenced: _containers.RepeatedScalarFieldContainer[str]
     follows: Leadership
-    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., rounds_per_epoch: _Optional[int] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., fenced: _Optional[_Iterable[str]] = ..., follows: _Optional[_Union[Leadership, _Mapping]] = ...) -> None: ...
+    data: _common_pb2.DataSize
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., fenced: _Optional[_Iterable[str]] = ..., follows: _Optional[_Union[Leadership, _Mapping]] = ..., data: _Optional[_Union[_common_pb2.DataSize, _Mapping]] = ...) -> None: ...
 
 class Leadership(_message.Message):
     __slots__ = ("term", "nonce", "address")

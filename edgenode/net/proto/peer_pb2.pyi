@@ -42,12 +42,14 @@ class MeetRequest(_message.Message):
     def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., abort: _Optional[str] = ...) -> None: ...
 
 class MeetResponse(_message.Message):
-    __slots__ = ("identity", "saved")
+    __slots__ = ("identity", "saved", "data")
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     SAVED_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     identity: _common_pb2.Identity
     saved: _common_pb2.Saved
-    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ...) -> None: ...
+    data: _common_pb2.DataSize
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., data: _Optional[_Union[_common_pb2.DataSize, _Mapping]] = ...) -> None: ...
 
 class PushRequest(_message.Message):
     __slots__ = ("hello", "header", "chunk")

@@ -27,6 +27,7 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.plan import Member, Plan
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import ScheduleSpec
 
 A, B, C = GraphSpec("a"), GraphSpec("b"), GraphSpec("c")
@@ -55,7 +56,7 @@ def a_run_spec(nodes: int = 4, **changes: Any) -> RunSpec:
 
 
 def join(name: str, **changes: Any) -> Reported:
-    return Reported(name, replace(Join(f"{name}.local:1", "digest", rounds_per_epoch=10), **changes))
+    return Reported(name, replace(Join(f"{name}.local:1", "digest", DataSize(10, 1)), **changes))
 
 
 def node_names(n: int = 4) -> list[str]:

@@ -19,6 +19,7 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.core.topology.schedule import Period, ScheduleSpec
 from tests.core.protocol.cluster_driver import (
     A,
@@ -53,11 +54,14 @@ def test_run_is_created_when_the_last_node_connects() -> None:
     assert cluster.missing() == 0
 
 
-def test_epochs_are_those_of_the_node_with_most_data() -> None:
+def test_an_epoch_is_one_pass_of_the_mean_node() -> None:
     cluster = QuietCluster(a_run_spec(2, schedule=ScheduleSpec((A, B), Period(3, "epochs"))))
-    cluster.handle(join("n0", rounds_per_epoch=7))
-    cluster.handle(join("n1", rounds_per_epoch=12))
-    assert the_plan(cluster).latest.schedule.every == 36
+    cluster.handle(join("n0", data=DataSize(400, 32)))
+    cluster.handle(join("n1", data=DataSize(100, 32)))
+    plan = the_plan(cluster)
+    assert plan.latest.epoch == cluster.epoch == Epoch(250, 8)
+    assert plan.latest.schedule.every == 24
+    assert plan.successor(30).epoch == Epoch(250, 8)
 
 
 def test_node_that_disconnects_before_the_start_is_waited_for() -> None:

@@ -8,6 +8,7 @@ from edgenode.core.protocol.membership import Membership
 from edgenode.core.protocol.orders import FenceAnswer, Join
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
 
 PLAN = create_plan("lab", [Member(f"n{i}") for i in range(3)], Schedule((GraphSpec("a"),), 1))
@@ -16,7 +17,7 @@ FAREWELL = FenceAnswer(0, 0, 99, (), PLAN.records)
 
 
 def join(node: str, process: str = "first") -> Join:
-    return Join(f"{node}:1", "digest", 1, process=process)
+    return Join(f"{node}:1", "digest", DataSize(1, 1), process=process)
 
 
 def running(plan: Plan = PLAN, start: int = 0) -> Membership:

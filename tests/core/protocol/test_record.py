@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgenode.core.protocol.plan import Member, Plan, Record, create_plan
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError, RemoteProtocolError
 
@@ -53,6 +54,16 @@ def test_canonical_text_and_digest_are_frozen() -> None:
         '"last":["complete",null],"last_from":90,"origin":2},"start":11,"term":5}'
     )
     assert a_record().digest == "914dd320c2b9c846debe7914cc53ac9e26ab6dcca5b0a2ccbdd9b47c7891b133"
+
+
+def test_epoch_is_part_of_the_text_only_if_it_is_known() -> None:
+    """Records of runs without data sizes keep their digests."""
+    record = replace(a_record(), epoch=Epoch(250, 8))
+    assert json.loads(record.to_json()) == json.loads(a_record().to_json()) | {"epoch": [250, 8]}
+    assert Record.from_json(record.to_json()) == record
+    for wrong in ([250, 0], [-1, 8], [250, 8.0], [1, 2, 3]):
+        with pytest.raises(RemoteProtocolError, match="malformed plan record"):
+            Record.from_json(json.dumps(json.loads(record.to_json()) | {"epoch": wrong}))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgenode.core.topology.period import Period
+from edgenode.core.topology.period import NO_DATA, DataSize, Epoch, Period
 from edgenode.errors import ConfigError, GraphError
 
 
@@ -55,3 +55,16 @@ def test_text_that_is_not_a_period_is_refused(wrong: str) -> None:
 def test_period_below_one_is_refused(count: int) -> None:
     with pytest.raises(GraphError, match=f"a period must be 1 or more epochs, not {count}"):
         Period(count, "epochs")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "epoch"),
+    [
+        ([DataSize(400, 32), DataSize(100, 32)], Epoch(250, 8)),
+        ([DataSize(361, 32)] * 2 + [DataSize(360, 32)] * 2, Epoch(361, 12)),
+        ([DataSize(1, 32)], Epoch(1, 1)),
+        ([DataSize(0, 1)] * 3, NO_DATA),
+    ],
+)
+def test_an_epoch_is_one_pass_of_the_mean_node(sizes: list[DataSize], epoch: Epoch) -> None:
+    assert Epoch.of(sizes) == epoch
