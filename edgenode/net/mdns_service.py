@@ -60,7 +60,7 @@ def service_from_info(info: ServiceInfo, own: Sequence[IPv4Interface]) -> Servic
     has too come last: every Docker host has its own 172.17.0.1.
 
     Args:
-        own: the addresses and networks of this machine.
+        own: the addresses and networks of this machine, those that other machines use first.
     """
     text = info.decoded_properties
     addresses, cluster, name = info.parsed_addresses(), text.get("cluster") or "", text.get("node") or ""
@@ -69,14 +69,16 @@ def service_from_info(info: ServiceInfo, own: Sequence[IPv4Interface]) -> Servic
         return None
     if not (protocol.isascii() and protocol.isdigit()):
         return None
-    addresses.sort(key=lambda address: (_distance(ip_address(address), own), address))
+    addresses.sort(key=lambda address: (*_distance(ip_address(address), own), address))
     return Service(KINDS[info.type], cluster, name, tuple(addresses), info.port, int(protocol[:9]))
 
 
-def _distance(address: IPv4Address | IPv6Address, own: Sequence[IPv4Interface]) -> int:
-    if any(address == interface.ip for interface in own):
-        return 2
-    return 0 if any(address in interface.network for interface in own) else 1
+def _distance(address: IPv4Address | IPv6Address, own: Sequence[IPv4Interface]) -> tuple[int, int]:
+    """The smaller, the earlier: in an own network, elsewhere, at this machine. Then by the order of the interfaces."""
+    for index, interface in enumerate(own):
+        if address == interface.ip:
+            return 2, index
+    return next(((0, index) for index, interface in enumerate(own) if address in interface.network), (1, 0))
 
 
 def instance_label(cluster: str, name: str) -> str:

@@ -45,6 +45,15 @@ def test_addresses_in_a_network_of_this_machine_come_first() -> None:
     assert found.addresses == ("192.168.1.5", "172.17.0.1", "fe80::1")
 
 
+def test_own_addresses_are_in_the_order_of_the_interfaces() -> None:
+    """A node on the controller's board announces the address on which it reaches the controller."""
+    service = Service("controller", "lab", "controller", ("172.17.0.1", "192.168.1.5"), 7001, 1)
+    own = (IPv4Interface("192.168.1.5/24"), IPv4Interface("172.17.0.1/16"))
+    found = service_from_info(service_to_info(service, service.addresses), own)
+    assert found is not None
+    assert found.addresses == ("192.168.1.5", "172.17.0.1")
+
+
 @pytest.mark.parametrize(
     "change",
     [
