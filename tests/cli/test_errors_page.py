@@ -22,6 +22,7 @@ MAKERS = {"_error", "refuse"}
 UNREACHABLE = {
     "a number to send is ",  # in "training diverged"
     "the loss is ",
+    "an epoch has ",
     "members must be sorted and named once each",
     "a record's number and start are not negative",
     "a schedule needs at least one graph",
