@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from edgenode.config import shared
-from edgenode.core import names
+from edgenode.core import canonical, names
 from edgenode.core.algorithm import definitions
 from edgenode.core.algorithm.definitions import AlgorithmDefinition, CompressorDefinition
 from edgenode.core.topology.period import Period
@@ -227,11 +226,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         values = {f"{section}.{name}": v for section, keys in self.as_dict().items() for name, v in keys.items()}
         keys = {key: value for key, value in values.items() if key not in LOCAL_KEYS}
         extensions = {f"package of {name}": package for name, package in self.extensions().items()}
-        return shared.canonical(keys | extensions)
+        return canonical.canonical(keys | extensions)
 
     def digest(self) -> str:
         """SHA-256, in hex, of `shared`."""
-        return shared.digest(self.shared())
+        return canonical.digest(self.shared())
 
     def extensions(self) -> dict[str, str]:
         """The package and version of every algorithm, compressor and graph that a package provides, by name."""

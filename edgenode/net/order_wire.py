@@ -147,6 +147,8 @@ def join_from_wire(wire: control_pb2.Join) -> Join:
         process=wire.identity.process,
         fenced=frozenset(map(name_from_wire, wire.fenced)),
         follows=leadership_from_wire(wire.follows) if wire.HasField("follows") else None,
+        workload=wire.identity.workload,
+        workload_digest=wire.identity.workload_digest,
     )
 
 

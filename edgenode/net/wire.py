@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from edgenode.config import shared
-from edgenode.core import names
+from edgenode.core import canonical, names
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Plan, Record
@@ -43,6 +42,7 @@ class Identity:
     Attributes:
         process: drawn at random when it started. It tells two processes of one name apart.
         config: what ``run_digest`` is the digest of. It only serves errors. That of another process is not kept.
+        workload: what it trains, as a canonical text. A controller trains nothing, and has none.
         security: how the process proves who it is. It never travels.
     """
 
@@ -53,7 +53,13 @@ class Identity:
     plan_digest: str = ""
     process: str = ""
     config: str = field(default="", compare=False, repr=False)
+    workload: str = field(default="", compare=False, repr=False)
     security: Security = field(default=INSECURE, compare=False, repr=False)
+
+    @property
+    def workload_digest(self) -> str:
+        """SHA-256 of ``workload``, in hex. Empty without one."""
+        return canonical.digest(self.workload) if self.workload else ""
 
     def to_wire(self) -> common_pb2.Identity:
         return common_pb2.Identity(
@@ -64,7 +70,9 @@ class Identity:
             run_digest=self.run_digest,
             plan_digest=self.plan_digest,
             process=self.process,
-            config=self.config if len(self.config) <= shared.MAX_LENGTH else "",
+            config=_short(self.config),
+            workload_digest=self.workload_digest,
+            workload=_short(self.workload),
         )
 
     @classmethod
@@ -88,7 +96,8 @@ class Identity:
             peer: its address, for the error.
 
         Raises:
-            DigestMismatch: of cluster, protocol, run or plan. The error names both values. Of a run, it names the keys.
+            DigestMismatch: of cluster, protocol, run, workload or plan. The error names both values. Of a run or a
+                workload, it names the keys.
             RemoteProtocolError: it has no valid name.
         """
         theirs = Identity.from_wire(wire)
@@ -98,14 +107,31 @@ class Identity:
             ("protocol version", str(PROTOCOL), str(wire.protocol)),
             ("run digest", self.run_digest, theirs.run_digest),
         ]
+        if self.workload and wire.workload_digest:
+            pairs.append(("workload", self.workload_digest, wire.workload_digest))
         if self.plan_digest and theirs.plan_digest:
             pairs.append(("plan digest", self.plan_digest, theirs.plan_digest))
         for what, ours, other in pairs:
             if ours != other:
-                keys = shared.differences(self.config, wire.config, other) if what == "run digest" else ""
-                how = f"run.toml of {self.node} differs from that of {peer}: {keys}" if keys else ""
-                raise DigestMismatch(what, ours, other, peer, how)
+                raise DigestMismatch(what, ours, other, peer, self._how(what, wire, other, peer))
         return theirs
+
+    def _how(self, what: str, wire: common_pb2.Identity, digest: str, peer: str) -> str:
+        """The keys that differ, if the other side's text is credible."""
+        match what:
+            case "run digest":
+                subject, ours, theirs = "run.toml", self.config, wire.config
+            case "workload":
+                subject, ours, theirs = "the workload", self.workload, wire.workload
+            case _:
+                return ""
+        keys = canonical.differences(ours, theirs, digest)
+        return f"{subject} of {self.node} differs from that of {peer}: {keys}" if keys else ""
+
+
+def _short(text: str) -> str:
+    """A text that serves errors, unless it is too long to travel."""
+    return text if len(text) <= canonical.MAX_LENGTH else ""
 
 
 def name_from_wire(text: str) -> str:

@@ -185,6 +185,8 @@ class ControllerBootstrap:
             process=self._local.identity.process,
             fenced=frozenset() if snapshot is None else snapshot.fenced,
             follows=None if snapshot is None else self._leadership,
+            workload=self._local.identity.workload,
+            workload_digest=self._local.identity.workload_digest,
         )
 
     def take_order(self, order: Order) -> None:

@@ -21,6 +21,7 @@ import structlog
 
 from edgenode import factory
 from edgenode.config.graphs import GRAPHS
+from edgenode.core.canonical import canonical
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus, NodeView
 from edgenode.errors import ConfigError, Evicted, OtherRun, first_cause
@@ -40,11 +41,10 @@ from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.runner import Mailbox, NodeRunner, Outcome
 from edgenode.node.shutdown import Shutdown
-from edgenode.node.workload import Workload
+from edgenode.node.workload import Workload, checkpoint_store
 from edgenode.observability.metrics import metrics_app
 from edgenode.observability.systemd import Notifier
 from edgenode.storage import result_file
-from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.state_folder import claimed
 
 log = structlog.get_logger()
@@ -60,9 +60,14 @@ class NodeProcess:
         config = options.config
         self.options, self._workload = options, workload
         self.identity = Identity(
-            config.run.cluster, options.name, config.digest(), process=secrets.token_hex(8), config=config.shared()
+            config.run.cluster,
+            options.name,
+            config.digest(),
+            process=secrets.token_hex(8),
+            config=config.shared(),
+            workload=canonical(workload.identity()),
         )
-        self.store = CheckpointStore(options.state_dir, config.digest(), config=config.shared())
+        self.store = checkpoint_store(options.state_dir, config, workload)
         self.saved = self._scan_checkpoints()
         self._server = PeerServer(self.identity, self.saved)
         self._worker = workload.worker()

@@ -6,7 +6,9 @@ what a model, a data set or an optimiser is. `TaskWorkload` is the task that run
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
+from edgenode.core.canonical import canonical, digest
 from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.node.background import Worker, WorkerThread
+from edgenode.storage.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,6 +109,14 @@ class Workload(Protocol):
     def worker(self) -> Worker:
         """A worker for one node process, which closes it."""
         ...
+
+
+def checkpoint_store(state_dir: Path, config: Config, workload: Workload) -> CheckpointStore:
+    """The checkpoints of a node: of one run.toml, and of one workload."""
+    text = config.shared()
+    if identity := workload.identity():
+        text = canonical({**json.loads(text), **identity})
+    return CheckpointStore(state_dir, digest(text), config=text)
 
 
 class TaskWorkload:

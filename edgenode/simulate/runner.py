@@ -45,7 +45,7 @@ from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.node.replica import Replica, StartPoint
-from edgenode.node.workload import TaskWorkload
+from edgenode.node.workload import TaskWorkload, Workload, checkpoint_store
 from edgenode.simulate.skew_scout import SkewScout
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import CheckpointStore
@@ -81,7 +81,7 @@ class Simulation:
         self._began = time.monotonic()
         epoch = Epoch.of([workload.prepare()])
         names = sorted(f"node-{i}" for i in range(config.run.nodes))
-        stores = {name: self._store(name) for name in names}
+        stores = {name: self._store(name, workload) for name in names}
         saved = {name: self._saved(store) for name, store in stores.items()}
         if not any(max(rounds, default=0) for rounds, _ in saved.values()):
             saved = dict.fromkeys(names, _NO_CHECKPOINTS)  # interrupted before all nodes had saved round 0
@@ -116,10 +116,10 @@ class Simulation:
         file = None if self._out is None else self._out / "skew-scout.json"
         return SkewScout(self._config, self._replicas, file, self.round)
 
-    def _store(self, name: str) -> CheckpointStore | None:
+    def _store(self, name: str, workload: Workload) -> CheckpointStore | None:
         if self._out is None:
             return None
-        return CheckpointStore(self._out / name, self._config.digest(), config=self._config.shared())
+        return checkpoint_store(self._out / name, self._config, workload)
 
     def _saved(self, store: CheckpointStore | None) -> tuple[frozenset[int], Plan | None]:
         if store is None:

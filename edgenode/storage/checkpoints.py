@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as tensors
 
-from edgenode.config.shared import differences
 from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.canonical import differences
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
 from edgenode.storage.filesystem import REAL_DISK, Disk, make_durable

@@ -319,6 +319,35 @@ def test_a_model_that_cannot_be_averaged_is_refused(make_mesh: MakeMesh) -> None
         make_mesh(broken)
 
 
+def test_another_model_at_a_peer_is_refused_with_its_parameters(tmp_path: Path) -> None:
+    ports, errors = [free_port(), free_port()], {}
+
+    def node(i: int) -> None:
+        mesh = Mesh(
+            nn.Linear(4, 3 + i), None, settings={"run.nodes": 2}, name=f"n{i}", listen=f"127.0.0.1:{ports[i]}",
+            peers=f"127.0.0.1:{ports[1 - i]}", state_dir=tmp_path / f"n{i}",
+        )  # fmt: skip
+        try:
+            list(mesh.loop(shuffled()))
+        except EdgenodeError as exc:
+            errors[i] = str(exc)
+
+    threads = [threading.Thread(target=node, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert 'parameter bias is "3", not "4"; parameter weight is "3x4", not "4x4"' in errors[0]
+    assert 'parameter bias is "4", not "3"; parameter weight is "4x4", not "3x4"' in errors[1]
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_its_parameters(make_mesh: MakeMesh) -> None:
+    first = parts()
+    train(make_mesh(*first), *first)
+    with pytest.raises(ConfigError, match=r"is of another run: in this one parameter .*; discard it with"):
+        list(make_mesh(nn.Linear(4, 3)).loop(shuffled()))
+
+
 def test_state_that_needs_pickle_is_refused(make_mesh: MakeMesh) -> None:
     class Odd:
         def state_dict(self) -> Any:

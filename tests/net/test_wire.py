@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgenode.config.load import load
 from edgenode.config.schema import Config
+from edgenode.core.canonical import canonical
 from edgenode.core.names import PATTERN
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.plan import Member, Plan, create_plan
@@ -272,3 +273,23 @@ def test_record_with_a_member_that_has_no_valid_name_is_refused() -> None:
     text = a_plan().latest.to_json().replace('"n2"', '"../n2"')
     with pytest.raises(RemoteProtocolError, match=r"'\.\./n2' is not a name"):
         wire.records_from_wire([text.encode()])
+
+
+def test_mismatch_of_the_workload_names_the_parameters() -> None:
+    shapes = ({"parameter fc.weight": "64x10"}, {"parameter fc.weight": "64x12"})
+    one, other = (Identity("home", f"n{i}", "run", workload=canonical(shape)) for i, shape in enumerate(shapes))
+    with pytest.raises(DigestMismatch) as caught:
+        one.check(other.to_wire(), "there")
+    assert str(caught.value) == (
+        'the workload of n0 differs from that of n1 at there: parameter fc.weight is "64x10", not "64x12"'
+    )
+    assert one.check(Identity("home", "controller", "run").to_wire(), "there").node == "controller"
+    assert Identity("home", "controller", "run").check(other.to_wire(), "there").node == "n1"
+
+
+def test_a_workload_that_is_too_long_travels_as_its_digest() -> None:
+    names = {f"parameter {i}.weight": "64x10" for i in range(5_000)}
+    one, other = Identity("home", "n0", "run", workload=canonical(names)), Identity("home", "n1", "run", workload="{}")
+    assert one.to_wire().workload == ""
+    with pytest.raises(DigestMismatch, match="workload differs from n0 at there: ours is "):
+        other.check(one.to_wire(), "there")

@@ -61,6 +61,7 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.pending_changes import Admission, Departure, PendingChanges, missing
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.workloads import refusals
 from edgenode.core.topology.period import Epoch
 
 
@@ -210,17 +211,24 @@ class Cluster:
         if node in self.present:
             other = self.present[node].address
             return [Send(node, Refuse(f"node id {node!r} is taken by {other}; this one is {join.address}"))]
+        refused = refusals(self.present, node, join)
+        if node in refused:
+            return [Send(node, Refuse(refused[node]))]
         if join.running and join.plan and (leader := self._state.leader_of(join, join.plan)):
             return [StepDown(f"{node} follows the controller at {leader}, not this one, {self.leadership}")]
+        turned_away = [a for other, why in refused.items() for a in self._state.refuse_all([other], why)]
         hello = Send(node, Hello(self.leadership, self.paused))
+        return [*turned_away, hello, *self._admitted(node, join)]
+
+    def _admitted(self, node: str, join: Join) -> list[ClusterAction]:
         if join.running and join.plan:
-            return [hello, *self._reconnected(node, join, join.plan), *self._evict_replaced()]
+            return [*self._reconnected(node, join, join.plan), *self._evict_replaced()]
         if join.plan is not None and not (self.plan and self._membership.anyone_runs(self.plan)):
             self._bootstrap.remember(join.plan)
         self._membership.present[node] = join
         if self.plan is None:
-            return [hello, *self._bootstrap.create_if_complete()]
-        return [hello, *self._newcomer(node, join, self.plan), *self._evict_replaced()]
+            return self._bootstrap.create_if_complete()
+        return [*self._newcomer(node, join, self.plan), *self._evict_replaced()]
 
     def _newcomer(self, node: str, join: Join, plan: Plan) -> list[ClusterAction]:
         """A process that is in no run: a member whose welcome was lost, a new node, or one that comes back."""

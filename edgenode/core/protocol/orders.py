@@ -145,6 +145,8 @@ class Join:
         address: host:port where peers dial the node.
         run_digest: of its configuration.
         data: how much it has.
+        workload: what it trains, as a canonical text. Empty if the text is too long to travel.
+        workload_digest: of that text. Empty if unknown.
         saved: the rounds of its checkpoints. Empty for a fresh start.
         plan: the plan of its newest checkpoint, or of the run it is in.
         running: it is in the middle of a run.
@@ -162,6 +164,8 @@ class Join:
     process: str = ""
     fenced: frozenset[str] = frozenset()
     follows: Leadership | None = None
+    workload: str = ""
+    workload_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

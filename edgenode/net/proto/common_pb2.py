@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65\x64genode/v1/common.proto\x12\x0b\x65\x64genode.v1\"\x9a\x01\n\x08Identity\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x12\n\nrun_digest\x18\x05 \x01(\t\x12\x13\n\x0bplan_digest\x18\x06 \x01(\t\x12\x0f\n\x07process\x18\x07 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x08 \x01(\t\"6\n\x08\x44\x61taSize\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x12\x19\n\x11samples_per_round\x18\x02 \x01(\x04\"(\n\x05Saved\x12\x0e\n\x06rounds\x18\x01 \x03(\x04\x12\x0f\n\x07records\x18\x02 \x03(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65\x64genode/v1/common.proto\x12\x0b\x65\x64genode.v1\"\xc5\x01\n\x08Identity\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x12\n\nrun_digest\x18\x05 \x01(\t\x12\x13\n\x0bplan_digest\x18\x06 \x01(\t\x12\x0f\n\x07process\x18\x07 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x08 \x01(\t\x12\x17\n\x0fworkload_digest\x18\t \x01(\t\x12\x10\n\x08workload\x18\n \x01(\t\"6\n\x08\x44\x61taSize\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x12\x19\n\x11samples_per_round\x18\x02 \x01(\x04\"(\n\x05Saved\x12\x0e\n\x06rounds\x18\x01 \x03(\x04\x12\x0f\n\x07records\x18\x02 \x03(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgenode.v1.common_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_IDENTITY']._serialized_start=42
-  _globals['_IDENTITY']._serialized_end=196
-  _globals['_DATASIZE']._serialized_start=198
-  _globals['_DATASIZE']._serialized_end=252
-  _globals['_SAVED']._serialized_start=254
-  _globals['_SAVED']._serialized_end=294
+  _globals['_IDENTITY']._serialized_end=239
+  _globals['_DATASIZE']._serialized_start=241
+  _globals['_DATASIZE']._serialized_end=295
+  _globals['_SAVED']._serialized_start=297
+  _globals['_SAVED']._serialized_end=337
 # @@protoc_insertion_point(module_scope)

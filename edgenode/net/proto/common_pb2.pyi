@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Identity(_message.Message):
-    __slots__ = ("cluster", "protocol", "node", "incarnation", "run_digest", "plan_digest", "process", "config")
+    __slots__ = ("cluster", "protocol", "node", "incarnation", "run_digest", "plan_digest", "process", "config", "workload_digest", "workload")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,8 @@ class Identity(_message.Message):
     PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
     PROCESS_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     protocol: int
     node: str
@@ -24,7 +26,9 @@ class Identity(_message.Message):
     plan_digest: str
     process: str
     config: str
-    def __init__(self, cluster: _Optional[str] = ..., protocol: _Optional[int] = ..., node: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., process: _Optional[str] = ..., config: _Optional[str] = ...) -> None: ...
+    workload_digest: str
+    workload: str
+    def __init__(self, cluster: _Optional[str] = ..., protocol: _Optional[int] = ..., node: _Optional[str] = ..., incarnation: _Optional[int] = ..., run_digest: _Optional[str] = ..., plan_digest: _Optional[str] = ..., process: _Optional[str] = ..., config: _Optional[str] = ..., workload_digest: _Optional[str] = ..., workload: _Optional[str] = ...) -> None: ...
 
 class DataSize(_message.Message):
     __slots__ = ("samples", "samples_per_round")

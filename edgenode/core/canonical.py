@@ -14,7 +14,7 @@ from typing import Any
 
 MAX_LENGTH = 65_536
 _SHOWN = 8
-_KEY = re.compile(r"[ -~]{1,64}")
+_KEY = re.compile(r"[ -~]{1,128}")
 _ABSENT = object()
 
 
