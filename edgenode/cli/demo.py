@@ -32,7 +32,7 @@ from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.operator_client import operator_client
 from edgenode.observability import plotting
-from edgenode.observability.status_view import size
+from edgenode.observability.status_view import less_than_uncompressed, size
 from edgenode.storage import result_file
 
 _START_S = 30.0
@@ -240,7 +240,7 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
         )  # fmt: skip
     console.print(table)
     factor = result["compression_factor"]
-    fewer = f"[bold]{factor:.0f}x[/] fewer bytes than uncompressed, " if factor else ""
+    fewer = f"sent [bold]{less_than_uncompressed(factor)}[/], " if factor else ""
     console.print(
         f"mean test accuracy [bold]{_percent(result['mean_test_accuracy'])}[/], {fewer}{result['wall_s']:.0f} s"
     )

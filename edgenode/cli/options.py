@@ -85,8 +85,13 @@ def load_config(path: Path | None, settings: tuple[str, ...]) -> Config:
     """
     config = load(path, overrides(settings))
     for warning in config.warnings():
-        click.echo(f"edgenode: warning: {warning}", err=True)
+        warn(warning)
     return config
+
+
+def warn(text: str) -> None:
+    """Print what is allowed and yet probably not intended."""
+    click.echo(f"edgenode: warning: {text}", err=True)
 
 
 def take_sigterm_as_ctrl_c() -> None:

@@ -20,6 +20,7 @@ from edgenode.cli.options import (
     set_option,
     take_sigterm_as_ctrl_c,
     verbose_option,
+    warn,
 )
 from edgenode.observability.logs import set_up_logging
 from edgenode.storage.filesystem import default_state_dir
@@ -95,7 +96,7 @@ def run(
 
     take_sigterm_as_ctrl_c()
     try:
-        run_node(options, TaskWorkload(config))
+        run_node(options, TaskWorkload(config, warn))
     except KeyboardInterrupt:
         click.echo(f"edgenode: results so far are in {options.state_dir}", err=True)
         raise

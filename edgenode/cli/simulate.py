@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import load_config, set_option, take_sigterm_as_ctrl_c
+from edgenode.cli.options import load_config, set_option, take_sigterm_as_ctrl_c, warn
 from edgenode.config.schema import Config
 from edgenode.node.resources import keep_freed_memory
 
@@ -73,7 +73,9 @@ def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
         with _progress() as show:
             simulation = Simulation(config, out)
             for reason in simulation.damage:
-                click.echo(f"edgenode: warning: skipping a checkpoint: {reason}", err=True)
+                warn(f"skipping a checkpoint: {reason}")
+            for warning in simulation.warnings:
+                warn(warning)
             if simulation.round:
                 click.echo(f"resuming from round {simulation.round} of {simulation.rounds}, saved in {out}", err=True)
             result = simulation.run(show(simulation))
@@ -85,7 +87,7 @@ def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
         )
         raise
     if reason := result_file.no_gain(simulation.before_average, result["mean_test_accuracy"]):
-        click.echo(f"edgenode: warning: {reason}", err=True)
+        warn(reason)
     return result
 
 
@@ -144,7 +146,7 @@ def _write(path: Path, result: dict[str, Any]) -> None:
 
 
 def _print(result: dict[str, Any], out: Path | None) -> None:
-    from edgenode.observability.status_view import size
+    from edgenode.observability.status_view import less_than_uncompressed, size
 
     nodes = result["nodes"]
     accuracies = [node["test_accuracy"] for node in nodes if node["test_accuracy"] is not None]
@@ -154,7 +156,7 @@ def _print(result: dict[str, Any], out: Path | None) -> None:
             f"{min(accuracies):.2%} to {max(accuracies):.2%})"
         )
     sent, factor = sum(node["payload_bytes"] for node in nodes), result["compression_factor"]
-    fewer = f", {factor:.0f} times less than uncompressed" if factor else ""
+    fewer = f", {less_than_uncompressed(factor)}" if factor else ""
     click.echo(
         f"parameter divergence {result['parameter_divergence_l2']:.3g} (mean L2 distance from their mean)\n"
         f"sent {size(sent // len(nodes))} per node{fewer}\n"

@@ -55,7 +55,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     cluster: Annotated[ClusterName, "name of the run (a node with another name is rejected)"] = "edgenode"
     nodes: Annotated[UpTo1024, "number of nodes that the run starts with"] = 4
-    rounds: Annotated[AtLeast0, "number of training rounds"] = 1000
+    rounds: Annotated[AtLeast1, "number of training rounds"] = 1000
     seed: Annotated[Unsigned32, "seed of all random numbers"] = 0
     checkpoint_every: Annotated[AtLeast1, "rounds between two checkpoints"] = 50
     evaluate_every: Annotated[AtLeast0, "rounds between two evaluations (0: only at the end)"] = 50
@@ -258,6 +258,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
         if self.task.alpha is not None and self.task.skew > 0:
             lines.append(f"task.skew = {self.task.skew:g} is not used, because task.alpha is set")
+        given, default = self.algorithm, Algorithm()
+        if given.share != default.share and given.compressor in ("identity", "random"):
+            lines.append(f"algorithm.share = {given.share:g} is not used: {given.compressor} sends every entry")
+        if given.bits != default.bits and given.compressor in ("identity", "topk", "rolling"):
+            lines.append(f"algorithm.bits = {given.bits} is not used: with {given.compressor}, algorithm.values counts")
+        if self.run.min_nodes > self.run.nodes:
+            limit = f"run.min_nodes = {self.run.min_nodes} is above run.nodes = {self.run.nodes}"
+            lines.append(f"{limit}: no member can leave or be evicted")
         return lines
 
     def to_toml(self) -> str:

@@ -7,7 +7,7 @@ what a model, a data set or an optimiser is. `TaskWorkload` is the task that run
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,7 @@ from edgenode.core.algorithm.compression import Floats
 from edgenode.core.canonical import canonical, digest
 from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.node.background import Worker, WorkerThread
+from edgenode.node.task_warnings import task_warnings
 from edgenode.storage.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
@@ -120,10 +121,15 @@ def checkpoint_store(state_dir: Path, config: Config, workload: Workload) -> Che
 
 
 class TaskWorkload:
-    """The task of a run.toml."""
+    """The task of a run.toml.
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    Args:
+        warn: takes what is allowed and yet probably not intended, once the first trainer is made.
+    """
+
+    def __init__(self, config: Config, warn: Callable[[str], None] = lambda _: None) -> None:
+        self._config, self._warn = config, warn
+        self._warned = False
 
     def identity(self) -> Mapping[str, str]:
         return {}
@@ -132,7 +138,12 @@ class TaskWorkload:
         return factory.prepare_task(self._config)
 
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:
-        return factory.trainer(self._config, name, initial_members)
+        trainer = factory.trainer(self._config, name, initial_members)
+        if not self._warned:
+            self._warned, batches, tensors = True, trainer.batches, [size for _, size in trainer.layout]
+            for text in task_warnings(self._config, tensors, batches.samples, batches.classes, epoch.rounds):
+                self._warn(text)
+        return trainer
 
     def worker(self) -> Worker:
         return WorkerThread()

@@ -113,6 +113,19 @@ def page_from_elsewhere(page: str, machine: str) -> str:
     return f"{tunnel}, or start the controller with --http 0.0.0.0:{port}"
 
 
+def less_than_uncompressed(factor: float) -> str:
+    """What was sent, compared with the same messages without compression.
+
+    Args:
+        factor: uncompressed bytes over the bytes that were sent.
+    """
+    if 0.95 < factor < 1.05:
+        return "as much as uncompressed"
+    if factor < 1:
+        return f"{1 / factor:.1f} times as much as uncompressed"
+    return f"{factor:.{0 if factor >= 10 else 1}f} times less than uncompressed"
+
+
 def size(count: int) -> str:
     """Bytes in decimal units: 1.5 MB."""
     amount = float(count)

@@ -65,6 +65,7 @@ class Simulation:
 
     Attributes:
         damage: one line for each damaged checkpoint that was skipped.
+        warnings: what is allowed and yet probably not intended.
         round: every node has mixed all rounds before it.
         rounds: the number of rounds of the whole run.
         epoch_rounds: rounds of one epoch of the run.
@@ -76,7 +77,8 @@ class Simulation:
 
     def __init__(self, config: Config, out: Path | None = None) -> None:
         self._config, self._out = config, out
-        workload = TaskWorkload(config)
+        self.warnings: list[str] = []
+        workload = TaskWorkload(config, self.warnings.append)
         self.damage: list[str] = []
         self._began = time.monotonic()
         epoch = Epoch.of([workload.prepare()])

@@ -26,6 +26,8 @@ class Batches:
     """One node's shard of a data set, and the test data that all nodes share.
 
     Attributes:
+        samples: of the shard.
+        classes: of the data set.
         rounds_per_epoch: batches that hold each sample of the shard once.
 
     Raises:
@@ -61,7 +63,8 @@ class Batches:
         shape = (1, dataset.channels, 1, 1)
         self._mean = torch.tensor(dataset.mean, device=device).view(shape)
         self._std = torch.tensor(dataset.std, device=device).view(shape)
-        self.rounds_per_epoch = math.ceil(len(shard_indices) / batch_size)
+        self.samples, self.classes = len(shard_indices), dataset.num_classes
+        self.rounds_per_epoch = math.ceil(self.samples / batch_size)
 
     def indices(self, t: int) -> Tensor:
         """The training samples that round t uses, as indices into the whole training set."""

@@ -67,6 +67,16 @@ def test_period_is_typed_and_kept_as_text(every: str | int, period: Period) -> N
             {"task.alpha": 0.1, "task.skew": 0.8},
             ["task.skew = 0.8 is not used, because task.alpha is set"],
         ),
+        (
+            {"algorithm.share": 0.1, "algorithm.compressor": "identity"},
+            ["algorithm.share = 0.1 is not used: identity sends every entry"],
+        ),
+        ({"algorithm.bits": 1}, ["algorithm.bits = 1 is not used: with topk, algorithm.values counts"]),
+        ({"algorithm.bits": 1, "algorithm.compressor": "random"}, []),
+        (
+            {"run.min_nodes": 5},
+            ["run.min_nodes = 5 is above run.nodes = 4: no member can leave or be evicted"],
+        ),
     ],
 )
 def test_warnings(values: dict[str, object], expected: list[str]) -> None:
