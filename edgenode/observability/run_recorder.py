@@ -73,7 +73,7 @@ class RunRecorder:
         """Record until cancelled, or until the disk fails."""
         while True:
             await asyncio.sleep(_SAMPLE_EVERY_S)
-            if (plan := self._run.plan) is None:
+            if (plan := self._run.plan) is None or not self._is_under_way():
                 continue
             try:
                 await self._sample(plan)
@@ -112,6 +112,11 @@ class RunRecorder:
         except CheckpointError as exc:
             log.warning("cannot read the history", reason=str(exc))
             return []
+
+    def _is_under_way(self) -> bool:
+        """Whether nodes run. Until then, the plan may be that of a checkpoint, from before the run resumes."""
+        known = self._restarted or self._events is not None
+        return known or any(node.status.reported for node in self._run.status().nodes)
 
     async def _sample(self, plan: Plan, ended_well: bool | None = None) -> None:
         """Write what is new. ``ended_well`` is given at the end of the run.

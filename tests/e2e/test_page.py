@@ -150,6 +150,14 @@ def happened(driver: Chrome, *expected: str) -> None:
     until(lambda: events(driver) == list(expected), lambda: f"{expected}: {events(driver)}")
 
 
+def resumed(driver: Chrome) -> None:
+    """Wait until the newest event is that both nodes resumed."""
+    until(
+        lambda: re.fullmatch(r"restarted from round \d+: node-0, node-1", "".join(events(driver)[-1:])),
+        lambda: f"both nodes resumed: {events(driver)}",
+    )
+
+
 class Progress:
     """The round and the bytes that a page shows. They must not fall between two looks at it, nor along its curves."""
 
@@ -230,8 +238,8 @@ def test_history_is_continuous_after_restarts_stops_and_power_cuts(fleet: Fleet)
         fleet.stop([*nodes, second], "--cluster", fleet.cluster)
         third, nodes = controller(), fleet.nodes(2)
         driver.get(url)
-        until(lambda: events(driver)[-2:-1] == ["stopped as requested, and can resume from here"], "a resumed run")
-        assert re.fullmatch(r"restarted from round \d+: node-0, node-1", events(driver)[-1])
+        resumed(driver)
+        assert events(driver)[-2] == "stopped as requested, and can resume from here"
         progress.passes(driver, 25)
 
         for process in (third, *nodes):  # a power cut: the run falls back to a checkpoint
@@ -241,7 +249,7 @@ def test_history_is_continuous_after_restarts_stops_and_power_cuts(fleet: Fleet)
         controller()
         fleet.nodes(2)
         driver.get(url)
-        until(lambda: events(driver)[-1:] and events(driver)[-1].startswith("restarted"), "a resumed run")
+        resumed(driver)
         sent, progress = progress.shown[1], Progress()
         progress.check(driver)
         progress.passes(driver, 20)

@@ -49,12 +49,12 @@ class Run:
     """A run of one node, which is a round further whenever its status is read."""
 
     def __init__(self, plan: Plan = PLAN, first: int = 0) -> None:
-        self.plan, self.round, self.paused = plan, first, False
+        self.plan, self.round, self.paused, self.state = plan, first, False, NodeState.RUNNING
         self.restored: list[tuple[int, Mapping[str, Mapping[str, int]]]] = []
 
     def status(self) -> ClusterStatus:
-        self.round += 1
-        node = NodeStatus(NodeState.RUNNING, round=self.round, payload_bytes=100 * self.round)
+        self.round += self.state is NodeState.RUNNING
+        node = NodeStatus(self.state, round=self.round, payload_bytes=100 * self.round)
         return ClusterStatus("home", plan=self.plan, nodes=(NodeView("n0", status=node),), paused=self.paused)
 
     def restore(self, reached: int, counts: Mapping[str, Mapping[str, int]]) -> None:
@@ -110,6 +110,25 @@ async def test_run_that_resumes_after_a_stop_is_recorded_as_one(tmp_path: Path) 
     assert [event["kind"] for event in RunHistory(tmp_path).events(run["id"])] == [
         "started", "finished", "restarted", "finished",
     ]  # fmt: skip
+
+
+async def test_run_whose_nodes_have_yet_to_resume_is_not_a_new_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_recorder, "_SAMPLE_EVERY_S", 0.001)
+    await recorded(tmp_path, Run(first=5))
+    again = Run()  # the plan of the first node's checkpoint
+    again.state = NodeState.UNSPECIFIED
+    recorder = RunRecorder(Config(), 9, tmp_path, False, again)
+    recording = asyncio.create_task(recorder.record())
+    await asyncio.sleep(0.05)
+    assert again.restored == []
+    again.plan, again.state, again.round = Plan((PLAN.successor(6),)), NodeState.RUNNING, 6
+    while not again.restored:  # noqa: ASYNC110  (the history is opened in a thread)
+        await asyncio.sleep(0.001)
+    recording.cancel()
+    await recorder.end(ended_well=True)
+    assert len(RunHistory(tmp_path).runs()) == 1
 
 
 async def test_restarted_controller_continues_round_counts_and_events(tmp_path: Path) -> None:
