@@ -28,13 +28,8 @@ from edgenode.storage.filesystem import default_state_dir
 
 @click.command()
 @config_option
-@click.option(
-    "--name",
-    callback=as_name,
-    envvar="EDGENODE_NAME",
-    show_envvar=True,
-    help="This node's id. [default: the host name]",
-)
+@click.option("--name", callback=as_name, envvar="EDGENODE_NAME", show_envvar=True,
+              help="This node's id. [default: the host name]")  # fmt: skip
 @click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
               show_envvar=True, help="Address for peers. Port 0 is any free port.")  # fmt: skip
 @click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",

@@ -103,7 +103,7 @@ class Controller:
         reflection: bool = False,
     ) -> None:
         self.config, self.listen, self._http, self._reflection = config, listen, http, reflection
-        self.state = ControllerState(state_dir, config.digest())
+        self.state = ControllerState(state_dir, config.digest(), config.shared())
         saved = self._load_state(recover)
         leadership = Leadership(saved.term + 1 if saved else 0, secrets.token_hex(4), listen)
         self.cluster = Cluster(factory.run_spec(config), leadership, saved, recover)

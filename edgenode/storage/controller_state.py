@@ -21,6 +21,7 @@ from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
+from edgenode.core.canonical import differences
 from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError
@@ -42,16 +43,21 @@ CREATE TABLE state (
     sha256 TEXT NOT NULL  -- over all of the above and the records
 );
 CREATE TABLE record (number INTEGER PRIMARY KEY, json TEXT NOT NULL);
+CREATE TABLE config (text TEXT NOT NULL);  -- what run_digest is the digest of. It only serves errors
 COMMIT;
 """
 
 
 class ControllerState:
-    """The database of one controller."""
+    """The database of one controller.
 
-    def __init__(self, state_dir: Path, run_digest: str) -> None:
+    Args:
+        config: what ``run_digest`` is the digest of, so that an error can name the keys that differ.
+    """
+
+    def __init__(self, state_dir: Path, run_digest: str, config: str = "") -> None:
         self.path = state_dir / "controller.sqlite3"
-        self._run_digest = run_digest
+        self._run_digest, self._config = run_digest, config
 
     def save(self, persist: Persist) -> None:
         """Replace what was saved. It is on the medium when this returns.
@@ -98,6 +104,8 @@ class ControllerState:
             leftover.unlink(missing_ok=True)  # SQLite would apply an old journal to the new database
         with closing(sqlite3.connect(scratch)) as database:
             database.executescript(_SCHEMA)
+            with database:
+                database.execute("INSERT INTO config VALUES (?)", (self._config,))
         self._write(scratch, persist)
         REAL_DISK.rename(scratch, self.path)
         REAL_DISK.flush(self.path.parent)
@@ -136,9 +144,11 @@ class ControllerState:
         if digest != _digest(run_digest, term, ballot, paused, texts):
             raise ValueError("its checksum does not match")
         if run_digest != self._run_digest:
+            keys = differences(self._config, _config(database), run_digest)
+            how = f"in this one {keys}" if keys else f"its digest is {run_digest}, ours is {self._run_digest}"
             raise OtherRun(
-                f"{self.path} belongs to an unfinished run with another configuration: its digest is {run_digest}, "
-                f"ours is {self._run_digest}. Remove it, or use another --state-dir"
+                f"{self.path} belongs to an unfinished run with another configuration: {how}. "
+                "Remove it, or use another --state-dir"
             )
         return Persist(term, ballot, Plan(tuple(map(Record.from_json, texts))), bool(paused))
 
@@ -151,6 +161,14 @@ def _open(path: Path) -> sqlite3.Connection:
 def _value(database: sqlite3.Connection, query: str) -> object:
     (value,) = database.execute(query).fetchone()
     return value
+
+
+def _config(database: sqlite3.Connection) -> str:
+    """The configuration of the run. Empty in a database of an earlier version."""
+    try:
+        return str(_value(database, "SELECT text FROM config"))
+    except (sqlite3.Error, TypeError):
+        return ""
 
 
 def _digest(run_digest: str, term: int, ballot: int, paused: int, records: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ DISK_S = 0.3
 def saved_state(folder: Path, config: Config) -> Persist:
     plan = create_plan(config.run.cluster, [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], factory.schedule(config))
     persist = Persist(4, 0, plan)
-    ControllerState(folder, config.digest()).save(persist)
+    ControllerState(folder, config.digest(), config.shared()).save(persist)
     return persist
 
 
@@ -60,7 +60,7 @@ def test_damaged_state_is_removed_only_with_recover(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recover", [False, True])
 def test_state_of_another_run_is_never_removed(tmp_path: Path, recover: bool) -> None:
     saved_state(tmp_path, Config())
-    with pytest.raises(OtherRun, match=f"digest is {Config().digest()}, ours is"):
+    with pytest.raises(OtherRun, match=r"another configuration: in this one run\.seed is 1, not 0\. Remove it"):
         Controller(load(None, {"run.seed": 1}, {}), LISTEN, tmp_path, recover)
     assert ControllerState(tmp_path, Config().digest()).load() is not None
 

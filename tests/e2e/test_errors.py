@@ -48,13 +48,14 @@ def refused(fleet: Fleet, *arguments: str) -> str:
     ("text", "reason"),
     [
         ("[run\n", r"run\.toml: not valid TOML: .* \(at line 1, column 5\)"),
+        ('[run]\nrounds = "3"\n', r'run\.toml: run\.rounds = "3", but it must be a whole number, 1 or more'),
         ("[run]\nround = 3\n", r"run\.toml: unknown key run\.round = 3; did you mean run\.rounds\?"),
         (
             "[algorithm]\nshare = 0.01\naveraging_rate = 0.2\n",
             r"run\.toml: algorithm\.averaging_rate = 0\.2, but it must be at most 0\.05, five times .*",
         ),
     ],
-    ids=["bad TOML", "unknown key", "averaging rate above 5 p"],
+    ids=["bad TOML", "wrong type", "unknown key", "averaging rate above 5 p"],
 )
 def test_invalid_run_toml_is_refused(fleet: Fleet, command: str, text: str, reason: str) -> None:
     (fleet.folder / "run.toml").write_text(text)

@@ -18,7 +18,7 @@ from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import CheckpointError
+from edgenode.errors import CheckpointError, OtherRun
 from edgenode.storage.controller_state import ControllerState
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
@@ -102,6 +102,15 @@ def test_state_of_another_configuration_is_rejected(state: ControllerState) -> N
     state.save(a_persist())
     with pytest.raises(CheckpointError, match=r"controller\.sqlite3 belongs to an unfinished run with another config"):
         ControllerState(state.path.parent, "f00d").load()
+
+
+def test_state_of_an_earlier_version_names_both_digests(state: ControllerState) -> None:
+    state.save(a_persist())
+    with closing(sqlite3.connect(state.path)) as database:
+        database.execute("DROP TABLE config")
+    assert state.load() == a_persist()
+    with pytest.raises(OtherRun, match="its digest is run, ours is f00d"):
+        ControllerState(state.path.parent, "f00d", "{}").load()
 
 
 def assert_rejected(state: ControllerState, reason: str) -> None:
