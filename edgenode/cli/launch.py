@@ -32,7 +32,8 @@ _LINE_END = re.compile(rb"[\r\n]+")
 @click.option("--config", "config_path", type=click.Path(path_type=Path), envvar="EDGENODE_CONFIG", show_envvar=True,
               help="The run.toml that describes the run. [default: run.toml, if this folder has one]")  # fmt: skip
 @set_option
-@click.option("-m", "--module", is_flag=True, help="SCRIPT is the name of a module, as of python -m.")
+@click.option("-m", "--module", is_flag=True, envvar="EDGENODE_MODULE", show_envvar=True,
+              help="SCRIPT is the name of a module, as of python -m.")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
               help="Folder for checkpoints and results. A run in it resumes. [default: runs/launch-TIME]")  # fmt: skip
 @click.option("--max-restarts", default=0, show_default=True, type=click.IntRange(0), envvar="EDGENODE_MAX_RESTARTS",
