@@ -87,6 +87,11 @@ class MeshTrainer:
         """The shape of each trained parameter."""
         return {name: tuple(parameter.shape) for name, parameter in self._flat.parameters.items()}
 
+    @property
+    def remedy(self) -> str:
+        """What to lower if training diverges."""
+        return "the learning rate of your optimiser"
+
     def initial(self) -> Floats:
         return self._flat.read()
 

@@ -90,7 +90,7 @@ class Replica:
         self.name, self.trainer, self.stats = name, trainer, NodeStats()
         self._config, self._store = config, store
         self._sketch: Sketch | None = None
-        self._losses: deque[tuple[int, float | None]] = deque(maxlen=2)  # the last ones, with their rounds
+        self._losses: deque[tuple[int, float]] = deque(maxlen=2)  # the last ones, with their rounds
         self.layout = Layout(tuple(size for _, size in trainer.layout))
         self.learner = VectorLearner(
             algorithm_spec, self.layout, self._first_state(algorithm_spec, start), config.run.seed, name
@@ -156,16 +156,14 @@ class Replica:
         return Trained(action.round, step.local_update)
 
     def _abort(self, error: Diverged) -> Abort:
-        """What every node reports when training diverged here: where, what preceded it, and the keys to lower."""
+        """What every node reports when training diverged here: where, what preceded it, and what to lower."""
         config, t = self._config, self.node.round
-        before = [
-            f", and the loss was {loss:.4g} in round {r}" for r, loss in self._losses if r < t and loss is not None
-        ]
-        keys = [f"task.learning_rate = {config.task.learning_rate:g}"]
+        before = [f", and the loss was {loss:.4g} in round {r}" for r, loss in self._losses if r < t]
+        lower = [self.trainer.remedy]
         if 0 < config.algorithm.kept_share < 1 or config.algorithm.name == "d2":
-            keys.append(f"algorithm.averaging_rate = {factory.averaging_rate(config):g}")
+            lower.append(f"algorithm.averaging_rate = {factory.averaging_rate(config):g}")
         what = "".join([str(error), *before[-1:]])
-        return Abort(f"training diverged at {self.name} in round {t}: {what}; lower {' or '.join(keys)}")
+        return Abort(f"training diverged at {self.name} in round {t}: {what}; lower {' or '.join(lower)}")
 
     def evaluate(self, z: Floats) -> float | None:
         """The test accuracy of z, 0 to 1, if there is one. It is counted."""

@@ -38,6 +38,7 @@ class Trainer(Protocol):
         layout: name and number of entries of every trained parameter, in the order of the vector [d].
         size: d.
         rounds_per_epoch: of the run.
+        remedy: what to lower if training diverges.
     """
 
     @property
@@ -46,6 +47,8 @@ class Trainer(Protocol):
     def size(self) -> int: ...
     @property
     def rounds_per_epoch(self) -> int: ...
+    @property
+    def remedy(self) -> str: ...
 
     def initial(self) -> Floats:
         """The vector [d] that every node of the run starts from."""

@@ -128,6 +128,11 @@ class Trainer:
         self._descend(self.learning_rate(t))
         return LocalStep(self._flat.minus(z), loss)
 
+    @property
+    def remedy(self) -> str:
+        """What to lower if training diverges."""
+        return f"task.learning_rate = {self._settings.learning_rate:g}"
+
     def learning_rate(self, t: int) -> float:
         return self._settings.learning_rate_at(t, self.rounds_per_epoch)
 

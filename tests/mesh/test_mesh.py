@@ -262,7 +262,10 @@ def test_step_in_another_thread_is_refused(make_mesh: MakeMesh) -> None:
     [
         (torch.zeros(3), r"loss has shape \(3,\), but it must be one number, as of loss.mean\(\)"),
         ("high", "loss is 'high', but it must be a number"),
-        (float("nan"), "training diverged at n0 in round 0: the loss is nan"),
+        (
+            float("nan"),
+            "training diverged at n0 in round 0: the loss is nan; lower the learning rate of your optimiser",
+        ),
         (torch.tensor(float("inf")), "training diverged at n0 in round 0: the loss is inf"),
     ],
 )
