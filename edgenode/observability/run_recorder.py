@@ -79,7 +79,6 @@ class RunRecorder:
                 await self._sample(plan)
             except CheckpointError as exc:
                 log.warning("the run continues without a history", reason=str(exc))
-                self._events = None
                 return
 
     def observe(self, plan: Plan | None, paused: bool) -> None:
