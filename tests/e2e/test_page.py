@@ -185,6 +185,7 @@ class Progress:
         until(lambda: self.check(driver) >= goal, lambda: f"round {goal}: {self.shown}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
 def test_history_is_continuous_when_nodes_die_and_return(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 3, "run.rounds": 20_000, "run.evaluate_every": 10, "topology.graphs": ["a"]})
