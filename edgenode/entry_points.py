@@ -44,6 +44,9 @@ class Group(Generic[T]):
             self._table[name] = self._load(name)
         return self._table[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._table or name in self.names()
+
     def names(self) -> tuple[str, ...]:
         """Every installed name, edgenode's own first."""
         return (*self.own, *sorted({point.name for point in entry_points(group=self.name)} - set(self.own)))
@@ -59,9 +62,10 @@ class Group(Generic[T]):
         return reasons
 
     def providers(self, names: Iterable[str]) -> dict[str, str]:
-        """For each of these names that a package provides, the package and its version."""
+        """The package and version of each of these names that a package provides. A key names the group, too."""
         others = {point.name: _provider(point) for point in entry_points(group=self.name)}
-        return {name: others[name] for name in names if name in others and name not in self.own}
+        provided = [name for name in names if name in others and name not in self.own]
+        return {f"package of {self.name}:{name}": others[name] for name in provided}
 
     def _load(self, name: str) -> T:
         found = {_provider(point): point for point in entry_points(group=self.name, name=name)}

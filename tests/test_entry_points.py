@@ -43,7 +43,7 @@ def test_package_cannot_replace_an_own_object(tmp_path: Path, monkeypatch: pytes
     group = a_group()
     assert group["one"] == 1
     assert group.names() == ("one", "two", "three")
-    assert group.providers(["one", "three", "absent"]) == {"three": "acme 1.0"}
+    assert group.providers(["one", "three", "absent"]) == {"package of edgenode.numbers:three": "acme 1.0"}
 
 
 def test_unknown_name_lists_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

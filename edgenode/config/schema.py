@@ -225,8 +225,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """All that must be equal on every node, as a canonical text: keys, and versions of extensions."""
         values = {f"{section}.{name}": v for section, keys in self.as_dict().items() for name, v in keys.items()}
         keys = {key: value for key, value in values.items() if key not in LOCAL_KEYS}
-        extensions = {f"package of {name}": package for name, package in self.extensions().items()}
-        return canonical.canonical(keys | extensions)
+        return canonical.canonical(keys | self.extensions())
 
     def digest(self) -> str:
         """SHA-256, in hex, of `shared`."""
@@ -236,15 +235,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """The package and version of every algorithm, compressor and graph that a package provides, by name."""
         from edgenode.config.graphs import GRAPHS
 
-        used: tuple[tuple[Group[Any], tuple[str, ...]], ...] = (
-            (ALGORITHMS, (self.algorithm.name,)),
-            (COMPRESSORS, (self.algorithm.compressor,)),
-            (GRAPHS, self.topology.graphs),
-        )
         return {
-            f"{group.name}:{name}": provider
-            for group, names in used
-            for name, provider in group.providers(names).items()
+            **ALGORITHMS.providers([self.algorithm.name]),
+            **COMPRESSORS.providers([self.algorithm.compressor]),
+            **GRAPHS.providers(self.topology.graphs),
         }
 
     def warnings(self) -> list[str]:

@@ -1,7 +1,9 @@
 """Builds a network by name, with random weights.
 
 The names are the paper's networks (sections 8.2 and 8.3: ResNet-20, ResNet-110, VGG11 without BatchNorm), LeNet-5, and
-small-cnn for the smallest devices. Any other name is looked up in torchvision.models.
+small-cnn for the smallest devices. Installed packages add others, as entry points of edgenode.models: functions of the
+number of classes, the number of channels and the image size that return a network. Any other name is looked up in
+torchvision.models.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgenode.entry_points import Group
 from edgenode.errors import ConfigError
 
 GROUP_SIZE = 2
@@ -33,7 +36,7 @@ def build(name: str, num_classes: int, in_channels: int, image_size: int, norm: 
     """
     if norm not in NORMS:
         raise ConfigError(f"norm {norm!r} is unknown: choose one of {', '.join(NORMS)}")
-    make = _OWN[name] if name in _OWN else partial(_from_torchvision, name)
+    make = _provided(name) if name in MODELS else partial(_from_torchvision, name)
     try:
         model = make(num_classes, in_channels, image_size)
         if norm == "group":
@@ -47,13 +50,23 @@ def build(name: str, num_classes: int, in_channels: int, image_size: int, norm: 
 
 def refuse_unknown(name: str) -> None:
     """Raise ConfigError if `build` does not know this name. Builds nothing."""
-    if name not in _OWN and name not in _torchvision_names():
+    if name in MODELS:
+        _provided(name)
+    elif name not in _torchvision_names():
         raise ConfigError(_unknown(name))
+
+
+def _provided(name: str) -> Make:
+    try:
+        return MODELS[name]
+    except ConfigError as exc:
+        raise ConfigError(f"model {name!r}: {exc}") from exc
 
 
 def names() -> tuple[str, ...]:
     """Return every name that `build` knows, our own first."""
-    return (*_OWN, *(name for name in _torchvision_names() if name not in _OWN))
+    provided = MODELS.names()
+    return (*provided, *(name for name in _torchvision_names() if name not in provided))
 
 
 def _probe(model: nn.Module, in_channels: int, image_size: int) -> None:
@@ -230,13 +243,18 @@ def _vgg_features(in_channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-_OWN: dict[str, Callable[[int, int, int], nn.Module]] = {
+Make = Callable[[int, int, int], nn.Module]
+"""(classes, channels, image size) -> a network."""
+
+_OWN: dict[str, Make] = {
     "small-cnn": _small_cnn,
     "lenet5": _lenet5,
     "resnet20": partial(_resnet, 3),
     "resnet110": partial(_resnet, 18),
     "vgg11": _VGG11,
 }
+
+MODELS: Group[Make] = Group("edgenode.models", Callable, _OWN)
 
 
 # torchvision -------------------------------------------------------------------------------------------
@@ -272,5 +290,5 @@ def _grey_to_rgb(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, 
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
-    own = ", ".join(_OWN)
+    own = ", ".join(MODELS.names())
     return f"model {name!r} is unknown: did you mean {near!r}? (own: {own}; or any name of torchvision.models)"

@@ -13,6 +13,7 @@ from edgenode.config.load import load
 from edgenode.config.schema import ALGORITHMS, COMPRESSORS, Config
 from edgenode.core.topology.graph import PRESETS, GraphSpec
 from edgenode.errors import ConfigError, GraphError
+from edgenode.node.workload import TaskWorkload
 from edgenode.storage.result_file import describe_compressor
 from tests.distributions import forget, install
 
@@ -20,6 +21,7 @@ POINTS = {
     "edgenode.compressors": {"halves": "acme_edge:HALVES", "broken": "absent_module:X"},
     "edgenode.algorithms": {"slow-push": "acme_edge:SLOW"},
     "edgenode.graphs": {"star": "acme_edge:STAR", "broken-graph": "absent_module:X"},
+    "edgenode.models": {"tiny": "absent_module:X"},
 }
 SOURCE = """
 from edgenode.core.algorithm.compression import Compressor, as_bfloat16, keep_all
@@ -105,13 +107,14 @@ def test_all_graphs_are_added_but_those_that_cannot_be_imported() -> None:
 
 
 def test_version_of_an_extension_is_part_of_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    builtin, config = loaded(), loaded(algorithm__name="slow-push", topology__graphs="a,star")
+    builtin, config = loaded(), loaded(algorithm__name="slow-push", topology__graphs="a,star", task__model="tiny")
     assert (builtin.extensions(), builtin.digest()) == ({}, Config().digest())
     assert config.extensions() == {
-        "edgenode.algorithms:slow-push": "acme 1.0",
-        "edgenode.compressors:halves": "acme 1.0",
-        "edgenode.graphs:star": "acme 1.0",
+        "package of edgenode.algorithms:slow-push": "acme 1.0",
+        "package of edgenode.compressors:halves": "acme 1.0",
+        "package of edgenode.graphs:star": "acme 1.0",
     }
+    assert TaskWorkload(config).identity() == {"package of edgenode.models:tiny": "acme 1.0"}
     digest = config.digest()
     (tmp_path / "acme-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.1\n")
     assert config.digest() != digest

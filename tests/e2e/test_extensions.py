@@ -63,7 +63,9 @@ def test_node_with_another_version_of_a_package_is_refused(fleet: Fleet, signum:
     fleet.static_node(ports, 0).logs("listening")
     metadata = signum / "edgenode-signum-0.1.0.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("0.1.0", "0.2.0"))
-    fleet.static_node(ports, 1).exits(1)
+    refused = fleet.static_node(ports, 1).exits(1)
+    package = "package of edgenode.compressors:signum"
+    assert f'{package} is "edgenode-signum 0.2.0", not "edgenode-signum 0.1.0"' in refused.errors[-1]
 
 
 @pytest.mark.slow

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from edgenode.errors import ConfigError
 from edgenode.tasks import models
+from tests.distributions import forget, install
 
 
 def parameters(model: nn.Module) -> int:
@@ -105,3 +109,37 @@ def test_unknown_norm_lists_the_choices() -> None:
 def test_unfit_image_size_fails_when_built(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"model '{name}' cannot take images of 3x8x8: "):
         models.build(name, 10, 3, 8)
+
+
+# --- models of packages
+
+NET = """
+from torch import nn
+
+def net(num_classes, in_channels, image_size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes))
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    points = {"linear": "acme_models:net", "lenet5": "acme_models:net", "broken": "absent_module:net"}
+    install(tmp_path, monkeypatch, {"edgenode.models": points}, NET, "acme_models")
+    yield
+    forget(models.MODELS)
+
+
+@pytest.mark.usefixtures("package")
+def test_model_of_a_package_is_built_by_its_name() -> None:
+    models.refuse_unknown("linear")
+    assert [tuple(p.shape) for p in models.build("linear", 10, 1, 8).parameters()] == [(10, 64), (10,)]
+    assert len(list(models.build("lenet5", 10, 1, 28).parameters())) == 10  # a package cannot replace it
+    assert models.names()[:7] == (*models.MODELS.own, "broken", "linear")
+
+
+@pytest.mark.usefixtures("package")
+def test_model_package_that_cannot_be_imported_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"model 'broken': acme 1\.0 cannot be imported: ModuleNotFoundError"):
+        models.refuse_unknown("broken")
+    with pytest.raises(ConfigError, match=r"'liner' is unknown: did you mean 'linear'\? \(own: .*, broken, linear;"):
+        models.refuse_unknown("liner")
