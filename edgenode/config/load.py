@@ -152,14 +152,18 @@ def _choose_compressor(given: dict[str, object]) -> None:
 
 
 def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None:
-    """Refuse combinations that do not work. The error names a key that was given: defaults fit each other."""
+    """Refuse combinations that do not work. The error names a key that was given: own defaults fit each other."""
 
     def refuse(key: str, reason: str) -> ConfigError:
         key, value = f"algorithm.{key}", _shown(getattr(algorithm, key))
-        return _error(f"{source_of[key]}: {key} = {value}, but {reason}")
+        return _error(f"{source_of.get(key) or f'default of {name}'}: {key} = {value}, but {reason}")
 
     name, definition, rate = algorithm.name, algorithm.definition, algorithm.averaging_rate
-    if not definition.takes(algorithm.compressor, COMPRESSORS[algorithm.compressor]):
+    try:
+        compressor = COMPRESSORS[algorithm.compressor]
+    except ConfigError as exc:
+        raise refuse("compressor", str(exc)) from exc
+    if not definition.takes(algorithm.compressor, compressor):
         allowed = one_of(other for other in COMPRESSORS.own if definition.takes(other, COMPRESSORS[other]))
         why = definition.only or "it does not exchange blocks"
         why = "it chooses the share that topk keeps" if definition.searches_share else why
@@ -167,13 +171,14 @@ def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None
     if definition.only and algorithm.values != definition.values:
         raise refuse("values", f"with {name} it must be {_shown(definition.values)}: {definition.only}")
     if algorithm.blocks > _MAX_BLOCKS:
-        raise refuse("share", f"with rolling it must be 1/{_MAX_BLOCKS} or more: each block has its own weight")
+        least = f"1/{_MAX_BLOCKS} or more: each block has its own weight"
+        raise refuse("share", f"with {algorithm.compressor} it must be {least}")
     if definition.searches_share and rate is not None:
         raise refuse("averaging_rate", f"with {name} it must be unset: it follows the share")
     if rate is None or not definition.communicates:
         return
     rule = definition.rule()
-    if rate > 1 and algorithm.blocks > 1:
+    if rate > 1 and compressor.blocks is not None:
         raise refuse("averaging_rate", f"with {algorithm.compressor} it must be at most 1: training would diverge")
     if rule.largest_rate is not None and rate > rule.largest_rate:
         raise refuse("averaging_rate", f"with {name} it must be at most {rule.largest_rate:g}: training would diverge")

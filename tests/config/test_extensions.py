@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,16 @@ def test_algorithm_of_a_package_gives_the_defaults_and_requirements() -> None:
         factory.check_graphs(loaded(algorithm__name="slow-push", topology__graphs="chord"))
     with pytest.raises(ConfigError, match=r"at most 2\.5, five times the kept share 0\.5"):
         loaded(algorithm__name="slow-push", algorithm__averaging_rate=2.6)
+
+
+def test_default_that_an_extension_gets_wrong_is_named() -> None:
+    ALGORITHMS._table["odd"] = replace(ALGORITHMS["slow-push"], compressor="rolling")
+    expected = (
+        'default of odd: algorithm.compressor = "rolling", but with odd it must be "topk", "identity" or "random"'
+    )
+    assert error_of(algorithm__name="odd") == f"{expected}: it does not exchange blocks"
+    ALGORITHMS._table["odd"] = replace(ALGORITHMS["slow-push"], compressor="halve")
+    assert error_of(algorithm__name="odd").startswith('default of odd: algorithm.compressor = "halve", but it must be')
 
 
 def test_written_config_with_an_extension_loads_back_equal(tmp_path: Path) -> None:
