@@ -15,17 +15,25 @@ from collections.abc import Callable
 
 import torch
 
-from edgenode.tasks import datasets, models
 from edgenode.tasks.datasets import Dataset
+from edgenode.tasks.image_task import ImageSamples, ImageTask
+from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.settings import TrainSettings
-from edgenode.tasks.trainer import Trainer
+from edgenode.tasks.task import NodeInfo, RunLength
+from edgenode.tasks.trainer import TaskTrainer
 
 
-def noise(count: int = 10_000) -> Dataset:
-    """Images of CIFAR's shape."""
-    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.randint(0, 10, (count,))
-    return Dataset(images, labels, images[:100], labels[:100], 10, (127.5,) * 3, (73.6,) * 3)
+class Noise(ImageTask):
+    """ResNet-20 on images of CIFAR's shape."""
+
+    def __init__(self, count: int = 10_000) -> None:
+        super().__init__(model="resnet20", augment=True)
+        images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+        labels = torch.randint(0, 10, (count,))
+        self._dataset = Dataset(images, labels, images[:100], labels[:100], 10, (127.5,) * 3, (73.6,) * 3)
+
+    def train_data(self, node: NodeInfo) -> ImageSamples:
+        return ImageSamples(self.dataset.train_images, self.dataset.train_labels)
 
 
 def per_call_ms(call: Callable[[int], object], times: int) -> float:
@@ -48,14 +56,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    dataset = datasets.load("imagefolder", options.data_dir) if options.data_dir else noise()
-    shard = torch.arange(len(dataset.train_labels))
-    trainer = Trainer(
-        dataset, shard, lambda: models.build("resnet20", dataset.num_classes, dataset.channels, dataset.image_size),
-        TrainSettings(augment=True, precision=options.precision), seed=0, shard=0,
-    )  # fmt: skip
+    task = ImageTask("imagefolder", "resnet20", augment=True) if options.data_dir else Noise()
+    data = LocalData.whole(task.train_data(NodeInfo("node-0", options.data_dir)))
+    trainer = TaskTrainer(task, data, TrainSettings(precision=options.precision), RunLength(1, 1), seed=0)
     z = trainer.initial()
-    loader = per_call_ms(lambda t: trainer.batches.batch(t, t), 100)
+    loader = per_call_ms(lambda t: task.prepared(trainer.batches.batch(t)), 100)
     step = per_call_ms(lambda t: trainer.train(t, z), 4) - loader
     print(f"loader {loader:.2f} ms, gradient step {step:.1f} ms: the loader is {step / loader:.0f} times as fast")
 

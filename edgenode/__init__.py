@@ -1,7 +1,7 @@
 """edgenode: decentralised training of one model on devices that keep their own data.
 
-`Mesh` puts a training loop of your own on a run. The names are imported when they are first used, so `import edgenode`
-takes no time.
+`Task` is a model and data of your own in the loop of edgenode. `Mesh` puts a training loop of your own on a run. The
+names are imported when they are first used, so `import edgenode` takes no time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgenode.errors import ConfigError, EdgenodeError
     from edgenode.mesh import Mesh
+    from edgenode.tasks.task import NodeInfo, RunLength, Task
 
 __version__ = "0.1.0"
-__all__ = ["ConfigError", "EdgenodeError", "Mesh", "__version__"]
+__all__ = ["ConfigError", "EdgenodeError", "Mesh", "NodeInfo", "RunLength", "Task", "__version__"]
 
-_HOME = {"Mesh": "edgenode.mesh", "ConfigError": "edgenode.errors", "EdgenodeError": "edgenode.errors"}
+_HOME = {
+    "ConfigError": "edgenode.errors",
+    "EdgenodeError": "edgenode.errors",
+    "Mesh": "edgenode.mesh",
+    "NodeInfo": "edgenode.tasks.task",
+    "RunLength": "edgenode.tasks.task",
+    "Task": "edgenode.tasks.task",
+}
 
 
 def __getattr__(name: str) -> Any:

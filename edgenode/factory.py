@@ -6,8 +6,8 @@ A function named after a value builds it. One named after a verb checks or prepa
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,15 @@ from edgenode.core.algorithm.compression import Compressor, as_float32, keep_non
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec, parse_edges
-from edgenode.core.topology.period import DataSize, Epoch
+from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec
 from edgenode.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
-    from edgenode.tasks.settings import TaskSettings
-    from edgenode.tasks.trainer import Trainer
+    from edgenode.tasks.local_data import Cut
+    from edgenode.tasks.settings import TrainSettings
+    from edgenode.tasks.task import Task
 
 
 def graph_spec(name: str) -> GraphSpec:
@@ -201,68 +202,41 @@ def agreed_plan(
     return restore_plan(newest, members, offers)
 
 
-def task_settings(config: Config) -> TaskSettings:
-    """The task of a run, which is the same on every node."""
-    from edgenode.tasks.settings import TaskSettings, TrainSettings
+def task(config: Config) -> Task:
+    """The task of a run: the class of one's own that it names, or a data set and a model.
 
-    task = config.task
-    return TaskSettings(
-        dataset=task.dataset,
-        data_dir=task.data_dir or None,
-        model=task.model,
-        norm=task.norm,
-        skew=task.skew,
-        alpha=task.alpha,
-        train=TrainSettings(
-            batch_size=task.batch_size,
-            learning_rate=task.learning_rate,
-            momentum=task.momentum,
-            weight_decay=task.weight_decay,
-            milestones=tuple(task.milestones),
-            decay=task.decay,
-            warmup_epochs=task.warmup_epochs,
-            augment=task.augment,
-            precision=task.precision,
-        ),
+    Raises:
+        ConfigError: there is none, or its constructor refuses its options.
+    """
+    from edgenode.tasks import entry
+    from edgenode.tasks.image_task import ImageTask
+
+    chosen = config.task
+    if chosen.entry:
+        return entry.load(chosen.entry, chosen.options)
+    return ImageTask(
+        chosen.dataset,
+        chosen.model,
+        chosen.norm,
+        augment=chosen.augment,
+        classes=chosen.classes,
+        image_size=chosen.image_size,
+        common_moments=chosen.has_own_data,
     )
 
 
-def prepare_task(config: Config) -> DataSize:
-    """Set torch's threads, load the data, and return how much an even share of it is.
+def cut(config: Config) -> Cut | None:
+    """How all nodes share one data set. None if each has its own."""
+    from edgenode.tasks.local_data import Cut
 
-    Raises:
-        ConfigError: the data set or model does not exist, its classes are not those of the run, or there are more nodes
-            than training samples.
-    """
-    import torch
-
-    from edgenode.tasks import datasets, models
-
-    torch.set_num_threads(threads(config))
-    models.refuse_unknown(config.task.model)  # before the node waits for the others
-    settings = task_settings(config)
-    dataset = datasets.load(settings.dataset, settings.data_dir)  # referenced until the end: the cache is weak
-    if config.task.classes:
-        datasets.require_classes(dataset, config.task.classes, config.task.data_dir or config.task.dataset)
-    if (samples := len(dataset.train_labels)) < config.run.nodes:
-        raise ConfigError(
-            f"run.nodes = {config.run.nodes}, but {settings.dataset} has only {samples} training samples: "
-            "every node needs one"
-        )
-    return DataSize(-(-samples // config.run.nodes), settings.train.batch_size)
+    return None if config.task.has_own_data else Cut(config.task.skew, config.task.alpha)
 
 
-def trainer(config: Config, name: str, initial_members: Sequence[str]) -> Trainer:
-    """The trainer of one node. Its shard of the data has its position among the initial members.
+def train_settings(config: Config) -> TrainSettings:
+    """How the task of a run is trained, which is the same on every node."""
+    from edgenode.tasks.settings import TrainSettings
 
-    Raises:
-        ConfigError: the task is not possible.
-    """
-    from edgenode.tasks.trainer import build_trainer
-
-    # There are no more shards than initial members, so a newcomer shares one of theirs.
-    shard = initial_members.index(name) if name in initial_members else zlib.crc32(name.encode()) % len(initial_members)
-    return build_trainer(task_settings(config), shard, len(initial_members), config.run.seed, device(config))
+    return TrainSettings(**{field.name: getattr(config.task, field.name) for field in fields(TrainSettings)})
 
 
 def device(config: Config) -> str:

@@ -15,6 +15,8 @@ from edgenode.core.topology.graph import PRESETS, GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import ConfigError, GraphError
+from edgenode.tasks.local_data import Cut
+from edgenode.tasks.settings import TrainSettings
 
 
 def a_config(**settings: object) -> Config:
@@ -227,8 +229,27 @@ def test_device_defaults_to_cuda_if_available(there: bool, monkeypatch: pytest.M
     assert factory.device(a_config(run__device="cpu")) == "cpu"
 
 
-def test_task_settings_are_those_of_the_configuration() -> None:
-    config = a_config(task__skew=0.8, task__milestones="3,5", task__batch_size=16)
-    settings = factory.task_settings(config)
-    assert (settings.skew, settings.data_dir, settings.train.milestones) == (0.8, None, (3, 5))
-    assert settings.train.batch_size == 16
+# --- the task
+
+
+def test_train_settings_are_those_of_the_configuration() -> None:
+    config = a_config(task__milestones="3,5", task__batch_size=16, task__optimizer="adamw", task__clip_norm=2)
+    assert factory.train_settings(config) == TrainSettings(
+        batch_size=16, milestones=(3, 5), optimizer="adamw", clip_norm=2.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "cut"),
+    [
+        ({"task__skew": 0.8}, Cut(skew=0.8)),
+        ({"task__alpha": 0.5}, Cut(alpha=0.5)),
+        ({"task__data": "own"}, None),
+        ({"task__dataset": "imagefolder"}, None),
+        ({"task__dataset": "imagefolder", "task__data": "cut"}, Cut()),
+        ({"task__entry": "birds:Birds"}, None),
+        ({"task__entry": "birds:Birds", "task__data": "cut"}, Cut()),
+    ],
+)
+def test_data_is_cut_where_all_nodes_share_it(settings: dict[str, object], cut: Cut | None) -> None:
+    assert factory.cut(a_config(**settings)) == cut

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import click
@@ -84,6 +85,8 @@ def load_config(path: Path | None, settings: tuple[str, ...]) -> Config:
         ConfigError: as ``overrides`` and ``load``.
     """
     config = load(path, overrides(settings))
+    if config.task.entry:  # modules next to run.toml can be imported, as next to a script that Python runs
+        sys.path.insert(0, str((path.parent if path is not None else Path()).absolute()))
     for warning in config.warnings():
         warn(warning)
     return config

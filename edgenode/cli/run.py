@@ -87,11 +87,11 @@ def run(
     set_up_logging(verbose, log_format)
     log_start(node=name, cluster=config.run.cluster, nodes=config.run.nodes)
     from edgenode.node.process import run_node
-    from edgenode.node.workload import TaskWorkload
+    from edgenode.node.task_workload import TaskWorkload
 
     take_sigterm_as_ctrl_c()
     try:
-        run_node(options, TaskWorkload(config, warn))
+        run_node(options, TaskWorkload(config, options.name, warn=warn))
     except KeyboardInterrupt:
         click.echo(f"edgenode: results so far are in {options.state_dir}", err=True)
         raise

@@ -12,6 +12,7 @@ import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from edgenode.errors import ConfigError, one_of
 
 _GROUPS: Mapping[str, Group[Any]] = {"algorithm.name": ALGORITHMS, "algorithm.compressor": COMPRESSORS}
 _MAX_BLOCKS = 65536
+_OPTION = "task.options."
 
 
 class _Given(NamedTuple):
@@ -54,14 +56,26 @@ def load(
     source_of = {}
     options = (_Given("command-line option", key, value, True) for key, value in overrides.items())
     for given in (*_from_file(path), *_from_environ(environ), *options):
-        value = _checked(given)
         section, _, name = given.key.partition(".")
-        sections[section][name] = value
+        if given.key.startswith(_OPTION):
+            name, known = "options", sections[section].get("options", {})
+            sections[section][name] = _checked(_one_option(given, known))
+        else:
+            sections[section][name] = _checked(given)
         source_of[given.key] = given.source
     _choose_compressor(sections["algorithm"])
     config = msgspec.convert(sections, Config)
     _check_algorithm(config.algorithm, source_of)
     return config
+
+
+def _one_option(given: _Given, known: object) -> _Given:
+    """A single option, as in --set task.options.width=32, as the whole table."""
+    assert isinstance(known, dict)
+    value = given.value
+    with suppress(ValueError):
+        value = json.loads(str(value))
+    return given._replace(key="task.options", value=known | {given.key.removeprefix(_OPTION): value})
 
 
 def _from_file(path: Path | None) -> Iterator[_Given]:
@@ -128,6 +142,8 @@ def _from_text(text: str, key: Key) -> object:
     text.encode()  # the bytes of an environment variable need not be text: a ValueError here
     if key.default is None and text == "none":
         return None
+    if isinstance(key.default, dict):
+        return json.loads(text)
     if isinstance(key.default, tuple):
         return [item.strip() for item in text.split(",")] if text else []
     return text

@@ -39,6 +39,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1, title="a number from 0 to 1")]
 FractionBelow1 = Annotated[float, Meta(ge=0, lt=1, title="a number from 0 to below 1")]
 FractionAbove0 = Annotated[float, Meta(gt=0, le=1, title="a number above 0 and at most 1")]
 PositiveOrUnset = Annotated[Positive | None, Meta(title="a number above 0, or unset")]
+AtLeast1OrUnset = Annotated[AtLeast1 | None, Meta(title="a whole number, 1 or more, or unset")]
 ThreadsOrAuto = Annotated[AtLeast1 | Literal["auto"], Meta(title='a whole number, 1 or more, or "auto"')]
 RoundsOrAuto = Annotated[AtLeast0 | Literal["auto"], Meta(title='a whole number, 0 or more, or "auto"')]
 Text = Annotated[str, Meta(title="text")]
@@ -47,6 +48,14 @@ ClusterName = Annotated[str, Meta(pattern=names.PATTERN, title=names.RULE)]
 Epochs = Annotated[tuple[AtLeast1, ...], Meta(title="a list of increasing whole numbers, 1 or more")]
 Names = Annotated[tuple[Name, ...], Meta(min_length=1, title="a list of one or more names or paths")]
 Classes = Annotated[tuple[Name, ...], Meta(title="a list of names")]
+Entry = Annotated[
+    str,
+    Meta(pattern=r"^(|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z", title='module and class, as in "birds:Birds", or empty'),
+]
+OptionTable = Annotated[
+    dict[str, bool | int | float | str | list[bool | int | float | str]],
+    Meta(title="a table of numbers, text, booleans, and lists of them"),
+]
 PeriodText = Annotated[str, Meta(title='epochs, as in "6ep", or rounds, as in "100r" or 100')]
 
 
@@ -78,19 +87,42 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The data, the model and the optimiser. Whether a data set or model exists is checked when a run starts."""
 
+    entry: Annotated[Entry, "a task of your own, instead of dataset and model (docs/your-own-task.md)"] = ""
+    options: Annotated[OptionTable, "arguments of the class that entry names"] = {}
     dataset: Annotated[Name, "name of the data set"] = "digits"
-    data_dir: Annotated[Text, "folder of the data (empty: the default folder)"] = ""
-    classes: Annotated[Classes, "if given, the classes that an imagefolder must have on every node"] = ()
+    data_dir: Annotated[Text, "folder of the data, where {node} is this node's name (empty: the default folder)"] = ""
+    data: Annotated[
+        Literal["auto", "own", "cut"],
+        "own: a node trains on all of its data; cut: all nodes have the same data, and each trains on a shard of it "
+        "(auto: own for imagefolder and entry, cut for other data sets)",
+    ] = "auto"
+    objective: Annotated[
+        Literal["equal", "samples"], "weight of a node in what is trained: equal, or by its number of samples"
+    ] = "equal"
+    classes: Annotated[Classes, "classes of an imagefolder, of which a node may lack some (empty: its folders)"] = ()
+    image_size: Annotated[
+        AtLeast1OrUnset, "pixels to which the images of an imagefolder are scaled and cropped (unset: as they are)"
+    ] = None
     model: Annotated[Name, "name of the model"] = "small-cnn"
     norm: Annotated[Literal["batch", "group"], "normalisation layers of the model"] = "group"
-    skew: Annotated[Fraction, "share of the data that is distributed by label, the rest evenly"] = 0.0
+    skew: Annotated[Fraction, "share of the data that is cut by label, the rest evenly"] = 0.0
     alpha: Annotated[
-        PositiveOrUnset, "if set, the data is distributed by a Dirichlet distribution with this alpha, not by skew"
+        PositiveOrUnset, "if set, the data is cut by a Dirichlet distribution with this alpha, not by skew"
     ] = None
     batch_size: Annotated[AtLeast1, "samples in one batch of one node"] = 32
-    learning_rate: Annotated[Positive, "initial learning rate of SGD"] = 0.1
-    momentum: Annotated[FractionBelow1, "momentum of SGD"] = 0.9
-    weight_decay: Annotated[NotNegative, "weight decay of SGD"] = 1e-4
+    local_steps: Annotated[AtLeast1, "optimiser steps of a node in one round"] = 1
+    accumulate: Annotated[AtLeast1, "batches whose gradients are averaged for one step"] = 1
+    optimizer: Annotated[
+        Literal["sgd", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop"],
+        "the optimiser, as torch.optim defines it",
+    ] = "sgd"
+    learning_rate: Annotated[Positive, "learning rate of the optimiser, before its schedule"] = 0.1
+    momentum: Annotated[FractionBelow1, "momentum of sgd and rmsprop (others have torch's defaults)"] = 0.9
+    weight_decay: Annotated[NotNegative, "weight decay of the optimiser"] = 1e-4
+    clip_norm: Annotated[PositiveOrUnset, "if set, the length to which a longer gradient is clipped"] = None
+    schedule: Annotated[
+        Literal["steps", "cosine"], "the learning rate over the run: steps at milestones, or half a cosine down to 0"
+    ] = "steps"
     milestones: Annotated[Epochs, "epochs at which the learning rate is multiplied by decay"] = ()
     decay: Annotated[FractionAbove0, "factor of the learning rate at each milestone"] = 0.1
     warmup_epochs: Annotated[AtLeast0, "epochs in which the learning rate rises linearly to learning_rate"] = 0
@@ -98,6 +130,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     precision: Annotated[
         Literal["float32", "bfloat16"], "number format in which layers compute (parameters and gradients are float32)"
     ] = "float32"
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether a node trains on all of its data."""
+        if self.data != "auto":
+            return self.data == "own"
+        return bool(self.entry) or self.dataset == "imagefolder"
 
 
 class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -182,11 +221,14 @@ def _key(field: msgspec.structs.FieldInfo) -> Key:
     allowed = next((meta.title for meta in metas), "true or false")
     if get_origin(base) is Literal:
         allowed = one_of(get_args(base))
-    return Key(field.type, field.default, allowed, meaning)
+    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    return Key(field.type, default, allowed, meaning)
 
 
 def as_toml(value: object) -> str:
-    """A scalar or list as TOML: JSON, once DEL is escaped, but not ASCII-only JSON (surrogate pairs)."""
+    """A value as TOML: JSON, once DEL is escaped, but not ASCII-only JSON (surrogate pairs). A table is in one line."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{as_toml(name)} = {as_toml(part)}' for name, part in value.items())}}}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -250,7 +292,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"algorithm.averaging_rate = {rate:g} is above the kept share {kept:g}: "
                 "the nodes' models may drift apart"
             )
-        if self.task.alpha is not None and self.task.skew > 0:
+        if self.task.has_own_data and (self.task.alpha is not None or self.task.skew > 0):
+            lines.append("task.skew and task.alpha are not used, because every node trains on all of its own data")
+        elif self.task.alpha is not None and self.task.skew > 0:
             lines.append(f"task.skew = {self.task.skew:g} is not used, because task.alpha is set")
         given, default = self.algorithm, Algorithm()
         if given.share != default.share and given.compressor in ("identity", "random"):

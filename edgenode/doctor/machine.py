@@ -13,9 +13,11 @@ from pathlib import Path
 
 from edgenode import factory
 from edgenode.config.schema import Config
+from edgenode.core.topology.period import Epoch
 from edgenode.doctor import Finding, ok, problem, warning
 from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.node.resources import find_meter, peak_memory_bytes
+from edgenode.node.task_workload import TaskWorkload
 
 _OLDEST = (3, 11)
 _VECTORS = (
@@ -96,9 +98,10 @@ def model(config: Config, state_dir: Path) -> Iterator[Finding]:
     try:
         factory.algorithm_spec(config)
         factory.schedule(config)
-        factory.prepare_task(config)
         initial_members = [f"node-{i}" for i in range(config.run.nodes)]
-        trainer = factory.trainer(config, initial_members[0], initial_members)
+        workload = TaskWorkload(config, initial_members[0])
+        epoch = Epoch.of([workload.prepare()])
+        trainer = workload.trainer(initial_members[0], initial_members, epoch)
         z = trainer.initial()
         trainer.train(0, z)
         began = time.perf_counter()

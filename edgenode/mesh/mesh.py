@@ -133,7 +133,7 @@ class Mesh:
             raise EdgenodeError("mesh.loop: this mesh has a loop already; a mesh has one loop, over one loader")
         mesh_settings.log_as_the_daemon_does()
         self._passes = Passes(loader)
-        local_steps = getattr(self._options.config.task, "local_steps", 1)
+        local_steps = self._options.config.task.local_steps
         self._trainer = trainer = MeshTrainer(
             self._model, self._kept, self._passes, local_steps, self.extra, lambda: self._test
         )

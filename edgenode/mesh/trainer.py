@@ -77,6 +77,11 @@ class MeshTrainer:
         self.rounds_per_epoch = 1  # until the run begins
 
     @property
+    def samples(self) -> int:
+        """Samples of this node, as far as the loader knows them."""
+        return self.data_size.samples
+
+    @property
     def data_size(self) -> DataSize:
         """The samples of the loader, or its batches, where it knows them."""
         samples, of_a_batch = self._passes.size

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
@@ -91,6 +92,7 @@ class Replica:
         self._config, self._store = config, store
         self._sketch: Sketch | None = None
         self._losses: deque[tuple[int, float]] = deque(maxlen=2)  # the last ones, with their rounds
+        self._weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.layout = Layout(tuple(size for _, size in trainer.layout))
         self.learner = VectorLearner(
             algorithm_spec, self.layout, self._first_state(algorithm_spec, start), config.run.seed, name
@@ -150,10 +152,11 @@ class Replica:
             step = self.trainer.train(action.round, action.z)
         except Diverged as exc:
             return self._abort(exc)
+        local_update = step.local_update if self._weight == 1 else step.local_update * np.float32(self._weight)
         self.stats.loss = step.loss
         if step.loss is not None:  # a workload need not know one
             self._losses.append((action.round, step.loss))
-        return Trained(action.round, step.local_update)
+        return Trained(action.round, local_update)
 
     def _abort(self, error: Diverged) -> Abort:
         """What every node reports when training diverged here: where, what preceded it, and what to lower."""

@@ -1,26 +1,24 @@
 """What a node process trains: the seam between a run and everything that can be trained.
 
 A `NodeProcess` asks a `Workload` for a `Trainer`, and its `Replica` asks the trainer for local steps. Neither knows
-what a model, a data set or an optimiser is. `TaskWorkload` is the task that run.toml names.
+what a model, a data set or an optimiser is. `TaskWorkload` (task_workload) is the task that run.toml names, and a
+`Mesh` is a loop of the user's.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
-from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.canonical import canonical, digest
 from edgenode.core.topology.period import DataSize, Epoch
-from edgenode.entry_points import Group
-from edgenode.node.background import Worker, WorkerThread
-from edgenode.node.task_warnings import task_warnings
+from edgenode.node.background import Worker
 from edgenode.storage.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ class Trainer(Protocol):
         size: d.
         rounds_per_epoch: of the run.
         remedy: what to lower if training diverges.
+        samples: training samples of this node.
     """
 
     @property
@@ -50,6 +49,8 @@ class Trainer(Protocol):
     def rounds_per_epoch(self) -> int: ...
     @property
     def remedy(self) -> str: ...
+    @property
+    def samples(self) -> int: ...
 
     def initial(self) -> Floats:
         """The vector [d] that every node of the run starts from."""
@@ -122,33 +123,3 @@ def checkpoint_store(state_dir: Path, config: Config, workload: Workload) -> Che
     if identity := workload.identity():
         text = canonical({**json.loads(text), **identity})
     return CheckpointStore(state_dir, digest(text), config=text)
-
-
-class TaskWorkload:
-    """The task of a run.toml.
-
-    Args:
-        warn: takes what is allowed and yet probably not intended, once the first trainer is made.
-    """
-
-    def __init__(self, config: Config, warn: Callable[[str], None] = lambda _: None) -> None:
-        self._config, self._warn = config, warn
-        self._warned = False
-
-    def identity(self) -> Mapping[str, str]:
-        # The table of edgenode's own models needs torch, so it is not asked which names are its own.
-        return Group("edgenode.models", object, {}).providers([self._config.task.model])
-
-    def prepare(self) -> DataSize:
-        return factory.prepare_task(self._config)
-
-    def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:
-        trainer = factory.trainer(self._config, name, initial_members)
-        if not self._warned:
-            self._warned, batches, tensors = True, trainer.batches, [size for _, size in trainer.layout]
-            for text in task_warnings(self._config, tensors, batches.samples, batches.classes, epoch.rounds):
-                self._warn(text)
-        return trainer
-
-    def worker(self) -> Worker:
-        return WorkerThread()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from edgenode import factory
-from edgenode.config.schema import Config
+from edgenode.config.schema import Config, as_toml
 from edgenode.core.algorithm.compression import Floats
+from edgenode.core.canonical import canonical, differences, digest
 from edgenode.core.protocol.events import (
     Answer,
     Answered,
@@ -45,7 +46,8 @@ from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.node.replica import Replica, StartPoint
-from edgenode.node.workload import TaskWorkload, Workload, checkpoint_store
+from edgenode.node.task_workload import TaskWorkload
+from edgenode.node.workload import Workload, checkpoint_store
 from edgenode.simulate.skew_scout import SkewScout
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import CheckpointStore
@@ -78,12 +80,14 @@ class Simulation:
     def __init__(self, config: Config, out: Path | None = None) -> None:
         self._config, self._out = config, out
         self.warnings: list[str] = []
-        workload = TaskWorkload(config, self.warnings.append)
+        names = sorted(f"node-{i}" for i in range(config.run.nodes))
+        first = TaskWorkload(config, names[0], warn=self.warnings.append)
+        workloads = {names[0]: first} | {name: TaskWorkload(config, name, first) for name in names[1:]}
+        _require_data_of_each(config, workloads)
         self.damage: list[str] = []
         self._began = time.monotonic()
-        epoch = Epoch.of([workload.prepare()])
-        names = sorted(f"node-{i}" for i in range(config.run.nodes))
-        stores = {name: self._store(name, workload) for name in names}
+        epoch = Epoch.of([workload.prepare() for workload in workloads.values()])
+        stores = {name: self._store(name, workload) for name, workload in workloads.items()}
         saved = {name: self._saved(store) for name, store in stores.items()}
         if not any(max(rounds, default=0) for rounds, _ in saved.values()):
             saved = dict.fromkeys(names, _NO_CHECKPOINTS)  # interrupted before all nodes had saved round 0
@@ -96,7 +100,7 @@ class Simulation:
                 config,
                 algorithm_spec,
                 name,
-                workload.trainer(name, names, plan.latest.epoch),
+                workloads[name].trainer(name, names, plan.latest.epoch),
                 StartPoint(plan, self.round),
                 stores[name],
                 _WINDOW,
@@ -291,3 +295,22 @@ class Simulation:
                 self._replicas[name].export(folder, self._models[name])
             result_file.write(self._out / "result.json", result)
         return result
+
+
+def _require_data_of_each(config: Config, workloads: Mapping[str, Workload]) -> None:
+    """Refuse nodes that would all train on the same data, or whose data differs in meaning.
+
+    Raises:
+        ConfigError: the text names what to change.
+    """
+    task = config.task
+    if task.has_own_data and not task.entry and "{node}" not in task.data_dir:
+        raise ConfigError(
+            f"task.data_dir = {as_toml(task.data_dir)}: every simulated node would train on all of it; write {{node}} "
+            'where its name belongs, as in "photos/{node}", or set task.data = "cut" to give each a shard'
+        )
+    first, *others = ((name, canonical(workload.identity())) for name, workload in workloads.items())
+    for name, identity in others:
+        if identity != first[1]:
+            what = differences(identity, first[1], digest(first[1]))
+            raise ConfigError(f"{name} does not fit {first[0]}: {what}")

@@ -30,7 +30,7 @@ from edgenode.node.replica import Replica
 from edgenode.storage.filesystem import write_atomically
 
 if TYPE_CHECKING:
-    from edgenode.tasks.trainer import Trainer
+    from edgenode.tasks.trainer import TaskTrainer
 
 # the rule ----------------------------------------------------------------------------------------------
 
@@ -155,7 +155,8 @@ class SkewScout:
     def _accuracy(self, home: str, host: str) -> float:
         """The accuracy of one node's model on another's training data."""
         replica, other = self._replicas[home], self._replicas[host]
-        return cast("Trainer", replica.trainer).accuracy_on(cast("Trainer", other.trainer), replica.learner.model())
+        trainer, theirs = cast("TaskTrainer", replica.trainer), cast("TaskTrainer", other.trainer)
+        return trainer.accuracy_on(theirs, replica.learner.model()) or 0.0
 
     def _apply_share(self) -> None:
         """Give every node the algorithm spec of the current share."""

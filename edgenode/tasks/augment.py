@@ -24,7 +24,8 @@ class Shifts:
     flipped: Tensor
 
 
-def draw(count: int, generator: torch.Generator) -> Shifts:
+def draw(count: int, generator: torch.Generator | None = None) -> Shifts:
+    """Draw from a generator, by default from torch's own."""
     offsets = torch.randint(0, 2 * PADDING + 1, (2, count), generator=generator)
     flipped = torch.randint(0, 2, (count,), generator=generator).bool()
     return Shifts(offsets[0], offsets[1], flipped)

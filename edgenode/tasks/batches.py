@@ -1,111 +1,115 @@
-"""The mini-batches of one node: which samples of its shard a round uses, on the device and normalised.
+"""The mini-batches of one node: which of its samples each batch has.
 
-A batch is a pure function of (seed, shard, round), so a resumed run draws the batches of an uninterrupted one.
+A batch is a pure function of (seed, shard, number of the batch), so a resumed run draws the batches of an
+uninterrupted one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgenode.errors import ConfigError
-from edgenode.tasks import augment
-from edgenode.tasks.datasets import Dataset
 from edgenode.tasks.seeding import Stream, shuffler
-
-Batch = tuple[Tensor, Tensor]
-"""Images [N, channels, size, size] float32, normalised, and labels [N]."""
+from edgenode.tasks.task import Batch, Samples
 
 EVALUATION_BATCH = 128  # the activations of a layer fit a CPU cache: a third less time than with 512
 
 
 class Batches:
-    """One node's shard of a data set, and the test data that all nodes share.
+    """Batches of some samples of a data set, in a new order on every pass.
 
-    Attributes:
-        samples: of the shard.
-        classes: of the data set.
-        rounds_per_epoch: batches that hold each sample of the shard once.
+    Args:
+        indices: the samples of this node.
 
     Raises:
-        ConfigError: the shard is empty.
+        ConfigError: there are none.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
-        shard_indices: Tensor,
+        data: Samples,
+        indices: Tensor,
         batch_size: int,
-        augmented: bool,
+        collate: Callable[[Sequence[Any]], Batch],
         *,
         seed: int,
         shard: int,
         device: torch.device,
     ) -> None:
-        if len(shard_indices) == 0:
+        if len(indices) == 0:
             raise ConfigError(f"shard {shard} contains no training sample")
-        self._dataset = dataset  # keeps it loaded for the other trainers of this process
-        self._indices, self._augmented, self._seed, self._shard = shard_indices, augmented, seed, shard
+        self._data, self._indices, self._collate = data, indices, collate
+        self._seed, self._shard, self._device = seed, shard, device
         self._order: tuple[int, Tensor] | None = None
-        self._device = device
-        # On a CPU all nodes of a process read the data set's own tensors. Other devices get a copy of the shard.
-        if device.type == "cpu":
-            self._rows = shard_indices
-            self._train = dataset.train_images, dataset.train_labels
-        else:
-            self._rows = torch.arange(len(shard_indices))
-            chosen = dataset.train_images[shard_indices], dataset.train_labels[shard_indices]
-            self._train = chosen[0].to(device), chosen[1].to(device)
-        self._test = dataset.test_images.to(device), dataset.test_labels.to(device)
-        shape = (1, dataset.channels, 1, 1)
-        self._mean = torch.tensor(dataset.mean, device=device).view(shape)
-        self._std = torch.tensor(dataset.std, device=device).view(shape)
-        self.samples, self.classes = len(shard_indices), dataset.num_classes
-        self.rounds_per_epoch = math.ceil(self.samples / batch_size)
+        self.per_pass = math.ceil(len(indices) / batch_size)
+        """The number of batches that hold each sample once."""
 
-    def indices(self, t: int) -> Tensor:
-        """The training samples that round t uses, as indices into the whole training set."""
-        return self._indices[self._places(t)]
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self._indices)
 
-    def batch(self, t: int, augmentation_seed: int) -> Batch:
-        """The mini-batch of round t."""
-        chosen = self._rows[self._places(t)].to(self._device)
-        images = self._train[0][chosen]
-        if self._augmented:
-            # Before normalisation, as in torchvision's transforms: the border is black.
-            generator = torch.Generator().manual_seed(augmentation_seed)
-            images = augment.apply(images, augment.draw(len(images), generator))
-        return self._normalised(images), self._train[1][chosen]
+    def indices(self, number: int) -> Tensor:
+        """The samples of a batch, as indices into the data set."""
+        return self._indices[self._places(number)]
 
-    def test(self) -> Iterator[Batch]:
-        """The test data, `EVALUATION_BATCH` at a time."""
-        for images, labels in zip(*(torch.split(part, EVALUATION_BATCH) for part in self._test), strict=True):
-            yield self._normalised(images), labels
+    def batch(self, number: int) -> Batch:
+        """A batch, on the device."""
+        return read_batch(self._data, self.indices(number), self._collate, self._device)
 
-    def training_sample(self) -> Batch:
-        """Every k-th sample of the shard, at most `EVALUATION_BATCH` in all."""
-        rows = self._rows[:: math.ceil(len(self._rows) / EVALUATION_BATCH)]
-        return self._normalised(self._train[0][rows]), self._train[1][rows]
+    def sample(self) -> Batch:
+        """Every k-th sample, at most `EVALUATION_BATCH` in all."""
+        chosen = self._indices[:: math.ceil(len(self._indices) / EVALUATION_BATCH)]
+        return read_batch(self._data, chosen, self._collate, self._device)
 
-    def _places(self, t: int) -> Tensor:
-        """Positions within the shard of round t's samples.
+    def _places(self, number: int) -> Tensor:
+        """Positions within `indices` of a batch's samples.
 
-        An epoch uses each sample once, in batches whose sizes differ by at most one. Full batches would leave a rest
+        A pass uses each sample once, in batches whose sizes differ by at most one. Full batches would leave a rest
         of perhaps a single image, whose noisy gradient would count as much as any other.
         """
-        epoch, place = divmod(t, self.rounds_per_epoch)
+        turn, place = divmod(number, self.per_pass)
         count = len(self._indices)
-        first, last = (count * p // self.rounds_per_epoch for p in (place, place + 1))
-        return self._epoch_order(epoch)[first:last]
+        first, last = (count * p // self.per_pass for p in (place, place + 1))
+        return self._order_of(turn)[first:last]
 
-    def _epoch_order(self, epoch: int) -> Tensor:
-        if self._order is None or self._order[0] != epoch:
-            random = shuffler(self._seed, Stream.ORDER, self._shard, epoch)
-            self._order = epoch, torch.from_numpy(random.permutation(len(self._indices)))
+    def _order_of(self, turn: int) -> Tensor:
+        if self._order is None or self._order[0] != turn:
+            random = shuffler(self._seed, Stream.ORDER, self._shard, turn)
+            self._order = turn, torch.from_numpy(random.permutation(len(self._indices)))
         return self._order[1]
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        return (images.float() - self._mean) / self._std
+
+def all_batches(data: Samples, collate: Callable[[Sequence[Any]], Batch], device: torch.device) -> Iterator[Batch]:
+    """All samples of a data set in their order, `EVALUATION_BATCH` at a time."""
+    for chosen in torch.split(torch.arange(len(data)), EVALUATION_BATCH):
+        yield read_batch(data, chosen, collate, device)
+
+
+def read_batch(
+    data: Samples, indices: Tensor, collate: Callable[[Sequence[Any]], Batch], device: torch.device
+) -> Batch:
+    """The samples at these indices, as a batch on the device."""
+    chosen = indices.tolist()
+    several = getattr(data, "__getitems__", None)
+    return on_device(collate([data[index] for index in chosen] if several is None else several(chosen)), device)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with every tensor in it on the device."""
+    if device.type == "cpu":
+        return batch
+    match batch:
+        case Tensor():
+            return batch.to(device)
+        case dict():
+            return {key: on_device(part, device) for key, part in batch.items()}
+        case tuple() if hasattr(batch, "_fields"):  # a named tuple
+            return type(batch)(*(on_device(part, device) for part in batch))
+        case tuple() | list():
+            return type(batch)(on_device(part, device) for part in batch)
+    return batch

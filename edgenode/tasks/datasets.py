@@ -12,7 +12,7 @@ import math
 import struct
 import warnings
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,44 +54,47 @@ class Dataset:
         return self.train_images.shape[2]
 
 
-# Weak: the many trainers of a simulation share one copy, and it is freed with the last of them.
-_loaded: weakref.WeakValueDictionary[tuple[str, str | None], Dataset] = weakref.WeakValueDictionary()
+# Weak: the many simulations of an experiment share one copy, and it is freed with the last of them.
+_loaded: weakref.WeakValueDictionary[object, Dataset] = weakref.WeakValueDictionary()
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+def load(
+    name: str, data_dir: str | Path | None = None, classes: Sequence[str] = (), image_size: int | None = None
+) -> Dataset:
     """Return the data set `name`, read from the folder `data_dir` ("digits" needs none).
+
+    Only an imagefolder has ``classes`` and an ``image_size`` to be given.
 
     Raises ConfigError if the name is unknown, or files are missing or damaged.
     """
-    key = (name, None if data_dir is None else str(data_dir))
+    refuse_unknown(name)
+    key = name, None if data_dir is None else str(data_dir), tuple(classes), image_size
     found = _loaded.get(key)
     if found is None:
-        found = _loaded[key] = _read(name, None if data_dir is None else Path(data_dir).expanduser())
+        folder = None if data_dir is None else Path(data_dir).expanduser()
+        read = _READERS[name]
+        found = _loaded[key] = _imagefolder(folder, classes, image_size) if read is _imagefolder else read(folder)
     return found
 
 
-def require_classes(dataset: Dataset, expected: Collection[str], place: str) -> None:
-    """Check that a data set has exactly the expected classes. Otherwise labels would differ in meaning between nodes.
+def refuse_unknown(name: str) -> None:
+    """Raise ConfigError if `load` does not know this name. Reads nothing."""
+    if name not in _READERS:
+        near = difflib.get_close_matches(name, _READERS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"dataset {name!r} is unknown: did you mean {near!r}? (known: {', '.join(_READERS)})")
 
-    Raises ConfigError with the first class that is missing, or else the first that is not expected.
-    """
-    for name in expected:
-        if name not in dataset.classes:
-            raise ConfigError(f"{place} has no class {name!r}, which task.classes names")
-    for name in dataset.classes:
-        if name not in expected:
-            raise ConfigError(f"{place} has a class {name!r}, which task.classes does not name")
+
+def with_common_moments(dataset: Dataset) -> Dataset:
+    """The data set with the moments of ImageNet, as is usual for photos. They do not depend on the images."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    if dataset.channels == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    return replace(dataset, mean=tuple(255 * m for m in mean), std=tuple(255 * s for s in std))
 
 
 def names() -> tuple[str, ...]:
     return tuple(_READERS)
-
-
-def _read(name: str, data_dir: Path | None) -> Dataset:
-    if name not in _READERS:
-        near = difflib.get_close_matches(name, _READERS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"dataset {name!r} is unknown: did you mean {near!r}? (known: {', '.join(_READERS)})")
-    return _READERS[name](data_dir)
 
 
 def _folder(name: str, data_dir: Path | None) -> Path:
@@ -202,9 +205,9 @@ def _cifar_split(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
 # image folder ------------------------------------------------------------------------------------------
 
 
-def _imagefolder(data_dir: Path | None) -> Dataset:
-    train, test, classes = imagefolder.read(_folder("imagefolder", data_dir))
-    return replace(_dataset(train, test, len(classes)), classes=classes)
+def _imagefolder(data_dir: Path | None, classes: Sequence[str] = (), image_size: int | None = None) -> Dataset:
+    train, test, classes = imagefolder.read(_folder("imagefolder", data_dir), classes, image_size)
+    return replace(_dataset(train, test, len(classes)), classes=tuple(classes))
 
 
 _READERS: dict[str, Callable[[Path | None], Dataset]] = {

@@ -46,6 +46,10 @@ class FlatParameters:
             for parameter, piece in zip(self.parameters.values(), self._pieces(self._staged), strict=True):
                 parameter.copy_(piece)
 
+    def clear_gradients(self) -> None:
+        """Before a step."""
+        self.model.zero_grad()
+
     def read(self) -> Vector:
         """Return the parameters as a new array [size]."""
         vector: Vector = self._gathered(torch.float32).numpy()
@@ -95,6 +99,9 @@ class FlatModel(FlatParameters):
         # What numpy sees: the buffer itself on a CPU, a staging buffer for other devices.
         self._staged = self.values if device.type == "cpu" else self._staged
         self._become_views()
+
+    def clear_gradients(self) -> None:
+        self.gradients.zero_()
 
     def _become_views(self) -> None:
         pieces = zip(self._pieces(self.values), self._pieces(self.gradients), strict=True)

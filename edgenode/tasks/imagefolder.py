@@ -3,24 +3,32 @@
 The copy is a safetensors file in the user's cache folder. It contains a digest of every file's path, size and time, so
 that a changed folder is decoded again. A cache that cannot be written or read only costs time. An image that cannot be
 read is an error that names it.
+
+With a size given, images of any shape are scaled to it and cropped: photos of a phone need no preparation.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from edgenode.errors import ConfigError
 
+log = structlog.get_logger()
+
+_LOG_EVERY_S = 3.0
+_REMEDY = "set task.image_size to scale and crop all images"
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 
 Split = tuple[Tensor, Tensor]
@@ -34,49 +42,63 @@ class _Listing:
     labels: tuple[int, ...]
 
 
-def read(folder: Path) -> tuple[Split, Split, tuple[str, ...]]:
+def read(
+    folder: Path, classes: Sequence[str] = (), image_size: int | None = None
+) -> tuple[Split, Split, tuple[str, ...]]:
     """Return (images uint8 [N, channels, size, size], labels [N]) for train and test, and the names of the classes.
 
-    Classes are the folders of train/, sorted, each with at least one image. All images must be square and of one size.
-    They have one channel if every file is grey, and otherwise three.
+    Classes are the folders of train/, sorted, each with at least one image. With ``classes`` they are those, sorted,
+    and this folder may lack images of some. Without test/ there are no test images.
+
+    Images are scaled and cropped to ``image_size``. Without it they must all be square and of one size. They have one
+    channel if every file is grey, and otherwise three.
 
     Raises ConfigError with the folder or image that does not fit.
     """
-    classes = _classes(folder / "train")
-    train, test = (_listing(folder / part, classes) for part in ("train", "test"))
-    if empty := [name for label, name in enumerate(classes) if label not in set(train.labels)]:
+    names = sorted(set(classes)) or classes_of(folder)
+    known = "task.classes does not name" if classes else "train/ does not have"
+    train = _listing(folder / "train", names, known)
+    test = _listing(folder / "test", names, known) if (folder / "test").is_dir() else _Listing((), ())
+    if not classes and (empty := [name for label, name in enumerate(names) if label not in set(train.labels)]):
         raise ConfigError(f"{folder / 'train' / empty[0]} contains no image ({', '.join(sorted(SUFFIXES))})")
-    digest = _digest(folder, train, test)
+    digest = _digest(folder, image_size, train, test)
     copy = _cache_file(folder)
     images = _cached(copy, digest)
     if images is None:
-        images = torch.from_numpy(_decode((*train.paths, *test.paths)))
+        images = torch.from_numpy(_decode((*train.paths, *test.paths), image_size))
         _store(copy, digest, images)
     count = len(train.paths)
     return (
         (images[:count], torch.tensor(train.labels, dtype=torch.int64)),
         (images[count:], torch.tensor(test.labels, dtype=torch.int64)),
-        tuple(classes),
+        tuple(names),
     )
 
 
 def _subfolders(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder: imagefolder needs train/CLASS/*.jpg and test/CLASS/*.jpg")
+        raise ConfigError(
+            f"{folder} is not a folder: imagefolder needs train/CLASS/*.jpg, and test/CLASS/*.jpg to test"
+        )
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _classes(folder: Path) -> list[str]:
-    classes = _subfolders(folder)
+def classes_of(folder: Path) -> list[str]:
+    """The classes that the folders of train/ name, sorted.
+
+    Raises ConfigError if there are fewer than two.
+    """
+    train = folder / "train"
+    classes = _subfolders(train)
     if len(classes) < 2:
-        raise ConfigError(f"{folder} has {len(classes)} class folders, but at least two are needed")
+        raise ConfigError(f"{train} has {len(classes)} class folders, but at least two are needed")
     return classes
 
 
-def _listing(folder: Path, classes: Sequence[str]) -> _Listing:
+def _listing(folder: Path, classes: Sequence[str], known: str) -> _Listing:
     unknown = [name for name in _subfolders(folder) if name not in classes]
     if unknown:
-        raise ConfigError(f"{folder / unknown[0]} is a class that train/ does not have")
+        raise ConfigError(f"{folder / unknown[0]} is a class that {known}")
     pairs = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
     if not pairs:
         raise ConfigError(f"{folder} contains no image ({', '.join(sorted(SUFFIXES))})")
@@ -96,30 +118,53 @@ def _is_image(path: Path) -> bool:
 # decoding ----------------------------------------------------------------------------------------------
 
 
-def _decode(paths: Sequence[Path]) -> NDArray[np.uint8]:
+def _decode(paths: Sequence[Path], image_size: int | None) -> NDArray[np.uint8]:
     """Return uint8 [N, 1 or 3, size, size]."""
-    first, _ = _pixels(paths[0])
-    size = _square(paths[0], first)
-    images = np.empty((len(paths), 3, size, size), np.uint8)
+    images = np.empty((0, 3, 0, 0), np.uint8)
     all_grey = True
+    report = _Progress(len(paths))
     for place, path in enumerate(paths):
-        pixels, grey = _pixels(path)
-        if _square(path, pixels) != size:
-            other = pixels.shape[0]
-            raise ConfigError(f"{path} is {other}x{other}, but {paths[0]} is {size}x{size}: scale all to one size")
+        pixels, grey = _pixels(path, image_size)
+        size = _square(path, pixels)
+        if place == 0:
+            images = np.empty((len(paths), 3, size, size), np.uint8)
+        if size != images.shape[2]:
+            raise ConfigError(
+                f"{path} is {size}x{size}, but {paths[0]} is {images.shape[2]}x{images.shape[2]}: {_REMEDY}"
+            )
         images[place] = pixels.transpose(2, 0, 1)
         all_grey &= grey
+        report.done(place + 1)
     # Grey pixels were decoded to three equal channels.
     return np.ascontiguousarray(images[:, :1]) if all_grey else images
 
 
-def _pixels(path: Path) -> tuple[NDArray[np.uint8], bool]:
+class _Progress:
+    """Logs how many images are decoded, every few seconds: photos of a phone take a small device a while."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._last = count, time.monotonic()
+
+    def done(self, count: int) -> None:
+        if time.monotonic() - self._last > _LOG_EVERY_S:
+            self._last = time.monotonic()
+            log.info("decoding images", done=count, of=self._count)
+
+
+def _pixels(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]:
     """Return (uint8 [height, width, 3], whether the file is grey)."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB")), image.mode in {"1", "L"}
+            grey = image.mode in {"1", "L"}
+            if image_size is None:
+                return np.asarray(image.convert("RGB")), grey
+            # A JPEG is decoded at a fraction of its size, which takes a fraction of the time.
+            image.draft("RGB", (2 * image_size, 2 * image_size))
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            # The shorter side is scaled to the size, and the middle of the longer one is kept.
+            return np.asarray(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC)), grey
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise ConfigError(f"{path} is not a readable image: {exc}") from exc
 
@@ -127,15 +172,15 @@ def _pixels(path: Path) -> tuple[NDArray[np.uint8], bool]:
 def _square(path: Path, pixels: NDArray[np.uint8]) -> int:
     height, width = int(pixels.shape[0]), int(pixels.shape[1])
     if height != width:
-        raise ConfigError(f"{path} is {width}x{height}, but images must be square: crop or scale them first")
+        raise ConfigError(f"{path} is {width}x{height}, but images must be square: {_REMEDY}")
     return height
 
 
 # the decoded copy --------------------------------------------------------------------------------------
 
 
-def _digest(folder: Path, *listings: _Listing) -> str:
-    found = hashlib.sha256()
+def _digest(folder: Path, image_size: int | None, *listings: _Listing) -> str:
+    found = hashlib.sha256(b"" if image_size is None else f"size {image_size}\n".encode())
     for listing in listings:
         for path in listing.paths:
             status = path.stat()

@@ -6,6 +6,7 @@ its round number to draw the same numbers as an uninterrupted one.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -43,21 +44,30 @@ def torch_seed(seed: int, stream: Stream, *path: int) -> int:
 
 
 @contextmanager
-def seeded(value: int, device: torch.device | None = None) -> Iterator[None]:
-    """Run a block with torch's default generators seeded by `value`, and restore their state afterwards.
+def seeded(value: int, device: torch.device | None = None, *, torch_alone: bool = False) -> Iterator[None]:
+    """Run a block with the global generators seeded by `value`, and restore their state afterwards.
 
-    Modules such as Dropout accept no other generator. `torch.manual_seed` is not used, because without CUDA each call
-    formats a stack trace.
+    Modules such as Dropout, and the transforms of data sets, accept no other generator. With `torch_alone` those of
+    numpy and `random` are left alone.
+
+    `torch.manual_seed` is not used, because without CUDA each call formats a stack trace.
     """
     accelerator = None if device is None else {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+    others = None if torch_alone else (random.getstate(), np.random.get_state())
     cpu_state = torch.get_rng_state()
     accelerator_state = accelerator.get_rng_state() if accelerator else None
     try:
         torch.default_generator.manual_seed(value)
         if accelerator:
             accelerator.manual_seed(value)
+        if others is not None:
+            random.seed(value)
+            np.random.seed(value % 2**32)
         yield
     finally:
         torch.set_rng_state(cpu_state)
         if accelerator and accelerator_state is not None:
             accelerator.set_rng_state(accelerator_state)
+        if others is not None:
+            random.setstate(others[0])
+            np.random.set_state(others[1])

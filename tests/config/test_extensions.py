@@ -14,7 +14,7 @@ from edgenode.config.load import load
 from edgenode.config.schema import ALGORITHMS, COMPRESSORS, Config
 from edgenode.core.topology.graph import PRESETS, GraphSpec
 from edgenode.errors import ConfigError, GraphError
-from edgenode.node.workload import TaskWorkload
+from edgenode.node.task_workload import TaskWorkload
 from edgenode.storage.result_file import describe_compressor
 from tests.distributions import forget, install
 
@@ -125,7 +125,7 @@ def test_version_of_an_extension_is_part_of_the_digest(tmp_path: Path, monkeypat
         "package of edgenode.compressors:halves": "acme 1.0",
         "package of edgenode.graphs:star": "acme 1.0",
     }
-    assert TaskWorkload(config).identity() == {"package of edgenode.models:tiny": "acme 1.0"}
+    assert TaskWorkload(config, "n0").identity() == {"package of edgenode.models:tiny": "acme 1.0"}
     digest = config.digest()
     (tmp_path / "acme-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.1\n")
     assert config.digest() != digest

@@ -95,11 +95,22 @@ def test_options_override_variables_which_override_the_file(tmp_path: Path) -> N
 def test_variable_and_option_can_set_every_key(key: str) -> None:
     other = OTHER[key]
     text = ", ".join(map(str, other)) if isinstance(other, tuple) else str(other).replace("True", "true")
+    text = json.dumps(other) if isinstance(other, dict) else text
     section, _, name = key.partition(".")
     environ = {f"EDGENODE_{section}_{name}".upper(): text}
     assert value_of(load(None, {}, environ), key) == other
     assert value_of(load(None, {key: text}, {}), key) == other
     assert value_of(load(None, {key: other}, {}), key) == other
+
+
+def test_single_options_of_a_task_override_the_table(tmp_path: Path) -> None:
+    path = written(tmp_path, "[task.options]\nwidth = 16\nname = 'small'\n")
+    assert load(path, {}, {}).task.options == {"width": 16, "name": "small"}
+    overrides = {"task.options.width": "32", "task.options.note": "a b", "task.options.deep": "true"}
+    expected = {"width": 32, "name": "small", "note": "a b", "deep": True}
+    assert load(path, overrides, {}).task.options == expected
+    with pytest.raises(ConfigError, match=r"^command-line option: task\.options = .*but it must be a table of numbers"):
+        load(path, {"task.options.width": '{"a": {}}'}, {})
 
 
 def test_none_as_text_unsets_what_the_file_set(tmp_path: Path) -> None:

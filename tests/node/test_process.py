@@ -18,7 +18,7 @@ from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.errors import ConfigError
 from edgenode.node.options import Options
 from edgenode.node.process import NodeProcess
-from edgenode.node.workload import TaskWorkload
+from edgenode.node.task_workload import TaskWorkload
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 
 OURS = Config()
@@ -26,7 +26,7 @@ OURS = Config()
 
 def process(folder: Path, **changes: Any) -> NodeProcess:
     options = replace(Options(OURS, "n0", "127.0.0.1:0", (), "mdns", folder), **changes)
-    return NodeProcess(options, TaskWorkload(OURS))
+    return NodeProcess(options, TaskWorkload(OURS, "n0"))
 
 
 def save(folder: Path, *rounds: int, config: Config = OURS) -> Plan:

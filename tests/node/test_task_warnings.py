@@ -7,7 +7,7 @@ import pytest
 from edgenode.config.load import load
 from edgenode.core.topology.period import Epoch
 from edgenode.node.task_warnings import task_warnings
-from edgenode.node.workload import TaskWorkload
+from edgenode.node.task_workload import TaskWorkload
 
 TENSORS = [10, 90, 900]
 
@@ -66,7 +66,8 @@ def test_warnings_need_data_and_model(values: dict[str, object], expected: list[
 
 def test_workload_warns_once_with_the_first_trainer() -> None:
     warnings: list[str] = []
-    workload = TaskWorkload(load(None, {"task.batch_size": 1000, "run.threads": 1}, {}), warnings.append)
+    config = load(None, {"task.batch_size": 1000, "run.threads": 1}, {})
+    workload = TaskWorkload(config, "n0", warn=warnings.append)
     epoch = Epoch.of([workload.prepare()])
     assert warnings == []
     for name in ("n0", "n1"):

@@ -199,7 +199,7 @@ def few(_: Path | None) -> Dataset:
 
 def test_more_nodes_than_samples_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(datasets._READERS, "few", few)
-    with pytest.raises(ConfigError, match=r"^run\.nodes = 4, but few has only 3 training samples"):
+    with pytest.raises(ConfigError, match=r"^run\.nodes = 4, but there are only 3 training samples to cut"):
         Simulation(config(task__dataset="few"))
 
 

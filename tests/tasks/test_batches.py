@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+
 import pytest
 import torch
 
-from edgenode.tasks import datasets
+from edgenode.tasks.batches import all_batches, on_device
+from edgenode.tasks.seeding import seeded
 from edgenode.tasks.settings import TrainSettings
-from edgenode.tasks.trainer import Trainer
-from tests.tasks.small_trainer import small_net, small_trainer
+from edgenode.tasks.task import Task
+from edgenode.tasks.trainer import TaskTrainer
+from tests.tasks.small_trainer import Digits, digits_trainer, small_trainer
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 33, 100])
@@ -16,8 +20,8 @@ def test_each_epoch_uses_every_sample_once_in_even_batches(count: int) -> None:
     trainer = small_trainer(shard=1, count=count)
     epochs = []
     for epoch in range(2):
-        first = epoch * trainer.rounds_per_epoch
-        batches = [trainer.batches.indices(first + place) for place in range(trainer.rounds_per_epoch)]
+        first = epoch * trainer.batches.per_pass
+        batches = [trainer.batches.indices(first + place) for place in range(trainer.batches.per_pass)]
         sizes = [len(batch) for batch in batches]
         assert max(sizes) <= 16 and max(sizes) - min(sizes) <= 1
         assert torch.equal(torch.cat(batches).sort().values, torch.arange(count, 2 * count))
@@ -31,19 +35,23 @@ def test_shards_and_seeds_have_different_orders() -> None:
     assert len({tuple(order) for order in orders}) == 3
 
 
+def prepared(trainer: TaskTrainer, number: int, seed: int = 0) -> torch.Tensor:
+    with seeded(seed):
+        return trainer._task.prepared(trainer.batches.batch(number))[0]
+
+
 def test_augmentation_changes_the_batch_by_its_seed() -> None:
     plain, augmented = small_trainer(), small_trainer(augment=True)
-    one, again, other = (augmented.batches.batch(0, value)[0] for value in (1, 1, 2))
+    one, again, other = (prepared(augmented, 0, value) for value in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
-    assert not torch.equal(one, plain.batches.batch(0, 1)[0])
+    assert not torch.equal(one, prepared(plain, 0, 1))
 
 
 def test_each_round_and_shard_draws_its_own_randomness() -> None:
     def losses(shard: int) -> list[float]:
-        settings = TrainSettings(augment=True)
         # A shard of one sample: every round has the same batch, so only the draws can differ.
-        trainer = Trainer(datasets.load("digits"), torch.arange(1), small_net, settings, seed=0, shard=shard)
+        trainer = digits_trainer(torch.arange(1), Digits(augment=True), TrainSettings(), shard=shard)
         return [trainer.train(t, trainer.initial()).loss for t in range(6)]
 
     assert losses(0) == losses(0)
@@ -52,6 +60,21 @@ def test_each_round_and_shard_draws_its_own_randomness() -> None:
 
 def test_batches_are_normalised_per_channel() -> None:
     trainer = small_trainer(count=1000, batch_size=1000)
-    images, _ = trainer.batches.batch(0, 0)
+    images = prepared(trainer, 0)
     assert abs(float(images.mean())) < 0.02
     assert abs(float(images.std()) - 1) < 0.02
+
+
+def test_plain_data_sets_are_stacked_and_read_to_the_end() -> None:
+    data = [(torch.full((2,), float(i)), i % 3) for i in range(130)]
+    first, rest = all_batches(data, Task().collate, torch.device("cpu"))
+    assert (first[0].shape, rest[0].shape) == ((128, 2), (2, 2))
+    assert torch.equal(torch.cat([first[1], rest[1]]), torch.arange(130) % 3)
+
+
+def test_every_tensor_of_a_batch_goes_to_the_device() -> None:
+    Pair = namedtuple("Pair", "left right")
+    batch = {"x": [torch.ones(1), (torch.ones(2), "text")], "y": Pair(torch.ones(3), 4)}
+    moved = on_device(batch, torch.device("meta"))
+    assert moved["x"][0].is_meta and moved["x"][1][0].is_meta and moved["y"].left.is_meta
+    assert (moved["x"][1][1], moved["y"].right, type(moved["y"])) == ("text", 4, Pair)

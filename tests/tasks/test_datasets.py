@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from PIL import Image
 
 from edgenode.errors import ConfigError
 from edgenode.tasks import datasets, imagefolder
+from edgenode.tasks.image_task import ImageTask
+from edgenode.tasks.task import NodeInfo
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +168,7 @@ def test_imagefolder_reads_pixels_and_labels_in_order(folder: Path) -> None:
 def test_only_a_changed_folder_is_decoded_again(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
     pixels_of = imagefolder._pixels
-    monkeypatch.setattr(imagefolder, "_pixels", lambda path: decoded.append(path) or pixels_of(path))
+    monkeypatch.setattr(imagefolder, "_pixels", lambda path, size: decoded.append(path) or pixels_of(path, size))
     first = imagefolder.read(folder)[0][0].clone()
     assert len(list(cache.iterdir())) == 1
     decoded.clear()
@@ -233,14 +236,50 @@ def test_class_without_an_image_is_named(folder: Path) -> None:
         datasets.load("imagefolder", folder)
 
 
-def test_class_missing_on_one_node_is_named(folder: Path) -> None:
+def test_named_classes_keep_their_labels_on_every_node(folder: Path) -> None:
+    """A node may lack images of a class. Its labels still mean the same as on the other nodes."""
+    found = datasets.load("imagefolder", folder, ["owl", "dog", "cat"])
+    assert (found.classes, found.num_classes) == (("cat", "dog", "owl"), 3)
+    assert found.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(ConfigError, match=r"train/dog is a class that task\.classes does not name$"):
+        datasets.load("imagefolder", folder, ["cat", "owl"])
+    for picture in (folder / "train" / "cat").iterdir():
+        picture.unlink()
+    (_, labels), _, classes = imagefolder.read(folder, ["dog", "cat"])
+    assert (labels.tolist(), classes) == ([1, 1, 1], ("cat", "dog"))
+
+
+def test_folder_without_test_images_has_none(folder: Path) -> None:
+    shutil.rmtree(folder / "test")
     found = datasets.load("imagefolder", folder)
-    assert found.classes == ("cat", "dog")
-    datasets.require_classes(found, ["dog", "cat"], "/data")
-    with pytest.raises(ConfigError, match=r"^/data has no class 'emu', which task.classes names$"):
-        datasets.require_classes(found, ["cat", "dog", "emu"], "/data")
-    with pytest.raises(ConfigError, match=r"^/data has a class 'dog', which task.classes does not name$"):
-        datasets.require_classes(found, ["cat"], "/data")
+    assert (len(found.train_labels), len(found.test_labels)) == (6, 0)
+    task = ImageTask("imagefolder")
+    assert task.test_data(NodeInfo("n0", folder)) is None
+
+
+def test_photos_of_any_shape_are_scaled_and_cropped(folder: Path) -> None:
+    wide = np.zeros((60, 100, 3), np.uint8)
+    wide[:, 20:80] = 200  # what remains of the middle
+    save(folder / "train" / "cat" / "wide.jpg", wide)
+    tall = Image.fromarray(np.full((90, 30, 3), 50, np.uint8))
+    tall.paste((250, 250, 250), (0, 60, 30, 90))  # the bottom, which a phone held upright stores at the right
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to show
+    tall.save(folder / "train" / "cat" / "upright.jpg", exif=exif)
+    found = datasets.load("imagefolder", folder, image_size=12)
+    assert found.train_images.shape == (8, 3, 12, 12)
+    by_name = dict(zip(sorted(["0", "1", "2", "upright", "wide"]), found.train_images, strict=False))
+    assert by_name["wide"].float().mean() > 190
+    assert by_name["upright"].float().mean() < 70  # its middle, and neither end
+    assert datasets.load("imagefolder", folder, image_size=9).image_size == 9  # the decoded copy is of another size
+
+
+def test_own_photos_are_normalised_alike_on_every_node(folder: Path) -> None:
+    task = ImageTask("imagefolder", common_moments=True)
+    task.train_data(NodeInfo("n0", folder))
+    assert task.dataset.mean == pytest.approx((123.675, 116.28, 103.53))
+    grey = datasets.with_common_moments(datasets.load("digits"))
+    assert (grey.mean, grey.std) == (pytest.approx((114.495,)), pytest.approx((57.63,)))
 
 
 def test_one_class_is_not_enough(tmp_path: Path) -> None:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 
 from edgenode.errors import ConfigError
 from edgenode.tasks.settings import TrainSettings
-from tests.tasks.small_trainer import small_trainer
+from edgenode.tasks.task import RunLength
+
+RUN = RunLength(rounds=100, rounds_per_epoch=7)
 
 
-def test_learning_rate_falls_at_local_epochs() -> None:
-    trainer = small_trainer(learning_rate=1.0, milestones=(1, 3), decay=0.5)
-    assert trainer.rounds_per_epoch == 7
-    assert [trainer.learning_rate(t) for t in (0, 6, 7, 20, 21, 90)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+def rates(rounds: Iterable[int], **settings: object) -> list[float]:
+    chosen = TrainSettings(learning_rate=1.0, **settings)
+    return [chosen.rate(1.0, t, RUN) for t in rounds]
+
+
+def test_learning_rate_falls_at_epochs_of_the_run() -> None:
+    assert rates((0, 6, 7, 20, 21, 90), milestones=(1, 3), decay=0.5) == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_cosine_falls_from_the_base_rate_to_zero() -> None:
+    values = rates(range(101), schedule="cosine")
+    assert (values[0], values[50]) == (1, pytest.approx(0.5))
+    assert values[100] == pytest.approx(0) and values == sorted(values, reverse=True)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"momentum": 1.0},
-        {"weight_decay": -1.0}, {"decay": 0.0}, {"milestones": (3, 3)}, {"milestones": (0,)},
+        {"weight_decay": -1.0}, {"decay": 0.0},
+        {"accumulate": 0}, {"local_steps": 0}, {"clip_norm": 0.0}, {"milestones": (3, 3)}, {"milestones": (0,)},
     ],
 )  # fmt: skip
 def test_invalid_train_settings_name_the_key(wrong: dict[str, object]) -> None:
@@ -29,10 +42,8 @@ def test_invalid_train_settings_name_the_key(wrong: dict[str, object]) -> None:
         replace(TrainSettings(), **wrong)
 
 
-def test_warmup_rises_linearly_and_then_has_no_effect() -> None:
-    warm, plain = (small_trainer(milestones=(1, 4), decay=0.5, learning_rate=1.0, warmup_epochs=w) for w in (2, 0))
-    assert warm.rounds_per_epoch == 7
-    rates = [warm.learning_rate(t) for t in range(14)]
-    assert rates == [plain.learning_rate(t) * (t + 1) / 14 for t in range(14)]
-    assert rates[0] == 1 / 14 and rates[6:8] == [0.5, 0.5 * 8 / 14]
-    assert [warm.learning_rate(r) for r in range(14, 40)] == [plain.learning_rate(r) for r in range(14, 40)]
+@pytest.mark.parametrize("schedule", [{"milestones": (1, 4), "decay": 0.5}, {"schedule": "cosine"}])
+def test_warmup_rises_linearly_and_then_has_no_effect(schedule: dict[str, object]) -> None:
+    plain, warm = rates(range(40), **schedule), rates(range(40), warmup_epochs=2, **schedule)
+    assert warm[:14] == [rate * (t + 1) / 14 for t, rate in enumerate(plain[:14])]
+    assert warm[14:] == plain[14:]

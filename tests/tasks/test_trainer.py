@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from safetensors import numpy as tensors
 from torch import nn
 from torch.nn import functional
 
 from edgenode.errors import CheckpointError, ConfigError, Diverged, LocalProtocolError
+from edgenode.node.workload import SHARED_STATE
 from edgenode.tasks import datasets, models
-from edgenode.tasks.partition import partition
-from edgenode.tasks.settings import TaskSettings, TrainSettings
-from edgenode.tasks.trainer import Trainer, _precision, build_trainer
-from tests.tasks.small_trainer import run, small_net, small_trainer
+from edgenode.tasks.image_task import ImageTask
+from edgenode.tasks.settings import TrainSettings
+from edgenode.tasks.task import RunLength
+from edgenode.tasks.trainer import TaskTrainer, _precision, find_device
+from tests.tasks.small_trainer import Digits, digits_trainer, run, small_net, small_trainer
 
 # the vector --------------------------------------------------------------------------------------------
 
@@ -63,7 +67,7 @@ def test_vector_of_another_size_is_a_local_error() -> None:
 # one step ----------------------------------------------------------------------------------------------
 
 
-def reference(trainer: Trainer, z: np.ndarray, rounds: int, **options: float) -> np.ndarray:
+def reference(trainer: TaskTrainer, z: np.ndarray, rounds: int, **options: float) -> np.ndarray:
     """Train a plain model of separate tensors by torch.optim.SGD on the same batches."""
     found = datasets.load("digits")
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
@@ -72,7 +76,7 @@ def reference(trainer: Trainer, z: np.ndarray, rounds: int, **options: float) ->
     for t in range(rounds):
         chosen = trainer.batches.indices(t)
         images = (found.train_images[chosen].float() - torch.tensor(found.mean)) / torch.tensor(found.std)
-        optimiser.param_groups[0]["lr"] = trainer.learning_rate(t)
+        optimiser.param_groups[0]["lr"] = trainer._settings.rate(options["lr"], t, trainer._run)
         optimiser.zero_grad()
         functional.cross_entropy(net(images), found.train_labels[chosen]).backward()
         optimiser.step()
@@ -85,8 +89,9 @@ def test_steps_equal_torch_sgd_to_the_bit(momentum: float, weight_decay: float) 
     def net() -> nn.Module:
         return nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
 
-    settings = TrainSettings(16, 0.05, momentum, weight_decay, milestones=(1,), decay=0.5)
-    trainer = Trainer(datasets.load("digits"), torch.arange(100), net, settings, seed=0, shard=0)
+    chosen = {"momentum": momentum, "weight_decay": weight_decay, "milestones": (1,), "decay": 0.5}
+    settings = TrainSettings(batch_size=16, learning_rate=0.05, **chosen)
+    trainer = digits_trainer(torch.arange(100), Digits(net), settings)
     ours = z = trainer.initial()
     for t in range(10):
         trainer.train(t, ours)
@@ -176,7 +181,7 @@ def test_statistics_depend_on_shard_and_model_alone() -> None:
     found, net = datasets.load("digits"), small_net()
     net.load_state_dict(trainer.named_tensors(z))
     images = (found.train_images.float() - torch.tensor(found.mean)) / torch.tensor(found.std)
-    batches = [net[0](images[trainer.batches.indices(t)]) for t in range(trainer.rounds_per_epoch)]
+    batches = [net[0](images[trainer.batches.indices(t)]) for t in range(trainer.batches.per_pass)]
     mean = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
     assert measured["buffer.1.num_batches_tracked"] == len(batches) == 7
     np.testing.assert_allclose(measured["buffer.1.running_mean"], mean.detach().numpy(), rtol=1e-4, atol=1e-6)
@@ -203,74 +208,25 @@ def test_exported_tensors_load_into_a_plain_model() -> None:
     assert trainer.evaluate(z) == pytest.approx(float(right), abs=1e-12)
 
 
-# build_trainer ----------------------------------------------------------------------------------------------
+# the tasks of run.toml -------------------------------------------------------------------------------
 
 
 def test_small_cnn_learns_the_digits() -> None:
-    trainer = build_trainer(TaskSettings(train=TrainSettings(learning_rate=0.02)), 0, 1, seed=0)
-    assert trainer.rounds_per_epoch == 46
+    trainer = digits_trainer(torch.arange(1442), ImageTask("digits", "small-cnn"), TrainSettings(learning_rate=0.02))
+    assert trainer.rounds_per_epoch == trainer.batches.per_pass == 46
     z = run(trainer, trainer.initial(), range(400))
     assert trainer.evaluate(z) > 0.975
 
 
-def test_shards_of_one_task_are_disjoint_and_share_the_images() -> None:
-    trainers = [build_trainer(TaskSettings(skew=0.8), shard, 4, seed=0) for shard in range(4)]
-    used = torch.cat([t.batches.indices(r) for t in trainers for r in range(t.rounds_per_epoch)])
-    assert torch.equal(used.sort().values, torch.arange(1442))
-    assert len({t.batches._train[0].data_ptr() for t in trainers}) == 1
-    assert np.array_equal(trainers[0].initial(), trainers[3].initial())
-
-
-def test_alpha_selects_a_dirichlet_partition() -> None:
-    rounds = {build_trainer(TaskSettings(alpha=0.1), j, 4, seed=0).rounds_per_epoch for j in range(4)}
-    assert len(rounds) > 1
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (TaskSettings(skew=2.0), "skew is 2.0"),
-        (TaskSettings(model="vgg11"), "cannot take images of 1x8x8"),
-        (TaskSettings(dataset="digit"), "did you mean 'digits'"),
-    ],
-)
-def test_invalid_tasks_are_config_errors(settings: TaskSettings, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build_trainer(settings, 0, 4, seed=0)
-
-
-def test_unknown_shard_and_device_are_config_errors() -> None:
-    with pytest.raises(ConfigError, match="shard 4 does not exist"):
-        build_trainer(TaskSettings(), 4, 4, seed=0)
-    with pytest.raises(ConfigError, match="device 'toaster'"):
-        build_trainer(TaskSettings(), 0, 4, seed=0, device="toaster")
-
-
 def test_digits_do_not_import_slow_libraries() -> None:
     code = (
-        "import sys, edgenode.tasks.trainer as t; r = t.build_trainer(t.TaskSettings(), 0, 2, 0, 'cpu');"
-        "r.train(0, r.initial()); print([m for m in ('torch._dynamo', 'sklearn', 'torchvision') if m in sys.modules])"
+        "import sys; from edgenode.config.schema import Config; from edgenode.core.topology.period import Epoch;"
+        "from edgenode.node.task_workload import TaskWorkload; w = TaskWorkload(Config(), 'n'); w.prepare();"
+        "r = w.trainer('n', ('n', 'm'), Epoch(721, 23)); r.train(0, r.initial());"
+        "print([m for m in ('torch._dynamo', 'sklearn', 'torchvision') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_trainers_of_one_process_partition_the_data_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    partitions = []
-
-    def counted(labels: torch.Tensor, shards: int, skew: float, seed: int) -> list[torch.Tensor]:
-        partitions.append((shards, skew, seed))
-        return partition(labels, shards, skew, seed)
-
-    monkeypatch.setattr("edgenode.tasks.trainer.partition", counted)
-    monkeypatch.setattr("edgenode.tasks.trainer._partitions", weakref.WeakKeyDictionary())
-    held = [build_trainer(TaskSettings(skew=0.5), shard, 4, seed=3) for shard in range(4)]
-    assert partitions == [(4, 0.5, 3)]
-    used = torch.cat([trainer.batches._indices for trainer in held]).sort().values
-    assert torch.equal(used, torch.arange(len(used)))
-    other = build_trainer(TaskSettings(skew=0.5), 0, 4, seed=4)
-    assert partitions == [(4, 0.5, 3), (4, 0.5, 4)]
-    assert not torch.equal(other.batches._indices, held[0].batches._indices)
 
 
 def test_vgg11_does_not_diverge_at_the_papers_rate() -> None:
@@ -279,7 +235,10 @@ def test_vgg11_does_not_diverge_at_the_papers_rate() -> None:
     labels = torch.randint(0, 10, (32,), generator=random)
     noise = datasets.Dataset(images, labels, images, labels, 10, (127.5,) * 3, (73.6,) * 3)
     chosen = TrainSettings(batch_size=8, learning_rate=0.05, weight_decay=5e-4)
-    trainer = Trainer(noise, torch.arange(32), lambda: models.build("vgg11", 10, 3, 32), chosen, seed=0, shard=0)
+    task = Digits(lambda: models.build("vgg11", 10, 3, 32))
+    task._load = lambda node: noise
+    task._dataset = noise
+    trainer = digits_trainer(torch.arange(32), task, chosen)
     z = trainer.initial()
     for t in range(6):
         step = trainer.train(t, z)
@@ -291,4 +250,155 @@ def test_vgg11_does_not_diverge_at_the_papers_rate() -> None:
 def test_absent_device_is_a_config_error(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"torch.{'cuda' if device == 'cuda' else 'backends.mps'}.is_available", lambda: False)
     with pytest.raises(ConfigError, match=f"device '{device}' was asked for, but torch finds no "):
-        build_trainer(TaskSettings(), 0, 1, seed=0, device=device)
+        find_device(device)
+
+
+def test_unknown_device_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="device 'toaster'"):
+        find_device("toaster")
+
+
+# other optimisers and longer rounds --------------------------------------------------------------------
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 10))
+
+
+def plain_steps(trainer: TaskTrainer, z: np.ndarray, optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+                batches: list[list[int]], clip: float | None = None) -> np.ndarray:  # fmt: skip
+    """Train a plain model without dropout on the same batches: one step for each list of them."""
+    found = datasets.load("digits")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    nn.utils.vector_to_parameters(torch.from_numpy(z.copy()), net.parameters())
+    optimiser = optimizer(net)
+    for numbers in batches:
+        optimiser.zero_grad()
+        for number in numbers:
+            chosen = trainer.batches.indices(number)
+            images = (found.train_images[chosen].float() - torch.tensor(found.mean)) / torch.tensor(found.std)
+            (functional.cross_entropy(net(images), found.train_labels[chosen]) / len(numbers)).backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(net.parameters(), clip)
+        optimiser.step()
+    return nn.utils.parameters_to_vector(net.parameters()).detach().numpy()
+
+
+def without_dropout() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches"),
+    [
+        ({"optimizer": "adamw"}, [[0], [1], [2], [3], [4], [5]]),
+        ({"optimizer": "adamw", "local_steps": 2}, [[0], [1], [2], [3], [4], [5]]),
+        ({"optimizer": "adamw", "accumulate": 2}, [[0, 1], [2, 3], [4, 5]]),
+        ({"optimizer": "adamw", "accumulate": 3, "local_steps": 2, "clip_norm": 0.5}, [[0, 1, 2], [3, 4, 5]]),
+    ],
+)
+def test_rounds_equal_plain_steps_of_torch(settings: dict[str, object], batches: list[list[int]]) -> None:
+    chosen = TrainSettings(**{"batch_size": 16, "learning_rate": 0.01, **settings})
+    trainer = digits_trainer(torch.arange(100), Digits(without_dropout), chosen)
+    ours = z = trainer.initial()
+    for t in range(len(batches) // chosen.local_steps):
+        trainer.train(t, ours)
+        ours = trainer._flat.read()
+
+    def adamw(net: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=chosen.weight_decay)
+
+    theirs = plain_steps(trainer, z, adamw, batches, chosen.clip_norm)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop"])
+def test_every_optimiser_resumes_to_the_bit(name: str) -> None:
+    def trainer() -> TaskTrainer:
+        settings = TrainSettings(batch_size=16, optimizer=name, learning_rate=0.01, schedule="cosine", local_steps=2)
+        return digits_trainer(torch.arange(100), Digits(mlp), settings)
+
+    whole = trainer()
+    z = run(whole, whole.initial(), range(4))
+    saved = tensors.load(tensors.save(whole.local_state()))  # as in a checkpoint
+    expected = run(whole, z, range(4, 9))
+    resumed = trainer()
+    resumed.load_local_state(saved)
+    assert np.array_equal(run(resumed, z, range(4, 9)), expected)
+
+
+class Scheduled(Digits):
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=0.01)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, run: RunLength) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+
+
+def test_own_schedule_is_stepped_each_round_and_resumes() -> None:
+    settings = TrainSettings(batch_size=16, local_steps=3)
+    whole = digits_trainer(torch.arange(100), Scheduled(mlp), settings)
+    z = run(whole, whole.initial(), range(5))
+    assert whole._descent._optimizer.param_groups[0]["lr"] == 0.01 * 0.25
+    resumed = digits_trainer(torch.arange(100), Scheduled(mlp), settings)
+    resumed.load_local_state(tensors.load(tensors.save(whole.local_state())))
+    assert np.array_equal(run(resumed, z, range(5, 9)), run(whole, z, range(5, 9)))
+
+
+def test_newcomer_takes_over_the_schedule_and_not_the_optimiser() -> None:
+    sponsor = digits_trainer(torch.arange(100), Scheduled(mlp), TrainSettings(batch_size=16))
+    run(sponsor, sponsor.initial(), range(5))
+    newcomer = digits_trainer(torch.arange(100, 200), Scheduled(mlp), TrainSettings(batch_size=16))
+    shared = {name: value for name, value in sponsor.local_state().items() if name.startswith(SHARED_STATE)}
+    newcomer.load_local_state({**newcomer.local_state(), **shared})
+    assert newcomer._descent._optimizer.param_groups[0]["lr"] == 0.01 * 0.25
+    assert not newcomer._descent._optimizer.state
+
+
+class Odd(Digits):
+    def __init__(self, optimizer: object, scheduler: object = None) -> None:
+        super().__init__(mlp)
+        self.optimizer = lambda model: optimizer(model) if callable(optimizer) else optimizer
+        self._made = scheduler
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, run: RunLength) -> object:
+        return self._made(optimizer) if callable(self._made) else self._made
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Odd("adam"), "Odd.optimizer returns 'adam', but it must be an optimiser of torch.optim"),
+        (Odd(lambda model: torch.optim.LBFGS(model.parameters())), "LBFGS, which evaluates the loss itself"),
+        (Odd(lambda model: torch.optim.SGD(mlp().parameters(), lr=1)), "an optimiser of other parameters than those"),
+        (Odd(lambda model: torch.optim.SGD(model.parameters(), lr=1), "cosine"), "Odd.scheduler returns 'cosine', but"),
+        (
+            Odd(lambda model: torch.optim.SGD(model.parameters(), lr=1), torch.optim.lr_scheduler.ReduceLROnPlateau),
+            "ReduceLROnPlateau, but a schedule must follow the round alone",
+        ),
+        (Digits(lambda: "net"), "Digits.model returns 'net', but it must be a torch.nn.Module"),
+    ],
+)
+def test_unusable_parts_of_a_task_are_named(task: Digits, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        digits_trainer(torch.arange(100), task, TrainSettings())
+
+
+def test_model_of_another_format_is_trained_in_it() -> None:
+    trainer = digits_trainer(torch.arange(100), Half(), TrainSettings(batch_size=16, learning_rate=0.1))
+    z = trainer.initial()
+    first = trainer.train(0, z)
+    for t in range(1, 30):
+        z = z + trainer.train(t, z).local_update
+    assert z.dtype == np.float32
+    assert trainer.train(30, z).loss < first.loss
+    assert {t.dtype for t in trainer.named_tensors(z).values()} == {torch.bfloat16}
+
+
+class Half(Digits):
+    def __init__(self) -> None:
+        super().__init__(lambda: without_dropout().bfloat16())
+
+    def loss(self, model: nn.Module, batch: object) -> torch.Tensor:
+        images, labels = self.prepared(batch)
+        return functional.cross_entropy(model(images.bfloat16()).float(), labels)

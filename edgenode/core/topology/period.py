@@ -82,6 +82,10 @@ class Epoch:
         samples = _divided(sum(size.samples for size in every), len(every))
         return cls(samples, max(1, _divided(samples, max(size.samples_per_round for size in every))))
 
+    def weight(self, samples: int) -> float:
+        """The weight of a node with so many samples, if nodes count by their samples: 1 for the mean node."""
+        return samples / self.samples if self.samples else 1.0
+
 
 NO_DATA = Epoch()
 """Of a run whose nodes did not report their data."""

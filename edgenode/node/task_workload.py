@@ -1,0 +1,106 @@
+"""The task of a run.toml as what a node trains."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgenode import factory
+from edgenode.config.schema import Config
+from edgenode.core.topology.period import DataSize, Epoch
+from edgenode.entry_points import Group
+from edgenode.errors import ConfigError
+from edgenode.node.background import Worker, WorkerThread
+from edgenode.node.task_warnings import task_warnings
+
+if TYPE_CHECKING:
+    from edgenode.tasks.local_data import DataSource
+    from edgenode.tasks.task import NodeInfo, Task
+    from edgenode.tasks.trainer import TaskTrainer
+
+
+class TaskWorkload:
+    """The task of a run.toml, for one node.
+
+    Args:
+        name: of the node.
+        other: the workload of another node in this process. The two share the task, and the data if it is cut.
+        warn: takes what is allowed and yet probably not intended, once the first trainer is made.
+    """
+
+    def __init__(
+        self, config: Config, name: str, other: TaskWorkload | None = None, warn: Callable[[str], None] | None = None
+    ) -> None:
+        self._config, self._name, self._other, self._warn = config, name, other, warn
+        self._task: Task | None = None
+        self._source: DataSource | None = None
+
+    def identity(self) -> Mapping[str, str]:
+        """The code of a task of one's own; or the package of a model, and the classes of an imagefolder."""
+        config = self._config.task
+        if config.entry:
+            from edgenode.tasks import entry
+
+            self._loaded()
+            return entry.identity(config.entry)
+        # The table of edgenode's own models needs torch, so it is not asked which names are its own.
+        found = Group("edgenode.models", object, {}).providers([config.model])
+        if config.dataset == "imagefolder" and not config.classes and self._node.data_dir is not None:
+            from edgenode.tasks import imagefolder
+
+            names = ", ".join(imagefolder.classes_of(self._node.data_dir))
+            found |= {"classes (name all of them in task.classes)": names}
+        return found
+
+    def prepare(self) -> DataSize:
+        import torch
+
+        torch.set_num_threads(factory.threads(self._config))
+        config, (_, source) = self._config, self._loaded()
+        samples, nodes = source.load(self._node), config.run.nodes
+        if not config.task.has_own_data:
+            if samples < nodes:
+                raise ConfigError(f"run.nodes = {nodes}, but there are only {samples} training samples to cut")
+            samples = -(-samples // nodes)
+        task = config.task
+        return DataSize(samples, task.batch_size * task.accumulate * task.local_steps)
+
+    def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> TaskTrainer:
+        from edgenode.tasks.task import RunLength
+        from edgenode.tasks.trainer import TaskTrainer
+
+        config, (task, source), shards = self._config, self._loaded(), len(initial_members)
+        # There are no more shards than initial members, so a newcomer has the number of one of theirs.
+        shard = initial_members.index(name) if name in initial_members else zlib.crc32(name.encode()) % shards
+        data, run = source.local(self._node, shard, shards), RunLength(config.run.rounds, epoch.rounds)
+        settings, device = factory.train_settings(config), factory.device(config)
+        trainer = TaskTrainer(task, data, settings, run, seed=config.run.seed, device=device)
+        if self._warn is not None:
+            tensors = [size for _, size in trainer.layout]
+            for text in task_warnings(config, tensors, trainer.samples, data.classes, epoch.rounds):
+                self._warn(text)
+            self._warn = None
+        return trainer
+
+    def worker(self) -> Worker:
+        return WorkerThread()
+
+    @property
+    def _node(self) -> NodeInfo:
+        from edgenode.tasks.task import NodeInfo
+
+        data_dir = self._config.task.data_dir.replace("{node}", self._name)
+        return NodeInfo(self._name, Path(data_dir).expanduser() if data_dir else None, self._config.run.seed)
+
+    def _loaded(self) -> tuple[Task, DataSource]:
+        """The task, and where its data comes from. torch is imported here, and not when a command line is parsed."""
+        from edgenode.tasks.local_data import DataSource
+
+        if self._other is not None:
+            return self._other._loaded()
+        if self._task is None or self._source is None:
+            self._task = factory.task(self._config)
+            self._source = DataSource(self._task, factory.cut(self._config))
+        return self._task, self._source

@@ -1,0 +1,125 @@
+"""The task that run.toml describes without code: a data set and a model, each by its name.
+
+Images stay in their stored type until a batch is used, so that a small device holds one byte per pixel. Training images
+are varied and all images normalised where a batch is used: by the loss and the evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgenode.errors import ConfigError
+from edgenode.tasks import augment, datasets, models
+from edgenode.tasks.datasets import Dataset
+from edgenode.tasks.task import Batch, NodeInfo, Task
+
+
+class ImageSamples:
+    """Images [N, channels, size, size] and their classes [N]. Whole batches are read at once."""
+
+    def __init__(self, images: Tensor, targets: Tensor) -> None:
+        self.images, self.targets = images, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.targets[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        rows = torch.tensor(indices)
+        return self.images[rows], self.targets[rows]
+
+
+class ImageTask(Task):
+    """Classification of images.
+
+    Args:
+        classes: if given, the classes of an imagefolder on every node. A node may have images of only some of them.
+        image_size: if given, images of an imagefolder are scaled and cropped to it.
+        common_moments: images are normalised by constants that are equal on all nodes, and not by the moments of the
+            training images. For nodes that have data of their own.
+
+    Raises:
+        ConfigError: there is no data set or model of that name.
+    """
+
+    draws_from_torch_alone = True
+
+    def __init__(
+        self,
+        dataset: str = "digits",
+        model: str = "small-cnn",
+        norm: str = "batch",
+        *,
+        augment: bool = False,
+        classes: Sequence[str] = (),
+        image_size: int | None = None,
+        common_moments: bool = False,
+    ) -> None:
+        datasets.refuse_unknown(dataset)
+        models.refuse_unknown(model)
+        self._name, self._model, self._norm, self._augment = dataset, model, norm, augment
+        self._classes, self._image_size, self._common_moments = tuple(classes), image_size, common_moments
+        self._dataset: Dataset | None = None
+
+    def _load(self, node: NodeInfo) -> Dataset:
+        # The last one stays loaded: model and loss need its shape and its moments.
+        self._dataset = datasets.load(self._name, node.data_dir, self._classes, self._image_size)
+        if self._common_moments:
+            self._dataset = datasets.with_common_moments(self._dataset)
+        return self._dataset
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set of the last node that data was loaded for.
+
+        Raises:
+            ConfigError: none was loaded.
+        """
+        if self._dataset is None:
+            raise ConfigError(f"the data of {self._name!r} is not loaded")
+        return self._dataset
+
+    def model(self) -> nn.Module:
+        found = self.dataset
+        return models.build(self._model, found.num_classes, found.channels, found.image_size, self._norm)
+
+    def train_data(self, node: NodeInfo) -> ImageSamples:
+        found = self._load(node)
+        return ImageSamples(found.train_images, found.train_labels)
+
+    def test_data(self, node: NodeInfo) -> ImageSamples | None:
+        found = self._load(node)
+        return ImageSamples(found.test_images, found.test_labels) if len(found.test_labels) else None
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        return samples  # a batch already
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return super().loss(model, self.prepared(batch))
+
+    def prepared(self, batch: Batch) -> Batch:
+        """A batch as the model is trained on: varied at random, if asked for, and normalised."""
+        images, labels = batch
+        if self._augment:
+            # Before normalisation, as in torchvision's transforms: the border is black.
+            images = augment.apply(images, augment.draw(len(images)))
+        return self._normalised(images), labels
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> float | None:
+        return super().evaluate(model, self._all_normalised(batches))
+
+    def _all_normalised(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for images, labels in batches:
+            yield self._normalised(images), labels
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        found, shape = self.dataset, (1, -1, 1, 1)
+        mean = torch.tensor(found.mean, device=images.device).view(shape)
+        std = torch.tensor(found.std, device=images.device).view(shape)
+        return (images.float() - mean) / std

@@ -1,0 +1,124 @@
+"""The data of one node: all that its task loads for it, or its shard of data that all nodes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgenode.errors import ConfigError
+from edgenode.tasks.partition import dirichlet, partition
+from edgenode.tasks.task import NodeInfo, Samples, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How shared data is cut into shards: by a Dirichlet distribution if `alpha` is set, else by `skew`."""
+
+    skew: float = 0.0
+    alpha: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalData:
+    """What one node trains on and is tested with.
+
+    Attributes:
+        indices: the samples of `train` that this node trains on.
+        shard: the node's number, which its random numbers depend on.
+        classes: of all samples, where the data was cut by them.
+    """
+
+    train: Samples
+    test: Samples | None
+    indices: Tensor
+    shard: int
+    classes: int = 0
+
+    @classmethod
+    def whole(cls, train: Samples, test: Samples | None = None, shard: int = 0) -> LocalData:
+        """All of the data."""
+        return cls(train, test, torch.arange(len(train)), shard)
+
+
+class DataSource:
+    """Loads the data of a task in one process, for one node or for all nodes of a simulation.
+
+    Args:
+        cut: how all nodes share one data set. None if each has its own.
+    """
+
+    def __init__(self, task: Task, cut: Cut | None) -> None:
+        self._task, self._cut = task, cut
+        self._loaded: dict[str, tuple[Samples, Samples | None]] = {}  # node -> train, test; shared data once, under ""
+        self._shards: tuple[object, list[Tensor]] = None, []  # what they were cut for, and the shards
+        self._classes = 0
+
+    def load(self, node: NodeInfo) -> int:
+        """Load the data of a node, and return its number of training samples. Shared data is loaded once.
+
+        Raises:
+            ConfigError: there is no training sample, or what the task returns is not a data set.
+        """
+        key = node.name if self._cut is None else ""
+        if key not in self._loaded:
+            train, test = self._task.train_data(node), self._task.test_data(node)
+            place = type(self._task).__name__
+            _check(train, f"{place}.train_data", node)
+            if test is not None:
+                _check(test, f"{place}.test_data", node)
+            self._loaded[key] = train, test
+        return len(self._loaded[key][0])
+
+    def local(self, node: NodeInfo, shard: int, shards: int) -> LocalData:
+        """The data of one of the run's nodes. ``shard`` is its number among them.
+
+        Raises:
+            ConfigError: as ``load``, or shared data cannot be cut like that.
+        """
+        self.load(node)
+        if self._cut is None:
+            return LocalData.whole(*self._loaded[node.name], shard)
+        if not 0 <= shard < shards:
+            raise ConfigError(f"shard {shard} does not exist: there are {shards}, counted from 0")
+        train, test = self._loaded[""]
+        indices = self._cut_into(train, self._cut, shards, node.seed)[shard]
+        return LocalData(train, test, indices, shard, self._classes)
+
+    def _cut_into(self, train: Samples, cut: Cut, shards: int, seed: int) -> list[Tensor]:
+        if self._shards[0] != (shards, seed):
+            labels = _labels(train, needed=cut != Cut())
+            if cut.alpha is None:
+                made = partition(labels, shards, cut.skew, seed)
+            else:
+                made = dirichlet(labels, shards, cut.alpha, seed)
+            self._shards, self._classes = ((shards, seed), made), len(torch.bincount(labels).nonzero())
+        return self._shards[1]
+
+
+def _check(data: object, place: str, node: NodeInfo) -> None:
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise ConfigError(f"{place} returns {data!r}, but it must be a data set with a length and an index")
+    if len(data) == 0:
+        raise ConfigError(f"{place} of {node.name} returns no sample")
+
+
+def _labels(train: Samples, needed: bool) -> Tensor:
+    """The class of every sample. Without classes all samples are of one, unless they are needed.
+
+    Raises:
+        ConfigError: they are needed, and the data set does not have them.
+    """
+    try:
+        labels = torch.as_tensor(getattr(train, "targets", None))
+        if labels.shape == (len(train),) and not labels.is_floating_point():
+            return labels
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    if needed:
+        raise ConfigError(
+            "task.skew and task.alpha cut by class, but the training data has no attribute `targets` "
+            "with the class of each sample"
+        )
+    return torch.zeros(len(train), dtype=torch.int64)

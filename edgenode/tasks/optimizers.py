@@ -1,0 +1,213 @@
+"""The optimiser of a trainer: SGD on the flat vector, or any of torch.optim with a schedule around it.
+
+State such as momentum belongs to the path of this node's model. It is never averaged with other nodes', and a newcomer
+starts without any. The state of a scheduler counts rounds, so a newcomer takes over its sponsor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgenode.errors import CheckpointError, ConfigError
+from edgenode.tasks.flat_params import FlatModel, FlatParameters
+from edgenode.tasks.packing import pack, unpack
+from edgenode.tasks.settings import TrainSettings
+from edgenode.tasks.task import RunLength, Task
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+Arrays = dict[str, NDArray[Any]]
+
+MOMENTUM, OPTIMIZER, SCHEDULE = "momentum", "optimizer", "schedule.state"
+_CLASSES = {
+    "sgd": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "radam": "RAdam",
+    "adamax": "Adamax",
+    "adagrad": "Adagrad",
+    "adadelta": "Adadelta",
+    "rmsprop": "RMSprop",
+}
+
+
+class Descent(Protocol):
+    """Takes the steps of a trainer, with the learning rate of each round."""
+
+    @property
+    def remedy(self) -> str:
+        """What to lower if training diverges."""
+        ...
+
+    def begin_round(self, t: int) -> None:
+        """Set the learning rate of round t."""
+        ...
+
+    def step(self) -> None:
+        """Take one step along the gradients."""
+        ...
+
+    def end_round(self) -> None:
+        """The steps of the round are taken."""
+        ...
+
+    def state(self) -> Arrays:
+        """Copies of the state for a checkpoint, by names that begin with the constants of this module."""
+        ...
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Restore what `state` returned.
+
+        Raises:
+            CheckpointError: it belongs to another optimiser.
+        """
+        ...
+
+
+def build_descent(task: Task, flat: FlatParameters, settings: TrainSettings, run: RunLength) -> Descent:
+    """Return the optimiser that a task gives, or else the one of its settings.
+
+    Raises:
+        ConfigError: the optimiser or the scheduler of the task cannot be used.
+    """
+    own = task.optimizer(flat.model)
+    scheduled = type(task).scheduler is not Task.scheduler
+    if own is None and settings.optimizer == "sgd" and not scheduled and isinstance(flat, FlatModel):
+        return FlatSGD(flat, settings, run)
+    if own is not None:
+        _check_optimizer(own, flat.model, f"{type(task).__name__}.optimizer")
+    optimizer = own or _named(flat.model, settings)
+    scheduler = task.scheduler(optimizer, run)
+    if scheduler is not None:
+        _check_scheduler(scheduler, f"{type(task).__name__}.scheduler")
+    return TorchDescent(optimizer, scheduler, settings, run, is_own=own is not None)
+
+
+def _check_optimizer(optimizer: object, model: nn.Module, place: str) -> None:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(f"{place} returns {optimizer!r}, but it must be an optimiser of torch.optim or None")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ConfigError(f"{place} returns LBFGS, which evaluates the loss itself: choose another optimiser")
+    known = {id(parameter) for parameter in model.parameters()}
+    if any(id(parameter) not in known for group in optimizer.param_groups for parameter in group["params"]):
+        raise ConfigError(f"{place} returns an optimiser of other parameters than those of the model it is given")
+
+
+def _check_scheduler(scheduler: object, place: str) -> None:
+    from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+    if not isinstance(scheduler, LRScheduler):
+        raise ConfigError(f"{place} returns {scheduler!r}, but it must be a scheduler of torch.optim or None")
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ConfigError(f"{place} returns ReduceLROnPlateau, but a schedule must follow the round alone")
+
+
+def _named(model: nn.Module, settings: TrainSettings) -> Optimizer:
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer in ("sgd", "rmsprop"):
+        options["momentum"] = settings.momentum
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer: Optimizer = getattr(torch.optim, _CLASSES[settings.optimizer])(parameters, **options)
+    return optimizer
+
+
+def _remedy(settings: TrainSettings) -> str:
+    return f"task.learning_rate = {settings.learning_rate:g}"
+
+
+class FlatSGD:
+    """torch.optim.SGD on the flat vector.
+
+    The class itself is not used: it imports torch's compiler, which takes a second and 70 MB on a desktop. A test
+    checks that these lines agree with it to the bit.
+    """
+
+    def __init__(self, flat: FlatModel, settings: TrainSettings, run: RunLength) -> None:
+        self._flat, self._settings, self._run = flat, settings, run
+        self._rate = settings.learning_rate
+        self._momentum = torch.zeros(flat.size if settings.momentum else 0, device=flat.values.device)
+
+    @property
+    def remedy(self) -> str:
+        return _remedy(self._settings)
+
+    def begin_round(self, t: int) -> None:
+        self._rate = self._settings.rate(self._settings.learning_rate, t, self._run)
+
+    def step(self) -> None:
+        values, gradient, settings = self._flat.values, self._flat.gradients, self._settings
+        with torch.no_grad():
+            if settings.weight_decay:
+                gradient.add_(values, alpha=settings.weight_decay)
+            if settings.momentum:
+                gradient = self._momentum.mul_(settings.momentum).add_(gradient)
+            values.add_(gradient, alpha=-self._rate)
+
+    def end_round(self) -> None:
+        pass
+
+    def state(self) -> Arrays:
+        return {MOMENTUM: self._momentum.cpu().numpy().copy()}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        if state.keys() != {MOMENTUM}:
+            raise CheckpointError(f"local state of another optimiser: {', '.join(sorted(state)) or 'none'}")
+        if state[MOMENTUM].shape != tuple(self._momentum.shape):
+            raise CheckpointError(f"{MOMENTUM!r} has shape {state[MOMENTUM].shape}, not {tuple(self._momentum.shape)}")
+        self._momentum.copy_(torch.from_numpy(np.array(state[MOMENTUM])))
+
+
+class TorchDescent:
+    """An optimiser of torch.optim, with a scheduler, or else with the schedule of the settings on its own rates."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None,
+        settings: TrainSettings,
+        run: RunLength,
+        is_own: bool = False,
+    ) -> None:
+        self._optimizer, self._scheduler, self._settings, self._run = optimizer, scheduler, settings, run
+        self._is_own = is_own
+        self._base_rates = [float(group["lr"]) for group in optimizer.param_groups]
+
+    @property
+    def remedy(self) -> str:
+        return "the learning rate of the task's optimiser" if self._is_own else _remedy(self._settings)
+
+    def begin_round(self, t: int) -> None:
+        if self._scheduler is None:
+            for group, base in zip(self._optimizer.param_groups, self._base_rates, strict=True):
+                group["lr"] = self._settings.rate(base, t, self._run)
+
+    def step(self) -> None:
+        self._optimizer.step()
+
+    def end_round(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.step()
+
+    def state(self) -> Arrays:
+        state = pack(OPTIMIZER, self._optimizer.state_dict())
+        return state if self._scheduler is None else {**state, **pack(SCHEDULE, self._scheduler.state_dict())}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        try:
+            self._optimizer.load_state_dict(unpack(OPTIMIZER, state))
+            if self._scheduler is not None:
+                self._scheduler.load_state_dict(unpack(SCHEDULE, state))
+                # A newcomer has its sponsor's scheduler and an optimiser of its own.
+                for group, rate in zip(self._optimizer.param_groups, self._scheduler.get_last_lr(), strict=True):
+                    group["lr"] = rate
+        except (ValueError, KeyError, TypeError) as exc:
+            raise CheckpointError(f"local state of another optimiser: {exc}") from exc

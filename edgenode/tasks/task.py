@@ -1,0 +1,117 @@
+"""What is trained: a `Task` gives the model, the data and the loss, and edgenode the loop around them.
+
+A task of one's own is a subclass that defines `model` and `train_data`. Everything else has a default. The data sets
+that edgenode knows by name are a task, too (`image_task`).
+
+edgenode draws the samples of every batch, runs each step with seeded random generators, and keeps the state of
+optimiser and scheduler in the checkpoints. A resumed run therefore has bit-identical results, and so has a simulation,
+as long as a task depends on nothing but its arguments and the generators of torch, numpy and `random`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import default_collate
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+Batch = Any
+"""What `Task.collate` returns: tensors, in tuples, lists and dicts of any depth."""
+
+
+class Samples(Protocol):
+    """A map-style data set, as torch.utils.data has it.
+
+    If it has ``__getitems__``, which takes a list of indices, whole batches are read with it. If it has ``targets``,
+    the class of every sample, data that all nodes share can be cut with ``task.skew`` or ``task.alpha``.
+    """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """The node that a task loads data for.
+
+    Attributes:
+        name: its node id.
+        data_dir: ``task.data_dir`` of its run.toml, with {node} replaced by its name. None if it is not set.
+        seed: ``run.seed``, equal on all nodes.
+    """
+
+    name: str
+    data_dir: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunLength:
+    """How long a run trains: equal on all nodes, whatever data each of them has.
+
+    Attributes:
+        rounds: rounds with a local step.
+        rounds_per_epoch: rounds in which the mean node passes once through its data.
+    """
+
+    rounds: int
+    rounds_per_epoch: int
+
+
+class Task:
+    """One model and one node's data. Subclasses define `model` and `train_data`, and override what else they need.
+
+    ``task.entry`` of run.toml names the class, and ``[task.options]`` has the arguments of its constructor.
+    """
+
+    draws_from_torch_alone: ClassVar[bool] = False
+    """Whether data set and model draw random numbers from torch's generator only. Then no other is seeded for a step,
+    which saves 0.07 ms."""
+
+    def model(self) -> nn.Module:
+        """Return a new model. torch's generator is seeded equally on all nodes, so they start from one model."""
+        raise NotImplementedError
+
+    def train_data(self, node: NodeInfo) -> Samples:
+        """Return the training data of a node. With ``task.data = "cut"``, the data that all nodes share."""
+        raise NotImplementedError
+
+    def test_data(self, node: NodeInfo) -> Samples | None:
+        """Return what the model is tested on, or None to test nothing."""
+        return None
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        """Return a batch of samples. By default torch's default_collate, which stacks tensors."""
+        return default_collate(list(samples))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch, to be differentiated. By default the cross-entropy of (inputs, classes)."""
+        inputs, targets = batch
+        return functional.cross_entropy(model(inputs).float(), targets)
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> float | None:
+        """Return how good the model is, 0 to 1: by default its accuracy on (inputs, classes). None if there is no data.
+
+        The model is in evaluation mode, and no gradients are recorded.
+        """
+        right = count = 0
+        for inputs, targets in batches:
+            right += int((model(inputs).argmax(dim=1) == targets).sum())
+            count += len(targets)
+        return right / count if count else None
+
+    def optimizer(self, model: nn.Module) -> Optimizer | None:
+        """Return the optimiser of the model's parameters, or None for the one that the keys of [task] describe."""
+        return None
+
+    def scheduler(self, optimizer: Optimizer, run: RunLength) -> LRScheduler | None:
+        """Return a scheduler, which is stepped once a round, or None for the schedule of the keys of [task]."""
+        return None
