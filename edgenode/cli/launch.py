@@ -67,10 +67,10 @@ def launch(
     if config_path is None and _DEFAULT_CONFIG.is_file():
         config_path = _DEFAULT_CONFIG
     config = load_config(config_path, settings)
-    out = (out or Path("runs") / time.strftime("launch-%Y%m%d-%H%M%S")).resolve()
-    out.mkdir(parents=True, exist_ok=True)
     if not module and not Path(script).is_file():
         raise click.UsageError(f"{script} is not a file; a module needs -m")
+    out = (out or Path("runs") / time.strftime("launch-%Y%m%d-%H%M%S")).resolve()
+    out.mkdir(parents=True, exist_ok=True)
     program = [sys.executable, *(["-m"] if module else []), script]
     arguments = arguments[1:] if arguments[:1] == ("--",) else arguments
     fleet = Fleet(config, out, program, arguments, _environ(config_path, settings), max_restarts)

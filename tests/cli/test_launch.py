@@ -1,0 +1,83 @@
+"""edgenode launch: real processes of a script, with a controller."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "edgenode", "launch"]
+SHOW = """
+import os, sys
+keys = ("NAME", "CONTROLLER", "STATE_DIR", "LISTEN", "RUN_NODES", "RUN_ROUNDS", "CONFIG")
+print(*sys.argv[1:], *(f"{key}={os.environ.get('EDGENODE_' + key)}" for key in keys), flush=True)
+"""
+
+
+def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, cwd=folder, check=False)
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A launch whose second process fails. It shows the environment of both, and that the others end."""
+    folder = tmp_path_factory.mktemp("launch")
+    (folder / "run.toml").write_text("[run]\nrounds = 7\n")
+    wait = "import time\nif '1' in sys.argv[1]: sys.exit(3)\ntime.sleep(60)"
+    (folder / "train.py").write_text(f"{SHOW}\n{wait}\n")
+    arguments = (
+        "--nodes",
+        "2",
+        "--set",
+        "run.seed=5",
+        "--out",
+        "out",
+        "train.py",
+        "--",
+        "{index}/{nodes}",
+        "--x={name}",
+    )
+    return folder, launch(folder, *arguments)
+
+
+def test_every_process_has_a_place_of_its_own(failed: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = failed
+    for i in range(2):
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"node-{i} | {i}/2 ")]
+        assert f"--x=node-{i} NAME=node-{i} CONTROLLER=127.0.0.1:" in line
+        assert f"STATE_DIR={folder / 'out' / f'node-{i}'} LISTEN=127.0.0.1:0 RUN_NODES=2" in line
+        assert line.endswith(f"CONFIG={folder / 'run.toml'}")
+    assert "controller | " in done.stdout
+
+
+def test_one_that_fails_ends_all(failed: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    _, done = failed
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "edgenode: node-1 ended with exit code 3; its last lines are above"
+    assert "edgenode: follow this run with: edgenode watch --controller 127.0.0.1:" in done.stderr
+
+
+def test_a_process_that_fails_starts_again(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    done = launch(tmp_path, "--nodes", "1", "--max-restarts", "2", "train.py")
+    assert done.returncode == 1
+    assert done.stderr.count("edgenode: node-0 was killed by SIGKILL, and starts again") == 2
+    assert done.stderr.splitlines()[-1] == "edgenode: node-0 was killed by SIGKILL; its last lines are above"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("nowhere.py",), "nowhere.py is not a file; a module needs -m"),
+        (("--nodes", "0", "train.py"), "Invalid value for '--nodes'"),
+        (("--set", "run.rounds=many", "train.py"), 'run.rounds = "many", but it must be a whole number'),
+        ((), "Missing argument 'SCRIPT'"),
+    ],
+)
+def test_wrong_usage_is_refused(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
+    done = launch(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert list(tmp_path.iterdir()) == []
