@@ -1,0 +1,148 @@
+"""What `mesh.step()` costs over the path of a daemon, which trains in a worker thread.
+
+    python benchmarks/mesh_overhead.py
+
+Both sides run the same GRU of 26,762 parameters, the same Adam and the same node, in turn, each in processes of their
+own: alone, and as a pair over loopback. It prints the median time of a round and its fastest tenth, which other work on
+the machine disturbs less, and the median difference over the repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgenode.observability.logs import set_up_logging
+
+REPETITIONS = 5
+ROUNDS = 600
+WARM_UP = 100
+SETTINGS: Mapping[str, object] = {
+    "run.rounds": ROUNDS, "run.evaluate_every": 0, "run.checkpoint_every": 10 * ROUNDS, "algorithm.name": "sp",
+    "topology.every": "100r",
+}  # fmt: skip
+
+
+def loop_body() -> tuple[Any, Any, Callable[[], float], list[float]]:
+    """A model, its optimiser, a step that returns its loss, and the times at which the steps began."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"gru": nn.GRU(8, 88, batch_first=True), "out": nn.Linear(88, 10)})
+    optimizer = torch.optim.Adam(model.parameters())
+    rows, digits, began = torch.rand(1, 8, 8), torch.zeros(1, dtype=torch.long), []
+
+    def step() -> float:
+        began.append(time.perf_counter())
+        loss = nn.functional.cross_entropy(model["out"](model["gru"](rows)[1][0]), digits)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return model, optimizer, step, began
+
+
+def measure(kind: str, index: int, ports: Sequence[int], folder: Path) -> list[float]:
+    """Run one node of one kind. Return the seconds between the begins of its rounds, after a warm-up."""
+    where = {
+        "name": f"n{index}", "listen": f"127.0.0.1:{ports[index]}", "state_dir": folder / f"n{index}",
+        "peers": ",".join(f"127.0.0.1:{port}" for port in ports),
+    }  # fmt: skip
+    settings = {**SETTINGS, "run.nodes": len(ports)}
+    model, optimizer, step, began = loop_body()
+    set_up_logging(verbose=False)
+    if kind == "mesh":
+        from edgenode import Mesh
+
+        mesh = Mesh(model, None, optimizer, settings=settings, **where)
+        for _ in mesh.loop([None]):
+            mesh.step(loss=step())
+    else:
+        as_daemon(model, optimizer, step, settings, where)
+    return [after - before for before, after in zip(began[WARM_UP:], began[WARM_UP + 1 :], strict=False)]
+
+
+def as_daemon(model: Any, optimizer: Any, step: Callable[[], float], settings: Any, where: Any) -> None:
+    """The same training, driven by the node: no Mesh, and the worker thread of `edgenode run`."""
+    from edgenode.config.load import load
+    from edgenode.mesh.node_thread import MeshWorkload
+    from edgenode.mesh.passes import Passes
+    from edgenode.mesh.trainer import MeshTrainer
+    from edgenode.mesh.worker import UserThread
+    from edgenode.node.background import WorkerThread
+    from edgenode.node.options import node_options
+    from edgenode.node.process import run_node
+
+    class Trainer(MeshTrainer):
+        def train(self, t: int, z: Any) -> Any:
+            self.hand_over(t, z)
+            self.count(step())
+            return super().train(t, z)
+
+    class Workload(MeshWorkload):
+        def worker(self) -> Any:
+            return WorkerThread()
+
+    trainer = Trainer(model, [optimizer], Passes([None]), 1, {}, lambda: None)
+    options = node_options(load(None, settings, environ={}), **where)
+    run_node(options, Workload(trainer, UserThread(trainer.hand_over)))
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def round_ms(kind: str, nodes: int) -> tuple[float, float]:
+    """The median and the first decile of the time of a round, in processes of their own."""
+    ports = ",".join(map(str, free_ports(nodes)))
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "GRPC_VERBOSITY": "NONE"}
+    with tempfile.TemporaryDirectory() as folder:
+        running = [
+            subprocess.Popen([sys.executable, __file__, kind, str(index), ports, folder], stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL, env=environ)
+            for index in range(nodes)
+        ]  # fmt: skip
+        outputs = [process.communicate()[0] for process in running]
+    times = [1000 * seconds for output in outputs for seconds in json.loads(output)]
+    return statistics.median(times), statistics.quantiles(times, n=10)[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measure", nargs="*", help=argparse.SUPPRESS)
+    if of_one := parser.parse_args().measure:
+        kind, index, ports, folder = of_one
+        print(json.dumps(measure(kind, int(index), [int(p) for p in ports.split(",")], Path(folder))))
+        return
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {REPETITIONS} repetitions of {ROUNDS} rounds\n")
+    print("| nodes | time of a round | daemon, ms | mesh, ms | difference, ms |\n|---|---|---|---|---|")
+    for nodes in (1, 2):
+        runs = [(round_ms("daemon", nodes), round_ms("mesh", nodes)) for _ in range(REPETITIONS)]
+        for place, what in enumerate(("median", "fastest tenth")):
+            daemon, mesh = ([run[kind][place] for run in runs] for kind in (0, 1))
+            extra = [m - d for d, m in zip(daemon, mesh, strict=True)]
+            row = f"{statistics.median(daemon):.3f} | {statistics.median(mesh):.3f} | {statistics.median(extra):+.3f}"
+            print(f"| {nodes} | {what} | {row} ({min(extra):+.3f} to {max(extra):+.3f}) |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
