@@ -21,7 +21,6 @@ from edgenode.dashboard.guard import Guard
 from edgenode.dashboard.plain import filled
 from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.net.operator_server import RunControl
-from edgenode.observability import reply_words
 from edgenode.observability.metrics import CONTENT_TYPE, cluster_metrics
 from edgenode.observability.status_view import cluster_json
 
@@ -120,7 +119,8 @@ async def _perform(operator_service: RunControl, request: str, asked: Mapping[st
         case "rotate":
             period = Period.parse(_text(asked, "every", "1r"))
             graphs = tuple(GraphSpec(name.strip()) for name in _text(asked, "graphs").split(",") if name.strip())
-            return reply_words.rotated(graphs, await operator_service.rotate(graphs, period))
+            start = await operator_service.rotate(graphs, period)
+            return f"graph {'+'.join(g.name for g in graphs)} takes effect at round {start} at every node"
         case "pause":
             await operator_service.pause()
             return "every node pauses before its next round"
@@ -128,10 +128,12 @@ async def _perform(operator_service: RunControl, request: str, asked: Mapping[st
             await operator_service.resume()
             return "the run continues"
         case "stop":
-            return reply_words.stopped(await operator_service.stop())
+            start = await operator_service.stop()
+            return f"every node stops before round {start}; start the nodes again to resume from there"
         case "evict":
             node = _text(asked, "node")
-            return reply_words.evicted(node, await operator_service.evict(node, asked.get("force") is True))
+            start = await operator_service.evict(node, asked.get("force") is True)
+            return f"the run continues without {node} from round {start}"
     raise ConfigError(f"unknown request {request!r}: expected rotate, pause, resume, stop or evict")
 
 

@@ -230,15 +230,18 @@ class Fleet:
         for process in processes:
             process.exits(0)
 
-    def start(self, name: str, *arguments: str, spawn: Spawn = subprocess.Popen) -> Process:
-        """Start any edgenode command."""
+    def start(
+        self, name: str, *arguments: str, spawn: Spawn = subprocess.Popen, program: Sequence[str] = ("-m", "edgenode"),
+        variables: Mapping[str, str] = {},
+    ) -> Process:  # fmt: skip
+        """Start any edgenode command, or another Python program."""
         environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
-        environ |= {"EDGENODE_HTTP": "none", "GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"}
+        environ |= {"EDGENODE_HTTP": "none", "GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1", **variables}
         stem = f"{len(self.processes):02d}-{re.sub(r'[^a-z0-9]+', '-', name)}"
         out, log = self.folder / f"{stem}.out", self.folder / f"{stem}.log"
         with out.open("wb") as stdout, log.open("wb") as stderr:
             popen = spawn(
-                [sys.executable, "-m", "edgenode", *arguments],
+                [sys.executable, *program, *arguments],
                 stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environ, cwd=self.folder,
                 start_new_session=True,
             )  # fmt: skip

@@ -174,6 +174,14 @@ def test_layers_keep_their_mode_through_an_evaluation(make_mesh: MakeMesh) -> No
     assert (model.training, model.body[1].training, model.body[2].training) == (True, False, True)
 
 
+def test_a_round_has_the_configured_number_of_steps(make_mesh: MakeMesh) -> None:
+    model, optimizer, schedule = parts()
+    mesh = make_mesh(model, optimizer, schedule, settings={"task.local_steps": 3, "run.rounds": 4})
+    assert len(train(mesh, model, optimizer, schedule)) == 12
+    assert mesh.result is not None
+    assert mesh.result["nodes"][0]["rounds"] == 4
+
+
 # --- resuming -------------------------------------------------------------------------------------------
 
 
