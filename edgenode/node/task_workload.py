@@ -38,15 +38,16 @@ class TaskWorkload:
         self._source: DataSource | None = None
 
     def identity(self) -> Mapping[str, str]:
-        """The code of a task of one's own; or the package of a model, and the classes of an imagefolder."""
+        """The code of a task of one's own; or the packages of data set and model, and an imagefolder's classes."""
         config = self._config.task
         if config.entry:
             from edgenode.tasks import entry
 
             self._loaded()
             return entry.identity(config.entry)
-        # The table of edgenode's own models needs torch, so it is not asked which names are its own.
+        # The tables of edgenode's own need torch, so they are not asked which names are their own.
         found = Group("edgenode.models", object, {}).providers([config.model])
+        found |= Group("edgenode.datasets", object, {}).providers([config.dataset])
         if config.dataset == "imagefolder" and not config.classes and self._node.data_dir is not None:
             from edgenode.tasks import imagefolder
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgenode.entry_points import Group
 from edgenode.errors import ConfigError
 from edgenode.tasks import imagefolder
 
@@ -72,16 +73,36 @@ def load(
     found = _loaded.get(key)
     if found is None:
         folder = None if data_dir is None else Path(data_dir).expanduser()
-        read = _READERS[name]
+        read = DATASETS[name]
         found = _loaded[key] = _imagefolder(folder, classes, image_size) if read is _imagefolder else read(folder)
+        if name not in DATASETS.own:
+            _require_sound(name, found)
     return found
 
 
 def refuse_unknown(name: str) -> None:
-    """Raise ConfigError if `load` does not know this name. Reads nothing."""
-    if name not in _READERS:
-        near = difflib.get_close_matches(name, _READERS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"dataset {name!r} is unknown: did you mean {near!r}? (known: {', '.join(_READERS)})")
+    """Raise ConfigError if `load` does not know this name, or its package cannot be imported. Reads nothing."""
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
+        raise ConfigError(f"dataset {name!r} is unknown: did you mean {near!r}? (known: {', '.join(names())})")
+    try:
+        DATASETS[name]
+    except ConfigError as exc:
+        raise ConfigError(f"dataset {name!r}: {exc}") from exc
+
+
+def _require_sound(name: str, dataset: Dataset) -> None:
+    """Raise ConfigError if what a package has read cannot be trained on."""
+    pairs = ((dataset.train_images, dataset.train_labels), (dataset.test_images, dataset.test_labels))
+    for images, labels in pairs:
+        square = images.ndim == 4 and images.shape[2] == images.shape[3]
+        if not square or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            shapes = f"{list(images.shape)} and {list(labels.shape)}"
+            raise ConfigError(
+                f"dataset {name!r}: images and int64 labels are {shapes}, not [N, C, S, S] and [N]"
+            )
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
+            raise ConfigError(f"dataset {name!r}: a label is not from 0 to {dataset.num_classes - 1}")
 
 
 def with_common_moments(dataset: Dataset) -> Dataset:
@@ -94,7 +115,7 @@ def with_common_moments(dataset: Dataset) -> Dataset:
 
 
 def names() -> tuple[str, ...]:
-    return tuple(_READERS)
+    return DATASETS.names()
 
 
 def _folder(name: str, data_dir: Path | None) -> Path:
@@ -105,7 +126,8 @@ def _folder(name: str, data_dir: Path | None) -> Path:
     return data_dir
 
 
-def _dataset(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int) -> Dataset:
+def from_images(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int) -> Dataset:
+    """The data set of these images and labels, with the moments of its training images."""
     mean, std = _moments(train[0])
     return Dataset(*train, *test, num_classes, mean, std)
 
@@ -140,7 +162,7 @@ def _digits(data_dir: Path | None) -> Dataset:
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):
         held_out[torch.nonzero(labels == label).flatten()[4::5]] = True
-    return _dataset((images[~held_out], labels[~held_out]), (images[held_out], labels[held_out]), 10)
+    return from_images((images[~held_out], labels[~held_out]), (images[held_out], labels[held_out]), 10)
 
 
 # Fashion-MNIST -----------------------------------------------------------------------------------------
@@ -148,7 +170,7 @@ def _digits(data_dir: Path | None) -> Dataset:
 
 def _fashion_mnist(data_dir: Path | None) -> Dataset:
     folder = _folder("fashion-mnist", data_dir or DEBIAN_FASHION_MNIST)
-    return _dataset(_idx_pair(folder, "train"), _idx_pair(folder, "t10k"), 10)
+    return from_images(_idx_pair(folder, "train"), _idx_pair(folder, "t10k"), 10)
 
 
 def _idx_pair(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
@@ -184,7 +206,7 @@ def _idx(path: Path, dimensions: int) -> Tensor:
 
 def _cifar(name: str, num_classes: int, data_dir: Path | None) -> Dataset:
     folder = _folder(name, data_dir)
-    return _dataset(_cifar_split(name, folder, train=True), _cifar_split(name, folder, train=False), num_classes)
+    return from_images(_cifar_split(name, folder, train=True), _cifar_split(name, folder, train=False), num_classes)
 
 
 def _cifar_split(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
@@ -207,7 +229,7 @@ def _cifar_split(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 def _imagefolder(data_dir: Path | None, classes: Sequence[str] = (), image_size: int | None = None) -> Dataset:
     train, test, classes = imagefolder.read(_folder("imagefolder", data_dir), classes, image_size)
-    return replace(_dataset(train, test, len(classes)), classes=tuple(classes))
+    return replace(from_images(train, test, len(classes)), classes=tuple(classes))
 
 
 _READERS: dict[str, Callable[[Path | None], Dataset]] = {
@@ -217,3 +239,5 @@ _READERS: dict[str, Callable[[Path | None], Dataset]] = {
     "cifar100": lambda data_dir: _cifar("cifar100", 100, data_dir),
     "imagefolder": _imagefolder,
 }
+
+DATASETS: Group[Callable[[Path | None], Dataset]] = Group("edgenode.datasets", Callable, _READERS)

@@ -6,6 +6,7 @@ import gzip
 import os
 import shutil
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from edgenode.errors import ConfigError
 from edgenode.tasks import datasets, imagefolder
 from edgenode.tasks.image_task import ImageTask
 from edgenode.tasks.task import NodeInfo
+from tests.distributions import forget, install
 
 
 @pytest.fixture(autouse=True)
@@ -286,3 +288,52 @@ def test_one_class_is_not_enough(tmp_path: Path) -> None:
     save(tmp_path / "train" / "only" / "0.png", np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(ConfigError, match="has 1 class folders"):
         datasets.load("imagefolder", tmp_path)
+
+
+# --- data sets of packages
+
+SOURCE = """
+import torch
+from edgenode.tasks.datasets import from_images
+
+def pair(count, last=2):
+    return torch.zeros(count, 1, 8, 8), torch.arange(count) % (last + 1)
+
+def thirds(data_dir):
+    return from_images(pair(6), pair(3), 3)
+
+def wrong_label(data_dir):
+    return from_images(pair(6, last=3), pair(3), 3)
+
+def wrong_shape(data_dir):
+    return from_images((pair(6)[0], pair(5)[1]), pair(3), 3)
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    points = {name: f"acme_data:{name}" for name in ("thirds", "wrong_label", "wrong_shape", "absent")}
+    install(tmp_path, monkeypatch, {"edgenode.datasets": points}, SOURCE, "acme_data")
+    yield
+    forget(datasets.DATASETS)
+
+
+@pytest.mark.usefixtures("package")
+def test_data_set_of_a_package_is_read_by_its_name() -> None:
+    found = datasets.load("thirds")
+    assert (len(found.train_labels), found.num_classes, found.mean) == (6, 3, (0.0,))
+    assert datasets.names() == (*datasets.DATASETS.own, "absent", "thirds", "wrong_label", "wrong_shape")
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("wrong_label", "a label is not from 0 to 2"),
+        ("wrong_shape", r"images and int64 labels are \[6, 1, 8, 8\] and \[5\]"),
+        ("absent", "acme 1.0 cannot be imported: AttributeError"),
+    ],
+)
+def test_data_set_of_a_package_that_cannot_be_used_is_named(name: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"dataset '{name}': {reason}"):
+        datasets.load(name)
