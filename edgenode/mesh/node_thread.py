@@ -34,6 +34,10 @@ class MeshWorkload:
     def identity(self) -> Mapping[str, str]:
         return {f"parameter {name}": "x".join(map(str, shape)) for name, shape in self._trainer.shapes.items()}
 
+    @property
+    def makes_own_model(self) -> bool:
+        return True
+
     def prepare(self) -> DataSize:
         return self._trainer.data_size
 

@@ -270,8 +270,11 @@ async def _met(target: str, identity: Identity, timeout_s: float, reason: str = 
         return reply
 
 
-async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s: float) -> bytes:
+async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s: float, own: str = "") -> bytes:
     """A member's model, as safetensors.
+
+    Args:
+        own: the digest of a model. If the member's is equal, the answer is empty.
 
     Raises:
         TransportError: the member does not answer, or has no model yet.
@@ -280,7 +283,7 @@ async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s
     model = bytearray()
     try:
         async with _to_unknown_node(target, identity) as to_peer:
-            request = peer_pb2.FetchModelRequest(identity=identity.to_wire())
+            request = peer_pb2.FetchModelRequest(identity=identity.to_wire(), own=own)
             async for part in peer_pb2_grpc.PeerServiceStub(to_peer).FetchModel(request, timeout=timeout_s):
                 model += part.chunk
                 if len(model) > max_bytes:

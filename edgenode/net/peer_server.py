@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from typing import NoReturn
 
 import grpc
@@ -63,7 +64,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._met = asyncio.Event()
         self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue()
         self._aborts: asyncio.Queue[tuple[Identity, Abort]] = asyncio.Queue(_MAX_ABORTS)
-        self._model: Callable[[], Awaitable[bytes]] | None = None
+        self._model: Callable[[str], Awaitable[bytes]] | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server."""
@@ -74,8 +75,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self.identity, self._deliver, self._max_payload_bytes = identity, deliver, max_payload_bytes
         self._is_open.set()
 
-    def sponsor(self, model: Callable[[], Awaitable[bytes]]) -> None:
-        """Give the model, as safetensors, to newcomers that ask for it."""
+    def sponsor(self, model: Callable[[str], Awaitable[bytes]]) -> None:
+        """Give the model, as safetensors, to nodes that ask for it. ``model`` takes the name of the node."""
         self._model = model
 
     def answer(self, sender: str, ack: Ack) -> None:
@@ -140,9 +141,11 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             require_name(context, theirs.node)
             if self._model is None:
                 raise RemoteProtocolError(f"{self.identity.node} has no model yet")
-            model = await self._model()
+            model = await self._model(theirs.node)
         except EdgenodeError as exc:
             await reject(context, exc)
+            return
+        if request.own == sha256(model).hexdigest():
             return
         for at in range(0, len(model), CHUNK_BYTES):
             await context.write(peer_pb2.FetchModelResponse(chunk=model[at : at + CHUNK_BYTES]))

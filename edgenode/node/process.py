@@ -36,6 +36,7 @@ from edgenode.net.rpc import join_address, serving
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
 from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, agree_with_peers
+from edgenode.node.initial_model import InitialModel, fetch_initial
 from edgenode.node.options import Options
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.replica import Replica, StartPoint
@@ -178,8 +179,18 @@ class NodeProcess:
             incarnation=plan.at(start.round).incarnations[name],
         )
         log.info("run begins", round=start.round, nodes=list(plan.latest.names), plan=plan.latest.digest[:12])
-        replica = await self._worker(self._replica, start)
-        self._runner = NodeRunner(self.options.config, replica, self._worker, self._server, directory, mailbox, link)
+        replica, initial = await self._worker(self._replica, start), None
+        if self._workload.makes_own_model and start.round == 0 and start.fetched is None and len(plan.latest.names) > 1:
+            own, first = await self._worker(replica.model), plan.records[0].names[0]
+            if first == name:
+                initial = InitialModel.of(plan, own)
+            else:
+                addresses = directory.find(first, plan).addresses
+                model = await fetch_initial(addresses, self._server.identity, own, self.options.wait_s)
+                replica = replica if model is None else await self._worker(self._replica, replace(start, fetched=model))
+        self._runner = NodeRunner(
+            self.options.config, replica, self._worker, self._server, directory, mailbox, link, initial
+        )
         return self._runner
 
     def _replica(self, start: StartPoint) -> Replica:

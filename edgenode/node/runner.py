@@ -41,6 +41,7 @@ from edgenode.net.control_client import ControlLink
 from edgenode.net.peer_client import Peers, abort
 from edgenode.net.peer_server import PeerServer
 from edgenode.node.background import Worker
+from edgenode.node.initial_model import InitialModel
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.progress import BarrierWait, NodeSnapshot, ProgressReporter
 from edgenode.node.replica import Replica
@@ -103,6 +104,7 @@ class NodeRunner:
         server: takes pushes, and answers them. It has the identity of this member.
         mailbox: may hold orders already.
         link: to the controller, if the run has one.
+        initial: the model that this node begins with, if it is the first and the others take it over.
     """
 
     def __init__(
@@ -114,12 +116,14 @@ class NodeRunner:
         directory: PeerDirectory,
         mailbox: Mailbox,
         link: ControlLink | None,
+        initial: InitialModel | None = None,
     ) -> None:
         timeout_s = config.run.barrier_timeout_s
         self.replica, self._worker, self._server = replica, worker, server
         self._directory, self._mailbox, self._link = directory, mailbox, link
         self._wait = BarrierWait(timeout_s if link is None else None, mailbox.post)
         self.progress = ProgressReporter(replica, self._wait, link, timeout_s, lambda: self._wire_bytes)
+        self._initial = initial
         self._peers: Peers | None = None
         self._outcome: Outcome | None = None
 
@@ -135,7 +139,7 @@ class NodeRunner:
                 group, identity, lambda peer: self._directory.find(peer, self.progress.snapshot.plan), post
             )
             self._server.open(identity, lambda m: post(Received(m)), self.replica.learner.max_bytes)
-            self._server.sponsor(lambda: self._worker(self.replica.model))
+            self._server.sponsor(self._model_for)
             helpers = [
                 group.create_task(self.progress.run(), name="reports"),
                 group.create_task(self.progress.sensors.watch(), name="sensors"),
@@ -167,6 +171,11 @@ class NodeRunner:
     def _wire_bytes(self) -> int:
         """Bytes of the gRPC messages sent to peers, those before a resume included."""
         return self.replica.stats.wire_bytes + (self._peers.wire_bytes if self._peers is not None else 0)
+
+    async def _model_for(self, node: str) -> bytes:
+        if self._initial is not None and self._initial.serves(node, self.progress.snapshot.round):
+            return self._initial.model
+        return await self._worker(self.replica.model)
 
     # --- events -------------------------------------------------------------------------------------
 
@@ -262,6 +271,8 @@ class NodeRunner:
         self._wait.end()
         for leaver in self.progress.snapshot.plan.graph(mixed.round).leaving - {self.replica.name}:
             peers.retire(leaver)
+        if self._initial is not None and mixed.round > self._initial.until:
+            self._initial = None  # a whole model
         self.replica.count(mixed)
         self.progress.round_ended(mixed)
 

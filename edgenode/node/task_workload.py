@@ -55,6 +55,10 @@ class TaskWorkload:
             found |= {"classes (name all of them in task.classes)": names}
         return found
 
+    @property
+    def makes_own_model(self) -> bool:
+        return False  # it is a function of the seed
+
     def prepare(self) -> DataSize:
         import torch
 

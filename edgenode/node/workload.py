@@ -96,6 +96,11 @@ class Workload(Protocol):
         """What must be equal on every node besides run.toml, by name."""
         ...
 
+    @property
+    def makes_own_model(self) -> bool:
+        """Whether the initial models of two nodes may differ. The nodes then begin with that of the first member."""
+        ...
+
     def prepare(self) -> DataSize:
         """Load the data. Return how much it is. Called in the worker.
 

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +118,44 @@ def test_nodes_average_what_they_learn(tmp_path: Path) -> None:
             mesh.step(loss=loss)
         results[i] = mesh.result
 
-    threads = [threading.Thread(target=node, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    in_threads(node, 2)
     assert [0.4 < model.weight.item() < 0.6 for model in models] == [True, True]
     for i, model in enumerate(models):
         row = results[i]["nodes"][0]
         assert (row["rounds"], row["messages"], row["test_accuracy"]) == (30, 30, None)
         written = load_file(tmp_path / f"n{i}" / "model.safetensors")
         assert torch.equal(written["weight"], model.weight.detach())
+
+
+def in_threads(node: Callable[[int], None], count: int) -> None:
+    """Run nodes at the same time, each in a thread that is its user's."""
+    threads = [threading.Thread(target=node, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+
+@pytest.mark.parametrize("algorithm", ["sgp", "scsp"])
+def test_all_nodes_begin_with_the_model_of_the_first(tmp_path: Path, algorithm: str) -> None:
+    ports = [free_port() for _ in range(3)]
+    begins: dict[int, list[float]] = {}
+
+    def node(i: int) -> None:
+        model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1))
+        nn.init.constant_(model[0].weight, i)
+        nn.init.constant_(model[1].running_mean, i)
+        mesh = Mesh(
+            model, None, settings={"run.nodes": 3, "run.rounds": 8, "algorithm.name": algorithm},
+            name=f"n{i}", listen=f"127.0.0.1:{ports[i]}", peers=[f"127.0.0.1:{port}" for port in ports],
+            state_dir=tmp_path / f"n{i}",
+        )  # fmt: skip
+        for _ in mesh.loop([None]):
+            begins.setdefault(i, [*model[0].weight[0].tolist(), model[1].running_mean.item()])
+            mesh.step()
+
+    in_threads(node, 3)
+    assert begins == {i: [0.0, 0.0, 0.0] for i in range(3)}
 
 
 def test_the_final_model_is_loaded_and_written(make_mesh: MakeMesh) -> None:
@@ -343,11 +371,7 @@ def test_another_model_at_a_peer_is_refused_with_its_parameters(tmp_path: Path) 
         except EdgenodeError as exc:
             errors[i] = str(exc)
 
-    threads = [threading.Thread(target=node, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    in_threads(node, 2)
     assert 'parameter bias is "3", not "4"; parameter weight is "3x4", not "4x4"' in errors[0]
     assert 'parameter bias is "4", not "3"; parameter weight is "4x4", not "3x4"' in errors[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from hashlib import sha256
 
 import grpc.aio
 import pytest
@@ -139,12 +140,15 @@ async def test_abort_of_a_peer_arrives_with_its_identity() -> None:
 async def test_newcomer_fetches_the_model_in_chunks() -> None:
     receiver, model = Receiver(), bytes(range(256)) * (3 * CHUNK_BYTES // 256) + b"end"
 
-    async def export() -> bytes:
+    async def export(node: str) -> bytes:
+        assert node == N0.node
         return model
 
     async with receiver.up() as target:
         receiver.server.sponsor(export)
         assert await fetch_model(target, N0, len(model), SOON_S) == model
+        assert await fetch_model(target, N0, len(model), SOON_S, sha256(b"another").hexdigest()) == model
+        assert await fetch_model(target, N0, len(model), SOON_S, sha256(model).hexdigest()) == b""
         error = await failure(fetch_model(target, N0, len(model) - 1, SOON_S))
     assert isinstance(error, RemoteProtocolError)
     assert str(error) == f"{target} sends a model of more than {len(model) - 1} bytes"

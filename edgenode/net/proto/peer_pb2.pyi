@@ -22,10 +22,12 @@ VERDICT_STALE: Verdict
 VERDICT_ERROR: Verdict
 
 class FetchModelRequest(_message.Message):
-    __slots__ = ("identity",)
+    __slots__ = ("identity", "own")
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
     identity: _common_pb2.Identity
-    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ...) -> None: ...
+    own: str
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., own: _Optional[str] = ...) -> None: ...
 
 class FetchModelResponse(_message.Message):
     __slots__ = ("chunk",)

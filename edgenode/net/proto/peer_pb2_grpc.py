@@ -69,7 +69,8 @@ class PeerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FetchModel(self, request, context):
-        """The model as it is now, for a newcomer: z and the BatchNorm buffers as safetensors, in chunks.
+        """The model as it is now, for a newcomer, or that of the beginning, for a member that begins: z and the shared state
+        as safetensors, in chunks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
