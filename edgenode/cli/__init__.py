@@ -21,6 +21,7 @@ _COMMANDS = {
     "run": ("edgenode.cli.run", "Run one node."),
     "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
     "launch": ("edgenode.cli.launch", "Run a training script with edgenode.Mesh as several nodes on this machine."),
+    "new": ("edgenode.cli.new", "Create a project with a task of your own."),
     "simulate": ("edgenode.cli.simulate", "Run all nodes in one process, with bit-identical results."),
     "experiment": ("edgenode.cli.experiment", "Reproduce a table or a figure of the paper."),
     "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),

@@ -76,4 +76,4 @@ def _source_digest(package: str) -> str:
         files = [(Path(module.__file__).name, Path(module.__file__))]
     for name, path in files:
         digest.update(f"{name}\0".encode() + sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]

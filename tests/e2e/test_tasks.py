@@ -1,0 +1,105 @@
+"""A task of one's own on real daemons: own data, Adam and dropout, with results bit-identical to a simulation."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.e2e.fleet import Fleet, free_ports
+
+BIRDS = """
+import zlib
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import edgenode
+
+SIZES = {"node-0": 400, "node-1": 100, "node-2": 40, "node-3": 60}
+
+
+class Birds(edgenode.Task):
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def model(self):
+        return nn.Sequential(nn.Linear(6, self.width), nn.BatchNorm1d(self.width), nn.ReLU(), nn.Dropout(0.3),
+                             nn.Linear(self.width, 3))
+
+    def train_data(self, node):
+        return songs(SIZES[node.name], node.name)
+
+    def test_data(self, node):
+        return songs(100, "test")
+
+    def scheduler(self, optimizer, run):
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.rounds)
+
+
+def songs(count, name):
+    random = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    x = torch.randn(count, 6, generator=random)
+    return TensorDataset(x, x[:, :3].argmax(dim=1))
+"""
+RUN: dict[str, object] = {
+    "run.rounds": 60,
+    "run.checkpoint_every": 10,
+    "task.entry": "birds:Birds",
+    "task.options": {"width": 12},
+    "task.skew": 0.0,
+    "task.objective": "samples",
+    "task.optimizer": "adam",
+    "task.learning_rate": 0.01,
+    "task.local_steps": 2,
+    "task.clip_norm": 1.0,
+    "algorithm.share": 0.2,
+}
+
+
+def models(folder: Path) -> dict[str, dict[str, bytes]]:
+    files = {f"node-{i}": folder / f"node-{i}" / "model.safetensors" for i in range(4)}
+    return {name: {t: value.tobytes() for t, value in load_file(file).items()} for name, file in files.items()}
+
+
+def test_own_task_resumes_as_the_simulation_runs(fleet: Fleet) -> None:
+    """Daemons that lose their power in the middle end with the models of an uninterrupted simulation, to the bit."""
+    fleet.configure(RUN)
+    (fleet.folder / "birds.py").write_text(BIRDS)
+    ports = free_ports(4)
+    first = fleet.static(ports)
+    first[0].logs(r"epoch done .*epoch=6 ")
+    for process in first:
+        process.popen.kill()
+    for process in first:
+        process.popen.wait()
+    again = fleet.static(ports)
+    for node in again:
+        node.exits(0)
+        assert int(node.logs(r"run begins .*round=(\d+)")[1]) >= 10
+
+    fleet.command("simulate", "run.toml", "--out", "simulated")
+    assert models(fleet.folder / "simulated") == models(fleet.folder)
+    checkpoint = max((fleet.state("node-0") / "checkpoints").glob("round-*"))
+    # The mean node has 150 samples, and a round uses two batches of 32 of them: an epoch has three rounds.
+    assert json.loads(json.loads((checkpoint / "meta.json").read_text())["records"][-1])["epoch"] == [150, 3]
+    names = load_file(checkpoint / "state.safetensors").keys()
+    assert {"local.optimizer.state.0.exp_avg", "local.schedule.state.json"} <= names
+
+
+@pytest.mark.slow
+def test_node_with_other_code_is_refused_by_name(fleet: Fleet) -> None:
+    fleet.configure(RUN)
+    (fleet.folder / "birds.py").write_text(BIRDS)
+    ports = free_ports(4)
+    nodes = [fleet.static_node(ports, i) for i in range(3)]
+    for node in nodes:
+        node.logs("listening")
+    (fleet.folder / "birds.py").write_text(BIRDS.replace("Dropout(0.3)", "Dropout(0.4)"))
+    other = fleet.static_node(ports, 3)
+    other.exits(1)
+    assert re.search(r'source of the task is "[0-9a-f]{16}", not "[0-9a-f]{16}"', other.stderr)
