@@ -11,14 +11,14 @@ from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, 
 from edgenode.core.wording import counted
 from edgenode.net.interfaces import is_this_machine
 from edgenode.net.rpc import split_address
-from edgenode.observability.status_view import duration, page_from_elsewhere, size
+from edgenode.observability.status_view import duration, next_switch, page_from_elsewhere, requests_lines, size
 
 _SHOWN_FROM_S = 1.0  # shorter waits are part of every round
 _MOST_EDGES = 8  # in a title
 
 
 def status_table(status: ClusterStatus) -> RenderableType:
-    """The graph and the next switch, one row per node, and the controller with its page."""
+    """The graph, the next switch and what is pending, one row per node, and the controller with its page."""
     table = FittedTable(
         Column("node", right=False),
         Column("round"),
@@ -41,7 +41,8 @@ def status_table(status: ClusterStatus) -> RenderableType:
         )
     controller = f"controller {status.leadership.address}, term {status.leadership.term}"
     below = [controller, *(page_lines(status) if status.page else [])]
-    return Group(Text(title(status), "bold"), table, *(Text(line, "italic") for line in below))
+    above = Text(title(status), "bold"), *map(Text, requests_lines(status))
+    return Group(*above, table, *(Text(line, "italic") for line in below))
 
 
 def watch_table(status: ClusterStatus) -> FittedTable:
@@ -117,12 +118,11 @@ def title(status: ClusterStatus) -> str:
 
 
 def _graph_line(plan: Plan, t: int) -> str:
-    schedule = plan.at(t).schedule
-    switch = schedule.next_switch(t)
-    following = f", then {schedule.spec(switch).name} from round {switch}" if switch is not None else ""
+    switch = next_switch(plan, t)
+    following = f", then {switch['graph']} from round {switch['round']}" if switch else ""
     edges = sorted(plan.graph(t).edges)
     drawn = "  ".join(f"{s}→{r}" for s, r in edges) if len(edges) <= _MOST_EDGES else f"{len(edges)} edges"
-    return f"graph {schedule.spec(t).name} ({drawn}){following}"
+    return f"graph {plan.at(t).schedule.spec(t).name} ({drawn}){following}"
 
 
 def _round(report: NodeStatus) -> str:

@@ -82,13 +82,21 @@ def stop(no_wait: bool, where: Where) -> None:
 
     async def call(client: OperatorClient) -> str:
         from edgenode.cli.waiting import wait_for_reply, wait_until_done
+        from edgenode.observability.reply_words import stopped
 
-        start = await wait_for_reply(client, client.stop())
-        if not no_wait:
-            click.echo(f"every node stops before round {start}")
-            await wait_until_done(client, _nodes_not_stopped)
-        stops = "stops" if no_wait else "has stopped"
-        return f"every node {stops} before round {start}; start the nodes again to resume from there"
+        reply = await wait_for_reply(client, client.stop())
+        if no_wait:
+            return stopped(reply)
+        click.echo(f"every node stops before round {reply.start}" if reply.start else stopped(reply))
+        ends = reply.start
+
+        def remaining(status: ClusterStatus) -> str:
+            nonlocal ends
+            ends = status.plan.latest.end if status.plan and status.plan.latest.end is not None else ends
+            return _nodes_not_stopped(status)
+
+        await wait_until_done(client, remaining)
+        return f"every node has stopped before round {ends}; start the nodes again to resume from there"
 
     _operate(where, call)
 
@@ -101,7 +109,8 @@ def stop(no_wait: bool, where: Where) -> None:
 def evict(node: str, force: bool, where: Where) -> None:
     """Continue the run without NODE, because it will not come back.
 
-    What it learnt since its last push is lost. If it starts again, it joins as a newcomer.
+    What it learnt since its last push is lost. If it starts again, it joins as a newcomer. If the graph is a list of
+    edges, the rest of it is used as long as it is strongly connected, and else a preset, which the reply names.
 
     \b
     Examples:
@@ -111,9 +120,9 @@ def evict(node: str, force: bool, where: Where) -> None:
 
     async def call(client: OperatorClient) -> str:
         from edgenode.cli.waiting import wait_for_reply
+        from edgenode.observability.reply_words import evicted
 
-        start = await wait_for_reply(client, client.evict(node, force))
-        return f"the run continues without {node} from round {start}"
+        return evicted(node, await wait_for_reply(client, client.evict(node, force)))
 
     _operate(where, call)
 

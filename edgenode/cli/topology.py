@@ -16,17 +16,24 @@ from edgenode.core.wording import counted
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
+    from edgenode.core.protocol.events import Reply
     from edgenode.core.protocol.plan import Plan
     from edgenode.core.protocol.status import ClusterStatus
     from edgenode.core.topology.graph import GraphSpec
     from edgenode.net.operator_client import OperatorClient
+
+_wait_option = click.option(
+    "--wait-for-round", is_flag=True, envvar="EDGENODE_WAIT_FOR_ROUND", show_envvar=True,
+    help="If the change is queued, wait until the round at which it takes effect is known.",
+)  # fmt: skip
 
 
 @click.group()
 def topology() -> None:
     """Show and change the communication graph of a running cluster.
 
-    A change takes effect at the same round at every node, without an interruption of training.
+    A change takes effect at the same round at every node, without an interruption of training. While the run is paused,
+    or an earlier change is not in force yet, a change is queued. A newer one replaces it.
 
     \b
     Examples:
@@ -56,7 +63,7 @@ def list_presets() -> None:
 @cluster_options
 @json_option
 def show(where: Where, as_json: bool) -> None:
-    """Draw the current graph, and name the next change.
+    """Draw the current graph, and name the next change, and what waits.
 
     \b
     Examples:
@@ -65,23 +72,28 @@ def show(where: Where, as_json: bool) -> None:
     """
     status = with_operator(where, lambda client: client.status())
     plan, t = _plan(status)
-    from edgenode.observability.status_view import graph_json, next_switch
+    from edgenode.observability.status_view import graph_json, next_switch, requests_json, requests_lines
 
     graph, coming = graph_json(plan, t), next_switch(plan, t)
     if as_json:
-        click.echo(json.dumps({"round": t, "graph": graph["name"], "edges": graph["edges"], "next": coming}))
+        view = {"round": t, "graph": graph["name"], "edges": graph["edges"], "next": coming, **requests_json(status)}
+        click.echo(json.dumps(view))
         return
     from edgenode.cli.graph_ascii import draw
 
     click.echo(f"round {t}: graph {graph['name']}")
     click.echo(draw(plan.graph(t)))
+    for line in requests_lines(status):
+        click.echo(line)
     click.echo(f"next: graph {coming['graph']} from round {coming['round']}" if coming else "next: no change planned")
 
 
 @topology.command("set")
 @click.argument("name")
+@_wait_option
 @cluster_options
-def set_graph(name: str, where: Where) -> None:
+@json_option
+def set_graph(name: str, wait_for_round: bool, as_json: bool, where: Where) -> None:
     """Use one graph: a preset, or an edge-list file.
 
     \b
@@ -91,7 +103,7 @@ def set_graph(name: str, where: Where) -> None:
     """
     from edgenode.factory import graph_spec
 
-    _change([graph_spec(name)], "1r", where)
+    _change([graph_spec(name)], "1r", wait_for_round, as_json, where)
 
 
 @topology.command()
@@ -104,8 +116,10 @@ def set_graph(name: str, where: Where) -> None:
     envvar="EDGENODE_EVERY",
     help="How many epochs or rounds each graph is used at a time.",
 )
+@_wait_option
 @cluster_options
-def rotate(names: str, every: str, where: Where) -> None:
+@json_option
+def rotate(names: str, every: str, wait_for_round: bool, as_json: bool, where: Where) -> None:
     """Use several graphs in turn.
 
     \b
@@ -115,13 +129,15 @@ def rotate(names: str, every: str, where: Where) -> None:
     """
     from edgenode.factory import graph_spec
 
-    _change([graph_spec(n.strip()) for n in names.split(",") if n.strip()], every, where)
+    _change([graph_spec(n.strip()) for n in names.split(",") if n.strip()], every, wait_for_round, as_json, where)
 
 
 @topology.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_wait_option
 @cluster_options
-def apply(file: Path, where: Where) -> None:
+@json_option
+def apply(file: Path, wait_for_round: bool, as_json: bool, where: Where) -> None:
     """Use the graph of an edge-list file.
 
     The file has one "sender receiver" per line. # starts a comment.
@@ -132,25 +148,24 @@ def apply(file: Path, where: Where) -> None:
     """
     from edgenode.core.topology.graph import parse_edges
 
-    _change([parse_edges(file.stem, file.read_text(encoding="utf-8", errors="replace"))], "1r", where)
+    graph = parse_edges(file.stem, file.read_text(encoding="utf-8", errors="replace"))
+    _change([graph], "1r", wait_for_round, as_json, where)
 
 
-def _change(graphs: Sequence[GraphSpec], every: str, where: Where) -> None:
+def _change(graphs: Sequence[GraphSpec], every: str, wait_for_round: bool, as_json: bool, where: Where) -> None:
     if not graphs:
         raise ConfigError("a rotation needs at least one graph, as in edgenode topology rotate a,b")
     period = Period.parse(every)
 
-    async def call(client: OperatorClient) -> tuple[int, bool]:
+    async def call(client: OperatorClient) -> Reply:
         from edgenode.cli.waiting import wait_for_reply
 
-        start = await wait_for_reply(client, client.rotate(graphs, period))
-        return start, (await client.status()).paused
+        return await wait_for_reply(client, client.rotate(graphs, period, wait_for_round))
 
-    start, paused = with_operator(where, call)
-    names = "+".join(spec.name for spec in graphs)
-    click.echo(f"graph {names} takes effect at round {start} at every node")
-    if paused:
-        click.echo("the run is paused: it reaches that round after edgenode resume")
+    reply = with_operator(where, call)
+    from edgenode.observability.reply_words import rotated, rotated_json
+
+    click.echo(json.dumps(rotated_json(graphs, reply)) if as_json else rotated(graphs, reply))
 
 
 def _plan(status: ClusterStatus) -> tuple[Plan, int]:

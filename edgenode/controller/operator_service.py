@@ -23,6 +23,8 @@ from edgenode.errors import ConfigError
 
 log = structlog.get_logger()
 
+_ANSWER_S = 2.0  # from then on, a change that a member was offered counts as queued
+
 
 class OperatorService:
     """Passes requests to the cluster, and returns when it has replied.
@@ -44,32 +46,35 @@ class OperatorService:
         self._cluster, self._nodes, self._failure_detector, self._post = cluster, nodes, failure_detector, post
         self.page = ""
         self._request_ids = count()
-        self._replies: dict[int, asyncio.Future[int]] = {}
+        self._replies: dict[int, asyncio.Future[Reply]] = {}
 
-    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period) -> int:
-        """Use these graphs in turn. Return the round at which every node switches.
+    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
+        """Use these graphs in turn. The reply names the round at which every node switches, or what that waits for.
+
+        Args:
+            wait: return only when the round is known.
 
         Raises:
             ConfigError: the graphs do not fit the members, or the run cannot change now.
         """
         if not graphs:
             raise ConfigError("a rotation needs at least one graph")
-        return await self._request(Rotate(next(self._request_ids), graphs, period))
+        return await self._request(Rotate(next(self._request_ids), graphs, period, wait))
 
-    async def stop(self) -> int:
-        """Stop the run, paused or not. Return the round before which every node stops."""
-        return await self._request(Stop(next(self._request_ids)))
+    async def stop(self, wait: bool = False) -> Reply:
+        """Stop the run, paused or not. The reply names the round before which every node stops."""
+        return await self._request(Stop(next(self._request_ids), wait))
 
     async def pause(self) -> int:
         """Pause every node before its next round. Return the newest round that a node has reported."""
-        return await self._request(Pause(next(self._request_ids)))
+        return _round(await self._request(Pause(next(self._request_ids))))
 
     async def resume(self) -> int:
         """Continue a paused run. Return the newest round that a node has reported."""
-        return await self._request(Resume(next(self._request_ids)))
+        return _round(await self._request(Resume(next(self._request_ids))))
 
-    async def evict(self, node: str, force: bool) -> int:
-        """Evict a member. Return the first round without it.
+    async def evict(self, node: str, force: bool) -> Reply:
+        """Evict a member. The reply names the first round without it.
 
         Raises:
             ConfigError: the node is not a member, or too few members would be left.
@@ -78,21 +83,39 @@ class OperatorService:
 
     def reply(self, reply: Reply) -> None:
         """Return the cluster's reply to the operator that waits for it."""
-        waiting = self._replies.pop(reply.request_id)
-        if waiting.done():  # cancelled: the operator's connection ended
-            return
-        if reply.start is None:
+        waiting = self._replies.pop(reply.request_id, None)
+        if waiting is None or waiting.done():  # its operator was told that the change is queued, or has disconnected
+            log.info("change settled", at_round=reply.start, **({"reason": reply.error} if reply.error else {}))
+        elif reply.error:
             waiting.set_exception(ConfigError(reply.error))
         else:
-            waiting.set_result(reply.start)
+            waiting.set_result(reply)
 
-    async def _request(self, request: OperatorRequest) -> int:
-        reply: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._replies[request.request_id] = reply
+    async def _request(self, request: OperatorRequest) -> Reply:
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._replies[request.request_id] = future
         self._post(request)
-        start = await reply
-        log.info("operator request accepted", request=type(request).__name__.lower(), at_round=start)
-        return start
+        queues = isinstance(request, Rotate | Stop) and not request.wait
+        done, _ = await asyncio.wait([future], timeout=_ANSWER_S if queues else None)
+        reply = future.result() if done else self._unsettled(request)
+        log.info(
+            "operator request accepted",
+            request=type(request).__name__.lower(),
+            at_round=reply.start,
+            **({"waits_for": reply.waits_for} if reply.waits_for else {}),
+        )
+        return reply
+
+    def _unsettled(self, request: OperatorRequest) -> Reply:
+        """The reply to a change that was offered to a member which does not answer. It stays in force."""
+        del self._replies[request.request_id]
+        waits = self._cluster.pending()
+        return Reply(
+            request.request_id,
+            None,
+            waits_for=waits[0].waits_for if waits else "an answer of the members",
+            earliest=waits[0].earliest if waits else None,
+        )
 
     @property
     def plan(self) -> Plan | None:
@@ -134,6 +157,9 @@ class OperatorService:
             consensus_distance=consensus[1] if consensus else None,
             consensus_round=consensus[0] if consensus else 0,
             page=self.page,
+            requested=cluster.requested.name if cluster.requested else "",
+            difference=cluster.difference,
+            pending=cluster.pending() if cluster.plan else (),
             reached=progress.reached,
             departed_payload_bytes=progress.counts.departed("payload_bytes", self._nodes),
             departed_dense_bytes=progress.counts.departed("dense_bytes", self._nodes),
@@ -168,3 +194,8 @@ class OperatorService:
         if cluster.paused:
             parts.append("paused")
         return ", ".join(parts)
+
+
+def _round(reply: Reply) -> int:
+    assert reply.start is not None
+    return reply.start

@@ -30,6 +30,7 @@ from edgenode import factory
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.schema import Config
 from edgenode.controller.failure_detector import FailureDetector
+from edgenode.controller.graph_log import GraphLog
 from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
@@ -113,6 +114,7 @@ class Controller:
         self.nodes = NodeRegistry()
         self.nodes.add_members(self.cluster.plan)
         self._mailbox: asyncio.Queue[ClusterEvent | None] = asyncio.Queue()  # None ends the owner task
+        self._graph_log = GraphLog(self.cluster)
         self._link_changes = Counter[str]()  # by node: its joins and disconnects in the mailbox
         post = self._mailbox.put_nowait
         identity = Identity(config.run.cluster, "controller", config.digest(), config=config.shared())
@@ -221,6 +223,7 @@ class Controller:
         while (event := await self._mailbox.get()) is not None:
             self._note_link(event)
             await self._perform_all(self.cluster.handle(event))
+            self._graph_log.update()
             if _changes_link(event):
                 self._send_standby()
 
@@ -252,8 +255,10 @@ class Controller:
             case Persist():
                 await asyncio.to_thread(self.state.save, action)
             case Reply(request_id, start, error) if request_id == UNREQUESTED:
-                if start is None and error:
-                    log.warning("eviction rejected", reason=error)
+                if error:
+                    log.warning("request dropped", reason=error)
+                else:
+                    log.info("a queued change takes effect", at_round=start)
             case Reply():
                 self.operator_service.reply(action)
             case _:

@@ -21,6 +21,7 @@ from edgenode.dashboard.guard import Guard
 from edgenode.dashboard.plain import filled
 from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.net.operator_server import RunControl
+from edgenode.observability import reply_words
 from edgenode.observability.metrics import CONTENT_TYPE, cluster_metrics
 from edgenode.observability.status_view import cluster_json
 
@@ -119,8 +120,7 @@ async def _perform(operator_service: RunControl, request: str, asked: Mapping[st
         case "rotate":
             period = Period.parse(_text(asked, "every", "1r"))
             graphs = tuple(GraphSpec(name.strip()) for name in _text(asked, "graphs").split(",") if name.strip())
-            start = await operator_service.rotate(graphs, period)
-            return f"graph {'+'.join(g.name for g in graphs)} takes effect at round {start} at every node"
+            return reply_words.rotated(graphs, await operator_service.rotate(graphs, period))
         case "pause":
             await operator_service.pause()
             return "every node pauses before its next round"
@@ -128,12 +128,10 @@ async def _perform(operator_service: RunControl, request: str, asked: Mapping[st
             await operator_service.resume()
             return "the run continues"
         case "stop":
-            start = await operator_service.stop()
-            return f"every node stops before round {start}; start the nodes again to resume from there"
+            return reply_words.stopped(await operator_service.stop())
         case "evict":
             node = _text(asked, "node")
-            start = await operator_service.evict(node, asked.get("force") is True)
-            return f"the run continues without {node} from round {start}"
+            return reply_words.evicted(node, await operator_service.evict(node, asked.get("force") is True))
     raise ConfigError(f"unknown request {request!r}: expected rotate, pause, resume, stop or evict")
 
 

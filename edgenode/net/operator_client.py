@@ -11,6 +11,7 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
+from edgenode.core.protocol.events import UNREQUESTED, Reply
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
@@ -50,15 +51,27 @@ class OperatorClient:
         except grpc.aio.AioRpcError as exc:
             raise refused(exc, self._target) from exc
 
-    async def rotate(self, graphs: Sequence[GraphSpec], period: Period) -> int:
-        """Change the graphs. Returns the round at which every node switches."""
-        graphs_wire, epochs = [graph_to_wire(g) for g in graphs], period.unit == "epochs"
-        request = operator_pb2.RotateRequest(graphs=graphs_wire, every=period.count, epochs=epochs)
-        return int((await self._called(self._stub.Rotate(request))).start)
+    async def rotate(self, graphs: Sequence[GraphSpec], period: Period, wait: bool = False) -> Reply:
+        """Change the graphs. The reply names the round at which every node switches, or what the change waits for.
 
-    async def stop(self) -> int:
-        """Stop the run. Returns the round before which every node stops."""
-        return int((await self._called(self._stub.Stop(operator_pb2.StopRequest()))).start)
+        Args:
+            wait: return only when the round is known.
+        """
+        request = operator_pb2.RotateRequest(
+            graphs=[graph_to_wire(g) for g in graphs],
+            every=period.count,
+            epochs=period.unit == "epochs",
+            may_queue=not wait,
+        )
+        response: operator_pb2.RotateResponse = await self._called(self._stub.Rotate(request))
+        return replace(_reply(response), replaces=response.replaces, difference=response.difference)
+
+    async def stop(self) -> Reply:
+        """Stop the run. The reply names the round before which every node stops, or what the stop waits for."""
+        response: operator_pb2.StopResponse = await self._called(
+            self._stub.Stop(operator_pb2.StopRequest(may_queue=True))
+        )
+        return _reply(response)
 
     async def pause(self) -> int:
         """Pause the run. Returns the newest round that a node is known to be in."""
@@ -68,10 +81,11 @@ class OperatorClient:
         """Resume the run. Returns the newest round that a node is known to be in."""
         return int((await self._called(self._stub.Resume(operator_pb2.ResumeRequest()))).round)
 
-    async def evict(self, node: str, force: bool) -> int:
-        """Evict a member. Returns the first round without it."""
+    async def evict(self, node: str, force: bool) -> Reply:
+        """Evict a member. The reply names the first round without it."""
         request = operator_pb2.EvictRequest(node=node, force=force)
-        return int((await self._called(self._stub.Evict(request))).start)
+        response: operator_pb2.EvictResponse = await self._called(self._stub.Evict(request))
+        return Reply(UNREQUESTED, response.start, difference=response.difference)
 
     def _status(self, wire: operator_pb2.ClusterStatus) -> ClusterStatus:
         """A status with the address that was dialled, which is known to be reachable from here."""
@@ -83,6 +97,12 @@ class OperatorClient:
             return await call
         except grpc.aio.AioRpcError as exc:
             raise refused(exc, self._target) from exc
+
+
+def _reply(response: operator_pb2.RotateResponse | operator_pb2.StopResponse) -> Reply:
+    if not response.HasField("queued"):
+        return Reply(UNREQUESTED, response.start)
+    return Reply(UNREQUESTED, None, waits_for=response.queued.waits_for, earliest=response.queued.earliest)
 
 
 @asynccontextmanager

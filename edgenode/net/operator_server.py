@@ -9,6 +9,7 @@ from typing import Protocol
 
 import grpc.aio
 
+from edgenode.core.protocol.events import Reply
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
@@ -23,14 +24,17 @@ _WATCH_EVERY_S = 0.25
 
 
 class RunControl(Protocol):
-    """What an operator can do with a run. Each request returns a round, or raises EdgenodeError."""
+    """What an operator can do with a run. Each request returns a reply or a round, or raises EdgenodeError.
+
+    With ``wait``, a change that has to wait is replied to only when its round is known.
+    """
 
     def status(self) -> ClusterStatus: ...
-    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period) -> int: ...
-    async def stop(self) -> int: ...
+    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply: ...
+    async def stop(self, wait: bool = False) -> Reply: ...
     async def pause(self) -> int: ...
     async def resume(self) -> int: ...
-    async def evict(self, node: str, force: bool) -> int: ...
+    async def evict(self, node: str, force: bool) -> Reply: ...
 
 
 class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
@@ -71,14 +75,18 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
         async with _rejecting(context):
             graphs = tuple(graph_from_wire(g) for g in request.graphs)
             period = Period(request.every, "epochs" if request.epochs else "rounds")
-            return operator_pb2.RotateResponse(start=await self._run.rotate(graphs, period))
+            reply = await self._run.rotate(graphs, period, wait=not request.may_queue)
+            return operator_pb2.RotateResponse(
+                start=reply.start or 0, queued=_queued(reply), replaces=reply.replaces, difference=reply.difference
+            )
 
     async def Stop(
         self, request: operator_pb2.StopRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.StopResponse:
         """Stop the run before the same round at every node."""
         async with _rejecting(context):
-            return operator_pb2.StopResponse(start=await self._run.stop())
+            reply = await self._run.stop(wait=not request.may_queue)
+            return operator_pb2.StopResponse(start=reply.start or 0, queued=_queued(reply))
 
     async def Pause(
         self, request: operator_pb2.PauseRequest, context: grpc.aio.ServicerContext
@@ -99,10 +107,17 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.EvictResponse:
         """Evict a member."""
         async with _rejecting(context):
-            return operator_pb2.EvictResponse(start=await self._run.evict(request.node, request.force))
+            reply = await self._run.evict(request.node, request.force)
+            return operator_pb2.EvictResponse(start=reply.start or 0, difference=reply.difference)
 
     def _status(self) -> operator_pb2.ClusterStatus:
         return cluster_status_to_wire(self._run.status())
+
+
+def _queued(reply: Reply) -> operator_pb2.Queued | None:
+    if not reply.waits_for:
+        return None
+    return operator_pb2.Queued(waits_for=reply.waits_for, earliest=reply.earliest or 0)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView, PendingChange
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.wire import leadership_from_wire, leadership_to_wire, plan_from_wire, records_to_wire
@@ -123,6 +123,14 @@ def cluster_status_to_wire(status: ClusterStatus) -> operator_pb2.ClusterStatus:
         departed_payload_bytes=status.departed_payload_bytes,
         departed_dense_bytes=status.departed_dense_bytes,
         time_left_s=status.time_left_s,
+        requested=status.requested,
+        difference=status.difference,
+        pending=[
+            operator_pb2.PendingChange(
+                change=p.change, queued=operator_pb2.Queued(waits_for=p.waits_for, earliest=p.earliest)
+            )
+            for p in status.pending
+        ],
     )
 
 
@@ -150,6 +158,9 @@ def cluster_status_from_wire(wire: operator_pb2.ClusterStatus) -> ClusterStatus:
         departed_payload_bytes=wire.departed_payload_bytes,
         departed_dense_bytes=wire.departed_dense_bytes,
         time_left_s=wire.time_left_s if wire.HasField("time_left_s") else None,
+        requested=wire.requested,
+        difference=wire.difference,
+        pending=tuple(PendingChange(p.change, p.queued.waits_for, p.queued.earliest) for p in wire.pending),
     )
 
 

@@ -31,10 +31,34 @@ def cluster_json(status: ClusterStatus) -> dict[str, Any]:
         "dense_bytes": status.dense_bytes,
         "graph": graph_json(plan, t) if plan else None,
         "next": _next_json(plan, t) if plan else None,
+        **requests_json(status),
         "consensus_distance": status.consensus_distance,
         "consensus_round": status.consensus_round,
         "nodes": [node_json(node) for node in status.nodes],
     }
+
+
+def requests_json(status: ClusterStatus) -> dict[str, Any]:
+    """The graphs that were requested last, what is used in their place and why, and the changes still to come."""
+    return {
+        "requested": status.requested or None,
+        "difference": status.difference or None,
+        "pending": [
+            {"change": pending.change, "waits_for": pending.waits_for, "earliest_round": pending.earliest}
+            for pending in status.pending
+        ],
+    }
+
+
+def requests_lines(status: ClusterStatus) -> list[str]:
+    """The same in words, one line each. None if the requested graphs are used and nothing is pending."""
+    lines = [f"Requested: graph {status.requested}. {sentence(status.difference)}"] if status.difference else []
+    return lines + [f"Pending: {pending.change}, after {pending.waits_for}." for pending in status.pending]
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def node_json(node: NodeView) -> dict[str, Any]:

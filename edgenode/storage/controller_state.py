@@ -1,4 +1,4 @@
-"""What the next controller of a run must know: term, ballot, plan and pause. SQLite, removed when the run is over.
+"""What the next controller of a run must know: term, ballot, plan, pause and requests. SQLite, removed when it is over.
 
 The controller acts only after it has saved. The invariant is: ``load`` returns what the last ``save`` that returned was
 given, or raises an error that names the file.
@@ -19,9 +19,11 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 from edgenode.core.canonical import differences
+from edgenode.core.protocol.changes import requests_from_json, requests_to_json
 from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError
@@ -46,6 +48,8 @@ CREATE TABLE record (number INTEGER PRIMARY KEY, json TEXT NOT NULL);
 CREATE TABLE config (text TEXT NOT NULL);  -- what run_digest is the digest of. It only serves errors
 COMMIT;
 """
+# What operators requested. A database of an earlier version does not have it, and its checksum does not cover it.
+_REQUESTS = "CREATE TABLE IF NOT EXISTS requests (only INTEGER PRIMARY KEY CHECK (only = 1), json TEXT NOT NULL)"
 
 
 class ControllerState:
@@ -112,8 +116,9 @@ class ControllerState:
 
     def _write(self, path: Path, persist: Persist) -> None:
         records = persist.plan.records
+        requests = requests_to_json(persist.requested, persist.queued)
         head = self._run_digest, persist.term, persist.ballot, int(persist.paused)
-        digest = _digest(*head, (record.to_json() for record in records))
+        digest = _digest(*head, chain((record.to_json() for record in records), [requests]))
         with closing(_open(path)) as database:
             # FULL does not flush the folder when the journal is removed. After a power cut the journal could exist
             # again, and SQLite would undo a transaction that save has reported as done.
@@ -127,6 +132,8 @@ class ControllerState:
                     "ON CONFLICT DO UPDATE SET json = excluded.json WHERE json <> excluded.json",
                     ((record.number, record.to_json()) for record in records),
                 )
+                database.execute(_REQUESTS)
+                database.execute("REPLACE INTO requests VALUES (1, ?)", (requests,))
                 database.execute("REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?)", (*head, digest))
 
     def _read(self, database: sqlite3.Connection) -> Persist:
@@ -141,7 +148,8 @@ class ControllerState:
         if len(states) != 1 or not texts:
             raise ValueError("it is empty")
         run_digest, term, ballot, paused, digest = states[0]
-        if digest != _digest(run_digest, term, ballot, paused, texts):
+        requests = self._read_requests(database)
+        if digest != _digest(run_digest, term, ballot, paused, [*texts, *requests]):
             raise ValueError("its checksum does not match")
         if run_digest != self._run_digest:
             keys = differences(self._config, _config(database), run_digest)
@@ -150,7 +158,14 @@ class ControllerState:
                 f"{self.path} belongs to an unfinished run with another configuration: {how}. "
                 "Remove it, or use another --state-dir"
             )
-        return Persist(term, ballot, Plan(tuple(map(Record.from_json, texts))), bool(paused))
+        plan = Plan(tuple(map(Record.from_json, texts)))
+        requested, queued = requests_from_json(requests[0]) if requests else (None, ())
+        return Persist(term, ballot, plan, bool(paused), requested, queued)
+
+    def _read_requests(self, database: sqlite3.Connection) -> list[str]:
+        """The one row of requests. Empty in a database of an earlier version."""
+        tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'requests'")
+        return [text for (text,) in database.execute("SELECT json FROM requests")] if tables.fetchone()[0] else []
 
 
 def _open(path: Path) -> sqlite3.Connection:

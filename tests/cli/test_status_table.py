@@ -16,7 +16,7 @@ from edgenode.cli.topology import _plan
 from edgenode.cli.watch import Screen
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Member, Plan, create_plan
-from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView, PendingChange
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import ConfigError
@@ -99,6 +99,29 @@ def test_bytes_of_departed_nodes_stay_in_the_sum() -> None:
     status = replace(status, departed_payload_bytes=1_000, departed_dense_bytes=3_000)
     assert "3.0 kB (uncompressed 9.0 kB, 3 times as much)" in shown(Screen().render(status))
     assert (cluster_json(status)["payload_bytes"], cluster_json(status)["dense_bytes"]) == (3_000, 9_000)
+
+
+def test_title_names_the_switch_of_a_record_that_is_not_in_force_yet() -> None:
+    plan = a_plan().extend(a_plan().successor(15, schedule=Schedule((EVERYONE,), every=1, origin=15)))
+    assert title(a_status(a_node(round=12), plan=plan)).endswith("then complete from round 15")
+
+
+def test_status_shows_what_was_requested_and_what_waits() -> None:
+    status = replace(
+        a_status(a_node(round=9), plan=a_plan()),
+        requested="mine",
+        difference="graph a is used instead of mine: mine has no edge of n9",
+        pending=(PendingChange("graph b", "the run resumes", 12), PendingChange("n7 leaves", "the answer of n0", 12)),
+    )
+    for text in (printed(status), shown(Screen().render(status))):
+        assert "Requested: graph mine. Graph a is used instead of mine: mine has no edge of n9." in text
+        assert "Pending: graph b, after the run resumes." in text
+        assert "Pending: n7 leaves, after the answer of n0." in text
+    view = cluster_json(status)
+    assert (view["requested"], view["difference"]) == ("mine", status.difference)
+    assert view["pending"][0] == {"change": "graph b", "waits_for": "the run resumes", "earliest_round": 12}
+    plain = cluster_json(a_status())
+    assert (plain["requested"], plain["difference"], plain["pending"]) == (None, None, [])
 
 
 def test_last_graph_has_no_next_and_many_edges_are_counted() -> None:

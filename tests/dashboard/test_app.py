@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from edgenode.core.protocol.events import Reply
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
@@ -36,11 +37,11 @@ class OperatorService:
         ]
         return a_status(*nodes, a_node("<b>evil</b>"), plan=a_plan())
 
-    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period) -> int:
-        return self._note("rotate", graphs, period)
+    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
+        return Reply(1, self._note("rotate", graphs, period))
 
-    async def stop(self) -> int:
-        return self._note("stop")
+    async def stop(self, wait: bool = False) -> Reply:
+        return Reply(1, self._note("stop"))
 
     async def pause(self) -> int:
         return self._note("pause")
@@ -48,8 +49,8 @@ class OperatorService:
     async def resume(self) -> int:
         return self._note("resume")
 
-    async def evict(self, node: str, force: bool) -> int:
-        return self._note("evict", node, force)
+    async def evict(self, node: str, force: bool) -> Reply:
+        return Reply(1, self._note("evict", node, force))
 
     def _note(self, *asked: Any) -> int:
         if self.error:

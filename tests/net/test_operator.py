@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
+from edgenode.core.protocol.events import UNREQUESTED, Reply
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
@@ -16,6 +18,7 @@ from edgenode.errors import ConfigError, EdgenodeError, GraphError, RemoteProtoc
 from edgenode.net import operator_server
 from edgenode.net.operator_client import OperatorClient, operator_client
 from edgenode.net.operator_server import OperatorServer
+from edgenode.net.proto import operator_pb2
 from edgenode.net.rpc import serving
 
 
@@ -23,17 +26,19 @@ class Run:
     """A run that records the requests it gets."""
 
     def __init__(self, error: EdgenodeError | None = None) -> None:
-        self.error, self.asked, self.missing = error, [], 3
+        self.error, self.asked, self.missing, self.reply = error, [], 3, Reply(7, 42)
         self.server = OperatorServer(self)
 
     def status(self) -> ClusterStatus:
         return ClusterStatus("home", missing=self.missing)
 
-    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period) -> int:
-        return self._note(graphs, period)
+    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
+        self._note(graphs, period, wait)
+        return self.reply
 
-    async def stop(self) -> int:
-        return self._note("stop")
+    async def stop(self, wait: bool = False) -> Reply:
+        self._note("stop", wait)
+        return self.reply
 
     async def pause(self) -> int:
         return self._note("pause")
@@ -41,8 +46,9 @@ class Run:
     async def resume(self) -> int:
         return self._note("resume")
 
-    async def evict(self, node: str, force: bool) -> int:
-        return self._note(node, force)
+    async def evict(self, node: str, force: bool) -> Reply:
+        self._note(node, force)
+        return self.reply
 
     def _note(self, *asked: object) -> int:
         if self.error is not None:
@@ -104,10 +110,43 @@ async def test_every_request_arrives_and_returns_the_round() -> None:
     run = Run()
     graphs = (GraphSpec("a"), GraphSpec("mine", (("x", "y"), ("y", "x"))))
     async with run.operated() as calls:
-        assert await calls.rotate(graphs, Period(6, "epochs")) == 42
-        assert await calls.stop() == await calls.pause() == await calls.resume() == 42
-        assert await calls.evict("n1", force=True) == 42
-    assert run.asked == [(graphs, Period(6, "epochs")), ("stop",), ("pause",), ("resume",), ("n1", True)]
+        assert (await calls.rotate(graphs, Period(6, "epochs"))).start == 42
+        assert (await calls.rotate(graphs, Period(6), wait=True)).start == 42
+        assert (await calls.stop()).start == await calls.pause() == await calls.resume() == 42
+        assert (await calls.evict("n1", force=True)).start == 42
+    assert run.asked == [
+        (graphs, Period(6, "epochs"), False),
+        (graphs, Period(6), True),
+        ("stop", False),
+        ("pause",),
+        ("resume",),
+        ("n1", True),
+    ]
+
+
+async def test_reply_to_a_queued_change_names_what_it_waits_for() -> None:
+    run = Run()
+    run.reply = Reply(7, None, waits_for="the run resumes", earliest=12, replaces="graph c")
+    async with run.operated() as calls:
+        assert await calls.rotate([GraphSpec("a")], Period(1)) == replace(run.reply, request_id=UNREQUESTED)
+        stop = await calls.stop()
+    assert (stop.start, stop.waits_for, stop.earliest) == (None, "the run resumes", 12)
+
+
+async def test_reply_names_what_is_used_in_place_of_the_requested_graph() -> None:
+    run = Run()
+    run.reply = Reply(7, 42, difference="graph a is used instead of mine")
+    async with run.operated() as calls:
+        assert (await calls.evict("n1", False)).difference == run.reply.difference
+        assert (await calls.rotate([GraphSpec("a")], Period(1))).difference == run.reply.difference
+
+
+async def test_client_of_an_earlier_version_waits_for_the_round() -> None:
+    run = Run()
+    async with run.operated() as calls:
+        await calls._stub.Rotate(operator_pb2.RotateRequest(every=1))
+        await calls._stub.Stop(operator_pb2.StopRequest())
+    assert run.asked == [((), Period(1), True), ("stop", True)]
 
 
 @pytest.mark.parametrize("error", [ConfigError("not now: 'n1' → away"), GraphError("a+b is not strongly connected")])

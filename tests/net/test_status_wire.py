@@ -8,7 +8,7 @@ import pytest
 
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Member, create_plan
-from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView, PendingChange
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError
@@ -62,7 +62,8 @@ def test_every_field_of_a_cluster_status_survives_the_wire() -> None:
     leadership = Leadership(3, "beef", "10.0.0.5:7700")
     status = ClusterStatus(
         "home", 2, PLAN, (node, NodeView("n1")), 20, leadership, 1e9, True, ("n2",), ("n3",), 0.5, 6, "http://there",
-        5, 700, 8000, 61.5,
+        5, 700, 8000, 61.5, "mine", "graph a is used instead of mine",
+        (PendingChange("graph b", "the run resumes", 12),),
     )  # fmt: skip
     assert through_the_wire(status) == status
 

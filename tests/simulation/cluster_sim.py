@@ -82,8 +82,8 @@ class ClusterSim:
 
     @property
     def replies(self) -> Mapping[int, Reply]:
-        """The replies to operators, by request id."""
-        return self._controller.replies
+        """The last reply to each operator, by request id."""
+        return self._controller.requests.replies
 
     @property
     def happened(self) -> Counter[str]:
@@ -149,6 +149,8 @@ class ClusterSim:
         ends = {state.finished[n].round for n in stayed} | {nodes[n].end for n in stayed}
         require(len(ends) <= 1, f"the nodes ended in rounds {sorted(ends)}")
         state.invariants.check_end(frozenset(nodes))
+        if not state.happened["controller lost its disk"]:
+            self._controller.requests.check_end(self.cluster)
 
     def _waits(self) -> str:
         """Which node waits for which others."""

@@ -21,6 +21,7 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.orders import Join, Offer, Order, Refuse
 from edgenode.errors import LocalProtocolError
 from tests.simulation.controller_host import ControllerHost
+from tests.simulation.request_record import RequestRecord
 from tests.simulation.scenario import CONTROLLER
 from tests.simulation.sim_state import SimState
 
@@ -46,7 +47,7 @@ class ControllerShell:
 
     Attributes:
         nodes: assigned once, right after both are made.
-        replies: request id -> the reply to an operator.
+        requests: what operators requested, and the replies.
     """
 
     nodes: Nodes
@@ -54,8 +55,7 @@ class ControllerShell:
     def __init__(self, state: SimState) -> None:
         self._state = state
         self._host = ControllerHost(state.run_spec, state.scenario.disk_lost)
-        self.replies: dict[int, Reply] = {}
-        self._request_kinds: dict[int, str] = {}
+        self.requests = RequestRecord(state.happened)
         self._offers = 0
 
     @property
@@ -71,7 +71,8 @@ class ControllerShell:
 
     def request(self, request: OperatorRequest, kind: str) -> None:
         """An operator requests something. If it is granted, it counts as having happened."""
-        self._request_kinds[request.request_id] = kind
+        if self.cluster is not None:
+            self.requests.requested(request, kind)
         self.handle(request)
 
     def handle(self, event: ClusterEvent) -> None:
@@ -98,11 +99,10 @@ class ControllerShell:
                 if isinstance(order, Offer) and self._offers == self._state.scenario.crash_at_offer:
                     self.crash(self._state.scenario.back_s)
             case Persist():
+                self.requests.persisted(action)
                 self._host.persist(action)
-            case Reply(request_id, start):
-                self.replies[request_id] = action
-                if start is not None and request_id in self._request_kinds:
-                    self._state.happened[self._request_kinds[request_id]] += 1
+            case Reply():
+                self.requests.replied(action)
             case _:
                 assert_never(action)
 

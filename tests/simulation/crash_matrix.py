@@ -6,8 +6,8 @@
 A short run is played once to count its moments: before every action of every node and of the controller, and after
 the last action of every event. Then it is played once more for each moment, and the process that acts at this moment
 dies: permanently, or with a restart soon after. The runs differ in what happens meanwhile: nothing, a change of
-topology, a member that joins, leaves or is evicted, a pause, and all at once. With two crashes, every pair of moments
-is played.
+topology, a member that joins, leaves or is evicted, a pause, changes in a pause, and all at once. With two crashes,
+every pair of moments is played.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ RUNS: dict[str, tuple[tuple[float, Disturbance], ...]] = {
     "leave": ((0.1, LeaveRequest("n1")),),
     "evict": ((0.2, Evict(0, "n1", force=True)),),
     "pause": ((0.1, PauseFor(0, 0.3)),),
+    "queue": (
+        (0.1, PauseFor(0, 0.3)),
+        (0.15, Rotate(1, (GraphSpec("b"),), Period(1))),
+        (0.2, Rotate(2, (GraphSpec("c"),), Period(1))),
+    ),
     "all": (
         (0.05, Start("x")),
         (0.1, Rotate(0, (GraphSpec("b"),), Period(1))),

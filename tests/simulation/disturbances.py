@@ -101,5 +101,6 @@ class Disturbances:
         state = self._state
         request = Resume(-2 - state.queue.serial())  # a request id that nothing else uses
         self._controller.request(request, "resume")
-        if request.request_id not in self._controller.replies and not state.all_finished:
+        over = (state.nodes or state.exited) and state.all_finished  # not while all are down
+        if request.request_id not in self._controller.requests.replies and not over:
             state.queue.after(state.scenario.retry_s, self._resume)

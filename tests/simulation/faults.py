@@ -4,8 +4,8 @@
 
 Everything is drawn from the seed: the number of nodes, the graphs, latencies, loss, duplicates, the window, the number
 of blocks of the model, kills and restarts, suspended processes, joins and leaves, crashes of the controller, and the
-requests of operators. `invariants` and `mass_accounting` state what must hold. A failure prints the command that
-replays it.
+requests of operators, with graphs that name their nodes among them. `invariants`, `mass_accounting` and
+`request_record` state what must hold. A failure prints the command that replays it.
 """
 
 from __future__ import annotations
@@ -73,6 +73,10 @@ KINDS = (
     "resume",
     "resumed after all were down",
     "exited after its end",
+    "queued",
+    "replaced in the queue",
+    "substitute",
+    "returned to the requested graph",
 )
 
 
@@ -94,7 +98,7 @@ def build_run(seed: int, power_fails: bool = False) -> ClusterSim:
         slow=slow,
         window=rng.choice([1, 2, 8]),
         latency_s=rng.choice([(0.001, 0.02), (0.001, 0.3)]),
-        disturbances=_power_cut(rng, names, rounds) if power_fails else _disturbances(rng, names, rounds),
+        disturbances=_power_cut(rng, names, rounds) if power_fails else _disturbances(rng, names, rounds, seed),
         crash_s=crash_s,
         back_s=None if crash_s is None else rng.uniform(0.1, 3),
         disk_lost=rng.random() < 0.3,
@@ -116,7 +120,9 @@ def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple
     return tuple(sorted(kills, key=lambda timed: timed[0]))
 
 
-def _disturbances(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Disturbance], ...]:
+def _disturbances(
+    rng: random.Random, names: list[str], rounds: int, seed: int
+) -> tuple[tuple[float, Disturbance], ...]:
     if rng.random() < 0.05:
         return _power_cut(rng, names, rounds)
     draws: list[Callable[[int, str], Disturbance]] = [
@@ -138,7 +144,45 @@ def _disturbances(rng: random.Random, names: list[str], rounds: int) -> tuple[tu
         (rng.uniform(0.3, rounds * 0.15), rng.choice(draws)(request_id, rng.choice(names)))
         for request_id in range(rng.randint(0, 4))
     ]
+    disturbances += _requests(random.Random(f"requests {seed}"), names, rounds)
     return tuple(sorted(disturbances, key=lambda timed: timed[0]))
+
+
+def _requests(rng: random.Random, names: list[str], rounds: int) -> list[tuple[float, Disturbance]]:
+    """In a quarter of the runs: graphs that name their nodes, members that go and return, changes in quick succession.
+
+    Its random numbers are its own, so that it changes no other run.
+    """
+    if rng.random() > 0.25:
+        return []
+    when = rng.uniform(0.5, max(0.6, rounds * 0.08))
+    drawn: list[tuple[float, Disturbance]] = [(when, Rotate(100, edge_lists(rng, names), Period(rng.randint(1, 3))))]
+    for request_id in range(101, 101 + rng.randint(1, 5)):
+        when += rng.choice([0.01, 0.3, 1.0])
+        name = rng.choice(names)
+        drawn.append(
+            rng.choice(
+                [
+                    (when, Rotate(request_id, (GraphSpec(rng.choice(GRAPHS)),), Period(1))),
+                    (when, Rotate(request_id, edge_lists(rng, names), Period(rng.randint(1, 3)))),
+                    (when, Kill(name, rng.uniform(0.1, 3))),
+                    (when, Evict(request_id, name, force=rng.random() < 0.5)),
+                    (when, Start(f"y{request_id}")),
+                    (when, PauseFor(request_id, rng.uniform(0.5, 3))),
+                ]
+            )
+        )
+    return drawn
+
+
+def edge_lists(rng: random.Random, names: list[str]) -> tuple[GraphSpec, ...]:
+    """A random strongly connected digraph over these nodes, as one list of edges or as two that take turns."""
+    order = rng.sample(names, len(names))
+    pairs = [(a, b) for a in names for b in names if a != b]
+    more = rng.sample(pairs, rng.randint(0, len(pairs)))
+    edges = sorted({*zip(order, [*order[1:], order[0]], strict=True), *more})
+    parts = rng.choice([1, 1, 2])
+    return tuple(GraphSpec(f"edges-{rng.randrange(1000)}", tuple(edges[i::parts])) for i in range(parts))
 
 
 def _partition(rng: random.Random, names: list[str]) -> Partition:

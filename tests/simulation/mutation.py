@@ -196,6 +196,15 @@ MUTANTS = (
     _mutant("a push is acknowledged when it is mixed, not when it arrives", _answered_at_once),
     _mutant("a change starts when everyone can know it", _known_here, *_SEEDS, "250..1000"),
     _mutant("one change is in force before the next is offered", delete),
+    _mutant("an operator's change is persisted before it is offered or answered", becomes("[]")),
+    _mutant(
+        "a change of members adapts the requested graph, not the one in use",
+        becomes("self._state.rotated(rotation, start) if rotation else self._state.plan.latest.schedule"),
+    ),
+    _mutant(
+        "an eviction adapts the requested graph, not the one in use",
+        becomes("adapt(self.plan.latest.schedule, members, self.run_spec.requirements)"),
+    ),
     _mutant("a leaver that has gone can still be evicted", becomes("self.involved(plan)"), *_SEEDS, "200..600"),
     _mutant(
         "a checkpoint from before a resume of all does not count", without_operand(0), *_POWER, "250..1000",

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from edgenode.core.protocol.events import Persist
+from edgenode.core.protocol.events import UNREQUESTED, Persist, Rotate, Stop
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError, OtherRun
 from edgenode.storage.controller_state import ControllerState
@@ -27,7 +29,9 @@ REMEDY = "start with --recover to take the plan from the running nodes"
 
 def a_persist(term: int = 2) -> Persist:
     plan = PLAN.extend(PLAN.successor(9, term=2, handoffs=(("n7", "n0"),), evictions=(("n8", 7),)))
-    return Persist(term, 5, plan, paused=True)
+    mine = GraphSpec("mine", (("n0", "n1"), ("n1", "n0")))
+    queued = Rotate(UNREQUESTED, (mine, GraphSpec("b")), Period(6, "epochs")), Stop(UNREQUESTED)
+    return Persist(term, 5, plan, True, Schedule((mine,), every=2, origin=9), queued)
 
 
 def grown(plan: Plan, records: int) -> Plan:
@@ -54,6 +58,19 @@ def test_load_returns_what_was_saved_last(state: ControllerState) -> None:
     state.save(a_persist(1))
     state.save(a_persist())
     assert ControllerState(state.path.parent, "run").load() == a_persist()
+
+
+def test_state_of_an_earlier_version_has_no_requests(state: ControllerState) -> None:
+    """It had no table for them, and its checksum ended with the records."""
+    saved = Persist(2, 5, PLAN)
+    state.save(saved)
+    text = "\n".join(["run", "2", "5", "0", *(json for _, json in rows(state))])
+    with closing(sqlite3.connect(state.path)) as database, database:
+        database.execute("DROP TABLE requests")
+        database.execute("UPDATE state SET sha256 = ?", (sha256(text.encode()).hexdigest(),))
+    assert state.load() == saved
+    state.save(a_persist())
+    assert state.load() == a_persist()
 
 
 def test_save_replaces_the_records_that_differ(state: ControllerState) -> None:
@@ -148,6 +165,9 @@ def test_folder_in_place_of_the_database_is_rejected(state: ControllerState) -> 
         ("UPDATE record SET json = replace(json, '7600', '7601')", "checksum"),
         ("UPDATE record SET json = x'00'", "its checksum does not match"),
         ("DROP TABLE record", "no such table"),
+        ("DELETE FROM requests", "checksum"),
+        ("DROP TABLE requests", "checksum"),
+        ("UPDATE requests SET json = replace(json, 'mine', 'yours')", "checksum"),
     ],
 )
 def test_edited_database_is_rejected(state: ControllerState, change: str, reason: str) -> None:

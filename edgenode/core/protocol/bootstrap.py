@@ -15,13 +15,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from edgenode.core.protocol.cluster_state import ClusterState
-from edgenode.core.protocol.events import ClusterAction, Send
+from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Reply, Rotate, Send
 from edgenode.core.protocol.eviction import Evictions
 from edgenode.core.protocol.orders import Join, Sponsor, Welcome
-from edgenode.core.protocol.pending_changes import PendingChanges, missing, pending_rotation
+from edgenode.core.protocol.pending_changes import PendingChanges, missing
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
-from edgenode.core.topology.period import Epoch
+from edgenode.core.topology.period import Epoch, Period
+from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError
+
+_ALL_DOWN = "all members went down before that"
 
 
 class Bootstrap:
@@ -36,7 +39,7 @@ class Bootstrap:
         if state.plan is None:
             state.membership.newcomers |= state.membership.present
         if state.plan is None or plan.latest.number > state.plan.latest.number:
-            state.plan = plan
+            state.learn(plan)
 
     def create_if_complete(self) -> list[ClusterAction]:
         """Create a run with all initial members. A run to recover is not created: a member has to know it."""
@@ -46,39 +49,64 @@ class Bootstrap:
         present = state.membership.present
         members = sorted(Member(node, 0, join.address) for node, join in present.items())
         try:
-            state.plan = self._new_plan(members, present.values())
+            schedule, epoch = self._first_schedule(present.values())
+            plan = create_plan(state.run_spec.cluster, members, schedule, epoch)
         except GraphError as exc:
             return state.refuse_all(present, str(exc))
-        return self._welcome_all(state.plan, 0)
+        state.learn(plan)
+        return self._welcome_all(plan, 0)
 
     def resume_if_complete(self) -> list[ClusterAction]:
         """Resume a run whose members are all back, and none of which runs: steps 2 to 4.
 
-        A rotation that was not in force by then is requested again. A stop holds if a member has ended by it.
+        A rotation that was not in force by then is requested again, and queued ones stay in the queue. A stop holds if
+        a member has ended by it.
         """
         state, membership = self._state, self._state.membership
-        if state.plan is None or membership.waited_for(state.plan):
+        if state.plan is None or state.requested is None or membership.waited_for(state.plan):
             return []
         here = membership.newcomers
         offers = {n: (j.saved, j.plan) for n, j in here.items() if j.saved and j.plan}
         back = [n for n in membership.involved(state.plan) if n in here]
+        requested = state.requested
         try:
             if not offers and not membership.farewells:  # they died before their first round
-                members = self._renewed(back)
-                plan, start = self._new_plan(members, (here[node] for node in back)), 0
+                members, start = sorted(self._renewed(back)), 0
+                state.requested, epoch = self._first_schedule(here[node] for node in back)
+                schedule = state.adapted(tuple(m.node for m in members)).schedule
+                plan = create_plan(state.run_spec.cluster, members, schedule, epoch)
             else:
                 members = self._renewed({*back, *offers})
-                plan, start = restore_plan(state.plan, members, offers, state.run_spec.min_nodes)
+                least = state.run_spec.min_nodes
+                plan, start = restore_plan(state.plan, members, offers, least, self._resumed_schedule)
         except GraphError as exc:
+            state.requested = requested
             return state.refuse_all(membership.newcomers, str(exc))
-        promised = pending_rotation(state.plan, after=start)
         number, end = state.plan.latest.number + 1, state.plan.latest.end if membership.farewells else None
         state.plan = Plan((replace(plan.latest, number=number, term=state.term, end=end),))
-        expired = self.expire("all members went down before that")
+        expired = [*self._changes.keep_rotations(_ALL_DOWN), *self._evictions.expire(_ALL_DOWN)]
         self._evictions.ballot = None
-        if promised:
-            self._changes.add(promised)
+        if requested.origin > start:
+            state.queue.insert(0, Rotate(UNREQUESTED, requested.graphs, Period(requested.every)))
         return [*expired, *self._welcome_all(state.plan, start)]
+
+    def _resumed_schedule(self, start: int, members: tuple[str, ...]) -> Schedule:
+        """The schedule that was requested by a round, over the members that resume from it."""
+        state = self._state
+        assert state.plan is not None and state.requested is not None
+        if state.requested.origin > start:
+            state.requested = state.plan.at(start).schedule
+        return state.adapted(members).schedule
+
+    def give_up(self, evict: Evict, plan: Plan) -> list[ClusterAction]:
+        """With no node in the run, none can be fenced. The resume of the others stops waiting for this one."""
+        state = self._state
+        if not evict.force:
+            why = f"{evict.node} stays: no member of the run is connected, and the run waits for them"
+            return [Reply(evict.request_id, None, why)]
+        state.membership.given_up.add(evict.node)
+        resumed = self.resume_if_complete()
+        return [*resumed, Reply(evict.request_id, (state.plan or plan).latest.start, difference=state.difference)]
 
     def sponsor_newcomers(self) -> list[ClusterAction]:
         """Send every newcomer whose name is free to a member for its model. It returns as Fetched."""
@@ -110,6 +138,7 @@ class Bootstrap:
         # precaution: a plan is persisted before anyone is welcomed to it
         return [self._state.persist(), *(Send(node, Welcome(plan, start)) for node in plan.latest.names)]
 
-    def _new_plan(self, members: Iterable[Member], joins: Iterable[Join]) -> Plan:
-        spec, epoch = self._state.run_spec, Epoch.of(join.data for join in joins)
-        return create_plan(spec.cluster, members, spec.schedule.schedule(epoch.rounds), epoch)
+    def _first_schedule(self, joins: Iterable[Join]) -> tuple[Schedule, Epoch]:
+        """The schedule of a new run of these nodes, and its epoch."""
+        epoch = Epoch.of(join.data for join in joins)
+        return self._state.run_spec.schedule.schedule(epoch.rounds), epoch

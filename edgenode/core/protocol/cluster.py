@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from typing import assert_never
 
 from edgenode.core.protocol.bootstrap import Bootstrap
+from edgenode.core.protocol.changes import Departure
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import (
     UNREQUESTED,
@@ -46,7 +47,6 @@ from edgenode.core.protocol.orders import (
     EvictionCommitted,
     FenceAnswer,
     Fetched,
-    Halt,
     Hello,
     Join,
     Leadership,
@@ -58,11 +58,13 @@ from edgenode.core.protocol.orders import (
     Refuse,
     Welcome,
 )
-from edgenode.core.protocol.pending_changes import Admission, Departure, PendingChanges, missing
+from edgenode.core.protocol.pending_changes import PendingChanges, missing
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.status import PendingChange
 from edgenode.core.protocol.workloads import refusals
 from edgenode.core.topology.period import Epoch
+from edgenode.core.topology.schedule import Schedule
 
 
 class Cluster:
@@ -78,8 +80,9 @@ class Cluster:
     def __init__(
         self, run_spec: RunSpec, leadership: Leadership, saved: Persist | None = None, recover: bool = False
     ) -> None:
-        plan, paused = (saved.plan, saved.paused) if saved else (None, False)
-        self._state = ClusterState(run_spec, leadership, recover, plan, paused)
+        self._state = ClusterState(run_spec, leadership, recover)
+        if saved:
+            self._state.restore(saved)
         self._membership = self._state.membership
         self._changes = PendingChanges(self._state, lambda node: self._evict_all([node]))
         self._evictions = Evictions(self._state, self._changes)
@@ -143,6 +146,20 @@ class Cluster:
         """The nodes whose promise a fence still waits for."""
         return self._evictions.awaited
 
+    @property
+    def requested(self) -> Schedule | None:
+        """The schedule that an operator requested last, or the first one. None until the run is created."""
+        return self._state.requested
+
+    @property
+    def difference(self) -> str:
+        """What the newest record uses in place of the requested schedule, and why. Empty if nothing."""
+        return self._state.difference
+
+    def pending(self) -> tuple[PendingChange, ...]:
+        """The changes that are not part of the plan yet."""
+        return self._changes.pending(self.evicting())
+
     def waits_for(self) -> frozenset[str]:
         """With no node in the run any more: the members that must come back before it can resume."""
         return self._membership.waited_for(self.plan) if self.plan and not self.over else frozenset()
@@ -158,9 +175,10 @@ class Cluster:
         """Handle one event. Return what is to be done, in this order."""
         actions = self._handle(event)
         if self.plan is not None and self.plan.latest.end is not None:
-            actions += self._halt(False)  # all nodes stop at one round, and have to reach it
+            actions += self._state.halt(False)  # all nodes stop at one round, and have to reach it
         if not self._evictions.ballot:
             actions += self._changes.offer_next()
+        actions += self._changes.answer_queued(self.evicting())
         return [*actions, *self._bootstrap.sponsor_newcomers()]
 
     def _handle(self, event: ClusterEvent) -> list[ClusterAction]:
@@ -170,11 +188,8 @@ class Cluster:
             case Disconnected(node):
                 self._membership.disconnect(node)
                 return []
-            case Rotate():
+            case Rotate() | Stop():
                 return self._changes.request(event)
-            case Stop():
-                refused = self._changes.request(event)
-                return refused or self._halt(False)  # its record has to travel, too
             case Pause() | Resume():
                 return self._pause(event)
             case Evict():
@@ -192,9 +207,7 @@ class Cluster:
             case FenceAnswer():
                 return self._evictions.answered(node, report)
             case Fetched():
-                if node in self._membership.newcomers and node in self._membership.sponsored:
-                    self._changes.add(Admission(node, self._membership.newcomers[node].process))
-                return []
+                return self._changes.fetched(node)
             case Leave():
                 return self._changes.request(Departure(node))
             case Abort(reason):
@@ -244,7 +257,7 @@ class Cluster:
         """A member of a running run connects again, or for the first time since this controller started."""
         known = self.plan
         if self.plan is None:  # the nodes that are connected already are newcomers to this run
-            self._state.plan = plan
+            self._state.learn(plan)
             self._state.outrank(plan)
             self._membership.newcomers |= self.present
         assert self.plan is not None
@@ -258,7 +271,7 @@ class Cluster:
         out = set[str]()
         if plan.latest.number > self.plan.latest.number:
             out = {e for r in plan.records if r.number > self.plan.latest.number for e, _ in r.evictions}
-            self._state.plan = plan
+            self._state.learn(plan)
             self._state.outrank(plan)
             settled += self._evictions.fence_again(ballot) if ballot else []
         if self.plan is not known and not settled:
@@ -281,7 +294,7 @@ class Cluster:
         theirs = {r.digest for r in known.records}
         news = tuple(r for r in self.plan.records if r.digest not in theirs)
         ended = [Send(node, EvictionCommitted(news))] if fenced or any(r.evictions for r in news) else []
-        offer = self._changes.offer
+        offer = self._state.offer
         return [*ended, *([Send(node, Offer(offer.record))] if offer and offer.node == node else [])]
 
     # --- a node reports -----------------------------------------------------------------------------
@@ -311,13 +324,7 @@ class Cluster:
         if why_not := self._changes.why_not():
             return [Reply(request.request_id, None, why_not)]
         newest = max(self._membership.next_rounds.values(), default=0)
-        return [*self._halt(isinstance(request, Pause)), Reply(request.request_id, newest)]
-
-    def _halt(self, paused: bool) -> list[ClusterAction]:
-        if paused == self.paused:
-            return []
-        self._state.paused = paused
-        return [self._state.persist(), *(Send(node, Halt(paused)) for node in sorted(self.present))]
+        return [*self._state.halt(isinstance(request, Pause)), Reply(request.request_id, newest)]
 
     def _evict(self, evict: Evict) -> list[ClusterAction]:
         if self.plan is None or evict.node not in self._membership.evictable(self.plan):
@@ -325,17 +332,8 @@ class Cluster:
         if self.over:
             return [Reply(evict.request_id, None, self._state.why_over())]
         if not self._membership.anyone_runs(self.plan):
-            return self._give_up(evict, self.plan)
+            return self._bootstrap.give_up(evict, self.plan)
         return self._evictions.request(evict, self.plan)
-
-    def _give_up(self, evict: Evict, plan: Plan) -> list[ClusterAction]:
-        """With no node in the run, none can be fenced. The resume of the others stops waiting for this one."""
-        if not evict.force:
-            why = f"{evict.node} stays: no member of the run is connected, and the run waits for them"
-            return [Reply(evict.request_id, None, why)]
-        self._membership.given_up.add(evict.node)
-        resumed = self._bootstrap.resume_if_complete()
-        return [*resumed, Reply(evict.request_id, (self.plan or plan).latest.start)]
 
     def _evict_replaced(self) -> list[ClusterAction]:
         """Evict members whose name has a new process, once others can be reached: rule 4."""

@@ -1,16 +1,19 @@
-"""What every part of the controller's state machine reads and writes: leadership, plan and membership."""
+"""What every part of the controller's state machine reads and writes: leadership, plan, requests and membership."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from edgenode.core.protocol.events import ClusterAction, Persist, Send
+from edgenode.core.protocol.changes import Change, PendingOffer
+from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Persist, Rotate, Send, Stop
 from edgenode.core.protocol.membership import Membership
-from edgenode.core.protocol.orders import Abort, Join, Leadership, Refuse
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.orders import Abort, Halt, Join, Leadership, Refuse
+from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.topology.adaptation import Adapted, adapt
 from edgenode.core.topology.period import NO_DATA, Epoch
+from edgenode.core.topology.schedule import Schedule
 
 
 @dataclass
@@ -23,16 +26,22 @@ class ClusterState:
         paused: an operator requested that no round begins. Never set where the plan came from the members alone.
         ballot: of the newest fence in this term.
         aborted: why the run ends on every node, if training diverged. It is not persisted: the run ends with it.
+        requested: the schedule that an operator requested last, or the first one. None until there is a plan.
+        queue: the changes to come, in the order of their requests.
+        offer: the record on offer, if there is one.
     """
 
     run_spec: RunSpec
     leadership: Leadership
     recover: bool
-    plan: Plan | None
-    paused: bool
+    plan: Plan | None = None
+    paused: bool = False
     ballot: int = 0
     aborted: str = ""
     membership: Membership = field(default_factory=Membership)
+    requested: Schedule | None = None
+    queue: list[Change] = field(default_factory=list)
+    offer: PendingOffer | None = None
 
     @property
     def term(self) -> int:
@@ -66,10 +75,78 @@ class ClusterState:
             return self.plan.latest.epoch
         return Epoch.of(join.data for join in self.membership.present.values()) if self.membership.present else NO_DATA
 
+    # --- what operators requested -------------------------------------------------------------------
+
+    @property
+    def coming(self) -> list[Change]:
+        """The changes that are on offer or queued, oldest first."""
+        return [*(self.offer.changes if self.offer else ()), *self.queue]
+
+    def rotated(self, rotation: Rotate, start: int) -> Schedule:
+        """The schedule that a rotation requests from a round on."""
+        assert self.plan is not None
+        every = rotation.period.rounds(self.epoch.rounds)
+        return replace(self.plan.latest.schedule, graphs=rotation.graphs, every=every, origin=start)
+
+    def adapted(self, members: tuple[str, ...]) -> Adapted:
+        """The requested schedule over these members. Every record uses it."""
+        assert self.requested is not None
+        # precaution: an eviction adapts the requested graph, not the one in use
+        return adapt(self.requested, members, self.run_spec.requirements)
+
+    @property
+    def difference(self) -> str:
+        """What the newest record uses in place of the requested schedule, and why. Empty if nothing."""
+        return self.adapted(self.plan.latest.names).difference if self.plan else ""
+
+    def learn(self, plan: Plan) -> None:
+        """Take a plan that nodes know and this controller did not: of a controller before, or of a checkpoint.
+
+        A record whose schedule begins with it was made by a rotation. If that rotation was persisted, it is fulfilled.
+        """
+        ours = self.plan.latest.number if self.plan else -1
+        self.plan, self.requested = plan, self.requested or plan.records[0].schedule
+        for record in plan.records:
+            if record.number > ours and record.schedule.origin == record.start:
+                self.requested = self._fulfilled(record)
+        if plan.latest.end is not None:
+            self.queue = [change for change in self.queue if change != Stop(UNREQUESTED)]
+
+    def _fulfilled(self, record: Record) -> Schedule:
+        """What the rotation behind a record requested. It leaves the queue, if it is still there."""
+        for change in self.queue:
+            if isinstance(change, Rotate) and change.request_id == UNREQUESTED:
+                requested = self.rotated(change, record.start)
+                if adapt(requested, record.names, self.run_spec.requirements).schedule == record.schedule:
+                    self.queue.remove(change)
+                    return requested
+        return record.schedule
+
+    # --- what the next controller must know ---------------------------------------------------------
+
+    def restore(self, saved: Persist) -> None:
+        """Continue from what the last controller persisted."""
+        self.paused, self.requested, self.queue = saved.paused, saved.requested, list(saved.queued)
+        if self.requested is None:  # saved by a version that did not keep it
+            self.learn(saved.plan)
+        self.plan = saved.plan
+
     def persist(self) -> Persist:
         """What the next controller must know."""
         assert self.plan is not None
-        return Persist(self.term, self.ballot, self.plan, self.paused)
+        queued = tuple(
+            replace(c, request_id=UNREQUESTED, wait=False) for c in self.coming if isinstance(c, Rotate | Stop)
+        )
+        return Persist(self.term, self.ballot, self.plan, self.paused, self.requested, queued)
+
+    def halt(self, paused: bool) -> list[ClusterAction]:
+        """Pause the run, or continue it."""
+        if paused == self.paused:
+            return []
+        self.paused = paused
+        return [self.persist(), *(Send(node, Halt(paused)) for node in sorted(self.membership.present))]
+
+    # --- the end ------------------------------------------------------------------------------------
 
     @property
     def over(self) -> bool:

@@ -25,6 +25,7 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
+from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import EdgenodeError
 
 # --- the node handles -------------------------------------------------------------------------------
@@ -176,18 +177,28 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
-    """An operator requests these graphs in turn, a period each."""
+    """An operator requests these graphs in turn, a period each.
+
+    Attributes:
+        wait: reply only when the round is known.
+    """
 
     request_id: int
     graphs: tuple[GraphSpec, ...]
     period: Period
+    wait: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """An operator requests that all nodes stop at one round."""
+    """An operator requests that all nodes stop at one round.
+
+    Attributes:
+        wait: reply only when the round is known.
+    """
 
     request_id: int
+    wait: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,21 +254,40 @@ class StepDown:
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Write down what the next controller must know, before anything that follows."""
+    """Write down what the next controller must know, before anything that follows.
+
+    Attributes:
+        requested: the schedule that an operator requested last. The plan may use a substitute.
+        queued: accepted changes that are not part of the plan yet.
+    """
 
     term: int
     ballot: int
     plan: Plan
     paused: bool = False
+    requested: Schedule | None = None
+    queued: tuple[Rotate | Stop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answer an operator: the round at which the change takes effect, or an error."""
+    """Answer an operator: the round at which the change takes effect, what it waits for, or an error.
+
+    Attributes:
+        start: None for an error, and for a change that is queued.
+        waits_for: what a queued change waits for, as in "after ...".
+        earliest: the first round at which a queued change can take effect.
+        replaces: the older queued change that this one replaces.
+        difference: what is used in place of the requested graph, and why.
+    """
 
     request_id: int
     start: int | None
     error: str = ""
+    waits_for: str = ""
+    earliest: int | None = None
+    replaces: str = ""
+    difference: str = ""
 
 
 ClusterAction = Send | StepDown | Persist | Reply

@@ -22,7 +22,7 @@ further nodes, the fence begins again over those: they may be in a round, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from edgenode.core.protocol.cluster_state import ClusterState
@@ -30,6 +30,7 @@ from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Rep
 from edgenode.core.protocol.orders import EvictionCommitted, Fence, FenceAnswer
 from edgenode.core.protocol.pending_changes import PendingChanges
 from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.topology.schedule import Schedule
 
 
 @dataclass
@@ -71,11 +72,11 @@ class Ballot:
         chains = [ours, *(Plan(a.records) for a in self.answers.values())]
         return max(chains, key=lambda plan: plan.latest.number)
 
-    def record(self, plan: Plan, term: int) -> Record:
+    def record(self, plan: Plan, term: int, schedule_for: Callable[[tuple[str, ...]], Schedule]) -> Record:
         """The record without the evicted, from the first round that no survivor has begun: step 2."""
         start = max(self.begun, plan.latest.start) + 1
         members = tuple(m for m in plan.latest.members if m.node not in self.evicted)
-        schedule = plan.latest.schedule.over(tuple(m.node for m in members))
+        schedule = schedule_for(tuple(m.node for m in members))
         return plan.successor(
             start, schedule=schedule, members=members, evictions=self.last_rounds(plan, start), term=term
         )
@@ -178,9 +179,10 @@ class Evictions:
         state, ballot = self._state, self.ballot
         if ballot is None or state.plan is None or not ballot.complete:
             return []
-        offer, self.ballot = self._changes.offer, None
-        ours, state.plan = state.plan, ballot.newest_plan(state.plan)
-        news = {r.digest for r in state.plan.records if r.number > ours.latest.number}
+        offer, self.ballot = state.offer, None
+        newest = ballot.newest_plan(state.plan)
+        news = {r.digest for r in newest.records if r.number > state.plan.latest.number}
+        state.learn(newest)
         actions: list[ClusterAction] = []
         if offer is not None and offer.record.digest in news:  # as if its acceptance had arrived
             actions += self._changes.settle(offer.record.number, offer.record.digest)
@@ -191,11 +193,12 @@ class Evictions:
         if ballot.evicted >= set(state.plan.latest.names):  # all others have left meanwhile
             stays = self._stays(", ".join(sorted(ballot.evicted)), 0)
             return [*actions, *self._committed(), *(Reply(i, None, stays) for i in ballot.request_ids)]
-        record = ballot.record(state.plan, state.term)
+        record = ballot.record(state.plan, state.term, lambda members: state.adapted(members).schedule)
         state.plan = state.plan.extend(record)
         for node in ballot.evicted:
             state.membership.forget(node)
-        replies = [Reply(i, record.start) for i in ballot.request_ids if i != UNREQUESTED]
+        ids = [i for i in ballot.request_ids if i != UNREQUESTED]
+        replies = [Reply(i, record.start, difference=state.difference) for i in ids]
         return [*actions, state.persist(), *self._committed(), *replies]
 
     def _committed(self) -> list[ClusterAction]:

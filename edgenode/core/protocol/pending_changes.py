@@ -18,14 +18,16 @@ Invariant: between offer and settlement the record on offer does not change, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
+from edgenode.core.protocol.changes import Admission, Change, Departure, PendingOffer, describe
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Reply, Rotate, Send, Stop
 from edgenode.core.protocol.orders import LeaveRefused, Offer, OfferAnswer, Refuse, Welcome
 from edgenode.core.protocol.plan import Member, Plan, Record, reach
-from edgenode.core.topology.period import Period
+from edgenode.core.protocol.status import PendingChange
+from edgenode.core.topology.adaptation import adapt
 from edgenode.core.topology.schedule import Schedule
 from edgenode.core.wording import counted
 from edgenode.errors import EdgenodeError, GraphError
@@ -34,56 +36,17 @@ _FIRST_MARGIN = 4  # rounds between a member's last report and the offer's arriv
 _MAX_MARGIN = 1 << 16
 
 
-@dataclass(frozen=True)
-class Departure:
-    """A member hands over what it has, and leaves."""
-
-    node: str
-
-
-@dataclass(frozen=True)
-class Admission:
-    """A newcomer has the model and becomes a member, as long as this process waits under its name."""
-
-    node: str
-    process: str
-
-
-Change = Rotate | Stop | Departure | Admission
-
-
-@dataclass(frozen=True)
-class PendingOffer:
-    """A record that was offered to one member and is not known to be accepted."""
-
-    record: Record
-    node: str
-    changes: tuple[Change, ...]
-
-
 class PendingChanges:
     """The changes to come, in the order of their requests.
 
     Args:
         evict: begins the eviction of a member whose process is dead.
-
-    Attributes:
-        offer: the record on offer, if there is one.
     """
 
     def __init__(self, state: ClusterState, evict: Callable[[str], list[ClusterAction]]) -> None:
         self._state, self._evict = state, evict
-        self.offer: PendingOffer | None = None
-        self._queue: list[Change] = []
         self._margin = _FIRST_MARGIN
-
-    @property
-    def _coming(self) -> list[Change]:
-        return [*self._queue, *(self.offer.changes if self.offer else ())]
-
-    def add(self, change: Change) -> None:
-        """Queue a change."""
-        self._queue.append(change)
+        self._replaced: dict[int, str] = {}  # request id -> the older change that the request replaces
 
     def request(self, change: Rotate | Stop | Departure) -> list[ClusterAction]:
         """Queue what an operator or a member requests, unless it is impossible."""
@@ -95,8 +58,24 @@ class PendingChanges:
             self._check(change)
         except GraphError as exc:
             return _refused(change, str(exc))
-        self.add(change)
-        return []
+        self._state.queue.append(change)
+        if isinstance(change, Departure):
+            return []
+        replaced = self._keep_newest_rotation()
+        # precaution: an operator's change is persisted before it is offered or answered
+        persisted = [self._state.persist()]
+        resumed = self._state.halt(False) if isinstance(change, Stop) else []  # its record has to travel
+        return [*replaced, *persisted, *resumed]
+
+    def _keep_newest_rotation(self) -> list[ClusterAction]:
+        """A newer rotation replaces the older ones that are still queued."""
+        rotations = [c for c in self._state.queue if isinstance(c, Rotate)]
+        if len(rotations) < 2:
+            return []
+        *older, newest = rotations
+        self._state.queue = [c for c in self._state.queue if c is newest or not isinstance(c, Rotate)]
+        self._replaced[newest.request_id] = describe(older[-1])
+        return [action for c in older for action in _refused(c, f"replaced by {describe(newest)}")]
 
     def why_not(self) -> str:
         """Why no change can be requested: before the start and after the end. Empty if it can."""
@@ -105,7 +84,7 @@ class PendingChanges:
             return f"the run has not started: it waits for {counted(missing(state), 'more node')}"
         if state.over:
             return state.why_over()
-        stops = state.plan.latest.end is not None or any(isinstance(c, Stop) for c in self._coming)
+        stops = state.plan.latest.end is not None or any(isinstance(c, Stop) for c in state.coming)
         return "the run is stopping" if stops else ""
 
     def _check(self, change: Rotate | Stop | Departure) -> None:
@@ -116,29 +95,80 @@ class PendingChanges:
         """
         assert self._state.plan is not None
         names, run_spec = self._state.plan.latest.names, self._state.run_spec
+        if not isinstance(change, Departure) and self._earliest() >= run_spec.rounds:
+            raise GraphError(f"too late: the run ends with round {run_spec.rounds}")
         match change:
             case Rotate():
-                schedule = self._rotated(change, 0)
+                schedule = self._state.rotated(change, 0)
                 schedule.check(names)
                 run_spec.requirements.check(schedule, names)
             case Departure(node):
-                leaving = {c.node for c in self._coming if isinstance(c, Departure)} | {node}
+                leaving = {c.node for c in self._state.coming if isinstance(c, Departure)} | {node}
                 if node not in names:
                     raise GraphError(f"{node} is not a member")
                 if len(set(names) - leaving) < max(1, run_spec.min_nodes):
                     raise GraphError(f"{node} cannot leave: {counted(run_spec.min_nodes, 'node')} must stay")
 
-    def _rotated(self, change: Rotate, start: int) -> Schedule:
-        assert self._state.plan is not None
-        every = change.period.rounds(self._state.epoch.rounds)
-        return replace(self._state.plan.latest.schedule, graphs=change.graphs, every=every, origin=start)
+    # --- waiting ------------------------------------------------------------------------------------
+
+    def pending(self, evicting: Collection[str]) -> tuple[PendingChange, ...]:
+        """The changes that are not part of the plan yet, and what each waits for.
+
+        Args:
+            evicting: the nodes that a fence evicts now.
+        """
+        offer, queue = self._state.offer, self._state.queue
+        offered = [(c, f"the answer of {offer.node}") for c in offer.changes] if offer else []
+        waiting = [*offered, *((c, self._waits_for(c, evicting)) for c in queue)]
+        return tuple(PendingChange(describe(c), why, self._earliest()) for c, why in waiting)
+
+    def answer_queued(self, evicting: Collection[str]) -> list[ClusterAction]:
+        """Reply to the operators whose change has to wait. From now on none waits for it."""
+        replies: list[ClusterAction] = []
+        for i, change in enumerate(self._state.queue):
+            match change:
+                case Rotate(request_id, wait=False) | Stop(request_id, wait=False) if request_id != UNREQUESTED:
+                    why, replaces = self._waits_for(change, evicting), self._replaced.pop(request_id, "")
+                    replies.append(Reply(request_id, None, waits_for=why, earliest=self._earliest(), replaces=replaces))
+                    self._state.queue[i] = replace(change, request_id=UNREQUESTED)
+        return replies
+
+    def _waits_for(self, change: Change, evicting: Collection[str]) -> str:
+        """What has to happen before a queued change is offered, as in "after ...": step 1."""
+        state = self._state
+        assert state.plan is not None
+        latest = state.offer.record if state.offer else state.plan.latest
+        unreported = sorted(set(latest.names) - state.membership.next_rounds.keys())
+        waits = [f"the eviction of {', '.join(sorted(evicting))}"] if evicting else []
+        if self._is_held(change):
+            waits.append("the run resumes")
+        if unreported:
+            waits.append(f"a report of {', '.join(unreported)}")
+        elif state.offer or not state.membership.is_settled(state.plan):
+            waits.append(f"the change of round {latest.start}")
+        elif not waits:
+            waits.append("a member connects")
+        return " and ".join(waits)
+
+    def _is_held(self, change: Change) -> bool:
+        """Whether the pause holds a change back. So the newest rotation of a pause is the only one."""
+        return self._state.paused and isinstance(change, Rotate)
+
+    def _earliest(self) -> int:
+        """No change that is not offered yet can take effect before this round."""
+        state = self._state
+        assert state.plan is not None
+        latest = state.offer.record if state.offer else state.plan.latest
+        rounds = (state.membership.next_rounds.get(node, 0) for node in state.plan.latest.names)
+        return max(min(rounds), latest.start) + _FIRST_MARGIN + 2
 
     # --- offering -----------------------------------------------------------------------------------
 
     def offer_next(self) -> list[ClusterAction]:
         """Offer all queued changes as one record, if the last one is in force everywhere and a member is connected."""
-        plan, membership = self._state.plan, self._state.membership
-        if plan is None or self.offer or not self._queue:
+        state = self._state
+        plan, membership = state.plan, state.membership
+        if plan is None or state.offer or not state.queue or plan.latest.end is not None:
             return []
         # precaution: one change is in force before the next is offered
         if not membership.is_settled(plan):
@@ -146,10 +176,11 @@ class PendingChanges:
         node = min((n for n in plan.latest.names if membership.takes_part(n)), default=None)
         if node is None:
             return []
-        changes, self._queue = self._queue, []
+        refused = self._keep_newest_rotation()
+        changes, state.queue = state.queue, [c for c in state.queue if self._is_held(c)]
         void = [c for c in changes if isinstance(c, Departure) and c.node not in plan.latest.names]
-        changes = [c for c in changes if c not in void and self._is_possible(c)]
-        refused = [action for c in void for action in _refused(c, f"{c.node} is not a member")]
+        refused += [action for c in void for action in _refused(c, f"{c.node} is not a member")]
+        changes = [c for c in changes if c not in void and not self._is_held(c) and self._is_possible(c)]
         return [*refused, *(self._offer_to(node, changes) if changes else [])]
 
     def _is_possible(self, change: Change) -> bool:
@@ -164,7 +195,7 @@ class PendingChanges:
             record = self._successor(self._state.plan, start, changes)
         except EdgenodeError as exc:
             return [a for change in changes for a in self._give_up(change, str(exc))]
-        self.offer = PendingOffer(record, node, tuple(changes))
+        self._state.offer = PendingOffer(record, node, tuple(changes))
         return [Send(node, Offer(record))]
 
     def _start(self, plan: Plan, node: str) -> int:
@@ -178,8 +209,6 @@ class PendingChanges:
         Raises:
             GraphError: no member would be left.
         """
-        rotations = [c for c in changes if isinstance(c, Rotate)]
-        schedule = self._rotated(rotations[-1], start) if rotations else plan.latest.schedule
         end = start if any(isinstance(c, Stop) for c in changes) else None
         leavers = [c.node for c in changes if isinstance(c, Departure)]
         stay = [m for m in plan.latest.members if m.node not in leavers]
@@ -190,10 +219,19 @@ class PendingChanges:
         new = [Member(node, plan.next_incarnation(node), newcomers[node].address) for node in joiners]
         members = tuple(sorted([*stay, *new]))
         handoffs = tuple((leaver, stay[i % len(stay)].node) for i, leaver in enumerate(sorted(leavers)))
-        schedule = schedule.over(tuple(m.node for m in members))
+        requested = self._requested(changes, start)
+        names, requirements = tuple(m.node for m in members), self._state.run_spec.requirements
+        schedule = adapt(requested, names, requirements).schedule
         return plan.successor(
             start, schedule=schedule, end=end, members=members, handoffs=handoffs, term=self._state.term
         )
+
+    def _requested(self, changes: Iterable[Change], start: int) -> Schedule:
+        """The schedule that is requested once these changes are in force."""
+        assert self._state.requested is not None
+        rotation = next((c for c in changes if isinstance(c, Rotate)), None)
+        # precaution: a change of members adapts the requested graph, not the one in use
+        return self._state.rotated(rotation, start) if rotation else self._state.requested
 
     def _give_up(self, change: Change, error: str) -> list[ClusterAction]:
         if not isinstance(change, Admission):
@@ -208,7 +246,8 @@ class PendingChanges:
         """A member answered an offer: steps 3 and 4."""
         rounds = self._state.membership.next_rounds
         rounds[node] = max(rounds.get(node, 0), answer.next_round)
-        if self.offer is None or self.offer.node != node or self.offer.record.digest != answer.digest:
+        offer = self._state.offer
+        if offer is None or offer.node != node or offer.record.digest != answer.digest:
             return []
         if answer.accepted:
             return self.settle(answer.number, answer.digest)
@@ -218,18 +257,22 @@ class PendingChanges:
 
     def settle(self, number: int, digest: str) -> list[ClusterAction]:
         """A member knows the record on offer. It is part of the plan, and the nodes that join by it are welcome."""
-        offer, state = self.offer, self._state
+        state, offer = self._state, self._state.offer
         if offer is None or state.plan is None or digest != offer.record.digest:
             return []
-        self.offer, self._margin = None, _FIRST_MARGIN
+        state.offer, self._margin = None, _FIRST_MARGIN
         if state.plan.latest.number < number:
             state.plan = state.plan.extend(offer.record)
         start = offer.record.start
+        state.requested = self._requested(offer.changes, start)
         actions: list[ClusterAction] = [state.persist()]
         for change in offer.changes:
             match change:
-                case Rotate() | Stop():
-                    actions.append(Reply(change.request_id, start))
+                case Rotate(request_id):
+                    replaces = self._replaced.pop(request_id, "")
+                    actions.append(Reply(request_id, start, replaces=replaces, difference=state.difference))
+                case Stop(request_id):
+                    actions.append(Reply(request_id, start))
                 case Admission(node, process):
                     if state.membership.admit(node, process, start):
                         actions.append(Send(node, Welcome(state.plan, start)))
@@ -239,13 +282,30 @@ class PendingChanges:
 
     def take_back_offer(self) -> None:
         """No node that lives has the record on offer: its changes are requested again, before all others."""
-        if self.offer is not None:
-            self._queue, self.offer = [*self.offer.changes, *self._queue], None
+        state = self._state
+        if state.offer is not None:
+            state.queue, state.offer = [*state.offer.changes, *state.queue], None
 
     def expire(self, why: str) -> list[ClusterAction]:
         """Forget all changes. Those that requested them get the reason."""
-        coming, self._queue, self.offer = self._coming, [], None
-        return [a for c in coming if not isinstance(c, Admission) for a in _refused(c, why) if not _unrequested(c)]
+        coming, self._state.queue, self._state.offer = self._state.coming, [], None
+        return [a for c in coming if not isinstance(c, Admission) for a in _refused(c, why)]
+
+    def keep_rotations(self, why: str) -> list[ClusterAction]:
+        """Forget all changes but the rotations, which stay in the queue."""
+        rotations: list[Change] = [c for c in self._state.coming if isinstance(c, Rotate)]
+        self._state.queue = [c for c in self._state.coming if not isinstance(c, Rotate)]
+        self._state.offer = None
+        expired = self.expire(why)
+        self._state.queue = rotations
+        return expired
+
+    def fetched(self, node: str) -> list[ClusterAction]:
+        """A newcomer has the model: admit it."""
+        membership = self._state.membership
+        if node in membership.newcomers and node in membership.sponsored:
+            self._state.queue.append(Admission(node, membership.newcomers[node].process))
+        return []
 
 
 def missing(state: ClusterState) -> int:
@@ -253,17 +313,12 @@ def missing(state: ClusterState) -> int:
     return 0 if state.plan else max(0, state.run_spec.nodes - len(state.membership.present))
 
 
-def pending_rotation(plan: Plan, after: int) -> Rotate | None:
-    """The last rotation of a plan that begins after a round, to be requested again when all resume from that round."""
-    promised = [r.schedule for r in plan.records if r.start > after and r.schedule.origin == r.start]
-    return Rotate(UNREQUESTED, promised[-1].graphs, Period(promised[-1].every)) if promised else None
-
-
-def _unrequested(change: Rotate | Stop | Departure) -> bool:
+def _answered(change: Change) -> bool:
+    """Whether no operator waits for a reply to it."""
     return isinstance(change, Rotate | Stop) and change.request_id == UNREQUESTED
 
 
 def _refused(change: Rotate | Stop | Departure, error: str) -> list[ClusterAction]:
     if isinstance(change, Departure):
         return [Send(change.node, LeaveRefused(error))]
-    return [Reply(change.request_id, None, error)]
+    return [Reply(change.request_id, None, f"{describe(change)}: {error}" if _answered(change) else error)]

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from edgenode.core.names import RULE, is_name
-from edgenode.core.topology.graph import Digraph, GraphSpec
+from edgenode.core.topology.graph import Digraph
 from edgenode.core.topology.period import NO_DATA, Epoch
 from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule_json import name, schedule_from_json, schedule_json, text, whole
 from edgenode.errors import GraphError, RemoteProtocolError
 
 _MAX_PERIOD = 1 << 20
@@ -101,14 +101,14 @@ class Record:
         return json.dumps(_plain(self), sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Record:
+    def from_json(cls, canonical: str | bytes) -> Record:
         """The inverse of ``to_json``.
 
         Raises:
             RemoteProtocolError: the text is not a record.
         """
         try:
-            return _record(json.loads(text))
+            return _record(json.loads(canonical))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, GraphError) as exc:
             raise RemoteProtocolError(f"malformed plan record: {exc}") from exc
 
@@ -235,7 +235,6 @@ def reach(plan: Plan, origin: str, first_round: int) -> int:
 
 
 def _plain(record: Record) -> dict[str, Any]:
-    schedule = record.schedule
     return {
         "cluster": record.cluster,
         "number": record.number,
@@ -246,61 +245,25 @@ def _plain(record: Record) -> dict[str, Any]:
         "heirs": [list(pair) for pair in record.handoffs],
         "cut": [list(pair) for pair in record.evictions],
         "members": [[m.node, m.incarnation, m.address] for m in record.members],
-        "schedule": {
-            "graphs": [s.plain() for s in schedule.graphs],
-            "every": schedule.every,
-            "origin": schedule.origin,
-            "last": None if schedule.last is None else schedule.last.plain(),
-            "last_from": schedule.last_from,
-        },
+        "schedule": schedule_json(record.schedule),
         **({"epoch": [record.epoch.samples, record.epoch.rounds]} if record.epoch != NO_DATA else {}),
     }
 
 
-def _spec(plain: list[Any]) -> GraphSpec:
-    name, edges = plain
-    return GraphSpec(_text(name), None if edges is None else tuple((_name(a), _name(b)) for a, b in edges))
-
-
 def _record(plain: dict[str, Any]) -> Record:
-    schedule = plain["schedule"]
     return Record(
-        cluster=_name(plain["cluster"]),
-        number=_whole(plain["number"]),
-        parent=_text(plain["parent"]),
-        start=_whole(plain["start"]),
-        end=None if plain["end"] is None else _whole(plain["end"]),
-        term=_whole(plain["term"]),
-        handoffs=tuple((_name(leaver), _name(handoff_to)) for leaver, handoff_to in plain["heirs"]),
-        evictions=tuple((_name(node), _whole(last)) for node, last in plain["cut"]),
-        members=tuple(Member(_name(n), _whole(i), _text(a)) for n, i, a in plain["members"]),
-        schedule=Schedule(
-            graphs=tuple(_spec(s) for s in schedule["graphs"]),
-            every=_whole(schedule["every"]),
-            origin=_whole(schedule["origin"]),
-            last=None if schedule["last"] is None else _spec(schedule["last"]),
-            last_from=_whole(schedule["last_from"]),
-        ),
-        epoch=Epoch(*map(_whole, plain.get("epoch", (0, 1)))),
+        cluster=name(plain["cluster"]),
+        number=whole(plain["number"]),
+        parent=text(plain["parent"]),
+        start=whole(plain["start"]),
+        end=None if plain["end"] is None else whole(plain["end"]),
+        term=whole(plain["term"]),
+        handoffs=tuple((name(leaver), name(handoff_to)) for leaver, handoff_to in plain["heirs"]),
+        evictions=tuple((name(node), whole(last)) for node, last in plain["cut"]),
+        members=tuple(Member(name(n), whole(i), text(a)) for n, i, a in plain["members"]),
+        schedule=schedule_from_json(plain["schedule"]),
+        epoch=Epoch(*map(whole, plain.get("epoch", (0, 1)))),
     )
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected text, got {value!r}")
-    return value
-
-
-def _name(value: object) -> str:
-    if not is_name(_text(value)):
-        raise ValueError(f"{ascii(value)[:80]} is not a name: it must be {RULE}")
-    return _text(value)
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int:
-        raise TypeError(f"expected a whole number, got {value!r}")
-    return value
 
 
 def create_plan(cluster: str, members: Iterable[Member], schedule: Schedule, epoch: Epoch = NO_DATA) -> Plan:
@@ -313,6 +276,7 @@ def restore_plan(
     members: Iterable[Member],
     offers: Mapping[str, tuple[frozenset[int], Plan]],
     least: int | None = None,
+    schedule_for: Callable[[int, tuple[str, ...]], Schedule] | None = None,
 ) -> tuple[Plan, int]:
     """How a stopped run resumes: its plan plus one record, from the newest round that most members have saved.
 
@@ -321,6 +285,7 @@ def restore_plan(
         members: the nodes that are back, with the incarnations and addresses they have now.
         offers: per node, the rounds of its checkpoints, and the plan in the newest of them.
         least: how many members of that round are enough, if they are at least half; None means all of them.
+        schedule_for: (round, members) -> the schedule from there on; None keeps the one that was in force.
 
     Raises:
         GraphError: too few of the members have a round in common.
@@ -344,7 +309,7 @@ def restore_plan(
         end=None,
         handoffs=(),
         evictions=(),
-        schedule=in_force.schedule.over(tuple(m.node for m in here)),
+        schedule=schedule_for(start, tuple(m.node for m in here)) if schedule_for else in_force.schedule,
         members=here,
     )
     return Plan((record,)), start

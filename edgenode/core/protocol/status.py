@@ -113,6 +113,21 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingChange:
+    """A change that is requested and not part of the plan yet.
+
+    Attributes:
+        change: in a few words.
+        waits_for: what has to happen first, as in "after ...".
+        earliest: no earlier round is possible.
+    """
+
+    change: str
+    waits_for: str
+    earliest: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """A run as the controller reports it.
 
@@ -131,6 +146,9 @@ class ClusterStatus:
         departed_payload_bytes: payload of the pushes of nodes that are no longer listed in ``nodes``.
         departed_dense_bytes: the size of those pushes as uncompressed float32.
         time_left_s: estimate of the time to the end of the run; None while it is unknown or paused.
+        requested: the names of the graphs that an operator requested last, or of the first ones.
+        difference: what the plan uses in place of the requested graphs, and why; empty if nothing.
+        pending: the changes that are not part of the plan yet.
     """
 
     cluster: str
@@ -150,6 +168,9 @@ class ClusterStatus:
     departed_payload_bytes: int = 0
     departed_dense_bytes: int = 0
     time_left_s: float | None = None
+    requested: str = ""
+    difference: str = ""
+    pending: tuple[PendingChange, ...] = ()
 
     @property
     def round(self) -> int:

@@ -56,6 +56,16 @@ class Schedule:
         if self.every < 1:
             raise GraphError(f"a schedule must use each graph for 1 or more rounds, not {self.every}")
 
+    @property
+    def name(self) -> str:
+        """The names of its graphs, as an operator lists them."""
+        return "+".join(spec.name for spec in self.graphs)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The nodes that its lists of edges name. Presets name none."""
+        return frozenset(end for spec in self.graphs for edge in spec.edges or () for end in edge)
+
     def spec(self, t: int) -> GraphSpec:
         """The named graph in force at a round."""
         if self.last is not None and t >= self.last_from:
@@ -77,19 +87,6 @@ class Schedule:
         if len(set(self.graphs)) > 1:
             ahead.append(t + self.every - (t - self.origin) % self.every)
         return min(ahead, default=None)
-
-    def over(self, members: tuple[str, ...]) -> Schedule:
-        """The schedule over other members.
-
-        Presets adapt to any members. A list of edges loses those of absent members. If the rest is not connected, the
-        schedule becomes a ring.
-        """
-        try:
-            adapted = replace(self, graphs=tuple(spec.among(members) for spec in self.graphs))
-            adapted.check(members)
-        except GraphError:
-            adapted = replace(self, graphs=(GraphSpec("a"),), every=1)
-        return adapted
 
     def check(self, members: tuple[str, ...]) -> None:
         """Refuse a schedule that cannot carry a run over these members.

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from edgenode.net.proto import control_pb2 as edgenode_dot_v1_dot_control__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65\x64genode/v1/operator.proto\x12\x0b\x65\x64genode.v1\x1a\x19\x65\x64genode/v1/control.proto\"\x0f\n\rStatusRequest\"<\n\x0eStatusResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.edgenode.v1.ClusterStatus\"\x0e\n\x0cWatchRequest\";\n\rWatchResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.edgenode.v1.ClusterStatus\"\xd1\x03\n\rClusterStatus\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07missing\x18\x02 \x01(\x04\x12\x0f\n\x07records\x18\x03 \x03(\x0c\x12&\n\x05nodes\x18\x04 \x03(\x0b\x32\x17.edgenode.v1.NodeStatus\x12\x18\n\x10rounds_per_epoch\x18\x05 \x01(\x04\x12+\n\nleadership\x18\x06 \x01(\x0b\x32\x17.edgenode.v1.Leadership\x12\x13\n\x0bunix_time_s\x18\x07 \x01(\x01\x12\x0e\n\x06paused\x18\n \x01(\x08\x12\x10\n\x08\x65victing\x18\x08 \x03(\t\x12\x0f\n\x07\x61waited\x18\t \x03(\t\x12\x1f\n\x12\x63onsensus_distance\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x63onsensus_round\x18\x0c \x01(\x04\x12\x0c\n\x04page\x18\r \x01(\t\x12\x0f\n\x07reached\x18\x0e \x01(\x04\x12\x1e\n\x16\x64\x65parted_payload_bytes\x18\x0f \x01(\x04\x12\x1c\n\x14\x64\x65parted_dense_bytes\x18\x10 \x01(\x04\x12\x18\n\x0btime_left_s\x18\x11 \x01(\x01H\x01\x88\x01\x01\x42\x15\n\x13_consensus_distanceB\x0e\n\x0c_time_left_s\"\xa2\x01\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\x13\n\x0blast_seen_s\x18\x04 \x01(\x01\x12\'\n\x08progress\x18\x05 \x01(\x0b\x32\x15.edgenode.v1.Progress\x12\x10\n\x08holds_up\x18\x06 \x03(\t\x12\x12\n\nholds_up_s\x18\x07 \x01(\x01\"R\n\rRotateRequest\x12\"\n\x06graphs\x18\x01 \x03(\x0b\x32\x12.edgenode.v1.Graph\x12\r\n\x05\x65very\x18\x02 \x01(\x04\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x08\"7\n\x05Graph\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x11.edgenode.v1.Edge\"(\n\x04\x45\x64ge\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\"\x1f\n\x0eRotateResponse\x12\r\n\x05start\x18\x01 \x01(\x04\"\r\n\x0bStopRequest\"\x1d\n\x0cStopResponse\x12\r\n\x05start\x18\x01 \x01(\x04\"\x0e\n\x0cPauseRequest\"\x1e\n\rPauseResponse\x12\r\n\x05round\x18\x01 \x01(\x04\"\x0f\n\rResumeRequest\"\x1f\n\x0eResumeResponse\x12\r\n\x05round\x18\x01 \x01(\x04\"+\n\x0c\x45victRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x1e\n\rEvictResponse\x12\r\n\x05start\x18\x01 \x01(\x04\x32\xd9\x03\n\x0fOperatorService\x12\x41\n\x06Status\x12\x1a.edgenode.v1.StatusRequest\x1a\x1b.edgenode.v1.StatusResponse\x12@\n\x05Watch\x12\x19.edgenode.v1.WatchRequest\x1a\x1a.edgenode.v1.WatchResponse0\x01\x12\x41\n\x06Rotate\x12\x1a.edgenode.v1.RotateRequest\x1a\x1b.edgenode.v1.RotateResponse\x12;\n\x04Stop\x12\x18.edgenode.v1.StopRequest\x1a\x19.edgenode.v1.StopResponse\x12>\n\x05Pause\x12\x19.edgenode.v1.PauseRequest\x1a\x1a.edgenode.v1.PauseResponse\x12\x41\n\x06Resume\x12\x1a.edgenode.v1.ResumeRequest\x1a\x1b.edgenode.v1.ResumeResponse\x12>\n\x05\x45vict\x12\x19.edgenode.v1.EvictRequest\x1a\x1a.edgenode.v1.EvictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65\x64genode/v1/operator.proto\x12\x0b\x65\x64genode.v1\x1a\x19\x65\x64genode/v1/control.proto\"\x0f\n\rStatusRequest\"<\n\x0eStatusResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.edgenode.v1.ClusterStatus\"\x0e\n\x0cWatchRequest\";\n\rWatchResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.edgenode.v1.ClusterStatus\"\xa5\x04\n\rClusterStatus\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07missing\x18\x02 \x01(\x04\x12\x0f\n\x07records\x18\x03 \x03(\x0c\x12&\n\x05nodes\x18\x04 \x03(\x0b\x32\x17.edgenode.v1.NodeStatus\x12\x18\n\x10rounds_per_epoch\x18\x05 \x01(\x04\x12+\n\nleadership\x18\x06 \x01(\x0b\x32\x17.edgenode.v1.Leadership\x12\x13\n\x0bunix_time_s\x18\x07 \x01(\x01\x12\x0e\n\x06paused\x18\n \x01(\x08\x12\x10\n\x08\x65victing\x18\x08 \x03(\t\x12\x0f\n\x07\x61waited\x18\t \x03(\t\x12\x1f\n\x12\x63onsensus_distance\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x63onsensus_round\x18\x0c \x01(\x04\x12\x0c\n\x04page\x18\r \x01(\t\x12\x0f\n\x07reached\x18\x0e \x01(\x04\x12\x1e\n\x16\x64\x65parted_payload_bytes\x18\x0f \x01(\x04\x12\x1c\n\x14\x64\x65parted_dense_bytes\x18\x10 \x01(\x04\x12\x18\n\x0btime_left_s\x18\x11 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\trequested\x18\x12 \x01(\t\x12\x12\n\ndifference\x18\x13 \x01(\t\x12+\n\x07pending\x18\x14 \x03(\x0b\x32\x1a.edgenode.v1.PendingChangeB\x15\n\x13_consensus_distanceB\x0e\n\x0c_time_left_s\"D\n\rPendingChange\x12\x0e\n\x06\x63hange\x18\x01 \x01(\t\x12#\n\x06queued\x18\x02 \x01(\x0b\x32\x13.edgenode.v1.Queued\"-\n\x06Queued\x12\x11\n\twaits_for\x18\x01 \x01(\t\x12\x10\n\x08\x65\x61rliest\x18\x02 \x01(\x04\"\xa2\x01\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\x13\n\x0blast_seen_s\x18\x04 \x01(\x01\x12\'\n\x08progress\x18\x05 \x01(\x0b\x32\x15.edgenode.v1.Progress\x12\x10\n\x08holds_up\x18\x06 \x03(\t\x12\x12\n\nholds_up_s\x18\x07 \x01(\x01\"e\n\rRotateRequest\x12\"\n\x06graphs\x18\x01 \x03(\x0b\x32\x12.edgenode.v1.Graph\x12\r\n\x05\x65very\x18\x02 \x01(\x04\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x08\x12\x11\n\tmay_queue\x18\x04 \x01(\x08\"7\n\x05Graph\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x11.edgenode.v1.Edge\"(\n\x04\x45\x64ge\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\"j\n\x0eRotateResponse\x12\r\n\x05start\x18\x01 \x01(\x04\x12#\n\x06queued\x18\x02 \x01(\x0b\x32\x13.edgenode.v1.Queued\x12\x10\n\x08replaces\x18\x03 \x01(\t\x12\x12\n\ndifference\x18\x04 \x01(\t\" \n\x0bStopRequest\x12\x11\n\tmay_queue\x18\x01 \x01(\x08\"B\n\x0cStopResponse\x12\r\n\x05start\x18\x01 \x01(\x04\x12#\n\x06queued\x18\x02 \x01(\x0b\x32\x13.edgenode.v1.Queued\"\x0e\n\x0cPauseRequest\"\x1e\n\rPauseResponse\x12\r\n\x05round\x18\x01 \x01(\x04\"\x0f\n\rResumeRequest\"\x1f\n\x0eResumeResponse\x12\r\n\x05round\x18\x01 \x01(\x04\"+\n\x0c\x45victRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"2\n\rEvictResponse\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x12\n\ndifference\x18\x02 \x01(\t2\xd9\x03\n\x0fOperatorService\x12\x41\n\x06Status\x12\x1a.edgenode.v1.StatusRequest\x1a\x1b.edgenode.v1.StatusResponse\x12@\n\x05Watch\x12\x19.edgenode.v1.WatchRequest\x1a\x1a.edgenode.v1.WatchResponse0\x01\x12\x41\n\x06Rotate\x12\x1a.edgenode.v1.RotateRequest\x1a\x1b.edgenode.v1.RotateResponse\x12;\n\x04Stop\x12\x18.edgenode.v1.StopRequest\x1a\x19.edgenode.v1.StopResponse\x12>\n\x05Pause\x12\x19.edgenode.v1.PauseRequest\x1a\x1a.edgenode.v1.PauseResponse\x12\x41\n\x06Resume\x12\x1a.edgenode.v1.ResumeRequest\x1a\x1b.edgenode.v1.ResumeResponse\x12>\n\x05\x45vict\x12\x19.edgenode.v1.EvictRequest\x1a\x1a.edgenode.v1.EvictResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,33 +41,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHRESPONSE']._serialized_start=165
   _globals['_WATCHRESPONSE']._serialized_end=224
   _globals['_CLUSTERSTATUS']._serialized_start=227
-  _globals['_CLUSTERSTATUS']._serialized_end=692
-  _globals['_NODESTATUS']._serialized_start=695
-  _globals['_NODESTATUS']._serialized_end=857
-  _globals['_ROTATEREQUEST']._serialized_start=859
-  _globals['_ROTATEREQUEST']._serialized_end=941
-  _globals['_GRAPH']._serialized_start=943
-  _globals['_GRAPH']._serialized_end=998
-  _globals['_EDGE']._serialized_start=1000
-  _globals['_EDGE']._serialized_end=1040
-  _globals['_ROTATERESPONSE']._serialized_start=1042
-  _globals['_ROTATERESPONSE']._serialized_end=1073
-  _globals['_STOPREQUEST']._serialized_start=1075
-  _globals['_STOPREQUEST']._serialized_end=1088
-  _globals['_STOPRESPONSE']._serialized_start=1090
-  _globals['_STOPRESPONSE']._serialized_end=1119
-  _globals['_PAUSEREQUEST']._serialized_start=1121
-  _globals['_PAUSEREQUEST']._serialized_end=1135
-  _globals['_PAUSERESPONSE']._serialized_start=1137
-  _globals['_PAUSERESPONSE']._serialized_end=1167
-  _globals['_RESUMEREQUEST']._serialized_start=1169
-  _globals['_RESUMEREQUEST']._serialized_end=1184
-  _globals['_RESUMERESPONSE']._serialized_start=1186
-  _globals['_RESUMERESPONSE']._serialized_end=1217
-  _globals['_EVICTREQUEST']._serialized_start=1219
-  _globals['_EVICTREQUEST']._serialized_end=1262
-  _globals['_EVICTRESPONSE']._serialized_start=1264
-  _globals['_EVICTRESPONSE']._serialized_end=1294
-  _globals['_OPERATORSERVICE']._serialized_start=1297
-  _globals['_OPERATORSERVICE']._serialized_end=1770
+  _globals['_CLUSTERSTATUS']._serialized_end=776
+  _globals['_PENDINGCHANGE']._serialized_start=778
+  _globals['_PENDINGCHANGE']._serialized_end=846
+  _globals['_QUEUED']._serialized_start=848
+  _globals['_QUEUED']._serialized_end=893
+  _globals['_NODESTATUS']._serialized_start=896
+  _globals['_NODESTATUS']._serialized_end=1058
+  _globals['_ROTATEREQUEST']._serialized_start=1060
+  _globals['_ROTATEREQUEST']._serialized_end=1161
+  _globals['_GRAPH']._serialized_start=1163
+  _globals['_GRAPH']._serialized_end=1218
+  _globals['_EDGE']._serialized_start=1220
+  _globals['_EDGE']._serialized_end=1260
+  _globals['_ROTATERESPONSE']._serialized_start=1262
+  _globals['_ROTATERESPONSE']._serialized_end=1368
+  _globals['_STOPREQUEST']._serialized_start=1370
+  _globals['_STOPREQUEST']._serialized_end=1402
+  _globals['_STOPRESPONSE']._serialized_start=1404
+  _globals['_STOPRESPONSE']._serialized_end=1470
+  _globals['_PAUSEREQUEST']._serialized_start=1472
+  _globals['_PAUSEREQUEST']._serialized_end=1486
+  _globals['_PAUSERESPONSE']._serialized_start=1488
+  _globals['_PAUSERESPONSE']._serialized_end=1518
+  _globals['_RESUMEREQUEST']._serialized_start=1520
+  _globals['_RESUMEREQUEST']._serialized_end=1535
+  _globals['_RESUMERESPONSE']._serialized_start=1537
+  _globals['_RESUMERESPONSE']._serialized_end=1568
+  _globals['_EVICTREQUEST']._serialized_start=1570
+  _globals['_EVICTREQUEST']._serialized_end=1613
+  _globals['_EVICTRESPONSE']._serialized_start=1615
+  _globals['_EVICTRESPONSE']._serialized_end=1665
+  _globals['_OPERATORSERVICE']._serialized_start=1668
+  _globals['_OPERATORSERVICE']._serialized_end=2141
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ class WatchResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[ClusterStatus, _Mapping]] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "leadership", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page", "reached", "departed_payload_bytes", "departed_dense_bytes", "time_left_s")
+    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "leadership", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page", "reached", "departed_payload_bytes", "departed_dense_bytes", "time_left_s", "requested", "difference", "pending")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,9 @@ class ClusterStatus(_message.Message):
     DEPARTED_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEPARTED_DENSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TIME_LEFT_S_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     missing: int
     records: _containers.RepeatedScalarFieldContainer[bytes]
@@ -63,7 +66,26 @@ class ClusterStatus(_message.Message):
     departed_payload_bytes: int
     departed_dense_bytes: int
     time_left_s: float
-    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., leadership: _Optional[_Union[_control_pb2.Leadership, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ..., reached: _Optional[int] = ..., departed_payload_bytes: _Optional[int] = ..., departed_dense_bytes: _Optional[int] = ..., time_left_s: _Optional[float] = ...) -> None: ...
+    requested: str
+    difference: str
+    pending: _containers.RepeatedCompositeFieldContainer[PendingChange]
+    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., leadership: _Optional[_Union[_control_pb2.Leadership, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ..., reached: _Optional[int] = ..., departed_payload_bytes: _Optional[int] = ..., departed_dense_bytes: _Optional[int] = ..., time_left_s: _Optional[float] = ..., requested: _Optional[str] = ..., difference: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingChange, _Mapping]]] = ...) -> None: ...
+
+class PendingChange(_message.Message):
+    __slots__ = ("change", "queued")
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    change: str
+    queued: Queued
+    def __init__(self, change: _Optional[str] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ...) -> None: ...
+
+class Queued(_message.Message):
+    __slots__ = ("waits_for", "earliest")
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
+    EARLIEST_FIELD_NUMBER: _ClassVar[int]
+    waits_for: str
+    earliest: int
+    def __init__(self, waits_for: _Optional[str] = ..., earliest: _Optional[int] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
     __slots__ = ("node", "address", "connected", "last_seen_s", "progress", "holds_up", "holds_up_s")
@@ -84,14 +106,16 @@ class NodeStatus(_message.Message):
     def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., connected: _Optional[bool] = ..., last_seen_s: _Optional[float] = ..., progress: _Optional[_Union[_control_pb2.Progress, _Mapping]] = ..., holds_up: _Optional[_Iterable[str]] = ..., holds_up_s: _Optional[float] = ...) -> None: ...
 
 class RotateRequest(_message.Message):
-    __slots__ = ("graphs", "every", "epochs")
+    __slots__ = ("graphs", "every", "epochs", "may_queue")
     GRAPHS_FIELD_NUMBER: _ClassVar[int]
     EVERY_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    MAY_QUEUE_FIELD_NUMBER: _ClassVar[int]
     graphs: _containers.RepeatedCompositeFieldContainer[Graph]
     every: int
     epochs: bool
-    def __init__(self, graphs: _Optional[_Iterable[_Union[Graph, _Mapping]]] = ..., every: _Optional[int] = ..., epochs: _Optional[bool] = ...) -> None: ...
+    may_queue: bool
+    def __init__(self, graphs: _Optional[_Iterable[_Union[Graph, _Mapping]]] = ..., every: _Optional[int] = ..., epochs: _Optional[bool] = ..., may_queue: _Optional[bool] = ...) -> None: ...
 
 class Graph(_message.Message):
     __slots__ = ("name", "edges")
@@ -110,20 +134,30 @@ class Edge(_message.Message):
     def __init__(self, sender: _Optional[str] = ..., receiver: _Optional[str] = ...) -> None: ...
 
 class RotateResponse(_message.Message):
-    __slots__ = ("start",)
+    __slots__ = ("start", "queued", "replaces", "difference")
     START_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    REPLACES_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     start: int
-    def __init__(self, start: _Optional[int] = ...) -> None: ...
+    queued: Queued
+    replaces: str
+    difference: str
+    def __init__(self, start: _Optional[int] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., replaces: _Optional[str] = ..., difference: _Optional[str] = ...) -> None: ...
 
 class StopRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("may_queue",)
+    MAY_QUEUE_FIELD_NUMBER: _ClassVar[int]
+    may_queue: bool
+    def __init__(self, may_queue: _Optional[bool] = ...) -> None: ...
 
 class StopResponse(_message.Message):
-    __slots__ = ("start",)
+    __slots__ = ("start", "queued")
     START_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
     start: int
-    def __init__(self, start: _Optional[int] = ...) -> None: ...
+    queued: Queued
+    def __init__(self, start: _Optional[int] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
     __slots__ = ()
@@ -154,7 +188,9 @@ class EvictRequest(_message.Message):
     def __init__(self, node: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class EvictResponse(_message.Message):
-    __slots__ = ("start",)
+    __slots__ = ("start", "difference")
     START_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     start: int
-    def __init__(self, start: _Optional[int] = ...) -> None: ...
+    difference: str
+    def __init__(self, start: _Optional[int] = ..., difference: _Optional[str] = ...) -> None: ...

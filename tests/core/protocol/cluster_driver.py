@@ -86,7 +86,7 @@ def answer(cluster: QuietCluster, offer: Sent, accepted: bool, next_round: int) 
 
 
 def persisted(cluster: QuietCluster) -> Persist:
-    return Persist(cluster.term, cluster._state.ballot, the_plan(cluster))
+    return cluster._state.persist()
 
 
 def kinds(actions: list[ClusterAction]) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from edgenode.core.protocol.events import (
+    UNREQUESTED,
     Disconnected,
     Evict,
-    Persist,
     Reply,
     Rotate,
     Send,
@@ -49,7 +49,7 @@ def test_run_is_created_when_the_last_node_connects() -> None:
     assert cluster.missing() == 1
     welcomes = cluster.handle(join("n1"))
     plan = the_plan(cluster)
-    assert welcomes == [Persist(0, 0, plan), *(Send(name, Welcome(plan, 0)) for name in node_names(3))]
+    assert welcomes == [persisted(cluster), *(Send(name, Welcome(plan, 0)) for name in node_names(3))]
     assert [(m.node, m.address) for m in plan.latest.members] == [(n, f"{n}.local:1") for n in node_names(3)]
     assert cluster.missing() == 0
 
@@ -92,7 +92,7 @@ def test_run_resumes_from_the_newest_round_that_all_have_saved() -> None:
     cluster.handle(join("n0", saved=frozenset({0, 20, 40}), plan=old))
     welcomes = cluster.handle(join("n1", saved=frozenset({20, 0}), plan=old, address="moved:7"))
     plan = the_plan(cluster)
-    assert welcomes == [Persist(0, 0, plan), *(Send(name, Welcome(plan, 20)) for name in node_names(2))]
+    assert welcomes == [persisted(cluster), *(Send(name, Welcome(plan, 20)) for name in node_names(2))]
     assert (plan.latest.number, plan.latest.parent, plan.latest.start) == (1, old.latest.digest, 20)
     assert plan.latest.members[1].address == "moved:7"
 
@@ -198,7 +198,7 @@ def test_rotation_not_in_force_at_the_resume_is_requested_again() -> None:
     assert the_plan(again).latest.schedule.graphs == (B, C)
 
 
-def test_requests_expire_when_all_members_went_down() -> None:
+def test_stop_and_eviction_expire_when_all_members_went_down() -> None:
     cluster = a_started_cluster(2)
     plan = the_plan(cluster)
     cluster.handle(Rotate(1, (B,), Period(1)))
@@ -208,7 +208,24 @@ def test_requests_expire_when_all_members_went_down() -> None:
         cluster.handle(Disconnected(name))
     cluster.handle(join("n0", process="2", saved=frozenset({0}), plan=plan))
     resumed = cluster.handle(join("n1", process="2", saved=frozenset({0}), plan=plan))
-    assert {a.request_id for a in resumed if isinstance(a, Reply) and "went down" in a.error} == {1, 2, 3}
+    errors = {a.request_id: a.error for a in resumed if isinstance(a, Reply)}
+    assert errors == {
+        3: "all members went down before that",
+        UNREQUESTED: "stop of all nodes: all members went down before that",  # its operator knows that it was queued
+    }
+    assert only(Offer, resumed).record.schedule.graphs == (B,)
+
+
+def test_queued_rotation_survives_that_all_members_went_down() -> None:
+    cluster = a_started_cluster(2)
+    answer(cluster, only(Offer, cluster.handle(Rotate(1, (B,), Period(1)))), True, 0)
+    cluster.handle(Rotate(2, (C,), Period(1)))
+    plan = the_plan(cluster)
+    for name in node_names(2):
+        cluster.handle(Disconnected(name))
+    cluster.handle(join("n0", process="2", saved=frozenset({0}), plan=plan))
+    resumed = cluster.handle(join("n1", process="2", saved=frozenset({0}), plan=plan))
+    assert only(Offer, resumed).record.schedule.graphs == (C,)  # and it replaces b, which was not in force
 
 
 def test_members_that_died_at_the_end_resume_if_they_are_enough() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import (
+    UNREQUESTED,
     Disconnected,
     Evict,
     Pause,
@@ -208,7 +209,7 @@ def test_recovering_controller_offers_nothing_before_all_reports() -> None:
     cluster = QuietCluster(a_run_spec(2), recover=True)
     cluster.handle(reconnect("n1", plan))
     progress(cluster, "n1", 8)
-    assert cluster.handle(Rotate(1, (B,), Period(1))) == []
+    assert only(Reply, cluster.handle(Rotate(1, (B,), Period(1)))).waits_for == "a report of n0"
     assert cluster.handle(reconnect("n0", newer)) == [persisted(cluster)]
     progress(cluster, "n1", 30)
     offer = only(Offer, progress(cluster, "n0", 31))
@@ -309,17 +310,17 @@ def test_recovered_run_is_not_paused() -> None:
     assert not hello.paused
 
 
-def test_paused_run_takes_changes_and_a_stop_ends_the_pause() -> None:
+def test_stop_ends_a_pause_and_takes_the_queued_rotation_along() -> None:
+    """A run that is started again after the stop uses the graph that was requested."""
     cluster = a_started_cluster(2)
     cluster.handle(Pause(0))
-    offer = only(Offer, cluster.handle(Rotate(1, (B,), Period(1))))
-    assert only(Reply, answer(cluster, offer, True, 0)) == Reply(1, offer.record.start)
-    progress(cluster, "n0", offer.record.start)
-    progress(cluster, "n1", offer.record.start)
+    cluster.handle(Rotate(1, (B,), Period(1)))
     assert cluster.paused
     actions = cluster.handle(Stop(2))
-    assert kinds(actions) == ["Persist", "Halt", "Halt", "Offer"]
+    assert kinds(actions) == ["Persist", "Persist", "Halt", "Halt", "Offer"]
     assert not any(a.halted for a in all_of(Halt, actions))
+    record = only(Offer, actions).record
+    assert (record.end, record.schedule.graphs) == (record.start, (B,))
 
 
 def test_impossible_pauses_and_leaves_during_a_pause_are_refused() -> None:
@@ -371,7 +372,11 @@ def test_end_refuses_waiting_newcomers_and_pending_requests() -> None:
     cluster.handle(Rotate(2, (C,), Period(1)))
     assert finish(cluster, "n0") == finish(cluster, "n1") == []
     why = "the run is over: its members completed all 1000 rounds"
-    assert finish(cluster, "n2") == [Send("n4", Refuse(why)), Reply(2, None, why), Reply(1, None, why)]
+    assert finish(cluster, "n2") == [
+        Send("n4", Refuse(why)),
+        Reply(1, None, why),
+        Reply(UNREQUESTED, None, f"graph c: {why}"),  # its operator knows that it was queued
+    ]
     assert answer(cluster, offer, accepted=False, next_round=1000) == []
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from edgenode.core.protocol.events import (
     UNREQUESTED,
+    ClusterAction,
     Disconnected,
     Evict,
-    Persist,
     Reply,
     Reported,
     Rotate,
@@ -17,6 +17,7 @@ from edgenode.core.protocol.orders import (
     EvictionCommitted,
     Fence,
     FenceAnswer,
+    Fetched,
     Leadership,
     Leave,
     Offer,
@@ -127,8 +128,10 @@ def test_member_is_evicted_once_all_survivors_have_promised() -> None:
     cluster = a_started_cluster(3)
     cluster.handle(Disconnected("n2"))
     actions = cluster.handle(Evict(7, "n2"))
+    fenced = persisted(cluster)
+    assert fenced.ballot == 1
     first, second = (Sent(name, Fence(0, 1, frozenset({"n2"}))) for name in node_names(2))
-    assert actions == [Persist(0, 1, the_plan(cluster)), first, second]
+    assert actions == [fenced, first, second]
     assert answer_fence(cluster, first, 11, ("n2", 9)) == []
     committed = answer_fence(cluster, second, 12, ("n2", 10))
     record = the_plan(cluster).latest
@@ -219,6 +222,103 @@ def test_recovering_controller_breaks_no_tie_before_all_reports() -> None:
     cluster.handle(reconnect("n0", plan))
     progress(cluster, "n0", 8)
     assert only(Fence, cluster.handle(Evict(6, "n0"))).node == "n1"
+
+
+# --- the graph of the operator ----------------------------------------------------------------------
+
+MINE = GraphSpec("mine", (("n0", "n1"), ("n1", "n2"), ("n2", "n3"), ("n3", "n0"), ("n2", "n0")))
+
+
+def a_cluster_on_my_graph() -> QuietCluster:
+    cluster = a_started_cluster(4)
+    offer = only(Offer, cluster.handle(Rotate(1, (MINE,), Period(1))))
+    answer(cluster, offer, True, 0)
+    for name in node_names():
+        progress(cluster, name, offer.record.start)
+    return cluster
+
+
+def evict(cluster: QuietCluster, name: str) -> Reply:
+    actions: list[ClusterAction] = []
+    for fence in fences(cluster.handle(Evict(9, name))):
+        actions = answer_fence(cluster, fence, the_plan(cluster).latest.start)
+    reply: Reply = only(Reply, actions)
+    return reply
+
+
+def rejoin(cluster: QuietCluster, name: str) -> None:
+    for other in the_plan(cluster).latest.names:
+        progress(cluster, other, the_plan(cluster).latest.start)
+    cluster.handle(Disconnected(name))
+    cluster.handle(join(name, process="next"))
+    offer = only(Offer, cluster.handle(Reported(name, Fetched())))
+    answer(cluster, offer, True, offer.record.start - 9)
+
+
+def test_rest_of_a_list_of_edges_is_kept_after_an_eviction() -> None:
+    cluster = a_cluster_on_my_graph()
+    reply = evict(cluster, "n3")
+    assert reply.difference == cluster.difference == "graph mine is used without the edges of n3"
+    assert the_plan(cluster).latest.schedule.graphs == (MINE.among(("n0", "n1", "n2")),)
+
+
+def test_unconnected_rest_is_replaced_and_the_reply_says_why() -> None:
+    cluster = a_cluster_on_my_graph()
+    reply = evict(cluster, "n1")
+    assert reply.difference.startswith("graph a is used instead of mine: without n1, mine is not strongly connected")
+    assert the_plan(cluster).latest.schedule.graphs == (A,)
+
+
+def test_requested_graph_returns_with_the_evicted_node() -> None:
+    """A regression: preset a stayed for good."""
+    cluster = a_cluster_on_my_graph()
+    evict(cluster, "n1")
+    rejoin(cluster, "n1")
+    assert the_plan(cluster).latest.schedule.graphs == (MINE,)
+    assert cluster.difference == ""
+
+
+def test_requested_graph_returns_after_two_evictions_and_a_restart() -> None:
+    cluster = a_cluster_on_my_graph()
+    evict(cluster, "n1")
+    evict(cluster, "n3")
+    again = QuietCluster(cluster.run_spec, Leadership(1), persisted(cluster))
+    assert again.difference == cluster.difference != ""
+    for name in ("n0", "n2"):
+        again.handle(reconnect(name, the_plan(cluster)))
+    rejoin(again, "n3")
+    assert again.difference.startswith("graph a is used instead of mine: without n1")
+    rejoin(again, "n1")
+    assert the_plan(again).latest.schedule.graphs == (MINE,)
+
+
+def test_recovering_controller_finds_the_requested_graph_in_the_plan() -> None:
+    cluster = a_cluster_on_my_graph()
+    evict(cluster, "n1")
+    again = QuietCluster(cluster.run_spec, recover=True)
+    for name in ("n0", "n2", "n3"):
+        again.handle(reconnect(name, the_plan(cluster)))
+    assert again.difference == cluster.difference
+    rejoin(again, "n1")
+    assert the_plan(again).latest.schedule.graphs == (MINE,)
+
+
+def test_newcomer_that_the_list_does_not_name_replaces_it_until_it_leaves() -> None:
+    cluster = a_cluster_on_my_graph()
+    rejoin(cluster, "n9")
+    assert cluster.difference == "graph a is used instead of mine: mine has no edge of n9"
+    evict(cluster, "n9")
+    assert (the_plan(cluster).latest.schedule.graphs, cluster.difference) == ((MINE,), "")
+
+
+def test_another_graph_ends_the_request_for_the_first() -> None:
+    cluster = a_cluster_on_my_graph()
+    evict(cluster, "n1")
+    for name in ("n0", "n2", "n3"):
+        progress(cluster, name, the_plan(cluster).latest.start)
+    answer(cluster, only(Offer, cluster.handle(Rotate(2, (B,), Period(1)))), True, the_plan(cluster).latest.start)
+    rejoin(cluster, "n1")
+    assert (the_plan(cluster).latest.schedule.graphs, cluster.difference) == ((B,), "")
 
 
 # --- after an eviction ------------------------------------------------------------------------------

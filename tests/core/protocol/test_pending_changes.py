@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgenode.core.protocol.events import (
+    UNREQUESTED,
     Disconnected,
+    Evict,
+    Pause,
+    Persist,
     Reply,
     Reported,
+    Resume,
     Rotate,
     Send,
     Stop,
 )
 from edgenode.core.protocol.orders import (
     Fetched,
+    Leadership,
     Leave,
     LeaveRefused,
     Offer,
@@ -39,6 +45,7 @@ from tests.core.protocol.cluster_driver import (
     only,
     persisted,
     progress,
+    reconnect,
     the_plan,
 )
 
@@ -68,22 +75,120 @@ def test_graphs_that_break_the_requirements_are_refused() -> None:
     assert isinstance(reply, Reply)
     assert reply.start is None
     assert reply.error.startswith("d-psgd cannot use chord: it is unbalanced")
-    assert kinds(cluster.handle(Rotate(2, (GraphSpec("b"),), Period(1)))) == ["Offer"]
+    assert kinds(cluster.handle(Rotate(2, (GraphSpec("b"),), Period(1)))) == ["Persist", "Offer"]
 
 
 def test_changes_wait_for_the_one_before_and_are_batched() -> None:
-    cluster = a_started_cluster(2)
+    cluster = a_started_cluster(3)
     offer = only(Offer, cluster.handle(Rotate(1, (B,), Period(1))))
-    assert cluster.handle(Rotate(2, (C,), Period(1))) == []
     start = offer.record.start
     assert answer(cluster, offer, True, 1) == [persisted(cluster), Reply(1, start)]
-    assert cluster.handle(Rotate(3, (A,), Period(5, "epochs"))) == []
-    assert progress(cluster, "n0", start) == []
+    queued = cluster.handle(Rotate(2, (A,), Period(5, "epochs")))
+    assert kinds(queued) == ["Persist", "Reply"]
+    assert cluster.handle(Reported("n2", Leave())) == []
+    assert progress(cluster, "n0", start) == progress(cluster, "n2", start) == []
     second = only(Offer, progress(cluster, "n1", start))
-    assert (second.record.number, second.record.schedule.graphs) == (2, (A,))
+    assert (second.record.number, second.record.schedule.graphs, second.record.names) == (2, (A,), ("n0", "n1"))
     assert second.record.schedule.every == 50
-    replies = answer(cluster, second, True, start + 1)
-    assert replies == [persisted(cluster), Reply(2, second.record.start), Reply(3, second.record.start)]
+    assert answer(cluster, second, True, start + 1) == [persisted(cluster), Reply(UNREQUESTED, second.record.start)]
+
+
+# --- queued changes ---------------------------------------------------------------------------------
+
+
+def test_change_behind_another_is_answered_at_once() -> None:
+    cluster = a_started_cluster(2)
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), Period(1))))
+    start = offer.record.start
+    why = f"the change of round {start}"
+    assert only(Reply, cluster.handle(Rotate(2, (C,), Period(1)))) == Reply(2, None, "", why, start + 6)
+    answer(cluster, offer, True, 1)
+    reply = only(Reply, cluster.handle(Stop(3)))
+    assert (reply.request_id, reply.waits_for, reply.earliest) == (3, why, start + 6)
+    assert [(p.change, p.waits_for) for p in cluster.pending()] == [("graph c", why), ("stop of all nodes", why)]
+    progress(cluster, "n0", start)
+    second = only(Offer, progress(cluster, "n1", start))
+    assert second.record.start >= reply.earliest
+    assert [(p.change, p.waits_for) for p in cluster.pending()] == [
+        ("graph c", "the answer of n0"),
+        ("stop of all nodes", "the answer of n0"),
+    ]
+    answer(cluster, second, True, start)
+    assert cluster.pending() == ()
+
+
+def test_newest_queued_rotation_replaces_the_older_and_says_so() -> None:
+    cluster = a_started_cluster(2)
+    answer(cluster, only(Offer, cluster.handle(Rotate(1, (B,), Period(1)))), True, 1)
+    cluster.handle(Rotate(2, (C,), Period(1)))
+    waits = cluster.handle(Rotate(3, (A, C), Period(6, "epochs"), wait=True))
+    assert waits == [Reply(UNREQUESTED, None, "graph c: replaced by graphs a+c, 6ep each"), persisted(cluster)]
+    replaced, _, newest = cluster.handle(Rotate(4, (A,), Period(1)))
+    assert replaced == Reply(3, None, "replaced by graph a")
+    assert isinstance(newest, Reply)
+    assert newest.replaces == "graphs a+c, 6ep each"
+    assert [p.change for p in cluster.pending()] == ["graph a"]
+
+
+def test_rotation_that_waits_is_answered_with_its_round() -> None:
+    cluster = a_started_cluster(2)
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), Period(1))))
+    assert kinds(cluster.handle(Rotate(2, (C,), Period(1), wait=True))) == ["Persist"]
+    answer(cluster, offer, True, 1)
+    progress(cluster, "n0", offer.record.start)
+    second = only(Offer, progress(cluster, "n1", offer.record.start))
+    assert only(Reply, answer(cluster, second, True, 1)) == Reply(2, second.record.start)
+
+
+def test_rotation_of_a_paused_run_waits_for_the_resume() -> None:
+    cluster = a_started_cluster(2)
+    cluster.handle(Pause(0))
+    assert only(Reply, cluster.handle(Rotate(1, (B,), Period(1)))) == Reply(1, None, "", "the run resumes", 6)
+    assert only(Reply, cluster.handle(Rotate(2, (C,), Period(1)))[1:]).replaces == "graph b"
+    resumed = cluster.handle(Resume(3))
+    assert only(Offer, resumed).record.schedule.graphs == (C,)
+
+
+def test_newcomer_is_admitted_to_a_paused_run_without_the_rotation() -> None:
+    cluster = a_started_cluster(2)
+    cluster.handle(Pause(0))
+    cluster.handle(Rotate(1, (B,), Period(1)))
+    cluster.handle(join("n9"))
+    record = only(Offer, cluster.handle(Reported("n9", Fetched()))).record
+    assert (record.names, record.schedule.graphs) == (("n0", "n1", "n9"), (A,))
+    assert [p.change for p in cluster.pending()] == ["n9 joins", "graph b"]
+
+
+def test_change_during_an_eviction_waits_for_it() -> None:
+    cluster = a_started_cluster(3)
+    cluster.handle(Evict(1, "n2"))
+    assert only(Reply, cluster.handle(Rotate(2, (B,), Period(1)))).waits_for == "the eviction of n2"
+
+
+def test_queued_changes_survive_a_restart_of_the_controller() -> None:
+    cluster = a_started_cluster(2)
+    offer = only(Offer, cluster.handle(Rotate(1, (B,), Period(1))))
+    answer(cluster, offer, True, 1)
+    saved = only(Persist, cluster.handle(Rotate(2, (C,), Period(1))))
+    again = QuietCluster(a_run_spec(2), Leadership(1), saved)
+    for name in node_names(2):
+        again.handle(reconnect(name, saved.plan))
+    progress(again, "n0", offer.record.start)
+    assert only(Offer, progress(again, "n1", offer.record.start)).record.schedule.graphs == (C,)
+
+
+def test_change_that_members_know_is_not_offered_again_after_a_restart() -> None:
+    cluster = a_started_cluster(2)
+    persist, offered = cluster.handle(Rotate(1, (B,), Period(1)))
+    assert isinstance(persist, Persist) and isinstance(offered, Send) and isinstance(offered.order, Offer)
+    again = QuietCluster(a_run_spec(2), Leadership(1), persist)
+    again.handle(reconnect("n0", persist.plan.extend(offered.order.record)))
+    assert again.pending() == ()
+    assert again.difference == ""
+    assert the_plan(again).latest.schedule.graphs == (B,)
+
+
+# --- answers to an offer ----------------------------------------------------------------------------
 
 
 def test_report_of_any_member_with_the_record_settles_the_offer() -> None:
@@ -115,7 +220,8 @@ def test_lost_answer_repeats_the_same_offer() -> None:
     cluster = a_started_cluster()
     offer = only(Offer, cluster.handle(Rotate(1, (B,), Period(1))))
     cluster.handle(Disconnected("n0"))
-    assert cluster.handle(Rotate(2, (C,), Period(1))) == []  # no offer to another node, and no other record
+    second = cluster.handle(Rotate(2, (C,), Period(1)))
+    assert kinds(second) == ["Persist", "Reply"]  # no offer to another node, and no other record
     back = join("n0", running=True, plan=the_plan(cluster))
     assert cluster.handle(back) == [offer]
 
@@ -142,7 +248,7 @@ def test_change_waits_for_a_connected_member() -> None:
     cluster = a_started_cluster(2)
     for name in node_names(2):
         cluster.handle(Disconnected(name))
-    assert cluster.handle(Rotate(1, (B,), Period(1))) == []
+    assert only(Reply, cluster.handle(Rotate(1, (B,), Period(1)))).waits_for == "a member connects"
     assert only(Offer, cluster.handle(join("n1", running=True, plan=the_plan(cluster)))).node == "n1"
 
 
@@ -161,11 +267,15 @@ def test_impossible_changes_are_refused_with_the_reason() -> None:
 def test_changes_too_near_the_end_are_refused() -> None:
     cluster = a_started_cluster(2, rounds=20)
     offer = only(Offer, cluster.handle(Rotate(1, (B,), Period(1))))
-    assert cluster.handle(Rotate(2, (C,), Period(1))) == []
-    replies = answer(cluster, offer, False, 20)
-    assert [(r.request_id, r.start, r.error) for r in replies if isinstance(r, Reply)] == [
-        (request_id, None, "too late: the run ends with round 20") for request_id in (1, 2)
+    assert only(Reply, cluster.handle(Rotate(2, (C,), Period(1)))).waits_for
+    replies = [r for r in answer(cluster, offer, False, 20) if isinstance(r, Reply)]
+    assert [(r.request_id, r.start, r.error) for r in replies] == [
+        (1, None, "replaced by graph c"),
+        (UNREQUESTED, None, "graph c: too late: the run ends with round 20"),
     ]
+    for name in node_names(2):
+        progress(cluster, name, 14)
+    assert only(Reply, cluster.handle(Rotate(3, (B,), Period(1)))).error == "too late: the run ends with round 20"
 
 
 def test_stop_is_one_round_for_all_and_no_change_follows_it() -> None:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec, Preset, describe_unreachable, parse_edges
-from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError
 
 FOUR = ("0", "1", "2", "3")
@@ -216,15 +215,3 @@ def test_preset_that_gives_no_graph_is_refused(
     monkeypatch.setitem(PRESETS, "odd", Preset(edges, "of a test"))
     with pytest.raises(GraphError, match=reason):
         GraphSpec("odd").period(("x", "y", "z"))
-
-
-def test_schedule_becomes_a_ring_where_a_preset_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def pairs(n: int) -> list[list[tuple[int, int]]]:
-        if n % 2:
-            raise GraphError("pairs needs an even number of nodes")
-        return [[(i, i ^ 1) for i in range(n)], [(i, (i + 1) % n) for i in range(n)]]
-
-    monkeypatch.setitem(PRESETS, "pairs", Preset(pairs, "of a test"))
-    schedule = Schedule((GraphSpec("pairs"),), every=1)
-    assert schedule.over(members(4)) == schedule
-    assert schedule.over(members(3)).graphs == (GraphSpec("a"),)

@@ -1,0 +1,100 @@
+"""The graceful changes of a plan as values: what is requested, what is on offer, and how both are described and stored.
+
+An operator requests a rotation or a stop, a member its departure. A newcomer that has the model is admitted.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from edgenode.core.protocol.events import UNREQUESTED, Rotate, Stop
+from edgenode.core.protocol.plan import Record
+from edgenode.core.topology.period import Period
+from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule_json import (
+    graphs_from_json,
+    graphs_json,
+    schedule_from_json,
+    schedule_json,
+    text,
+)
+from edgenode.errors import GraphError
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A member hands over what it has, and leaves."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A newcomer has the model and becomes a member, as long as this process waits under its name."""
+
+    node: str
+    process: str
+
+
+Change = Rotate | Stop | Departure | Admission
+
+
+@dataclass(frozen=True)
+class PendingOffer:
+    """A record that was offered to one member and is not known to be accepted."""
+
+    record: Record
+    node: str
+    changes: tuple[Change, ...]
+
+
+def describe(change: Change) -> str:
+    """A change in a few words, for people."""
+    match change:
+        case Rotate(graphs=graphs, period=period):
+            names = "+".join(spec.name for spec in graphs)
+            return f"graph {names}" if len(graphs) == 1 else f"graphs {names}, {period} each"
+        case Stop():
+            return "stop of all nodes"
+        case Departure(node):
+            return f"{node} leaves"
+        case Admission(node):
+            return f"{node} joins"
+    assert_never(change)
+
+
+def requests_to_json(requested: Schedule | None, queued: tuple[Rotate | Stop, ...]) -> str:
+    """What operators requested, as the next controller needs it: no operator waits for a reply to it any more."""
+    value = {
+        "requested": schedule_json(requested) if requested else None,
+        "queued": [_queued_json(change) for change in queued],
+    }
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def requests_from_json(canonical: str) -> tuple[Schedule | None, tuple[Rotate | Stop, ...]]:
+    """The inverse of `requests_to_json`.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        value = json.loads(canonical)
+        requested = value["requested"] and schedule_from_json(value["requested"])
+        return requested, tuple(_queued_from_json(change) for change in value["queued"])
+    except (KeyError, TypeError, AttributeError, GraphError) as exc:
+        raise ValueError(f"malformed requests: {exc}") from exc
+
+
+def _queued_json(change: Rotate | Stop) -> dict[str, Any]:
+    if isinstance(change, Stop):
+        return {}
+    return {"graphs": graphs_json(change.graphs), "every": str(change.period)}
+
+
+def _queued_from_json(value: dict[str, Any]) -> Rotate | Stop:
+    if not value:
+        return Stop(UNREQUESTED)
+    return Rotate(UNREQUESTED, graphs_from_json(value["graphs"]), Period.parse(text(value["every"])))

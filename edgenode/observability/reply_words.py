@@ -1,0 +1,55 @@
+"""A controller's reply to an operator, in the words of the command line and of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgenode.core.protocol.events import Reply
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.observability.status_view import sentence
+
+
+def rotated(graphs: Sequence[GraphSpec], reply: Reply) -> str:
+    """The reply to a change of the graphs."""
+    name = f"graph {'+'.join(spec.name for spec in graphs)}"
+    if reply.start is None:
+        lines = [f"Queued: {name} takes effect {_after(reply)}."]
+    else:
+        lines = [f"{name} takes effect at round {reply.start} at every node"]
+    if reply.replaces:
+        lines.append(f"It replaces {reply.replaces}, which was queued.")
+    return "\n".join([*lines, *_sentence(reply.difference)])
+
+
+def rotated_json(graphs: Sequence[GraphSpec], reply: Reply) -> dict[str, Any]:
+    """The same facts for scripts. ``round`` is null if the change is queued."""
+    return {
+        "graph": "+".join(spec.name for spec in graphs),
+        "round": reply.start,
+        "queued": reply.start is None,
+        "waits_for": reply.waits_for or None,
+        "earliest_round": reply.earliest,
+        "replaces": reply.replaces or None,
+        "difference": reply.difference or None,
+    }
+
+
+def stopped(reply: Reply) -> str:
+    """The reply to a stop."""
+    if reply.start is None:
+        return f"Queued: every node stops {_after(reply)}."
+    return f"every node stops before round {reply.start}; start the nodes again to resume from there"
+
+
+def evicted(node: str, reply: Reply) -> str:
+    """The reply to an eviction."""
+    return "\n".join([f"the run continues without {node} from round {reply.start}", *_sentence(reply.difference)])
+
+
+def _after(reply: Reply) -> str:
+    return f"after {reply.waits_for}, at round {reply.earliest} at the earliest"
+
+
+def _sentence(difference: str) -> list[str]:
+    return [sentence(difference)] if difference else []

@@ -1,0 +1,122 @@
+"""A requested schedule over other members: kept, kept in part, or replaced, and the reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgenode.core.algorithm.d2 import D2
+from edgenode.core.topology.adaptation import Adapted, adapt
+from edgenode.core.topology.graph import PRESETS, GraphSpec, Preset
+from edgenode.core.topology.requirements import Requirements
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import GraphError
+
+ANY = Requirements()
+
+
+def mine(edges: str, name: str = "mine") -> GraphSpec:
+    """An edge list: "01 12" is 0->1, 1->2."""
+    return GraphSpec(name, tuple((pair[0], pair[1]) for pair in edges.split()))
+
+
+def test_list_of_edges_over_all_members_is_used_as_requested() -> None:
+    requested = Schedule((mine("01 12 20"),), every=1)
+    assert adapt(requested, ("0", "1", "2"), ANY) == Adapted(requested)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_fits_any_members(preset: str) -> None:
+    requested = Schedule((GraphSpec(preset),), every=1)
+    for n in range(1, 9):
+        assert adapt(requested, tuple(map(str, range(n))), ANY) == Adapted(requested)
+
+
+def test_connected_rest_of_a_list_is_used_without_the_absent() -> None:
+    requested = Schedule((mine("01 12 20 23 30"),), every=2, origin=7)
+    adapted = adapt(requested, ("0", "1", "2"), ANY)
+    assert adapted.schedule == Schedule((mine("01 12 20"),), every=2, origin=7)
+    assert adapted.difference == "graph mine is used without the edges of 3"
+
+
+def test_unconnected_rest_is_replaced_by_a_ring_with_the_reason() -> None:
+    requested = Schedule((mine("01 12 23 30"),), every=5, origin=7, last=GraphSpec("complete"), last_from=90)
+    adapted = adapt(requested, ("0", "1", "2"), ANY)
+    assert adapted.schedule == Schedule((GraphSpec("a"),), 1, 7, GraphSpec("complete"), 90)
+    assert adapted.difference == (
+        "graph a is used instead of mine: without 3, mine is not strongly connected: no path 1->0, 2->0, 2->1"
+    )
+
+
+def test_newcomer_that_a_list_does_not_name_gets_a_ring() -> None:
+    adapted = adapt(Schedule((mine("01 10"),), every=1), ("0", "1", "9"), ANY)
+    assert adapted.schedule.graphs == (GraphSpec("a"),)
+    assert adapted.difference == "graph a is used instead of mine: mine has no edge of 9"
+
+
+def test_rotation_is_kept_while_its_union_is_connected() -> None:
+    parts = mine("01 12 34", "x"), mine("20 23 40 41", "y")
+    kept = adapt(Schedule(parts, every=3), ("0", "1", "2"), ANY)
+    assert kept.schedule.graphs == (mine("01 12", "x"), mine("20", "y"))
+    assert kept.difference == "graph x+y is used without the edges of 3, 4"
+    assert adapt(Schedule(parts, every=3), ("0", "2", "4"), ANY).schedule.graphs == (GraphSpec("a"),)
+
+
+def test_rest_must_meet_the_requirements_of_the_algorithm() -> None:
+    """A regression: evictions let d-psgd run on an unbalanced graph, and d2 diverge on a ring."""
+    requested = Schedule((mine("01 12 20 03 30 13 31 23 32"),), every=1)
+    without_1 = ("0", "2", "3")
+    assert adapt(requested, without_1, ANY).schedule.graphs == (mine("20 03 30 23 32"),)
+    balanced = adapt(requested, without_1, Requirements("d-psgd", balanced=True))
+    assert balanced.schedule.graphs == (GraphSpec("a"),)
+    assert "without 1, d-psgd cannot use mine: it is unbalanced" in balanced.difference
+    stable = Requirements("d2", balanced=True, averaging_rate=0.5, check_graph=D2.check_graph)
+    assert adapt(requested, without_1, stable).schedule.graphs == (GraphSpec("two-way"),)
+    assert adapt(requested, ("0", "1", "2", "3"), stable).schedule.graphs == (GraphSpec("two-way"),)
+
+
+def test_preset_that_does_not_fit_the_number_of_members_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pairs(n: int) -> list[list[tuple[int, int]]]:
+        if n % 2:
+            raise GraphError("pairs needs an even number of nodes")
+        return [[(i, i ^ 1) for i in range(n)], [(i, (i + 1) % n) for i in range(n)]]
+
+    monkeypatch.setitem(PRESETS, "pairs", Preset(pairs, "of a test"))
+    requested = Schedule((GraphSpec("pairs"),), every=1)
+    assert adapt(requested, ("0", "1", "2", "3"), ANY) == Adapted(requested)
+    adapted = adapt(requested, ("0", "1", "2"), ANY)
+    assert adapted.schedule.graphs == (GraphSpec("a"),)
+    assert adapted.difference == "graph a is used instead of pairs: pairs needs an even number of nodes"
+    gossip = Schedule((GraphSpec("b"),), every=1, last=GraphSpec("pairs"), last_from=9)
+    assert adapt(gossip, ("0", "1"), ANY) == Adapted(gossip)
+    complete = GraphSpec("complete")
+    assert adapt(gossip, ("0", "1", "2"), ANY).schedule == replace(gossip, graphs=(complete,), last=complete)
+
+
+edges = st.sets(st.tuples(st.sampled_from("012345"), st.sampled_from("012345")).filter(lambda e: e[0] != e[1]))
+requirements = st.sampled_from(
+    [ANY, Requirements("d-psgd", balanced=True), Requirements("d2", balanced=True, check_graph=D2.check_graph)]
+)
+
+
+@settings(deadline=None)
+@given(st.lists(edges, min_size=1, max_size=3), st.sets(st.sampled_from("012345"), min_size=1), requirements)
+def test_any_schedule_over_any_members_carries_the_run(
+    lists: list[set[tuple[str, str]]], names: set[str], required: Requirements
+) -> None:
+    members = tuple(sorted(names))
+    requested = Schedule(tuple(GraphSpec(f"g{i}", tuple(sorted(e))) for i, e in enumerate(lists)), every=2)
+    adapted = adapt(requested, members, required)
+    adapted.schedule.check(members)
+    required.check(adapted.schedule, members)
+    assert (adapted.schedule == requested) == (not adapted.difference)
+    try:
+        requested.check(members)
+        required.check(requested, members)
+    except GraphError:
+        assert adapted.difference
+    else:
+        assert adapted.schedule == requested
