@@ -39,6 +39,9 @@ from edgenode.storage.filesystem import default_state_dir
               help="Address of the controller. [default: mdns, or none with --peers]")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
               help="Folder for checkpoints, model and results. [default: the user's state folder]")  # fmt: skip
+@click.option("--publish", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", envvar="EDGENODE_PUBLISH",
+              show_envvar=True, help="Where to write the model, every run.publish_every rounds and at the end. "
+              "[default: model.safetensors in --state-dir]")  # fmt: skip
 @click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH", show_envvar=True,
               help="Discard this node's checkpoints instead of resuming from them.")  # fmt: skip
 @click.option("--metrics", default="none", show_default=True, metavar="H:P|none", envvar="EDGENODE_METRICS",
@@ -56,6 +59,7 @@ def run(
     peers: str,
     controller: str | None,
     state_dir: Path | None,
+    publish: Path | None,
     fresh: bool,
     metrics: str,
     wait_s: float,
@@ -74,6 +78,7 @@ def run(
       edgenode run --config run.toml --controller 10.0.0.5:7700   in a network without multicast
       edgenode run --config run.toml --peers 10.0.0.2:7600,10.0.0.3:7600   two nodes, without a controller
       edgenode run --config run.toml --metrics 0.0.0.0:9100       serve metrics to Prometheus
+      edgenode run --config run.toml --set run.publish_every=20 --publish /srv/model.safetensors   use it meanwhile
       edgenode run --config run.toml --fresh                      discard earlier checkpoints
     """
     config = load_config(config_path, settings)
@@ -82,7 +87,7 @@ def run(
     name = node_name(name)
     options = node_options(
         config, name, listen, peers, controller, state_dir, fresh=fresh, wait_s=wait_s, metrics=metrics,
-        reflection=reflection,
+        reflection=reflection, publish=publish,
     )  # fmt: skip
     set_up_logging(verbose, log_format)
     log_start(node=name, cluster=config.run.cluster, nodes=config.run.nodes)

@@ -67,6 +67,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     rounds: Annotated[AtLeast1, "number of training rounds"] = 1000
     seed: Annotated[Unsigned32, "seed of all random numbers"] = 0
     checkpoint_every: Annotated[AtLeast1, "rounds between two checkpoints"] = 50
+    publish_every: Annotated[
+        AtLeast0, "rounds between two updates of model.safetensors, which others can use (0: only at the end)"
+    ] = 0
     evaluate_every: Annotated[AtLeast0, "rounds between two evaluations (0: only at the end)"] = 50
     barrier_timeout_s: Annotated[
         Positive,
@@ -244,6 +247,7 @@ LOCAL_KEYS = frozenset(
         "run.threads",
         "run.device",
         "run.checkpoint_every",
+        "run.publish_every",
         "run.barrier_timeout_s",
         "run.straggler",
         "task.data_dir",

@@ -54,6 +54,8 @@ class Mesh:
         fresh: discard this node's checkpoints instead of resuming from them. By default EDGENODE_FRESH, or False.
         wait_s: seconds to look for the controller or the peers. By default EDGENODE_WAIT, or 300.
         metrics: host:port that serves Prometheus. By default EDGENODE_METRICS, or none.
+        publish: file for the model, every ``run.publish_every`` rounds and at the end. By default EDGENODE_PUBLISH, or
+            model.safetensors in the state folder.
 
     Attributes:
         extra: a dict of your own that the checkpoints keep: numbers, text, tensors, and collections of them.
@@ -85,11 +87,12 @@ class Mesh:
         fresh: bool | None = None,
         wait_s: float | None = None,
         metrics: str | None = None,
+        publish: str | Path | None = None,
     ) -> None:
         self.extra: dict[str, Any] = {}
         self._options = mesh_settings.read(
             mesh_settings.Arguments(
-                config, settings or {}, name, listen, peers, controller, state_dir, fresh, wait_s, metrics
+                config, settings or {}, name, listen, peers, controller, state_dir, fresh, wait_s, metrics, publish
             )
         )
         FlatParameters(model)  # refuses a model that cannot be averaged

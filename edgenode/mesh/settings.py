@@ -36,6 +36,7 @@ class Arguments:
     fresh: bool | None
     wait_s: float | None
     metrics: str | None
+    publish: str | Path | None
 
 
 def read(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Options:
@@ -50,6 +51,7 @@ def read(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Optio
         arguments.peers if arguments.peers is None or isinstance(arguments.peers, str) else ",".join(arguments.peers)
     )
     state_dir = arguments.state_dir or environ.get("EDGENODE_STATE_DIR")
+    publish = arguments.publish or environ.get("EDGENODE_PUBLISH")
     options = node_options(
         config,
         _name(arguments.name, environ),
@@ -61,6 +63,7 @@ def read(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Optio
         wait_s=_seconds("EDGENODE_WAIT", environ) if arguments.wait_s is None else arguments.wait_s,
         metrics=arguments.metrics or environ.get("EDGENODE_METRICS", "none"),
         reflection=_flag("EDGENODE_REFLECTION", environ),
+        publish=Path(publish) if publish else None,
     )
     factory.check_networked(config, controller=options.controller != "none")
     return options

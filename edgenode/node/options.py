@@ -10,6 +10,7 @@ from edgenode.config.schema import Config
 from edgenode.errors import ConfigError
 from edgenode.net.rpc import split_address
 from edgenode.storage.filesystem import default_state_dir
+from edgenode.storage.model_file import MODEL_FILE
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Options:
     Attributes:
         peers: host:port of the other nodes. Empty to find them by mDNS.
         controller: "mdns", "none", or host:port.
+        publish: where the model is published, if not in the state folder.
         fresh: discard the checkpoints.
         wait_s: how long to look for the controller, or for the peers.
         metrics: host:port for Prometheus, or "none".
@@ -35,6 +37,12 @@ class Options:
     wait_s: float = 300.0
     metrics: str = "none"
     reflection: bool = False
+    publish: Path | None = None
+
+    @property
+    def model_file(self) -> Path:
+        """Where the model is published."""
+        return self.publish or self.state_dir / MODEL_FILE
 
     @property
     def listen_host(self) -> str:
@@ -59,6 +67,7 @@ def node_options(
     wait_s: float = 300.0,
     metrics: str = "none",
     reflection: bool = False,
+    publish: Path | None = None,
 ) -> Options:
     """The options as a user writes them, checked.
 
@@ -80,4 +89,4 @@ def node_options(
     for address in given:
         split_address(address)
     state_dir = state_dir or default_state_dir(config.run.cluster, name)
-    return Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics, reflection)
+    return Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics, reflection, publish)

@@ -22,6 +22,7 @@ import structlog
 from edgenode import factory
 from edgenode.config.graphs import GRAPHS
 from edgenode.core.canonical import canonical
+from edgenode.core.protocol.events import Publish
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus, NodeView
 from edgenode.errors import ConfigError, Evicted, OtherRun, first_cause
@@ -45,7 +46,7 @@ from edgenode.node.shutdown import Shutdown
 from edgenode.node.workload import Workload, checkpoint_store
 from edgenode.observability.metrics import metrics_app
 from edgenode.observability.systemd import Notifier
-from edgenode.storage import result_file
+from edgenode.storage import model_file, result_file
 from edgenode.storage.state_folder import claimed
 
 log = structlog.get_logger()
@@ -196,7 +197,8 @@ class NodeProcess:
     def _replica(self, start: StartPoint) -> Replica:
         config, name = self.options.config, self.options.name
         trainer = self._workload.trainer(name, start.plan.records[0].names, start.plan.latest.epoch)
-        return Replica(config, factory.algorithm_spec(config), name, trainer, start, self.store, config.run.window)
+        spec, window, publish_to = factory.algorithm_spec(config), config.run.window, self.options.model_file
+        return Replica(config, spec, name, trainer, start, self.store, window, publish_to)
 
     async def _take_part(self, runner: NodeRunner) -> Outcome:
         try:
@@ -208,8 +210,7 @@ class NodeProcess:
 
     async def _conclude(self, runner: NodeRunner, outcome: Outcome, wall_s: float) -> dict[str, Any]:
         folder = self.options.state_dir
-        folder.mkdir(parents=True, exist_ok=True)
-        await self._worker(runner.replica.export, folder, outcome.z)
+        await self._worker(runner.replica.publish, Publish(outcome.round, outcome.z))
         result = result_file.summary(self.options.config, [runner.result(outcome)], wall_s)
         result_file.write(folder / "result.json", result)
         log.info(
@@ -270,6 +271,7 @@ def run_node(
     factory.check_networked(options.config, controller=options.controller != "none")
     for name, reason in GRAPHS.add_all().items():  # an operator may choose any of them
         log.warning("skipping the graph of an extension", graph=name, reason=reason)
+    model_file.check_writable(options.model_file)
     with claimed(options.state_dir, f"node {options.name}"):
         while True:
             try:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from edgenode import factory
@@ -20,13 +19,14 @@ from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.events import Mixed, NodeAction, NodeEvent, Save, Train, Trained
+from edgenode.core.protocol.events import Mixed, NodeAction, NodeEvent, Publish, Save, Train, Trained
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
-from edgenode.errors import CheckpointError, Diverged
+from edgenode.errors import Diverged
 from edgenode.node.workload import SHARED_STATE, Trainer
 from edgenode.observability.model_sketch import Sketch
+from edgenode.storage import model_file
 from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore
 from edgenode.storage.result_file import NodeResult
 
@@ -73,6 +73,7 @@ class Replica:
         algorithm_spec: of the configuration.
         store: where checkpoints are kept. None keeps none.
         window: how many pushes to a peer may be unanswered.
+        publish_to: where the model is published. None publishes nothing.
 
     Raises:
         CheckpointError: the checkpoint of the first round is damaged or missing.
@@ -87,9 +88,10 @@ class Replica:
         start: StartPoint,
         store: CheckpointStore | None,
         window: int,
+        publish_to: Path | None,
     ) -> None:
         self.name, self.trainer, self.stats = name, trainer, NodeStats()
-        self._config, self._store = config, store
+        self._config, self._store, self._model_file = config, store, publish_to
         self._sketch: Sketch | None = None
         self._losses: deque[tuple[int, float]] = deque(maxlen=2)  # the last ones, with their rounds
         self._weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
@@ -105,6 +107,7 @@ class Replica:
             window=window,
             evaluate_every=config.run.evaluate_every,
             checkpoint_every=config.run.checkpoint_every,
+            publish_every=config.run.publish_every,
         )
 
     def _first_state(self, algorithm_spec: AlgorithmSpec, start: StartPoint) -> State:
@@ -229,18 +232,21 @@ class Replica:
             dense_bytes=stats.dense_bytes,
         )
 
-    def export(self, folder: Path, z: Floats) -> None:
-        """Write model.safetensors: z and the BatchNorm buffers. Its metadata names model, data set and run.
+    # --- the model for others -----------------------------------------------------------------------
+
+    def publish(self, action: Publish) -> None:
+        """Replace model.safetensors: z and the BatchNorm buffers, with what describes them and the run.
 
         Raises:
             CheckpointError: it cannot be written.
         """
-        from safetensors.torch import save_file
-
+        if self._model_file is None:
+            return
         config = self._config
-        metadata = {"model": config.task.model, "dataset": config.task.dataset, "run_digest": config.digest()}
-        path = folder / "model.safetensors"
-        try:
-            save_file(self.trainer.named_tensors(z), path, metadata=metadata)
-        except (OSError, SafetensorError) as exc:
-            raise CheckpointError(f"{path} cannot be written: {exc}") from exc
+        run = {
+            "round": str(action.round),
+            "run_digest": config.digest(),
+            "cluster": config.run.cluster,
+            "node": self.name,
+        }
+        model_file.write(self._model_file, self.trainer.named_tensors(action.z), {**self.trainer.metadata, **run})

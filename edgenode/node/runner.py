@@ -26,6 +26,7 @@ from edgenode.core.protocol.events import (
     NodeAction,
     NodeEvent,
     PlanChanged,
+    Publish,
     Push,
     Received,
     Report,
@@ -251,6 +252,8 @@ class NodeRunner:
                 self._close_round(action, self._peers)
             case Evaluate(t, z):
                 self.progress.evaluated(t, await self._measure(t, z, self.replica.evaluate))
+            case Publish():
+                await self._publish(action)
             case Save():
                 await self._save(action)
             case Report(report):
@@ -287,6 +290,13 @@ class NodeRunner:
             await self._worker(self.replica.save, save, self._wire_bytes)
         except CheckpointError as exc:
             log.warning("training continues without a new checkpoint", reason=str(exc))
+
+    async def _publish(self, publish: Publish) -> None:
+        """As with a checkpoint, a full or broken disk does not stop training."""
+        try:
+            await self._worker(self.replica.publish, publish)
+        except CheckpointError as exc:
+            log.warning("training continues without publishing the model", reason=str(exc))
 
     async def _finish(self, finish: Finish) -> None:
         accuracy = await self._measure(finish.round, finish.z, self.replica.conclude)

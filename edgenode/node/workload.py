@@ -39,6 +39,7 @@ class Trainer(Protocol):
         rounds_per_epoch: of the run.
         remedy: what to lower if training diverges.
         samples: training samples of this node.
+        metadata: what describes the model to a reader of its tensors.
     """
 
     @property
@@ -51,6 +52,8 @@ class Trainer(Protocol):
     def remedy(self) -> str: ...
     @property
     def samples(self) -> int: ...
+    @property
+    def metadata(self) -> dict[str, str]: ...
 
     def initial(self) -> Floats:
         """The vector [d] that every node of the run starts from."""

@@ -35,6 +35,7 @@ from edgenode.core.protocol.events import (
     NodeAction,
     NodeEvent,
     PlanChanged,
+    Publish,
     Push,
     Received,
     Report,
@@ -51,6 +52,7 @@ from edgenode.node.workload import Workload, checkpoint_store
 from edgenode.simulate.skew_scout import SkewScout
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import CheckpointStore
+from edgenode.storage.model_file import MODEL_FILE
 from edgenode.storage.result_file import NodeResult
 
 # Acknowledgements take no time here. A window of one delays no node, and saves the memory of older rounds' messages.
@@ -104,6 +106,7 @@ class Simulation:
                 StartPoint(plan, self.round),
                 stores[name],
                 _WINDOW,
+                None if out is None else out / name / MODEL_FILE,
             )
             for name in names
         }
@@ -203,6 +206,8 @@ class Simulation:
                 accuracy = replica.evaluate(z)
                 if t == self._config.run.rounds:
                     self._end_training(name, replica.result(t, accuracy), z)
+            case Publish():
+                replica.publish(action)
             case Save():
                 replica.save(action)
             case Finish(t, z):
@@ -290,9 +295,7 @@ class Simulation:
         result = result_file.summary(self._config, rows, wall_s, [self._models[name] for name in names])
         if self._out is not None:
             for name in names:
-                folder = self._out / name
-                folder.mkdir(parents=True, exist_ok=True)
-                self._replicas[name].export(folder, self._models[name])
+                self._replicas[name].publish(Publish(self._results[name].rounds, self._models[name]))
             result_file.write(self._out / "result.json", result)
         return result
 

@@ -6,6 +6,7 @@ are varied and all images normalised where a batch is used: by the loss and the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -88,6 +89,18 @@ class ImageTask(Task):
     def model(self) -> nn.Module:
         found = self.dataset
         return models.build(self._model, found.num_classes, found.channels, found.image_size, self._norm)
+
+    def metadata(self) -> dict[str, str]:
+        found = self.dataset
+        image = {"channels": found.channels, "size": found.image_size, "mean": found.mean, "std": found.std}
+        classes = found.classes or [str(label) for label in range(found.num_classes)]
+        return {
+            "model": self._model,
+            "norm": self._norm,
+            "dataset": self._name,
+            "classes": json.dumps(classes),
+            "image": json.dumps(image),
+        }
 
     def train_data(self, node: NodeInfo) -> ImageSamples:
         found = self._load(node)

@@ -108,6 +108,13 @@ class Task:
             count += len(targets)
         return right / count if count else None
 
+    def metadata(self) -> dict[str, str]:
+        """Return what a program that uses the trained model needs besides its tensors, such as the names of classes.
+
+        It is in the metadata of model.safetensors. By default nothing.
+        """
+        return {}
+
     def optimizer(self, model: nn.Module) -> Optimizer | None:
         """Return the optimiser of the model's parameters, or None for the one that the keys of [task] describe."""
         return None

@@ -87,6 +87,11 @@ class TaskTrainer:
         return len(self.batches)
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """What describes the model to a reader of its tensors."""
+        return {"model": type(self._flat.model).__qualname__, **self._task.metadata()}
+
+    @property
     def remedy(self) -> str:
         """What to lower if training diverges."""
         return self._descent.remedy

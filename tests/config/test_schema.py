@@ -94,8 +94,8 @@ def test_digest_covers_all_but_the_local_keys(key: str) -> None:
 
 
 def test_local_keys() -> None:
-    expected = "run.threads run.device run.checkpoint_every run.barrier_timeout_s run.straggler task.data_dir"
-    assert set(expected.split()) == LOCAL_KEYS
+    run = "threads device checkpoint_every publish_every barrier_timeout_s straggler"
+    assert {*(f"run.{name}" for name in run.split()), "task.data_dir"} == LOCAL_KEYS
 
 
 def test_digest_is_hex_and_ignores_how_a_period_is_spelled() -> None:

@@ -18,6 +18,7 @@ from edgenode.core.protocol.events import (
     NodeAction,
     NodeEvent,
     PlanChanged,
+    Publish,
     Push,
     Received,
     Report,
@@ -138,7 +139,7 @@ class NodeShells:
                 self.start(name)
             case Fail(error):
                 raise error
-            case Await() | Evaluate():
+            case Await() | Evaluate() | Publish():
                 pass
             case _:
                 assert_never(action)

@@ -117,6 +117,14 @@ class Evaluate:
 
 
 @dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish the model after ``round`` rounds, for whatever uses it while training goes on."""
+
+    round: int
+    z: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Save:
     """Write a checkpoint of the state after ``round`` rounds."""
 
@@ -155,7 +163,7 @@ class Fail:
     error: EdgenodeError
 
 
-NodeAction = Train | Push | Answer | Await | Mixed | Evaluate | Save | Report | PlanChanged | Finish | Fail
+NodeAction = Train | Push | Answer | Await | Mixed | Evaluate | Publish | Save | Report | PlanChanged | Finish | Fail
 
 # --- the cluster handles ----------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ class Node:
     Args:
         start: the first round.
         window: how many of its pushes to a peer may be unanswered.
-        evaluate_every, checkpoint_every: in rounds; 0 for only at the end.
+        evaluate_every, checkpoint_every, publish_every: in rounds; 0 for only at the end.
     """
 
     def __init__(
@@ -59,9 +59,10 @@ class Node:
         window: int = 8,
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
+        publish_every: int = 0,
     ) -> None:
         self._state = MemberState(name, plan, learner, start, window)
-        self._rounds = Rounds(self._state, evaluate_every, checkpoint_every)
+        self._rounds = Rounds(self._state, evaluate_every, checkpoint_every, publish_every)
 
     # --- what others may read -----------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from edgenode.core.protocol.events import (
     Finish,
     Mixed,
     NodeAction,
+    Publish,
     Push,
     Save,
     Train,
@@ -28,12 +29,13 @@ class Rounds:
     """Takes a node from round to round.
 
     Args:
-        evaluate_every, checkpoint_every: in rounds; 0 for only at the end.
+        evaluate_every, checkpoint_every, publish_every: in rounds; 0 for only at the end.
     """
 
-    def __init__(self, state: MemberState, evaluate_every: int, checkpoint_every: int) -> None:
+    def __init__(self, state: MemberState, evaluate_every: int, checkpoint_every: int, publish_every: int) -> None:
         self._state = state
         self._evaluate_every, self._checkpoint_every = evaluate_every, checkpoint_every
+        self._publish_every = publish_every
         self._pushed: tuple[int, int] = (0, 0)  # messages and payload bytes of the current round
 
     def advance(self) -> list[NodeAction]:
@@ -118,6 +120,8 @@ class Rounds:
             actions.append(self.save())
         if not over and _due(state.round, self._evaluate_every):
             actions.append(Evaluate(state.round, state.learner.model()))
+        if not over and _due(state.round, self._publish_every):
+            actions.append(Publish(state.round, state.learner.model()))
         return actions
 
     def _kept(self, t: int) -> float:

@@ -17,6 +17,7 @@ from edgenode.core.protocol.events import (
     Fail,
     Finish,
     Mixed,
+    Publish,
     Received,
     TimedOut,
     Trained,
@@ -181,6 +182,17 @@ def test_evaluations_and_checkpoints_are_made_when_due() -> None:
     assert kinds(node.start()) == ["Save", "Train"]
     actions = train(node)
     assert only(Evaluate, actions).round == 1
+    assert kinds(train(node)) == ["Mixed", "Save", "Finish"]
+
+
+def test_model_is_published_when_due_and_not_at_the_end() -> None:
+    node = a_node("n0", a_plan(1), rounds=4, publish_every=2)
+    assert kinds(node.start()) == ["Save", "Train"]
+    assert kinds(train(node)) == ["Mixed", "Train"]
+    actions = train(node)
+    assert kinds(actions) == ["Mixed", "Publish", "Train"]
+    assert only(Publish, actions).round == 2
+    train(node)
     assert kinds(train(node)) == ["Mixed", "Save", "Finish"]
 
 
