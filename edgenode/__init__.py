@@ -1,7 +1,8 @@
 """edgenode: decentralised training of one model on devices that keep their own data.
 
-`Task` is a model and data of your own in the loop of edgenode. `Mesh` puts a training loop of your own on a run. The
-names are imported when they are first used, so `import edgenode` takes no time.
+`Task` is a model and data of your own in the loop of edgenode. `Mesh` puts a training loop of your own on a run.
+`LiveModel` is the newest model of a node, for use while it trains. The names are imported when they are first
+used, so `import edgenode` takes no time.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgenode.errors import ConfigError, EdgenodeError
+    from edgenode.inference.live_model import LiveModel
     from edgenode.mesh import Mesh
     from edgenode.tasks.task import NodeInfo, RunLength, Task
 
 __version__ = "0.1.0"
-__all__ = ["ConfigError", "EdgenodeError", "Mesh", "NodeInfo", "RunLength", "Task", "__version__"]
+__all__ = ["ConfigError", "EdgenodeError", "LiveModel", "Mesh", "NodeInfo", "RunLength", "Task", "__version__"]
 
 _HOME = {
     "ConfigError": "edgenode.errors",
     "EdgenodeError": "edgenode.errors",
+    "LiveModel": "edgenode.inference.live_model",
     "Mesh": "edgenode.mesh",
     "NodeInfo": "edgenode.tasks.task",
     "RunLength": "edgenode.tasks.task",

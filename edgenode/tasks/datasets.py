@@ -98,9 +98,7 @@ def _require_sound(name: str, dataset: Dataset) -> None:
         square = images.ndim == 4 and images.shape[2] == images.shape[3]
         if not square or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             shapes = f"{list(images.shape)} and {list(labels.shape)}"
-            raise ConfigError(
-                f"dataset {name!r}: images and int64 labels are {shapes}, not [N, C, S, S] and [N]"
-            )
+            raise ConfigError(f"dataset {name!r}: images and int64 labels are {shapes}, not [N, C, S, S] and [N]")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
             raise ConfigError(f"dataset {name!r}: a label is not from 0 to {dataset.num_classes - 1}")
 

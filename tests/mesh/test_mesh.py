@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import edgenode
-from edgenode import ConfigError, EdgenodeError, Mesh
+from edgenode import ConfigError, EdgenodeError, LiveModel, Mesh
 from tests.mesh.conftest import MakeMesh, free_port
 
 DATA = TensorDataset(torch.arange(40.0).view(10, 4) / 40, torch.arange(10) % 3)
@@ -168,6 +168,32 @@ def test_the_final_model_is_loaded_and_written(make_mesh: MakeMesh) -> None:
     assert json.loads((mesh.state_dir / "result.json").read_text()) == json.loads(json.dumps(mesh.result))
     assert mesh.done
     assert mesh.round == 11
+
+
+def test_model_is_published_while_the_loop_trains(make_mesh: MakeMesh, tmp_path: Path) -> None:
+    model, optimizer, schedule = parts()
+    alone = make_mesh(model, optimizer, schedule, state_dir=tmp_path / "alone")
+    expected = train(alone, model, optimizer, schedule)
+
+    other = Net()
+    model, optimizer, schedule = parts()
+    path = tmp_path / "for-others" / "model.safetensors"
+    mesh = make_mesh(model, optimizer, schedule, publish=path, settings={"run.publish_every": 4})
+    losses, rounds = [], []
+    for batch in mesh.loop(shuffled()):
+        if path.exists():
+            live = LiveModel(path, other)
+            rounds.append((mesh.round, live.round))
+            if mesh.round == live.round:  # not yet trained since
+                assert torch.equal(weights(other), weights(model))
+        losses.append(take_step(model, optimizer, batch))
+        schedule.step()
+        mesh.step(loss=losses[-1])
+    assert losses == expected
+    assert rounds == [(t, t // 4 * 4) for t in range(4, 12)]
+    assert LiveModel(path, other).round == 12
+    assert torch.equal(weights(other), weights(model))
+    assert not (mesh.state_dir / "model.safetensors").exists()
 
 
 def test_evaluation_sees_the_model_at_rest_and_leaves_no_trace(make_mesh: MakeMesh) -> None:

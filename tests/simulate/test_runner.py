@@ -17,6 +17,7 @@ from edgenode.config.load import load
 from edgenode.config.schema import KEYS, Config
 from edgenode.errors import CheckpointError, ConfigError, Diverged, GraphError
 from edgenode.simulate.runner import Simulation
+from edgenode.storage import model_file
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.tasks import datasets
 from edgenode.tasks.datasets import Dataset
@@ -93,6 +94,22 @@ def test_files_are_laid_out_as_those_of_real_nodes(tmp_path: Path) -> None:
     for i in range(4):
         with safe_open(tmp_path / f"node-{i}" / "model.safetensors", "numpy") as file:
             assert file.metadata()["run_digest"] == config(run__rounds=2).digest()
+
+
+def test_published_models_do_not_change_the_run(tmp_path: Path, whole: tuple[dict[str, Any], Any]) -> None:
+    found: list[tuple[int, int]] = []
+    simulation = Simulation(config(run__publish_every=4), tmp_path)
+    file = tmp_path / "node-0" / "model.safetensors"
+
+    def note() -> None:
+        if file.exists():
+            found.append((simulation.round, int(model_file.read(file).metadata["round"])))
+
+    result = untimed(simulation.run(note))
+    assert {k: v for k, v in result.items() if k != "config"} == {k: v for k, v in whole[0].items() if k != "config"}
+    assert [pair for pair in found if pair[0] % 4 == 0] == [(t, t) for t in (4, 8, 12, 16)]
+    last = model_file.read(file).metadata
+    assert (last["round"], last["node"], last["model"]) == ("17", "node-0", "small-cnn")
 
 
 def test_unbalanced_graph_keeps_mass_with_unequal_u(whole: tuple[dict[str, Any], Any]) -> None:
