@@ -68,3 +68,13 @@ def test_period_below_one_is_refused(count: int) -> None:
 )
 def test_an_epoch_is_one_pass_of_the_mean_node(sizes: list[DataSize], epoch: Epoch) -> None:
     assert Epoch.of(sizes) == epoch
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=8))
+def test_weights_by_samples_are_proportional_and_near_one_on_average(samples: list[int]) -> None:
+    epoch = Epoch.of([DataSize(count, 32) for count in samples])
+    weights = [epoch.weight(count) for count in samples]
+    assert all(a * n == pytest.approx(b * m) for a, m in zip(weights, samples, strict=True)
+               for b, n in zip(weights, samples, strict=True))  # fmt: skip
+    assert 0.5 <= sum(weights) / len(weights) <= 1 + 1e-9
+    assert NO_DATA.weight(7) == 1
