@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgenode.errors import ConfigError
+from edgenode.errors import LocalProtocolError
 from edgenode.tasks import augment, datasets, models
 from edgenode.tasks.datasets import Dataset
 from edgenode.tasks.task import Batch, NodeInfo, Task
@@ -80,10 +80,10 @@ class ImageTask(Task):
         """The data set of the last node that data was loaded for.
 
         Raises:
-            ConfigError: none was loaded.
+            LocalProtocolError: none was loaded.
         """
         if self._dataset is None:
-            raise ConfigError(f"the data of {self._name!r} is not loaded")
+            raise LocalProtocolError(f"the data of {self._name!r} is not loaded")
         return self._dataset
 
     def model(self) -> nn.Module:

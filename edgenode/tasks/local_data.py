@@ -118,7 +118,7 @@ def _labels(train: Samples, needed: bool) -> Tensor:
         pass
     if needed:
         raise ConfigError(
-            "task.skew and task.alpha cut by class, but the training data has no attribute `targets` "
+            "task.skew and task.alpha cut by class, but the training data has no attribute targets "
             "with the class of each sample"
         )
     return torch.zeros(len(train), dtype=torch.int64)

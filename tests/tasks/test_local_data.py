@@ -72,7 +72,7 @@ def test_cuts_follow_the_targets_of_a_data_set(targets: object) -> None:
 def test_data_without_classes_is_cut_evenly_or_refused(data: object) -> None:
     source = DataSource(Given(n=data), Cut())
     assert sorted(len(source.local(NodeInfo("n"), i, 2).indices) for i in range(2)) == [4, 5]
-    with pytest.raises(ConfigError, match="has no attribute `targets` with the class of each sample"):
+    with pytest.raises(ConfigError, match="has no attribute targets with the class of each sample"):
         DataSource(Given(n=data), Cut(skew=0.5)).local(NodeInfo("n"), 0, 2)
 
 
