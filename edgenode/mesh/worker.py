@@ -2,7 +2,7 @@
 
 1. The node submits work from its event loop, in another thread. It waits in a queue.
 2. The user's thread works for the node in `serve`, until it is the user's turn to train, or the node has ended.
-3. `train` hands z over. That gives the user the turn. The local update is computed in the next `serve`.
+3. The item of a local step hands z over. That gives the user the turn. The next `serve` computes the local update.
 
 So the model and the optimiser are only touched in the user's thread, and a round takes no more hops between threads
 than that of a daemon, whose worker is a thread as well.
@@ -11,8 +11,9 @@ than that of a daemon, whose worker is a thread as well.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -27,12 +28,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Item:
-    """Work for the user's thread."""
+    """Work for the user's thread.
+
+    Attributes:
+        z: of a round that the user trains, before ``work`` is done.
+    """
 
     work: Callable[..., Any]
     args: tuple[Any, ...]
     done: Future[Any]
-    gives_turn: bool = False
+    z: Floats | None = None
 
 
 class UserThread:
@@ -49,20 +54,18 @@ class UserThread:
         self.failure: BaseException | None = None
         self._hand_over = hand_over
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._step: _Item | None = None  # the local step that the user takes now
 
     # --- the node's side ----------------------------------------------------------------------------
 
     async def __call__(self, work: Callable[..., T], *args: Any) -> T:
         done: Future[T] = Future()
-        return await self._submit(_Item(work, args, done), done)
+        self._queue.put(_Item(work, args, done))
+        return await asyncio.wrap_future(done)
 
     async def train(self, step: Callable[[Train], Trained | Abort], action: Train) -> Trained | Abort:
-        done: Future[None] = Future()
-        await self._submit(_Item(self._hand_over, (action.round, action.z), done, gives_turn=True), done)
-        return await self(step, action)
-
-    async def _submit(self, item: _Item, done: Future[T]) -> T:
-        self._queue.put(item)
+        done: Future[Trained | Abort] = Future()
+        self._queue.put(_Item(step, (action,), done, action.z))
         return await asyncio.wrap_future(done)
 
     def close(self) -> None:
@@ -81,19 +84,29 @@ class UserThread:
 
     def serve(self) -> bool:
         """Work for the node. Return whether it is the user's turn. If not, the node has ended."""
+        if (step := self._step) is not None:
+            self._step = None
+            with self._reporting_to(step.done):
+                step.done.set_result(step.work(*step.args))
         while (item := self._queue.get()) is not None:
             if not item.done.set_running_or_notify_cancel():
                 continue
-            try:
-                result = item.work(*item.args)
-            except Exception as exc:
-                self.failure = exc
-                item.done.set_exception(exc)
-            except BaseException:  # Ctrl-C
-                item.done.set_exception(EdgenodeError("interrupted"))
-                raise
-            else:
-                item.done.set_result(result)
-                if item.gives_turn:
+            with self._reporting_to(item.done):
+                if item.z is not None:
+                    self._hand_over(item.args[0].round, item.z)
+                    self._step = item
                     return True
+                item.done.set_result(item.work(*item.args))
         return False
+
+    @contextmanager
+    def _reporting_to(self, done: Future[Any]) -> Iterator[None]:
+        """Report an error of the body to the node. It is the node that fails."""
+        try:
+            yield
+        except Exception as exc:
+            self.failure = exc
+            done.set_exception(exc)
+        except BaseException:  # Ctrl-C
+            done.set_exception(EdgenodeError("interrupted"))
+            raise
