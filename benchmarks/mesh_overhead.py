@@ -3,8 +3,8 @@
     python benchmarks/mesh_overhead.py
 
 Both sides run the same GRU of 26,762 parameters, the same Adam and the same node, in turn, each in processes of their
-own: alone, and as a pair over loopback. It prints the median time of a round, its fastest tenth, and the CPU time of the
-process for a round. Other work on the machine disturbs the second less than the first, and the third hardly. The
+own: alone, and as a pair over loopback. It prints the median time of a round, its fastest tenth, and the CPU time of
+the process for a round. Other work on the machine disturbs the second less than the first, and the third hardly. The
 difference is the median over the repetitions.
 """
 
