@@ -40,7 +40,7 @@ FractionBelow1 = Annotated[float, Meta(ge=0, lt=1, title="a number from 0 to bel
 FractionAbove0 = Annotated[float, Meta(gt=0, le=1, title="a number above 0 and at most 1")]
 PositiveOrUnset = Annotated[Positive | None, Meta(title="a number above 0, or unset")]
 AtLeast1OrUnset = Annotated[AtLeast1 | None, Meta(title="a whole number, 1 or more, or unset")]
-ThreadsOrAuto = Annotated[AtLeast1 | Literal["auto"], Meta(title='a whole number, 1 or more, or "auto"')]
+AtLeast1OrAuto = Annotated[AtLeast1 | Literal["auto"], Meta(title='a whole number, 1 or more, or "auto"')]
 RoundsOrAuto = Annotated[AtLeast0 | Literal["auto"], Meta(title='a whole number, 0 or more, or "auto"')]
 Text = Annotated[str, Meta(title="text")]
 Name = Annotated[str, Meta(min_length=1, title="text that is not empty")]
@@ -81,7 +81,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = "wait"
     min_nodes: Annotated[UpTo1024, "number of members below which none is evicted and none may leave"] = 1
     window: Annotated[UpTo1024, "rounds a node may be ahead of its oldest unacknowledged push"] = 8
-    threads: Annotated[ThreadsOrAuto, "torch threads of a node (auto: one per physical core)"] = "auto"
+    threads: Annotated[AtLeast1OrAuto, "torch threads of a node (auto: one per physical core)"] = "auto"
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"], "device that a node trains on (auto: cuda if available, else cpu)"
     ] = "auto"
@@ -113,7 +113,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         PositiveOrUnset, "if set, the data is cut by a Dirichlet distribution with this alpha, not by skew"
     ] = None
     batch_size: Annotated[AtLeast1, "samples in one batch of one node"] = 32
-    local_steps: Annotated[AtLeast1, "optimiser steps of a node in one round"] = 1
+    local_steps: Annotated[
+        AtLeast1OrAuto, "optimiser steps of a node in one round (auto: as many as fit the time of the slowest node)"
+    ] = 1
     accumulate: Annotated[AtLeast1, "batches whose gradients are averaged for one step"] = 1
     optimizer: Annotated[
         Literal["sgd", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop"],
@@ -133,6 +135,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     precision: Annotated[
         Literal["float32", "bfloat16"], "number format in which layers compute (parameters and gradients are float32)"
     ] = "float32"
+
+    @property
+    def samples_per_round(self) -> int:
+        """How much of its data a node uses in one round, as epochs count it: with "auto", of one step."""
+        return self.batch_size * self.accumulate * (1 if self.local_steps == "auto" else self.local_steps)
 
     @property
     def has_own_data(self) -> bool:

@@ -95,6 +95,7 @@ class Mesh:
                 config, settings or {}, name, listen, peers, controller, state_dir, fresh, wait_s, metrics, publish
             )
         )
+        self._local_steps = mesh_settings.local_steps(self._options)
         FlatParameters(model)  # refuses a model that cannot be averaged
         refuse_foreign_optimisers(model, kept)
         for state in kept:
@@ -136,9 +137,8 @@ class Mesh:
             raise EdgenodeError("mesh.loop: this mesh has a loop already; a mesh has one loop, over one loader")
         mesh_settings.log_as_the_daemon_does()
         self._passes = Passes(loader)
-        local_steps = self._options.config.task.local_steps
         self._trainer = trainer = MeshTrainer(
-            self._model, self._kept, self._passes, local_steps, self.extra, lambda: self._test
+            self._model, self._kept, self._passes, self._local_steps, self.extra, lambda: self._test
         )
         self._worker = UserThread(trainer.hand_over)
         self._node = NodeThread(self._options, MeshWorkload(trainer, self._worker), self._worker)

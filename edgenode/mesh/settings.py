@@ -96,3 +96,15 @@ def _seconds(variable: str, environ: Mapping[str, str]) -> float:
         return float(text)
     except ValueError:
         raise ConfigError(f"environment variable {variable} = {text!r}, but it must be a number of seconds") from None
+
+
+def local_steps(options: Options) -> int:
+    """How many steps of the loop are a round.
+
+    Raises:
+        ConfigError: run.toml leaves it to the node, which does not have the loop in its hands.
+    """
+    count = options.config.task.local_steps
+    if count == "auto":
+        raise ConfigError('task.local_steps = "auto": only a task has it; set a number for a loop of your own')
+    return count

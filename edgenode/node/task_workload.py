@@ -69,8 +69,7 @@ class TaskWorkload:
             if samples < nodes:
                 raise ConfigError(f"run.nodes = {nodes}, but there are only {samples} training samples to cut")
             samples = -(-samples // nodes)
-        task = config.task
-        return DataSize(samples, task.batch_size * task.accumulate * task.local_steps)
+        return DataSize(samples, config.task.samples_per_round)
 
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> TaskTrainer:
         from edgenode.tasks.task import RunLength

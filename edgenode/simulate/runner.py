@@ -85,7 +85,7 @@ class Simulation:
         names = sorted(f"node-{i}" for i in range(config.run.nodes))
         first = TaskWorkload(config, names[0], warn=self.warnings.append)
         workloads = {names[0]: first} | {name: TaskWorkload(config, name, first) for name in names[1:]}
-        _require_data_of_each(config, workloads)
+        _check_task(config, workloads)
         self.damage: list[str] = []
         self._began = time.monotonic()
         epoch = Epoch.of([workload.prepare() for workload in workloads.values()])
@@ -300,13 +300,17 @@ class Simulation:
         return result
 
 
-def _require_data_of_each(config: Config, workloads: Mapping[str, Workload]) -> None:
-    """Refuse nodes that would all train on the same data, or whose data differs in meaning.
+def _check_task(config: Config, workloads: Mapping[str, Workload]) -> None:
+    """Refuse what cannot be simulated: one data set for all, data that differs in meaning, or steps by the clock.
 
     Raises:
         ConfigError: the text names what to change.
     """
     task = config.task
+    if task.local_steps == "auto":
+        raise ConfigError(
+            'task.local_steps = "auto": it follows measured times, which a simulation does not have; set a number'
+        )
     if task.has_own_data and not task.entry and "{node}" not in task.data_dir:
         raise ConfigError(
             f"task.data_dir = {as_toml(task.data_dir)}: every simulated node would train on all of it; write {{node}} "

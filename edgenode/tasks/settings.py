@@ -32,7 +32,7 @@ class TrainSettings:
     decay: float = 0.1
     warmup_epochs: int = 0
     accumulate: int = 1
-    local_steps: int = 1
+    local_steps: int | Literal["auto"] = 1
     clip_norm: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -44,7 +44,8 @@ class TrainSettings:
         _require(0 < self.decay <= 1, "decay", self.decay, "above 0 and at most 1")
         _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "at least 0")
         _require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
-        _require(self.local_steps >= 1, "local_steps", self.local_steps, "at least 1")
+        fits = self.local_steps == "auto" or self.local_steps >= 1
+        _require(fits, "local_steps", self.local_steps, 'at least 1, or "auto"')
         _require(self.clip_norm is None or 0 < self.clip_norm < math.inf, "clip_norm", self.clip_norm, "above 0")
         ascending = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
         _require(ascending, "milestones", list(self.milestones), "ascending epochs, each above 0")

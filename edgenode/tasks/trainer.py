@@ -24,6 +24,7 @@ from edgenode.errors import CheckpointError, ConfigError, Diverged
 from edgenode.tasks.batches import Batches, all_batches
 from edgenode.tasks.flat_params import FlatModel, FlatParameters, Vector
 from edgenode.tasks.local_data import LocalData
+from edgenode.tasks.local_steps import STEPS, FixedSteps, MeasuredSteps, Steps
 from edgenode.tasks.optimizers import build_descent
 from edgenode.tasks.seeding import Stream, seeded, torch_seed
 from edgenode.tasks.settings import TrainSettings
@@ -77,6 +78,8 @@ class TaskTrainer:
         )  # fmt: skip
         self._flat = self._fresh_model()
         self._descent = build_descent(task, self._flat, settings, run)
+        count = settings.local_steps
+        self._steps: Steps = MeasuredSteps() if count == "auto" else FixedSteps(count)
         self.size = self._flat.size
         self.layout = self._flat.layout
         self.rounds_per_epoch = run.rounds_per_epoch
@@ -122,9 +125,9 @@ class TaskTrainer:
         """
         self._flat.load(z)
         self._descent.begin_round(t)
-        count = self._settings.local_steps
-        losses = [self._step(step) for step in range(t * count, (t + 1) * count)]
+        losses = [self._step(step) for step in self._steps.begin_round(t)]
         self._descent.end_round()
+        self._steps.end_round()
         return LocalStep(self._flat.minus(z), sum(losses) / len(losses))
 
     def _step(self, step: int) -> float:
@@ -197,7 +200,11 @@ class TaskTrainer:
 
     def local_state(self) -> dict[str, NDArray[Any]]:
         """Return copies of the state outside the vector: the optimiser's, the schedule's, and each "buffer.NAME"."""
-        return self._descent.state() | {name: t.cpu().numpy().copy() for name, t in self._buffers().items()}
+        return (
+            self._descent.state()
+            | self._steps.state()
+            | {name: t.cpu().numpy().copy() for name, t in self._buffers().items()}
+        )
 
     def load_local_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Restore what `local_state` returned. Raises CheckpointError if it belongs to another model."""
@@ -208,7 +215,9 @@ class TaskTrainer:
         for name, tensor in buffers.items():
             if saved[name].shape != tuple(tensor.shape):
                 raise CheckpointError(f"{name!r} has shape {saved[name].shape}, not {tuple(tensor.shape)}")
-        self._descent.load_state({name: value for name, value in state.items() if name not in saved})
+        rest = {name: value for name, value in state.items() if name not in saved}
+        self._steps.load_state(rest)
+        self._descent.load_state({name: value for name, value in rest.items() if name != STEPS})
         for name, tensor in buffers.items():
             tensor.copy_(torch.from_numpy(np.array(saved[name])))
 

@@ -92,6 +92,30 @@ def test_own_task_resumes_as_the_simulation_runs(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
+def test_fast_nodes_train_while_they_wait_for_a_slow_one(fleet: Fleet) -> None:
+    slow = """
+    def loss(self, model, batch):
+        time.sleep(0.2 if self.node == "node-0" else 0.05)
+        return super().loss(model, batch)
+"""
+    text = BIRDS.replace("import zlib", "import time\nimport zlib").replace(
+        "    def test_data", f"{slow}\n    def test_data"
+    )
+    text = text.replace("        return songs(SIZES", "        self.node = node.name\n        return songs(SIZES")
+    fleet.configure({**RUN, "task.local_steps": "auto", "algorithm.name": "sp", "run.rounds": 40})
+    (fleet.folder / "birds.py").write_text(text)
+    for node in fleet.static(free_ports(4)):
+        node.exits(0)
+    steps = {}
+    for name in (f"node-{i}" for i in range(4)):
+        checkpoint = max((fleet.state(name) / "checkpoints").glob("round-*"))
+        steps[name] = load_file(checkpoint / "state.safetensors")["local.steps"].tolist()
+    taken = [steps[f"node-{i}"][0] for i in range(4)]
+    assert 40 <= taken[0] < 60, steps
+    assert min(taken[1:]) >= 80, steps  # 12 rounds of one step, and 28 of three or four
+
+
+@pytest.mark.slow
 def test_node_with_other_code_is_refused_by_name(fleet: Fleet) -> None:
     fleet.configure(RUN)
     (fleet.folder / "birds.py").write_text(BIRDS)
