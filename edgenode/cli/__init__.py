@@ -33,6 +33,10 @@ _COMMANDS = {
     "resume": ("edgenode.cli.steering", "Resume a paused run."),
     "stop": ("edgenode.cli.steering", "Stop all nodes before the same round, with checkpoints written."),
     "evict": ("edgenode.cli.steering", "Continue without a node that will not come back."),
+    "invite": ("edgenode.cli.security", "Print a line that lets one device into a cluster."),
+    "operator": ("edgenode.cli.security", "Let people in who watch and steer the run."),
+    "revoke": ("edgenode.cli.security", "Revoke the key of a node or an operator."),
+    "cert": ("edgenode.cli.security", "Make certificates without a controller."),
     "doctor": ("edgenode.cli.doctor", "Check this device for what would stop a run, and name the remedy."),
     "health": ("edgenode.cli.health", "Check whether a daemon serves. The exit code is the answer."),
 }

@@ -7,14 +7,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgenode.cli.credentials import insecure_option, operator_security
 from edgenode.cli.options import as_name
 from edgenode.errors import ConfigError, TransportError
 
 if TYPE_CHECKING:
+    from edgenode.net.credential_client import CredentialClient
     from edgenode.net.operator_client import OperatorClient
 
 T = TypeVar("T")
@@ -32,21 +35,36 @@ class Where:
         controller: "mdns", or host:port.
         cluster: None is the only cluster that mDNS finds.
         wait: whether to wait for a controller as long as it takes.
+        credentials: the file with the operator's key and certificate. None is the one on this machine.
+        insecure: call a controller that works without TLS.
     """
 
     controller: str
     cluster: str | None
     wait: bool = False
+    credentials: Path | None = None
+    insecure: bool = False
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--controller, --cluster and --wait, passed to the command as ``where``."""
+    """--controller, --cluster, --wait, --credentials and --insecure, passed to the command as ``where``."""
 
     @wraps(command)
-    def with_where(*args: Any, controller: str, cluster: str | None, wait: bool, **kwargs: Any) -> Any:
-        return command(*args, where=Where(controller, cluster, wait), **kwargs)
+    def with_where(
+        *args: Any,
+        controller: str,
+        cluster: str | None,
+        wait: bool,
+        credentials: Path | None,
+        insecure: bool,
+        **kwargs: Any,
+    ) -> Any:
+        return command(*args, where=Where(controller, cluster, wait, credentials, insecure), **kwargs)
 
     for option in (
+        insecure_option,
+        click.option("--credentials", type=click.Path(path_type=Path), envvar="EDGENODE_CREDENTIALS", show_envvar=True,
+                     help="File with your key and certificate. [default: the one on this machine]"),
         click.option("--wait", is_flag=True, envvar="EDGENODE_WAIT_FOR_CONTROLLER", show_envvar=True,
                      help="Wait until there is a controller."),
         click.option("--cluster", callback=as_name, envvar="EDGENODE_CLUSTER", show_envvar=True,
@@ -71,21 +89,43 @@ def with_operator(where: Where, call: Callable[[OperatorClient], Awaitable[T]]) 
     return asyncio.run(_operate(where, call))
 
 
+def with_credentials(where: Where, call: Callable[[CredentialClient], Awaitable[T]]) -> T:
+    """Find the controller, and run ``call`` with a client of its credential service.
+
+    Raises:
+        ConfigError: as `with_operator`, or the controller works without TLS.
+    """
+    if where.insecure:
+        raise ConfigError("a controller that runs with --insecure has no certificates to give")
+    return asyncio.run(_call(where, call))
+
+
+async def _call(where: Where, call: Callable[[CredentialClient], Awaitable[T]]) -> T:
+    from edgenode.net.credential_client import CredentialClient
+
+    try:
+        target, cluster = await _target(where)
+        return await call(CredentialClient(target, operator_security(where.credentials, False, cluster)))
+    except TransportError as exc:
+        raise ConfigError(str(exc)) from exc
+
+
 async def _operate(where: Where, call: Callable[[OperatorClient], Awaitable[T]]) -> T:
     from edgenode.net.operator_client import operator_client
 
     try:
-        target = await _target(where)
+        target, cluster = await _target(where)
+        security = operator_security(where.credentials, where.insecure, cluster)
         async with AsyncExitStack() as stack:
-            dialling = stack.enter_async_context(operator_client(target, None if where.wait else _DIAL_S))
+            dialling = stack.enter_async_context(operator_client(target, None if where.wait else _DIAL_S, security))
             client = await _shown(dialling, f"waiting for the controller at {target}")
             return await call(client)
     except TransportError as exc:
         raise ConfigError(str(exc)) from exc
 
 
-async def _target(where: Where) -> str:
-    """host:port of the controller: the given address, or found by mDNS.
+async def _target(where: Where) -> tuple[str, str | None]:
+    """host:port of the controller, given or found by mDNS, and the name of its cluster if it is known.
 
     Raises:
         ConfigError: the given address is malformed, or there are several clusters and none is chosen.
@@ -95,7 +135,7 @@ async def _target(where: Where) -> str:
         from edgenode.net.rpc import split_address
 
         split_address(where.controller)
-        return where.controller
+        return where.controller, where.cluster
     from edgenode.net.discovery import Discovery
     from edgenode.net.interfaces import interfaces_for
 
@@ -103,11 +143,13 @@ async def _target(where: Where) -> str:
     async with Discovery(where.cluster or "", interfaces_for("")) as discovery:
         text = f"looking for {discovery.wanted('controller')}"
         if where.cluster is not None:
-            return (await _shown(discovery.wait("controller", timeout_s=timeout_s), text)).targets[0]
+            service = await _shown(discovery.wait("controller", timeout_s=timeout_s), text)
+            return service.targets[0], where.cluster
         found = await _shown(discovery.wait_for_clusters("controller", timeout_s=timeout_s), text)
     if len(found) > 1:
         raise ConfigError(f"found {len(found)} clusters: {', '.join(found)}; choose one with --cluster NAME")
-    return next(iter(found.values())).targets[0]
+    name, service = next(iter(found.items()))
+    return service.targets[0], name
 
 
 async def _shown(waiting: Awaitable[T], text: str) -> T:

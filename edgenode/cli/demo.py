@@ -180,7 +180,7 @@ async def _watch(processes: DemoProcesses, console: Console, curve: AccuracyCurv
         target = await _found(processes)
     with _ended_line(console), Live(console=console, refresh_per_second=8) as live:
         try:
-            async with operator_client(target) as client:
+            async with operator_client(target, security=processes.security) as client:
                 async for status in client.watch():
                     curve.note(status)
                     live.update(status_table(status))

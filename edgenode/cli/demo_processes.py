@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgenode.config.schema import Config
+from edgenode.net.tls import MutualTls
+from edgenode.security.local import prepare
 
 _END_S = 20.0
 _TERM_S = 5.0
@@ -22,19 +24,25 @@ _OUT_OF_MEMORY = "SIGKILL, which the system also sends when memory runs out"
 
 
 class DemoProcesses:
-    """The processes of the demo. ``stop`` ends all of them in every case."""
+    """The processes of the demo, with an authority of their own. ``stop`` ends all of them in every case.
+
+    Attributes:
+        security: of the operator's connections.
+    """
 
     def __init__(self, config: Config, out: Path) -> None:
         self.config, self.logs = config, out / "logs"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._out = out
+        self._names = [f"node-{i:0{len(str(config.run.nodes - 1))}d}" for i in range(config.run.nodes)]
+        operator = prepare(out, config.run.cluster, self._names)
+        self.security = MutualTls(operator, lambda subject, key_id: True)
         self._failed: dict[str, int] = {}  # exit codes, the first failure first
 
     def start(self) -> None:
         """Spawn the nodes and the controller. They start in any order."""
         common = ["--config", str(self._out / "run.toml"), "--listen", "127.0.0.1:0"]
-        for i in range(self.config.run.nodes):
-            name = f"node-{i:0{len(str(self.config.run.nodes - 1))}d}"
+        for name in self._names:
             self._spawn(name, ["run", "--name", name, "--state-dir", str(self._out / name), *common])
         state_dir = ["--state-dir", str(self._out / "controller")]
         self._spawn("controller", ["controller", "--http", "127.0.0.1:0", *state_dir, *common])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgenode.cli.credentials import insecure_option, local_security
 from edgenode.cli.options import (
     CONTROLLER_PORT,
     HTTP_PORT,
@@ -26,6 +27,7 @@ from edgenode.cli.options import (
 if TYPE_CHECKING:
     from edgenode.config.schema import Config
     from edgenode.doctor import Finding
+    from edgenode.net.tls import Security
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 _UNITS = "edgenode-node.service", "edgenode-controller.service"
@@ -43,6 +45,7 @@ _UNITS = "edgenode-node.service", "edgenode-controller.service"
               help="As for edgenode run. [default: the user's state folder]")  # fmt: skip
 @click.option("--systemd", is_flag=True, envvar="EDGENODE_SYSTEMD", show_envvar=True,
               help="Only print how to install the systemd services.")  # fmt: skip
+@insecure_option
 @set_option
 @json_option
 def doctor(
@@ -52,6 +55,7 @@ def doctor(
     controller: str | None,
     state_dir: Path | None,
     systemd: bool,
+    insecure: bool,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -72,7 +76,7 @@ def doctor(
         return
     fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
     where = Addresses(listen, fixed, controller or ("none" if fixed else "mdns"))
-    found = asyncio.run(_examine(config_path, settings, where, state_dir, not as_json))
+    found = asyncio.run(_examine(config_path, settings, where, state_dir, insecure, not as_json))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], indent=1))
     problems = sum(finding.level == "problem" for finding in found)
@@ -92,7 +96,12 @@ class Addresses:
 
 
 async def _examine(
-    path: Path | None, settings: tuple[str, ...], where: Addresses, state_dir: Path | None, verbose: bool
+    path: Path | None,
+    settings: tuple[str, ...],
+    where: Addresses,
+    state_dir: Path | None,
+    insecure: bool,
+    verbose: bool,
 ) -> list[Finding]:
     """All findings. Prints each as soon as it is known, if ``verbose``.
 
@@ -100,15 +109,15 @@ async def _examine(
         ConfigError: an address is malformed.
     """
     found = []
-    async for finding in _findings(path, settings, where, state_dir):
+    async for finding in _findings(path, settings, where, state_dir, insecure):
         found.append(finding)
         if verbose:
-            click.echo(f"{click.style(f'{finding.level:8}', _COLOURS[finding.level])} {finding.check:10}  {finding}")
+            click.echo(f"{click.style(f'{finding.level:8}', _COLOURS[finding.level])} {finding.check:11}  {finding}")
     return found
 
 
 async def _findings(
-    path: Path | None, settings: tuple[str, ...], where: Addresses, state_dir: Path | None
+    path: Path | None, settings: tuple[str, ...], where: Addresses, state_dir: Path | None, insecure: bool
 ) -> AsyncIterator[Finding]:
     from edgenode.doctor import machine, network, problem
     from edgenode.errors import ConfigError
@@ -130,13 +139,34 @@ async def _findings(
     state_dir = state_dir or default_state_dir(config.run.cluster, default_name())
     for finding in (*machine.torch(config), *machine.model(config, state_dir), machine.power()):
         yield finding
-    yield await network.port("port", where.listen, True)
+    security, finding = _certificate(state_dir, insecure, config.run.cluster)
+    yield finding
+    yield await network.port("port", where.listen, True, security)
     for others in (f"0.0.0.0:{CONTROLLER_PORT}", f"127.0.0.1:{HTTP_PORT}"):
-        yield await network.port("port", others, False)
+        yield await network.port("port", others, False, security)
     async for finding in network.multicast(interfaces, where.controller == "mdns"):
         yield finding
-    async for finding in network.others(config.run.cluster, where.controller, where.peers, host):
+    async for finding in network.others(config.run.cluster, where.controller, where.peers, host, security):
         yield finding
+
+
+def _certificate(state_dir: Path, insecure: bool, cluster: str) -> tuple[Security | None, Finding]:
+    """What this device can show to others."""
+    from edgenode.doctor import ok, problem, warning
+    from edgenode.errors import EdgenodeError
+    from edgenode.net.tls import MutualTls
+
+    try:
+        security = local_security(state_dir, insecure, cluster)
+    except EdgenodeError as exc:
+        return None, problem("certificate", str(exc), "correct it, or enrol this device again (edgenode invite)")
+    if security is None:
+        remedy = "run edgenode invite where the controller runs, and start this node with --join and its line"
+        return None, warning("certificate", "this device is not enrolled yet", remedy)
+    if not isinstance(security, MutualTls):
+        return security, warning("certificate", "none: --insecure", "enrol this device (edgenode invite)")
+    shown = security.credentials
+    return security, ok("certificate", f"{shown.subject}, valid until {shown.expires():%Y-%m-%d}")
 
 
 def _installation() -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import click
 
+from edgenode.cli.credentials import insecure_option, local_security
 from edgenode.cli.options import NODE_PORT
 
 
@@ -13,7 +15,10 @@ from edgenode.cli.options import NODE_PORT
 @click.argument("address", metavar="[H:P]", default=f"127.0.0.1:{NODE_PORT}", envvar="EDGENODE_HEALTH_ADDRESS")
 @click.option("--timeout", "timeout_s", default=3.0, show_default=True, metavar="SECONDS",
               envvar="EDGENODE_HEALTH_TIMEOUT", show_envvar=True, help="How long to wait for the answer.")  # fmt: skip
-def health(address: str, timeout_s: float) -> None:
+@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
+              help="The daemon's, with its certificate. [default: the user's state folder]")  # fmt: skip
+@insecure_option
+def health(address: str, timeout_s: float, state_dir: Path | None, insecure: bool) -> None:
     """Check with gRPC's health service whether the daemon at H:P serves. Exit code 1 if it does not.
 
     The default is a node on this machine. A node serves as soon as it listens, before the run begins.
@@ -26,5 +31,5 @@ def health(address: str, timeout_s: float) -> None:
     """
     from edgenode.net.rpc import serves
 
-    asyncio.run(serves(address, timeout_s))
+    asyncio.run(serves(address, timeout_s, local_security(state_dir, insecure, None)))
     click.echo("serving")

@@ -18,6 +18,7 @@ import click
 from edgenode.cli.options import load_config, overrides, set_option, take_sigterm_as_ctrl_c
 from edgenode.config.schema import SECTIONS, Config
 from edgenode.errors import EdgenodeError, first_cause
+from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR, prepare
 
 _READY = re.compile(r"controller ready .*listen=(\S+)")
 _DEFAULT_CONFIG = Path("run.toml")
@@ -107,15 +108,20 @@ class Fleet:
         Raises:
             EdgenodeError: a process failed. The others are ended.
         """
+        prepare(self.out, self.config.run.cluster, self._names())
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.TaskGroup() as group:
                 controller = group.create_task(self._control(address), name="controller")
                 target = await asyncio.wait_for(address, _READY_S)
-                click.echo(f"edgenode: follow this run with: edgenode watch --controller {target}", err=True)
+                key = self.out / CONTROLLER_FOLDER / OPERATOR
+                click.echo(
+                    f"edgenode: follow this run with: edgenode watch --controller {target} --credentials {key}",
+                    err=True,
+                )
                 async with asyncio.TaskGroup() as nodes:
-                    for index in range(self.config.run.nodes):
-                        nodes.create_task(self._node(index, target), name=f"node {index}")
+                    for index, name in enumerate(self._names()):
+                        nodes.create_task(self._node(index, name, target), name=name)
                 await asyncio.wait([controller], timeout=_END_S)
                 controller.cancel()
         finally:
@@ -134,16 +140,18 @@ class Fleet:
         if code:
             raise EdgenodeError(f"the controller ended with exit code {code}; its last lines are above")
 
-    async def _node(self, index: int, controller: str) -> None:
+    def _names(self) -> list[str]:
         count = self.config.run.nodes
-        name = f"node-{index:0{len(str(count - 1))}d}"
+        return [f"node-{index:0{len(str(count - 1))}d}" for index in range(count)]
+
+    async def _node(self, index: int, name: str, controller: str) -> None:
         environ = {
             "EDGENODE_NAME": name,
             "EDGENODE_CONTROLLER": controller,
             "EDGENODE_LISTEN": "127.0.0.1:0",
             "EDGENODE_STATE_DIR": str(self.out / name),
         }
-        places = {"{index}": str(index), "{nodes}": str(count), "{name}": name}
+        places = {"{index}": str(index), "{nodes}": str(self.config.run.nodes), "{name}": name}
         command = [*self.program, *(_filled(argument, places) for argument in self.arguments)]
         for left in range(self.max_restarts, -1, -1):
             code = await self._run(name, command, environ)

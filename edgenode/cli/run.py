@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from edgenode.cli.credentials import (
+    insecure_option,
+    join_option,
+)
 from edgenode.cli.options import (
     CONTROLLER_PORT,
     HTTP_PORT,
@@ -23,6 +29,7 @@ from edgenode.cli.options import (
     warn,
 )
 from edgenode.observability.logs import set_up_logging
+from edgenode.security.local import AUTHORITY
 from edgenode.storage.filesystem import default_state_dir
 
 
@@ -48,6 +55,8 @@ from edgenode.storage.filesystem import default_state_dir
               show_envvar=True, help="Address where this node serves /metrics for Prometheus.")  # fmt: skip
 @click.option("--wait", "wait_s", default=300.0, show_default=True, envvar="EDGENODE_WAIT", metavar="SECONDS",
               help="How long to look for the controller or the peers.")  # fmt: skip
+@join_option
+@insecure_option
 @reflection_option
 @set_option
 @log_format_option
@@ -63,6 +72,8 @@ def run(
     fresh: bool,
     metrics: str,
     wait_s: float,
+    join: str | None,
+    insecure: bool,
     reflection: bool,
     settings: tuple[str, ...],
     log_format: str,
@@ -80,6 +91,7 @@ def run(
       edgenode run --config run.toml --metrics 0.0.0.0:9100       serve metrics to Prometheus
       edgenode run --config run.toml --set run.publish_every=20 --publish /srv/model.safetensors   use it meanwhile
       edgenode run --config run.toml --fresh                      discard earlier checkpoints
+      edgenode run --config run.toml --join edgenode-invite-...   enrol this device, once
     """
     config = load_config(config_path, settings)
     from edgenode.node.options import node_options
@@ -91,12 +103,14 @@ def run(
     )  # fmt: skip
     set_up_logging(verbose, log_format)
     log_start(node=name, cluster=config.run.cluster, nodes=config.run.nodes)
+    from edgenode.node.credentials import node_security
     from edgenode.node.process import run_node
     from edgenode.node.task_workload import TaskWorkload
 
+    security = node_security(options, join, insecure)
     take_sigterm_as_ctrl_c()
     try:
-        run_node(options, TaskWorkload(config, options.name, warn=warn))
+        run_node(replace(options, security=security), TaskWorkload(config, options.name, warn=warn))
     except KeyboardInterrupt:
         click.echo(f"edgenode: results so far are in {options.state_dir}", err=True)
         raise
@@ -116,6 +130,11 @@ def run(
               show_envvar=True, help="Folder for TensorBoard event files. Needs edgenode[tensorboard].")  # fmt: skip
 @click.option("--straggler", type=click.Choice(["wait", "drop"]), envvar="EDGENODE_STRAGGLER", show_envvar=True,
               help="Wait for a slow node, or evict it. [default: run.straggler of run.toml]")  # fmt: skip
+@click.option("--enrol", default="", metavar="H:P", envvar="EDGENODE_ENROL", show_envvar=True,
+              help="Address where devices enrol. [default: the port after that of --listen]")  # fmt: skip
+@click.option("--invites", type=click.IntRange(0, 1024), metavar="N", envvar="EDGENODE_INVITES", show_envvar=True,
+              help="Print invites for N devices. [default: run.nodes at the first start on a terminal]")  # fmt: skip
+@insecure_option
 @reflection_option
 @set_option
 @log_format_option
@@ -128,6 +147,9 @@ def controller(
     http: str,
     tensorboard: Path | None,
     straggler: str | None,
+    enrol: str,
+    invites: int | None,
+    insecure: bool,
     reflection: bool,
     settings: tuple[str, ...],
     log_format: str,
@@ -150,14 +172,29 @@ def controller(
     settings = (*settings, *((f"run.straggler={straggler}",) if straggler else ()))
     config = load_config(config_path, settings)
     set_up_logging(verbose, log_format)
-    _check(listen, (http,) if http != "none" else ())
+    _check(listen, tuple(address for address in (http, enrol) if address not in ("", "none")))
     log_start(controller=listen, cluster=config.run.cluster, nodes=config.run.nodes)
+    from edgenode.controller.options import Options
     from edgenode.controller.process import run_controller
+    from edgenode.net.rpc import refuse_beyond_loopback
+
+    if insecure:
+        refuse_beyond_loopback(listen)
 
     state_dir = state_dir or default_state_dir(config.run.cluster, "controller")
     take_sigterm_as_ctrl_c()
-    if not run_controller(config, listen, state_dir, recover, http, tensorboard, reflection):
+    if invites is None:
+        first = sys.stdout.isatty() and not (state_dir / AUTHORITY).exists()
+        invites = config.run.nodes if first else 0
+    options = Options(
+        config, listen, state_dir, recover, http, enrol, tensorboard, reflection, insecure, invites, _show_invite
+    )
+    if not run_controller(options):
         raise SystemExit(1)
+
+
+def _show_invite(line: str) -> None:
+    click.echo(f"edgenode run --config run.toml --join {line}")
 
 
 def _check(listen: str, targets: tuple[str, ...]) -> None:

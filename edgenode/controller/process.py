@@ -21,17 +21,17 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import assert_never
 
 import structlog
 
 from edgenode import factory
 from edgenode.config.graphs import GRAPHS
-from edgenode.config.schema import Config
+from edgenode.controller.enrolment import Enrolment
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.graph_log import GraphLog
 from edgenode.controller.operator_service import OperatorService
+from edgenode.controller.options import Options
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import (
@@ -68,7 +68,8 @@ from edgenode.net.interfaces import interfaces_for
 from edgenode.net.mdns_service import Service
 from edgenode.net.operator_client import operator_client
 from edgenode.net.operator_server import OperatorServer
-from edgenode.net.rpc import join_address, serving, split_address
+from edgenode.net.rpc import Services, join_address, serves, serving, split_address
+from edgenode.net.tls import INSECURE, Security
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.observability.run_recorder import RunRecorder
 from edgenode.observability.status_view import cluster_json, page_from_elsewhere
@@ -86,28 +87,19 @@ _LINGER_S = 0.5  # so that watching clients receive the last status
 class Controller:
     """Creates one run, changes its plan, and watches it until it ends.
 
-    Args:
-        recover: replace a controller whose disk is lost.
-        http: host:port of the page, or "none".
-        tensorboard: the folder for TensorBoard events.
-        reflection: whether gRPC clients can list the services.
+    Raises:
+        EdgenodeError: the configuration, the state on disk or the certificates do not fit.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        listen: str,
-        state_dir: Path,
-        recover: bool = False,
-        http: str = "none",
-        tensorboard: Path | None = None,
-        reflection: bool = False,
-    ) -> None:
-        self.config, self.listen, self._http, self._reflection = config, listen, http, reflection
-        self.state = ControllerState(state_dir, config.digest(), config.shared())
+    def __init__(self, options: Options) -> None:
+        config, recover = options.config, options.recover
+        self.options, self.config = options, config
+        self.state = ControllerState(options.state_dir, config.digest(), config.shared())
         saved = self._load_state(recover)
-        leadership = Leadership(saved.term + 1 if saved else 0, secrets.token_hex(4), listen)
+        leadership = Leadership(saved.term + 1 if saved else 0, secrets.token_hex(4), options.listen)
         self.cluster = Cluster(factory.run_spec(config), leadership, saved, recover)
+        self._enrolment = None if options.insecure else Enrolment(options.state_dir, config.run.cluster)
+        self._security: Security = INSECURE if self._enrolment is None else self._enrolment.security
         if saved:
             log.info("resuming the run", term=saved.term + 1, nodes=list(saved.plan.latest.names))
             self.state.save(replace(saved, term=saved.term + 1))
@@ -117,13 +109,14 @@ class Controller:
         self._graph_log = GraphLog(self.cluster)
         self._link_changes = Counter[str]()  # by node: its joins and disconnects in the mailbox
         post = self._mailbox.put_nowait
-        identity = Identity(config.run.cluster, "controller", config.digest(), config=config.shared())
+        cluster, shared, security = config.run.cluster, config.shared(), self._security
+        identity = Identity(cluster, "controller", config.digest(), config=shared, security=security)
         self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post)
         self.operator_service = OperatorService(self.cluster, self.nodes, self._failure_detector, post)
         self._feed = Feed(lambda: cluster_json(self.operator_service.status()))
-        events = Events(tensorboard) if tensorboard else None
+        events = Events(options.tensorboard) if options.tensorboard else None
         restarted, rounds = recover or saved is not None, self.cluster.run_spec.rounds
-        self._recorder = RunRecorder(config, rounds, state_dir, restarted, self.operator_service, events)
+        self._recorder = RunRecorder(config, rounds, options.state_dir, restarted, self.operator_service, events)
         self._control = ControlServer(identity, self._post_from_link, self.nodes.reported, self._address_in_plan)
 
     def _load_state(self, recover: bool) -> Persist | None:
@@ -149,18 +142,28 @@ class Controller:
             ConfigError: the address cannot be bound, or another controller leads a cluster of this name.
         """
         operators = OperatorServer(self.operator_service)
-        services = [(control_server.SERVICE, self._control.add_to), (operator_server.SERVICE, operators.add_to)]
+        services: Services = [
+            (control_server.SERVICE, self._control.add_to),
+            (operator_server.SERVICE, operators.add_to),
+        ]
+        listen, http = self.options.listen, self.options.http
         async with AsyncExitStack() as stack:
-            port = await stack.enter_async_context(serving(self.listen, services, reflection=self._reflection))
-            host = split_address(self.listen)[0]
+            if self._enrolment is None:
+                log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
+            else:
+                enrolling = self._enrolment.serving(self.options, self._control.hang_up)
+                services = [*services, *await stack.enter_async_context(enrolling)]
+            server = serving(listen, services, reflection=self.options.reflection, security=self._security)
+            port = await stack.enter_async_context(server)
+            host = split_address(listen)[0]
             address = join_address(interfaces_for(host)[0], port)
             self.cluster.leadership = replace(self.cluster.leadership, address=address)
             found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
             service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
             await found.announce(service, self._is_alive)
-            if self._http != "none":
-                page = dashboard(self.operator_service, self._recorder, self._feed, self._http)
-                self.operator_service.page = await stack.enter_async_context(serving_http(page, self._http, "--http"))
+            if http != "none":
+                page = dashboard(self.operator_service, self._recorder, self._feed, http)
+                self.operator_service.page = await stack.enter_async_context(serving_http(page, http, "--http"))
             log.info(
                 "controller ready",
                 cluster=self.config.run.cluster,
@@ -169,7 +172,7 @@ class Controller:
                 nodes=self.config.run.nodes,
                 **({"page": self.operator_service.page} if self.operator_service.page else {}),
             )
-            if self._http != "none" and (how := page_from_elsewhere(self.operator_service.page, interfaces_for("")[0])):
+            if http != "none" and (how := page_from_elsewhere(self.operator_service.page, interfaces_for("")[0])):
                 log.info("only this machine can open the page", from_elsewhere=how)
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._handle_events(), name="owner")
@@ -204,12 +207,15 @@ class Controller:
         """Whether another controller of this cluster answers at an announced address."""
         for target in other.targets:
             with suppress(EdgenodeError):
-                async with operator_client(target, _PROBE_S) as client:
+                async with operator_client(target, _PROBE_S, self._security) as client:
                     status = await client.status()
                     return (
                         status.cluster == self.config.run.cluster
                         and status.leadership.nonce != self.cluster.leadership.nonce
                     )
+            with suppress(EdgenodeError):
+                await serves(target, _PROBE_S, None)  # a controller with another authority answers nothing
+                return True
         return False
 
     # --- the owner task -----------------------------------------------------------------------------
@@ -324,15 +330,7 @@ def _removed(actions: Sequence[ClusterAction]) -> set[str]:
     return removed
 
 
-def run_controller(
-    config: Config,
-    listen: str,
-    state_dir: Path,
-    recover: bool = False,
-    http: str = "none",
-    tensorboard: Path | None = None,
-    reflection: bool = False,
-) -> bool:
+def run_controller(options: Options) -> bool:
     """Run a controller in its own event loop until its run ends. True if all members ended well.
 
     Raises:
@@ -342,7 +340,7 @@ def run_controller(
     for name, reason in GRAPHS.add_all().items():  # an operator may choose any of them
         log.warning("skipping the graph of an extension", graph=name, reason=reason)
     try:
-        with claimed(state_dir, "a controller"):
-            return asyncio.run(Controller(config, listen, state_dir, recover, http, tensorboard, reflection).run())
+        with claimed(options.state_dir, "a controller"):
+            return asyncio.run(Controller(options).run())
     except BaseExceptionGroup as exc:
         raise first_cause(exc) from exc

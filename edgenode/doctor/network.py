@@ -21,6 +21,7 @@ from edgenode.net.interfaces import LOOPBACK, interfaces_for
 from edgenode.net.mdns_service import SERVICE_TYPES, Service
 from edgenode.net.operator_client import operator_client
 from edgenode.net.rpc import serves, split_address
+from edgenode.net.tls import INSECURE, Security
 
 _GROUP, _PORT = "224.0.0.251", 5353
 _IP_MULTICAST_ALL = 49  # Linux: with 0, a socket receives only what arrives at its own interface
@@ -31,7 +32,7 @@ _DIAL_S = 2.0
 _SKEW_S = 5.0
 
 
-async def port(check: str, listen: str, needed: bool) -> Finding:
+async def port(check: str, listen: str, needed: bool, security: Security | None = INSECURE) -> Finding:
     """Whether an address can be bound. It is fine if edgenode serves there already."""
     host, number = split_address(listen)
     try:
@@ -43,7 +44,7 @@ async def port(check: str, listen: str, needed: bool) -> Finding:
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
     with suppress(EdgenodeError):
-        await serves(f"{LOOPBACK if host in ('', '0.0.0.0', '::') else host}:{number}", _DIAL_S)
+        await serves(f"{LOOPBACK if host in ('', '0.0.0.0', '::') else host}:{number}", _DIAL_S, security)
         return ok(check, f"edgenode serves at {listen} already")
     text = f"cannot listen on {listen}: {reason}"
     if needed:
@@ -159,12 +160,19 @@ def _interface(address: str) -> str:
 # --- other processes --------------------------------------------------------------------------------
 
 
-async def others(cluster: str, controller: str, peers: Sequence[str], listen_host: str) -> AsyncIterator[Finding]:
+async def others(
+    cluster: str,
+    controller: str,
+    peers: Sequence[str],
+    listen_host: str,
+    security: Security | None = INSECURE,
+) -> AsyncIterator[Finding]:
     """Which controllers and nodes are visible, whether they answer, and how far the controller's clock differs.
 
     Args:
         controller: "mdns", "none" or host:port.
         peers: host:port of the given peers.
+        security: None if this device is not enrolled yet.
     """
     nodes: dict[str, tuple[str, ...]] = {peer: (peer,) for peer in peers}
     if controller != "mdns":
@@ -183,14 +191,18 @@ async def others(cluster: str, controller: str, peers: Sequence[str], listen_hos
             yield warning("controller", text, "start edgenode controller on one device, or use --controller H:P")
     for target in sorted(controllers):
         try:
-            status, ahead_s = await _status(target)
+            if security is None:
+                await serves(target, _DIAL_S, None)
+                yield ok("controller", f"{target} answers; enrol this device to see more")
+                continue
+            status, ahead_s = await _status(target, security)
         except EdgenodeError as exc:
             yield problem("controller", str(exc), "start it, or open its port in the firewall of its device")
             continue
         yield _controller(cluster, target, status)
         yield _clock(ahead_s)
         nodes |= {node.node: (node.address,) for node in status.nodes}
-    yield await _nodes(nodes)
+    yield await _nodes(nodes, security)
 
 
 @dataclass(frozen=True)
@@ -207,9 +219,9 @@ async def _announced(cluster: str, listen_host: str) -> _Announced:
         return _Announced(controllers, nodes, discovery.other_clusters("controller"))
 
 
-async def _status(target: str) -> tuple[ClusterStatus, float]:
+async def _status(target: str, security: Security) -> tuple[ClusterStatus, float]:
     """A controller's status, and how far its clock is ahead of ours, if the answer takes half of the round trip."""
-    async with operator_client(target, _DIAL_S) as client:
+    async with operator_client(target, _DIAL_S, security) as client:
         asked = time.time()
         status = await client.status()
         return status, status.unix_time_s - (asked + time.time()) / 2
@@ -230,10 +242,10 @@ def _clock(ahead_s: float) -> Finding:
     return warning("clock", text, "a run works, but log times mislead: timedatectl set-ntp true")
 
 
-async def _nodes(nodes: Mapping[str, tuple[str, ...]]) -> Finding:
+async def _nodes(nodes: Mapping[str, tuple[str, ...]], security: Security | None) -> Finding:
     if not nodes:
         return ok("nodes", "no node is visible yet")
-    answers = await asyncio.gather(*(_answers(targets) for targets in nodes.values()))
+    answers = await asyncio.gather(*(_answers(targets, security) for targets in nodes.values()))
     seen = _few([name if name in targets else f"{name} at {targets[0]}" for name, targets in nodes.items()])
     if silent := [name for name, answered in zip(nodes, answers, strict=True) if not answered]:
         remedy = "open its port in the firewall of its device, unless it has just ended"
@@ -241,10 +253,10 @@ async def _nodes(nodes: Mapping[str, tuple[str, ...]]) -> Finding:
     return ok("nodes", f"{seen}; all answer")
 
 
-async def _answers(targets: Sequence[str]) -> bool:
+async def _answers(targets: Sequence[str], security: Security | None) -> bool:
     for target in targets:
         with suppress(EdgenodeError):
-            await serves(target, _DIAL_S)
+            await serves(target, _DIAL_S, security)
             return True
     return False
 

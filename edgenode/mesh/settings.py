@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -14,6 +14,7 @@ from edgenode import factory
 from edgenode.config.load import checked_name, load
 from edgenode.core.names import to_name
 from edgenode.errors import ConfigError
+from edgenode.node.credentials import node_security
 from edgenode.node.options import Options, node_options
 from edgenode.observability.logs import set_up_logging
 
@@ -66,7 +67,8 @@ def read(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Optio
         publish=Path(publish) if publish else None,
     )
     factory.check_networked(config, controller=options.controller != "none")
-    return options
+    security = node_security(options, environ.get("EDGENODE_JOIN"), _flag("EDGENODE_INSECURE", environ))
+    return replace(options, security=security)
 
 
 def log_as_the_daemon_does(environ: Mapping[str, str] = os.environ) -> None:

@@ -67,6 +67,11 @@ class ControlLink:
         self._outage = Outage(lambda since_s, why: log.warning("cannot reach the controller", since_s=since_s, why=why))
         self.connected = asyncio.Event()
 
+    @property
+    def target(self) -> str:
+        """host:port of the controller that was dialled last, or ""."""
+        return self._target
+
     def progress(self, progress: Progress, status: NodeStatus) -> None:
         """Report how far the node is. It replaces an older report that was not sent yet."""
         self._progress = progress_to_wire(progress, status)

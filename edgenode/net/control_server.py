@@ -80,7 +80,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
                 await context.write(order_to_wire(Refuse(why)))
                 return
             node = name
-            self._hang_up(node)
+            self.hang_up(node)
             self._links[node], self._addresses[node] = orders, join.address
             self._post(Reported(node, join))
             async with asyncio.TaskGroup() as group:
@@ -109,8 +109,8 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             asked.add(last)
         return ""
 
-    def _hang_up(self, node: str) -> None:
-        """End an older link of a name. It is half open: its node has connected again, or is dead."""
+    def hang_up(self, node: str) -> None:
+        """End the link of a name: its node has connected again, its key was revoked, or it is dead."""
         if node in self._links:
             self._links.pop(node).put_nowait(None)
             self._post(Disconnected(node))

@@ -32,13 +32,13 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
     Args:
         cluster: for the invites.
         addresses: host:port of the enrolment service, the most likely first.
-        revoked: takes the subject of a revoked key, whose live streams must end.
+        hang_up: ends the live streams of a node whose key is revoked.
     """
 
     def __init__(
-        self, authority: Authority, cluster: str, addresses: tuple[str, ...], revoked: Callable[[Subject], None]
+        self, authority: Authority, cluster: str, addresses: tuple[str, ...], hang_up: Callable[[str], None]
     ) -> None:
-        self._authority, self._cluster, self._addresses, self._revoked = authority, cluster, addresses, revoked
+        self._authority, self._cluster, self._addresses, self._hang_up = authority, cluster, addresses, hang_up
         self._one_at_a_time = asyncio.Lock()  # of the authority's register
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -97,7 +97,8 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
             subject = Subject(_role(request.role), request.name)
             key_id = await asyncio.to_thread(self._authority.revoke, subject)
             log.warning("revoked a key", subject=str(subject))
-            self._revoked(subject)
+            if subject.role == "node":
+                self._hang_up(subject.name)
             return credential_pb2.RevokeResponse(id=key_id)
 
     @asynccontextmanager

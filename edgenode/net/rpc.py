@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -15,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, SecurityError, TransportError
 from edgenode.net.tls import INSECURE, Security
+from edgenode.security.subject import role_dns_name
 
 log = structlog.get_logger()
 
@@ -40,7 +42,11 @@ _SERVER = [*_KEEPALIVE, *_SIZES, ("grpc.http2.min_ping_interval_without_data_ms"
 _CALLS_END_S = 0.2
 _FINAL = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
 
+_LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+
 S = TypeVar("S")
+Services = Sequence[tuple[str, Callable[[grpc.aio.Server], None]]]
+"""The full name of each service of a server, and what adds it."""
 
 
 def channel(target: str, security: Security = INSECURE, server: str = "") -> grpc.aio.Channel:
@@ -51,7 +57,7 @@ def channel(target: str, security: Security = INSECURE, server: str = "") -> grp
 @asynccontextmanager
 async def serving(
     listen: str,
-    services: Sequence[tuple[str, Callable[[grpc.aio.Server], None]]],
+    services: Services,
     grace_s: float = 2.0,
     reflection: bool = False,
     security: Security = INSECURE,
@@ -116,22 +122,65 @@ def _why_not(listen: str) -> str:
     return "the address is not available"
 
 
-async def serves(target: str, timeout_s: float) -> None:
-    """Ask the health service at host:port.
+async def serves(target: str, timeout_s: float, security: Security | None = INSECURE) -> None:
+    """Ask the health service of a node or controller at host:port.
+
+    Args:
+        security: None if this process has no certificate. Then it is only checked that a server with TLS is there.
 
     Raises:
         TransportError: there is no answer in time, or the server is not serving.
+        SecurityError: it refuses this process.
         ConfigError: it is not an address.
     """
     split_address(target)
-    async with channel(target) as there:
+    if security is None:
+        await _shows_a_certificate(target, timeout_s)
+        return
+    try:
+        await _is_healthy(target, timeout_s, security, role_dns_name("node"))
+    except TransportError:
+        if security is INSECURE:
+            raise
+        await _is_healthy(target, timeout_s, security, role_dns_name("controller"))
+
+
+async def _is_healthy(target: str, timeout_s: float, security: Security, server: str) -> None:
+    async with channel(target, security, server) as there:
         try:
             stub = health_pb2_grpc.HealthStub(there)
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
+            if exc.code() is grpc.StatusCode.PERMISSION_DENIED:
+                raise refused(exc, target) from exc
             raise TransportError(f"no server answers at {target}: {exc.code().name.lower().replace('_', ' ')}") from exc
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise TransportError(f"{target} is not serving")
+
+
+async def _shows_a_certificate(target: str, timeout_s: float) -> None:
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    unverified.set_alpn_protocols(["h2"])
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(*split_address(target), ssl=unverified)
+        writer.transport.abort()
+    except (OSError, TimeoutError) as exc:
+        raise TransportError(f"no server answers at {target}: {str(exc) or 'timed out'}") from exc
+
+
+def refuse_beyond_loopback(listen: str) -> None:
+    """Without TLS, whoever reaches the address may do everything.
+
+    Raises:
+        ConfigError: the address is not of the loopback interface.
+    """
+    if split_address(listen)[0] not in _LOOPBACK_HOSTS:
+        raise ConfigError(
+            f"--insecure works on loopback only, but --listen is {listen}: anyone on the network could stop the run; "
+            "choose --listen 127.0.0.1:0, or enrol the devices (edgenode invite)"
+        )
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -77,6 +77,11 @@ class MutualTls:
     def __init__(self, credentials: Credentials, admits: Callable[[Subject, str], bool]) -> None:
         self._credentials, self._admits = credentials, admits
 
+    @property
+    def credentials(self) -> Credentials:
+        """The newest."""
+        return self._credentials
+
     def renew(self, credentials: Credentials) -> None:
         """Use other credentials from the next connection on."""
         self._credentials = credentials

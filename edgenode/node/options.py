@@ -9,6 +9,7 @@ from edgenode.config.load import checked_name
 from edgenode.config.schema import Config
 from edgenode.errors import ConfigError
 from edgenode.net.rpc import split_address
+from edgenode.net.tls import INSECURE, Security
 from edgenode.storage.filesystem import default_state_dir
 from edgenode.storage.model_file import MODEL_FILE
 
@@ -25,6 +26,7 @@ class Options:
         wait_s: how long to look for the controller, or for the peers.
         metrics: host:port for Prometheus, or "none".
         reflection: whether gRPC clients can list the services.
+        security: of all gRPC connections.
     """
 
     config: Config
@@ -38,11 +40,17 @@ class Options:
     metrics: str = "none"
     reflection: bool = False
     publish: Path | None = None
+    security: Security = INSECURE
 
     @property
     def model_file(self) -> Path:
         """Where the model is published."""
         return self.publish or self.state_dir / MODEL_FILE
+
+    @property
+    def credentials(self) -> Path:
+        """The file with the node's key and certificate, if it is not insecure."""
+        return self.state_dir / "credentials.pem"
 
     @property
     def listen_host(self) -> str:

@@ -34,12 +34,14 @@ from edgenode.net.interfaces import interfaces_for
 from edgenode.net.mdns_service import Service
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import join_address, serving
+from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
 from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, agree_with_peers
 from edgenode.node.initial_model import InitialModel, fetch_initial
 from edgenode.node.options import Options
 from edgenode.node.peer_directory import PeerDirectory
+from edgenode.node.renewal import keep_renewed
 from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.runner import Mailbox, NodeRunner, Outcome
 from edgenode.node.shutdown import Shutdown
@@ -68,6 +70,7 @@ class NodeProcess:
             process=secrets.token_hex(8),
             config=config.shared(),
             workload=canonical(workload.identity()),
+            security=options.security,
         )
         self.store = checkpoint_store(options.state_dir, config, workload)
         self.saved = self._scan_checkpoints()
@@ -120,8 +123,12 @@ class NodeProcess:
 
     async def _serve(self, stack: AsyncExitStack) -> LocalNode:
         """Start the servers, and load the data."""
+        if self.options.security is INSECURE:
+            log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
         services = [(peer_server.SERVICE, self._server.add_to)]
-        server = serving(self.options.listen, services, reflection=self.options.reflection)
+        server = serving(
+            self.options.listen, services, reflection=self.options.reflection, security=self.options.security
+        )
         port = await stack.enter_async_context(server)
         if self.options.metrics != "none":
             metrics = serving_http(metrics_app(self._view), self.options.metrics, "--metrics")
@@ -153,6 +160,10 @@ class NodeProcess:
         uses_mdns = self.options.uses_mdns
         discovery = await stack.enter_async_context(self._announced(local.port)) if uses_mdns else None
         controller = ControllerBootstrap(self.options, local, discovery, self._shutdown, self._show_activity)
+        security = self.options.security
+        if isinstance(security, MutualTls):
+            renewal = keep_renewed(self.options.credentials, security, lambda: controller.link.target)
+            await stack.enter_async_context(in_background(renewal, "renewal of the certificate"))
         async with in_background(controller.link.run(), "link to the controller"):
             start = await controller.wait_for_start()
             try:

@@ -5,13 +5,18 @@
 2. An invite is used once. It is removed from the disk before anything is signed: a crash in between costs an invite,
    and never gives two certificates.
 3. Every change is on the medium before it takes effect.
+4. Several processes may use one folder: the controller, and `edgenode cert` next to it. A lock on a file orders their
+   changes, and each begins with what is on the disk.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,11 +26,13 @@ from edgenode.errors import SecurityError
 from edgenode.security import certificates
 from edgenode.security.certificates import LIFE, Credentials
 from edgenode.security.invite import hashed, make_secret
-from edgenode.security.secret_files import read_credentials, read_secret, write_credentials, write_secret
+from edgenode.security.secret_files import is_due, read_credentials, read_secret, write_credentials, write_secret
 from edgenode.security.subject import CONTROLLER, Role, Subject
 
-_CA, _OWN, _REGISTER = "authority.pem", "controller.pem", "register.json"
+_CA, _OWN, _REGISTER, _LOCK = "authority.pem", "controller.pem", "register.json", ".lock"
 MAX_INVITES = 1024
+LOCAL_OPERATOR = Subject("operator", "local")
+"""Whoever can read the controller's state folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class Authority:
     """
 
     def __init__(self, folder: Path, cluster: str, now: Callable[[], float] = time.time) -> None:
-        self._folder, self._now = folder, now
+        self._folder, self._now, self._read_ns = folder, now, 0
         found = read_credentials(folder / _CA)
         if found is None:
             found = certificates.make_authority(cluster)
@@ -97,11 +104,7 @@ class Authority:
 
     def controller(self) -> Credentials:
         """The controller's own credentials: those on disk, or new ones near the end of their life."""
-        own = read_credentials(self._folder / _OWN)
-        if own is None or is_due(own) or own.authority != self.certificate:
-            own = certificates.make_credentials(self._ca, CONTROLLER)
-            write_credentials(self._folder / _OWN, own)
-        return own
+        return self.keep(self.controller_file, CONTROLLER)
 
     @property
     def controller_file(self) -> Path:
@@ -110,9 +113,12 @@ class Authority:
 
     def admits(self, subject: Subject, key_id: str) -> bool:
         """Whether a key that a subject shows is valid. The first use of a renewed key revokes the older one."""
-        keys = self._register.keys.get(subject.dns_name, ())
-        if key_id in keys[1:]:
-            self._write(self._with_key(self._register, subject, key_id))
+        if self._register.keys.get(subject.dns_name) == (key_id,) and not self._is_stale():
+            return True
+        with self._changing() as register:
+            keys = register.keys.get(subject.dns_name, ())
+            if key_id in keys[1:]:
+                self._write(self._with_key(register, subject, key_id))
         return key_id in keys
 
     # --- invites ------------------------------------------------------------------------------------
@@ -124,11 +130,12 @@ class Authority:
             name: whom it is for, or "": the device then chooses a name that is free.
         """
         now, secret = self._now(), make_secret()
-        open_invites = {key: invited for key, invited in self._register.invites.items() if invited.expires > now}
-        if len(open_invites) >= MAX_INVITES:
-            raise SecurityError(f"there are {MAX_INVITES} open invites: wait until some expire")
-        open_invites[hashed(secret)] = _Invited(role, name, now + ttl.total_seconds())
-        self._write(replace(self._register, invites=open_invites))
+        with self._changing() as register:
+            open_invites = {key: invited for key, invited in register.invites.items() if invited.expires > now}
+            if len(open_invites) >= MAX_INVITES:
+                raise SecurityError(f"there are {MAX_INVITES} open invites: wait until some expire")
+            open_invites[hashed(secret)] = _Invited(role, name, now + ttl.total_seconds())
+            self._write(replace(register, invites=open_invites))
         return secret
 
     def enrol(self, secret: bytes, request: bytes, name: str, life: timedelta = LIFE) -> bytes:
@@ -141,21 +148,27 @@ class Authority:
             SecurityError: the invite is unknown, used or expired, the name is not the invited or is taken, or the
                 request is malformed. Only a request that is otherwise right uses the invite up.
         """
-        invited = self._register.invites.get(hashed(secret))
+        with self._changing() as register:
+            subject = self._invited(register, secret, name)
+            key_id = certificates.requested_key_id(request)
+            invites = {key: other for key, other in register.invites.items() if key != hashed(secret)}
+            self._write(self._with_key(replace(register, invites=invites), subject, key_id))
+        return certificates.issue(self._ca, request, subject, life)
+
+    def _invited(self, register: _Register, secret: bytes, name: str) -> Subject:
+        """Who becomes a member by an invite."""
+        invited = register.invites.get(hashed(secret))
         if invited is None or invited.expires <= self._now():
             raise SecurityError("the invite is not valid: it was used before, or has expired; ask for another one")
         subject = Subject(invited.role, invited.name or name)
         if invited.name not in ("", name):
             raise SecurityError(f"the invite is for {subject}, not for {name}")
-        if not invited.name and subject.dns_name in self._register.keys:
+        if not invited.name and subject.dns_name in register.keys:
             raise SecurityError(
                 f"the name {name} is taken: choose another --name, or ask for an invite for this name if the device is "
                 f"the same one (edgenode invite {name})"
             )
-        key_id = certificates.requested_key_id(request)
-        invites = {key: other for key, other in self._register.invites.items() if key != hashed(secret)}
-        self._write(self._with_key(replace(self._register, invites=invites), subject, key_id))
-        return certificates.issue(self._ca, request, subject, life)
+        return subject
 
     # --- keys ---------------------------------------------------------------------------------------
 
@@ -165,10 +178,37 @@ class Authority:
         Raises:
             SecurityError: the request is malformed, or its key was revoked.
         """
-        register, key_id = self._register, certificates.requested_key_id(request)
-        current = register.keys.get(subject.dns_name, ())[:1]
-        self._write(self._with_key(register, subject, *current, key_id))
+        key_id = certificates.requested_key_id(request)
+        with self._changing() as register:
+            current = register.keys.get(subject.dns_name, ())[:1]
+            self._write(self._with_key(register, subject, *current, key_id))
         return certificates.issue(self._ca, request, subject, life)
+
+    def make(self, subject: Subject, life: timedelta = LIFE) -> Credentials:
+        """A new key and its certificate, made here: for an operator on this machine, or to be copied to a device.
+
+        Revokes the subject's older key.
+        """
+        key = certificates.make_key()
+        request = certificates.signing_request(key)
+        with self._changing() as register:
+            self._write(self._with_key(register, subject, certificates.requested_key_id(request)))
+        return Credentials(key, certificates.issue(self._ca, request, subject, life), self.certificate)
+
+    def keep(self, path: Path, subject: Subject) -> Credentials:
+        """The credentials in a file, made anew if there are none, or if they are due or no longer valid.
+
+        Raises:
+            SecurityError: the file is damaged or readable by others, or cannot be written.
+        """
+        own = read_credentials(path)
+        if own is None or own.authority != self.certificate or is_due(path) or not self._is_of(own, subject):
+            own = self.make(subject)
+            write_credentials(path, own)
+        return own
+
+    def _is_of(self, own: Credentials, subject: Subject) -> bool:
+        return own.subject == subject and self.admits(subject, certificates.public_key_id(own.certificate))
 
     def revoke(self, subject: Subject) -> str:
         """Revoke the keys of a subject. Return the id of the newest.
@@ -176,12 +216,12 @@ class Authority:
         Raises:
             SecurityError: it has none.
         """
-        register = self._register
-        if subject.dns_name not in register.keys:
-            raise SecurityError(f"{subject} has no key")
-        keys = dict(register.keys)
-        revoked = keys.pop(subject.dns_name)
-        self._write(replace(register, keys=keys, revoked=(*register.revoked, *revoked)))
+        with self._changing() as register:
+            keys = dict(register.keys)
+            revoked = keys.pop(subject.dns_name, ())
+            if not revoked:
+                raise SecurityError(f"{subject} has no key")
+            self._write(replace(register, keys=keys, revoked=(*register.revoked, *revoked)))
         return revoked[-1]
 
     def _with_key(self, register: _Register, subject: Subject, *key_ids: str) -> _Register:
@@ -198,8 +238,25 @@ class Authority:
 
     # --- the file -----------------------------------------------------------------------------------
 
+    @contextmanager
+    def _changing(self) -> Iterator[_Register]:
+        """Change the register: no other process does meanwhile. Yields what is on the disk."""
+        with os.fdopen(os.open(self._folder / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._register = self._read_register()
+            yield self._register
+
+    def _is_stale(self) -> bool:
+        """Whether another process has changed the register."""
+        try:
+            return (self._folder / _REGISTER).stat().st_mtime_ns != self._read_ns
+        except FileNotFoundError:
+            return False
+
     def _read_register(self) -> _Register:
         path = self._folder / _REGISTER
+        with suppress(FileNotFoundError):
+            self._read_ns = path.stat().st_mtime_ns
         content = read_secret(path)
         if content is None:
             return _Register()
@@ -214,8 +271,4 @@ class Authority:
     def _write(self, register: _Register) -> None:
         write_secret(self._folder / _REGISTER, json.dumps(asdict(register), indent=1).encode())
         self._register = register
-
-
-def is_due(credentials: Credentials, life: timedelta = LIFE, now: Callable[[], float] = time.time) -> bool:
-    """Whether two thirds of a certificate's life have passed, so that it is to be renewed."""
-    return credentials.expires().timestamp() - now() < life.total_seconds() / 3
+        self._read_ns = (self._folder / _REGISTER).stat().st_mtime_ns

@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from edgenode.errors import SecurityError
 
-_PREFIX = "edgenode-invite-"
+PREFIX = "edgenode-invite-"
 _VERSION = b"\x01"
 _SECRET_BYTES, _DIGEST_BYTES = 16, 32
 _MAX_CHARS = 2048
@@ -36,7 +36,7 @@ class Invite:
     def __str__(self) -> str:
         text = _SEPARATOR.join((self.cluster, *self.addresses)).encode()
         packed = base64.urlsafe_b64encode(_VERSION + self.secret + self.authority + text)
-        return _PREFIX + packed.decode().rstrip("=")
+        return PREFIX + packed.decode().rstrip("=")
 
     @classmethod
     def parse(cls, line: str) -> Invite:
@@ -46,9 +46,9 @@ class Invite:
             SecurityError: it is not an invite, or a part of it is missing.
         """
         line = "".join(line.split())
-        if not line.startswith(_PREFIX) or len(line) > _MAX_CHARS:
-            raise SecurityError(f"this is not an invite: it must begin with {_PREFIX}")
-        packed = line.removeprefix(_PREFIX)
+        if not line.startswith(PREFIX) or len(line) > _MAX_CHARS:
+            raise SecurityError(f"this is not an invite: it must begin with {PREFIX}")
+        packed = line.removeprefix(PREFIX)
         try:
             content = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
             rest = content[1 + _SECRET_BYTES + _DIGEST_BYTES :].decode("ascii")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -73,6 +75,21 @@ def write_credentials(path: Path, credentials: Credentials) -> None:
         SecurityError: as `write_secret`.
     """
     write_secret(path, credentials.key + credentials.certificate + credentials.authority)
+
+
+def is_due(path: Path, now: Callable[[], float] = time.time) -> bool:
+    """Whether two thirds of the life of the certificate in a file have passed, so that it is to be renewed.
+
+    Its life begins when the file was written. A board that wrote it in 1970, before it knew the time, renews it soon.
+
+    Raises:
+        SecurityError: as `read_credentials`.
+    """
+    credentials = read_credentials(path)
+    if credentials is None:
+        return True
+    written = path.stat().st_mtime
+    return now() - written >= (credentials.expires().timestamp() - written) * 2 / 3
 
 
 def read_credentials(path: Path) -> Credentials | None:

@@ -76,7 +76,7 @@ def test_help_does_not_import_torch(words: tuple[str, ...]) -> None:
 
 def test_node_says_that_it_starts_before_it_loads_torch(tmp_path: Path) -> None:
     """torch alone takes seconds on a small board."""
-    words = ["run", "--listen", "127.0.0.1:0", "--set", "task.model=none", "--state-dir", str(tmp_path)]
+    words = ["run", "--insecure", "--listen", "127.0.0.1:0", "--set", "task.model=none", "--state-dir", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "edgenode", *words], capture_output=True, text=True, check=False
     )

@@ -49,7 +49,7 @@ async def controller(cluster: str, listen: str = "127.0.0.1:0") -> AsyncIterator
 
 
 async def started(*words: str) -> Process:
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")} | {"EDGENODE_INSECURE": "1"}
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "edgenode", *words, stdout=PIPE, stderr=PIPE, env=environ
     )

@@ -16,14 +16,17 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from edgenode.config.load import load
 from edgenode.config.schema import Config
+from edgenode.security.authority import Authority
+from edgenode.security.subject import Subject
 
 Spawn = Callable[..., subprocess.Popen[Any]]
 
@@ -192,9 +195,24 @@ class Fleet:
         spawn: Spawn = subprocess.Popen,
     ) -> Process:  # fmt: skip
         """Start one `edgenode run`."""
+        self._authority().keep(self._state(name, arguments) / "credentials.pem", Subject("node", name))
         where = ("--listen", listen) if listen else ()
         common = ("--config", str(self.folder / file), "--name", name, "--state-dir", str(self.state(name)))
         return self.start(name, "run", *common, *where, *arguments, spawn=spawn)
+
+    def _state(self, name: str, arguments: Sequence[str]) -> Path:
+        """The --state-dir of a process: the last one counts."""
+        given = [value for option, value in pairwise(arguments) if option == "--state-dir"]
+        return self.folder / given[-1] if given else self.state(name)
+
+    def _authority(self) -> Authority:
+        """The authority of the cluster, with the credentials of its operator beside it.
+
+        It is the controller's, and stays if a test deletes the controller's state.
+        """
+        authority = Authority(self.folder / "authority", self.cluster)
+        authority.keep(self.folder / "operator.pem", Subject("operator", "test"))
+        return authority
 
     def nodes(self, count: int, *arguments: str) -> list[Process]:
         """Start node-0, node-1, ..."""
@@ -206,6 +224,11 @@ class Fleet:
         """Start one `edgenode controller`."""
         where = ("--listen", listen) if listen else ()
         common = ("--config", str(self.folder / "run.toml"), "--state-dir", str(self.state("controller")))
+        self._authority()
+        state = self._state("controller", arguments)
+        state.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            (state / "authority").symlink_to(self.folder / "authority")
         return self.start("controller", "controller", *common, *where, *arguments, spawn=spawn)
 
     def static(self, ports: Sequence[int], *arguments: str) -> list[Process]:
@@ -236,6 +259,7 @@ class Fleet:
     ) -> Process:  # fmt: skip
         """Start any edgenode command, or another Python program."""
         environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
+        environ |= {"EDGENODE_CREDENTIALS": str(self.folder / "operator.pem")}
         environ |= {"EDGENODE_HTTP": "none", "GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1", **variables}
         stem = f"{len(self.processes):02d}-{re.sub(r'[^a-z0-9]+', '-', name)}"
         out, log = self.folder / f"{stem}.out", self.folder / f"{stem}.log"

@@ -63,7 +63,7 @@ def test_fixed_peers_of_the_same_name_both_stop(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})
     ports = free_ports(2)
     both = [
-        fleet.node("twin", "--peers", f"127.0.0.1:{there}", listen=f"127.0.0.1:{here}")
+        fleet.node("twin", "--peers", f"127.0.0.1:{there}", "--state-dir", str(here), listen=f"127.0.0.1:{here}")
         for here, there in (ports, ports[::-1])
     ]
     for twin in both:

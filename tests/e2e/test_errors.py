@@ -23,7 +23,7 @@ from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 from tests.e2e.fleet import Fleet
 
-ANY = ("--listen", "127.0.0.1:0", "--wait", "1", "--state-dir", "state")
+ANY = ("--insecure", "--listen", "127.0.0.1:0", "--wait", "1", "--state-dir", "state")
 
 
 def saved(folder: Path, config: Config) -> None:
@@ -84,7 +84,9 @@ def taken() -> Iterator[str]:
 
 @pytest.mark.parametrize("command", ["run", "controller"])
 def test_port_in_use_is_refused(fleet: Fleet, command: str, taken: str) -> None:
-    assert refused(fleet, command, "--listen", taken) == f"cannot listen on {taken}: address already in use"
+    assert (
+        refused(fleet, command, "--insecure", "--listen", taken) == f"cannot listen on {taken}: address already in use"
+    )
 
 
 def test_node_without_a_controller_names_where_it_searched(fleet: Fleet) -> None:
@@ -108,7 +110,7 @@ def test_status_without_a_controller_names_where_it_searched(fleet: Fleet) -> No
 @pytest.mark.parametrize("command", ["run", "controller"])
 def test_unusable_state_folder_is_refused_before_any_wait(fleet: Fleet, command: str) -> None:
     (fleet.folder / "state").write_text("a file")
-    where = ("--listen", "127.0.0.1:0", "--state-dir")
+    where = ("--insecure", "--listen", "127.0.0.1:0", "--state-dir")
     reason = "cannot be used: it, or a folder above it, is a file"
     assert refused(fleet, command, *where, "state") == f"--state-dir state {reason}"
     assert refused(fleet, command, *where, "state/below") == f"--state-dir state/below {reason}"
@@ -126,9 +128,9 @@ def test_state_folder_of_another_daemon_is_refused(fleet: Fleet) -> None:
     waiting.kill()
     others = "--state-dir state belongs to node pi-1, and this is {}: choose another, or remove its file owner"
     assert refused(fleet, "run", "--name", "pi-2", "--fresh", *ANY) == others.format("node pi-2")
-    assert refused(fleet, "controller", "--listen", "127.0.0.1:0", "--state-dir", "state") == others.format(
-        "a controller"
-    )
+    assert refused(
+        fleet, "controller", "--insecure", "--listen", "127.0.0.1:0", "--state-dir", "state"
+    ) == others.format("a controller")
     (fleet.state("state") / "owner").unlink()
     assert (
         "no controller"

@@ -14,6 +14,7 @@ import pytest
 from psutil import Process as SystemProcess
 from safetensors.numpy import load_file
 
+from edgenode.security.local import prepare
 from tests.e2e.fleet import Fleet, Process, until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits_gru"
@@ -64,7 +65,7 @@ def test_a_stopped_launch_resumes_to_the_bit(fleet: Fleet, whole: Process) -> No
     stopped = launched(fleet, "stopped")
     controller = stopped.logs(r"edgenode watch --controller (\S+)")[1]
     until(lambda: "node-2 | " in stopped.stdout and "epoch=20 " in stopped.stdout, "epoch 20")
-    fleet.stop([stopped], "--controller", controller)
+    fleet.stop([stopped], "--controller", controller, "--credentials", "stopped/controller/operator.pem")
     assert "run stopped: start this node again to resume" in stopped.stdout
     launched(fleet, "stopped").exits(0)
     for name in NODES:
@@ -87,6 +88,7 @@ def test_a_killed_node_returns_and_the_run_ends_well(fleet: Fleet, plain: float)
 def test_nodes_started_by_hand_survive_their_controller(fleet: Fleet, plain: float) -> None:
     """Without launch: fixed names, a controller that is killed and comes back, and a node that SIGTERM sends away."""
     settings = {"EDGENODE_RUN_ROUNDS": "300"}
+    prepare(fleet.folder / "hand", "edgenode", NODES)
     controller = fleet.start("controller", "controller", "--config", "run.toml", "--listen", "127.0.0.1:0",
                              "--state-dir", "hand/controller", variables=settings)  # fmt: skip
     address = controller.logs(r"controller ready .*listen=(\S+)")[1]

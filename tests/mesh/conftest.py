@@ -18,6 +18,12 @@ MakeMesh = Callable[..., Mesh]
 
 
 @pytest.fixture(autouse=True)
+def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes are on loopback."""
+    monkeypatch.setenv("EDGENODE_INSECURE", "1")
+
+
+@pytest.fixture(autouse=True)
 def restore_global_state() -> Iterator[None]:
     """A Mesh configures the log of its process, and these tests seed the global generators."""
     threads = torch.get_num_threads()

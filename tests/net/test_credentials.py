@@ -20,7 +20,7 @@ from edgenode.security import certificates
 from edgenode.security.authority import Authority
 from edgenode.security.certificates import Credentials
 from edgenode.security.invite import Invite
-from edgenode.security.subject import Subject
+from edgenode.security.subject import CONTROLLER, Subject
 
 ANNA, N0 = Subject("operator", "anna"), Subject("node", "n0")
 TTL = timedelta(minutes=30)
@@ -39,9 +39,9 @@ def enrolled(authority: Authority, subject: Subject) -> Credentials:
 
 
 @asynccontextmanager
-async def served(authority: Authority, revoked: list[Subject] | None = None) -> AsyncIterator[str]:
+async def served(authority: Authority, hung_up: list[str] | None = None) -> AsyncIterator[str]:
     """The credential service of an authority. Yields host:port."""
-    service = CredentialServer(authority, "home", ("10.0.0.1:7701",), ([] if revoked is None else revoked).append)
+    service = CredentialServer(authority, "home", ("10.0.0.1:7701",), ([] if hung_up is None else hung_up).append)
     security = MutualTls(authority.controller(), authority.admits)
     async with serving("127.0.0.1:0", [(credential_server.SERVICE, service.add_to)], 0, security=security) as port:
         yield f"127.0.0.1:{port}"
@@ -87,13 +87,23 @@ async def test_node_renews_its_key_and_the_old_one_ends(authority: Authority) ->
 
 
 async def test_revoked_operator_may_do_nothing(authority: Authority) -> None:
-    anna, bert, revoked = enrolled(authority, ANNA), enrolled(authority, Subject("operator", "bert")), list[Subject]()
-    async with served(authority, revoked) as target:
+    anna, bert = enrolled(authority, ANNA), enrolled(authority, Subject("operator", "bert"))
+    async with served(authority) as target:
         assert await client(target, bert).revoke(ANNA) == certificates.public_key_id(anna.certificate)
         with pytest.raises(SecurityError, match="was revoked or replaced"):
             await client(target, anna).keys()
-        assert await client(target, bert).keys() == {bert.subject: certificates.public_key_id(bert.certificate)}
-    assert revoked == [ANNA]
+        assert await client(target, bert).keys() == {
+            CONTROLLER: certificates.public_key_id(authority.controller().certificate),
+            bert.subject: certificates.public_key_id(bert.certificate),
+        }
+
+
+async def test_revoked_node_is_hung_up(authority: Authority) -> None:
+    enrolled(authority, N0)
+    hung_up: list[str] = []
+    async with served(authority, hung_up) as target:
+        await client(target, enrolled(authority, ANNA)).revoke(N0)
+    assert hung_up == ["n0"]
 
 
 async def test_unknown_subject_cannot_be_revoked(authority: Authority) -> None:

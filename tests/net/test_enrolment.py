@@ -19,7 +19,7 @@ from edgenode.net.http import serving_http
 from edgenode.security import certificates
 from edgenode.security.authority import Authority
 from edgenode.security.invite import Invite
-from edgenode.security.subject import Subject
+from edgenode.security.subject import CONTROLLER, Subject
 
 TTL = timedelta(minutes=30)
 ANY = "127.0.0.1:0"
@@ -76,7 +76,7 @@ async def test_hundred_uses_of_one_invite_give_one_certificate(authority: Author
             results = await asyncio.gather(*uses, return_exceptions=True)
     assert sum(isinstance(result, certificates.Credentials) for result in results) == 1
     assert sum(isinstance(result, SecurityError) for result in results) == 99
-    assert len(authority.subjects()) == 1
+    assert [subject.role for subject in authority.subjects()] == ["controller", "node"]
 
 
 def recording(app: Starlette, received: bytearray) -> Callable[..., object]:
@@ -108,4 +108,4 @@ async def test_man_in_the_middle_learns_no_secret(authority: Authority, tmp_path
     assert b"/authority" in received
     assert b"/enrol" not in received
     assert line.secret.hex().encode() not in received
-    assert not evil.subjects()
+    assert list(evil.subjects()) == [CONTROLLER]

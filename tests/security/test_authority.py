@@ -150,6 +150,16 @@ def test_controller_keeps_its_key(reopen: Callable[[], Authority]) -> None:
     assert reopen().controller() == reopen().controller()
 
 
+def test_two_processes_may_use_one_folder(reopen: Callable[[], Authority]) -> None:
+    one, other = reopen(), reopen()
+    first, second = one.make(N0), other.make(Subject("node", "n1"))
+    for authority in (one, other):
+        for device in (first, second):
+            assert authority.admits(device.subject, certificates.public_key_id(device.certificate))
+    other.revoke(N0)
+    assert not one.admits(N0, certificates.public_key_id(first.certificate))
+
+
 def test_damaged_register_is_refused(reopen: Callable[[], Authority], tmp_path: Path) -> None:
     enrolled(reopen(), "n0")
     write_secret(tmp_path / "authority" / "register.json", b'{"keys": 3}')

@@ -1,0 +1,224 @@
+"""``edgenode invite``, ``operator``, ``revoke`` and ``cert``: who may take part in a cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from edgenode.cli.connect import Where, cluster_options, with_credentials
+from edgenode.cli.options import as_name, json_option
+from edgenode.errors import ConfigError
+from edgenode.security.local import AUTHORITY, OPERATOR, OWN
+
+if TYPE_CHECKING:
+    from edgenode.security.authority import Authority
+    from edgenode.security.subject import Role
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Duration(click.ParamType[int]):
+    """A time with its unit, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]{1,6})([smhd])", str(value))
+        if match is None or int(match[1]) == 0:
+            self.fail(f"{value!r} is not a time: expected a number and s, m, h or d, as in 30m", param, ctx)
+        return int(match[1]) * _UNITS[match[2]]
+
+
+ttl_option = click.option("--ttl", "ttl_s", type=Duration(), default="30m", show_default=True, metavar="TIME",
+                          envvar="EDGENODE_TTL", show_envvar=True, help="How long the invite is open.")  # fmt: skip
+
+
+@click.command()
+@click.argument("node", required=False, callback=as_name)
+@ttl_option
+@cluster_options
+def invite(node: str | None, ttl_s: int, where: Where) -> None:
+    """Print one line that lets one device into the cluster: pass it to `edgenode run --join`.
+
+    The line can be used once. It contains a secret and the fingerprint of the cluster's authority, so the device does
+    not send the secret to anyone else. With NODE, the invite is for a node of this name, and replaces the key of a
+    device that was reinstalled.
+
+    \b
+    Examples:
+      edgenode invite                 for a device with any free name
+      edgenode invite pi-3            for pi-3, also after its card was replaced
+      edgenode invite --ttl 1d
+    """
+    click.echo(with_credentials(where, lambda client: client.invite("node", node or "", ttl_s)))
+
+
+@click.group()
+def operator() -> None:
+    """Let people in who watch and steer the run.
+
+    \b
+    Examples:
+      edgenode operator add anna
+      edgenode operator join LINE anna
+    """
+
+
+@operator.command("add")
+@click.argument("name", callback=as_name)
+@click.option("--viewer", is_flag=True, envvar="EDGENODE_VIEWER", help="They can watch, and change nothing.")
+@ttl_option
+@cluster_options
+def add(name: str, viewer: bool, ttl_s: int, where: Where) -> None:
+    """Print one line for NAME: they pass it to `edgenode operator join` on their own machine.
+
+    \b
+    Examples:
+      edgenode operator add anna
+      edgenode operator add guest --viewer
+    """
+    role: Role = "viewer" if viewer else "operator"
+    click.echo(with_credentials(where, lambda client: client.invite(role, name, ttl_s)))
+
+
+@operator.command("join")
+@click.argument("line", metavar="INVITE|FILE|-")
+@click.argument("name", callback=as_name)
+@click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OUT",
+              help="File for your key and certificate. [default: in your state folder]")  # fmt: skip
+def join(line: str, name: str, out: Path | None) -> None:
+    """Enrol yourself as NAME on this machine, with the line that `edgenode operator add NAME` printed.
+
+    \b
+    Example:
+      edgenode operator join edgenode-invite-AbC... anna
+    """
+    from edgenode.net.enrolment_client import enrol
+    from edgenode.node.credentials import read_invite
+    from edgenode.security.secret_files import write_credentials
+    from edgenode.storage.filesystem import default_state_dir
+
+    opened = read_invite(line)
+    path = out or default_state_dir(opened.cluster, OPERATOR)
+    credentials = enrol(opened, name)
+    write_credentials(path, credentials)
+    click.echo(f"you are {credentials.subject} of the cluster {opened.cluster}: {path}")
+
+
+@click.command()
+@click.argument("name", callback=as_name)
+@click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node", show_default=True,
+              envvar="EDGENODE_ROLE", help="The role of NAME.")  # fmt: skip
+@click.option("--yes", is_flag=True, envvar="EDGENODE_YES", help="Do not ask.")
+@cluster_options
+def revoke(name: str, role: str, yes: bool, where: Where) -> None:
+    """Revoke the key of NAME: it opens no door any more. Evict a node, too, to continue without it.
+
+    \b
+    Examples:
+      edgenode revoke pi-3
+      edgenode revoke anna --role operator
+    """
+    from edgenode.security.subject import Subject
+
+    subject = Subject(cast("Role", role), name)
+    confirm(f"Revoke the key of {subject}?", yes)
+    key_id = with_credentials(where, lambda client: client.revoke(subject))
+    click.echo(f"the key {key_id[:16]} of {subject} is revoked")
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal. A script is not asked."""
+    if not yes and sys.stdin.isatty():
+        click.confirm(question, abort=True)
+
+
+@click.group()
+def cert() -> None:
+    """Make certificates without a controller: for runs with --peers, and for images of devices.
+
+    \b
+    Examples:
+      edgenode cert init --cluster home
+      edgenode cert issue pi-1 pi-2 --out boards
+    """
+
+
+authority_option = click.option(
+    "--authority", "folder", type=click.Path(path_type=Path), default=AUTHORITY, show_default=True,
+    envvar="EDGENODE_AUTHORITY", show_envvar=True,
+    help="Folder of the authority. A controller's is in its --state-dir.",
+)  # fmt: skip
+
+
+@cert.command("init")
+@click.option("--cluster", default="edgenode", show_default=True, callback=as_name, envvar="EDGENODE_CLUSTER",
+              show_envvar=True, help="Name of the cluster.")  # fmt: skip
+@authority_option
+def init(cluster: str, folder: Path) -> None:
+    """Make an authority, if the folder has none. Keep the folder secret, and keep a copy of it.
+
+    \b
+    Example:
+      edgenode cert init --cluster home
+    """
+    authority = _authority(folder, cluster, must_exist=False)
+    click.echo(f"the authority is in {folder}, fingerprint {authority.digest.hex()}")
+
+
+@cert.command("issue")
+@click.argument("names", nargs=-1, required=True)
+@click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node", show_default=True,
+              envvar="EDGENODE_ROLE", help="The role of the names.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=".", show_default=True, envvar="EDGENODE_OUT",
+              help=f"Folder for NAME/{OWN}: the node's --state-dir is OUT/NAME.")  # fmt: skip
+@authority_option
+def issue(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:
+    """Make a key and a certificate for each of the NAMES. Those that are there and not due stay as they are.
+
+    \b
+    Examples:
+      edgenode cert issue node-0 node-1 node-2 --out /media/boards
+      edgenode cert issue anna --role operator
+    """
+    from edgenode.config.load import checked_name
+    from edgenode.security.subject import Subject
+
+    authority = _authority(folder, "", must_exist=True)
+    for name in names:
+        path = out / checked_name("command-line argument NAMES", name) / OWN
+        credentials = authority.keep(path, Subject(cast("Role", role), name))
+        click.echo(f"{path}  valid until {credentials.expires():%Y-%m-%d}")
+
+
+@cert.command("list")
+@authority_option
+@json_option
+def list_keys(folder: Path, as_json: bool) -> None:
+    """List the valid keys of an authority.
+
+    \b
+    Example:
+      edgenode cert list
+    """
+    subjects = _authority(folder, "", must_exist=True).subjects()
+    if as_json:
+        click.echo(json.dumps([{"role": s.role, "name": s.name, "key": key} for s, key in subjects.items()]))
+        return
+    for subject, key_id in subjects.items():
+        click.echo(f"{subject.role:10} {subject.name:20} {key_id[:16]}")
+
+
+def _authority(folder: Path, cluster: str, must_exist: bool) -> Authority:
+    from edgenode.security.authority import Authority
+
+    if must_exist and not folder.is_dir():
+        raise ConfigError(f"{folder} does not exist: make one with edgenode cert init, or name its --authority")
+    return Authority(folder, cluster)

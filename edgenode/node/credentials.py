@@ -1,0 +1,76 @@
+"""How a node proves who it is: with the credentials in its state folder, which an invite puts there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import structlog
+
+from edgenode.errors import ConfigError
+from edgenode.net.enrolment_client import enrol
+from edgenode.net.rpc import refuse_beyond_loopback
+from edgenode.net.tls import INSECURE, MutualTls, Security
+from edgenode.node.options import Options
+from edgenode.security.certificates import Credentials
+from edgenode.security.invite import PREFIX, Invite
+from edgenode.security.secret_files import read_credentials, write_credentials
+
+log = structlog.get_logger()
+
+
+def node_security(options: Options, join: str | None = None, insecure: bool = False) -> Security:
+    """The security of a node's connections.
+
+    Args:
+        join: an invite, the path of a file that contains it, or "-" for standard input. The node enrols first.
+
+    Raises:
+        ConfigError: it has no certificate, the invite is of another cluster, the certificate is of another node, or it
+            would be reachable from the network without one.
+        SecurityError: the invite is not valid, or the file is damaged or readable by others.
+        TransportError: the controller of the invite does not answer.
+    """
+    if insecure:
+        refuse_beyond_loopback(options.listen)
+        return INSECURE
+    path, name = options.credentials, options.name
+    if join is not None:
+        write_credentials(path, _enrolled(join, options.config.run.cluster, name))
+        log.info("enrolled: from now on, start this node without --join", node=name, certificate=str(path))
+    credentials = read_credentials(path)
+    if credentials is None:
+        raise ConfigError(
+            f"this node has no certificate ({path}): run edgenode invite {name} where the controller runs, and start "
+            "this node with --join and the line that it prints"
+        )
+    if (found := credentials.subject.name) != name:
+        raise ConfigError(f"{path} is the certificate of {found}, not of {name}: choose another --state-dir or --name")
+    return MutualTls(credentials, lambda subject, key_id: True)
+
+
+def _enrolled(join: str, cluster: str, name: str) -> Credentials:
+    invite = read_invite(join)
+    if invite.cluster != cluster:
+        raise ConfigError(
+            f"the invite is for the cluster {invite.cluster}, but run.cluster is {cluster}: change one of the two"
+        )
+    return enrol(invite, name)
+
+
+def read_invite(text: str) -> Invite:
+    """An invite, or what is in a file or in standard input ("-"): there, the list of processes does not show it.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        SecurityError: it is not an invite.
+    """
+    if text == "-":
+        return Invite.parse(sys.stdin.readline())
+    if text.startswith(PREFIX):
+        return Invite.parse(text)
+    try:
+        return Invite.parse(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigError(f"{text!a} is neither an invite nor a file that contains one: {why}") from exc

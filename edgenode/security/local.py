@@ -1,0 +1,32 @@
+"""The credentials of a cluster whose processes all run on this machine, as a demo's do, and where each lies on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from edgenode.security.authority import LOCAL_OPERATOR, Authority
+from edgenode.security.certificates import Credentials
+from edgenode.security.subject import Subject
+
+AUTHORITY = "authority"
+OPERATOR = "operator.pem"
+OWN = "credentials.pem"
+CONTROLLER_FOLDER = "controller"
+
+
+def prepare(out: Path, cluster: str, nodes: Iterable[str]) -> Credentials:
+    """Make what is missing: an authority in the state folder of the controller, and credentials in that of each node.
+
+    The state folders are those in ``out`` with the names of the nodes, and "controller".
+
+    Returns:
+        The operator's credentials.
+
+    Raises:
+        SecurityError: a file is damaged or readable by others, or cannot be written.
+    """
+    authority = Authority(out / CONTROLLER_FOLDER / AUTHORITY, cluster)
+    for name in nodes:
+        authority.keep(out / name / OWN, Subject("node", name))
+    return authority.keep(out / CONTROLLER_FOLDER / OPERATOR, LOCAL_OPERATOR)
