@@ -26,7 +26,7 @@ from edgenode.errors import ConfigError, GraphError
 if TYPE_CHECKING:
     from edgenode.tasks.local_data import Cut
     from edgenode.tasks.settings import TrainSettings
-    from edgenode.tasks.task import Task
+    from edgenode.tasks.task import NodeInfo, Task
 
 
 def graph_spec(name: str) -> GraphSpec:
@@ -223,6 +223,14 @@ def task(config: Config) -> Task:
         image_size=chosen.image_size,
         common_moments=chosen.has_own_data,
     )
+
+
+def node_info(config: Config, name: str) -> NodeInfo:
+    """What a task learns of the node of that name."""
+    from edgenode.tasks.task import NodeInfo
+
+    data_dir = config.task.data_dir.replace("{node}", name)
+    return NodeInfo(name, Path(data_dir).expanduser() if data_dir else None, config.run.seed)
 
 
 def cut(config: Config) -> Cut | None:

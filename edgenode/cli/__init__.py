@@ -29,6 +29,7 @@ _COMMANDS = {
     "nodes": ("edgenode.cli.status", "List the nodes of a running cluster."),
     "watch": ("edgenode.cli.watch", "Watch a running cluster in the terminal."),
     "runs": ("edgenode.cli.runs", "List, show, export and plot the runs of this machine's controller."),
+    "export": ("edgenode.cli.export", "Write a trained model as ONNX, TorchScript or safetensors."),
     "pause": ("edgenode.cli.steering", "Pause a run: every node finishes its round and waits."),
     "resume": ("edgenode.cli.steering", "Resume a paused run."),
     "stop": ("edgenode.cli.steering", "Stop all nodes before the same round, with checkpoints written."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgenode import factory
@@ -93,10 +92,7 @@ class TaskWorkload:
 
     @property
     def _node(self) -> NodeInfo:
-        from edgenode.tasks.task import NodeInfo
-
-        data_dir = self._config.task.data_dir.replace("{node}", self._name)
-        return NodeInfo(self._name, Path(data_dir).expanduser() if data_dir else None, self._config.run.seed)
+        return factory.node_info(self._config, self._name)
 
     def _loaded(self) -> tuple[Task, DataSource]:
         """The task, and where its data comes from. torch is imported here, and not when a command line is parsed."""
