@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -244,7 +244,8 @@ def train_settings(config: Config) -> TrainSettings:
     """How the task of a run is trained, which is the same on every node."""
     from edgenode.tasks.settings import TrainSettings
 
-    return TrainSettings(**{field.name: getattr(config.task, field.name) for field in fields(TrainSettings)})
+    settings = TrainSettings(**{field.name: getattr(config.task, field.name) for field in fields(TrainSettings)})
+    return settings if config.algorithm.definition.gossips else replace(settings, buffers="local")
 
 
 def device(config: Config) -> str:

@@ -132,6 +132,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     decay: Annotated[FractionAbove0, "factor of the learning rate at each milestone"] = 0.1
     warmup_epochs: Annotated[AtLeast0, "epochs in which the learning rate rises linearly to learning_rate"] = 0
     augment: Annotated[bool, "whether training images are varied at random"] = False
+    buffers: Annotated[
+        Literal["local", "average"],
+        "BatchNorm statistics at the end: measured by each node for the final model, or averaged by scsp's last phase",
+    ] = "local"
     precision: Annotated[
         Literal["float32", "bfloat16"], "number format in which layers compute (parameters and gradients are float32)"
     ] = "float32"
@@ -315,6 +319,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.run.min_nodes > self.run.nodes:
             limit = f"run.min_nodes = {self.run.min_nodes} is above run.nodes = {self.run.nodes}"
             lines.append(f"{limit}: no member can leave or be evicted")
+        if self.task.buffers == "average" and not self.algorithm.definition.gossips:
+            lines.append(f"task.buffers is not used, because {self.algorithm.name} has no last phase that averages")
         return lines
 
     def to_toml(self) -> str:

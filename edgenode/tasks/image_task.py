@@ -67,6 +67,7 @@ class ImageTask(Task):
         self._name, self._model, self._norm, self._augment = dataset, model, norm, augment
         self._classes, self._image_size, self._common_moments = tuple(classes), image_size, common_moments
         self._dataset: Dataset | None = None
+        self._moments: tuple[object, list[Tensor]] = None, []  # of which data set and device, and its mean and std
 
     def _load(self, node: NodeInfo) -> Dataset:
         # The last one stays loaded: model and loss need its shape and its moments.
@@ -132,7 +133,9 @@ class ImageTask(Task):
             yield self._normalised(images), labels
 
     def _normalised(self, images: Tensor) -> Tensor:
-        found, shape = self.dataset, (1, -1, 1, 1)
-        mean = torch.tensor(found.mean, device=images.device).view(shape)
-        std = torch.tensor(found.std, device=images.device).view(shape)
+        key = self.dataset, images.device
+        if self._moments[0] != key:
+            values = (self.dataset.mean, self.dataset.std)
+            self._moments = key, [torch.tensor(value, device=images.device).view(1, -1, 1, 1) for value in values]
+        mean, std = self._moments[1]
         return (images.float() - mean) / std

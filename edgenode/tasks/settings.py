@@ -17,6 +17,7 @@ class TrainSettings:
     A step averages the gradients of `accumulate` batches, and a round has `local_steps` steps. With `precision`
     "bfloat16" the layers compute in it, in training and in evaluation. Parameters and gradients stay float32
     (Micikevicius et al. 2018, Mixed precision training). Gradients longer than `clip_norm` are shortened to it.
+    `buffers` "average" lets the last gossip average floating-point buffers, such as BatchNorm statistics.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -34,6 +35,7 @@ class TrainSettings:
     accumulate: int = 1
     local_steps: int | Literal["auto"] = 1
     clip_norm: float | None = None
+    buffers: Literal["local", "average"] = "local"
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:

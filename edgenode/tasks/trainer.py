@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgenode.errors import CheckpointError, ConfigError, Diverged
+from edgenode.tasks.averaged_buffers import AveragedBuffers
 from edgenode.tasks.batches import Batches, all_batches
 from edgenode.tasks.flat_params import FlatModel, FlatParameters, Vector
 from edgenode.tasks.local_data import LocalData
@@ -80,8 +81,9 @@ class TaskTrainer:
         self._descent = build_descent(task, self._flat, settings, run)
         count = settings.local_steps
         self._steps: Steps = MeasuredSteps() if count == "auto" else FixedSteps(count)
-        self.size = self._flat.size
-        self.layout = self._flat.layout
+        self._averaged = AveragedBuffers(self._flat if settings.buffers == "average" else None)
+        self.size = self._flat.size + self._averaged.size
+        self.layout = (*self._flat.layout, *self._averaged.layout)
         self.rounds_per_epoch = run.rounds_per_epoch
 
     @property
@@ -114,7 +116,8 @@ class TaskTrainer:
 
         It builds the model again: on a small device that is cheaper than to keep a second copy of the weights.
         """
-        return self._fresh_model().read()
+        fresh = self._fresh_model()
+        return np.concatenate([fresh.read(), self._averaged.read(fresh)]) if self._averaged.size else fresh.read()
 
     # one round -----------------------------------------------------------------------------------------
 
@@ -123,12 +126,24 @@ class TaskTrainer:
 
         Raises Diverged if a loss is not finite.
         """
-        self._flat.load(z)
+        self._load(z)
         self._descent.begin_round(t)
         losses = [self._step(step) for step in self._steps.begin_round(t)]
         self._descent.end_round()
         self._steps.end_round()
-        return LocalStep(self._flat.minus(z), sum(losses) / len(losses))
+        return LocalStep(self._local_update(t, z), sum(losses) / len(losses))
+
+    def _load(self, z: Vector) -> None:
+        self._flat.load(z[: self._flat.size] if self._averaged.size else z)
+
+    def _local_update(self, t: int, z: Vector) -> Vector:
+        if not self._averaged.size:
+            return self._flat.minus(z)
+        head, tail = np.split(z, [self._flat.size])
+        # Once is enough: the gossip that follows the last local step averages whole vectors.
+        last = t == self._run.rounds - 1
+        buffers = self._averaged.read(self._flat) - tail if last else np.zeros_like(tail)
+        return np.concatenate([self._flat.minus(head), buffers])
 
     def _step(self, step: int) -> float:
         """Take one step, and return its mean loss."""
@@ -177,7 +192,7 @@ class TaskTrainer:
         return self._measure(z, [other.batches.sample()])
 
     def _measure(self, z: Vector, batches: Iterable[Batch]) -> float | None:
-        self._flat.load(z)
+        self._load(z)
         self._flat.model.eval()
         try:
             with torch.inference_mode(), self._layers:
@@ -186,11 +201,15 @@ class TaskTrainer:
             self._flat.model.train()
 
     def measure_statistics(self, z: Vector) -> None:
-        """Replace the BatchNorm statistics by those of the model `z` [size] on `STATISTICS_BATCHES` of this shard.
+        """Replace the BatchNorm statistics by those of the model `z` [size] on `STATISTICS_BATCHES` of this shard, or
+        by the average that is part of `z`.
 
         The running statistics belong to the models trained here. They do not fit an average with other nodes' models.
         """
-        self._flat.load(z)
+        self._load(z)
+        if self._averaged.size:
+            self._averaged.load(self._flat, z[self._flat.size :])
+            return
         with _cumulative_statistics(self._flat.model) as any_layers, torch.no_grad():
             for number in range(min(STATISTICS_BATCHES, self.batches.per_pass) if any_layers else 0):
                 with self._drawing(number):
@@ -226,7 +245,7 @@ class TaskTrainer:
 
     def named_tensors(self, z: Vector) -> dict[str, Tensor]:
         """Return the state dict of the model `z` [size] with this node's buffers, as copies on the CPU."""
-        self._flat.load(z)
+        self._load(z)
         return {name: value.detach().cpu().clone() for name, value in self._flat.model.state_dict().items()}
 
 
