@@ -10,6 +10,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def launch(
     except BaseExceptionGroup as exc:
         raise first_cause(exc) from exc
     finally:
+        fleet.kill()
         click.echo(f"edgenode: checkpoints, models and results are in {out}", err=True)
 
 
@@ -196,6 +198,13 @@ class Fleet:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+    def kill(self) -> None:
+        """Kill what is left, as after a second Ctrl-C."""
+        for process in self._processes.values():
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
 
 
 def _environ(config_path: Path | None, settings: tuple[str, ...]) -> dict[str, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from psutil import Process as SystemProcess
 
 COMMAND = [sys.executable, "-m", "edgenode", "launch"]
 SHOW = """
@@ -65,6 +68,24 @@ def test_a_process_that_fails_starts_again(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("edgenode: node-0 was killed by SIGKILL, and starts again") == 2
     assert done.stderr.splitlines()[-1] == "edgenode: node-0 was killed by SIGKILL; its last lines are above"
+
+
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_ctrl_c_ends_all(tmp_path: Path, interrupts: int) -> None:
+    wait = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" if interrupts == 2 else "import time\n"
+    (tmp_path / "train.py").write_text(f"{wait}print('ready', flush=True)\ntime.sleep(60)\n")
+    running = subprocess.Popen([*COMMAND, "--nodes", "2", "train.py"], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert running.stdout is not None
+    for _ in range(2):
+        assert any("ready" in line for line in running.stdout)
+    children = SystemProcess(running.pid).children()
+    assert len(children) == 3
+    for _ in range(interrupts):
+        running.send_signal(signal.SIGINT)
+        time.sleep(1)
+    assert running.wait(30) == 130
+    running.stdout.close()
+    assert not any(child.is_running() for child in children)
 
 
 @pytest.mark.parametrize(
