@@ -19,7 +19,7 @@ test: $(VENV)/.installed-dev lint
 	$(PYTEST) -m "not slow"
 
 # The rest: more seeds, every mutant, every crash, the chaos scenarios, the package.
-test-slow: $(VENV)/.installed-dev
+test-slow: $(VENV)/.installed-integrations
 	$(PYTEST) -m slow
 
 # The source distribution and the wheel, built, checked and installed alone: a part of test-slow.
@@ -65,6 +65,11 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q -e '.[dev]'
 	touch $(VENV)/.installed $@
+
+# Several hundred megabytes of frameworks. Without them, their tests are skipped.
+$(VENV)/.installed-integrations: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q -e '.[dev,integrations]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -236,6 +236,11 @@ class Mesh:
         return self._trainer.round if self._trainer is not None else 0
 
     @property
+    def steps(self) -> int:
+        """The calls of `step` of a node that takes part in the whole run: run.rounds times task.local_steps."""
+        return self._options.config.run.rounds * self._local_steps
+
+    @property
     def done(self) -> bool:
         """Whether the run is over for this node: it ended, was stopped, or failed."""
         return self._done

@@ -1,0 +1,134 @@
+"""`MeshCallback`: the Trainer of Hugging Face transformers as a node of a run. Needs the package `transformers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from edgenode.errors import ConfigError
+from edgenode.integrations.framework_loop import FrameworkLoop, refuse_several_processes
+from edgenode.mesh import Mesh
+from edgenode.tasks.flat_params import FlatParameters, Vector
+
+F = TypeVar("F", bound=Callable[[], float])
+
+
+class MeshCallback(TrainerCallback):  # type: ignore[misc]
+    """Trains the Trainer's model as one node of a run, until the run ends.
+
+    Every ``task.local_steps``-th step of the optimiser is a round. ``max_steps`` of TrainingArguments must allow for
+    all of them. If the Trainer ends first, this node leaves the run. Checkpoints of edgenode keep the optimiser and the
+    schedule. A PEFT model exchanges only its adapters.
+
+    Args:
+        config: path of run.toml, as of `edgenode.Mesh`.
+        arguments: all other arguments of `edgenode.Mesh`, such as ``name`` and ``settings``.
+
+    Raises:
+        ConfigError: in `Trainer.train`, run.toml, an argument, the model or the TrainingArguments cannot be used. The
+            text says why.
+
+    Example:
+        >>> mesh = MeshCallback("run.toml")
+        >>> trainer = Trainer(model, args, train_dataset=data, callbacks=[mesh])
+        >>> mesh.evaluate(lambda: trainer.evaluate()["eval_accuracy"])
+        >>> trainer.train()
+    """
+
+    def __init__(self, config: str | Path | None = None, **arguments: Any) -> None:
+        self._loop = FrameworkLoop(config, arguments)
+        self._losses = _Losses()
+        self._over: Vector | None = None  # the model of a run that was over before training began
+
+    @property
+    def mesh(self) -> Mesh:
+        """The node, once training has begun."""
+        return self._loop.mesh
+
+    def evaluate(self, fn: F) -> F:
+        """Register what measures the accuracy of the model, as `edgenode.Mesh.evaluate` does."""
+        return self._loop.evaluate(fn)
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        optimizer: Any,
+        lr_scheduler: Any,
+        train_dataloader: Any,
+        **kwargs: Any,
+    ) -> None:
+        refuse_several_processes(args.world_size)
+        if args.load_best_model_at_end:
+            raise ConfigError(
+                "TrainingArguments.load_best_model_at_end would replace the model of the run: leave it False"
+            )
+        # accelerate wraps both
+        mesh = self._loop.create(
+            model, getattr(optimizer, "optimizer", optimizer), getattr(lr_scheduler, "scheduler", lr_scheduler)
+        )
+        if state.max_steps < mesh.steps:
+            raise ConfigError(
+                f"TrainingArguments.max_steps allows {state.max_steps} steps, but the run has {mesh.steps} "
+                f"(run.rounds times task.local_steps): set max_steps={mesh.steps}"
+            )
+        if self._loop.begin(train_dataloader, args.train_batch_size * args.gradient_accumulation_steps):
+            self._over = FlatParameters(model).read()
+        self._losses.watch(model)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        flags = vars(control).copy()  # an evaluation in the step would clear should_log
+        over = self._over is not None or self._loop.step(self._losses.take())
+        vars(control).update(flags)
+        if over:
+            control.should_training_stop = True
+        return control
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
+    ) -> None:
+        self._losses.stop()
+        if self._over is not None:  # the Trainer takes one step before it asks whether to stop
+            FlatParameters(model).load(self._over)
+        self._loop.leave()
+
+
+class _Losses:
+    """The losses of a model's forward passes in training. The Trainer does not give them to callbacks."""
+
+    def __init__(self) -> None:
+        self._losses: list[torch.Tensor] = []
+        self._of_all_batches = False
+        self._hook: Any = None
+
+    def watch(self, model: nn.Module) -> None:
+        self._hook = model.register_forward_hook(self._note, with_kwargs=True)
+
+    def stop(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _note(self, model: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+        loss = output.get("loss") if isinstance(output, Mapping) else None
+        if model.training and isinstance(loss, torch.Tensor):
+            self._losses.append(loss.detach())
+            # the model then divides by the number of items in all batches of the step
+            self._of_all_batches = kwargs.get("num_items_in_batch") is not None
+
+    def take(self) -> torch.Tensor | None:
+        """The loss of the step, over all batches whose gradients it accumulated. None if the model gives none."""
+        losses, self._losses = self._losses, []
+        if not losses:
+            return None
+        stacked = torch.stack(losses)
+        return stacked.sum() if self._of_all_batches else stacked.mean()

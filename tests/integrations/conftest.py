@@ -1,0 +1,38 @@
+"""A node in this process, alone in its run, which a framework trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import torch
+
+from tests.mesh.conftest import free_port
+
+Arguments = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def restore_global_state() -> Iterator[None]:
+    """A Mesh configures the log of its process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Arguments:
+    """Arguments of a MeshCallback whose node is alone in its run. Keys of run.toml are arguments of the function."""
+
+    def arguments(**keys: object) -> dict[str, Any]:
+        address = f"127.0.0.1:{free_port()}"
+        run = {"run.nodes": 1, "run.rounds": 12, "run.checkpoint_every": 5, "run.evaluate_every": 4}
+        settings = {**run, "algorithm.name": "sp", **{key.replace("__", "."): value for key, value in keys.items()}}
+        return {"name": "n0", "listen": address, "peers": address, "state_dir": tmp_path / "n0", "settings": settings}
+
+    return arguments

@@ -1,0 +1,101 @@
+"""Lightning's Trainer as a node: the run decides its length, and a restart continues with what checkpoints hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from edgenode import ConfigError
+from tests.integrations.conftest import Arguments
+
+lightning = pytest.importorskip("lightning.pytorch")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of Lightning
+
+DATA = TensorDataset(torch.arange(40.0).view(10, 4) / 40, torch.arange(10) % 3)
+
+
+class Module(lightning.LightningModule):  # type: ignore[misc]
+    def __init__(self, fail_at: int = -1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+        self.fail_at, self.rates = fail_at, list[float]()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.global_step == self.fail_at:
+            raise KeyError("the power fails")
+        self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        return nn.functional.cross_entropy(self.body(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def fit(module: Module, mesh: Any, **options: Any) -> Any:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = lightning.Trainer(callbacks=[mesh], enable_model_summary=False, **quiet, **options)
+    trainer.fit(module, DataLoader(DATA, batch_size=4, shuffle=True))
+    return trainer
+
+
+def callback(arguments: dict[str, Any]) -> Any:
+    from edgenode.integrations.lightning import MeshCallback
+
+    return MeshCallback(**arguments)
+
+
+def test_fit_takes_as_long_as_the_run(alone: Arguments, tmp_path: Path) -> None:
+    mesh, module, measured = callback(alone()), Module(), list[bool]()
+
+    @mesh.evaluate
+    def accuracy() -> float:
+        measured.append(module.training)
+        return 0.5
+
+    trainer = fit(module, mesh, max_epochs=1)
+    assert (trainer.global_step, mesh.mesh.done, mesh.mesh.result["mean_test_accuracy"]) == (12, True, 0.5)
+    assert measured and not any(measured)
+    saved = load_file(tmp_path / "n0" / "model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in module.state_dict().items())
+
+
+def test_accumulated_batches_are_one_step_with_their_mean_loss(alone: Arguments) -> None:
+    mesh, module = callback(alone(task__local_steps=2, run__rounds=3)), Module()
+    steps: list[float] = []
+    mesh._loop.step, original = lambda loss: (steps.append(float(loss)), original(loss))[1], mesh._loop.step
+    trainer = fit(module, mesh, accumulate_grad_batches=2)
+    assert (trainer.global_step, len(steps)) == (6, 6)
+    assert steps[0] == pytest.approx(1.1, abs=0.5)
+
+
+def test_restart_continues_with_optimiser_and_schedule(alone: Arguments) -> None:
+    arguments, broken = alone(), Module(fail_at=8)
+    with pytest.raises(KeyError):
+        fit(broken, callback(arguments))
+    module, mesh = Module(), callback(arguments)
+    trainer = fit(module, mesh)
+    assert trainer.global_step == 7  # from the checkpoint before round 5
+    assert module.rates == pytest.approx([0.01 * 0.5**t for t in range(5, 12)])
+    assert trainer.optimizers[0].state_dict()["state"][0]["step"] == 12
+
+
+def test_training_that_ends_early_leaves_the_run(alone: Arguments) -> None:
+    mesh, module = callback(alone(run__rounds=100_000)), Module()
+    trainer = fit(module, mesh, max_time={"seconds": 1})
+    assert 0 < trainer.global_step < 100_000
+    assert mesh.mesh.done
+
+
+def test_several_processes_are_refused(alone: Arguments) -> None:
+    mesh = callback(alone())
+    with pytest.raises(ConfigError, match="this trainer has 2 processes"):
+        mesh.on_train_start(type("Trainer", (), {"world_size": 2}), Module())
+    with pytest.raises(ConfigError, match="no mesh before training"):
+        _ = mesh.mesh

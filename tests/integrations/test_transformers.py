@@ -1,0 +1,97 @@
+"""The Trainer of transformers as a node, with whole models and with LoRA adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from edgenode import ConfigError
+from tests.integrations.conftest import Arguments
+
+transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of transformers
+
+WORDS = torch.randint(0, 32, (24, 8), generator=torch.Generator().manual_seed(0))
+DATA = [{"input_ids": words, "labels": int(words[0]) % 2} for words in WORDS]
+
+
+def bert() -> Any:
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=32, **size))
+
+
+def trainer(model: nn.Module, mesh: Any, folder: Path, max_steps: int = 12, **options: Any) -> Any:
+    args = transformers.TrainingArguments(
+        output_dir=str(folder / "trainer"), max_steps=max_steps, per_device_train_batch_size=4, report_to="none",
+        save_strategy="no", use_cpu=True, disable_tqdm=True, logging_steps=1, **options,
+    )  # fmt: skip
+    return transformers.Trainer(model, args, train_dataset=DATA, eval_dataset=DATA, callbacks=[mesh])
+
+
+def callback(arguments: dict[str, Any]) -> Any:
+    from edgenode.integrations.transformers import MeshCallback
+
+    return MeshCallback(**arguments)
+
+
+def test_training_ends_with_the_run(alone: Arguments, tmp_path: Path) -> None:
+    mesh, model = callback(alone()), bert()
+    of_model = trainer(model, mesh, tmp_path, max_steps=50)
+    mesh.evaluate(lambda: of_model.evaluate()["eval_loss"])
+    of_model.train()
+    assert of_model.state.global_step == 12
+    assert mesh.mesh.done and mesh.mesh.result["mean_test_accuracy"] > 0
+    assert len([entry for entry in of_model.state.log_history if "loss" in entry]) == 12
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_loss_of_a_step_is_the_one_that_the_trainer_logs(alone: Arguments, tmp_path: Path, accumulated: int) -> None:
+    mesh, losses = callback(alone(run__rounds=4)), list[float]()
+    of_model = trainer(bert(), mesh, tmp_path, 4, gradient_accumulation_steps=accumulated)
+    original = mesh._loop.step
+    mesh._loop.step = lambda loss: (losses.append(float(loss)), original(loss))[1]
+    of_model.train()
+    logged = [entry["loss"] for entry in of_model.state.log_history if "loss" in entry]
+    assert losses == pytest.approx(logged, abs=1e-3)
+
+
+def test_restart_continues_with_optimiser_and_schedule(alone: Arguments, tmp_path: Path) -> None:
+    arguments = alone()
+
+    class Fails(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 8:
+                raise KeyError("the power fails")
+
+    broken = trainer(bert(), callback(arguments), tmp_path)
+    broken.add_callback(Fails())
+    with pytest.raises(KeyError):
+        broken.train()
+    del broken
+    whole = trainer(bert(), callback(arguments), tmp_path)
+    whole.train()
+    assert whole.state.global_step == 7  # from the checkpoint before round 5
+    rates = [entry["learning_rate"] for entry in whole.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([5e-5 * (12 - t) / 12 for t in range(5, 12)], rel=0.01)
+
+
+def test_too_few_steps_are_refused_with_their_number(alone: Arguments, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"allows 11 steps, but the run has 24 .*: set max_steps=24"):
+        trainer(bert(), callback(alone(task__local_steps=2)), tmp_path, 11).train()
+
+
+def test_only_adapters_are_exchanged(alone: Arguments, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(bert(), peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"]))
+    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    mesh = callback(alone(run__rounds=4))
+    trainer(model, mesh, tmp_path, 4).train()
+    exchanged, everything = model.get_nb_trainable_parameters()
+    assert mesh.mesh._trainer.size == exchanged < everything / 10
+    after = dict(model.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in frozen.items())
