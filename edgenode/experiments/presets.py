@@ -68,7 +68,8 @@ def choose_scale(name: ScaleName, data_dir: Path | None = None, epochs: int | No
     if data_dir is None:
         raise ConfigError(f"--scale {name} trains on CIFAR: give its folder with --data-dir")
     images = (data_dir / "train").is_dir()
-    data = {"task.dataset": "imagefolder" if images else "cifar10", "task.data_dir": str(data_dir.absolute())}
+    dataset = {"task.dataset": "imagefolder", "task.data": "cut"} if images else {"task.dataset": "cifar10"}
+    data = {**dataset, "task.data_dir": str(data_dir.absolute())}
     resnet, vgg = (PAPER_EPOCHS, PAPER_EPOCHS) if name == "paper" else (4, 1)
     resnet, vgg = epochs or resnet, epochs or vgg
     networks = {

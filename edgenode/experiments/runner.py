@@ -61,9 +61,12 @@ class Trial:
 
     @property
     def digest(self) -> str:
-        """Of the keys that differ from their defaults, so that outcomes stay valid when edgenode gains a key."""
+        """Of the keys that differ from their defaults, so that outcomes stay valid when edgenode gains a key.
+
+        The data of every trial is cut, so `task.data` does not tell trials apart.
+        """
         values = {f"{section}.{key}": v for section, keys in self.config.as_dict().items() for key, v in keys.items()}
-        changed = {k: v for k, v in values.items() if k not in LOCAL_KEYS and v != KEYS[k].default}
+        changed = {k: v for k, v in values.items() if k not in {*LOCAL_KEYS, "task.data"} and v != KEYS[k].default}
         return sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -136,6 +136,7 @@ class NodeProcess:
         await stack.enter_async_context(in_background(Notifier().beat(self._in_a_line), "systemd"))
         log.info(self._activity)
         data = await self._worker(self._workload.prepare)
+        log.info("data loaded", samples=data.samples)
         address, cluster = join_address(self.options.listen_host, port), self.identity.cluster
         log.info("listening", node=self.options.name, address=address, cluster=cluster)
         return LocalNode(self.identity, self.saved, data, port)

@@ -72,6 +72,8 @@ def test_own_task_resumes_as_the_simulation_runs(fleet: Fleet) -> None:
     (fleet.folder / "birds.py").write_text(BIRDS)
     ports = free_ports(4)
     first = fleet.static(ports)
+    for node, samples in zip(first, (400, 100, 40, 60), strict=True):
+        node.logs(f"data loaded +samples={samples}\\b")
     first[0].logs(r"epoch done .*epoch=6 ")
     for process in first:
         process.popen.kill()
