@@ -99,7 +99,7 @@ def test_compose_up_trains_to_the_end(tmp_path: Path) -> None:
     with Ring(SHORT) as ring:
         ring("up")  # returns when all have ended
         codes = {name: container["ExitCode"] for name, container in ring.containers().items()}
-        assert codes == dict.fromkeys([*NODES, "controller"], 0)
+        assert codes == dict.fromkeys([*NODES, "controller", "certificates"], 0)
         for node in NODES:
             (row,) = ring.result(node, tmp_path)["nodes"]
             assert row["node"] == node

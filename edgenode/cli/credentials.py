@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,7 @@ def local_security(state_dir: Path | None, insecure: bool, cluster: str | None) 
 
     if insecure:
         return INSECURE
-    here = () if state_dir is None else (state_dir / OPERATOR, state_dir / OWN)
-    path = next((path for path in here if path.is_file()), None) or _found(cluster)
+    path = _in_state_dir(state_dir) or _found(cluster)
     return None if path is None else _security(path)
 
 
@@ -71,8 +71,16 @@ def _security(path: Path) -> Security:
     return MutualTls(credentials, lambda subject, key_id: True)
 
 
+def _in_state_dir(state_dir: Path | None) -> Path | None:
+    files = () if state_dir is None else (state_dir / OPERATOR, state_dir / OWN)
+    return next((path for path in files if path.is_file()), None)
+
+
 def _found(cluster: str | None) -> Path | None:
-    """The file in this user's state folder with the most rights."""
+    """The file with the most rights, in the daemon's state folder (a container names it) or this user's."""
+    named = os.environ.get("EDGENODE_STATE_DIR")
+    if found := _in_state_dir(Path(named) if named else None):
+        return found
     for pattern in (f"{CONTROLLER_FOLDER}/{OPERATOR}", OPERATOR, f"*/{OWN}"):
         base = default_state_dir(cluster or "", "")
         paths = sorted(base.glob(pattern if cluster else f"*/{pattern}"))
