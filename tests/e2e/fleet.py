@@ -214,6 +214,12 @@ class Fleet:
         authority.keep(self.folder / "operator.pem", Subject("operator", "test"))
         return authority
 
+    def script(self, name: str, program: str, *arguments: str, variables: Mapping[str, str] = {}) -> Process:
+        """Start a script with edgenode.Mesh as a node."""
+        self._authority().keep(self.state(name) / "credentials.pem", Subject("node", name))
+        where = {"EDGENODE_NAME": name, "EDGENODE_LISTEN": "127.0.0.1:0", "EDGENODE_STATE_DIR": str(self.state(name))}
+        return self.start(name, *arguments, program=[program], variables={**where, **variables})
+
     def nodes(self, count: int, *arguments: str) -> list[Process]:
         """Start node-0, node-1, ..."""
         return [self.node(f"node-{i}", *arguments) for i in range(count)]

@@ -49,8 +49,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 def started(fleet: Fleet, name: str, **variables: str) -> Process:
-    where = {"EDGENODE_NAME": name, "EDGENODE_LISTEN": "127.0.0.1:0", "EDGENODE_STATE_DIR": name}
-    return fleet.start(name, program=["train.py"], variables={**where, **variables})
+    return fleet.script(name, "train.py", variables=variables)
 
 
 def with_controller(fleet: Fleet, count: int, **variables: str) -> tuple[Process, str, list[Process]]:
