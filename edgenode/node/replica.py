@@ -94,11 +94,11 @@ class Replica:
         self._config, self._store, self._model_file = config, store, publish_to
         self._sketch: Sketch | None = None
         self._losses: deque[tuple[int, float]] = deque(maxlen=2)  # the last ones, with their rounds
-        self._weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.layout = Layout(tuple(size for _, size in trainer.layout))
         self.learner = VectorLearner(
             algorithm_spec, self.layout, self._first_state(algorithm_spec, start), config.run.seed, name
         )
+        self._weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.node = Node(
             name,
             start.plan,

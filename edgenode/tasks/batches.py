@@ -46,12 +46,30 @@ class Batches:
         self._data, self._indices, self._collate = data, indices, collate
         self._seed, self._shard, self._device = seed, shard, device
         self._order: tuple[int, Tensor] | None = None
-        self.per_pass = math.ceil(len(indices) / batch_size)
-        """The number of batches that hold each sample once."""
+        self._batch_size = batch_size
+        self.began = 0, 0
+        """The batch, and the pass, with which the present samples began."""
 
     def __len__(self) -> int:
         """The number of samples."""
         return len(self._indices)
+
+    @property
+    def per_pass(self) -> int:
+        """The number of batches that hold each sample once."""
+        return math.ceil(len(self._indices) / self._batch_size)
+
+    def begins_pass(self, number: int) -> bool:
+        """Whether a pass begins with this batch."""
+        return (number - self.began[0]) % self.per_pass == 0
+
+    def relist(self, indices: Tensor, number: int) -> None:
+        """Use other samples from this batch on, with which a pass begins. The order is as before if they are equal."""
+        if torch.equal(indices, self._indices):
+            return
+        first, turn = self.began
+        self.began = number, turn + math.ceil((number - first) / self.per_pass)
+        self._indices, self._order = indices, None
 
     def indices(self, number: int) -> Tensor:
         """The samples of a batch, as indices into the data set."""
@@ -72,10 +90,11 @@ class Batches:
         A pass uses each sample once, in batches whose sizes differ by at most one. Full batches would leave a rest
         of perhaps a single image, whose noisy gradient would count as much as any other.
         """
-        turn, place = divmod(number, self.per_pass)
+        began, turns = self.began
+        turn, place = divmod(number - began, self.per_pass)
         count = len(self._indices)
         first, last = (count * p // self.per_pass for p in (place, place + 1))
-        return self._order_of(turn)[first:last]
+        return self._order_of(turns + turn)[first:last]
 
     def _order_of(self, turn: int) -> Tensor:
         if self._order is None or self._order[0] != turn:
@@ -84,9 +103,11 @@ class Batches:
         return self._order[1]
 
 
-def all_batches(data: Samples, collate: Callable[[Sequence[Any]], Batch], device: torch.device) -> Iterator[Batch]:
-    """All samples of a data set in their order, `EVALUATION_BATCH` at a time."""
-    for chosen in torch.split(torch.arange(len(data)), EVALUATION_BATCH):
+def all_batches(
+    data: Samples, indices: Tensor | None, collate: Callable[[Sequence[Any]], Batch], device: torch.device
+) -> Iterator[Batch]:
+    """These samples of a data set in their order, by default all, `EVALUATION_BATCH` at a time."""
+    for chosen in torch.split(torch.arange(len(data)) if indices is None else indices, EVALUATION_BATCH):
         yield read_batch(data, chosen, collate, device)
 
 

@@ -45,6 +45,8 @@ class Dataset:
     std: tuple[float, ...]
     classes: tuple[str, ...] = ()
     """The names of the classes in the order of the labels, for data sets whose classes the user names."""
+    listings: tuple[imagefolder.Listing, imagefolder.Listing] | None = None
+    """The files of the training and the test images, of an imagefolder."""
 
     @property
     def channels(self) -> int:
@@ -226,8 +228,9 @@ def _cifar_split(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def _imagefolder(data_dir: Path | None, classes: Sequence[str] = (), image_size: int | None = None) -> Dataset:
-    train, test, classes = imagefolder.read(_folder("imagefolder", data_dir), classes, image_size)
-    return replace(from_images(train, test, len(classes)), classes=tuple(classes))
+    train, test, listings = imagefolder.read(_folder("imagefolder", data_dir), classes, image_size)
+    names = listings[0].classes
+    return replace(from_images(train, test, len(names)), classes=names, listings=listings)
 
 
 _READERS: dict[str, Callable[[Path | None], Dataset]] = {

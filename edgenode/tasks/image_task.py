@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from edgenode.errors import LocalProtocolError
 from edgenode.tasks import augment, datasets, models
 from edgenode.tasks.datasets import Dataset
-from edgenode.tasks.task import Batch, NodeInfo, Task
+from edgenode.tasks.folder_samples import FolderSamples
+from edgenode.tasks.task import Batch, NodeInfo, Samples, Task
 
 
 class ImageSamples:
@@ -103,13 +104,19 @@ class ImageTask(Task):
             "image": json.dumps(image),
         }
 
-    def train_data(self, node: NodeInfo) -> ImageSamples:
+    def train_data(self, node: NodeInfo) -> Samples:
         found = self._load(node)
+        if found.listings is not None:
+            return FolderSamples(found.train_images, found.listings[0], self._image_size)
         return ImageSamples(found.train_images, found.train_labels)
 
-    def test_data(self, node: NodeInfo) -> ImageSamples | None:
+    def test_data(self, node: NodeInfo) -> Samples | None:
         found = self._load(node)
-        return ImageSamples(found.test_images, found.test_labels) if len(found.test_labels) else None
+        if not len(found.test_labels):
+            return None
+        if found.listings is not None:
+            return FolderSamples(found.test_images, found.listings[1], self._image_size)
+        return ImageSamples(found.test_images, found.test_labels)
 
     def collate(self, samples: Sequence[Any]) -> Batch:
         return samples  # a batch already

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +35,38 @@ Split = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class _Listing:
-    """The image files of one split and the class number of each, in the order of their names."""
+class Listing:
+    """The image files of one split and the class number of each, in the order of the classes and their names.
 
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
+    Attributes:
+        folder: of the split.
+        classes: names of all classes.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...] = ()
+    labels: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The paths within the folder."""
+        return [str(path.relative_to(self.folder)) for path in self.paths]
+
+    def renewed(self) -> Listing:
+        """What is in the folder now. Folders of other classes are ignored.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        pairs = [(path, label) for label, name in enumerate(self.classes) for path in _images(self.folder / name)]
+        return replace(self, paths=tuple(path for path, _ in pairs), labels=tuple(label for _, label in pairs))
 
 
 def read(
     folder: Path, classes: Sequence[str] = (), image_size: int | None = None
-) -> tuple[Split, Split, tuple[str, ...]]:
-    """Return (images uint8 [N, channels, size, size], labels [N]) for train and test, and the names of the classes.
+) -> tuple[Split, Split, tuple[Listing, Listing]]:
+    """Return (images uint8 [N, channels, size, size], labels [N]) for train and test, and where they are from.
 
     Classes are the folders of train/, sorted, each with at least one image. With ``classes`` they are those, sorted,
     and this folder may lack images of some. Without test/ there are no test images.
@@ -58,7 +79,11 @@ def read(
     names = sorted(set(classes)) or classes_of(folder)
     known = "task.classes does not name" if classes else "train/ does not have"
     train = _listing(folder / "train", names, known)
-    test = _listing(folder / "test", names, known) if (folder / "test").is_dir() else _Listing((), ())
+    test = (
+        _listing(folder / "test", names, known)
+        if (folder / "test").is_dir()
+        else Listing(folder / "test", tuple(names))
+    )
     if not classes and (empty := [name for label, name in enumerate(names) if label not in set(train.labels)]):
         raise ConfigError(f"{folder / 'train' / empty[0]} contains no image ({', '.join(sorted(SUFFIXES))})")
     digest = _digest(folder, image_size, train, test)
@@ -71,7 +96,7 @@ def read(
     return (
         (images[:count], torch.tensor(train.labels, dtype=torch.int64)),
         (images[count:], torch.tensor(test.labels, dtype=torch.int64)),
-        tuple(names),
+        (train, test),
     )
 
 
@@ -95,14 +120,14 @@ def classes_of(folder: Path) -> list[str]:
     return classes
 
 
-def _listing(folder: Path, classes: Sequence[str], known: str) -> _Listing:
+def _listing(folder: Path, classes: Sequence[str], known: str) -> Listing:
     unknown = [name for name in _subfolders(folder) if name not in classes]
     if unknown:
         raise ConfigError(f"{folder / unknown[0]} is a class that {known}")
     pairs = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
     if not pairs:
         raise ConfigError(f"{folder} contains no image ({', '.join(sorted(SUFFIXES))})")
-    return _Listing(tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
+    return Listing(folder, tuple(classes), tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
 
 
 def _images(folder: Path) -> list[Path]:
@@ -124,7 +149,7 @@ def _decode(paths: Sequence[Path], image_size: int | None) -> NDArray[np.uint8]:
     all_grey = True
     report = _Progress(len(paths))
     for place, path in enumerate(paths):
-        pixels, grey = _pixels(path, image_size)
+        pixels, grey = pixels_of(path, image_size)
         size = _square(path, pixels)
         if place == 0:
             images = np.empty((len(paths), 3, size, size), np.uint8)
@@ -151,7 +176,7 @@ class _Progress:
             log.info("decoding images", done=count, of=self._count)
 
 
-def _pixels(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]:
+def pixels_of(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]:
     """Return (uint8 [height, width, 3], whether the file is grey)."""
     from PIL import Image, ImageOps
 
@@ -179,7 +204,7 @@ def _square(path: Path, pixels: NDArray[np.uint8]) -> int:
 # the decoded copy --------------------------------------------------------------------------------------
 
 
-def _digest(folder: Path, image_size: int | None, *listings: _Listing) -> str:
+def _digest(folder: Path, image_size: int | None, *listings: Listing) -> str:
     found = hashlib.sha256(b"" if image_size is None else f"size {image_size}\n".encode())
     for listing in listings:
         for path in listing.paths:

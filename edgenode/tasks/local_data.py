@@ -28,6 +28,7 @@ class LocalData:
         indices: the samples of `train` that this node trains on.
         shard: the node's number, which its random numbers depend on.
         classes: of all samples, where the data was cut by them.
+        own: whether the data is this node's alone. If it grows, the node trains on what is added.
     """
 
     train: Samples
@@ -35,11 +36,12 @@ class LocalData:
     indices: Tensor
     shard: int
     classes: int = 0
+    own: bool = False
 
     @classmethod
     def whole(cls, train: Samples, test: Samples | None = None, shard: int = 0) -> LocalData:
         """All of the data."""
-        return cls(train, test, torch.arange(len(train)), shard)
+        return cls(train, test, torch.arange(len(train)), shard, own=True)
 
 
 class DataSource:

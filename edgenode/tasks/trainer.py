@@ -24,6 +24,8 @@ from edgenode.errors import CheckpointError, ConfigError, Diverged
 from edgenode.tasks.averaged_buffers import AveragedBuffers
 from edgenode.tasks.batches import Batches, all_batches
 from edgenode.tasks.flat_params import FlatModel, FlatParameters, Vector
+from edgenode.tasks.growth import PREFIX as GROWTH_PREFIX
+from edgenode.tasks.growth import Growth
 from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.local_steps import STEPS, FixedSteps, MeasuredSteps, Steps
 from edgenode.tasks.optimizers import build_descent
@@ -77,6 +79,7 @@ class TaskTrainer:
             data.train, data.indices, settings.batch_size, task.collate,
             seed=seed, shard=data.shard, device=self._device,
         )  # fmt: skip
+        self._growth = Growth(data, self.batches)
         self._flat = self._fresh_model()
         self._descent = build_descent(task, self._flat, settings, run)
         count = settings.local_steps
@@ -88,8 +91,8 @@ class TaskTrainer:
 
     @property
     def samples(self) -> int:
-        """The number of training samples of this node."""
-        return len(self.batches)
+        """The number of training samples of this node at its first round."""
+        return self._growth.samples
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -161,6 +164,7 @@ class TaskTrainer:
     def _differentiate(self, number: int) -> float:
         """Add the gradient of a batch to those of the step, and return its loss."""
         count = self._settings.accumulate
+        self._growth.begin_batch(number)
         with self._drawing(number):
             loss = self._loss(self.batches.batch(number))
             (loss if count == 1 else loss / count).backward()  # type: ignore[no-untyped-call]
@@ -185,7 +189,7 @@ class TaskTrainer:
 
     def _test_batches(self) -> Iterable[Batch]:
         test = self._data.test
-        return [] if test is None else all_batches(test, self._task.collate, self._device)
+        return [] if test is None else all_batches(test, self._growth.tested, self._task.collate, self._device)
 
     def accuracy_on(self, other: TaskTrainer, z: Vector) -> float | None:
         """Return the measure of the model `z` [size], with this node's buffers, on a sample of another's data."""
@@ -211,7 +215,9 @@ class TaskTrainer:
             self._averaged.load(self._flat, z[self._flat.size :])
             return
         with _cumulative_statistics(self._flat.model) as any_layers, torch.no_grad():
-            for number in range(min(STATISTICS_BATCHES, self.batches.per_pass) if any_layers else 0):
+            first, _ = self.batches.began
+            count = min(STATISTICS_BATCHES, self.batches.per_pass) if any_layers else 0
+            for number in range(first, first + count):
                 with self._drawing(number):
                     self._loss(self.batches.batch(number))
 
@@ -222,6 +228,7 @@ class TaskTrainer:
         return (
             self._descent.state()
             | self._steps.state()
+            | self._growth.state()
             | {name: t.cpu().numpy().copy() for name, t in self._buffers().items()}
         )
 
@@ -234,7 +241,8 @@ class TaskTrainer:
         for name, tensor in buffers.items():
             if saved[name].shape != tuple(tensor.shape):
                 raise CheckpointError(f"{name!r} has shape {saved[name].shape}, not {tuple(tensor.shape)}")
-        rest = {name: value for name, value in state.items() if name not in saved}
+        self._growth.load(state)
+        rest = {n: v for n, v in state.items() if n not in saved and not n.startswith(GROWTH_PREFIX)}
         self._steps.load_state(rest)
         self._descent.load_state({name: value for name, value in rest.items() if name != STEPS})
         for name, tensor in buffers.items():

@@ -67,7 +67,7 @@ def test_batches_are_normalised_per_channel() -> None:
 
 def test_plain_data_sets_are_stacked_and_read_to_the_end() -> None:
     data = [(torch.full((2,), float(i)), i % 3) for i in range(130)]
-    first, rest = all_batches(data, Task().collate, torch.device("cpu"))
+    first, rest = all_batches(data, None, Task().collate, torch.device("cpu"))
     assert (first[0].shape, rest[0].shape) == ((128, 2), (2, 2))
     assert torch.equal(torch.cat([first[1], rest[1]]), torch.arange(130) % 3)
 

@@ -169,8 +169,8 @@ def test_imagefolder_reads_pixels_and_labels_in_order(folder: Path) -> None:
 
 def test_only_a_changed_folder_is_decoded_again(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    pixels_of = imagefolder._pixels
-    monkeypatch.setattr(imagefolder, "_pixels", lambda path, size: decoded.append(path) or pixels_of(path, size))
+    original = imagefolder.pixels_of
+    monkeypatch.setattr(imagefolder, "pixels_of", lambda path, size: decoded.append(path) or original(path, size))
     first = imagefolder.read(folder)[0][0].clone()
     assert len(list(cache.iterdir())) == 1
     decoded.clear()
@@ -247,8 +247,8 @@ def test_named_classes_keep_their_labels_on_every_node(folder: Path) -> None:
         datasets.load("imagefolder", folder, ["cat", "owl"])
     for picture in (folder / "train" / "cat").iterdir():
         picture.unlink()
-    (_, labels), _, classes = imagefolder.read(folder, ["dog", "cat"])
-    assert (labels.tolist(), classes) == ([1, 1, 1], ("cat", "dog"))
+    (_, labels), _, (listing, _) = imagefolder.read(folder, ["dog", "cat"])
+    assert (labels.tolist(), listing.classes) == ([1, 1, 1], ("cat", "dog"))
 
 
 def test_folder_without_test_images_has_none(folder: Path) -> None:
