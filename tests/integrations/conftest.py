@@ -16,6 +16,12 @@ Arguments = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
+def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes are on loopback."""
+    monkeypatch.setenv("EDGENODE_INSECURE", "1")
+
+
+@pytest.fixture(autouse=True)
 def restore_global_state() -> Iterator[None]:
     """A Mesh configures the log of its process."""
     threads = torch.get_num_threads()
