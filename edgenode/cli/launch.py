@@ -12,11 +12,13 @@ from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import click
 
 from edgenode.cli.options import load_config, overrides, set_option, take_sigterm_as_ctrl_c
+from edgenode.config.load import load
 from edgenode.config.schema import SECTIONS, Config
 from edgenode.errors import EdgenodeError, first_cause
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR, prepare
@@ -73,6 +75,9 @@ def launch(
         raise click.UsageError(f"{script} is not a file; a module needs -m")
     out = (out or Path("runs") / time.strftime("launch-%Y%m%d-%H%M%S")).resolve()
     out.mkdir(parents=True, exist_ok=True)
+    if config.run.cluster == Config().run.cluster:  # another launch on this network may have it, too
+        settings = (*settings, f"run.cluster={_own_cluster(out)}")
+        config = load(config_path, overrides(settings))
     program = [sys.executable, *(["-m"] if module else []), script]
     arguments = arguments[1:] if arguments[:1] == ("--",) else arguments
     fleet = Fleet(config, out, program, arguments, _environ(config_path, settings), max_restarts)
@@ -220,6 +225,11 @@ def _environ(config_path: Path | None, settings: tuple[str, ...]) -> dict[str, s
     for key, value in overrides(settings).items():
         environ[f"EDGENODE_{key.upper().replace('.', '_')}"] = value
     return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environ}
+
+
+def _own_cluster(out: Path) -> str:
+    """A name for the cluster of this folder. It is the same when the run resumes."""
+    return f"launch-{sha256(str(out).encode()).hexdigest()[:8]}"
 
 
 def _filled(argument: str, places: Mapping[str, str]) -> str:

@@ -262,7 +262,7 @@ class Controller:
                 await asyncio.to_thread(self.state.save, action)
             case Reply(request_id, start, error) if request_id == UNREQUESTED:
                 if error:
-                    log.warning("request dropped", reason=error)
+                    log.warning("change rejected", reason=error)
                 else:
                     log.info("a queued change takes effect", at_round=start)
             case Reply():

@@ -122,7 +122,7 @@ def test_less_than_half_wait_until_an_operator_forces_it(fleet: Fleet) -> None:
     run.nodes[0].logs("epoch=3 ")
     for dead in (1, 2):
         run.nodes[dead].kill()
-    run.controller.logs("eviction rejected .*: without it 1 of 3 members would be left")
+    run.controller.logs("change rejected .*: without it 1 of 3 members would be left")
     run.nodes[0].logs("no progress")
 
     def evict(*words: str, code: int = 0) -> Process:

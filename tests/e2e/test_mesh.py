@@ -87,8 +87,8 @@ def test_a_killed_node_returns_and_the_run_ends_well(fleet: Fleet, plain: float)
 
 def test_nodes_started_by_hand_survive_their_controller(fleet: Fleet, plain: float) -> None:
     """Without launch: fixed names, a controller that is killed and comes back, and a node that SIGTERM sends away."""
-    settings = {"EDGENODE_RUN_ROUNDS": "300"}
-    prepare(fleet.folder / "hand", "edgenode", NODES)
+    settings = {"EDGENODE_RUN_ROUNDS": "300", "EDGENODE_RUN_CLUSTER": fleet.cluster}
+    prepare(fleet.folder / "hand", fleet.cluster, NODES)
     controller = fleet.start("controller", "controller", "--config", "run.toml", "--listen", "127.0.0.1:0",
                              "--state-dir", "hand/controller", variables=settings)  # fmt: skip
     address = controller.logs(r"controller ready .*listen=(\S+)")[1]
