@@ -473,6 +473,7 @@ def test_leaving_the_loop_early_ends_the_node_at_once(make_mesh: MakeMesh, end: 
 
 def test_ctrl_c_while_the_node_waits_ends_it(make_mesh: MakeMesh) -> None:
     """The other node never comes, so the first call waits."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
     mesh = make_mesh(Net(), settings={"run.nodes": 2}, peers=f"127.0.0.1:{free_port()}")
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
