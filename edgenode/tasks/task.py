@@ -100,12 +100,13 @@ class Task:
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> float | None:
         """Return how good the model is, 0 to 1: by default its accuracy on (inputs, classes). None if there is no data.
 
-        The model is in evaluation mode, and no gradients are recorded.
+        Where samples have several classes, as the characters of a text, each counts. The model is in evaluation mode,
+        and no gradients are recorded.
         """
         right = count = 0
         for inputs, targets in batches:
             right += int((model(inputs).argmax(dim=1) == targets).sum())
-            count += len(targets)
+            count += targets.numel()
         return right / count if count else None
 
     def metadata(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from edgenode.node.workload import SHARED_STATE
 from edgenode.tasks import datasets, models
 from edgenode.tasks.image_task import ImageTask
 from edgenode.tasks.settings import TrainSettings
-from edgenode.tasks.task import RunLength
+from edgenode.tasks.task import RunLength, Task
 from edgenode.tasks.trainer import TaskTrainer, _precision, find_device
 from tests.tasks.small_trainer import Digits, digits_trainer, run, small_net, small_trainer
 
@@ -209,6 +209,12 @@ def test_exported_tensors_load_into_a_plain_model() -> None:
 
 
 # the tasks of run.toml -------------------------------------------------------------------------------
+
+
+def test_every_class_of_a_sample_counts_in_the_accuracy() -> None:
+    logits = functional.one_hot(torch.tensor([[0, 1, 2], [2, 1, 1]]), 3).transpose(1, 2)
+    batch = torch.zeros(2), torch.tensor([[0, 1, 2], [2, 1, 0]])
+    assert Task().evaluate(lambda _: logits, [batch]) == pytest.approx(5 / 6)
 
 
 def test_small_cnn_learns_the_digits() -> None:
