@@ -1,0 +1,48 @@
+"""The examples that simulate a task of their own: shortened, they learn what no node could learn alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgenode.config.load import load
+from edgenode.simulate.runner import Simulation
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def simulate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rounds: int, settings: Mapping[str, object] | None = None
+) -> float:
+    """The mean test accuracy after some rounds."""
+    for module in folder.glob("*.py"):
+        monkeypatch.delitem(sys.modules, module.stem, raising=False)
+    monkeypatch.syspath_prepend(str(folder))
+    shorter = {"run.rounds": rounds, "run.evaluate_every": 0, **(settings or {})}
+    accuracy = Simulation(load(folder / "run.toml", shorter, environ={})).run()["mean_test_accuracy"]
+    assert isinstance(accuracy, float)
+    return accuracy
+
+
+@pytest.mark.slow
+def test_transformer_learns_the_text_of_all_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracy = simulate(EXAMPLES / "char_transformer", monkeypatch, rounds=40)
+    assert accuracy > 0.34  # a space is the right guess for 0.32
+
+
+@pytest.mark.slow
+def test_nodes_learn_instruments_they_never_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = simulate(EXAMPLES / "tones", monkeypatch, rounds=150)
+    alone = simulate(EXAMPLES / "tones", monkeypatch, rounds=150, settings={"algorithm.name": "local"})
+    assert together > alone + 0.1
