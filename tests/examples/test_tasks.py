@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,3 +49,16 @@ def test_nodes_learn_instruments_they_never_heard(monkeypatch: pytest.MonkeyPatc
     together = simulate(EXAMPLES / "tones", monkeypatch, rounds=150)
     alone = simulate(EXAMPLES / "tones", monkeypatch, rounds=150, settings={"algorithm.name": "local"})
     assert together > alone + 0.1
+
+
+@pytest.mark.slow
+def test_adapters_improve_a_base_that_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(EXAMPLES / "lora", tmp_path / "lora"))
+    command = [sys.executable, "pretrain.py", "--steps", "100"]
+    printed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    shares = [float(share) for share in re.findall(r": ([\d.]+)%", printed)]
+    before = (folder / "base.pt").read_bytes()
+    accuracy = simulate(folder, monkeypatch, rounds=30)
+    assert len(shares) == 4
+    assert accuracy > sum(shares) / 400 + 0.01
+    assert (folder / "base.pt").read_bytes() == before
