@@ -24,7 +24,14 @@ from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.retry import Backoff, Outage, retry, stay_connected
 from edgenode.net.rpc import broken, channel, side_by_side, translated
-from edgenode.net.wire import Identity, ack_from_wire, data_size_from_wire, push_frames, saved_from_wire
+from edgenode.net.wire import (
+    Identity,
+    ack_from_wire,
+    data_size_from_wire,
+    name_conflict,
+    push_frames,
+    saved_from_wire,
+)
 from edgenode.security.subject import Subject, role_dns_name
 
 log = structlog.get_logger()
@@ -223,6 +230,7 @@ async def meet(target: str, identity: Identity, waiting: Callable[[str, str], No
 
     Raises:
         DigestMismatch: the peer is of another run.
+        ConfigError: it has this node's name.
         TransportError: it did not answer in time.
     """
 
@@ -232,6 +240,8 @@ async def meet(target: str, identity: Identity, waiting: Callable[[str, str], No
         except grpc.aio.AioRpcError as exc:
             raise TransportError(exc.details() or exc.code().name) from exc
         theirs = identity.check(reply.identity, target)
+        if theirs.node == identity.node and theirs.process != identity.process:
+            raise name_conflict(identity.node, target)  # at once: the other one ends as soon as it knows
         if not reply.HasField("data"):
             raise TransportError("it is loading its data")
         return Met(theirs, *saved_from_wire(reply.saved), data_size_from_wire(reply.data))

@@ -21,7 +21,7 @@ from edgenode.core.protocol.messages import Ack, Message
 from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import DataSize
-from edgenode.errors import ConfigError, DigestMismatch, EdgenodeError, RemoteProtocolError, first_cause
+from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, first_cause
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import reject
 from edgenode.net.tls import require_name
@@ -31,6 +31,7 @@ from edgenode.net.wire import (
     Identity,
     ack_to_wire,
     data_size_to_wire,
+    name_conflict,
     reason_from_wire,
     saved_to_wire,
 )
@@ -181,8 +182,3 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
     async def _write(self, answers: asyncio.Queue[Ack | None], context: grpc.aio.ServicerContext) -> None:
         while (answer := await answers.get()) is not None:
             await context.write(ack_to_wire(answer))
-
-
-def name_conflict(name: str, target: str) -> ConfigError:
-    """The error of two processes with one name."""
-    return ConfigError(f"the peer at {target} has this node's name {name!r}: give one of the two another --name")

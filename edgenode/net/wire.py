@@ -16,7 +16,7 @@ from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
-from edgenode.errors import DigestMismatch, RemoteProtocolError
+from edgenode.errors import ConfigError, DigestMismatch, RemoteProtocolError
 from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2
 from edgenode.net.tls import INSECURE, Security
 
@@ -341,3 +341,8 @@ def graph_from_wire(wire: operator_pb2.Graph) -> GraphSpec:
         GraphError: the name is not a preset, or an edge is a duplicate.
     """
     return GraphSpec(wire.name, tuple((e.sender, e.receiver) for e in wire.edges) or None)
+
+
+def name_conflict(name: str, target: str) -> ConfigError:
+    """The error of two processes with one name."""
+    return ConfigError(f"the peer at {target} has this node's name {name!r}: give one of the two another --name")

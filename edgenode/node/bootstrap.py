@@ -46,9 +46,9 @@ from edgenode.errors import ConfigError, Diverged, TransportError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.discovery import Discovery
 from edgenode.net.peer_client import fetch_model, meet, probe
-from edgenode.net.peer_server import PeerServer, name_conflict
+from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import address_towards, join_address
-from edgenode.net.wire import Identity
+from edgenode.net.wire import Identity, name_conflict
 from edgenode.node.background import in_background
 from edgenode.node.options import Options
 from edgenode.node.progress import NodeSnapshot

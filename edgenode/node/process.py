@@ -283,8 +283,8 @@ def run_node(
     factory.check_networked(options.config, controller=options.controller != "none")
     for name, reason in GRAPHS.add_all().items():  # an operator may choose any of them
         log.warning("skipping the graph of an extension", graph=name, reason=reason)
-    model_file.check_writable(options.model_file)
     with claimed(options.state_dir, f"node {options.name}"):
+        model_file.check_writable(options.model_file)
         while True:
             try:
                 process = NodeProcess(options, workload)

@@ -73,7 +73,7 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
         permissions = scratch.stat().st_mode  # by the umask: save_file makes a file for its owner alone
         save_file(tensors, scratch, metadata)
         scratch.chmod(permissions)
-        # precaution: a model is flushed before it is renamed into place
+        # A model is flushed before it is renamed into place
         REAL_DISK.flush(scratch)
         REAL_DISK.rename(scratch, path)
         REAL_DISK.flush(path.parent)

@@ -68,7 +68,7 @@ def load(
 
     Only an imagefolder has ``classes`` and an ``image_size`` to be given.
 
-    Raises ConfigError if the name is unknown, or files are missing or damaged.
+    Raises ConfigError if the name is unknown, files are missing or damaged, or one of ``classes`` does not exist.
     """
     refuse_unknown(name)
     key = name, None if data_dir is None else str(data_dir), tuple(classes), image_size
@@ -79,6 +79,8 @@ def load(
         found = _loaded[key] = _imagefolder(folder, classes, image_size) if read is _imagefolder else read(folder)
         if name not in DATASETS.own:
             _require_sound(name, found)
+    for missing in (label for label in classes if label not in found.classes):
+        raise ConfigError(f"{name} has no class {missing!r}, which task.classes names")
     return found
 
 
