@@ -7,6 +7,8 @@ import re
 import time
 from typing import Any
 
+import pytest
+
 from tests.e2e.fleet import Fleet, until
 
 NODES = 3
@@ -18,6 +20,7 @@ def status(fleet: Fleet) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_pause_survives_a_controller_restart(fleet: Fleet) -> None:
     where = ("--cluster", fleet.cluster)
     fleet.configure({"run.nodes": NODES, "run.rounds": 20_000, "run.evict_after_s": EVICT_S, "topology.graphs": ["a"]})

@@ -9,6 +9,8 @@ import re
 import time
 from typing import Any
 
+import pytest
+
 from tests.e2e.fleet import Fleet, until
 
 MINE = "node-0 node-1\nnode-1 node-2\nnode-2 node-0\n"
@@ -20,6 +22,7 @@ def shown(fleet: Fleet) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_requested_graph_returns_with_the_evicted_node(fleet: Fleet) -> None:
     where = ("--cluster", fleet.cluster)
     fleet.configure(LONG)
@@ -53,6 +56,7 @@ def test_requested_graph_returns_with_the_evicted_node(fleet: Fleet) -> None:
     fleet.stop([nodes[0], nodes[2], again, controller])
 
 
+@pytest.mark.slow
 def test_changes_of_a_paused_run_are_queued_and_answered_at_once(fleet: Fleet) -> None:
     where = ("--cluster", fleet.cluster)
     fleet.configure(LONG)

@@ -73,6 +73,7 @@ def test_simulation_is_bit_identical_to_four_daemons(fleet: Fleet, changes: dict
     assert simulated == [result(fleet.state(f"node-{i}") / "result.json")["nodes"][0] for i in range(4)]
 
 
+@pytest.mark.slow
 def test_simulation_resumes_bit_identical_after_ctrl_c(fleet: Fleet) -> None:
     fleet.configure({"run.rounds": 80, "run.checkpoint_every": 10})
     command = ("simulate", "run.toml", "--out", "simulated")

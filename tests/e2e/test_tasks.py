@@ -66,6 +66,7 @@ def models(folder: Path) -> dict[str, dict[str, bytes]]:
     return {name: {t: value.tobytes() for t, value in load_file(file).items()} for name, file in files.items()}
 
 
+@pytest.mark.slow
 def test_own_task_resumes_as_the_simulation_runs(fleet: Fleet) -> None:
     """Daemons that lose their power in the middle end with the models of an uninterrupted simulation, to the bit."""
     fleet.configure(RUN)
