@@ -114,7 +114,7 @@ def test_demo_runs_from_an_empty_folder(programs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["run", "controller"])
 def test_reflection_names_its_extra(programs: Path, tmp_path: Path, command: str) -> None:
-    words = (command, "--reflection", "--listen", "127.0.0.1:0", "--state-dir", tmp_path)
+    words = (command, "--insecure", "--reflection", "--listen", "127.0.0.1:0", "--state-dir", tmp_path)
     refused = run(programs / "edgenode", *words, cwd=tmp_path, code=2)
     needed = "edgenode: --reflection needs grpcio-reflection: pip install 'edgenode[reflection]'"
     assert refused.stderr.splitlines()[-1] == needed

@@ -30,11 +30,19 @@ _PICTURES = os.environ.get("EDGENODE_SCREENSHOTS")  # read before the fleet's ow
 
 
 def text(driver: Chrome, selector: str) -> str:
-    return driver.find_element(By.CSS_SELECTOR, selector).text
+    found: str = driver.execute_script("return document.querySelector(arguments[0]).innerText", selector)
+    return found.strip()
 
 
 def edges(driver: Chrome) -> list[str]:
-    return [str(path.get_attribute("d")) for path in driver.find_elements(By.CSS_SELECTOR, "#graph .edge")]
+    return drawn(driver, "#graph .edge")
+
+
+def drawn(driver: Chrome, selector: str) -> list[str]:
+    """The outlines of all paths, read in one step: the page may draw anew between two."""
+    script = "return [...document.querySelectorAll(arguments[0])].map(path => path.getAttribute('d'))"
+    found: list[str] = driver.execute_script(script, selector)
+    return found
 
 
 def names(driver: Chrome) -> list[str]:
@@ -133,8 +141,8 @@ def picture_watch(driver: Chrome, controller: str) -> None:
 
 def line(driver: Chrome, curve: str, name: str) -> list[tuple[float, float]]:
     """The points of a drawn curve: (x, height)."""
-    found = driver.find_elements(By.CSS_SELECTOR, f"#{curve} .line.{name}")
-    points = [point.split() for path in found for point in re.split("[ML]", str(path.get_attribute("d")))[1:]]
+    found = drawn(driver, f"#{curve} .line.{name}")
+    points = [point.split() for path in found for point in re.split("[ML]", path)[1:]]
     return [(float(x), -float(y)) for x, y in points]
 
 
