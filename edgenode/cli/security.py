@@ -119,7 +119,9 @@ def join(line: str, name: str, out: Path | None) -> None:
 @click.option("--yes", is_flag=True, envvar="EDGENODE_YES", help="Do not ask.")
 @cluster_options
 def revoke(name: str, role: str, yes: bool, where: Where) -> None:
-    """Revoke the key of NAME: it opens no door any more. Evict a node, too, to continue without it.
+    """Revoke the key of NAME: the controller refuses it from now on.
+
+    The other nodes take the pushes of a node as long as it is a member. Evict it too.
 
     \b
     Examples:
