@@ -116,13 +116,14 @@ def demo(
     (out / "run.toml").write_text(config.to_toml(), encoding="utf-8")
     if ignored := ignored_variables(os.environ, {str(option.envvar) for option in ctx.command.params}):
         click.echo(f"edgenode: note: the demo ignores {', '.join(ignored)}", err=True)
-    click.echo(f"starting a controller and {counted(config.run.nodes, 'node')}, with logs in {out / 'logs'}", err=True)
     console = Console(stderr=as_json)
     curve = AccuracyCurve()
     began = time.monotonic()
-    take_sigterm_as_ctrl_c()
     processes = DemoProcesses(config, out)
+    take_sigterm_as_ctrl_c()
     try:
+        nodes_text = counted(config.run.nodes, "node")
+        click.echo(f"starting a controller and {nodes_text}, with logs in {processes.logs}", err=True)
         processes.start()
         asyncio.run(_watch(processes, console, curve))
         if not processes.why_failed():

@@ -27,20 +27,22 @@ class DemoProcesses:
     """The processes of the demo, with an authority of their own. ``stop`` ends all of them in every case.
 
     Attributes:
-        security: of the operator's connections.
+        security: of the operator's connections. Exists from ``start`` on.
     """
+
+    security: MutualTls
 
     def __init__(self, config: Config, out: Path) -> None:
         self.config, self.logs = config, out / "logs"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._out = out
         self._names = [f"node-{i:0{len(str(config.run.nodes - 1))}d}" for i in range(config.run.nodes)]
-        operator = prepare(out, config.run.cluster, self._names)
-        self.security = MutualTls(operator, lambda subject, key_id: True)
         self._failed: dict[str, int] = {}  # exit codes, the first failure first
 
     def start(self) -> None:
-        """Spawn the nodes and the controller. They start in any order."""
+        """Make the authority, and spawn the nodes and the controller. They start in any order."""
+        operator = prepare(self._out, self.config.run.cluster, self._names)
+        self.security = MutualTls(operator, lambda subject, key_id: True)
         common = ["--config", str(self._out / "run.toml"), "--listen", "127.0.0.1:0"]
         for name in self._names:
             self._spawn(name, ["run", "--name", name, "--state-dir", str(self._out / name), *common])

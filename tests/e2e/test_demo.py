@@ -93,9 +93,9 @@ def test_demo_names_the_process_that_was_killed(fleet: Fleet, name: str, command
 def test_ctrl_c_ends_every_process_and_names_the_results(fleet: Fleet, moment: str) -> None:
     out = fleet.folder / "out"
     demo = fleet.start("demo", "demo", "--json", "--out", str(out))
-    until(lambda: descendants(demo.popen.pid), "the demo has started a process")
+    log = out / "logs" / "node-0.log"
+    until(lambda: log.exists() and descendants(demo.popen.pid), "the demo has started a node")
     if moment == "while it trains":
-        log = out / "logs" / "node-0.log"
         until(lambda: log.exists() and "epoch done" in log.read_text(), "node-0 has trained an epoch")
     else:
         time.sleep(random.uniform(0, 1.5))  # any moment will do
