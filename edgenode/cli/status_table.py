@@ -11,7 +11,14 @@ from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, 
 from edgenode.core.wording import counted
 from edgenode.net.interfaces import is_this_machine
 from edgenode.net.rpc import split_address
-from edgenode.observability.status_view import duration, next_switch, page_from_elsewhere, requests_lines, size
+from edgenode.observability.status_view import (
+    duration,
+    next_switch,
+    page_from_elsewhere,
+    requests_json,
+    requests_lines,
+    size,
+)
 
 _SHOWN_FROM_S = 1.0  # shorter waits are part of every round
 _MOST_EDGES = 8  # in a title
@@ -41,7 +48,7 @@ def status_table(status: ClusterStatus) -> RenderableType:
         )
     controller = f"controller {status.leadership.address}, term {status.leadership.term}"
     below = [controller, *(page_lines(status) if status.page else [])]
-    above = Text(title(status), "bold"), *map(Text, requests_lines(status))
+    above = Text(title(status), "bold"), *map(Text, requests_lines(requests_json(status)))
     return Group(*above, table, *(Text(line, "italic") for line in below))
 
 

@@ -83,7 +83,7 @@ def show(where: Where, as_json: bool) -> None:
 
     click.echo(f"round {t}: graph {graph['name']}")
     click.echo(draw(plan.graph(t)))
-    for line in requests_lines(status):
+    for line in requests_lines(requests_json(status)):
         click.echo(line)
     click.echo(f"next: graph {coming['graph']} from round {coming['round']}" if coming else "next: no change planned")
 

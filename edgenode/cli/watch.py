@@ -81,10 +81,10 @@ class Screen:
 
         from edgenode.cli.graph_ascii import draw
         from edgenode.cli.status_table import title, watch_table
-        from edgenode.observability.status_view import requests_lines
+        from edgenode.observability.status_view import requests_json, requests_lines
 
         self._sample(status)
-        head: list[RenderableType] = [Text(title(status), "bold"), *map(Text, requests_lines(status))]
+        head: list[RenderableType] = [Text(title(status), "bold"), *map(Text, requests_lines(requests_json(status)))]
         if status.plan is None:
             return Group(*head, watch_table(status))
         graph = draw(status.plan.graph(status.round), pushes=False)

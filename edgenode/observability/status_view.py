@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,10 +51,10 @@ def requests_json(status: ClusterStatus) -> dict[str, Any]:
     }
 
 
-def requests_lines(status: ClusterStatus) -> list[str]:
-    """The same in words, one line each. None if the requested graphs are used and nothing is pending."""
-    lines = [f"Requested: graph {status.requested}. {sentence(status.difference)}"] if status.difference else []
-    return lines + [f"Pending: {pending.change}, after {pending.waits_for}." for pending in status.pending]
+def requests_lines(view: Mapping[str, Any]) -> list[str]:
+    """``requests_json`` in words, one line each. None if the requested graphs are used and nothing is pending."""
+    lines = [f"Requested: graph {view['requested']}. {sentence(view['difference'])}"] if view["difference"] else []
+    return lines + [f"Pending: {pending['change']}, after {pending['waits_for']}." for pending in view["pending"]]
 
 
 def sentence(text: str) -> str:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from edgenode.core.protocol.events import Reply
-from edgenode.core.protocol.status import ClusterStatus
+from edgenode.core.protocol.status import ClusterStatus, PendingChange
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.dashboard.app import dashboard
@@ -115,6 +115,17 @@ async def test_page_before_the_start_counts_the_missing_nodes(
 ) -> None:
     operator_service.status = a_status  # type: ignore[method-assign]
     assert "waiting for 2 more nodes" in (await browser.get("/")).text
+
+
+async def test_page_without_script_lists_what_was_requested_and_what_waits(
+    browser: httpx.AsyncClient, operator_service: OperatorService
+) -> None:
+    pending = (PendingChange("graph <b>", "the run resumes", 12),)
+    status = replace(operator_service.status(), requested="mine", difference="graph a is used", pending=pending)
+    operator_service.status = lambda: status  # type: ignore[method-assign]
+    page = (await browser.get("/")).text
+    assert "<li>Requested: graph mine. Graph a is used.</li>" in page
+    assert "<li>Pending: graph &lt;b&gt;, after the run resumes.</li>" in page
 
 
 async def test_page_loads_only_files_of_the_package(browser: httpx.AsyncClient) -> None:

@@ -88,17 +88,9 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
         shows(driver, "#graph-name", "graph b")
         assert sorted(edges(driver)) != sorted(ring)
 
-        driver.find_element(By.CSS_SELECTOR, "#pause button").click()
-        shows(driver, "#state", "paused")
-        until(lambda: not driver.find_elements(By.CSS_SELECTOR, "#graph .push"), "no push travels")
-        resize(driver, 390, 844, dark=True, scale=1.5)
-        assert driver.execute_script("return document.documentElement.scrollWidth") == 390, "it fits a phone"
-        shows(driver, "#resume button", "resume")
-        picture(driver, "page-phone.png")
-        driver.find_element(By.CSS_SELECTOR, "#resume button").click()
-        shows(driver, "#state", "running")
+        pause_queue_and_resume(driver)
         happened(driver, f"started {', '.join(names(driver))}", "plan changed graph b", "paused by an operator",
-                 "resumed by an operator")  # fmt: skip
+                 "resumed by an operator", "plan changed graph c")  # fmt: skip
         if _PICTURES:
             resize(driver, 1280, 1330)
             driver.execute_script("scrollTo(0, 0)")
@@ -114,11 +106,35 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
         assert len(refused) <= 1  # the browser itself logs that response
         driver.get(url)
         until(lambda: len(names(driver)) == 4, "four nodes again")
+        (fleet.folder / "mine.txt").write_text("node-0 node-1\nnode-1 node-2\nnode-2 node-3\nnode-3 node-0\n")
+        fleet.command("topology", "apply", "mine.txt", "--cluster", fleet.cluster)
+        nodes.pop().kill()
+        fleet.command("evict", "node-3", "--cluster", fleet.cluster)
+        shows(driver, "#requests", "Requested: graph mine. Graph a is used instead of mine")
         fleet.command("stop", "--no-wait", "--cluster", fleet.cluster)
         until(lambda: text(driver, "#state") in ("stopped", "lost the controller"), "the page shows the end")
         assert [line for line in complaints(driver) if "Failed to load" not in line] == []
     for process in (*nodes, controller):
         process.exits(0)
+
+
+def pause_queue_and_resume(driver: Chrome) -> None:
+    """Pause, set a graph meanwhile, and resume. The page says what waits, and fits a phone."""
+    driver.find_element(By.CSS_SELECTOR, "#pause button").click()
+    shows(driver, "#state", "paused")
+    until(lambda: not driver.find_elements(By.CSS_SELECTOR, "#graph .push"), "no push travels")
+    resize(driver, 390, 844, dark=True, scale=1.5)
+    assert driver.execute_script("return document.documentElement.scrollWidth") == 390, "it fits a phone"
+    shows(driver, "#resume button", "resume")
+    picture(driver, "page-phone.png")
+    assert text(driver, "#requests") == ""
+    Select(driver.find_element(By.CSS_SELECTOR, "#set select")).select_by_visible_text("c")
+    driver.find_element(By.CSS_SELECTOR, "#set button").click()
+    shows(driver, "#requests", "Pending: graph c, after the run resumes.")
+    driver.find_element(By.CSS_SELECTOR, "#resume button").click()
+    shows(driver, "#graph-name", "graph c")
+    assert text(driver, "#requests") == ""
+    shows(driver, "#state", "running")
 
 
 def picture_watch(driver: Chrome, controller: str) -> None:

@@ -44,6 +44,7 @@ function show(view) {
   tiles(view);
   by("graph-name").textContent = view.graph ? `graph ${view.graph.name}` : "no graph yet";
   by("next").textContent = view.next ? `next: graph ${view.next.graph} from round ${view.next.round} (dotted)` : "no change planned";
+  by("requests").replaceChildren(...requests(view).map((text) => Object.assign(document.createElement("li"), { textContent: text })));
   drawGraph(by("graph"), view);
   by("rows").replaceChildren(...view.nodes.map(row));
   operator(view);
@@ -54,6 +55,12 @@ function title(view) {
   if (view.evicting.length) return `evicting ${view.evicting.join(", ")}`;
   const bad = view.nodes.filter((node) => kind(node) === "bad").map((node) => node.node);
   return bad.length ? `no connection to ${bad.join(", ")}` : `${counted(view.nodes.length, "node")}, controller ${view.controller}`;
+}
+
+function requests(view) { // what is not in force as requested
+  const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+  const lines = view.difference ? [`Requested: graph ${view.requested}. ${sentence(view.difference)}`] : [];
+  return lines.concat(view.pending.map((pending) => `Pending: ${pending.change}, after ${pending.waits_for}.`));
 }
 
 function ending(view) {
