@@ -8,9 +8,11 @@ completely, and never from the cache.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from math import inf
 
 from zeroconf import (
+    BadTypeInNameException,
     RecordUpdate,
     RecordUpdateListener,
     ServiceInfo,
@@ -62,9 +64,12 @@ class MdnsListener(RecordUpdateListener):
             service_type = name.partition(".")[2]
             if service_type in KINDS:
                 # With the host named like the instance, as in every announcement, the order of records is irrelevant.
-                info = ServiceInfo(service_type, name, server=name)
-                info.async_update_records(zc, now, records)
-                if service := service_from_info(info, self._own):
+                service = None
+                with suppress(BadTypeInNameException):  # a packet may name anything
+                    info = ServiceInfo(service_type, name, server=name)
+                    info.async_update_records(zc, now, records)
+                    service = service_from_info(info, self._own)
+                if service is not None:
                     self._update(name.lower(), service, now)
 
     def state_changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:

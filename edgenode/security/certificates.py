@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -29,6 +29,7 @@ CA_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=90)
 MAX_PEM_BYTES = 16 * 1024
 _SINCE = datetime(1970, 1, 1, tzinfo=UTC)
+_MALFORMED = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)  # what the library raises
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def public_key_id(certificate: bytes) -> str:
     Raises:
         SecurityError: it is malformed.
     """
-    return _key_id(_certificate(certificate).public_key())
+    return _key_id(_public_key(_certificate(certificate)))
 
 
 def requested_key_id(request: bytes) -> str:
@@ -166,11 +167,11 @@ def check_issued(credentials: Credentials) -> None:
         SecurityError: it is not.
     """
     certificate, ca = _certificate(credentials.certificate), _certificate(credentials.authority)
-    if _key_id(certificate.public_key()) != _key_id(_private_key(credentials.key).public_key()):
+    if _key_id(_public_key(certificate)) != _key_id(_private_key(credentials.key).public_key()):
         raise SecurityError("the certificate is for another key")
     try:
         certificate.verify_directly_issued_by(ca)
-    except (InvalidSignature, ValueError, TypeError) as exc:
+    except (InvalidSignature, *_MALFORMED) as exc:
         raise SecurityError("the certificate is not signed by the cluster's authority") from exc
 
 
@@ -198,10 +199,9 @@ def _requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
         raise SecurityError(f"a signing request of {len(request)} bytes: at most {MAX_PEM_BYTES} are allowed")
     try:
         csr = x509.load_pem_x509_csr(request)
-        signed = csr.is_signature_valid
-    except (ValueError, TypeError) as exc:
+        signed, key = csr.is_signature_valid, csr.public_key()
+    except _MALFORMED as exc:
         raise SecurityError(f"the signing request is malformed: {exc}") from exc
-    key = csr.public_key()
     if not signed or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise SecurityError("the signing request needs a key on P-256, and its signature")
     return key
@@ -212,7 +212,14 @@ def _certificate(pem: bytes) -> x509.Certificate:
         raise SecurityError(f"a certificate of {len(pem)} bytes: at most {MAX_PEM_BYTES} are allowed")
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as exc:
+    except _MALFORMED as exc:
+        raise SecurityError(f"the certificate is malformed: {exc}") from exc
+
+
+def _public_key(certificate: x509.Certificate) -> object:
+    try:
+        return certificate.public_key()
+    except _MALFORMED as exc:
         raise SecurityError(f"the certificate is malformed: {exc}") from exc
 
 
@@ -220,14 +227,14 @@ def _alternative_names(certificate: x509.Certificate) -> list[str]:
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         return found.value.get_values_for_type(x509.DNSName)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, *_MALFORMED):
         return []
 
 
 def _private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as exc:
+    except _MALFORMED as exc:
         raise SecurityError(f"the private key is malformed: {exc}") from exc
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SecurityError("the private key is not on P-256")

@@ -84,7 +84,7 @@ def requests_from_json(canonical: str) -> tuple[Schedule | None, tuple[Rotate | 
         value = json.loads(canonical)
         requested = value["requested"] and schedule_from_json(value["requested"])
         return requested, tuple(_queued_from_json(change) for change in value["queued"])
-    except (KeyError, TypeError, AttributeError, GraphError) as exc:
+    except (KeyError, TypeError, AttributeError, RecursionError, GraphError) as exc:
         raise ValueError(f"malformed requests: {exc}") from exc
 
 
