@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?=
 SEEDS ?= 0..25
+RUNS ?= 500000
 # One more than processors, because some tests wait.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: demo test test-slow test-package test-compose test-all chaos lint protos format clean
+.PHONY: demo test test-slow test-package test-compose test-all chaos fuzz lint protos format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -39,6 +40,10 @@ test-all:
 # The chaos scenarios, many times. Network faults need root, iproute2, iptables and faketime.
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/chaos --seeds $(SEEDS)
+
+# Every decoder of bytes from outside, RUNS times in all: about a minute. Needs atheris, so Linux on x86-64.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz --runs $(RUNS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
