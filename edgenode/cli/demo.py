@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from edgenode.cli.demo_processes import DemoProcesses
-from edgenode.cli.options import take_sigterm_as_ctrl_c
+from edgenode.cli.options import take_sigterm_as_ctrl_c, track_option
 from edgenode.cli.status_table import status_table
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, Config
@@ -84,9 +84,17 @@ class AccuracyCurve:
 @click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print result.json instead of a table.")
 @click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
               help="Folder for the results. [default: runs/demo-TIME]")  # fmt: skip
+@track_option
 @click.pass_context
 def demo(
-    ctx: click.Context, nodes: int, rounds: int, algorithm: str, topk: float, as_json: bool, out: Path | None
+    ctx: click.Context,
+    nodes: int,
+    rounds: int,
+    algorithm: str,
+    topk: float,
+    as_json: bool,
+    out: Path | None,
+    track: str,
 ) -> None:
     """Train on handwritten digits on this machine, with a controller and four nodes as five real processes.
 
@@ -119,7 +127,7 @@ def demo(
     console = Console(stderr=as_json)
     curve = AccuracyCurve()
     began = time.monotonic()
-    processes = DemoProcesses(config, out)
+    processes = DemoProcesses(config, out, track)
     take_sigterm_as_ctrl_c()
     try:
         nodes_text = counted(config.run.nodes, "node")

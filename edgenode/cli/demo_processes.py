@@ -32,10 +32,10 @@ class DemoProcesses:
 
     security: MutualTls
 
-    def __init__(self, config: Config, out: Path) -> None:
+    def __init__(self, config: Config, out: Path, track: str = "") -> None:
         self.config, self.logs = config, out / "logs"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._out = out
+        self._out, self._track = out, track
         self._names = [f"node-{i:0{len(str(config.run.nodes - 1))}d}" for i in range(config.run.nodes)]
         self._failed: dict[str, int] = {}  # exit codes, the first failure first
 
@@ -47,7 +47,7 @@ class DemoProcesses:
         for name in self._names:
             self._spawn(name, ["run", "--name", name, "--state-dir", str(self._out / name), *common])
         state_dir = ["--state-dir", str(self._out / "controller")]
-        self._spawn("controller", ["controller", "--http", "127.0.0.1:0", *state_dir, *common])
+        self._spawn("controller", ["controller", "--http", "127.0.0.1:0", "--track", self._track, *state_dir, *common])
 
     def _spawn(self, name: str, arguments: list[str]) -> None:
         self.logs.mkdir(exist_ok=True)

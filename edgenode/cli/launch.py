@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from edgenode.cli.options import load_config, overrides, set_option, take_sigterm_as_ctrl_c
+from edgenode.cli.options import load_config, overrides, set_option, take_sigterm_as_ctrl_c, track_option
 from edgenode.config.load import load
 from edgenode.config.schema import SECTIONS, Config
 from edgenode.errors import EdgenodeError, first_cause
@@ -26,6 +26,7 @@ from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR, prepare
 _READY = re.compile(r"controller ready .*listen=(\S+)")
 _DEFAULT_CONFIG = Path("run.toml")
 _END_S = 10.0
+_CONTROLLER_END_S = 20.0  # with its tracker
 _READY_S = 60.0
 _LINE_END = re.compile(rb"[\r\n]+")
 
@@ -42,6 +43,7 @@ _LINE_END = re.compile(rb"[\r\n]+")
               help="Folder for checkpoints and results. A run in it resumes. [default: runs/launch-TIME]")  # fmt: skip
 @click.option("--max-restarts", default=0, show_default=True, type=click.IntRange(0), envvar="EDGENODE_MAX_RESTARTS",
               show_envvar=True, help="How often a process that fails starts again.")  # fmt: skip
+@track_option
 @click.argument("script")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def launch(
@@ -51,6 +53,7 @@ def launch(
     module: bool,
     out: Path | None,
     max_restarts: int,
+    track: str,
     script: str,
     arguments: tuple[str, ...],
 ) -> None:
@@ -66,6 +69,7 @@ def launch(
       edgenode launch --nodes 4 train.py -- --data parts/{index}
       edgenode launch --nodes 4 --set run.rounds=500 -m mypackage.train
       edgenode launch --out runs/mine train.py           the same command resumes after a stop
+      edgenode launch --track mlflow:http://10.0.0.9:5000 train.py
     """
     settings = (*settings, *((f"run.nodes={nodes}",) if nodes else ()))
     if config_path is None and _DEFAULT_CONFIG.is_file():
@@ -80,7 +84,7 @@ def launch(
         config = load(config_path, overrides(settings))
     program = [sys.executable, *(["-m"] if module else []), script]
     arguments = arguments[1:] if arguments[:1] == ("--",) else arguments
-    fleet = Fleet(config, out, program, arguments, _environ(config_path, settings), max_restarts)
+    fleet = Fleet(config, out, program, arguments, _environ(config_path, settings), max_restarts, track)
     take_sigterm_as_ctrl_c()
     try:
         asyncio.run(fleet.run())
@@ -99,6 +103,7 @@ class Fleet:
         program: the command of a node, without its arguments.
         arguments: with placeholders.
         environ: of every process.
+        track: where the controller sends the measurements of all nodes.
     """
 
     config: Config
@@ -107,6 +112,7 @@ class Fleet:
     arguments: tuple[str, ...]
     environ: Mapping[str, str]
     max_restarts: int
+    track: str
     _processes: dict[str, Process] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -129,7 +135,7 @@ class Fleet:
                 async with asyncio.TaskGroup() as nodes:
                     for index, name in enumerate(self._names()):
                         nodes.create_task(self._node(index, name, target), name=name)
-                await asyncio.wait([controller], timeout=_END_S)
+                await asyncio.wait([controller], timeout=_CONTROLLER_END_S)
                 controller.cancel()
         finally:
             await asyncio.shield(self._end_all())
@@ -141,7 +147,7 @@ class Fleet:
 
         command = [
             sys.executable, "-m", "edgenode", "controller", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
-            "--state-dir", str(self.out / "controller"),
+            "--state-dir", str(self.out / "controller"), "--track", self.track,
         ]  # fmt: skip
         code = await self._run("controller", command, {}, find)
         if code:

@@ -45,6 +45,18 @@ reflection_option = click.option(
     "--reflection", is_flag=True, envvar="EDGENODE_REFLECTION", show_envvar=True,
     help="Let gRPC clients such as grpcurl list the services. Needs edgenode[reflection].",
 )  # fmt: skip
+
+
+def _checked_track(_ctx: click.Context, _param: click.Parameter, target: str) -> str:
+    from edgenode.observability.tracking import checked_target
+
+    return checked_target(target) if target else ""
+
+
+track_option = click.option(
+    "--track", default="", metavar="TRACKER", envvar="EDGENODE_TRACK", show_envvar=True, callback=_checked_track,
+    help="Where measurements go: tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT. Needs the extra of that name.",
+)  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print JSON.")
 
 

@@ -25,6 +25,7 @@ from edgenode.cli.options import (
     reflection_option,
     set_option,
     take_sigterm_as_ctrl_c,
+    track_option,
     verbose_option,
     warn,
 )
@@ -55,6 +56,7 @@ from edgenode.storage.filesystem import default_state_dir
               show_envvar=True, help="Address where this node serves /metrics for Prometheus.")  # fmt: skip
 @click.option("--wait", "wait_s", default=300.0, show_default=True, envvar="EDGENODE_WAIT", metavar="SECONDS",
               help="How long to look for the controller or the peers.")  # fmt: skip
+@track_option
 @join_option
 @insecure_option
 @reflection_option
@@ -72,6 +74,7 @@ def run(
     fresh: bool,
     metrics: str,
     wait_s: float,
+    track: str,
     join: str | None,
     insecure: bool,
     reflection: bool,
@@ -99,7 +102,7 @@ def run(
     name = node_name(name)
     options = node_options(
         config, name, listen, peers, controller, state_dir, fresh=fresh, wait_s=wait_s, metrics=metrics,
-        reflection=reflection, publish=publish,
+        reflection=reflection, publish=publish, track=track,
     )  # fmt: skip
     set_up_logging(verbose, log_format)
     log_start(node=name, cluster=config.run.cluster, nodes=config.run.nodes)
@@ -126,8 +129,7 @@ def run(
               help="Take over a run whose controller is lost for good.")  # fmt: skip
 @click.option("--http", default=f"127.0.0.1:{HTTP_PORT}", show_default=True, metavar="H:P|none", envvar="EDGENODE_HTTP",
               show_envvar=True, help="Address of the page and /metrics. Port 0 is any free port.")  # fmt: skip
-@click.option("--tensorboard", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_TENSORBOARD",
-              show_envvar=True, help="Folder for TensorBoard event files. Needs edgenode[tensorboard].")  # fmt: skip
+@track_option
 @click.option("--straggler", type=click.Choice(["wait", "drop"]), envvar="EDGENODE_STRAGGLER", show_envvar=True,
               help="Wait for a slow node, or evict it. [default: run.straggler of run.toml]")  # fmt: skip
 @click.option("--enrol", default="", metavar="H:P", envvar="EDGENODE_ENROL", show_envvar=True,
@@ -145,7 +147,7 @@ def controller(
     state_dir: Path | None,
     recover: bool,
     http: str,
-    tensorboard: Path | None,
+    track: str,
     straggler: str | None,
     enrol: str,
     invites: int | None,
@@ -165,7 +167,7 @@ def controller(
       edgenode controller --config run.toml
       edgenode controller --config run.toml --listen 10.0.0.5:7700
       edgenode controller --config run.toml --http 0.0.0.0:8080   serve the page to the whole network
-      edgenode controller --config run.toml --tensorboard events; tensorboard --logdir events
+      edgenode controller --config run.toml --track tensorboard:events; tensorboard --logdir events
       edgenode controller --config run.toml --recover          after its disk was lost
       edgenode controller --config run.toml --straggler drop   evict nodes that hold up others
     """
@@ -187,7 +189,7 @@ def controller(
         first = sys.stdout.isatty() and not (state_dir / AUTHORITY).exists()
         invites = config.run.nodes if first else 0
     options = Options(
-        config, listen, state_dir, recover, http, enrol, tensorboard, reflection, insecure, invites, _show_invite
+        config, listen, state_dir, recover, http, enrol, track, reflection, insecure, invites, _show_invite
     )
     if not run_controller(options):
         raise SystemExit(1)

@@ -278,10 +278,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Plain values by section and key. Lists stay tuples and unset stays None."""
         return {section: msgspec.structs.asdict(getattr(self, section)) for section in SECTIONS}
 
+    def as_keys(self) -> dict[str, Any]:
+        """Plain values by key, as in "run.nodes"."""
+        return {f"{section}.{name}": v for section, keys in self.as_dict().items() for name, v in keys.items()}
+
     def shared(self) -> str:
         """All that must be equal on every node, as a canonical text: keys, and versions of extensions."""
-        values = {f"{section}.{name}": v for section, keys in self.as_dict().items() for name, v in keys.items()}
-        keys = {key: value for key, value in values.items() if key not in LOCAL_KEYS}
+        keys = {key: value for key, value in self.as_keys().items() if key not in LOCAL_KEYS}
         return canonical.canonical(keys | self.extensions())
 
     def digest(self) -> str:

@@ -18,7 +18,7 @@ class Options:
         recover: replace a controller whose disk is lost.
         http: host:port of the page, or "none".
         enrol: host:port where devices enrol. Empty is the next port at the host of ``listen``.
-        tensorboard: the folder for TensorBoard events.
+        track: where measurements go, as `checked_target` describes. Empty for nowhere.
         reflection: whether gRPC clients can list the services.
         insecure: work without TLS and certificates.
         invites: how many invites to open at the start.
@@ -31,7 +31,7 @@ class Options:
     recover: bool = False
     http: str = "none"
     enrol: str = ""
-    tensorboard: Path | None = None
+    track: str = ""
     reflection: bool = False
     insecure: bool = False
     invites: int = 0

@@ -74,7 +74,7 @@ from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.observability.run_recorder import RunRecorder
 from edgenode.observability.status_view import cluster_json, page_from_elsewhere
 from edgenode.observability.systemd import Notifier
-from edgenode.observability.tensorboard import Events
+from edgenode.observability.tracking import Tracking
 from edgenode.storage.controller_state import ControllerState
 from edgenode.storage.state_folder import claimed
 
@@ -114,9 +114,9 @@ class Controller:
         self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post)
         self.operator_service = OperatorService(self.cluster, self.nodes, self._failure_detector, post)
         self._feed = Feed(lambda: cluster_json(self.operator_service.status()))
-        events = Events(options.tensorboard) if options.tensorboard else None
         restarted, rounds = recover or saved is not None, self.cluster.run_spec.rounds
-        self._recorder = RunRecorder(config, rounds, options.state_dir, restarted, self.operator_service, events)
+        self._recorder = RunRecorder(config, rounds, options.state_dir, restarted, self.operator_service)
+        self._tracking = Tracking(options.track, config, options.state_dir, self.operator_service.status)
         self._control = ControlServer(identity, self._post_from_link, self.nodes.reported, self._address_in_plan)
 
     def _load_state(self, recover: bool) -> Persist | None:
@@ -180,6 +180,7 @@ class Controller:
                     group.create_task(self._failure_detector.watch(), name="failure detector"),
                     group.create_task(self._feed.run(), name="feed"),
                     group.create_task(self._recorder.record(), name="history"),
+                    group.create_task(self._tracking.run(), name="tracking"),
                 ]
                 beat = group.create_task(Notifier().beat(self.operator_service.summary), name="systemd")
                 await self._wait_until_over()

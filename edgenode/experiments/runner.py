@@ -65,8 +65,8 @@ class Trial:
 
         The data of every trial is cut, so `task.data` does not tell trials apart.
         """
-        values = {f"{section}.{key}": v for section, keys in self.config.as_dict().items() for key, v in keys.items()}
-        changed = {k: v for k, v in values.items() if k not in {*LOCAL_KEYS, "task.data"} and v != KEYS[k].default}
+        keys = self.config.as_keys()
+        changed = {k: v for k, v in keys.items() if k not in {*LOCAL_KEYS, "task.data"} and v != KEYS[k].default}
         return sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 

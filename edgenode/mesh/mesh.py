@@ -56,6 +56,8 @@ class Mesh:
         metrics: host:port that serves Prometheus. By default EDGENODE_METRICS, or none.
         publish: file for the model, every ``run.publish_every`` rounds and at the end. By default EDGENODE_PUBLISH, or
             model.safetensors in the state folder.
+        track: where this node's measurements go: tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT. By default
+            EDGENODE_TRACK, or nowhere. The controller's --track has those of all nodes.
 
     Attributes:
         extra: a dict of your own that the checkpoints keep: numbers, text, tensors, and collections of them.
@@ -88,13 +90,13 @@ class Mesh:
         wait_s: float | None = None,
         metrics: str | None = None,
         publish: str | Path | None = None,
+        track: str | None = None,
     ) -> None:
         self.extra: dict[str, Any] = {}
-        self._options = mesh_settings.read(
-            mesh_settings.Arguments(
-                config, settings or {}, name, listen, peers, controller, state_dir, fresh, wait_s, metrics, publish
-            )
+        arguments = mesh_settings.Arguments(
+            config, settings or {}, name, listen, peers, controller, state_dir, fresh, wait_s, metrics, publish, track
         )
+        self._options = mesh_settings.read(arguments)
         self._local_steps = mesh_settings.local_steps(self._options)
         FlatParameters(model)  # refuses a model that cannot be averaged
         refuse_foreign_optimisers(model, kept)

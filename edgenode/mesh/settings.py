@@ -38,6 +38,7 @@ class Arguments:
     wait_s: float | None
     metrics: str | None
     publish: str | Path | None
+    track: str | None
 
 
 def read(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Options:
@@ -65,6 +66,7 @@ def read(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Optio
         metrics=arguments.metrics or environ.get("EDGENODE_METRICS", "none"),
         reflection=_flag("EDGENODE_REFLECTION", environ),
         publish=Path(publish) if publish else None,
+        track=arguments.track or environ.get("EDGENODE_TRACK", ""),
     )
     factory.check_networked(config, controller=options.controller != "none")
     security = node_security(options, environ.get("EDGENODE_JOIN"), _flag("EDGENODE_INSECURE", environ))

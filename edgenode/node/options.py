@@ -10,6 +10,7 @@ from edgenode.config.schema import Config
 from edgenode.errors import ConfigError
 from edgenode.net.rpc import split_address
 from edgenode.net.tls import INSECURE, Security
+from edgenode.observability.tracking import checked_target
 from edgenode.storage.filesystem import default_state_dir
 from edgenode.storage.model_file import MODEL_FILE
 
@@ -26,6 +27,7 @@ class Options:
         wait_s: how long to look for the controller, or for the peers.
         metrics: host:port for Prometheus, or "none".
         reflection: whether gRPC clients can list the services.
+        track: where measurements go, as `checked_target` describes. Empty for nowhere.
         security: of all gRPC connections.
     """
 
@@ -40,6 +42,7 @@ class Options:
     metrics: str = "none"
     reflection: bool = False
     publish: Path | None = None
+    track: str = ""
     security: Security = INSECURE
 
     @property
@@ -76,6 +79,7 @@ def node_options(
     metrics: str = "none",
     reflection: bool = False,
     publish: Path | None = None,
+    track: str = "",
 ) -> Options:
     """The options as a user writes them, checked.
 
@@ -97,4 +101,7 @@ def node_options(
     for address in given:
         split_address(address)
     state_dir = state_dir or default_state_dir(config.run.cluster, name)
-    return Options(config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics, reflection, publish)
+    track = checked_target(track) if track else ""
+    return Options(
+        config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics, reflection, publish, track
+    )

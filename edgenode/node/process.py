@@ -24,7 +24,7 @@ from edgenode.config.graphs import GRAPHS
 from edgenode.core.canonical import canonical
 from edgenode.core.protocol.events import Publish
 from edgenode.core.protocol.plan import Plan
-from edgenode.core.protocol.status import NodeState, NodeStatus, NodeView
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.errors import ConfigError, Evicted, OtherRun, first_cause
 from edgenode.net import peer_server
 from edgenode.net.control_client import ControlLink
@@ -48,6 +48,7 @@ from edgenode.node.shutdown import Shutdown
 from edgenode.node.workload import Workload, checkpoint_store
 from edgenode.observability.metrics import metrics_app
 from edgenode.observability.systemd import Notifier
+from edgenode.observability.tracking import Tracking
 from edgenode.storage import model_file, result_file
 from edgenode.storage.state_folder import claimed
 
@@ -133,6 +134,8 @@ class NodeProcess:
         if self.options.metrics != "none":
             metrics = serving_http(metrics_app(self._view), self.options.metrics, "--metrics")
             log.info("metrics", url=f"{await stack.enter_async_context(metrics)}/metrics")
+        tracking = Tracking(self.options.track, self.options.config, self.options.state_dir, self._cluster)
+        await stack.enter_async_context(in_background(tracking.run(), "tracking"))
         await stack.enter_async_context(in_background(Notifier().beat(self._in_a_line), "systemd"))
         log.info(self._activity)
         data = await self._worker(self._workload.prepare)
@@ -260,6 +263,10 @@ class NodeProcess:
         """This node, for its metrics."""
         status = self._runner.progress.status() if self._runner is not None else NodeStatus()
         return NodeView(self.options.name, status=status)
+
+    def _cluster(self) -> ClusterStatus:
+        """What this node knows of the cluster, for its tracker: itself."""
+        return ClusterStatus(self.identity.cluster, nodes=(self._view(),))
 
     def _in_a_line(self) -> str:
         return self._runner.progress.in_a_line() if self._runner is not None else self._activity

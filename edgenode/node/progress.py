@@ -148,6 +148,7 @@ class ProgressReporter:
         self.snapshot = NodeSnapshot.of(replica.node)
         self.farewell: FenceAnswer | None = None
         self.sensors = Sensors()
+        self._end: tuple[NodeState, str] | None = None
         self._start = self.snapshot.round
         self._replica, self._wait, self._link, self._wire_bytes = replica, wait, link, wire_bytes
         self._stall_reporter = StallReporter(min(log_stall_every_s, _LOG_STALL_EVERY_S))
@@ -189,16 +190,18 @@ class ProgressReporter:
             await asyncio.sleep(_REPORT_EVERY_S)
 
     def report(self, state: NodeState | None = None, error: str = "") -> None:
-        """Report to the controller now."""
+        """Report to the controller now. A state is that of a node that has ended."""
+        if state is not None:
+            self._end = state, error
         if self._link is not None:
             snapshot, latest = self.snapshot, self.snapshot.plan.latest
             progress = Progress(snapshot.next_round, latest.number, latest.digest, self.farewell)
-            self._link.progress(progress, self.status(state, error))
+            self._link.progress(progress, self.status())
 
-    def status(self, state: NodeState | None = None, error: str = "") -> NodeStatus:
-        """The node as it is now, for the controller and for monitoring. Without a state it is running, or paused."""
-        if state is None:
-            state = NodeState.PAUSED if self.snapshot.stands_still else NodeState.RUNNING
+    def status(self) -> NodeStatus:
+        """The node as it is now, for the controller and for monitoring."""
+        now = NodeState.PAUSED if self.snapshot.stands_still else NodeState.RUNNING
+        state, error = self._end or (now, "")
         snapshot, stats, usage, since = self.snapshot, self._replica.stats, self.usage(), self._wait.since
         waiting = snapshot.missing if since is not None else ()
         return NodeStatus(

@@ -1,4 +1,4 @@
-"""Records the history of a run and its TensorBoard events. If the disk fails, only the history is lost.
+"""Records the history of a run. If the disk fails, only the history is lost.
 
 All writing is done in one thread, in order, so that a slow disk does not block the event loop.
 """
@@ -18,7 +18,6 @@ from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState
 from edgenode.errors import CheckpointError
 from edgenode.observability.run_events import EventWatch, ending
-from edgenode.observability.tensorboard import Events
 from edgenode.storage import result_file
 from edgenode.storage.run_history import Recorder, RunEvent, RunHistory
 
@@ -49,20 +48,10 @@ class RunRecorder:
     Args:
         rounds: rounds of the whole run, gossip included.
         restarted: this controller started in the middle of the run.
-        tensorboard: writes TensorBoard events too, if given.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        rounds: int,
-        state_dir: Path,
-        restarted: bool,
-        run: RecordedRun,
-        tensorboard: Events | None = None,
-    ) -> None:
+    def __init__(self, config: Config, rounds: int, state_dir: Path, restarted: bool, run: RecordedRun) -> None:
         self._config, self._rounds, self._restarted, self._run = config, rounds, restarted, run
-        self._tensorboard = tensorboard
         self._history = RunHistory(state_dir)
         self._recorder: Recorder | None = None
         self._events: EventWatch | None = None
@@ -94,8 +83,6 @@ class RunRecorder:
         except CheckpointError as exc:
             log.warning("cannot record the end of the run", reason=str(exc))
         self._writer.shutdown()
-        if self._tensorboard:
-            self._tensorboard.close()
 
     def curve(self) -> list[dict[str, Any]]:
         """The moments so far, oldest first. Empty without a history."""
@@ -158,8 +145,6 @@ class RunRecorder:
         return self._recorder
 
     def _write(self, status: ClusterStatus, outcome: str = "") -> None:
-        if self._tensorboard:
-            self._tensorboard.note(status)
         assert self._recorder is not None
         news = self._news.copy()
         if outcome:

@@ -18,8 +18,9 @@ def fetched(url: str) -> str:
 def test_run_is_measured_and_recorded(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2, "run.rounds": 150, "run.evaluate_every": 10, "topology.graphs": ["a"]})
     events = fleet.folder / "events"
-    controller = fleet.controller("--http", "127.0.0.1:0", "--log-format", "json", "--tensorboard", str(events))
-    first = fleet.node("node-0", "--metrics", "127.0.0.1:0")
+    controller = fleet.controller("--http", "127.0.0.1:0", "--log-format", "json", "--track", f"tensorboard:{events}")
+    own = fleet.folder / "own"
+    first = fleet.node("node-0", "--metrics", "127.0.0.1:0", "--track", f"tensorboard:{own}")
     url = first.logs(r"metrics .*url=(\S+)")[1]
     second = fleet.node("node-1")
     page = controller.logs(r'"page": "(\S+?)"')[1]
@@ -40,4 +41,5 @@ def test_run_is_measured_and_recorded(fleet: Fleet) -> None:
     assert shown["nodes"][0]["accuracy"] is not None
     assert re.search(r"node-1,\d+", fleet.command("runs", "export", *state).stdout)
     assert {path.name for path in events.iterdir()} == {"node-0", "node-1", "cluster"}
+    assert {path.name for path in own.iterdir()} == {"node-0"}
     assert all(list(Path(folder).glob("events.*")) for folder in events.iterdir())
