@@ -35,6 +35,7 @@ class Enrolment:
 
     Attributes:
         security: of the controller's servers and channels.
+        signer: of its records and greetings.
 
     Raises:
         SecurityError: the files are damaged, readable by others, or cannot be written.
@@ -45,6 +46,7 @@ class Enrolment:
         self._authority = Authority(state_dir / "authority", cluster)
         self._authority.keep(state_dir / "operator.pem", LOCAL_OPERATOR)
         self.security = MutualTls(self._authority.controller(), self._authority.admits)
+        self.signer = self._authority.signer()
 
     @asynccontextmanager
     async def serving(self, options: Options, hang_up: Callable[[str], None]) -> AsyncIterator[Services]:

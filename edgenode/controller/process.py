@@ -57,9 +57,10 @@ from edgenode.core.protocol.orders import (
     Standby,
     Welcome,
 )
+from edgenode.core.protocol.signatures import UNSIGNED, Signer
 from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
-from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, first_cause
+from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, RemoteProtocolError, first_cause
 from edgenode.net import control_server, operator_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.discovery import Discovery
@@ -96,10 +97,11 @@ class Controller:
         self.options, self.config = options, config
         self.state = ControllerState(options.state_dir, config.digest(), config.shared())
         saved = self._load_state(recover)
-        leadership = Leadership(saved.term + 1 if saved else 0, secrets.token_hex(4), options.listen)
-        self.cluster = Cluster(factory.run_spec(config), leadership, saved, recover)
+        leadership = Leadership(saved.term + 1 if saved else 0, secrets.token_hex(8), options.listen)
         self._enrolment = None if options.insecure else Enrolment(options.state_dir, config.run.cluster)
         self._security: Security = INSECURE if self._enrolment is None else self._enrolment.security
+        signer: Signer = UNSIGNED if self._enrolment is None else self._enrolment.signer
+        self.cluster = Cluster(factory.run_spec(config), leadership, saved, recover, signer)
         if saved:
             log.info("resuming the run", term=saved.term + 1, nodes=list(saved.plan.latest.names))
             self.state.save(replace(saved, term=saved.term + 1))
@@ -229,10 +231,22 @@ class Controller:
         """The owner task: no other task changes the cluster while it runs."""
         while (event := await self._mailbox.get()) is not None:
             self._note_link(event)
-            await self._perform_all(self.cluster.handle(event))
+            try:
+                actions = self.cluster.handle(event)
+            except RemoteProtocolError as exc:
+                self._refuse_report(event, exc)
+                continue
+            await self._perform_all(actions)
             self._graph_log.update()
             if _changes_link(event):
                 self._send_standby()
+
+    def _refuse_report(self, event: ClusterEvent, error: RemoteProtocolError) -> None:
+        """A node reports what cannot be: that is its own problem, and its link ends."""
+        if not isinstance(event, Reported):
+            raise error
+        log.warning("rejected a report", node=event.node, reason=str(error))
+        self._control.hang_up(event.node)
 
     def _note_link(self, event: ClusterEvent) -> None:
         match event:

@@ -162,12 +162,18 @@ def begun_rounds_from_wire(begun: Mapping[str, int]) -> tuple[tuple[str, int], .
 
 def leadership_to_wire(leadership: Leadership) -> control_pb2.Leadership:
     """A start of a controller."""
-    return control_pb2.Leadership(term=leadership.term, nonce=leadership.nonce, address=leadership.address)
+    return control_pb2.Leadership(
+        term=leadership.term,
+        nonce=leadership.nonce,
+        address=leadership.address,
+        run=leadership.run,
+        signature=leadership.signature,
+    )
 
 
 def leadership_from_wire(wire: control_pb2.Leadership) -> Leadership:
     """A start of a controller, from outside."""
-    return Leadership(wire.term, wire.nonce, wire.address)
+    return Leadership(wire.term, wire.nonce, wire.address, wire.run, wire.signature)
 
 
 def data_size_to_wire(size: DataSize) -> common_pb2.DataSize:

@@ -41,6 +41,7 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.signatures import UNSIGNED, Verifier
 from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.errors import ConfigError, Diverged, TransportError
 from edgenode.net.control_client import ControlLink
@@ -75,12 +76,14 @@ class LocalNode:
         saved: the rounds of its intact checkpoints, and the plan of the newest.
         data: how much it has.
         port: where its peers reach it.
+        verifier: of what a controller says.
     """
 
     identity: Identity
     saved: tuple[frozenset[int], Plan | None]
     data: DataSize
     port: int
+    verifier: Verifier = UNSIGNED
 
 
 class ModelFetcher:
@@ -194,9 +197,11 @@ class ControllerBootstrap:
 
         Raises:
             TransportError: another controller leads the run that this node is in.
+            RemoteProtocolError: the greeting is not that of a controller of this cluster.
         """
         match order:
             case Hello(leadership, paused):
+                self._local.verifier.verify(leadership)
                 self._follow(leadership)
                 self.mailbox.post(Halt(paused))
             case Welcome():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from edgenode.core.protocol.signatures import UNSIGNED, FoundingRecordOnly, Verifier
 from edgenode.errors import ConfigError
 from edgenode.net.enrolment_client import enrol
 from edgenode.net.rpc import refuse_beyond_loopback
@@ -15,6 +16,7 @@ from edgenode.node.options import Options
 from edgenode.security.certificates import Credentials
 from edgenode.security.invite import PREFIX, Invite
 from edgenode.security.secret_files import read_credentials, write_credentials
+from edgenode.security.signatures import AuthorityVerifier
 
 log = structlog.get_logger()
 
@@ -47,6 +49,19 @@ def node_security(options: Options, join: str | None = None, insecure: bool = Fa
     if (found := credentials.subject.name) != name:
         raise ConfigError(f"{path} is the certificate of {found}, not of {name}: choose another --state-dir or --name")
     return MutualTls(credentials, lambda subject, key_id: True)
+
+
+def verifier(options: Options) -> Verifier:
+    """What a node asks before it believes a record of the plan or a controller's greeting.
+
+    Raises:
+        SecurityError: the authority's certificate is malformed.
+    """
+    if options.controller == "none":
+        return FoundingRecordOnly()
+    if isinstance(options.security, MutualTls):
+        return AuthorityVerifier(options.security.credentials.authority)
+    return UNSIGNED
 
 
 def _enrolled(join: str, cluster: str, name: str) -> Credentials:

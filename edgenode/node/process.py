@@ -38,6 +38,7 @@ from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
 from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, agree_with_peers
+from edgenode.node.credentials import verifier
 from edgenode.node.initial_model import InitialModel, fetch_initial
 from edgenode.node.options import Options
 from edgenode.node.peer_directory import PeerDirectory
@@ -77,6 +78,7 @@ class NodeProcess:
         self.saved = self._scan_checkpoints()
         self._server = PeerServer(self.identity, self.saved)
         self._worker = workload.worker()
+        self._verifier = verifier(options)
         self._shutdown = Shutdown(self._interrupt)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -142,7 +144,7 @@ class NodeProcess:
         log.info("data loaded", samples=data.samples)
         address, cluster = join_address(self.options.listen_host, port), self.identity.cluster
         log.info("listening", node=self.options.name, address=address, cluster=cluster)
-        return LocalNode(self.identity, self.saved, data, port)
+        return LocalNode(self.identity, self.saved, data, port, self._verifier)
 
     @asynccontextmanager
     async def _announced(self, port: int) -> AsyncIterator[Discovery]:
@@ -213,7 +215,7 @@ class NodeProcess:
         config, name = self.options.config, self.options.name
         trainer = self._workload.trainer(name, start.plan.records[0].names, start.plan.latest.epoch)
         spec, window, publish_to = factory.algorithm_spec(config), config.run.window, self.options.model_file
-        return Replica(config, spec, name, trainer, start, self.store, window, publish_to)
+        return Replica(config, spec, name, trainer, start, self.store, window, publish_to, self._verifier)
 
     async def _take_part(self, runner: NodeRunner) -> Outcome:
         try:

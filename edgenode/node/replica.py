@@ -23,6 +23,7 @@ from edgenode.core.protocol.events import Mixed, NodeAction, NodeEvent, Publish,
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.signatures import UNSIGNED, Verifier
 from edgenode.errors import Diverged
 from edgenode.node.workload import SHARED_STATE, Trainer
 from edgenode.observability.model_sketch import Sketch
@@ -74,6 +75,7 @@ class Replica:
         store: where checkpoints are kept. None keeps none.
         window: how many pushes to a peer may be unanswered.
         publish_to: where the model is published. None publishes nothing.
+        verifier: of the records that change the plan.
 
     Raises:
         CheckpointError: the checkpoint of the first round is damaged or missing.
@@ -89,6 +91,7 @@ class Replica:
         store: CheckpointStore | None,
         window: int,
         publish_to: Path | None,
+        verifier: Verifier = UNSIGNED,
     ) -> None:
         self.name, self.trainer, self.stats = name, trainer, NodeStats()
         self._config, self._store, self._model_file = config, store, publish_to
@@ -108,6 +111,7 @@ class Replica:
             evaluate_every=config.run.evaluate_every,
             checkpoint_every=config.run.checkpoint_every,
             publish_every=config.run.publish_every,
+            verifier=verifier,
         )
 
     def _first_state(self, algorithm_spec: AlgorithmSpec, start: StartPoint) -> State:

@@ -27,6 +27,7 @@ from edgenode.security import certificates
 from edgenode.security.certificates import LIFE, Credentials
 from edgenode.security.invite import hashed, make_secret
 from edgenode.security.secret_files import is_due, read_credentials, read_secret, write_credentials, write_secret
+from edgenode.security.signatures import AuthoritySigner
 from edgenode.security.subject import CONTROLLER, Role, Subject
 
 _CA, _OWN, _REGISTER, _LOCK = "authority.pem", "controller.pem", "register.json", ".lock"
@@ -92,6 +93,10 @@ class Authority:
     def digest(self) -> bytes:
         """SHA-256 over the CA's certificate (DER), as an invite has it."""
         return certificates.digest(self.certificate)
+
+    def signer(self) -> AuthoritySigner:
+        """What signs the records and greetings of this cluster's controller."""
+        return AuthoritySigner(self._ca)
 
     @property
     def revoked(self) -> frozenset[str]:

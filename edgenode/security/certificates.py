@@ -65,7 +65,7 @@ def make_key() -> bytes:
 def signing_request(key: bytes) -> bytes:
     """A CSR for a key, as PEM. It proves possession of the key, and names nobody."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    return builder.sign(_private_key(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return builder.sign(private_key(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def make_authority(cluster: str) -> Credentials:
@@ -113,7 +113,7 @@ def issue(authority: Credentials, request: bytes, subject: Subject, life: timede
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .add_extension(_key_identifier(ca), critical=False)
-        .sign(_private_key(authority.key), hashes.SHA256())
+        .sign(private_key(authority.key), hashes.SHA256())
     )
     return certificate.public_bytes(serialization.Encoding.PEM)
 
@@ -142,13 +142,22 @@ def digest(certificate: bytes) -> bytes:
     return _certificate(certificate).fingerprint(hashes.SHA256())
 
 
+def public_key(certificate: bytes) -> ec.EllipticCurvePublicKey:
+    """The public key of a certificate (PEM).
+
+    Raises:
+        SecurityError: it is malformed, or the key is not on P-256.
+    """
+    return _public_key(_certificate(certificate))
+
+
 def public_key_id(certificate: bytes) -> str:
     """SHA-256 over the public key (SubjectPublicKeyInfo, DER) of a certificate (PEM), in hex: a member's identity.
 
     Raises:
-        SecurityError: it is malformed.
+        SecurityError: as `public_key`.
     """
-    return _key_id(_public_key(_certificate(certificate)))
+    return _key_id(public_key(certificate))
 
 
 def requested_key_id(request: bytes) -> str:
@@ -167,7 +176,7 @@ def check_issued(credentials: Credentials) -> None:
         SecurityError: it is not.
     """
     certificate, ca = _certificate(credentials.certificate), _certificate(credentials.authority)
-    if _key_id(_public_key(certificate)) != _key_id(_private_key(credentials.key).public_key()):
+    if _key_id(_public_key(certificate)) != _key_id(private_key(credentials.key).public_key()):
         raise SecurityError("the certificate is for another key")
     try:
         certificate.verify_directly_issued_by(ca)
@@ -216,11 +225,14 @@ def _certificate(pem: bytes) -> x509.Certificate:
         raise SecurityError(f"the certificate is malformed: {exc}") from exc
 
 
-def _public_key(certificate: x509.Certificate) -> object:
+def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     try:
-        return certificate.public_key()
+        key = certificate.public_key()
     except _MALFORMED as exc:
         raise SecurityError(f"the certificate is malformed: {exc}") from exc
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise SecurityError("the key is not on P-256")
+    return key
 
 
 def _alternative_names(certificate: x509.Certificate) -> list[str]:
@@ -231,7 +243,12 @@ def _alternative_names(certificate: x509.Certificate) -> list[str]:
         return []
 
 
-def _private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """A private key from its PEM.
+
+    Raises:
+        SecurityError: it is malformed, or not on P-256.
+    """
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except _MALFORMED as exc:
@@ -241,8 +258,6 @@ def _private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _key_id(key: object) -> str:
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise SecurityError("the key is not on P-256")
+def _key_id(key: ec.EllipticCurvePublicKey) -> str:
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return sha256(der).hexdigest()

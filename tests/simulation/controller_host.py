@@ -8,6 +8,7 @@ from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.run_spec import RunSpec
+from tests.simulation.signer import CONTROLLER_SIGNER
 
 
 class ControllerHost:
@@ -23,7 +24,7 @@ class ControllerHost:
 
     def __init__(self, run_spec: RunSpec, disk_lost: bool) -> None:
         self._run_spec, self._disk_lost = run_spec, disk_lost
-        self.cluster: Cluster | None = Cluster(run_spec, Leadership(0, "c0"))
+        self.cluster: Cluster | None = Cluster(run_spec, Leadership(0, "c0"), signer=CONTROLLER_SIGNER)
         self.evicted: dict[str, int] = {}
         self._persisted: Persist | None = None
         self._run_created = False
@@ -45,4 +46,5 @@ class ControllerHost:
         # precaution: a controller starts in a higher term
         leadership = Leadership(saved.term + 1 if saved else 0, f"c{self._restarts}")
         self._persisted = saved = replace(saved, term=leadership.term) if saved else None
-        self.cluster = Cluster(self._run_spec, leadership, saved, recover=self._disk_lost and self._run_created)
+        recover = self._disk_lost and self._run_created
+        self.cluster = Cluster(self._run_spec, leadership, saved, recover, CONTROLLER_SIGNER)

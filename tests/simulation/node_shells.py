@@ -55,6 +55,7 @@ from tests.simulation.invariants import require
 from tests.simulation.learners import TrackedLearner
 from tests.simulation.push_channel import PushChannel
 from tests.simulation.scenario import Freeze, Kill, ProcessFault, Start
+from tests.simulation.signer import CONTROLLER_SIGNER
 from tests.simulation.sim_state import SimState
 
 LocalUpdate = Callable[[str, int, Any], Any]  # (node, round, z) -> local update
@@ -315,7 +316,13 @@ class NodeShells:
                 self._resume(name, t, plan)
         state.invariants.joined(name, plan, t, state.learners[name])
         state.nodes[name] = Node(
-            name, plan, state.learners[name], t, state.scenario.window, 0, state.scenario.checkpoint_every
+            name,
+            plan,
+            state.learners[name],
+            t,
+            state.scenario.window,
+            checkpoint_every=state.scenario.checkpoint_every,
+            verifier=CONTROLLER_SIGNER,
         )
         self._perform(name, cause, state.nodes[name].start(name in state.invariants.halted))
         self._report_progress(name)

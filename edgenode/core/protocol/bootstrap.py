@@ -50,9 +50,10 @@ class Bootstrap:
         members = sorted(Member(node, 0, join.address) for node, join in present.items())
         try:
             schedule, epoch = self._first_schedule(present.values())
-            plan = create_plan(state.run_spec.cluster, members, schedule, epoch)
+            plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run)
         except GraphError as exc:
             return state.refuse_all(present, str(exc))
+        plan = Plan((state.signed(plan.latest),))
         state.learn(plan)
         return self._welcome_all(plan, 0)
 
@@ -74,7 +75,7 @@ class Bootstrap:
                 members, start = sorted(self._renewed(back)), 0
                 state.requested, epoch = self._first_schedule(here[node] for node in back)
                 schedule = state.adapted(tuple(m.node for m in members)).schedule
-                plan = create_plan(state.run_spec.cluster, members, schedule, epoch)
+                plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run)
             else:
                 members = self._renewed({*back, *offers})
                 least = state.run_spec.min_nodes
@@ -83,7 +84,7 @@ class Bootstrap:
             state.requested = requested
             return state.refuse_all(membership.newcomers, str(exc))
         number, end = state.plan.latest.number + 1, state.plan.latest.end if membership.farewells else None
-        state.plan = Plan((replace(plan.latest, number=number, term=state.term, end=end),))
+        state.plan = Plan((state.signed(replace(plan.latest, number=number, term=state.term, end=end)),))
         expired = [*self._changes.keep_rotations(_ALL_DOWN), *self._evictions.expire(_ALL_DOWN)]
         self._evictions.ballot = None
         if requested.origin > start:

@@ -47,7 +47,6 @@ from edgenode.core.protocol.orders import (
     EvictionCommitted,
     FenceAnswer,
     Fetched,
-    Hello,
     Join,
     Leadership,
     Leave,
@@ -61,10 +60,12 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.pending_changes import PendingChanges, missing
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.signatures import UNSIGNED, Signer
 from edgenode.core.protocol.status import PendingChange
 from edgenode.core.protocol.workloads import refusals
 from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import RemoteProtocolError
 
 
 class Cluster:
@@ -75,12 +76,18 @@ class Cluster:
         saved: what the last controller persisted, if there was one.
         recover: take the plan from the members that run, since what was persisted is lost. Without it, members that
             run follow another controller.
+        signer: signs the records and greetings of this controller, and verifies those that nodes report.
     """
 
     def __init__(
-        self, run_spec: RunSpec, leadership: Leadership, saved: Persist | None = None, recover: bool = False
+        self,
+        run_spec: RunSpec,
+        leadership: Leadership,
+        saved: Persist | None = None,
+        recover: bool = False,
+        signer: Signer = UNSIGNED,
     ) -> None:
-        self._state = ClusterState(run_spec, leadership, recover)
+        self._state = ClusterState(run_spec, leadership, recover, signer)
         if saved:
             self._state.restore(saved)
         self._membership = self._state.membership
@@ -172,7 +179,11 @@ class Cluster:
     # --- events -------------------------------------------------------------------------------------
 
     def handle(self, event: ClusterEvent) -> list[ClusterAction]:
-        """Handle one event. Return what is to be done, in this order."""
+        """Handle one event. Return what is to be done, in this order.
+
+        Raises:
+            RemoteProtocolError: a node reports records that no controller of this cluster made. Nothing has changed.
+        """
         actions = self._handle(event)
         if self.plan is not None and self.plan.latest.end is not None:
             actions += self._state.halt(False)  # all nodes stop at one round, and have to reach it
@@ -205,6 +216,7 @@ class Cluster:
             case OfferAnswer():
                 return self._changes.answered(node, report)
             case FenceAnswer():
+                self._state.check(Plan(report.records))
                 return self._evictions.answered(node, report)
             case Fetched():
                 return self._changes.fetched(node)
@@ -221,6 +233,10 @@ class Cluster:
         if join.run_digest != self.run_spec.run_digest:
             return [Send(node, Refuse(f"run digest differs: the controller's is {self.run_spec.run_digest}, "
                                       f"{node}'s is {join.run_digest}"))]  # fmt: skip
+        try:
+            self._state.check_join(join)
+        except RemoteProtocolError as exc:
+            return [Send(node, Refuse(f"{node} is refused: {exc}"))]
         if node in self.present:
             other = self.present[node].address
             return [Send(node, Refuse(f"node id {node!r} is taken by {other}; this one is {join.address}"))]
@@ -230,8 +246,8 @@ class Cluster:
         if join.running and join.plan and (leader := self._state.leader_of(join, join.plan)):
             return [StepDown(f"{node} follows the controller at {leader}, not this one, {self.leadership}")]
         turned_away = [a for other, why in refused.items() for a in self._state.refuse_all([other], why)]
-        hello = Send(node, Hello(self.leadership, self.paused))
-        return [*turned_away, hello, *self._admitted(node, join)]
+        admitted = self._admitted(node, join)  # before the greeting, which names the run
+        return [*turned_away, Send(node, self._state.greeting()), *admitted]
 
     def _admitted(self, node: str, join: Join) -> list[ClusterAction]:
         if join.running and join.plan:
@@ -300,6 +316,8 @@ class Cluster:
     # --- a node reports -----------------------------------------------------------------------------
 
     def _progressed(self, node: str, report: Progress) -> list[ClusterAction]:
+        if report.farewell is not None:
+            self._state.check(Plan(report.farewell.records))
         self._membership.welcomed.pop(node, None)
         self._membership.next_rounds[node] = report.next_round
         settled = self._changes.settle(report.number, report.digest)

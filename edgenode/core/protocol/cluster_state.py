@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from edgenode.core.protocol.changes import Change, PendingOffer
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Persist, Rotate, Send, Stop
 from edgenode.core.protocol.membership import Membership
-from edgenode.core.protocol.orders import Abort, Halt, Join, Leadership, Refuse
+from edgenode.core.protocol.orders import Abort, Halt, Hello, Join, Leadership, Refuse
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.signatures import Signer
 from edgenode.core.topology.adaptation import Adapted, adapt
 from edgenode.core.topology.period import NO_DATA, Epoch
 from edgenode.core.topology.schedule import Schedule
@@ -34,6 +35,7 @@ class ClusterState:
     run_spec: RunSpec
     leadership: Leadership
     recover: bool
+    signer: Signer
     plan: Plan | None = None
     paused: bool = False
     ballot: int = 0
@@ -57,12 +59,50 @@ class ClusterState:
 
         A recovering controller leads: the operator vouches that the other one is lost for good.
         """
-        theirs = join.follows or Leadership(plan.latest.term)
+        theirs = join.follows
+        if theirs is None or (self.plan and theirs.run != self.run):  # of another run it proves nothing
+            theirs = Leadership(plan.latest.term, self.leadership.nonce)
         if self.recover:
             self.lead_in(theirs.term + self.leadership.yields_to(theirs))
             return None
         foreign = self.plan is None or self.leadership.yields_to(theirs) or plan.latest.term > self.term
         return theirs if foreign else None
+
+    # --- what this controller says, and whom it believes ----------------------------------------------
+
+    @property
+    def run(self) -> str:
+        """The id of the run, or the one that a run would get."""
+        return self.plan.latest.run if self.plan else self.leadership.nonce
+
+    def signed(self, record: Record) -> Record:
+        """A record that every node believes."""
+        return replace(record, signature=self.signer.sign(record.statement))
+
+    def greeting(self) -> Hello:
+        """The first order of every link."""
+        leadership = replace(self.leadership, run=self.run)
+        return Hello(replace(leadership, signature=self.signer.sign(leadership.statement)), self.paused)
+
+    def check_join(self, join: Join) -> None:
+        """Believe no plan and no other controller without its signature.
+
+        Raises:
+            RemoteProtocolError: it has none.
+        """
+        if join.plan is not None:
+            self.check(join.plan)
+        if join.follows is not None:
+            self.signer.verify(join.follows)
+
+    def check(self, plan: Plan) -> None:
+        """Hold a chain of records from a node against the signature of the last: its digests vouch for the others.
+
+        Raises:
+            RemoteProtocolError: no controller of this cluster made it.
+        """
+        if self.plan is None or plan.latest.digest != self.plan.latest.digest:
+            self.signer.verify(plan.latest)
 
     def outrank(self, plan: Plan) -> None:
         """Lead in a term above that of another controller's plan: members may have promised fences of that term."""

@@ -193,7 +193,7 @@ class Evictions:
         if ballot.evicted >= set(state.plan.latest.names):  # all others have left meanwhile
             stays = self._stays(", ".join(sorted(ballot.evicted)), 0)
             return [*actions, *self._committed(), *(Reply(i, None, stays) for i in ballot.request_ids)]
-        record = ballot.record(state.plan, state.term, lambda members: state.adapted(members).schedule)
+        record = state.signed(ballot.record(state.plan, state.term, lambda members: state.adapted(members).schedule))
         state.plan = state.plan.extend(record)
         for node in ballot.evicted:
             state.membership.forget(node)

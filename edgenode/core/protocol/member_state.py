@@ -10,6 +10,7 @@ from edgenode.core.protocol.barrier import Barrier
 from edgenode.core.protocol.events import Fail, NodeAction
 from edgenode.core.protocol.peer_knowledge import PeerKnowledge
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.signatures import Verifier
 from edgenode.errors import EdgenodeError
 
 
@@ -36,8 +37,10 @@ class MemberState:
         halted: whether it was ordered to begin no further round.
     """
 
-    def __init__(self, name: str, plan: Plan, learner: Learner[Any], start: int, window: int) -> None:
-        self.name, self.plan, self.learner, self.window = name, plan, learner, window
+    def __init__(
+        self, name: str, plan: Plan, learner: Learner[Any], start: int, window: int, verifier: Verifier
+    ) -> None:
+        self.name, self.plan, self.learner, self.window, self.verifier = name, plan, learner, window, verifier
         self.since = self.round = start
         self.stage = Stage.READY
         self.fenced: frozenset[str] = frozenset()

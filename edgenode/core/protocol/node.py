@@ -38,6 +38,7 @@ from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, Fence
 from edgenode.core.protocol.peer_knowledge import check_push
 from edgenode.core.protocol.plan import Plan, Record, reach
 from edgenode.core.protocol.rounds import Rounds
+from edgenode.core.protocol.signatures import UNSIGNED, Verifier
 from edgenode.errors import DigestMismatch, Diverged, Evicted, RemoteProtocolError
 
 
@@ -48,6 +49,7 @@ class Node:
         start: the first round.
         window: how many of its pushes to a peer may be unanswered.
         evaluate_every, checkpoint_every, publish_every: in rounds; 0 for only at the end.
+        verifier: of the records that come later than ``plan``.
     """
 
     def __init__(
@@ -60,8 +62,9 @@ class Node:
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
         publish_every: int = 0,
+        verifier: Verifier = UNSIGNED,
     ) -> None:
-        self._state = MemberState(name, plan, learner, start, window)
+        self._state = MemberState(name, plan, learner, start, window, verifier)
         self._rounds = Rounds(self._state, evaluate_every, checkpoint_every, publish_every)
 
     # --- what others may read -----------------------------------------------------------------------
@@ -224,9 +227,10 @@ class Node:
                 state.peers.began(receiver, ack.round + 1)
                 freed = state.stage is Stage.READY and not state.missing()  # one Await per wait, not per answer
                 return self._rounds.advance() if freed else []
-            case Verdict.STALE if self._is_out(ack.records):
-                return self._evicted()
             case Verdict.STALE:
+                self._verify(ack.records)
+                if self._is_out(ack.records):
+                    return self._evicted()
                 ours = state.plan.at(ack.round).digest
                 return state.fail(DigestMismatch("plan digest", ours, ack.detail, receiver))
             case Verdict.ERROR:
@@ -236,7 +240,10 @@ class Node:
     def _is_out(self, records: tuple[Record, ...]) -> bool:
         """Whether records of this run evict this process."""
         return any(
-            self._state.name in dict(record.evictions) and record.start > self._state.since for record in records
+            self._state.name in dict(record.evictions)
+            and record.start > self._state.since
+            and record.run == self._state.plan.latest.run
+            for record in records
         )
 
     def _evicted(self) -> list[NodeAction]:
@@ -249,6 +256,7 @@ class Node:
         state = self._state
         if record.digest == state.plan.latest.digest:
             return [self._answer_offer(record, accepted=True)]
+        self._verify((record,))
         rounds = max(1, reach(state.plan, state.name, state.next_round))  # a lone node may be in its next round
         # precaution: a change starts when everyone can know it
         in_time = record.known_by >= state.next_round + rounds and not state.fenced
@@ -260,10 +268,18 @@ class Node:
         return Report(OfferAnswer(record.number, record.digest, accepted, self._state.next_round))
 
     def _learn(self, records: tuple[Record, ...]) -> list[NodeAction]:
-        """Take records from a peer or the controller, oldest first."""
+        """Take records from a peer or the controller, oldest first: all of them, or none."""
+        self._verify(records)
         if self._is_out(records):
             return self._evicted()
         return [action for record in records for action in self._adopt(record)]
+
+    def _verify(self, records: tuple[Record, ...]) -> None:
+        """Believe what is known, and what a controller of this cluster signed."""
+        known = {r.digest for r in self._state.plan.records} if records else set()
+        for record in records:
+            if record.digest not in known:
+                self._state.verifier.verify(record)
 
     def _adopt(self, record: Record) -> list[NodeAction]:
         """Take a record: the next of the chain, or one that is known. Anything else is a breach."""

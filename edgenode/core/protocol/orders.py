@@ -6,7 +6,8 @@ handles that same order. A node emits ``Report(report)``, and the cluster handle
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.period import DataSize
@@ -20,11 +21,20 @@ class Leadership:
         term: higher at every start, and unique as long as the controller's disk survives.
         nonce: drawn at random at the start. It tells two controllers of one term apart.
         address: where the controller was reached.
+        run: of the run that it leads, or would create. A greeting of another run proves nothing.
+        signature: over ``statement``, by the controller.
     """
 
     term: int
     nonce: str = ""
     address: str = ""
+    run: str = ""
+    signature: str = field(default="", compare=False)
+
+    @property
+    def statement(self) -> str:
+        """What the controller signs. Where it is reached is not part of it: each node sees another address."""
+        return json.dumps({"leads": self.run, "term": self.term, "nonce": self.nonce}, sort_keys=True)
 
     def yields_to(self, other: Leadership) -> bool:
         """Whether nodes that follow the other controller must not take orders from this one."""

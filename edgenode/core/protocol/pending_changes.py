@@ -222,9 +222,10 @@ class PendingChanges:
         requested = self._requested(changes, start)
         names, requirements = tuple(m.node for m in members), self._state.run_spec.requirements
         schedule = adapt(requested, names, requirements).schedule
-        return plan.successor(
+        record = plan.successor(
             start, schedule=schedule, end=end, members=members, handoffs=handoffs, term=self._state.term
         )
+        return self._state.signed(record)
 
     def _requested(self, changes: Iterable[Change], start: int) -> Schedule:
         """The schedule that is requested once these changes are in force."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import takewhile
@@ -50,8 +50,12 @@ class Record:
         handoffs: (leaver, target): members before, each of which hands all it has to a target in round start - 1.
             "heirs" in JSON.
         epoch: of the run. It never changes.
+        run: drawn when the run was created. It never changes, so no record of an earlier run fits. Empty with fixed
+            peers.
         evictions: (node, last): silent members before, with the newest of their rounds that counts. What they pushed
             later counts nowhere, and what was pushed to them in that round or later is taken back. "cut" in JSON.
+        signature: of a controller of the cluster, over ``statement``. The digest does not cover it: one statement can
+            have several valid signatures.
 
     Raises:
         GraphError: the schedule does not fit the members.
@@ -68,6 +72,8 @@ class Record:
     handoffs: tuple[tuple[str, str], ...] = ()
     evictions: tuple[tuple[str, int], ...] = ()
     epoch: Epoch = NO_DATA
+    run: str = ""
+    signature: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if list(self.names) != sorted(set(self.names)):
@@ -93,12 +99,17 @@ class Record:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the canonical text, hex: equal digests mean equal histories."""
-        return sha256(self.to_json().encode()).hexdigest()
+        """SHA-256 of the statement, hex: equal digests mean equal histories."""
+        return sha256(self.statement.encode()).hexdigest()
+
+    @property
+    def statement(self) -> str:
+        """Canonical JSON without the signature: the same text on every host."""
+        return _canonical(_plain(self))
 
     def to_json(self) -> str:
-        """Canonical JSON: the same text on every host."""
-        return json.dumps(_plain(self), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON with the signature, if there is one."""
+        return _canonical(_plain(self) | ({"signature": self.signature} if self.signature else {}))
 
     @classmethod
     def from_json(cls, canonical: str | bytes) -> Record:
@@ -169,7 +180,7 @@ class Plan:
     def successor(self, start: int, **changes: Any) -> Record:
         """A record that follows the latest one and starts at a round; its digest chains to the parent's."""
         last = self.latest
-        once: dict[str, Any] = {"handoffs": (), "evictions": ()}
+        once: dict[str, Any] = {"handoffs": (), "evictions": (), "signature": ""}
         return replace(last, number=last.number + 1, parent=last.digest, start=start, **(once | changes))
 
     def joined(self, node: str, incarnation: int) -> int:
@@ -234,6 +245,10 @@ def reach(plan: Plan, origin: str, first_round: int) -> int:
     raise GraphError(f"a record can never reach {', '.join(sorted(everyone - informed))} from {origin}")
 
 
+def _canonical(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
 def _plain(record: Record) -> dict[str, Any]:
     return {
         "cluster": record.cluster,
@@ -247,6 +262,7 @@ def _plain(record: Record) -> dict[str, Any]:
         "members": [[m.node, m.incarnation, m.address] for m in record.members],
         "schedule": schedule_json(record.schedule),
         **({"epoch": [record.epoch.samples, record.epoch.rounds]} if record.epoch != NO_DATA else {}),
+        **({"run": record.run} if record.run else {}),
     }
 
 
@@ -263,12 +279,16 @@ def _record(plain: dict[str, Any]) -> Record:
         members=tuple(Member(name(n), whole(i), text(a)) for n, i, a in plain["members"]),
         schedule=schedule_from_json(plain["schedule"]),
         epoch=Epoch(*map(whole, plain.get("epoch", (0, 1)))),
+        run=text(plain.get("run", "")),
+        signature=text(plain.get("signature", "")),
     )
 
 
-def create_plan(cluster: str, members: Iterable[Member], schedule: Schedule, epoch: Epoch = NO_DATA) -> Plan:
+def create_plan(
+    cluster: str, members: Iterable[Member], schedule: Schedule, epoch: Epoch = NO_DATA, run: str = ""
+) -> Plan:
     """The plan of a new run: one record, from round 0."""
-    return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members)), epoch=epoch),))
+    return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members)), epoch=epoch, run=run),))
 
 
 def restore_plan(
@@ -309,6 +329,7 @@ def restore_plan(
         end=None,
         handoffs=(),
         evictions=(),
+        signature="",
         schedule=schedule_for(start, tuple(m.node for m in here)) if schedule_for else in_force.schedule,
         members=here,
     )

@@ -60,14 +60,18 @@ class Join(_message.Message):
     def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., fenced: _Optional[_Iterable[str]] = ..., follows: _Optional[_Union[Leadership, _Mapping]] = ..., data: _Optional[_Union[_common_pb2.DataSize, _Mapping]] = ...) -> None: ...
 
 class Leadership(_message.Message):
-    __slots__ = ("term", "nonce", "address")
+    __slots__ = ("term", "nonce", "address", "run", "signature")
     TERM_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     term: int
     nonce: str
     address: str
-    def __init__(self, term: _Optional[int] = ..., nonce: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+    run: str
+    signature: str
+    def __init__(self, term: _Optional[int] = ..., nonce: _Optional[str] = ..., address: _Optional[str] = ..., run: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error", "peak_memory_bytes", "joules_per_round", "power_sensor", "gossip_bytes", "received_bytes", "round_s", "sketch_round", "sketch", "farewell")
