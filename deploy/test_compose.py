@@ -58,8 +58,14 @@ class Ring:
         return self("exec", "-T", "controller", "edgenode", *words)
 
     def page(self, path: str) -> str:
-        """Fetch from the controller's page on this machine."""
-        with urllib.request.urlopen(f"http://localhost:{self._port}{path}", timeout=10) as answer:
+        """Sign in to the controller's page on this machine, and fetch from it."""
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        token = self("exec", "-T", "controller", "cat", "/var/lib/edgenode/metrics-token")
+        browser.addheaders = [("Authorization", f"Bearer {token}")]
+        link = self.edgenode("page").strip()
+        assert link.startswith(f"http://localhost:{self._port}/")
+        browser.open(link, timeout=10).close()
+        with browser.open(f"http://localhost:{self._port}{path}", timeout=10) as answer:
             text: str = answer.read().decode()
             return text
 
@@ -118,7 +124,8 @@ def test_ring_is_healthy_and_a_killed_node_rejoins(tmp_path: Path) -> None:
             return {n["node"]: n["state"] for n in json.loads(ring.edgenode("status", "--json"))["nodes"]}
 
         until(lambda: states() == dict.fromkeys(NODES, "running"), 60, "all train")
-        assert all(node in ring.page("/") for node in NODES)
+        page = ring.page("/")
+        assert all(node in page for node in NODES)
         assert "edgenode_sent_bytes_total" in ring.page("/metrics")
 
         answer = ring.edgenode("topology", "set", "b")

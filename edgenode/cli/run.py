@@ -129,6 +129,8 @@ def run(
               help="Take over a run whose controller is lost for good.")  # fmt: skip
 @click.option("--http", default=f"127.0.0.1:{HTTP_PORT}", show_default=True, metavar="H:P|none", envvar="EDGENODE_HTTP",
               show_envvar=True, help="Address of the page and /metrics. Port 0 is any free port.")  # fmt: skip
+@click.option("--page-url", default="", metavar="URL", envvar="EDGENODE_PAGE_URL", show_envvar=True,
+              help="How browsers reach the page through a proxy or a container. [default: as --http]")  # fmt: skip
 @track_option
 @click.option("--straggler", type=click.Choice(["wait", "drop"]), envvar="EDGENODE_STRAGGLER", show_envvar=True,
               help="Wait for a slow node, or evict it. [default: run.straggler of run.toml]")  # fmt: skip
@@ -147,6 +149,7 @@ def controller(
     state_dir: Path | None,
     recover: bool,
     http: str,
+    page_url: str,
     track: str,
     straggler: str | None,
     enrol: str,
@@ -176,12 +179,14 @@ def controller(
     set_up_logging(verbose, log_format)
     _check(listen, tuple(address for address in (http, enrol) if address not in ("", "none")))
     log_start(controller=listen, cluster=config.run.cluster, nodes=config.run.nodes)
-    from edgenode.controller.options import Options
+    from edgenode.controller.options import Options, checked_url
     from edgenode.controller.process import run_controller
     from edgenode.net.rpc import refuse_beyond_loopback
 
     if insecure:
         refuse_beyond_loopback(listen)
+        if http != "none":
+            refuse_beyond_loopback(http, "--http")
 
     state_dir = state_dir or default_state_dir(config.run.cluster, "controller")
     take_sigterm_as_ctrl_c()
@@ -189,7 +194,18 @@ def controller(
         first = sys.stdout.isatty() and not (state_dir / AUTHORITY).exists()
         invites = config.run.nodes if first else 0
     options = Options(
-        config, listen, state_dir, recover, http, enrol, track, reflection, insecure, invites, _show_invite
+        config,
+        listen,
+        state_dir,
+        recover,
+        http,
+        checked_url(page_url),
+        enrol,
+        track,
+        reflection,
+        insecure,
+        invites,
+        _show_invite,
     )
     if not run_controller(options):
         raise SystemExit(1)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
 from edgenode.cli.options import json_option
+from edgenode.errors import SecurityError
+
+if TYPE_CHECKING:
+    from edgenode.core.protocol.status import ClusterStatus
+    from edgenode.net.operator_client import OperatorClient
 
 
 @click.command()
@@ -22,16 +29,25 @@ def status(where: Where, as_json: bool) -> None:
       edgenode status --json | jq '.nodes[].accuracy'
       edgenode status --json | jq '.nodes[] | select(.holds_up_s > 60) | .node'
     """
-    found = with_operator(where, lambda client: client.status())
     if as_json:
         from edgenode.observability.status_view import cluster_json
 
+        found = with_operator(where, lambda client: client.status())
         click.echo(json.dumps(cluster_json(found)))
         return
+    found, link = with_operator(where, _status_and_link)
     from edgenode.cli.fitted_table import stdout
     from edgenode.cli.status_table import status_table
 
-    stdout().print(status_table(found))
+    stdout().print(status_table(found, link))
+
+
+async def _status_and_link(client: OperatorClient) -> tuple[ClusterStatus, str]:
+    """The status, and a link to the page. "" if there is no page, or for a node, which cannot sign in."""
+    found, link = await client.status(), ""
+    with suppress(SecurityError):
+        link = await client.open_page() if found.page else ""
+    return found, link
 
 
 @click.command()

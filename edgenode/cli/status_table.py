@@ -24,8 +24,12 @@ _SHOWN_FROM_S = 1.0  # shorter waits are part of every round
 _MOST_EDGES = 8  # in a title
 
 
-def status_table(status: ClusterStatus) -> RenderableType:
-    """The graph, the next switch and what is pending, one row per node, and the controller with its page."""
+def status_table(status: ClusterStatus, link: str = "") -> RenderableType:
+    """The graph, the next switch and what is pending, one row per node, and the controller with its page.
+
+    Args:
+        link: signs in to the page. Without it, the page is named by its URL.
+    """
     table = FittedTable(
         Column("node", right=False),
         Column("round"),
@@ -47,7 +51,7 @@ def status_table(status: ClusterStatus) -> RenderableType:
             _state(node),
         )
     controller = f"controller {status.leadership.address}, term {status.leadership.term}"
-    below = [controller, *(page_lines(status) if status.page else [])]
+    below = [controller, *(page_lines(status, link or status.page) if status.page else [])]
     above = Text(title(status), "bold"), *map(Text, requests_lines(requests_json(status)))
     return Group(*above, table, *(Text(line, "italic") for line in below))
 
@@ -106,13 +110,17 @@ def nodes_table(status: ClusterStatus) -> FittedTable:
     return table
 
 
-def page_lines(status: ClusterStatus) -> list[str]:
-    """Where the controller's page opens, and what to do if it does not open here."""
+def page_lines(status: ClusterStatus, link: str) -> list[str]:
+    """Where the controller's page opens, and what to do if it does not open here.
+
+    Args:
+        link: to the page.
+    """
     machine, _ = split_address(status.leadership.address)
     how = page_from_elsewhere(status.page, machine)
     if not how or is_this_machine(machine):
-        return [f"page {status.page}"]
-    return [f"page {status.page} on {machine} only", f"from here: {how}"]
+        return [f"page {link}"]
+    return [f"page {link} on {machine} only", f"from here: {how}"]
 
 
 def title(status: ClusterStatus) -> str:

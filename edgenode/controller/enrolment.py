@@ -20,6 +20,7 @@ from edgenode.net.interfaces import interfaces_for
 from edgenode.net.rpc import Services, join_address, split_address
 from edgenode.net.tls import MutualTls
 from edgenode.security.authority import LOCAL_OPERATOR, Authority
+from edgenode.security.certificates import public_key_id
 
 log = structlog.get_logger()
 
@@ -36,6 +37,8 @@ class Enrolment:
     Attributes:
         security: of the controller's servers and channels.
         signer: of its records and greetings.
+        operator: whoever can read the controller's state folder, and the id of its key.
+        admits: whether a key is valid for a subject.
 
     Raises:
         SecurityError: the files are damaged, readable by others, or cannot be written.
@@ -44,7 +47,9 @@ class Enrolment:
     def __init__(self, state_dir: Path, cluster: str) -> None:
         self._cluster = cluster
         self._authority = Authority(state_dir / "authority", cluster)
-        self._authority.keep(state_dir / "operator.pem", LOCAL_OPERATOR)
+        operator = self._authority.keep(state_dir / "operator.pem", LOCAL_OPERATOR)
+        self.operator = LOCAL_OPERATOR, public_key_id(operator.certificate)
+        self.admits = self._authority.admits
         self.security = MutualTls(self._authority.controller(), self._authority.admits)
         self.signer = self._authority.signer()
 

@@ -12,6 +12,7 @@ import structlog
 
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.liveness import holding_up
+from edgenode.controller.page import Page
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import Evict, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
@@ -20,6 +21,7 @@ from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.errors import ConfigError
+from edgenode.net.tls import Caller
 
 log = structlog.get_logger()
 
@@ -31,9 +33,7 @@ class OperatorService:
 
     Args:
         post: puts a request into the controller's mailbox.
-
-    Attributes:
-        page: URL of the dashboard, or "".
+        page: names the page, and makes links to it.
     """
 
     def __init__(
@@ -42,11 +42,20 @@ class OperatorService:
         nodes: NodeRegistry,
         failure_detector: FailureDetector,
         post: Callable[[OperatorRequest], None],
+        page: Page,
     ) -> None:
         self._cluster, self._nodes, self._failure_detector, self._post = cluster, nodes, failure_detector, post
-        self.page = ""
+        self._page = page
         self._request_ids = count()
         self._replies: dict[int, asyncio.Future[Reply]] = {}
+
+    def open_page(self, who: Caller | None) -> str:
+        """A link to the page that signs somebody in, once.
+
+        Raises:
+            ConfigError: there is no page.
+        """
+        return self._page.link(who)
 
     async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
         """Use these graphs in turn. The reply names the round at which every node switches, or what that waits for.
@@ -156,7 +165,7 @@ class OperatorService:
             awaited=tuple(sorted(cluster.awaited())),
             consensus_distance=consensus[1] if consensus else None,
             consensus_round=consensus[0] if consensus else 0,
-            page=self.page,
+            page=self._page.url,
             requested=cluster.requested.name if cluster.requested else "",
             difference=cluster.difference,
             pending=cluster.pending() if cluster.plan else (),

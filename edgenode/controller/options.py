@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from edgenode.config.schema import Config
+from edgenode.errors import ConfigError
 from edgenode.net.rpc import join_address, split_address
 
 
@@ -17,6 +19,7 @@ class Options:
     Attributes:
         recover: replace a controller whose disk is lost.
         http: host:port of the page, or "none".
+        page_url: how browsers reach the page. Empty is at ``http``.
         enrol: host:port where devices enrol. Empty is the next port at the host of ``listen``.
         track: where measurements go, as `checked_target` describes. Empty for nowhere.
         reflection: whether gRPC clients can list the services.
@@ -30,6 +33,7 @@ class Options:
     state_dir: Path
     recover: bool = False
     http: str = "none"
+    page_url: str = ""
     enrol: str = ""
     track: str = ""
     reflection: bool = False
@@ -44,3 +48,18 @@ class Options:
             return self.enrol
         host, port = split_address(self.listen)
         return join_address(host, port + 1 if port else 0)
+
+
+def checked_url(url: str) -> str:
+    """The URL of the page without a slash at its end, or "".
+
+    Raises:
+        ConfigError: it is not the URL of a host.
+    """
+    try:
+        parts = urlsplit(url)
+        if not url or (parts.scheme in ("http", "https") and parts.hostname and not parts.path.strip("/")):
+            return url.rstrip("/")
+    except ValueError:
+        pass
+    raise ConfigError(f"--page-url {url!a} is not the URL of a host, as in http://localhost:8080")

@@ -32,6 +32,7 @@ from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.graph_log import GraphLog
 from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.options import Options
+from edgenode.controller.page import Page
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import (
@@ -58,13 +59,10 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.signatures import UNSIGNED, Signer
-from edgenode.dashboard.app import dashboard
-from edgenode.dashboard.feed import Feed
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, RemoteProtocolError, first_cause
 from edgenode.net import control_server, operator_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.discovery import Discovery
-from edgenode.net.http import serving_http
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.mdns_service import Service
 from edgenode.net.operator_client import operator_client
@@ -73,7 +71,6 @@ from edgenode.net.rpc import Services, join_address, serves, serving, split_addr
 from edgenode.net.tls import INSECURE, Security
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.observability.run_recorder import RunRecorder
-from edgenode.observability.status_view import cluster_json, page_from_elsewhere
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tracking import Tracking
 from edgenode.storage.controller_state import ControllerState
@@ -114,8 +111,8 @@ class Controller:
         cluster, shared, security = config.run.cluster, config.shared(), self._security
         identity = Identity(cluster, "controller", config.digest(), config=shared, security=security)
         self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post)
-        self.operator_service = OperatorService(self.cluster, self.nodes, self._failure_detector, post)
-        self._feed = Feed(lambda: cluster_json(self.operator_service.status()))
+        self._page = Page(options, self._enrolment, lambda: self.operator_service.status())  # noqa: PLW0108 - made next
+        self.operator_service = OperatorService(self.cluster, self.nodes, self._failure_detector, post, self._page)
         restarted, rounds = recover or saved is not None, self.cluster.run_spec.rounds
         self._recorder = RunRecorder(config, rounds, options.state_dir, restarted, self.operator_service)
         self._tracking = Tracking(options.track, config, options.state_dir, self.operator_service.status)
@@ -148,7 +145,7 @@ class Controller:
             (control_server.SERVICE, self._control.add_to),
             (operator_server.SERVICE, operators.add_to),
         ]
-        listen, http = self.options.listen, self.options.http
+        listen = self.options.listen
         async with AsyncExitStack() as stack:
             if self._enrolment is None:
                 log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
@@ -163,24 +160,20 @@ class Controller:
             found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
             service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
             await found.announce(service, self._is_alive)
-            if http != "none":
-                page = dashboard(self.operator_service, self._recorder, self._feed, http)
-                self.operator_service.page = await stack.enter_async_context(serving_http(page, http, "--http"))
+            page = await stack.enter_async_context(self._page.serving(self.operator_service, self._recorder))
             log.info(
                 "controller ready",
                 cluster=self.config.run.cluster,
                 listen=join_address(host, port),
                 term=self.cluster.term,
                 nodes=self.config.run.nodes,
-                **({"page": self.operator_service.page} if self.operator_service.page else {}),
+                **({"page": page} if page else {}),
             )
-            if http != "none" and (how := page_from_elsewhere(self.operator_service.page, interfaces_for("")[0])):
-                log.info("only this machine can open the page", from_elsewhere=how)
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._handle_events(), name="owner")
                 helpers = [
                     group.create_task(self._failure_detector.watch(), name="failure detector"),
-                    group.create_task(self._feed.run(), name="feed"),
+                    group.create_task(self._page.feed.run(), name="feed"),
                     group.create_task(self._recorder.record(), name="history"),
                     group.create_task(self._tracking.run(), name="tracking"),
                 ]
@@ -191,7 +184,7 @@ class Controller:
                 await self._end(owner)
                 await self._perform_all(self.cluster.close())
                 operators.end()
-                await self._feed.end()
+                await self._page.feed.end()
                 owner = group.create_task(self._handle_events(), name="owner")  # nodes may still connect
                 await asyncio.sleep(_LINGER_S)
                 await self._end(owner)

@@ -19,10 +19,11 @@ from edgenode.core.topology.period import Period
 from edgenode.dashboard.feed import Feed
 from edgenode.dashboard.guard import Guard
 from edgenode.dashboard.plain import filled
+from edgenode.dashboard.sign_in import Door, SignIn, visitor_of
 from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.net.operator_server import RunControl
 from edgenode.observability import reply_words
-from edgenode.observability.metrics import CONTENT_TYPE, cluster_metrics
+from edgenode.observability.metrics import cluster_metrics, metrics_route
 from edgenode.observability.status_view import cluster_json
 
 _STATIC = Path(__file__).parent / "static"
@@ -40,17 +41,29 @@ class RecordedHistory(Protocol):
         """The newest events, oldest first."""
 
 
-def dashboard(operator_service: RunControl, history: RecordedHistory, feed: Feed, listen: str) -> Starlette:
+def dashboard(
+    operator_service: RunControl,
+    history: RecordedHistory,
+    feed: Feed,
+    sign_in: SignIn,
+    metrics_token: str,
+    listen: str,
+    url: str = "",
+) -> Starlette:
     """The ASGI app.
 
     Args:
+        sign_in: decides who may see what.
+        metrics_token: of scrapers on other machines.
         listen: host:port where the app is served.
+        url: how browsers reach it, if not by an address or a name of this machine.
     """
     template = (_STATIC / "page.html").read_text(encoding="utf-8")
     pending = 0
 
     async def page(request: Request) -> Response:
-        return HTMLResponse(filled(template, cluster_json(operator_service.status()), list(PRESETS)))
+        visitor, _ = visitor_of(request.scope)
+        return HTMLResponse(filled(template, cluster_json(operator_service.status()), list(PRESETS), visitor))
 
     async def status(request: Request) -> Response:
         return JSONResponse(cluster_json(operator_service.status()))
@@ -61,9 +74,6 @@ def dashboard(operator_service: RunControl, history: RecordedHistory, feed: Feed
 
     def events(request: Request) -> Response:
         return JSONResponse(history.events())
-
-    async def metrics(request: Request) -> Response:
-        return Response(cluster_metrics(operator_service.status()), media_type=CONTENT_TYPE)
 
     async def icon(request: Request) -> Response:
         return FileResponse(_STATIC / "icon.svg")
@@ -84,7 +94,7 @@ def dashboard(operator_service: RunControl, history: RecordedHistory, feed: Feed
     routes = [
         Route("/", page),
         Route("/favicon.ico", icon),
-        Route("/metrics", metrics),
+        metrics_route(lambda: cluster_metrics(operator_service.status()), metrics_token),
         Route("/events", feed),
         Route("/api/status", status),
         Route("/api/curve", curve),
@@ -92,7 +102,9 @@ def dashboard(operator_service: RunControl, history: RecordedHistory, feed: Feed
         Route("/api/{request}", operate, methods=["POST"]),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(Guard, listen=listen)])
+    return Starlette(
+        routes=routes, middleware=[Middleware(Guard, listen=listen, url=url), Middleware(Door, sign_in=sign_in)]
+    )
 
 
 async def _body(request: Request) -> Mapping[str, Any]:

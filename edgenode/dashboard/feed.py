@@ -2,17 +2,21 @@
 
 The cluster's state is read at most four times a second, however often it changes, and only while a client is
 connected. A client gets the newest snapshot when it has taken the one before. A slow or stalled client thus costs one
-snapshot and a socket's buffer, and is disconnected after _STALLED_S.
+snapshot and a socket's buffer, and is disconnected after _STALLED_S. When there are _MOST_CLIENTS, a new client takes
+the place of the oldest one of whoever has most: nobody keeps the others out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
+
+from edgenode.net.http import hang_up
 
 _EVERY_S = 0.25
 _BEAT_S = 15.0  # a comment is sent this often without a change: proxies close silent connections
@@ -25,15 +29,23 @@ class Feed:
 
     Args:
         status: reads the cluster's state, as JSON values.
+        watcher: who sends a request. None ends the stream: the client may not watch any more.
     """
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
-        self._status = status
+    def __init__(
+        self, status: Callable[[], Mapping[str, Any]], watcher: Callable[[Scope], str | None] = lambda scope: ""
+    ) -> None:
+        self._status, self._watcher = status, watcher
         self._snapshot = b""
         self._number = 0
         self._changed = asyncio.Condition()
         self._over = False
-        self.clients = 0
+        self._clients: dict[asyncio.Future[None], str | None] = {}  # streams and their watchers, the oldest first
+
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return len(self._clients)
 
     async def run(self) -> None:
         """Read the state and publish changes until cancelled."""
@@ -60,23 +72,28 @@ class Feed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client."""
         if self.clients >= _MOST_CLIENTS:
-            await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"5")]})
-            await send({"type": "http.response.body", "body": b"too many clients are watching; try again later"})
-            return
-        self.clients += 1
+            self._make_room()
+        stream = asyncio.ensure_future(self._stream(scope, send))
+        disconnected = asyncio.ensure_future(_disconnected(receive))
+        self._clients[stream] = self._watcher(scope)
         try:
-            stream = asyncio.ensure_future(self._stream(send))
-            disconnected = asyncio.ensure_future(_disconnected(receive))
-            try:
-                await asyncio.wait((stream, disconnected), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (stream, disconnected):
-                    task.cancel()
-                await asyncio.gather(stream, disconnected, return_exceptions=True)
+            await asyncio.wait((stream, disconnected), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self.clients -= 1
+            self._clients.pop(stream, None)
+            for task in (stream, disconnected):
+                task.cancel()
+            await asyncio.gather(stream, disconnected, return_exceptions=True)
+            if stream.cancelled() or stream.exception():
+                hang_up(scope)
 
-    async def _stream(self, send: Send) -> None:
+    def _make_room(self) -> None:
+        """Disconnect the oldest client of the watcher that has most."""
+        (most, _), *_ = Counter(self._clients.values()).most_common(1)
+        oldest = next(stream for stream, watcher in self._clients.items() if watcher == most)
+        del self._clients[oldest]
+        oldest.cancel()
+
+    async def _stream(self, scope: Scope, send: Send) -> None:
         headers = [
             (b"content-type", b"text/event-stream"),
             (b"cache-control", b"no-store"),
@@ -85,10 +102,11 @@ class Feed:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         seen, first = self._number, self._read()
         await _write(send, b"retry: 2000\ndata: " + first + b"\n\n")
-        while not self._over:
+        while not self._over and self._watcher(scope) is not None:
             seen, event = await self._next(seen)
             await _write(send, event)
-        await _write(send, b"event: over\ndata: " + self._snapshot + b"\n\n")
+        if self._over:
+            await _write(send, b"event: over\ndata: " + self._snapshot + b"\n\n")
         await send({"type": "http.response.body", "body": b""})
 
     async def _next(self, seen: int) -> tuple[int, bytes]:

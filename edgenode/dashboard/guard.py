@@ -16,10 +16,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgenode.net.http import host_of
 from edgenode.net.interfaces import is_loopback
 from edgenode.net.rpc import split_address
 
-_OPEN = ("/metrics",)  # read by scrapers, which may use any name, and not by browsers
+_OPEN = ("/metrics",)  # has rules of its own: scrapers may use any name
 _HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "x-content-type-options": "nosniff",
@@ -29,11 +30,16 @@ _HEADERS = {
 
 
 class Guard:
-    """Middleware that refuses foreign requests, and forbids browsers to load anything from other hosts."""
+    """Middleware that refuses foreign requests, and forbids browsers to load anything from other hosts.
 
-    def __init__(self, app: ASGIApp, listen: str) -> None:
+    Args:
+        listen: host:port where the app is served.
+        url: one more host by which browsers may reach it, or "".
+    """
+
+    def __init__(self, app: ASGIApp, listen: str, url: str) -> None:
         self._app = app
-        self._names = {"localhost"}
+        self._names = {"localhost", host_of(urlsplit(url).netloc)} - {""}
         self._everywhere = not is_loopback(split_address(listen)[0])
         if self._everywhere:
             host = socket.gethostname().lower()
@@ -60,7 +66,7 @@ class Guard:
         if path in _OPEN:
             return ""
         host = headers.get("host", "")
-        if not self._is_this_machine(_host(host)):
+        if not self._is_this_machine(host_of(host)):
             return f"unknown host {host!r}: use the address or a name of this machine"
         if method in ("GET", "HEAD"):
             return ""
@@ -81,11 +87,3 @@ class Guard:
         except ValueError:
             return False
         return self._everywhere or address.is_loopback
-
-
-def _host(header: str) -> str:
-    """The name or address in a Host header, without its port."""
-    try:
-        return (urlsplit(f"//{header}").hostname or "").lower()
-    except ValueError:
-        return ""

@@ -10,17 +10,20 @@ from typing import Any
 
 from edgenode.core.wording import counted
 from edgenode.observability.status_view import duration, requests_lines, size
+from edgenode.security.subject import Subject
 
 _COLUMNS = ("node", "state", "round", "accuracy", "loss", "u", "sent", "received", "holds up", "last seen")
 
 
-def filled(template: str, view: Mapping[str, Any], presets: Sequence[str]) -> str:
-    """page.html with the current state of the run."""
+def filled(template: str, view: Mapping[str, Any], presets: Sequence[str], visitor: Subject) -> str:
+    """page.html with the current state of the run, for a visitor. Only an operator's has buttons."""
     requests = "".join(f"<li>{escape(line)}</li>" for line in requests_lines(view))
     return Template(template).substitute(
         cluster=escape(view["cluster"]),
         title=escape(_title(view)),
         requests=requests,
+        visitor=escape(str(visitor)),
+        operator="" if visitor.role == "operator" else "hidden",
         head="".join(f'<th scope="col">{name}</th>' for name in _COLUMNS),
         rows="\n".join(_row(node) for node in view["nodes"]),
         presets="".join(f"<option>{escape(name)}</option>" for name in presets),

@@ -1,4 +1,12 @@
-"""Serves an ASGI app over HTTP on the caller's event loop, without threads or signal handlers."""
+"""Serves an ASGI app over HTTP on the caller's event loop, without threads or signal handlers.
+
+Strangers must not take the server down:
+
+1. A request that has not arrived after _REQUEST_S, body included, is hung up on.
+2. A connection is a stranger's until the app vouches for it (`vouch_for`). Strangers have a number of connections in
+   all, and at each address. A new one takes the place of the oldest. A request arrives within milliseconds, so someone
+   who signs in comes through, however many half-open requests there are.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +15,97 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgenode.errors import ConfigError
 from edgenode.net.interfaces import WILDCARDS, interfaces_for
 from edgenode.net.rpc import join_address, split_address
 
-_MOST_CONNECTIONS = 256  # further ones get 503
+_REQUEST_S = 10.0
+_MOST_STRANGERS = 192
+_MOST_AT_AN_ADDRESS = 128
+_MOST_CONNECTIONS = 512  # further requests get 503
 _END_S = 1
+_CONNECTION = "edgenode.connection"  # in the scope of a request
+
+
+def vouch_for(scope: Scope) -> None:
+    """State that the client of a request is known. Its connection then makes no room for those of strangers."""
+    if isinstance(connection := scope.get(_CONNECTION), _Connection):
+        connection.is_strange = False
+
+
+def hang_up(scope: Scope) -> None:
+    """End the connection of a request at once, whatever its client has not taken yet."""
+    if isinstance(connection := scope.get(_CONNECTION), _Connection):
+        connection.transport.abort()
+
+
+def host_of(header: str) -> str:
+    """The name or address in a Host header, without its port. "" if it is malformed."""
+    try:
+        return (urlsplit(f"//{header}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+class _Connection(H11Protocol):
+    """A connection that is hung up on when its request does not arrive, or when it makes room for another."""
+
+    _numbers = count()
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.number, self.is_strange = next(self._numbers), True
+        serve = self.app
+
+        async def with_connection(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[_CONNECTION] = self
+            await serve(scope, receive, send)
+
+        self.app = with_connection
+        self._wait_for_request()
+        self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        self._wait_for_request()
+        super().data_received(data)
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._stop_waiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_request(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(_REQUEST_S, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _make_room(self) -> None:
+        strangers = [other for other in self.connections if isinstance(other, _Connection) and other.is_strange]
+        here = [other for other in strangers if other._host == self._host]
+        if len(here) > _MOST_AT_AN_ADDRESS or len(strangers) > _MOST_STRANGERS:
+            crowd = here if len(here) > _MOST_AT_AN_ADDRESS else strangers
+            oldest = min(crowd, key=lambda other: other.number)
+            oldest.transport.abort()
+            self.connections.discard(oldest)
+
+    @property
+    def _host(self) -> str:
+        return self.client[0] if self.client else ""
 
 
 class _Server(uvicorn.Server):
@@ -45,6 +133,7 @@ async def serving_http(app: ASGIApp, listen: str, option: str, credentials: Path
     server = _Server(
         uvicorn.Config(
             app,
+            http=_Connection,
             log_config=None,
             log_level="critical",
             access_log=False,

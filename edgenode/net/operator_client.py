@@ -51,6 +51,10 @@ class OperatorClient:
         except grpc.aio.AioRpcError as exc:
             raise refused(exc, self._target) from exc
 
+    async def open_page(self) -> str:
+        """A link that signs the caller in to the page, once."""
+        return str((await self._called(self._stub.OpenPage(operator_pb2.OpenPageRequest(), timeout=10))).link)
+
     async def rotate(self, graphs: Sequence[GraphSpec], period: Period, wait: bool = False) -> Reply:
         """Change the graphs. The reply names the round at which every node switches, or what the change waits for.
 

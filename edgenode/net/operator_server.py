@@ -17,6 +17,7 @@ from edgenode.errors import EdgenodeError
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.rpc import reject
 from edgenode.net.status_wire import cluster_status_to_wire
+from edgenode.net.tls import Caller, caller
 from edgenode.net.wire import graph_from_wire
 
 SERVICE = "edgenode.v1.OperatorService"
@@ -30,6 +31,7 @@ class RunControl(Protocol):
     """
 
     def status(self) -> ClusterStatus: ...
+    def open_page(self, who: Caller | None) -> str: ...
     async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply: ...
     async def stop(self, wait: bool = False) -> Reply: ...
     async def pause(self) -> int: ...
@@ -67,6 +69,13 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), _WATCH_EVERY_S)
         yield operator_pb2.WatchResponse(status=self._status())
+
+    async def OpenPage(
+        self, request: operator_pb2.OpenPageRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.OpenPageResponse:
+        """A link to the page, for the caller."""
+        async with _rejecting(context):
+            return operator_pb2.OpenPageResponse(link=self._run.open_page(caller(context)))
 
     async def Rotate(
         self, request: operator_pb2.RotateRequest, context: grpc.aio.ServicerContext

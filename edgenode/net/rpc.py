@@ -170,16 +170,19 @@ async def _shows_a_certificate(target: str, timeout_s: float) -> None:
         raise TransportError(f"no server answers at {target}: {str(exc) or 'timed out'}") from exc
 
 
-def refuse_beyond_loopback(listen: str) -> None:
+def refuse_beyond_loopback(listen: str, option: str = "--listen") -> None:
     """Without TLS, whoever reaches the address may do everything.
+
+    Args:
+        option: the command line option that chose the address.
 
     Raises:
         ConfigError: the address is not of the loopback interface.
     """
     if split_address(listen)[0] not in _LOOPBACK_HOSTS:
         raise ConfigError(
-            f"--insecure works on loopback only, but --listen is {listen}: anyone on the network could stop the run; "
-            "choose --listen 127.0.0.1:0, or enrol the devices (edgenode invite)"
+            f"--insecure works on loopback only, but {option} is {listen}: anyone on the network could stop the run; "
+            f"choose {option} 127.0.0.1:0, or enrol the devices (edgenode invite)"
         )
 
 

@@ -27,6 +27,8 @@ from edgenode.security.subject import Subject
 log = structlog.get_logger()
 
 Options = Sequence[tuple[str, Any]]
+Caller = tuple[Subject, str]
+"""Who calls, and the id of its key."""
 _NAMES, _CERTIFICATE = "x509_subject_alternative_name", "x509_pem_cert"
 
 
@@ -105,8 +107,8 @@ class MutualTls:
         return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)], own.authority)
 
 
-def caller(context: grpc.aio.ServicerContext) -> tuple[Subject, str] | None:
-    """Who calls, and the id of its key. None on a connection without TLS.
+def caller(context: grpc.aio.ServicerContext) -> Caller | None:
+    """Who calls. None on a connection without TLS.
 
     Raises:
         SecurityError: its certificate does not name exactly one owner.

@@ -47,9 +47,10 @@ from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.runner import Mailbox, NodeRunner, Outcome
 from edgenode.node.shutdown import Shutdown
 from edgenode.node.workload import Workload, checkpoint_store
-from edgenode.observability.metrics import metrics_app
+from edgenode.observability.metrics import TOKEN, metrics_app
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tracking import Tracking
+from edgenode.security.secret_files import kept_secret
 from edgenode.storage import model_file, result_file
 from edgenode.storage.state_folder import claimed
 
@@ -134,7 +135,8 @@ class NodeProcess:
         )
         port = await stack.enter_async_context(server)
         if self.options.metrics != "none":
-            metrics = serving_http(metrics_app(self._view), self.options.metrics, "--metrics")
+            token = kept_secret(self.options.state_dir / TOKEN)
+            metrics = serving_http(metrics_app(self._view, token), self.options.metrics, "--metrics")
             log.info("metrics", url=f"{await stack.enter_async_context(metrics)}/metrics")
         tracking = Tracking(self.options.track, self.options.config, self.options.state_dir, self._cluster)
         await stack.enter_async_context(in_background(tracking.run(), "tracking"))

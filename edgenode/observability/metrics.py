@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -9,12 +10,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeView
+from edgenode.net.http import host_of
+from edgenode.net.interfaces import is_loopback
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+TOKEN = "metrics-token"
+"""The file of the token, in the state folder."""
+_NO_TOKEN = f"From another machine, send Authorization: Bearer TOKEN, with the file {TOKEN} of the state folder.\n"
 
 # name -> (help text, the value of a node, or None where the node does not know it)
 _Metrics = Mapping[str, tuple[str, Callable[[NodeView], float | None]]]
@@ -76,13 +82,27 @@ def node_metrics(node: NodeView) -> bytes:
     return _text(_of_nodes([node]))
 
 
-def metrics_app(node: Callable[[], NodeView]) -> Starlette:
-    """An ASGI app that serves one node's /metrics."""
+def metrics_app(node: Callable[[], NodeView], token: str) -> Starlette:
+    """An ASGI app that serves one node's /metrics, as `metrics_route`."""
+    return Starlette(routes=[metrics_route(lambda: node_metrics(node()), token)])
+
+
+def metrics_route(text: Callable[[], bytes], token: str) -> Route:
+    """/metrics, for clients on this machine, and for those that know the token."""
 
     async def metrics(request: Request) -> Response:
-        return Response(node_metrics(node()), media_type=CONTENT_TYPE)
+        given = request.headers.get("authorization", "")
+        if not (_is_local(request) or hmac.compare_digest(given.encode(), f"Bearer {token}".encode())):
+            return PlainTextResponse(_NO_TOKEN, 401, {"www-authenticate": "Bearer"})
+        return Response(text(), media_type=CONTENT_TYPE)
 
-    return Starlette(routes=[Route("/metrics", metrics)])
+    return Route("/metrics", metrics)
+
+
+def _is_local(request: Request) -> bool:
+    """Whether a client is on this machine and says so. A browser that a foreign page misuses names another host."""
+    client = request.client.host if request.client else ""
+    return is_loopback(client) and is_loopback(host_of(request.headers.get("host", "")))
 
 
 def _text(families: Iterable[Metric]) -> bytes:

@@ -17,6 +17,7 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "/edgenode.v1.ControlService/Attend": _PEERS,
     "/edgenode.v1.OperatorService/Status": _EVERYONE,
     "/edgenode.v1.OperatorService/Watch": _EVERYONE,
+    "/edgenode.v1.OperatorService/OpenPage": frozenset({"operator", "viewer"}),
     "/edgenode.v1.OperatorService/Rotate": _OPERATOR,
     "/edgenode.v1.OperatorService/Stop": _OPERATOR,
     "/edgenode.v1.OperatorService/Pause": _OPERATOR,

@@ -7,6 +7,7 @@ file, so they always fit each other.
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 import time
 from collections.abc import Callable
@@ -59,6 +60,19 @@ def read_secret(path: Path) -> bytes | None:
         return None
     except OSError as exc:
         raise SecurityError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+
+
+def kept_secret(path: Path) -> str:
+    """The random secret in a file, made at the first call: 128 bits, in hex.
+
+    Raises:
+        SecurityError: as `read_secret` and `write_secret`.
+    """
+    found = read_secret(path)
+    if found is None:
+        found = secrets.token_hex(16).encode()
+        write_secret(path, found)
+    return found.decode().strip()
 
 
 def _refuse_loose(path: Path, found: os.stat_result) -> None:

@@ -18,11 +18,15 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
+from edgenode.dashboard.sign_in import SignIn
 from edgenode.errors import ConfigError
+from edgenode.net.tls import Caller
 from edgenode.observability.status_view import cluster_json
 from tests.cli.test_status_table import a_node, a_plan, a_status
 
 STATIC = {path.name: path.read_text() for path in Path("edgenode/dashboard/static").iterdir()}
+
+TOKEN = "0123456789abcdef"
 
 
 class OperatorService:
@@ -36,6 +40,9 @@ class OperatorService:
             a_node(f"n{i}", round=5, rounds=9, accuracy=0.5, payload_bytes=2000, dense_bytes=9000) for i in range(3)
         ]
         return a_status(*nodes, a_node("<b>evil</b>"), plan=a_plan())
+
+    def open_page(self, who: Caller | None) -> str:
+        return ""
 
     async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
         return Reply(1, self._note("rotate", graphs, period))
@@ -79,7 +86,7 @@ async def browser(operator_service: OperatorService) -> AsyncIterator[httpx.Asyn
     def status() -> dict[str, Any]:
         return cluster_json(operator_service.status())
 
-    app = dashboard(operator_service, History(), Feed(status), "127.0.0.1:8080")
+    app = dashboard(operator_service, History(), Feed(status), SignIn("home"), TOKEN, "127.0.0.1:8080")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8080") as client:
         yield client
 
@@ -141,9 +148,23 @@ async def test_status_history_and_metrics_are_served(browser: httpx.AsyncClient)
     assert (await browser.get("/api/status")).json()["graph"]["name"] == "a"
     assert (await browser.get("/api/curve")).json() == History().curve()
     assert (await browser.get("/api/events")).json() == History().events()
-    metrics = await browser.get("/metrics", headers={"host": "controller:8080"})  # a scraper may use any name
+    metrics = await browser.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'edgenode_round{node="n0"} 5.0' in metrics.text
+
+
+async def test_metrics_need_the_token_from_elsewhere(operator_service: OperatorService) -> None:
+    app = dashboard(operator_service, History(), Feed(dict), SignIn("home"), TOKEN, "0.0.0.0:8080")
+    scraper = httpx.ASGITransport(app, client=("10.0.0.9", 1))
+    async with httpx.AsyncClient(transport=scraper, base_url="http://localhost:8080") as client:
+        given = {"host": "controller:8080", "authorization": f"Bearer {TOKEN}"}  # a scraper may use any name
+        assert (await client.get("/metrics", headers=given)).status_code == 200
+        for wrong in ({}, {"authorization": "Bearer "}, {"authorization": f"Bearer {TOKEN[1:]}"}):
+            assert (await client.get("/metrics", headers=wrong)).status_code == 401
+
+
+async def test_metrics_of_a_local_browser_are_not_for_foreign_pages(browser: httpx.AsyncClient) -> None:
+    assert (await browser.get("/metrics", headers={"host": "evil.example:8080"})).status_code == 401
 
 
 # --- requests
@@ -251,7 +272,9 @@ async def test_page_on_all_interfaces_accepts_the_machine_name(
     operator_service: OperatorService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "pi-1.lan")
-    app = dashboard(operator_service, History(), Feed(dict), "0.0.0.0:8080")
+    app = dashboard(
+        operator_service, History(), Feed(dict), SignIn("home"), TOKEN, "0.0.0.0:8080", "https://train.example"
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://10.0.0.5:8080") as client:
-        for host, code in (("10.0.0.5:8080", 200), ("pi-1.local", 200), ("pi-1.lan", 200), ("evil.example", 403)):
+        for host, code in (("10.0.0.5:8080", 200), ("pi-1.local", 200), ("train.example", 200), ("evil.example", 403)):
             assert (await client.get("/api/curve", headers={"host": host})).status_code == code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -29,8 +29,8 @@ class Cluster:
 
 
 @asynccontextmanager
-async def streamed(cluster: Cluster) -> AsyncIterator[tuple[Feed, str]]:
-    feed = Feed(cluster.status)
+async def streamed(cluster: Cluster, watcher: Any = lambda scope: "") -> AsyncIterator[tuple[Feed, str]]:
+    feed = Feed(cluster.status, watcher)
     async with serving_http(feed, "127.0.0.1:0", "--http") as url, asyncio.TaskGroup() as group:
         task = group.create_task(feed.run(), name="feed")
         yield feed, url.removeprefix("http://")
@@ -38,9 +38,9 @@ async def streamed(cluster: Cluster) -> AsyncIterator[tuple[Feed, str]]:
 
 
 @asynccontextmanager
-async def watching(address: str) -> AsyncIterator[asyncio.StreamReader]:
+async def watching(address: str, who: str = "") -> AsyncIterator[asyncio.StreamReader]:
     reader, writer = await asyncio.open_connection(*split_address(address), limit=1 << 20)
-    writer.write(b"GET /events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+    writer.write(f"GET /events?{who} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
     try:
         yield reader
     finally:
@@ -114,12 +114,22 @@ async def test_stream_ends_with_the_last_state_of_the_run() -> None:
         assert rest["value"] == 7
 
 
-async def test_clients_above_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_CLIENTS", 1)
-    async with streamed(Cluster()) as (_, address), watching(address) as first, asyncio.timeout(10):
-        await snapshot(first)
-        async with watching(address) as second:
-            assert b"503" in await second.readline()
+async def test_client_above_the_limit_replaces_the_oldest_of_who_has_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_CLIENTS", 3)
+    async with (
+        streamed(Cluster(), lambda scope: scope["query_string"].decode()) as (feed, address),
+        AsyncExitStack() as stack,
+        asyncio.timeout(10),
+    ):
+        readers = [await stack.enter_async_context(watching(address, who)) for who in ("anna", "guest", "guest")]
+        for reader in readers:
+            await snapshot(reader)
+        newest = await stack.enter_async_context(watching(address, "guest"))
+        await snapshot(newest)
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            while True:
+                await readers[1].readuntil(b"data: ")
+        assert feed.clients == 3
 
 
 async def test_occupied_port_is_one_line() -> None:

@@ -195,7 +195,7 @@ class Fleet:
         spawn: Spawn = subprocess.Popen,
     ) -> Process:  # fmt: skip
         """Start one `edgenode run`."""
-        self._authority().keep(self._state(name, arguments) / "credentials.pem", Subject("node", name))
+        self.authority().keep(self._state(name, arguments) / "credentials.pem", Subject("node", name))
         where = ("--listen", listen) if listen else ()
         common = ("--config", str(self.folder / file), "--name", name, "--state-dir", str(self.state(name)))
         return self.start(name, "run", *common, *where, *arguments, spawn=spawn)
@@ -205,7 +205,7 @@ class Fleet:
         given = [value for option, value in pairwise(arguments) if option == "--state-dir"]
         return self.folder / given[-1] if given else self.state(name)
 
-    def _authority(self) -> Authority:
+    def authority(self) -> Authority:
         """The authority of the cluster, with the credentials of its operator beside it.
 
         It is the controller's, and stays if a test deletes the controller's state.
@@ -216,7 +216,7 @@ class Fleet:
 
     def script(self, name: str, program: str, *arguments: str, variables: Mapping[str, str] = {}) -> Process:
         """Start a script with edgenode.Mesh as a node."""
-        self._authority().keep(self.state(name) / "credentials.pem", Subject("node", name))
+        self.authority().keep(self.state(name) / "credentials.pem", Subject("node", name))
         where = {"EDGENODE_NAME": name, "EDGENODE_LISTEN": "127.0.0.1:0", "EDGENODE_STATE_DIR": str(self.state(name))}
         return self.start(name, *arguments, program=[program], variables={**where, **variables})
 
@@ -230,7 +230,7 @@ class Fleet:
         """Start one `edgenode controller`."""
         where = ("--listen", listen) if listen else ()
         common = ("--config", str(self.folder / "run.toml"), "--state-dir", str(self.state("controller")))
-        self._authority()
+        self.authority()
         state = self._state("controller", arguments)
         state.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):

@@ -13,6 +13,17 @@ import pytest
 from tests.e2e import netns
 from tests.e2e.fleet import Fleet, Process, until
 
+_BROWSER = """
+import sys, urllib.request, urllib.error
+browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+browser.addheaders = [("Authorization", f"Bearer {sys.argv[1]}")]
+for url in sys.argv[2:]:
+    try:
+        answer = browser.open(url)
+    except urllib.error.HTTPError as error:
+        answer = error
+    print(answer.read().decode())
+"""
 _WHY_NOT = netns.unavailable()
 
 
@@ -31,14 +42,18 @@ def test_nodes_on_other_hosts_are_found_and_train(fleet: Fleet) -> None:
             """Run an operator's command on a host that runs nothing else. It finds the only cluster of the network."""
             return fleet.command(*words, spawn=partial(bridge.spawn, 5))
 
-        def fetched(path: str) -> str:
-            """Fetch from the controller's page, as a browser on another host does."""
-            read = f"import urllib.request as u; print(u.urlopen('http://{bridge.addresses[4]}:8080{path}').read().decode())"
-            browser = bridge.spawn(5, [sys.executable, "-c", read], stdout=subprocess.PIPE, text=True)
+        def fetched(*paths: str, token: str = "") -> str:
+            """Fetch from the controller's page one after the other, as a browser on another host does."""
+            urls = [f"http://{bridge.addresses[4]}:8080{path}" for path in paths]
+            browser = bridge.spawn(5, [sys.executable, "-c", _BROWSER, token, *urls], stdout=subprocess.PIPE, text=True)
             return str(browser.communicate(timeout=20)[0])
 
-        assert "<td>node-3</td>" in fetched("/")
-        assert 'edgenode_up{node="node-3"} 1.0' in fetched("/metrics")
+        link = controller.logs(r"controller ready .*page=http://[^/]+(\S+)")[1]
+        assert "edgenode page --cluster" in fetched("/")
+        assert "<td>node-3</td>" in fetched(link, "/")
+        assert "edgenode_up" not in fetched("/metrics")
+        token = (fleet.state("controller") / "metrics-token").read_text()
+        assert 'edgenode_up{node="node-3"} 1.0' in fetched("/metrics", token=token)
 
         change = on_a_host("topology", "set", "b")
         promise = re.fullmatch(r"graph b takes effect at round (\d+) at every node\n", change.stdout)

@@ -22,6 +22,7 @@ from selenium.webdriver.support.select import Select
 
 from edgenode.cli.watch import Screen
 from edgenode.net.operator_client import operator_client
+from edgenode.security.subject import Subject
 from tests.e2e.browser import chromium, complaints, resize, unavailable
 from tests.e2e.fleet import Fleet, Process, free_ports, until
 
@@ -30,7 +31,7 @@ _PICTURES = os.environ.get("EDGENODE_SCREENSHOTS")  # read before the fleet's ow
 
 
 def text(driver: Chrome, selector: str) -> str:
-    found: str = driver.execute_script("return document.querySelector(arguments[0]).innerText", selector)
+    found: str = driver.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
     return found.strip()
 
 
@@ -251,7 +252,7 @@ def test_history_is_continuous_after_restarts_stops_and_power_cuts(fleet: Fleet)
 
     first, nodes = controller(), fleet.nodes(2)
     with chromium(fleet.folder / "chromium") as driver:
-        driver.get(url)
+        driver.get(fleet.command("page", "--cluster", fleet.cluster).stdout.strip())  # signs in for the whole test
         until(lambda: len(line(driver, "accuracy-curve", "accuracy")) > 1, "a curve")
         progress.check(driver)
         first.kill()
@@ -294,14 +295,51 @@ def test_page_without_scripts_is_a_table(fleet: Fleet) -> None:
     with chromium(fleet.folder / "chromium") as driver:
         driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
         driver.get(url)
-        assert text(driver, "#title") == "waiting for 2 more nodes"
+        shows(driver, "#title", "waiting for 2 more nodes")
         assert "last seen" in text(driver, "thead")
         assert not driver.find_element(By.CSS_SELECTOR, "#tiles").is_displayed()
 
 
+@pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
+def test_page_opens_with_a_link_of_the_command_line(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2})
+    controller = fleet.controller("--http", "127.0.0.1:0")
+    url = controller.logs(r"controller ready .*page=(http://[^/]+)/")[1]
+    guest = fleet.folder / "guest.pem"
+    fleet.authority().keep(guest, Subject("viewer", "guest"))
+    with chromium(fleet.folder / "chromium") as driver:
+        driver.get(url)
+        assert f"edgenode page --cluster {fleet.cluster}" in text(driver, "#sign-in")
+        desktop = {"DISPLAY": ":0", "BROWSER": str(a_browser(fleet.folder))}
+        for who, buttons, credentials in (
+            ("operator test", True, fleet.folder / "operator.pem"),
+            ("viewer guest", False, guest),
+        ):
+            where = ("--cluster", fleet.cluster, "--credentials", str(credentials))
+            link = fleet.start("page", "page", *where, variables=desktop).exits(0).stdout
+            assert (fleet.folder / "opened").read_text() == link
+            driver.get(link.strip())
+            shows(driver, "#visitor", who)
+            shows(driver, "#title", "waiting for 2 more nodes")
+            assert driver.find_element(By.CSS_SELECTOR, "#stop button").is_displayed() is buttons
+        assert driver.get_cookies()[0]["httpOnly"]
+        fleet.command("revoke", "guest", "--role", "viewer", "--cluster", fleet.cluster)
+        shows(driver, "#sign-in", "edgenode page")  # by itself
+    printed = fleet.command("status", "--cluster", fleet.cluster).stdout
+    assert re.search(rf"page {url}/sign-in/[0-9a-f]{{32}}", printed.replace("\n", ""))
+
+
+def a_browser(folder: Path) -> Path:
+    """A program that notes what it is to open."""
+    program = folder / "browser"
+    program.write_text('#!/bin/sh\necho "$1" > opened\n')
+    program.chmod(0o755)
+    return program
+
+
 def test_page_address_in_use_is_one_line(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})
-    page = fleet.controller("--http", "127.0.0.1:0").logs(r"page=http://(\S+)")[1]
+    page = fleet.controller("--http", "127.0.0.1:0").logs(r"page=http://([^/]+)/")[1]
     other = ("--set", f"run.cluster={fleet.cluster}-2", "--state-dir", str(fleet.state("second")))
     (line,) = fleet.controller("--http", page, *other).exits(2).errors
     assert line == (

@@ -23,7 +23,7 @@ def test_run_is_measured_and_recorded(fleet: Fleet) -> None:
     first = fleet.node("node-0", "--metrics", "127.0.0.1:0", "--track", f"tensorboard:{own}")
     url = first.logs(r"metrics .*url=(\S+)")[1]
     second = fleet.node("node-1")
-    page = controller.logs(r'"page": "(\S+?)"')[1]
+    page = controller.logs(r'"page": "(http://[^/]+)/')[1]
     first.logs("run begins")
     assert 'edgenode_round{node="node-0"}' in fetched(url)
     assert 'edgenode_up{node="node-1"} 1.0' in fetched(f"{page}/metrics")

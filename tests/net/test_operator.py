@@ -20,6 +20,7 @@ from edgenode.net.operator_client import OperatorClient, operator_client
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.proto import operator_pb2
 from edgenode.net.rpc import serving
+from edgenode.net.tls import Caller
 
 
 class Run:
@@ -31,6 +32,10 @@ class Run:
 
     def status(self) -> ClusterStatus:
         return ClusterStatus("home", missing=self.missing)
+
+    def open_page(self, who: Caller | None) -> str:
+        self._note("page", who)
+        return "http://127.0.0.1:8080/"
 
     async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
         self._note(graphs, period, wait)
@@ -114,6 +119,7 @@ async def test_every_request_arrives_and_returns_the_round() -> None:
         assert (await calls.rotate(graphs, Period(6), wait=True)).start == 42
         assert (await calls.stop()).start == await calls.pause() == await calls.resume() == 42
         assert (await calls.evict("n1", force=True)).start == 42
+        assert await calls.open_page() == "http://127.0.0.1:8080/"
     assert run.asked == [
         (graphs, Period(6, "epochs"), False),
         (graphs, Period(6), True),
@@ -121,6 +127,7 @@ async def test_every_request_arrives_and_returns_the_round() -> None:
         ("pause",),
         ("resume",),
         ("n1", True),
+        ("page", None),  # of nobody, without certificates
     ]
 
 

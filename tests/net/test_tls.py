@@ -74,7 +74,7 @@ async def server(security: Security) -> AsyncIterator[str]:
     control = ControlServer(IDENTITY, lambda event: None, lambda node, status: None, str)
     peers = PeerServer(IDENTITY, (frozenset(), None))
     peers.open(IDENTITY, lambda message: None, 1000)
-    run = SimpleNamespace(status=lambda: ClusterStatus("home"))
+    run = SimpleNamespace(status=lambda: ClusterStatus("home"), open_page=str)
     authority = SimpleNamespace(subjects=dict)
     services = [
         (peer_server.SERVICE, peers.add_to),

@@ -180,7 +180,11 @@ function listen() {
   stream = new EventSource("/events");
   stream.onmessage = (event) => show(JSON.parse(event.data));
   stream.addEventListener("over", (event) => { over = true; stream.close(); show(JSON.parse(event.data)); history(); });
-  stream.onerror = () => { if (!over) pill("lost the controller"); };
+  stream.onerror = async () => {
+    if (over) return;
+    pill("lost the controller");
+    if (stream.readyState === EventSource.CLOSED && (await fetch("/api/status")).status === 401) location.reload(); // sign in again
+  };
 }
 
 document.addEventListener("visibilitychange", () => { // a hidden page needs no updates

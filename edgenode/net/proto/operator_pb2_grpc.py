@@ -44,6 +44,11 @@ class OperatorServiceStub:
                 request_serializer=edgenode_dot_v1_dot_operator__pb2.WatchRequest.SerializeToString,
                 response_deserializer=edgenode_dot_v1_dot_operator__pb2.WatchResponse.FromString,
                 _registered_method=True)
+        self.OpenPage = channel.unary_unary(
+                '/edgenode.v1.OperatorService/OpenPage',
+                request_serializer=edgenode_dot_v1_dot_operator__pb2.OpenPageRequest.SerializeToString,
+                response_deserializer=edgenode_dot_v1_dot_operator__pb2.OpenPageResponse.FromString,
+                _registered_method=True)
         self.Rotate = channel.unary_unary(
                 '/edgenode.v1.OperatorService/Rotate',
                 request_serializer=edgenode_dot_v1_dot_operator__pb2.RotateRequest.SerializeToString,
@@ -82,6 +87,13 @@ class OperatorServiceServicer:
 
     def Watch(self, request, context):
         """A status now, and another after each change, at most four times a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenPage(self, request, context):
+        """A link that signs the caller in to the controller's page, once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,6 +141,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=edgenode_dot_v1_dot_operator__pb2.WatchRequest.FromString,
                     response_serializer=edgenode_dot_v1_dot_operator__pb2.WatchResponse.SerializeToString,
+            ),
+            'OpenPage': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenPage,
+                    request_deserializer=edgenode_dot_v1_dot_operator__pb2.OpenPageRequest.FromString,
+                    response_serializer=edgenode_dot_v1_dot_operator__pb2.OpenPageResponse.SerializeToString,
             ),
             'Rotate': grpc.unary_unary_rpc_method_handler(
                     servicer.Rotate,
@@ -210,6 +227,33 @@ class OperatorService:
             '/edgenode.v1.OperatorService/Watch',
             edgenode_dot_v1_dot_operator__pb2.WatchRequest.SerializeToString,
             edgenode_dot_v1_dot_operator__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenPage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.v1.OperatorService/OpenPage',
+            edgenode_dot_v1_dot_operator__pb2.OpenPageRequest.SerializeToString,
+            edgenode_dot_v1_dot_operator__pb2.OpenPageResponse.FromString,
             options,
             channel_credentials,
             insecure,
