@@ -132,6 +132,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     decay: Annotated[FractionAbove0, "factor of the learning rate at each milestone"] = 0.1
     warmup_epochs: Annotated[AtLeast0, "epochs in which the learning rate rises linearly to learning_rate"] = 0
     augment: Annotated[bool, "whether training images are varied at random"] = False
+    loss: Annotated[
+        Literal["cross_entropy", "balanced"],
+        "training loss: cross-entropy, or balanced for the classes of the node's own data (docs/algorithms.md)",
+    ] = "cross_entropy"
     buffers: Annotated[
         Literal["local", "average"],
         "BatchNorm statistics at the end: measured by each node for the final model, or averaged by scsp's last phase",

@@ -16,7 +16,7 @@ OTHER: dict[str, Any] = {
     "task.entry": "birds.task:Birds", "task.options": {"width": 32, "name": "x", "deep": False, "sizes": [1, 2.5]},
     "task.data": "own", "task.objective": "samples", "task.image_size": 64, "task.local_steps": 4,
     "task.accumulate": 2, "task.optimizer": "adamw", "task.clip_norm": 1.0, "task.schedule": "cosine",
-    "task.buffers": "average",
+    "task.buffers": "average", "task.loss": "balanced",
     "task.model": "resnet20", "task.norm": "batch", "task.skew": 0.8, "task.alpha": 0.1, "task.batch_size": 16,
     "task.learning_rate": 0.2, "task.momentum": 0.0, "task.weight_decay": 0.0, "task.milestones": (10, 20),
     "task.decay": 0.5, "task.warmup_epochs": 1, "task.augment": True,
