@@ -59,6 +59,7 @@ from edgenode.core.protocol.orders import (
 )
 from edgenode.core.protocol.pending_changes import PendingChanges, missing
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.reports import check_report
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.protocol.signatures import UNSIGNED, Signer
 from edgenode.core.protocol.status import PendingChange
@@ -182,7 +183,8 @@ class Cluster:
         """Handle one event. Return what is to be done, in this order.
 
         Raises:
-            RemoteProtocolError: a node reports records that no controller of this cluster made. Nothing has changed.
+            RemoteProtocolError: a node reports records that no controller of this cluster made, or rounds that the run
+                does not have. Nothing has changed.
         """
         actions = self._handle(event)
         if self.plan is not None and self.plan.latest.end is not None:
@@ -208,6 +210,7 @@ class Cluster:
         assert_never(event)
 
     def _reported(self, node: str, report: NodeReport) -> list[ClusterAction]:
+        check_report(node, report, self.run_spec.rounds)
         match report:
             case Join():
                 return self._joined(node, report)
