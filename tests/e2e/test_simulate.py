@@ -23,14 +23,12 @@ RANDOM = {
     "topology.graphs": ["chord"],
 }
 
-# one block after another, unequal weights of each, the last gossip; few bits in both, and logits that differ by node
+# one block after another, unequal weights of each, the last gossip
 ROLLING = {
     "run.rounds": 14,
     "algorithm.compressor": "rolling",
     "algorithm.share": 0.15,
-    "algorithm.values": "fitted4",
-    "algorithm.gossip_values": "int8",
-    "task.loss": "balanced",
+    "algorithm.values": "int4",
     "topology.graphs": ["chord"],
 }
 # keeps an estimate of every neighbour

@@ -129,6 +129,8 @@ class ClusterSim:
         for name in sorted(state.learners):
             self._nodes.start(name)
         self._disturbances.schedule()
+        for name in state.liars:
+            self._nodes.make_noise(name)
         for callback, args in state.queue:
             if state.queue.now >= self._nodes.pushes.answered_s + state.scenario.patience_s:
                 raise Stuck(f"at {state.queue.now:.6f} s: deadlock: {self._waits()}")
@@ -141,7 +143,7 @@ class ClusterSim:
 
     def _check_end(self) -> None:
         state = self._state
-        nodes = state.nodes | state.exited
+        nodes = {name: node for name, node in (state.nodes | state.exited).items() if name not in state.liars}
         if not nodes or not nodes.keys() <= state.finished.keys():
             raise Stuck(f"at {state.queue.now:.6f} s: nothing is left to happen: {self._waits()}")
         leavers = {leaver for node in nodes.values() for r in node.plan.records for leaver, _ in r.handoffs}

@@ -19,7 +19,7 @@ from edgenode.core.protocol.events import (
     StepDown,
 )
 from edgenode.core.protocol.orders import Join, Offer, Order, Refuse
-from edgenode.errors import LocalProtocolError
+from edgenode.errors import LocalProtocolError, RemoteProtocolError
 from tests.simulation.controller_host import ControllerHost
 from tests.simulation.request_record import RequestRecord
 from tests.simulation.scenario import CONTROLLER
@@ -31,6 +31,10 @@ class Nodes(Protocol):
 
     def connect(self, name: str) -> None:
         """A node opens a control link."""
+        ...
+
+    def lose_link(self, name: str) -> None:
+        """A node notices that its link has ended."""
         ...
 
     def deliver(self, name: str, order: Order) -> None:
@@ -79,7 +83,14 @@ class ControllerShell:
         """Handle an event, and perform the actions, unless the controller crashes in between."""
         if self.cluster is None:
             return
-        actions = self.cluster.handle(event)
+        try:
+            actions = self.cluster.handle(event)
+        except RemoteProtocolError:
+            if not isinstance(event, Reported) or event.node not in self._state.liars:
+                raise
+            self._state.happened["refused a lie"] += 1
+            self._hang_up(event.node)
+            return
         self._state.record(CONTROLLER, event, actions)
         for action in actions:
             if self._crashes_now() or self.cluster is None:
@@ -123,6 +134,14 @@ class ControllerShell:
             del links.of_controller[name]
         if name not in links.of_controller and links.of_nodes.get(name) != link:
             self.handle(Disconnected(name))
+
+    def _hang_up(self, name: str) -> None:
+        """End the link of a node whose report was refused, as the daemon does."""
+        links = self._state.links
+        if links.of_controller.pop(name, None) is not None:
+            self.handle(Disconnected(name))
+        if name in links.of_nodes:
+            self.nodes.lose_link(name)
 
     # --- failure detection --------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from tests.simulation.scenario import (
     CONTROLLER,
     ClockJump,
     Disturbance,
+    Expel,
     Freeze,
     Kill,
     LeaveRequest,
@@ -62,6 +63,8 @@ class Disturbances:
             case PauseFor(request_id, for_s):
                 self._controller.request(Pause(request_id), "pause")
                 self._state.queue.after(for_s, self._resume)
+            case Expel(name):
+                self._expel(name)
             case Rotate() | Stop() | Evict():
                 self._controller.request(disturbance, type(disturbance).__name__.lower())
             case _:
@@ -95,6 +98,18 @@ class Disturbances:
         state.links.of_controller.pop(name, None)
         state.queue.after(state.network.latency_s(), self._nodes.connect, name)
         self._controller.handle(Disconnected(name))
+
+    def _expel(self, name: str) -> None:
+        """The operator evicts a liar. The request is repeated until the liar is out, and its key is revoked then."""
+        state = self._state
+        honest = [node for other, node in state.nodes.items() if other not in state.liars]
+        if honest and all(name not in node.plan.at(node.round).names for node in honest):
+            self._nodes.end(name)
+            state.record(name, "is cut off")
+            return
+        self._controller.request(Evict(-2 - state.queue.serial(), name, force=True), "evict")
+        if not state.all_finished:
+            state.queue.after(state.scenario.retry_s, self._expel, name)
 
     def _resume(self) -> None:
         """The operator that paused the run resumes it. The request is repeated until a controller replies."""

@@ -32,6 +32,7 @@ from tests.simulation.scenario import (
     CONTROLLER,
     ClockJump,
     Disturbance,
+    Expel,
     Freeze,
     Kill,
     LeaveRequest,
@@ -110,6 +111,40 @@ def build_run(seed: int, power_fails: bool = False) -> ClusterSim:
     blocks = rng.choice([1, 1, 1, 2])
     learners = {name: ExactLearner(rounds, mpq(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
     return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z, eta, grain, blocks))
+
+
+def build_run_with_liars(seed: int) -> ClusterSim:
+    """The run of a seed in which members lie, besides some of the other faults. An operator evicts them in the end."""
+    rng = random.Random(f"liars {seed}")
+    nodes, rounds = rng.randint(3, 6), rng.randint(10, 50)
+    names = [f"n{i}" for i in range(nodes)]
+    graphs = tuple(GraphSpec(name) for name in rng.sample(GRAPHS, rng.randint(1, 2)))
+    run_spec = RunSpec("liars", nodes, "run", ScheduleSpec(graphs, Period(rng.randint(1, 5))), rounds=rounds)
+    liars = {name: rng.choice([0.1, 0.5]) for name in rng.sample(names, 1 if nodes < 5 else rng.randint(1, 2))}
+    honest = [name for name in names if name not in liars]
+    disturbances: list[tuple[float, Disturbance]] = [(rng.uniform(0.5, rounds * 0.15), Expel(name)) for name in liars]
+    for request_id in range(rng.randint(0, 2)):
+        when, name = rng.uniform(0.3, rounds * 0.15), rng.choice(honest)
+        others = (Freeze(name, rng.uniform(0.5, 2)), LinkBreak(name), Start(f"x{request_id}"), Kill(name, 1.0),
+                  Rotate(request_id, (GraphSpec(rng.choice("abc")),), Period(1)))  # fmt: skip
+        disturbances.append((when, rng.choice(others)))
+    crash_s = rng.uniform(0.5, rounds * 0.15) if rng.random() < 0.2 else None
+    scenario = Scenario(
+        seed=seed,
+        lose=rng.choice([0, 0, 0.1]),
+        duplicate=rng.choice([0, 0.2]),
+        window=rng.choice([2, 8]),
+        latency_s=rng.choice([(0.001, 0.02), (0.001, 0.3)]),
+        disturbances=tuple(sorted(disturbances, key=lambda timed: timed[0])),
+        crash_s=crash_s,
+        back_s=None if crash_s is None else rng.uniform(0.1, 3),
+        evict_s=1.0,
+        leave_s=10.0,
+        liars=liars,
+        patience_s=200,
+    )
+    learners = {name: ExactLearner(rounds, mpq(i, 3), mpq(1, 4)) for i, name in enumerate(names)}
+    return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z, mpq(1, 4)))
 
 
 def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Disturbance], ...]:
@@ -208,20 +243,19 @@ def main() -> None:
     parser.add_argument(
         "--power-fails", action="store_true", help="the only fault is a power cut for all nodes at once"
     )
+    parser.add_argument("--liars", action="store_true", help="members lie, in runs with seeds of their own")
     add_options(parser)
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last) if last else int(first) + 1)
-    played = trials(partial(build_run, power_fails=options.power_fails), seeds, options.twice, options.jobs)
-    replay = f"python -m tests.simulation.faults {'--power-fails ' if options.power_fails else ''}--seeds {{}}"
+    build = build_run_with_liars if options.liars else partial(build_run, power_fails=options.power_fails)
+    played = trials(build, seeds, options.twice, options.jobs)
+    special = "--liars " if options.liars else "--power-fails " if options.power_fails else ""
+    replay = f"python -m tests.simulation.faults {special}--seeds {{}}"
     summary = report(played, len(seeds), "seed", replay.format, options.first)
     for kind in sorted({*KINDS, *summary.happened}):
         print(f"  {kind}: {summary.happened[kind]}")
-    never = (
-        [kind for kind in KINDS if not summary.happened[kind]]
-        if len(seeds) >= _ENOUGH and not options.power_fails
-        else []
-    )
+    never = [kind for kind in KINDS if not summary.happened[kind]] if len(seeds) >= _ENOUGH and not special else []
     if never:
         print(f"never happened: {', '.join(never)}")
     sys.exit(bool(summary.failures or never))

@@ -4,6 +4,9 @@
 2. Plan: one number has one record, and one round has one graph.
 3. Window: no node buffers more than a window of pushes of one sender.
 4. Pause: a node that was ordered to stand still pushes no further round.
+5. Truth: no honest node adopts a record that a liar made up.
+
+A liar can bring and take mass, so the sum is not checked in a run with liars. Nothing is required of a liar.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import Digraph
 from edgenode.errors import LocalProtocolError
 from tests.simulation.learners import Mass, TrackedLearner
+from tests.simulation.liars import Liars, honest_plan
 from tests.simulation.mass_accounting import MassAccounting, Process
 
 
@@ -33,10 +37,11 @@ class Invariants:
         LocalProtocolError: by every method; an invariant is broken.
     """
 
-    def __init__(self, zero: Mass, window: int, happened: Counter[str]) -> None:
+    def __init__(self, zero: Mass, window: int, happened: Counter[str], liars: Liars) -> None:
         self.graphs: dict[int, Digraph] = {}
         self.halted: dict[str, int] = {}
         self._accounting, self._window, self._happened = MassAccounting(zero), window, happened
+        self._liars = liars
         self._processes: dict[str, Process] = {}  # of the members
         self._digests: dict[int, str] = {}
         self._checked: dict[str, Plan] = {}
@@ -47,6 +52,7 @@ class Invariants:
         """A process becomes a member."""
         self._processes[name] = _process(name, t, plan)
         self._accounting.join(self._processes[name], learner, t)
+        require(name in self._liars or honest_plan(plan, self._liars), f"{name} was given a forged record")
 
     def resumed(self, plan: Plan, t: int) -> bool:
         """A process resumes after all were down. True for the first one: the accounting begins again in that round."""
@@ -64,12 +70,15 @@ class Invariants:
 
     def acted(self, name: str, plan: Plan, learner: TrackedLearner, action: NodeAction) -> None:
         """A process emitted an action: its own state has changed already."""
+        if name in self._liars:
+            return
         match action:
             case Push(to, message):
                 t = message.round
                 require(t <= self.halted.get(name, t), f"{name} pushed {t}, although it was ordered to stand still")
                 sender, receiver = _process(name, t, plan), _process(to, t, plan)
-                self._accounting.pushed(sender, receiver, t, learner.share(message))
+                if not self._liars:
+                    self._accounting.pushed(sender, receiver, t, learner.share(message))
             case Answer(to, ack):
                 t = ack.round
                 self._answered(_process(to, t, plan), _process(name, t, plan), t, ack.verdict)
@@ -79,7 +88,7 @@ class Invariants:
                 self._adopt(name, plan, record)
 
     def _answered(self, sender: Process, receiver: Process, t: int, verdict: Verdict) -> None:
-        if verdict is Verdict.OK:
+        if verdict is Verdict.OK and not self._liars:
             self._accounting.mixed(receiver, sender, t)
         seen = verdict is Verdict.SEEN and not self._accounting.is_evicted(receiver)
         require(not (seen and self._accounting.awaits(sender, receiver, t)), f"{sender}'s {t} was never mixed")
@@ -92,6 +101,7 @@ class Invariants:
 
     def _adopt(self, name: str, plan: Plan, record: Record) -> None:
         """An eviction counts once a node knows of it. Until then the controller may lose it with its disk."""
+        require(record.digest not in self._liars.forged, f"{name} adopted a forged record: {record.to_json()}")
         first = record.digest not in self._adopted
         self._adopted.add(record.digest)
         self._happened["leave"] += first * len(record.handoffs)
@@ -108,7 +118,7 @@ class Invariants:
 
     def check(self, name: str, node: Node, learner: TrackedLearner) -> None:
         """Check everything after a process did something."""
-        if self._is_abandoned(node.plan):
+        if name in self._liars or self._is_abandoned(node.plan):
             return
         if not self._accounting.is_evicted(self._processes[name]):
             if self._checked.get(name) is not node.plan:
@@ -122,7 +132,7 @@ class Invariants:
         u = () if mass is None else mass[-learner.blocks :]
         require(all(weight > 0 for weight in u), f"u of {name} is not positive")
         excess = self._accounting.excess()
-        if excess.any():
+        if excess.any() and not self._liars:
             error, scale = max(abs(excess)), 1 + max(abs(self._accounting.expected))
             require(bool(error <= learner.tolerance * scale), f"mass is off by {error}")
 

@@ -27,7 +27,7 @@ from edgenode.core.protocol.events import (
     Train,
     Trained,
 )
-from edgenode.core.protocol.messages import Message
+from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import (
     EvictionCommitted,
@@ -49,7 +49,7 @@ from edgenode.core.protocol.orders import (
 )
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import DataSize
-from edgenode.errors import Evicted, LocalProtocolError
+from edgenode.errors import Evicted, LocalProtocolError, RemoteProtocolError
 from tests.simulation.controller_shell import ControllerShell
 from tests.simulation.invariants import require
 from tests.simulation.learners import TrackedLearner
@@ -89,9 +89,20 @@ class NodeShells:
     # --- the event loop -----------------------------------------------------------------------------
 
     def _handle(self, name: str, event: NodeEvent) -> None:
-        node = self._state.nodes.get(name)
-        if node:
-            self._perform(name, event, node.handle(event))
+        node, liars = self._state.nodes.get(name), self._state.liars
+        if node is None:
+            return
+        try:
+            actions = node.handle(event)
+        except RemoteProtocolError as exc:
+            if not liars.excuse(name, event):
+                raise
+            self._state.happened["refused a lie"] += 1
+            if isinstance(event, Received):  # as the daemon does
+                refusal = Ack(event.message.round, Verdict.ERROR, 0, str(exc))
+                self.pushes.answer(name, event.message.sender, Answered(name, refusal))
+            return
+        self._perform(name, event, actions)
 
     def _perform(self, name: str, cause: Any, actions: list[NodeAction]) -> None:
         """Perform the actions of a node, unless it dies in between. Its own state has changed already."""
@@ -116,9 +127,12 @@ class NodeShells:
                 state.happened["slow"] += name in scenario.slow
                 state.processes.after(duration, name, self._train, name, t, z)
             case Push(to, message):
-                self.pushes.push(name, to, message)
+                lied = name in state.liars
+                self.pushes.push(name, to, state.liars.push(state.nodes[name], message) if lied else message)
             case Answer(to, ack):
-                self.pushes.answer(name, to, Answered(name, ack))
+                lied = name in state.liars
+                said = state.liars.ack(state.nodes[name], ack) if lied else ack
+                self.pushes.answer(name, to, Answered(name, said))
             case Report(report):
                 self._send_up(name, report)
             case PlanChanged(record):
@@ -134,10 +148,12 @@ class NodeShells:
                 self._report_progress(name)
                 if scenario.leave_s is not None:
                     state.processes.after(scenario.leave_s, name, self._exit, name)
-            case Fail(Evicted()):
+            case Fail(Evicted()) if name not in state.liars:
                 state.happened["restarted after its eviction"] += 1
                 self.end(name)
                 self.start(name)
+            case Fail() if name in state.liars:
+                pass  # it lies on
             case Fail(error):
                 raise error
             case Await() | Evaluate() | Publish():
@@ -154,6 +170,19 @@ class NodeShells:
     def _receive(self, name: str, message: Message) -> None:
         """A push arrives. At a process that is not a member yet it is lost, and its sender repeats it."""
         self._handle(name, Received(message))
+
+    def make_noise(self, name: str) -> None:
+        """A liar sends something out of turn to anyone, and does so again."""
+        state, rng = self._state, self._state.rng
+        if name in state.nodes:
+            to = rng.choice([other for other in sorted(state.learners) if other != name])
+            if message := state.liars.noise(state.nodes[name]):
+                self.pushes.send_once(name, to, message)
+            self.pushes.answer(name, to, Answered(name, state.liars.unasked_ack(state.nodes[name])))
+            self._report_progress(name)
+            state.happened["lie"] += 1
+        if not state.all_finished or not state.nodes:
+            state.processes.after(rng.uniform(0.02, 0.4), name, self.make_noise, name)
 
     # --- start and end ------------------------------------------------------------------------------
 
@@ -246,6 +275,8 @@ class NodeShells:
         self._controller.watch(name)
 
     def _send_up(self, name: str, report: NodeReport) -> None:
+        if name in self._state.liars:
+            report = self._state.liars.report(self._state.nodes.get(name), report)
         self._state.links.send_up(name, self._controller.handle, Reported(name, report))
 
     def _report_progress(self, name: str) -> None:

@@ -56,6 +56,10 @@ class PushChannel:
         """A node answers a push."""
         self._send(name, to, self._take_answer, to, event)
 
+    def send_once(self, name: str, to: str, message: Message) -> None:
+        """A node sends a push out of turn, and does not repeat it."""
+        self._send(name, to, self._receive, to, message)
+
     def drop(self, name: str, receivers: set[str]) -> None:
         """A node stops pushing to some receivers."""
         self._unanswered = {k: m for k, m in self._unanswered.items() if k[0] != name or k[2] not in receivers}

@@ -76,8 +76,15 @@ class PauseFor:
     for_s: float
 
 
+@dataclass(frozen=True)
+class Expel:
+    """An operator evicts a liar, repeating until it is done. Its key is revoked then, and its process cut off."""
+
+    node: str
+
+
 ProcessFault = Kill | Freeze | Start
-Disturbance = Rotate | Stop | Evict | PauseFor | LeaveRequest | LinkBreak | ProcessFault | Partition | ClockJump
+Disturbance = Rotate | Stop | Evict | PauseFor | LeaveRequest | LinkBreak | Expel | ProcessFault | Partition | ClockJump
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,7 @@ class Scenario:
         sync_s: range of the time until a checkpoint is safe on disk.
         disturbances: (when, what).
         leave_s: how long after its end a node exits, whether or not others still wait for its answer; None for never.
+        liars: node -> the share of its messages that are lies (`liars`).
         patience_s: a run in which no push was answered for so long counts as deadlocked.
     """
 
@@ -123,4 +131,5 @@ class Scenario:
     checkpoint_every: int = 0
     disturbances: tuple[tuple[float, Disturbance], ...] = ()
     leave_s: float | None = None
+    liars: Mapping[str, float] = field(default_factory=dict)
     patience_s: float = 600.0

@@ -15,6 +15,7 @@ from tests.simulation.event_queue import EventQueue, Processes
 from tests.simulation.host_disks import HostDisks
 from tests.simulation.invariants import Invariants
 from tests.simulation.learners import TrackedLearner
+from tests.simulation.liars import Liars
 from tests.simulation.lossy_network import LossyNetwork
 from tests.simulation.scenario import Scenario
 from tests.simulation.transcript import Transcript
@@ -29,6 +30,7 @@ class SimState:
         exited: the state machines of the members whose processes have exited after their end.
         finished: how each node ended.
         happened: how often each kind of fault has happened.
+        liars: the members that lie.
         moments: how often a host could have crashed so far: before, between and after its actions.
     """
 
@@ -47,7 +49,9 @@ class SimState:
         self.network = LossyNetwork(scenario, self.rng, self.happened)
         self.links = ControlLinks(self.queue, self.processes, self.network)
         self.disks = HostDisks(run_spec.run_digest, self.rng, self.happened)
-        self.invariants = Invariants(0 * next(iter(learners.values())).mass(), scenario.window, self.happened)
+        self.liars = Liars(scenario.seed, scenario.liars)
+        zero = 0 * next(iter(learners.values())).mass()
+        self.invariants = Invariants(zero, scenario.window, self.happened, self.liars)
 
     @property
     def all_finished(self) -> bool:
