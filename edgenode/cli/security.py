@@ -119,9 +119,9 @@ def join(line: str, name: str, out: Path | None) -> None:
 @click.option("--yes", is_flag=True, envvar="EDGENODE_YES", help="Do not ask.")
 @cluster_options
 def revoke(name: str, role: str, yes: bool, where: Where) -> None:
-    """Revoke the key of NAME: the controller refuses it from now on.
+    """Revoke the key of NAME: every process of the cluster refuses it from now on, and ends its connections.
 
-    The other nodes take the pushes of a node as long as it is a member. Evict it too.
+    A node that is a member is evicted. It can come back with another key (edgenode invite NAME).
 
     \b
     Examples:

@@ -5,6 +5,7 @@ It is made before the servers start, because they need its credentials.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from edgenode.security.certificates import public_key_id
 log = structlog.get_logger()
 
 FIRST_INVITES_S = 3600
+_CHECK_EVERY_S = 0.2
 
 
 class Enrolment:
@@ -53,12 +55,23 @@ class Enrolment:
         self.security = MutualTls(self._authority.controller(), self._authority.admits)
         self.signer = self._authority.signer()
 
-    @asynccontextmanager
-    async def serving(self, options: Options, hang_up: Callable[[str], None]) -> AsyncIterator[Services]:
-        """Serve the enrolment, and open the first invites. Yields the gRPC services that belong to it.
+    async def watch_revocations(self, revoke: Callable[[frozenset[str]], None]) -> None:
+        """Pass on which keys are revoked: those of before the start, of operators, and of devices that enrol again.
 
-        Args:
-            hang_up: ends the live streams of a node whose key is revoked.
+        The register is on disk, and other processes may change it, too.
+        """
+        known = frozenset[str]()
+        while True:
+            revoked = await asyncio.to_thread(self._authority.revoked)
+            if new := revoked - known:
+                self.security.revoke(new)
+                revoke(new)
+            known = revoked
+            await asyncio.sleep(_CHECK_EVERY_S)
+
+    @asynccontextmanager
+    async def serving(self, options: Options) -> AsyncIterator[Services]:
+        """Serve the enrolment, and open the first invites. Yields the gRPC services that belong to it.
 
         Raises:
             ConfigError: the address cannot be bound.
@@ -67,7 +80,7 @@ class Enrolment:
         async with serving_http(app, listen, "--enrol", self._authority.controller_file) as url:
             host, port = split_address(listen)[0], split_address(url.rpartition("/")[2])[1]
             addresses = tuple(join_address(address, port) for address in interfaces_for(host))
-            server = CredentialServer(self._authority, self._cluster, addresses, hang_up)
+            server = CredentialServer(self._authority, self._cluster, addresses)
             log.info("devices enrol here", listen=join_address(host, port))
             for _ in range(options.invites):
                 options.show_invite(str(server.open_invite("node", "", FIRST_INVITES_S)))

@@ -43,6 +43,7 @@ from edgenode.core.protocol.events import (
     Persist,
     Reply,
     Reported,
+    Revoke,
     Send,
     StepDown,
 )
@@ -150,7 +151,7 @@ class Controller:
             if self._enrolment is None:
                 log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
             else:
-                enrolling = self._enrolment.serving(self.options, self._control.hang_up)
+                enrolling = self._enrolment.serving(self.options)
                 services = [*services, *await stack.enter_async_context(enrolling)]
             server = serving(listen, services, reflection=self.options.reflection, security=self._security)
             port = await stack.enter_async_context(server)
@@ -177,6 +178,9 @@ class Controller:
                     group.create_task(self._recorder.record(), name="history"),
                     group.create_task(self._tracking.run(), name="tracking"),
                 ]
+                if self._enrolment is not None:
+                    watching = self._enrolment.watch_revocations(lambda keys: self._mailbox.put_nowait(Revoke(keys)))
+                    helpers.append(group.create_task(watching, name="revocations"))
                 beat = group.create_task(Notifier().beat(self.operator_service.summary), name="systemd")
                 await self._wait_until_over()
                 for helper in helpers:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -21,7 +22,7 @@ from edgenode.net.peer_client import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import reject
 from edgenode.net.status_wire import node_status_from_wire
-from edgenode.net.tls import require_name
+from edgenode.net.tls import key_of_caller, require_name
 from edgenode.net.wire import Identity
 
 log = structlog.get_logger()
@@ -73,7 +74,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             first = (await anext(aiter(requests), control_pb2.AttendRequest())).join
             name = self._identity.check(first.identity, context.peer()).node
             require_name(context, name)
-            join = join_from_wire(first)
+            join = replace(join_from_wire(first), key=key_of_caller(context))
             if rival := await self._rival(name, join):
                 why = f"node id {name!r} is taken by {rival}; give the process at {join.address} another --name"
                 log.warning("refused a node", node=name, reason=why)

@@ -30,11 +30,10 @@ class CredentialClient:
         self._target, self._security = target, security
 
     async def renew(self, own: Credentials) -> Credentials:
-        """Another certificate for the same subject, with a new key."""
-        key = certificates.make_key()
-        request = credential_pb2.RenewRequest(request=certificates.signing_request(key))
+        """Another certificate for the same subject and the same key."""
+        request = credential_pb2.RenewRequest(request=certificates.signing_request(own.key))
         response = await self._call(lambda stub: stub.Renew(request, timeout=_TIMEOUT_S))
-        renewed = Credentials(key, response.certificate, own.authority)
+        renewed = Credentials(own.key, response.certificate, own.authority)
         certificates.check_issued(renewed)
         return renewed
 

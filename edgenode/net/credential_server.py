@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -32,13 +32,10 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
     Args:
         cluster: for the invites.
         addresses: host:port of the enrolment service, the most likely first.
-        hang_up: ends the live streams of a node whose key is revoked.
     """
 
-    def __init__(
-        self, authority: Authority, cluster: str, addresses: tuple[str, ...], hang_up: Callable[[str], None]
-    ) -> None:
-        self._authority, self._cluster, self._addresses, self._hang_up = authority, cluster, addresses, hang_up
+    def __init__(self, authority: Authority, cluster: str, addresses: tuple[str, ...]) -> None:
+        self._authority, self._cluster, self._addresses = authority, cluster, addresses
         self._one_at_a_time = asyncio.Lock()  # of the authority's register
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -92,13 +89,11 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
     async def Revoke(
         self, request: credential_pb2.RevokeRequest, context: grpc.aio.ServicerContext
     ) -> credential_pb2.RevokeResponse:
-        """Revoke a key, and end its live streams."""
+        """Revoke a key. The controller ends its live streams."""
         async with self._changing(context):
             subject = Subject(_role(request.role), request.name)
             key_id = await asyncio.to_thread(self._authority.revoke, subject)
             log.warning("revoked a key", subject=str(subject))
-            if subject.role == "node":
-                self._hang_up(subject.name)
             return credential_pb2.RevokeResponse(id=key_id)
 
     @asynccontextmanager

@@ -21,6 +21,7 @@ from edgenode.core.protocol.orders import (
     Order,
     Progress,
     Refuse,
+    Revoked,
     Sponsor,
     Standby,
     Welcome,
@@ -50,8 +51,9 @@ from edgenode.net.wire import (
 def order_to_wire(order: Order) -> control_pb2.AttendResponse:
     """An order."""
     match order:
-        case Hello(leadership, paused):
-            hello = control_pb2.Hello(leadership=leadership_to_wire(leadership), paused=paused)
+        case Hello(leadership, paused, revoked):
+            leads = leadership_to_wire(leadership)
+            hello = control_pb2.Hello(leadership=leads, paused=paused, revoked=sorted(revoked))
             return control_pb2.AttendResponse(hello=hello)
         case Halt(halted):
             return control_pb2.AttendResponse(halt=control_pb2.Halt(halted=halted))
@@ -74,6 +76,8 @@ def order_to_wire(order: Order) -> control_pb2.AttendResponse:
             return control_pb2.AttendResponse(eviction_committed=committed)
         case LeaveRefused(reason):
             return control_pb2.AttendResponse(stay=reason)
+        case Revoked(keys):
+            return control_pb2.AttendResponse(revoked=control_pb2.Revoked(keys=sorted(keys)))
         case Abort(reason):
             return control_pb2.AttendResponse(abort=control_pb2.Abort(reason=reason))
     assert_never(order)
@@ -87,7 +91,8 @@ def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
     """
     match wire.WhichOneof("order"):
         case "hello":
-            return Hello(leadership_from_wire(wire.hello.leadership), wire.hello.paused)
+            hello = wire.hello
+            return Hello(leadership_from_wire(hello.leadership), hello.paused, frozenset(hello.revoked))
         case "halt":
             return Halt(wire.halt.halted)
         case "welcome":
@@ -110,6 +115,8 @@ def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
             return EvictionCommitted(records_from_wire(wire.eviction_committed.records))
         case "stay":
             return LeaveRefused(wire.stay)
+        case "revoked":
+            return Revoked(frozenset(wire.revoked.keys))
         case "abort":
             return Abort(reason_from_wire(wire.abort.reason))
     return None

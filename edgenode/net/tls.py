@@ -4,16 +4,18 @@
    not know the name yet.
 2. A server verifies the CA of a client. Then, for every call, its door compares role and method (`security.access`),
    and asks whether the caller's key is still valid. Certificates live long, so a revoked key has a valid one.
-3. A live stream survives the expiry and the revocation of its certificate. Whoever revokes a key closes its streams.
+3. A live stream survives the expiry of its certificate. `Security.revoke` ends those of a revoked key.
 4. A client does not reload its certificate: a renewed one counts from the next connection on. A server asks for its
    certificate at every handshake.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -26,10 +28,12 @@ from edgenode.security.subject import Subject
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
 Options = Sequence[tuple[str, Any]]
 Caller = tuple[Subject, str]
 """Who calls, and the id of its key."""
 _NAMES, _CERTIFICATE = "x509_subject_alternative_name", "x509_pem_cert"
+_END = object()
 
 
 class Security(Protocol):
@@ -51,6 +55,10 @@ class Security(Protocol):
         """
         ...
 
+    def revoke(self, key_ids: Iterable[str]) -> None:
+        """Refuse these keys from now on, and end the live calls of whoever has shown one."""
+        ...
+
 
 class Insecure:
     """No protection: whoever reaches a server may do everything. For a trusted loopback only."""
@@ -65,6 +73,9 @@ class Insecure:
     def bind(self, server: grpc.aio.Server, listen: str) -> int:
         return int(server.add_insecure_port(listen))
 
+    def revoke(self, key_ids: Iterable[str]) -> None:
+        del key_ids
+
 
 INSECURE = Insecure()
 
@@ -73,11 +84,12 @@ class MutualTls:
     """TLS with the credentials of this process.
 
     Args:
-        admits: whether a key (its id) is valid for a subject. Asked at every call.
+        admits: whether a key (its id) is valid for a subject. Asked at every call. May be replaced.
     """
 
     def __init__(self, credentials: Credentials, admits: Callable[[Subject, str], bool]) -> None:
-        self._credentials, self._admits = credentials, admits
+        self._credentials, self.admits = credentials, admits
+        self._calls = _LiveCalls()
 
     @property
     def credentials(self) -> Credentials:
@@ -94,7 +106,13 @@ class MutualTls:
         return grpc.aio.secure_channel(target, ours, options=[*options, ("grpc.ssl_target_name_override", server)])
 
     def server(self, options: Options) -> grpc.aio.Server:
-        return grpc.aio.server(options=options, interceptors=[_Door(self._admits)])
+        return grpc.aio.server(options=options, interceptors=[_Door(self._admitted, self._calls)])
+
+    def _admitted(self, subject: Subject, key_id: str) -> bool:
+        return key_id not in self._calls.revoked and self.admits(subject, key_id)
+
+    def revoke(self, key_ids: Iterable[str]) -> None:
+        self._calls.revoke(frozenset(key_ids))
 
     def bind(self, server: grpc.aio.Server, listen: str) -> int:
         current = grpc.dynamic_ssl_server_credentials(
@@ -120,6 +138,16 @@ def caller(context: grpc.aio.ServicerContext) -> Caller | None:
     return Subject.of_names(names), public_key_id(shown[_CERTIFICATE][0])
 
 
+def key_of_caller(context: grpc.aio.ServicerContext) -> str:
+    """The id of the key of whoever calls. Empty on a connection without TLS.
+
+    Raises:
+        SecurityError: as `caller`.
+    """
+    found = caller(context)
+    return found[1] if found is not None else ""
+
+
 def require_name(context: grpc.aio.ServicerContext, name: str) -> None:
     """Check that a node speaks under the name in its certificate.
 
@@ -131,11 +159,15 @@ def require_name(context: grpc.aio.ServicerContext, name: str) -> None:
         raise RemoteProtocolError(f"{found[0]} speaks as {name!r}: a node speaks under its own name only")
 
 
+async def _next(responses: AsyncIterator[Any]) -> Any:
+    return await anext(responses, _END)
+
+
 class _Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Checks the caller of every call before the call begins."""
 
-    def __init__(self, admits: Callable[[Subject, str], bool]) -> None:
-        self._admits = admits
+    def __init__(self, admits: Callable[[Subject, str], bool], calls: _LiveCalls) -> None:
+        self._admits, self._calls = admits, calls
 
     async def intercept_service(
         self,
@@ -143,9 +175,12 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler | None:
         handler = await continuation(handler_call_details)
-        return None if handler is None else _Guarded(handler, lambda ctx: self._check(handler_call_details.method, ctx))
+        if handler is None:
+            return None
+        return _Guarded(handler, lambda context: self._check(handler_call_details.method, context), self._calls)
 
-    async def _check(self, method: str, context: grpc.aio.ServicerContext) -> None:
+    async def _check(self, method: str, context: grpc.aio.ServicerContext) -> str:
+        """The id of the caller's key, if it may call."""
         try:
             found = caller(context)
             if found is None:
@@ -158,34 +193,81 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except SecurityError as exc:
             log.warning("refused a call", method=method, peer=context.peer(), reason=str(exc))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(exc))
+            raise  # not reached: abort raises
+        return key_id
+
+
+class _LiveCalls:
+    """The work of the live calls, by the key that the caller has shown.
+
+    Attributes:
+        revoked: the ids of keys that count no more.
+    """
+
+    def __init__(self) -> None:
+        self.revoked: frozenset[str] = frozenset()
+        self._work: dict[str, set[asyncio.Task[Any]]] = {}
+
+    def revoke(self, key_ids: frozenset[str]) -> None:
+        """End the calls of these keys."""
+        self.revoked |= key_ids
+        for key_id in key_ids & self._work.keys():
+            log.warning("ending the calls of a revoked key", key=key_id[:16], calls=len(self._work[key_id]))
+            for work in self._work[key_id]:
+                work.cancel()
+
+    async def run(self, key_id: str, work: Coroutine[Any, Any, T], context: grpc.aio.ServicerContext) -> T:
+        """Do the work of a call, and end the call if its key is revoked meanwhile."""
+        task = asyncio.create_task(work, name="call")
+        self._work.setdefault(key_id, set()).add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if key_id in self.revoked and not _is_cancelled():
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the key was revoked")
+            raise
+        finally:
+            self._work[key_id].discard(task)
+            if not self._work[key_id]:
+                del self._work[key_id]
+
+
+def _is_cancelled() -> bool:
+    """Whether this task itself is cancelled, as when the caller hangs up."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class _Guarded(grpc.RpcMethodHandler):  # type: ignore[misc]
     """A handler that is called only after a check has passed."""
 
     def __init__(
-        self, inner: grpc.RpcMethodHandler, check: Callable[[grpc.aio.ServicerContext], Awaitable[None]]
+        self,
+        inner: grpc.RpcMethodHandler,
+        check: Callable[[grpc.aio.ServicerContext], Awaitable[str]],
+        calls: _LiveCalls,
     ) -> None:
         self.request_streaming, self.response_streaming = inner.request_streaming, inner.response_streaming
         self.request_deserializer = inner.request_deserializer
         self.response_serializer = inner.response_serializer
         for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
             behaviour = getattr(inner, kind)
-            setattr(self, kind, None if behaviour is None else _after(check, behaviour))
+            setattr(self, kind, None if behaviour is None else _after(check, calls, behaviour))
 
 
 def _after(
-    check: Callable[[grpc.aio.ServicerContext], Awaitable[None]], behaviour: Callable[..., Any]
+    check: Callable[[grpc.aio.ServicerContext], Awaitable[str]], calls: _LiveCalls, behaviour: Callable[..., Any]
 ) -> Callable[..., Any]:
     """A method that checks its context first. gRPC distinguishes coroutines and asynchronous generators."""
 
     async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        await check(context)
-        return await behaviour(request, context)
+        key_id = await check(context)
+        return await calls.run(key_id, behaviour(request, context), context)
 
     async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        await check(context)
-        async for response in behaviour(request, context):
-            yield response
+        key_id = await check(context)
+        async with aclosing(behaviour(request, context)) as responses:
+            while (response := await calls.run(key_id, _next(responses), context)) is not _END:
+                yield response
 
     return stream if inspect.isasyncgenfunction(behaviour) else call

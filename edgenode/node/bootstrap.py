@@ -36,6 +36,7 @@ from edgenode.core.protocol.orders import (
     Offer,
     Order,
     Refuse,
+    Revoked,
     Sponsor,
     Standby,
     Welcome,
@@ -200,14 +201,17 @@ class ControllerBootstrap:
             RemoteProtocolError: the greeting is not that of a controller of this cluster.
         """
         match order:
-            case Hello(leadership, paused):
+            case Hello(leadership, paused, revoked):
                 self._local.verifier.verify(leadership)
                 self._follow(leadership)
+                self._options.security.revoke(revoked)
                 self.mailbox.post(Halt(paused))
             case Welcome():
                 self._welcomes.put_nowait(order)
             case Sponsor():
                 self._fetcher.sponsors.put_nowait(order)
+            case Revoked(keys):
+                self._options.security.revoke(keys)
             case LeaveRefused(reason):
                 self._shutdown.stop(reason)
             case Standby(present, missing):

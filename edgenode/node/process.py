@@ -51,6 +51,7 @@ from edgenode.observability.metrics import TOKEN, metrics_app
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tracking import Tracking
 from edgenode.security.secret_files import kept_secret
+from edgenode.security.subject import Subject
 from edgenode.storage import model_file, result_file
 from edgenode.storage.state_folder import claimed
 
@@ -80,6 +81,8 @@ class NodeProcess:
         self._server = PeerServer(self.identity, self.saved)
         self._worker = workload.worker()
         self._verifier = verifier(options)
+        if isinstance(options.security, MutualTls):
+            options.security.admits = self._admits
         self._shutdown = Shutdown(self._interrupt)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -147,6 +150,13 @@ class NodeProcess:
         address, cluster = join_address(self.options.listen_host, port), self.identity.cluster
         log.info("listening", node=self.options.name, address=address, cluster=cluster)
         return LocalNode(self.identity, self.saved, data, port, self._verifier)
+
+    def _admits(self, subject: Subject, key_id: str) -> bool:
+        """Whether the plan lets somebody in who shows a key."""
+        if self._runner is None or subject.role != "node":
+            return True
+        snapshot = self._runner.progress.snapshot
+        return snapshot.plan.admits(subject.name, key_id, snapshot.round)
 
     @asynccontextmanager
     async def _announced(self, port: int) -> AsyncIterator[Discovery]:

@@ -262,6 +262,7 @@ class NodeRunner:
             case PlanChanged(record):
                 for evicted, _ in record.evictions:
                     self._peers.drop(evicted)
+                self._server.identity.security.revoke(record.revoked)
                 log.info("plan changes", record=record.number, at_round=record.start, **_described(record))
             case Finish():
                 await self._finish(action)

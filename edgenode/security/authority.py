@@ -98,9 +98,11 @@ class Authority:
         """What signs the records and greetings of this cluster's controller."""
         return AuthoritySigner(self._ca)
 
-    @property
     def revoked(self) -> frozenset[str]:
-        """The ids of all revoked keys."""
+        """The ids of all revoked keys, those that another process has revoked included."""
+        if self._is_stale():
+            with self._changing():
+                pass
         return frozenset(self._register.revoked)
 
     def subjects(self) -> dict[Subject, str]:

@@ -26,6 +26,7 @@ from edgenode.core.protocol.orders import (
     Order,
     Progress,
     Refuse,
+    Revoked,
     Sponsor,
     Standby,
     Welcome,
@@ -67,7 +68,8 @@ names = st.from_regex(PATTERN)
 name_sets = st.frozensets(names, max_size=3)
 text_tuples = st.lists(texts, max_size=3).map(tuple)
 plans = st.integers(0, 3).map(a_plan)
-leaderships = st.builds(Leadership, uint64s, texts, texts)
+leaderships = st.builds(Leadership, uint64s, texts, texts, texts, texts)
+keys = st.frozensets(texts, max_size=3)
 fence_answers = st.builds(
     FenceAnswer,
     uint64s,
@@ -78,7 +80,8 @@ fence_answers = st.builds(
 )
 aborts = st.builds(Abort, st.from_regex(r"^[ -~]{0,9}\Z"))
 orders: st.SearchStrategy[Order] = st.one_of(
-    st.builds(Hello, leaderships, st.booleans()),
+    st.builds(Hello, leaderships, st.booleans(), keys),
+    st.builds(Revoked, keys),
     st.builds(Halt, st.booleans()),
     st.builds(Welcome, plans, uint64s),
     st.builds(Refuse, texts),
@@ -165,6 +168,7 @@ ORDERS: list[tuple[Order, str]] = [
     (EvictionCommitted(PLAN.records), f"3287020a8402{RECORD}"),
     (LeaveRefused("no"), "42026e6f"),
     (Abort("no"), "5a040a026e6f"),
+    (Revoked(frozenset({"b", "a"})), "62060a01610a0162"),
 ]
 
 

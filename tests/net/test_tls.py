@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import SimpleNamespace
@@ -59,6 +60,23 @@ class Method:
             return exc.code()
         return grpc.StatusCode.OK
 
+    async def live(self, there: grpc.aio.Channel, node: str) -> grpc.aio.Call:
+        """A call of a node that stays open, once the server has taken it."""
+        if not self.streams_requests:
+            watch = there.unary_stream(self.name)(b"")
+            await watch.read()
+            return watch
+        identity = Identity("home", node, "run", process="p").to_wire()
+        push = "Push" in self.name
+        join = control_pb2.AttendRequest(join=control_pb2.Join(identity=identity, address="127.0.0.1:1"))
+        first = peer_pb2.PushRequest(hello=identity) if push else join
+        stream = there.stream_stream(self.name)()
+        await stream.write(first.SerializeToString())
+        await (stream.read() if push else stream.wait_for_connection())
+        if not push:
+            await asyncio.sleep(0.2)  # the server sends nothing until a cluster gives an order
+        return stream
+
 
 METHODS = [
     Method(f"/{service.full_name}/{method.name}", method.client_streaming, method.server_streaming)
@@ -80,7 +98,7 @@ async def server(security: Security) -> AsyncIterator[str]:
         (peer_server.SERVICE, peers.add_to),
         (control_server.SERVICE, control.add_to),
         (operator_server.SERVICE, OperatorServer(run).add_to),  # type: ignore[arg-type]
-        (credential_server.SERVICE, CredentialServer(authority, "home", (), lambda subject: None).add_to),
+        (credential_server.SERVICE, CredentialServer(authority, "home", ()).add_to),
     ]
     async with serving(ANY, services, grace_s=0, reflection=True, security=security) as port:
         yield f"127.0.0.1:{port}"
@@ -109,6 +127,24 @@ async def test_revoked_key_may_call_nothing() -> None:
     async with server(tls(SERVER, revoked)) as target, channel(target, tls(credentials), SERVER_NAME) as there:
         for method in METHODS:
             assert await method.call(there) is grpc.StatusCode.PERMISSION_DENIED, method.name
+
+
+@pytest.mark.parametrize("name", ["PeerService/Push", "ControlService/Attend", "Health/Watch"])
+async def test_revocation_ends_live_streams_and_only_those(name: str) -> None:
+    method = next(method for method in METHODS if method.name.endswith(name))
+    serving_side, keys = tls(SERVER), [certificates.make_credentials(CA, Subject("node", f"n{i}")) for i in (1, 2)]
+    async with server(serving_side) as target, AsyncExitStack() as stack:
+        streams = []
+        for own in keys:
+            there = await stack.enter_async_context(channel(target, tls(own), SERVER_NAME))
+            streams.append(await method.live(there, own.subject.name))
+        serving_side.revoke([certificates.public_key_id(keys[0].certificate)])
+        async with asyncio.timeout(1):
+            assert await streams[0].code() is grpc.StatusCode.PERMISSION_DENIED
+        assert not streams[1].done()
+        again = await stack.enter_async_context(channel(target, tls(keys[0]), SERVER_NAME))
+        assert await method.call(again) is grpc.StatusCode.PERMISSION_DENIED
+        streams[1].cancel()
 
 
 def strangers() -> dict[str, Security]:

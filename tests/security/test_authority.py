@@ -105,7 +105,7 @@ def test_taken_name_needs_an_invite_for_that_name(reopen: Callable[[], Authority
         enrolled(authority, "n0")
     new = enrolled(authority, "n0", invited="n0")
     assert authority.admits(N0, certificates.public_key_id(new.certificate))
-    assert authority.revoked == {certificates.public_key_id(old.certificate)}
+    assert authority.revoked() == {certificates.public_key_id(old.certificate)}
 
 
 def test_invite_for_another_name_is_refused(reopen: Callable[[], Authority]) -> None:
@@ -121,7 +121,7 @@ def test_old_key_is_valid_until_the_renewed_one_is_used(reopen: Callable[[], Aut
     authority.issue(N0, certificates.signing_request(lost))
     renewed = authority.issue(N0, certificates.signing_request(new))
     assert authority.admits(N0, old)
-    assert old not in authority.revoked
+    assert old not in authority.revoked()
     assert reopen().admits(N0, certificates.public_key_id(renewed))
     assert not reopen().admits(N0, old)
     with pytest.raises(SecurityError, match="this key was revoked"):

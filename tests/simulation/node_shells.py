@@ -43,6 +43,7 @@ from edgenode.core.protocol.orders import (
     Order,
     Progress,
     Refuse,
+    Revoked,
     Sponsor,
     Standby,
     Welcome,
@@ -300,6 +301,8 @@ class NodeShells:
                 self._handle(name, order)
             case Sponsor(address):
                 self._fetch(name, address.partition(":")[0])
+            case Revoked():
+                pass  # a matter of connections
             case LeaveRefused():
                 self._state.happened["leave refused"] += 1
             case Refuse() | Standby():

@@ -47,7 +47,7 @@ class Bootstrap:
         if state.recover or missing(state):
             return []
         present = state.membership.present
-        members = sorted(Member(node, 0, join.address) for node, join in present.items())
+        members = sorted(Member(node, 0, join.address, join.key) for node, join in present.items())
         try:
             schedule, epoch = self._first_schedule(present.values())
             plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run)
@@ -132,7 +132,7 @@ class Bootstrap:
         """Newcomers as members, each with an incarnation of its own."""
         plan, newcomers = self._state.plan, self._state.membership.newcomers
         assert plan is not None
-        return [Member(n, plan.next_incarnation(n), newcomers[n].address) for n in names]
+        return [Member(n, plan.next_incarnation(n), newcomers[n].address, newcomers[n].key) for n in names]
 
     def _welcome_all(self, plan: Plan, start: int) -> list[ClusterAction]:
         self._state.membership.begin(plan, start)

@@ -36,6 +36,7 @@ from edgenode.core.protocol.events import (
     Reply,
     Reported,
     Resume,
+    Revoke,
     Rotate,
     Send,
     StepDown,
@@ -55,6 +56,7 @@ from edgenode.core.protocol.orders import (
     OfferAnswer,
     Progress,
     Refuse,
+    Revoked,
     Welcome,
 )
 from edgenode.core.protocol.pending_changes import PendingChanges, missing
@@ -207,6 +209,8 @@ class Cluster:
                 return self._pause(event)
             case Evict():
                 return self._evict(event)
+            case Revoke(keys):
+                return self._revoke(keys)
         assert_never(event)
 
     def _reported(self, node: str, report: NodeReport) -> list[ClusterAction]:
@@ -356,11 +360,26 @@ class Cluster:
             return self._bootstrap.give_up(evict, self.plan)
         return self._evictions.request(evict, self.plan)
 
+    def _revoke(self, keys: frozenset[str]) -> list[ClusterAction]:
+        """Every listener refuses the keys at once, and their owners are evicted at one round."""
+        new = keys - self._state.revoked
+        self._state.revoked |= new
+        orders = [Send(node, Revoked(new)) for node in sorted(self.present)] if new else []
+        return [*orders, *self._evict_all(self._revoked_members())]
+
+    def _revoked_members(self) -> set[str]:
+        """Members that nobody may listen to any more, as their keys are revoked."""
+        if self.plan is None:
+            return set()
+        members = ((node, self.plan.member(node)) for node in self._membership.running(self.plan))
+        return {node for node, member in members if member and member.key in self._state.revoked}
+
     def _evict_replaced(self) -> list[ClusterAction]:
-        """Evict members whose name has a new process, once others can be reached: rule 4."""
+        """Evict members whose name has a new process or whose key is revoked, once others can be reached: rule 4."""
         if self.plan is None or not self._membership.anyone_runs(self.plan):
             return []
-        return self._evict_all(self._membership.running(self.plan) & set(self._membership.newcomers))
+        replaced = self._membership.running(self.plan) & set(self._membership.newcomers)
+        return self._evict_all(replaced | self._revoked_members())
 
     def _evict_all(self, nodes: Iterable[str]) -> list[ClusterAction]:
         """Evict nodes that are known to be dead, however many are left."""

@@ -30,6 +30,7 @@ class ClusterState:
         requested: the schedule that an operator requested last, or the first one. None until there is a plan.
         queue: the changes to come, in the order of their requests.
         offer: the record on offer, if there is one.
+        revoked: the ids of the keys that no node may use. They are persisted elsewhere, before they come here.
     """
 
     run_spec: RunSpec
@@ -44,6 +45,7 @@ class ClusterState:
     requested: Schedule | None = None
     queue: list[Change] = field(default_factory=list)
     offer: PendingOffer | None = None
+    revoked: frozenset[str] = frozenset()
 
     @property
     def term(self) -> int:
@@ -82,7 +84,7 @@ class ClusterState:
     def greeting(self) -> Hello:
         """The first order of every link."""
         leadership = replace(self.leadership, run=self.run)
-        return Hello(replace(leadership, signature=self.signer.sign(leadership.statement)), self.paused)
+        return Hello(replace(leadership, signature=self.signer.sign(leadership.statement)), self.paused, self.revoked)
 
     def check_join(self, join: Join) -> None:
         """Believe no plan and no other controller without its signature.

@@ -236,11 +236,18 @@ class Evict:
     force: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Keys are revoked, by their ids. Their owners are evicted, and no node accepts them any more."""
+
+    keys: frozenset[str]
+
+
 UNREQUESTED = -1
 """The request id of what no operator requested. The reply to it is only logged."""
 
 OperatorRequest = Rotate | Stop | Pause | Resume | Evict
-ClusterEvent = Reported | Disconnected | OperatorRequest
+ClusterEvent = Reported | Disconnected | OperatorRequest | Revoke
 
 # --- the cluster emits ------------------------------------------------------------------------------
 

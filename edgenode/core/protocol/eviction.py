@@ -72,13 +72,26 @@ class Ballot:
         chains = [ours, *(Plan(a.records) for a in self.answers.values())]
         return max(chains, key=lambda plan: plan.latest.number)
 
-    def record(self, plan: Plan, term: int, schedule_for: Callable[[tuple[str, ...]], Schedule]) -> Record:
+    def record(
+        self,
+        plan: Plan,
+        term: int,
+        schedule_for: Callable[[tuple[str, ...]], Schedule],
+        revoked: frozenset[str] = frozenset(),
+    ) -> Record:
         """The record without the evicted, from the first round that no survivor has begun: step 2."""
         start = max(self.begun, plan.latest.start) + 1
         members = tuple(m for m in plan.latest.members if m.node not in self.evicted)
         schedule = schedule_for(tuple(m.node for m in members))
+        evictions = self.last_rounds(plan, start)
+        keys = {member.key for node in self.evicted if (member := plan.member(node))}
         return plan.successor(
-            start, schedule=schedule, members=members, evictions=self.last_rounds(plan, start), term=term
+            start,
+            schedule=schedule,
+            members=members,
+            evictions=evictions,
+            revoked=tuple(sorted(keys & revoked)),
+            term=term,
         )
 
     def last_rounds(self, plan: Plan, start: int) -> tuple[tuple[str, int], ...]:
@@ -88,7 +101,8 @@ class Ballot:
         return tuple((node, min(self._must_have_begun(plan, node), start - 1)) for node in sorted(self.evicted))
 
     def _must_have_begun(self, plan: Plan, evicted: str) -> int:
-        member = next(m for r in reversed(plan.records) for m in r.members if m.node == evicted)
+        member = plan.member(evicted)
+        assert member is not None
         begun = [t for a in self.answers.values() for node, t in a.begun_rounds if node == evicted]
         return max([*begun, plan.joined(evicted, member.incarnation) - 1])
 
@@ -193,7 +207,9 @@ class Evictions:
         if ballot.evicted >= set(state.plan.latest.names):  # all others have left meanwhile
             stays = self._stays(", ".join(sorted(ballot.evicted)), 0)
             return [*actions, *self._committed(), *(Reply(i, None, stays) for i in ballot.request_ids)]
-        record = state.signed(ballot.record(state.plan, state.term, lambda members: state.adapted(members).schedule))
+        record = state.signed(
+            ballot.record(state.plan, state.term, lambda members: state.adapted(members).schedule, state.revoked)
+        )
         state.plan = state.plan.extend(record)
         for node in ballot.evicted:
             state.membership.forget(node)

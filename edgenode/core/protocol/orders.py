@@ -49,10 +49,11 @@ class Leadership:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first order of a link: which controller this is, and whether the run is paused."""
+    """The first order of a link: which controller this is, whether the run is paused, and the ids of revoked keys."""
 
     leadership: Leadership
     paused: bool = False
+    revoked: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,13 @@ class LeaveRefused:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Refuse these keys, by their ids, and end the live streams of whoever has shown one."""
+
+    keys: frozenset[str]
+
+
 # --- both ways --------------------------------------------------------------------------------------
 
 
@@ -142,7 +150,20 @@ class Abort:
     reason: str
 
 
-Order = Hello | Halt | Welcome | Refuse | Standby | Sponsor | Offer | Fence | EvictionCommitted | LeaveRefused | Abort
+Order = (
+    Hello
+    | Halt
+    | Welcome
+    | Refuse
+    | Standby
+    | Sponsor
+    | Offer
+    | Fence
+    | EvictionCommitted
+    | LeaveRefused
+    | Revoked
+    | Abort
+)
 
 # --- reports: node to controller --------------------------------------------------------------------
 
@@ -163,6 +184,7 @@ class Join:
         process: drawn at random when the process started. It tells a redial from a restart.
         fenced: the nodes that its fence evicts, if it stands behind one.
         follows: the controller of its last order, if it is in a run.
+        key: the id of the key that the node has shown. It never travels.
     """
 
     address: str
@@ -174,6 +196,7 @@ class Join:
     process: str = ""
     fenced: frozenset[str] = frozenset()
     follows: Leadership | None = None
+    key: str = ""
     workload: str = ""
     workload_digest: str = ""
 

@@ -216,7 +216,7 @@ class PendingChanges:
             raise GraphError(f"{', '.join(leavers)} cannot leave: no other member is left")
         joiners = [c.node for c in changes if isinstance(c, Admission)]
         newcomers = self._state.membership.newcomers
-        new = [Member(node, plan.next_incarnation(node), newcomers[node].address) for node in joiners]
+        new = [Member(n, plan.next_incarnation(n), newcomers[n].address, newcomers[n].key) for n in joiners]
         members = tuple(sorted([*stay, *new]))
         handoffs = tuple((leaver, stay[i % len(stay)].node) for i, leaver in enumerate(sorted(leavers)))
         requested = self._requested(changes, start)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,11 +34,14 @@ class Member:
     Attributes:
         incarnation: tells the processes of a name apart: a device that died and came back has a higher one.
         address: host:port where peers dial it; empty with fixed peers.
+        key: the id of its public key, in hex: SHA-256 over its SubjectPublicKeyInfo. Empty without certificates, and
+            with fixed peers.
     """
 
     node: str
     incarnation: int = 0
     address: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Record:
         handoffs: (leaver, target): members before, each of which hands all it has to a target in round start - 1.
             "heirs" in JSON.
         epoch: of the run. It never changes.
+        revoked: the ids of the keys of evicted members that nobody may use any more.
         run: drawn when the run was created. It never changes, so no record of an earlier run fits. Empty with fixed
             peers.
         evictions: (node, last): silent members before, with the newest of their rounds that counts. What they pushed
@@ -72,6 +77,7 @@ class Record:
     handoffs: tuple[tuple[str, str], ...] = ()
     evictions: tuple[tuple[str, int], ...] = ()
     epoch: Epoch = NO_DATA
+    revoked: tuple[str, ...] = ()
     run: str = ""
     signature: str = field(default="", compare=False)
 
@@ -180,7 +186,7 @@ class Plan:
     def successor(self, start: int, **changes: Any) -> Record:
         """A record that follows the latest one and starts at a round; its digest chains to the parent's."""
         last = self.latest
-        once: dict[str, Any] = {"handoffs": (), "evictions": (), "signature": ""}
+        once: dict[str, Any] = {"handoffs": (), "evictions": (), "revoked": (), "signature": ""}
         return replace(last, number=last.number + 1, parent=last.digest, start=start, **(once | changes))
 
     def joined(self, node: str, incarnation: int) -> int:
@@ -191,6 +197,17 @@ class Plan:
         """One more than any process of this name had."""
         # precaution: every process of a name has an incarnation of its own
         return 1 + self._past.newest.get(node, -1)
+
+    def member(self, node: str) -> Member | None:
+        """The newest process that was a member under a name."""
+        return next((m for record in reversed(self.records) for m in record.members if m.node == node), None)
+
+    def admits(self, node: str, key: str, t: int) -> bool:
+        """Whether a node that shows a key may speak: a member with its own, as of a round or later, others with any."""
+        if node not in self.latest.names:
+            return True
+        own = {m.key for record in self.since(t).records for m in record.members if m.node == node}
+        return key in own or "" in own
 
     def last_evicted(self, node: str) -> int:
         """The newest incarnation of a name that was evicted; -1 if none was."""
@@ -259,9 +276,10 @@ def _plain(record: Record) -> dict[str, Any]:
         "term": record.term,
         "heirs": [list(pair) for pair in record.handoffs],
         "cut": [list(pair) for pair in record.evictions],
-        "members": [[m.node, m.incarnation, m.address] for m in record.members],
+        "members": [[m.node, m.incarnation, m.address, *([m.key] if m.key else [])] for m in record.members],
         "schedule": schedule_json(record.schedule),
         **({"epoch": [record.epoch.samples, record.epoch.rounds]} if record.epoch != NO_DATA else {}),
+        **({"revoked": list(record.revoked)} if record.revoked else {}),
         **({"run": record.run} if record.run else {}),
     }
 
@@ -276,12 +294,19 @@ def _record(plain: dict[str, Any]) -> Record:
         term=whole(plain["term"]),
         handoffs=tuple((name(leaver), name(handoff_to)) for leaver, handoff_to in plain["heirs"]),
         evictions=tuple((name(node), whole(last)) for node, last in plain["cut"]),
-        members=tuple(Member(name(n), whole(i), text(a)) for n, i, a in plain["members"]),
+        members=tuple(Member(name(n), whole(i), text(a), *map(_key, key)) for n, i, a, *key in plain["members"]),
         schedule=schedule_from_json(plain["schedule"]),
         epoch=Epoch(*map(whole, plain.get("epoch", (0, 1)))),
+        revoked=tuple(map(_key, plain.get("revoked", ()))),
         run=text(plain.get("run", "")),
         signature=text(plain.get("signature", "")),
     )
+
+
+def _key(value: Any) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text(value)):
+        raise ValueError("a key is named by 64 hex digits")
+    return str(value)
 
 
 def create_plan(
@@ -329,6 +354,7 @@ def restore_plan(
         end=None,
         handoffs=(),
         evictions=(),
+        revoked=(),
         signature="",
         schedule=schedule_for(start, tuple(m.node for m in here)) if schedule_for else in_force.schedule,
         members=here,

@@ -175,7 +175,7 @@ class Abort(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class AttendResponse(_message.Message):
-    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "eviction_committed", "sponsor", "stay", "hello", "halt", "abort")
+    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "eviction_committed", "sponsor", "stay", "hello", "halt", "abort", "revoked")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +187,7 @@ class AttendResponse(_message.Message):
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HALT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     offer: Offer
@@ -198,15 +199,24 @@ class AttendResponse(_message.Message):
     hello: Hello
     halt: Halt
     abort: Abort
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., eviction_committed: _Optional[_Union[EvictionCommitted, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
+    revoked: Revoked
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., eviction_committed: _Optional[_Union[EvictionCommitted, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., stay: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., revoked: _Optional[_Union[Revoked, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("leadership", "paused")
+    __slots__ = ("leadership", "paused", "revoked")
     LEADERSHIP_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
     leadership: Leadership
     paused: bool
-    def __init__(self, leadership: _Optional[_Union[Leadership, _Mapping]] = ..., paused: _Optional[bool] = ...) -> None: ...
+    revoked: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, leadership: _Optional[_Union[Leadership, _Mapping]] = ..., paused: _Optional[bool] = ..., revoked: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Revoked(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, keys: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Halt(_message.Message):
     __slots__ = ("halted",)

@@ -1,0 +1,121 @@
+"""A revoked key is refused at once, and its owner is evicted at one round. Members' keys are in the record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from edgenode.core.protocol.events import Disconnected, Persist, Reported, Revoke, Send
+from edgenode.core.protocol.orders import Fetched, Hello, Leadership, Offer, Revoked, Welcome
+from edgenode.core.protocol.plan import Member, Plan, Record
+from edgenode.errors import RemoteProtocolError
+from tests.core.protocol.cluster_driver import (
+    QuietCluster,
+    a_run_spec,
+    all_of,
+    answer,
+    answer_fence,
+    fences,
+    join,
+    node_names,
+    only,
+    persisted,
+    progress,
+    the_plan,
+)
+from tests.core.protocol.node_driver import a_plan
+
+
+def key(name: str, number: int = 0) -> str:
+    return f"{name}{number}".encode().hex().rjust(64, "0")
+
+
+def a_cluster(nodes: int = 3) -> QuietCluster:
+    """A run that has begun, whose members have shown their keys."""
+    cluster = QuietCluster(a_run_spec(nodes))
+    for name in node_names(nodes):
+        cluster.handle(join(name, key=key(name)))
+    for name in node_names(nodes):
+        progress(cluster, name, 5)
+    return cluster
+
+
+def test_record_names_the_keys_of_its_members() -> None:
+    cluster = a_cluster(2)
+    assert [m.key for m in the_plan(cluster).latest.members] == [key("n0"), key("n1")]
+    assert Record.from_json(the_plan(cluster).latest.to_json()) == the_plan(cluster).latest
+    cluster.handle(join("n9", key=key("n9")))
+    offer = only(Offer, cluster.handle(Reported("n9", Fetched())))
+    answer(cluster, offer, True, 5)
+    assert the_plan(cluster).latest.members[-1] == Member("n9", 0, "n9.local:1", key("n9"))
+
+
+@pytest.mark.parametrize("wrong", ["", "ab", "g" * 64, "A" * 64, 7, None])
+def test_record_with_a_malformed_key_is_refused(wrong: object) -> None:
+    text = the_plan(a_cluster(2)).latest.to_json().replace(f'"{key("n0")}"', repr(wrong).replace("'", '"'))
+    with pytest.raises(RemoteProtocolError, match="malformed"):
+        Record.from_json(text.replace("None", "null"))
+
+
+def test_revoked_member_is_refused_at_once_and_evicted_at_one_round() -> None:
+    cluster = a_cluster(3)
+    keys = frozenset({key("n2")})
+    actions = cluster.handle(Revoke(keys))
+    assert all_of(Revoked, actions) == [Send(name, Revoked(keys)) for name in node_names(3)]
+    ordered = fences(actions)
+    assert [fence.node for fence in ordered] == ["n0", "n1"]
+    for fence in ordered:
+        cluster.handle(Disconnected("n2"))
+        actions = answer_fence(cluster, fence, 6, ("n2", 5))
+    record = the_plan(cluster).latest
+    assert (record.names, record.revoked, record.evictions) == (("n0", "n1"), (key("n2"),), (("n2", 5),))
+    assert only(Persist, actions).plan.latest == record
+    assert cluster.handle(Revoke(keys)) == []
+    assert the_plan(cluster).successor(99).revoked == ()
+
+
+def test_revocation_outlives_the_controller_that_began_it() -> None:
+    cluster = a_cluster(3)
+    saved, plan = persisted(cluster), the_plan(cluster)
+    second = QuietCluster(a_run_spec(3), Leadership(1), saved)
+    assert fences(second.handle(Revoke(frozenset({key("n2")})))) == []  # nobody has connected yet
+    assert fences(second.handle(join("n0", running=True, plan=plan, key=key("n0"))))
+    assert second.evicting() == {"n2"}
+
+
+def test_node_that_connects_learns_all_revoked_keys() -> None:
+    cluster = a_cluster(2)
+    keys = frozenset({key("n7"), key("n8")})
+    cluster.handle(Revoke(keys))
+    assert cluster._state.greeting().revoked == keys
+    assert isinstance(cluster._state.greeting(), Hello)
+
+
+def test_key_of_no_member_evicts_nobody() -> None:
+    cluster = a_cluster(2)
+    actions = cluster.handle(Revoke(frozenset({key("anna")})))
+    assert fences(actions) == [] and len(all_of(Revoked, actions)) == 2
+
+
+def test_run_resumes_without_a_member_whose_key_was_revoked() -> None:
+    cluster = a_cluster(3)
+    saved, plan = persisted(cluster), the_plan(cluster)
+    second = QuietCluster(a_run_spec(3), Leadership(1), saved)
+    second.handle(Revoke(frozenset({key("n2")})))
+    second.handle(join("n0", saved=frozenset({4}), plan=plan, key=key("n0")))
+    actions = second.handle(join("n1", saved=frozenset({4}), plan=plan, key=key("n1")))
+    assert len(all_of(Welcome, actions)) == 2
+    assert the_plan(second).latest.names == ("n0", "n1")
+
+
+def test_plan_admits_a_member_with_its_own_key_only() -> None:
+    first = a_plan(3).latest
+    members = tuple(replace(m, key=key(m.node)) for m in first.members)
+    plan = Plan((replace(first, members=members),))
+    assert plan.admits("n1", key("n1"), 7)
+    assert not plan.admits("n1", key("n2"), 7)
+    assert plan.admits("n9", key("n9"), 7)  # a newcomer
+    left = plan.extend(plan.successor(20, members=members[:2]))
+    assert left.admits("n2", key("n2", 1), 7)  # the same device, reinstalled
+    assert a_plan(3).admits("n1", key("n1"), 7)  # fixed peers, or no certificates

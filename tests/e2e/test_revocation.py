@@ -1,0 +1,45 @@
+"""A revoked node is shut out of a run of real processes: everywhere, at once, and for good."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+from edgenode.security.authority import Authority
+from edgenode.security.subject import Subject
+from tests.e2e.fleet import Fleet, until
+
+AT_ONCE_S = 1.0
+
+
+def test_revoked_node_is_shut_out_at_once_and_for_good(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 3, "run.rounds": 1_000_000, "topology.graphs": ["complete"]})
+    controller = fleet.controller()
+    *others, revoked = fleet.nodes(3)
+    for node in (*others, revoked):
+        node.logs("epoch done")
+    key = Authority(fleet.folder / "authority", fleet.cluster).subjects()[Subject("node", "node-2")]
+
+    fleet.command("revoke", "node-2", "--yes", "--cluster", fleet.cluster)
+    began = time.monotonic()
+    for listener in (controller, *others):
+        listener.logs(f"ending the calls of a revoked key .*key={key[:16]}")
+    assert time.monotonic() - began < AT_ONCE_S
+    rounds = {int(node.logs(r"plan changes .*at_round=(\d+).*without=\['node-2'\]")[1]) for node in others}
+    assert len(rounds) == 1  # one round at every node
+
+    record = json.loads(fleet.command("status", "--json", "--cluster", fleet.cluster).stdout)["record"]
+    assert [name for name, *_ in record["members"]] == ["node-0", "node-1"]
+    assert record["revoked"] == [key]
+    begun = len(re.findall("epoch done", others[0].stderr))
+    until(lambda: len(re.findall("epoch done", others[0].stderr)) > begun + 1, "the others train on")
+
+    controller.kill()
+    second = fleet.controller()
+    for node in others:
+        second.logs(f"node joined .*node={node.name}")
+    second.logs("refused a call .*node node-2 is not valid")
+    assert "node joined" not in "".join(re.findall(".*node=node-2.*", second.stderr))
+    fleet.stop([*others, second])
+    assert "welcomed a node" not in "".join(re.findall(".*node=node-2.*", second.stderr))
