@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
-from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Random, TopK, as_float32, as_int8, keep_all
+from edgenode.core.algorithm.compression import Compressor, Floats, Layout, TopK, as_float32, keep_all
 from edgenode.core.algorithm.d2 import D2
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.rounding import Random, as_int8
 from edgenode.core.algorithm.update_rules import DIFFERENCE, SPARSE_PUSH
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import LocalProtocolError

@@ -1,7 +1,6 @@
 """What a package imports to extend edgenode. docs/extending.md describes each part."""
 
 from edgenode.core.algorithm.compression import (
-    QUANTISE,
     Compressor,
     Floats,
     Ints,
@@ -11,9 +10,9 @@ from edgenode.core.algorithm.compression import (
     TopK,
     Values,
     keep_all,
-    per_tensor,
 )
 from edgenode.core.algorithm.definitions import AlgorithmDefinition, CompressorDefinition, Settings
+from edgenode.core.algorithm.rounding import QUANTISE, per_tensor
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     State,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.schema import COMPRESSORS, Algorithm, Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec, gossip_rounds_needed
-from edgenode.core.algorithm.compression import Compressor, as_float32, keep_none
+from edgenode.core.algorithm.compression import Compressor, as_float32, keep_all, keep_none
+from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec, parse_edges
@@ -83,6 +84,7 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
         _gossip_rounds(config),
         algorithm.blocks,
         algorithm.definition.rule(),
+        Compressor(keep_all, QUANTISE[algorithm.gossip_values]),
     )
 
 

@@ -13,19 +13,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
-from edgenode.core.algorithm.compression import (
-    Compressor,
-    Layout,
-    Random,
-    TopK,
-    as_bfloat16,
-    as_float32,
-    as_int4,
-    as_int8,
-    keep_all,
-    keep_none,
-)
+from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_float32, keep_all, keep_none
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.rounding import Random, as_bfloat16, as_int4, as_int8
 from edgenode.core.algorithm.sparse_push import (
     State,
 )

@@ -10,14 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
-from edgenode.core.algorithm.compression import (
-    Compressor,
-    Layout,
-    TopK,
-    as_float32,
-    as_int8,
-)
+from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_float32
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.rounding import as_int8
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     State,

@@ -12,16 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
-from edgenode.core.algorithm.compression import (
-    Compressor,
-    Layout,
-    Random,
-    TopK,
-    as_bfloat16,
-    as_float32,
-    as_int8,
-    keep_all,
-)
+from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_float32, keep_all
+from edgenode.core.algorithm.rounding import Random, as_bfloat16, as_int8
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     State,

@@ -56,6 +56,7 @@ OptionTable = Annotated[
     dict[str, bool | int | float | str | list[bool | int | float | str]],
     Meta(title="a table of numbers, text, booleans, and lists of them"),
 ]
+ValueFormat = Literal["int8", "int4", "fitted4", "fitted2", "fitted1", "bfloat16", "float32"]
 PeriodText = Annotated[str, Meta(title='epochs, as in "6ep", or rounds, as in "100r" or 100')]
 
 
@@ -132,6 +133,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     decay: Annotated[FractionAbove0, "factor of the learning rate at each milestone"] = 0.1
     warmup_epochs: Annotated[AtLeast0, "epochs in which the learning rate rises linearly to learning_rate"] = 0
     augment: Annotated[bool, "whether training images are varied at random"] = False
+    loss: Annotated[
+        Literal["cross_entropy", "balanced"],
+        "training loss: cross-entropy, or balanced for the classes of the node's own data (docs/algorithms.md)",
+    ] = "cross_entropy"
     buffers: Annotated[
         Literal["local", "average"],
         "BatchNorm statistics at the end: measured by each node for the final model, or averaged by scsp's last phase",
@@ -166,9 +171,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         FractionAbove0, "share of each tensor that topk keeps, or of the model that is one block of rolling"
     ] = 0.01
     bits: Annotated[Literal[4, 2, 1], "bits per value of the random compressor"] = 4
-    values: Annotated[
-        Literal["int8", "int4", "bfloat16", "float32"], "number format in which topk, identity and rolling send values"
-    ] = "int8"
+    values: Annotated[ValueFormat, "number format in which topk, identity and rolling send values"] = "int8"
     averaging_rate: Annotated[PositiveOrUnset, "the paper's η (unset: the algorithm's default)"] = None
     gossip_rounds: Annotated[RoundsOrAuto, "rounds of SCSP's last phase (auto: as many as gossip_tolerance needs)"] = (
         "auto"
@@ -178,6 +181,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Literal["plan", "exponential", "one-peer-exponential", "complete"],
         "graph of the last phase (plan: the run's own graphs)",
     ] = "plan"
+    gossip_values: Annotated[ValueFormat, "number format of the last phase"] = "float32"
     travel_every: Annotated[AtLeast1, "rounds between two visits of a model to its out-neighbours, in skew-scout"] = 500
     tolerated_loss: Annotated[Fraction, "accuracy that a visiting model may lose, in skew-scout"] = 0.05
     loss_weight: Annotated[NotNegative, "cost of lost accuracy, where uncompressed messages cost 1, in skew-scout"] = (

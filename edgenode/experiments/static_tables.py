@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from edgenode.core.algorithm import codec
-from edgenode.core.algorithm.compression import Compressor, Layout, Random, TopK, as_float32, as_int8, keep_all
+from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_float32, keep_all
+from edgenode.core.algorithm.rounding import Random, as_int8
 from edgenode.experiments.presets import PAPER_ROUNDS, RESNET20, RESNET110, VGG11
 from edgenode.experiments.report import table
 from edgenode.observability import plotting

@@ -55,6 +55,11 @@ class Batches:
         return len(self._indices)
 
     @property
+    def samples(self) -> Tensor:
+        """The samples that batches are drawn from, as indices into the data set. Another tensor if they change."""
+        return self._indices
+
+    @property
     def per_pass(self) -> int:
         """The number of batches that hold each sample once."""
         return math.ceil(len(self._indices) / self._batch_size)

@@ -90,7 +90,9 @@ class DataSource:
 
     def _cut_into(self, train: Samples, cut: Cut, shards: int, seed: int) -> list[Tensor]:
         if self._shards[0] != (shards, seed):
-            labels = _labels(train, needed=cut != Cut())
+            labels = labels_of(train)
+            if labels is None:
+                labels = _one_class(train, cut)
             if cut.alpha is None:
                 made = partition(labels, shards, cut.skew, seed)
             else:
@@ -106,19 +108,24 @@ def _check(data: object, place: str, node: NodeInfo) -> None:
         raise ConfigError(f"{place} of {node.name} returns no sample")
 
 
-def _labels(train: Samples, needed: bool) -> Tensor:
-    """The class of every sample. Without classes all samples are of one, unless they are needed.
-
-    Raises:
-        ConfigError: they are needed, and the data set does not have them.
-    """
+def labels_of(train: Samples) -> Tensor | None:
+    """The class of every sample, [N]. None if the data set does not have them."""
     try:
         labels = torch.as_tensor(getattr(train, "targets", None))
         if labels.shape == (len(train),) and not labels.is_floating_point():
             return labels
     except (TypeError, ValueError, RuntimeError):
         pass
-    if needed:
+    return None
+
+
+def _one_class(train: Samples, cut: Cut) -> Tensor:
+    """One class for all samples, if the cut does not need classes.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if cut != Cut():
         raise ConfigError(
             "task.skew and task.alpha cut by class, but the training data has no attribute targets "
             "with the class of each sample"

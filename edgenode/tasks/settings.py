@@ -17,6 +17,7 @@ class TrainSettings:
     A step averages the gradients of `accumulate` batches, and a round has `local_steps` steps. With `precision`
     "bfloat16" the layers compute in it, in training and in evaluation. Parameters and gradients stay float32
     (Micikevicius et al. 2018, Mixed precision training). Gradients longer than `clip_norm` are shortened to it.
+    `loss` "balanced" shifts the logits by the class frequencies of the node (`logit_adjustment`).
     `buffers` "average" lets the last gossip average floating-point buffers, such as BatchNorm statistics.
 
     Raises:
@@ -35,6 +36,7 @@ class TrainSettings:
     accumulate: int = 1
     local_steps: int | Literal["auto"] = 1
     clip_norm: float | None = None
+    loss: Literal["cross_entropy", "balanced"] = "cross_entropy"
     buffers: Literal["local", "average"] = "local"
     precision: Literal["float32", "bfloat16"] = "float32"
 

@@ -28,6 +28,7 @@ from edgenode.tasks.growth import PREFIX as GROWTH_PREFIX
 from edgenode.tasks.growth import Growth
 from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.local_steps import STEPS, FixedSteps, MeasuredSteps, Steps
+from edgenode.tasks.logit_adjustment import LogitAdjustment
 from edgenode.tasks.optimizers import build_descent
 from edgenode.tasks.seeding import Stream, seeded, torch_seed
 from edgenode.tasks.settings import TrainSettings
@@ -80,6 +81,7 @@ class TaskTrainer:
             seed=seed, shard=data.shard, device=self._device,
         )  # fmt: skip
         self._growth = Growth(data, self.batches)
+        self._adjustment = LogitAdjustment(data.train, self.batches) if settings.loss == "balanced" else None
         self._flat = self._fresh_model()
         self._descent = build_descent(task, self._flat, settings, run)
         count = settings.local_steps
@@ -171,8 +173,9 @@ class TaskTrainer:
         return float(loss.detach())
 
     def _loss(self, batch: Batch) -> Tensor:
-        with self._layers:
-            return self._task.loss(self._flat.model, batch)
+        model = self._flat.model
+        with self._layers, nullcontext() if self._adjustment is None else self._adjustment.applied(model):
+            return self._task.loss(model, batch)
 
     @contextmanager
     def _drawing(self, number: int) -> Iterator[None]:

@@ -25,7 +25,8 @@ POINTS = {
     "edgenode.models": {"tiny": "absent_module:X"},
 }
 SOURCE = """
-from edgenode.core.algorithm.compression import Compressor, as_bfloat16, keep_all
+from edgenode.core.algorithm.compression import Compressor, keep_all
+from edgenode.core.algorithm.rounding import as_bfloat16
 from edgenode.core.algorithm.definitions import AlgorithmDefinition, CompressorDefinition
 from edgenode.core.algorithm.update_rules import SPARSE_PUSH
 from edgenode.core.topology.graph import Preset

@@ -16,7 +16,7 @@ OTHER: dict[str, Any] = {
     "task.entry": "birds.task:Birds", "task.options": {"width": 32, "name": "x", "deep": False, "sizes": [1, 2.5]},
     "task.data": "own", "task.objective": "samples", "task.image_size": 64, "task.local_steps": 4,
     "task.accumulate": 2, "task.optimizer": "adamw", "task.clip_norm": 1.0, "task.schedule": "cosine",
-    "task.buffers": "average",
+    "task.buffers": "average", "task.loss": "balanced",
     "task.model": "resnet20", "task.norm": "batch", "task.skew": 0.8, "task.alpha": 0.1, "task.batch_size": 16,
     "task.learning_rate": 0.2, "task.momentum": 0.0, "task.weight_decay": 0.0, "task.milestones": (10, 20),
     "task.decay": 0.5, "task.warmup_epochs": 1, "task.augment": True,
@@ -24,7 +24,8 @@ OTHER: dict[str, Any] = {
     "algorithm.name": "sp", "algorithm.compressor": "identity",
     "algorithm.share": 0.1, "algorithm.bits": 2, "algorithm.values": "float32",
     "algorithm.averaging_rate": 0.004, "algorithm.gossip_rounds": 40, "algorithm.gossip_tolerance": 0.01,
-    "algorithm.gossip_graph": "complete", "algorithm.travel_every": 100, "algorithm.tolerated_loss": 0.1,
+    "algorithm.gossip_graph": "complete", "algorithm.gossip_values": "int8",
+    "algorithm.travel_every": 100, "algorithm.tolerated_loss": 0.1,
     "algorithm.loss_weight": 10.0, "topology.graphs": ("a", "graphs/ring.edges"),
     "topology.every": "100r",
 }  # fmt: skip

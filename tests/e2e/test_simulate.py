@@ -23,12 +23,14 @@ RANDOM = {
     "topology.graphs": ["chord"],
 }
 
-# one block after another, unequal weights of each, the last gossip
+# one block after another, unequal weights of each, the last gossip; few bits in both, and logits that differ by node
 ROLLING = {
     "run.rounds": 14,
     "algorithm.compressor": "rolling",
     "algorithm.share": 0.15,
-    "algorithm.values": "int4",
+    "algorithm.values": "fitted4",
+    "algorithm.gossip_values": "int8",
+    "task.loss": "balanced",
     "topology.graphs": ["chord"],
 }
 # keeps an estimate of every neighbour

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
-from edgenode.core.algorithm.compression import Compressor, Random, TopK, as_float32, as_int8, keep_all
+from edgenode.core.algorithm.compression import Compressor, TopK, as_float32, keep_all
+from edgenode.core.algorithm.rounding import Random, as_int8
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import Rotate, Stop
 from edgenode.core.protocol.run_spec import RunSpec

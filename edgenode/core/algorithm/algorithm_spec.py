@@ -22,7 +22,7 @@ class RoundStep:
     """The parameters of one round.
 
     Attributes:
-        drops_error: this is the first gossip round, which drops the error.
+        drops_error: the round begins without what compression has left out so far.
         block: the block that is exchanged, or None for the whole model.
     """
 
@@ -35,12 +35,14 @@ class RoundStep:
 
 @dataclass(frozen=True)
 class AlgorithmSpec:
-    """An update rule for ``training_rounds``, then Algorithm 2's uncompressed gossip for ``gossip_rounds`` (0 is SP).
+    """An update rule for ``training_rounds``, then Algorithm 2's gossip of all x for ``gossip_rounds`` (0 is SP).
 
     Attributes:
         blocks: with more than one, the rolling exchange: round t exchanges block t mod ``blocks`` of the flat vector.
             Every node exchanges the same block in the same round, and each block has a push-sum weight of its own. So
             each block is push-sum on the run's graphs, once every ``blocks`` rounds, and is exact on unbalanced graphs.
+        gossip_compressor: of the gossip rounds. If it rounds values, a round leaves each node what its own values lost,
+            and the next round starts without an error: error feedback would leave more.
     """
 
     compressor: Compressor
@@ -49,6 +51,7 @@ class AlgorithmSpec:
     gossip_rounds: int = 0
     blocks: int = 1
     rule: UpdateRule = SPARSE_PUSH
+    gossip_compressor: Compressor = UNCOMPRESSED
 
     @property
     def rounds(self) -> int:
@@ -60,7 +63,8 @@ class AlgorithmSpec:
         if t < self.training_rounds:
             block = t % self.blocks if self.blocks > 1 else None
             return RoundStep(True, self.compressor, self.averaging_rate, block=block)
-        return RoundStep(False, UNCOMPRESSED, 1.0, drops_error=t == self.training_rounds)
+        drops_error = t == self.training_rounds or self.gossip_compressor.lossy
+        return RoundStep(False, self.gossip_compressor, 1.0, drops_error=drops_error)
 
     def initial(self, model: Floats) -> State:
         """The first state: the common model, and zeros for the vectors that the rule keeps.

@@ -3,12 +3,16 @@
 The bytes do not say which block of the model a payload belongs to. Both ends know it from the round, and pass the
 layout of that block.
 
-    header   version u8, form u8, entries u32, unary bytes u32, length u32, CRC-32 u32
+    header   form u8, CRC-32 u32 of all other bytes
     tables   (sparse) entries per tensor in bit_length(size) bits each, Rice parameters in 5 bits each
-    unary    (sparse) per entry gap >> k zeros, then a one
     low      (sparse) the k low bits of each gap
-    scales   (integer values) float32 per tensor
-    values   float32, bfloat16, integers of 2, 3, 4, 5 or 8 bits, or signs of 1 bit, which is set for -1
+    scales   per tensor, for integers float32, for fitted values bfloat16
+    values   float32, bfloat16, integers of 2, 3, 4, 5 or 8 bits, signs of 1 bit, which is set for -1,
+             or fitted values of 1, 2 or 4 bits
+    unary    (sparse) per entry gap >> k zeros, then a one; all bytes that are left
+
+The form holds the version in its upper 3 bits, whether positions are sent in the next, and the values in the lower 4.
+Everything else follows from the layout and the tables, so the header has no lengths.
 
 Positions are Rice-coded:
 
@@ -30,17 +34,20 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenode.core.algorithm.compression import Ints, Layout, Payload, PayloadFormat, Values
+from edgenode.core.algorithm.compression import LEVELS, Floats, Ints, Layout, Payload, PayloadFormat, Values
 from edgenode.errors import RemoteProtocolError
 
-VERSION = 1
-_HEADER = struct.Struct("<BBIIII")
-_SPARSE = 0x80  # flag of the form byte; the other bits are the bits per value
+VERSION = 2
+_HEADER = struct.Struct("<BI")
+_SPARSE = 0x10
+_VALUES = (  # bits, and whether they are fitted
+    (32, False), (16, False), (8, False), (1, False), (2, False), (3, False), (4, False), (5, False),
+    (1, True), (2, True), (4, True),
+)  # fmt: skip
 _PARAMETER_BITS = 5
 Bits = NDArray[np.uint8]
 
@@ -50,6 +57,7 @@ def encode(payload: Payload, layout: Layout) -> bytes:
     values = payload.values
     parts: list[bytes] = []
     unary = b""
+    form = VERSION << 5 | _VALUES.index((values.bits, values.fitted))
     if payload.indices is not None:
         gaps = _gaps(payload.indices, payload.counts, layout)
         parameters = _rice_parameters(gaps, payload.counts)
@@ -58,54 +66,49 @@ def encode(payload: Payload, layout: Layout) -> bytes:
         stream = np.zeros(int(ones[-1]) + 1 if len(ones) else 0, dtype=np.uint8)
         stream[ones] = 1
         unary = np.packbits(stream).tobytes()
+        form |= _SPARSE
         table_widths = np.concatenate([_count_widths(layout), np.full(len(parameters), _PARAMETER_BITS)])
         parts.append(_pack(np.concatenate([payload.counts, parameters]), table_widths))
-        parts.append(unary)
         parts.append(_pack(gaps & ((1 << widths) - 1), widths))
     if values.scales is not None:
-        parts.append(values.scales.astype("<f4").tobytes())
+        scales = values.scales.astype("<f4")
+        parts.append((scales.view("<u4") >> 16).astype("<u2").tobytes() if values.fitted else scales.tobytes())
     parts.append(_pack_codes(values))
-    body = b"".join(parts)
-    form = values.bits | (_SPARSE if payload.indices is not None else 0)
-    length = _HEADER.size + len(body)
-    head = (VERSION, form, len(values.codes), len(unary), length)
-    return _HEADER.pack(*head, _checksum(head, body)) + body
+    body = b"".join([*parts, unary])
+    return _HEADER.pack(form, _checksum(form, body)) + body
 
 
 def decode(data: bytes, layout: Layout) -> Payload:
     """The payload of received bytes.
 
     Raises:
-        RemoteProtocolError: a wrong version, length or checksum, truncated or additional bytes, an index out of range,
-            or a value or scale that is not finite.
+        RemoteProtocolError: a wrong version or checksum, truncated or additional bytes, an index out of range, or a
+            value or scale that is not finite.
     """
     if len(data) < _HEADER.size:
         raise RemoteProtocolError(f"a payload of {len(data)} bytes is shorter than its header")
-    *head, checksum = _HEADER.unpack_from(data)
-    version, form, entries, unary_bytes, length = head
+    form, checksum = _HEADER.unpack_from(data)
     body = memoryview(data)[_HEADER.size :]
-    if version != VERSION:
-        raise RemoteProtocolError(f"payload version {version}, expected {VERSION}")
-    if length != len(data):
-        raise RemoteProtocolError(f"a payload of {len(data)} bytes has the length {length} in its header")
-    if checksum != _checksum(tuple(head), body):
+    if form >> 5 != VERSION:
+        raise RemoteProtocolError(f"payload version {form >> 5}, expected {VERSION}")
+    if checksum != _checksum(form, body):
         raise RemoteProtocolError("payload checksum does not match")
-    if max(entries, 8 * unary_bytes - 7) > layout.size:  # a unary stream has at most one bit per parameter
-        raise RemoteProtocolError(f"{entries} entries, {unary_bytes} unary bytes for a model of {layout.size}")
-    bits = form & ~_SPARSE
-    if bits not in (1, 2, 3, 4, 5, 8, 16, 32):
-        raise RemoteProtocolError(f"unknown value form {form:#x}")
+    if form & 0xF >= len(_VALUES):
+        raise RemoteProtocolError(f"unknown value form {form & 0xF}")
+    bits, fitted = _VALUES[form & 0xF]
     reader = _Reader(body)
     if form & _SPARSE:
-        counts, indices = _read_indices(reader, entries, unary_bytes, layout)
-    else:
-        counts, indices = np.asarray(layout.sizes, dtype=np.int64), None
-        if entries != layout.size or unary_bytes:
-            raise RemoteProtocolError(f"a dense payload of {entries} entries for a model of {layout.size}")
-    values = _read_values(reader, entries, bits, len(layout.sizes))
-    if reader.left:
-        raise RemoteProtocolError(f"{reader.left} bytes left over after the payload")
-    return Payload(counts, indices, values)
+        counts, parameters = _read_tables(reader, bits, layout)
+        widths = np.repeat(parameters, counts)
+        low = _unpack(reader, widths)
+        values = _read_values(reader, counts, bits, fitted)
+        indices = _indices(_read_quotients(reader, len(widths), layout), widths, low, counts, layout)
+        return Payload(counts, indices, values)
+    counts = np.asarray(layout.sizes, dtype=np.int64)
+    expected = _scale_bytes(bits, fitted) * len(counts) + (layout.size * bits + 7) // 8
+    if reader.left != expected:
+        raise RemoteProtocolError(f"{reader.left} bytes for all values of {layout.size}, expected {expected}")
+    return Payload(counts, None, _read_values(reader, counts, bits, fitted))
 
 
 def max_bytes(layout: Layout) -> int:
@@ -159,15 +162,18 @@ class _Reader:
     def left(self) -> int:
         return len(self._data) - self._at
 
-    def take(self, count: int) -> NDArray[np.uint8]:
+    def require(self, count: int) -> None:
         if count > self.left:
             raise RemoteProtocolError(f"payload is truncated: {count} bytes wanted, {self.left} left")
+
+    def take(self, count: int) -> NDArray[np.uint8]:
+        self.require(count)
         self._at += count
         return np.frombuffer(self._data, dtype=np.uint8, count=count, offset=self._at - count)
 
 
-def _checksum(head: tuple[Any, ...], body: bytes | memoryview) -> int:
-    return zlib.crc32(body, zlib.crc32(struct.pack("<BBIII", *head)))
+def _checksum(form: int, body: bytes | memoryview) -> int:
+    return zlib.crc32(body, zlib.crc32(bytes([form])))
 
 
 def _count_widths(layout: Layout) -> Ints:
@@ -225,27 +231,40 @@ def _unpack(reader: _Reader, widths: Ints) -> Ints:
     return numbers
 
 
-def _read_indices(reader: _Reader, entries: int, unary_bytes: int, layout: Layout) -> tuple[Ints, Ints]:
+def _read_tables(reader: _Reader, bits: int, layout: Layout) -> tuple[Ints, Ints]:
+    """Entries and Rice parameter of each tensor. The bytes that they announce are there."""
     tensors = len(layout.sizes)
     table = _unpack(reader, np.concatenate([_count_widths(layout), np.full(tensors, _PARAMETER_BITS)]))
     counts, parameters = table[:tensors], table[tensors:]
-    if (counts > layout.sizes).any() or counts.sum() != entries:
-        raise RemoteProtocolError("entries per tensor do not add up")
-    stream = np.unpackbits(reader.take(unary_bytes))
+    if (counts > layout.sizes).any():
+        raise RemoteProtocolError("more entries than parameters in a tensor")
+    # each entry takes its low bits, its value, and at least one bit of unary code
+    reader.require(int((counts * (parameters + bits + 1)).sum() + 7) // 8)
+    return counts, parameters
+
+
+def _read_quotients(reader: _Reader, entries: int, layout: Layout) -> Ints:
+    """The unary stream, which is all that is left, as numbers [entries]."""
+    if 8 * reader.left - 7 > layout.size:  # it has at most one bit per parameter
+        raise RemoteProtocolError(f"{reader.left} unary bytes for a model of {layout.size}")
+    stream = np.unpackbits(reader.take(reader.left))
     ones = np.flatnonzero(stream)
     if len(ones) != entries or (len(stream) - (ones[-1] + 1 if entries else 0)) >= 8:
         raise RemoteProtocolError(f"the unary stream holds {len(ones)} entries, expected {entries}")
-    widths = np.repeat(parameters, counts)
-    quotients = np.diff(ones, prepend=-1) - 1
-    gaps = (quotients << widths) + _unpack(reader, widths)
+    return np.diff(ones, prepend=-1) - 1
+
+
+def _indices(quotients: Ints, widths: Ints, low: Ints, counts: Ints, layout: Layout) -> Ints:
+    """The flat positions [k], from the parts of their gaps."""
+    gaps = (quotients << widths) + low
     owners = _owners(counts)
     limits = np.asarray(layout.sizes, dtype=np.int64)[owners]
     ends = np.cumsum(gaps + 1)
     firsts = (np.cumsum(counts) - counts)[owners]
-    local = ends - np.concatenate([[0], ends])[firsts] - 1 if entries else ends
+    local = ends - np.concatenate([[0], ends])[firsts] - 1 if len(gaps) else ends
     if (local >= limits).any():
         raise RemoteProtocolError("an index is out of range")
-    return counts, local + layout.offsets[owners]
+    return local + layout.offsets[owners]
 
 
 def _pack_codes(values: Values) -> bytes:
@@ -257,12 +276,13 @@ def _pack_codes(values: Values) -> bytes:
             return codes.astype("<u2").tobytes()
         case 8:
             return codes.astype(np.int8).tobytes()
-        case 1:
+        case 1 if not values.fitted:
             return np.packbits(codes < 0).tobytes()  # type: ignore[operator]  # integers
     return _pack(codes.astype(np.int64) & ((1 << bits) - 1), np.full(len(codes), bits))
 
 
-def _read_values(reader: _Reader, entries: int, bits: int, tensors: int) -> Values:
+def _read_values(reader: _Reader, counts: Ints, bits: int, fitted: bool) -> Values:
+    entries = int(counts.sum())
     if bits >= 16:
         raw = reader.take(entries * bits // 8)
         codes = raw.view("<f4") if bits == 32 else raw.view("<u2")
@@ -270,17 +290,30 @@ def _read_values(reader: _Reader, entries: int, bits: int, tensors: int) -> Valu
         if not np.isfinite(values.decode(np.zeros(0, dtype=np.int64))).all():
             raise RemoteProtocolError("a value is not finite")
         return values
-    scales = reader.take(4 * tensors).view("<f4")
-    if not ((scales >= 0) & (scales <= np.finfo(np.float32).max / (1 << (bits - 1)))).all():
-        raise RemoteProtocolError("a scale is negative, or its values are not finite")
-    if bits == 1:
-        negative = np.unpackbits(reader.take((entries + 7) // 8), count=entries)
-        return Values(1 - 2 * negative.astype(np.int8), bits, scales)
+    scales = _read_scales(reader, len(counts), bits, fitted)
     if bits == 8:
         levels = reader.take(entries).view(np.int8)
     else:
         plain = _unpack(reader, np.full(entries, bits))
+        if fitted:
+            return Values(plain.astype(np.uint8), bits, scales, fitted=True)
+        if bits == 1:
+            return Values(1 - 2 * plain.astype(np.int8), bits, scales)
         levels = (plain - ((plain >> (bits - 1)) << bits)).astype(np.int8)
     if (levels == -(1 << (bits - 1))).any():
         raise RemoteProtocolError("an integer value is out of range")
     return Values(levels, bits, scales)
+
+
+def _scale_bytes(bits: int, fitted: bool) -> int:
+    """Of the scale of one tensor."""
+    return 0 if bits >= 16 else 2 if fitted else 4
+
+
+def _read_scales(reader: _Reader, tensors: int, bits: int, fitted: bool) -> Floats:
+    largest = float(LEVELS[bits][-1]) if fitted else 1 << (bits - 1)
+    raw = reader.take(_scale_bytes(bits, fitted) * tensors)
+    scales = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32) if fitted else raw.view("<f4")
+    if not ((scales >= 0) & (scales <= np.finfo(np.float32).max / max(largest, 1))).all():
+        raise RemoteProtocolError("a scale is negative, or its values are not finite")
+    return scales

@@ -1,7 +1,7 @@
 """Compression operators C: a flat float32 vector in, a Payload out. Pure: random numbers come from an argument.
 
-An operator selects entries (``select``) and then rounds their values (``quantise``). Identity, top-k, random
-quantisation and their combinations are thus one class.
+An operator selects entries (``select``) and then rounds their values (``quantise``, in `rounding`). Identity, top-k,
+random quantisation and their combinations are thus one class.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,21 +53,39 @@ def block_bounds(size: int, blocks: int) -> Ints:
     return np.arange(blocks + 1, dtype=np.int64) * size // blocks
 
 
+def _levels(*positive: float) -> Floats:
+    return np.array([*(-level for level in reversed(positive)), *positive], dtype=np.float32)
+
+
+LEVELS: Mapping[int, Floats] = {
+    1: _levels(0.7979),
+    2: _levels(0.4528, 1.5104),
+    4: _levels(0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326),
+}
+"""By their number of bits, the levels that round normal numbers of variance 1 with the least mean square error
+(Max, "Quantizing for minimum distortion", 1960, table 1)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Values:
     """Numbers as they are sent: ``codes`` in float32, bfloat16 (as uint16) or signed integers of ``bits`` bits.
 
     An integer code means ``code * scale``, with one float32 scale per tensor. It is less than 2^(bits-1) in magnitude,
     and -1 or 1 if ``bits`` is 1. `codec` lists the numbers of bits that can be sent.
+
+    If ``fitted``, a code of 0 to 2^bits - 1 means ``LEVELS[bits][code] * scale``, and scales are bfloat16 numbers.
     """
 
     codes: NDArray[np.generic]
     bits: int = 32
     scales: Floats | None = None
+    fitted: bool = False
 
     def decode(self, counts: Ints) -> Floats:
         """The numbers, float32 [k], where ``counts`` are the entries per tensor."""
         if self.scales is not None:
+            if self.fitted:
+                return np.take(LEVELS[self.bits], self.codes.astype(np.intp)) * np.repeat(self.scales, counts)
             return self.codes.astype(np.float32) * np.repeat(self.scales, counts)
         if self.bits == 16:
             return (self.codes.astype(np.uint32) << 16).view(np.float32)
@@ -206,72 +224,6 @@ def top_k(magnitude: Floats, k: int) -> Ints:
 def as_float32(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
     """No rounding."""
     return Values(numbers)
-
-
-def as_bfloat16(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
-    """Round to the nearest bfloat16, ties to even. It has float32's range, so that values with a grown error fit."""
-    bits = numbers.view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return Values(rounded.astype(np.uint16), bits=16)
-
-
-@dataclass(frozen=True)
-class Integers:
-    """Round to the nearest of 2^bits - 1 levels between plus and minus each tensor's largest magnitude."""
-
-    bits: int
-
-    def __call__(self, numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
-        largest = 2 ** (self.bits - 1) - 1
-        scales = per_tensor(np.maximum, np.abs(numbers), counts) / np.float32(largest)
-        steps = np.repeat(np.where(scales > 0, scales, np.float32(1)), counts)
-        codes = np.clip(np.rint(numbers / steps), -largest, largest).astype(np.int8)
-        return Values(codes, bits=self.bits, scales=scales)
-
-
-as_int8 = Integers(8)
-as_int4 = Integers(4)
-
-QUANTISE: Mapping[str, Quantise] = {
-    "int8": as_int8,
-    "int4": as_int4,
-    "bfloat16": as_bfloat16,
-    "float32": as_float32,
-}
-"""The number formats that algorithm.values can name."""
-
-
-@dataclass(frozen=True)
-class Random:
-    """Random quantisation (Alistarh et al. 2017, QSGD; scaled as in Koloskova et al. 2019), per tensor.
-
-    ``sign(v) * |v|_2 / (s * tau) * floor(s * |v| / |v|_2 + xi)`` with ``s = 2^bits - 1`` levels and xi uniform in
-    [0, 1). Division by ``tau = 1 + min(d / s^2, sqrt(d) / s)`` makes the operator a contraction (section 8.1,
-    assumption 5). A code has one bit more for its sign, and zeros are not sent.
-    """
-
-    bits: int
-    drops_zeros: ClassVar[bool] = True
-
-    def __call__(self, numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
-        levels = np.float32(2**self.bits - 1)
-        norms = np.sqrt(per_tensor(np.add, numbers * numbers, counts))
-        tau = 1 + np.minimum(counts / levels**2, np.sqrt(counts) / levels)
-        safe = np.repeat(np.where(norms > 0, norms, np.float32(1)), counts)
-        noise = rng.random(len(numbers), dtype=np.float32)
-        level = np.minimum(np.floor(levels * np.abs(numbers) / safe + noise), levels)
-        codes = np.where(np.repeat(norms > 0, counts), np.sign(numbers) * level, 0).astype(np.int8)
-        return Values(codes, bits=self.bits + 1, scales=(norms / (levels * tau)).astype(np.float32))
-
-
-def per_tensor(reduce: np.ufunc, numbers: Floats, counts: Ints) -> Floats:
-    """Reduce the entries of each tensor, [k] -> [tensors]. A tensor without entries gives 0."""
-    result = np.zeros(len(counts), dtype=np.float32)
-    full = counts > 0
-    if full.any():
-        starts = (np.cumsum(counts) - counts)[full]
-        result[full] = reduce.reduceat(numbers, starts)
-    return result
 
 
 @dataclass(frozen=True)

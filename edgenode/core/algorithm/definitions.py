@@ -82,19 +82,22 @@ class AlgorithmDefinition:
 
 
 def _top_k(settings: Settings) -> Compressor:
-    from edgenode.core.algorithm.compression import QUANTISE, Compressor, TopK
+    from edgenode.core.algorithm.compression import Compressor, TopK
+    from edgenode.core.algorithm.rounding import QUANTISE
 
     return Compressor(TopK(settings.share), QUANTISE[settings.values])
 
 
 def _everything(settings: Settings) -> Compressor:
-    from edgenode.core.algorithm.compression import QUANTISE, Compressor, keep_all
+    from edgenode.core.algorithm.compression import Compressor, keep_all
+    from edgenode.core.algorithm.rounding import QUANTISE
 
     return Compressor(keep_all, QUANTISE[settings.values])
 
 
 def _random(settings: Settings) -> Compressor:
-    from edgenode.core.algorithm.compression import Compressor, Random, keep_all
+    from edgenode.core.algorithm.compression import Compressor, keep_all
+    from edgenode.core.algorithm.rounding import Random
 
     return Compressor(keep_all, Random(settings.bits))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 
 import numpy as np
@@ -15,17 +14,13 @@ from edgenode.core.algorithm.compression import (
     Ints,
     Layout,
     Payload,
-    Random,
     TopK,
     Values,
-    as_bfloat16,
     as_float32,
-    as_int4,
-    as_int8,
     keep_all,
     keep_none,
-    per_tensor,
 )
+from edgenode.core.algorithm.rounding import Fitted, Random, as_bfloat16, as_int4, as_int8, per_tensor
 from edgenode.errors import RemoteProtocolError
 
 SELECTIONS = [keep_all, keep_none, TopK(0.01), TopK(0.2), TopK(1.0)]
@@ -37,7 +32,13 @@ def as_signs(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
     return Values(np.where(np.signbit(numbers), -1, 1).astype(np.int8), bits=1, scales=scales)
 
 
-QUANTISERS = [as_float32, as_bfloat16, as_int8, as_int4, Random(1), Random(2), Random(4), as_signs]
+QUANTISERS = [
+    as_float32, as_bfloat16, as_int8, as_int4, Random(1), Random(2), Random(4), as_signs,
+    Fitted(4), Fitted(2), Fitted(1),
+]  # fmt: skip
+HEADER = 5
+SPARSE = 0x10
+FORMS = {"float32": 0, "bfloat16": 1, 8: 2, 1: 3, 2: 4, 3: 5, 4: 6, 5: 7, "fitted1": 8, "fitted2": 9, "fitted4": 10}
 COMPRESSORS = [Compressor(select, quantise) for select in SELECTIONS for quantise in QUANTISERS]
 SMALL = Layout((1, 40, 7, 1))
 
@@ -48,14 +49,13 @@ def a_payload(compressor: Compressor, layout: Layout, seed: int = 0, magnitude: 
 
 
 def resealed(data: bytes) -> bytes:
-    """The data with a valid length and checksum, so that the checks after them are reached."""
-    head = struct.unpack_from("<BBII", data)
-    return sealed(*head, data[18:])
+    """The data with a valid checksum, so that the checks after it are reached."""
+    return sealed(data[0] & 0x1F, data[HEADER:], data[0] >> 5)
 
 
-def sealed(version: int, form: int, entries: int, unary_bytes: int, body: bytes) -> bytes:
-    head = struct.pack("<BBIII", version, form, entries, unary_bytes, 18 + len(body))
-    return head + struct.pack("<I", zlib.crc32(head + body)) + body
+def sealed(form: int, body: bytes, version: int = 2) -> bytes:
+    head = bytes([version << 5 | form])
+    return head + zlib.crc32(head + body).to_bytes(4, "little") + body
 
 
 def refuse(data: bytes, layout: Layout, match: str | None = None) -> None:

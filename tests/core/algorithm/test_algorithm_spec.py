@@ -16,7 +16,8 @@ from edgenode.core.algorithm.algorithm_spec import (
     RoundStep,
     gossip_rounds_needed,
 )
-from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_int8
+from edgenode.core.algorithm.compression import Compressor, Layout, TopK, keep_all
+from edgenode.core.algorithm.rounding import as_int8
 from edgenode.core.algorithm.update_rules import default_averaging_rate
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError
@@ -61,6 +62,12 @@ def test_scsp_drops_the_error_and_gossips_uncompressed() -> None:
         RoundStep(False, UNCOMPRESSED, 1.0),
         RoundStep(False, UNCOMPRESSED, 1.0),
     ]
+
+
+def test_gossip_in_few_bits_begins_every_round_without_an_error() -> None:
+    in_bytes = Compressor(keep_all, as_int8)
+    algorithm_spec = AlgorithmSpec(COMPRESSED, 0.005, 1, gossip_rounds=2, gossip_compressor=in_bytes)
+    assert [algorithm_spec.step(t) for t in (1, 2)] == [RoundStep(False, in_bytes, 1.0, drops_error=True)] * 2
 
 
 def test_uncompressed_is_the_identity() -> None:

@@ -11,17 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm.codec import decode, encode, max_bytes
-from edgenode.core.algorithm.compression import (
-    Compressor,
-    Layout,
-    Payload,
-    TopK,
-    Values,
-    as_int8,
-    keep_all,
-    keep_none,
-)
-from tests.core.algorithm.payloads import COMPRESSORS, QUANTISERS, SMALL, a_payload, refuse, resealed
+from edgenode.core.algorithm.compression import LEVELS, Compressor, Layout, Payload, TopK, Values, keep_all, keep_none
+from edgenode.core.algorithm.rounding import as_int8
+from tests.core.algorithm.payloads import COMPRESSORS, HEADER, QUANTISERS, SMALL, a_payload, refuse, resealed
 
 # The 59 tensors of a ResNet-20 for CIFAR-10: a convolution and the two of its normalisation in turn, then the head.
 
@@ -111,24 +103,18 @@ def test_format_is_frozen() -> None:
     scales = np.array([0.5, 0.25, 0], dtype=np.float32)
     values = Values(np.array([-127, 64, 127], dtype=np.int8), bits=8, scales=scales)
     payload = Payload(np.array([1, 2, 0]), np.array([0, 4, 8]), values)
-    head = bytes.fromhex(
-        "01"  # version
-        "88"  # sparse, 8 bits per value
-        "03000000"  # entries
-        "01000000"  # bytes of unary code
-        "26000000"  # 38 bytes in all
-    )
+    head = bytes.fromhex("52")  # version 2: 010, sparse: 1, 8 bits per value: 0010
     body = bytes.fromhex(
         "820040"  # counts 1 | 000 | 0010 (1, 0 and 2, narrow fields first), Rice parameters 00000 00001 00000
-        "a8"  # gaps 0, 3 and 3, halved in the second tensor: 1 01 01
-        "c0"  # their low bits: none, 1, 1
+        "c0"  # gaps 0, 3 and 3, halved in the second tensor: their low bits are none, 1, 1
         "0000003f"
         "0000803e"
         "00000000"  # scales
         "81407f"  # values
+        "a8"  # the rest of the gaps: 1 01 01
     )
     golden = head + struct.pack("<I", zlib.crc32(head + body)) + body
-    assert golden.hex() == "0188030000000100000026000000b0b62fac820040a8c00000003f0000803e0000000081407f"
+    assert golden.hex() == "52114b9793820040c00000003f0000803e0000000081407fa8"
     assert encode(payload, layout) == golden
     assert_same(decode(golden, layout), payload)
 
@@ -138,10 +124,22 @@ def test_four_bit_values_take_half_a_byte_each() -> None:
     layout = Layout((3,))
     payload = Payload(np.array([3]), None, Values(np.array([-7, 3, 1], dtype=np.int8), 4, np.ones(1, np.float32)))
     data = encode(payload, layout)
-    assert data[:2].hex() == "0104"
-    assert data[18:].hex() == "0000803f" + "9310"
+    assert data[:1].hex() == "46"
+    assert data[5:].hex() == "0000803f" + "9310"
     assert_same(decode(data, layout), payload)
-    refuse(resealed(data[:22] + b"\x80\x10"), layout, "an integer value is out of range")  # -8 is not a code
+    refuse(resealed(data[:9] + b"\x80\x10"), layout, "an integer value is out of range")  # -8 is not a code
+
+
+@pytest.mark.parametrize(("bits", "codes", "form", "packed"), [
+    (4, [15, 0, 9], "4a", "f090"), (2, [3, 0, 1], "49", "c4"), (1, [1, 0, 1], "48", "a0"),
+])  # fmt: skip
+def test_fitted_values_have_a_scale_of_two_bytes(bits: int, codes: list[int], form: str, packed: str) -> None:
+    layout = Layout((3,))
+    values = Values(np.array(codes, np.uint8), bits, np.array([0.5], np.float32), fitted=True)
+    data = encode(Payload(np.array([3]), None, values), layout)
+    assert data[:1].hex() == form
+    assert data[5:].hex() == "003f" + packed
+    assert decode(data, layout).numbers.tolist() == (LEVELS[bits][codes] / 2).tolist()
 
 
 @pytest.mark.parametrize("quantise", QUANTISERS)
@@ -153,16 +151,16 @@ def test_payload_of_a_block_has_the_layout_of_the_block(quantise, block: int) ->
     assert len(data) <= max_bytes(part) <= max_bytes(SMALL)
     assert_same(decode(data, part), payload)
     if payload.indices is None:
-        refuse(data, SMALL, f"a dense payload of {part.size} entries for a model of {SMALL.size}")
+        refuse(data, SMALL, f"bytes for all values of {SMALL.size}, expected")
 
 
 def test_empty_block_is_a_header_only() -> None:
     nothing = Layout(())
     for quantise in QUANTISERS:
         data = encode(a_payload(Compressor(keep_all, quantise), nothing), nothing)
-        assert len(data) == 18
+        assert len(data) == HEADER
         assert len(decode(data, nothing).numbers) == 0
-        refuse(resealed(data + b"\0"), nothing, "left over")
+        refuse(resealed(data + b"\0"), nothing, "1 unary bytes|1 bytes for all values")
 
 
 def test_resnet20_at_one_percent_takes_20_bits_per_entry() -> None:
@@ -176,6 +174,6 @@ def test_resnet20_at_one_percent_takes_20_bits_per_entry() -> None:
 def test_random_positions_cost_the_bits_of_rice_coding(share: float, rice_bits: float) -> None:
     layout = Layout((1_000_000,))
     payload = a_payload(Compressor(TopK(share), as_int8), layout)
-    table, header, scale = 4, 18, 4
+    table, header, scale = 4, HEADER, 4
     positions = len(encode(payload, layout)) - table - header - scale - int(payload.counts[0])
     assert 8 * positions / payload.counts[0] == pytest.approx(rice_bits, rel=0.02)

@@ -11,12 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm.codec import decode, encode, max_bytes
-from edgenode.core.algorithm.compression import (
-    Compressor,
-    Layout,
-)
+from edgenode.core.algorithm.compression import Compressor, Layout
 from edgenode.errors import RemoteProtocolError
-from tests.core.algorithm.payloads import COMPRESSORS, SMALL, a_payload, refuse, resealed, sealed
+from tests.core.algorithm.payloads import COMPRESSORS, FORMS, HEADER, SMALL, SPARSE, a_payload, refuse, resealed, sealed
 
 
 def refuse_or_read_sound(data: bytes, layout: Layout) -> None:
@@ -38,7 +35,7 @@ def test_payload_truncated_anywhere_is_refused(compressor: Compressor) -> None:
     data = encode(a_payload(compressor, SMALL), SMALL)
     for length in range(len(data)):
         refuse(data[:length], SMALL)
-        if length >= 18:
+        if length >= HEADER:
             refuse(resealed(data[:length]), SMALL)
 
 
@@ -46,8 +43,8 @@ def test_payload_truncated_anywhere_is_refused(compressor: Compressor) -> None:
 def test_payload_with_appended_bytes_is_refused(compressor: Compressor) -> None:
     data = encode(a_payload(compressor, SMALL), SMALL)
     for more in (b"\0", b"\xff" * 5):
-        refuse(data + more, SMALL, "in its header")
-        refuse(resealed(data + more), SMALL, "left over")
+        refuse(data + more, SMALL, "checksum does not match")
+        refuse(resealed(data + more), SMALL, "unary|for all values")
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
@@ -70,15 +67,9 @@ def flipped(data: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
-@given(
-    st.binary(max_size=80),
-    st.integers(0, 60),
-    st.integers(0, 20),
-    st.sampled_from([1, 2, 3, 5, 8, 16, 32]),
-    st.booleans(),
-)
-def test_any_body_is_refused_or_harmless(body: bytes, entries: int, unary: int, bits: int, sparse: bool) -> None:
-    refuse_or_read_sound(sealed(1, bits | sparse << 7, entries, unary, body), SMALL)
+@given(st.binary(max_size=80), st.integers(0, 15), st.booleans())
+def test_any_body_is_refused_or_harmless(body: bytes, form: int, sparse: bool) -> None:
+    refuse_or_read_sound(sealed(form | sparse * SPARSE, body), SMALL)
 
 
 @given(st.binary(max_size=60))
@@ -87,33 +78,31 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 
 
 def test_another_version_is_refused_by_its_number() -> None:
-    refuse(sealed(2, 32, 0, 0, b""), SMALL, "payload version 2, expected 1")
+    refuse(sealed(0, b"", version=3), SMALL, "payload version 3, expected 2")
 
 
 def test_unknown_form_is_refused() -> None:
-    for bits in set(range(128)) - {1, 2, 3, 4, 5, 8, 16, 32}:
-        refuse(sealed(1, bits, SMALL.size, 0, bytes(4 * SMALL.size)), SMALL, "unknown value form")
-        refuse(sealed(1, bits | 0x80, 0, 0, bytes(100)), SMALL, "unknown value form")
+    for form in set(range(16)) - set(FORMS.values()):
+        refuse(sealed(form, bytes(4 * SMALL.size)), SMALL, f"unknown value form {form}")
+        refuse(sealed(form | SPARSE, bytes(100)), SMALL, f"unknown value form {form}")
 
 
-def test_wrong_length_or_checksum_is_refused() -> None:
-    body = bytes(4 * SMALL.size)
-    good = sealed(1, 32, SMALL.size, 0, body)
-    for length in (0, 17, 18, len(good) - 1, len(good) + 1, 2**32 - 1):
-        refuse(good[:10] + struct.pack("<I", length) + good[14:], SMALL, "in its header")
-    refuse(flipped(good, 8 * 14), SMALL, "checksum does not match")
-    refuse(flipped(good, 8 * 20), SMALL, "checksum does not match")
+def test_wrong_checksum_is_refused() -> None:
+    good = sealed(FORMS["float32"], bytes(4 * SMALL.size))
+    for at in range(1, len(good)):
+        refuse(flipped(good, 8 * at), SMALL, "checksum does not match")
 
 
 def test_more_entries_than_parameters_are_refused() -> None:
-    refuse(sealed(1, 0x80 | 8, SMALL.size + 1, 1, bytes(1000)), SMALL, "50 entries")
-    refuse(sealed(1, 0x80 | 8, 1, 8, bytes(1000)), SMALL, "8 unary bytes for a model of 49")
-    refuse(sealed(1, 0x80 | 8, 2**32 - 1, 2**32 - 1, bytes(1000)), SMALL, "4294967295 entries")
+    refuse(sealed(SPARSE | FORMS[8], b"\xff" * 1000), SMALL, "more entries than parameters in a tensor")
+    body = tables([0, 1], [0, 0]) + bytes(12) + b"\x80" + bytes(8)
+    refuse(sealed(SPARSE, body), Layout((1, 8)), "17 unary bytes for a model of 9")
 
 
-def test_malformed_dense_payload_is_refused() -> None:
-    refuse(sealed(1, 32, SMALL.size - 1, 0, bytes(4 * SMALL.size - 4)), SMALL, "a dense payload of 48 entries")
-    refuse(sealed(1, 32, SMALL.size, 1, bytes(4 * SMALL.size + 1)), SMALL, "a dense payload")
+def test_dense_payload_of_another_length_is_refused() -> None:
+    refuse(sealed(FORMS["float32"], bytes(4 * SMALL.size - 4)), SMALL, "192 bytes for all values of 49, expected 196")
+    refuse(sealed(FORMS["float32"], bytes(4 * SMALL.size + 1)), SMALL, "197 bytes for all values of 49, expected 196")
+    refuse(sealed(FORMS["fitted2"], bytes(20)), SMALL, "20 bytes for all values of 49, expected 21")
 
 
 def tables(counts: list[int], parameters: list[int]) -> bytes:
@@ -123,67 +112,72 @@ def tables(counts: list[int], parameters: list[int]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("entries", "body", "reason"),
+    ("body", "reason"),
     [
-        (2, tables([1, 0], [0, 0]) + b"\xc0" + bytes(8), "do not add up"),
-        (1, tables([1, 1], [0, 0]) + b"\x80" + bytes(4), "do not add up"),
-        (9, tables([0, 9], [0, 0]) + b"\xff" + bytes(36), "do not add up"),
-        (2, tables([1, 1], [0, 0]) + b"\x80" + bytes(8), "holds 1 entries, expected 2"),
-        (1, tables([0, 1], [0, 0]) + b"\xc0" + bytes(4), "holds 2 entries, expected 1"),
-        (1, tables([0, 1], [0, 0]) + b"\x00" + bytes(4), "holds 0 entries, expected 1"),
-        (0, tables([0, 0], [0, 0]) + b"\x00", "holds 0 entries, expected 0"),
-        (1, tables([1, 0], [0, 0]) + b"\x40" + bytes(4), "out of range"),
-        (1, tables([0, 1], [4, 4]) + b"\x80" + b"\x80" + bytes(4), "out of range"),
-        (2, tables([0, 2], [0, 2]) + b"\x60" + b"\xc0" + bytes(8), "out of range"),
-        (1, tables([0, 1], [0, 31]) + b"\x01" + b"\xff" * 4 + bytes(4), "out of range"),
-        (1, tables([0, 1], [0, 0]) + b"\x80", "truncated: 4 bytes wanted, 0 left"),
+        (tables([0, 9], [0, 0]) + bytes(36) + b"\xff", "more entries than parameters"),
+        (tables([1, 1], [0, 0]) + bytes(8) + b"\x80", "holds 1 entries, expected 2"),
+        (tables([0, 1], [0, 0]) + bytes(4) + b"\xc0", "holds 2 entries, expected 1"),
+        (tables([0, 1], [0, 0]) + bytes(4) + b"\x00", "holds 0 entries, expected 1"),
+        (tables([0, 0], [0, 0]) + b"\x00", "holds 0 entries, expected 0"),
+        (tables([1, 0], [0, 0]) + bytes(4) + b"\x40", "out of range"),
+        (tables([0, 1], [4, 4]) + b"\x80" + bytes(4) + b"\x80", "out of range"),
+        (tables([0, 2], [0, 2]) + b"\xc0" + bytes(8) + b"\x60", "out of range"),
+        (tables([0, 1], [0, 31]) + b"\xff" * 4 + bytes(4) + b"\x01", "out of range"),
+        (tables([0, 1], [0, 0]) + b"\x80", "truncated: 5 bytes wanted, 1 left"),
     ],
 )
-def test_inconsistent_entries_are_refused(entries: int, body: bytes, reason: str) -> None:
-    refuse(sealed(1, 0x80 | 32, entries, 1, body), Layout((1, 8)), reason)
+def test_inconsistent_entries_are_refused(body: bytes, reason: str) -> None:
+    refuse(sealed(SPARSE | FORMS["float32"], body), Layout((1, 8)), reason)
 
 
 def test_last_index_is_in_range() -> None:
-    body = tables([0, 1], [0, 0]) + b"\x01" + struct.pack("<f", 1.5)
-    assert decode(sealed(1, 0x80 | 32, 1, 1, body), Layout((1, 8))).dense(9).tolist() == [0] * 8 + [1.5]
+    body = tables([0, 1], [0, 0]) + struct.pack("<f", 1.5) + b"\x01"
+    assert decode(sealed(SPARSE, body), Layout((1, 8))).dense(9).tolist() == [0] * 8 + [1.5]
 
 
 @pytest.mark.parametrize("number", [0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0xFFFFFFFF])
 def test_infinite_or_nan_value_is_refused(number: int) -> None:
-    refuse(sealed(1, 32, 2, 0, struct.pack("<2I", 0, number)), Layout((2,)), "a value is not finite")
+    refuse(sealed(FORMS["float32"], struct.pack("<2I", 0, number)), Layout((2,)), "a value is not finite")
     if number & 0xFFFF == 0 or number == 0xFFFFFFFF:
-        refuse(sealed(1, 16, 2, 0, struct.pack("<2H", 0, number >> 16)), Layout((2,)), "a value is not finite")
+        refuse(sealed(FORMS["bfloat16"], struct.pack("<2H", 0, number >> 16)), Layout((2,)), "a value is not finite")
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, -1.0, -1e-45, 3.4e38])
 def test_scale_without_finite_values_is_refused(bits: int, scale: float) -> None:
     codes = bytes((2 * bits + 7) // 8)
-    refuse(sealed(1, bits, 2, 0, struct.pack("<f", scale) + codes), Layout((2,)), "scale")
+    refuse(sealed(FORMS[bits], struct.pack("<f", scale) + codes), Layout((2,)), "scale")
+
+
+@pytest.mark.parametrize("form", ["fitted1", "fitted2", "fitted4"])
+@pytest.mark.parametrize("scale", [0x7F80, 0xFF80, 0x7FC0, 0xBF80, 0x7F7F])  # infinite, NaN, -1 and 3.4e38
+def test_fitted_scale_without_finite_values_is_refused(form: str, scale: int) -> None:
+    if (form, scale) != ("fitted1", 0x7F7F):
+        refuse(sealed(FORMS[form], struct.pack("<H", scale) + bytes(1)), Layout((2,)), "scale")
 
 
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, -1.0])
 def test_sign_with_a_scale_that_is_not_finite_is_refused(scale: float) -> None:
-    refuse(sealed(1, 1, 2, 0, struct.pack("<f", scale) + b"\0"), Layout((2,)), "scale")
+    refuse(sealed(FORMS[1], struct.pack("<f", scale) + b"\0"), Layout((2,)), "scale")
 
 
 def test_sign_is_one_bit_which_is_set_for_minus() -> None:
     body = struct.pack("<f", 0.5) + bytes([0b01100000])
-    assert decode(sealed(1, 1, 3, 0, body), Layout((3,))).numbers.tolist() == [0.5, -0.5, -0.5]
+    assert decode(sealed(FORMS[1], body), Layout((3,))).numbers.tolist() == [0.5, -0.5, -0.5]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
 def test_largest_scale_still_gives_finite_values(bits: int) -> None:
     scale = np.finfo(np.float32).max / (1 << (bits - 1))
     codes = np.packbits(np.array([0, *[1] * (bits - 1), *[1] * bits], dtype=np.uint8)).tobytes()
-    numbers = decode(sealed(1, bits, 2, 0, struct.pack("<f", scale) + codes), Layout((2,))).numbers
+    numbers = decode(sealed(FORMS[bits], struct.pack("<f", scale) + codes), Layout((2,))).numbers
     assert numbers.tolist() == [scale * ((1 << (bits - 1)) - 1), -scale]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
 def test_lowest_integer_is_refused(bits: int) -> None:
     codes = np.packbits(np.array([1] + [0] * (bits - 1), dtype=np.uint8)).tobytes()
-    refuse(sealed(1, bits, 1, 0, struct.pack("<f", 1) + codes), Layout((1,)), "an integer value is out of range")
+    refuse(sealed(FORMS[bits], struct.pack("<f", 1) + codes), Layout((1,)), "an integer value is out of range")
 
 
 # --- allocation
@@ -205,21 +199,27 @@ def refuse_or_drop(data: bytes, layout: Layout) -> None:
         return
 
 
-@pytest.mark.parametrize("unary", [0, 1, 2**31, 2**32 - 1])
-@pytest.mark.parametrize("entries", [0, 1_000_000, 2**32 - 1])
-@pytest.mark.parametrize("form", [1, 2, 5, 8, 32, 0x82, 0x85, 0x88, 0xA0])
-def test_short_message_allocates_little(form: int, entries: int, unary: int) -> None:
-    assert peak_bytes(sealed(1, form, entries, unary, b"\xff" * 200), Layout((1_000_000,))) < 100_000
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b"\x55"])
+@pytest.mark.parametrize("form", [*FORMS.values(), *(form | SPARSE for form in FORMS.values())])
+def test_short_message_allocates_little(form: int, fill: bytes) -> None:
+    assert peak_bytes(sealed(form, fill * 200), Layout((1_000_000,))) < 100_000
+
+
+@pytest.mark.parametrize("form", FORMS.values())
+@pytest.mark.parametrize("announced", [1, 500_000, 999_999])
+def test_announced_entries_allocate_little(form: int, announced: int) -> None:
+    table = ((announced << 5) << 7).to_bytes(4)  # 20 bits of entries, 5 of a Rice parameter of 0
+    assert peak_bytes(sealed(form | SPARSE, table + b"\xff" * 200), Layout((1_000_000,))) < 100_000
 
 
 @pytest.mark.parametrize("fill", [b"\0", b"\xff", b"\x55"])
-@pytest.mark.parametrize("form", [1, 2, 5, 8, 32, 0x82, 0x85, 0x88, 0xA0])
+@pytest.mark.parametrize("form", [*FORMS.values(), *(form | SPARSE for form in FORMS.values())])
 def test_hostile_message_of_full_size_allocates_little(form: int, fill: bytes) -> None:
     layout = Layout((20_000,))
-    body = fill * (max_bytes(layout) - 18)
-    for entries in (0, 20_000):
-        for unary in (0, 2500, len(body)):
-            assert peak_bytes(sealed(1, form, entries, unary, body), layout) < 20 * max_bytes(layout)
+    for entries in (0, 1000, 20_000):
+        table = ((entries << 5) << 4).to_bytes(3)  # 15 bits of entries
+        body = (table if form & SPARSE else b"") + fill * max_bytes(layout)
+        assert peak_bytes(sealed(form, body[: max_bytes(layout) - HEADER]), layout) < 20 * max_bytes(layout)
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)

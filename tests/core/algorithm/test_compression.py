@@ -13,19 +13,16 @@ from edgenode.core.algorithm.compression import (
     Compressor,
     Layout,
     Payload,
-    Random,
     TopK,
-    as_bfloat16,
     as_float32,
-    as_int4,
-    as_int8,
     keep_all,
     keep_none,
-    per_tensor,
     top_k,
 )
+from edgenode.core.algorithm.rounding import Fitted, Integers, Random, as_bfloat16, as_int4, as_int8, per_tensor
 from edgenode.errors import Diverged, LocalProtocolError
 
+FITTED = [Fitted(4), Fitted(2), Fitted(1)]
 RNG = np.random.default_rng(0)
 FLOATS = st.floats(-(2.0**40), 2.0**40, width=32)
 
@@ -130,7 +127,7 @@ def test_identity_keeps_every_entry_without_positions() -> None:
     assert np.array_equal(payload.dense(9), vector)
 
 
-@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4), *FITTED])
 def test_keeping_none_sends_nothing(quantise) -> None:
     payload = compressed(Compressor(keep_none, quantise), np.ones(9), 4, 5)
     assert (payload.counts.tolist(), len(payload.numbers)) == ([0, 0], 0)
@@ -166,6 +163,41 @@ def test_integer_error_is_at_most_half_a_step_of_the_tensor(numbers: np.ndarray)
 def test_int4_has_fifteen_levels() -> None:
     values = as_int4(np.array([-7, -3.4, 0.4, 6.6], dtype=np.float32), np.array([4]), RNG)
     assert (values.bits, values.codes.tolist(), values.scales.tolist()) == (4, [-7, -3, 0, 7], [1])
+
+
+@pytest.mark.parametrize(("bits", "error"), [(4, 0.0095), (2, 0.1175), (1, 0.3634)])
+def test_fitted_levels_round_normal_numbers_as_max_has_it(bits: int, error: float) -> None:
+    """The mean square errors of table 1 of Max 1960."""
+    numbers = (3e-3 * np.random.default_rng(0).standard_normal(200_000)).astype(np.float32)
+    rounded = Fitted(bits)(numbers, np.array([len(numbers)]), RNG).decode(np.array([len(numbers)]))
+    assert np.mean((rounded - numbers) ** 2) / np.mean(numbers**2) == pytest.approx(error, rel=0.02)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_fitted_levels_lose_less_than_half_of_integers(bits: int) -> None:
+    numbers, counts = np.random.default_rng(0).laplace(size=10_000).astype(np.float32), np.array([10_000])
+    errors = [
+        np.mean((quantise(numbers, counts, RNG).decode(counts) - numbers) ** 2)
+        for quantise in (Fitted(bits), Integers(bits))
+    ]
+    assert errors[0] < errors[1] / 2
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_equal_magnitudes_are_fitted_almost_exactly(bits: int) -> None:
+    """Each tensor has a scale of its own, and a scale has the 8 bits of a bfloat16."""
+    numbers = np.array([7, -7, 7, 0.1, -0.1], dtype=np.float32)
+    counts = np.array([3, 0, 2])
+    assert Fitted(bits)(numbers, counts, RNG).decode(counts) == pytest.approx(numbers, rel=2**-8)
+
+
+@given(arrays(np.float32, st.integers(1, 60), elements=st.floats(-1e6, 1e6, width=32)))
+def test_fitted_values_contract(numbers: np.ndarray) -> None:
+    """Error feedback needs |C[v] - v| < |v|, and what is not sent must not grow."""
+    counts = np.array([len(numbers)])
+    for fitted in FITTED:
+        left = fitted(numbers, counts, RNG).decode(counts).astype(np.float64) - numbers
+        assert np.square(left).sum() <= np.square(numbers.astype(np.float64)).sum()
 
 
 def test_int8_scales_each_tensor_by_its_largest_entry() -> None:
@@ -245,7 +277,7 @@ def test_adding_a_payload_is_adding_its_dense_form(select, scale: float) -> None
 
 
 @pytest.mark.parametrize("select", [keep_all, TopK(0.5)])
-@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(2)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(2), *FITTED])
 def test_compression_neither_changes_nor_keeps_the_vector(select, quantise) -> None:
     vector = RNG.standard_normal(12).astype(np.float32)
     before = vector.copy()
@@ -263,7 +295,7 @@ def test_vector_of_another_size_is_a_local_error() -> None:
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e16, -1e16])
 @pytest.mark.parametrize("select", [keep_all, TopK(0.1)])
-@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4), *FITTED])
 def test_diverged_number_is_never_sent(select, quantise, number: float) -> None:
     vector = np.ones(20, dtype=np.float32)
     vector[7] = number
@@ -272,7 +304,7 @@ def test_diverged_number_is_never_sent(select, quantise, number: float) -> None:
 
 
 @pytest.mark.parametrize("select", [keep_all, TopK(0.1)])
-@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4)])
+@pytest.mark.parametrize("quantise", [as_float32, as_bfloat16, as_int8, as_int4, Random(4), *FITTED])
 @pytest.mark.parametrize("magnitude", [1e-44, 1e-30, 1, 1e14])
 def test_numbers_of_any_magnitude_stay_finite(select, quantise, magnitude: float) -> None:
     vector = np.random.default_rng(1).standard_normal(5000) * magnitude

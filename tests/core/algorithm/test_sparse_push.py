@@ -9,19 +9,10 @@ from hypothesis import strategies as st
 
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
-from edgenode.core.algorithm.compression import (
-    Compressor,
-    Layout,
-    Payload,
-    Random,
-    TopK,
-    as_bfloat16,
-    as_float32,
-    as_int8,
-    keep_all,
-)
+from edgenode.core.algorithm.compression import Compressor, Layout, Payload, TopK, as_float32, keep_all
 from edgenode.core.algorithm.d2 import D2
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.rounding import Random, as_bfloat16, as_int8
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     State,
