@@ -51,6 +51,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         self._identity, self._post, self._show, self._planned = identity, post, show, planned
         self._links: dict[str, _Outbox] = {}
         self._addresses: dict[str, str] = {}
+        self._processes: dict[str, str] = {}
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server."""
@@ -82,7 +83,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
                 return
             node = name
             self.hang_up(node)
-            self._links[node], self._addresses[node] = orders, join.address
+            self._links[node], self._addresses[node], self._processes[node] = orders, join.address, join.process
             self._post(Reported(node, join))
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(self._read(node, requests, orders), name=f"reports of {node}")
@@ -100,9 +101,10 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         """The last address of another living process of this name. Empty if there is none.
 
         That process can be without a link, because it has lost it. A restarted device no longer answers at its old
-        address, or answers as the joining process.
+        address, or answers as the joining process. Whoever joins with the address of a living member is found out in
+        the same way.
         """
-        asked = {"", join.address}
+        asked = {"", join.address} if self._processes.get(node) == join.process else {""}
         while (last := self._addresses.get(node) or self._planned(node)) not in asked:
             there = await probe(last, self._identity, _PROBE_S)
             if there and there.is_of(self._identity, node) and there.process != join.process:

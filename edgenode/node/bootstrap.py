@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import NoReturn
 
 import structlog
@@ -154,6 +155,7 @@ class ControllerBootstrap:
         self._welcomes: asyncio.Queue[Welcome] = asyncio.Queue()
         self._fetcher = ModelFetcher(local.identity, self.link)
         self._leadership: Leadership | None = None  # of the last Hello
+        self._attempts = count()  # to reach one of the announced controllers
         self._snapshot: Callable[[], NodeSnapshot] | None = None  # of the node, once it runs
 
     async def wait_for_start(self) -> StartPoint:
@@ -204,6 +206,7 @@ class ControllerBootstrap:
             case Hello(leadership, paused, revoked):
                 self._local.verifier.verify(leadership)
                 self._follow(leadership)
+                self._attempts = count(next(self._attempts) - 1)  # dial this one first again
                 self._options.security.revoke(revoked)
                 self.mailbox.post(Halt(paused))
             case Welcome():
@@ -244,11 +247,13 @@ class ControllerBootstrap:
                 return await asyncio.wait_for(self._welcomes.get(), _CHECK_LINK_EVERY_S)
 
     async def _find_controller(self) -> str:
+        """The controller, or the next of those that are announced: anybody can announce one, and it fails at TLS."""
         if self._options.controller != "mdns":
             return self._options.controller
         assert self._discovery is not None
-        service = await self._discovery.wait("controller", timeout_s=_FIND_S)
-        return service.targets[0]
+        await self._discovery.wait("controller", timeout_s=_FIND_S)
+        targets = [target for service in self._discovery.services("controller").values() for target in service.targets]
+        return targets[next(self._attempts) % len(targets)]
 
     def _why_no_controller(self) -> str:
         if self._options.controller != "mdns":

@@ -64,6 +64,20 @@ async def test_second_process_of_a_name_is_refused_with_addresses(link: str, run
             await until(lambda: bool(first.orders))
 
 
+@pytest.mark.parametrize("known", ["by its link", "by the plan"])
+async def test_join_with_a_members_name_and_address_is_refused(known: str) -> None:
+    async with a_process("first") as address:
+        controller = Controller(planned={"n0": address} if known == "by the plan" else {})
+        async with controller.up() as target, AsyncExitStack() as of_first:
+            if known == "by its link":
+                await of_first.enter_async_context(Node(target, address=address, process="first").up())
+                await until(lambda: bool(controller.events))
+            before = list(controller.events)
+            error = await failure(Node(target, address=address, process="second", running=True))
+            assert f"node id 'n0' is taken by {address}" in str(error)
+            assert controller.events == before
+
+
 async def test_restarted_controller_checks_the_address_in_the_plan() -> None:
     async with a_process("first") as address:
         controller = Controller(planned={"n0": address})

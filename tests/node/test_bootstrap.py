@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -26,17 +27,23 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.errors import ConfigError, Diverged, TransportError
-from edgenode.net import peer_server
+from edgenode.net import control_server, peer_server
+from edgenode.net.control_server import ControlServer
+from edgenode.net.mdns_service import Service
 from edgenode.net.peer_client import abort
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import serving
-from edgenode.net.wire import Identity
+from edgenode.net.tls import MutualTls
+from edgenode.net.wire import PROTOCOL, Identity
+from edgenode.node.background import in_background
 from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, agree_with_peers
 from edgenode.node.options import Options
 from edgenode.node.progress import NodeSnapshot
 from edgenode.node.replica import StartPoint
 from edgenode.node.shutdown import Shutdown
-from tests.net.peer_ends import SOON_S, failure
+from edgenode.security.certificates import make_authority, make_credentials
+from edgenode.security.subject import CONTROLLER, Subject
+from tests.net.peer_ends import SOON_S, failure, until
 
 PLAN = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(Config()))
 OPTIONS = Options(Config(), "n0", "127.0.0.1:0", (), "127.0.0.1:1", Path("unused"))
@@ -136,6 +143,51 @@ async def test_without_a_controller_the_wait_ends_with_its_address() -> None:
     node = bootstrap(options=replace(OPTIONS, wait_s=0.05))
     with pytest.raises(ConfigError, match=r"no controller answers at 127\.0\.0\.1:1 \(waited 0\.05 s\)"):
         await node.wait_for_start()
+
+
+async def test_announced_impostors_do_not_hide_the_controller() -> None:
+    ca = make_authority("edgenode")
+    own, true, false = (
+        MutualTls(make_credentials(authority, subject), lambda subject, key_id: True)
+        for authority, subject in (
+            (ca, Subject("node", "n0")),
+            (ca, CONTROLLER),
+            (make_authority("edgenode"), CONTROLLER),
+        )
+    )
+    joined: list[object] = []
+    identity = replace(LOCAL.identity, security=own)
+    server = ControlServer(identity, joined.append, lambda node, status: None, lambda node: "")
+    services = [(control_server.SERVICE, server.add_to)]
+    async with AsyncExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # takes connections, says nothing
+        impostor = await stack.enter_async_context(serving("127.0.0.1:0", services, 0.0, security=false))
+        port = await stack.enter_async_context(serving("127.0.0.1:0", services, 0.0, security=true))
+        ports = {"a": silent.getsockname()[1], "b": 1, "c": impostor, "controller": port}
+        found = {n: Service("controller", "edgenode", n, ("127.0.0.1",), p, PROTOCOL) for n, p in ports.items()}
+        options, local = replace(OPTIONS, controller="mdns", security=own), replace(LOCAL, identity=identity)
+        node = ControllerBootstrap(options, local, Announced(found), Shutdown(lambda: None), lambda text: None)  # type: ignore[arg-type]
+        async with in_background(node.link.run(), "link"):
+            await until(lambda: bool(joined))
+            assert node.link.target == f"127.0.0.1:{port}"
+            server.send("n0", Hello(Leadership(0)))
+            await until(node.link.connected.is_set)
+            server.hang_up("n0")
+            await until(lambda: len(joined) >= 3)
+            assert node.link.target == f"127.0.0.1:{port}"  # without another round of the impostors
+
+
+class Announced:
+    """mDNS as a test wants it."""
+
+    def __init__(self, found: dict[str, Service]) -> None:
+        self._found = found
+
+    async def wait(self, kind: str, *, timeout_s: float) -> Service:
+        return next(iter(self._found.values()))
+
+    def services(self, kind: str) -> dict[str, Service]:
+        return self._found
 
 
 # --- fixed peers
