@@ -29,7 +29,10 @@ _COMMANDS = {
     "nodes": ("edgenode.cli.status", "List the nodes of a running cluster."),
     "watch": ("edgenode.cli.watch", "Watch a running cluster in the terminal."),
     "page": ("edgenode.cli.page", "Open the controller's page: print a link that signs you in."),
-    "runs": ("edgenode.cli.runs", "List, show, export and plot the runs of this machine's controller."),
+    "runs": (
+        "edgenode.cli.runs",
+        "Show, export and plot the runs of this machine's controller, and its audit log.",
+    ),
     "export": ("edgenode.cli.export", "Write a trained model as ONNX, TorchScript or safetensors."),
     "pause": ("edgenode.cli.steering", "Pause a run: every node finishes its round and waits."),
     "resume": ("edgenode.cli.steering", "Resume a paused run."),

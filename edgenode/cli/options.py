@@ -57,6 +57,9 @@ track_option = click.option(
     "--track", default="", metavar="TRACKER", envvar="EDGENODE_TRACK", show_envvar=True, callback=_checked_track,
     help="Where measurements go: tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT. Needs the extra of that name.",
 )  # fmt: skip
+yes_option = click.option(
+    "--yes", is_flag=True, envvar="EDGENODE_YES", show_envvar=True, help="Do not ask on a terminal."
+)
 json_option = click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print JSON.")
 
 
@@ -128,6 +131,16 @@ def node_name(given: str | None) -> str:
     if given is None and (name := default_name()) != (host := socket.gethostname()):
         click.echo(f"edgenode: note: this node is named {name}, because {host!a} cannot be a name", err=True)
     return default_name() if given is None else given
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal. A script is not asked.
+
+    Raises:
+        click.Abort: the answer is no.
+    """
+    if not yes and sys.stdin.isatty():
+        click.confirm(question, abort=True)
 
 
 def log_start(**what: object) -> None:

@@ -50,6 +50,7 @@ def runs() -> None:
       edgenode runs show last
       edgenode runs export 3 --format csv --out run-3.csv
       edgenode runs plot last --out accuracy.png
+      edgenode runs audit
     """
 
 
@@ -117,6 +118,37 @@ def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
     if events:
         console.print(_events_table(events))
     click.echo(f"run.toml:\n\n{found['config']}", nl=False)
+
+
+@runs.command()
+@state_option
+@cluster_option
+@json_option
+def audit(state_dir: Path | None, cluster: str, as_json: bool) -> None:
+    """Show what operators requested of this controller, oldest first: who, when, what, and the outcome.
+
+    \b
+    Examples:
+      edgenode runs audit
+      edgenode runs audit --json | jq '.[] | select(.who == "operator anna")'
+    """
+    from edgenode.storage.audit_log import AuditLog
+
+    found = AuditLog(_history(state_dir, cluster).path.parent).entries()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None)
+    for heading in ("time", "who", "request", "outcome"):
+        table.add_column(heading, no_wrap=heading == "time")
+    for entry in found:
+        texts = (entry["who"], entry["request"], entry["outcome"] or "not known")
+        table.add_row(_when(entry["at"], seconds=True), *map(Text, texts))
+    Console().print(table if found else "no operator has requested anything yet")
 
 
 def _nodes_table(last: dict[str, dict[str, Any]]) -> Table:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_credentials
-from edgenode.cli.options import as_name, json_option
+from edgenode.cli.options import as_name, confirm, json_option, yes_option
 from edgenode.errors import ConfigError
 from edgenode.security.local import AUTHORITY, OPERATOR, OWN
 
@@ -116,7 +115,7 @@ def join(line: str, name: str, out: Path | None) -> None:
 @click.argument("name", callback=as_name)
 @click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node", show_default=True,
               envvar="EDGENODE_ROLE", help="The role of NAME.")  # fmt: skip
-@click.option("--yes", is_flag=True, envvar="EDGENODE_YES", help="Do not ask.")
+@yes_option
 @cluster_options
 def revoke(name: str, role: str, yes: bool, where: Where) -> None:
     """Revoke the key of NAME: every process of the cluster refuses it from now on, and ends its connections.
@@ -131,15 +130,9 @@ def revoke(name: str, role: str, yes: bool, where: Where) -> None:
     from edgenode.security.subject import Subject
 
     subject = Subject(cast("Role", role), name)
-    confirm(f"Revoke the key of {subject}?", yes)
+    confirm(f"Revoke the key of {subject}? It can come back with a new invite only.", yes)
     key_id = with_credentials(where, lambda client: client.revoke(subject))
     click.echo(f"the key {key_id[:16]} of {subject} is revoked")
-
-
-def confirm(question: str, yes: bool) -> None:
-    """Ask on a terminal. A script is not asked."""
-    if not yes and sys.stdin.isatty():
-        click.confirm(question, abort=True)
 
 
 @click.group()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
-from edgenode.cli.options import as_name
+from edgenode.cli.options import as_name, confirm, yes_option
 
 if TYPE_CHECKING:
     from edgenode.core.protocol.status import ClusterStatus
@@ -68,22 +68,30 @@ def resume(where: Where) -> None:
 
 @click.command()
 @no_wait_option
+@yes_option
 @cluster_options
-def stop(no_wait: bool, where: Where) -> None:
+def stop(no_wait: bool, yes: bool, where: Where) -> None:
     """Stop all nodes before the same round, and write their checkpoints. Stops a paused run too.
 
-    To resume from that round, start the nodes again.
+    To resume from that round, start the nodes again. On a terminal, the command asks first.
 
     \b
     Examples:
       edgenode stop
-      edgenode stop --no-wait
+      edgenode stop --no-wait --yes
     """
 
     async def call(client: OperatorClient) -> str:
         from edgenode.cli.waiting import wait_for_reply, wait_until_done
+        from edgenode.core.wording import counted
         from edgenode.observability.reply_words import stopped
 
+        before = await client.status()
+        confirm(
+            f"Stop {before.cluster} in round {before.round}? {counted(len(before.nodes), 'node')} will write a "
+            "checkpoint and exit. The run resumes when they are started again.",
+            yes,
+        )
         reply = await wait_for_reply(client, client.stop())
         if no_wait:
             return stopped(reply)
@@ -105,12 +113,14 @@ def stop(no_wait: bool, where: Where) -> None:
 @click.argument("node", callback=as_name)
 @click.option("--force", is_flag=True, envvar="EDGENODE_FORCE", show_envvar=True,
               help="Evict even if less than half of the members, or fewer than run.min_nodes, remain.")  # fmt: skip
+@yes_option
 @cluster_options
-def evict(node: str, force: bool, where: Where) -> None:
+def evict(node: str, force: bool, yes: bool, where: Where) -> None:
     """Continue the run without NODE, because it will not come back.
 
     What it learnt since its last push is lost. If it starts again, it joins as a newcomer. If the graph is a list of
-    edges, the rest of it is used as long as it is strongly connected, and else a preset, which the reply names.
+    edges, the rest of it is used as long as it is strongly connected, and else a preset, which the reply names. On a
+    terminal, the command asks first.
 
     \b
     Examples:
@@ -124,6 +134,7 @@ def evict(node: str, force: bool, where: Where) -> None:
 
         return evicted(node, await wait_for_reply(client, client.evict(node, force)))
 
+    confirm(f"Evict {node}? What it learnt since its last push is lost, and it can only join as a newcomer.", yes)
     _operate(where, call)
 
 

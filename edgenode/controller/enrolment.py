@@ -14,7 +14,7 @@ import structlog
 
 from edgenode.controller.options import Options
 from edgenode.net import credential_server
-from edgenode.net.credential_server import CredentialServer
+from edgenode.net.credential_server import CredentialServer, Noting
 from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
 from edgenode.net.interfaces import interfaces_for
@@ -70,8 +70,11 @@ class Enrolment:
             await asyncio.sleep(_CHECK_EVERY_S)
 
     @asynccontextmanager
-    async def serving(self, options: Options) -> AsyncIterator[Services]:
+    async def serving(self, options: Options, audit: Noting) -> AsyncIterator[Services]:
         """Serve the enrolment, and open the first invites. Yields the gRPC services that belong to it.
+
+        Args:
+            audit: records who invites and revokes.
 
         Raises:
             ConfigError: the address cannot be bound.
@@ -80,7 +83,7 @@ class Enrolment:
         async with serving_http(app, listen, "--enrol", self._authority.controller_file) as url:
             host, port = split_address(listen)[0], split_address(url.rpartition("/")[2])[1]
             addresses = tuple(join_address(address, port) for address in interfaces_for(host))
-            server = CredentialServer(self._authority, self._cluster, addresses)
+            server = CredentialServer(self._authority, self._cluster, addresses, audit)
             log.info("devices enrol here", listen=join_address(host, port))
             for _ in range(options.invites):
                 options.show_invite(str(server.open_invite("node", "", FIRST_INVITES_S)))

@@ -10,6 +10,7 @@ from itertools import count
 
 import structlog
 
+from edgenode.controller.audit import Audit
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.liveness import holding_up
 from edgenode.controller.page import Page
@@ -25,6 +26,7 @@ from edgenode.net.tls import Caller
 
 log = structlog.get_logger()
 
+MAX_GRAPHS = 64
 _ANSWER_S = 2.0  # from then on, a change that a member was offered counts as queued
 
 
@@ -34,6 +36,7 @@ class OperatorService:
     Args:
         post: puts a request into the controller's mailbox.
         page: names the page, and makes links to it.
+        audit: records who requests what.
     """
 
     def __init__(
@@ -43,9 +46,10 @@ class OperatorService:
         failure_detector: FailureDetector,
         post: Callable[[OperatorRequest], None],
         page: Page,
+        audit: Audit,
     ) -> None:
         self._cluster, self._nodes, self._failure_detector, self._post = cluster, nodes, failure_detector, post
-        self._page = page
+        self._page, self._audit = page, audit
         self._request_ids = count()
         self._replies: dict[int, asyncio.Future[Reply]] = {}
 
@@ -57,38 +61,41 @@ class OperatorService:
         """
         return self._page.link(who)
 
-    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
+    async def rotate(self, by: str, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
         """Use these graphs in turn. The reply names the round at which every node switches, or what that waits for.
 
         Args:
+            by: who requests it, in words.
             wait: return only when the round is known.
 
         Raises:
-            ConfigError: the graphs do not fit the members, or the run cannot change now.
+            ConfigError: the graphs do not fit the members or are too many, or the run cannot change now.
         """
         if not graphs:
             raise ConfigError("a rotation needs at least one graph")
-        return await self._request(Rotate(next(self._request_ids), graphs, period, wait))
+        if len(graphs) > MAX_GRAPHS:
+            raise ConfigError(f"a rotation has at most {MAX_GRAPHS} graphs, not {len(graphs)}")
+        return await self._request(by, Rotate(next(self._request_ids), graphs, period, wait))
 
-    async def stop(self, wait: bool = False) -> Reply:
+    async def stop(self, by: str, wait: bool = False) -> Reply:
         """Stop the run, paused or not. The reply names the round before which every node stops."""
-        return await self._request(Stop(next(self._request_ids), wait))
+        return await self._request(by, Stop(next(self._request_ids), wait))
 
-    async def pause(self) -> int:
+    async def pause(self, by: str) -> int:
         """Pause every node before its next round. Return the newest round that a node has reported."""
-        return _round(await self._request(Pause(next(self._request_ids))))
+        return _round(await self._request(by, Pause(next(self._request_ids))))
 
-    async def resume(self) -> int:
+    async def resume(self, by: str) -> int:
         """Continue a paused run. Return the newest round that a node has reported."""
-        return _round(await self._request(Resume(next(self._request_ids))))
+        return _round(await self._request(by, Resume(next(self._request_ids))))
 
-    async def evict(self, node: str, force: bool) -> Reply:
+    async def evict(self, by: str, node: str, force: bool) -> Reply:
         """Evict a member. The reply names the first round without it.
 
         Raises:
             ConfigError: the node is not a member, or too few members would be left.
         """
-        return await self._request(Evict(next(self._request_ids), node, force))
+        return await self._request(by, Evict(next(self._request_ids), node, force))
 
     def reply(self, reply: Reply) -> None:
         """Return the cluster's reply to the operator that waits for it."""
@@ -100,20 +107,19 @@ class OperatorService:
         else:
             waiting.set_result(reply)
 
-    async def _request(self, request: OperatorRequest) -> Reply:
+    async def _request(self, by: str, request: OperatorRequest) -> Reply:
+        async with self._audit.noting(by, _words(request)) as conclude:
+            reply = await self._replied(request)
+            conclude(f"round {reply.start}" if reply.start is not None else f"queued, after {reply.waits_for}")
+            return reply
+
+    async def _replied(self, request: OperatorRequest) -> Reply:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._replies[request.request_id] = future
         self._post(request)
         queues = isinstance(request, Rotate | Stop) and not request.wait
         done, _ = await asyncio.wait([future], timeout=_ANSWER_S if queues else None)
-        reply = future.result() if done else self._unsettled(request)
-        log.info(
-            "operator request accepted",
-            request=type(request).__name__.lower(),
-            at_round=reply.start,
-            **({"waits_for": reply.waits_for} if reply.waits_for else {}),
-        )
-        return reply
+        return future.result() if done else self._unsettled(request)
 
     def _unsettled(self, request: OperatorRequest) -> Reply:
         """The reply to a change that was offered to a member which does not answer. It stays in force."""
@@ -203,6 +209,16 @@ class OperatorService:
         if cluster.paused:
             parts.append("paused")
         return ", ".join(parts)
+
+
+def _words(request: OperatorRequest) -> str:
+    match request:
+        case Rotate(_, graphs, period):
+            every = f", every {period}" if len(graphs) > 1 else ""
+            return f"use graph {', '.join(spec.name for spec in graphs)}{every}"
+        case Evict(_, node, force):
+            return f"evict {node}{', with force' if force else ''}"
+    return type(request).__name__.lower()
 
 
 def _round(reply: Reply) -> int:

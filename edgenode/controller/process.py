@@ -27,6 +27,7 @@ import structlog
 
 from edgenode import factory
 from edgenode.config.graphs import GRAPHS
+from edgenode.controller.audit import Audit
 from edgenode.controller.enrolment import Enrolment
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.graph_log import GraphLog
@@ -113,7 +114,10 @@ class Controller:
         identity = Identity(cluster, "controller", config.digest(), config=shared, security=security)
         self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post)
         self._page = Page(options, self._enrolment, lambda: self.operator_service.status())  # noqa: PLW0108 - made next
-        self.operator_service = OperatorService(self.cluster, self.nodes, self._failure_detector, post, self._page)
+        self._audit = Audit(options.state_dir)
+        self.operator_service = OperatorService(
+            self.cluster, self.nodes, self._failure_detector, post, self._page, self._audit
+        )
         restarted, rounds = recover or saved is not None, self.cluster.run_spec.rounds
         self._recorder = RunRecorder(config, rounds, options.state_dir, restarted, self.operator_service)
         self._tracking = Tracking(options.track, config, options.state_dir, self.operator_service.status)
@@ -151,7 +155,7 @@ class Controller:
             if self._enrolment is None:
                 log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
             else:
-                enrolling = self._enrolment.serving(self.options)
+                enrolling = self._enrolment.serving(self.options, self._audit.noting)
                 services = [*services, *await stack.enter_async_context(enrolling)]
             server = serving(listen, services, reflection=self.options.reflection, security=self._security)
             port = await stack.enter_async_context(server)

@@ -84,7 +84,8 @@ def dashboard(
             return JSONResponse({"error": "too many requests are pending; try again later"}, 503)
         pending += 1
         try:
-            text = await _perform(operator_service, request.path_params["request"], await _body(request))
+            by = str(visitor_of(request.scope)[0])
+            text = await _perform(operator_service, by, request.path_params["request"], await _body(request))
             return JSONResponse({"text": text})
         except EdgenodeError as exc:
             return JSONResponse({"error": str(exc)}, 400)
@@ -122,7 +123,7 @@ async def _body(request: Request) -> Mapping[str, Any]:
     return asked
 
 
-async def _perform(operator_service: RunControl, request: str, asked: Mapping[str, Any]) -> str:
+async def _perform(operator_service: RunControl, by: str, request: str, asked: Mapping[str, Any]) -> str:
     """Perform a request. Returns the result in words.
 
     Raises:
@@ -132,18 +133,18 @@ async def _perform(operator_service: RunControl, request: str, asked: Mapping[st
         case "rotate":
             period = Period.parse(_text(asked, "every", "1r"))
             graphs = tuple(GraphSpec(name.strip()) for name in _text(asked, "graphs").split(",") if name.strip())
-            return reply_words.rotated(graphs, await operator_service.rotate(graphs, period))
+            return reply_words.rotated(graphs, await operator_service.rotate(by, graphs, period))
         case "pause":
-            await operator_service.pause()
+            await operator_service.pause(by)
             return "every node pauses before its next round"
         case "resume":
-            await operator_service.resume()
+            await operator_service.resume(by)
             return "the run continues"
         case "stop":
-            return reply_words.stopped(await operator_service.stop())
+            return reply_words.stopped(await operator_service.stop(by))
         case "evict":
             node = _text(asked, "node")
-            return reply_words.evicted(node, await operator_service.evict(node, asked.get("force") is True))
+            return reply_words.evicted(node, await operator_service.evict(by, node, asked.get("force") is True))
     raise ConfigError(f"unknown request {request!r}: expected rotate, pause, resume, stop or evict")
 
 

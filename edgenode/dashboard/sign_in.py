@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgenode.net.http import vouch_for
-from edgenode.net.tls import Caller
+from edgenode.net.tls import ANYONE, Caller
 from edgenode.security.invite import hashed
 from edgenode.security.subject import Subject
 
@@ -35,7 +35,6 @@ PATH = "/sign-in/"
 _MOST_LINKS = 16  # open ones, of each person
 _OPEN = ("/static/", "/favicon.ico", "/metrics")
 _VISITOR = "edgenode.visitor"  # in the scope of a request
-_ANYONE = Subject("operator", "anyone"), ""
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -113,7 +112,7 @@ class SignIn:
     def visitor(self, scope: Scope) -> Caller | None:
         """Who sends a request, or None if nobody is signed in."""
         if self._admits is None:
-            return _ANYONE
+            return ANYONE
         stated, _, code = HTTPConnection(scope).cookies.get(self._cookie, "").partition(".")
         if not hmac.compare_digest(code.encode(), self._code(stated).encode()):
             return None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 import grpc.aio
@@ -14,7 +14,7 @@ from edgenode.core.names import is_name
 from edgenode.errors import ConfigError, EdgenodeError, SecurityError
 from edgenode.net.proto import credential_pb2, credential_pb2_grpc
 from edgenode.net.rpc import reject
-from edgenode.net.tls import caller
+from edgenode.net.tls import caller, caller_name
 from edgenode.security import invite
 from edgenode.security.authority import Authority
 from edgenode.security.subject import ROLES, Role, Subject
@@ -22,6 +22,8 @@ from edgenode.security.subject import ROLES, Role, Subject
 log = structlog.get_logger()
 
 SERVICE = "edgenode.v1.CredentialService"
+Noting = Callable[[str, str], AbstractAsyncContextManager[object]]
+"""Records who requests what, around the body that carries it out."""
 MAX_TTL_S = 7 * 24 * 3600
 _INVITED = frozenset(ROLES) - {"controller"}
 
@@ -32,10 +34,11 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
     Args:
         cluster: for the invites.
         addresses: host:port of the enrolment service, the most likely first.
+        audit: records who requests what.
     """
 
-    def __init__(self, authority: Authority, cluster: str, addresses: tuple[str, ...]) -> None:
-        self._authority, self._cluster, self._addresses = authority, cluster, addresses
+    def __init__(self, authority: Authority, cluster: str, addresses: tuple[str, ...], audit: Noting) -> None:
+        self._authority, self._cluster, self._addresses, self._audit = authority, cluster, addresses, audit
         self._one_at_a_time = asyncio.Lock()  # of the authority's register
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -58,7 +61,8 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
         self, request: credential_pb2.InviteRequest, context: grpc.aio.ServicerContext
     ) -> credential_pb2.InviteResponse:
         """Open an invite."""
-        async with self._changing(context):
+        whom = f"{request.role} {request.name or 'of any name'}"
+        async with self._changing(context), self._audit(caller_name(context), f"invite {whom} for {request.ttl_s} s"):
             line = await asyncio.to_thread(self.open_invite, _role(request.role), request.name, request.ttl_s)
             return credential_pb2.InviteResponse(line=str(line))
 
@@ -90,7 +94,7 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
         self, request: credential_pb2.RevokeRequest, context: grpc.aio.ServicerContext
     ) -> credential_pb2.RevokeResponse:
         """Revoke a key. The controller ends its live streams."""
-        async with self._changing(context):
+        async with self._changing(context), self._audit(caller_name(context), f"revoke {request.role} {request.name}"):
             subject = Subject(_role(request.role), request.name)
             key_id = await asyncio.to_thread(self._authority.revoke, subject)
             log.warning("revoked a key", subject=str(subject))

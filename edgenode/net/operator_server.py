@@ -17,7 +17,7 @@ from edgenode.errors import EdgenodeError
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.rpc import reject
 from edgenode.net.status_wire import cluster_status_to_wire
-from edgenode.net.tls import Caller, caller
+from edgenode.net.tls import Caller, caller, caller_name
 from edgenode.net.wire import graph_from_wire
 
 SERVICE = "edgenode.v1.OperatorService"
@@ -27,16 +27,16 @@ _WATCH_EVERY_S = 0.25
 class RunControl(Protocol):
     """What an operator can do with a run. Each request returns a reply or a round, or raises EdgenodeError.
 
-    With ``wait``, a change that has to wait is replied to only when its round is known.
+    ``by`` says who requests it. With ``wait``, a change that has to wait is replied to only when its round is known.
     """
 
     def status(self) -> ClusterStatus: ...
     def open_page(self, who: Caller | None) -> str: ...
-    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply: ...
-    async def stop(self, wait: bool = False) -> Reply: ...
-    async def pause(self) -> int: ...
-    async def resume(self) -> int: ...
-    async def evict(self, node: str, force: bool) -> Reply: ...
+    async def rotate(self, by: str, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply: ...
+    async def stop(self, by: str, wait: bool = False) -> Reply: ...
+    async def pause(self, by: str) -> int: ...
+    async def resume(self, by: str) -> int: ...
+    async def evict(self, by: str, node: str, force: bool) -> Reply: ...
 
 
 class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
@@ -84,7 +84,7 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
         async with _rejecting(context):
             graphs = tuple(graph_from_wire(g) for g in request.graphs)
             period = Period(request.every, "epochs" if request.epochs else "rounds")
-            reply = await self._run.rotate(graphs, period, wait=not request.may_queue)
+            reply = await self._run.rotate(caller_name(context), graphs, period, wait=not request.may_queue)
             return operator_pb2.RotateResponse(
                 start=reply.start or 0, queued=_queued(reply), replaces=reply.replaces, difference=reply.difference
             )
@@ -94,7 +94,7 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.StopResponse:
         """Stop the run before the same round at every node."""
         async with _rejecting(context):
-            reply = await self._run.stop(wait=not request.may_queue)
+            reply = await self._run.stop(caller_name(context), wait=not request.may_queue)
             return operator_pb2.StopResponse(start=reply.start or 0, queued=_queued(reply))
 
     async def Pause(
@@ -102,21 +102,21 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.PauseResponse:
         """Pause the run."""
         async with _rejecting(context):
-            return operator_pb2.PauseResponse(round=await self._run.pause())
+            return operator_pb2.PauseResponse(round=await self._run.pause(caller_name(context)))
 
     async def Resume(
         self, request: operator_pb2.ResumeRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.ResumeResponse:
         """Resume a paused run."""
         async with _rejecting(context):
-            return operator_pb2.ResumeResponse(round=await self._run.resume())
+            return operator_pb2.ResumeResponse(round=await self._run.resume(caller_name(context)))
 
     async def Evict(
         self, request: operator_pb2.EvictRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.EvictResponse:
         """Evict a member."""
         async with _rejecting(context):
-            reply = await self._run.evict(request.node, request.force)
+            reply = await self._run.evict(caller_name(context), request.node, request.force)
             return operator_pb2.EvictResponse(start=reply.start or 0, difference=reply.difference)
 
     def _status(self) -> operator_pb2.ClusterStatus:

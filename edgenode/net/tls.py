@@ -32,6 +32,8 @@ T = TypeVar("T")
 Options = Sequence[tuple[str, Any]]
 Caller = tuple[Subject, str]
 """Who calls, and the id of its key."""
+ANYONE: Caller = Subject("operator", "anyone"), ""
+"""Whoever calls a process that works without certificates."""
 _NAMES, _CERTIFICATE = "x509_subject_alternative_name", "x509_pem_cert"
 _END = object()
 
@@ -146,6 +148,15 @@ def key_of_caller(context: grpc.aio.ServicerContext) -> str:
     """
     found = caller(context)
     return found[1] if found is not None else ""
+
+
+def caller_name(context: grpc.aio.ServicerContext) -> str:
+    """Who calls, in words.
+
+    Raises:
+        SecurityError: as `caller`.
+    """
+    return str((caller(context) or ANYONE)[0])
 
 
 def require_name(context: grpc.aio.ServicerContext, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from edgenode.core.protocol.status import COUNTERS
@@ -15,7 +15,7 @@ COLUMNS = (
     "round", "accuracy", "loss", "u", *COUNTERS, "round_s", "holds_up_s", "peak_memory_bytes", "joules_per_round",
 )  # fmt: skip
 _APPLICATION = int.from_bytes(b"edgh")
-_FORMAT = 2
+_FORMAT = 3
 _BUSY_S = 2.0
 _OF_FORMAT_2 = f"""
 CREATE TABLE event (
@@ -35,8 +35,16 @@ CREATE TABLE node_count (  -- the newest, of every node that ever took part
     PRIMARY KEY (run, node)
 ) WITHOUT ROWID;
 """
+_OF_FORMAT_3 = """
+CREATE TABLE audit (  -- of all runs
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    at REAL NOT NULL,  -- seconds since 1970, by the controller's clock
+    who TEXT NOT NULL,
+    request TEXT NOT NULL,
+    outcome TEXT
+);
+"""
 _SCHEMA = f"""
-BEGIN;
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_FORMAT};
 CREATE TABLE run (
@@ -72,12 +80,11 @@ CREATE TABLE sample (
     FOREIGN KEY (run, tick) REFERENCES tick ON DELETE CASCADE
 ) WITHOUT ROWID;
 {_OF_FORMAT_2}
-COMMIT;
+{_OF_FORMAT_3}
 """
 # In format 1, the round and the bytes of a run fell when a node joined or left.
 _FROM_FORMAT_1 = f"""
-BEGIN;
-PRAGMA user_version = {_FORMAT};
+PRAGMA user_version = 2;
 ALTER TABLE tick ADD COLUMN round INTEGER;
 ALTER TABLE tick ADD COLUMN payload_bytes INTEGER;
 ALTER TABLE tick ADD COLUMN dense_bytes INTEGER;
@@ -94,7 +101,10 @@ UPDATE tick SET (round, payload_bytes, dense_bytes) = (
 {_OF_FORMAT_2}
 INSERT INTO node_count
     SELECT run, node, {", ".join(f"max({name})" for name in COUNTERS)} FROM sample GROUP BY run, node;
-COMMIT;
+"""
+_FROM_FORMAT_2 = f"""
+PRAGMA user_version = 3;
+{_OF_FORMAT_3}
 """
 
 
@@ -110,6 +120,8 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(path, timeout=_BUSY_S)) as database:
             database.row_factory = sqlite3.Row
             _check(database)
+            with suppress(sqlite3.OperationalError):  # another connection is in a transaction. The next one sets it
+                database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA foreign_keys = ON")
             database.execute("PRAGMA synchronous = NORMAL")  # with WAL, a power cut loses the last seconds at most
             with database:
@@ -119,11 +131,24 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _check(database: sqlite3.Connection) -> None:
-    application, form = (database.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version"))
+    """Create or upgrade the tables. Two connections may do it at the same time: the second one finds it done."""
+    if _kind(database) == (_APPLICATION, _FORMAT):
+        return
+    database.execute("BEGIN IMMEDIATE")
+    application, form = _kind(database)
     if (application, form) == (0, 0) and not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-        database.execute("PRAGMA journal_mode = WAL")
-        database.executescript(_SCHEMA)
-    elif (application, form) == (_APPLICATION, 1):
-        database.executescript(_FROM_FORMAT_1)
-    elif (application, form) != (_APPLICATION, _FORMAT):
+        scripts: tuple[str, ...] = (_SCHEMA,)
+    elif application == _APPLICATION and 1 <= form <= _FORMAT:
+        scripts = (_FROM_FORMAT_1, _FROM_FORMAT_2)[form - 1 :]
+    else:
         raise sqlite3.DatabaseError(f"it is not a history of format {_FORMAT}")
+    for script in scripts:
+        for statement in script.split(";"):
+            database.execute(statement)
+    database.commit()
+
+
+def _kind(database: sqlite3.Connection) -> tuple[int, int]:
+    """What wrote the file, and in which format. Zeros for a new one."""
+    application, form = (database.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version"))
+    return application, form

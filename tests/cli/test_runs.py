@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgenode.cli import group
+from edgenode.storage.audit_log import AuditLog
 from edgenode.storage.run_history import Recorder, RunEvent, RunHistory
 from tests.storage.test_run_history import ABOUT, a_status, record
 
@@ -34,6 +35,17 @@ def test_runs_are_listed_as_a_table_and_as_json(folder: Path) -> None:
     assert "done" in table
     assert "not ended" in table
     assert [r["outcome"] for r in json.loads(run(folder, "list", "--json").output)] == ["done", None]
+
+
+def test_audit_log_is_shown_as_a_table_and_as_json(folder: Path) -> None:
+    assert "no operator has requested anything yet" in run(folder, "audit").output
+    log = AuditLog(folder)
+    log.end(log.begin("operator anna", "evict [red]n1"), "round 42")
+    log.begin("operator anna", "stop")
+    text = run(folder, "audit").output
+    assert re.search(r"\d\d:\d\d:\d\d +operator anna +evict \[red\]n1 +round 42", text)
+    assert re.search(r"stop +not known", text)
+    assert [entry["outcome"] for entry in json.loads(run(folder, "audit", "--json").output)] == ["round 42", None]
 
 
 def test_run_is_shown_with_nodes_and_configuration(folder: Path) -> None:

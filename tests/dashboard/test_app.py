@@ -33,7 +33,7 @@ class OperatorService:
     """Accepts every request at round 42, or rejects it with ``error``."""
 
     def __init__(self) -> None:
-        self.error, self.asked = "", list[tuple[Any, ...]]()
+        self.error, self.asked, self.by = "", list[tuple[Any, ...]](), ""
 
     def status(self) -> ClusterStatus:
         nodes = [
@@ -44,22 +44,23 @@ class OperatorService:
     def open_page(self, who: Caller | None) -> str:
         return ""
 
-    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
-        return Reply(1, self._note("rotate", graphs, period))
+    async def rotate(self, by: str, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
+        return Reply(1, self._note(by, "rotate", graphs, period))
 
-    async def stop(self, wait: bool = False) -> Reply:
-        return Reply(1, self._note("stop"))
+    async def stop(self, by: str, wait: bool = False) -> Reply:
+        return Reply(1, self._note(by, "stop"))
 
-    async def pause(self) -> int:
-        return self._note("pause")
+    async def pause(self, by: str) -> int:
+        return self._note(by, "pause")
 
-    async def resume(self) -> int:
-        return self._note("resume")
+    async def resume(self, by: str) -> int:
+        return self._note(by, "resume")
 
-    async def evict(self, node: str, force: bool) -> Reply:
-        return Reply(1, self._note("evict", node, force))
+    async def evict(self, by: str, node: str, force: bool) -> Reply:
+        return Reply(1, self._note(by, "evict", node, force))
 
-    def _note(self, *asked: Any) -> int:
+    def _note(self, by: str, *asked: Any) -> int:
+        self.by = by
         if self.error:
             raise ConfigError(self.error)
         self.asked.append(asked)

@@ -77,7 +77,7 @@ async def test_link_signs_an_operator_in(
     assert 'aria-label="Operator" >' in page
     assert '<p id="visitor">operator anna</p>' in page
     assert (await browser.post("/api/stop", json={})).status_code == 200
-    assert operator_service.asked == [("stop",)]
+    assert (operator_service.asked, operator_service.by) == ([("stop",)], "operator anna")
 
 
 async def test_viewer_sees_no_buttons_and_steers_nothing(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -39,9 +39,14 @@ def enrolled(authority: Authority, subject: Subject) -> Credentials:
 
 
 @asynccontextmanager
-async def served(authority: Authority) -> AsyncIterator[str]:
+async def served(authority: Authority, noted: list[tuple[str, str]] | None = None) -> AsyncIterator[str]:
     """The credential service of an authority. Yields host:port."""
-    service = CredentialServer(authority, "home", ("10.0.0.1:7701",))
+
+    def noting(who: str, request: str) -> AbstractAsyncContextManager[None]:
+        ([] if noted is None else noted).append((who, request))
+        return nullcontext()
+
+    service = CredentialServer(authority, "home", ("10.0.0.1:7701",), noting)
     security = MutualTls(authority.controller(), authority.admits)
     async with serving("127.0.0.1:0", [(credential_server.SERVICE, service.add_to)], 0, security=security) as port:
         yield f"127.0.0.1:{port}"
@@ -93,6 +98,14 @@ async def test_revoked_operator_may_do_nothing(authority: Authority) -> None:
             CONTROLLER: certificates.public_key_id(authority.controller().certificate),
             bert.subject: certificates.public_key_id(bert.certificate),
         }
+
+
+async def test_revocation_is_recorded(authority: Authority) -> None:
+    enrolled(authority, N0)
+    noted: list[tuple[str, str]] = []
+    async with served(authority, noted) as target:
+        await client(target, enrolled(authority, ANNA)).revoke(N0)
+    assert noted == [("operator anna", "revoke node n0")]
 
 
 async def test_unknown_subject_cannot_be_revoked(authority: Authority) -> None:

@@ -34,28 +34,29 @@ class Run:
         return ClusterStatus("home", missing=self.missing)
 
     def open_page(self, who: Caller | None) -> str:
-        self._note("page", who)
+        self._note("operator anyone", "page", who)
         return "http://127.0.0.1:8080/"
 
-    async def rotate(self, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
-        self._note(graphs, period, wait)
+    async def rotate(self, by: str, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
+        self._note(by, graphs, period, wait)
         return self.reply
 
-    async def stop(self, wait: bool = False) -> Reply:
-        self._note("stop", wait)
+    async def stop(self, by: str, wait: bool = False) -> Reply:
+        self._note(by, "stop", wait)
         return self.reply
 
-    async def pause(self) -> int:
-        return self._note("pause")
+    async def pause(self, by: str) -> int:
+        return self._note(by, "pause")
 
-    async def resume(self) -> int:
-        return self._note("resume")
+    async def resume(self, by: str) -> int:
+        return self._note(by, "resume")
 
-    async def evict(self, node: str, force: bool) -> Reply:
-        self._note(node, force)
+    async def evict(self, by: str, node: str, force: bool) -> Reply:
+        self._note(by, node, force)
         return self.reply
 
-    def _note(self, *asked: object) -> int:
+    def _note(self, by: object, *asked: object) -> int:
+        assert by == "operator anyone"  # without certificates
         if self.error is not None:
             raise self.error
         self.asked.append(asked)

@@ -188,7 +188,7 @@ def test_file_that_is_not_a_history_is_left_alone(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 9")
         database.execute("CREATE TABLE other (x)")
         database.commit()
-    with pytest.raises(CheckpointError, match="it is not a history of format 2"):
+    with pytest.raises(CheckpointError, match="it is not a history of format 3"):
         Recorder(RunHistory(tmp_path), ABOUT)
 
 

@@ -12,21 +12,23 @@ from typing import Literal
 
 from edgenode.errors import GraphError
 
+MAX_PERIOD = 999_999_999
+
 
 @dataclass(frozen=True, slots=True)
 class Period:
     """A number of rounds, or of training epochs.
 
     Raises:
-        GraphError: the number is below 1.
+        GraphError: the number is below 1 or above MAX_PERIOD.
     """
 
     count: int
     unit: Literal["rounds", "epochs"] = "rounds"
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise GraphError(f"a period must be 1 or more {self.unit}, not {self.count}")
+        if not 1 <= self.count <= MAX_PERIOD:
+            raise GraphError(f"a period must be 1 to {MAX_PERIOD} {self.unit}, not {self.count}")
 
     @classmethod
     def parse(cls, text: str) -> Period:
