@@ -9,7 +9,8 @@ from edgenode.net.peer_client import PeerAddresses
 from edgenode.node.peer_directory import PeerDirectory
 
 PLAN = create_plan("edgenode", [Member("n0", 0, "old:1"), Member("n1", 0, "old:2")], factory.schedule(Config()))
-CHANGED = PLAN.extend(PLAN.successor(9, members=(Member("n1", 3, "new:2"), Member("n2", 0, "new:3"))))
+MEMBERS = Member("n1", 3, "new:2"), Member("n2", 0, "new:3")
+CHANGED = PLAN.extend(PLAN.successor(9, members=MEMBERS, evictions=(("n0", 7), ("n1", 7))))
 
 
 def test_the_newest_record_that_names_a_peer_gives_its_address() -> None:

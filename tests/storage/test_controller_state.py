@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from edgenode.core.protocol.events import UNREQUESTED, Persist, Rotate, Stop
-from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
+from edgenode.core.protocol.plan import Member, Plan, create_plan
+from edgenode.core.protocol.resume import restore_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule

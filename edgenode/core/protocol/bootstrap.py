@@ -19,7 +19,8 @@ from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Rep
 from edgenode.core.protocol.eviction import Evictions
 from edgenode.core.protocol.orders import Join, Sponsor, Welcome
 from edgenode.core.protocol.pending_changes import PendingChanges, missing
-from edgenode.core.protocol.plan import Member, Plan, create_plan, restore_plan
+from edgenode.core.protocol.plan import Member, Plan, create_plan
+from edgenode.core.protocol.resume import restore_plan
 from edgenode.core.topology.period import Epoch, Period
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError

@@ -8,12 +8,13 @@ A round goes READY -> (TRAINING ->) WAITING -> READY: train, compress and push, 
    mass has arrived. Repeats are acknowledged again and mixed once.
 3. Window. A node begins round t only when its pushes up to round t - window are acknowledged. So no node keeps more
    than ``window`` messages of one sender, and a push further ahead is against the protocol.
-4. Plan. Records travel on the pushes. A node adopts a record before it judges the push that carries it, and before the
-   record starts: a record that comes too late is against the protocol, as it cannot happen (`pending_changes`).
+4. Plan. Records travel on the pushes. A record that comes after the round in which it must be known is against the
+   protocol, as that cannot happen (`pending_changes`).
 5. Fence. Behind a fence a node takes nothing from the evicted and begins no round (`eviction`). When the eviction is
    committed, it discards what the evicted pushed after their last round, and takes back what it pushed to them.
 
-A peer's mistake raises RemoteProtocolError, and leaves the node as it was.
+What a peer sends is believed after it has been judged (`judgement`), and not before. A peer's mistake raises
+RemoteProtocolError, and leaves the node as it was.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ from edgenode.core.protocol.events import (
     TimedOut,
     Trained,
 )
+from edgenode.core.protocol.flood import reach
+from edgenode.core.protocol.judgement import candidate, check_push, check_round, verify
 from edgenode.core.protocol.member_state import MemberState, Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, FenceAnswer, Halt, Offer, OfferAnswer
-from edgenode.core.protocol.peer_knowledge import check_push
-from edgenode.core.protocol.plan import Plan, Record, reach
+from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.protocol.rounds import Rounds
 from edgenode.core.protocol.signatures import UNSIGNED, Verifier
-from edgenode.errors import DigestMismatch, Diverged, Evicted, RemoteProtocolError
+from edgenode.errors import Diverged, Evicted, RemoteProtocolError
 
 
 class Node:
@@ -168,41 +170,38 @@ class Node:
     # --- peers --------------------------------------------------------------------------------------
 
     def _received(self, message: Message) -> list[NodeAction]:
-        state = self._state
-        # precaution: a fenced node takes no push of a node that is being evicted
-        if message.sender in state.fenced:
-            return []  # what counts of it is settled when the eviction is committed, its records included
-        if self._is_evicted(message):
-            return [self._answer(message, Verdict.STALE, state.plan.at(message.round).digest)]
-        changes = self._learn(message.records)
-        verdict = [] if state.stage is Stage.OVER and changes else self._judge(message)
-        return [*changes, *verdict, *(self._rounds.resume() if changes else [])]
-
-    def _judge(self, message: Message) -> list[NodeAction]:
+        """Judge a push by the plan with the records that it carries, and believe nothing of it before that."""
         state = self._state
         sender, t = message.sender, message.round
-        state.peers.learned(sender, max(message.number, *(r.number for r in message.records), 0))
-        record = state.plan.at(t)
+        # precaution: a fenced node takes no push of a node that is being evicted
+        if sender in state.fenced:
+            return []  # what counts of it is settled when the eviction is committed, its records included
+        if self._is_evicted(message):
+            return [self._answer(message, Verdict.STALE, state.plan.at(t).digest)]
+        plan = candidate(state, message.records)
+        record = plan.at(t)
         if message.digest != record.digest:
             # of an old round, too: SEEN would claim that it was mixed here
             return [self._answer(message, Verdict.STALE, record.digest)]
-        check_push(message, state.plan, state.name)
+        check_push(message, plan, state.name)
         # precaution: a push that was mixed is not taken again
         if t < state.round:
             return [self._answer(message, Verdict.SEEN)]
         # precaution: a repeat of a push that waits is ignored
         if not state.barrier.missing(t, (sender,)):
             return []  # it is answered when it is mixed
-        since = state.plan.joined(sender, message.incarnation)  # not what an earlier process of the name left
-        if state.barrier.buffered_from(sender, since) >= state.window:
-            raise RemoteProtocolError(f"{sender} is more than {state.window} unanswered pushes ahead")
-        state.barrier.add(t, sender, state.learner.read(t, message.weight, message.u, message.payload))
-        state.peers.began(sender, t)
-        for peer, begun in message.begun_rounds:
-            if state.plan.next_incarnation(peer):  # 0 if it was never a member
-                state.peers.began(peer, begun)
+        check_round(state, message, plan)
+        contribution = state.learner.read(t, message.weight, message.u, message.payload)
+        if self._is_out(message.records):
+            return self._evicted()
+        changes = self._take(plan)
+        state.barrier.add(t, sender, contribution)
+        state.peers.learned(sender, max(message.number, *(r.number for r in message.records), 0))
+        for peer, begun in ((sender, t), *message.begun_rounds):
+            state.peers.began(peer, begun)
         # precaution: a push is acknowledged when it is mixed, not when it arrives
-        return self._rounds.advance() if state.stage is Stage.WAITING else []
+        go_on = self._rounds.resume() if changes else self._rounds.advance() if state.stage is Stage.WAITING else []
+        return [*changes, *go_on]
 
     def _is_evicted(self, message: Message) -> bool:
         """Whether the sender is a process that was evicted, and may not know it."""
@@ -215,12 +214,13 @@ class Node:
         return Answer(message.sender, Ack(message.round, verdict, plan.latest.number, detail, news))
 
     def _answered(self, receiver: str, ack: Ack) -> list[NodeAction]:
+        """Believe an answer to a push of ours. A refusal proves nothing but an eviction (`judgement`)."""
         state = self._state
         if not state.peers.owes(receiver, ack.round):
             return []  # answered before, or pushed by an earlier process of this name
-        state.peers.learned(receiver, ack.knows)
         match ack.verdict:
             case Verdict.OK | Verdict.SEEN:
+                state.peers.learned(receiver, min(ack.knows, state.plan.latest.number))
                 state.peers.answered(receiver, ack.round)
                 # It mixed that round, and began the next.
                 # precaution: an answer is evidence that its sender began the next round
@@ -228,13 +228,16 @@ class Node:
                 freed = state.stage is Stage.READY and not state.missing()  # one Await per wait, not per answer
                 return self._rounds.advance() if freed else []
             case Verdict.STALE:
-                self._verify(ack.records)
                 if self._is_out(ack.records):
+                    verify(state, ack.records)
+                    state.plan.branch(ack.records)
                     return self._evicted()
                 ours = state.plan.at(ack.round).digest
-                return state.fail(DigestMismatch("plan digest", ours, ack.detail, receiver))
+                raise RemoteProtocolError(
+                    f"{receiver} refused round {ack.round}: its plan is {ack.detail[:64]}, ours {ours}"
+                )
             case Verdict.ERROR:
-                return state.fail(RemoteProtocolError(f"{receiver} refused round {ack.round}: {ack.detail}"))
+                raise RemoteProtocolError(f"{receiver} refused round {ack.round}: {ack.detail}")
         assert_never(ack.verdict)
 
     def _is_out(self, records: tuple[Record, ...]) -> bool:
@@ -256,50 +259,31 @@ class Node:
         state = self._state
         if record.digest == state.plan.latest.digest:
             return [self._answer_offer(record, accepted=True)]
-        self._verify((record,))
+        verify(state, (record,))
         rounds = max(1, reach(state.plan, state.name, state.next_round))  # a lone node may be in its next round
         # precaution: a change starts when everyone can know it
         in_time = record.known_by >= state.next_round + rounds and not state.fenced
         if state.round >= state.end or not in_time:
             return [self._answer_offer(record, accepted=False)]
-        return [*self._adopt(record), self._answer_offer(record, accepted=True)]
+        return [*self._take(candidate(state, (record,))), self._answer_offer(record, accepted=True)]
 
     def _answer_offer(self, record: Record, accepted: bool) -> Report:
         return Report(OfferAnswer(record.number, record.digest, accepted, self._state.next_round))
 
     def _learn(self, records: tuple[Record, ...]) -> list[NodeAction]:
-        """Take records from a peer or the controller, oldest first: all of them, or none."""
-        self._verify(records)
-        if self._is_out(records):
-            return self._evicted()
-        return [action for record in records for action in self._adopt(record)]
+        """Take records from the controller, oldest first: all of them, or none."""
+        verify(self._state, records)
+        return self._evicted() if self._is_out(records) else self._take(candidate(self._state, records))
 
-    def _verify(self, records: tuple[Record, ...]) -> None:
-        """Believe what is known, and what a controller of this cluster signed."""
-        known = {r.digest for r in self._state.plan.records} if records else set()
-        for record in records:
-            if record.digest not in known:
-                self._state.verifier.verify(record)
-
-    def _adopt(self, record: Record) -> list[NodeAction]:
-        """Take a record: the next of the chain, or one that is known. Anything else is a breach."""
+    def _take(self, plan: Plan) -> list[NodeAction]:
+        """Adopt a candidate."""
         state = self._state
-        known = {r.number: r for r in state.plan.records}
-        if record.number in known:
-            if known[record.number].digest != record.digest:
-                raise RemoteProtocolError(f"two records numbered {record.number}: the plan has forked")
-            return []
-        if record.number < state.plan.records[0].number:
-            return []
-        plan = state.plan.extend(record)
-        if record.known_by < state.next_round:
-            raise RemoteProtocolError(
-                f"record {record.number} starts at {record.start}, but round {state.next_round} is next"
-            )
+        new = plan.records[len(state.plan.records) :]
         state.plan = plan
-        if record.evictions:
-            self._carry_out(record)
-        return [PlanChanged(record)]
+        for record in new:
+            if record.evictions:
+                self._carry_out(record)
+        return [PlanChanged(record) for record in new]
 
     def _carry_out(self, record: Record) -> None:
         """Undo what the evicted did after their last round that counts, and continue without them."""

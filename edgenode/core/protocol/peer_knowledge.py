@@ -1,10 +1,8 @@
-"""What a node knows of its peers, and the checks that a push has to pass before it is believed."""
+"""What a node knows of its peers."""
 
 from __future__ import annotations
 
-from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.plan import Plan, Record
-from edgenode.errors import RemoteProtocolError
 
 
 class PeerKnowledge:
@@ -52,21 +50,3 @@ class PeerKnowledge:
         """A peer was evicted: nothing is expected of it, and the next process of its name has begun nothing."""
         self._unanswered = {(t, other) for t, other in self._unanswered if other != peer}
         self.begun.pop(peer, None)
-
-
-def check_push(message: Message, plan: Plan, receiver: str) -> None:
-    """Hold a push against the plan that its sender names: edge, incarnation, weight and u.
-
-    Raises:
-        RemoteProtocolError: the plan gives the sender nothing to push, or something else.
-    """
-    sender, t = message.sender, message.round
-    graph, record = plan.graph(t), plan.at(t)
-    if sender not in graph.in_neighbours(receiver):
-        raise RemoteProtocolError(f"{sender} pushed round {t}, but is not an in-neighbour in its graph")
-    if message.incarnation != record.incarnations[sender]:
-        raise RemoteProtocolError(f"{sender} pushed as incarnation {message.incarnation}, not its own")
-    if message.weight != graph.weight(sender):
-        raise RemoteProtocolError(f"{sender} pushed with weight {message.weight}, not {graph.weight(sender)}")
-    if not all(0 < u < float("inf") for u in message.u):
-        raise RemoteProtocolError(f"{sender} pushed with u = {message.u}")

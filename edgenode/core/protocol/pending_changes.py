@@ -24,8 +24,9 @@ from dataclasses import replace
 from edgenode.core.protocol.changes import Admission, Change, Departure, PendingOffer, describe
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Reply, Rotate, Send, Stop
+from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.orders import LeaveRefused, Offer, OfferAnswer, Refuse, Welcome
-from edgenode.core.protocol.plan import Member, Plan, Record, reach
+from edgenode.core.protocol.plan import Member, Plan, Record
 from edgenode.core.protocol.status import PendingChange
 from edgenode.core.topology.adaptation import adapt
 from edgenode.core.topology.schedule import Schedule

@@ -4,14 +4,15 @@
    that name the same digest agree on the whole history.
 2. Records are numbered without gaps, and their starts increase. One number has one record: a second one is a fork.
 3. Every process that was ever a member has its own incarnation under its name, so an eviction means one process.
+4. Members change by name alone: one that is missing was evicted or handed over, and one that is new has an incarnation
+   that no process of its name had.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -24,7 +25,8 @@ from edgenode.core.topology.schedule import Schedule
 from edgenode.core.topology.schedule_json import name, schedule_from_json, schedule_json, text, whole
 from edgenode.errors import GraphError, RemoteProtocolError
 
-_MAX_PERIOD = 1 << 20
+MAX_MEMBERS = 1024
+_ROUNDING = 1 + 1e-6  # sums of float64 are off by less
 
 
 @dataclass(frozen=True, order=True)
@@ -84,6 +86,8 @@ class Record:
     def __post_init__(self) -> None:
         if list(self.names) != sorted(set(self.names)):
             raise GraphError("members must be sorted and named once each")
+        if len(self.members) > MAX_MEMBERS:
+            raise GraphError(f"{len(self.members)} members: at most {MAX_MEMBERS} are allowed")
         if self.start < 0 or self.number < 0:
             raise GraphError("a record's number and start are not negative")
         self.schedule.check(self.names)
@@ -181,7 +185,59 @@ class Plan:
             )
         if record.start <= last.start:
             raise RemoteProtocolError(f"record {record.number} starts at {record.start}, before {last.start}")
+        if reason := self._objection(record):
+            raise RemoteProtocolError(f"record {record.number} {reason}")
         return Plan((*self.records, record))
+
+    def _objection(self, record: Record) -> str:
+        """Why a record that names its parent cannot follow it: rule 4, and what no record changes. Empty if it can."""
+        last, past = self.latest, self._past
+        leavers, evicted = dict(record.handoffs), dict(record.evictions)
+        stay = set(last.names) - leavers.keys() - evicted.keys()
+        if len(leavers) < len(record.handoffs) or len(evicted) < len(record.evictions):
+            return "removes a member twice"
+        if not leavers.keys() <= set(last.names) or not set(leavers.values()) <= stay:
+            return "hands over between nodes that are not members"
+        if not evicted.keys() <= past.newest.keys() or not all(-1 <= t < record.start for t in evicted.values()):
+            return "evicts what was not a member, or rounds that are to come"
+        new = {m.node: m.incarnation for m in record.members if m.node not in stay}
+        if len(record.members) - len(new) < len(stay) or any(i <= past.newest.get(n, -1) for n, i in new.items()):
+            return "drops a member, or admits a process of the past"
+        if any(record.incarnations[node] != last.incarnations[node] for node in stay):
+            return "changes the incarnation of a member"
+        if record.term < last.term or last.end not in (None, record.end):
+            return "takes back the term or the end of the one before"
+        if (record.run, record.epoch) != (last.run, last.epoch):
+            return "is of another run"
+        return ""
+
+    def extend_all(self, records: Iterable[Record]) -> Plan:
+        """The chain with all records that it does not have. Those before it begins are not needed.
+
+        Raises:
+            RemoteProtocolError: a record is not the next one of the chain, or another one has its number.
+        """
+        plan, first = self, self.records[0].number
+        for record in records:
+            if record.number > plan.latest.number:
+                plan = plan.extend(record)
+            elif record.number >= first and plan.records[record.number - first].digest != record.digest:
+                raise RemoteProtocolError(f"two records numbered {record.number}: the plan has forked")
+        return plan
+
+    def branch(self, records: tuple[Record, ...]) -> Plan:
+        """The chain up to the parent of the first of these records, and from there on with them.
+
+        Raises:
+            RemoteProtocolError: no record of the chain is their parent, or they do not follow each other.
+        """
+        shared = [r.number for r in self.records if records and r.digest == records[0].parent]
+        if not shared:
+            raise RemoteProtocolError("the records do not follow any of this chain")
+        plan = Plan(self.records[: shared[0] - self.records[0].number + 1])
+        for record in records:
+            plan = plan.extend(record)
+        return plan
 
     def successor(self, start: int, **changes: Any) -> Record:
         """A record that follows the latest one and starts at a round; its digest chains to the parent's."""
@@ -214,6 +270,15 @@ class Plan:
         return self._past.evictions.get(node, -1)
 
     @cached_property
+    def most_mass(self) -> float:
+        """An upper bound of the sum of all push-sum weights: each process that ever became a member brought 1.
+
+        A chain that begins with a resume does not tell how many were members before. No record admits more than a run
+        can have.
+        """
+        return (len(self._past.joined) + MAX_MEMBERS * self.records[0].number) * _ROUNDING
+
+    @cached_property
     def _past(self) -> _Past:
         """It is looked up with every push, so the records are searched once."""
         past = _Past({}, {}, {})
@@ -244,22 +309,6 @@ class Plan:
     def _from(self, t: int) -> Iterator[Record]:
         """The records that start in a round or later, newest first."""
         return takewhile(lambda record: record.start >= t, reversed(self.records))
-
-
-def reach(plan: Plan, origin: str, first_round: int) -> int:
-    """How many rounds a flood from ``origin``, on the pushes of ``first_round`` on, needs to cover all members.
-
-    Raises:
-        GraphError: the graphs never carry it to every member.
-    """
-    informed = {origin}
-    everyone = set(plan.at(first_round).names)
-    for count in range(_MAX_PERIOD):
-        if informed >= everyone:
-            return count
-        edges = plan.graph(first_round + count).edges
-        informed |= {receiver for sender, receiver in edges if sender in informed}
-    raise GraphError(f"a record can never reach {', '.join(sorted(everyone - informed))} from {origin}")
 
 
 def _canonical(plain: dict[str, Any]) -> str:
@@ -314,49 +363,3 @@ def create_plan(
 ) -> Plan:
     """The plan of a new run: one record, from round 0."""
     return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members)), epoch=epoch, run=run),))
-
-
-def restore_plan(
-    plan: Plan,
-    members: Iterable[Member],
-    offers: Mapping[str, tuple[frozenset[int], Plan]],
-    least: int | None = None,
-    schedule_for: Callable[[int, tuple[str, ...]], Schedule] | None = None,
-) -> tuple[Plan, int]:
-    """How a stopped run resumes: its plan plus one record, from the newest round that most members have saved.
-
-    Args:
-        plan: the newest that is known.
-        members: the nodes that are back, with the incarnations and addresses they have now.
-        offers: per node, the rounds of its checkpoints, and the plan in the newest of them.
-        least: how many members of that round are enough, if they are at least half; None means all of them.
-        schedule_for: (round, members) -> the schedule from there on; None keeps the one that was in force.
-
-    Raises:
-        GraphError: too few of the members have a round in common.
-    """
-    counts = {node: {r for r in rounds if plan.holds(node, r, theirs)} for node, (rounds, theirs) in offers.items()}
-    saved = Counter(t for rounds in counts.values() for t in rounds)
-    start = max(saved, key=lambda t: (saved[t], t), default=0)
-    in_force = plan.at(start)
-    names, returned = in_force.names, sorted(members)
-    if least is None and not set(offers) == {m.node for m in returned} == set(names):
-        raise GraphError(f"the checkpoints are of {', '.join(names)}, not of {', '.join(sorted(offers))}")
-    here = tuple(m for m in returned if m.node in names and start in counts.get(m.node, ()))
-    if len(here) < (len(names) if least is None else max(least, (len(names) + 1) // 2)):
-        have = "; ".join(f"{n} has {sorted(counts.get(n, ())) or 'none'}" for n in names)
-        raise GraphError(f"no checkpoint round is common to enough members: {have}")
-    record = replace(
-        in_force,
-        number=plan.latest.number + 1,
-        parent=plan.latest.digest,
-        start=start,
-        end=None,
-        handoffs=(),
-        evictions=(),
-        revoked=(),
-        signature="",
-        schedule=schedule_for(start, tuple(m.node for m in here)) if schedule_for else in_force.schedule,
-        members=here,
-    )
-    return Plan((record,)), start

@@ -1,18 +1,14 @@
-"""What a node knows of its peers: answers, records, rounds they have begun; and the checks of a push."""
+"""What a node knows of its peers: answers, records, rounds they have begun."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-import pytest
 
 from edgenode.core.protocol.messages import Message
-from edgenode.core.protocol.peer_knowledge import PeerKnowledge, check_push
+from edgenode.core.protocol.peer_knowledge import PeerKnowledge
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import RemoteProtocolError
 
 MEMBERS = (Member("n0"), Member("n1", 4), Member("n2"))
 RING = create_plan("lab", MEMBERS, Schedule((GraphSpec("a"),), 1))  # n0 -> n1 -> n2 -> n0
@@ -90,47 +86,3 @@ def test_resumed_chain_counts_from_its_first_record() -> None:
     resumed = Plan((replace(PLAN.latest, number=6),))
     plan = resumed.extend(resumed.successor(12))
     assert PeerKnowledge(resumed).news_for("n1", plan) == (plan.latest,)
-
-
-# --- the checks of a push ---------------------------------------------------------------------------
-
-
-def test_push_of_an_in_neighbour_passes() -> None:
-    check_push(PUSH, PLAN, "n2")
-
-
-def test_push_is_checked_against_the_graph_of_its_round() -> None:
-    check_push(replace(PUSH, round=5), PLAN, "n0")
-    with pytest.raises(RemoteProtocolError, match="n1 pushed round 5, but is not an in-neighbour in its graph"):
-        check_push(replace(PUSH, round=5), PLAN, "n2")
-
-
-def test_push_of_a_leaver_carries_all_its_mass_to_one_target() -> None:
-    plan = RING.extend(RING.successor(4, members=(MEMBERS[0], MEMBERS[2]), handoffs=(("n1", "n0"),)))
-    handoff = replace(PUSH, weight=1.0)
-    check_push(handoff, plan, "n0")
-    with pytest.raises(RemoteProtocolError, match=r"n1 pushed with weight 0\.5, not 1\.0"):
-        check_push(PUSH, plan, "n0")
-    with pytest.raises(RemoteProtocolError, match="n1 pushed round 3, but is not an in-neighbour"):
-        check_push(handoff, plan, "n2")
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"sender": "n0"}, "n0 pushed round 3, but is not an in-neighbour"),
-        ({"sender": "n2"}, "n2 pushed round 3, but is not an in-neighbour"),
-        ({"sender": "n9"}, "n9 pushed round 3, but is not an in-neighbour"),
-        ({"incarnation": 3}, "n1 pushed as incarnation 3, not its own"),
-        ({"incarnation": 5}, "n1 pushed as incarnation 5, not its own"),
-        ({"weight": 1.0}, r"n1 pushed with weight 1\.0, not 0\.5"),
-        ({"weight": float("nan")}, "n1 pushed with weight nan"),
-        ({"u": (1.0, 0.0)}, r"n1 pushed with u = \(1\.0, 0\.0\)"),
-        ({"u": (-1.0,)}, r"n1 pushed with u = \(-1\.0,\)"),
-        ({"u": (float("inf"),)}, r"n1 pushed with u = \(inf,\)"),
-        ({"u": (1.0, float("nan"))}, r"n1 pushed with u = \(1\.0, nan\)"),
-    ],
-)
-def test_push_against_the_plan_is_rejected(change: dict[str, Any], text: str) -> None:
-    with pytest.raises(RemoteProtocolError, match=text):
-        check_push(replace(PUSH, **change), PLAN, "n2")

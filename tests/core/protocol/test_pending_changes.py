@@ -17,6 +17,7 @@ from edgenode.core.protocol.events import (
     Send,
     Stop,
 )
+from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.orders import (
     Fetched,
     Leadership,
@@ -27,7 +28,7 @@ from edgenode.core.protocol.orders import (
     Refuse,
     Welcome,
 )
-from edgenode.core.protocol.plan import Member, reach
+from edgenode.core.protocol.plan import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Period

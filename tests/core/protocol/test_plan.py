@@ -1,17 +1,17 @@
-"""The chain of records, the reach of a flood, and what a stopped run resumes from."""
+"""The chain of records: which one counts in a round, and what can follow it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from edgenode.core.protocol.plan import Member, Plan, create_plan, reach, restore_plan
+from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import GraphError, RemoteProtocolError
+from edgenode.errors import RemoteProtocolError
 
 A, B, C = GraphSpec("a"), GraphSpec("b"), GraphSpec("c")
 FOUR = ("0", "1", "2", "3")
@@ -79,43 +79,6 @@ def test_create_plan_sorts_the_members() -> None:
     assert (plan.latest.names, plan.latest.number, plan.latest.start) == (("a", "b"), 0, 0)
 
 
-# --- reach ------------------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.sampled_from(["a", "b", "c", "chord", "one-peer-exponential", "complete"]), min_size=1, max_size=3),
-    st.integers(1, 4),
-    st.integers(2, 7),
-    st.integers(0, 12),
-    st.integers(1, 20),
-)
-def test_reach_is_how_long_a_flood_takes(names: list[str], every: int, n: int, first: int, change: int) -> None:
-    """Against brute force: every path of pushes, across a change of plan."""
-    members = tuple(f"n{i}" for i in range(n))
-    plan = a_plan(*members, schedule=Schedule(tuple(map(GraphSpec, names)), every))
-    plan = plan.extend(plan.successor(change, schedule=Schedule((C,), 1, origin=change)))
-
-    def holds(node: str, rounds: int) -> bool:
-        """Whether the record is at a node after so many rounds."""
-        if rounds == 0:
-            return node == members[0]
-        senders = plan.graph(first + rounds - 1).in_neighbours(node)
-        return any(holds(sender, rounds - 1) for sender in (node, *senders))
-
-    needed = reach(plan, members[0], first)
-    assert all(holds(node, needed) for node in members)
-    assert not all(holds(node, needed - 1) for node in members)
-
-
-def test_reach_of_a_single_node_is_zero() -> None:
-    assert reach(a_plan("0"), "0", 7) == 0
-
-
-def test_reach_on_a_ring_counts_all_other_nodes() -> None:
-    assert reach(a_plan(*"abcdefgh"), "c", 5) == 7
-
-
 def test_first_eviction_after_a_round_applies_to_it() -> None:
     """A regression: the second eviction of a name hid the first, and what was pushed to the first process was lost."""
     plan = a_plan("x", "y")
@@ -125,70 +88,66 @@ def test_first_eviction_after_a_round_applies_to_it() -> None:
     assert [plan.evicted_later(t) for t in (4, 8, 12)] == [{"y": 3}, {"y": 10}, {}]
 
 
-# --- resume -----------------------------------------------------------------------------------------
+# --- what can follow a record -----------------------------------------------------------------------
+
+TRIO = a_plan("x", "y", "z")
+STAYS = nodes("x", "y")
 
 
-def offers(plan: Plan, **rounds: set[int]) -> dict[str, tuple[frozenset[int], Plan]]:
-    return {node: (frozenset(saved), plan) for node, saved in rounds.items()}
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"handoffs": (("z", "nobody"),), "members": STAYS}, "hands over between nodes that are not members"),
+        ({"handoffs": (("nobody", "x"),)}, "hands over between nodes that are not members"),
+        ({"handoffs": (("z", "z"),), "members": STAYS}, "hands over between nodes that are not members"),
+        ({"handoffs": (("z", "x"), ("z", "y")), "members": STAYS}, "removes a member twice"),
+        ({"evictions": (("z", 3), ("z", 4)), "members": STAYS}, "removes a member twice"),
+        ({"evictions": (("nobody", 3),)}, "evicts what was not a member"),
+        ({"evictions": (("z", 9),), "members": STAYS}, "evicts what was not a member, or rounds that are to come"),
+        ({"evictions": (("z", -2),), "members": STAYS}, "evicts what was not a member, or rounds that are to come"),
+        ({"members": STAYS}, "drops a member, or admits a process of the past"),
+        ({"members": (*STAYS, Member("z", 3))}, "changes the incarnation of a member"),
+        ({"evictions": (("z", 3),)}, "drops a member, or admits a process of the past"),
+        ({"term": 1}, "takes back the term or the end"),
+        ({"end": None}, "takes back the term or the end"),
+        ({"end": 8}, "takes back the term or the end"),
+        ({"epoch": Epoch(9, 9)}, "is of another run"),
+    ],
+)
+def test_record_that_contradicts_its_parent_is_refused(changes: dict[str, Any], text: str) -> None:
+    plan = TRIO.extend(TRIO.successor(5, term=2, end=5))
+    with pytest.raises(RemoteProtocolError, match=f"record 2 {text}"):
+        plan.extend(plan.successor(9, **changes))
 
 
-def test_cluster_resumes_from_the_newest_common_round() -> None:
-    plan = a_plan("x", "y")
-    back = (Member("y", 0, "host:2"), Member("x", 0, "host:1"))
-    resumed, start = restore_plan(plan, back, offers(plan, x={10, 20, 30}, y={20, 10}))
-    assert start == 20
-    (record,) = resumed.records
-    assert (record.number, record.parent, record.start) == (1, plan.latest.digest, 20)
-    assert record.members == (Member("x", 0, "host:1"), Member("y", 0, "host:2"))
-    assert record.schedule == plan.latest.schedule
+def test_members_change_by_name() -> None:
+    left = TRIO.extend(TRIO.successor(9, members=STAYS, handoffs=(("z", "x"),), evictions=()))
+    evicted = left.extend(left.successor(12, evictions=(("z", 7),)))  # it had left, and nobody has its last answer
+    back = evicted.extend(evicted.successor(15, members=(*STAYS, Member("z", 1))))
+    assert back.latest.incarnations == {"x": 0, "y": 0, "z": 1}
+    with pytest.raises(RemoteProtocolError, match="admits a process of the past"):
+        evicted.extend(evicted.successor(15, members=(*STAYS, Member("z", 0))))
 
 
-def test_resumed_plan_keeps_the_schedule_and_counts_on() -> None:
-    old = a_plan("x", "y")
-    new = old.extend(old.successor(25, schedule=Schedule((B,), 1), end=40))
-    resumed, start = restore_plan(new, nodes("x", "y"), offers(old, x={20}, y={20, 30}))
-    assert (start, resumed.latest.schedule, resumed.latest.end) == (20, old.latest.schedule, None)
-    assert (resumed.latest.number, resumed.latest.parent) == (2, new.latest.digest)
+def test_records_of_a_peer_extend_a_copy() -> None:
+    one = TRIO.successor(5)
+    two = Plan((*TRIO.records, one)).successor(9)
+    assert TRIO.extend_all(()) is TRIO
+    longer = TRIO.extend_all((TRIO.latest, one, two))
+    assert longer.records == (TRIO.latest, one, two)
+    assert longer.extend_all((one,)) is longer
+    assert Plan(longer.records[1:]).extend_all((TRIO.latest,)).records == longer.records[1:]
+    with pytest.raises(RemoteProtocolError, match="two records numbered 1: the plan has forked"):
+        longer.extend_all((TRIO.successor(6),))
+    with pytest.raises(RemoteProtocolError, match=r"record 2 .* does not follow"):
+        TRIO.extend_all((two,))
 
 
-def test_without_a_common_round_the_error_lists_all_rounds() -> None:
-    with pytest.raises(GraphError, match=r"x has \[10\]; y has \[20\]"):
-        restore_plan(a_plan("x", "y"), nodes("x", "y"), offers(a_plan("x", "y"), x={10}, y={20}))
-
-
-@pytest.mark.parametrize("names", [["x"], ["x", "y", "z"], ["x", "z"]])
-def test_checkpoints_of_other_members_are_refused(names: list[str]) -> None:
-    with pytest.raises(GraphError, match="the checkpoints are of x, y, not of"):
-        restore_plan(a_plan("x", "y"), nodes(*names), offers(a_plan("x", "y"), **{name: {10} for name in names}))
-
-
-def test_member_without_a_checkpoint_is_refused() -> None:
-    with pytest.raises(GraphError, match="the checkpoints are of x, y"):
-        restore_plan(a_plan("x", "y"), nodes("x", "y", "z"), offers(a_plan("x", "y"), x={10}, y={10}))
-
-
-def test_half_of_the_members_may_be_enough_to_resume() -> None:
-    plan = a_plan("w", "x", "y", "z")
-    resumed, start = restore_plan(
-        plan, nodes("w", "x", "y", "z"), offers(plan, x={10, 20}, y={10, 20}, z={10}), least=1
-    )
-    assert (start, resumed.latest.names) == (10, ("x", "y", "z"))
-    with pytest.raises(GraphError, match=r"w has none; x has \[10\]; y has none"):
-        restore_plan(plan, nodes("w", "x", "y", "z"), offers(plan, x={10}), least=1)
-    with pytest.raises(GraphError, match="enough members"):
-        restore_plan(plan, nodes("w", "x", "y", "z"), offers(plan, x={10}, y={10}), least=3)
-
-
-def test_checkpoints_after_the_last_round_do_not_count() -> None:
-    plan = a_plan("x", "y")
-    plan = plan.extend(plan.successor(25, members=nodes("x"), evictions=(("y", 19),)))
-    assert restore_plan(plan, nodes("x", "y"), offers(plan, x={10, 20}, y={10, 20}), least=1)[1] == 10
-    assert restore_plan(plan, nodes("x", "y"), offers(plan, x={10, 19}, y={10, 19}), least=1)[1] == 19
-
-
-def test_checkpoints_from_before_a_resume_do_not_count() -> None:
-    """One node had saved 20, the other had not. Both resumed from 10, and one died before it could remove its 20."""
-    old = a_plan("x", "y")
-    new, _ = restore_plan(old, nodes("x", "y"), offers(old, x={10, 20}, y={10}))
-    again = {"x": (frozenset({10, 20}), old), "y": (frozenset({10, 20}), new)}
-    assert restore_plan(new, nodes("x", "y"), again)[1] == 10
+def test_branch_leaves_the_chain_at_the_parent_of_its_first_record() -> None:
+    ours, theirs = TRIO.successor(5), TRIO.successor(6)
+    plan = TRIO.extend(ours)
+    assert plan.branch((theirs,)).records == (TRIO.latest, theirs)
+    assert plan.branch((ours,)) == plan
+    for records in ((), (replace(theirs, parent="f" * 64),), (theirs, theirs)):
+        with pytest.raises(RemoteProtocolError):
+            plan.branch(records)
