@@ -17,10 +17,11 @@ import grpc.aio
 import structlog
 
 from edgenode.core.protocol.events import Answered
-from edgenode.core.protocol.messages import Message
+from edgenode.core.protocol.messages import Message, Verdict
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import DataSize
-from edgenode.errors import RemoteProtocolError, TransportError
+from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError
+from edgenode.net.faults import Faults
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.retry import Backoff, Outage, retry, stay_connected
 from edgenode.net.rpc import broken, channel, side_by_side, translated
@@ -56,17 +57,24 @@ class PeerLink:
 
     Args:
         peer_addresses: returns the peer's addresses, asked before every attempt.
-        post: takes the answers.
+        post: takes the answers. A refused push is repeated over another connection, after a wait.
+        faults: takes what the peer does against the protocol. It does not end the link.
 
     Attributes:
         wire_bytes: bytes of all gRPC messages sent, repeats and framing included.
     """
 
     def __init__(
-        self, to: str, identity: Identity, peer_addresses: Callable[[], PeerAddresses], post: Callable[[Answered], None]
+        self,
+        to: str,
+        identity: Identity,
+        peer_addresses: Callable[[], PeerAddresses],
+        post: Callable[[Answered], None],
+        faults: Faults | None = None,
     ) -> None:
         self.to, self.wire_bytes = to, 0
         self._identity, self._peer_addresses, self._post = identity, peer_addresses, post
+        self._faults = faults or Faults()
         self._unanswered: dict[int, Message] = {}
         self._outbox: deque[Message] = deque()
         self._wake = asyncio.Event()
@@ -88,17 +96,22 @@ class PeerLink:
         self._wake.set()
 
     async def run(self) -> None:
-        """Stay connected until closed.
-
-        Raises:
-            RemoteProtocolError: the peer is of another run, or breaks the protocol.
-        """
+        """Stay connected until closed, whatever the peer answers."""
         await stay_connected(self._connect, self._is_done, self._outage, _LINK_BACKOFF)
 
     def _is_done(self) -> bool:
         return self._closing and not self._unanswered
 
     async def _connect(self) -> None:
+        try:
+            await self._connect_once()
+        except TransportError:
+            raise
+        except EdgenodeError as exc:
+            self._faults.note(self.to, "answer", exc)
+            raise TransportError(str(exc)) from exc
+
+    async def _connect_once(self) -> None:
         peer = self._peer_addresses()
         attempt = next(self._attempts)
         if not peer.addresses:
@@ -129,9 +142,13 @@ class PeerLink:
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
             ack = ack_from_wire(self.to, response.answer)
-            self._unanswered.pop(ack.round, None)
-            self._wake.set()
+            if ack.round not in self._unanswered:
+                continue  # answered before
             self._post(Answered(self.to, ack))
+            if ack.verdict not in (Verdict.OK, Verdict.SEEN):
+                raise TransportError(f"{self.to} refused round {ack.round}: {ack.detail}")
+            del self._unanswered[ack.round]
+            self._wake.set()
         if not self._is_done():
             raise TransportError(f"{self.to} closed the stream")
 
@@ -158,8 +175,10 @@ class Peers:
         identity: Identity,
         peer_addresses: Callable[[str], PeerAddresses],
         post: Callable[[Answered], None],
+        faults: Faults | None = None,
     ) -> None:
-        self._group, self._identity, self._peer_addresses, self._post = group, identity, peer_addresses, post
+        self._group, self._identity, self._peer_addresses = group, identity, peer_addresses
+        self._post, self._faults = post, faults or Faults()
         self._links: dict[str, PeerLink] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending = set[PeerLink]()  # dropped or retired, and not yet over
@@ -173,7 +192,7 @@ class Peers:
     def push(self, to: str, message: Message) -> None:
         """Deliver a message. The first one to a peer opens the link."""
         if to not in self._links:
-            link = PeerLink(to, self._identity, lambda: self._peer_addresses(to), self._post)
+            link = PeerLink(to, self._identity, lambda: self._peer_addresses(to), self._post, self._faults)
             self._links[to] = link
             self._tasks[to] = self._group.create_task(link.run(), name=f"link to {to}")
         self._links[to].push(message)

@@ -22,8 +22,9 @@ from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, first_cause
+from edgenode.net.faults import Faults
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
-from edgenode.net.rpc import reject
+from edgenode.net.rpc import refuse, reject
 from edgenode.net.tls import require_name
 from edgenode.net.wire import (
     CHUNK_BYTES,
@@ -51,11 +52,13 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
     Attributes:
         identity: of this node. It has no plan digest until the plan is known.
         data: how much data this node has. Fixed peers ask again until it is known.
+        faults: what peers did against the protocol.
     """
 
     def __init__(self, identity: Identity, saved: tuple[frozenset[int], Plan | None]) -> None:
         self.identity = identity
         self.data: DataSize | None = None
+        self.faults = Faults()
         self._saved = saved
         self._is_open = asyncio.Event()
         self._deliver: Callable[[Message], None]
@@ -168,7 +171,10 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
                 await self._read(identity, requests)
                 answers.put_nowait(None)
         except (EdgenodeError, ExceptionGroup) as exc:
-            await reject(context, first_cause(exc), sender)
+            cause = first_cause(exc)
+            if isinstance(cause, EdgenodeError):
+                self.faults.note(sender, "push", cause)
+            await refuse(context, cause)
         finally:
             if self._answers.get(sender) is answers:
                 del self._answers[sender]

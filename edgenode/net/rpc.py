@@ -284,9 +284,15 @@ def broken(error: Exception, target: str) -> EdgenodeError:
 
 
 async def reject(context: grpc.aio.ServicerContext, error: BaseException, peer: str = "") -> None:
+    """Log one of our errors, and end a call with it. Other errors are raised."""
+    if isinstance(error, EdgenodeError):
+        log.warning("refused a call", peer=peer or context.peer(), reason=str(error))
+    await refuse(context, error)
+
+
+async def refuse(context: grpc.aio.ServicerContext, error: BaseException) -> None:
     """End a call with one of our errors. The client receives its text. Other errors are raised."""
     if not isinstance(error, EdgenodeError):
         raise error
-    log.warning("refused a call", peer=peer or context.peer(), reason=str(error))
     code = grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ConfigError) else grpc.StatusCode.FAILED_PRECONDITION
     await context.abort(code, str(error))

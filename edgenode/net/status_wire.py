@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView, PendingChange
+from edgenode.core.names import is_name
+from edgenode.core.protocol.status import (
+    FAULT_KINDS,
+    ClusterStatus,
+    Fault,
+    NodeState,
+    NodeStatus,
+    NodeView,
+    PendingChange,
+)
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.wire import leadership_from_wire, leadership_to_wire, plan_from_wire, records_to_wire
@@ -53,6 +62,7 @@ def node_status_to_wire(status: NodeStatus) -> control_pb2.Progress:
         sketch_round=status.sketch_round,
         sketch=status.sketch,
         error=status.error,
+        faults=[control_pb2.Fault(peer=f.peer, kind=f.kind, count=f.count) for f in status.faults],
     )
 
 
@@ -85,6 +95,7 @@ def node_status_from_wire(wire: control_pb2.Progress) -> NodeStatus:
         sketch_round=wire.sketch_round,
         sketch=_finite(wire.sketch),
         error=wire.error[:_LONGEST_TEXT],
+        faults=tuple(Fault(f.peer, f.kind, f.count) for f in wire.faults[:_MOST_NAMES]),
     )
 
 
@@ -92,6 +103,11 @@ def _check(wire: control_pb2.Progress) -> None:
     for name in _COUNTS:
         if getattr(wire, name) > _MOST_COUNTED:
             raise RemoteProtocolError(f"malformed report: {name} {getattr(wire, name)}, at most {_MOST_COUNTED}")
+    for fault in wire.faults[:_MOST_NAMES]:
+        if not is_name(fault.peer) or fault.kind not in FAULT_KINDS or fault.count > _MOST_COUNTED:
+            raise RemoteProtocolError(
+                f"malformed report: {fault.count} faults {fault.kind[:80]!a} of {fault.peer[:80]!a}"
+            )
     for name in _FIGURES:
         if not 0 <= getattr(wire, name) < math.inf:
             raise RemoteProtocolError(f"malformed report: {name} {getattr(wire, name)}, expected 0 or more and finite")

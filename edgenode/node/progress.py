@@ -19,6 +19,7 @@ from edgenode.core.protocol.orders import FenceAnswer, Halt, Progress
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.net.control_client import ControlLink
+from edgenode.net.faults import Faults
 from edgenode.node.replica import Replica
 from edgenode.node.resources import Sensors, Usage
 
@@ -131,6 +132,7 @@ class ProgressReporter:
     Args:
         link: to the controller, if the run has one.
         wire_bytes: returns the bytes of the gRPC messages sent to peers.
+        faults: what its peers did against the protocol.
 
     Attributes:
         snapshot: the node after its last event.
@@ -144,12 +146,13 @@ class ProgressReporter:
         link: ControlLink | None,
         log_stall_every_s: float,
         wire_bytes: Callable[[], int],
+        faults: Faults,
     ) -> None:
         self.snapshot = NodeSnapshot.of(replica.node)
         self.farewell: FenceAnswer | None = None
         self.sensors = Sensors()
         self._end: tuple[NodeState, str] | None = None
-        self._start = self.snapshot.round
+        self._start, self._faults = self.snapshot.round, faults
         self._replica, self._wait, self._link, self._wire_bytes = replica, wait, link, wire_bytes
         self._stall_reporter = StallReporter(min(log_stall_every_s, _LOG_STALL_EVERY_S))
         self._round_timer = RoundTimer()
@@ -223,6 +226,7 @@ class ProgressReporter:
             waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,
             state=state,
             error=error,
+            faults=self._faults.counted,
             peak_memory_bytes=usage.peak_memory_bytes or 0,
             joules_per_round=usage.joules_per_round,
             power_sensor=usage.power_sensor,

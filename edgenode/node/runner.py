@@ -18,6 +18,7 @@ from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.protocol.events import (
     Answer,
+    Answered,
     Await,
     Evaluate,
     Fail,
@@ -123,7 +124,7 @@ class NodeRunner:
         self.replica, self._worker, self._server = replica, worker, server
         self._directory, self._mailbox, self._link = directory, mailbox, link
         self._wait = BarrierWait(timeout_s if link is None else None, mailbox.post)
-        self.progress = ProgressReporter(replica, self._wait, link, timeout_s, lambda: self._wire_bytes)
+        self.progress = ProgressReporter(replica, self._wait, link, timeout_s, lambda: self._wire_bytes, server.faults)
         self._initial = initial
         self._peers: Peers | None = None
         self._outcome: Outcome | None = None
@@ -137,7 +138,11 @@ class NodeRunner:
         identity, post = self._server.identity, self._mailbox.post
         async with asyncio.TaskGroup() as group:
             peers = self._peers = Peers(
-                group, identity, lambda peer: self._directory.find(peer, self.progress.snapshot.plan), post
+                group,
+                identity,
+                lambda peer: self._directory.find(peer, self.progress.snapshot.plan),
+                post,
+                self._server.faults,
             )
             self._server.open(identity, lambda m: post(Received(m)), self.replica.learner.max_bytes)
             self._server.sponsor(self._model_for)
@@ -204,10 +209,14 @@ class NodeRunner:
         try:
             return await self._worker(self.replica.handle, event)
         except RemoteProtocolError as exc:
-            log.warning("rejected a message", reason=str(exc))
-            if isinstance(event, Received):
-                message = event.message
-                self._server.answer(message.sender, Ack(message.round, Verdict.ERROR, 0, str(exc)))
+            match event:
+                case Received(message):
+                    self._server.faults.note(message.sender, "push", exc)
+                    self._server.answer(message.sender, Ack(message.round, Verdict.ERROR, 0, str(exc)))
+                case Answered(receiver):
+                    self._server.faults.note(receiver, "answer", exc)
+                case _:
+                    log.warning("rejected an order", reason=str(exc))
             return []
 
     async def _take_aborts(self) -> None:

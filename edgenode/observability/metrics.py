@@ -126,7 +126,7 @@ def _cluster(status: ClusterStatus) -> list[Metric]:
 
 
 def _of_nodes(nodes: Sequence[NodeView]) -> list[Metric]:
-    return [*_gauges(_GAUGES, nodes), _states(nodes), *_counters(nodes), _sent(nodes)]
+    return [*_gauges(_GAUGES, nodes), _states(nodes), *_counters(nodes), _sent(nodes), _faults(nodes)]
 
 
 def _single(name: str, text: str, value: float) -> Metric:
@@ -174,4 +174,13 @@ def _sent(nodes: Sequence[NodeView]) -> Metric:
         gossip = node.status.gossip_bytes
         family.add_metric([node.node, "train"], node.status.payload_bytes - gossip)
         family.add_metric([node.node, "gossip"], gossip)
+    return family
+
+
+def _faults(nodes: Sequence[NodeView]) -> Metric:
+    text = "Pushes and answers of a peer that this node refused as against the protocol."
+    family = CounterMetricFamily("edgenode_peer_faults", text, labels=["node", "peer", "kind"])
+    for node in nodes:
+        for fault in node.status.faults:
+            family.add_metric([node.node, fault.peer, fault.kind], fault.count)
     return family

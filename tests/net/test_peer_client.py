@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import grpc.aio
 import pytest
@@ -16,8 +18,9 @@ from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import DigestMismatch, RemoteProtocolError, TransportError
+from edgenode.errors import DigestMismatch, TransportError
 from edgenode.net import peer_server
+from edgenode.net.faults import Faults
 from edgenode.net.peer_client import Met, PeerAddresses, PeerLink, Peers, meet, probe
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import peer_pb2
@@ -240,33 +243,55 @@ async def test_abandoned_link_ends_its_stream() -> None:
         await until(lambda: receiver.server.connected == 0)
 
 
-# --- peers of other runs
+# --- peers of other runs, and faulty ones
+
+
+@asynccontextmanager
+async def a_counting_link(target: str, identity: Identity = N0) -> AsyncIterator[tuple[PeerLink, Faults]]:
+    """A link that has a push to deliver, and that is cancelled at the end."""
+    faults = Faults()
+    link = PeerLink("n1", identity, lambda: PeerAddresses((target,)), lambda answered: None, faults)
+    link.push(a_message(0))
+    async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
+        task = group.create_task(link.run(), name="link")
+        yield link, faults
+        task.cancel()
 
 
 @pytest.mark.parametrize(
-    ("identity", "what", "ours", "theirs"),
+    ("identity", "text"),
     [
-        (replace(N0, cluster="away"), "cluster", "home", "away"),
-        (replace(N0, run_digest="f00d"), "run digest", "run", "f00d"),
+        (replace(N0, cluster="away"), "cluster differs from n0 at .*: ours is home, theirs is away"),
+        (replace(N0, run_digest="f00d"), "run digest differs from n0 at .*: ours is run, theirs is f00d"),
+        (replace(N0, plan_digest="cafe"), "plan digest differs from n0 at .*: ours is beef, theirs is cafe"),
     ],
 )
-async def test_peer_of_another_run_is_refused_with_both_values(
-    identity: Identity, what: str, ours: str, theirs: str
+async def test_peer_of_another_run_is_counted_and_asked_again(
+    identity: Identity, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with Receiver().up() as target:
-        error = await failure(PeerLink("n1", identity, lambda: PeerAddresses((target,)), lambda answered: None).run())
-    assert isinstance(error, RemoteProtocolError)
-    assert str(error).startswith(f"refused by {target}: {what} differs from n0 at ")
-    assert str(error).endswith(f"ours is {ours}, theirs is {theirs}")
+    receiver = Receiver(replace(N1, plan_digest="beef"))
+    async with receiver.up() as target, a_counting_link(target, identity) as (_, faults):
+        await until(lambda: bool(faults.counted) and faults.counted[0].count >= 2)
+        (fault,) = faults.counted
+        assert (fault.peer, fault.kind) == ("n1", "answer")
+        assert receiver.server.faults.counted[0].peer == "unknown"  # it was not let in
+    logged = [line for line in capsys.readouterr().out.splitlines() if "refused what a peer sent" in line]
+    assert len([line for line in logged if "peer=n1" in line]) == 1
+    assert re.search(text, logged[0])
 
 
-async def test_another_plan_is_refused_with_both_values() -> None:
-    async with Receiver(replace(N1, plan_digest="beef")).up() as target:
-        link = PeerLink("n1", replace(N0, plan_digest="cafe"), lambda: PeerAddresses((target,)), lambda answered: None)
-        error = await failure(link.run())
-    assert isinstance(error, RemoteProtocolError)
-    assert "plan digest differs" in str(error)
-    assert "ours is beef, theirs is cafe" in str(error)
+@pytest.mark.parametrize("verdict", [Verdict.STALE, Verdict.ERROR])
+async def test_refused_push_is_repeated_until_it_is_taken(verdict: Verdict) -> None:
+    receiver = Receiver(answers=False)
+    async with receiver.up() as target, a_link(target) as (link, answered):
+        link.push(a_message(0))
+        for repeats in range(1, 3):
+            await until(partial(lambda n: len(receiver.took) == n, repeats))
+            receiver.answer(0, verdict)
+        await until(lambda: len(receiver.took) == 3)
+        receiver.answer(0)
+        await until(lambda: len(answered) == 3)
+    assert [a.ack.verdict for a in answered] == [verdict, verdict, Verdict.OK]
 
 
 async def test_another_node_at_the_address_is_skipped() -> None:
@@ -277,7 +302,7 @@ async def test_another_node_at_the_address_is_skipped() -> None:
     assert (mismatch.took, receiver.rounds) == ([], [0])
 
 
-async def test_answer_with_an_unknown_verdict_ends_the_link() -> None:
+async def test_answers_against_the_protocol_do_not_end_the_link() -> None:
     class Odd(PeerServer):
         async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
             await context.write(peer_pb2.PushResponse(hello=N1.to_wire()))
@@ -285,11 +310,21 @@ async def test_answer_with_an_unknown_verdict_ends_the_link() -> None:
             await asyncio.sleep(SOON_S)
 
     odd = Odd(N1, (frozenset(), None))
-    async with serving("127.0.0.1:0", [(peer_server.SERVICE, odd.add_to)], 0.0) as port:
-        there = PeerAddresses((f"127.0.0.1:{port}",))
-        error = await failure(PeerLink("n1", N0, lambda: there, lambda answered: None).run())
-    assert isinstance(error, RemoteProtocolError)
-    assert "n1 answered with an unknown verdict 77" in str(error)
+    there = serving("127.0.0.1:0", [(peer_server.SERVICE, odd.add_to)], 0.0)
+    async with there as port, a_counting_link(f"127.0.0.1:{port}") as (_, faults):
+        await until(lambda: bool(faults.counted) and faults.counted[0].count >= 2)
+
+
+async def test_answers_to_nothing_are_not_delivered() -> None:
+    receiver = Receiver(answers=False)
+    async with receiver.up() as target, a_link(target) as (link, answered):
+        link.push(a_message(0))
+        await until(lambda: bool(receiver.took))
+        for t in (*range(1, 100), 0, 0, 0):
+            receiver.answer(t)
+        await until(lambda: bool(answered))
+        await asyncio.sleep(0.1)
+    assert [a.ack.round for a in answered] == [0]
 
 
 # --- single calls

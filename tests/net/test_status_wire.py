@@ -8,7 +8,7 @@ import pytest
 
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Member, create_plan
-from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView, PendingChange
+from edgenode.core.protocol.status import ClusterStatus, Fault, NodeState, NodeStatus, NodeView, PendingChange
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError
@@ -42,6 +42,7 @@ FULL = NodeStatus(
     sketch_round=6,
     sketch=(1.5, -2.0),
     error="none",
+    faults=(Fault("n1", "push", 3), Fault("n2", "answer", 1)),
 )
 PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1))
 
@@ -92,6 +93,12 @@ def test_state_of_a_later_version_is_unspecified() -> None:
 def test_report_with_an_impossible_figure_is_rejected(field: str, value: float) -> None:
     with pytest.raises(RemoteProtocolError, match=f"malformed report: {field} "):
         node_status_from_wire(control_pb2.Progress(**{field: value}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fault", [Fault("../n1", "push", 1), Fault("n1", "\x1b[2J", 1), Fault("n1", "push", 2**63)])
+def test_report_with_an_impossible_fault_is_rejected(fault: Fault) -> None:
+    with pytest.raises(RemoteProtocolError, match=r"malformed report: .* faults"):
+        node_status_from_wire(node_status_to_wire(NodeStatus(faults=(fault,))))
 
 
 def test_measures_of_a_training_loop_are_any_finite_numbers() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from edgenode.core.protocol.status import NodeState
+from edgenode.core.protocol.status import Fault, NodeState
 from edgenode.observability.metrics import cluster_metrics, node_metrics
 from tests.cli.test_status_table import a_node, a_plan, a_status
 
@@ -17,7 +17,10 @@ GRAFANA = Path("deploy/grafana-dashboard.json")
 
 
 def a_cluster(distance: float | None = 0.5) -> bytes:
-    node = a_node(round=7, accuracy=0.25, payload_bytes=1000, gossip_bytes=300, messages=7, state=NodeState.RUNNING)
+    faults = (Fault("n1", "push", 3),)
+    node = a_node(
+        round=7, faults=faults, accuracy=0.25, payload_bytes=1000, gossip_bytes=300, messages=7, state=NodeState.RUNNING
+    )
     status = a_status(node, a_node('n"1'), plan=a_plan())
     return cluster_metrics(replace(status, consensus_distance=distance))
 
@@ -35,6 +38,7 @@ def test_cluster_metrics_have_a_label_per_node() -> None:
     assert found["edgenode_round", "node=n0"] == 7
     assert found["edgenode_sent_bytes_total", "node=n0", "phase=train"] == 700
     assert found["edgenode_sent_bytes_total", "node=n0", "phase=gossip"] == 300
+    assert found["edgenode_peer_faults_total", "kind=push", "node=n0", "peer=n1"] == 3
     assert found["edgenode_messages_total", "node=n0"] == 7
     assert found["edgenode_state", "node=n0", "state=running"] == 1
     assert found["edgenode_up", 'node=n"1'] == 1

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgenode.core.protocol.events import Answered
-from edgenode.core.protocol.messages import Message
+from edgenode.core.protocol.messages import Message, Verdict
 from tests.simulation.event_queue import Callback, EventQueue, Processes
 from tests.simulation.lossy_network import LossyNetwork
 
@@ -84,7 +84,7 @@ class PushChannel:
 
     def _take_answer(self, sender: str, event: Answered) -> None:
         key = sender, self._processes.last(sender), event.receiver, event.ack.round
-        if key in self._unanswered:
+        if key in self._unanswered and event.ack.verdict in (Verdict.OK, Verdict.SEEN):  # a refused push is repeated
             del self._unanswered[key]
             self.answered_s = self._queue.now
         self._answered(sender, event)

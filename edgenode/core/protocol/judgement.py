@@ -19,6 +19,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from edgenode.core.protocol.flood import must_have_pushed
 from edgenode.core.protocol.member_state import MemberState
 from edgenode.core.protocol.messages import Message
@@ -35,12 +37,42 @@ def candidate(state: MemberState, records: tuple[Record, ...]) -> Plan:
         RemoteProtocolError: no controller signed them, they do not follow what is known, or come too late.
     """
     verify(state, records)
-    plan = state.plan.extend_all(records)
+    plan = extended(state.plan, records)
     for record in plan.records[len(state.plan.records) :]:
         if record.known_by < state.next_round:
             raise RemoteProtocolError(
                 f"record {record.number} starts at {record.start}, but round {state.next_round} is next"
             )
+    return plan
+
+
+def extended(plan: Plan, records: Iterable[Record]) -> Plan:
+    """A plan with all records that it does not have. Those before it begins are not needed.
+
+    Raises:
+        RemoteProtocolError: a record is not the next one of the chain, or another one has its number.
+    """
+    known = plan.records
+    for record in records:
+        if record.number > plan.latest.number:
+            plan = plan.extend(record)
+        elif record.number >= known[0].number and plan.records[record.number - known[0].number].digest != record.digest:
+            raise RemoteProtocolError(f"two records numbered {record.number}: the plan has forked")
+    return plan
+
+
+def branch(plan: Plan, records: tuple[Record, ...]) -> Plan:
+    """A plan up to the parent of the first of these records, and from there on with them.
+
+    Raises:
+        RemoteProtocolError: no record of the plan is their parent, or they do not follow each other.
+    """
+    shared = [at for at, record in enumerate(plan.records) if records and record.digest == records[0].parent]
+    if not shared:
+        raise RemoteProtocolError("the records do not follow any of this plan")
+    plan = Plan(plan.records[: shared[0] + 1])
+    for record in records:
+        plan = plan.extend(record)
     return plan
 
 

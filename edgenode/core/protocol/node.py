@@ -34,7 +34,7 @@ from edgenode.core.protocol.events import (
     Trained,
 )
 from edgenode.core.protocol.flood import reach
-from edgenode.core.protocol.judgement import candidate, check_push, check_round, verify
+from edgenode.core.protocol.judgement import branch, candidate, check_push, check_round, verify
 from edgenode.core.protocol.member_state import MemberState, Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, FenceAnswer, Halt, Offer, OfferAnswer
@@ -228,9 +228,9 @@ class Node:
                 freed = state.stage is Stage.READY and not state.missing()  # one Await per wait, not per answer
                 return self._rounds.advance() if freed else []
             case Verdict.STALE:
+                verify(state, ack.records)
                 if self._is_out(ack.records):
-                    verify(state, ack.records)
-                    state.plan.branch(ack.records)
+                    branch(state.plan, ack.records)
                     return self._evicted()
                 ours = state.plan.at(ack.round).digest
                 raise RemoteProtocolError(

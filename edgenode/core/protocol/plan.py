@@ -211,34 +211,6 @@ class Plan:
             return "is of another run"
         return ""
 
-    def extend_all(self, records: Iterable[Record]) -> Plan:
-        """The chain with all records that it does not have. Those before it begins are not needed.
-
-        Raises:
-            RemoteProtocolError: a record is not the next one of the chain, or another one has its number.
-        """
-        plan, first = self, self.records[0].number
-        for record in records:
-            if record.number > plan.latest.number:
-                plan = plan.extend(record)
-            elif record.number >= first and plan.records[record.number - first].digest != record.digest:
-                raise RemoteProtocolError(f"two records numbered {record.number}: the plan has forked")
-        return plan
-
-    def branch(self, records: tuple[Record, ...]) -> Plan:
-        """The chain up to the parent of the first of these records, and from there on with them.
-
-        Raises:
-            RemoteProtocolError: no record of the chain is their parent, or they do not follow each other.
-        """
-        shared = [r.number for r in self.records if records and r.digest == records[0].parent]
-        if not shared:
-            raise RemoteProtocolError("the records do not follow any of this chain")
-        plan = Plan(self.records[: shared[0] - self.records[0].number + 1])
-        for record in records:
-            plan = plan.extend(record)
-        return plan
-
     def successor(self, start: int, **changes: Any) -> Record:
         """A record that follows the latest one and starts at a round; its digest chains to the parent's."""
         last = self.latest

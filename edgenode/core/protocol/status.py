@@ -14,6 +14,9 @@ from edgenode.core.protocol.plan import Plan
 COUNTERS = ("messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire_bytes", "dense_bytes")
 """The fields of a `NodeStatus` that only grow while its process lives."""
 
+FAULT_KINDS = ("push", "answer", "report")
+"""What a peer can send that is refused."""
+
 
 class NodeState(StrEnum):
     """What a node is doing. UNSPECIFIED until its first report."""
@@ -34,6 +37,19 @@ class NodeState(StrEnum):
     def ended_well(self) -> bool:
         """Whether the node did all its rounds, or stopped because an operator stopped the run."""
         return self in (NodeState.DONE, NodeState.STOPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How often a peer sent what the protocol forbids.
+
+    Attributes:
+        kind: "push", "answer" or "report".
+    """
+
+    peer: str
+    kind: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +76,7 @@ class NodeStatus:
         power_sensor: what measures the energy, or why nothing does.
         sketch: random projection of z after sketch_round rounds, the same projection at every node.
         error: why the node failed.
+        faults: what it refused from its peers.
     """
 
     state: NodeState = NodeState.UNSPECIFIED
@@ -83,6 +100,7 @@ class NodeStatus:
     sketch_round: int = 0
     sketch: tuple[float, ...] = ()
     error: str = ""
+    faults: tuple[Fault, ...] = ()
 
     @property
     def reported(self) -> bool:

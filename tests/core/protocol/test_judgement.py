@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgenode.core.protocol.events import Answer, Answered, Fail, Mixed, PlanChanged, Received
-from edgenode.core.protocol.judgement import check_push
+from edgenode.core.protocol.judgement import branch, check_push, extended
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.plan import Member, Plan, create_plan
@@ -233,3 +233,32 @@ def test_eviction_that_follows_our_plan_is_believed() -> None:
     state.plan = state.plan.extend(state.plan.successor(9))
     error = only(Fail, node.handle(Answered("n1", Ack(0, Verdict.STALE, 1, "", (record,))))).error
     assert isinstance(error, Evicted)
+
+
+# --- records of peers -------------------------------------------------------------------------------
+
+TRIO = a_plan(3)
+
+
+def test_records_of_a_peer_extend_a_copy() -> None:
+    one = TRIO.successor(5)
+    two = Plan((*TRIO.records, one)).successor(9)
+    assert extended(TRIO, ()) is TRIO
+    longer = extended(TRIO, (TRIO.latest, one, two))
+    assert longer.records == (TRIO.latest, one, two)
+    assert extended(longer, (one,)) is longer
+    assert extended(Plan(longer.records[1:]), (TRIO.latest,)).records == longer.records[1:]
+    with pytest.raises(RemoteProtocolError, match="two records numbered 1: the plan has forked"):
+        extended(longer, (TRIO.successor(6),))
+    with pytest.raises(RemoteProtocolError, match=r"record 2 .* does not follow"):
+        extended(TRIO, (two,))
+
+
+def test_branch_leaves_the_chain_at_the_parent_of_its_first_record() -> None:
+    ours, theirs = TRIO.successor(5), TRIO.successor(6)
+    plan = TRIO.extend(ours)
+    assert branch(plan, (theirs,)).records == (TRIO.latest, theirs)
+    assert branch(plan, (ours,)) == plan
+    for records in ((), (replace(theirs, parent="f" * 64),), (theirs, theirs)):
+        with pytest.raises(RemoteProtocolError):
+            branch(plan, records)

@@ -127,27 +127,3 @@ def test_members_change_by_name() -> None:
     assert back.latest.incarnations == {"x": 0, "y": 0, "z": 1}
     with pytest.raises(RemoteProtocolError, match="admits a process of the past"):
         evicted.extend(evicted.successor(15, members=(*STAYS, Member("z", 0))))
-
-
-def test_records_of_a_peer_extend_a_copy() -> None:
-    one = TRIO.successor(5)
-    two = Plan((*TRIO.records, one)).successor(9)
-    assert TRIO.extend_all(()) is TRIO
-    longer = TRIO.extend_all((TRIO.latest, one, two))
-    assert longer.records == (TRIO.latest, one, two)
-    assert longer.extend_all((one,)) is longer
-    assert Plan(longer.records[1:]).extend_all((TRIO.latest,)).records == longer.records[1:]
-    with pytest.raises(RemoteProtocolError, match="two records numbered 1: the plan has forked"):
-        longer.extend_all((TRIO.successor(6),))
-    with pytest.raises(RemoteProtocolError, match=r"record 2 .* does not follow"):
-        TRIO.extend_all((two,))
-
-
-def test_branch_leaves_the_chain_at_the_parent_of_its_first_record() -> None:
-    ours, theirs = TRIO.successor(5), TRIO.successor(6)
-    plan = TRIO.extend(ours)
-    assert plan.branch((theirs,)).records == (TRIO.latest, theirs)
-    assert plan.branch((ours,)) == plan
-    for records in ((), (replace(theirs, parent="f" * 64),), (theirs, theirs)):
-        with pytest.raises(RemoteProtocolError):
-            plan.branch(records)

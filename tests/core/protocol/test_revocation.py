@@ -116,6 +116,6 @@ def test_plan_admits_a_member_with_its_own_key_only() -> None:
     assert plan.admits("n1", key("n1"), 7)
     assert not plan.admits("n1", key("n2"), 7)
     assert plan.admits("n9", key("n9"), 7)  # a newcomer
-    left = plan.extend(plan.successor(20, members=members[:2]))
+    left = plan.extend(plan.successor(20, members=members[:2], handoffs=(("n2", "n0"),)))
     assert left.admits("n2", key("n2", 1), 7)  # the same device, reinstalled
     assert a_plan(3).admits("n1", key("n1"), 7)  # fixed peers, or no certificates
