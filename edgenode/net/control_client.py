@@ -18,6 +18,7 @@ from edgenode.core.protocol.orders import (
     Hello,
     Join,
     Leave,
+    NewKey,
     OfferAnswer,
     Order,
     Progress,
@@ -77,7 +78,7 @@ class ControlLink:
         self._progress = progress_to_wire(progress, status)
         self._wake.set()
 
-    def report(self, report: OfferAnswer | FenceAnswer | Fetched | Leave | Abort) -> None:
+    def report(self, report: OfferAnswer | FenceAnswer | Fetched | Leave | NewKey | Abort) -> None:
         """Send a report. Reports arrive in order, or not at all if the link breaks."""
         self._outbox.append(report_to_wire(report))
         self._wake.set()

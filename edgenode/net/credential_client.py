@@ -29,11 +29,11 @@ class CredentialClient:
     def __init__(self, target: str, security: Security) -> None:
         self._target, self._security = target, security
 
-    async def renew(self, own: Credentials) -> Credentials:
-        """Another certificate for the same subject and the same key."""
-        request = credential_pb2.RenewRequest(request=certificates.signing_request(own.key))
+    async def renew(self, own: Credentials, key: bytes) -> Credentials:
+        """Another certificate for the same subject: for a new key (PEM), or for its own."""
+        request = credential_pb2.RenewRequest(request=certificates.signing_request(key))
         response = await self._call(lambda stub: stub.Renew(request, timeout=_TIMEOUT_S))
-        renewed = Credentials(own.key, response.certificate, own.authority)
+        renewed = Credentials(key, response.certificate, own.authority)
         certificates.check_issued(renewed)
         return renewed
 

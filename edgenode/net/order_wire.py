@@ -15,6 +15,7 @@ from edgenode.core.protocol.orders import (
     Join,
     Leave,
     LeaveRefused,
+    NewKey,
     NodeReport,
     Offer,
     OfferAnswer,
@@ -36,6 +37,7 @@ from edgenode.net.wire import (
     begun_rounds_from_wire,
     data_size_from_wire,
     data_size_to_wire,
+    key_id_from_wire,
     leadership_from_wire,
     leadership_to_wire,
     name_from_wire,
@@ -168,7 +170,7 @@ def progress_to_wire(progress: Progress, status: NodeStatus) -> control_pb2.Atte
     return control_pb2.AttendRequest(progress=wire)
 
 
-def report_to_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave | Abort) -> control_pb2.AttendRequest:
+def report_to_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave | NewKey | Abort) -> control_pb2.AttendRequest:
     """A report other than Join and Progress. Each of them is sent."""
     match report:
         case OfferAnswer(number, digest, accepted, next_round):
@@ -180,6 +182,8 @@ def report_to_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave | Abort) 
             return control_pb2.AttendRequest(fetched=control_pb2.Fetched())
         case Leave():
             return control_pb2.AttendRequest(leave=control_pb2.Leave())
+        case NewKey(key):
+            return control_pb2.AttendRequest(new_key=control_pb2.NewKey(key=key))
         case Abort(reason):
             return control_pb2.AttendRequest(abort=control_pb2.Abort(reason=reason))
     assert_never(report)
@@ -205,6 +209,8 @@ def report_from_wire(wire: control_pb2.AttendRequest) -> NodeReport:
             return Fetched()
         case "leave":
             return Leave()
+        case "new_key":
+            return NewKey(key_id_from_wire(wire.new_key.key))
         case "abort":
             return Abort(reason_from_wire(wire.abort.reason))
         case other:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from edgenode.core import canonical, names
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Leadership
-from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.protocol.plan import Plan, Record, is_key_id
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, DigestMismatch, RemoteProtocolError
@@ -143,6 +143,17 @@ def name_from_wire(text: str) -> str:
     if not names.is_name(text):
         shown = ascii(text if len(text) <= names.MAX_LENGTH else f"{text[: names.MAX_LENGTH]}...")
         raise RemoteProtocolError(f"a process is named {shown}, but a name is {names.RULE}")
+    return text
+
+
+def key_id_from_wire(text: str) -> str:
+    """The id of a key, from outside.
+
+    Raises:
+        RemoteProtocolError: it is not one.
+    """
+    if not is_key_id(text):
+        raise RemoteProtocolError("the id of a key is 64 hex digits")
     return text
 
 

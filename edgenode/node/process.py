@@ -23,6 +23,7 @@ from edgenode import factory
 from edgenode.config.graphs import GRAPHS
 from edgenode.core.canonical import canonical
 from edgenode.core.protocol.events import Publish
+from edgenode.core.protocol.orders import NewKey
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.errors import ConfigError, Evicted, OtherRun, first_cause
@@ -156,7 +157,27 @@ class NodeProcess:
         if self._runner is None or subject.role != "node":
             return True
         snapshot = self._runner.progress.snapshot
-        return snapshot.plan.admits(subject.name, key_id, snapshot.round)
+        # as long as its peers, after a change of its key, may wait with the new one
+        return snapshot.plan.admits(subject.name, key_id, max(0, snapshot.round - self.options.config.run.window))
+
+    # --- how the run knows this node (`renewal`) ------------------------------------------------------
+
+    def is_member(self) -> bool:
+        """Whether it takes part in the run, with a link to the controller."""
+        return self._runner is not None and self._link is not None
+
+    def ask_for_key(self, key_id: str) -> None:
+        """Ask the controller to put a key into the plan."""
+        if self._link is not None:
+            self._link.report(NewKey(key_id))
+
+    def is_known_by(self, key_id: str) -> bool:
+        """Whether the receivers of its pushes have answered one of a round in which the plan has this key."""
+        if self._runner is None:
+            return False
+        snapshot = self._runner.progress.snapshot
+        members = snapshot.plan.at(max(0, snapshot.next_round - self.options.config.run.window)).members
+        return any(member.node == self.options.name and member.key == key_id for member in members)
 
     @asynccontextmanager
     async def _announced(self, port: int) -> AsyncIterator[Discovery]:
@@ -180,7 +201,7 @@ class NodeProcess:
         controller = ControllerBootstrap(self.options, local, discovery, self._shutdown, self._show_activity)
         security = self.options.security
         if isinstance(security, MutualTls):
-            renewal = keep_renewed(self.options.credentials, security, lambda: controller.link.target)
+            renewal = keep_renewed(self.options.credentials, security, lambda: controller.link.target, self)
             await stack.enter_async_context(in_background(renewal, "renewal of the certificate"))
         async with in_background(controller.link.run(), "link to the controller"):
             start = await controller.wait_for_start()

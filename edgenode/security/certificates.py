@@ -49,6 +49,15 @@ class Credentials:
         """
         return subject_of(self.certificate)
 
+    @property
+    def key_id(self) -> str:
+        """The id of the key, as `public_key_id`.
+
+        Raises:
+            SecurityError: as `public_key_id`.
+        """
+        return public_key_id(self.certificate)
+
     def expires(self) -> datetime:
         """When the certificate stops to be valid, in UTC."""
         return _certificate(self.certificate).not_valid_after_utc

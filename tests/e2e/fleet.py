@@ -192,13 +192,13 @@ class Fleet:
 
     def node(
         self, name: str, *arguments: str, listen: str | None = "127.0.0.1:0", file: str = "run.toml",
-        spawn: Spawn = subprocess.Popen,
+        spawn: Spawn = subprocess.Popen, program: Sequence[str] = ("-m", "edgenode"),
     ) -> Process:  # fmt: skip
         """Start one `edgenode run`."""
         self.authority().keep(self._state(name, arguments) / "credentials.pem", Subject("node", name))
         where = ("--listen", listen) if listen else ()
         common = ("--config", str(self.folder / file), "--name", name, "--state-dir", str(self.state(name)))
-        return self.start(name, "run", *common, *where, *arguments, spawn=spawn)
+        return self.start(name, "run", *common, *where, *arguments, spawn=spawn, program=program)
 
     def _state(self, name: str, arguments: Sequence[str]) -> Path:
         """The --state-dir of a process: the last one counts."""

@@ -80,12 +80,27 @@ async def test_node_may_not_invite(authority: Authority) -> None:
             await client(target, enrolled(authority, N0)).invite("node", "", 60)
 
 
-async def test_node_renews_its_certificate(authority: Authority) -> None:
+async def test_node_renews_its_certificate_and_keeps_its_key(authority: Authority) -> None:
     old = enrolled(authority, N0)
     async with served(authority) as target:
-        new = await client(target, old).renew(old)
-    assert (new.subject, new.key) == (N0, old.key)
+        new = await client(target, old).renew(old, old.key)
+    assert (new.subject, new.key_id) == (N0, old.key_id)
     assert new.certificate != old.certificate
+    assert authority.revoked() == frozenset()
+
+
+async def test_node_changes_its_key_and_the_old_one_ends_when_the_new_is_used(authority: Authority) -> None:
+    old = enrolled(authority, N0)
+    async with served(authority) as target:
+        new = await client(target, old).renew(old, certificates.make_key())
+        assert new.subject == N0 and new.key_id != old.key_id
+        lost = await client(target, old).renew(old, certificates.make_key())  # the old one is valid until then
+        assert authority.revoked() == {new.key_id}
+        again = await client(target, lost).renew(lost, certificates.make_key())
+        with pytest.raises(SecurityError, match="was revoked or replaced"):
+            await client(target, old).renew(old, old.key)
+    assert authority.revoked() == {new.key_id, old.key_id}
+    assert again.key_id == authority.subjects()[N0]
 
 
 async def test_revoked_operator_may_do_nothing(authority: Authority) -> None:
@@ -117,7 +132,7 @@ async def test_unknown_subject_cannot_be_revoked(authority: Authority) -> None:
 async def test_concurrent_renewals_leave_one_valid_key(authority: Authority) -> None:
     node = enrolled(authority, N0)
     async with served(authority) as target:
-        renewed = await asyncio.gather(*(client(target, node).renew(node) for _ in range(5)))
+        renewed = await asyncio.gather(*(client(target, node).renew(node, certificates.make_key()) for _ in range(5)))
     newest = authority.subjects()[N0]
     assert newest in {certificates.public_key_id(one.certificate) for one in renewed}
 

@@ -21,6 +21,7 @@ from edgenode.core.protocol.orders import (
     Leadership,
     Leave,
     LeaveRefused,
+    NewKey,
     Offer,
     OfferAnswer,
     Order,
@@ -111,6 +112,7 @@ reports: st.SearchStrategy[OfferAnswer | FenceAnswer | Fetched | Leave | Abort] 
     fence_answers,
     st.builds(Fetched),
     st.builds(Leave),
+    st.builds(NewKey, st.from_regex(r"[0-9a-f]{64}", fullmatch=True)),
     aborts,
 )
 

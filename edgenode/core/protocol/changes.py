@@ -1,6 +1,7 @@
 """The graceful changes of a plan as values: what is requested, what is on offer, and how both are described and stored.
 
-An operator requests a rotation or a stop, a member its departure. A newcomer that has the model is admitted.
+An operator requests a rotation or a stop, a member its departure. A newcomer that has the model is admitted. A
+member's key is replaced near the end of its life.
 """
 
 from __future__ import annotations
@@ -38,7 +39,16 @@ class Admission:
     process: str
 
 
-Change = Rotate | Stop | Departure | Admission
+@dataclass(frozen=True)
+class Rekeying:
+    """A member is known by another key, as long as it is the process that asked for it."""
+
+    node: str
+    incarnation: int
+    key: str
+
+
+Change = Rotate | Stop | Departure | Admission | Rekeying
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ def describe(change: Change) -> str:
             return f"{node} leaves"
         case Admission(node):
             return f"{node} joins"
+        case Rekeying(node):
+            return f"{node} changes its key"
     assert_never(change)
 
 

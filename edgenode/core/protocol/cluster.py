@@ -51,6 +51,7 @@ from edgenode.core.protocol.orders import (
     Join,
     Leadership,
     Leave,
+    NewKey,
     NodeReport,
     Offer,
     OfferAnswer,
@@ -229,6 +230,8 @@ class Cluster:
                 return self._changes.fetched(node)
             case Leave():
                 return self._changes.request(Departure(node))
+            case NewKey(key):
+                return self._changes.new_key(node, key)
             case Abort(reason):
                 orders = self._state.abort(node, reason)
                 return [*orders, *self.close()] if orders else []

@@ -256,4 +256,11 @@ class Leave:
     """A member wants to hand over what it has, and leave."""
 
 
-NodeReport = Join | OfferAnswer | FenceAnswer | Progress | Fetched | Leave | Abort
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A member has a certificate for another key, and asks to be known by it. The key is named by its id."""
+
+    key: str
+
+
+NodeReport = Join | OfferAnswer | FenceAnswer | Progress | Fetched | Leave | NewKey | Abort

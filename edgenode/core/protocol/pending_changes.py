@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from edgenode.core.protocol.changes import Admission, Change, Departure, PendingOffer, describe
+from edgenode.core.protocol.changes import Admission, Change, Departure, PendingOffer, Rekeying, describe
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Reply, Rotate, Send, Stop
 from edgenode.core.protocol.flood import reach
@@ -185,7 +185,13 @@ class PendingChanges:
         return [*refused, *(self._offer_to(node, changes) if changes else [])]
 
     def _is_possible(self, change: Change) -> bool:
-        return not isinstance(change, Admission) or self._state.membership.is_waiting(change.node, change.process)
+        match change:
+            case Admission(node, process):
+                return self._state.membership.is_waiting(node, process)
+            case Rekeying(node, incarnation):
+                assert self._state.plan is not None
+                return self._state.plan.latest.incarnations.get(node) == incarnation
+        return True
 
     def _offer_to(self, node: str, changes: list[Change]) -> list[ClusterAction]:
         assert self._state.plan is not None
@@ -212,7 +218,8 @@ class PendingChanges:
         """
         end = start if any(isinstance(c, Stop) for c in changes) else None
         leavers = [c.node for c in changes if isinstance(c, Departure)]
-        stay = [m for m in plan.latest.members if m.node not in leavers]
+        keys = {c.node: c.key for c in changes if isinstance(c, Rekeying)}
+        stay = [replace(m, key=keys.get(m.node, m.key)) for m in plan.latest.members if m.node not in leavers]
         if not stay:
             raise GraphError(f"{', '.join(leavers)} cannot leave: no other member is left")
         joiners = [c.node for c in changes if isinstance(c, Admission)]
@@ -236,6 +243,8 @@ class PendingChanges:
         return self._state.rotated(rotation, start) if rotation else self._state.requested
 
     def _give_up(self, change: Change, error: str) -> list[ClusterAction]:
+        if isinstance(change, Rekeying):
+            return []  # the member asks again
         if not isinstance(change, Admission):
             return _refused(change, error)
         self._state.membership.newcomers.pop(change.node, None)
@@ -291,7 +300,7 @@ class PendingChanges:
     def expire(self, why: str) -> list[ClusterAction]:
         """Forget all changes. Those that requested them get the reason."""
         coming, self._state.queue, self._state.offer = self._state.coming, [], None
-        return [a for c in coming if not isinstance(c, Admission) for a in _refused(c, why)]
+        return [a for c in coming if not isinstance(c, Admission | Rekeying) for a in _refused(c, why)]
 
     def keep_rotations(self, why: str) -> list[ClusterAction]:
         """Forget all changes but the rotations, which stay in the queue."""
@@ -301,6 +310,20 @@ class PendingChanges:
         expired = self.expire(why)
         self._state.queue = rotations
         return expired
+
+    def new_key(self, node: str, key: str) -> list[ClusterAction]:
+        """A member asks to be known by another key. It asks again until the plan names the key."""
+        state = self._state
+        if state.plan is None or self.why_not() or not state.membership.takes_part(node) or key in state.revoked:
+            return []
+        member = next((m for m in state.plan.latest.members if m.node == node), None)
+        if member is None or member.key == key:
+            return []
+        change = Rekeying(node, member.incarnation, key)
+        if change not in state.coming:
+            older = [c for c in state.queue if not (isinstance(c, Rekeying) and c.node == node)]
+            state.queue = [*older, change]
+        return []
 
     def fetched(self, node: str) -> list[ClusterAction]:
         """A newcomer has the model: admit it."""

@@ -324,9 +324,14 @@ def _record(plain: dict[str, Any]) -> Record:
     )
 
 
+def is_key_id(text: str) -> bool:
+    """Whether a text can be the id of a key."""
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
 def _key(value: Any) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", text(value)):
-        raise ValueError("a key is named by 64 hex digits")
+    if not is_key_id(text(value)):
+        raise ValueError("the id of a key is 64 hex digits")
     return str(value)
 
 

@@ -24,7 +24,7 @@ STATE_FAILED: State
 STATE_PAUSED: State
 
 class AttendRequest(_message.Message):
-    __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave", "abort")
+    __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave", "abort", "new_key")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class AttendRequest(_message.Message):
     FETCHED_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    NEW_KEY_FIELD_NUMBER: _ClassVar[int]
     join: Join
     progress: Progress
     answer: OfferAnswer
@@ -39,7 +40,14 @@ class AttendRequest(_message.Message):
     fetched: Fetched
     leave: Leave
     abort: Abort
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
+    new_key: NewKey
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., new_key: _Optional[_Union[NewKey, _Mapping]] = ...) -> None: ...
+
+class NewKey(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    def __init__(self, key: _Optional[str] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("identity", "address", "saved", "running", "fenced", "follows", "data")

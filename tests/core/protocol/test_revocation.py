@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from edgenode.core.protocol.events import Disconnected, Persist, Reported, Revoke, Send
-from edgenode.core.protocol.orders import Fetched, Hello, Leadership, Offer, Revoked, Welcome
+from edgenode.core.protocol.changes import Rekeying
+from edgenode.core.protocol.events import Disconnected, Persist, Reported, Revoke, Rotate, Send
+from edgenode.core.protocol.orders import Fetched, Hello, Leadership, NewKey, Offer, Revoked, Welcome
 from edgenode.core.protocol.plan import Member, Plan, Record
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import Period
 from edgenode.errors import RemoteProtocolError
 from tests.core.protocol.cluster_driver import (
     QuietCluster,
@@ -119,3 +122,59 @@ def test_plan_admits_a_member_with_its_own_key_only() -> None:
     left = plan.extend(plan.successor(20, members=members[:2], handoffs=(("n2", "n0"),)))
     assert left.admits("n2", key("n2", 1), 7)  # the same device, reinstalled
     assert a_plan(3).admits("n1", key("n1"), 7)  # fixed peers, or no certificates
+
+
+# --- a key that changes -----------------------------------------------------------------------------
+
+
+def test_member_is_known_by_its_new_key_from_one_round_on() -> None:
+    cluster = a_cluster(3)
+    offer = only(Offer, cluster.handle(Reported("n1", NewKey(key("n1", 1)))))
+    answer(cluster, offer, True, 5)
+    before, after = the_plan(cluster).records
+    assert [m.key for m in after.members] == [key("n0"), key("n1", 1), key("n2")]
+    assert after.incarnations == before.incarnations and after.schedule == before.schedule
+    plan = the_plan(cluster)
+    assert plan.admits("n1", key("n1"), after.start - 1) and plan.admits("n1", key("n1", 1), after.start - 1)
+    assert plan.admits("n1", key("n1", 1), after.start) and not plan.admits("n1", key("n1"), after.start)
+    for name in node_names(3):
+        progress(cluster, name, after.start)
+    assert cluster.handle(Reported("n1", NewKey(key("n1", 1)))) == []  # it is known already
+
+
+def test_newest_of_several_new_keys_counts() -> None:
+    cluster = a_cluster(3)
+    cluster.handle(Rotate(1, (GraphSpec("b"),), Period(1)))  # on offer: the keys wait
+    for number in (1, 2, 2):
+        cluster.handle(Reported("n1", NewKey(key("n1", number))))
+    assert [change.change for change in cluster.pending()][1:] == ["n1 changes its key"]
+    cluster.handle(Reported("n1", NewKey(key("n1", 3))))
+    assert cluster._state.queue == [Rekeying("n1", 0, key("n1", 3))]
+
+
+def test_new_key_of_a_process_that_was_evicted_is_forgotten() -> None:
+    cluster = a_cluster(3)
+    offer = only(Offer, cluster.handle(Rotate(1, (GraphSpec("b"),), Period(1))))
+    cluster.handle(Reported("n1", NewKey(key("n1", 1))))
+    answer(cluster, offer, True, 5)
+    (fence, *others) = fences(cluster.handle(join_again("n1", cluster)))
+    for one in (fence, *others):
+        actions = answer_fence(cluster, one, 6)
+    assert "n1" not in the_plan(cluster).latest.names
+    for name in ("n0", "n2"):
+        actions = progress(cluster, name, the_plan(cluster).latest.start)
+    assert all_of(Offer, actions) == [] and cluster._state.queue == []
+
+
+def join_again(name: str, cluster: QuietCluster) -> Reported:
+    cluster.handle(Disconnected(name))
+    return join(name, process="second", key=key(name))
+
+
+@pytest.mark.parametrize("node", ["n9", "n0"], ids=["a newcomer", "with a revoked key"])
+def test_new_key_is_refused(node: str) -> None:
+    cluster = a_cluster(2)
+    cluster.handle(join("n9", key=key("n9")))
+    cluster.handle(Revoke(frozenset({key("n0", 1)})))
+    assert cluster.handle(Reported(node, NewKey(key(node, 1)))) == []
+    assert cluster.pending() == ()
