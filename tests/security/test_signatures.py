@@ -55,8 +55,8 @@ def test_signed_record_and_greeting_are_believed() -> None:
         {"signature": ""},
         {"signature": "not base64"},
         {"signature": "QUJD"},
-        {"signature": SIGNER.sign("another text")},
-        {"signature": SIGNER.sign(Leadership(1).statement)},
+        pytest.param({"signature": SIGNER.sign("another text")}, id="signature of another text"),
+        pytest.param({"signature": SIGNER.sign(Leadership(1).statement)}, id="signature of a greeting"),
     ],
     ids=str,
 )
