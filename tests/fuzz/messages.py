@@ -82,7 +82,7 @@ def _pushes() -> tuple[bytes, ...]:
     root = plan().records[0]
     payload = encode(a_payload(UNCOMPRESSED, SMALL), SMALL)
     found = []
-    for records, begun in (((), ()), (plan(1).records[1:], ()), ((), (("n2", 3),))):
+    for records, begun in (((), ()), (plan(1).records[1:], ()), ((), (("n2", 0),))):
         message = messages.Message("n0", 0, 0, 0, root.digest, 0.5, (1.0,), payload, records, begun)
         found.append(_SEPARATOR.join(frame.SerializeToString() for frame in wire.push_frames(message)))
     return tuple(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import uvicorn
@@ -13,8 +13,10 @@ from uvicorn.server import ServerState
 
 from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
+from edgenode.dashboard.sign_in import SignIn
 from edgenode.observability.status_view import cluster_json
-from tests.dashboard.test_app import History, OperatorService
+from edgenode.security.subject import Subject
+from tests.dashboard.test_app import TOKEN, History, OperatorService
 from tests.fuzz.decoder import Decoder
 
 _HOST = b"host: 127.0.0.1:8080\r\n"
@@ -47,15 +49,21 @@ class _Transport(asyncio.Transport):
 
 
 @cache
-def _server() -> tuple[asyncio.AbstractEventLoop, uvicorn.Config]:
+def _loop() -> asyncio.AbstractEventLoop:
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    service = OperatorService()
-    app = dashboard(service, History(), Feed(lambda: cluster_json(service.status())), "127.0.0.1:8080")
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
-    config.load()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    return loop, config
+    return loop
+
+
+@cache
+def _server(sign_in: SignIn) -> uvicorn.Config:
+    service = OperatorService()
+    feed = Feed(lambda: cluster_json(service.status()))
+    app = dashboard(service, History(), feed, sign_in, TOKEN, "127.0.0.1:8080")
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
+    config.load()
+    return config
 
 
 async def _serve(config: uvicorn.Config, data: bytes) -> bytes:
@@ -69,11 +77,11 @@ async def _serve(config: uvicorn.Config, data: bytes) -> bytes:
     return bytes(transport.sent)
 
 
-def _request(data: bytes) -> None:
+def _request(sign_in: SignIn, data: bytes) -> None:
     if not data:
         return  # asyncio never delivers nothing
-    loop, config = _server()
-    answer = loop.run_until_complete(_serve(config, data))
+    loop = _loop()
+    answer = loop.run_until_complete(_serve(_server(sign_in), data))
     assert b"HTTP/1.1 500" not in answer, "the app failed"
 
 
@@ -83,16 +91,28 @@ def _post(what: bytes, body: bytes) -> bytes:
     return b"POST /api/" + what + b" HTTP/1.1\r\n" + _HOST + kind + b"\r\n\r\n" + body
 
 
+_GETS = (b"/", b"/api/status", b"/metrics", b"/sign-in/" + b"0" * 32, b"/events")
+_GUARDED = SignIn("home", "secret", lambda subject, key_id: True)
+_COOKIE = _GUARDED.cookie((Subject("operator", "anna"), "0" * 64)).partition(";")[0].encode()
+
 DECODERS = {
     "page": Decoder(
-        _request,
+        partial(_request, SignIn("home")),
         (
-            *(b"GET " + path + b" HTTP/1.1\r\n" + _HOST + b"\r\n" for path in (b"/", b"/api/status", b"/metrics")),
+            *(b"GET " + path + b" HTTP/1.1\r\n" + _HOST + b"\r\n" for path in _GETS),
             _post(b"rotate", b'{"graphs":"a,b","every":"2ep"}'),
             _post(b"evict", b'{"node":"n0","force":true}'),
             _post(b"stop", b"{}"),
             b"GET /static/../page.js HTTP/1.1\r\nhost: evil\r\nsec-fetch-site: cross-site\r\n\r\n",
         ),
         share=1,
-    )
+    ),
+    "page-sign-in": Decoder(
+        partial(_request, _GUARDED),
+        (
+            *(b"GET " + path + b" HTTP/1.1\r\n" + _HOST + b"\r\n" for path in _GETS),
+            b"GET / HTTP/1.1\r\n" + _HOST + b"cookie: " + _COOKIE + b"\r\n\r\n",
+        ),
+        share=1,
+    ),
 }
