@@ -47,6 +47,15 @@ def test_neither_do_the_disasters_of_all_seeds() -> None:
     assert [kind for kind in faults.KINDS if not happened[kind]] == []
 
 
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 2000), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.timeout(900)
+def test_members_that_lie_harm_no_other(seeds: range) -> None:
+    played = list(trials(faults.build_run_with_liars, seeds))
+    assert [trial for trial in played if trial.error] == []
+    lies = sum(trial.happened["lie"] for trial in played)
+    assert sum(trial.happened["refused a lie"] for trial in played) > lies / 4 > 50
+
+
 @pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 100), marks=pytest.mark.slow)], ids=str)
 def test_equal_seeds_give_equal_runs(seeds: range) -> None:
     assert [trial.error for trial in trials(faults.build_run, seeds, twice=True) if trial.error] == []
