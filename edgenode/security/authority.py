@@ -26,7 +26,14 @@ from edgenode.errors import SecurityError
 from edgenode.security import certificates
 from edgenode.security.certificates import LIFE, Credentials
 from edgenode.security.invite import hashed, make_secret
-from edgenode.security.secret_files import is_due, read_credentials, read_secret, write_credentials, write_secret
+from edgenode.security.secret_files import (
+    check_private_folder,
+    is_due,
+    read_credentials,
+    read_secret,
+    write_credentials,
+    write_secret,
+)
 from edgenode.security.signatures import AuthoritySigner
 from edgenode.security.subject import CONTROLLER, Role, Subject
 
@@ -78,6 +85,7 @@ class Authority:
 
     def __init__(self, folder: Path, cluster: str, now: Callable[[], float] = time.time) -> None:
         self._folder, self._now, self._read_ns = folder, now, 0
+        check_private_folder(folder)
         found = read_credentials(folder / _CA)
         if found is None:
             found = certificates.make_authority(cluster)

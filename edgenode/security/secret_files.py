@@ -21,6 +21,28 @@ _KEY_END = b"-----END PRIVATE KEY-----\n"
 _CERTIFICATE_END = b"-----END CERTIFICATE-----\n"
 
 
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its owner can enter (0700), and the missing ones above it. Do nothing if it exists.
+
+    Raises:
+        OSError: it cannot be made, or is a file.
+    """
+    for parent in reversed(path.parents):
+        if not parent.exists():
+            parent.mkdir(mode=0o700, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def check_private_folder(path: Path) -> None:
+    """Check that only its owner can enter a folder, if it exists.
+
+    Raises:
+        SecurityError: others can.
+    """
+    if path.is_dir() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise SecurityError(f"others can enter {path}: run chmod 700 {path}")
+
+
 def write_secret(path: Path, content: bytes) -> None:
     """Replace a file that only its owner can read (0600), in a folder of that kind (0700). It is on the medium then.
 
@@ -29,7 +51,7 @@ def write_secret(path: Path, content: bytes) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         partial.unlink(missing_ok=True)
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)

@@ -1,5 +1,7 @@
 """The state folder of a daemon: that it can be written, and is this daemon's alone, is checked before a run begins.
 
+It holds keys, models and what is in messages: only its owner may enter it (0700).
+
 A folder that fails later would fail when the node is a member and others wait for it. The file ``owner`` holds the name
 of the daemon that the folder belongs to. A running daemon keeps it locked.
 """
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from edgenode.errors import ConfigError
+from edgenode.security.secret_files import check_private_folder, make_private_folder
 from edgenode.storage.checkpoints import CHECKPOINTS
 
 OWNER = "owner"
@@ -29,11 +32,13 @@ def claimed(folder: Path, owner: str) -> Iterator[None]:
 
     Raises:
         ConfigError: the folder cannot be used. The text gives the reason.
+        SecurityError: others can enter it.
     """
     with _translated(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         file = (folder / OWNER).open("a+", encoding="utf-8", errors="replace")
     with file:
+        check_private_folder(folder)
         _lock(file, folder)
         file.seek(0)
         found = file.read(_LONGEST_OWNER).strip()

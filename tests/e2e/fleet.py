@@ -232,7 +232,7 @@ class Fleet:
         common = ("--config", str(self.folder / "run.toml"), "--state-dir", str(self.state("controller")))
         self.authority()
         state = self._state("controller", arguments)
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             (state / "authority").symlink_to(self.folder / "authority")
         return self.start("controller", "controller", *common, *where, *arguments, spawn=spawn)

@@ -30,6 +30,7 @@ def saved(folder: Path, config: Config) -> None:
     """Write a checkpoint of round 40."""
     plan = create_plan(config.run.cluster, [Member("a"), Member("b")], factory.schedule(config))
     state = State.initial(np.zeros(3, np.float32))
+    folder.mkdir(mode=0o700)
     store = CheckpointStore(folder, config.digest(), config=config.shared())
     store.save(Checkpoint(40, state, plan, {}, {}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import string
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +17,7 @@ from edgenode.security import certificates
 from edgenode.security.authority import Authority
 from edgenode.security.certificates import Credentials
 from edgenode.security.invite import Invite
-from edgenode.security.secret_files import read_credentials, read_secret, write_credentials, write_secret
+from edgenode.security.secret_files import kept_secret, read_credentials, read_secret, write_credentials, write_secret
 from edgenode.security.subject import ROLES, Role, Subject
 
 N0 = Subject("node", "n0")
@@ -183,6 +184,21 @@ def test_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path.chmod(0o640)
     with pytest.raises(SecurityError, match=f"others can read {path}: run chmod 600"):
         read_secret(path)
+
+
+def test_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "authority"
+    Authority(folder, "home")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent)] == [0o700, 0o700]
+    folder.chmod(0o711)
+    with pytest.raises(SecurityError, match=f"others can enter {folder}: run chmod 700 {folder}"):
+        Authority(folder, "home")
+
+
+def test_kept_secret_is_made_once(tmp_path: Path) -> None:
+    secret = kept_secret(tmp_path / "token")
+    assert (len(secret), kept_secret(tmp_path / "token")) == (32, secret)
+    assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
 
 
 def test_credentials_survive_the_disk_and_damage_is_found(tmp_path: Path) -> None:

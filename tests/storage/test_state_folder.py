@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from edgenode.errors import ConfigError
+from edgenode.errors import ConfigError, SecurityError
 from edgenode.storage.state_folder import OWNER, claimed
 
 
@@ -23,6 +25,25 @@ def test_folder_is_made_and_names_its_owner(tmp_path: Path) -> None:
     for _ in range(2):
         with claimed(folder, "node a"):
             assert (folder / OWNER).read_text() == "node a\n"
+
+
+def test_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "state"
+    with claimed(folder, "node a"):
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent)] == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o770])
+def test_folder_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    folder.chmod(mode)
+    remedy = f"chmod 700 {folder}"
+    with pytest.raises(SecurityError, match=f"others can enter {folder}: run {remedy}"), claimed(folder, "node a"):
+        pass
+    subprocess.run(remedy.split(), check=True)
+    with claimed(folder, "node a"):
+        pass
 
 
 def test_folder_of_another_daemon_is_kept(tmp_path: Path) -> None:
@@ -41,7 +62,7 @@ def test_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["file", "file/below", "state/checkpoints"])
 def test_file_in_place_of_a_folder_is_named(tmp_path: Path, path: str) -> None:
-    (tmp_path / "state").mkdir()
+    (tmp_path / "state").mkdir(mode=0o700)
     (tmp_path / "file").write_text("")
     (tmp_path / "state" / "checkpoints").write_text("")
     folder = tmp_path / ("state" if path.startswith("state") else path)
