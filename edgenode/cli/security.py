@@ -193,6 +193,33 @@ def issue(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:
         click.echo(f"{path}  valid until {credentials.expires():%Y-%m-%d}")
 
 
+@cert.command("renew")
+@click.argument("names", nargs=-1, required=True)
+@click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node", show_default=True,
+              envvar="EDGENODE_ROLE", help="The role of the names.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=".", show_default=True, envvar="EDGENODE_OUT",
+              help=f"Folder with NAME/{OWN}, as edgenode cert issue wrote it.")  # fmt: skip
+@authority_option
+def renew(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:
+    """Give each of the NAMES another certificate for the key that it has. Copy the files to the devices.
+
+    With a controller this is not needed: nodes renew their certificates themselves.
+
+    \b
+    Examples:
+      edgenode cert renew node-0 node-1 --out /media/boards
+      edgenode cert renew anna --role operator
+    """
+    from edgenode.config.load import checked_name
+    from edgenode.security.subject import Subject
+
+    authority = _authority(folder, "", must_exist=True)
+    for name in names:
+        path = out / checked_name("command-line argument NAMES", name) / OWN
+        credentials = authority.renew(path, Subject(cast("Role", role), name))
+        click.echo(f"{path}  valid until {credentials.expires():%Y-%m-%d}")
+
+
 @cert.command("list")
 @authority_option
 @json_option

@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from edgenode.controller.options import Options
+from edgenode.errors import SecurityError
 from edgenode.net import credential_server
 from edgenode.net.credential_server import CredentialServer, Noting
 from edgenode.net.enrolment_server import enrolment_app
@@ -22,11 +23,15 @@ from edgenode.net.rpc import Services, join_address, split_address
 from edgenode.net.tls import MutualTls
 from edgenode.security.authority import LOCAL_OPERATOR, Authority
 from edgenode.security.certificates import public_key_id
+from edgenode.security.local import OPERATOR
+from edgenode.security.secret_files import is_due
+from edgenode.security.subject import CONTROLLER
 
 log = structlog.get_logger()
 
 FIRST_INVITES_S = 3600
 _CHECK_EVERY_S = 0.2
+_RENEW_EVERY_S = 60.0
 
 
 class Enrolment:
@@ -49,7 +54,8 @@ class Enrolment:
     def __init__(self, state_dir: Path, cluster: str) -> None:
         self._cluster = cluster
         self._authority = Authority(state_dir / "authority", cluster)
-        operator = self._authority.keep(state_dir / "operator.pem", LOCAL_OPERATOR)
+        self._operator_file = state_dir / OPERATOR
+        operator = self._authority.keep(self._operator_file, LOCAL_OPERATOR)
         self.operator = LOCAL_OPERATOR, public_key_id(operator.certificate)
         self.admits = self._authority.admits
         self.security = MutualTls(self._authority.controller(), self._authority.admits)
@@ -68,6 +74,23 @@ class Enrolment:
                 revoke(new)
             known = revoked
             await asyncio.sleep(_CHECK_EVERY_S)
+
+    async def keep_renewed(self, check_s: float = _RENEW_EVERY_S) -> None:
+        """Renew the certificates of the controller and of the operator here, as long as it runs.
+
+        Both keep their keys until the next start.
+        """
+        while True:
+            await asyncio.sleep(check_s)
+            for path, subject in ((self._authority.controller_file, CONTROLLER), (self._operator_file, LOCAL_OPERATOR)):
+                try:
+                    if await asyncio.to_thread(is_due, path):
+                        renewed = await asyncio.to_thread(self._authority.renew, path, subject)
+                        log.info("renewed a certificate", subject=str(subject), expires=str(renewed.expires()))
+                        if subject == CONTROLLER:
+                            self.security.renew(renewed)
+                except SecurityError as exc:
+                    log.warning("cannot renew a certificate", subject=str(subject), reason=str(exc))
 
     @asynccontextmanager
     async def serving(self, options: Options, audit: Noting) -> AsyncIterator[Services]:

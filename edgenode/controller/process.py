@@ -185,6 +185,7 @@ class Controller:
                 if self._enrolment is not None:
                     watching = self._enrolment.watch_revocations(lambda keys: self._mailbox.put_nowait(Revoke(keys)))
                     helpers.append(group.create_task(watching, name="revocations"))
+                    helpers.append(group.create_task(self._enrolment.keep_renewed(), name="renewal of certificates"))
                 beat = group.create_task(Notifier().beat(self.operator_service.summary), name="systemd")
                 await self._wait_until_over()
                 for helper in helpers:

@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,6 +33,7 @@ _MOST_STRANGERS = 192
 _MOST_AT_AN_ADDRESS = 128
 _MOST_CONNECTIONS = 512  # further requests get 503
 _END_S = 1
+_RELOAD_EVERY_S = 60.0
 _CONNECTION = "edgenode.connection"  # in the scope of a request
 
 
@@ -147,11 +148,22 @@ async def serving_http(app: ASGIApp, listen: str, option: str, credentials: Path
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve([bound]), name="http")
+        reloading = group.create_task(_reload(server.config, credentials), name="renewed certificates")
         try:
             scheme = "https" if credentials else "http"
             yield f"{scheme}://{join_address(interfaces_for(host)[0] if host in WILDCARDS else host, port)}"
         finally:
+            reloading.cancel()
             server.should_exit = True
+
+
+async def _reload(config: uvicorn.Config, credentials: Path | None, check_s: float = _RELOAD_EVERY_S) -> None:
+    """Read a certificate again and again: a renewed one is shown from the next connection on."""
+    while credentials:
+        await asyncio.sleep(check_s)
+        with suppress(OSError):  # the next time
+            if config.ssl:
+                await asyncio.to_thread(config.ssl.load_cert_chain, credentials)
 
 
 def _bind(listen: str, option: str) -> socket.socket:

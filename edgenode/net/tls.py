@@ -236,6 +236,8 @@ class _LiveCalls:
         except asyncio.CancelledError:
             if key_id in self.revoked and not _is_cancelled():
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the key was revoked")
+            if not _is_cancelled():
+                await context.abort(grpc.StatusCode.ABORTED, "the server ended the call")
             raise
         finally:
             self._work[key_id].discard(task)

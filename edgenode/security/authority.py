@@ -222,6 +222,22 @@ class Authority:
             write_credentials(path, own)
         return own
 
+    def renew(self, path: Path, subject: Subject) -> Credentials:
+        """Another certificate for the key in a file.
+
+        Raises:
+            SecurityError: there is no file, it is of another subject or authority, or its key is not valid any more.
+        """
+        own = read_credentials(path)
+        if own is None:
+            raise SecurityError(f"{path} does not exist: make one with edgenode cert issue {subject.name}")
+        if own.authority != self.certificate or not self._is_of(own, subject):
+            raise SecurityError(f"{path} is not of {subject} in this cluster, or its key was revoked or replaced")
+        certificate = certificates.issue(self._ca, certificates.signing_request(own.key), subject)
+        renewed = Credentials(own.key, certificate, self.certificate)
+        write_credentials(path, renewed)
+        return renewed
+
     def _is_of(self, own: Credentials, subject: Subject) -> bool:
         return own.subject == subject and self.admits(subject, certificates.public_key_id(own.certificate))
 

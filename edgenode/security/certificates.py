@@ -7,7 +7,8 @@
    be rewritten to another valid one by anybody, which changes the fingerprint of a certificate.
 4. Keys are on P-256: gRPC's handshakes fail with Ed25519.
 5. Certificates are valid from 1970 on. A board without a battery for its clock starts in 1970, and must not be locked
-   out until it knows the time.
+   out until it knows the time. If the controller is such a board, what it issues would have expired by the time that it
+   knows. So the life of what is issued before the release of this code is that of an authority, from the release on.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ CA_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=90)
 MAX_PEM_BYTES = 16 * 1024
 _SINCE = datetime(1970, 1, 1, tzinfo=UTC)
+_RELEASED = datetime(2026, 11, 1, tzinfo=UTC)
 _MALFORMED = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)  # what the library raises
 
 
@@ -196,6 +198,7 @@ def check_issued(credentials: Credentials) -> None:
 def _builder(
     issuer: x509.Name, subject: x509.Name, public_key: ec.EllipticCurvePublicKey, life: timedelta
 ) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .issuer_name(issuer)
@@ -203,7 +206,7 @@ def _builder(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(_SINCE)
-        .not_valid_after(datetime.now(UTC) + life)
+        .not_valid_after(now + life if now >= _RELEASED else _RELEASED + CA_LIFE)
     )
 
 
