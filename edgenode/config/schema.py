@@ -320,7 +320,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             lines.append(f"task.skew = {self.task.skew:g} is not used, because task.alpha is set")
         given, default = self.algorithm, Algorithm()
         if given.share != default.share and given.compressor in ("identity", "random"):
-            lines.append(f"algorithm.share = {given.share:g} is not used: {given.compressor} sends every entry")
+            sends = (
+                f"{given.compressor} sends every entry"
+                if given.definition.communicates
+                else f"{given.name} sends nothing"
+            )
+            lines.append(f"algorithm.share = {given.share:g} is not used: {sends}")
         if given.bits != default.bits and given.compressor in ("identity", "topk", "rolling"):
             lines.append(f"algorithm.bits = {given.bits} is not used: with {given.compressor}, algorithm.values counts")
         if self.run.min_nodes > self.run.nodes:

@@ -118,8 +118,6 @@ def _per_message(outcome: Outcome) -> float | None:
 
 
 def _factor(outcome: Outcome) -> float | None:
-    if outcome["algorithm"] == "local":
-        return None  # its messages are empty
     factor: float | None = outcome["compression_factor"]
     return factor
 

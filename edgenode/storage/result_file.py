@@ -53,11 +53,12 @@ def summary(
         models: z of every node, [n][d]. Without them the divergences are null.
 
     ``parameter_divergence_l2`` is 1/n sum |z_i - mean z| (section 4), and ``parameter_divergence_mse`` the mean square
-    of the same differences. ``compression_factor`` is dense bytes over payload bytes, over all phases.
+    of the same differences. ``compression_factor`` is dense bytes over payload bytes, over all phases. It is null
+    for an algorithm whose messages are empty.
     """
     algorithm = config.algorithm
     l2, mse = divergence(models) if models else (None, None)
-    payload = sum(n.payload_bytes for n in nodes)
+    payload = sum(n.payload_bytes for n in nodes) if algorithm.definition.communicates else 0
     return {
         "schema": SCHEMA,
         "algorithm": algorithm.name,

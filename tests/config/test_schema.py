@@ -71,6 +71,10 @@ def test_period_is_typed_and_kept_as_text(every: str | int, period: Period) -> N
             {"algorithm.share": 0.1, "algorithm.compressor": "identity"},
             ["algorithm.share = 0.1 is not used: identity sends every entry"],
         ),
+        (
+            {"algorithm.share": 0.1, "algorithm.name": "local"},
+            ["algorithm.share = 0.1 is not used: local sends nothing"],
+        ),
         ({"algorithm.bits": 1}, ["algorithm.bits = 1 is not used: with topk, algorithm.values counts"]),
         ({"algorithm.bits": 1, "algorithm.compressor": "random"}, []),
         (

@@ -286,7 +286,7 @@ def test_every_algorithm_can_be_simulated() -> None:
         result = Simulation(config(algorithm__name=name, **short)).run()
         assert result["algorithm"] == name
         assert result["sum_u"] == pytest.approx(3)
-        assert (result["compression_factor"] > 1000) == (name == "local")
+        assert (result["compression_factor"] is None) == (name == "local")
 
 
 # Data sorted by label and little exchange: models lose accuracy on other nodes' data.
