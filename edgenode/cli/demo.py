@@ -190,9 +190,10 @@ async def _watch(processes: DemoProcesses, console: Console, curve: AccuracyCurv
     with _ended_line(console), Live(console=console, refresh_per_second=8) as live:
         try:
             async with operator_client(target, security=processes.security) as client:
-                link = await client.open_page()
+                link = ""
                 async for status in client.watch():
                     curve.note(status)
+                    link = link or (await client.open_page() if status.page else "")
                     live.update(status_table(status, link))
                     if processes.why_failed():
                         return

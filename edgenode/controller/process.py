@@ -162,10 +162,10 @@ class Controller:
             host = split_address(listen)[0]
             address = join_address(interfaces_for(host)[0], port)
             self.cluster.leadership = replace(self.cluster.leadership, address=address)
+            page = await stack.enter_async_context(self._page.serving(self.operator_service, self._recorder))
             found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
             service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
             await found.announce(service, self._is_alive)
-            page = await stack.enter_async_context(self._page.serving(self.operator_service, self._recorder))
             log.info(
                 "controller ready",
                 cluster=self.config.run.cluster,
