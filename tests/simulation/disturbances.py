@@ -14,6 +14,7 @@ from edgenode.core.protocol.events import (
     Rotate,
     Stop,
 )
+from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import Leave
 from tests.simulation.controller_shell import ControllerShell
 from tests.simulation.lossy_network import Direction
@@ -103,7 +104,7 @@ class Disturbances:
         """The operator evicts a liar. The request is repeated until the liar is out, and its key is revoked then."""
         state = self._state
         honest = [node for other, node in state.nodes.items() if other not in state.liars]
-        if honest and all(name not in node.plan.at(node.round).names for node in honest):
+        if honest and all(_is_without(node, name) for node in honest):
             self._nodes.end(name)
             state.record(name, "is cut off")
             return
@@ -119,3 +120,9 @@ class Disturbances:
         over = (state.nodes or state.exited) and state.all_finished  # not while all are down
         if request.request_id not in self._controller.requests.replies and not over:
             state.queue.after(state.scenario.retry_s, self._resume)
+
+
+def _is_without(node: Node, name: str) -> bool:
+    """Whether a node does not wait for another one, and will not."""
+    out = node.plan.last_evicted(name) >= 0 or name not in node.plan.at(node.round).names
+    return out and name not in node.missing()

@@ -55,6 +55,8 @@ class PendingChanges:
             return _refused(change, why_not)
         if self._state.paused and isinstance(change, Departure):
             return _refused(change, "the run is paused: a hand-over takes a round")
+        if change in self._state.coming and isinstance(change, Departure):
+            return []  # a member asks once, and a faulty one again
         try:
             self._check(change)
         except GraphError as exc:

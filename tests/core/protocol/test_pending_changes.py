@@ -333,6 +333,13 @@ def test_leaver_hands_over_to_a_member_that_stays() -> None:
     assert the_plan(cluster).latest == offer.record
 
 
+def test_member_that_asks_to_leave_again_and_again_leaves_once() -> None:
+    cluster = a_started_cluster(3)
+    assert kinds(cluster.handle(Reported("n0", Leave()))) == ["Offer"]
+    assert cluster.handle(Reported("n0", Leave())) == []
+    assert cluster.pending() == cluster.pending()[:1]
+
+
 def test_leave_is_refused_to_strangers_and_below_min_nodes() -> None:
     cluster = a_started_cluster(3, min_nodes=2)
     assert cluster.handle(Reported("n9", Leave())) == [Send("n9", LeaveRefused("n9 is not a member"))]
