@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from edgenode.core.algorithm import codec
-from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_float32, keep_all
-from edgenode.core.algorithm.rounding import Random, as_int8
+from edgenode.core.algorithm.compression import Compressor, Layout, TopK, keep_all
+from edgenode.core.algorithm.rounding import QUANTISE, Random
 from edgenode.experiments.presets import PAPER_ROUNDS, RESNET20, RESNET110, VGG11
 from edgenode.experiments.report import table
 from edgenode.observability import plotting
@@ -57,35 +57,42 @@ _SIZE_NOTES = (
     "Bytes of one encoded message, header and checksum included, for random vectors of the network's tensors. Factors "
     f"are against 4 bytes per parameter. The whole run has {PAPER_ROUNDS:,} training rounds and then SCSP's "
     f"uncompressed ones: the paper's {_PAPER_GOSSIP} on the ring, or the {_OUR_GOSSIP} in which the one-peer "
-    "exponential graph averages four nodes exactly. At top-0.1% the paper prints 665 for ResNet-20 next to 1.07 MB and "
+    "exponential graph averages four nodes exactly, with values in float32 or int8. A rolling message is the mean over "
+    "the blocks. At top-0.1% the paper prints 665 for ResNet-20 next to 1.07 MB and "
     "0.0018 MB, which are 595."
 )
 _SIZE_HEADINGS = (
     "network", "compressor", "message, bytes", "factor", "paper",
-    f"whole run, {_PAPER_GOSSIP} gossip rounds", f"whole run, {_OUR_GOSSIP}", "paper",
+    f"whole run, {_PAPER_GOSSIP} gossip rounds", f"whole run, {_OUR_GOSSIP}", f"whole run, {_OUR_GOSSIP} in int8",
+    "paper",
 )  # fmt: skip
 
 # network -> (name in models, compressor -> (the paper's factor of a message, of a whole run))
 _PAPER_FACTORS: dict[str, tuple[str, dict[str, tuple[float | None, float | None]]]] = {
     RESNET20: ("resnet20", {
         "top-10%": (6.68, None), "top-1%": (66.8, 64.3), "top-0.1%": (665, 466),
-        "4 bits": (7.96, None), "2 bits": (15.84, None), "1 bit": (31.36, None),
+        "4 bits": (7.96, None), "2 bits": (15.84, None), "1 bit": (31.36, None), "rolling 1%": (None, None),
     }),
-    VGG11: ("vgg11", {"top-10%": (6.66, None), "top-1%": (66.7, 63.9), "top-0.1%": (667, 467)}),
-    RESNET110: ("resnet110", {"top-1%": (66.4, 63.6), "top-0.1%": (611, 438)}),
+    VGG11: ("vgg11", {
+        "top-10%": (6.66, None), "top-1%": (66.7, 63.9), "top-0.1%": (667, 467), "rolling 1%": (None, None),
+    }),
+    RESNET110: ("resnet110", {"top-1%": (66.4, 63.6), "top-0.1%": (611, 438), "rolling 1%": (None, None)}),
 }  # fmt: skip
+
+_VALUES = {"top": ("float32", "int8", "fitted1"), "rolling": ("int8", "fitted4", "fitted2")}
 
 
 def _size_lines() -> list[list[str]]:
-    """The paper's rows: top-k with float32 values as in the paper, and with int8 values, edgenode's default."""
+    """The paper's rows, top-k also in edgenode's number formats, and the rolling exchange."""
     rows = []
     for network, (model, printed) in _PAPER_FACTORS.items():
         layout = layout_of(model)
         for name, (of_message, of_run) in printed.items():
-            for values in ("float32", "int8") if name.startswith("top") else ("",):
-                size = message_bytes(layout, compressor(name, values))
+            for values in _VALUES.get(name.partition("-")[0].partition(" ")[0], ("",)):
+                size = message_bytes(layout, compressor(name, values), 100 if name == "rolling 1%" else 1)
                 label = f"{name}, {values}" if values else name
-                runs = [f"{whole_run_factor(layout, size, k):.4g}" for k in (_PAPER_GOSSIP, _OUR_GOSSIP)]
+                last_phases = (_PAPER_GOSSIP, "float32"), (_OUR_GOSSIP, "float32"), (_OUR_GOSSIP, "int8")
+                runs = [f"{whole_run_factor(layout, size, *last):.4g}" for last in last_phases]
                 factor = f"{4 * layout.size / size:.4g}"
                 rows.append([network, label, str(size), factor, _or_empty(of_message), *runs, _or_empty(of_run)])
     return rows
@@ -104,23 +111,25 @@ def layout_of(model: str) -> Layout:
 
 
 def compressor(name: str, values: str) -> Compressor:
-    """The compressor of a row's name, such as "top-1%" or "4 bits"."""
+    """The compressor of a row's name, such as "top-1%", "4 bits" or "rolling 1%"."""
     number = name.removeprefix("top-").rstrip("%bits ")
     if name.startswith("top"):
-        return Compressor(TopK(float(number) / 100), as_int8 if values == "int8" else as_float32)
-    return Compressor(keep_all, Random(int(number)))
+        return Compressor(TopK(float(number) / 100), QUANTISE[values])
+    return Compressor(keep_all, QUANTISE[values] if name.startswith("rolling") else Random(int(number)))
 
 
-def message_bytes(layout: Layout, compress: Compressor) -> int:
-    """The size of the encoded payload of a random vector."""
+def message_bytes(layout: Layout, compress: Compressor, blocks: int = 1) -> int:
+    """The mean size of the encoded payloads of the blocks of a random vector."""
     rng = np.random.default_rng(0)
-    vector = rng.standard_normal(layout.size, dtype=np.float32)
-    return len(codec.encode(compress(vector, layout, rng), layout))
+    parts = [layout.part(block if blocks > 1 else None, blocks) for block in range(blocks)]
+    vectors = [rng.standard_normal(part.size, dtype=np.float32) for part in parts]
+    sizes = [len(codec.encode(compress(v, part, rng), part)) for v, part in zip(vectors, parts, strict=True)]
+    return round(sum(sizes) / blocks)
 
 
-def whole_run_factor(layout: Layout, message: int, gossip_rounds: int) -> float:
-    """Uncompressed bytes over sent bytes, for training rounds of ``message`` bytes and uncompressed gossip rounds."""
-    dense = message_bytes(layout, Compressor(keep_all, as_float32))
+def whole_run_factor(layout: Layout, message: int, gossip_rounds: int, gossip_values: str = "float32") -> float:
+    """Uncompressed bytes over sent bytes, for training rounds of ``message`` bytes and gossip rounds of all values."""
+    dense = message_bytes(layout, Compressor(keep_all, QUANTISE[gossip_values]))
     sent = PAPER_ROUNDS * message + gossip_rounds * dense
     return (PAPER_ROUNDS + gossip_rounds) * 4 * layout.size / sent
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode.core.algorithm.compression import Layout
+from edgenode.core.algorithm.compression import Layout, TopK
 from edgenode.experiments import static_tables
 from edgenode.tasks import models
 
@@ -33,6 +33,18 @@ def test_whole_run_is_as_small_as_in_table_4(resnet20: Layout, name: str, factor
     assert static_tables.whole_run_factor(resnet20, message, 40) >= factor
 
 
+@pytest.mark.parametrize(("name", "values", "bits"), [("top-1%", "fitted1", 9.8), ("rolling 1%", "fitted4", 4.1)])
+def test_bits_per_entry_of_a_resnet20(resnet20: Layout, name: str, values: str, bits: float) -> None:
+    """Header, positions and scales included."""
+    blocks, entries = (100, resnet20.size / 100) if name == "rolling 1%" else (1, _kept(resnet20, 0.01))
+    size = static_tables.message_bytes(resnet20, static_tables.compressor(name, values), blocks)
+    assert 8 * size / entries < bits
+
+
+def _kept(layout: Layout, share: float) -> int:
+    return sum(map(TopK(share).count, layout.sizes))
+
+
 def test_one_of_sixteen_nodes_needs_a_sixteenth() -> None:
     model = models.build("resnet20", 10, 3, 32)
     alone, shared = static_tables.footprint(model, 32), static_tables.footprint(model, 2)
@@ -49,6 +61,6 @@ def test_markdown_csv_and_figure_are_written(name: str, tmp_path: Path, monkeypa
     table = static_tables.TABLES[name]
     static_tables.write(table, tmp_path)
     rows = (tmp_path / f"{name}.csv").read_text().splitlines()
-    assert len(rows) == {"fig3": 3, "sizes": 10}[name]
+    assert len(rows) == {"fig3": 3, "sizes": 16}[name]
     assert (tmp_path / f"{name}.png").is_file() == (table.draw is not None)
     assert (tmp_path / f"{name}.md").read_text().count("\n| ") == len(rows) + 1
