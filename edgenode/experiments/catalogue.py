@@ -226,6 +226,47 @@ def _longer(scale: Scale) -> tuple[Row, ...]:
     )  # fmt: skip
 
 
+_BALANCED: Settings = {"task.loss": "balanced"}
+_LAST_PHASE: Settings = {"algorithm.gossip_values": "int8"}
+
+
+def _values(name: str) -> Settings:
+    return {"algorithm.values": name}
+
+
+def _frontier(scale: Scale) -> tuple[Row, ...]:
+    small = {**_BALANCED, **_LAST_PHASE}
+    fewer = {"task.local_steps": 4}
+    recipes: dict[str, tuple[Settings, ...]] = {
+        "uncompressed": (top_k("100"),),
+        "uncompressed, balanced": (top_k("100"), _BALANCED),
+        "top-1%, int8": (top_k("1"),),
+        "top-1%, fitted1, balanced, last phase int8": (top_k("1"), _values("fitted1"), small),
+        "rolling 0.3%, int8": (rolling(0.003),),
+        "rolling 0.3%, int8, balanced, last phase int8": (rolling(0.003), small),
+        "rolling 0.6%, fitted4, balanced, last phase int8": (rolling(0.006), _values("fitted4"), small),
+        "rolling 1.2%, fitted2, balanced, last phase int8": (rolling(0.012), _values("fitted2"), small),
+        "rolling 1.4%, fitted4, 4 local steps, balanced, last phase int8": (
+            rolling(0.014), _values("fitted4"), small, fewer,
+        ),
+        "rolling 2.8%, fitted2, 4 local steps, balanced, last phase int8": (
+            rolling(0.028), _values("fitted2"), small, fewer,
+        ),
+    }  # fmt: skip
+    return tuple(
+        _row(scale, (f"{skew:g}", recipe), RESNET20_GROUP, *keys, {"task.skew": skew}, *_as_many_steps(scale, keys))
+        for skew, (recipe, keys) in product((_SKEWED, 0.0), recipes.items())
+    )
+
+
+def _as_many_steps(scale: Scale, parts: tuple[Settings, ...]) -> tuple[Settings, ...]:
+    """Fewer rounds if a round has several local steps, so that all rows take as many steps."""
+    steps = next((part["task.local_steps"] for part in parts if "task.local_steps" in part), 1)
+    assert isinstance(steps, int)
+    known = RESNET20_GROUP in scale.networks
+    return ({"run.rounds": scale.rounds(RESNET20_GROUP) // steps},) if known and steps > 1 else ()
+
+
 _BOTH = ("sp", "scsp", "gain")
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -290,6 +331,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             ("skew", "entries", "share, %"), ("sp", "sp_sent", "scsp", "sent", "factor"), _rolling,
             Figure("sent per node, MB", ("sp", "scsp"), ("skew", "entries"), x_metrics=("sp_sent", "sent")),
             "Not in the paper: each round exchanges the next block of the model, so that no index is sent.",
+        ),
+        Experiment(
+            "frontier", "Accuracy against bytes: number formats, local steps and the balanced loss, {network}, {graph}",
+            ("skew", "recipe"), ("sp", "sp_sent", "scsp", "sent"), _frontier,
+            Figure("sent per node, MB", ("sp", "scsp"), ("skew",), x_metrics=("sp_sent", "sent")),
+            "Not in the paper: how few bytes reach the accuracy of uncompressed messages. All rows take as many steps.",
         ),
         Experiment(
             "longer", "What compression costs when a run is 4 and 10 times as long, {network}, {graph}",

@@ -109,6 +109,20 @@ def _share(config: Config) -> str:
     return f"{100 * config.algorithm.share:g}" if config.algorithm.compressor in ("topk", "rolling") else "100"
 
 
+def _recipe(config: Config) -> str:
+    algorithm, task = config.algorithm, config.task
+    words = [compression(config)]
+    if algorithm.compressor in ("topk", "rolling"):
+        words.append(algorithm.values)
+    if task.local_steps != 1:
+        words.append(f"{task.local_steps} local steps")
+    if task.loss == "balanced":
+        words.append("balanced")
+    if algorithm.gossip_values != "float32":
+        words.append(f"last phase {algorithm.gossip_values}")
+    return ", ".join(words)
+
+
 def _length(config: Config, row: Row, label: str) -> str:
     as_written = row.settings is not None and config.run.rounds == row.settings["run.rounds"]
     return label if as_written else counted(config.run.rounds, "round")
@@ -124,6 +138,7 @@ _LABELS: Mapping[str, Callable[[Config, Row, str], str]] = {
     "method": lambda config, row, label: _method(config, label),
     "entries": lambda config, row, label: _entries(config),
     "share, %": lambda config, row, label: _share(config),
+    "recipe": lambda config, row, label: _recipe(config),
     "length": _length,
 }
 

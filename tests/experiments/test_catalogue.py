@@ -50,6 +50,14 @@ def test_network_too_large_for_a_scale_keeps_its_row(scale: Scale) -> None:
     assert all((row.settings is not None) == (scale.name == "paper") for row in rows)
 
 
+def test_recipes_of_the_frontier_are_named_by_what_runs() -> None:
+    smoke = choose_scale("smoke")
+    written = EXPERIMENTS["frontier"].rows(smoke)
+    assert [row.labels for row in runner.rows_as_run(EXPERIMENTS["frontier"], smoke)] == [r.labels for r in written]
+    steps = {c.run.rounds * c.task.local_steps for c in (t.config for t in runner.trials(written, [0]))}
+    assert steps == {2000}
+
+
 def test_tables_share_their_trials() -> None:
     def digests(name: str) -> set[str]:
         return {trial.digest for trial in runner.trials(EXPERIMENTS[name].rows(choose_scale("smoke")), [0])}
