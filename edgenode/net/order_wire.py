@@ -70,9 +70,8 @@ def order_to_wire(order: Order) -> control_pb2.AttendResponse:
             return control_pb2.AttendResponse(sponsor=control_pb2.Sponsor(address=address, others=others))
         case Offer(record):
             return control_pb2.AttendResponse(offer=control_pb2.Offer(record=record.to_json().encode()))
-        case Fence(term, ballot, evicted):
-            fence = control_pb2.Fence(term=term, ballot=ballot, evicted=sorted(evicted))
-            return control_pb2.AttendResponse(fence=fence)
+        case Fence():
+            return control_pb2.AttendResponse(fence=_fence_to_wire(order))
         case EvictionCommitted(records):
             committed = control_pb2.EvictionCommitted(records=records_to_wire(records))
             return control_pb2.AttendResponse(eviction_committed=committed)
@@ -112,7 +111,7 @@ def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
             (record,) = records_from_wire([wire.offer.record])
             return Offer(record)
         case "fence":
-            return Fence(wire.fence.term, wire.fence.ballot, frozenset(map(name_from_wire, wire.fence.evicted)))
+            return _fence_from_wire(wire.fence)
         case "eviction_committed":
             return EvictionCommitted(records_from_wire(wire.eviction_committed.records))
         case "stay":
@@ -133,7 +132,7 @@ def join_to_wire(identity: Identity, join: Join) -> control_pb2.AttendRequest:
             data=data_size_to_wire(join.data),
             saved=saved_to_wire(join.saved, join.plan),
             running=join.running,
-            fenced=sorted(join.fenced),
+            fence=_fence_to_wire(join.fence) if join.fence else None,
             follows=leadership_to_wire(join.follows) if join.follows else None,
         )
     )
@@ -154,7 +153,7 @@ def join_from_wire(wire: control_pb2.Join) -> Join:
         plan=plan,
         running=wire.running,
         process=wire.identity.process,
-        fenced=frozenset(map(name_from_wire, wire.fenced)),
+        fence=_fence_from_wire(wire.fence) if wire.HasField("fence") else None,
         follows=leadership_from_wire(wire.follows) if wire.HasField("follows") else None,
         workload=wire.identity.workload,
         workload_digest=wire.identity.workload_digest,
@@ -215,6 +214,22 @@ def report_from_wire(wire: control_pb2.AttendRequest) -> NodeReport:
             return Abort(reason_from_wire(wire.abort.reason))
         case other:
             raise RemoteProtocolError(f"unexpected report {other!r}")
+
+
+def _fence_to_wire(fence: Fence) -> control_pb2.Fence:
+    return control_pb2.Fence(
+        term=fence.term,
+        ballot=fence.ballot,
+        evicted=sorted(fence.evicted),
+        number=fence.number,
+        run=fence.run,
+        signature=fence.signature,
+    )
+
+
+def _fence_from_wire(wire: control_pb2.Fence) -> Fence:
+    evicted = frozenset(map(name_from_wire, wire.evicted))
+    return Fence(wire.term, wire.ballot, evicted, wire.number, wire.run, wire.signature)
 
 
 def _fence_answer_to_wire(answer: FenceAnswer) -> control_pb2.FenceAnswer:

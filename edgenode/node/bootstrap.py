@@ -189,7 +189,7 @@ class ControllerBootstrap:
             plan=plan if snapshot is None else snapshot.plan,
             running=snapshot is not None,
             process=self._local.identity.process,
-            fenced=frozenset() if snapshot is None else snapshot.fenced,
+            fence=None if snapshot is None else snapshot.fence,
             follows=None if snapshot is None else self._leadership,
             workload=self._local.identity.workload,
             workload_digest=self._local.identity.workload_digest,

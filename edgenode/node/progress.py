@@ -15,7 +15,7 @@ import structlog
 
 from edgenode.core.protocol.events import Mixed, TimedOut
 from edgenode.core.protocol.node import Node
-from edgenode.core.protocol.orders import FenceAnswer, Halt, Progress
+from edgenode.core.protocol.orders import Fence, FenceAnswer, Halt, Progress
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.net.control_client import ControlLink
@@ -37,7 +37,7 @@ class NodeSnapshot:
     Attributes:
         plan: what it knows of the plan.
         missing: the peers that hold it up. A paused node waits for no peer.
-        fenced: the nodes that are being evicted, if it stands behind a fence.
+        fence: that it stands behind, if any.
         stands_still: it is paused, and no local step is under way.
     """
 
@@ -46,7 +46,7 @@ class NodeSnapshot:
     end: int
     plan: Plan
     missing: tuple[str, ...] = ()
-    fenced: frozenset[str] = frozenset()
+    fence: Fence | None = None
     halted: bool = False
     stands_still: bool = False
 
@@ -54,7 +54,7 @@ class NodeSnapshot:
     def of(cls, node: Node) -> NodeSnapshot:
         missing = () if node.halted else node.missing()
         return cls(
-            node.round, node.next_round, node.end, node.plan, missing, node.fenced, node.halted, node.stands_still
+            node.round, node.next_round, node.end, node.plan, missing, node.fence, node.halted, node.stands_still
         )
 
 
@@ -252,10 +252,10 @@ class ProgressReporter:
 
     def _log_if_stalled(self) -> None:
         snapshot = self.snapshot
-        since_s = self._stall_reporter.due(time.monotonic(), snapshot.round, bool(snapshot.missing or snapshot.fenced))
+        since_s = self._stall_reporter.due(time.monotonic(), snapshot.round, bool(snapshot.missing or snapshot.fence))
         if since_s is None:
             return
-        fenced = {"evicting": sorted(snapshot.fenced)} if snapshot.fenced else {}
+        fenced = {"evicting": sorted(snapshot.fence.evicted)} if snapshot.fence else {}
         controller = {"controller": "unreachable"} if self._is_controller_unreachable() else {}
         waiting = {"waiting_for": list(snapshot.missing), "since_s": round(since_s)}
         log.warning("no progress", round=snapshot.round, **waiting, **fenced, **controller)

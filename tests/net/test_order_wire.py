@@ -80,6 +80,7 @@ fence_answers = st.builds(
     plans.map(lambda plan: plan.records),
 )
 aborts = st.builds(Abort, st.from_regex(r"^[ -~]{0,9}\Z"))
+fences = st.builds(Fence, uint64s, uint64s, name_sets, uint64s, texts, texts)
 orders: st.SearchStrategy[Order] = st.one_of(
     st.builds(Hello, leaderships, st.booleans(), keys),
     st.builds(Revoked, keys),
@@ -89,7 +90,7 @@ orders: st.SearchStrategy[Order] = st.one_of(
     st.builds(Standby, st.lists(names, max_size=3).map(tuple), uint64s),
     st.builds(Sponsor, texts, text_tuples),
     st.builds(Offer, plans.map(lambda plan: plan.latest)),
-    st.builds(Fence, uint64s, uint64s, name_sets),
+    fences,
     st.builds(EvictionCommitted, plans.map(lambda plan: plan.records)),
     st.builds(LeaveRefused, texts),
     aborts,
@@ -103,7 +104,7 @@ joins = st.builds(
     plan=st.none() | plans,
     running=st.booleans(),
     process=st.just(IDENTITY.process),
-    fenced=name_sets,
+    fence=st.none() | fences,
     follows=st.none() | leaderships,
 )
 progresses = st.builds(Progress, uint64s, uint64s, texts, st.none() | fence_answers)
@@ -199,10 +200,12 @@ def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
         (
             join_to_wire(
                 IDENTITY,
-                Join("h:2", "run", A_SIZE, frozenset({50, 25}), PLAN, True, "p", frozenset({"n2"}), FOLLOWED),
+                Join(
+                    "h:2", "run", A_SIZE, frozenset({50, 25}), PLAN, True, "p", Fence(3, 2, frozenset({"n2"})), FOLLOWED
+                ),
             ),
-            "0ac3020a140a04686f6d6510021a026e302a0372756e3a01701203683a32228b020a021932128402"
-            f"{RECORD}280132026e323a0b0803120262651a03683a3142050880051020",
+            "0ac9020a140a04686f6d6510021a026e302a0372756e3a01701203683a32228b020a021932128402"
+            f"{RECORD}28013a0b0803120262651a03683a31420508800510204a08080310021a026e32",
         ),
     ],
     ids=["OfferAnswer", "FenceAnswer", "Fetched", "Leave", "Abort", "Progress", "Join"],

@@ -46,6 +46,7 @@ from edgenode.security.subject import CONTROLLER, Subject
 from tests.net.peer_ends import SOON_S, failure, until
 
 PLAN = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(Config()))
+FENCE = Fence(3, 1, frozenset({"n3"}))
 OPTIONS = Options(Config(), "n0", "127.0.0.1:0", (), "127.0.0.1:1", Path("unused"))
 LOCAL = LocalNode(
     Identity("edgenode", "n0", Config().digest(), process="first"), (frozenset({50}), PLAN), DataSize(210, 32), 7601
@@ -62,7 +63,7 @@ def greet(node: ControllerBootstrap, *leaderships: Leadership) -> None:
 
 
 def begin(node: ControllerBootstrap) -> None:
-    node.node_runs(lambda: NodeSnapshot(9, 10, 100, PLAN.extend(PLAN.successor(90)), fenced=frozenset({"n3"})))
+    node.node_runs(lambda: NodeSnapshot(9, 10, 100, PLAN.extend(PLAN.successor(90)), fence=FENCE))
 
 
 # --- the controller
@@ -88,7 +89,7 @@ def test_a_member_reports_its_run_and_the_newest_controller() -> None:
     greet(node, Leadership(5, "a", "there:2"), Leadership(6, "b", "here:1"))
     join = node.join_report("127.0.0.1:7700")
     assert (join.running, join.follows) == (True, Leadership(6, "b", "here:1"))
-    assert (join.plan, join.fenced, join.process) == (PLAN.extend(PLAN.successor(90)), frozenset({"n3"}), "first")
+    assert (join.plan, join.fence, join.process) == (PLAN.extend(PLAN.successor(90)), FENCE, "first")
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ class NodeShells:
             saved, plan = state.disks.scan(name)
             return Join(f"{name}:1", digest, DataSize(1, 1), saved, plan, process=process)
         leader = self._leaders.get(name)
-        return Join(f"{name}:1", digest, DataSize(1, 1), frozenset(), node.plan, True, process, node.fenced, leader)
+        return Join(f"{name}:1", digest, DataSize(1, 1), frozenset(), node.plan, True, process, node.fence, leader)
 
     def lose_link(self, name: str) -> None:
         """A node notices that its link has ended, and opens another one. The controller notices it, too."""

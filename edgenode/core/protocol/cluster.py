@@ -303,13 +303,14 @@ class Cluster:
         if self.plan is not known and not settled:
             settled = [self._state.persist()]  # what is learned must outlive this process, like what is decided
         # behind the fence of a controller that is lost: this one has to bring it to its end
-        promised = self._evict_all(self._membership.involved(self.plan) & join.fenced)
+        unended = self._evictions.left_to_end(join.fence) if join.fence else frozenset()
+        promised = self._evict_all(self._membership.involved(self.plan) & unended)
         # evicted nodes that connected before this controller knew
         zombies = [n for n in sorted(out - set(self.plan.latest.names)) if self._membership.takes_part(n)]
         ended = [Send(zombie, EvictionCommitted(self.plan.records)) for zombie in zombies]
-        return [*settled, *ended, *self._send_again(node, plan, join.fenced), *promised]
+        return [*settled, *ended, *self._send_again(node, plan, join.fence is not None), *promised]
 
-    def _send_again(self, node: str, known: Plan, fenced: frozenset[str] = frozenset()) -> list[ClusterAction]:
+    def _send_again(self, node: str, known: Plan, fenced: bool = False) -> list[ClusterAction]:
         """What may have been lost with the link: that the run ends, the fence or how it ended, and the same offer."""
         assert self.plan is not None
         if self._state.aborted:

@@ -94,8 +94,9 @@ class ClusterState:
         """
         if join.plan is not None:
             self.check(join.plan)
-        if join.follows is not None:
-            self.signer.verify(join.follows)
+        for shown in (join.follows, join.fence):
+            if shown is not None:
+                self.signer.verify(shown)
 
     def check(self, plan: Plan) -> None:
         """Hold a chain of records from a node against the signature of the last: its digests vouch for the others.

@@ -23,7 +23,7 @@ further nodes, the fence begins again over those: they may be in a round, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Reply, Send
@@ -175,7 +175,10 @@ class Evictions:
         """The fence as an order to those of the nodes that survive and are connected."""
         if self.ballot is None:
             return []
-        fence = Fence(self.ballot.term, self.ballot.number, self.ballot.evicted)
+        assert self._state.plan is not None
+        latest = self._state.plan.latest
+        fence = Fence(self.ballot.term, self.ballot.number, self.ballot.evicted, latest.number, latest.run)
+        fence = replace(fence, signature=self._state.signer.sign(fence.statement))
         return [Send(n, fence) for n in nodes if n in self.ballot.survivors and n in self._state.membership.present]
 
     def answered(self, node: str, answer: FenceAnswer) -> list[ClusterAction]:
@@ -222,6 +225,14 @@ class Evictions:
         assert self._state.plan is not None
         order, membership = EvictionCommitted(self._state.plan.records), self._state.membership
         return [Send(node, order) for node in sorted(membership.present) if membership.takes_part(node)]
+
+    def left_to_end(self, fence: Fence) -> frozenset[str]:
+        """Whom the fence of a controller before this one evicts, and no record has evicted since."""
+        plan = self._state.plan
+        if plan is None or fence.term >= self._state.term or fence.run != self._state.run:
+            return frozenset()
+        since = {node for record in plan.records if record.number > fence.number for node, _ in record.evictions}
+        return fence.evicted - since
 
     def expire(self, why: str) -> list[ClusterAction]:
         """Operators get the reason why no fence will end."""

@@ -8,6 +8,7 @@ from typing import Any
 from edgenode.core.algorithm.learner import Learner
 from edgenode.core.protocol.barrier import Barrier
 from edgenode.core.protocol.events import Fail, NodeAction
+from edgenode.core.protocol.orders import Fence
 from edgenode.core.protocol.peer_knowledge import PeerKnowledge
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.signatures import Verifier
@@ -33,7 +34,7 @@ class MemberState:
     Attributes:
         round: the round it is in. All rounds before it are mixed.
         plan: what it knows of the plan.
-        fenced: behind a fence, the nodes that are being evicted. Empty without one.
+        fence: that it stands behind, if any.
         halted: whether it was ordered to begin no further round.
     """
 
@@ -43,11 +44,16 @@ class MemberState:
         self.name, self.plan, self.learner, self.window, self.verifier = name, plan, learner, window, verifier
         self.since = self.round = start
         self.stage = Stage.READY
-        self.fenced: frozenset[str] = frozenset()
+        self.fence: Fence | None = None
         self.halted = False
         self.barrier: Barrier[Any] = Barrier()
         self.peers = PeerKnowledge(plan)
         self.incarnation = plan.at(start).incarnations[name]  # a welcome can come after the record of its leave
+
+    @property
+    def fenced(self) -> frozenset[str]:
+        """Behind a fence, the nodes that are being evicted. Empty without one."""
+        return self.fence.evicted if self.fence else frozenset()
 
     @property
     def end(self) -> int:

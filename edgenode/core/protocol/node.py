@@ -107,6 +107,11 @@ class Node:
         return self._state.fenced
 
     @property
+    def fence(self) -> Fence | None:
+        """That it stands behind, if any."""
+        return self._state.fence
+
+    @property
     def halted(self) -> bool:
         """Whether it was ordered to begin no further round."""
         return self._state.halted
@@ -154,7 +159,7 @@ class Node:
                 return self._fence(event)
             case EvictionCommitted(records):
                 changes = self._learn(records)
-                self._state.fenced = frozenset()
+                self._state.fence = None
                 return [*changes, *self._rounds.resume()]
             case Halt(halted):
                 return self._rounds.halt(halted)
@@ -299,7 +304,7 @@ class Node:
                 if node in graph.out_neighbours(state.name) and state.name not in graph.leaving:
                     # precaution: what was pushed to an evicted node is taken back
                     state.learner.undo_push(t, graph.weight(state.name))
-        state.fenced = frozenset()
+        state.fence = None
 
     # --- the fence -------------------------------------------------------------------------------
 
@@ -308,7 +313,8 @@ class Node:
 
         The promise needs no disk: a process that crashes comes back as another incarnation, which promised nothing.
         """
-        self._state.fenced = fence.evicted
+        self._state.verifier.verify(fence)
+        self._state.fence = fence
         return [Report(self._fence_answer(fence.term, fence.ballot, fence.evicted))]
 
     def farewell(self) -> FenceAnswer:

@@ -108,11 +108,23 @@ class Fence:
     Attributes:
         term: of the controller.
         ballot: of this fence within the term. (term, ballot) never decreases.
+        number: of the newest record before the eviction.
+        run: that the evicted are members of.
+        signature: over ``statement``, by the controller. The next controller asks for it.
     """
 
     term: int
     ballot: int
     evicted: frozenset[str]
+    number: int = 0
+    run: str = ""
+    signature: str = field(default="", compare=False)
+
+    @property
+    def statement(self) -> str:
+        """What the controller signs."""
+        order = {"fences": sorted(self.evicted), "term": self.term, "ballot": self.ballot}
+        return json.dumps(order | {"number": self.number, "run": self.run}, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +194,7 @@ class Join:
         plan: the plan of its newest checkpoint, or of the run it is in.
         running: it is in the middle of a run.
         process: drawn at random when the process started. It tells a redial from a restart.
-        fenced: the nodes that its fence evicts, if it stands behind one.
+        fence: that it stands behind, if any.
         follows: the controller of its last order, if it is in a run.
         key: the id of the key that the node has shown. It never travels.
     """
@@ -194,7 +206,7 @@ class Join:
     plan: Plan | None = None
     running: bool = False
     process: str = ""
-    fenced: frozenset[str] = frozenset()
+    fence: Fence | None = None
     follows: Leadership | None = None
     key: str = ""
     workload: str = ""

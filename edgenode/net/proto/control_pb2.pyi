@@ -50,22 +50,22 @@ class NewKey(_message.Message):
     def __init__(self, key: _Optional[str] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("identity", "address", "saved", "running", "fenced", "follows", "data")
+    __slots__ = ("identity", "address", "saved", "running", "follows", "data", "fence")
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     SAVED_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
-    FENCED_FIELD_NUMBER: _ClassVar[int]
     FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
     identity: _common_pb2.Identity
     address: str
     saved: _common_pb2.Saved
     running: bool
-    fenced: _containers.RepeatedScalarFieldContainer[str]
     follows: Leadership
     data: _common_pb2.DataSize
-    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., fenced: _Optional[_Iterable[str]] = ..., follows: _Optional[_Union[Leadership, _Mapping]] = ..., data: _Optional[_Union[_common_pb2.DataSize, _Mapping]] = ...) -> None: ...
+    fence: Fence
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., follows: _Optional[_Union[Leadership, _Mapping]] = ..., data: _Optional[_Union[_common_pb2.DataSize, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ...) -> None: ...
 
 class Leadership(_message.Message):
     __slots__ = ("term", "nonce", "address", "run", "signature")
@@ -273,14 +273,20 @@ class Standby(_message.Message):
     def __init__(self, present: _Optional[_Iterable[str]] = ..., missing: _Optional[int] = ...) -> None: ...
 
 class Fence(_message.Message):
-    __slots__ = ("term", "ballot", "evicted")
+    __slots__ = ("term", "ballot", "evicted", "number", "run", "signature")
     TERM_FIELD_NUMBER: _ClassVar[int]
     BALLOT_FIELD_NUMBER: _ClassVar[int]
     EVICTED_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     term: int
     ballot: int
     evicted: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., evicted: _Optional[_Iterable[str]] = ...) -> None: ...
+    number: int
+    run: str
+    signature: str
+    def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., evicted: _Optional[_Iterable[str]] = ..., number: _Optional[int] = ..., run: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class EvictionCommitted(_message.Message):
     __slots__ = ("records",)

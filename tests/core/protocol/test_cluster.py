@@ -197,8 +197,8 @@ def test_recovering_controller_leads_in_a_term_above_the_plan() -> None:
     """Its ballots begin at 1. In the old term they would be below what the members have promised."""
     plan = the_plan(a_started_cluster(3))
     cluster = QuietCluster(a_run_spec(3), recover=True)
-    cluster.handle(join("n0", running=True, plan=plan, fenced=frozenset({"n2"})))
-    actions = cluster.handle(join("n1", running=True, plan=plan, fenced=frozenset({"n2"})))
+    cluster.handle(join("n0", running=True, plan=plan, fence=Fence(0, 1, frozenset({"n2"}))))
+    actions = cluster.handle(join("n1", running=True, plan=plan, fence=Fence(0, 1, frozenset({"n2"}))))
     assert only(Fence, actions) == Send("n1", Fence(1, 1, frozenset({"n2"})))
 
 

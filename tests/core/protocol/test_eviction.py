@@ -357,7 +357,7 @@ def test_end_of_a_fence_is_sent_again_before_the_next_offer() -> None:
         progress(cluster, name, 6)
     offer = only(Offer, cluster.handle(Rotate(2, (B,), Period(1))))
     cluster.handle(Disconnected(offer.node))
-    again = cluster.handle(join(offer.node, running=True, plan=old, fenced=frozenset({"n2"})))
+    again = cluster.handle(join(offer.node, running=True, plan=old, fence=Fence(0, 1, frozenset({"n2"}))))
     assert again == [Send(offer.node, EvictionCommitted(the_plan(cluster).records[1:])), offer]
 
 

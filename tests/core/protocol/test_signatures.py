@@ -11,7 +11,16 @@ from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import Answered, PlanChanged, Received, Reported, Send, StepDown
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.node import Node
-from edgenode.core.protocol.orders import EvictionCommitted, FenceAnswer, Hello, Leadership, Offer, Progress, Refuse
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    FenceAnswer,
+    Hello,
+    Leadership,
+    Offer,
+    Progress,
+    Refuse,
+)
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.protocol.signatures import FoundingRecordOnly
 from edgenode.errors import RemoteProtocolError
@@ -170,3 +179,62 @@ def test_recovering_controller_learns_signed_plans_only() -> None:
     assert isinstance(actions[0], Send) and actions[0].order is hello.order
     assert (hello.leadership.run, hello.leadership.term) == (plan.latest.run, recovering.term)
     assert recovering.term > greeting.term
+
+
+# --- fences ------------------------------------------------------------------------------------------
+
+
+def shown(fence: Fence) -> Fence:
+    return replace(fence, signature=CONTROLLER_SIGNER.sign(fence.statement))
+
+
+def after_a_restart(cluster: Cluster) -> Cluster:
+    return Cluster(a_run_spec(2), Leadership(4, "next"), cluster._state.persist(), signer=CONTROLLER_SIGNER)
+
+
+def test_fence_that_no_controller_ordered_evicts_nobody() -> None:
+    first, greeting = a_controller()
+    cluster, plan = after_a_restart(first), the_plan(first)
+    lie = Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run, "a lie")
+    reason = only(Refuse, cluster.handle(join("n0", running=True, plan=plan, follows=greeting, fence=lie))).reason
+    assert "forged" in reason and cluster.evicting() == frozenset()
+
+
+def test_fence_of_the_controller_before_is_brought_to_its_end() -> None:
+    first, greeting = a_controller()
+    cluster, plan = after_a_restart(first), the_plan(first)
+    fence = shown(Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run))
+    actions = cluster.handle(join("n0", running=True, plan=plan, follows=greeting, fence=fence))
+    assert cluster.evicting() == {"n1"}
+    for ordered in all_of(Fence, actions):
+        assert ordered.term == 4
+        CONTROLLER_SIGNER.verify(ordered.order)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"run": "an earlier run"}, {"term": 4}, {"evicted": frozenset({"n9"})}, {"number": -1}], ids=str
+)
+def test_fence_that_has_ended_evicts_nobody(changes: dict[str, Any]) -> None:
+    first, greeting = a_controller()
+    plan = the_plan(first)
+    if "number" in changes:  # n1 was evicted, and has come back
+        out = plan.successor(8, members=plan.latest.members[:1], evictions=(("n1", 7),), term=3)
+        back = Plan((*plan.records, signed(out)))
+        members = plan.latest.members[0], replace(plan.latest.members[1], incarnation=1)
+        plan = back.extend(signed(back.successor(20, members=members, term=3)))
+        changes = {}
+        first._state.plan = plan
+    cluster = after_a_restart(first)
+    fence = shown(replace(Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run), **changes))
+    actions = cluster.handle(join("n0", running=True, plan=plan, follows=greeting, fence=fence))
+    assert all_of(Fence, actions) == [] and cluster.evicting() == frozenset()
+
+
+def test_node_stands_behind_a_signed_fence_only() -> None:
+    node, _ = a_signed_pair()
+    with pytest.raises(RemoteProtocolError, match="forged"):
+        node.handle(Fence(0, 1, frozenset({"n1"})))
+    assert node.fence is None
+    fence = shown(Fence(0, 1, frozenset({"n1"})))
+    node.handle(fence)
+    assert node.fence == fence and node.fenced == {"n1"}
