@@ -16,11 +16,11 @@ from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.errors import TransportError
+from edgenode.net.graph_wire import graph_to_wire
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.rpc import channel, refused
 from edgenode.net.status_wire import cluster_status_from_wire
 from edgenode.net.tls import INSECURE, Security
-from edgenode.net.wire import graph_to_wire
 from edgenode.security.subject import CONTROLLER
 
 R = TypeVar("R")

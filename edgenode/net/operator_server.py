@@ -14,11 +14,11 @@ from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.errors import EdgenodeError
+from edgenode.net.graph_wire import graph_from_wire
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.rpc import reject
 from edgenode.net.status_wire import cluster_status_to_wire
 from edgenode.net.tls import Caller, caller, caller_name
-from edgenode.net.wire import graph_from_wire
 
 SERVICE = "edgenode.v1.OperatorService"
 _WATCH_EVERY_S = 0.25

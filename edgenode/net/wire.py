@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from edgenode.core import canonical, names
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Leadership
-from edgenode.core.protocol.plan import Plan, Record, is_key_id
-from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.protocol.plan import MAX_RECORD_BYTES, Plan, Record, is_key_id
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, DigestMismatch, RemoteProtocolError
-from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2
+from edgenode.net.proto import common_pb2, control_pb2, peer_pb2
 from edgenode.net.tls import INSECURE, Security
 
 PROTOCOL = 2
@@ -217,6 +216,8 @@ def records_from_wire(wire: Iterable[bytes]) -> tuple[Record, ...]:
     texts = list(wire)
     if len(texts) > _MAX_RECORDS:
         raise RemoteProtocolError(f"{len(texts)} records in one message: at most {_MAX_RECORDS} are allowed")
+    if (longest := max(map(len, texts), default=0)) > MAX_RECORD_BYTES:
+        raise RemoteProtocolError(f"a record of {longest} bytes: at most {MAX_RECORD_BYTES} are allowed")
     return tuple(Record.from_json(text) for text in texts)
 
 
@@ -342,22 +343,6 @@ def ack_from_wire(receiver: str, wire: peer_pb2.Answer) -> Ack:
         raise RemoteProtocolError(f"{receiver} answered with an unknown verdict {wire.verdict}")
     records = records_from_wire(wire.records)
     return Ack(wire.round, _FROM_WIRE[wire.verdict], wire.knows, wire.detail, records)
-
-
-def graph_to_wire(spec: GraphSpec) -> operator_pb2.Graph:
-    """A named graph."""
-    return operator_pb2.Graph(
-        name=spec.name, edges=[operator_pb2.Edge(sender=s, receiver=r) for s, r in spec.edges or ()]
-    )
-
-
-def graph_from_wire(wire: operator_pb2.Graph) -> GraphSpec:
-    """A named graph from an operator.
-
-    Raises:
-        GraphError: the name is not a preset, or an edge is a duplicate.
-    """
-    return GraphSpec(wire.name, tuple((e.sender, e.receiver) for e in wire.edges) or None)
 
 
 def name_conflict(name: str, target: str) -> ConfigError:

@@ -18,9 +18,9 @@ from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import DigestMismatch, GraphError, RemoteProtocolError
+from edgenode.errors import DigestMismatch, RemoteProtocolError
 from edgenode.net import wire
-from edgenode.net.proto import operator_pb2, peer_pb2
+from edgenode.net.proto import peer_pb2
 from edgenode.net.wire import CHUNK_BYTES, Assembler, Identity
 
 GRPC_LIMIT_BYTES = 4 * 1024 * 1024
@@ -131,6 +131,7 @@ def test_payload_of_exactly_the_allowed_size_is_accepted() -> None:
         ([header(0, records=[b"[]"])], "malformed plan record"),
         ([header(0, records=[b"\xff"])], "malformed plan record"),
         ([header(0, records=[b"{}"] * 16_385)], "16385 records in one message: at most 16384"),
+        ([header(0, records=[b" " * 65_537])], "a record of 65537 bytes: at most 65536 are allowed"),
     ],
 )
 def test_invalid_frames_are_refused(frames: list[peer_pb2.PushRequest], text: str) -> None:
@@ -197,19 +198,6 @@ def test_record_with_wrong_types_is_refused() -> None:
         text = json.dumps(json.loads(record.to_json()) | {key: value})
         with pytest.raises(RemoteProtocolError, match="malformed plan record"):
             wire.records_from_wire([text.encode()])
-
-
-# --- graphs
-
-
-@pytest.mark.parametrize("spec", [GraphSpec("chord"), GraphSpec("mine", (("x", "y"), ("y", "x")))])
-def test_named_graph_survives_the_wire(spec: GraphSpec) -> None:
-    assert wire.graph_from_wire(wire.graph_to_wire(spec)) == spec
-
-
-def test_unknown_graph_is_refused() -> None:
-    with pytest.raises(GraphError, match="no graph named 'aa'"):
-        wire.graph_from_wire(operator_pb2.Graph(name="aa"))
 
 
 # --- identities

@@ -51,10 +51,10 @@ class Bootstrap:
         members = sorted(Member(node, 0, join.address, join.key) for node, join in present.items())
         try:
             schedule, epoch = self._first_schedule(present.values())
-            plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run)
+            created = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run)
+            plan = Plan((state.new_record(created.latest),))
         except GraphError as exc:
             return state.refuse_all(present, str(exc))
-        plan = Plan((state.signed(plan.latest),))
         state.learn(plan)
         return self._welcome_all(plan, 0)
 

@@ -9,12 +9,15 @@ from edgenode.core.protocol.changes import Change, PendingOffer
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Persist, Rotate, Send, Stop
 from edgenode.core.protocol.membership import Membership
 from edgenode.core.protocol.orders import Abort, Halt, Hello, Join, Leadership, Refuse
-from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.protocol.plan import MAX_RECORD_BYTES, Plan, Record
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.protocol.signatures import Signer
 from edgenode.core.topology.adaptation import Adapted, adapt
 from edgenode.core.topology.period import NO_DATA, Epoch
 from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import GraphError
+
+_SPARE_BYTES = 1 << 13  # for the signature, and for the evictions that may follow
 
 
 @dataclass
@@ -76,6 +79,19 @@ class ClusterState:
     def run(self) -> str:
         """The id of the run, or the one that a run would get."""
         return self.plan.latest.run if self.plan else self.leadership.nonce
+
+    def new_record(self, record: Record) -> Record:
+        """A record that an operator, or new members, made necessary, signed.
+
+        Raises:
+            GraphError: it is so large that no node would read it.
+        """
+        if (size := len(record.statement)) > MAX_RECORD_BYTES - _SPARE_BYTES:
+            raise GraphError(
+                f"the plan of {len(record.members)} nodes takes {size} bytes in one record, at most "
+                f"{MAX_RECORD_BYTES - _SPARE_BYTES}: use fewer nodes, or a graph with fewer edges"
+            )
+        return self.signed(record)
 
     def signed(self, record: Record) -> Record:
         """A record that every node believes."""

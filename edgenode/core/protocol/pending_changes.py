@@ -216,7 +216,7 @@ class PendingChanges:
         """The record that makes all of these changes at once.
 
         Raises:
-            GraphError: no member would be left.
+            GraphError: no member would be left, or the record would be too large.
         """
         end = start if any(isinstance(c, Stop) for c in changes) else None
         leavers = [c.node for c in changes if isinstance(c, Departure)]
@@ -235,7 +235,7 @@ class PendingChanges:
         record = plan.successor(
             start, schedule=schedule, end=end, members=members, handoffs=handoffs, term=self._state.term
         )
-        return self._state.signed(record)
+        return self._state.new_record(record)
 
     def _requested(self, changes: Iterable[Change], start: int) -> Schedule:
         """The schedule that is requested once these changes are in force."""

@@ -26,6 +26,7 @@ from edgenode.core.topology.schedule_json import name, schedule_from_json, sched
 from edgenode.errors import GraphError, RemoteProtocolError
 
 MAX_MEMBERS = 1024
+MAX_RECORD_BYTES = 1 << 16
 _ROUNDING = 1 + 1e-6  # sums of float64 are off by less
 
 
@@ -314,7 +315,7 @@ def _record(plain: dict[str, Any]) -> Record:
         end=None if plain["end"] is None else whole(plain["end"]),
         term=whole(plain["term"]),
         handoffs=tuple((name(leaver), name(handoff_to)) for leaver, handoff_to in plain["heirs"]),
-        evictions=tuple((name(node), whole(last)) for node, last in plain["cut"]),
+        evictions=tuple((name(node), whole(last, -1)) for node, last in plain["cut"]),
         members=tuple(Member(name(n), whole(i), text(a), *map(_key, key)) for n, i, a, *key in plain["members"]),
         schedule=schedule_from_json(plain["schedule"]),
         epoch=Epoch(*map(whole, plain.get("epoch", (0, 1)))),

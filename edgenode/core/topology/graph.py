@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from edgenode.errors import GraphError
 
+MAX_EDGES = 1 << 15
+
 
 @dataclass(frozen=True)
 class Digraph:
@@ -34,12 +36,12 @@ class Digraph:
 
     def __post_init__(self) -> None:
         nodes = set(self.nodes)
-        for sender, receiver in sorted(self.edges):
+        wrong = [(s, r) for s, r in self.edges if s == r or s not in nodes or r not in nodes]
+        for sender, receiver in sorted(wrong):
             for end in (sender, receiver):
                 if end not in nodes:
                     raise GraphError(f"edge {sender}->{receiver} names an unknown node {end!r}")
-            if sender == receiver:
-                raise GraphError(f"edge {sender}->{receiver} is a self-loop; every node has one already")
+            raise GraphError(f"edge {sender}->{receiver} is a self-loop; every node has one already")
 
     @cached_property
     def _out(self) -> dict[str, tuple[str, ...]]:
@@ -131,6 +133,8 @@ def _hop(n: int, hop: int) -> list[tuple[int, int]]:
 
 
 def _complete(n: int) -> list[list[tuple[int, int]]]:
+    if n * n > MAX_EDGES:
+        raise GraphError(f"graph complete over {n} nodes has {n * (n - 1)} edges: at most {MAX_EDGES} are allowed")
     return [[(i, j) for i in range(n) for j in range(n) if i != j]]
 
 

@@ -14,6 +14,8 @@ from edgenode.errors import GraphError
 
 MAX_PERIOD = 999_999_999
 
+_FOR_EVER = 1 << 40  # rounds. No run is longer
+
 
 @dataclass(frozen=True, slots=True)
 class Period:
@@ -47,7 +49,7 @@ class Period:
 
     def rounds(self, rounds_per_epoch: int) -> int:
         """The period in rounds, where an epoch has that many."""
-        return self.count * (rounds_per_epoch if self.unit == "epochs" else 1)
+        return min(self.count * (rounds_per_epoch if self.unit == "epochs" else 1), _FOR_EVER)
 
 
 @dataclass(frozen=True, slots=True)

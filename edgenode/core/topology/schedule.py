@@ -6,13 +6,14 @@ A `ScheduleSpec` may count in training epochs. A `Schedule` counts in rounds onl
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import reduce
 
-from edgenode.core.topology.graph import Digraph, GraphSpec, describe_unreachable
+from edgenode.core.topology.graph import MAX_EDGES, Digraph, GraphSpec, describe_unreachable
 from edgenode.core.topology.period import Period
 from edgenode.errors import GraphError
 
 _EVERY_ROUND = Period(1)
+MAX_GRAPHS = 64
+MAX_WORK = MAX_EDGES  # of edges and nodes, over one period of each graph
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.graphs:
             raise GraphError("a schedule needs at least one graph")
+        if len(self.graphs) > MAX_GRAPHS:
+            raise GraphError(f"a schedule of {len(self.graphs)} graphs: at most {MAX_GRAPHS} are allowed")
         if self.every < 1:
             raise GraphError(f"a schedule must use each graph for 1 or more rounds, not {self.every}")
 
@@ -79,6 +82,16 @@ class Schedule:
         origin = self.last_from if spec is self.last else self.origin
         return phases[(t - origin) % len(phases)]
 
+    def _check_work(self, members: tuple[str, ...]) -> None:
+        """Refuse graphs that take long to check. Every node checks a record that a peer sends."""
+        work = 0
+        for spec in {*self.graphs, *([self.last] if self.last else [])}:
+            work += sum(len(members) + len(graph.edges) for graph in spec.period(members))
+            if work > MAX_WORK:
+                raise GraphError(
+                    f"the graphs over {len(members)} nodes are too large: {work} edges and nodes, at most {MAX_WORK}"
+                )
+
     def next_switch(self, t: int) -> int | None:
         """The first round after round t with another named graph, or None if there is none."""
         if self.last is not None and t >= self.last_from:
@@ -97,21 +110,20 @@ class Schedule:
         """
         if not members:
             raise GraphError("a schedule needs at least one node")
-        base = replace(self, last=None)
-        starts = range(self.origin, self.origin + self.every * len(self.graphs), self.every)
-        used = []
-        for start, spec in zip(starts, self.graphs, strict=True):
+        self._check_work(members)
+        used = dict[tuple[GraphSpec, int], Digraph]()
+        for at, spec in enumerate(self.graphs):
             # After as many turns as it has phases, a graph has used every phase that it will ever use.
-            phases = len(spec.period(members))
-            for turn in range(phases):
-                first = start + turn * self.every * len(self.graphs)
-                used += [base.graph(first + k, members) for k in range(min(self.every, phases))]
-        _require_connected(used, [s.name for s in self.graphs])
+            phases = spec.period(members)
+            firsts = [(at + turn * len(self.graphs)) * self.every for turn in range(len(phases))]
+            for phase in {(t + k) % len(phases) for t in firsts for k in range(min(self.every, len(phases)))}:
+                used[spec, phase] = phases[phase]
+        _require_connected(list(used.values()), [s.name for s in self.graphs])
         if self.last is not None:
             _require_connected(list(self.last.period(members)), [self.last.name])
 
 
 def _require_connected(graphs: list[Digraph], names: list[str]) -> None:
-    pairs = reduce(Digraph.union, dict.fromkeys(graphs)).unreachable_pairs()
-    if pairs:
+    edges = frozenset[tuple[str, str]]().union(*(graph.edges for graph in graphs))
+    if pairs := replace(graphs[0], edges=edges).unreachable_pairs():
         raise GraphError(f"{'+'.join(names)} is not strongly connected: no path {describe_unreachable(pairs)}")

@@ -8,6 +8,8 @@ from edgenode.core.names import RULE, is_name
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 
+MOST = 1 << 48  # of rounds, samples, and whatever else a record counts
+
 
 def schedule_json(schedule: Schedule) -> dict[str, Any]:
     """A schedule as JSON values."""
@@ -60,8 +62,10 @@ def name(value: object) -> str:
     return text(value)
 
 
-def whole(value: object) -> int:
-    """The value if it is a whole number. Raises TypeError."""
+def whole(value: object, least: int = 0) -> int:
+    """The value if it is a whole number in the range of counts. Raises TypeError or ValueError."""
     if type(value) is not int:
         raise TypeError(f"expected a whole number, got {value!r}")
+    if not least <= value <= MOST:
+        raise ValueError(f"expected a whole number from {least} to {MOST}")
     return value

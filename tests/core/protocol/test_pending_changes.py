@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from edgenode.core.protocol.events import (
@@ -345,3 +346,14 @@ def test_leave_is_refused_to_strangers_and_below_min_nodes() -> None:
     assert cluster.handle(Reported("n9", Leave())) == [Send("n9", LeaveRefused("n9 is not a member"))]
     assert kinds(cluster.handle(Reported("n0", Leave()))) == ["Offer"]
     assert cluster.handle(Reported("n1", Leave())) == [Send("n1", LeaveRefused("n1 cannot leave: 2 nodes must stay"))]
+
+
+def test_change_that_no_node_would_read_is_refused() -> None:
+    names = [f"n{i}" for i in range(4)]
+    edges = tuple((a, b) for a in names for b in names if a != b)
+    wide = tuple(GraphSpec(f"{'x' * 1000}{i}", edges) for i in range(60))
+    cluster = a_started_cluster(4)
+    for name in names:
+        progress(cluster, name, 0)
+    error = only(Reply, cluster.handle(Rotate(1, wide, Period(1)))).error
+    assert re.fullmatch(r"the plan of 4 nodes takes \d+ bytes in one record, at most 57344: use fewer nodes, .*", error)

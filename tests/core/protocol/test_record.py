@@ -172,3 +172,16 @@ def read_or_reject(text: str | bytes) -> None:
     except RemoteProtocolError:
         return
     assert Record.from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize("key", ["number", "start", "term", "end"])
+def test_numbers_of_a_record_have_a_range(key: str) -> None:
+    for wrong in (-1, (1 << 48) + 1):
+        with pytest.raises(RemoteProtocolError, match="malformed plan record: expected a whole number from 0 to"):
+            Record.from_json(json.dumps(json.loads(a_record().to_json()) | {key: wrong}))
+
+
+def test_run_has_a_limited_number_of_members() -> None:
+    members = tuple(Member(f"n{i:04}") for i in range(1025))
+    with pytest.raises(GraphError, match="1025 members: at most 1024 are allowed"):
+        replace(a_record(), members=members, schedule=Schedule((A,), 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,3 +132,34 @@ def test_schedule_is_refused_exactly_if_its_union_is_unconnected(every: int, nam
             schedule.check(members)
     else:
         schedule.check(members)
+
+
+# --- what a peer can make a node expand -------------------------------------------------------------
+
+MANY = tuple(f"n{i:04}" for i in range(1024))
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "complete"])
+def test_presets_carry_a_thousand_nodes(name: str) -> None:
+    Schedule((GraphSpec(name),), 1).check(MANY)
+
+
+def test_complete_graph_has_a_limit_before_it_is_built() -> None:
+    Schedule((GraphSpec("complete"),), 1).check(MANY[:180])
+    with pytest.raises(GraphError, match="graph complete over 1024 nodes has 1047552 edges: at most 32768"):
+        Schedule((GraphSpec("complete"),), 1).check(MANY)
+
+
+def test_graphs_are_too_large_together() -> None:
+    names = [name for name in PRESETS if name != "complete"]
+    with pytest.raises(GraphError, match=r"the graphs over 1024 nodes are too large: \d+ edges and nodes"):
+        Schedule(tuple(map(GraphSpec, names)), 1).check(MANY)
+    with pytest.raises(GraphError, match="a schedule of 65 graphs: at most 64"):
+        Schedule((GraphSpec("a"),) * 65, 1)
+
+
+def test_widest_schedule_is_checked_in_little_time() -> None:
+    schedule = Schedule((GraphSpec("one-peer-exponential"),) * 64, 1 << 40)
+    started = time.process_time()
+    schedule.check(MANY)
+    assert time.process_time() - started < 1  # 25 to 50 ms on a quiet core
