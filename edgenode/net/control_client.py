@@ -26,10 +26,10 @@ from edgenode.core.protocol.orders import (
 )
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import RemoteProtocolError, TransportError
-from edgenode.net.order_wire import join_to_wire, order_from_wire, progress_to_wire, report_to_wire
+from edgenode.net.order_wire import join_to_wire, order_from_wire, order_has_records, progress_to_wire, report_to_wire
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.retry import Backoff, Outage, stay_connected
-from edgenode.net.rpc import broken, channel, side_by_side
+from edgenode.net.rpc import broken, channel, parsed, side_by_side
 from edgenode.net.wire import Identity
 from edgenode.security.subject import CONTROLLER
 
@@ -119,7 +119,7 @@ class ControlLink:
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
-            order = order_from_wire(response)
+            order = await parsed(order_from_wire, response, order_has_records(response))
             if isinstance(order, Refuse):
                 raise RemoteProtocolError(f"refused by the controller at {self._target}: {order.reason}")
             if isinstance(order, Hello):  # the address that was dialled is known to be reachable

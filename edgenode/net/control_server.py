@@ -17,10 +17,10 @@ from edgenode.core.protocol.events import Disconnected, Reported
 from edgenode.core.protocol.orders import Join, Order, Refuse
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import EdgenodeError, first_cause
-from edgenode.net.order_wire import join_from_wire, order_to_wire, report_from_wire
+from edgenode.net.order_wire import join_from_wire, order_to_wire, report_from_wire, report_has_records
 from edgenode.net.peer_client import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
-from edgenode.net.rpc import reject
+from edgenode.net.rpc import parsed, reject
 from edgenode.net.status_wire import node_status_from_wire
 from edgenode.net.tls import key_of_caller, require_name
 from edgenode.net.wire import Identity
@@ -75,7 +75,8 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             first = (await anext(aiter(requests), control_pb2.AttendRequest())).join
             name = self._identity.check(first.identity, context.peer()).node
             require_name(context, name)
-            join = replace(join_from_wire(first), key=key_of_caller(context))
+            claimed = await parsed(join_from_wire, first, bool(first.saved.records))
+            join = replace(claimed, key=key_of_caller(context))
             if rival := await self._rival(name, join):
                 why = f"node id {name!r} is taken by {rival}; give the process at {join.address} another --name"
                 log.warning("refused a node", node=name, reason=why)
@@ -122,7 +123,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         async for request in requests:
             if self._links.get(node) is not orders:
                 break
-            report = report_from_wire(request)
+            report = await parsed(report_from_wire, request, report_has_records(request))
             if request.HasField("progress"):
                 self._show(node, node_status_from_wire(request.progress))
             self._post(Reported(node, report))

@@ -84,6 +84,16 @@ def order_to_wire(order: Order) -> control_pb2.AttendResponse:
     assert_never(order)
 
 
+def order_has_records(wire: control_pb2.AttendResponse) -> bool:
+    """Whether an order takes long to read."""
+    return wire.WhichOneof("order") in ("welcome", "offer", "eviction_committed")
+
+
+def report_has_records(wire: control_pb2.AttendRequest) -> bool:
+    """Whether a report takes long to read."""
+    return bool(wire.fence_answer.records or wire.progress.farewell.records)
+
+
 def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
     """An order from outside. None if this version does not know its kind.
 

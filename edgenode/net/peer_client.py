@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import grpc
@@ -24,7 +25,7 @@ from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net.faults import Faults
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.retry import Backoff, Outage, retry, stay_connected
-from edgenode.net.rpc import broken, channel, side_by_side, translated
+from edgenode.net.rpc import broken, channel, parsed, side_by_side, translated
 from edgenode.net.wire import (
     Identity,
     ack_from_wire,
@@ -141,7 +142,8 @@ class PeerLink:
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
-            ack = ack_from_wire(self.to, response.answer)
+            read = partial(ack_from_wire, self.to)
+            ack = await parsed(read, response.answer, bool(response.answer.records))
             if ack.round not in self._unanswered:
                 continue  # answered before
             self._post(Answered(self.to, ack))
@@ -263,7 +265,8 @@ async def meet(target: str, identity: Identity, waiting: Callable[[str, str], No
             raise name_conflict(identity.node, target)  # at once: the other one ends as soon as it knows
         if not reply.HasField("data"):
             raise TransportError("it is loading its data")
-        return Met(theirs, *saved_from_wire(reply.saved), data_size_from_wire(reply.data))
+        saved = await parsed(saved_from_wire, reply.saved, bool(reply.saved.records))
+        return Met(theirs, *saved, data_size_from_wire(reply.data))
 
     outage = Outage(lambda since_s, why: waiting(target, why), _FIRST_LOG_S)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import NoReturn
 
@@ -21,10 +21,10 @@ from edgenode.core.protocol.messages import Ack, Message
 from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import DataSize
-from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, first_cause
+from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
-from edgenode.net.rpc import refuse, reject
+from edgenode.net.rpc import parsed, refuse, reject
 from edgenode.net.tls import require_name
 from edgenode.net.wire import (
     CHUNK_BYTES,
@@ -40,7 +40,24 @@ from edgenode.net.wire import (
 log = structlog.get_logger()
 
 SERVICE = "edgenode.v1.PeerService"
+MOST_RECEIVED = 1 << 20  # bytes of one message: a chunk of a payload, or some records
 _MAX_ABORTS = 16  # more say nothing new
+_MOST_ANSWERS = 4096  # of one stream that nobody reads: there are at most two windows
+_HELLO_S = 10.0
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The pushes of one sender.
+
+    Attributes:
+        slots: for pushes that wait.
+        replaced: set when the sender connects again.
+    """
+
+    slots: asyncio.Semaphore
+    answers: asyncio.Queue[Ack | None] = field(default_factory=lambda: asyncio.Queue(_MOST_ANSWERS))
+    replaced: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class PeerServer(peer_pb2_grpc.PeerServiceServicer):
@@ -61,9 +78,9 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self.faults = Faults()
         self._saved = saved
         self._is_open = asyncio.Event()
-        self._deliver: Callable[[Message], None]
-        self._max_payload_bytes = 0
-        self._answers: dict[str, asyncio.Queue[Ack | None]] = {}
+        self._deliver: Callable[[Message, Callable[[], None]], None]
+        self._max_payload_bytes, self._window = 0, 1
+        self._streams: dict[str, _Stream] = {}
         self._known_to: set[str] = set()
         self._met = asyncio.Event()
         self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue()
@@ -74,9 +91,22 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         """Register with a server."""
         peer_pb2_grpc.add_PeerServiceServicer_to_server(self, server)
 
-    def open(self, identity: Identity, deliver: Callable[[Message], None], max_payload_bytes: int) -> None:
-        """Take pushes from now on. ``identity`` has the plan digest."""
-        self.identity, self._deliver, self._max_payload_bytes = identity, deliver, max_payload_bytes
+    def open(
+        self,
+        identity: Identity,
+        deliver: Callable[[Message, Callable[[], None]], None],
+        max_payload_bytes: int,
+        window: int = 8,
+    ) -> None:
+        """Take pushes from now on.
+
+        Args:
+            identity: with the plan digest.
+            deliver: takes (push, taken). ``taken`` is to be called when the push does not wait any more.
+            window: how many pushes of one stream may wait. Then no more is read of it.
+        """
+        self.identity, self._deliver = identity, deliver
+        self._max_payload_bytes, self._window = max_payload_bytes, window
         self._is_open.set()
 
     def sponsor(self, model: Callable[[str], Awaitable[bytes]]) -> None:
@@ -85,13 +115,14 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
 
     def answer(self, sender: str, ack: Ack) -> None:
         """Answer a push. A sender without a stream repeats the push later, and gets the answer then."""
-        if sender in self._answers:
-            self._answers[sender].put_nowait(ack)
+        if (stream := self._streams.get(sender)) is not None:
+            with suppress(asyncio.QueueFull):  # a sender that reads no answer has to repeat its pushes
+                stream.answers.put_nowait(ack)
 
     @property
     def connected(self) -> int:
         """The number of in-neighbours with a stream."""
-        return len(self._answers)
+        return len(self._streams)
 
     async def wait_until_known_to(self, nodes: frozenset[str], timeout_s: float) -> None:
         """Wait until each of these nodes has met this one, or until the time is up.
@@ -156,35 +187,52 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
 
     async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
         """One in-neighbour's stream: pushes in, answers out, in any order. The sender ends it."""
-        await self._is_open.wait()
-        answers: asyncio.Queue[Ack | None] = asyncio.Queue()
-        sender = ""
+        sender, stream = "", None
         try:
-            hello = await anext(aiter(requests), peer_pb2.PushRequest())
+            async with asyncio.timeout(None) as silence:
+                await self._is_open.wait()
+                silence.reschedule(asyncio.get_running_loop().time() + _HELLO_S)
+                hello = await anext(aiter(requests), peer_pb2.PushRequest())
             identity = self.identity.check(hello.hello, context.peer())
             require_name(context, identity.node)
             sender = identity.node
-            self._answers[sender] = answers
+            if sender in self._streams:
+                self._streams[sender].replaced.set()
+            stream = self._streams[sender] = _Stream(asyncio.Semaphore(self._window))
             await context.write(peer_pb2.PushResponse(hello=self.identity.to_wire()))
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(answers, context), name=f"answers to {sender}")
-                await self._read(identity, requests)
-                answers.put_nowait(None)
+                older = group.create_task(_end_if_replaced(stream), name=f"newer stream of {sender}")
+                writing = group.create_task(self._write(stream.answers, context), name=f"answers to {sender}")
+                await self._read(identity, requests, stream.slots)
+                await stream.answers.put(None)
+                await writing
+                older.cancel()
+        except TimeoutError:
+            await refuse(context, TransportError(f"no greeting in {_HELLO_S:g} s"))
         except (EdgenodeError, ExceptionGroup) as exc:
             cause = first_cause(exc)
-            if isinstance(cause, EdgenodeError):
+            if isinstance(cause, EdgenodeError) and not isinstance(cause, TransportError):
                 self.faults.note(sender, "push", cause)
             await refuse(context, cause)
         finally:
-            if self._answers.get(sender) is answers:
-                del self._answers[sender]
+            if stream is not None and self._streams.get(sender) is stream:
+                del self._streams[sender]
 
-    async def _read(self, sender: Identity, requests: AsyncIterator[peer_pb2.PushRequest]) -> None:
+    async def _read(
+        self, sender: Identity, requests: AsyncIterator[peer_pb2.PushRequest], slots: asyncio.Semaphore
+    ) -> None:
+        """Deliver pushes. While a window of them waits, HTTP/2 holds the sender up."""
         assembler = Assembler(sender, self._max_payload_bytes)
         async for frame in requests:
-            if message := assembler.feed(frame):
-                self._deliver(message)
+            if message := await parsed(assembler.feed, frame, bool(frame.header.records)):
+                await slots.acquire()
+                self._deliver(message, slots.release)
 
     async def _write(self, answers: asyncio.Queue[Ack | None], context: grpc.aio.ServicerContext) -> None:
         while (answer := await answers.get()) is not None:
             await context.write(ack_to_wire(answer))
+
+
+async def _end_if_replaced(stream: _Stream) -> NoReturn:
+    await stream.replaced.wait()
+    raise TransportError("this node has connected again")

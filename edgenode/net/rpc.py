@@ -29,22 +29,24 @@ _KEEPALIVE = [
     ("grpc.http2.max_pings_without_data", 0),
 ]
 # A node without a plan receives the whole plan. After thousands of changes it exceeds gRPC's default of 4 MiB.
-_SIZES = [("grpc.max_receive_message_length", 64 << 20)]
+_MOST_RECEIVED = 64 << 20
 _CHANNEL = [
     *_KEEPALIVE,
-    *_SIZES,
+    ("grpc.max_receive_message_length", _MOST_RECEIVED),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-_SERVER = [*_KEEPALIVE, *_SIZES, ("grpc.http2.min_ping_interval_without_data_ms", 5_000), ("grpc.so_reuseport", 0)]
+_SERVER = [*_KEEPALIVE, ("grpc.http2.min_ping_interval_without_data_ms", 5_000), ("grpc.so_reuseport", 0)]
 _CALLS_END_S = 0.2
 _FINAL = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
 
 _LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 S = TypeVar("S")
+T = TypeVar("T")
+W = TypeVar("W")
 Services = Sequence[tuple[str, Callable[[grpc.aio.Server], None]]]
 """The full name of each service of a server, and what adds it."""
 
@@ -61,15 +63,18 @@ async def serving(
     grace_s: float = 2.0,
     reflection: bool = False,
     security: Security = INSECURE,
+    most_received: int = _MOST_RECEIVED,
 ) -> AsyncIterator[int]:
     """Serve (full name, adder) pairs, and the health service. With ``reflection``, clients can list all of them.
+
+    A message of more than ``most_received`` bytes ends its call.
 
     Yields the port.
 
     Raises:
         ConfigError: the address cannot be bound, or the extra `reflection` is not installed.
     """
-    server = security.server(_SERVER)
+    server = security.server([*_SERVER, ("grpc.max_receive_message_length", most_received)])
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     for name, add in services:
@@ -245,6 +250,11 @@ async def side_by_side(work: Mapping[str, Callable[[S], Awaitable[None]]], strea
         raise ExceptionGroup("work on a stream failed", failures)
 
 
+async def parsed(parse: Callable[[W], T], wire: W, has_records: bool) -> T:
+    """Parse a message: in a thread if it has records, as the graphs of one can take some 50 ms to check."""
+    return await asyncio.to_thread(parse, wire) if has_records else parse(wire)
+
+
 def translated(error: grpc.aio.AioRpcError, target: str) -> TransportError:
     """A failed call as a TransportError, in one line."""
     return TransportError(f"{target}: {error.code().name.lower().replace('_', ' ')}: {error.details()}")
@@ -294,5 +304,11 @@ async def refuse(context: grpc.aio.ServicerContext, error: BaseException) -> Non
     """End a call with one of our errors. The client receives its text. Other errors are raised."""
     if not isinstance(error, EdgenodeError):
         raise error
-    code = grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ConfigError) else grpc.StatusCode.FAILED_PRECONDITION
+    match error:
+        case ConfigError():
+            code = grpc.StatusCode.INVALID_ARGUMENT
+        case TransportError():
+            code = grpc.StatusCode.ABORTED
+        case _:
+            code = grpc.StatusCode.FAILED_PRECONDITION
     await context.abort(code, str(error))

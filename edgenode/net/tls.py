@@ -34,6 +34,7 @@ Caller = tuple[Subject, str]
 """Who calls, and the id of its key."""
 ANYONE: Caller = Subject("operator", "anyone"), ""
 """Whoever calls a process that works without certificates."""
+MOST_CALLS = 4096  # at once, of one server: several of each of 1,024 nodes
 _NAMES, _CERTIFICATE = "x509_subject_alternative_name", "x509_pem_cert"
 _END = object()
 
@@ -70,7 +71,7 @@ class Insecure:
         return grpc.aio.insecure_channel(target, options=options)
 
     def server(self, options: Options) -> grpc.aio.Server:
-        return grpc.aio.server(options=options)
+        return grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_CALLS)
 
     def bind(self, server: grpc.aio.Server, listen: str) -> int:
         return int(server.add_insecure_port(listen))

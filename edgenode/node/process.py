@@ -135,7 +135,11 @@ class NodeProcess:
             log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
         services = [(peer_server.SERVICE, self._server.add_to)]
         server = serving(
-            self.options.listen, services, reflection=self.options.reflection, security=self.options.security
+            self.options.listen,
+            services,
+            reflection=self.options.reflection,
+            security=self.options.security,
+            most_received=peer_server.MOST_RECEIVED,
         )
         port = await stack.enter_async_context(server)
         if self.options.metrics != "none":

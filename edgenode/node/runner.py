@@ -59,19 +59,24 @@ class Mailbox:
     """The events of one node, in order. It exists before the node, so orders that come early wait here."""
 
     def __init__(self) -> None:
-        self._events: asyncio.Queue[NodeEvent] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[NodeEvent, Callable[[], None]]] = asyncio.Queue()
 
-    def post(self, event: NodeEvent) -> None:
-        """Append an event."""
-        self._events.put_nowait(event)
+    def post(self, event: NodeEvent, taken: Callable[[], None] = lambda: None) -> None:
+        """Append an event. ``taken`` is called when it waits here no more."""
+        self._events.put_nowait((event, taken))
 
     async def get(self) -> NodeEvent:
         """Take the oldest event, or wait for one."""
-        return await self._events.get()
+        event, taken = await self._events.get()
+        taken()
+        return event
 
     def get_all(self) -> list[NodeEvent]:
         """Take what is here now, oldest first."""
-        return [self._events.get_nowait() for _ in range(self._events.qsize())]
+        events = [self._events.get_nowait() for _ in range(self._events.qsize())]
+        for _, taken in events:
+            taken()
+        return [event for event, _ in events]
 
     def starts_halted(self) -> bool:
         """Take the pauses that came before the node starts. Return whether it starts paused: the newest counts."""
@@ -144,7 +149,8 @@ class NodeRunner:
                 post,
                 self._server.faults,
             )
-            self._server.open(identity, lambda m: post(Received(m)), self.replica.learner.max_bytes)
+            window, largest = self.replica.node.window, self.replica.learner.max_bytes
+            self._server.open(identity, lambda message, taken: post(Received(message), taken), largest, window)
             self._server.sponsor(self._model_for)
             helpers = [
                 group.create_task(self.progress.run(), name="reports"),

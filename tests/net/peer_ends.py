@@ -36,24 +36,32 @@ class Receiver:
     answers: bool = True
     opens: bool = True
     max_payload_bytes: int = 1_000
+    window: int = 8
+    busy: bool = False  # its node takes nothing from the mailbox
     port: int = 0
     data: DataSize | None = A_SIZE
     took: list[Message] = field(default_factory=list)
+    waiting: list[Callable[[], None]] = field(default_factory=list)
     server: PeerServer = field(init=False)
 
     @asynccontextmanager
-    async def up(self) -> AsyncIterator[str]:
+    async def up(self, most_received: int = 1 << 20) -> AsyncIterator[str]:
         self.server = PeerServer(self.identity, (frozenset(), None))
         self.server.data = self.data
         if self.opens:
             self.open()
-        async with serving(f"127.0.0.1:{self.port}", [(peer_server.SERVICE, self.server.add_to)], 0.0) as self.port:
+        services = [(peer_server.SERVICE, self.server.add_to)]
+        async with serving(f"127.0.0.1:{self.port}", services, 0.0, most_received=most_received) as self.port:
             yield f"127.0.0.1:{self.port}"
 
     def open(self) -> None:
-        self.server.open(self.identity, self._take, self.max_payload_bytes)
+        self.server.open(self.identity, self._take, self.max_payload_bytes, self.window)
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message, taken: Callable[[], None]) -> None:
+        if self.busy:
+            self.waiting.append(taken)
+        else:
+            taken()
         seen = message.round in {m.round for m in self.took}
         self.took.append(message)
         if self.answers:

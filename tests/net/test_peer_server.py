@@ -92,6 +92,80 @@ async def test_bad_frame_amid_answers_arrives_as_a_refusal() -> None:
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
+# --- what one sender can take
+
+
+async def test_server_reads_no_more_than_a_window_of_pushes() -> None:
+    """A flood waits in the sockets, and the true pushes arrive in their order once the node is free."""
+    receiver = Receiver(busy=True, window=3, max_payload_bytes=100_000)
+    async with receiver.up() as target, a_link(target) as (link, answered):
+        for t in range(40):
+            link.push(a_message(t, bytes(80_000)))
+        await until(lambda: len(receiver.took) == 3)
+        await asyncio.sleep(0.2)
+        assert receiver.rounds == [0, 1, 2]
+        receiver.waiting.pop()()
+        await until(lambda: receiver.rounds == [0, 1, 2, 3])
+        receiver.busy = False
+        while receiver.waiting:
+            receiver.waiting.pop()()
+        await until(lambda: len(answered) == 40)
+    assert receiver.rounds == list(range(40))
+
+
+async def test_sender_that_reads_no_answers_takes_a_limited_amount(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_server, "_MOST_ANSWERS", 16)
+    receiver = Receiver(answers=False)
+    async with receiver.up() as target, a_link(target) as (link, answered):
+        link.push(a_message(0))
+        await until(lambda: bool(receiver.took))
+        for t in range(1, 100):  # without a turn of the loop nothing is written
+            receiver.answer(t)
+        assert receiver.server._streams["n0"].answers.qsize() == 16
+        await until(receiver.server._streams["n0"].answers.empty)
+        receiver.answer(0)
+        await until(lambda: bool(answered))
+
+
+async def test_newer_stream_of_a_name_ends_the_older_one() -> None:
+    receiver = Receiver(answers=False)
+    async with receiver.up() as target, channel(target) as to_peer:
+        older = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
+        await older.write(peer_pb2.PushRequest(hello=N0.to_wire()))
+        await older.read()
+        async with a_link(target) as (link, answered):
+            link.push(a_message(0))
+            await until(lambda: bool(receiver.took))
+            with pytest.raises(grpc.aio.AioRpcError, match="this node has connected again"):
+                await asyncio.wait_for(older.read(), SOON_S)
+            receiver.answer(0)
+            await until(lambda: bool(answered))
+        assert receiver.server.connected <= 1
+
+
+async def test_stream_without_a_greeting_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_server, "_HELLO_S", 0.1)
+    async with Receiver().up() as target, channel(target) as to_peer:
+        stream = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
+        with pytest.raises(grpc.aio.AioRpcError, match="no greeting in"):
+            async with asyncio.timeout(SOON_S):
+                await stream.read()
+
+
+async def test_message_above_a_mebibyte_ends_its_call() -> None:
+    receiver = Receiver(max_payload_bytes=1 << 30)
+    async with receiver.up() as target, a_link(target) as (link, answered), channel(target) as to_peer:
+        stream = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
+        await stream.write(peer_pb2.PushRequest(hello=replace(N0, node="n2").to_wire()))
+        await stream.read()
+        await stream.write(peer_pb2.PushRequest(chunk=bytes(1 << 20)))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(stream.read(), SOON_S)
+        assert caught.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
+        link.push(a_message(0))
+        await until(lambda: bool(answered))
+
+
 async def test_server_waits_a_limited_time_until_every_peer_met_it() -> None:
     receiver = Receiver()
     async with receiver.up() as target, asyncio.timeout(SOON_S):

@@ -91,7 +91,7 @@ async def server(security: Security) -> AsyncIterator[str]:
     """All services of edgenode behind one door. Yields host:port."""
     control = ControlServer(IDENTITY, lambda event: None, lambda node, status: None, str)
     peers = PeerServer(IDENTITY, (frozenset(), None))
-    peers.open(IDENTITY, lambda message: None, 1000)
+    peers.open(IDENTITY, lambda message, taken: taken(), 1000)
     run = SimpleNamespace(status=lambda: ClusterStatus("home"), open_page=str)
     authority = SimpleNamespace(subjects=dict)
     services = [

@@ -77,6 +77,11 @@ class Node:
         return self._state.name
 
     @property
+    def window(self) -> int:
+        """How many of a sender's pushes can wait here."""
+        return self._state.window
+
+    @property
     def round(self) -> int:
         """The round it is in. All rounds before it are mixed."""
         return self._state.round

@@ -43,8 +43,14 @@ class PeerKnowledge:
         self._knows[peer] = max(self._knows.get(peer, 0), number)
 
     def news_for(self, peer: str, plan: Plan) -> tuple[Record, ...]:
-        """The records that a peer is not known to have, oldest first."""
-        return tuple(r for r in plan.records if r.number > self._knows.get(peer, -1))
+        """The records that a peer is not known to have, oldest first.
+
+        A graceful change is offered only when the one before it is in force everywhere. So every member knows all
+        records but the newest graceful one, and the evictions since: a push stays small however long the plan is.
+        """
+        newest = next((r.number for r in reversed(plan.records) if not r.evictions), 0)
+        known = max(self._knows.get(peer, -1), newest - 1)
+        return plan.records[max(0, known + 1 - plan.records[0].number) :]
 
     def forget(self, peer: str) -> None:
         """A peer was evicted: nothing is expected of it, and the next process of its name has begun nothing."""

@@ -66,20 +66,29 @@ def test_members_are_known_to_have_the_oldest_record() -> None:
     assert peers.news_for("n1", PLAN) == (PLAN.latest,)
 
 
-def test_new_member_is_sent_the_whole_chain() -> None:
-    assert PeerKnowledge(PLAN).news_for("n9", PLAN) == PLAN.records
+def test_every_member_knows_all_but_the_newest_graceful_record() -> None:
+    """It was offered when the one before was in force everywhere. Evictions do not wait for that."""
+    assert PeerKnowledge(RING).news_for("n9", PLAN) == (PLAN.latest,)
+    plan = PLAN.extend(PLAN.successor(9))
+    assert PeerKnowledge(RING).news_for("n1", plan) == (plan.latest,)
+    for start, gone in ((12, "n2"), (15, "n1")):
+        stay = tuple(m for m in plan.latest.members if m.node != gone)
+        plan = plan.extend(plan.successor(start, members=stay, evictions=((gone, 3),)))
+    assert PeerKnowledge(RING).news_for("n0", plan) == plan.records[2:]
+
+
+def test_push_stays_small_after_thousands_of_changes() -> None:
+    plan = Plan(tuple(replace(RING.latest, number=n, start=n) for n in range(16_000)))
+    assert PeerKnowledge(RING).news_for("n1", plan) == (plan.latest,)
 
 
 def test_news_is_what_a_peer_does_not_know_oldest_first() -> None:
-    plan = PLAN.extend(PLAN.successor(9))
     peers = PeerKnowledge(RING)
-    assert peers.news_for("n1", plan) == plan.records[1:]
+    assert peers.news_for("n1", PLAN) == PLAN.records[1:]
     peers.learned("n1", 1)
-    assert peers.news_for("n1", plan) == plan.records[2:]
-    peers.learned("n1", 2)
     peers.learned("n1", 0)  # a late answer takes nothing back
-    assert peers.news_for("n1", plan) == ()
-    assert peers.news_for("n2", plan) == plan.records[1:]
+    assert peers.news_for("n1", PLAN) == ()
+    assert peers.news_for("n2", PLAN) == PLAN.records[1:]
 
 
 def test_resumed_chain_counts_from_its_first_record() -> None:
