@@ -29,7 +29,9 @@ REMEDY = "start with --recover to take the plan from the running nodes"
 
 
 def a_persist(term: int = 2) -> Persist:
-    plan = PLAN.extend(PLAN.successor(9, term=2, handoffs=(("n7", "n0"),), evictions=(("n8", 7),)))
+    before = create_plan("home", [*PLAN.latest.members, Member("n7"), Member("n8")], PLAN.latest.schedule)
+    removal = {"handoffs": (("n7", "n0"),), "evictions": (("n8", 7),), "members": PLAN.latest.members}
+    plan = before.extend(before.successor(9, term=2, **removal))
     mine = GraphSpec("mine", (("n0", "n1"), ("n1", "n0")))
     queued = Rotate(UNREQUESTED, (mine, GraphSpec("b")), Period(6, "epochs")), Stop(UNREQUESTED)
     return Persist(term, 5, plan, True, Schedule((mine,), every=2, origin=9), queued)
