@@ -140,6 +140,11 @@ def check_networked(config: Config, controller: bool) -> None:
             f"algorithm.name = {name}: it tests models on the training data of other nodes, which devices keep to "
             "themselves; use edgenode simulate"
         )
+    if not controller and config.run.on_poison != "report":
+        raise ConfigError(
+            f'run.on_poison = "{config.run.on_poison}": only a controller pauses a run or evicts a member; without '
+            'one, it must be "report"'
+        )
     if controller and definition.rule().fixed:
         raise ConfigError(
             f"algorithm.name = {name}: its nodes keep state about their neighbours, so none can join, leave or be "
@@ -177,6 +182,7 @@ def run_spec(config: Config) -> RunSpec:
         rounds=algorithm_spec(config).rounds,
         min_nodes=config.run.min_nodes,
         requirements=requirements(config),
+        on_poison=config.run.on_poison,
     )
 
 

@@ -52,6 +52,8 @@ from edgenode.storage.filesystem import default_state_dir
               "[default: model.safetensors in --state-dir]")  # fmt: skip
 @click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH", show_envvar=True,
               help="Discard this node's checkpoints instead of resuming from them.")  # fmt: skip
+@click.option("--resume-from", type=click.IntRange(0), metavar="ROUND", envvar="EDGENODE_RESUME_FROM",
+              show_envvar=True, help="Resume from the checkpoint of this round, on every node.")  # fmt: skip
 @click.option("--metrics", default="none", show_default=True, metavar="H:P|none", envvar="EDGENODE_METRICS",
               show_envvar=True, help="Address where this node serves /metrics for Prometheus.")  # fmt: skip
 @click.option("--wait", "wait_s", default=300.0, show_default=True, envvar="EDGENODE_WAIT", metavar="SECONDS",
@@ -72,6 +74,7 @@ def run(
     state_dir: Path | None,
     publish: Path | None,
     fresh: bool,
+    resume_from: int | None,
     metrics: str,
     wait_s: float,
     track: str,
@@ -94,9 +97,12 @@ def run(
       edgenode run --config run.toml --metrics 0.0.0.0:9100       serve metrics to Prometheus
       edgenode run --config run.toml --set run.publish_every=20 --publish /srv/model.safetensors   use it meanwhile
       edgenode run --config run.toml --fresh                      discard earlier checkpoints
+      edgenode run --config run.toml --resume-from 800            go back to an earlier round, on every node
       edgenode run --config run.toml --join edgenode-invite-...   enrol this device, once
     """
     config = load_config(config_path, settings)
+    if fresh and resume_from is not None:
+        raise click.UsageError("--fresh discards the checkpoint that --resume-from names: give one of them")
     from edgenode.node.options import node_options
 
     name = node_name(name)
@@ -113,7 +119,9 @@ def run(
     security = node_security(options, join, insecure)
     take_sigterm_as_ctrl_c()
     try:
-        run_node(replace(options, security=security), TaskWorkload(config, options.name, warn=warn))
+        run_node(
+            replace(options, security=security, resume_from=resume_from), TaskWorkload(config, options.name, warn=warn)
+        )
     except KeyboardInterrupt:
         click.echo(f"edgenode: results so far are in {options.state_dir}", err=True)
         raise

@@ -86,6 +86,8 @@ def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
             err=True,
         )
         raise
+    for alarm in simulation.alarms:
+        warn(alarm)
     if reason := result_file.no_gain(simulation.before_average, result["mean_test_accuracy"]):
         warn(reason)
     return result

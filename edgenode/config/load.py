@@ -189,6 +189,8 @@ def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None
     if algorithm.blocks > _MAX_BLOCKS:
         least = f"1/{_MAX_BLOCKS} or more: each block has its own weight"
         raise refuse("share", f"with {algorithm.compressor} it must be {least}")
+    if algorithm.clip is not None and definition.rule().fixed:
+        raise refuse("clip", f"with {name} it must be unset: its nodes keep the sum of all messages of a neighbour")
     if definition.searches_share and rate is not None:
         raise refuse("averaging_rate", f"with {name} it must be unset: it follows the share")
     if rate is None or not definition.communicates:

@@ -39,6 +39,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1, title="a number from 0 to 1")]
 FractionBelow1 = Annotated[float, Meta(ge=0, lt=1, title="a number from 0 to below 1")]
 FractionAbove0 = Annotated[float, Meta(gt=0, le=1, title="a number above 0 and at most 1")]
 PositiveOrUnset = Annotated[Positive | None, Meta(title="a number above 0, or unset")]
+AtLeastOneOrUnset = Annotated[Annotated[float, Meta(ge=1)] | None, Meta(title="a number, 1 or more, or unset")]
 AtLeast1OrUnset = Annotated[AtLeast1 | None, Meta(title="a whole number, 1 or more, or unset")]
 AtLeast1OrAuto = Annotated[AtLeast1 | Literal["auto"], Meta(title='a whole number, 1 or more, or "auto"')]
 RoundsOrAuto = Annotated[AtLeast0 | Literal["auto"], Meta(title='a whole number, 0 or more, or "auto"')]
@@ -80,6 +81,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     straggler: Annotated[
         Literal["wait", "drop"], "policy for a responsive member that delays the others for evict_after_s"
     ] = "wait"
+    on_poison: Annotated[
+        Literal["report", "pause", "evict"],
+        "what follows when a member's message raises the poison alarm, beyond a warning: nothing, a pause, or its "
+        "eviction",
+    ] = "report"
     min_nodes: Annotated[UpTo1024, "number of members below which none is evicted and none may leave"] = 1
     window: Annotated[UpTo1024, "rounds a node may be ahead of its oldest unacknowledged push"] = 8
     threads: Annotated[AtLeast1OrAuto, "torch threads of a node (auto: one per physical core)"] = "auto"
@@ -173,6 +179,10 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     bits: Annotated[Literal[4, 2, 1], "bits per value of the random compressor"] = 4
     values: Annotated[ValueFormat, "number format in which topk, identity and rolling send values"] = "int8"
     averaging_rate: Annotated[PositiveOrUnset, "the paper's η (unset: the algorithm's default)"] = None
+    clip: Annotated[
+        AtLeastOneOrUnset,
+        "if set, a received message that is longer than this many times what is expected is shortened to that",
+    ] = None
     gossip_rounds: Annotated[RoundsOrAuto, "rounds of SCSP's last phase (auto: as many as gossip_tolerance needs)"] = (
         "auto"
     )

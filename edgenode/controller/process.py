@@ -38,6 +38,7 @@ from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import (
     UNREQUESTED,
+    Accused,
     ClusterAction,
     ClusterEvent,
     Disconnected,
@@ -72,6 +73,7 @@ from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import Services, join_address, serves, serving, split_address
 from edgenode.net.tls import INSECURE, Security
 from edgenode.net.wire import PROTOCOL, Identity
+from edgenode.observability.run_events import poison_alarm
 from edgenode.observability.run_recorder import RunRecorder
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tracking import Tracking
@@ -267,7 +269,7 @@ class Controller:
         self.nodes.add_members(self.cluster.plan)
         for action in actions:
             await self._perform(action)
-        self._recorder.observe(self.cluster.plan, self.cluster.paused)
+        self._recorder.observe(self.cluster.plan, self.cluster.paused, self.cluster.halted_by)
 
     async def _perform(self, action: ClusterAction) -> None:
         match action:
@@ -284,6 +286,10 @@ class Controller:
                     log.info("a queued change takes effect", at_round=start)
             case Reply():
                 self.operator_service.reply(action)
+            case Accused(node, accusation):
+                event = poison_alarm(node, accusation)
+                log.warning("poison alarm", round=event.round, reason=event.text)
+                self._recorder.note(event)
             case _:
                 assert_never(action)
 

@@ -13,6 +13,7 @@ import structlog
 
 from edgenode.core.protocol.orders import (
     Abort,
+    Accusation,
     FenceAnswer,
     Fetched,
     Hello,
@@ -78,7 +79,7 @@ class ControlLink:
         self._progress = progress_to_wire(progress, status)
         self._wake.set()
 
-    def report(self, report: OfferAnswer | FenceAnswer | Fetched | Leave | NewKey | Abort) -> None:
+    def report(self, report: OfferAnswer | FenceAnswer | Fetched | Leave | NewKey | Abort | Accusation) -> None:
         """Send a report. Reports arrive in order, or not at all if the link breaks."""
         self._outbox.append(report_to_wire(report))
         self._wake.set()

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from edgenode.core.protocol.orders import (
     Abort,
+    Accusation,
     EvictionCommitted,
     Fence,
     FenceAnswer,
@@ -179,7 +180,9 @@ def progress_to_wire(progress: Progress, status: NodeStatus) -> control_pb2.Atte
     return control_pb2.AttendRequest(progress=wire)
 
 
-def report_to_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave | NewKey | Abort) -> control_pb2.AttendRequest:
+def report_to_wire(
+    report: OfferAnswer | FenceAnswer | Fetched | Leave | NewKey | Abort | Accusation,
+) -> control_pb2.AttendRequest:
     """A report other than Join and Progress. Each of them is sent."""
     match report:
         case OfferAnswer(number, digest, accepted, next_round):
@@ -195,6 +198,9 @@ def report_to_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave | NewKey 
             return control_pb2.AttendRequest(new_key=control_pb2.NewKey(key=key))
         case Abort(reason):
             return control_pb2.AttendRequest(abort=control_pb2.Abort(reason=reason))
+        case Accusation(member, incarnation, t, reason):
+            accusation = control_pb2.Accusation(member=member, incarnation=incarnation, round=t, reason=reason)
+            return control_pb2.AttendRequest(accusation=accusation)
     assert_never(report)
 
 
@@ -222,6 +228,12 @@ def report_from_wire(wire: control_pb2.AttendRequest) -> NodeReport:
             return NewKey(key_id_from_wire(wire.new_key.key))
         case "abort":
             return Abort(reason_from_wire(wire.abort.reason))
+        case "accusation":
+            accusation = wire.accusation
+            member, reason = accusation.member, reason_from_wire(accusation.reason)
+            return Accusation(
+                name_from_wire(member) if member else "", accusation.incarnation, accusation.round, reason
+            )
         case other:
             raise RemoteProtocolError(f"unexpected report {other!r}")
 

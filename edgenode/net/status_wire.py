@@ -33,7 +33,7 @@ _MOST_NAMES = 1024
 _LONGEST_TEXT = 1000
 _COUNTS = (
     "round", "rounds", "messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire_bytes", "dense_bytes",
-    "peak_memory_bytes", "sketch_round",
+    "peak_memory_bytes", "sketch_round", "alarms",
 )  # fmt: skip
 _FIGURES = ("u", "round_s", "waiting_s", "joules_per_round")
 
@@ -63,6 +63,7 @@ def node_status_to_wire(status: NodeStatus) -> control_pb2.Progress:
         sketch=status.sketch,
         error=status.error,
         faults=[control_pb2.Fault(peer=f.peer, kind=f.kind, count=f.count) for f in status.faults],
+        alarms=status.alarms,
     )
 
 
@@ -96,6 +97,7 @@ def node_status_from_wire(wire: control_pb2.Progress) -> NodeStatus:
         sketch=_finite(wire.sketch),
         error=wire.error[:_LONGEST_TEXT],
         faults=tuple(Fault(f.peer, f.kind, f.count) for f in wire.faults[:_MOST_NAMES]),
+        alarms=wire.alarms,
     )
 
 

@@ -24,6 +24,7 @@ class Options:
         controller: "mdns", "none", or host:port.
         publish: where the model is published, if not in the state folder.
         fresh: discard the checkpoints.
+        resume_from: the round to resume from. None is the newest that all nodes have.
         wait_s: how long to look for the controller, or for the peers.
         metrics: host:port for Prometheus, or "none".
         reflection: whether gRPC clients can list the services.
@@ -44,6 +45,7 @@ class Options:
     publish: Path | None = None
     track: str = ""
     security: Security = INSECURE
+    resume_from: int | None = None
 
     @property
     def model_file(self) -> Path:

@@ -26,7 +26,7 @@ from edgenode.core.protocol.events import Publish
 from edgenode.core.protocol.orders import NewKey
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
-from edgenode.errors import ConfigError, Evicted, OtherRun, first_cause
+from edgenode.errors import CheckpointError, ConfigError, Evicted, OtherRun, first_cause
 from edgenode.net import peer_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.discovery import Discovery
@@ -92,17 +92,25 @@ class NodeProcess:
         self._activity = "loading the data"  # until there is a runner
 
     def _scan_checkpoints(self) -> tuple[frozenset[int], Plan | None]:
-        """The rounds of the intact checkpoints, and the plan of the newest.
+        """The rounds of the intact checkpoints that the run may resume from, and the plan of the newest.
 
         Raises:
-            ConfigError: the checkpoints are of another run.
+            ConfigError: the checkpoints are of another run, or there is none of the requested round.
         """
         if self.options.fresh and self.store.folder.exists():
             shutil.rmtree(self.store.folder)
+        chosen = self.options.resume_from
         try:
+            if chosen is not None:
+                return frozenset({chosen}), self.store.load(chosen).plan
             rounds, plan, damage = self.store.scan()
         except OtherRun as exc:
             raise ConfigError(f"{exc}; discard it with --fresh, or choose another --state-dir") from exc
+        except CheckpointError as exc:
+            if chosen is None:
+                raise
+            saved = ", ".join(map(str, sorted(self.store.rounds()))) or "none"
+            raise ConfigError(f"--resume-from {chosen}: {exc}; there are checkpoints of these rounds: {saved}") from exc
         for reason in damage:
             log.warning("skipping a checkpoint", reason=reason)
         if damage and not rounds:
@@ -338,6 +346,8 @@ def run_node(
                 return asyncio.run(process.run())
             except Evicted as exc:
                 log.warning("rejoining as a newcomer", reason=str(exc))
-                options = replace(options, fresh=False)  # the next process starts from what this one has saved
+                options = replace(
+                    options, fresh=False, resume_from=None
+                )  # the next process starts from what this one has saved
             except BaseExceptionGroup as exc:
                 raise first_cause(exc) from exc

@@ -227,6 +227,7 @@ class ProgressReporter:
             state=state,
             error=error,
             faults=self._faults.counted,
+            alarms=stats.alarms,
             peak_memory_bytes=usage.peak_memory_bytes or 0,
             joules_per_round=usage.joules_per_round,
             power_sensor=usage.power_sensor,

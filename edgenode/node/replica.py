@@ -6,7 +6,7 @@ here, once. Nothing here waits or reads a clock.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from edgenode.config.schema import Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.poison_alarm import EvaluationWatch, PoisonAlarm
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import Mixed, NodeAction, NodeEvent, Publish, Save, Train, Trained
 from edgenode.core.protocol.node import Node
-from edgenode.core.protocol.orders import Abort
+from edgenode.core.protocol.orders import Abort, Accusation
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.signatures import UNSIGNED, Verifier
 from edgenode.errors import Diverged
@@ -59,6 +60,8 @@ class NodeStats:
     wire_bytes: int = 0
     gossip_bytes: int = 0
     received_bytes: int = 0
+    alarms: int = 0
+    good_until: int | None = None  # of a checkpoint that was written while something was wrong
     loss: float | None = None
     accuracy: float | None = None
     before_average: float | None = None  # the last accuracy measured before the final gossip
@@ -101,6 +104,11 @@ class Replica:
         self.learner = VectorLearner(
             algorithm_spec, self.layout, self._first_state(algorithm_spec, start), config.run.seed, name
         )
+        refuses, clip = config.run.on_poison != "report", config.algorithm.clip
+        self._alarm = PoisonAlarm(self.learner, refuses, clip, newcomer=start.fetched is not None)
+        self._watch = EvaluationWatch(self.stats.good_until)
+        self._alarms_of = Counter[str]()
+        self._since_evaluation = deque[float](maxlen=1024)  # the losses
         self._weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.node = Node(
             name,
@@ -112,6 +120,7 @@ class Replica:
             checkpoint_every=config.run.checkpoint_every,
             publish_every=config.run.publish_every,
             verifier=verifier,
+            alarm=self._alarm,
         )
 
     def _first_state(self, algorithm_spec: AlgorithmSpec, start: StartPoint) -> State:
@@ -163,6 +172,7 @@ class Replica:
         self.stats.loss = step.loss
         if step.loss is not None:  # a workload need not know one
             self._losses.append((action.round, step.loss))
+            self._since_evaluation.append(step.loss)
         return Trained(action.round, local_update)
 
     def _abort(self, error: Diverged) -> Abort:
@@ -186,6 +196,33 @@ class Replica:
             self.stats.before_average = self.stats.accuracy
             self.trainer.measure_statistics(z)
         return self.evaluate(z)
+
+    def judge_evaluation(self, t: int) -> Accusation | None:
+        """After the evaluation of the model after ``t`` rounds: whether it collapsed, and what was mixed before."""
+        losses, score = self._since_evaluation, self.stats.accuracy
+        if score is None and losses:
+            score = 1 / (1 + sum(losses) / len(losses))
+        mixed = ", ".join(sorted(self._alarm.mixed)) or "no other node"
+        losses.clear()
+        self._alarm.mixed.clear()
+        fell = self._watch.evaluated(t, score) if score is not None else ""
+        return Accusation("", 0, t, f"{fell}; mixed since: {mixed}") if fell else None
+
+    def note(self, accusation: Accusation) -> bool:
+        """Count an alarm. Whether to report it: the first, second, fourth, ... of a member.
+
+        A message that was mixed as it is leaves a model that may not be good any more.
+        """
+        if accusation.member and self._config.run.on_poison == "report":
+            self._watch.suspect(accusation.round)
+        self.stats.alarms += 1
+        self._alarms_of[accusation.member] += 1
+        return self._alarms_of[accusation.member].bit_count() == 1
+
+    def good_checkpoints(self) -> list[int]:
+        """The rounds of the checkpoints from before something went wrong, if something did."""
+        until = self._watch.good_until
+        return sorted(t for t in self._store.rounds() if until is not None and t <= until) if self._store else []
 
     def sketch(self, t: int, z: Floats) -> None:
         """Keep the sketch of z after ``t`` rounds, for reports."""
@@ -217,8 +254,12 @@ class Replica:
             "wire_bytes": wire_bytes,
             "gossip_bytes": stats.gossip_bytes,
             "received_bytes": stats.received_bytes,
+            "alarms": stats.alarms,
         }
-        self._store.save(Checkpoint(action.round, action.state, action.plan, self.trainer.local_state(), counts))
+        if (good_until := self._watch.good_until) is not None:
+            counts["good_until"] = good_until
+        checkpoint = Checkpoint(action.round, action.state, action.plan, self.trainer.local_state(), counts)
+        self._store.save(checkpoint, good_until)
 
     # --- the end ------------------------------------------------------------------------------------
 

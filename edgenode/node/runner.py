@@ -35,7 +35,7 @@ from edgenode.core.protocol.events import (
     Train,
 )
 from edgenode.core.protocol.messages import Ack, Verdict
-from edgenode.core.protocol.orders import Halt
+from edgenode.core.protocol.orders import Accusation, Halt
 from edgenode.core.protocol.plan import Record
 from edgenode.core.protocol.status import NodeState
 from edgenode.errors import CheckpointError, Diverged, RemoteProtocolError
@@ -267,10 +267,14 @@ class NodeRunner:
                 self._close_round(action, self._peers)
             case Evaluate(t, z):
                 self.progress.evaluated(t, await self._measure(t, z, self.replica.evaluate))
+                if accusation := self.replica.judge_evaluation(t):
+                    self._accuse(accusation)
             case Publish():
                 await self._publish(action)
             case Save():
                 await self._save(action)
+            case Report(Accusation() as accusation):
+                self._accuse(accusation)
             case Report(report):
                 if self._link is not None:
                     self._link.report(report)
@@ -285,6 +289,19 @@ class NodeRunner:
                 raise error
             case _:
                 assert_never(action)
+
+    def _accuse(self, accusation: Accusation) -> None:
+        if not self.replica.note(accusation):
+            return
+        log.warning(
+            "poison alarm",
+            member=accusation.member or "unknown",
+            round=accusation.round,
+            reason=accusation.reason,
+            good_checkpoints=self.replica.good_checkpoints(),
+        )
+        if self._link is not None:
+            self._link.report(accusation)
 
     def _close_round(self, mixed: Mixed, peers: Peers) -> None:
         self._wait.end()

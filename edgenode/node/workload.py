@@ -130,4 +130,4 @@ def checkpoint_store(state_dir: Path, config: Config, workload: Workload) -> Che
     text = config.shared()
     if identity := workload.identity():
         text = canonical({**json.loads(text), **identity})
-    return CheckpointStore(state_dir, digest(text), config=text)
+    return CheckpointStore(state_dir, digest(text), config=text, every=config.run.checkpoint_every)

@@ -45,6 +45,10 @@ _GAUGES: _Metrics = {
 _COUNTERS: _Metrics = {
     "edgenode_messages": ("Pushes sent.", lambda n: n.status.messages),
     "edgenode_received_bytes": ("Payload bytes of the pushes received.", lambda n: n.status.received_bytes),
+    "edgenode_poison_alarms": (
+        "Poison alarms: received messages beyond what is expected, and collapses of the own evaluation.",
+        lambda n: n.status.alarms,
+    ),
     "edgenode_wire_bytes": ("Bytes of the gRPC messages sent to peers.", lambda n: n.status.wire_bytes),
     "edgenode_dense_bytes": (
         "Size of the same pushes as uncompressed float32, in bytes.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
+from edgenode.core.protocol.orders import Accusation
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.protocol.status import ClusterStatus, NodeState
 from edgenode.storage.run_history import NO_RECORD, RESTARTED, RunEvent, RunSoFar
@@ -33,7 +34,7 @@ class EventWatch:
         """Whether there are events since the last call of ``news``."""
         return plan.latest.number > self._record or paused != self._paused
 
-    def news(self, plan: Plan, paused: bool, reached: int) -> list[RunEvent]:
+    def news(self, plan: Plan, paused: bool, reached: int, halted_by: str = "by an operator") -> list[RunEvent]:
         """The events since the last call."""
         at, found = time.time(), list[RunEvent]()
         if self._term is not None and self._record != NO_RECORD:
@@ -47,9 +48,17 @@ class EventWatch:
         self._record = max(self._record, plan.latest.number)
         if paused != self._paused:
             kind = "paused" if paused else "resumed"
-            found.append(RunEvent(at, reached, kind, "by an operator"))
+            found.append(RunEvent(at, reached, kind, halted_by))
             self._paused = paused
         return found
+
+
+def poison_alarm(accuser: str, accusation: Accusation) -> RunEvent:
+    """What a member reports of another, or of its own evaluation."""
+    about = f"{accusation.member}: " if accusation.member else ""
+    return RunEvent(
+        time.time(), accusation.round, "poison alarm", f"{about}{accusation.reason} (reported by {accuser})"
+    )
 
 
 def ending(outcome: str, status: ClusterStatus) -> RunEvent:

@@ -70,10 +70,14 @@ class RunRecorder:
                 log.warning("the run continues without a history", reason=str(exc))
                 return
 
-    def observe(self, plan: Plan | None, paused: bool) -> None:
+    def observe(self, plan: Plan | None, paused: bool, halted_by: str = "by an operator") -> None:
         """Note what is new. To be called after every change, so that no short pause is missed."""
         if self._events and plan is not None and self._events.is_news(plan, paused):
-            self._news += self._events.news(plan, paused, self._run.status().round)
+            self._news += self._events.news(plan, paused, self._run.status().round, halted_by)
+
+    def note(self, event: RunEvent) -> None:
+        """Record an event that neither the plan nor the pause shows."""
+        self._news.append(event)
 
     async def end(self, ended_well: bool) -> None:
         """Record the end of the run. Its outcome is "stopped" if a node reports that it stopped."""

@@ -91,6 +91,7 @@ def node_json(node: NodeView) -> dict[str, Any]:
         "joules_per_round": status.joules_per_round,
         "power_sensor": status.power_sensor,
         "error": status.error,
+        "alarms": status.alarms,
     }
 
 

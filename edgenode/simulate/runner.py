@@ -42,7 +42,7 @@ from edgenode.core.protocol.events import (
     Save,
     Train,
 )
-from edgenode.core.protocol.orders import Abort
+from edgenode.core.protocol.orders import Abort, Accusation
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
@@ -70,6 +70,7 @@ class Simulation:
     Attributes:
         damage: one line for each damaged checkpoint that was skipped.
         warnings: what is allowed and yet probably not intended.
+        alarms: one line for each poison alarm so far.
         round: every node has mixed all rounds before it.
         rounds: the number of rounds of the whole run.
         epoch_rounds: rounds of one epoch of the run.
@@ -82,6 +83,7 @@ class Simulation:
     def __init__(self, config: Config, out: Path | None = None) -> None:
         self._config, self._out = config, out
         self.warnings: list[str] = []
+        self.alarms: list[str] = []
         names = sorted(f"node-{i}" for i in range(config.run.nodes))
         first = TaskWorkload(config, names[0], warn=self.warnings.append)
         workloads = {names[0]: first} | {name: TaskWorkload(config, name, first) for name in names[1:]}
@@ -204,6 +206,7 @@ class Simulation:
                 replica.count(action)
             case Evaluate(t, z):
                 accuracy = replica.evaluate(z)
+                self._note(name, replica, replica.judge_evaluation(t))
                 if t == self._config.run.rounds:
                     self._end_training(name, replica.result(t, accuracy), z)
             case Publish():
@@ -217,8 +220,15 @@ class Simulation:
                 raise error
             case Await() | Report(Abort()):
                 pass
+            case Report(Accusation() as accusation):
+                self._note(name, replica, accusation)
             case Report() | PlanChanged():
                 raise LocalProtocolError(f"{name} answers {action} without a request")
+
+    def _note(self, name: str, replica: Replica, accusation: Accusation | None) -> None:
+        if accusation is not None and replica.note(accusation):
+            member, t = accusation.member or "unknown", accusation.round
+            self.alarms.append(f"poison alarm at {name}: {member} in round {t}: {accusation.reason}")
 
     def _train(self, name: str, action: Train) -> None:
         self._queue.append((name, self._replicas[name].train(action)))

@@ -11,7 +11,11 @@ loaded until two newer rounds are saved. The steps of a save, with what can be l
 3. If the round was saved before, rename that checkpoint to a hidden name. Loads read it there until step 4 is done.
 4. Rename the new folder into place. Until the next step, a load finds the old checkpoint or the new one, each whole.
 5. Flush the checkpoint folder. The new checkpoint survives from here on.
-6. Remove what is older than the newest two. Only now, because before step 5 the new one could be lost.
+6. Remove what is not kept any more. Only now, because before step 5 the new one could be lost.
+
+A run resumes from one of the newest two. Older ones are kept for an operator who goes back to before something went
+wrong, ever fewer of them: of the rounds that ``every`` times 1, 2, 4, 8 and so on divide, the newest two each. So all
+nodes keep the same rounds. While something is wrong, only rounds from before count, and new checkpoints replace none.
 
 Damage of other kinds is detected: SHA256SUMS covers all content. ``load`` verifies it, and so does
 ``sha256sum -c SHA256SUMS`` in the folder of a checkpoint.
@@ -21,7 +25,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -70,14 +74,20 @@ class CheckpointStore:
 
     Args:
         config: what ``run_digest`` is the digest of, so that an error can name the keys that differ.
+        every: rounds between two checkpoints. 0 keeps the newest two and no older ones.
     """
 
-    def __init__(self, state_dir: Path, run_digest: str, disk: Disk = REAL_DISK, config: str = "") -> None:
+    def __init__(
+        self, state_dir: Path, run_digest: str, disk: Disk = REAL_DISK, config: str = "", every: int = 0
+    ) -> None:
         self.folder = state_dir / CHECKPOINTS
-        self._run_digest, self._config, self._disk = run_digest, config, disk
+        self._run_digest, self._config, self._disk, self._every = run_digest, config, disk, every
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then remove all but the newest two. It is on the medium when this returns.
+    def save(self, checkpoint: Checkpoint, good_until: int | None = None) -> None:
+        """Write a checkpoint, then remove those that are not kept. It is on the medium when this returns.
+
+        Args:
+            good_until: the newest round before something went wrong. None if all is well.
 
         Raises:
             CheckpointError: the disk does not accept it.
@@ -90,7 +100,7 @@ class CheckpointStore:
                 self._disk.remove(scratch)
             raise CheckpointError(f"cannot write the checkpoint of round {checkpoint.round}: {exc}") from exc
         with suppress(OSError, CheckpointError):
-            self._remove_older(checkpoint.round)
+            self._remove_older(checkpoint.round, good_until)
 
     def _write(self, checkpoint: Checkpoint, scratch: Path) -> None:
         disk, place = self._disk, self._place(checkpoint.round)
@@ -112,11 +122,16 @@ class CheckpointStore:
         # precaution: the folder of a renamed checkpoint is flushed
         disk.flush(self.folder)
 
-    def _remove_older(self, saved: int) -> None:
+    def _remove_older(self, saved: int, good_until: int | None) -> None:
         self._disk.remove(self._hidden(saved, _REPLACED))
-        for old in sorted(self.rounds())[:-_KEPT]:
+        good = [t for t in self.rounds() if good_until is None or t <= good_until]
+        for old in self.rounds() - self._newest() - thinned(good, self._every):
             self._disk.remove(self._hidden(old, _REPLACED))
             self._disk.remove(self._place(old))
+
+    def _newest(self) -> set[int]:
+        """The rounds that a run can resume from by itself."""
+        return set(sorted(self.rounds())[-_KEPT:])
 
     def rounds(self) -> frozenset[int]:
         """The rounds with a checkpoint, intact or not.
@@ -186,14 +201,14 @@ class CheckpointStore:
             raise CheckpointError(f"cannot remove the checkpoints after round {t}: {exc}") from exc
 
     def scan(self) -> tuple[frozenset[int], Plan | None, tuple[str, ...]]:
-        """Verify all checkpoints. Return the intact rounds, the plan of the newest, and a text for each damaged one.
+        """Verify the newest two. Return the intact rounds, the plan of the newest, and a text for each damaged one.
 
         Raises:
             OtherRun: a checkpoint belongs to another run.
             CheckpointError: the folder cannot be read.
         """
         plans, damage = {}, []
-        for t in sorted(self.rounds()):
+        for t in sorted(self._newest()):
             try:
                 plans[t] = self.load(t).plan
             except OtherRun:
@@ -221,6 +236,16 @@ class CheckpointStore:
         }
         files = {_STATE: tensors.save(arrays), _META: json.dumps(meta, indent=1).encode()}
         return files | {_SUMS: _sums(files)}
+
+
+def thinned(rounds: Iterable[int], every: int) -> set[int]:
+    """The rounds to keep for long. What is not among them at one round is not among them later."""
+    level, kept = [t for t in sorted(rounds) if every and t % every == 0], set[int]()
+    while level:
+        kept |= set(level[-2:])
+        every *= 2
+        level = [t for t in level if t % every == 0] if len(level) > 2 else []
+    return kept
 
 
 def _sums(files: Mapping[str, bytes]) -> bytes:

@@ -10,7 +10,7 @@ from edgenode.config.schema import Config
 OTHER: dict[str, Any] = {
     "run.cluster": "lab-2", "run.nodes": 5, "run.rounds": 7, "run.seed": 1, "run.checkpoint_every": 3,
     "run.evaluate_every": 0, "run.publish_every": 10, "run.barrier_timeout_s": 2.5, "run.evict_after_s": 7.5,
-    "run.straggler": "drop", "run.min_nodes": 2,
+    "run.straggler": "drop", "run.on_poison": "evict", "run.min_nodes": 2,
     "run.window": 9, "run.threads": 2, "run.device": "cuda", "task.dataset": "cifar10", "task.data_dir": "/data",
     "task.classes": ("cat", "dog"),
     "task.entry": "birds.task:Birds", "task.options": {"width": 32, "name": "x", "deep": False, "sizes": [1, 2.5]},
@@ -23,7 +23,8 @@ OTHER: dict[str, Any] = {
     "task.precision": "bfloat16",
     "algorithm.name": "sp", "algorithm.compressor": "identity",
     "algorithm.share": 0.1, "algorithm.bits": 2, "algorithm.values": "float32",
-    "algorithm.averaging_rate": 0.004, "algorithm.gossip_rounds": 40, "algorithm.gossip_tolerance": 0.01,
+    "algorithm.averaging_rate": 0.004, "algorithm.clip": 2.0,
+    "algorithm.gossip_rounds": 40, "algorithm.gossip_tolerance": 0.01,
     "algorithm.gossip_graph": "complete", "algorithm.gossip_values": "int8",
     "algorithm.travel_every": 100, "algorithm.tolerated_loss": 0.1,
     "algorithm.loss_weight": 10.0, "topology.graphs": ("a", "graphs/ring.edges"),

@@ -7,6 +7,7 @@ from typing import Protocol, assert_never
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import (
     UNREQUESTED,
+    Accused,
     ClusterAction,
     ClusterEvent,
     Disconnected,
@@ -114,6 +115,8 @@ class ControllerShell:
                 self._host.persist(action)
             case Reply():
                 self.requests.replied(action)
+            case Accused():
+                pass  # for people
             case _:
                 assert_never(action)
 

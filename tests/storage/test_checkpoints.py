@@ -16,13 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError
-from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
+from edgenode.storage.checkpoints import Checkpoint, CheckpointStore, thinned
 from edgenode.storage.filesystem import write_atomically
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
@@ -477,3 +479,41 @@ def test_text_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
         write_atomically(path, text)
         assert path.read_text(encoding="utf-8") == text
     assert list(tmp_path.iterdir()) == [path]
+
+
+# --- older checkpoints, for going back
+
+
+def test_older_rounds_are_kept_ever_more_sparsely(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "run", every=10)
+    for t in range(0, 210, 10):
+        store.save(a_checkpoint(t))
+    assert store.rounds() == {0, 80, 160, 180, 190, 200}
+
+
+def test_rounds_after_something_went_wrong_replace_none_from_before(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "run", every=10)
+    for t in range(0, 500, 10):
+        store.save(a_checkpoint(t), good_until=None if t <= 125 else 125)
+    assert store.rounds() == {0, 80, 100, 110, 120, 480, 490}
+    store.save(a_checkpoint(500))  # a false alarm
+    assert store.rounds() == {0, 80, 120, 480, 490, 500}
+
+
+@given(every=st.integers(1, 50), newest=st.integers(0, 300), steps=st.integers(1, 60))
+def test_what_is_not_kept_at_one_round_is_not_kept_later(every: int, newest: int, steps: int) -> None:
+    def kept(count: int) -> set[int]:
+        return thinned((every * i for i in range(count + 1)), every)
+
+    early, late = kept(newest), kept(newest + steps)
+    assert {t for t in late if t <= every * newest} <= early
+    assert {0, every * newest} <= early
+    assert len(early) <= 2 + 2 * newest.bit_length()
+
+
+def test_run_resumes_by_itself_from_the_newest_two_rounds_only(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "run", every=10)
+    for t in range(0, 110, 10):
+        store.save(a_checkpoint(t))
+    assert store.rounds() == {0, 40, 80, 90, 100}
+    assert store.scan()[0] == {90, 100}

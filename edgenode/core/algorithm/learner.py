@@ -129,6 +129,14 @@ class VectorLearner:
         return float(self.state.u.mean())
 
     @property
+    def own_push(self) -> tuple[Payload, Weights, int | None]:
+        """The own message of the round between ``compress_update`` and ``mix_round``: payload, u and block."""
+        if self._unmixed is None:
+            raise LocalProtocolError("no round is between compress_update and mix_round")
+        own = self._sent[self._unmixed]
+        return own.payload, own.u, own.block
+
+    @property
     def max_bytes(self) -> int:
         """An upper bound of the size of any payload."""
         own = self.algorithm_spec.compressor.format

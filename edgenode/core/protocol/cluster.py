@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import assert_never
 
+from edgenode.core.protocol.accusations import Accusations
 from edgenode.core.protocol.bootstrap import Bootstrap
 from edgenode.core.protocol.changes import Departure
 from edgenode.core.protocol.cluster_state import ClusterState
@@ -45,6 +46,7 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.eviction import Evictions
 from edgenode.core.protocol.orders import (
     Abort,
+    Accusation,
     EvictionCommitted,
     FenceAnswer,
     Fetched,
@@ -98,6 +100,7 @@ class Cluster:
         self._changes = PendingChanges(self._state, lambda node: self._evict_all([node]))
         self._evictions = Evictions(self._state, self._changes)
         self._bootstrap = Bootstrap(self._state, self._changes, self._evictions)
+        self._accusations = Accusations(self._state, self._evictions, self._evict)
 
     # --- what others may read -----------------------------------------------------------------------
 
@@ -129,6 +132,11 @@ class Cluster:
     def paused(self) -> bool:
         """Whether an operator requested that no round begins."""
         return self._state.paused
+
+    @property
+    def halted_by(self) -> str:
+        """What paused the run last, or resumed it: "by an operator", or why else."""
+        return self._state.halted_by
 
     @property
     def recover(self) -> bool:
@@ -235,6 +243,8 @@ class Cluster:
             case Abort(reason):
                 orders = self._state.abort(node, reason)
                 return [*orders, *self.close()] if orders else []
+            case Accusation():
+                return [] if self._changes.why_not() else self._accusations.take(node, report)
         assert_never(report)
 
     # --- a node connects ----------------------------------------------------------------------------
@@ -247,6 +257,8 @@ class Cluster:
             self._state.check_join(join)
         except RemoteProtocolError as exc:
             return [Send(node, Refuse(f"{node} is refused: {exc}"))]
+        if why := self._membership.banned.get(node):
+            return [Send(node, Refuse(why))]
         if node in self.present:
             other = self.present[node].address
             return [Send(node, Refuse(f"node id {node!r} is taken by {other}; this one is {join.address}"))]

@@ -27,7 +27,8 @@ class ClusterState:
     Attributes:
         recover: the last controller's disk is lost, so the plan comes from the members that run.
         plan: None until the run is created.
-        paused: an operator requested that no round begins. Never set where the plan came from the members alone.
+        paused: no round begins, as requested. Never set where the plan came from the members alone.
+        halted_by: what paused the run last, or resumed it.
         ballot: of the newest fence in this term.
         aborted: why the run ends on every node, if training diverged. It is not persisted: the run ends with it.
         requested: the schedule that an operator requested last, or the first one. None until there is a plan.
@@ -42,6 +43,7 @@ class ClusterState:
     signer: Signer
     plan: Plan | None = None
     paused: bool = False
+    halted_by: str = "by an operator"
     ballot: int = 0
     aborted: str = ""
     membership: Membership = field(default_factory=Membership)
@@ -198,11 +200,11 @@ class ClusterState:
         )
         return Persist(self.term, self.ballot, self.plan, self.paused, self.requested, queued)
 
-    def halt(self, paused: bool) -> list[ClusterAction]:
+    def halt(self, paused: bool, halted_by: str = "by an operator") -> list[ClusterAction]:
         """Pause the run, or continue it."""
         if paused == self.paused:
             return []
-        self.paused = paused
+        self.paused, self.halted_by = paused, halted_by
         return [self.persist(), *(Send(node, Halt(paused)) for node in sorted(self.membership.present))]
 
     # --- the end ------------------------------------------------------------------------------------

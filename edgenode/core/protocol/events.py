@@ -13,6 +13,7 @@ from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.messages import Ack, Message
 from edgenode.core.protocol.orders import (
     Abort,
+    Accusation,
     EvictionCommitted,
     Fence,
     FenceAnswer,
@@ -137,7 +138,7 @@ class Save:
 class Report:
     """Report to the controller."""
 
-    report: OfferAnswer | FenceAnswer | Abort
+    report: OfferAnswer | FenceAnswer | Abort | Accusation
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,4 +306,12 @@ class Reply:
     difference: str = ""
 
 
-ClusterAction = Send | StepDown | Persist | Reply
+@dataclass(frozen=True, slots=True)
+class Accused:
+    """Let people know what a member reports: what another pushed, or that its own evaluation collapsed."""
+
+    accuser: str
+    accusation: Accusation
+
+
+ClusterAction = Send | StepDown | Persist | Reply | Accused

@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import Any
 
 from edgenode.core.algorithm.learner import Learner
+from edgenode.core.algorithm.poison_alarm import PoisonAlarm
 from edgenode.core.protocol.barrier import Barrier
 from edgenode.core.protocol.events import Fail, NodeAction
 from edgenode.core.protocol.orders import Fence
@@ -30,6 +31,7 @@ class MemberState:
     Args:
         start: the first round.
         window: how many of its pushes to a peer may be unanswered.
+        alarm: inspects what is mixed.
 
     Attributes:
         round: the round it is in. All rounds before it are mixed.
@@ -39,9 +41,17 @@ class MemberState:
     """
 
     def __init__(
-        self, name: str, plan: Plan, learner: Learner[Any], start: int, window: int, verifier: Verifier
+        self,
+        name: str,
+        plan: Plan,
+        learner: Learner[Any],
+        start: int,
+        window: int,
+        verifier: Verifier,
+        alarm: PoisonAlarm | None,
     ) -> None:
-        self.name, self.plan, self.learner, self.window, self.verifier = name, plan, learner, window, verifier
+        self.name, self.plan, self.learner, self.window = name, plan, learner, window
+        self.verifier, self.alarm = verifier, alarm
         self.since = self.round = start
         self.stage = Stage.READY
         self.fence: Fence | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgenode.core.protocol.orders import FenceAnswer, Join
+from edgenode.core.protocol.orders import Accusation, FenceAnswer, Join
 from edgenode.core.protocol.plan import Plan
 
 
@@ -26,6 +26,7 @@ class Membership:
         sponsored: newcomers that were sent to a member for its model.
         given_up: members that an operator does not wait for when all are down.
         farewells: of members that have ended well: what they would answer to any fence.
+        banned: nodes that were evicted for what they pushed, and why. They may not join again.
     """
 
     present: dict[str, Join] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Membership:
     sponsored: set[str] = field(default_factory=set)
     given_up: set[str] = field(default_factory=set)
     farewells: dict[str, FenceAnswer] = field(default_factory=dict)
+    banned: dict[str, str] = field(default_factory=dict)
 
     def begin(self, plan: Plan, start: int) -> None:
         """All members of a plan start at one round. Nothing that was reported before counts."""
@@ -65,6 +67,14 @@ class Membership:
         """It was evicted. Its next process is a newcomer, and so is this one if it never learns of the eviction."""
         self.welcomed.pop(node, None)
         self.farewells.pop(node, None)
+
+    def ban(self, accusation: Accusation) -> None:
+        """A member is evicted for what it pushed."""
+        node = accusation.member
+        self.banned[node] = (
+            f"{node} was evicted, because its message of round {accusation.round} raised the poison alarm; "
+            "to let it join again, restart the controller"
+        )
 
     def is_waiting(self, node: str, process: str) -> bool:
         """Whether a process is the one that waits under a name to become a member."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import Any, assert_never
 
 from edgenode.core.algorithm.learner import Learner
+from edgenode.core.algorithm.poison_alarm import PoisonAlarm
 from edgenode.core.protocol.events import (
     Answer,
     Answered,
@@ -52,6 +53,7 @@ class Node:
         window: how many of its pushes to a peer may be unanswered.
         evaluate_every, checkpoint_every, publish_every: in rounds; 0 for only at the end.
         verifier: of the records that come later than ``plan``.
+        alarm: inspects what is mixed.
     """
 
     def __init__(
@@ -65,8 +67,9 @@ class Node:
         checkpoint_every: int = 0,
         publish_every: int = 0,
         verifier: Verifier = UNSIGNED,
+        alarm: PoisonAlarm | None = None,
     ) -> None:
-        self._state = MemberState(name, plan, learner, start, window, verifier)
+        self._state = MemberState(name, plan, learner, start, window, verifier, alarm)
         self._rounds = Rounds(self._state, evaluate_every, checkpoint_every, publish_every)
 
     # --- what others may read -----------------------------------------------------------------------

@@ -275,4 +275,20 @@ class NewKey:
     key: str
 
 
-NodeReport = Join | OfferAnswer | FenceAnswer | Progress | Fetched | Leave | NewKey | Abort
+@dataclass(frozen=True, slots=True)
+class Accusation:
+    """A node received what it cannot explain, or its evaluation collapsed (`poison_alarm`).
+
+    Attributes:
+        member: whose message it was. Empty if that is not known, as after a collapse.
+        incarnation: of that member, as the accuser knows it.
+        round: the round of the message, or of the evaluation.
+    """
+
+    member: str
+    incarnation: int
+    round: int
+    reason: str
+
+
+NodeReport = Join | OfferAnswer | FenceAnswer | Progress | Fetched | Leave | NewKey | Abort | Accusation

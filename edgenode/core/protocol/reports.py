@@ -6,7 +6,7 @@ A round that the run has moves a fence or a change by some rounds, and nothing e
 
 from __future__ import annotations
 
-from edgenode.core.protocol.orders import FenceAnswer, NodeReport, OfferAnswer, Progress
+from edgenode.core.protocol.orders import Accusation, FenceAnswer, NodeReport, OfferAnswer, Progress
 from edgenode.errors import RemoteProtocolError
 
 
@@ -17,7 +17,7 @@ def check_report(node: str, report: NodeReport, rounds: int) -> None:
         RemoteProtocolError: the run does not have one of them.
     """
     match report:
-        case OfferAnswer(next_round=t) | Progress(next_round=t, farewell=None):
+        case OfferAnswer(next_round=t) | Progress(next_round=t, farewell=None) | Accusation(round=t):
             found = [t]
         case Progress(next_round=t, farewell=FenceAnswer() as answer):
             found = [t, *_rounds_of(answer)]

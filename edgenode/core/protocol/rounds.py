@@ -16,12 +16,14 @@ from edgenode.core.protocol.events import (
     NodeAction,
     Publish,
     Push,
+    Report,
     Save,
     Train,
     Trained,
 )
 from edgenode.core.protocol.member_state import MemberState, Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
+from edgenode.core.protocol.orders import Accusation
 from edgenode.errors import BarrierTimeout, LocalProtocolError
 
 
@@ -107,11 +109,14 @@ class Rounds:
     def _mix(self) -> list[NodeAction]:
         state = self._state
         received = state.barrier.release(state.round)
+        actions: list[NodeAction] = []
         if state.name not in state.plan.graph(state.round).leaving:  # a leaver's state has moved to its hand-off target
-            state.learner.mix_round(self._kept(state.round), [c for _, c in received])
+            contributions, accusations = self._inspect(received)
+            state.learner.mix_round(self._kept(state.round), contributions)
+            actions += map(Report, accusations)
         state.learner.discard_sent(state.round - state.window)
         ack = Ack(state.round, Verdict.OK, state.plan.latest.number)
-        actions: list[NodeAction] = [Answer(sender, ack) for sender, _ in received]
+        actions += [Answer(sender, ack) for sender, _ in received]
         actions.append(Mixed(state.round, *self._pushed, state.learner.u))
         state.round += 1
         state.stage = Stage.READY
@@ -123,6 +128,16 @@ class Rounds:
         if not over and _due(state.round, self._publish_every):
             actions.append(Publish(state.round, state.learner.model()))
         return actions
+
+    def _inspect(self, received: list[tuple[str, Any]]) -> tuple[list[Any], list[Accusation]]:
+        """What to mix of a round, and which members sent what cannot be explained."""
+        state, t = self._state, self._state.round
+        if state.alarm is None:
+            return [c for _, c in received], []
+        incarnations = state.plan.at(t).incarnations
+        known = [(sender, incarnations.get(sender, 0), c) for sender, c in received]
+        contributions, suspicions = state.alarm.inspect(known, len(incarnations))
+        return contributions, [Accusation(s.member, incarnations.get(s.member, 0), t, s.reason) for s in suspicions]
 
     def _kept(self, t: int) -> float:
         """The share of its own mass that a node keeps in a round: its self-loop, and what the evicted do not get."""

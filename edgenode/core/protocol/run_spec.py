@@ -19,6 +19,7 @@ class RunSpec:
         rounds: of the whole run, gossip included.
         min_nodes: below this number no member is evicted, and none may leave.
         requirements: what the algorithm requires of every graph that an operator may set.
+        on_poison: "report", "pause" or "evict": what follows when members accuse one.
     """
 
     cluster: str
@@ -28,3 +29,4 @@ class RunSpec:
     rounds: int
     min_nodes: int = 1
     requirements: Requirements = field(default_factory=Requirements)
+    on_poison: str = "report"

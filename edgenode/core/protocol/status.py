@@ -77,6 +77,7 @@ class NodeStatus:
         sketch: random projection of z after sketch_round rounds, the same projection at every node.
         error: why the node failed.
         faults: what it refused from its peers.
+        alarms: poison alarms of this node: messages that it received, and collapses of its own evaluation.
     """
 
     state: NodeState = NodeState.UNSPECIFIED
@@ -101,6 +102,7 @@ class NodeStatus:
     sketch: tuple[float, ...] = ()
     error: str = ""
     faults: tuple[Fault, ...] = ()
+    alarms: int = 0
 
     @property
     def reported(self) -> bool:

@@ -24,7 +24,7 @@ STATE_FAILED: State
 STATE_PAUSED: State
 
 class AttendRequest(_message.Message):
-    __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave", "abort", "new_key")
+    __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave", "abort", "new_key", "accusation")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class AttendRequest(_message.Message):
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     NEW_KEY_FIELD_NUMBER: _ClassVar[int]
+    ACCUSATION_FIELD_NUMBER: _ClassVar[int]
     join: Join
     progress: Progress
     answer: OfferAnswer
@@ -41,7 +42,8 @@ class AttendRequest(_message.Message):
     leave: Leave
     abort: Abort
     new_key: NewKey
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., new_key: _Optional[_Union[NewKey, _Mapping]] = ...) -> None: ...
+    accusation: Accusation
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., new_key: _Optional[_Union[NewKey, _Mapping]] = ..., accusation: _Optional[_Union[Accusation, _Mapping]] = ...) -> None: ...
 
 class NewKey(_message.Message):
     __slots__ = ("key",)
@@ -82,7 +84,7 @@ class Leadership(_message.Message):
     def __init__(self, term: _Optional[int] = ..., nonce: _Optional[str] = ..., address: _Optional[str] = ..., run: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error", "peak_memory_bytes", "joules_per_round", "power_sensor", "gossip_bytes", "received_bytes", "round_s", "sketch_round", "sketch", "farewell", "faults")
+    __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error", "peak_memory_bytes", "joules_per_round", "power_sensor", "gossip_bytes", "received_bytes", "round_s", "sketch_round", "sketch", "farewell", "faults", "alarms")
     NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +111,7 @@ class Progress(_message.Message):
     SKETCH_FIELD_NUMBER: _ClassVar[int]
     FAREWELL_FIELD_NUMBER: _ClassVar[int]
     FAULTS_FIELD_NUMBER: _ClassVar[int]
+    ALARMS_FIELD_NUMBER: _ClassVar[int]
     next_round: int
     number: int
     digest: str
@@ -135,7 +138,8 @@ class Progress(_message.Message):
     sketch: _containers.RepeatedScalarFieldContainer[float]
     farewell: FenceAnswer
     faults: _containers.RepeatedCompositeFieldContainer[Fault]
-    def __init__(self, next_round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., messages: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., wire_bytes: _Optional[int] = ..., dense_bytes: _Optional[int] = ..., u: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., waiting_s: _Optional[float] = ..., state: _Optional[_Union[State, str]] = ..., error: _Optional[str] = ..., peak_memory_bytes: _Optional[int] = ..., joules_per_round: _Optional[float] = ..., power_sensor: _Optional[str] = ..., gossip_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., round_s: _Optional[float] = ..., sketch_round: _Optional[int] = ..., sketch: _Optional[_Iterable[float]] = ..., farewell: _Optional[_Union[FenceAnswer, _Mapping]] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ...) -> None: ...
+    alarms: int
+    def __init__(self, next_round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., messages: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., wire_bytes: _Optional[int] = ..., dense_bytes: _Optional[int] = ..., u: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., waiting_s: _Optional[float] = ..., state: _Optional[_Union[State, str]] = ..., error: _Optional[str] = ..., peak_memory_bytes: _Optional[int] = ..., joules_per_round: _Optional[float] = ..., power_sensor: _Optional[str] = ..., gossip_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., round_s: _Optional[float] = ..., sketch_round: _Optional[int] = ..., sketch: _Optional[_Iterable[float]] = ..., farewell: _Optional[_Union[FenceAnswer, _Mapping]] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ..., alarms: _Optional[int] = ...) -> None: ...
 
 class Fault(_message.Message):
     __slots__ = ("peer", "kind", "count")
@@ -193,6 +197,18 @@ class Abort(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Accusation(_message.Message):
+    __slots__ = ("member", "incarnation", "round", "reason")
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    member: str
+    incarnation: int
+    round: int
+    reason: str
+    def __init__(self, member: _Optional[str] = ..., incarnation: _Optional[int] = ..., round: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class AttendResponse(_message.Message):
     __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "eviction_committed", "sponsor", "stay", "hello", "halt", "abort", "revoked")

@@ -1,0 +1,84 @@
+"""An enrolled member that pushes noise is named, and stopped if run.on_poison says so."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from edgenode.storage.checkpoints import CheckpointStore
+from edgenode.storage.run_history import RunHistory
+from tests.e2e.fleet import Fleet, Process
+from tests.e2e.test_simulate import models
+
+POISONER = str(Path(__file__).with_name("poisoner.py"))
+FIRST = 120
+SETTINGS = {
+    "run.rounds": 200, "run.evaluate_every": 10, "run.checkpoint_every": 10, "task.skew": 0.0, "task.norm": "group",
+    "task.learning_rate": 0.05, "topology.graphs": ["complete"],
+}  # fmt: skip
+NAMED = rf"poison alarm .*member=node-3 reason='its message is \S+ times as long as expected' round={FIRST}\b"
+
+
+def start(fleet: Fleet, on_poison: str) -> tuple[Process, list[Process], Process]:
+    """The controller, three honest nodes, and the faulty one."""
+    fleet.configure({**SETTINGS, "run.on_poison": on_poison})
+    controller = fleet.controller()
+    faulty = fleet.node("node-3", program=[POISONER, str(FIRST)])
+    return controller, fleet.nodes(3), faulty
+
+
+def events(fleet: Fleet) -> list[tuple[str, int, str]]:
+    history = RunHistory(fleet.state("controller"))
+    (run,) = history.runs()
+    return [(e["kind"], e["round"], e["text"]) for e in history.events(run["id"])]
+
+
+def accuracy(file: Path) -> float:
+    return float(json.loads(file.read_text())["mean_test_accuracy"])
+
+
+def test_faulty_member_is_named_and_evicted_and_the_others_finish(fleet: Fleet) -> None:
+    controller, honest, faulty = start(fleet, "evict")
+    fleet.command("simulate", "run.toml", "--out", "clean")
+    for node in honest:
+        node.logs(NAMED)
+        node.exits(0)
+    faulty.exits(1)
+    assert re.search(r"node-3 was evicted, because its message of round \d+ raised the poison alarm", faulty.stderr)
+    controller.exits(0)
+    happened = events(fleet)
+    assert ("poison alarm", FIRST) in [(kind, t) for kind, t, text in happened if text.startswith("node-3: ")]
+    assert [text for kind, _, text in happened if kind == "evicted"] == ["node-3"]
+    clean = accuracy(fleet.folder / "clean" / "result.json")
+    assert clean > 0.9
+    assert sum(accuracy(fleet.state(f"node-{i}") / "result.json") for i in range(3)) / 3 >= clean - 0.01
+
+
+@pytest.mark.slow
+def test_poisoned_run_goes_back_to_a_good_checkpoint_with_equal_bits(fleet: Fleet) -> None:
+    controller, honest, faulty = start(fleet, "report")
+    for node in honest:
+        node.logs(NAMED)
+        node.logs(
+            r"poison alarm .*reason='the own score fell from 0\.\d+ to 0\.\d+ since round 120; mixed since: node-"
+        )
+    fleet.stop([*honest, faulty])
+    controller.exits(0)
+    for node in honest:
+        rounds = CheckpointStore(fleet.state(node.name), "").rounds()
+        assert sorted(rounds)[:-2] == [0, 80, 100, 110, 120]  # and the newest two
+    assert [t for kind, t, text in events(fleet) if kind == "poison alarm"].count(FIRST) == 3
+
+    wrong = fleet.node("node-0", "--resume-from", "90").exits(2)
+    assert "there are checkpoints of these rounds: 0, 80, 100, 110, 120, " in wrong.errors[-1]
+    fleet.controller()
+    for i in range(4):
+        fleet.node(f"node-{i}", "--resume-from", "120")
+    for node in fleet.processes[-4:]:
+        node.exits(0)
+        assert "poison alarm" not in node.stderr
+    fleet.command("simulate", "run.toml", "--out", "clean")
+    assert models(fleet.folder / "clean") == models(fleet.folder)
