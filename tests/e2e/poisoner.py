@@ -22,10 +22,8 @@ def noisy(self: VectorLearner, t: int, local_update: Any, handoff: bool = False)
     if t < first:
         return data, u
     payload, _, block = self.own_push
-    values, rng = payload.values, np.random.default_rng(t)
-    assert values.scales is not None
-    codes = rng.integers(-127, 128, len(values.codes)).astype(np.int8)
-    noise = Payload(payload.counts, payload.indices, Values(codes, values.bits, values.scales * np.float32(FACTOR)))
+    numbers = np.random.default_rng(t).normal(size=len(payload.numbers)) * FACTOR * np.abs(payload.numbers).mean()
+    noise = Payload(payload.counts, payload.indices, Values(numbers.astype(np.float32)))
     return codec.encode(noise, self.layout.part(block, len(self.state.u))), u
 
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
-from edgenode.core.algorithm.compression import Compressor, Layout, Payload, TopK, Values, as_float32, as_int8, keep_all
+from edgenode.core.algorithm.compression import Compressor, Layout, Payload, TopK, Values, as_float32, keep_all
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.poison_alarm import EvaluationWatch, PoisonAlarm, Suspicion
+from edgenode.core.algorithm.rounding import as_int8
 from edgenode.core.algorithm.sparse_push import Contribution, debias, mix_contributions
 from edgenode.core.algorithm.update_rules import DIFFERENCE
 
