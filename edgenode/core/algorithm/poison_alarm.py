@@ -58,7 +58,7 @@ class PoisonAlarm:
 
     Args:
         refuses: the learner's own message is mixed in place of a contribution that raises the alarm.
-        clip: if given, a contribution longer than this many times what is expected is blended with the own message.
+        clip: if given, a contribution longer than this many references is blended with the own message.
         newcomer: the learner began in the middle of a run, without the error that others have.
 
     Attributes:
@@ -97,7 +97,8 @@ class PoisonAlarm:
                 suspicions.append(Suspicion(sender, reason))
             elif not handoff:
                 self._ratios[sender, incarnation].append(level / reference if reference else 0.0)
-            kept = 0.0 if reason and self._refuses else self._share_kept(level, expected)
+            kept = 1.0 if handoff else self._share_kept(level, reference)
+            kept = 0.0 if reason and self._refuses else kept
             if kept:
                 self.mixed.add(sender)
             mixed += self._blended(contribution, kept)
@@ -126,11 +127,11 @@ class PoisonAlarm:
         ratios = self._ratios[sender]
         return min(max(1.0, median(ratios)), _MOST_TYPICAL) if len(ratios) >= _ENOUGH else 1.0
 
-    def _share_kept(self, level: float, expected: float) -> float:
-        """How much of a contribution is mixed."""
-        if self._clip is None or level <= self._clip * expected:
+    def _share_kept(self, level: float, reference: float) -> float:
+        """How much of a contribution is mixed. A sender's history counts for nothing here: noise would make its own."""
+        if self._clip is None or level <= self._clip * reference:
             return 1.0
-        return self._clip * expected / level  # 0 for an infinite level
+        return self._clip * reference / level  # 0 for an infinite level
 
     def _blended(self, contribution: Contribution, kept: float) -> list[Contribution]:
         """A share of a contribution, and of the own message for the rest: as if its sender were that much nearer.

@@ -169,7 +169,7 @@ def test_clipped_message_is_blended_with_the_own_one(length: float, clip: float)
 
 
 def test_handoff_beyond_the_bound_is_left_out_if_refused() -> None:
-    ring = Ring(SPECS["top-1%"], refuses=True)
+    ring = Ring(SPECS["top-1%"], refuses=True, clip=1.0)
     ring.step()
     learner = ring.learners["n1"]
     learner.compress_update(1, None)
