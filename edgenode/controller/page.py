@@ -15,8 +15,9 @@ from edgenode.dashboard.feed import Feed
 from edgenode.dashboard.sign_in import SignIn
 from edgenode.errors import ConfigError
 from edgenode.net.http import serving_http
-from edgenode.net.interfaces import interfaces_for
+from edgenode.net.interfaces import interfaces_for, is_loopback
 from edgenode.net.operator_server import RunControl
+from edgenode.net.rpc import split_address
 from edgenode.net.tls import Caller
 from edgenode.observability.metrics import TOKEN
 from edgenode.observability.status_view import cluster_json, page_from_elsewhere
@@ -76,6 +77,8 @@ class Page:
         app = dashboard(run, history, self.feed, self._sign_in, token, listen, self._options.page_url)
         async with serving_http(app, listen, "--http") as served:
             self.url = self._options.page_url or served
+            if self.url == served and not is_loopback(split_address(listen)[0]):
+                log.warning("the page is not encrypted: whoever can listen on the network can take over a session")
             if self.url == served and (how := page_from_elsewhere(served, interfaces_for("")[0])):
                 log.info("only this machine can open the page", from_elsewhere=how)
             yield self.link(self._enrolment.operator if self._enrolment else None)

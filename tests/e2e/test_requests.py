@@ -5,7 +5,10 @@ used and when.
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import subprocess
 import time
 from typing import Any
 
@@ -87,3 +90,25 @@ def test_changes_of_a_paused_run_are_queued_and_answered_at_once(fleet: Fleet) -
     show = until(lambda: (s := shown(fleet))["round"] >= start and s, "chord is used")
     assert (show["graph"], show["pending"]) == ("chord", [])
     fleet.stop([*nodes, controller])
+
+
+@pytest.mark.slow
+def test_stop_asks_on_a_terminal_and_is_recorded(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2})
+    controller = fleet.controller()
+    controller.logs("controller ready")
+    where = ("--cluster", fleet.cluster)
+    ours, theirs = pty.openpty()
+    os.write(ours, b"n\n")
+    asked = fleet.command(
+        "stop", *where, code=1, spawn=lambda command, **how: subprocess.Popen(command, **{**how, "stdin": theirs})
+    )
+    question = f"Stop {fleet.cluster} in round 0? 0 nodes will write a checkpoint and exit."
+    assert asked.stdout.startswith(question)
+    refused = fleet.command("stop", *where, code=2)  # a script is not asked
+    recorded = fleet.command("runs", "audit", "--json", "--state-dir", str(fleet.state("controller"))).stdout
+    (entry,) = json.loads(recorded)
+    assert (entry["who"], entry["request"]) == ("operator test", "stop")
+    assert entry["outcome"] == f"refused: {refused.errors[-1].removeprefix('edgenode: ')}"
+    os.close(ours)
+    os.close(theirs)

@@ -20,7 +20,17 @@ from edgenode.net import control_server, operator_server, peer_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.peer_server import PeerServer
-from edgenode.net.rpc import address_towards, broken, channel, join_address, reject, serves, serving, split_address
+from edgenode.net.rpc import (
+    address_towards,
+    broken,
+    channel,
+    join_address,
+    refuse_beyond_loopback,
+    reject,
+    serves,
+    serving,
+    split_address,
+)
 from edgenode.net.wire import Identity
 
 ANY = "127.0.0.1:0"
@@ -178,3 +188,10 @@ async def _failure_of(handler: object) -> Exception:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await there.unary_unary("/test/Fail")(b"", timeout=5)
     return broken(caught.value, "there")
+
+
+def test_insecure_processes_listen_on_loopback_only() -> None:
+    for host in ("127.0.0.1", "[::1]", "localhost"):
+        refuse_beyond_loopback(f"{host}:8080")
+    with pytest.raises(ConfigError, match=r"loopback only, but --http is 0\.0\.0\.0:8080"):
+        refuse_beyond_loopback("0.0.0.0:8080", "--http")
