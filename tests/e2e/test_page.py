@@ -20,6 +20,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
+from edgenode.cli.credentials import operator_security
 from edgenode.cli.watch import Screen
 from edgenode.net.operator_client import operator_client
 from edgenode.security.subject import Subject
@@ -69,11 +70,13 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
     fleet.configure({"run.rounds": 20_000, "run.evaluate_every": 10, "topology.graphs": ["a"]})
     controller = fleet.controller("--http", "127.0.0.1:0")
     nodes = fleet.nodes(4)
-    url = controller.logs(r"controller ready .*page=(\S+)")[1]
+    link = controller.logs(r"controller ready .*page=(\S+)")[1]
+    url = link.partition("/sign-in")[0]
     nodes[0].logs("epoch done")
 
     with chromium(fleet.folder / "chromium") as driver:
         resize(driver, 1280, 1090)
+        driver.get(link)
         driver.get(url)
         until(lambda: names(driver) == [f"node-{i}" for i in range(4)], "four nodes")
         assert len(driver.find_elements(By.CSS_SELECTOR, "#graph .node")) == 4
@@ -97,11 +100,13 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
             driver.execute_script("scrollTo(0, 0)")
             shows(driver, "#ends", "ends about")
             picture(driver, "page.png")
-            picture_watch(driver, controller.logs(r"controller ready .*listen=(\S+)")[1])
+            picture_watch(driver, controller.logs(r"controller ready .*listen=(\S+)")[1], fleet.folder / "operator.pem")
             driver.get(url)
 
-        driver.execute_script("document.querySelector('#evictable').append(new Option('node-9', 'node-9', true, true))")
-        driver.execute_script("window.confirm = () => true; document.querySelector('#evict').requestSubmit()")
+        driver.execute_script(  # in one step: the page makes its options anew at the next change
+            "document.querySelector('#evictable').append(new Option('node-9', 'node-9', true, true));"
+            "window.confirm = () => true; document.querySelector('#evict').requestSubmit()"
+        )
         shows(driver, "#reply", "node-9 is not a member")
         refused = [line for line in complaints(driver) if "400" in line]
         assert len(refused) <= 1  # the browser itself logs that response
@@ -138,12 +143,12 @@ def pause_queue_and_resume(driver: Chrome) -> None:
     shows(driver, "#state", "running")
 
 
-def picture_watch(driver: Chrome, controller: str) -> None:
+def picture_watch(driver: Chrome, controller: str, credentials: Path) -> None:
     """Take a picture of `edgenode watch`, with curves of some time."""
     screen, console = Screen(), Console(record=True, width=126, file=io.StringIO())
 
     async def watched() -> RenderableType:
-        async with operator_client(controller, 5.0) as client:
+        async with operator_client(controller, 5.0, operator_security(credentials, False, None)) as client:
             async for status in client.watch():
                 shown = screen.render(status)
                 if len(screen._accuracy) >= 30:
