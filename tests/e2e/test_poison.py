@@ -40,6 +40,7 @@ def accuracy(file: Path) -> float:
     return float(json.loads(file.read_text())["mean_test_accuracy"])
 
 
+@pytest.mark.slow
 def test_faulty_member_is_named_and_evicted_and_the_others_finish(fleet: Fleet) -> None:
     controller, honest, faulty = start(fleet, "evict")
     fleet.command("simulate", "run.toml", "--out", "clean")

@@ -36,7 +36,7 @@ def is_sound(accuser: str, accusation: Accusation, plan: Plan) -> bool:
         return True
     record = plan.at(t)
     receives = accuser in record.names and member in plan.graph(t).in_neighbours(accuser)
-    # precaution: what an earlier process of a name did is not held against its next one
+    # what an earlier process of a name did is not held against its next one
     return receives and accusation.incarnation == record.incarnations[member] == plan.latest.incarnations.get(member)
 
 
@@ -73,7 +73,6 @@ class Accusations:
 
     def _are_enough(self, accusers: Set[str], plan: Plan) -> bool:
         members = frozenset(plan.latest.names)
-        # precaution: one accuser does not evict a member of a run of four or more
         return len(accusers & members) >= (2 if len(members) >= 4 else 1)
 
     def _expel(self, accusation: Accusation) -> list[ClusterAction]:
@@ -83,6 +82,5 @@ class Accusations:
         actions = self._evict(Evict(UNREQUESTED, accusation.member))
         evicted = any(isinstance(action, Send) for action in actions)  # not if it stays
         if evicted:
-            # precaution: a process that was evicted for its messages does not join again
             self._state.membership.ban(accusation)
         return actions
