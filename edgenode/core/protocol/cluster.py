@@ -2,6 +2,7 @@
 
 The cluster decides who is a member and how the plan changes. It is not in the data path: nodes train without it.
 
+- A node that connects is refused, welcomed, or told what it missed (`arrivals`).
 - A run starts when all nodes are there (`bootstrap`).
 - A graceful change is a record that is offered to one member and travels on the members' own pushes
   (`pending_changes`). A controller that dies right after the offer has done its work.
@@ -23,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from typing import assert_never
 
 from edgenode.core.protocol.accusations import Accusations
+from edgenode.core.protocol.arrivals import Arrivals
 from edgenode.core.protocol.bootstrap import Bootstrap
 from edgenode.core.protocol.changes import Departure
 from edgenode.core.protocol.cluster_state import ClusterState
@@ -40,14 +42,12 @@ from edgenode.core.protocol.events import (
     Revoke,
     Rotate,
     Send,
-    StepDown,
     Stop,
 )
 from edgenode.core.protocol.eviction import Evictions
 from edgenode.core.protocol.orders import (
     Abort,
     Accusation,
-    EvictionCommitted,
     FenceAnswer,
     Fetched,
     Join,
@@ -55,12 +55,9 @@ from edgenode.core.protocol.orders import (
     Leave,
     NewKey,
     NodeReport,
-    Offer,
     OfferAnswer,
     Progress,
-    Refuse,
     Revoked,
-    Welcome,
 )
 from edgenode.core.protocol.pending_changes import PendingChanges, missing
 from edgenode.core.protocol.plan import Plan
@@ -68,10 +65,8 @@ from edgenode.core.protocol.reports import check_report
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.protocol.signatures import UNSIGNED, Signer
 from edgenode.core.protocol.status import PendingChange
-from edgenode.core.protocol.workloads import refusals
 from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import RemoteProtocolError
 
 
 class Cluster:
@@ -101,6 +96,8 @@ class Cluster:
         self._evictions = Evictions(self._state, self._changes)
         self._bootstrap = Bootstrap(self._state, self._changes, self._evictions)
         self._accusations = Accusations(self._state, self._evictions, self._evict)
+        parts = self._state, self._changes, self._evictions, self._bootstrap
+        self._arrivals = Arrivals(*parts, self._evict_all, self.close)
 
     # --- what others may read -----------------------------------------------------------------------
 
@@ -226,7 +223,7 @@ class Cluster:
         check_report(node, report, self.run_spec.rounds)
         match report:
             case Join():
-                return self._joined(node, report)
+                return self._arrivals.joined(node, report)
             case Progress():
                 return self._progressed(node, report)
             case OfferAnswer():
@@ -246,95 +243,6 @@ class Cluster:
             case Accusation():
                 return [] if self._changes.why_not() else self._accusations.take(node, report)
         assert_never(report)
-
-    # --- a node connects ----------------------------------------------------------------------------
-
-    def _joined(self, node: str, join: Join) -> list[ClusterAction]:
-        if join.run_digest != self.run_spec.run_digest:
-            return [Send(node, Refuse(f"run digest differs: the controller's is {self.run_spec.run_digest}, "
-                                      f"{node}'s is {join.run_digest}"))]  # fmt: skip
-        try:
-            self._state.check_join(join)
-        except RemoteProtocolError as exc:
-            return [Send(node, Refuse(f"{node} is refused: {exc}"))]
-        if why := self._membership.banned.get(node):
-            return [Send(node, Refuse(why))]
-        if node in self.present:
-            other = self.present[node].address
-            return [Send(node, Refuse(f"node id {node!r} is taken by {other}; this one is {join.address}"))]
-        refused = refusals(self.present, node, join)
-        if node in refused:
-            return [Send(node, Refuse(refused[node]))]
-        if join.running and join.plan and (leader := self._state.leader_of(join, join.plan)):
-            return [StepDown(f"{node} follows the controller at {leader}, not this one, {self.leadership}")]
-        turned_away = [a for other, why in refused.items() for a in self._state.refuse_all([other], why)]
-        admitted = self._admitted(node, join)  # before the greeting, which names the run
-        return [*turned_away, Send(node, self._state.greeting()), *admitted]
-
-    def _admitted(self, node: str, join: Join) -> list[ClusterAction]:
-        if join.running and join.plan:
-            return [*self._reconnected(node, join, join.plan), *self._evict_replaced()]
-        if join.plan is not None and not (self.plan and self._membership.anyone_runs(self.plan)):
-            self._bootstrap.remember(join.plan)
-        self._membership.present[node] = join
-        if self.plan is None:
-            return self._bootstrap.create_if_complete()
-        return [*self._newcomer(node, join, self.plan), *self._evict_replaced()]
-
-    def _newcomer(self, node: str, join: Join, plan: Plan) -> list[ClusterAction]:
-        """A process that is in no run: a member whose welcome was lost, a new node, or one that comes back."""
-        start, process = self._membership.welcomed.get(node, (0, None))
-        if process == join.process and not self.over:
-            return [Send(node, Welcome(plan, start)), *self._send_again(node, plan)]
-        self._membership.newcomers[node] = join
-        if self.over:
-            return self.close()
-        return [] if self._membership.anyone_runs(plan) else self._bootstrap.resume_if_complete()
-
-    def _reconnected(self, node: str, join: Join, plan: Plan) -> list[ClusterAction]:
-        """A member of a running run connects again, or for the first time since this controller started."""
-        known = self.plan
-        if self.plan is None:  # the nodes that are connected already are newcomers to this run
-            self._state.learn(plan)
-            self._state.outrank(plan)
-            self._membership.newcomers |= self.present
-        assert self.plan is not None
-        if plan.records[0].digest != self.plan.records[0].digest:
-            ours, theirs = self.plan.records[0].digest, plan.records[0].digest
-            return [Send(node, Refuse(f"this run began with plan {ours}, {node}'s with {theirs}"))]
-        self._membership.welcomed.pop(node, None)
-        self._membership.present[node] = join
-        ballot = self._evictions.ballot
-        settled = self._changes.settle(plan.latest.number, plan.latest.digest)
-        out = set[str]()
-        if plan.latest.number > self.plan.latest.number:
-            out = {e for r in plan.records if r.number > self.plan.latest.number for e, _ in r.evictions}
-            self._state.learn(plan)
-            self._state.outrank(plan)
-            settled += self._evictions.fence_again(ballot) if ballot else []
-        if self.plan is not known and not settled:
-            settled = [self._state.persist()]  # what is learned must outlive this process, like what is decided
-        # behind the fence of a controller that is lost: this one has to bring it to its end
-        unended = self._evictions.left_to_end(join.fence) if join.fence else frozenset()
-        promised = self._evict_all(self._membership.involved(self.plan) & unended)
-        # evicted nodes that connected before this controller knew
-        zombies = [n for n in sorted(out - set(self.plan.latest.names)) if self._membership.takes_part(n)]
-        ended = [Send(zombie, EvictionCommitted(self.plan.records)) for zombie in zombies]
-        return [*settled, *ended, *self._send_again(node, plan, join.fence is not None), *promised]
-
-    def _send_again(self, node: str, known: Plan, fenced: bool = False) -> list[ClusterAction]:
-        """What may have been lost with the link: that the run ends, the fence or how it ended, and the same offer."""
-        assert self.plan is not None
-        if self._state.aborted:
-            return [Send(node, Abort(self._state.aborted))]
-        if self._evictions.ballot is not None and node in self._evictions.ballot.survivors:
-            return self._evictions.fences([node])
-        # by digest, not by number: a node that was evicted may know another change of the same number
-        theirs = {r.digest for r in known.records}
-        news = tuple(r for r in self.plan.records if r.digest not in theirs)
-        ended = [Send(node, EvictionCommitted(news))] if fenced or any(r.evictions for r in news) else []
-        offer = self._state.offer
-        return [*ended, *([Send(node, Offer(offer.record))] if offer and offer.node == node else [])]
 
     # --- a node reports -----------------------------------------------------------------------------
 
@@ -381,21 +289,7 @@ class Cluster:
         new = keys - self._state.revoked
         self._state.revoked |= new
         orders = [Send(node, Revoked(new)) for node in sorted(self.present)] if new else []
-        return [*orders, *self._evict_all(self._revoked_members())]
-
-    def _revoked_members(self) -> set[str]:
-        """Members that nobody may listen to any more, as their keys are revoked."""
-        if self.plan is None:
-            return set()
-        members = ((node, self.plan.member(node)) for node in self._membership.running(self.plan))
-        return {node for node, member in members if member and member.key in self._state.revoked}
-
-    def _evict_replaced(self) -> list[ClusterAction]:
-        """Evict members whose name has a new process or whose key is revoked, once others can be reached: rule 4."""
-        if self.plan is None or not self._membership.anyone_runs(self.plan):
-            return []
-        replaced = self._membership.running(self.plan) & set(self._membership.newcomers)
-        return self._evict_all(replaced | self._revoked_members())
+        return [*orders, *self._evict_all(self._state.revoked_members())]
 
     def _evict_all(self, nodes: Iterable[str]) -> list[ClusterAction]:
         """Evict nodes that are known to be dead, however many are left."""

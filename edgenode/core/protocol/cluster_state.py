@@ -104,6 +104,13 @@ class ClusterState:
         leadership = replace(self.leadership, run=self.run)
         return Hello(replace(leadership, signature=self.signer.sign(leadership.statement)), self.paused, self.revoked)
 
+    def revoked_members(self) -> set[str]:
+        """Members that nobody may listen to any more, as their keys are revoked."""
+        if self.plan is None:
+            return set()
+        members = ((node, self.plan.member(node)) for node in self.membership.running(self.plan))
+        return {node for node, member in members if member and member.key in self.revoked}
+
     def check_join(self, join: Join) -> None:
         """Believe no plan and no other controller without its signature.
 
