@@ -110,6 +110,7 @@ def test_random_compressor_has_the_averaging_rate_of_its_bits() -> None:
         ({"run__nodes": 8}, 97),
         ({"algorithm__gossip_graph": "one-peer-exponential"}, 2),
         ({"algorithm__gossip_graph": "one-peer-exponential", "run__nodes": 8}, 3),
+        ({"algorithm__gossip_graph": "halving", "run__nodes": 12}, 4),
         ({"algorithm__gossip_graph": "complete"}, 1),
         ({"algorithm__gossip_rounds": 50}, 50),
         ({"algorithm__gossip_rounds": 0}, 0),

@@ -188,7 +188,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     )
     gossip_tolerance: Annotated[Positive, "share of the disagreement that may remain after the last phase"] = 1e-3
     gossip_graph: Annotated[
-        Literal["plan", "exponential", "one-peer-exponential", "complete"],
+        Literal["plan", "exponential", "one-peer-exponential", "halving", "complete"],
         "graph of the last phase (plan: the run's own graphs)",
     ] = "plan"
     gossip_values: Annotated[ValueFormat, "number format of the last phase"] = "float32"

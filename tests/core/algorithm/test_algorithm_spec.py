@@ -103,6 +103,11 @@ def test_one_peer_exponential_averages_a_power_of_two_exactly(nodes: int) -> Non
     assert gossip_rounds_needed(GraphSpec("one-peer-exponential"), nodes, 0.0) == math.log2(nodes)
 
 
+@pytest.mark.parametrize("nodes", [1, 2, 3, 5, 6, 7, 12, 100])
+def test_halving_averages_every_number_of_nodes_exactly(nodes: int) -> None:
+    assert gossip_rounds_needed(GraphSpec("halving"), nodes, 0.0) == (nodes - 1).bit_length()
+
+
 def test_tolerance_beyond_float64_is_refused() -> None:
     with pytest.raises(ConfigError, match="graph a does not reach a consensus of 1e-18 on 5 nodes"):
         gossip_rounds_needed(GraphSpec("a"), 5, 1e-18)

@@ -41,6 +41,7 @@ def digraphs(draw: st.DrawFn) -> Digraph:
         ("chord", [{"01", "12", "23", "30", "02"}]),
         ("exponential", [{"01", "12", "23", "30", "02", "13", "20", "31"}]),
         ("one-peer-exponential", [{"01", "12", "23", "30"}, {"02", "13", "20", "31"}]),
+        ("halving", [{"02", "13", "20", "31"}, {"01", "10", "23", "32"}]),
         ("complete", [{a + b for a in FOUR for b in FOUR if a != b}]),
     ],
 )
@@ -88,6 +89,35 @@ def test_each_phase_of_the_one_peer_exponential_is_a_permutation(n: int) -> None
     for graph in GraphSpec("one-peer-exponential").period(members(n)):
         assert {s for s, _ in graph.edges} == {r for _, r in graph.edges} == set(graph.nodes)
         assert len(graph.edges) == n
+
+
+def test_halving_of_an_odd_number_pushes_twice_to_one_node() -> None:
+    assert edges("halving", tuple("01234")) == [
+        {"03", "14", "23", "30", "41"}, {"02", "12", "20", "34", "43"}, {"01", "10"}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [*range(1, 101), 127, 128, 129])
+def test_halving_averages_exactly_with_one_push_a_round(n: int) -> None:
+    """All weights are powers of two, so that float64 holds x and u without an error."""
+    x = np.random.default_rng(n).integers(-1000, 1000, (n, 3)).astype(float)
+    u = np.random.default_rng(n + 1).integers(1, 9, n).astype(float)
+    mean = x.sum(axis=0) / u.sum()
+    graphs = GraphSpec("halving").period(members(n))
+    assert len(graphs) == max(1, (n - 1).bit_length())
+    for graph in graphs:
+        assert all(len(graph.out_neighbours(node)) <= 1 and len(graph.in_neighbours(node)) <= 2 for node in graph.nodes)
+        x, u = graph.mixing_matrix() @ x, graph.mixing_matrix() @ u
+    assert (x / u[:, None] == mean).all()
+
+
+@pytest.mark.parametrize("n", range(1, 130))
+def test_halving_never_leaves_a_node_with_little_weight(n: int) -> None:
+    u = np.ones(n)
+    for graph in GraphSpec("halving").period(members(n)):
+        u = graph.mixing_matrix() @ u
+        assert u.min() > 0.25
+    assert 0.5 < u.min() <= u.max() < 2
 
 
 def test_presets_adapt_to_the_members() -> None:
@@ -192,8 +222,9 @@ def test_edge_list_refuses_a_duplicate_and_an_empty_file() -> None:
         parse_edges("mine.txt", "# nothing\n")
 
 
-def test_only_one_peer_exponential_changes_each_round() -> None:
-    assert [name for name in PRESETS if len(GraphSpec(name).period(members(8))) > 1] == ["one-peer-exponential"]
+def test_two_presets_change_each_round() -> None:
+    changing = [name for name in PRESETS if len(GraphSpec(name).period(members(8))) > 1]
+    assert changing == ["one-peer-exponential", "halving"]
 
 
 # --- presets of extensions
