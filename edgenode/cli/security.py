@@ -130,7 +130,8 @@ def revoke(name: str, role: str, yes: bool, where: Where) -> None:
     from edgenode.security.subject import Subject
 
     subject = Subject(cast("Role", role), name)
-    confirm(f"Revoke the key of {subject}? It can come back with a new invite only.", yes)
+    evicted = ", and is evicted if it is a member" if role == "node" else ""
+    confirm(f"Revoke the key of {subject}? It can come back with a new invite only{evicted}.", yes)
     key_id = with_credentials(where, lambda client: client.revoke(subject))
     click.echo(f"the key {key_id[:16]} of {subject} is revoked")
 

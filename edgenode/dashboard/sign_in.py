@@ -147,6 +147,7 @@ class Door:
         elif visitor is None and not path.startswith(_OPEN):
             answer = self._how("Sign in to see this page.", 401)
         elif visitor is not None and scope["method"] not in ("GET", "HEAD") and visitor[0].role != "operator":
+            log.warning("refused a request", path=path, who=str(visitor[0]))
             answer = JSONResponse({"error": f"you are {visitor[0]}: only operators change the run"}, 403)
         await (answer or self._app)(scope, receive, send)
 

@@ -193,17 +193,19 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     async def _check(self, method: str, context: grpc.aio.ServicerContext) -> str:
         """The id of the caller's key, if it may call."""
+        who = "unknown"
         try:
             found = caller(context)
             if found is None:
                 raise SecurityError("a certificate is required")
             subject, key_id = found
+            who = str(subject)
             if not may_call(subject.role, method):
                 raise SecurityError(f"a certificate of the role {subject.role} does not permit {method}")
             if not self._admits(subject, key_id):
                 raise SecurityError(f"the key of {subject} is not valid: it was revoked or replaced")
         except SecurityError as exc:
-            log.warning("refused a call", method=method, peer=context.peer(), reason=str(exc))
+            log.warning("refused a call", method=method, who=who, peer=context.peer(), reason=str(exc))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(exc))
             raise  # not reached: abort raises
         return key_id
