@@ -33,6 +33,7 @@ from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.graph_log import GraphLog
 from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.options import Options
+from edgenode.controller.order_log import log_order
 from edgenode.controller.page import Page
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
@@ -49,18 +50,7 @@ from edgenode.core.protocol.events import (
     Send,
     StepDown,
 )
-from edgenode.core.protocol.orders import (
-    EvictionCommitted,
-    Fence,
-    Join,
-    Leadership,
-    Offer,
-    Order,
-    Refuse,
-    Sponsor,
-    Standby,
-    Welcome,
-)
+from edgenode.core.protocol.orders import Join, Leadership, Order, Refuse, Standby
 from edgenode.core.protocol.signatures import UNSIGNED, Signer
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, RemoteProtocolError, first_cause
 from edgenode.net import control_server, operator_server
@@ -297,7 +287,7 @@ class Controller:
         if self._link_changes[node]:
             log.debug("an order is lost with its link", node=node, order=type(order).__name__)
             return
-        self._log_order(node, order)
+        log_order(node, order)
         self._control.send(node, order)
 
     def _send_standby(self) -> None:
@@ -309,21 +299,6 @@ class Controller:
             present = tuple(sorted(self.cluster.present))
             for node in present:
                 self._send(node, Standby(present, len(waits_for) or self.cluster.missing()))
-
-    def _log_order(self, node: str, order: Order) -> None:
-        match order:
-            case Welcome():
-                log.info("welcomed a node", node=node, round=order.round)
-            case Refuse(reason):
-                log.warning("refused a node", node=node, reason=reason)
-            case Offer(record):
-                log.info("offering a change of plan", to=node, record=record.number, at_round=record.start)
-            case Fence(_, ballot, evicted):
-                log.warning("fencing", node=node, without=sorted(evicted), ballot=ballot)
-            case EvictionCommitted():
-                log.info("eviction committed", node=node)
-            case Sponsor():
-                log.info("sent a node to a sponsor", node=node, sponsor=order.address)
 
     async def _wait_until_over(self) -> None:
         since = None

@@ -1,0 +1,26 @@
+"""Logs the orders that the controller sends to nodes."""
+
+from __future__ import annotations
+
+import structlog
+
+from edgenode.core.protocol.orders import EvictionCommitted, Fence, Offer, Order, Refuse, Sponsor, Welcome
+
+log = structlog.get_logger()
+
+
+def log_order(node: str, order: Order) -> None:
+    """Log an order to a node, if it matters to people."""
+    match order:
+        case Welcome():
+            log.info("welcomed a node", node=node, round=order.round)
+        case Refuse(reason):
+            log.warning("refused a node", node=node, reason=reason)
+        case Offer(record):
+            log.info("offering a change of plan", to=node, record=record.number, at_round=record.start)
+        case Fence(_, ballot, evicted):
+            log.warning("fencing", node=node, without=sorted(evicted), ballot=ballot)
+        case EvictionCommitted():
+            log.info("eviction committed", node=node)
+        case Sponsor():
+            log.info("sent a node to a sponsor", node=node, sponsor=order.address)
