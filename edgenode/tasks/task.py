@@ -46,6 +46,10 @@ class NodeInfo:
         name: its node id.
         data_dir: ``task.data_dir`` of its run.toml, with {node} replaced by its name. None if it is not set.
         seed: ``run.seed``, equal on all nodes.
+
+    Example:
+        >>> def train_data(self, node: edgenode.NodeInfo) -> ImageFolder:
+        ...     return ImageFolder(node.data_dir / "train", PREPARED)
     """
 
     name: str
@@ -60,6 +64,10 @@ class RunLength:
     Attributes:
         rounds: rounds with a local step.
         rounds_per_epoch: rounds in which the mean node passes once through its data.
+
+    Example:
+        >>> def scheduler(self, optimizer: Optimizer, run: edgenode.RunLength) -> LRScheduler:
+        ...     return CosineAnnealingLR(optimizer, run.rounds)
     """
 
     rounds: int
@@ -69,7 +77,16 @@ class RunLength:
 class Task:
     """One model and one node's data. Subclasses define `model` and `train_data`, and override what else they need.
 
-    ``task.entry`` of run.toml names the class, and ``[task.options]`` has the arguments of its constructor.
+    ``task.entry`` of run.toml names the class, and ``[task.options]`` has the arguments of its constructor. A node
+    reports what is missing or does not fit as a `ConfigError` of one line.
+
+    Example:
+        >>> class Birds(edgenode.Task):
+        ...     def model(self) -> nn.Module:
+        ...         return nn.Linear(64, 10)
+        ...     def train_data(self, node: edgenode.NodeInfo) -> TensorDataset:
+        ...         songs, names = torch.load(node.data_dir / "songs.pt")  # [N, 64] float32, [N] int64
+        ...         return TensorDataset(songs, names)
     """
 
     draws_from_torch_alone: ClassVar[bool] = False
