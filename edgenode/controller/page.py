@@ -48,7 +48,8 @@ class Page:
         if enrolment is None:
             self._sign_in = SignIn(cluster)
         else:
-            self._sign_in = SignIn(cluster, kept_secret(options.state_dir / _SECRET), enrolment.admits)
+            secret, https = kept_secret(options.state_dir / _SECRET), options.page_url.startswith("https:")
+            self._sign_in = SignIn(cluster, secret, enrolment.admits, https)
         self.feed = Feed(lambda: cluster_json(status()), self._sign_in.watcher)
         self.url = ""
 

@@ -66,6 +66,7 @@ class SignIn:
         secret: of the cookies. Whoever knows it can make one.
         admits: whether a key is valid for a subject. None if the controller works without certificates: then everybody
             is an operator, and needs no link.
+        https: whether browsers reach the page by HTTPS, and send the cookie by nothing else.
         now: the clock, in seconds since 1970.
     """
 
@@ -74,10 +75,11 @@ class SignIn:
         cluster: str,
         secret: str = "",
         admits: Callable[[Subject, str], bool] | None = None,
+        https: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.cluster = cluster
-        self._secret, self._admits, self._now = secret.encode(), admits, now
+        self._secret, self._admits, self._https, self._now = secret.encode(), admits, https, now
         self._cookie = f"edgenode-{cluster}"  # a browser sends cookies to every port of a machine
         self._links: dict[str, tuple[Caller, float]] = {}  # by hash, the oldest first
 
@@ -107,7 +109,8 @@ class SignIn:
         (subject, key_id), until = caller, self._now() + SESSION_S
         stated = base64.urlsafe_b64encode(json.dumps([subject.dns_name, key_id, until]).encode()).decode().rstrip("=")
         value = f"{self._cookie}={stated}.{self._code(stated)}"
-        return f"{value}; Path=/; Max-Age={SESSION_S:.0f}; HttpOnly; SameSite=Strict"
+        secure = "; Secure" if self._https else ""
+        return f"{value}; Path=/; Max-Age={SESSION_S:.0f}; HttpOnly; SameSite=Strict{secure}"
 
     def visitor(self, scope: Scope) -> Caller | None:
         """Who sends a request, or None if nobody is signed in."""

@@ -125,7 +125,7 @@ async def test_page_before_the_start_counts_the_missing_nodes(
     assert "waiting for 2 more nodes" in (await browser.get("/")).text
 
 
-async def test_page_without_script_lists_what_was_requested_and_what_waits(
+async def test_page_without_script_lists_requests_that_wait(
     browser: httpx.AsyncClient, operator_service: OperatorService
 ) -> None:
     pending = (PendingChange("graph <b>", "the run resumes", 12),)

@@ -114,7 +114,7 @@ async def test_stream_ends_with_the_last_state_of_the_run() -> None:
         assert rest["value"] == 7
 
 
-async def test_client_above_the_limit_replaces_the_oldest_of_who_has_most(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_newest_client_replaces_the_oldest_of_who_has_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_CLIENTS", 3)
     async with (
         streamed(Cluster(), lambda scope: scope["query_string"].decode()) as (feed, address),

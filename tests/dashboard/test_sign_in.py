@@ -27,7 +27,7 @@ class Authority:
 
     def __init__(self) -> None:
         self.revoked, self.time = set[str](), 1e9
-        self.sign_in = SignIn("home", SECRET, lambda subject, key_id: key_id not in self.revoked, lambda: self.time)
+        self.sign_in = SignIn("home", SECRET, lambda subject, key_id: key_id not in self.revoked, now=lambda: self.time)
 
 
 @pytest.fixture
@@ -144,6 +144,11 @@ def visitor(sign_in: SignIn, cookie: str) -> Caller | None:
 def test_session_survives_a_restart_of_the_controller(authority: Authority) -> None:
     cookie = cookie_of(authority.sign_in, ANNA)
     assert visitor(Authority().sign_in, f"other=1; {cookie}; bad[]=2") == ANNA
+
+
+def test_cookie_of_a_page_with_https_is_for_https_alone(authority: Authority) -> None:
+    assert not authority.sign_in.cookie(ANNA).endswith("; Secure")
+    assert SignIn("home", SECRET, lambda *key: True, https=True).cookie(ANNA).endswith("; Secure")
 
 
 def test_forged_cookie_is_nobody(authority: Authority) -> None:
