@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def test_bits_per_entry_of_a_resnet20(resnet20: Layout, name: str, values: str, 
     blocks, entries = (100, resnet20.size / 100) if name == "rolling 1%" else (1, _kept(resnet20, 0.01))
     size = static_tables.message_bytes(resnet20, static_tables.compressor(name, values), blocks)
     assert 8 * size / entries < bits
+
+
+@pytest.mark.parametrize(("rounds", "share", "values", "megabytes"), [
+    (2000, 0.003, "int8", 0.155), (2000, 0.006, "fitted4", 0.152), (500, 0.014, "fitted4", 0.098),
+])  # fmt: skip
+def test_whole_run_of_rolling_and_an_8_bit_last_phase(rounds: int, share: float, values: str, megabytes: float) -> None:
+    """The bytes of a node on Fashion-MNIST with small-cnn, headers included."""
+    model = models.build("small-cnn", 10, 1, 28, "group")
+    layout = Layout(tuple(parameter.numel() for parameter in model.parameters()))
+    message = static_tables.message_bytes(layout, static_tables.compressor("rolling", values), math.ceil(1 / share))
+    last = static_tables.message_bytes(layout, static_tables.compressor("rolling", "int8"))
+    assert (rounds * message + 2 * last) / 1e6 == pytest.approx(megabytes, abs=0.001)
 
 
 def _kept(layout: Layout, share: float) -> int:
