@@ -10,7 +10,7 @@ import pytest
 
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.run_history import RunHistory
-from tests.e2e.fleet import Fleet, Process
+from tests.e2e.fleet import Fleet, Process, until
 from tests.e2e.test_simulate import models
 
 POISONER = str(Path(__file__).with_name("poisoner.py"))
@@ -83,3 +83,33 @@ def test_poisoned_run_goes_back_to_a_good_checkpoint_with_equal_bits(fleet: Flee
         assert "poison alarm" not in node.stderr
     fleet.command("simulate", "run.toml", "--out", "clean")
     assert models(fleet.folder / "clean") == models(fleet.folder)
+
+
+@pytest.mark.slow
+def test_no_alarm_about_an_eviction_a_newcomer_or_a_leaver(fleet: Fleet) -> None:
+    changes = {"run.rounds": 100_000, "run.evict_after_s": 3, "algorithm.share": 0.05, "run.on_poison": "pause"}
+    fleet.configure({**SETTINGS, **changes, "task.skew": 0.8, "topology.graphs": ["a"]})
+    controller, nodes = fleet.controller(), fleet.nodes(4)
+    for node in nodes:
+        node.logs(r"test accuracy .*round=60\b")
+    nodes[3].kill()
+    nodes[0].logs(r"without=\['node-3'\]")
+    newcomer = fleet.node("node-3")
+    after_rounds(newcomer, 80)
+    nodes[2].popen.terminate()
+    nodes[2].exits(0)
+    nodes[0].logs(r"leaving=\['node-2'\]")
+    after_rounds(newcomer, 40)
+    fleet.stop([nodes[0], nodes[1], newcomer])
+    controller.exits(0)
+    assert [process.name for process in fleet.processes if "poison alarm" in process.stderr] == []
+
+
+def after_rounds(node: Process, rounds: int) -> None:
+    """Wait until a node has evaluated its model after so many more rounds."""
+    found = re.findall(r"test accuracy .*round=(\d+)", node.stderr)
+    begun = int(found[-1]) if found else int(node.logs(r"run begins .*round=(\d+)")[1])
+    until(
+        lambda: [t for t in re.findall(r"test accuracy .*round=(\d+)", node.stderr) if int(t) >= begun + rounds],
+        node.tail,
+    )
