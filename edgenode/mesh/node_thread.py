@@ -41,6 +41,9 @@ class MeshWorkload:
     def prepare(self) -> DataSize:
         return self._trainer.data_size
 
+    def most_model_bytes(self) -> int:
+        return self._trainer.most_model_bytes
+
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:
         self._trainer.rounds_per_epoch = epoch.rounds
         return self._trainer

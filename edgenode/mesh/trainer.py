@@ -23,7 +23,7 @@ from edgenode.core.topology.period import DataSize
 from edgenode.errors import CheckpointError, ConfigError, Diverged, EdgenodeError
 from edgenode.mesh import random_state
 from edgenode.mesh.passes import Passes
-from edgenode.tasks.flat_params import FlatParameters
+from edgenode.tasks.flat_params import FlatParameters, most_bytes
 from edgenode.tasks.packing import pack, unpack
 from edgenode.tasks.trainer import BUFFER_PREFIX, LocalStep
 
@@ -75,6 +75,10 @@ class MeshTrainer:
         self.round = 0
         self.layout, self.size = self._flat.layout, self._flat.size
         self.rounds_per_epoch = 1  # until the run begins
+
+    @property
+    def most_model_bytes(self) -> int:
+        return most_bytes(self._flat.model)
 
     @property
     def samples(self) -> int:

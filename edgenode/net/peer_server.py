@@ -44,6 +44,8 @@ MOST_RECEIVED = 1 << 20  # bytes of one message: a chunk of a payload, or some r
 _MAX_ABORTS = 16  # more say nothing new
 _MOST_ANSWERS = 4096  # of one stream that nobody reads: there are at most two windows
 _HELLO_S = 10.0
+_FETCH_S = 600.0  # as long as a newcomer waits
+_STALL_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._met = asyncio.Event()
         self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue()
         self._aborts: asyncio.Queue[tuple[Identity, Abort]] = asyncio.Queue(_MAX_ABORTS)
+        self._one_fetch = asyncio.Lock()  # newcomers that come together take turns
         self._model: Callable[[str], Awaitable[bytes]] | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -176,14 +179,19 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             require_name(context, theirs.node)
             if self._model is None:
                 raise RemoteProtocolError(f"{self.identity.node} has no model yet")
-            model = await self._model(theirs.node)
+            async with self._one_fetch, asyncio.timeout(_FETCH_S):
+                await self._send_model(await self._model(theirs.node), request.own, context)
+        except TimeoutError:
+            await refuse(context, TransportError("this node read too little of the model"))
         except EdgenodeError as exc:
             await reject(context, exc)
-            return
-        if request.own == sha256(model).hexdigest():
+
+    async def _send_model(self, model: bytes, own: str, context: grpc.aio.ServicerContext) -> None:
+        if own == sha256(model).hexdigest():
             return
         for at in range(0, len(model), CHUNK_BYTES):
-            await context.write(peer_pb2.FetchModelResponse(chunk=model[at : at + CHUNK_BYTES]))
+            async with asyncio.timeout(_STALL_S):
+                await context.write(peer_pb2.FetchModelResponse(chunk=model[at : at + CHUNK_BYTES]))
 
     async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
         """One in-neighbour's stream: pushes in, answers out, in any order. The sender ends it."""

@@ -45,7 +45,7 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.signatures import UNSIGNED, Verifier
 from edgenode.core.topology.period import DataSize, Epoch
-from edgenode.errors import ConfigError, Diverged, TransportError
+from edgenode.errors import ConfigError, Diverged, RemoteProtocolError, TransportError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.discovery import Discovery
 from edgenode.net.peer_client import fetch_model, meet, probe
@@ -67,7 +67,6 @@ _FETCH_S = 600.0
 _PROBE_S = 5.0
 _RETRY_S = 2.0
 _CHECK_LINK_EVERY_S = 0.1
-_MAX_MODEL_BYTES = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class LocalNode:
         data: how much it has.
         port: where its peers reach it.
         verifier: of what a controller says.
+        model_bytes: an upper bound of what a sponsor sends.
     """
 
     identity: Identity
@@ -86,6 +86,7 @@ class LocalNode:
     data: DataSize
     port: int
     verifier: Verifier = UNSIGNED
+    model_bytes: int = 1 << 20
 
 
 class ModelFetcher:
@@ -96,24 +97,20 @@ class ModelFetcher:
         model: z and the BatchNorm buffers of the last sponsor.
     """
 
-    def __init__(self, identity: Identity, link: ControlLink) -> None:
+    def __init__(self, local: LocalNode, link: ControlLink) -> None:
         self.sponsors: asyncio.Queue[Sponsor] = asyncio.Queue()
         self.model: Arrays | None = None
-        self._identity, self._link = identity, link
+        self._local, self._link = local, link
 
     async def run(self) -> None:
-        """For every sponsor: fetch its model, reach all other members, and report that. Until cancelled.
-
-        Raises:
-            RemoteProtocolError: the sponsor sends too much.
-        """
+        """For every sponsor: fetch its model, reach all other members, and report that. Until cancelled."""
         while True:
             sponsor = await self.sponsors.get()
             try:
-                raw = await fetch_model(sponsor.address, self._identity, _MAX_MODEL_BYTES, _FETCH_S)
+                raw = await fetch_model(sponsor.address, self._local.identity, self._local.model_bytes, _FETCH_S)
                 await self._reach(sponsor.others)
                 self.model = load(raw)
-            except (TransportError, SafetensorError) as exc:
+            except (TransportError, RemoteProtocolError, SafetensorError) as exc:
                 log.warning("cannot join yet", reason=str(exc))
                 await asyncio.sleep(_RETRY_S)
                 self.sponsors.put_nowait(sponsor)
@@ -122,7 +119,7 @@ class ModelFetcher:
             self._link.report(Fetched())
 
     async def _reach(self, members: tuple[str, ...]) -> None:
-        answers = await asyncio.gather(*(probe(member, self._identity, _PROBE_S) for member in members))
+        answers = await asyncio.gather(*(probe(member, self._local.identity, _PROBE_S) for member in members))
         if not all(answers):
             unreached = [member for member, answer in zip(members, answers, strict=True) if not answer]
             raise TransportError(f"cannot reach {', '.join(unreached)}")
@@ -153,7 +150,7 @@ class ControllerBootstrap:
         self._options, self._local, self._discovery = options, local, discovery
         self._shutdown, self._show_wait = shutdown, show_wait
         self._welcomes: asyncio.Queue[Welcome] = asyncio.Queue()
-        self._fetcher = ModelFetcher(local.identity, self.link)
+        self._fetcher = ModelFetcher(local, self.link)
         self._leadership: Leadership | None = None  # of the last Hello
         self._attempts = count()  # to reach one of the announced controllers
         self._snapshot: Callable[[], NodeSnapshot] | None = None  # of the node, once it runs

@@ -162,7 +162,8 @@ class NodeProcess:
         log.info("data loaded", samples=data.samples)
         address, cluster = join_address(self.options.listen_host, port), self.identity.cluster
         log.info("listening", node=self.options.name, address=address, cluster=cluster)
-        return LocalNode(self.identity, self.saved, data, port, self._verifier)
+        model_bytes = await self._worker(self._workload.most_model_bytes)
+        return LocalNode(self.identity, self.saved, data, port, self._verifier, model_bytes)
 
     def _admits(self, subject: Subject, key_id: str) -> bool:
         """Whether the plan lets somebody in who shows a key."""

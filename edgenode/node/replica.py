@@ -25,7 +25,7 @@ from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import Abort, Accusation
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.signatures import UNSIGNED, Verifier
-from edgenode.errors import Diverged
+from edgenode.errors import CheckpointError, Diverged, RemoteProtocolError
 from edgenode.node.workload import SHARED_STATE, Trainer
 from edgenode.observability.model_sketch import Sketch
 from edgenode.storage import model_file
@@ -82,6 +82,7 @@ class Replica:
 
     Raises:
         CheckpointError: the checkpoint of the first round is damaged or missing.
+        RemoteProtocolError: the sponsor's model does not fit this one.
     """
 
     def __init__(
@@ -129,12 +130,11 @@ class Replica:
         A newcomer starts with its sponsor's z and shared state, u = 1 and no error. Its own checkpoints are
         dropped: they belong to an earlier incarnation.
         """
+        fetched = None if start.fetched is None else self._take_over(start.fetched)
         if self._store is not None:
-            self._store.rewind(start.round if start.fetched is None else -1)
-        if start.fetched is not None:
-            shared = {name: value for name, value in start.fetched.items() if name != _Z}
-            self.trainer.load_local_state({**self.trainer.local_state(), **shared})
-            return algorithm_spec.initial(start.fetched[_Z])
+            self._store.rewind(start.round if fetched is None else -1)
+        if fetched is not None:
+            return algorithm_spec.initial(fetched)
         if start.round == 0 or self._store is None:
             return algorithm_spec.initial(self.trainer.initial())
         checkpoint = self._store.load(start.round)
@@ -143,6 +143,24 @@ class Replica:
             setattr(self.stats, name, count)
         self.stats.u = float(checkpoint.state.u.mean())
         return checkpoint.state
+
+    def _take_over(self, fetched: Arrays) -> Floats:
+        """The z of a sponsor, with its shared state. Nothing of this node's own is dropped before they are checked."""
+        own = self.trainer.local_state()
+        shared = {name: value for name, value in fetched.items() if name != _Z}
+        z = fetched.get(_Z)
+        if z is None or z.dtype != np.float32 or z.shape != (self.layout.size,):
+            raise RemoteProtocolError(f"the sponsor sent no model of {self.layout.size} float32 numbers")
+        numbers = [z, *(value for value in shared.values() if np.issubdtype(value.dtype, np.floating))]
+        if not all(np.isfinite(value).all() for value in numbers):
+            raise RemoteProtocolError("the sponsor sent a model with numbers that are not finite")
+        if foreign := sorted(name for name in shared if not name.startswith(SHARED_STATE)):
+            raise RemoteProtocolError(f"the sponsor sent {foreign[0][:80]!a}, which belongs to no model")
+        try:
+            self.trainer.load_local_state({**own, **shared})
+        except CheckpointError as exc:
+            raise RemoteProtocolError(f"the sponsor sent another model: {exc}") from exc
+        return z
 
     def model(self) -> bytes:
         """z and the shared state, for a newcomer."""

@@ -131,6 +131,7 @@ class NodeRunner:
         self._wait = BarrierWait(timeout_s if link is None else None, mailbox.post)
         self.progress = ProgressReporter(replica, self._wait, link, timeout_s, lambda: self._wire_bytes, server.faults)
         self._initial = initial
+        self._exported: tuple[int, bytes] | None = None  # the model of a round, for all newcomers that ask in it
         self._peers: Peers | None = None
         self._outcome: Outcome | None = None
 
@@ -187,7 +188,10 @@ class NodeRunner:
     async def _model_for(self, node: str) -> bytes:
         if self._initial is not None and self._initial.serves(node, self.progress.snapshot.round):
             return self._initial.model
-        return await self._worker(self.replica.model)
+        t = self.progress.snapshot.round
+        if self._exported is None or self._exported[0] != t:
+            self._exported = t, await self._worker(self.replica.model)
+        return self._exported[1]
 
     # --- events -------------------------------------------------------------------------------------
 
@@ -305,6 +309,7 @@ class NodeRunner:
 
     def _close_round(self, mixed: Mixed, peers: Peers) -> None:
         self._wait.end()
+        self._exported = None
         for leaver in self.progress.snapshot.plan.graph(mixed.round).leaving - {self.replica.name}:
             peers.retire(leaver)
         if self._initial is not None and mixed.round > self._initial.until:

@@ -70,6 +70,11 @@ class TaskWorkload:
             samples = -(-samples // nodes)
         return DataSize(samples, config.task.samples_per_round)
 
+    def most_model_bytes(self) -> int:
+        from edgenode.tasks.flat_params import most_bytes
+
+        return most_bytes(self._loaded()[0].model())
+
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> TaskTrainer:
         from edgenode.tasks.task import RunLength
         from edgenode.tasks.trainer import TaskTrainer

@@ -112,6 +112,10 @@ class Workload(Protocol):
         """
         ...
 
+    def most_model_bytes(self) -> int:
+        """An upper bound of what a sponsor sends. Called in the worker, after ``prepare``."""
+        ...
+
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:
         """The trainer of the node of this name. Called in the worker, after ``prepare``.
 

@@ -18,6 +18,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from edgenode.errors import ConfigError, LocalProtocolError
 
+_OTHER_BYTES = 1 << 20  # names, and the state of schedules
+
 Vector = NDArray[np.float32]
 
 
@@ -150,3 +152,9 @@ def _refuse_unfit(parameters: dict[str, nn.Parameter]) -> None:
     for (address, name), (other, second) in pairwise(by_address):
         if address == other:
             raise ConfigError(f"parameters {name} and {second} share memory: make them one nn.Parameter")
+
+
+def most_bytes(model: nn.Module) -> int:
+    """An upper bound of a model as another node sends it: with averaged buffers, and with what is not a tensor."""
+    sizes = [4 * int(tensor.numel()) + int(tensor.nbytes) for tensor in model.state_dict().values()]
+    return 2 * sum(sizes) + _OTHER_BYTES

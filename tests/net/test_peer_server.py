@@ -233,3 +233,37 @@ async def test_node_without_a_model_refuses_to_send_it() -> None:
         error = await failure(fetch_model(target, N0, 1, SOON_S))
     assert isinstance(error, TransportError)
     assert "n1 has no model yet" in str(error)
+
+
+async def test_newcomers_fetch_one_after_the_other() -> None:
+    receiver, at_once, most = Receiver(), 0, 0
+
+    async def export(node: str) -> bytes:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.01)
+        at_once -= 1
+        return bytes(3 * CHUNK_BYTES)
+
+    async with receiver.up() as target:
+        receiver.server.sponsor(export)
+        fetches = (fetch_model(target, replace(N0, node=f"n{i + 2}"), 1 << 20, SOON_S) for i in range(20))
+        assert {len(model) for model in await asyncio.gather(*fetches)} == {3 * CHUNK_BYTES}
+    assert most == 1
+
+
+async def test_newcomer_that_reads_nothing_does_not_keep_the_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_server, "_STALL_S", 0.2)
+    receiver = Receiver()
+
+    async def export(node: str) -> bytes:
+        return bytes(64 << 20) if node == "n2" else b"model"
+
+    async with receiver.up() as target, channel(target) as to_peer:
+        receiver.server.sponsor(export)
+        request = peer_pb2.FetchModelRequest(identity=replace(N0, node="n2").to_wire())
+        stalled = peer_pb2_grpc.PeerServiceStub(to_peer).FetchModel(request)
+        await stalled.read()
+        assert await fetch_model(target, N0, 1 << 20, SOON_S) == b"model"
+        stalled.cancel()

@@ -1,0 +1,71 @@
+"""What a newcomer takes over from a sponsor, and what it keeps if that is not a model of this run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load
+
+from edgenode import factory
+from edgenode.config.schema import Config
+from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.protocol.plan import Member, Plan, create_plan
+from edgenode.core.topology.period import Epoch
+from edgenode.errors import RemoteProtocolError
+from edgenode.node.replica import Replica, StartPoint
+from edgenode.node.task_workload import TaskWorkload
+from edgenode.node.workload import checkpoint_store
+from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore
+
+CONFIG = Config()
+PLAN = create_plan(CONFIG.run.cluster, [Member("n0"), Member("n1")], factory.schedule(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def workload() -> TaskWorkload:
+    found = TaskWorkload(CONFIG, "n0")
+    found.prepare()
+    return found
+
+
+def a_replica(workload: TaskWorkload, store: CheckpointStore, fetched: Arrays | None, plan: Plan = PLAN) -> Replica:
+    trainer = workload.trainer("n0", plan.records[0].names, Epoch())
+    start = StartPoint(plan, 0 if fetched is None else 5, fetched)
+    return Replica(CONFIG, factory.algorithm_spec(CONFIG), "n0", trainer, start, store, 8, None)
+
+
+def test_sponsor_sends_no_more_than_the_model_takes(workload: TaskWorkload, tmp_path: Path) -> None:
+    model = a_replica(workload, checkpoint_store(tmp_path, CONFIG, workload), None).model()
+    assert len(model) < workload.most_model_bytes() < 2 * len(model) + (2 << 20)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"z": None}, "the sponsor sent no model of .* float32 numbers"),
+        ({"z": np.zeros(3, np.float32)}, "the sponsor sent no model of .* float32 numbers"),
+        ({"z": np.full(1, np.nan, np.float32)}, "the sponsor sent no model|not finite"),
+        ({"buffer.none": np.zeros(3)}, "the sponsor sent another model: .*buffer.none"),
+        ({"optimizer.0": np.zeros(3)}, "the sponsor sent 'optimizer.0', which belongs to no model"),
+    ],
+)
+def test_bad_model_of_a_sponsor_costs_no_checkpoint(
+    workload: TaskWorkload, tmp_path: Path, change: dict[str, np.ndarray | None], text: str
+) -> None:
+    store = checkpoint_store(tmp_path, CONFIG, workload)
+    first = a_replica(workload, store, None)
+    state = State.initial(first.learner.model())
+    store.save(Checkpoint(7, state, PLAN, first.trainer.local_state(), {}))
+    good = load(first.model())
+    bad = {name: value for name, value in {**good, **change}.items() if value is not None}
+    with pytest.raises(RemoteProtocolError, match=text):
+        a_replica(workload, store, bad)
+    bad = {**good, "z": np.full_like(good["z"], np.inf)}
+    with pytest.raises(RemoteProtocolError, match="not finite"):
+        a_replica(workload, store, bad)
+    assert store.scan()[0] == {7}
+    taken = a_replica(workload, store, good)
+    assert (taken.learner.model() == good["z"]).all()
+    assert store.scan()[0] == frozenset()
