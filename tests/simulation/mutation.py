@@ -169,6 +169,7 @@ def _mutant(precaution: str, edit: Edit, *play: str, also: tuple[tuple[str, Edit
 
 _SEEDS = "faults", "--seeds"
 _POWER = "faults", "--power-fails", "--seeds"
+_LIARS = "faults", "--liars", "--seeds"
 MUTANTS = (
     _mutant("a checkpoint's files are flushed before it is renamed into place", delete, *_POWER, "0..400"),
     _mutant("the folder of a renamed checkpoint is flushed", delete, *_POWER, "0..400"),
@@ -211,6 +212,8 @@ MUTANTS = (
         also=(("a resume removes the newer checkpoints", delete),),
     ),
     _mutant("a leaver hands on which rounds the others have begun", _rewrite(ast.IfExp, _else), *_SEEDS, "22364"),
+    _mutant("a record that no controller signed is not believed", delete, *_LIARS, "0..300"),
+    _mutant("a push of a round that its sender cannot have begun is refused", delete, *_LIARS, "0..600"),
     _mutant(
         "a recovering controller that has not heard everyone needs a majority",
         becomes("False"), "faults", "--seeds", "11387",

@@ -84,6 +84,7 @@ def verify(state: MemberState, records: tuple[Record, ...]) -> None:
     """
     known = {r.digest for r in state.plan.records} if records else set()
     for record in records:
+        # precaution: a record that no controller signed is not believed
         if record.digest not in known:
             state.verifier.verify(record)
 
@@ -117,10 +118,10 @@ def check_round(state: MemberState, message: Message, plan: Plan) -> None:
     sender, t = message.sender, message.round
     end = min([state.learner.rounds, *(r.end for r in plan.records if r.end is not None)])
     since = plan.joined(sender, message.incarnation)  # not what an earlier process of the name left
-    if t >= end or (t >= state.round + state.window and _is_ahead_of_us(state, plan, sender, t)):
+    full = t > state.round and state.barrier.buffered_from(sender, since) >= state.window
+    # precaution: a push of a round that its sender cannot have begun is refused
+    if full or t >= end or (t >= state.round + state.window and _is_ahead_of_us(state, plan, sender, t)):
         raise RemoteProtocolError(f"{sender} pushed round {t} of {end}, but round {state.round} is next here")
-    if t > state.round and state.barrier.buffered_from(sender, since) >= state.window:
-        raise RemoteProtocolError(f"{sender} is more than {state.window} unanswered pushes ahead")
     for peer, begun in message.begun_rounds:
         known = plan.next_incarnation(peer)  # 0 if it was never a member
         if not known or begun > end or _is_ahead_of_us(state, plan, peer, begun):
