@@ -2,22 +2,26 @@
 
     python benchmarks/mesh_overhead.py
 
-Both sides run the same GRU of 26,762 parameters, the same Adam and the same node, in turn, each in processes of their
-own: alone, and as a pair over loopback. It prints the median time of a round, its fastest tenth, and the CPU time of
-the process for a round. Other work on the machine disturbs the second less than the first, and the third hardly. The
-difference is the median over the repetitions.
+The first two rows leave out training and network: a model of 26,762 parameters goes to the thread that trains, and its
+update comes back. Then both sides run the same GRU, the same Adam and the same node, in turn, each in processes of
+their own: alone, and as a pair over loopback. It prints the median time of a round, its fastest tenth, and the CPU time
+of the process for a round. Other work on the machine disturbs the second less than the first, and the third less than
+the second. The difference is the median over the repetitions.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
+import resource
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -29,6 +33,7 @@ from edgenode.observability.logs import set_up_logging
 REPETITIONS = 3
 ROUNDS = 600
 WARM_UP = 100
+BATCHES = 56  # of a pass
 SETTINGS: Mapping[str, object] = {
     "run.rounds": ROUNDS, "run.evaluate_every": 0, "run.checkpoint_every": 10 * ROUNDS, "algorithm.name": "sp",
     "topology.every": "100r",
@@ -71,7 +76,7 @@ def measure(kind: str, index: int, ports: Sequence[int], folder: Path) -> tuple[
         from edgenode import Mesh
 
         mesh = Mesh(model, None, optimizer, settings=settings, **where)
-        for _ in mesh.loop([None]):
+        for _ in mesh.loop([None] * BATCHES):
             mesh.step(loss=step())
     else:
         as_daemon(model, optimizer, step, settings, where)
@@ -107,6 +112,57 @@ def as_daemon(model: Any, optimizer: Any, step: Callable[[], float], settings: A
     run_node(options, Workload(trainer, UserThread(trainer.hand_over)))
 
 
+def hand_over(kind: str) -> list[float]:
+    """Give z to the thread that trains and take the update back. Return the CPU time, in ms, and the switches of
+    threads, for a round."""
+    from edgenode.core.protocol.events import Train
+    from edgenode.mesh.passes import Passes
+    from edgenode.mesh.trainer import MeshTrainer
+    from edgenode.mesh.worker import UserThread
+    from edgenode.node.background import WorkerThread
+
+    model, optimizer, _, _ = loop_body()
+    passes = Passes([None] * BATCHES)
+    trainer = MeshTrainer(model, [optimizer], passes, 1, {}, lambda: None)
+    z, spent = trainer.initial(), list[float]()
+
+    async def node(worker: Any, train: Callable[[Any], Any]) -> None:
+        before = used()
+        for t in range(ROUNDS):
+            await worker.train(train, Train(t, z))
+        spent.extend((now - then) / ROUNDS for now, then in zip(used(), before, strict=True))
+
+    def in_a_worker(action: Train) -> Any:
+        trainer.hand_over(action.round, action.z)
+        trainer.count(0.0)
+        return trainer.train(action.round, action.z)
+
+    if kind == "daemon":
+        worker = WorkerThread()
+        asyncio.run(node(worker, in_a_worker))
+        worker.close()
+        return spent
+    user = UserThread(trainer.hand_over)
+
+    def run_node() -> None:
+        asyncio.run(node(user, lambda action: trainer.train(action.round, action.z)))
+        user.end()
+
+    thread = threading.Thread(target=run_node)
+    thread.start()
+    user.serve()
+    for _ in passes.batches():
+        if trainer.count(0.0) and not user.serve():
+            break
+    thread.join()
+    return spent
+
+
+def used() -> tuple[float, int]:
+    """CPU time of this process, in ms, and how often its threads have waited."""
+    return 1000 * time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+
+
 def free_ports(count: int) -> list[int]:
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
@@ -140,13 +196,19 @@ def main() -> None:
         return
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {REPETITIONS} repetitions of {ROUNDS} rounds\n")
     print("| nodes | time of a round | daemon, ms | mesh, ms | difference, ms |\n|---|---|---|---|---|")
+    show("hand-over alone", ("CPU time", "switches (not ms)"), hand_over, 3 * REPETITIONS)
     for nodes in (1, 2):
-        runs = [(round_ms("daemon", nodes), round_ms("mesh", nodes)) for _ in range(REPETITIONS)]
-        for place, what in enumerate(("median", "fastest tenth", "CPU time")):
-            daemon, mesh = ([run[kind][place] for run in runs] for kind in (0, 1))
-            extra = [m - d for d, m in zip(daemon, mesh, strict=True)]
-            row = f"{statistics.median(daemon):.3f} | {statistics.median(mesh):.3f} | {statistics.median(extra):+.3f}"
-            print(f"| {nodes} | {what} | {row} ({min(extra):+.3f} to {max(extra):+.3f}) |", flush=True)
+        show(str(nodes), ("median", "fastest tenth", "CPU time"), lambda kind, n=nodes: round_ms(kind, n), REPETITIONS)
+
+
+def show(nodes: str, values: Sequence[str], measured: Callable[[str], list[float]], repetitions: int) -> None:
+    """Measure both kinds in turn, and print a row for each value."""
+    runs = [(measured("daemon"), measured("mesh")) for _ in range(repetitions)]
+    for place, what in enumerate(values):
+        daemon, mesh = ([run[kind][place] for run in runs] for kind in (0, 1))
+        extra = [m - d for d, m in zip(daemon, mesh, strict=True)]
+        row = f"{statistics.median(daemon):.3f} | {statistics.median(mesh):.3f} | {statistics.median(extra):+.3f}"
+        print(f"| {nodes} | {what} | {row} ({min(extra):+.3f} to {max(extra):+.3f}) |", flush=True)
 
 
 if __name__ == "__main__":
