@@ -21,12 +21,12 @@ from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
+from edgenode.core.topology.schedule import MAX_GRAPHS
 from edgenode.errors import ConfigError
 from edgenode.net.tls import Caller
 
 log = structlog.get_logger()
 
-MAX_GRAPHS = 64
 _ANSWER_S = 2.0  # from then on, a change that a member was offered counts as queued
 
 

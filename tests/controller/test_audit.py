@@ -11,11 +11,11 @@ import pytest
 
 from edgenode.config.schema import Config
 from edgenode.controller.audit import Audit
-from edgenode.controller.operator_service import MAX_GRAPHS
 from edgenode.controller.options import Options
 from edgenode.controller.process import Controller
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
+from edgenode.core.topology.schedule import MAX_GRAPHS
 from edgenode.errors import ConfigError
 from edgenode.storage.audit_log import AuditLog
 from edgenode.storage.run_history import NAME
