@@ -19,6 +19,7 @@ class ControllerHost:
 
     Attributes:
         cluster: the state machine of the controller that runs; None while none does.
+        revoked: the ids of all revoked keys.
         evicted: node -> the newest incarnation that any controller has evicted, whether or not a node knows of it.
     """
 
@@ -26,6 +27,7 @@ class ControllerHost:
         self._run_spec, self._disk_lost = run_spec, disk_lost
         self.cluster: Cluster | None = Cluster(run_spec, Leadership(0, "c0"), signer=CONTROLLER_SIGNER)
         self.evicted: dict[str, int] = {}
+        self.revoked: frozenset[str] = frozenset()
         self._persisted: Persist | None = None
         self._run_created = False
         self._restarts = 0

@@ -16,6 +16,7 @@ from edgenode.core.protocol.events import (
     Persist,
     Reply,
     Reported,
+    Revoke,
     Send,
     StepDown,
 )
@@ -120,6 +121,11 @@ class ControllerShell:
             case _:
                 assert_never(action)
 
+    def revoke(self, key: str) -> None:
+        """A key is revoked. The register outlives every controller, and also its lost disk: it is kept apart."""
+        self._host.revoked |= {key}
+        self.handle(Revoke(self._host.revoked))
+
     # --- links --------------------------------------------------------------------------------------
 
     def accept(self, link: int, name: str, join: Join) -> None:
@@ -186,5 +192,6 @@ class ControllerShell:
 
     def _restart(self) -> None:
         self._host.restart()
+        self.handle(Revoke(self._host.revoked))
         for name in sorted(self._state.processes.names):
             self._state.queue.after(self._state.network.latency_s(), self.nodes.connect, name)

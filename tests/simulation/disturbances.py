@@ -30,6 +30,7 @@ from tests.simulation.scenario import (
     LinkBreak,
     Partition,
     PauseFor,
+    RevokeKey,
     Start,
 )
 from tests.simulation.sim_state import SimState
@@ -64,6 +65,8 @@ class Disturbances:
             case PauseFor(request_id, for_s):
                 self._controller.request(Pause(request_id), "pause")
                 self._state.queue.after(for_s, self._resume)
+            case RevokeKey(name):
+                self._revoke(name)
             case Expel(name):
                 self._expel(name)
             case Rotate() | Stop() | Evict():
@@ -111,6 +114,16 @@ class Disturbances:
         self._controller.request(Evict(-2 - state.queue.serial(), name, force=True), "evict")
         if not state.all_finished:
             state.queue.after(state.scenario.retry_s, self._expel, name)
+
+    def _revoke(self, name: str) -> None:
+        """Every listener ends the streams of the process, so it is as good as dead. Nobody restarts it."""
+        state = self._state
+        if name not in state.finished and name in state.processes:
+            key = state.key_of(name)
+            state.happened["revoke"] += 1
+            state.record(name, "loses its key")
+            self._nodes.end(name)
+            self._controller.revoke(key)
 
     def _resume(self) -> None:
         """The operator that paused the run resumes it. The request is repeated until a controller replies."""

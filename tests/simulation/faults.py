@@ -39,6 +39,7 @@ from tests.simulation.scenario import (
     LinkBreak,
     Partition,
     PauseFor,
+    RevokeKey,
     Scenario,
     Start,
 )
@@ -70,6 +71,7 @@ KINDS = (
     "leave refused",
     "stop",
     "evict",
+    "revoke",
     "pause",
     "resume",
     "resumed after all were down",
@@ -180,6 +182,9 @@ def _disturbances(
         for request_id in range(rng.randint(0, 4))
     ]
     disturbances += _requests(random.Random(f"requests {seed}"), names, rounds)
+    revocations = random.Random(f"revocations {seed}")
+    if revocations.random() < 0.1:
+        disturbances.append((revocations.uniform(0.3, rounds * 0.15), RevokeKey(revocations.choice(names))))
     return tuple(sorted(disturbances, key=lambda timed: timed[0]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, assert_never
 
 from edgenode.core.protocol.events import (
@@ -263,9 +264,9 @@ class NodeShells:
         digest, process = state.run_spec.run_digest, str(state.processes.last(name))
         if node is None:
             saved, plan = state.disks.scan(name)
-            return Join(f"{name}:1", digest, DataSize(1, 1), saved, plan, process=process)
-        leader = self._leaders.get(name)
-        return Join(f"{name}:1", digest, DataSize(1, 1), frozenset(), node.plan, True, process, node.fence, leader)
+            return Join(f"{name}:1", digest, DataSize(1, 1), saved, plan, process=process, key=state.key_of(name))
+        join = Join(f"{name}:1", digest, DataSize(1, 1), frozenset(), node.plan, True, process, node.fence)
+        return replace(join, follows=self._leaders.get(name), key=state.key_of(name))
 
     def lose_link(self, name: str) -> None:
         """A node notices that its link has ended, and opens another one. The controller notices it, too."""

@@ -69,6 +69,13 @@ class LinkBreak:
 
 
 @dataclass(frozen=True)
+class RevokeKey:
+    """An operator revokes the key of a process: from now on nobody takes anything from it."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class PauseFor:
     """An operator pauses the run, and resumes it after ``for_s``, repeating until a controller replies."""
 
@@ -84,7 +91,19 @@ class Expel:
 
 
 ProcessFault = Kill | Freeze | Start
-Disturbance = Rotate | Stop | Evict | PauseFor | LeaveRequest | LinkBreak | Expel | ProcessFault | Partition | ClockJump
+Disturbance = (
+    Rotate
+    | Stop
+    | Evict
+    | PauseFor
+    | LeaveRequest
+    | LinkBreak
+    | Expel
+    | RevokeKey
+    | ProcessFault
+    | Partition
+    | ClockJump
+)
 
 
 @dataclass(frozen=True)

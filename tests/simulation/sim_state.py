@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from edgenode.core.protocol.events import Finish
@@ -57,6 +58,10 @@ class SimState:
     def all_finished(self) -> bool:
         """Whether every node that runs has finished."""
         return self.nodes.keys() <= self.finished.keys()
+
+    def key_of(self, name: str) -> str:
+        """The id of the key of the last process of a name. A device that comes back has got another one."""
+        return sha256(f"{name} {self.processes.last(name)}".encode()).hexdigest()
 
     def record(self, host: str, cause: Any, actions: Sequence[Any] = ()) -> None:
         """Add an event to the transcript."""

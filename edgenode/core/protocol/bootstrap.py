@@ -70,6 +70,8 @@ class Bootstrap:
         here = membership.newcomers
         offers = {n: (j.saved, j.plan) for n, j in here.items() if j.saved and j.plan}
         back = [n for n in membership.involved(state.plan) if n in here]
+        if not back and not offers:
+            return []  # every member was given up
         requested = state.requested
         try:
             if not offers and not membership.farewells:  # they died before their first round

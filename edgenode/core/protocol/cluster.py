@@ -288,6 +288,8 @@ class Cluster:
         """Every listener refuses the keys at once, and their owners are evicted at one round."""
         new = keys - self._state.revoked
         self._state.revoked |= new
+        for node in [node for node, join in self.present.items() if join.key in new]:
+            self._membership.disconnect(node)
         orders = [Send(node, Revoked(new)) for node in sorted(self.present)] if new else []
         return [*orders, *self._evict_all(self._state.revoked_members())]
 

@@ -65,7 +65,7 @@ def test_revoked_member_is_refused_at_once_and_evicted_at_one_round() -> None:
     cluster = a_cluster(3)
     keys = frozenset({key("n2")})
     actions = cluster.handle(Revoke(keys))
-    assert all_of(Revoked, actions) == [Send(name, Revoked(keys)) for name in node_names(3)]
+    assert all_of(Revoked, actions) == [Send(name, Revoked(keys)) for name in node_names(2)]
     ordered = fences(actions)
     assert [fence.node for fence in ordered] == ["n0", "n1"]
     for fence in ordered:
@@ -110,6 +110,22 @@ def test_run_resumes_without_a_member_whose_key_was_revoked() -> None:
     actions = second.handle(join("n1", saved=frozenset({4}), plan=plan, key=key("n1")))
     assert len(all_of(Welcome, actions)) == 2
     assert the_plan(second).latest.names == ("n0", "n1")
+
+
+def test_revoked_node_that_is_still_connected_founds_no_run() -> None:
+    cluster = QuietCluster(a_run_spec(2))
+    cluster.handle(join("n0", key=key("n0")))
+    cluster.handle(Revoke(frozenset({key("n0")})))  # the end of its link has not been noticed yet
+    assert all_of(Welcome, cluster.handle(join("n1", key=key("n1")))) == []
+    cluster.handle(Disconnected("n0"))
+    assert len(all_of(Welcome, cluster.handle(join("n0", key=key("n0", 1))))) == 2
+
+
+def test_revocation_of_the_only_member_resumes_nothing() -> None:
+    saved = persisted(a_cluster(1))
+    second = QuietCluster(a_run_spec(1), Leadership(1), saved)
+    assert all_of(Welcome, second.handle(Revoke(frozenset({key("n0")})))) == []
+    assert second.waits_for() == frozenset()
 
 
 def test_plan_admits_a_member_with_its_own_key_only() -> None:
