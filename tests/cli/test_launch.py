@@ -18,6 +18,16 @@ import os, sys
 keys = ("NAME", "CONTROLLER", "STATE_DIR", "LISTEN", "RUN_NODES", "RUN_ROUNDS", "CONFIG")
 print(*sys.argv[1:], *(f"{key}={os.environ.get('EDGENODE_' + key)}" for key in keys), flush=True)
 """
+WAIT_AND_FAIL = """
+import time
+from pathlib import Path
+if sys.argv[1] == "0/2":
+    Path("shown").touch()
+    time.sleep(60)
+while not Path("shown").exists():
+    time.sleep(0.05)
+sys.exit(3)
+"""
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -26,11 +36,10 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A launch whose second process fails. It shows the environment of both, and that the others end."""
+    """A launch whose second process fails once both have shown their environment. It shows that the others end."""
     folder = tmp_path_factory.mktemp("launch")
     (folder / "run.toml").write_text("[run]\nrounds = 7\n")
-    wait = "import time\nif '1' in sys.argv[1]: sys.exit(3)\ntime.sleep(60)"
-    (folder / "train.py").write_text(f"{SHOW}\n{wait}\n")
+    (folder / "train.py").write_text(SHOW + WAIT_AND_FAIL)
     arguments = (
         "--nodes",
         "2",
