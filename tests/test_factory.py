@@ -191,6 +191,15 @@ def test_algorithms_with_neighbour_state_need_fixed_peers(name: str) -> None:
             refuse()
 
 
+@pytest.mark.parametrize("on_poison", ["pause", "evict"])
+def test_only_a_controller_reacts_to_the_poison_alarm(on_poison: str) -> None:
+    config = a_config(run__on_poison=on_poison)
+    factory.check_networked(config, controller=True)
+    assert factory.run_spec(config).on_poison == on_poison
+    with pytest.raises(ConfigError, match='without one, it must be "report"'):
+        factory.check_networked(config, controller=False)
+
+
 def test_skew_scout_cannot_run_on_devices() -> None:
     config = a_config(algorithm__name="skew-scout")
     factory.algorithm_spec(config)

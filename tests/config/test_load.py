@@ -332,6 +332,11 @@ def test_algorithm_has_a_default_compressor_and_values(name: str, compressor: st
             "topk keeps",
         ),
         (
+            {"name": "choco-sgd", "clip": 2.0},
+            "algorithm.clip = 2.0, but with choco-sgd it must be unset: its nodes keep the sum of all messages of a "
+            "neighbour",
+        ),
+        (
             {"name": "skew-scout", "averaging_rate": 0.01},
             "algorithm.averaging_rate = 0.01, but with skew-scout it must be unset: it follows the share",
         ),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edgenode.core.names import PATTERN
 from edgenode.core.protocol.orders import (
     Abort,
+    Accusation,
     EvictionCommitted,
     Fence,
     FenceAnswer,
@@ -108,13 +109,14 @@ joins = st.builds(
     follows=st.none() | leaderships,
 )
 progresses = st.builds(Progress, uint64s, uint64s, texts, st.none() | fence_answers)
-reports: st.SearchStrategy[OfferAnswer | FenceAnswer | Fetched | Leave | Abort] = st.one_of(
+reports: st.SearchStrategy[OfferAnswer | FenceAnswer | Fetched | Leave | Abort | Accusation] = st.one_of(
     st.builds(OfferAnswer, uint64s, texts, st.booleans(), uint64s),
     fence_answers,
     st.builds(Fetched),
     st.builds(Leave),
     st.builds(NewKey, st.from_regex(r"[0-9a-f]{64}", fullmatch=True)),
     aborts,
+    st.builds(Accusation, st.one_of(st.just(""), names), uint64s, uint64s, st.just("why")),
 )
 
 
@@ -145,7 +147,9 @@ def test_progress_survives_the_wire_with_its_status(progress: Progress, state: N
 
 
 @given(reports)
-def test_every_other_report_survives_the_wire(report: OfferAnswer | FenceAnswer | Fetched | Leave | Abort) -> None:
+def test_every_other_report_survives_the_wire(
+    report: OfferAnswer | FenceAnswer | Fetched | Leave | Abort | Accusation,
+) -> None:
     assert report_from_wire(received(report_to_wire(report))) == report
 
 
@@ -193,6 +197,7 @@ def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
         (report_to_wire(Fetched()), "2a00"),
         (report_to_wire(Leave()), "3200"),
         (report_to_wire(Abort("no")), "3a040a026e6f"),
+        (report_to_wire(Accusation("n1", 2, 7, "no")), "4a0c0a026e311002180722026e6f"),
         (
             progress_to_wire(Progress(9, 4, "d", ANSWER), NodeStatus(NodeState.RUNNING, 8)),
             f"12a402080910041a016420087801ca01950208031002180e22060a026e31100c2a8402{RECORD}",
@@ -208,7 +213,7 @@ def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
             f"{RECORD}28013a0b0803120262651a03683a31420508800510204a08080310021a026e32",
         ),
     ],
-    ids=["OfferAnswer", "FenceAnswer", "Fetched", "Leave", "Abort", "Progress", "Join"],
+    ids=["OfferAnswer", "FenceAnswer", "Fetched", "Leave", "Abort", "Accusation", "Progress", "Join"],
 )
 def test_bytes_of_reports_are_frozen(report: control_pb2.AttendRequest, sent: str) -> None:
     assert report.SerializeToString(deterministic=True).hex() == sent

@@ -43,6 +43,7 @@ FULL = NodeStatus(
     sketch=(1.5, -2.0),
     error="none",
     faults=(Fault("n1", "push", 3), Fault("n2", "answer", 1)),
+    alarms=3,
 )
 PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgenode.core.protocol.orders import Accusation
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.observability.run_events import EventWatch, ending
+from edgenode.observability.run_events import EventWatch, ending, poison_alarm
 from edgenode.storage.run_history import RESTARTED, RunSoFar
 
 N0, N1, N2 = Member("n0"), Member("n1"), Member("n2")
@@ -49,6 +50,20 @@ def test_pauses_are_events_of_the_round_of_the_run() -> None:
     assert news(watch, PLAN, paused=True, reached=7) == [(7, "paused", "by an operator")]
     assert news(watch, PLAN, paused=True, reached=8) == []
     assert news(watch, PLAN, paused=False, reached=8) == [(8, "resumed", "by an operator")]
+
+
+def test_pause_after_a_poison_alarm_is_not_an_operators() -> None:
+    watch = EventWatch(RunSoFar(), None)
+    watch.news(PLAN, False, 0)
+    (event,) = watch.news(PLAN, True, 7, "after a poison alarm")
+    assert (event.kind, event.text) == ("paused", "after a poison alarm")
+
+
+def test_poison_alarm_names_the_member_the_round_and_who_reports_it() -> None:
+    event = poison_alarm("n0", Accusation("n2", 0, 7, "its message is 9 times as long as expected"))
+    assert (event.round, event.kind) == (7, "poison alarm")
+    assert event.text == "n2: its message is 9 times as long as expected (reported by n0)"
+    assert poison_alarm("n0", Accusation("", 0, 7, "the score fell")).text == "the score fell (reported by n0)"
 
 
 def test_restarted_controller_records_what_the_last_one_could_not() -> None:
