@@ -92,7 +92,7 @@ error.
 )
 @click.version_option(__version__, prog_name="edgenode")
 def group() -> None:
-    """Train one PyTorch model together on edge devices, without a server and without sharing data.
+    """Train one PyTorch model together on edge devices, without a server and without collecting the data.
 
     \b
     Examples:
