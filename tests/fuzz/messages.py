@@ -22,6 +22,7 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
 from edgenode.net import order_wire, status_wire, wire
+from edgenode.net.graph_wire import graph_from_wire, graph_to_wire
 from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2
 from tests.cli.test_status_table import a_node, a_status
 from tests.core.algorithm.payloads import COMPRESSORS, SMALL, a_payload, resealed
@@ -119,14 +120,17 @@ def _met(response: peer_pb2.MeetResponse) -> None:
 
 def _rotate(request: operator_pb2.RotateRequest) -> None:
     members = tuple(f"n{i}" for i in range(3))
-    Schedule(tuple(map(wire.graph_from_wire, request.graphs)), max(1, request.every)).check(members)
+    Schedule(tuple(map(graph_from_wire, request.graphs)), max(1, request.every)).check(members)
 
 
 def _attends() -> list[Message]:
     answer = orders.FenceAnswer(1, 2, 3, (("n0", 2),), plan(1).records)
-    join = orders.Join("10.0.0.1:7600", "run", DataSize(100, 8), frozenset({5, 10}), plan(2), True, "p",
-                       frozenset({"n2"}), orders.Leadership(3, "beef", "10.0.0.9:7700"))  # fmt: skip
-    reports = [orders.OfferAnswer(1, "d", True, 7), answer, orders.Fetched(), orders.Leave(), orders.Abort("nan")]
+    fence, leader = orders.Fence(1, 2, frozenset({"n2"})), orders.Leadership(3, "beef", "10.0.0.9:7700")
+    join = orders.Join("10.0.0.1:7600", "run", DataSize(100, 8), frozenset({5, 10}), plan(2), True, "p", fence, leader)
+    reports = [
+        orders.OfferAnswer(1, "d", True, 7), answer, orders.Fetched(), orders.Leave(), orders.Abort("nan"),
+        orders.NewKey("0" * 64), orders.Accusation("n2", 0, 7, "noise"),
+    ]  # fmt: skip
     status = NodeStatus(round=5, rounds=9, loss=0.5, u=1.0, sketch=(0.1, 0.2), waiting_for=("n2",))
     return [
         order_wire.join_to_wire(PEER, join),
@@ -142,6 +146,7 @@ def _orders() -> list[Message]:
         orders.Standby(("n0",), 2), orders.Sponsor("10.0.0.1:7600", ("10.0.0.2:7600",)),
         orders.Offer(plan(1).records[1]), orders.Fence(1, 2, frozenset({"n2"})),
         orders.EvictionCommitted(plan(1).records[1:]), orders.LeaveRefused("no"), orders.Abort("nan"),
+        orders.Revoked(frozenset({"0" * 64})),
     ]  # fmt: skip
     return list(map(order_wire.order_to_wire, sent))
 
@@ -197,7 +202,7 @@ DECODERS = {
     "rotate": Decoder(
         _parsed(operator_pb2.RotateRequest, _rotate),
         _bytes([
-            operator_pb2.RotateRequest(graphs=[wire.graph_to_wire(spec)], every=2)
+            operator_pb2.RotateRequest(graphs=[graph_to_wire(spec)], every=2)
             for spec in (GraphSpec("a"), *edges(3).schedule.graphs)
         ]),
     ),
