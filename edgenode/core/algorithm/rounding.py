@@ -50,6 +50,9 @@ class Fitted:
     1. It starts at the root mean square, which fits normal numbers.
     2. Each number takes the nearest level. The scale that then has the least square error is <v, level> / |level|^2.
     3. Step 2 is repeated.
+    4. With more than one bit, the largest level is at least half of the largest number. Otherwise a number far above
+       the levels would be sent as the same value in every round, while its error grows. On an unbalanced graph, where
+       messages must be proportional to u, training would diverge.
 
     Equal magnitudes, as top-k keeps, are met exactly.
     """
@@ -64,6 +67,9 @@ class Fitted:
             levels = LEVELS[self.bits][self._nearest(numbers, scales, counts)]
             squares = np.maximum(per_tensor(np.add, levels * levels, counts), np.float32(1e-9))
             scales = (per_tensor(np.add, levels * numbers, counts) / squares).astype(np.float32)
+        if self.bits > 1:
+            largest = per_tensor(np.maximum, np.abs(numbers), counts)
+            scales = np.maximum(scales, largest / (2 * LEVELS[self.bits][-1]))
         scales = (_bfloat16(scales).astype(np.uint32) << 16).view(np.float32)
         return Values(self._nearest(numbers, scales, counts), self.bits, scales, fitted=True)
 

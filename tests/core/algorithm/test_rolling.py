@@ -232,6 +232,15 @@ def test_models_without_training_reach_the_mean(quantise) -> None:
     assert max(np.abs(node.model() - models.mean(axis=0)).max() for node in nodes.values()) < step
 
 
+def test_parameter_far_above_the_others_stays_bounded_on_an_unbalanced_graph() -> None:
+    layout = Layout((500,))
+    models = models_of(4, layout)
+    models[:, 7] = 8
+    nodes = learners(rolling(1, Fitted(2), rounds=200), models, layout)
+    *_, _ = play(nodes, digraphs("chord"), range(200))
+    assert max(np.abs(node.model() - models.mean(axis=0)).max() for node in nodes.values()) < 8
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from([2, 4, 8, 16]), st.integers(0, 99), st.booleans())
 def test_last_phase_in_8_bits_ends_near_the_mean(n: int, seed: int, shared: bool) -> None:
