@@ -33,17 +33,15 @@ from edgenode.core.topology.period import DataSize
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import control_pb2
 from edgenode.net.status_wire import node_status_to_wire
+from edgenode.net.text_wire import key_id_from_wire, line_from_wire, name_from_wire, reason_from_wire
 from edgenode.net.wire import (
     Identity,
     begun_rounds_from_wire,
     data_size_from_wire,
     data_size_to_wire,
-    key_id_from_wire,
     leadership_from_wire,
     leadership_to_wire,
-    name_from_wire,
     plan_from_wire,
-    reason_from_wire,
     records_from_wire,
     records_to_wire,
     saved_from_wire,
@@ -113,7 +111,7 @@ def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
                 raise RemoteProtocolError("a welcome without a plan")
             return Welcome(plan, wire.welcome.round)
         case "refusal":
-            return Refuse(wire.refusal.reason)
+            return Refuse(reason_from_wire(wire.refusal.reason))
         case "standby":
             return Standby(tuple(map(name_from_wire, wire.standby.present)), wire.standby.missing)
         case "sponsor":
@@ -126,7 +124,7 @@ def order_from_wire(wire: control_pb2.AttendResponse) -> Order | None:
         case "eviction_committed":
             return EvictionCommitted(records_from_wire(wire.eviction_committed.records))
         case "stay":
-            return LeaveRefused(wire.stay)
+            return LeaveRefused(reason_from_wire(wire.stay))
         case "revoked":
             return Revoked(frozenset(wire.revoked.keys))
         case "abort":
@@ -157,7 +155,7 @@ def join_from_wire(wire: control_pb2.Join) -> Join:
     """
     saved, plan = saved_from_wire(wire.saved)
     return Join(
-        address=wire.address,
+        address=line_from_wire(wire.address),
         run_digest=wire.identity.run_digest,
         data=data_size_from_wire(wire.data) if wire.HasField("data") else DataSize(0, 1),
         saved=saved,

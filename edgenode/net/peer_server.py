@@ -25,6 +25,7 @@ from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, 
 from edgenode.net.faults import Faults
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import parsed, refuse, reject
+from edgenode.net.text_wire import reason_from_wire
 from edgenode.net.tls import require_name
 from edgenode.net.wire import (
     CHUNK_BYTES,
@@ -33,7 +34,6 @@ from edgenode.net.wire import (
     ack_to_wire,
     data_size_to_wire,
     name_conflict,
-    reason_from_wire,
     saved_to_wire,
 )
 

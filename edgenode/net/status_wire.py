@@ -17,6 +17,7 @@ from edgenode.core.protocol.status import (
 )
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import control_pb2, operator_pb2
+from edgenode.net.text_wire import line_from_wire, name_from_wire
 from edgenode.net.wire import leadership_from_wire, leadership_to_wire, plan_from_wire, records_to_wire
 
 _TO_WIRE = {
@@ -88,14 +89,14 @@ def node_status_from_wire(wire: control_pb2.Progress) -> NodeStatus:
         wire_bytes=wire.wire_bytes,
         dense_bytes=wire.dense_bytes,
         round_s=wire.round_s,
-        waiting_for=tuple(wire.waiting_for[:_MOST_NAMES]),
+        waiting_for=tuple(map(name_from_wire, wire.waiting_for[:_MOST_NAMES])),
         waiting_s=wire.waiting_s,
         peak_memory_bytes=wire.peak_memory_bytes,
         joules_per_round=wire.joules_per_round if wire.HasField("joules_per_round") else None,
-        power_sensor=wire.power_sensor[:_LONGEST_TEXT],
+        power_sensor=line_from_wire(wire.power_sensor, _LONGEST_TEXT),
         sketch_round=wire.sketch_round,
         sketch=_finite(wire.sketch),
-        error=wire.error[:_LONGEST_TEXT],
+        error=line_from_wire(wire.error, _LONGEST_TEXT),
         faults=tuple(Fault(f.peer, f.kind, f.count) for f in wire.faults[:_MOST_NAMES]),
         alarms=wire.alarms,
     )

@@ -10,18 +10,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from edgenode.core import canonical, names
+from edgenode.core import canonical
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Leadership
-from edgenode.core.protocol.plan import MAX_RECORD_BYTES, Plan, Record, is_key_id
+from edgenode.core.protocol.plan import MAX_RECORD_BYTES, Plan, Record
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, DigestMismatch, RemoteProtocolError
 from edgenode.net.proto import common_pb2, control_pb2, peer_pb2
+from edgenode.net.text_wire import line_from_wire, name_from_wire, reason_from_wire
 from edgenode.net.tls import INSECURE, Security
 
 PROTOCOL = 2
 CHUNK_BYTES = 256 * 1024
-_MAX_REASON = 1000
 _MOST_SAMPLES = 1 << 40
 _MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
 
@@ -82,7 +82,8 @@ class Identity:
             RemoteProtocolError: it has no valid name.
         """
         cluster, node = name_from_wire(wire.cluster), name_from_wire(wire.node)
-        return cls(cluster, node, wire.run_digest, wire.incarnation, wire.plan_digest, wire.process)
+        run, plan, process = map(line_from_wire, (wire.run_digest, wire.plan_digest, wire.process))
+        return cls(cluster, node, run, wire.incarnation, plan, process)
 
     def is_of(self, ours: Identity, node: str) -> bool:
         """Whether this is a node of that name in our run."""
@@ -133,34 +134,6 @@ def _short(text: str) -> str:
     return text if len(text) <= canonical.MAX_LENGTH else ""
 
 
-def name_from_wire(text: str) -> str:
-    """The name of a node or a cluster, from outside.
-
-    Raises:
-        RemoteProtocolError: it is not a name.
-    """
-    if not names.is_name(text):
-        shown = ascii(text if len(text) <= names.MAX_LENGTH else f"{text[: names.MAX_LENGTH]}...")
-        raise RemoteProtocolError(f"a process is named {shown}, but a name is {names.RULE}")
-    return text
-
-
-def key_id_from_wire(text: str) -> str:
-    """The id of a key, from outside.
-
-    Raises:
-        RemoteProtocolError: it is not one.
-    """
-    if not is_key_id(text):
-        raise RemoteProtocolError("the id of a key is 64 hex digits")
-    return text
-
-
-def reason_from_wire(text: str) -> str:
-    """Why a node aborts the run, from outside: one line of limited length."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_REASON])
-
-
 def begun_rounds_from_wire(begun: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     """The rounds that nodes have begun, from outside, by name.
 
@@ -183,7 +156,7 @@ def leadership_to_wire(leadership: Leadership) -> control_pb2.Leadership:
 
 def leadership_from_wire(wire: control_pb2.Leadership) -> Leadership:
     """A start of a controller, from outside."""
-    return Leadership(wire.term, wire.nonce, wire.address, wire.run, wire.signature)
+    return Leadership(wire.term, line_from_wire(wire.nonce), line_from_wire(wire.address), wire.run, wire.signature)
 
 
 def data_size_to_wire(size: DataSize) -> common_pb2.DataSize:
@@ -342,7 +315,7 @@ def ack_from_wire(receiver: str, wire: peer_pb2.Answer) -> Ack:
     if wire.verdict not in _FROM_WIRE:
         raise RemoteProtocolError(f"{receiver} answered with an unknown verdict {wire.verdict}")
     records = records_from_wire(wire.records)
-    return Ack(wire.round, _FROM_WIRE[wire.verdict], wire.knows, wire.detail, records)
+    return Ack(wire.round, _FROM_WIRE[wire.verdict], wire.knows, reason_from_wire(wire.detail), records)
 
 
 def name_conflict(name: str, target: str) -> ConfigError:

@@ -157,7 +157,7 @@ def test_random_bytes_are_a_message_or_refused(data: bytes) -> None:
 # --- answers
 
 
-@given(st.sampled_from(Verdict), uint64s, uint64s, st.text())
+@given(st.sampled_from(Verdict), uint64s, uint64s, st.text(st.sampled_from("ein Grund: 3 ≠ 4")))
 def test_answer_survives_the_wire(verdict: Verdict, t: int, knows: int, detail: str) -> None:
     there = wire.ack_to_wire(Ack(t, verdict, knows, detail))
     assert wire.ack_from_wire("n1", there.answer) == Ack(t, verdict, knows, detail)
