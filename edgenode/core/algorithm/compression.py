@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _SAMPLED_FROM = 65_536  # below this size a full partition is faster than sampling a threshold first
-_DIVERGED = 1e15  # below this the squares of 10^8 numbers sum to a finite float32, and each number fits bfloat16
+DIVERGED = 1e15  # below this the squares of 10^8 numbers sum to a finite float32, and each number fits bfloat16
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ class Compressor:
         counts, indices = self.select(vector, layout)
         numbers = vector if indices is None else vector[indices]
         largest = np.abs(numbers).max(initial=0)
-        if not largest < _DIVERGED:  # also true for NaN
+        if not largest < DIVERGED:  # also true for NaN
             raise Diverged(f"a number to send is {largest:.4g}")
         values = self.quantise(numbers.copy() if indices is None else numbers, counts, rng)
         if getattr(self.quantise, "drops_zeros", False):

@@ -22,7 +22,7 @@ import numpy as np
 
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
-from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Payload
+from edgenode.core.algorithm.compression import DIVERGED, Compressor, Floats, Layout, Payload
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     State,
@@ -35,6 +35,8 @@ from edgenode.core.algorithm.sparse_push import (
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
 
 C = TypeVar("C")
+
+_MOST = 10 * DIVERGED  # rounding, and a format of an extension, may add to what a node sends
 
 
 class Learner(Protocol[C]):
@@ -77,7 +79,7 @@ class Learner(Protocol[C]):
         """Decode a push of round t, which must not be mixed yet. A weight of 1 marks a handoff.
 
         Raises:
-            RemoteProtocolError: the bytes, or the number of push-sum weights, do not fit the round.
+            RemoteProtocolError: the bytes, the numbers or the count of push-sum weights do not fit the round.
         """
         ...
 
@@ -171,7 +173,11 @@ class VectorLearner:
         part, layout = self._part(block)
         if len(u) != len(part.u):
             raise RemoteProtocolError(f"{len(u)} push-sum weights in round {t}, expected {len(part.u)}")
-        return Contribution(weight, np.array(u), codec.decode_as(compressor.format, data, layout))
+        payload = codec.decode_as(compressor.format, data, layout)
+        largest = np.abs(payload.numbers).max(initial=0.0)
+        if not largest < _MOST:
+            raise RemoteProtocolError(f"a number of {largest:.4g} in round {t}: a node ends before it sends one")
+        return Contribution(weight, np.array(u), payload)
 
     def _encoded_with(self, t: int, handoff: bool) -> tuple[int | None, Compressor]:
         """The block and the compressor of a message of round t. A handoff is everything, uncompressed."""

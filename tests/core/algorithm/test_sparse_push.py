@@ -289,3 +289,12 @@ def test_learner_restored_from_a_snapshot_is_identical() -> None:
     learner.mix_round(0.5, [])
     again = VectorLearner(learner.algorithm_spec, LAYOUT, learner.snapshot(), seed=7, node="n0")
     assert learner.compress_update(1, None) == again.compress_update(1, None)
+
+
+def test_learner_refuses_numbers_that_no_node_sends() -> None:
+    """One push of them would end the training of its receiver as diverged."""
+    learner = a_learner()
+    values = np.array([1, 2e16, 3, 4], dtype=np.float32)
+    payload = Payload(np.array([4]), None, as_float32(values, np.array([4]), np.random.default_rng(0)))
+    with pytest.raises(RemoteProtocolError, match=r"a number of 2e\+16 in round 0"):
+        learner.read(0, 1.0, (1.0,), codec.encode(payload, learner.layout))
