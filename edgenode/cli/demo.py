@@ -110,17 +110,10 @@ def demo(
     """
     out = (out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    given = {
-        key: value
-        for key, option, value in (
-            ("run.nodes", "nodes", nodes),
-            ("run.rounds", "rounds", rounds),
-            ("algorithm.name", "algorithm", algorithm),
-            ("algorithm.share", "topk", topk / 100),
-        )
-        if ctx.get_parameter_source(option) is not ParameterSource.DEFAULT
-    }
-    config = demo_config(given, os.environ)
+    keys = {"nodes": "run.nodes", "rounds": "run.rounds", "algorithm": "algorithm.name", "topk": "algorithm.share"}
+    values = {"nodes": nodes, "rounds": rounds, "algorithm": algorithm, "topk": topk / 100}
+    chosen = [name for name in keys if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    config = demo_config({keys[name]: values[name] for name in chosen}, os.environ)
     (out / "run.toml").write_text(config.to_toml(), encoding="utf-8")
     if ignored := ignored_variables(os.environ, {str(option.envvar) for option in ctx.command.params}):
         click.echo(f"edgenode: note: the demo ignores {', '.join(ignored)}", err=True)
@@ -145,12 +138,7 @@ def demo(
     finally:
         processes.stop()
     result = _gather(config, out, time.monotonic() - began)
-    if result["mean_test_accuracy"] is None:
-        click.echo("edgenode: warning: accuracy.png is not drawn: the data has no test images", err=True)
-    elif plotting.available():
-        _plot(out / "accuracy.png", curve, result)
-    else:
-        click.echo(f"edgenode: warning: accuracy.png is not drawn: {plotting.NOT_INSTALLED}", err=True)
+    _draw(out / "accuracy.png", curve, result)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
@@ -261,6 +249,16 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
+
+
+def _draw(path: Path, curve: AccuracyCurve, result: dict[str, Any]) -> None:
+    """Plot the run, or say why not."""
+    if result["mean_test_accuracy"] is None:
+        click.echo(f"edgenode: warning: {path.name} is not drawn: the data has no test images", err=True)
+    elif plotting.available():
+        _plot(path, curve, result)
+    else:
+        click.echo(f"edgenode: warning: {path.name} is not drawn: {plotting.NOT_INSTALLED}", err=True)
 
 
 def _plot(path: Path, curve: AccuracyCurve, result: dict[str, Any]) -> None:

@@ -189,13 +189,9 @@ def controller(
     log_start(controller=listen, cluster=config.run.cluster, nodes=config.run.nodes)
     from edgenode.controller.options import Options, checked_url
     from edgenode.controller.process import run_controller
-    from edgenode.net.rpc import refuse_beyond_loopback
 
     if insecure:
-        refuse_beyond_loopback(listen)
-        if http != "none":
-            refuse_beyond_loopback(http, "--http")
-
+        _check_insecure(listen, http)
     state_dir = state_dir or default_state_dir(config.run.cluster, "controller")
     take_sigterm_as_ctrl_c()
     if invites is None:
@@ -221,6 +217,14 @@ def controller(
 
 def _show_invite(line: str) -> None:
     click.echo(f"edgenode run --config run.toml --join {line}")
+
+
+def _check_insecure(listen: str, http: str) -> None:
+    from edgenode.net.rpc import refuse_beyond_loopback
+
+    refuse_beyond_loopback(listen)
+    if http != "none":
+        refuse_beyond_loopback(http, "--http")
 
 
 def _check(listen: str, targets: tuple[str, ...]) -> None:

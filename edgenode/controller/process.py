@@ -18,10 +18,10 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from typing import assert_never
+from typing import Any, assert_never
 
 import structlog
 
@@ -168,16 +168,7 @@ class Controller:
             )
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._handle_events(), name="owner")
-                helpers = [
-                    group.create_task(self._failure_detector.watch(), name="failure detector"),
-                    group.create_task(self._page.feed.run(), name="feed"),
-                    group.create_task(self._recorder.record(), name="history"),
-                    group.create_task(self._tracking.run(), name="tracking"),
-                ]
-                if self._enrolment is not None:
-                    watching = self._enrolment.watch_revocations(lambda keys: self._mailbox.put_nowait(Revoke(keys)))
-                    helpers.append(group.create_task(watching, name="revocations"))
-                    helpers.append(group.create_task(self._enrolment.keep_renewed(), name="renewal of certificates"))
+                helpers = [group.create_task(work, name=name) for name, work in self._background()]
                 beat = group.create_task(Notifier().beat(self.operator_service.summary), name="systemd")
                 await self._wait_until_over()
                 for helper in helpers:
@@ -194,6 +185,16 @@ class Controller:
         ended_well = all(member.status.state.ended_well for member in self.nodes.members(self.cluster.plan))
         await self._recorder.end(ended_well)
         return ended_well
+
+    def _background(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """What runs beside the owner task until the run is over, with its names."""
+        yield "failure detector", self._failure_detector.watch()
+        yield "feed", self._page.feed.run()
+        yield "history", self._recorder.record()
+        yield "tracking", self._tracking.run()
+        if self._enrolment is not None:
+            yield "revocations", self._enrolment.watch_revocations(lambda keys: self._mailbox.put_nowait(Revoke(keys)))
+            yield "renewal of certificates", self._enrolment.keep_renewed()
 
     async def _end(self, owner: asyncio.Task[None]) -> None:
         """Let the owner task handle what is in the mailbox, and end it."""

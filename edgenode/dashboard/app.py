@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,7 +59,6 @@ def dashboard(
         url: how browsers reach it, if not by an address or a name of this machine.
     """
     template = (_STATIC / "page.html").read_text(encoding="utf-8")
-    pending = 0
 
     async def page(request: Request) -> Response:
         visitor, _ = visitor_of(request.scope)
@@ -78,6 +77,26 @@ def dashboard(
     async def icon(request: Request) -> Response:
         return FileResponse(_STATIC / "icon.svg")
 
+    routes = [
+        Route("/", page),
+        Route("/favicon.ico", icon),
+        metrics_route(lambda: cluster_metrics(operator_service.status()), metrics_token),
+        Route("/events", feed),
+        Route("/api/status", status),
+        Route("/api/curve", curve),
+        Route("/api/events", events),
+        Route("/api/{request}", _operating(operator_service), methods=["POST"]),
+        Mount("/static", StaticFiles(directory=_STATIC)),
+    ]
+    return Starlette(
+        routes=routes, middleware=[Middleware(Guard, listen=listen, url=url), Middleware(Door, sign_in=sign_in)]
+    )
+
+
+def _operating(operator_service: RunControl) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of the buttons."""
+    pending = 0
+
     async def operate(request: Request) -> Response:
         nonlocal pending
         if pending >= _MOST_PENDING:
@@ -92,20 +111,7 @@ def dashboard(
         finally:
             pending -= 1
 
-    routes = [
-        Route("/", page),
-        Route("/favicon.ico", icon),
-        metrics_route(lambda: cluster_metrics(operator_service.status()), metrics_token),
-        Route("/events", feed),
-        Route("/api/status", status),
-        Route("/api/curve", curve),
-        Route("/api/events", events),
-        Route("/api/{request}", operate, methods=["POST"]),
-        Mount("/static", StaticFiles(directory=_STATIC)),
-    ]
-    return Starlette(
-        routes=routes, middleware=[Middleware(Guard, listen=listen, url=url), Middleware(Door, sign_in=sign_in)]
-    )
+    return operate
 
 
 async def _body(request: Request) -> Mapping[str, Any]:
