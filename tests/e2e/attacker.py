@@ -155,7 +155,10 @@ class Attacker:
         async with channel(self.cluster.controller, self.security, CONTROLLER.dns_name) as there:
             stream = control_pb2_grpc.ControlServiceStub(there).Attend(timeout=_CALL_S)
             for request in (join_to_wire(identity, first), *reports):
-                await stream.write(request)
+                try:
+                    await stream.write(request)
+                except asyncio.InvalidStateError:  # the call was refused before all was written
+                    await _raise(stream)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ANSWER_S):
                     while (order := await stream.read()) is not grpc.aio.EOF:

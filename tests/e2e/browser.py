@@ -24,9 +24,11 @@ def unavailable() -> str | None:
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Chrome]:
-    """Start a browser with its own profile. It keeps its console for `complaints`."""
+def chromium(profile: Path, scripts: bool = True) -> Iterator[Chrome]:
+    """Start a browser with its own profile, with or without JavaScript. It keeps its console for `complaints`."""
     options = ChromeOptions()
+    if not scripts:
+        options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
     options.binary_location = str(shutil.which("chromium"))
     for flag in (*_FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)

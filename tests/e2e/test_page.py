@@ -297,8 +297,7 @@ def test_page_without_scripts_is_a_table(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})
     controller = fleet.controller("--http", "127.0.0.1:0")
     url = controller.logs(r"controller ready .*page=(\S+)")[1]
-    with chromium(fleet.folder / "chromium") as driver:
-        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    with chromium(fleet.folder / "chromium", scripts=False) as driver:
         driver.get(url)
         shows(driver, "#title", "waiting for 2 more nodes")
         assert "last seen" in text(driver, "thead")
