@@ -32,7 +32,7 @@ NO_FAKETIME = None if shutil.which("faketime") else "a clock of its own needs fa
 def small_disk(folder: Path, size: str) -> Iterator[None]:
     """Mount a file system of this size on a folder."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)], check=True)
     try:
         yield
     finally:

@@ -34,6 +34,7 @@ def test_divergence_ends_nodes_with_fixed_peers(fleet: Fleet, graphs: list[str])
     assert_all_name_the_cause(fleet.static(free_ports(3)))
 
 
+@pytest.mark.slow
 def test_divergence_ends_nodes_and_controller(fleet: Fleet) -> None:
     fleet.configure(WILD)
     controller, nodes = fleet.controller(), fleet.nodes(3)

@@ -36,6 +36,7 @@ def signum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "signum"
 
 
+@pytest.mark.slow
 def test_compressor_of_a_package_trains_with_a_controller_as_simulated(fleet: Fleet, signum: Path) -> None:
     fleet.configure({**SHORT, "algorithm.compressor": "signum"})
     controller = fleet.controller()

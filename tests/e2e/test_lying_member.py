@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
 from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.orders import Join, Leadership
@@ -110,6 +111,7 @@ def lies(record: Record, t: int) -> dict[str, Record]:
     }
 
 
+@pytest.mark.slow
 def test_member_cannot_forge_a_record_or_a_leader(fleet: Fleet) -> None:
     config = fleet.configure({"run.nodes": 3, "run.rounds": 1_000_000, "topology.graphs": ["complete"]})
     where = f"127.0.0.1:{free_ports(1)[0]}"

@@ -304,6 +304,7 @@ def test_page_without_scripts_is_a_table(fleet: Fleet) -> None:
         assert not driver.find_element(By.CSS_SELECTOR, "#tiles").is_displayed()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
 def test_page_opens_with_a_link_of_the_command_line(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})

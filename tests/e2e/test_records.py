@@ -7,6 +7,8 @@ import re
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.fleet import Fleet
 
 
@@ -15,6 +17,7 @@ def fetched(url: str) -> str:
         return str(answer.read().decode())
 
 
+@pytest.mark.slow
 def test_run_is_measured_and_recorded(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2, "run.rounds": 150, "run.evaluate_every": 10, "topology.graphs": ["a"]})
     events = fleet.folder / "events"

@@ -6,6 +6,8 @@ import json
 import re
 import time
 
+import pytest
+
 from edgenode.security.authority import Authority
 from edgenode.security.subject import Subject
 from tests.e2e.fleet import Fleet, until
@@ -13,6 +15,7 @@ from tests.e2e.fleet import Fleet, until
 AT_ONCE_S = 1.0
 
 
+@pytest.mark.slow
 def test_revoked_node_is_shut_out_at_once_and_for_good(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 3, "run.rounds": 1_000_000, "topology.graphs": ["complete"]})
     controller = fleet.controller()

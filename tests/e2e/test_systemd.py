@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
+
 from tests.e2e.fleet import DEADLINE_S, Fleet
 
 WATCHDOG_S = 0.6
@@ -58,6 +60,7 @@ class Systemd:
         return False
 
 
+@pytest.mark.slow
 def test_systemd_is_notified_until_the_event_loop_hangs(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2, "run.rounds": 1_000_000, "run.evaluate_every": 10})
     with Systemd("controller") as of_controller, Systemd("node") as of_node:

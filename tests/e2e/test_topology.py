@@ -49,6 +49,7 @@ def assert_switched(node: Process, start: int) -> None:
     assert epochs[0][1] <= start < epochs[-1][1]
 
 
+@pytest.mark.slow
 def test_accepted_change_survives_the_controllers_death(fleet: Fleet) -> None:
     controller, nodes = started(fleet, rounds=300, nodes=3)
     with nodes[2].suspended():
