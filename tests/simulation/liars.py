@@ -20,8 +20,9 @@ from edgenode.core.protocol.events import Answered, NodeEvent, Received
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import FenceAnswer, Fetched, Leave, NodeReport, OfferAnswer, Progress
-from edgenode.core.protocol.plan import Member, Plan, Record
-from edgenode.errors import EdgenodeError
+from edgenode.core.protocol.plan import Member, Record
+from edgenode.errors import EdgenodeError, RemoteProtocolError
+from tests.simulation.signer import CONTROLLER_SIGNER
 
 _HUGE = (1000, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
 
@@ -192,6 +193,12 @@ class Liars:
         return self._rng.choice(self._sent[node.name])
 
 
-def honest_plan(plan: Plan, liars: Liars) -> bool:
-    """Whether no record of a plan was made up."""
-    return not any(record.digest in liars.forged for record in plan.records)
+def is_forged(record: Record, liars: Liars) -> bool:
+    """Whether a record was made up. A controller may later make the same one: its signature tells them apart."""
+    if record.digest not in liars.forged:
+        return False
+    try:
+        CONTROLLER_SIGNER.verify(record)
+    except RemoteProtocolError:
+        return True
+    return False

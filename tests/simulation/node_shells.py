@@ -366,7 +366,11 @@ class NodeShells:
         """All members were down: resume from the common round, or, if no member had saved one, start again."""
         state = self._state
         if state.invariants.resumed(plan, t):
-            running = [n for n, node in state.nodes.items() if state.network.linked(n) and self._takes_part(n, node)]
+            running = [
+                n
+                for n, node in state.nodes.items()
+                if n not in state.liars and state.network.linked(n) and self._takes_part(n, node)
+            ]
             require(not running, f"all resume although {running} run")
             state.disks.begin_history()
             self.pushes.drop_all()
