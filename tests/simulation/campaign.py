@@ -59,6 +59,9 @@ def _why_stuck(stuck: ClusterSim) -> str:
         return "no node knew the run to recover"
     if stuck.nodes and all(_has_left(name, node) for name, node in stuck.nodes.items() if name not in stuck.finished):
         return "a leaver got no answer"  # `edgenode run` gives up after some seconds
+    revoked = {line.split()[1] for line in stuck.transcript.lines if line.endswith("loses its key -> ")}
+    if stuck.cluster and stuck.cluster.plan and not stuck.nodes and revoked >= set(stuck.cluster.plan.latest.names):
+        return "all members lost their keys"
     never_back = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
     return "all members died, one permanently" if never_back and not stuck.nodes else ""
 
