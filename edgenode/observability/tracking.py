@@ -26,7 +26,8 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 _SAMPLE_EVERY_S = 1.0
-_BUSY_S = 10.0
+_BUSY_S = 60.0  # importing MLflow and creating its database takes 10 s on a busy machine
+_QUIET_S = 2.0  # a wait is logged that takes longer
 _PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 _CLUSTER = "cluster"
 _VALUES: Mapping[str, Callable[[NodeStatus], float | None]] = {
@@ -105,7 +106,7 @@ class Tracking:
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     async def run(self) -> None:
-        """Track until cancelled. What the tracker has not written some seconds later is lost."""
+        """Track until cancelled. What the tracker has not written a minute later is lost."""
         if not self._target:
             return
         self._thread.start()
@@ -119,7 +120,10 @@ class Tracking:
         finally:
             self._samples.put(self._status())
             self._samples.put(None)
-            await asyncio.to_thread(self._thread.join, _BUSY_S)
+            await asyncio.to_thread(self._thread.join, _QUIET_S)
+            if self._thread.is_alive():
+                log.info("writing the last values to the tracker")
+                await asyncio.to_thread(self._thread.join, _BUSY_S)
             if self._thread.is_alive():
                 self._warn("it has not written the last values")
 

@@ -47,6 +47,7 @@ class Recorder:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_SAMPLE_EVERY_S", 0.02)
     monkeypatch.setattr(tracking, "_BUSY_S", 0.2)
+    monkeypatch.setattr(tracking, "_QUIET_S", 0.05)
 
 
 async def tracked(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, *statuses: ClusterStatus) -> list[Any]:
@@ -88,7 +89,8 @@ async def test_tracker_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.M
 
     logs = await asyncio.wait_for(tracked(Hangs(), monkeypatch, a_status(1), a_status(2)), 5)
     released.set()
-    assert [entry["event"] for entry in logs] == ["tracking fails, and the run continues"]
+    expected = ["tracking fails, and the run continues", "writing the last values to the tracker"]
+    assert [entry["event"] for entry in logs] == expected
 
 
 @pytest.mark.parametrize("target", ["tensorboard", "tensorboard:", "mlflow", "neptune:x", "wandb-x", ""])
