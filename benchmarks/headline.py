@@ -3,8 +3,9 @@
     python benchmarks/headline.py [--out docs/accuracy.png]
 
 Simulates the configuration of `edgenode demo` (four nodes, digits with label skew 0.8, SCSP at top-1 %, graphs a, b and
-c in turn) and the same run without compression (stochastic gradient push), with three seeds each. Accuracy is measured
-every 5 rounds, which resolves 0.4 MB of the uncompressed run. Curves are means over the seeds.
+c in turn) and the same run without compression (stochastic gradient push), with three seeds each. The balanced loss is
+the compressed run's alone: it makes the uncompressed run less accurate. Accuracy is measured every 5 rounds, which
+resolves 0.4 MB of the uncompressed run. Curves are means over the seeds.
 
 The equal accuracy is the final accuracy of the compressed runs. Each curve reaches it at its first evaluation that is
 at least as accurate, and the factor is the ratio of the bytes sent until then.
@@ -31,11 +32,12 @@ COMPRESSED = {
     "algorithm.name": "scsp",
     "algorithm.share": 0.01,
     "algorithm.gossip_graph": "one-peer-exponential",
+    "task.loss": "balanced",
 }
 UNCOMPRESSED = {"algorithm.name": "sgp"}
 COMMON = {
     "run.nodes": 4,
-    "run.rounds": 1000,
+    "run.rounds": 500,
     "run.evaluate_every": EVALUATE_EVERY,
     "run.threads": 1,
     "run.device": "cpu",

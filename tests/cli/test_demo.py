@@ -20,7 +20,7 @@ from edgenode.config.schema import Config
 
 def test_variables_override_what_suits_a_demo_and_options_override_both() -> None:
     suits = demo_config({}, {})
-    assert (suits.task.skew, suits.run.rounds, suits.run.evaluate_every) == (0.8, 1000, 25)
+    assert (suits.task.skew, suits.run.rounds, suits.run.evaluate_every) == (0.8, 500, 25)
     variables = {"EDGENODE_TASK_SKEW": "0.5", "EDGENODE_RUN_ROUNDS": "40", "EDGENODE_TOPOLOGY_GRAPHS": "b"}
     config = demo_config({}, variables)
     assert (config.task.skew, config.run.rounds, config.topology.graphs) == (0.5, 40, ("b",))
