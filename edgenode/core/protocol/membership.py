@@ -103,10 +103,24 @@ class Membership:
         return any(self.takes_part(node) for node in self.running(plan))
 
     def waited_for(self, plan: Plan) -> frozenset[str]:
-        """With no node in the run any more: the members that must come back before it can resume."""
+        """With no node in the run any more: the nodes that must come back before it can resume."""
         if self.anyone_runs(plan):
             return frozenset()
-        return self.running(plan) - set(self.newcomers) - self.given_up
+        return self.running(plan) - set(self.newcomers) - self.given_up - self._passed(plan)
+
+    def _passed(self, plan: Plan) -> set[str]:
+        """Leavers that all members have passed, by the checkpoints that these bring.
+
+        A controller that was restarted does not know how far a leaver came. To mix a leaver's last round, its
+        out-neighbours need all that it had to push and hand over. So once all members have saved a round in common that
+        is not before the leave, nothing that counts is missing, and the leaver need not come back.
+        """
+        here = {node: join for node, join in self.newcomers.items() if node in plan.latest.names}
+        if not here.keys() >= set(plan.latest.names) - self.given_up:
+            return set()
+        saved = [{t for t in j.saved if j.plan and plan.holds(node, t, j.plan)} for node, j in here.items()]
+        newest = max(set.intersection(*saved), default=-1) if saved else -1
+        return {leaver for leaver, start in _leavers(plan).items() if start <= newest}
 
     def has_reports_of_all(self, plan: Plan) -> bool:
         """Whether every member has reported what it knows of the plan."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from edgenode.core.protocol.events import (
     UNREQUESTED,
     Disconnected,
@@ -107,6 +111,18 @@ def test_restarted_controller_resumes_all_with_new_incarnations() -> None:
     assert actions == [persisted(cluster), *(Send(name, Welcome(resumed, 50)) for name in node_names(2))]
     assert (resumed.latest.number, resumed.latest.start, resumed.latest.term) == (1, 50, 1)
     assert [m.incarnation for m in resumed.latest.members] == [1, 1]
+
+
+@pytest.mark.parametrize(("saved", "resumes"), [({"n0": 40, "n1": 40}, True), ({"n0": 40, "n1": 20}, False)])
+def test_restarted_controller_waits_for_no_leaver_that_all_passed(saved: dict[str, int], resumes: bool) -> None:
+    old = the_plan(a_started_cluster(3))
+    left = old.extend(old.successor(30, members=old.latest.members[:2], handoffs=(("n2", "n0"),)))
+    cluster = QuietCluster(a_run_spec(3), Leadership(1), replace(persisted(a_started_cluster(3)), plan=left))
+    assert cluster.handle(join("n0", saved=frozenset({0, saved["n0"]}), plan=left, process="x")) == []
+    assert cluster.waits_for() == {"n1", "n2"}
+    actions = cluster.handle(join("n1", saved=frozenset({0, saved["n1"]}), plan=left, process="y"))
+    assert kinds(actions) == (["Persist", "Welcome", "Welcome"] if resumes else [])
+    assert cluster.waits_for() == (frozenset() if resumes else {"n2"})
 
 
 def test_stopped_run_continues_when_it_is_resumed() -> None:
