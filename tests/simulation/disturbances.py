@@ -109,6 +109,7 @@ class Disturbances:
         honest = [node for other, node in state.nodes.items() if other not in state.liars]
         if honest and all(_is_without(node, name) for node in honest):
             self._nodes.end(name)
+            self._controller.watch(name)
             state.record(name, "is cut off")
             return
         self._controller.request(Evict(-2 - state.queue.serial(), name, force=True), "evict")

@@ -39,6 +39,7 @@ class Invariants:
 
     def __init__(self, zero: Mass, window: int, happened: Counter[str], liars: Liars) -> None:
         self.graphs: dict[int, Digraph] = {}
+        self._newest: dict[int, int] = {}  # round -> the newest record that a member knew when it mixed
         self.halted: dict[str, int] = {}
         self._accounting, self._window, self._happened = MassAccounting(zero), window, happened
         self._liars = liars
@@ -98,7 +99,17 @@ class Invariants:
         graph, process = plan.graph(t), _process(name, t, plan)
         self._accounting.debited(process, t, leaves=name in graph.leaving)
         if not self._is_abandoned(plan) and not self._accounting.is_evicted(process):
-            require(self.graphs.setdefault(t, graph) == graph, f"round {t} has two graphs")
+            self._has_one_graph(plan.latest.number, t, graph)
+
+    def _has_one_graph(self, number: int, t: int, graph: Digraph) -> None:
+        """A liar can withhold a record from a member, which then stays behind: only among liars is it excused."""
+        newest = self._newest.get(t, number)
+        self._newest[t] = max(number, newest)
+        if self._liars and number < newest:
+            return
+        if self._liars and number > newest:
+            self.graphs.pop(t, None)
+        require(self.graphs.setdefault(t, graph) == graph, f"round {t} has two graphs")
 
     def _adopt(self, name: str, plan: Plan, record: Record) -> None:
         """An eviction counts once a node knows of it. Until then the controller may lose it with its disk."""

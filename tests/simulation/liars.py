@@ -51,13 +51,20 @@ class Liars:
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter(sorted(self._shares))
 
-    def excuse(self, name: str, event: NodeEvent) -> bool:
-        """Whether an error of a node's state machine is a liar's own, or the refusal of something that a liar sent."""
+    def excuse(self, node: Node, event: NodeEvent) -> bool:
+        """Whether an error of a node's state machine is a liar's own, the refusal of a lie, or what a liar left behind.
+
+        A liar that withholds a record leaves a node behind that has no other in-neighbour. The others refuse its pushes
+        then, and it can no longer take the record.
+        """
+        name = node.name
         match event:
             case Received(message):
-                return name in self or message.sender in self
-            case Answered(receiver):
-                return name in self or receiver in self
+                left_behind = bool(self) and message.number > node.plan.latest.number
+                return name in self or message.sender in self or left_behind
+            case Answered(receiver, ack):
+                left_behind = bool(self) and ack.verdict in (Verdict.STALE, Verdict.ERROR)
+                return name in self or receiver in self or left_behind
         return name in self
 
     # --- messages -------------------------------------------------------------------------------------

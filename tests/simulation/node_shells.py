@@ -97,7 +97,7 @@ class NodeShells:
         try:
             actions = node.handle(event)
         except RemoteProtocolError as exc:
-            if not liars.excuse(name, event):
+            if not liars.excuse(node, event):
                 raise
             self._state.happened["refused a lie"] += 1
             if isinstance(event, Received):  # as the daemon does

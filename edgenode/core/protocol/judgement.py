@@ -38,12 +38,17 @@ def candidate(state: MemberState, records: tuple[Record, ...]) -> Plan:
     """
     verify(state, records)
     plan = extended(state.plan, records)
+    if why := too_late(state, plan):
+        raise RemoteProtocolError(why)
+    return plan
+
+
+def too_late(state: MemberState, plan: Plan) -> str:
+    """Why a record of a plan comes too late for this node. Empty if none does."""
     for record in plan.records[len(state.plan.records) :]:
         if record.known_by < state.next_round:
-            raise RemoteProtocolError(
-                f"record {record.number} starts at {record.start}, but round {state.next_round} is next"
-            )
-    return plan
+            return f"record {record.number} starts at {record.start}, but round {state.next_round} is next"
+    return ""
 
 
 def extended(plan: Plan, records: Iterable[Record]) -> Plan:

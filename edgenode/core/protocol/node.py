@@ -35,7 +35,7 @@ from edgenode.core.protocol.events import (
     Trained,
 )
 from edgenode.core.protocol.flood import reach
-from edgenode.core.protocol.judgement import branch, candidate, check_push, check_round, verify
+from edgenode.core.protocol.judgement import branch, candidate, check_push, check_round, extended, too_late, verify
 from edgenode.core.protocol.member_state import MemberState, Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, FenceAnswer, Halt, Offer, OfferAnswer
@@ -284,9 +284,18 @@ class Node:
         return Report(OfferAnswer(record.number, record.digest, accepted, self._state.next_round))
 
     def _learn(self, records: tuple[Record, ...]) -> list[NodeAction]:
-        """Take records from the controller, oldest first: all of them, or none."""
+        """Take records from the controller, oldest first: all of them, or none.
+
+        The barrier brings every record in time, unless a faulty member withholds it. Then this node has begun rounds
+        that the others do not have, and rejoins.
+        """
         verify(self._state, records)
-        return self._evicted() if self._is_out(records) else self._take(candidate(self._state, records))
+        if self._is_out(records):
+            return self._evicted()
+        plan = extended(self._state.plan, records)
+        if why := too_late(self._state, plan):
+            return self._state.fail(Evicted(f"{self._state.name} was left behind: {why}"))
+        return self._take(plan)
 
     def _take(self, plan: Plan) -> list[NodeAction]:
         """Adopt a candidate."""

@@ -14,6 +14,8 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.member_state import Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import EvictionCommitted, FenceAnswer, Offer, OfferAnswer
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import Evicted
 from tests.core.protocol.node_driver import (
     a_node,
@@ -142,3 +144,13 @@ def test_zombie_that_learns_of_its_eviction_fails_once() -> None:
     assert zombie.handle(EvictionCommitted((record,))) == []
     _, other = pair()
     assert isinstance(only(Fail, other.handle(EvictionCommitted((record,)))).error, Evicted)
+
+
+def test_node_that_learns_of_a_change_too_late_rejoins() -> None:
+    node, _ = pair()
+    for t in range(2):
+        play_round(node, t)
+    withheld = node.plan.successor(1, schedule=Schedule((GraphSpec("b"),), 1))
+    error = only(Fail, node.handle(EvictionCommitted((withheld,)))).error
+    assert isinstance(error, Evicted)
+    assert str(error) == "n0 was left behind: record 1 starts at 1, but round 2 is next"
