@@ -13,6 +13,7 @@ from edgenode.net.interfaces import is_this_machine
 from edgenode.net.rpc import split_address
 from edgenode.observability.status_view import (
     duration,
+    faults_lines,
     next_switch,
     page_from_elsewhere,
     requests_json,
@@ -51,7 +52,7 @@ def status_table(status: ClusterStatus, link: str = "") -> RenderableType:
             _state(node),
         )
     controller = f"controller {status.leadership.address}, term {status.leadership.term}"
-    below = [controller, *(page_lines(status, link or status.page) if status.page else [])]
+    below = [*faults_lines(status.nodes), controller, *(page_lines(status, link or status.page) if status.page else [])]
     above = Text(title(status), "bold"), *map(Text, requests_lines(requests_json(status)))
     return Group(*above, table, *(Text(line, "italic") for line in below))
 

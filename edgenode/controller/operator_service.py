@@ -153,7 +153,7 @@ class OperatorService:
                 address=entry.address,
                 connected=node in cluster.present,
                 last_seen_s=now - entry.last_seen,
-                status=entry.status,
+                status=self._nodes.status(node),
                 holds_up=holding.get(node, ()),
                 holds_up_s=straggling[node].straggling_s if node in straggling else 0.0,
             )

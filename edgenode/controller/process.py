@@ -113,7 +113,9 @@ class Controller:
         restarted, rounds = recover or saved is not None, self.cluster.run_spec.rounds
         self._recorder = RunRecorder(config, rounds, options.state_dir, restarted, self.operator_service)
         self._tracking = Tracking(options.track, config, options.state_dir, self.operator_service.status)
-        self._control = ControlServer(identity, self._post_from_link, self.nodes.reported, self._address_in_plan)
+        self._control = ControlServer(
+            identity, self._post_from_link, self.nodes.reported, self._address_in_plan, self.nodes.faults
+        )
 
     def _load_state(self, recover: bool) -> Persist | None:
         try:
@@ -231,6 +233,9 @@ class Controller:
             except RemoteProtocolError as exc:
                 self._refuse_report(event, exc)
                 continue
+            finally:
+                if isinstance(event, Reported):
+                    self._control.handled(event.node)
             await self._perform_all(actions)
             self._graph_log.update()
             if _changes_link(event):
@@ -240,7 +245,7 @@ class Controller:
         """A node reports what cannot be: that is its own problem, and its link ends."""
         if not isinstance(event, Reported):
             raise error
-        log.warning("rejected a report", node=event.node, reason=str(error))
+        self.nodes.faults.note(event.node, "report", error)
         self._control.hang_up(event.node)
 
     def _note_link(self, event: ClusterEvent) -> None:

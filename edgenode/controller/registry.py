@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from edgenode.controller.liveness import LastReport
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
+from edgenode.net.faults import Faults
 from edgenode.observability.model_sketch import BUCKETS, distance
 from edgenode.observability.run_progress import RunProgress
 
@@ -61,10 +62,12 @@ class NodeRegistry(dict[str, NodeEntry]):
 
     Attributes:
         progress: of the run, nodes that are forgotten included.
+        faults: what nodes reported against the protocol.
     """
 
     def __init__(self) -> None:
         self.progress = RunProgress()
+        self.faults = Faults()
 
     def add_members(self, plan: Plan | None) -> None:
         """Add members that have not connected yet. They may be dead: their silence counts from now."""
@@ -85,6 +88,12 @@ class NodeRegistry(dict[str, NodeEntry]):
         self.progress.restore(reached, counts)
         for node, entry in self.items():
             entry.status = self.progress.counts.continued(node, entry.status)
+
+    def status(self, node: str) -> NodeStatus:
+        """The last report of a node. Among its faults, those of its own name are what the controller refused of it."""
+        status = self[node].status
+        others = tuple(fault for fault in status.faults if fault.peer != node)
+        return replace(status, faults=others + self.faults.of(node))
 
     def disconnected(self, node: str, plan: Plan | None) -> None:
         """The link of a node ended. Before the run starts, nothing of the node has to be kept."""

@@ -1,12 +1,20 @@
 """The controller's end of the links: takes every node's reports, and gives orders.
 
-Only the newest link of a node counts. Reports on an older one are dropped.
+Only the newest link of a node counts. Reports on an older one are dropped. A node can be faulty, or lie, so what it can
+leave in the memory of the controller is limited:
+
+1. A report has at most MOST_REPORTED bytes. One with a plan has as many as gRPC takes: a plan of a long run is large.
+2. Of the reports of a node, at most _MOST_WAITING wait to be handled, or one with a plan. No more is read until then,
+   and HTTP/2 holds the node up.
+3. A caller has one link whose first report has not arrived. A newer one ends it, and so does _HELLO_S.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import grpc
@@ -14,20 +22,24 @@ import grpc.aio
 import structlog
 
 from edgenode.core.protocol.events import Disconnected, Reported
-from edgenode.core.protocol.orders import Join, Order, Refuse
+from edgenode.core.protocol.orders import Join, NodeReport, Order, Refuse
 from edgenode.core.protocol.status import NodeStatus
-from edgenode.errors import EdgenodeError, first_cause
+from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
+from edgenode.net.faults import Faults
 from edgenode.net.order_wire import join_from_wire, order_to_wire, report_from_wire, report_has_records
 from edgenode.net.peer_client import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
-from edgenode.net.rpc import parsed, reject
+from edgenode.net.rpc import parsed, refuse, reject
 from edgenode.net.status_wire import node_status_from_wire
-from edgenode.net.tls import key_of_caller, require_name
+from edgenode.net.tls import key_of_caller, node_of_caller, require_name
 from edgenode.net.wire import Identity
 
 log = structlog.get_logger()
 
 SERVICE = "edgenode.v1.ControlService"
+MOST_REPORTED = 1 << 20
+_MOST_WAITING = 16
+_HELLO_S = 10.0
 _PROBE_S = 5.0
 _Outbox = asyncio.Queue[control_pb2.AttendResponse | None]  # None ends the link
 
@@ -36,9 +48,10 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
     """Serves one stream for each node.
 
     Args:
-        post: takes the reports and the ends of links.
+        post: takes the reports and the ends of links. `handled` is to be called once for each report.
         show: takes (node, status).
         planned: returns the address of a node in the plan, or "".
+        faults: takes what nodes report against the protocol.
     """
 
     def __init__(
@@ -47,8 +60,13 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         post: Callable[[Reported | Disconnected], None],
         show: Callable[[str, NodeStatus], None],
         planned: Callable[[str], str],
+        faults: Faults,
     ) -> None:
         self._identity, self._post, self._show, self._planned = identity, post, show, planned
+        self._faults = faults
+        self._greetings: dict[str, asyncio.Timeout] = {}  # by caller
+        self._waiting = Counter[str]()  # reports by node
+        self._handled = asyncio.Event()  # set once, and then replaced, whenever a report was handled
         self._links: dict[str, _Outbox] = {}
         self._addresses: dict[str, str] = {}
         self._processes: dict[str, str] = {}
@@ -65,6 +83,12 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         if isinstance(order, Refuse):
             self._links[node].put_nowait(None)
 
+    def handled(self, node: str) -> None:
+        """A report of a node does not wait any more."""
+        self._waiting -= Counter([node])
+        self._handled.set()
+        self._handled = asyncio.Event()
+
     async def Attend(
         self, requests: AsyncIterator[control_pb2.AttendRequest], context: grpc.aio.ServicerContext
     ) -> None:
@@ -72,7 +96,8 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         orders = _Outbox()
         node = ""
         try:
-            first = (await anext(aiter(requests), control_pb2.AttendRequest())).join
+            async with self._greeting(node_of_caller(context) or context.peer()):
+                first = (await anext(aiter(requests), control_pb2.AttendRequest())).join
             name = self._identity.check(first.identity, context.peer()).node
             require_name(context, name)
             claimed = await parsed(join_from_wire, first, bool(first.saved.records))
@@ -82,21 +107,51 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
                 log.warning("refused a node", node=name, reason=why)
                 await context.write(order_to_wire(Refuse(why)))
                 return
+            await self._wait_for_turn(name, 1)
             node = name
             self.hang_up(node)
             self._links[node], self._addresses[node], self._processes[node] = orders, join.address, join.process
-            self._post(Reported(node, join))
+            self._report(node, join)
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(self._read(node, requests, orders), name=f"reports of {node}")
                 while (order := await orders.get()) is not None:
                     await context.write(order)
                 reader.cancel()
         except (EdgenodeError, ExceptionGroup) as exc:
-            await reject(context, first_cause(exc), node)
+            cause, who = first_cause(exc), node or node_of_caller(context)
+            if isinstance(cause, RemoteProtocolError):
+                self._faults.note(who, "report", cause)
+                await refuse(context, cause)
+            await reject(context, cause, who)
         finally:
             if self._links.get(node) is orders:
                 del self._links[node]
                 self._post(Disconnected(node))
+
+    @asynccontextmanager
+    async def _greeting(self, caller: str) -> AsyncIterator[None]:
+        """Limit the time in which a caller makes its first report, and the number of its calls that have made none."""
+        now = asyncio.get_running_loop().time()
+        if older := self._greetings.get(caller):
+            older.reschedule(now)
+        greeting = self._greetings[caller] = asyncio.timeout_at(now + _HELLO_S)
+        try:
+            async with greeting:
+                yield
+        except TimeoutError:
+            raise TransportError(f"no report in {_HELLO_S:g} s, or {caller} has called again") from None
+        finally:
+            if self._greetings[caller] is greeting:
+                del self._greetings[caller]
+
+    async def _wait_for_turn(self, node: str, most: int) -> None:
+        """Wait until fewer than ``most`` reports of a node wait."""
+        while self._waiting[node] >= most:
+            await self._handled.wait()
+
+    def _report(self, node: str, report: NodeReport) -> None:
+        self._waiting[node] += 1
+        self._post(Reported(node, report))
 
     async def _rival(self, node: str, join: Join) -> str:
         """The last address of another living process of this name. Empty if there is none.
@@ -123,8 +178,12 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         async for request in requests:
             if self._links.get(node) is not orders:
                 break
-            report = await parsed(report_from_wire, request, report_has_records(request))
+            has_plan = report_has_records(request)
+            if not has_plan and request.ByteSize() > MOST_REPORTED:
+                raise RemoteProtocolError(f"a report of {request.ByteSize()} bytes, at most {MOST_REPORTED}")
+            await self._wait_for_turn(node, 1 if has_plan else _MOST_WAITING)
+            report = await parsed(report_from_wire, request, has_plan)
             if request.HasField("progress"):
                 self._show(node, node_status_from_wire(request.progress))
-            self._post(Reported(node, report))
+            self._report(node, report)
         orders.put_nowait(None)

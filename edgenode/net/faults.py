@@ -30,6 +30,10 @@ class Faults:
                         reason=str(error))  # fmt: skip
         self._counts[key] += 1
 
+    def of(self, peer: str) -> tuple[Fault, ...]:
+        """Those of one peer."""
+        return tuple(fault for fault in self.counted if fault.peer == peer)
+
     @property
     def counted(self) -> tuple[Fault, ...]:
         """How many of each kind, by peer."""

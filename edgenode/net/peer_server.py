@@ -26,7 +26,7 @@ from edgenode.net.faults import Faults
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import parsed, refuse, reject
 from edgenode.net.text_wire import reason_from_wire
-from edgenode.net.tls import require_name
+from edgenode.net.tls import node_of_caller, require_name
 from edgenode.net.wire import (
     CHUNK_BYTES,
     Assembler,
@@ -220,7 +220,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         except (EdgenodeError, ExceptionGroup) as exc:
             cause = first_cause(exc)
             if isinstance(cause, EdgenodeError) and not isinstance(cause, TransportError):
-                self.faults.note(sender, "push", cause)
+                self.faults.note(sender or node_of_caller(context), "push", cause)
             await refuse(context, cause)
         finally:
             if stream is not None and self._streams.get(sender) is stream:

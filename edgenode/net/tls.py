@@ -109,7 +109,8 @@ class MutualTls:
         return grpc.aio.secure_channel(target, ours, options=[*options, ("grpc.ssl_target_name_override", server)])
 
     def server(self, options: Options) -> grpc.aio.Server:
-        return grpc.aio.server(options=options, interceptors=[_Door(self._admitted, self._calls)])
+        door = _Door(self._admitted, self._calls)
+        return grpc.aio.server(options=options, interceptors=[door], maximum_concurrent_rpcs=MOST_CALLS)
 
     def _admitted(self, subject: Subject, key_id: str) -> bool:
         return key_id not in self._calls.revoked and self.admits(subject, key_id)
@@ -158,6 +159,12 @@ def caller_name(context: grpc.aio.ServicerContext) -> str:
         SecurityError: as `caller`.
     """
     return str((caller(context) or ANYONE)[0])
+
+
+def node_of_caller(context: grpc.aio.ServicerContext) -> str:
+    """The name in the certificate of a node that calls. Empty for others, and on a connection without TLS."""
+    found = caller(context)
+    return found[0].name if found is not None and found[0].role == "node" else ""
 
 
 def require_name(context: grpc.aio.ServicerContext, name: str) -> None:

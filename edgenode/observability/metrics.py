@@ -16,6 +16,7 @@ from starlette.routing import Route
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeView
 from edgenode.net.http import host_of
 from edgenode.net.interfaces import is_loopback
+from edgenode.observability.status_view import faults_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TOKEN = "metrics-token"
@@ -182,9 +183,8 @@ def _sent(nodes: Sequence[NodeView]) -> Metric:
 
 
 def _faults(nodes: Sequence[NodeView]) -> Metric:
-    text = "Pushes and answers of a peer that this node refused as against the protocol."
+    text = "Pushes, answers and reports of a peer that this node, or the controller, refused as against the protocol."
     family = CounterMetricFamily("edgenode_peer_faults", text, labels=["node", "peer", "kind"])
-    for node in nodes:
-        for fault in node.status.faults:
-            family.add_metric([node.node, fault.peer, fault.kind], fault.count)
+    for by, fault in faults_of(nodes):
+        family.add_metric([by, fault.peer, fault.kind], fault.count)
     return family

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from edgenode.core.protocol.plan import Plan
-from edgenode.core.protocol.status import ClusterStatus, NodeView
+from edgenode.core.protocol.status import ClusterStatus, Fault, NodeView
 from edgenode.net.interfaces import is_loopback
 from edgenode.net.rpc import join_address, split_address
+from edgenode.security.subject import CONTROLLER
+
+_MOST_PEERS = 8  # with a line each
 
 
 def cluster_json(status: ClusterStatus) -> dict[str, Any]:
@@ -35,8 +39,32 @@ def cluster_json(status: ClusterStatus) -> dict[str, Any]:
         **requests_json(status),
         "consensus_distance": status.consensus_distance,
         "consensus_round": status.consensus_round,
+        "faults": [
+            {"node": by, "peer": fault.peer, "kind": fault.kind, "count": fault.count}
+            for by, fault in faults_of(status.nodes)
+        ],
         "nodes": [node_json(node) for node in status.nodes],
     }
+
+
+def faults_of(nodes: Iterable[NodeView]) -> Iterator[tuple[str, Fault]]:
+    """What was refused as against the protocol, and which process refused it: a node, or the controller."""
+    for node in nodes:
+        for fault in node.status.faults:
+            yield CONTROLLER.name if fault.peer == node.node else node.node, fault
+
+
+def faults_lines(nodes: Iterable[NodeView]) -> list[str]:
+    """What was refused as against the protocol, one line for each peer, those with most first."""
+    counts = dict[str, Counter[str]]()
+    for _, fault in faults_of(nodes):
+        counts.setdefault(fault.peer, Counter())[fault.kind] += fault.count
+    ranked = sorted(counts.items(), key=lambda item: -item[1].total())
+    lines = [
+        f"refused from {peer}: {', '.join(f'{count} × {kind}' for kind, count in sorted(kinds.items()))}"
+        for peer, kinds in ranked[:_MOST_PEERS]
+    ]
+    return lines + ([f"and from {len(ranked) - _MOST_PEERS} more"] if len(ranked) > _MOST_PEERS else [])
 
 
 def requests_json(status: ClusterStatus) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from edgenode.cli.topology import _plan
 from edgenode.cli.watch import Screen
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import Member, Plan, create_plan
-from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView, PendingChange
+from edgenode.core.protocol.status import ClusterStatus, Fault, NodeState, NodeStatus, NodeView, PendingChange
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import ConfigError
@@ -207,6 +207,15 @@ def test_json_has_null_for_unknown_values() -> None:
     assert (node["holds_up"], node["holds_up_s"]) == (["n1"], 12)
     bare = cluster_json(a_status())
     assert (bare["record"], bare["graph"], bare["next"], bare["consensus_distance"]) == (None,) * 4
+
+
+def test_json_names_who_refused_what_from_whom() -> None:
+    nodes = [a_node(faults=(Fault("n1", "push", 9),)), a_node("n1", faults=(Fault("n1", "report", 2),))]
+    assert cluster_json(a_status(*nodes))["faults"] == [
+        {"node": "n0", "peer": "n1", "kind": "push", "count": 9},
+        {"node": "controller", "peer": "n1", "kind": "report", "count": 2},
+    ]
+    assert "refused from n1: 9 × push, 2 × report" in printed(a_status(*nodes))
 
 
 def test_json_names_the_current_graph_and_the_next() -> None:

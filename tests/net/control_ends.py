@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgenode.core.protocol.events import Reported
+from edgenode.core.protocol.events import Disconnected, Reported
 from edgenode.core.protocol.orders import FenceAnswer, Join, Leadership, Order, Progress, Standby
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.protocol.status import NodeStatus
@@ -21,6 +21,7 @@ from edgenode.errors import RemoteProtocolError, first_cause
 from edgenode.net import control_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.control_server import ControlServer
+from edgenode.net.faults import Faults
 from edgenode.net.rpc import serving
 from edgenode.net.wire import Identity
 from tests.net.peer_ends import SOON_S, until
@@ -37,6 +38,8 @@ class Controller:
     events: list[object] = field(default_factory=list)
     reports: list[NodeStatus] = field(default_factory=list)
     planned: dict[str, str] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
+    is_busy: bool = False  # handles no report
     server: ControlServer = field(init=False)
 
     @asynccontextmanager
@@ -44,12 +47,18 @@ class Controller:
         identity = Identity("home", "controller", "run")
         self.server = ControlServer(
             identity,
-            self.events.append,
+            self._post,
             lambda node, report: self.reports.append(report),
             lambda node: self.planned.get(node, ""),
+            self.faults,
         )
         async with serving(f"127.0.0.1:{self.port}", [(control_server.SERVICE, self.server.add_to)], 0.0) as self.port:
             yield f"127.0.0.1:{self.port}"
+
+    def _post(self, event: Reported | Disconnected) -> None:
+        self.events.append(event)
+        if isinstance(event, Reported) and not self.is_busy:
+            self.server.handled(event.node)
 
     def reported(self, kind: type) -> list[object]:
         return [event for event in self.events if isinstance(event, Reported) and isinstance(event.report, kind)]

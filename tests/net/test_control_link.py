@@ -28,6 +28,7 @@ from edgenode.core.topology.period import DataSize
 from edgenode.errors import TransportError
 from edgenode.net import control_server
 from edgenode.net.control_server import ControlServer
+from edgenode.net.faults import Faults
 from edgenode.net.proto import control_pb2
 from edgenode.net.rpc import serving
 from edgenode.net.wire import Identity
@@ -188,7 +189,9 @@ async def test_flush_waits_at_most_its_timeout() -> None:
             await context.write(control_pb2.AttendResponse(standby=standby))
             await asyncio.sleep(SOON_S)
 
-    stalled = Stalled(Identity("home", "controller", "run"), lambda event: None, lambda node, report: None, str)
+    stalled = Stalled(
+        Identity("home", "controller", "run"), lambda event: None, lambda node, report: None, str, Faults()
+    )
     async with (
         serving("127.0.0.1:0", [(control_server.SERVICE, stalled.add_to)], 0.0) as port,
         Node(f"127.0.0.1:{port}").up() as node,

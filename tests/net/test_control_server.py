@@ -11,9 +11,11 @@ import grpc.aio
 import pytest
 
 from edgenode.core.protocol.events import Disconnected
-from edgenode.core.protocol.orders import Join, Refuse, Welcome
+from edgenode.core.protocol.orders import FenceAnswer, Fetched, Join, Progress, Refuse, Welcome
+from edgenode.core.protocol.status import Fault, NodeStatus
 from edgenode.errors import RemoteProtocolError
-from edgenode.net import peer_server
+from edgenode.net import control_server, peer_server
+from edgenode.net.order_wire import progress_to_wire, report_to_wire
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import channel, serving
@@ -160,6 +162,7 @@ async def test_unknown_report_is_refused_for_good(bad: control_pb2.AttendRequest
             await asyncio.wait_for(stream.read(), SOON_S)
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "unexpected report" in (caught.value.details() or "")
+        assert controller.faults.of("n0") == (Fault("n0", "report", 1),)
         await until(lambda: controller.events[-1] == Disconnected("n0"))
 
 
@@ -179,3 +182,80 @@ async def test_welcome_without_a_plan_ends_the_link() -> None:
         await until(lambda: bool(controller.events))
         controller.server.send("n0", Welcome(replace(PLAN, records=()), 0))
         assert "a welcome without a plan" in str(await failing)
+
+
+# --- what a node can leave in the memory of the controller
+
+_JOIN = control_pb2.AttendRequest(join=control_pb2.Join(identity=Identity("home", "n0", "run").to_wire()))
+_WITH_A_PLAN = progress_to_wire(Progress(3, 0, "", FenceAnswer(0, 0, 3, (), PLAN.records)), NodeStatus())
+
+
+@pytest.mark.parametrize(
+    ("report", "most"),
+    [(report_to_wire(Fetched()), control_server._MOST_WAITING), (_WITH_A_PLAN, 1)],
+    ids=["without a plan", "with a plan"],
+)
+async def test_limited_number_of_reports_waits_to_be_handled(report: control_pb2.AttendRequest, most: int) -> None:
+    controller = Controller()
+    async with controller.up() as target, channel(target) as there:
+        stream = control_pb2_grpc.ControlServiceStub(there).Attend()
+        await stream.write(_JOIN)
+        await until(lambda: bool(controller.events))
+        controller.is_busy = True
+        for _ in range(2 * most + 1):
+            await stream.write(report)
+        await until(lambda: len(controller.events) == 1 + most)
+        await asyncio.sleep(0.1)
+        assert len(controller.events) == 1 + most
+        controller.server.handled("n0")
+        await until(lambda: len(controller.events) == 2 + most)
+        controller.is_busy = False
+        for _ in range(most):
+            controller.server.handled("n0")
+        await until(lambda: len(controller.events) == 2 + 2 * most)
+
+
+async def test_new_link_waits_until_the_reports_of_the_old_one_are_handled() -> None:
+    controller = Controller(is_busy=True)
+    async with controller.up() as target, channel(target) as there:
+        for _ in range(10):  # a member that connects again and again
+            await control_pb2_grpc.ControlServiceStub(there).Attend().write(_JOIN)
+        await until(lambda: bool(controller.events))
+        await asyncio.sleep(0.1)
+        assert controller.kinds == [Join]
+        controller.server.handled("n0")
+        await until(lambda: controller.kinds[1:3] == [Disconnected, Join])
+
+
+async def test_report_above_a_mebibyte_ends_the_link() -> None:
+    controller = Controller()
+    async with controller.up() as target, channel(target) as there:
+        large = progress_to_wire(Progress(3, 0, ""), NodeStatus(error="x" * control_server.MOST_REPORTED))
+        stream = control_pb2_grpc.ControlServiceStub(there).Attend(iter([_JOIN, large]))
+        with pytest.raises(grpc.aio.AioRpcError, match=r"a report of \d+ bytes, at most 1048576"):
+            await asyncio.wait_for(anext(aiter(stream)), SOON_S)
+        await until(lambda: controller.kinds == [Join, Disconnected])
+        assert controller.faults.of("n0") == (Fault("n0", "report", 1),)
+
+
+async def test_link_without_a_report_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_server, "_HELLO_S", 0.1)
+    async with Controller().up() as target, channel(target) as there:
+        stream = control_pb2_grpc.ControlServiceStub(there).Attend()
+        with pytest.raises(grpc.aio.AioRpcError, match=r"no report in 0\.1 s"):
+            await asyncio.wait_for(anext(aiter(stream)), SOON_S)
+
+
+async def test_second_link_without_a_report_ends_the_first() -> None:
+    controller = Controller()
+    async with controller.up() as target, channel(target) as there:
+        first, second = (control_pb2_grpc.ControlServiceStub(there).Attend() for _ in range(2))
+        await asyncio.gather(first.wait_for_connection(), second.wait_for_connection(), return_exceptions=True)
+        ended = await asyncio.wait(
+            [asyncio.create_task(stream.read(), name="read") for stream in (first, second)],
+            timeout=SOON_S,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        assert [len(each) for each in ended] == [1, 1]
+        for task in ended[1]:
+            task.cancel()

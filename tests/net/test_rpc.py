@@ -18,6 +18,7 @@ from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net import control_server, operator_server, peer_server
 from edgenode.net.control_server import ControlServer
+from edgenode.net.faults import Faults
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import (
@@ -38,7 +39,7 @@ IDENTITY = Identity("home", "n0", "run")
 
 
 def all_services() -> list[tuple[str, object]]:
-    controller = ControlServer(IDENTITY, lambda event: None, lambda node, status: None, str)
+    controller = ControlServer(IDENTITY, lambda event: None, lambda node, status: None, str, Faults())
     return [
         (peer_server.SERVICE, PeerServer(IDENTITY, (frozenset(), None)).add_to),
         (control_server.SERVICE, controller.add_to),

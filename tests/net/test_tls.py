@@ -19,6 +19,7 @@ from edgenode.core.protocol.status import ClusterStatus
 from edgenode.net import control_server, credential_server, operator_server, peer_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.credential_server import CredentialServer
+from edgenode.net.faults import Faults
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import control_pb2, credential_pb2, operator_pb2, peer_pb2
@@ -89,7 +90,7 @@ METHODS = [
 @asynccontextmanager
 async def server(security: Security) -> AsyncIterator[str]:
     """All services of edgenode behind one door. Yields host:port."""
-    control = ControlServer(IDENTITY, lambda event: None, lambda node, status: None, str)
+    control = ControlServer(IDENTITY, lambda event: None, lambda node, status: None, str, Faults())
     peers = PeerServer(IDENTITY, (frozenset(), None))
     peers.open(IDENTITY, lambda message, taken: taken(), 1000)
     run = SimpleNamespace(status=lambda: ClusterStatus("home"), open_page=str)

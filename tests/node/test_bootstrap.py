@@ -13,6 +13,7 @@ import pytest
 from edgenode import factory
 from edgenode.config.load import load
 from edgenode.config.schema import Config
+from edgenode.core.protocol.events import Disconnected, Reported
 from edgenode.core.protocol.orders import (
     EvictionCommitted,
     Fence,
@@ -29,6 +30,7 @@ from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.errors import ConfigError, Diverged, TransportError
 from edgenode.net import control_server, peer_server
 from edgenode.net.control_server import ControlServer
+from edgenode.net.faults import Faults
 from edgenode.net.mdns_service import Service
 from edgenode.net.peer_client import abort
 from edgenode.net.peer_server import PeerServer
@@ -158,7 +160,13 @@ async def test_announced_impostors_do_not_hide_the_controller() -> None:
     )
     joined: list[object] = []
     identity = replace(LOCAL.identity, security=own)
-    server = ControlServer(identity, joined.append, lambda node, status: None, lambda node: "")
+
+    def post(event: Reported | Disconnected) -> None:
+        joined.append(event)
+        if isinstance(event, Reported):
+            server.handled(event.node)
+
+    server = ControlServer(identity, post, lambda node, status: None, lambda node: "", Faults())
     services = [(control_server.SERVICE, server.add_to)]
     async with AsyncExitStack() as stack:
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # takes connections, says nothing

@@ -21,7 +21,8 @@ def a_cluster(distance: float | None = 0.5) -> bytes:
     node = a_node(
         round=7, faults=faults, accuracy=0.25, payload_bytes=1000, gossip_bytes=300, messages=7, state=NodeState.RUNNING
     )
-    status = a_status(node, a_node('n"1'), plan=a_plan())
+    liar = a_node('n"1', faults=(Fault('n"1', "report", 2),))  # of its own name: the controller's count
+    status = a_status(node, liar, plan=a_plan())
     return cluster_metrics(replace(status, consensus_distance=distance))
 
 
@@ -39,6 +40,7 @@ def test_cluster_metrics_have_a_label_per_node() -> None:
     assert found["edgenode_sent_bytes_total", "node=n0", "phase=train"] == 700
     assert found["edgenode_sent_bytes_total", "node=n0", "phase=gossip"] == 300
     assert found["edgenode_peer_faults_total", "kind=push", "node=n0", "peer=n1"] == 3
+    assert found["edgenode_peer_faults_total", "kind=report", "node=controller", 'peer=n"1'] == 2
     assert found["edgenode_messages_total", "node=n0"] == 7
     assert found["edgenode_state", "node=n0", "state=running"] == 1
     assert found["edgenode_up", 'node=n"1'] == 1
