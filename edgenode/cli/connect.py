@@ -18,7 +18,9 @@ from edgenode.errors import ConfigError, TransportError
 
 if TYPE_CHECKING:
     from edgenode.net.credential_client import CredentialClient
+    from edgenode.net.discovery import Discovery
     from edgenode.net.operator_client import OperatorClient
+    from edgenode.net.tls import Security
 
 T = TypeVar("T")
 
@@ -104,8 +106,7 @@ async def _call(where: Where, call: Callable[[CredentialClient], Awaitable[T]]) 
     from edgenode.net.credential_client import CredentialClient
 
     try:
-        target, cluster = await _target(where)
-        return await call(CredentialClient(target, operator_security(where.credentials, False, cluster)))
+        return await call(CredentialClient(*await _found(where)))
     except TransportError as exc:
         raise ConfigError(str(exc)) from exc
 
@@ -114,8 +115,7 @@ async def _operate(where: Where, call: Callable[[OperatorClient], Awaitable[T]])
     from edgenode.net.operator_client import operator_client
 
     try:
-        target, cluster = await _target(where)
-        security = operator_security(where.credentials, where.insecure, cluster)
+        target, security = await _found(where)
         async with AsyncExitStack() as stack:
             dialling = stack.enter_async_context(operator_client(target, None if where.wait else _DIAL_S, security))
             client = await _shown(dialling, f"waiting for the controller at {target}")
@@ -124,32 +124,74 @@ async def _operate(where: Where, call: Callable[[OperatorClient], Awaitable[T]])
         raise ConfigError(str(exc)) from exc
 
 
-async def _target(where: Where) -> tuple[str, str | None]:
-    """host:port of the controller, given or found by mDNS, and the name of its cluster if it is known.
+async def _found(where: Where) -> tuple[str, Security]:
+    """host:port of the controller, given or found by mDNS, and how to call it.
 
     Raises:
-        ConfigError: the given address is malformed, or there are several clusters and none is chosen.
-        TransportError: mDNS found no controller in time.
+        ConfigError: the given address is malformed, there are several clusters and none is chosen, or there are no
+            credentials.
+        TransportError: mDNS found no controller in time, or none of those that it found answers.
     """
     if where.controller != "mdns":
         from edgenode.net.rpc import split_address
 
         split_address(where.controller)
-        return where.controller, where.cluster
+        return where.controller, operator_security(where.credentials, where.insecure, where.cluster)
     from edgenode.net.discovery import Discovery
     from edgenode.net.interfaces import interfaces_for
 
     timeout_s = None if where.wait else _FIND_S
     async with Discovery(where.cluster or "", interfaces_for("")) as discovery:
         text = f"looking for {discovery.wanted('controller')}"
-        if where.cluster is not None:
-            service = await _shown(discovery.wait("controller", timeout_s=timeout_s), text)
-            return service.targets[0], where.cluster
-        found = await _shown(discovery.wait_for_clusters("controller", timeout_s=timeout_s), text)
-    if len(found) > 1:
-        raise ConfigError(f"found {len(found)} clusters: {', '.join(found)}; choose one with --cluster NAME")
-    name, service = next(iter(found.items()))
-    return service.targets[0], name
+        cluster = where.cluster
+        if cluster is not None:
+            await _shown(discovery.wait("controller", timeout_s=timeout_s), text)
+        else:
+            cluster = _only(await _shown(discovery.wait_for_clusters("controller", timeout_s=timeout_s), text))
+        security = operator_security(where.credentials, where.insecure, cluster)
+        text = f"waiting for an announced controller of cluster {cluster!r} to answer"
+        return await _shown(_first_to_answer(discovery, cluster, security, where.wait), text), security
+
+
+def _only(clusters: list[str]) -> str:
+    if len(clusters) > 1:
+        raise ConfigError(f"found {len(clusters)} clusters: {', '.join(clusters)}; choose one with --cluster NAME")
+    return clusters[0]
+
+
+async def _first_to_answer(discovery: Discovery, cluster: str, security: Security, wait: bool) -> str:
+    """The first announced controller that answers. Anybody can announce one, and it fails at TLS. So all are dialled.
+
+    Raises:
+        TransportError: none answers in time.
+    """
+    from edgenode.net.rpc import channel
+    from edgenode.security.subject import CONTROLLER
+
+    answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    dialled: dict[str, asyncio.Task[None]] = {}
+
+    async def dial(target: str) -> None:
+        async with channel(target, security, CONTROLLER.dns_name) as there:
+            await there.channel_ready()
+        if not answered.done():
+            answered.set_result(target)
+
+    async def dial_all() -> None:
+        async for services in discovery.watch("controller", cluster):
+            for target in (target for service in services.values() for target in service.targets):
+                if target not in dialled:
+                    dialled[target] = group.create_task(dial(target), name=f"dials {target}")
+
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(dial_all(), name="announced controllers")
+        try:
+            return await asyncio.wait_for(answered, None if wait else _DIAL_S)
+        except TimeoutError as exc:
+            raise TransportError(f"no controller answers at {', '.join(dialled)} (waited {_DIAL_S:g} s)") from exc
+        finally:
+            for task in (watching, *dialled.values()):
+                task.cancel()
 
 
 async def _shown(waiting: Awaitable[T], text: str) -> T:

@@ -139,8 +139,8 @@ class Discovery:
         """The other clusters that have announced such a service."""
         return sorted(self._listener.clusters(kind) - {self.cluster})
 
-    async def wait_for_clusters(self, kind: Kind, *, timeout_s: float | None) -> dict[str, Service]:
-        """Wait for such a service of any cluster. Return the first service of every cluster that is found by then.
+    async def wait_for_clusters(self, kind: Kind, *, timeout_s: float | None) -> list[str]:
+        """Wait for such a service of any cluster. Return the clusters that have one by then, sorted.
 
         Raises:
             TransportError: there is none after ``timeout_s``. None is no limit.
@@ -152,8 +152,7 @@ class Discovery:
         except TimeoutError as exc:
             raise TransportError(self.not_found(kind, None, timeout_s)) from exc
         await asyncio.sleep(_OTHERS_ANSWER_S)
-        clusters = sorted(self._listener.clusters(kind))
-        return {cluster: next(iter(self._listener.services(kind, cluster).values())) for cluster in clusters}
+        return sorted(self._listener.clusters(kind))
 
     async def wait(self, kind: Kind, name: str | None = None, *, timeout_s: float | None) -> Service:
         """Wait for the service of that name. Without a name, for the first by name.
@@ -170,12 +169,16 @@ class Discovery:
         except TimeoutError as exc:
             raise TransportError(self.not_found(kind, name, timeout_s)) from exc
 
-    async def watch(self, kind: Kind) -> AsyncIterator[dict[str, Service]]:
-        """``services(kind)``, now and after each change, without end. Changes between two reads count as one."""
+    async def watch(self, kind: Kind, cluster: str = "") -> AsyncIterator[dict[str, Service]]:
+        """``services(kind)``, now and after each change, without end. Changes between two reads count as one.
+
+        Args:
+            cluster: another one than that of this discovery.
+        """
         seen: dict[str, Service] | None = None
         while True:
             changed = self._listener.changed
-            services = self.services(kind)
+            services = self._listener.services(kind, cluster or self.cluster)
             if services != seen:
                 seen = services
                 yield dict(services)

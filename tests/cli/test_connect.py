@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,10 @@ from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.mdns_service import Service
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import serving
+from edgenode.net.tls import INSECURE, MutualTls, Security
+from edgenode.security.certificates import make_authority, make_credentials
+from edgenode.security.secret_files import write_credentials
+from edgenode.security.subject import CONTROLLER, Subject
 from tests.e2e.fleet import free_ports
 
 # Other tests may run on this machine, and are found too.
@@ -36,20 +42,28 @@ class Run:
         return ClusterStatus(self._cluster, missing=3)
 
 
+def served(
+    cluster: str, listen: str = "127.0.0.1:0", security: Security = INSECURE
+) -> AbstractAsyncContextManager[int]:
+    """Serve the status of a cluster. Yields the port."""
+    server = OperatorServer(Run(cluster))  # type: ignore[arg-type]  # it gets no other request
+    return serving(listen, [(operator_server.SERVICE, server.add_to)], 0.0, security=security)
+
+
 @asynccontextmanager
 async def controller(cluster: str, listen: str = "127.0.0.1:0") -> AsyncIterator[int]:
     """Serve the status of a cluster, and announce it. Yields the port."""
-    server = OperatorServer(Run(cluster))  # type: ignore[arg-type]  # it gets no other request
     async with (
-        serving(listen, [(operator_server.SERVICE, server.add_to)], 0.0) as port,
+        served(cluster, listen) as port,
         Discovery(cluster, (LOOPBACK,)) as discovery,
     ):
         await discovery.announce(Service("controller", cluster, "controller", (), port, protocol=1))
         yield port
 
 
-async def started(*words: str) -> Process:
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")} | {"EDGENODE_INSECURE": "1"}
+async def started(*words: str, insecure: bool = True) -> Process:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
+    environ |= {"EDGENODE_INSECURE": "1"} if insecure else {}
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "edgenode", *words, stdout=PIPE, stderr=PIPE, env=environ
     )
@@ -73,6 +87,30 @@ async def test_status_names_the_address_that_was_dialled() -> None:
     async with controller(ONE) as port:
         code, out, _ = await ended(await started("status", "--json", "--cluster", ONE))
     assert (code, json.loads(out)["controller"]) == (0, f"127.0.0.1:{port}")
+
+
+async def test_announced_impostors_do_not_keep_an_operator_out(tmp_path: Path) -> None:
+    """One takes connections and says nothing, one has another authority, and one is a node of the cluster."""
+    ca, other = make_authority(ONE), make_authority(ONE)
+    operator = tmp_path / "operator.pem"
+    write_credentials(operator, make_credentials(ca, Subject("operator", "anna")))
+    async with AsyncExitStack() as stack:
+        silent = stack.enter_context(socket.create_server((LOOPBACK, 0)))
+        ports = {"a": silent.getsockname()[1], "b": free_ports(1)[0]}
+        for name, credentials in (
+            ("c", make_credentials(other, CONTROLLER)),
+            ("d", make_credentials(ca, Subject("node", "n0"))),
+            ("e", make_credentials(ca, CONTROLLER)),
+        ):
+            security = MutualTls(credentials, lambda subject, key_id: True)
+            ports[name] = await stack.enter_async_context(served(ONE, security=security))
+        discovery = await stack.enter_async_context(Discovery(ONE, (LOOPBACK,)))
+        for name, port in ports.items():
+            await discovery.announce(Service("controller", ONE, name, (), port, protocol=1))
+        words = "status", "--json", "--cluster", ONE, "--credentials", str(operator)
+        code, out, errors = await ended(await started(*words, insecure=False))
+    assert code == 0, errors
+    assert json.loads(out)["controller"] == f"127.0.0.1:{ports['e']}"
 
 
 @pytest.mark.slow
