@@ -6,7 +6,9 @@ Every attack is one coroutine. It raises grpc.aio.AioRpcError if the door refuse
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import math
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
+from edgenode.net.graph_wire import graph_to_wire
 from edgenode.net.order_wire import join_to_wire, progress_to_wire
 from edgenode.net.proto import control_pb2, control_pb2_grpc, operator_pb2, operator_pb2_grpc, peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import channel
@@ -96,11 +99,13 @@ class Attacker:
     Attributes:
         security: how it connects.
         name: the name that it claims; its own, if the attack is not about names.
+        process: the id of the process that it claims to be. `Meet` tells a member those of all others.
     """
 
     cluster: Cluster
     security: Security
     name: str = "node-3"
+    process: str = "attacker"
 
     def identity(self, name: str = "", **changes: Any) -> Identity:
         """What it says about itself: everything of a true member, as `Meet` tells it."""
@@ -108,7 +113,7 @@ class Attacker:
         config = self.cluster.config
         digest = self.cluster.plan.records[0].digest
         identity = Identity(
-            config.run.cluster, name or self.name, config.digest(), incarnation, digest, "attacker",
+            config.run.cluster, name or self.name, config.digest(), incarnation, digest, self.process,
             config=config.shared(), security=self.security,
         )  # fmt: skip
         return replace(identity, **changes)
@@ -169,7 +174,7 @@ class Attacker:
 
     def join(self, **changes: Any) -> Join:
         """A first report."""
-        join = Join("127.0.0.1:1", self.cluster.config.digest(), DataSize(100, 10), process="attacker")
+        join = Join("127.0.0.1:1", self.cluster.config.digest(), DataSize(100, 10), process=self.process)
         return replace(join, **changes)
 
     def operator(self, call: Callable[[operator_pb2_grpc.OperatorServiceStub], Awaitable[Any]]) -> Awaitable[Any]:
@@ -241,6 +246,16 @@ async def push_far_ahead(a: Attacker) -> object:
     return await a.push("node-0", *(a.message(t + 10_000 + k) for k in range(9)))
 
 
+async def push_what_no_plan_allows(a: Attacker) -> object:
+    """NaN and negative u, wrong weights, bad bytes, the record number 2^64 - 1, and rounds that others cannot have."""
+    t = a.cluster.round("node-0") + 2
+    wrong = [
+        {"u": (math.nan,)}, {"u": (-1.0,)}, {"weight": 0.9}, {"weight": math.nan}, {"payload": os.urandom(500)},
+        {"incarnation": 7}, {"number": (1 << 64) - 1}, {"begun_rounds": (("node-1", 1 << 40),)},
+    ]  # fmt: skip
+    return await a.push("node-0", *(a.message(t, **changes) for changes in wrong))
+
+
 async def push_much_that_is_refused(a: Attacker) -> object:
     """Pushes of 80 kB, one after the other, none of which can be right. What they leave at node-0 is measured."""
     t = a.cluster.round("node-0")
@@ -257,13 +272,14 @@ async def push_much_that_is_refused(a: Attacker) -> object:
     return None
 
 
-async def push_a_record_of_1500_members(a: Attacker) -> object:
-    """29 kB that expand to 2 million edges."""
-    return await a.push("node-0", a.message(a.cluster.round("node-0"), records=(_large(a),)))
+async def push_records_of_many_members(a: Attacker) -> object:
+    """29 and 38 kB that expand to 2 and 4 million edges."""
+    t = a.cluster.round("node-0")
+    return [await a.push("node-0", a.message(t, records=(_large(a, members),))) for members in (1500, 1950)]
 
 
-def _large(a: Attacker) -> Record:
-    members = [Member(f"m{i:04}") for i in range(1500)]
+def _large(a: Attacker, count: int) -> Record:
+    members = [Member(f"m{i:04}") for i in range(count)]
     schedule = Schedule((GraphSpec("complete"),), 1)
     # made without its checks, which are what takes so long
     plain = create_plan(a.cluster.config.run.cluster, [Member("m0")], schedule).records[0]
@@ -278,6 +294,34 @@ async def claim_a_higher_term(a: Attacker) -> object:
     """A member that follows another controller."""
     leader = Leadership(1_000_000, "evil", "127.0.0.1:1")
     return await a.attend(a.join(plan=a.cluster.plan, running=True, follows=leader), a.identity())
+
+
+async def report_a_round_of_no_run(a: Attacker) -> object:
+    """A round that would become the start of a record."""
+    latest = a.cluster.plan.latest
+    absurd = progress_to_wire(Progress(1 << 40, latest.number, latest.digest), NodeStatus())
+    return await a.attend(a.join(plan=a.cluster.plan, running=True), a.identity(), absurd)
+
+
+async def report_without_end(a: Attacker) -> object:
+    """Reports of 900 kB, one after the other. What they leave at the controller is measured."""
+    latest = a.cluster.plan.latest
+    large = NodeStatus(round=a.cluster.round(a.name), error="x" * 900_000)
+    report = progress_to_wire(Progress(large.round, latest.number, latest.digest), large)
+    return await a.attend(a.join(plan=a.cluster.plan, running=True), a.identity(), *[report] * 300)
+
+
+async def report_nothing_on_many_links(a: Attacker) -> object:
+    """300 streams to the controller that stay without a first report."""
+    async with channel(a.cluster.controller, a.security, CONTROLLER.dns_name) as there:
+        streams = [control_pb2_grpc.ControlServiceStub(there).Attend(timeout=_CALL_S) for _ in range(300)]
+        reads = [asyncio.create_task(stream.read(), name="orders") for stream in streams]
+        ended, waiting = await asyncio.wait(reads, timeout=_ANSWER_S)
+        for read in waiting:
+            read.cancel()
+        for refusal in [read.exception() for read in ended]:
+            if refusal is not None:
+                raise refusal
 
 
 async def end_for_another(a: Attacker) -> object:
@@ -313,6 +357,12 @@ async def evict_as_operator(a: Attacker) -> object:
     return await a.operator(lambda stub: stub.Evict(operator_pb2.EvictRequest(node="node-0"), timeout=_CALL_S))
 
 
+async def rotate_through_9001_graphs(a: Attacker) -> object:
+    """An operator's request."""
+    request = operator_pb2.RotateRequest(graphs=[graph_to_wire(GraphSpec("a"))] * 9001, every=1)
+    return await a.operator(lambda stub: stub.Rotate(request, timeout=_CALL_S))
+
+
 async def fetch_many_models(a: Attacker) -> object:
     """100 clients that fetch the model at once."""
     await a.fetch("node-0")
@@ -321,8 +371,19 @@ async def fetch_many_models(a: Attacker) -> object:
 
 
 Attack = Callable[[Attacker], Awaitable[object]]
+UNCOUNTED: Mapping[Attack, str] = {
+    claim_a_higher_term: r"refused a node .*node=node-3 reason=.*signature",
+    report_without_end: r"node joined .*node=node-3",  # no report is wrong
+    report_nothing_on_many_links: r"refused a call .*node-3.*no report in",
+    stop_as_operator: r"refused a call .*OperatorService/Stop.*node node-3",
+    evict_as_operator: r"refused a call .*OperatorService/Evict.*node node-3",
+    rotate_through_9001_graphs: r"refused a call .*OperatorService/Rotate.*node node-3",
+}
+"""Attacks of a member that are no faults of a message, and what the controller logs of each."""
 ATTACKS: Iterable[Attack] = (
     stop_with_a_forged_record, hand_over_to_nobody, speak_for_a_neighbour, push_a_huge_weight, push_far_ahead,
-    push_much_that_is_refused, push_a_record_of_1500_members, claim_a_higher_term, end_for_another, join_as_another,
-    report_absurd_data, use_a_name_with_escape_codes, stop_as_operator, evict_as_operator, fetch_many_models,
+    push_what_no_plan_allows, push_much_that_is_refused, push_records_of_many_members, claim_a_higher_term,
+    report_a_round_of_no_run, report_without_end, report_nothing_on_many_links, end_for_another, join_as_another,
+    report_absurd_data, use_a_name_with_escape_codes, stop_as_operator, evict_as_operator, rotate_through_9001_graphs,
+    fetch_many_models,
 )  # fmt: skip

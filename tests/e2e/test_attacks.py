@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import grpc
 import grpc.aio
 import psutil
 import pytest
 
+from edgenode.net.peer_client import probe
 from edgenode.net.tls import Security
+from edgenode.observability.status_view import faults_of
 from tests.e2e.attacker import (
     ATTACKS,
+    UNCOUNTED,
     Attack,
     Attacker,
     Cluster,
     fetch_many_models,
     member,
-    push_far_ahead,
     read_status,
     strangers,
 )
@@ -61,6 +65,14 @@ class Target:
                 return Cluster(self.config, self.address, status)
         raise AssertionError("the run does not begin")
 
+    async def member(self) -> Attacker:
+        """A faulty node-3, beside the true one, with its certificate and as its process."""
+        cluster, security = await self.cluster(), member(self.fleet.state("node-3"))
+        attacker = Attacker(cluster, security)
+        true = await probe(cluster.address("node-3"), attacker.identity(), DEADLINE_S)
+        assert true is not None
+        return replace(attacker, process=true.process)
+
     async def goes_on(self) -> None:
         """Every node comes some rounds further, under the plan and the controller of before."""
         before = await self.cluster()
@@ -94,25 +106,28 @@ async def test_stranger_is_refused_at_the_door(target: Target, attack: Attack, s
 
 @pytest.mark.parametrize("attack", _OF_A_MEMBER, ids=lambda attack: attack.__name__)
 async def test_member_harms_no_other(target: Target, attack: Attack) -> None:
-    attacker = Attacker(await target.cluster(), member(target.fleet.state("node-3")))
-    node = psutil.Process(target.nodes["node-0"].popen.pid)
-    before_bytes = node.memory_info().rss
+    attacked = [psutil.Process(p.popen.pid) for p in (target.controller, target.nodes["node-0"])]
+    before_bytes = [process.memory_info().rss for process in attacked]
+    faults, logged = faults_of_the_member(await target.cluster()), len(target.controller.stderr)
     with suppress(grpc.aio.AioRpcError):  # an attack may be refused as a whole, or part by part
-        await attack(attacker)
+        await attack(await target.member())
     await target.goes_on()
-    assert node.memory_info().rss - before_bytes < _MOST_GROWN_BYTES
+    for process, before in zip(attacked, before_bytes, strict=True):
+        assert process.memory_info().rss - before < _MOST_GROWN_BYTES
+    if attack in UNCOUNTED:
+        assert re.search(UNCOUNTED[attack], target.controller.stderr[logged:])
+    elif attack is not fetch_many_models:  # which a member may do
+        deadline = time.monotonic() + DEADLINE_S
+        while faults_of_the_member(await target.cluster()) == faults:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
 
 
-async def test_member_is_named_and_its_faults_are_counted(target: Target) -> None:
-    attacker = Attacker(await target.cluster(), member(target.fleet.state("node-3")))
-    await push_far_ahead(attacker)
-    deadline = time.monotonic() + DEADLINE_S
-    faults: set[str] = set()
-    while "node-3" not in faults and time.monotonic() < deadline:
-        status = (await target.cluster()).status
-        faults = {fault.peer for view in status.nodes if view.node == "node-0" for fault in view.status.faults}
-        await asyncio.sleep(0.1)
-    assert faults == {"node-3"}
+def faults_of_the_member(cluster: Cluster) -> int:
+    """What all processes have counted of node-3. Nobody else has any."""
+    found = [fault for _, fault in faults_of(cluster.status.nodes)]
+    assert {fault.peer for fault in found} <= {"node-3"}
+    return sum(fault.count for fault in found)
 
 
 @pytest.mark.slow
@@ -121,7 +136,7 @@ async def test_the_others_end_with_the_accuracy_of_a_clean_run(target: Target) -
     """To the bit: nothing that was refused has changed a model."""
     for attack in _QUICK:
         with suppress(grpc.aio.AioRpcError):
-            await attack(Attacker(await target.cluster(), member(target.fleet.state("node-3"))))
+            await attack(await target.member())
     target.fleet.stop(target.processes, "--controller", target.address)
     ended = [json.loads((target.fleet.state(name) / "result.json").read_text())["nodes"][0] for name in _NAMES]
     (rounds,) = {node["rounds"] for node in ended}
