@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
@@ -16,19 +17,31 @@ from edgenode.errors import ConfigError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from edgenode.experiments.definitions import Outcome
-    from edgenode.experiments.runner import OutcomeStore, Trial
+    from edgenode.experiments.definitions import Experiment, Outcome
+    from edgenode.experiments.presets import Scale
+    from edgenode.experiments.runner import OutcomeStore, Reports, Trial
+
+
+def _checked_seeds(_ctx: click.Context, _param: click.Parameter, text: str) -> range:
+    """``3`` is 0, 1, 2, and ``3-5`` is 3, 4, 5."""
+    first, dash, last = text.partition("-") if "-" in text else ("0", "", text)
+    if first.isdecimal() and last.isdecimal() and (seeds := range(int(first), int(last) + bool(dash))):
+        return seeds
+    raise ConfigError(f"--seeds {text}: expected a number of seeds, as in 3, or the first and the last, as in 3-5")
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--scale", "scale_name", type=click.Choice(["smoke", "small", "paper"]), default="smoke",
-              show_default=True, envvar="EDGENODE_SCALE", show_envvar=True,
-              help="smoke: minutes on Fashion-MNIST. small: an hour or two on CIFAR-10. paper: the paper's whole "
-                   "schedule.")  # fmt: skip
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, envvar="EDGENODE_SEEDS",
+@click.option("--scale", "scale_name", type=click.Choice(["smoke", "small", "paper"]), envvar="EDGENODE_SCALE",
               show_envvar=True,
-              help="Number of seeds: 0, 1, ... You can add seeds later and keep the finished ones.")  # fmt: skip
+              help="smoke: minutes on Fashion-MNIST. small: an hour or two on CIFAR-10. paper: the paper's whole "
+                   "schedule. [default: smoke]")  # fmt: skip
+@click.option("--file", type=click.Path(path_type=Path), envvar="EDGENODE_FILE", show_envvar=True,
+              help="An experiment of your own, in place of NAME: a run.toml with a section [rows].")  # fmt: skip
+@click.option("--seeds", default="1", metavar="N|A-B", show_default=True, envvar="EDGENODE_SEEDS", show_envvar=True,
+              callback=_checked_seeds,
+              help="N: the seeds 0 to N-1. A-B: the seeds A to B. Finished seeds are kept if you ask for others "
+                   "later.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), envvar="EDGENODE_EPOCHS", show_envvar=True,
               help="Shorten the schedule of small or paper to this many epochs.")  # fmt: skip
 @set_option
@@ -45,8 +58,9 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=click.IntRange(min=1), envvar="EDGENODE_JOBS", show_envvar=True,
               help="Number of parallel processes. [default: one per core, 1 with cuda or mps]")  # fmt: skip
 def experiment(
-    name: str | None, scale_name: Any, seeds: int, epochs: int | None, settings: tuple[str, ...],
-    only: tuple[str, ...], out: Path, data_dir: Path | None, device: str, jobs: int | None,
+    name: str | None, scale_name: Any, file: Path | None, seeds: range, epochs: int | None,
+    settings: tuple[str, ...], only: tuple[str, ...], out: Path, data_dir: Path | None, device: str,
+    jobs: int | None,
 ) -> None:  # fmt: skip
     """Reproduce a table or a figure of the paper, with the paper's numbers next to ours.
 
@@ -61,67 +75,91 @@ def experiment(
       edgenode experiment table4 --set task.skew=0.8                       the same table under skew
       edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
       edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
+      edgenode experiment table4 --seeds 3-5                            three other seeds
+      edgenode experiment --file mine.toml                                 an experiment of your own
     """
-    from edgenode.experiments import labels, report, runner, static_tables
+    from edgenode.experiments import labels, own, static_tables
     from edgenode.experiments.catalogue import EXPERIMENTS
     from edgenode.experiments.presets import choose_scale
-    from edgenode.factory import cores
 
     titles = {e.name: labels.paper_title(e) for e in EXPERIMENTS.values()} | {
         t.name: t.title for t in static_tables.TABLES.values()
     }
-    if name is None:
+    if file is not None:
+        if name or scale_name or epochs or data_dir:
+            raise ConfigError(f"leave out NAME, --scale, --epochs and --data-dir: {file} has all keys of its runs")
+        chosen, command = own.read(file), f"--file {shlex.quote(str(file))}"
+    elif name is None:
         click.echo("\n".join(f"{known:8}  {title}" for known, title in titles.items()))
         return
-    if name not in titles:
+    elif name in static_tables.TABLES:
+        table = static_tables.TABLES[name]
+        _warn_if_not_drawn(name, table.draw is not None)
+        static_tables.write(table, out)
+        _show(name, out)
+        return
+    elif name not in EXPERIMENTS:
         raise ConfigError(f"no experiment {name!r}: choose one of {', '.join(titles)}")
-    _warn_if_not_drawn(name)
-    if name in static_tables.TABLES:
-        static_tables.write(static_tables.TABLES[name], out)
     else:
-        chosen = EXPERIMENTS[name]
-        rows = runner.rows_as_run(chosen, choose_scale(scale_name, data_dir, epochs), overrides(settings))
-        runs = runner.trials(rows, range(seeds), device)
-        wanted = [trial for trial in runs if all(map(trial.matches, only))]
-        if not wanted:
-            raise ConfigError(f"no run of {name} matches {' and '.join(only)}; an example is {runs[0].name}")
-        outcomes = runner.OutcomeStore(out / "cells")
-        runner.write_configs(runs, out / "configs" / name)
-        heading = report.Heading.of(chosen, runs, _command(name, scale_name, seeds, epochs, settings), settings)
+        chosen, command = EXPERIMENTS[name], f"{name} --scale {scale_name or 'smoke'}"
+    command += f" --seeds {f'{seeds[0]}-{seeds[-1]}' if seeds[0] else len(seeds)}"
+    command += f" --epochs {epochs}" if epochs else ""
+    scale = choose_scale(scale_name or "smoke", data_dir, epochs)
+    _play(chosen, scale, f"edgenode experiment {command}", seeds, settings, only, out, device, jobs)
+    _show(chosen.name, out)
 
-        def write() -> None:
-            report.write(chosen, heading, report.collect(rows, runs, outcomes), out)
 
-        if other := report.other_command(chosen, heading, out):
-            click.echo(f"edgenode: warning: the first finished run replaces {out / name}.md, .csv and .png, which "
-                       f"{other!r} wrote; choose another --out to keep them", err=True)  # fmt: skip
-        take_sigterm_as_ctrl_c()
-        at_once = jobs or (cores() if device == "cpu" else 1)
-        try:
-            _measure(wanted, outcomes, at_once, write)
-        except KeyboardInterrupt:
-            click.echo(f"edgenode: finished runs are saved; the same command resumes from {out}", err=True)
-            raise
+def _play(
+    chosen: Experiment, scale: Scale, command: str, seeds: range, settings: tuple[str, ...], only: tuple[str, ...],
+    out: Path, device: str, jobs: int | None,
+) -> None:  # fmt: skip
+    """Run what has no outcome yet of an experiment, and write its files."""
+    from edgenode.experiments import parallel, report, runner
+    from edgenode.factory import cores
+
+    name = chosen.name
+    _warn_if_not_drawn(name, True)
+    rows = runner.rows_as_run(chosen, scale, overrides(settings))
+    runs = runner.trials(rows, seeds, device)
+    wanted = [trial for trial in runs if all(map(trial.matches, only))]
+    if not wanted:
+        raise ConfigError(f"no run of {name} matches {' and '.join(only)}; an example is {runs[0].name}")
+    outcomes = runner.OutcomeStore(out / "cells")
+    runner.write_configs(runs, out / "configs" / name)
+    command += "".join(f" --set {setting}" for setting in settings)
+    heading = report.Heading.of(chosen, runs, command, settings)
+
+    def run(todo: Sequence[Trial]) -> Reports:
+        return parallel.run_trials(todo, outcomes, jobs or (cores() if device == "cpu" else 1))
+
+    def write() -> None:
+        report.write(chosen, heading, report.collect(rows, runs, outcomes), out)
+
+    if other := report.other_command(chosen, heading, out):
+        click.echo(f"edgenode: warning: the first finished run replaces {out / name}.md, .csv and .png, which "
+                   f"{other!r} wrote; choose another --out to keep them", err=True)  # fmt: skip
+    take_sigterm_as_ctrl_c()
+    try:
+        _measure(wanted, outcomes, run, write)
+    except KeyboardInterrupt:
+        click.echo(f"edgenode: finished runs are saved; the same command resumes from {out}", err=True)
+        raise
+
+
+def _show(name: str, out: Path) -> None:
     click.echo((out / f"{name}.md").read_text(encoding="utf-8").rstrip())
 
 
-def _warn_if_not_drawn(name: str) -> None:
-    from edgenode.experiments import static_tables
+def _warn_if_not_drawn(name: str, has_figure: bool) -> None:
     from edgenode.observability import plotting
 
-    has_figure = name not in static_tables.TABLES or static_tables.TABLES[name].draw is not None
     if has_figure and not plotting.available():
         click.echo(f"edgenode: warning: {name}.png is not drawn: {plotting.NOT_INSTALLED}", err=True)
 
 
-def _command(name: str, scale_name: str, seeds: int, epochs: int | None, settings: tuple[str, ...]) -> str:
-    """The command that measures the same again."""
-    options = f" --epochs {epochs}" if epochs else ""
-    options += "".join(f" --set {setting}" for setting in settings)
-    return f"edgenode experiment {name} --scale {scale_name} --seeds {seeds}{options}"
-
-
-def _measure(runs: Sequence[Trial], outcomes: OutcomeStore, jobs: int, write: Callable[[], None]) -> None:
+def _measure(
+    runs: Sequence[Trial], outcomes: OutcomeStore, run: Callable[[Sequence[Trial]], Reports], write: Callable[[], None]
+) -> None:
     """Simulate the runs that have no outcome yet, each once, and rewrite the report after each.
 
     The report is not written before: without a finished run, it would only replace what another command measured.
@@ -129,15 +167,14 @@ def _measure(runs: Sequence[Trial], outcomes: OutcomeStore, jobs: int, write: Ca
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-    from edgenode.experiments import parallel
-
     todo = list({trial.digest: trial for trial in runs if outcomes.get(trial) is None}.values())
     if not todo:
         write()
+        return
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(12), TaskProgressColumn(), TimeRemainingColumn(), "left")
     bar = Progress(*columns, console=console, speed_estimate_period=3600) if console.is_terminal else None
-    with bar or nullcontext(), closing(parallel.run_trials(todo, outcomes, jobs)) as messages:
+    with bar or nullcontext(), closing(run(todo)) as messages:
         work = _Work(todo, bar)
         for trial, message in messages:
             if isinstance(message, int):
@@ -156,7 +193,7 @@ class _Work:
         self._ended = self._resumed = 0
         self._began = time.monotonic()
         self._bar = bar
-        self._task = bar.add_task("loading", total=self._total) if bar and todo else None
+        self._task = bar.add_task("loading", total=self._total) if bar else None
 
     def at(self, trial: Trial, t: int) -> None:
         """A run has completed round t. Its first message is from where it begins or resumes."""

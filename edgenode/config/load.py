@@ -43,8 +43,9 @@ def load(
     path: Path | None,
     overrides: Mapping[str, object] = MappingProxyType({}),
     environ: Mapping[str, str] = os.environ,
+    source: str = "command-line option",
 ) -> Config:
-    """`overrides` (dotted keys, from flags) over EDGENODE_* variables over the file over defaults.
+    """`overrides` (dotted keys, from flags or ``source``) over EDGENODE_* variables over the file over defaults.
 
     Text in `overrides` may stand for a number or a list, as in a variable. Every given value is checked,
     even if another one overrides it.
@@ -54,7 +55,7 @@ def load(
     """
     sections: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
     source_of = {}
-    options = (_Given("command-line option", key, value, True) for key, value in overrides.items())
+    options = (_Given(source, key, value, True) for key, value in overrides.items())
     for given in (*_from_file(path), *_from_environ(environ), *options):
         section, _, name = given.key.partition(".")
         if given.key.startswith(_OPTION):
@@ -79,7 +80,7 @@ def _one_option(given: _Given, known: object) -> _Given:
 
 
 def _from_file(path: Path | None) -> Iterator[_Given]:
-    for name, content in ({} if path is None else _read(path)).items():
+    for name, content in ({} if path is None else read_toml(path)).items():
         if name in SECTIONS and not isinstance(content, dict):
             raise _error(f"{path}: {name} = {_shown(content)}, but it must be a section [{name}]")
         if name in SECTIONS:
@@ -88,7 +89,12 @@ def _from_file(path: Path | None) -> Iterator[_Given]:
             raise _error(f"{path}: {_unknown(name, content)}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
     text = ""
     try:
         text = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a byte order mark

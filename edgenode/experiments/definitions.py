@@ -53,23 +53,25 @@ class Figure:
         y: metrics of accuracy.
         series: the labels that separate one line from another.
         x_metrics: one metric of bytes for each of ``y``, drawn on a log axis.
+        nominal: whether the labels on the x axis are names, which no line joins.
     """
 
     x: str
     y: tuple[str, ...]
     series: tuple[str, ...] = ()
     x_metrics: tuple[str, ...] = ()
+    nominal: bool = False
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or a figure of the paper, or one of edgenode's own.
+    """A table or a figure of the paper, one of edgenode's own, or one of the user's own.
 
     Attributes:
         title: may have the fields {network}, {graph} and {data}, for what all rows have in common.
         labels: headings of the columns that name a row.
         metrics: names in METRICS, one measured column each.
-        expected: the result that the paper, or edgenode's own claim, predicts.
+        expected: the result that the paper, or edgenode's own claim, predicts. Empty if nothing does.
     """
 
     name: str

@@ -171,7 +171,8 @@ def conditions(played: Sequence[tuple[Row, Config]]) -> str:
         f"{start}, {''.join(f'{n:,}, ' for n in several)}{counted(last, 'round')}, {rate}."
         for (start, rate), (*several, last) in lengths.items()
     ]
-    if {config.run.rounds for _, config in played} != {PAPER_ROUNDS}:
+    reproduced = {config.run.rounds for row, config in played if row.network}
+    if reproduced and reproduced != {PAPER_ROUNDS}:
         lines.append(f"The paper trains on CIFAR for {PAPER_ROUNDS:,} rounds.")
     return " ".join(lines)
 

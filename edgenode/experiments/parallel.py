@@ -6,30 +6,19 @@ A worker whose parent has died ends at its next report. The trial it was running
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
 
 from edgenode.errors import EdgenodeError
-from edgenode.experiments.definitions import Outcome
-from edgenode.experiments.runner import OutcomeStore, Trial
+from edgenode.experiments.runner import OutcomeStore, Reports, Trial, reporting
 from edgenode.node.resources import keep_freed_memory
 
-if TYPE_CHECKING:
-    from edgenode.simulate.runner import Simulation
 
-_REPORT_EVERY_S = 0.2
-
-
-def run_trials(todo: Sequence[Trial], outcomes: OutcomeStore, jobs: int) -> Generator[tuple[Trial, int | Outcome]]:
-    """Run trials, ``jobs`` at a time, and yield their reports: rounds done, the first being where it resumes, then the
-    outcome.
-
-    Close the generator to end the trials that are not done.
+def run_trials(todo: Sequence[Trial], outcomes: OutcomeStore, jobs: int) -> Reports:
+    """Run trials, ``jobs`` at a time, and yield their reports.
 
     Raises:
         EdgenodeError: a trial's configuration is invalid, or its process died.
@@ -90,20 +79,6 @@ def _work(pipe: Connection, outcomes: OutcomeStore) -> None:
         while True:
             trial = pipe.recv()
             try:
-                pipe.send(outcomes.run(trial, lambda simulation: _progress_reporter(simulation, pipe)))
+                pipe.send(outcomes.run(trial, reporting(pipe.send)))
             except EdgenodeError as exc:
                 pipe.send(exc)
-
-
-def _progress_reporter(simulation: Simulation, pipe: Connection) -> Callable[[], None]:
-    """Send the simulation's round now, and on later calls at most every ``_REPORT_EVERY_S``."""
-    pipe.send(simulation.round)
-    reported_at_s = time.monotonic()
-
-    def report() -> None:
-        nonlocal reported_at_s
-        if time.monotonic() - reported_at_s > _REPORT_EVERY_S:
-            pipe.send(simulation.round)
-            reported_at_s = time.monotonic()
-
-    return report

@@ -86,7 +86,8 @@ def choose_scale(name: ScaleName, data_dir: Path | None = None, epochs: int | No
 
 
 def _smoke(data_dir: Path | None) -> Scale:
-    data: dict[str, object] = {"task.dataset": "fashion-mnist", "task.data_dir": str(data_dir or "")}
+    folder = str(data_dir.absolute()) if data_dir else ""
+    data: dict[str, object] = {"task.dataset": "fashion-mnist", "task.data_dir": folder}
     small = {"task.model": "small-cnn", "task.learning_rate": 0.02} | data
     networks = {
         RESNET20: small | {"run.rounds": 500},

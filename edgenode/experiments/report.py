@@ -63,14 +63,14 @@ class Heading:
 def other_command(experiment: Experiment, heading: Heading, out: Path) -> str:
     """The command that wrote the report in ``out``, if it measured something else. Empty otherwise.
 
-    The number of seeds does not matter: finished runs are kept.
+    The seeds do not matter: finished runs are kept.
     """
     try:
         lines = (out / f"{experiment.name}.md").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return ""
     command = next((line.strip() for line in lines if line.startswith("    ")), "")
-    ours, theirs = (re.sub(r" --seeds \d+", "", text) for text in (heading.command, command))
+    ours, theirs = (re.sub(r" --seeds [\d-]+", "", text) for text in (heading.command, command))
     return "" if ours == theirs else command
 
 
@@ -112,8 +112,7 @@ def markdown(experiment: Experiment, heading: Heading, results: Sequence[RowOutc
             "",
             table(headings, lines),
             "",
-            f"Expected: {experiment.expected}",
-            "",
+            *([f"Expected: {experiment.expected}", ""] if experiment.expected else []),
             *([f"![{heading.title}]({experiment.name}.png)", ""] if plotting.available() else []),
         ]
     )
@@ -183,13 +182,13 @@ def draw(experiment: Experiment, results: Sequence[RowOutcomes], path: Path) -> 
             axes.errorbar(
                 x, y, yerr=spread, capsize=3, alpha=0.9, label=", ".join(filter(None, (phase, series))),
                 color=f"C{place if figure.series else number}", marker=_MARKERS[number],
-                linestyle=_STYLES[number] if figure.x != "method" else "",
+                linestyle="" if figure.nominal else _STYLES[number],
             )  # fmt: skip
     axes.set_xlabel(figure.x)
     axes.set_ylabel("test accuracy, %")
     if figure.x_metrics:
         axes.set_xscale("log")
-    if figure.x == "method":
+    if figure.nominal:
         for label in axes.get_xticklabels():
             label.set(rotation=40, horizontalalignment="right")
     if any(axes.get_legend_handles_labels()[1]):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +28,7 @@ from edgenode.storage.filesystem import write_atomically
 if TYPE_CHECKING:
     from edgenode.simulate.runner import Simulation
 
-_FIXED_KEYS: Mapping[str, str] = MappingProxyType(
+FIXED_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "run.seed": "use --seeds instead",
         "run.device": "use --device instead",
@@ -36,9 +37,14 @@ _FIXED_KEYS: Mapping[str, str] = MappingProxyType(
     }
 )
 _CHECKPOINTS_PER_TRIAL = 20  # each one flushes every node's state to disk
+_REPORT_EVERY_S = 0.2
 
 Watch = Callable[["Simulation"], Callable[[], None]]
 """Given a trial's simulation, returns the function to call after each of its rounds."""
+
+Reports = Generator[tuple["Trial", "int | Outcome"]]
+"""What trials report while they run: rounds done, the first being where the trial resumes, then the outcome, which is
+on disk. Closing it ends the trials that are not done."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def rows_as_run(experiment: Experiment, scale: Scale, overrides: Settings = Mapp
     Raises:
         ConfigError: an override is not possible, or not valid.
     """
-    for key, why in _FIXED_KEYS.items():
+    for key, why in FIXED_KEYS.items():
         if key in overrides:
             raise ConfigError(f"{key} cannot be set for an experiment: {why}")
     rows: list[Row] = []
@@ -130,6 +136,9 @@ class OutcomeStore:
     def _path(self, trial: Trial) -> Path:
         return self._folder / f"{trial.digest}.json"
 
+    def _checkpoints(self, trial: Trial) -> Path:
+        return self._folder / trial.config.digest()[:16]
+
     def get(self, trial: Trial) -> Outcome | None:
         """The outcome of a trial, or None if the trial has not been run.
 
@@ -150,28 +159,55 @@ class OutcomeStore:
 
         The outcome of a trial that diverges is its error. Errors of the configuration or the disk are raised.
         """
-        path = self._path(trial)
-        folder = self._folder / trial.config.digest()[:16]
-        try:
-            outcome = _simulate(trial.config, folder, watch)
-        except (ConfigError, CheckpointError):
-            raise
-        except EdgenodeError as exc:
-            outcome = {"error": str(exc), "config": trial.config.as_dict()}
-        text = json.dumps(outcome, indent=1)
+        return self.keep(trial, simulate(trial, self._checkpoints(trial), watch))
+
+    def keep(self, trial: Trial, outcome: Outcome) -> Outcome:
+        """Write the outcome of a trial, remove its checkpoints, and return the outcome as `get` does."""
+        path, text = self._path(trial), json.dumps(outcome, indent=1)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self._checkpoints(trial), ignore_errors=True)
         kept: Outcome = json.loads(text)
         return kept
 
 
-def _simulate(config: Config, folder: Path, watch: Watch) -> dict[str, Any]:
+def simulate(trial: Trial, folder: Path | None, watch: Watch) -> Outcome:
+    """Run a trial to its end, from its last checkpoint in ``folder``. Without a folder, it writes nothing.
+
+    The outcome of a trial that diverges is its error. Errors of the configuration or the disk are raised.
+    """
+    try:
+        return _simulate(trial.config, folder, watch)
+    except (ConfigError, CheckpointError):
+        raise
+    except EdgenodeError as exc:
+        return {"error": str(exc), "config": trial.config.as_dict()}
+
+
+def reporting(send: Callable[[int], None]) -> Watch:
+    """Send the round of a simulation now, and on later calls at most every ``_REPORT_EVERY_S``."""
+
+    def watch(simulation: Simulation) -> Callable[[], None]:
+        send(simulation.round)
+        reported_at_s = time.monotonic()
+
+        def report() -> None:
+            nonlocal reported_at_s
+            if time.monotonic() - reported_at_s > _REPORT_EVERY_S:
+                send(simulation.round)
+                reported_at_s = time.monotonic()
+
+        return report
+
+    return watch
+
+
+def _simulate(config: Config, folder: Path | None, watch: Watch) -> dict[str, Any]:
     from edgenode.simulate.runner import Simulation
 
     simulation = Simulation(config, folder)
     lost = simulation.round > config.run.rounds and simulation.before_gossip() is None
-    if config.algorithm.name == "scsp" and lost:  # the file with the result of SP is missing or damaged: start over
+    if folder and config.algorithm.name == "scsp" and lost:  # the result of SP is missing or damaged: start over
         shutil.rmtree(folder)
         simulation = Simulation(config, folder)
     result = simulation.run(watch(simulation))

@@ -126,6 +126,20 @@ def test_set_key_is_in_every_run_and_in_the_report(tmp_path: Path) -> None:
     assert "With" not in plain.stdout
 
 
+def test_own_experiment_writes_the_same_files(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    common = '[run]\nrounds = 3\n[task]\nbatch_size = 8\n[algorithm]\nname = "scsp"\ngossip_rounds = 2\n'
+    file.write_text(common + '[rows]\n"top-1%" = { algorithm.share = 0.01 }\nalone = { algorithm.name = "local" }\n')
+    result = run("--file", str(file), "--seeds", "3-4", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert f"# mine\n\n    edgenode experiment --file {file} --seeds 3-4\n" in result.stdout
+    assert {path.name for path in tmp_path.glob("mine.*")} == {"mine.toml", "mine.md", "mine.csv", "mine.png"}
+    assert {path.name for path in (tmp_path / "configs" / "mine").iterdir()} == {
+        f"{row}-seed-{s}.toml" for row in ("top-1", "alone") for s in (3, 4)
+    }
+    assert run("--file", str(file), "--seeds", "3-4", "--out", str(tmp_path)).stderr == ""
+
+
 def test_shortened_run_shows_sp_and_scsp_each_in_its_column(tmp_path: Path) -> None:
     result = run("tiny", "--set", "run.rounds=2", "--only", "1-", "--out", str(tmp_path))
     assert "2 rounds" in result.stdout
@@ -167,6 +181,11 @@ def test_report_of_another_command_is_kept_until_a_run_finishes(
         (("table9",), "no experiment 'table9': choose one of table2, "),
         (("table2", "--scale", "paper"), "--data-dir"),
         (("table2", "--epochs", "3"), "--epochs is for --scale small and paper"),
+        (("tiny", "--seeds", "0"), "--seeds 0: expected a number of seeds, as in 3, or the first and the last"),
+        (("tiny", "--seeds", "5-3"), "--seeds 5-3: expected"),
+        (("tiny", "--seeds", "-3"), "--seeds -3: expected"),
+        (("tiny", "--file", "mine.toml"), "leave out NAME, --scale, --epochs and --data-dir: mine.toml has all keys"),
+        (("--file", "mine.toml"), "mine.toml: cannot be read"),
         (("tiny", "--only", "seed", "--only", "nothing"), "no run of tiny matches seed and nothing"),
     ],
 )
