@@ -30,6 +30,17 @@ def _checked_seeds(_ctx: click.Context, _param: click.Parameter, text: str) -> r
     raise ConfigError(f"--seeds {text}: expected a number of seeds, as in 3, or the first and the last, as in 3-5")
 
 
+def _checked_place(_ctx: click.Context, _param: click.Parameter, place: str) -> str:
+    from edgenode.net.rpc import split_address
+
+    kind, colon, address = place.partition(":")
+    if place and kind != "ray":
+        raise ConfigError(f"--on {place}: expected ray or ray:HOST:PORT")
+    if colon:
+        split_address(address)
+    return place
+
+
 @click.command()
 @click.argument("name", required=False)
 @click.option("--scale", "scale_name", type=click.Choice(["smoke", "small", "paper"]), envvar="EDGENODE_SCALE",
@@ -56,11 +67,15 @@ def _checked_seeds(_ctx: click.Context, _param: click.Parameter, text: str) -> r
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True,
               envvar="EDGENODE_DEVICE", show_envvar=True, help="Device that the nodes train on.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), envvar="EDGENODE_JOBS", show_envvar=True,
-              help="Number of parallel processes. [default: one per core, 1 with cuda or mps]")  # fmt: skip
+              help="Number of parallel runs. [default: one per core, 1 with cuda or mps; with --on as many as the "
+                   "cluster has room for]")  # fmt: skip
+@click.option("--on", "place", default="", metavar="ray[:HOST:PORT]", envvar="EDGENODE_ON", show_envvar=True,
+              callback=_checked_place,
+              help="Run on a Ray cluster instead of processes of this machine. Needs edgenode[ray].")  # fmt: skip
 def experiment(
     name: str | None, scale_name: Any, file: Path | None, seeds: range, epochs: int | None,
     settings: tuple[str, ...], only: tuple[str, ...], out: Path, data_dir: Path | None, device: str,
-    jobs: int | None,
+    jobs: int | None, place: str,
 ) -> None:  # fmt: skip
     """Reproduce a table or a figure of the paper, with the paper's numbers next to ours.
 
@@ -75,7 +90,7 @@ def experiment(
       edgenode experiment table4 --set task.skew=0.8                       the same table under skew
       edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
       edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
-      edgenode experiment table4 --seeds 3-5                            three other seeds
+      edgenode experiment table4 --seeds 3-5 --on ray:10.0.0.5:6379        on a Ray cluster
       edgenode experiment --file mine.toml                                 an experiment of your own
     """
     from edgenode.experiments import labels, own, static_tables
@@ -105,16 +120,16 @@ def experiment(
     command += f" --seeds {f'{seeds[0]}-{seeds[-1]}' if seeds[0] else len(seeds)}"
     command += f" --epochs {epochs}" if epochs else ""
     scale = choose_scale(scale_name or "smoke", data_dir, epochs)
-    _play(chosen, scale, f"edgenode experiment {command}", seeds, settings, only, out, device, jobs)
+    _play(chosen, scale, f"edgenode experiment {command}", seeds, settings, only, out, device, jobs, place)
     _show(chosen.name, out)
 
 
 def _play(
     chosen: Experiment, scale: Scale, command: str, seeds: range, settings: tuple[str, ...], only: tuple[str, ...],
-    out: Path, device: str, jobs: int | None,
+    out: Path, device: str, jobs: int | None, place: str,
 ) -> None:  # fmt: skip
     """Run what has no outcome yet of an experiment, and write its files."""
-    from edgenode.experiments import parallel, report, runner
+    from edgenode.experiments import parallel, ray_tasks, report, runner
     from edgenode.factory import cores
 
     name = chosen.name
@@ -130,6 +145,8 @@ def _play(
     heading = report.Heading.of(chosen, runs, command, settings)
 
     def run(todo: Sequence[Trial]) -> Reports:
+        if place:
+            return ray_tasks.run_trials(todo, outcomes, place.removeprefix("ray").removeprefix(":"), jobs)
         return parallel.run_trials(todo, outcomes, jobs or (cores() if device == "cpu" else 1))
 
     def write() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -172,6 +173,12 @@ def test_report_of_another_command_is_kept_until_a_run_finishes(
     assert files(tmp_path) == before
 
 
+def test_ray_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = run("tiny", "--on", "ray", "--out", str(tmp_path))
+    assert (result.exit_code, result.stderr) == (2, "edgenode: --on ray needs Ray: pip install 'edgenode[ray]'\n")
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -186,6 +193,8 @@ def test_report_of_another_command_is_kept_until_a_run_finishes(
         (("tiny", "--seeds", "-3"), "--seeds -3: expected"),
         (("tiny", "--file", "mine.toml"), "leave out NAME, --scale, --epochs and --data-dir: mine.toml has all keys"),
         (("--file", "mine.toml"), "mine.toml: cannot be read"),
+        (("tiny", "--on", "slurm"), "--on slurm: expected ray or ray:HOST:PORT"),
+        (("tiny", "--on", "ray:head"), "'head' is not an address: expected host:port"),
         (("tiny", "--only", "seed", "--only", "nothing"), "no run of tiny matches seed and nothing"),
     ],
 )

@@ -1,0 +1,158 @@
+"""Experiments on a Ray cluster of two workers: the files of the local runner, also after an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.mesh.conftest import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytest.importorskip("ray")
+
+FILE = """
+[run]
+rounds = 3
+[algorithm]
+name = "scsp"
+gossip_rounds = 2
+[task]
+batch_size = 8
+[rows]
+"top-1%" = { algorithm.compressor = "topk", algorithm.share = 0.01 }
+"rolling 1%" = { algorithm.compressor = "rolling", algorithm.share = 0.01 }
+diverges = { task.learning_rate = 1e30 }
+"""
+# A cluster for this machine alone. Ray's default asks for a token in the home folder.
+ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a cluster with two workers."""
+    address = f"127.0.0.1:{free_port()}"
+    host, port = address.split(":")
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:  # sockets need a short path
+        words = ["start", "--head", "--block", "--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", folder]
+        words += ["--node-ip-address", host, "--port", port, "--ray-client-server-port", str(free_port())]
+        with (Path(folder) / "log").open("w") as log:
+            ray = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", *words], stdout=log, stderr=log,
+                                   env=ENVIRONMENT)  # fmt: skip
+        try:
+            until(lambda: "Ray runtime started" in (Path(folder) / "log").read_text())
+            yield address
+        finally:
+            ray.terminate()
+            ray.wait(60)
+
+
+def until(what: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def begun(tmp_path: Path, out: str, *words: str, text: str = FILE) -> subprocess.Popen[str]:
+    (tmp_path / "mine.toml").write_text(text)
+    command = [sys.executable, "-m", "edgenode", "experiment", "--file", "mine.toml", "--out", out, *words]
+    return subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)  # fmt: skip
+
+
+def ended(tmp_path: Path, out: str, *words: str, text: str = FILE) -> tuple[int, str]:
+    """Exit code and errors."""
+    process = begun(tmp_path, out, *words, text=text)
+    _, errors = process.communicate(timeout=200)
+    return process.returncode, errors
+
+
+def files(out: Path) -> dict[str, Any]:
+    """What a command wrote, without times and without the figure, which has its time of creation."""
+
+    def untimed(content: Any) -> Any:
+        if isinstance(content, dict):
+            return {key: untimed(value) for key, value in content.items() if key != "wall_s"}
+        return content
+
+    def read(path: Path) -> Any:
+        return untimed(json.loads(path.read_text())) if path.suffix == ".json" else path.read_text()
+
+    return {str(p.relative_to(out)): read(p) for p in out.rglob("*") if p.is_file() and p.suffix != ".png"}
+
+
+def tasks() -> list[psutil.Process]:
+    """The processes that run trials."""
+    return [process for process in psutil.process_iter() if "ray::_run" in " ".join(_words(process))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_files_equal_those_of_the_local_runner(cluster: str, tmp_path: Path) -> None:
+    code, errors = ended(tmp_path, "ray", "--seeds", "3-4", "--on", f"ray:{cluster}")
+    assert code == 0, errors
+    assert errors.splitlines()[-1].startswith("6 of 6, ")
+    assert ended(tmp_path, "local", "--seeds", "3-4")[0] == 0
+    assert files(tmp_path / "ray") == files(tmp_path / "local")
+    assert len(files(tmp_path / "ray")) == 2 + 6 + 6  # table and numbers, configurations, outcomes
+    assert (tmp_path / "ray" / "mine.png").stat().st_size > 0
+
+
+def test_interrupted_command_cancels_tasks_and_resumes(cluster: str, tmp_path: Path) -> None:
+    endless = FILE + "endless = { run.rounds = 1_000_000 }\n"
+    process = begun(tmp_path, "ray", "--on", f"ray:{cluster}", text=endless)
+    assert process.stderr is not None
+    for i in (1, 2, 3):
+        assert process.stderr.readline().startswith(f"{i} of 4, ")
+    assert len(tasks()) == 1
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.splitlines()[-2]) == (
+        130, "edgenode: finished runs are saved; the same command resumes from ray"
+    )  # fmt: skip
+    until(lambda: not tasks())
+    assert len(list((tmp_path / "ray" / "cells").iterdir())) == 3
+    code, errors = ended(tmp_path, "ray", "--on", f"ray:{cluster}", text=FILE + "again = { run.rounds = 4 }\n")
+    assert code == 0 and errors.startswith("1 of 1, again-seed-0: ")
+
+
+def test_task_that_dies_is_reported_with_its_trial(cluster: str, tmp_path: Path) -> None:
+    endless = "[rows]\nendless = { run.rounds = 1_000_000 }\n"
+    process = begun(tmp_path, "ray", "--on", f"ray:{cluster}", text=endless)
+    until(tasks)
+    for task in tasks():
+        task.kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith("edgenode: endless-seed-0 failed on Ray: ")
+
+
+def test_missing_data_is_reported_with_its_trial(cluster: str, tmp_path: Path) -> None:
+    elsewhere = '[task]\ndataset = "fashion-mnist"\ndata_dir = "/nowhere"\n[rows]\nclothes = {}\n'
+    code, errors = ended(tmp_path, "ray", "--on", f"ray:{cluster}", text=elsewhere)
+    assert code == 2
+    assert errors.splitlines()[-1].startswith("edgenode: clothes-seed-0 on ")
+    assert "/nowhere" in errors.splitlines()[-1]
+
+
+def test_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    code, errors = ended(tmp_path, "ray", "--on", f"ray:{address}")
+    (line,) = errors.splitlines()
+    assert code == 1 and line.startswith(f"edgenode: no Ray cluster answers at {address}: ")
