@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _FIND_S = 4.0  # mDNS asks three times in it
 _DIAL_S = 5.0
+_MOST_DIALLED = 256
 _QUIET_S = 1.0  # a search that is shorter prints nothing
 
 
@@ -180,7 +181,7 @@ async def _first_to_answer(discovery: Discovery, cluster: str, security: Securit
     async def dial_all() -> None:
         async for services in discovery.watch("controller", cluster):
             for target in (target for service in services.values() for target in service.targets):
-                if target not in dialled:
+                if target not in dialled and len(dialled) < _MOST_DIALLED:
                     dialled[target] = group.create_task(dial(target), name=f"dials {target}")
 
     async with asyncio.TaskGroup() as group:

@@ -6,6 +6,7 @@ Strangers must not take the server down:
 2. A connection is a stranger's until the app vouches for it (`vouch_for`). Strangers have a number of connections in
    all, and at each address. A new one takes the place of the oldest. A request arrives within milliseconds, so someone
    who signs in comes through, however many half-open requests there are.
+3. The same limits hold for the TLS handshakes before (`handshakes`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgenode.errors import ConfigError
+from edgenode.net.handshakes import accept_tls
 from edgenode.net.interfaces import WILDCARDS, interfaces_for
 from edgenode.net.rpc import join_address, split_address
 
@@ -112,6 +114,10 @@ class _Connection(H11Protocol):
 class _Server(uvicorn.Server):
     """A server that leaves the signals of the process alone."""
 
+    def connection(self) -> asyncio.Protocol:
+        """The protocol of a connection that is accepted elsewhere."""
+        return _Connection(config=self.config, server_state=self.server_state, app_state={})
+
     @contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
         """Install no handlers."""
@@ -147,13 +153,17 @@ async def serving_http(app: ASGIApp, listen: str, option: str, credentials: Path
         )
     )
     async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve([bound]), name="http")
-        reloading = group.create_task(_reload(server.config, credentials), name="renewed certificates")
+        server.config.load()
+        group.create_task(server.serve([] if credentials else [bound]), name="http")
+        beside = [group.create_task(_reload(server.config, credentials), name="renewed certificates")]
+        if server.config.ssl:
+            beside.append(group.create_task(accept_tls(bound, server.config.ssl, server.connection), name="handshakes"))
         try:
             scheme = "https" if credentials else "http"
             yield f"{scheme}://{join_address(interfaces_for(host)[0] if host in WILDCARDS else host, port)}"
         finally:
-            reloading.cancel()
+            for task in beside:
+                task.cancel()
             server.should_exit = True
 
 

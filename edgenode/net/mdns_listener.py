@@ -3,6 +3,9 @@
 zeroconf's cache keeps the old port and addresses of a restarted service for a second next to the new ones, and reports
 no change when they expire (measured with 0.154). A service is therefore read from the newest packet that describes it
 completely, and never from the cache.
+
+Anybody can announce services. There is room for _MOST of them, and a new one takes the place of the one whose last
+packet is the oldest. A true one is described again whenever somebody asks.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import asyncio
 from contextlib import suppress
 from math import inf
 
+import structlog
 from zeroconf import (
     BadTypeInNameException,
     RecordUpdate,
@@ -26,6 +30,9 @@ from edgenode.net.mdns_service import KINDS, Kind, Service, service_from_info
 
 _DNS_SRV = 33  # the record type of which every description of a service has exactly one
 _LATELY_MS = 1000
+_MOST = 4096
+
+log = structlog.get_logger()
 
 
 class MdnsListener(RecordUpdateListener):
@@ -40,6 +47,7 @@ class MdnsListener(RecordUpdateListener):
         self._own = network_interfaces()
         self._services: dict[str, Service] = {}  # by DNS instance name, in lower case
         self._received_ms: dict[str, float] = {}
+        self._was_full = False
 
     def services(self, kind: Kind, cluster: str) -> dict[str, Service]:
         """The services of one cluster by name, sorted."""
@@ -79,10 +87,19 @@ class MdnsListener(RecordUpdateListener):
             self._notify()
 
     def _update(self, key: str, service: Service, now_ms: float) -> None:
+        if key not in self._services and len(self._services) >= _MOST:
+            self._make_room()
         self._received_ms[key] = now_ms
         if self._services.get(key) != service:
             self._services[key] = service
             self._notify()
+
+    def _make_room(self) -> None:
+        if not self._was_full:
+            log.warning("too many services are announced by mDNS: new ones replace old ones", most=_MOST)
+            self._was_full = True
+        oldest = min(self._received_ms, key=self._received_ms.__getitem__)
+        del self._services[oldest], self._received_ms[oldest]
 
     def _notify(self) -> None:
         self.changed.set()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pytest
 from starlette.applications import Starlette
 
 from edgenode.errors import SecurityError, TransportError
+from edgenode.net import handshakes
 from edgenode.net.enrolment_client import enrol
 from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
+from edgenode.net.rpc import split_address
 from edgenode.security import certificates
 from edgenode.security.authority import Authority
 from edgenode.security.invite import Invite
@@ -109,3 +112,22 @@ async def test_man_in_the_middle_learns_no_secret(authority: Authority, tmp_path
     assert b"/enrol" not in received
     assert line.secret.hex().encode() not in received
     assert list(evil.subjects()) == [CONTROLLER]
+
+
+async def test_device_enrols_beside_300_half_open_handshakes(authority: Authority) -> None:
+    async with served(authority) as address, AsyncExitStack() as stack, asyncio.timeout(30):
+        where = split_address(address)
+        crowd = [stack.enter_context(await asyncio.to_thread(socket.create_connection, where)) for _ in range(300)]
+        await asyncio.to_thread(enrol, invite(authority, address), "n0")
+        for half_open in crowd[:100]:  # the oldest made room
+            half_open.settimeout(5)
+            assert await asyncio.to_thread(half_open.recv, 1) == b""
+
+
+async def test_handshake_that_does_not_end_is_hung_up_on(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshakes, "HANDSHAKE_S", 0.2)
+    async with served(authority) as address, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection(*split_address(address))
+        writer.write(b"\x16\x03\x01")
+        assert await reader.read() == b""
+        writer.close()

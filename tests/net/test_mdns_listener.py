@@ -10,6 +10,7 @@ from zeroconf import DNSOutgoing, RecordUpdate, ServiceStateChange, Zeroconf, cu
 from zeroconf._protocol.incoming import DNSIncoming
 from zeroconf.asyncio import AsyncZeroconf
 
+from edgenode.net import mdns_listener
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.mdns_listener import MdnsListener
 from edgenode.net.mdns_service import SERVICE_TYPES, Service, service_to_info
@@ -110,6 +111,19 @@ async def test_service_was_received_lately_for_one_second(zeroconf: Zeroconf) ->
     assert listener.received_lately(INSTANCE) is None
     receive(listener, zeroconf, a_node(), ago_ms=500)
     assert listener.received_lately(INSTANCE.upper()) == a_node()
+
+
+async def test_new_service_takes_the_place_of_the_oldest_when_all_are_taken(
+    zeroconf: Zeroconf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mdns_listener, "_MOST", 3)
+    listener = MdnsListener()
+    for ago_ms, name in ((10, "true"), (90, "n1"), (80, "n2"), (70, "n3"), (60, "n4")):
+        receive(listener, zeroconf, a_node(name), ago_ms=ago_ms)
+    assert list(listener.services("node", "lab")) == ["n3", "n4", "true"]
+    receive(listener, zeroconf, a_node("n3", port=7002))  # no new one
+    assert list(listener.services("node", "lab")) == ["n3", "n4", "true"]
+    assert capsys.readouterr().out.count("too many services are announced") == 1
 
 
 async def test_change_wakes_everything_that_waits(zeroconf: Zeroconf) -> None:

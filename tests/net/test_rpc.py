@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
-from edgenode.net import control_server, operator_server, peer_server
+from edgenode.net import control_server, operator_server, peer_server, rpc
 from edgenode.net.control_server import ControlServer
 from edgenode.net.faults import Faults
 from edgenode.net.operator_server import OperatorServer
@@ -32,7 +32,10 @@ from edgenode.net.rpc import (
     serving,
     split_address,
 )
+from edgenode.net.tls import MutualTls
 from edgenode.net.wire import Identity
+from edgenode.security.certificates import make_authority, make_credentials
+from edgenode.security.subject import CONTROLLER
 
 ANY = "127.0.0.1:0"
 IDENTITY = Identity("home", "n0", "run")
@@ -196,3 +199,13 @@ def test_insecure_processes_listen_on_loopback_only() -> None:
         refuse_beyond_loopback(f"{host}:8080")
     with pytest.raises(ConfigError, match=r"loopback only, but --http is 0\.0\.0\.0:8080"):
         refuse_beyond_loopback("0.0.0.0:8080", "--http")
+
+
+async def test_half_open_handshake_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ("grpc.server_handshake_timeout_ms", 10_000) in rpc._SERVER
+    monkeypatch.setattr(rpc, "_SERVER", [("grpc.server_handshake_timeout_ms", 300)])
+    security = MutualTls(make_credentials(make_authority("home"), CONTROLLER), lambda subject, key_id: True)
+    async with serving("127.0.0.1:0", [], 0.0, security=security) as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await reader.read() == b""
+        writer.close()
