@@ -5,8 +5,9 @@
 2. A server verifies the CA of a client. Then, for every call, its door compares role and method (`security.access`),
    and asks whether the caller's key is still valid. Certificates live long, so a revoked key has a valid one.
 3. A live stream survives the expiry of its certificate. `Security.revoke` ends those of a revoked key.
-4. A client does not reload its certificate: a renewed one counts from the next connection on. A server asks for its
-   certificate at every handshake.
+4. A client does not reload its certificate: a renewed one counts from the next connection on. A server asks at every
+   handshake whether there is a newer one. gRPC must hear None if there is none: each new one replaces what other
+   handshakes are using, and under many connections at once that crashed the process within seconds (grpcio 1.85.3).
 """
 
 from __future__ import annotations
@@ -119,14 +120,21 @@ class MutualTls:
         self._calls.revoke(frozenset(key_ids))
 
     def bind(self, server: grpc.aio.Server, listen: str) -> int:
-        current = grpc.dynamic_ssl_server_credentials(
-            self._configuration(), self._configuration, require_client_authentication=True
-        )
+        shown = self._credentials
+
+        def newer() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal shown
+            if shown is self._credentials:
+                return None
+            shown = self._credentials
+            return _configuration(shown)
+
+        current = grpc.dynamic_ssl_server_credentials(_configuration(shown), newer, require_client_authentication=True)
         return int(server.add_secure_port(listen, current))
 
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        own = self._credentials
-        return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)], own.authority)
+
+def _configuration(own: Credentials) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)], own.authority)
 
 
 def caller(context: grpc.aio.ServicerContext) -> Caller | None:

@@ -223,3 +223,20 @@ async def test_node_speaks_under_its_own_name_only(method: str) -> None:
     called = next(m for m in METHODS if m.name.endswith(method))
     async with server(tls(SERVER)) as target, channel(target, node, SERVER_NAME) as there:
         assert await called.call(there, request.SerializeToString()) is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_grpc_takes_a_certificate_only_if_it_is_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one that it takes replaces what other handshakes use: it crashed under many connections at once."""
+    ask = []
+    make = grpc.dynamic_ssl_server_credentials
+    monkeypatch.setattr(
+        grpc, "dynamic_ssl_server_credentials", lambda first, newer, **kw: ask.append(newer) or make(first, newer, **kw)
+    )
+    ca = certificates.make_authority("home")
+    security = MutualTls(certificates.make_credentials(ca, CONTROLLER), lambda subject, key_id: True)
+    for _ in range(2):
+        security.bind(security.server(()), "127.0.0.1:0")
+    assert [newer() for newer in ask] == [None, None]
+    security.renew(certificates.make_credentials(ca, CONTROLLER))
+    assert None not in [newer() for newer in ask]
+    assert [newer() for newer in ask] == [None, None]
