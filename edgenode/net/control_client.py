@@ -62,7 +62,7 @@ class ControlLink:
         self._outbox: list[control_pb2.AttendRequest] = []
         self._progress: control_pb2.AttendRequest | None = None  # the newest, until it is sent
         self._sent: control_pb2.AttendRequest | None = None  # the newest that was sent, to be repeated after a redial
-        self._leaving = False
+        self._leaving = self._was_connected = False
         self._target = ""
         self._wake = asyncio.Event()
         self._left = asyncio.Event()
@@ -93,13 +93,14 @@ class ControlLink:
         await stay_connected(self._attend, self._left.is_set, self._outage, _BACKOFF)
 
     async def flush(self, timeout_s: float) -> None:
-        """Deliver the last reports, and end the link. Returns at once if there is no link.
+        """Deliver the last reports, and end the link. Returns at once if the controller was never reached.
 
         This side closes the stream first. The controller then closes it too, which shows that it has read everything.
+        A link that is broken just then, because the key has changed or the controller restarts, connects again first.
         """
         self._leaving = True
         self._wake.set()
-        if self.connected.is_set():
+        if self._was_connected:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._left.wait(), timeout_s)
 
@@ -128,6 +129,7 @@ class ControlLink:
             if order is not None:
                 self._ordered(order)
             self.connected.set()
+            self._was_connected = True
             self._outage.end()
         if not self._leaving:
             raise TransportError(f"the controller at {self._target} closed the stream")

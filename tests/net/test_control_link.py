@@ -174,6 +174,15 @@ async def test_flushed_link_ends() -> None:
             await asyncio.wait_for(running, SOON_S)
 
 
+async def test_flush_connects_again_if_the_link_has_just_broken() -> None:
+    async with both() as (controller, node):
+        controller.server.hang_up("n0")
+        await until(lambda: not node.link.connected.is_set())
+        node.link.progress(*progress(5, state=NodeState.DONE))
+        await node.link.flush(SOON_S)
+        assert controller.reports[-1].state == NodeState.DONE
+
+
 async def test_flush_does_not_wait_for_an_absent_controller() -> None:
     node = Node("127.0.0.1:1")
     async with node.up():
