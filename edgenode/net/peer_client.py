@@ -41,16 +41,22 @@ log = structlog.get_logger()
 _LINK_BACKOFF = Backoff(initial_s=0.05, max_s=1.0, jitter_s=0.2)
 _MEET_BACKOFF = Backoff(initial_s=0.05, max_s=0.5, jitter_s=1.0)
 _MEET_S = 5.0
+_HELLO_S = 10.0
 _FIRST_LOG_S = 1.0
 _GRPC_PREFIX_BYTES = 5
 
 
 @dataclass(frozen=True)
 class PeerAddresses:
-    """Where a peer can be, the most likely address first, and which incarnation of it is meant."""
+    """Where a peer can be, the most likely address first, and which process of it is meant.
+
+    Attributes:
+        keys: the ids of the keys that it may show. Empty if any will do, as the plan has none.
+    """
 
     addresses: tuple[str, ...]
     incarnation: int = 0
+    keys: frozenset[str] = frozenset()
 
 
 class PeerLink:
@@ -118,15 +124,20 @@ class PeerLink:
         if not peer.addresses:
             raise TransportError(f"no address of {self.to} is known yet")
         target = peer.addresses[attempt % len(peer.addresses)]
-        server = Subject("node", self.to).dns_name
-        async with channel(target, self._identity.security, server) as to_peer:
+        server, security = Subject("node", self.to).dns_name, self._identity.security
+        if peer.keys:
+            security = await security.knowing(target, server, peer.keys)
+        async with channel(target, security, server) as to_peer:
             stream = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
             try:
-                await self._handshake(stream, target, peer.incarnation)
+                async with asyncio.timeout(_HELLO_S):
+                    await self._handshake(stream, target, peer.incarnation)
                 work = {f"answers of {self.to}": self._read, f"pushes to {self.to}": self._write}
                 await side_by_side(work, stream)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
                 raise broken(exc, target) from exc
+            except TimeoutError as exc:  # another address may be the right one
+                raise TransportError(f"{target} did not answer the greeting in {_HELLO_S:g} s") from exc
 
     async def _handshake(self, stream: grpc.aio.StreamStreamCall, target: str, incarnation: int) -> None:
         await stream.write(peer_pb2.PushRequest(hello=self._identity.to_wire()))

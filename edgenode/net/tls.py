@@ -5,7 +5,9 @@
 2. A server verifies the CA of a client. Then, for every call, its door compares role and method (`security.access`),
    and asks whether the caller's key is still valid. Certificates live long, so a revoked key has a valid one.
 3. A live stream survives the expiry of its certificate. `Security.revoke` ends those of a revoked key.
-4. A client does not reload its certificate: a renewed one counts from the next connection on. A server asks at every
+4. The DNS name says nothing about revocation: a stolen certificate is valid for long, and its thief can announce itself
+   anywhere. gRPC shows a client no certificate, so a link to a member fetches it first (`Security.knowing`).
+5. A client does not reload its certificate: a renewed one counts from the next connection on. A server asks at every
    handshake whether there is a newer one. gRPC must hear None if there is none: each new one replaces what other
    handshakes are using, and under many connections at once that crashed the process within seconds (grpcio 1.85.3).
 """
@@ -14,15 +16,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 import structlog
 
-from edgenode.errors import RemoteProtocolError, SecurityError
+from edgenode.errors import RemoteProtocolError, SecurityError, TransportError
 from edgenode.security.access import may_call
 from edgenode.security.certificates import Credentials, public_key_id
 from edgenode.security.subject import Subject
@@ -36,6 +40,7 @@ Caller = tuple[Subject, str]
 ANYONE: Caller = Subject("operator", "anyone"), ""
 """Whoever calls a process that works without certificates."""
 MOST_CALLS = 4096  # at once, of one server: several of each of 1,024 nodes
+_SHOW_S = 5.0
 _NAMES, _CERTIFICATE = "x509_subject_alternative_name", "x509_pem_cert"
 _END = object()
 
@@ -45,6 +50,14 @@ class Security(Protocol):
 
     def channel(self, target: str, server: str, options: Options) -> grpc.aio.Channel:
         """A lazy channel to host:port, where the server's certificate must have the DNS name ``server``."""
+        ...
+
+    async def knowing(self, target: str, server: str, keys: frozenset[str]) -> Security:
+        """What opens channels to the process at host:port that shows one of these keys now, and to no other.
+
+        Raises:
+            TransportError: it cannot be reached, its certificate is not valid for ``server``, or it has another key.
+        """
         ...
 
     def server(self, options: Options) -> grpc.aio.Server:
@@ -70,6 +83,10 @@ class Insecure:
     def channel(self, target: str, server: str, options: Options) -> grpc.aio.Channel:
         del server
         return grpc.aio.insecure_channel(target, options=options)
+
+    async def knowing(self, target: str, server: str, keys: frozenset[str]) -> Security:
+        del target, server, keys
+        return self
 
     def server(self, options: Options) -> grpc.aio.Server:
         return grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_CALLS)
@@ -109,6 +126,13 @@ class MutualTls:
         ours = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
         return grpc.aio.secure_channel(target, ours, options=[*options, ("grpc.ssl_target_name_override", server)])
 
+    async def knowing(self, target: str, server: str, keys: frozenset[str]) -> Security:
+        own = self._credentials
+        shown = await _shown_certificate(target, server, own.authority)
+        if public_key_id(shown) not in keys:
+            raise TransportError(f"{target} shows a key that the plan does not have")
+        return MutualTls(replace(own, authority=shown), self.admits)
+
     def server(self, options: Options) -> grpc.aio.Server:
         door = _Door(self._admitted, self._calls)
         return grpc.aio.server(options=options, interceptors=[door], maximum_concurrent_rpcs=MOST_CALLS)
@@ -135,6 +159,20 @@ class MutualTls:
 
 def _configuration(own: Credentials) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)], own.authority)
+
+
+async def _shown_certificate(target: str, server: str, authority: bytes) -> bytes:
+    """The certificate (PEM) of the server at host:port, which is valid for a DNS name."""
+    host, _, port = target.rpartition(":")
+    trust = ssl.create_default_context(cadata=authority.decode())
+    try:
+        async with asyncio.timeout(_SHOW_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=trust, server_hostname=server)
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.transport.abort()
+    except (OSError, ValueError) as exc:  # a TimeoutError, and an SSLError, are OSErrors
+        raise TransportError(f"{target}: {exc or 'no TLS handshake'}") from exc
+    return ssl.DER_cert_to_PEM_cert(certificate).encode()
 
 
 def caller(context: grpc.aio.ServicerContext) -> Caller | None:

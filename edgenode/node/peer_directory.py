@@ -22,12 +22,22 @@ class PeerDirectory:
     fixed: Mapping[str, str] = field(default_factory=dict)
     discovery: Discovery | None = None
 
-    def find(self, peer: str, plan: Plan) -> PeerAddresses:
-        """The addresses of a peer, the most likely one first: that of the plan, then those of mDNS."""
+    def find(self, peer: str, plan: Plan, t: int = 0) -> PeerAddresses:
+        """The addresses of a peer, the most likely one first: that of the plan, then those of mDNS.
+
+        Args:
+            t: the first round of which the peer may still show its key.
+        """
         if peer in self.fixed:
             return PeerAddresses((self.fixed[peer],))
         # only an older record names a peer that was evicted or left
         member = next((m for record in reversed(plan.records) for m in record.members if m.node == peer), None)
         service = self.discovery.services("node").get(peer) if self.discovery is not None else None
         addresses = [*([member.address] if member and member.address else []), *(service.targets if service else ())]
-        return PeerAddresses(tuple(dict.fromkeys(addresses)), member.incarnation if member else 0)
+        if member is None:
+            return PeerAddresses(tuple(dict.fromkeys(addresses)))
+        named = [m for r in plan.since(t).records for m in r.members if m.node == peer]
+        keys = {member.key, *(m.key for m in named if m.incarnation == member.incarnation)}
+        return PeerAddresses(
+            tuple(dict.fromkeys(addresses)), member.incarnation, frozenset() if "" in keys else frozenset(keys)
+        )

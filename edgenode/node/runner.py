@@ -40,7 +40,7 @@ from edgenode.core.protocol.plan import Record
 from edgenode.core.protocol.status import NodeState
 from edgenode.errors import CheckpointError, Diverged, RemoteProtocolError
 from edgenode.net.control_client import ControlLink
-from edgenode.net.peer_client import Peers, abort
+from edgenode.net.peer_client import PeerAddresses, Peers, abort
 from edgenode.net.peer_server import PeerServer
 from edgenode.node.background import Worker
 from edgenode.node.initial_model import InitialModel
@@ -146,7 +146,7 @@ class NodeRunner:
             peers = self._peers = Peers(
                 group,
                 identity,
-                lambda peer: self._directory.find(peer, self.progress.snapshot.plan),
+                self._addresses_of,
                 post,
                 self._server.faults,
             )
@@ -184,6 +184,11 @@ class NodeRunner:
     def _wire_bytes(self) -> int:
         """Bytes of the gRPC messages sent to peers, those before a resume included."""
         return self.replica.stats.wire_bytes + (self._peers.wire_bytes if self._peers is not None else 0)
+
+    def _addresses_of(self, peer: str) -> PeerAddresses:
+        """Where a receiver can be, and its keys. It may be two windows behind: one of rounds, one with its old key."""
+        snapshot = self.progress.snapshot
+        return self._directory.find(peer, snapshot.plan, max(0, snapshot.round - 2 * self.replica.node.window))
 
     async def _model_for(self, node: str) -> bytes:
         if self._initial is not None and self._initial.serves(node, self.progress.snapshot.round):

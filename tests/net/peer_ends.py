@@ -51,7 +51,10 @@ class Receiver:
         if self.opens:
             self.open()
         services = [(peer_server.SERVICE, self.server.add_to)]
-        async with serving(f"127.0.0.1:{self.port}", services, 0.0, most_received=most_received) as self.port:
+        security = self.identity.security
+        async with serving(
+            f"127.0.0.1:{self.port}", services, 0.0, security=security, most_received=most_received
+        ) as self.port:
             yield f"127.0.0.1:{self.port}"
 
     def open(self) -> None:
@@ -76,10 +79,12 @@ class Receiver:
 
 
 @asynccontextmanager
-async def a_link(*targets: str, identity: Identity = N0) -> AsyncIterator[tuple[PeerLink, list[Answered]]]:
+async def a_link(
+    *targets: str, identity: Identity = N0, keys: frozenset[str] = frozenset()
+) -> AsyncIterator[tuple[PeerLink, list[Answered]]]:
     """n0's link to n1. It is closed, and has ended, when the block is left."""
     answered: list[Answered] = []
-    link = PeerLink("n1", identity, lambda: PeerAddresses(tuple(targets)), answered.append)
+    link = PeerLink("n1", identity, lambda: PeerAddresses(tuple(targets), keys=keys), answered.append)
     async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
         group.create_task(link.run(), name="link")
         yield link, answered

@@ -19,13 +19,16 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import DigestMismatch, TransportError
-from edgenode.net import peer_server
+from edgenode.net import peer_client, peer_server
 from edgenode.net.faults import Faults
 from edgenode.net.peer_client import Met, PeerAddresses, PeerLink, Peers, meet, probe
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import peer_pb2
 from edgenode.net.rpc import serving
+from edgenode.net.tls import MutualTls
 from edgenode.net.wire import CHUNK_BYTES, Identity
+from edgenode.security import certificates
+from edgenode.security.subject import Subject
 from tests.net.peer_ends import N0, N1, SOON_S, Receiver, a_link, a_message, failure, until
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
@@ -300,6 +303,36 @@ async def test_another_node_at_the_address_is_skipped() -> None:
         link.push(a_message(0))
         await until(lambda: bool(answered))
     assert (mismatch.took, receiver.rounds) == ([], [0])
+
+
+async def test_thief_of_a_revoked_key_gets_no_push() -> None:
+    authority = certificates.make_authority("home")
+    n0, owner, thief = (
+        replace(identity, security=MutualTls(own, lambda subject, key_id: True))
+        for identity in (N0, N1, N1)
+        for own in [certificates.make_credentials(authority, Subject("node", identity.node))]
+    )
+    key = owner.security.credentials.key_id
+    right, wrong = Receiver(owner), Receiver(thief)
+    async with (
+        wrong.up() as stolen,
+        right.up() as target,
+        a_link(stolen, target, identity=n0, keys=frozenset({key})) as (link, answered),
+    ):
+        link.push(a_message(0))
+        await until(lambda: len(answered) == 1)
+    assert (wrong.rounds, right.rounds) == ([], [0])
+
+
+async def test_peer_that_does_not_greet_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_client, "_HELLO_S", 0.1)
+    async with (
+        Receiver(opens=False).up() as silent,
+        Receiver().up() as target,
+        a_link(silent, target) as (link, answered),
+    ):
+        link.push(a_message(0))
+        await until(lambda: len(answered) == 1)
 
 
 async def test_answers_against_the_protocol_do_not_end_the_link() -> None:

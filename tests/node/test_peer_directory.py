@@ -26,3 +26,13 @@ def test_a_peer_without_an_address_has_none_yet() -> None:
 
 def test_the_address_where_a_fixed_peer_answered_is_the_only_one() -> None:
     assert PeerDirectory({"n1": "fixed:2"}).find("n1", CHANGED) == PeerAddresses(("fixed:2",), 0)
+
+
+def test_a_peer_may_show_its_older_key_for_some_rounds() -> None:
+    plan = create_plan("edgenode", [Member("n0", key="a" * 64), Member("n1", key="b" * 64)], factory.schedule(Config()))
+    renewed = plan.extend(plan.successor(9, members=(Member("n0", key="c" * 64), Member("n1", key="b" * 64))))
+    assert PeerDirectory().find("n0", renewed, 8).keys == {"a" * 64, "c" * 64}
+    assert PeerDirectory().find("n0", renewed, 9).keys == {"c" * 64}
+    again = Member("n0", 1, key="d" * 64), Member("n1", key="b" * 64)
+    back = renewed.extend(renewed.successor(20, members=again, evictions=(("n0", 10),)))
+    assert PeerDirectory().find("n0", back, 0).keys == {"d" * 64}  # another process
