@@ -148,7 +148,7 @@ class LiveRun:
     def request_stop(self, **where: Any) -> int:
         """Run `edgenode stop`, and return the round before which it promises the end."""
         stop = self.fleet.command("stop", "--cluster", self.config.run.cluster, **where)
-        promise = re.search(r"stops before round (\d+)", stop.stdout)
+        promise = re.search(r"stop(?:s|ped) before round (\d+)", stop.stdout)  # "stopped" of one that was queued
         assert promise, stop.stdout
         return int(promise[1])
 
