@@ -142,8 +142,11 @@ class Attacker:
         answers = []
         async with self.stream(to, identity or self.identity()) as stream:
             for message in messages:
-                for frame in push_frames(message):
-                    await stream.write(frame)
+                try:
+                    for frame in push_frames(message):
+                        await stream.write(frame)
+                except asyncio.InvalidStateError:  # the other side has ended it
+                    await _raise(stream)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ANSWER_S):
                     while len(answers) < len(messages):
@@ -253,7 +256,15 @@ async def push_what_no_plan_allows(a: Attacker) -> object:
         {"u": (math.nan,)}, {"u": (-1.0,)}, {"weight": 0.9}, {"weight": math.nan}, {"payload": os.urandom(500)},
         {"incarnation": 7}, {"number": (1 << 64) - 1}, {"begun_rounds": (("node-1", 1 << 40),)},
     ]  # fmt: skip
-    return await a.push("node-0", *(a.message(t, **changes) for changes in wrong))
+    refusals = []
+    for changes in wrong:  # each on a stream of its own, because some of them end it
+        try:
+            await a.push("node-0", a.message(t, **changes))
+        except grpc.aio.AioRpcError as exc:
+            refusals.append(exc)
+    if refusals:
+        raise refusals[0]
+    return None
 
 
 async def push_much_that_is_refused(a: Attacker) -> object:

@@ -42,6 +42,7 @@ _AT_THE_DOOR = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED, gr
 _QUICK = [attack for attack in ATTACKS if attack is not fetch_many_models]
 _OF_A_MEMBER = [*_QUICK, pytest.param(fetch_many_models, marks=pytest.mark.slow)]
 _ADVANCE = 10  # rounds that show that the run goes on
+_WARM = 25  # from then on, with a checkpoint written, a node takes no more memory
 _MOST_GROWN_BYTES = 64 << 20
 
 
@@ -61,7 +62,7 @@ class Target:
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             status = await read_status(self.address, self.operator)
-            if status.plan and len(status.nodes) == 4 and all(view.status.round > 2 for view in status.nodes):
+            if status.plan and len(status.nodes) == 4 and all(view.status.round > _WARM for view in status.nodes):
                 return Cluster(self.config, self.address, status)
         raise AssertionError("the run does not begin")
 
