@@ -77,7 +77,8 @@ def _connect(address: str) -> Any:
             socket.create_connection(split_address(address), _CONNECT_S).close()
         ray.init(address or None, log_to_driver=False, logging_level="error")
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as exc:
-        raise TransportError(f"no Ray cluster answers{f' at {address}' if address else ''}: {_reason(exc)}") from exc
+        where, why = f" at {address}" if address else "", " ".join(str(exc).split())
+        raise TransportError(f"cannot use the Ray cluster{where}: {why}") from exc
     signal.signal(signal.SIGTERM, handler)  # Ray's own handler ends this process
     return ray
 
@@ -88,15 +89,18 @@ def _next(reports: ray.ObjectRefGenerator, trial: Trial) -> int | Outcome:
     try:
         report: _Report = ray.get(next(reports))
     except ray.exceptions.RayError as exc:
-        raise EdgenodeError(f"{trial.name} failed on Ray: {_reason(exc)}") from exc
+        raise EdgenodeError(f"{trial.name} failed on Ray: {_cause(exc)}") from exc
     if isinstance(report, Exception):
         raise report
     return report
 
 
-def _reason(error: Exception) -> str:
-    """The last line of an error: those of Ray end with the cause."""
-    return str(error).strip().splitlines()[-1]
+def _cause(error: ray.exceptions.RayError) -> str:
+    """The line of an error that has the cause: the last of a traceback, and otherwise the first."""
+    import ray
+
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
 
 
 def _run(trial: Trial) -> Iterator[_Report]:

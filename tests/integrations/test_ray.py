@@ -151,8 +151,13 @@ def test_missing_data_is_reported_with_its_trial(cluster: str, tmp_path: Path) -
     assert "/nowhere" in errors.splitlines()[-1]
 
 
+def test_cluster_without_the_device_is_refused(cluster: str, tmp_path: Path) -> None:
+    code, errors = ended(tmp_path, "ray", "--on", f"ray:{cluster}", "--device", "cuda")
+    assert (code, errors) == (2, "edgenode: the Ray cluster has no GPU for the trials\n")
+
+
 def test_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     code, errors = ended(tmp_path, "ray", "--on", f"ray:{address}")
     (line,) = errors.splitlines()
-    assert code == 1 and line.startswith(f"edgenode: no Ray cluster answers at {address}: ")
+    assert code == 1 and line.startswith(f"edgenode: cannot use the Ray cluster at {address}: ")
