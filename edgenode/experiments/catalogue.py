@@ -62,7 +62,7 @@ def _row(
     times: int = 1,
     epochs_per_graph: int = 0,
 ) -> Row:
-    return Row(labels, trial_settings(scale, network, *parts, times=times), paper, network, epochs_per_graph)
+    return Row(labels, trial_settings(scale, network, *parts, times=times), dict(paper), network, epochs_per_graph)
 
 
 # tables ------------------------------------------------------------------------------------------------

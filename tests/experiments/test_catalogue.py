@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,7 @@ def test_every_trial_is_valid_and_has_its_own_name(name: str, scale: Scale) -> N
     assert runs
     assert len({run.name for run in runs}) == len({run.digest for run in runs}) == len(runs)
     for run in runs:
+        assert pickle.loads(pickle.dumps(run)) == run  # trials travel to other processes
         assert run.config.warnings() == []
         factory.schedule(run.config).check(tuple(f"node-{i}" for i in range(run.config.run.nodes)))
         assert factory.algorithm_spec(run.config).rounds >= run.config.run.rounds > 0
