@@ -85,7 +85,7 @@ class Group(Generic[T]):
 
     def _unknown(self, name: str) -> str:
         names = self.names()
-        (nearest,) = get_close_matches(name, names, n=1, cutoff=0.0)
+        (nearest,) = get_close_matches(name.lower(), names, n=1, cutoff=0.0)
         return f"it must be {one_of(names)}; did you mean {json.dumps(nearest)}?"
 
 

@@ -147,7 +147,7 @@ def check_networked(config: Config, controller: bool) -> None:
         )
     if controller and definition.rule().fixed:
         raise ConfigError(
-            f"algorithm.name = {name}: its nodes keep state about their neighbours, so none can join, leave or be "
+            f"algorithm.name = {name}: it assumes the same neighbours in every round, so no node can join, leave or be "
             "evicted; start every node with --peers and no controller"
         )
     check_graphs(config)

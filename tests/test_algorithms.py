@@ -29,12 +29,15 @@ from tests.algorithm_references import (
     Compress,
     Matrix,
     choco,
+    choco_jwins,
     d2,
     d_psgd,
     local,
+    noloco,
     quant_sgp,
     rolling,
     sgp,
+    sparse_loco,
     sparse_push,
     towards_optima,
 )
@@ -109,6 +112,11 @@ REFERENCES = [
     ("choco-sgd", {**TOP, **FLOAT}, "a", choco),
     ("quant-sgp", {**TOP, **FLOAT}, "chord", quant_sgp),
     ("quant-sgp", FLOAT, "chord", quant_sgp),
+    ("sparse-loco", {**TOP, **FLOAT}, "two-way", sparse_loco),
+    ("sparse-loco", {**TOP, **FLOAT}, "a", sparse_loco),
+    ("choco-jwins", {**TOP, **FLOAT}, "two-way", choco_jwins),
+    ("noloco", {}, "two-way", noloco),
+    ("noloco", {"averaging_rate": 0.3}, "complete", noloco),
     ("local", {}, "a", local),
 ]
 
@@ -245,6 +253,10 @@ EVERY: dict[str, dict[str, object]] = {
     "d2": {},
     "deep-squeeze": TOP,
     "choco-sgd": TOP,
+    "choco-jwins": TOP,
+    "sparse-loco": {**TOP, "values": "fitted2"},
+    "sparta": {"share": 0.3},
+    "noloco": {},
     "skew-scout": {},
     "local": {},
 }
@@ -277,6 +289,10 @@ def test_every_algorithm_resumes_to_the_bit(tmp_path: Path, of: str) -> None:
         ("deep-squeeze", ["x", "error"]),
         ("choco-sgd", ["x", "replica", "gathered"]),
         ("quant-sgp", ["x", "replica", "gathered"]),
+        ("choco-jwins", ["x", "replica", "gathered"]),
+        ("sparse-loco", ["x", "replica", "gathered"]),
+        ("sparta", ["x"]),
+        ("noloco", ["x", "momentum", "start"]),
         ("d2", ["x", "history"]),
         ("local", ["x"]),
     ],
@@ -294,7 +310,7 @@ def test_rolling_exchange_keeps_an_error_for_rounded_values(values: str) -> None
 
 def test_mean_model_takes_plain_steps_on_balanced_graphs() -> None:
     """Mass is conserved: the sum of all x changes by the sum of the local updates."""
-    for of in ("d-psgd", "d2", "deep-squeeze", "choco-sgd", "quant-sgp"):
+    for of in ("d-psgd", "d2", "deep-squeeze", "choco-sgd", "quant-sgp", "choco-jwins", "sparta"):
         algorithm_spec = spec_of(name=of, **EVERY[of])
         learners, total = learners_of(algorithm_spec), NODES * START
         for t in range(20):

@@ -171,13 +171,16 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     compressor: Annotated[
         str,
         _name_in(COMPRESSORS),
-        "what a push carries: the largest entries, all, all rounded at random, or one block of the model after another",
+        "what a push carries: the largest entries, all, all rounded at random, one block of the model after another, "
+        "or entries that are shuffled and take turns",
     ] = "topk"
     share: Annotated[
-        FractionAbove0, "share of each tensor that topk keeps, or of the model that is one block of rolling"
+        FractionAbove0,
+        "share of each tensor that topk keeps or that has its turn in shuffled, or of the model that is one block of "
+        "rolling",
     ] = 0.01
     bits: Annotated[Literal[4, 2, 1], "bits per value of the random compressor"] = 4
-    values: Annotated[ValueFormat, "number format in which topk, identity and rolling send values"] = "int8"
+    values: Annotated[ValueFormat, "number format in which all compressors but random send values"] = "int8"
     averaging_rate: Annotated[PositiveOrUnset, "the paper's η (unset: the algorithm's default)"] = None
     clip: Annotated[
         AtLeastOneOrUnset,
@@ -336,7 +339,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 else f"{given.name} sends nothing"
             )
             lines.append(f"algorithm.share = {given.share:g} is not used: {sends}")
-        if given.bits != default.bits and given.compressor in ("identity", "topk", "rolling"):
+        if given.bits != default.bits and given.compressor in ("identity", "topk", "rolling", "shuffled"):
             lines.append(f"algorithm.bits = {given.bits} is not used: with {given.compressor}, algorithm.values counts")
         if self.run.min_nodes > self.run.nodes:
             limit = f"run.min_nodes = {self.run.min_nodes} is above run.nodes = {self.run.nodes}"

@@ -21,21 +21,13 @@ from edgenode.experiments.presets import (
     Scale,
     Settings,
 )
+from edgenode.experiments.recipes import FRONTIER, rolling, top_k
 
 _SKEWED = 0.8
 _TOP_K = ("100", "10", "1", "0.1", "0")  # percent
 
 # The paper gossips for 40 rounds on the ring. Two rounds on this graph average 4 nodes exactly, for 5 % of the bytes.
 _GOSSIP: Settings = {"algorithm.gossip_graph": "one-peer-exponential"}
-
-
-def top_k(percent: str) -> Settings:
-    """The compressor of a row that the paper names by K: 100 sends whole models, 0 sends nothing."""
-    if percent == "0":
-        return {"algorithm.name": "local"}
-    if percent == "100":
-        return {"algorithm.compressor": "identity", "algorithm.values": "float32"}
-    return {"algorithm.compressor": "topk", "algorithm.share": float(percent) / 100}
 
 
 def trial_settings(scale: Scale, network: str, *parts: Settings, times: int = 1) -> Settings | None:
@@ -202,11 +194,6 @@ def _over_compression(scale: Scale, network: str) -> tuple[Row, ...]:
 # our own -----------------------------------------------------------------------------------------------
 
 
-def rolling(share: float) -> Settings:
-    """The rolling exchange of a share of the model per round, as 8-bit values."""
-    return {"algorithm.compressor": "rolling", "algorithm.share": share}
-
-
 def _rolling(scale: Scale) -> tuple[Row, ...]:
     exchanges: dict[tuple[str, str], Settings] = {("all", "100"): top_k("100")}
     exchanges |= {("largest", percent): top_k(percent) for percent in ("1", "0.1")}
@@ -226,36 +213,10 @@ def _longer(scale: Scale) -> tuple[Row, ...]:
     )  # fmt: skip
 
 
-_BALANCED: Settings = {"task.loss": "balanced"}
-_LAST_PHASE: Settings = {"algorithm.gossip_values": "int8"}
-
-
-def _values(name: str) -> Settings:
-    return {"algorithm.values": name}
-
-
 def _frontier(scale: Scale) -> tuple[Row, ...]:
-    small = {**_BALANCED, **_LAST_PHASE}
-    fewer = {"task.local_steps": 4}
-    recipes: dict[str, tuple[Settings, ...]] = {
-        "uncompressed": (top_k("100"),),
-        "uncompressed, balanced": (top_k("100"), _BALANCED),
-        "top-1%, int8": (top_k("1"),),
-        "top-1%, fitted1, balanced, last phase int8": (top_k("1"), _values("fitted1"), small),
-        "rolling 0.3%, int8": (rolling(0.003),),
-        "rolling 0.3%, int8, balanced, last phase int8": (rolling(0.003), small),
-        "rolling 0.6%, fitted4, balanced, last phase int8": (rolling(0.006), _values("fitted4"), small),
-        "rolling 1.2%, fitted2, balanced, last phase int8": (rolling(0.012), _values("fitted2"), small),
-        "rolling 1.4%, fitted4, 4 local steps, balanced, last phase int8": (
-            rolling(0.014), _values("fitted4"), small, fewer,
-        ),
-        "rolling 2.8%, fitted2, 4 local steps, balanced, last phase int8": (
-            rolling(0.028), _values("fitted2"), small, fewer,
-        ),
-    }  # fmt: skip
     return tuple(
         _row(scale, (f"{skew:g}", recipe), RESNET20_GROUP, *keys, {"task.skew": skew}, *_as_many_steps(scale, keys))
-        for skew, (recipe, keys) in product((_SKEWED, 0.0), recipes.items())
+        for skew, (recipe, keys) in product((_SKEWED, 0.0), FRONTIER.items())
     )
 
 
@@ -264,7 +225,7 @@ def _as_many_steps(scale: Scale, parts: tuple[Settings, ...]) -> tuple[Settings,
     steps = next((part["task.local_steps"] for part in parts if "task.local_steps" in part), 1)
     assert isinstance(steps, int)
     known = RESNET20_GROUP in scale.networks
-    return ({"run.rounds": scale.rounds(RESNET20_GROUP) // steps},) if known and steps > 1 else ()
+    return ({"run.rounds": max(1, scale.rounds(RESNET20_GROUP) // steps)},) if known and steps > 1 else ()
 
 
 _BOTH = ("sp", "scsp", "gain")
@@ -333,10 +294,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             "Not in the paper: each round exchanges the next block of the model, so that no index is sent.",
         ),
         Experiment(
-            "frontier", "Accuracy against bytes: number formats, local steps and the balanced loss, {network}, {graph}",
+            "frontier", "Accuracy against bytes: edgenode's recipes and published methods, {network}, {graph}",
             ("skew", "recipe"), ("sp", "sp_sent", "scsp", "sent"), _frontier,
             Figure("sent per node, MB", ("sp", "scsp"), ("skew",), x_metrics=("sp_sent", "sent")),
-            "Not in the paper: how few bytes reach the accuracy of uncompressed messages. All rows take as many steps.",
+            "Not in the paper: how few bytes reach the accuracy of uncompressed messages. All rows take as many steps. "
+            "Rows with the name of an algorithm are published methods, at about the bytes of the smallest recipe. "
+            "Those have no last phase, and their accuracy is in the column of SP.",
         ),
         Experiment(
             "longer", "What compression costs when a run is 4 and 10 times as long, {network}, {graph}",

@@ -46,8 +46,8 @@ def compression(config: Config) -> str:
             return "no communication"
         case "topk":
             return f"top-{percent}"
-        case "rolling":
-            return f"rolling {percent}"
+        case "rolling" | "shuffled":
+            return f"{algorithm.compressor} {percent}"
         case "random":
             return counted(algorithm.bits, "bit")
         case "identity":
@@ -111,8 +111,8 @@ def _share(config: Config) -> str:
 
 def _recipe(config: Config) -> str:
     algorithm, task = config.algorithm, config.task
-    words = [compression(config)]
-    if algorithm.compressor in ("topk", "rolling"):
+    words = [*([] if algorithm.name == "scsp" else [algorithm.name]), compression(config)]
+    if algorithm.compressor in ("topk", "rolling", "shuffled"):
         words.append(algorithm.values)
     if task.local_steps != 1:
         words.append(f"{task.local_steps} local steps")
@@ -120,6 +120,8 @@ def _recipe(config: Config) -> str:
         words.append("balanced")
     if algorithm.gossip_values != "float32":
         words.append(f"last phase {algorithm.gossip_values}")
+    if config.topology.graphs != ("a",):
+        words.append(f"graph {_graphs(config)}")
     return ", ".join(words)
 
 

@@ -16,8 +16,9 @@ from click.testing import CliRunner, Result
 from edgenode.cli import group
 from edgenode.cli.experiment import experiment
 from edgenode.experiments import catalogue, parallel, static_tables
-from edgenode.experiments.catalogue import EXPERIMENTS, top_k
+from edgenode.experiments.catalogue import EXPERIMENTS
 from edgenode.experiments.definitions import Experiment, Figure, Row
+from edgenode.experiments.recipes import top_k
 
 _KEYS = {"run.rounds": 3, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
 

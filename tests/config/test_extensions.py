@@ -75,7 +75,8 @@ def test_algorithm_of_a_package_gives_the_defaults_and_requirements() -> None:
 def test_default_that_an_extension_gets_wrong_is_named() -> None:
     ALGORITHMS._table["odd"] = replace(ALGORITHMS["slow-push"], compressor="rolling")
     expected = (
-        'default of odd: algorithm.compressor = "rolling", but with odd it must be "topk", "identity" or "random"'
+        'default of odd: algorithm.compressor = "rolling", but with odd it must be "topk", "identity", "random" or '
+        '"shuffled"'
     )
     assert error_of(algorithm__name="odd") == f"{expected}: it does not exchange blocks"
     ALGORITHMS._table["odd"] = replace(ALGORITHMS["slow-push"], compressor="halve")
@@ -90,7 +91,7 @@ def test_written_config_with_an_extension_loads_back_equal(tmp_path: Path) -> No
 
 
 def test_unknown_name_lists_the_installed_ones() -> None:
-    expected = '"topk", "identity", "random", "rolling", "broken" or "halves"; did you mean "halves"?'
+    expected = '"topk", "identity", "random", "rolling", "shuffled", "broken" or "halves"; did you mean "halves"?'
     assert error_of(algorithm__compressor="halve") == f'algorithm.compressor = "halve", but it must be {expected}'
     assert '"local" or "slow-push"; did you mean "slow-push"?' in error_of(algorithm__name="slowpush")
 

@@ -171,7 +171,8 @@ FILE_ERRORS = [
     (
         '[algorithm]\nname = "SP"',
         'algorithm.name = "SP", but it must be "sp", "scsp", "sgp", "quant-sgp", "d-psgd", "d2", '
-        '"deep-squeeze", "choco-sgd", "skew-scout" or "local"; did you mean "sp"?',
+        '"deep-squeeze", "choco-sgd", "choco-jwins", "sparse-loco", "sparta", "noloco", '
+        '"skew-scout" or "local"; did you mean "sp"?',
     ),
     (
         '[algorithm]\ngossip_rounds = "all"',
@@ -323,8 +324,8 @@ def test_algorithm_has_a_default_compressor_and_values(name: str, compressor: st
         ),
         (
             {"name": "choco-sgd", "compressor": "rolling"},
-            'algorithm.compressor = "rolling", but with choco-sgd it must be "topk", "identity" or "random": '
-            "it does not exchange blocks",
+            'algorithm.compressor = "rolling", but with choco-sgd it must be "topk", "identity", "random" or '
+            '"shuffled": it does not exchange blocks',
         ),
         (
             {"name": "skew-scout", "compressor": "identity"},

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from edgenode.experiments.catalogue import top_k
 from edgenode.experiments.definitions import Experiment, Figure, Row
 from edgenode.experiments.presets import Scale
+from edgenode.experiments.recipes import top_k
 
 _KEYS = {"run.rounds": 4, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
 

@@ -62,18 +62,21 @@ class AlgorithmSpec:
         """The parameters of round t, 0 <= t < rounds."""
         if t < self.training_rounds:
             block = t % self.blocks if self.blocks > 1 else None
-            return RoundStep(True, self.compressor, self.averaging_rate, block=block)
+            return RoundStep(True, self.compressor.at(t), self.averaging_rate, block=block)
         drops_error = t == self.training_rounds or self.gossip_compressor.lossy
         return RoundStep(False, self.gossip_compressor, 1.0, drops_error=drops_error)
 
     def initial(self, model: Floats) -> State:
-        """The first state: the common model, and zeros for the vectors that the rule keeps.
+        """The first state: the common model, and zeros for the vectors that the rule keeps, or what it begins with.
 
         There is no error if the compressor is lossless, or nothing is exchanged.
         """
         lossless = not self.compressor.lossy or self.averaging_rate == 0
         keeps = [name for name in self.rule.keeps if not (name == "error" and lossless)]
-        return State.initial(model, keeps, self.blocks)
+        state = State.initial(model, keeps, self.blocks)
+        if self.rule.begin is not None:
+            self.rule.begin(state)
+        return state
 
 
 def gossip_rounds_needed(spec: GraphSpec, nodes: int, tolerance: float) -> int:

@@ -238,6 +238,10 @@ class Compressor:
     quantise: Quantise
     format: PayloadFormat | None = None
 
+    def at(self, t: int) -> Compressor:
+        """The compressor of round t, for one that depends on the round. All others return themselves."""
+        return self
+
     @property
     def lossy(self) -> bool:
         """Whether C[v] can differ from v."""

@@ -102,6 +102,13 @@ def _random(settings: Settings) -> Compressor:
     return Compressor(keep_all, Random(settings.bits))
 
 
+def _shuffled(settings: Settings) -> Compressor:
+    from edgenode.core.algorithm.rounding import QUANTISE
+    from edgenode.core.algorithm.shuffled import Shuffled, ShuffledCompressor
+
+    return ShuffledCompressor(Shuffled(settings.share), QUANTISE[settings.values])
+
+
 COMPRESSORS: dict[str, CompressorDefinition] = {
     "topk": CompressorDefinition(_top_k, ("share", "values"), kept=lambda settings: settings.share),
     "identity": CompressorDefinition(_everything, ("values",)),
@@ -114,6 +121,7 @@ COMPRESSORS: dict[str, CompressorDefinition] = {
     "rolling": CompressorDefinition(
         _everything, ("share", "values"), blocks=lambda settings: math.ceil(round(1 / settings.share, 6))
     ),
+    "shuffled": CompressorDefinition(_shuffled, ("share", "values"), kept=lambda settings: settings.share),
 }
 
 
@@ -135,6 +143,15 @@ def _d2() -> UpdateRule:
     return D2
 
 
+def _low_communication(name: str) -> Callable[[], UpdateRule]:
+    def rule() -> UpdateRule:
+        from edgenode.core.algorithm.low_communication import RULES
+
+        return RULES[name]
+
+    return rule
+
+
 _WHOLE = "it sends whole models; {} is the same with compression"
 
 ALGORITHMS: dict[str, AlgorithmDefinition] = {
@@ -148,6 +165,10 @@ ALGORITHMS: dict[str, AlgorithmDefinition] = {
     "d2": AlgorithmDefinition(_d2, "identity", "float32", balanced=True),
     "deep-squeeze": AlgorithmDefinition(_sparse_push, balanced=True),
     "choco-sgd": AlgorithmDefinition(_difference, balanced=True),
+    "choco-jwins": AlgorithmDefinition(_low_communication("choco-jwins"), balanced=True),
+    "sparse-loco": AlgorithmDefinition(_low_communication("sparse-loco"), values="fitted2", balanced=True),
+    "sparta": AlgorithmDefinition(_low_communication("sparta"), "shuffled", "float32", balanced=True),
+    "noloco": AlgorithmDefinition(_low_communication("noloco"), "identity", "float32", balanced=True),
     "skew-scout": AlgorithmDefinition(_sparse_push, searches_share=True),
     "local": AlgorithmDefinition(_sparse_push, "identity", "float32", only="it sends nothing", communicates=False),
 }

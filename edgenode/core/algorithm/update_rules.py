@@ -1,8 +1,8 @@
 """The update rules: how a round changes a node's ``State``.
 
-SPARSE_PUSH and DIFFERENCE are here, D2 is in a module of its own. Every built-in algorithm is one of them, with a
-compressor, an averaging rate and requirements on the graphs. ``W`` is column-stochastic, W[receiver, sender], and C the
-compressor.
+SPARSE_PUSH and DIFFERENCE are here, D2 is in a module of its own, and `low_communication` has variants of the first
+two. Every built-in algorithm is one of these rules, with a compressor, an averaging rate and requirements on the
+graphs. ``W`` is column-stochastic, W[receiver, sender], and C the compressor.
 
     SPARSE_PUSH   sends C[x-hat + error]: Sparse-Push, SGP, D-PSGD, Deep-Squeeze
     D2            the same, after a local step corrected by the one before
@@ -57,6 +57,7 @@ class UpdateRule:
         fixed: the state depends on the neighbours. Graph and members must not change, and no push can be undone.
         default_rate: eta, given the kept share p and the contraction of the compressor.
         largest_rate: the largest eta that is allowed. None if only the kept share limits it.
+        begin: sets the vectors of the first state, whose x is the common model. None leaves zeros.
         check_graph: refuses, with a GraphError, a graph that the rule does not converge on, given its name and eta.
     """
 
@@ -68,6 +69,7 @@ class UpdateRule:
     default_rate: Callable[[float, float], float] = default_averaging_rate
     largest_rate: float | None = None
     check_graph: Callable[[str, Digraph, float], None] | None = None
+    begin: Callable[[State], None] | None = None
 
     @property
     def error_feedback(self) -> bool:

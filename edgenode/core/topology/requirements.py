@@ -40,8 +40,8 @@ class Requirements:
         names = ", ".join(dict.fromkeys(name for name, _ in graphs))
         if self.fixed and len({graph for _, graph in graphs}) > 1:
             raise GraphError(
-                f"{self.algorithm} cannot use {names}: its nodes keep state about their neighbours, so the graph must "
-                "be the same in every round; sp and scsp can"
+                f"{self.algorithm} cannot use {names}: it assumes the same neighbours in every round, so the graph "
+                "cannot change; with sp and scsp it can"
             )
         for name, graph in graphs:
             if self.balanced and not graph.balanced:
