@@ -216,7 +216,12 @@ class Replica:
         return self.evaluate(z)
 
     def judge_evaluation(self, t: int) -> Accusation | None:
-        """After the evaluation of the model after ``t`` rounds: whether it collapsed, and what was mixed before."""
+        """After the evaluation of the model after ``t`` rounds: whether it collapsed, and what was mixed before.
+
+        The last phase is not judged. Where the models are still far apart, their average can be worse than each.
+        """
+        if not self.learner.trains(t - 1):
+            return None
         losses, score = self._since_evaluation, self.stats.accuracy
         if score is None and losses:
             score = 1 / (1 + sum(losses) / len(losses))
