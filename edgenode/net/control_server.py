@@ -132,7 +132,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
     async def _greeting(self, caller: str) -> AsyncIterator[None]:
         """Limit the time in which a caller makes its first report, and the number of its calls that have made none."""
         now = asyncio.get_running_loop().time()
-        if older := self._greetings.get(caller):
+        if (older := self._greetings.get(caller)) and not older.expired():
             older.reschedule(now)
         greeting = self._greetings[caller] = asyncio.timeout_at(now + _HELLO_S)
         try:
