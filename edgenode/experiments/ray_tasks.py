@@ -3,6 +3,7 @@
 1. A task writes no file. Its reports travel to this process, which keeps the outcome.
 2. So an interrupted trial starts over, and a finished one is on disk here.
 3. Ray stops the tasks of a process that ends or dies.
+4. Python drops an exception that is raised while a reference is deleted, and Ray deletes many. So a signal sets a flag.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from edgenode.errors import ConfigError, EdgenodeError, TransportError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import ray
 
 _CONNECT_S = 5.0
+_LOOK_S = 0.5  # after a signal, this much may pass
 
 _Report = int | Outcome | Exception
 
@@ -40,8 +42,11 @@ def run_trials(todo: Sequence[Trial], outcomes: OutcomeStore, address: str, jobs
             on the machine that ran it.
         TransportError: the cluster does not answer.
         EdgenodeError: a task failed.
+        KeyboardInterrupt: SIGINT or SIGTERM came.
     """
     ray = _connect(address)
+    interrupted = Event()
+    handlers = {each: signal.signal(each, lambda *_: interrupted.set()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         device = "GPU" if todo[0].config.run.device == "cuda" else "CPU"
         if not ray.cluster_resources().get(device):
@@ -51,7 +56,9 @@ def run_trials(todo: Sequence[Trial], outcomes: OutcomeStore, address: str, jobs
         waiting = iter(todo)
         busy = [(task.remote(trial), trial) for trial in islice(waiting, jobs)]
         while busy:
-            ready, _ = ray.wait([reports for reports, _ in busy])
+            ready, _ = ray.wait([reports for reports, _ in busy], timeout=_LOOK_S)
+            if interrupted.is_set():
+                raise KeyboardInterrupt
             for reports, trial in [item for item in busy if item[0] in ready]:
                 report = _next(reports, trial)
                 if isinstance(report, int):
@@ -62,6 +69,8 @@ def run_trials(todo: Sequence[Trial], outcomes: OutcomeStore, address: str, jobs
                 yield trial, outcomes.keep(trial, report)
     finally:
         ray.shutdown()
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
 
 
 def _connect(address: str) -> Any:

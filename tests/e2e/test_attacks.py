@@ -107,9 +107,9 @@ async def test_stranger_is_refused_at_the_door(target: Target, attack: Attack, s
 
 @pytest.mark.parametrize("attack", _OF_A_MEMBER, ids=lambda attack: attack.__name__)
 async def test_member_harms_no_other(target: Target, attack: Attack) -> None:
+    faults, logged = faults_of_the_member(await target.cluster()), len(target.controller.stderr)
     attacked = [psutil.Process(p.popen.pid) for p in (target.controller, target.nodes["node-0"])]
     before_bytes = [process.memory_info().rss for process in attacked]
-    faults, logged = faults_of_the_member(await target.cluster()), len(target.controller.stderr)
     with suppress(grpc.aio.AioRpcError):  # an attack may be refused as a whole, or part by part
         await attack(await target.member())
     await target.goes_on()
