@@ -141,7 +141,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         except TimeoutError:
             raise TransportError(f"no report in {_HELLO_S:g} s, or {caller} has called again") from None
         finally:
-            if self._greetings[caller] is greeting:
+            if self._greetings.get(caller) is greeting:  # a newer one may have come and gone
                 del self._greetings[caller]
 
     async def _wait_for_turn(self, node: str, most: int) -> None:
