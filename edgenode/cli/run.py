@@ -198,19 +198,9 @@ def controller(
         first = sys.stdout.isatty() and not (state_dir / AUTHORITY).exists()
         invites = config.run.nodes if first else 0
     options = Options(
-        config,
-        listen,
-        state_dir,
-        recover,
-        http,
-        checked_url(page_url),
-        enrol,
-        track,
-        reflection,
-        insecure,
-        invites,
+        config, listen, state_dir, recover, http, checked_url(page_url), enrol, track, reflection, insecure, invites,
         _show_invite,
-    )
+    )  # fmt: skip
     if not run_controller(options):
         raise SystemExit(1)
 
