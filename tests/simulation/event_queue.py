@@ -46,6 +46,7 @@ class Processes:
         self._running: dict[str, int] = {}  # name -> number of its process
         self._started: Counter[str] = Counter()
         self._thaws_s: dict[str, float] = {}
+        self._held: dict[str, list[tuple[Callback, tuple[Any, ...]]]] = {}  # name -> calls that wait for its thaw
 
     @property
     def names(self) -> frozenset[str]:
@@ -72,10 +73,12 @@ class Processes:
         """End the process of this name, if one runs."""
         self._running.pop(name, None)
         self._thaws_s.pop(name, None)
+        self._held.pop(name, None)
 
     def freeze(self, name: str, for_s: float) -> None:
-        """Suspend a process for some time."""
-        self._thaws_s[name] = self._queue.now + for_s
+        """Suspend a process for some time, and not for less than an earlier suspension."""
+        self._thaws_s[name] = max(self._thaws_s.get(name, 0.0), self._queue.now + for_s)
+        self._queue.at(self._thaws_s[name], self._thaw, name)
 
     def frozen(self, name: str) -> bool:
         """Whether a process is suspended."""
@@ -92,7 +95,15 @@ class Processes:
     def _call(self, name: str, number: int | None, callback: Callback, args: tuple[Any, ...]) -> None:
         if number is None or self.number(name) != number:
             return
-        if self.frozen(name):
-            self._queue.at(self._thaws_s[name], self._call, name, number, callback, args)
+        if self.frozen(name) or name in self._held:
+            self._held.setdefault(name, []).append((callback, args))
         else:
             callback(*args)
+
+    def _thaw(self, name: str) -> None:
+        """Make the calls that have waited, in their order: two messages on one stream never overtake each other."""
+        while self._held.get(name) and not self.frozen(name):
+            callback, args = self._held[name].pop(0)
+            callback(*args)
+        if not self._held.get(name, True):
+            del self._held[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.simulation.event_queue import EventQueue, Processes
 
 
@@ -50,8 +52,26 @@ def test_calls_of_a_frozen_process_wait_until_it_thaws() -> None:
     play(queue)
     assert happened == [(5, "at once"), (5, "later"), (6, "awake")]
     processes.freeze("a", 5)
+    processes.do("a", lambda: happened.append((queue.now, "never")))
     processes.end("a")
     processes.start("a")
     assert not processes.frozen("a")
     assert processes.names == {"a"}
     assert "b" not in processes
+    play(queue)
+    assert len(happened) == 3
+
+
+@pytest.mark.parametrize("first_s, second_s", [(2, 1), (1, 2), (1, 1)])
+def test_calls_keep_order_through_two_freezes(first_s: float, second_s: float) -> None:
+    queue, happened = EventQueue(), list[tuple[float, str]]()
+    processes = Processes(queue)
+    processes.start("a")
+    processes.freeze("a", first_s)
+    processes.do("a", lambda: happened.append((queue.now, "first")))
+    processes.freeze("a", second_s)
+    processes.do("a", lambda: happened.append((queue.now, "second")))
+    queue.at(2, processes.do, "a", lambda: happened.append((queue.now, "third")))
+    play(queue)
+    thaws_s = max(first_s, second_s)
+    assert happened == [(thaws_s, "first"), (thaws_s, "second"), (2, "third")]

@@ -85,7 +85,7 @@ class Schedule:
     def _check_work(self, members: tuple[str, ...]) -> None:
         """Refuse graphs that take long to check. Every node checks a record that a peer sends."""
         work = 0
-        for spec in {*self.graphs, *([self.last] if self.last else [])}:
+        for spec in dict.fromkeys([*self.graphs, *([self.last] if self.last else [])]):
             work += sum(len(members) + len(graph.edges) for graph in spec.period(members))
             if work > MAX_WORK:
                 raise GraphError(
