@@ -55,13 +55,15 @@ class Liars:
         """Whether an error of a node's state machine is a liar's own, the refusal of a lie, or what a liar left behind.
 
         A liar that withholds a record leaves a node behind that has no other in-neighbour. The others refuse its pushes
-        then, and it can no longer take the record.
+        then, and it can no longer take the record. A liar that pushes rounds which it has not reached lets its
+        out-neighbours run ahead of others. These refuse the pushes that come too early, and take their repeats later.
         """
         name = node.name
         match event:
             case Received(message):
-                left_behind = bool(self) and message.number > node.plan.latest.number
-                return name in self or message.sender in self or left_behind
+                left_behind = message.number > node.plan.latest.number
+                early = message.round >= node.round + node.window
+                return name in self or message.sender in self or (bool(self) and (left_behind or early))
             case Answered(receiver, ack):
                 left_behind = bool(self) and ack.verdict in (Verdict.STALE, Verdict.ERROR)
                 return name in self or receiver in self or left_behind
