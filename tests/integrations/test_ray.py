@@ -57,6 +57,19 @@ def cluster() -> Iterator[str]:
             ray.wait(60)
 
 
+_commands: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def none_left() -> Iterator[None]:
+    """End what a failed test has begun: its trials would hold the workers of the next test."""
+    yield
+    for process in _commands:
+        process.kill()
+        process.wait()
+    _commands.clear()
+
+
 def until(what: Any) -> None:
     deadline = time.monotonic() + 120
     while not what():
@@ -67,8 +80,10 @@ def until(what: Any) -> None:
 def begun(tmp_path: Path, out: str, *words: str, text: str = FILE) -> subprocess.Popen[str]:
     (tmp_path / "mine.toml").write_text(text)
     command = [sys.executable, "-m", "edgenode", "experiment", "--file", "mine.toml", "--out", out, *words]
-    return subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)  # fmt: skip
+    _commands.append(process)
+    return process
 
 
 def ended(tmp_path: Path, out: str, *words: str, text: str = FILE) -> tuple[int, str]:
@@ -126,7 +141,7 @@ def test_interrupted_command_keeps_outcomes_and_cancels_tasks(cluster: str, tmp_
     assert process.stderr is not None
     for i in (1, 2, 3):
         assert process.stderr.readline().startswith(f"{i} of 4, ")
-    assert len(tasks()) == 1
+    until(lambda: len(tasks()) == 1)  # the process of the third trial ends, or waits for another one
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.splitlines()[-2]) == (
@@ -139,9 +154,9 @@ def test_interrupted_command_keeps_outcomes_and_cancels_tasks(cluster: str, tmp_
 def test_task_that_dies_is_reported_with_its_trial(cluster: str, tmp_path: Path) -> None:
     endless = "[rows]\nendless = { run.rounds = 1_000_000 }\n"
     process = begun(tmp_path, "ray", "--on", f"ray:{cluster}", text=endless)
-    until(tasks)
-    for task in tasks():
-        task.kill()
+    until(lambda: len(tasks()) == 1)
+    (task,) = tasks()
+    task.kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.splitlines()[-1].startswith("edgenode: endless-seed-0 failed on Ray: ")
