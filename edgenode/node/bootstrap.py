@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 from safetensors import SafetensorError
@@ -47,7 +47,6 @@ from edgenode.core.protocol.signatures import UNSIGNED, Verifier
 from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.errors import ConfigError, Diverged, RemoteProtocolError, TransportError
 from edgenode.net.control_client import ControlLink
-from edgenode.net.discovery import Discovery
 from edgenode.net.peer_client import fetch_model, meet, probe
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import address_towards, join_address
@@ -59,6 +58,9 @@ from edgenode.node.replica import StartPoint
 from edgenode.node.runner import Mailbox
 from edgenode.node.shutdown import Shutdown
 from edgenode.storage.checkpoints import Arrays
+
+if TYPE_CHECKING:
+    from edgenode.net.discovery import Discovery
 
 log = structlog.get_logger()
 

@@ -10,7 +10,6 @@ from edgenode.config.schema import Config
 from edgenode.errors import ConfigError
 from edgenode.net.rpc import split_address
 from edgenode.net.tls import INSECURE, Security
-from edgenode.observability.tracking import checked_target
 from edgenode.storage.filesystem import default_state_dir
 from edgenode.storage.model_file import MODEL_FILE
 
@@ -103,7 +102,10 @@ def node_options(
     for address in given:
         split_address(address)
     state_dir = state_dir or default_state_dir(config.run.cluster, name)
-    track = checked_target(track) if track else ""
+    if track:
+        from edgenode.observability.tracking import checked_target
+
+        track = checked_target(track)
     return Options(
         config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics, reflection, publish, track
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from edgenode.core.protocol.plan import Plan
-from edgenode.net.discovery import Discovery
 from edgenode.net.peer_client import PeerAddresses
+
+if TYPE_CHECKING:
+    from edgenode.net.discovery import Discovery
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -29,10 +29,7 @@ from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, 
 from edgenode.errors import CheckpointError, ConfigError, Evicted, OtherRun, first_cause
 from edgenode.net import peer_server
 from edgenode.net.control_client import ControlLink
-from edgenode.net.discovery import Discovery
-from edgenode.net.http import serving_http
 from edgenode.net.interfaces import interfaces_for
-from edgenode.net.mdns_service import Service
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import join_address, serving
 from edgenode.net.tls import INSECURE, MutualTls
@@ -48,13 +45,15 @@ from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.runner import Mailbox, NodeRunner, Outcome
 from edgenode.node.shutdown import Shutdown
 from edgenode.node.workload import Workload, checkpoint_store
-from edgenode.observability.metrics import TOKEN, metrics_app
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tracking import Tracking
 from edgenode.security.secret_files import kept_secret
 from edgenode.security.subject import Subject
 from edgenode.storage import model_file, result_file
 from edgenode.storage.state_folder import claimed
+
+if TYPE_CHECKING:
+    from edgenode.net.discovery import Discovery
 
 log = structlog.get_logger()
 
@@ -151,6 +150,9 @@ class NodeProcess:
         )
         port = await stack.enter_async_context(server)
         if self.options.metrics != "none":
+            from edgenode.net.http import serving_http
+            from edgenode.observability.metrics import TOKEN, metrics_app
+
             token = kept_secret(self.options.state_dir / TOKEN)
             metrics = serving_http(metrics_app(self._view, token), self.options.metrics, "--metrics")
             log.info("metrics", url=f"{await stack.enter_async_context(metrics)}/metrics")
@@ -194,6 +196,9 @@ class NodeProcess:
 
     @asynccontextmanager
     async def _announced(self, port: int) -> AsyncIterator[Discovery]:
+        from edgenode.net.discovery import Discovery
+        from edgenode.net.mdns_service import Service
+
         cluster = self.identity.cluster
         async with Discovery(cluster, interfaces_for(self.options.listen_host)) as discovery:
             await discovery.announce(Service("node", cluster, self.options.name, (), port, PROTOCOL))

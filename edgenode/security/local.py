@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgenode.security.authority import LOCAL_OPERATOR, Authority
-from edgenode.security.certificates import Credentials
 from edgenode.security.subject import Subject
+
+if TYPE_CHECKING:
+    from edgenode.security.certificates import Credentials
 
 AUTHORITY = "authority"
 OPERATOR = "operator.pem"
@@ -26,6 +28,8 @@ def prepare(out: Path, cluster: str, nodes: Iterable[str]) -> Credentials:
     Raises:
         SecurityError: a file is damaged or readable by others, or cannot be written.
     """
+    from edgenode.security.authority import LOCAL_OPERATOR, Authority
+
     authority = Authority(out / CONTROLLER_FOLDER / AUTHORITY, cluster)
     for name in nodes:
         authority.keep(out / name / OWN, Subject("node", name))
