@@ -7,6 +7,8 @@ leave in the memory of the controller is limited:
 2. Of the reports of a node, at most _MOST_WAITING wait to be handled, or one with a plan. No more is read until then,
    and HTTP/2 holds the node up.
 3. A caller has one link whose first report has not arrived. A newer one ends it, and so does _HELLO_S.
+4. At most _MOST_ORDERS wait until a node reads them, or its link is over. A call ends when its last order is written,
+   or its connection is lost, so a node has at most _MOST_CALLS. If it connects again, it gets the orders that count.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ log = structlog.get_logger()
 SERVICE = "edgenode.v1.ControlService"
 MOST_REPORTED = 1 << 20
 _MOST_WAITING = 16
+_MOST_ORDERS = 64
+_MOST_CALLS = 4
 _HELLO_S = 10.0
 _PROBE_S = 5.0
 _Outbox = asyncio.Queue[control_pb2.AttendResponse | None]  # None ends the link
@@ -65,6 +69,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         self._identity, self._post, self._show, self._planned = identity, post, show, planned
         self._faults = faults
         self._greetings: dict[str, asyncio.Timeout] = {}  # by caller
+        self._calls = Counter[str]()  # by node
         self._waiting = Counter[str]()  # reports by node
         self._handled = asyncio.Event()  # set once, and then replaced, whenever a report was handled
         self._links: dict[str, _Outbox] = {}
@@ -77,11 +82,16 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
 
     def send(self, node: str, order: Order) -> None:
         """Give an order. To a node without a link it is lost, and sent again when the node reconnects."""
-        if node not in self._links:
+        orders = self._links.get(node)
+        if orders is None:
             return
-        self._links[node].put_nowait(order_to_wire(order))
+        if orders.qsize() >= _MOST_ORDERS:
+            log.warning("ended a link", node=node, reason=f"{_MOST_ORDERS} orders wait, and it reads none")
+            self.hang_up(node)
+            return
+        orders.put_nowait(order_to_wire(order))
         if isinstance(order, Refuse):
-            self._links[node].put_nowait(None)
+            orders.put_nowait(None)
 
     def handled(self, node: str) -> None:
         """A report of a node does not wait any more."""
@@ -108,7 +118,10 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
                 await context.write(order_to_wire(Refuse(why)))
                 return
             await self._wait_for_turn(name, 1)
+            if self._calls[name] >= _MOST_CALLS:
+                raise TransportError(f"{_MOST_CALLS} earlier links have not ended: their orders are not read")
             node = name
+            self._calls[node] += 1
             self.hang_up(node)
             self._links[node], self._addresses[node], self._processes[node] = orders, join.address, join.process
             self._report(node, join)
@@ -124,6 +137,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
                 await refuse(context, cause)
             await reject(context, cause, who)
         finally:
+            self._calls -= Counter([node])
             if self._links.get(node) is orders:
                 del self._links[node]
                 self._post(Disconnected(node))

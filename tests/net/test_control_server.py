@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from edgenode.core.protocol.events import Disconnected
-from edgenode.core.protocol.orders import FenceAnswer, Fetched, Join, Progress, Refuse, Welcome
+from edgenode.core.protocol.orders import FenceAnswer, Fetched, Join, Progress, Refuse, Standby, Welcome
 from edgenode.core.protocol.status import Fault, NodeStatus
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net import control_server, peer_server
@@ -269,3 +269,27 @@ async def test_late_greeting_expires_after_a_newer_one_is_over() -> None:
                 async with controller.server._greeting("n0"):
                     pass
                 await asyncio.sleep(SOON_S)
+
+
+async def test_node_that_reads_no_order_is_held_to_some_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_server, "_MOST_ORDERS", 8)
+    identity = Identity("home", "n0", "run").to_wire()
+    join = control_pb2.AttendRequest(join=control_pb2.Join(identity=identity, address="there:1"))
+    order = Standby(("n" * 500_000,) * 4, 1)  # HTTP/2 lets some of these through to one that reads none
+    controller, streams = Controller(), []
+    async with controller.up() as target, channel(target) as there:
+        for _ in range(control_server._MOST_CALLS):
+            streams.append(control_pb2_grpc.ControlServiceStub(there).Attend())
+            await streams[-1].write(join)
+            await until(lambda: controller.kinds[-1:] == [Join])
+            while controller.kinds[-1] is Join:
+                controller.server.send("n0", order)
+                await asyncio.sleep(0.01)
+            assert controller.kinds[-1] is Disconnected
+        streams.append(control_pb2_grpc.ControlServiceStub(there).Attend())
+        await streams[-1].write(join)
+        with pytest.raises(grpc.aio.AioRpcError, match="4 earlier links have not ended"):
+            await streams[-1].read()
+        for stream in streams:
+            stream.cancel()
+        await until(lambda: not controller.server._calls)
