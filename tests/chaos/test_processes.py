@@ -92,6 +92,7 @@ def test_killed_controller_costs_no_round_and_resumes(fleet: Fleet, seed: int) -
     run.stop()
 
 
+@pytest.mark.slow
 def test_sigterm_hands_over_and_the_ring_closes(fleet: Fleet, seed: int) -> None:
     chance = random.Random(seed)
     run = LiveRun(fleet, fleet.configure(RUN))

@@ -110,6 +110,7 @@ def test_interrupted_experiment_resumes_to_same_tables(tmp_path: Path, monkeypat
     assert run("tiny", "--out", str(out)).stderr == ""  # nothing is left to do
 
 
+@pytest.mark.slow
 def test_added_seeds_and_partial_rows_keep_finished_runs(tmp_path: Path) -> None:
     out = ("--out", str(tmp_path))
     assert "1 of 1, 1-seed-0" in run("tiny", "--only", "1-", "--only", "seed-0", *out).stderr
@@ -117,6 +118,7 @@ def test_added_seeds_and_partial_rows_keep_finished_runs(tmp_path: Path) -> None
     assert "1 of 3, 100-seed-0" in run("tiny", "--seeds", "2", "--jobs", "1", *out).stderr
 
 
+@pytest.mark.slow
 def test_set_key_is_in_every_run_and_in_the_report(tmp_path: Path) -> None:
     plain = run("tiny", "--out", str(tmp_path))
     changed = run("tiny", "--set", "task.precision=bfloat16", "--out", str(tmp_path))

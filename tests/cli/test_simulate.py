@@ -49,6 +49,7 @@ def test_without_out_the_result_is_only_printed(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_average_of_diverged_models_is_warned_of() -> None:
     far = ("task.skew=0.8", "task.learning_rate=0.1", "algorithm.share=0.001", "algorithm.gossip_rounds=40")
     settings = [word for key in ("run.rounds=48", "run.evaluate_every=48", *far) for word in ("--set", key)]

@@ -41,6 +41,7 @@ def test_controller_refuses_another_run_and_names_the_keys(fleet: Fleet) -> None
     assert re.fullmatch(rf"edgenode: refused by \S+: {differs}", line)
 
 
+@pytest.mark.slow
 def test_peers_of_different_runs_both_end_and_name_the_keys(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})
     fleet.configure({"run.nodes": 2, "run.seed": 1, "task.learning_rate": 0.05}, file="other.toml")
@@ -118,6 +119,7 @@ def test_sigterm_ends_every_process_without_a_traceback(fleet: Fleet) -> None:
     assert controller.errors == ["edgenode: interrupted"]
 
 
+@pytest.mark.slow
 def test_fixed_peers_of_a_killed_node_end_and_name_it(fleet: Fleet) -> None:
     """And keep their checkpoints. In a complete graph every node waits for every other, so all name the killed one."""
     config = fleet.configure(

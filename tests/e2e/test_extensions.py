@@ -46,6 +46,7 @@ def test_compressor_of_a_package_trains_with_a_controller_as_simulated(fleet: Fl
     assert models(fleet.folder / "simulated") == models(fleet.folder)
 
 
+@pytest.mark.slow
 def test_algorithm_and_graph_of_a_package_train_as_simulated(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

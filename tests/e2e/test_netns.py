@@ -28,6 +28,7 @@ _WHY_NOT = netns.unavailable()
 
 
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
+@pytest.mark.slow
 def test_nodes_on_other_hosts_are_found_and_train(fleet: Fleet) -> None:
     fleet.configure({"run.rounds": 20_000, "topology.graphs": ["a"]})
     with netns.Bridge(6) as bridge:

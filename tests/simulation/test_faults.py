@@ -93,9 +93,8 @@ def test_after_power_cuts_the_run_resumes_from_safe_checkpoints(seeds: range) ->
     assert resumed > 0.75 * len(seeds), "the power failed before there was a run to resume"
 
 
-@pytest.mark.parametrize(
-    "run", [run if run == "leave" else pytest.param(run, marks=pytest.mark.slow) for run in crash_matrix.RUNS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("run", crash_matrix.RUNS)
 def test_any_process_may_die_between_any_two_actions(run: str) -> None:
     cases = list(crash_matrix.crashes(run, nodes=3, count=1))
     assert len(cases) > 300
