@@ -43,6 +43,7 @@ _COMMANDS = {
     "revoke": ("edgenode.cli.security", "Revoke the key of a node or an operator."),
     "cert": ("edgenode.cli.security", "Make certificates without a controller."),
     "doctor": ("edgenode.cli.doctor", "Check this device for what would stop a run, and name the remedy."),
+    "bench": ("edgenode.cli.bench", "Measure what edgenode costs on this machine."),
     "health": ("edgenode.cli.health", "Check whether a daemon serves. The exit code is the answer."),
 }
 
