@@ -62,7 +62,7 @@ _SIZE_NOTES = (
     "0.0018 MB, which are 595."
 )
 _SIZE_HEADINGS = (
-    "network", "compressor", "message, bytes", "factor", "paper",
+    "network", "compressor", "message, bytes", "bits per kept entry", "factor", "paper",
     f"whole run, {_PAPER_GOSSIP} gossip rounds", f"whole run, {_OUR_GOSSIP}", f"whole run, {_OUR_GOSSIP} in int8",
     "paper",
 )  # fmt: skip
@@ -89,12 +89,12 @@ def _size_lines() -> list[list[str]]:
         layout = layout_of(model)
         for name, (of_message, of_run) in printed.items():
             for values in _VALUES.get(name.partition("-")[0].partition(" ")[0], ("",)):
-                size = message_bytes(layout, compressor(name, values), 100 if name == "rolling 1%" else 1)
+                size, bits = message_size(layout, compressor(name, values), 100 if name == "rolling 1%" else 1)
                 label = f"{name}, {values}" if values else name
                 last_phases = (_PAPER_GOSSIP, "float32"), (_OUR_GOSSIP, "float32"), (_OUR_GOSSIP, "int8")
-                runs = [f"{whole_run_factor(layout, size, *last):.4g}" for last in last_phases]
-                factor = f"{4 * layout.size / size:.4g}"
-                rows.append([network, label, str(size), factor, _or_empty(of_message), *runs, _or_empty(of_run)])
+                of_runs = [f"{whole_run_factor(layout, size, *last):.4g}" for last in last_phases]
+                ours = [str(size), f"{bits:.1f}", f"{4 * layout.size / size:.4g}"]
+                rows.append([network, label, *ours, _or_empty(of_message), *of_runs, _or_empty(of_run)])
     return rows
 
 
@@ -120,11 +120,17 @@ def compressor(name: str, values: str) -> Compressor:
 
 def message_bytes(layout: Layout, compress: Compressor, blocks: int = 1) -> int:
     """The mean size of the encoded payloads of the blocks of a random vector."""
+    return message_size(layout, compress, blocks)[0]
+
+
+def message_size(layout: Layout, compress: Compressor, blocks: int = 1) -> tuple[int, float]:
+    """The mean size of the encoded payloads of the blocks of a random vector, in bytes and in bits per kept entry."""
     rng = np.random.default_rng(0)
     parts = [layout.part(block if blocks > 1 else None, blocks) for block in range(blocks)]
     vectors = [rng.standard_normal(part.size, dtype=np.float32) for part in parts]
-    sizes = [len(codec.encode(compress(v, part, rng), part)) for v, part in zip(vectors, parts, strict=True)]
-    return round(sum(sizes) / blocks)
+    payloads = [compress(vector, part, rng) for vector, part in zip(vectors, parts, strict=True)]
+    size = sum(len(codec.encode(payload, part)) for payload, part in zip(payloads, parts, strict=True))
+    return round(size / blocks), 8 * size / sum(len(payload.numbers) for payload in payloads)
 
 
 def whole_run_factor(layout: Layout, message: int, gossip_rounds: int, gossip_values: str = "float32") -> float:

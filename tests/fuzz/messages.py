@@ -10,9 +10,11 @@ from google.protobuf.message import DecodeError, Message
 
 from edgenode.core import canonical
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
-from edgenode.core.algorithm.codec import decode, encode
+from edgenode.core.algorithm.codec import decode_as, encode
 from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.rounding import QUANTISE
+from edgenode.core.algorithm.shuffled import KnownPositions, Shuffled, ShuffledCompressor
 from edgenode.core.protocol import messages, orders
 from edgenode.core.protocol.events import Received
 from edgenode.core.protocol.node import Node
@@ -52,17 +54,30 @@ def edges(nodes: int) -> Record:
     return create_plan("home", map(Member, names), Schedule((GraphSpec("mine", ring), GraphSpec("b")), 2)).records[0]
 
 
-def _payload(data: bytes) -> None:
-    layout, reseal = LAYOUTS[(data[:1] or b"\0")[0] % len(LAYOUTS)], data[:1] >= bytes([_RESEAL])
-    body = data[1:]
-    found = decode(resealed(body) if reseal and len(body) >= 18 else body, layout)
-    numbers = found.dense(layout.size)
-    assert np.isfinite(numbers).all()
+def _payload(payload_format: KnownPositions | None) -> Callable[[bytes], None]:
+    """A decoder of payloads in the codec's format, or in that of shuffled entries."""
+
+    def decoded(data: bytes) -> None:
+        layout, reseal = LAYOUTS[(data[:1] or b"\0")[0] % len(LAYOUTS)], data[:1] >= bytes([_RESEAL])
+        body = data[1:]
+        found = decode_as(payload_format, resealed(body) if reseal and len(body) >= 18 else body, layout)
+        numbers = found.dense(layout.size)
+        assert np.isfinite(numbers).all()
+
+    return decoded
+
+
+_FLAG = bytes([next(i for i in range(_RESEAL, 256) if i % len(LAYOUTS) == 0)])
+_SHUFFLED = KnownPositions(Shuffled(0.25, round=1))
 
 
 def _payloads() -> tuple[bytes, ...]:
-    flag = next(i for i in range(_RESEAL, 256) if i % len(LAYOUTS) == 0)
-    return tuple(bytes([flag]) + encode(a_payload(compressor, SMALL), SMALL) for compressor in COMPRESSORS)
+    return tuple(_FLAG + encode(a_payload(compressor, SMALL), SMALL) for compressor in COMPRESSORS)
+
+
+def _shuffled_payloads() -> tuple[bytes, ...]:
+    compressors = (ShuffledCompressor(_SHUFFLED.select, quantise) for quantise in QUANTISE.values())
+    return tuple(_FLAG + _SHUFFLED.encode(a_payload(compressor, SMALL), SMALL) for compressor in compressors)
 
 
 def _push(data: bytes) -> None:
@@ -174,7 +189,8 @@ _RECORDS = (
 )
 
 DECODERS = {
-    "payload": Decoder(_payload, _payloads(), share=15),
+    "payload": Decoder(_payload(None), _payloads(), share=15),
+    "shuffled-payload": Decoder(_payload(_SHUFFLED), _shuffled_payloads()),
     "push": Decoder(_push, _pushes()),
     "record": Decoder(Record.from_json, _RECORDS, max_bytes=1 << 16, share=15),
     "ack": Decoder(_parsed(peer_pb2.Answer, lambda answer: wire.ack_from_wire("n0", answer)), _bytes(_acks())),

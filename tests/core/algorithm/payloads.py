@@ -53,7 +53,7 @@ def resealed(data: bytes) -> bytes:
     return sealed(data[0] & 0x1F, data[HEADER:], data[0] >> 5)
 
 
-def sealed(form: int, body: bytes, version: int = 2) -> bytes:
+def sealed(form: int, body: bytes, version: int = 3) -> bytes:
     head = bytes([version << 5 | form])
     return head + zlib.crc32(head + body).to_bytes(4, "little") + body
 
