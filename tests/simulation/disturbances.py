@@ -124,6 +124,7 @@ class Disturbances:
             state.happened["revoke"] += 1
             state.record(name, "loses its key")
             self._nodes.end(name)
+            self._controller.watch(name)
             self._controller.revoke(key)
 
     def _resume(self) -> None:

@@ -250,7 +250,7 @@ class Cluster:
         if report.farewell is not None:
             self._state.check(Plan(report.farewell.records))
         self._membership.welcomed.pop(node, None)
-        self._membership.next_rounds[node] = report.next_round
+        self._membership.next_rounds[node], self._membership.known[node] = report.next_round, report.number
         settled = self._changes.settle(report.number, report.digest)
         ended = self._ended_well(node, report.farewell) if report.farewell is not None else []
         return [*settled, *ended]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgenode.core.protocol.orders import Accusation, FenceAnswer, Join
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan import Plan, Record
 
 
 @dataclass
@@ -22,6 +22,7 @@ class Membership:
         present: the nodes with a live link, members and others, each with its first report.
         newcomers: those of them that are in no run yet.
         next_rounds: the next round of each node, as last reported.
+        known: the number of the newest record that each node knows, as last reported.
         welcomed: members that have not reported since their welcome: the round to start at, and the process.
         sponsored: newcomers that were sent to a member for its model.
         given_up: members that an operator does not wait for when all are down.
@@ -32,6 +33,7 @@ class Membership:
     present: dict[str, Join] = field(default_factory=dict)
     newcomers: dict[str, Join] = field(default_factory=dict)
     next_rounds: dict[str, int] = field(default_factory=dict)
+    known: dict[str, int] = field(default_factory=dict)
     welcomed: dict[str, tuple[int, str]] = field(default_factory=dict)
     sponsored: set[str] = field(default_factory=set)
     given_up: set[str] = field(default_factory=set)
@@ -45,11 +47,13 @@ class Membership:
         for node in plan.latest.names:
             self.newcomers.pop(node, None)
         self.next_rounds = dict.fromkeys(plan.latest.names, start)
+        self.known = dict.fromkeys(plan.latest.names, plan.latest.number)
         self.welcomed = {n: (start, self.present[n].process) for n in plan.latest.names}
 
-    def admit(self, node: str, process: str, start: int) -> bool:
-        """Make a newcomer a member from a round on; False if its process is not the one that waits here."""
-        self.next_rounds[node] = start
+    def admit(self, node: str, process: str, record: Record) -> bool:
+        """Make a newcomer a member by a record; False if its process is not the one that waits here."""
+        start = record.start
+        self.next_rounds[node], self.known[node] = start, record.number
         self.welcomed[node] = start, process
         if not self.is_waiting(node, process):
             return False
@@ -127,8 +131,15 @@ class Membership:
         return self.next_rounds.keys() >= set(plan.latest.names)
 
     def is_settled(self, plan: Plan) -> bool:
-        """Whether the latest record is in force at every member. One without a report may know another record."""
-        return all(self.next_rounds.get(node, -1) >= plan.latest.start for node in plan.latest.names)
+        """Whether the latest record is in force at every member. One without a report may know another record.
+
+        A member can come to the first round of an eviction without its record: the fence holds it there.
+        """
+        latest = plan.latest
+        return all(
+            self.next_rounds.get(node, -1) >= latest.start and self.known.get(node, -1) >= latest.number
+            for node in latest.names
+        )
 
 
 def _leavers(plan: Plan) -> dict[str, int]:

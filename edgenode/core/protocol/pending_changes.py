@@ -287,7 +287,7 @@ class PendingChanges:
                 case Stop(request_id):
                     actions.append(Reply(request_id, start))
                 case Admission(node, process):
-                    if state.membership.admit(node, process, start):
+                    if state.membership.admit(node, process, offer.record):
                         actions.append(Send(node, Welcome(state.plan, start)))
                     elif node in state.membership.newcomers:  # another process by now: the member's is dead
                         actions += self._evict(node)

@@ -34,6 +34,7 @@ def test_begin_turns_newcomers_into_members_and_resets_the_rest() -> None:
     membership.begin(PLAN, 20)
     assert set(membership.newcomers) == {"x"}
     assert membership.next_rounds == {"n0": 20, "n1": 20, "n2": 20}
+    assert membership.known == dict.fromkeys(PLAN.latest.names, PLAN.latest.number)
     assert membership.welcomed == dict.fromkeys(PLAN.latest.names, (20, "first"))
     assert (membership.given_up, membership.farewells) == (set(), {})
 
@@ -45,8 +46,10 @@ def test_only_the_process_that_waits_is_admitted(waiting: str | None, admitted: 
         membership.newcomers["x"] = join("x", waiting)
         membership.sponsored.add("x")
     assert membership.is_waiting("x", "first") is admitted
-    assert membership.admit("x", "first", 12) is admitted
-    assert (membership.next_rounds["x"], membership.welcomed["x"]) == (12, (12, "first"))
+    record = PLAN.successor(12)
+    assert membership.admit("x", "first", record) is admitted
+    assert (membership.next_rounds["x"], membership.known["x"]) == (12, record.number)
+    assert membership.welcomed["x"] == (12, "first")
     assert ("x" in membership.newcomers) is ("x" in membership.sponsored) is (waiting == "second")
 
 
@@ -131,10 +134,14 @@ def test_record_is_settled_once_every_member_is_in_its_rounds() -> None:
     membership = running()
     plan = PLAN.extend(PLAN.successor(5))
     assert membership.is_settled(PLAN)
+    membership.known = dict.fromkeys(plan.latest.names, plan.latest.number)
     membership.next_rounds |= {"n0": 5, "n1": 9, "n2": 4}
     assert not membership.is_settled(plan)
     membership.next_rounds["n2"] = 5
     assert membership.is_settled(plan)
+    membership.known["n1"] = PLAN.latest.number  # a fence holds it at round 5, and it does not know why yet
+    assert not membership.is_settled(plan)
+    membership.known["n1"] = plan.latest.number
     del membership.next_rounds["n1"]
     assert not membership.is_settled(plan)
     assert not membership.has_reports_of_all(plan)
