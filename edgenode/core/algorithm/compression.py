@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgenode.core.algorithm.selection import largest_of_each
 from edgenode.errors import Diverged, LocalProtocolError
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_SAMPLED_FROM = 65_536  # below this size a full partition is faster than sampling a threshold first
 DIVERGED = 1e15  # below this the squares of 10^8 numbers sum to a finite float32, and each number fits bfloat16
 
 
@@ -182,43 +182,17 @@ class TopK:
     share: float
 
     def __call__(self, vector: Floats, layout: Layout) -> tuple[Ints, Ints]:
-        magnitude = np.abs(vector)
-        kept = [
-            offset + top_k(magnitude[offset : offset + size], self.count(size))
-            for offset, size in zip(layout.offsets.tolist(), layout.sizes, strict=False)
-        ]
-        return np.fromiter(map(len, kept), dtype=np.int64, count=len(kept)), np.concatenate(kept)
+        counts = _counts(self, layout)
+        return np.array(counts, dtype=np.int64), largest_of_each(vector, layout.sizes, counts)
 
     def count(self, size: int) -> int:
         """Entries kept of a tensor of this size. Only truncation gives the 610x."""
         return max(1, int(self.share * size))
 
 
-def top_k(magnitude: Floats, k: int) -> Ints:
-    """Positions of the k largest of a non-negative vector, increasing.
-
-    A large vector costs one pass and a partition of few candidates, instead of a partition of everything:
-
-    1. A strided sample estimates a threshold that somewhat more than k entries reach.
-    2. The entries at or above it are the candidates. If there are at least k, the k largest are among them, because
-       every other entry is below the threshold. The result is therefore exact, whatever the sample was.
-    3. If there are fewer than k candidates, or so many that nothing is gained, the whole vector is partitioned.
-    """
-    size = len(magnitude)
-    if k >= size:
-        return np.arange(size, dtype=np.int64)
-    candidates: Ints | None = None
-    if size >= _SAMPLED_FROM:
-        sample = np.sort(magnitude[:: max(1, size // 16_384)])
-        wanted = min(len(sample), int(1.3 * k / size * len(sample)) + 16)
-        above = np.flatnonzero(~(magnitude < sample[-wanted]))  # NaN counts as large, so that it is detected
-        if k <= len(above) < size // 2:
-            candidates = above
-    if candidates is None:
-        chosen = np.argpartition(magnitude, size - k)[size - k :]
-    else:
-        chosen = candidates[np.argpartition(magnitude[candidates], len(candidates) - k)[len(candidates) - k :]]
-    return np.sort(chosen).astype(np.int64)
+@lru_cache(maxsize=16)
+def _counts(select: TopK, layout: Layout) -> tuple[int, ...]:
+    return tuple(min(select.count(size), size) for size in layout.sizes)
 
 
 def as_float32(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:

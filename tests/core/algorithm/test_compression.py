@@ -17,7 +17,6 @@ from edgenode.core.algorithm.compression import (
     as_float32,
     keep_all,
     keep_none,
-    top_k,
 )
 from edgenode.core.algorithm.rounding import Fitted, Integers, Random, as_bfloat16, as_int4, as_int8, per_tensor
 from edgenode.errors import Diverged, LocalProtocolError
@@ -31,15 +30,6 @@ def compressed(compressor: Compressor, vector: np.ndarray, *sizes: int, seed: in
     return compressor(vector.astype(np.float32), Layout(sizes or (len(vector),)), np.random.default_rng(seed))
 
 
-def assert_is_top_k(magnitude: np.ndarray, k: int) -> None:
-    """Positions increase, and what is kept are the k largest, ties in any way: compared as sorted values."""
-    kept = top_k(magnitude, k)
-    assert kept.dtype == np.int64
-    assert len(kept) == min(k, len(magnitude))
-    assert (np.diff(kept) > 0).all()
-    assert np.array_equal(np.sort(magnitude[kept]), np.sort(magnitude)[max(0, len(magnitude) - k) :])
-
-
 # --- the layout
 
 
@@ -49,49 +39,6 @@ def test_offsets_begin_each_tensor_and_end_the_last() -> None:
 
 
 # --- top-k
-
-
-@given(arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 8, width=16)), st.integers(1, 310))
-def test_top_k_keeps_the_largest(magnitude: np.ndarray, k: int) -> None:
-    assert_is_top_k(magnitude, k)
-
-
-def adversaries(size: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(size)
-    stride = max(1, size // 16_384)
-    spikes = rng.random(size, dtype=np.float32)
-    spikes[np.arange(size) % stride != 0] += 1  # the sample sees none of the large ones
-    decoys = rng.random(size, dtype=np.float32)
-    decoys[::stride] += 1  # the sample sees nothing but large ones
-    one = np.zeros(size, dtype=np.float32)
-    one[size // 2 + 1] = 1
-    return {
-        "normal": np.abs(rng.standard_normal(size)).astype(np.float32),
-        "heavy tail": (rng.pareto(0.5, size)).astype(np.float32),
-        "zeros": np.zeros(size, dtype=np.float32),
-        "constant": np.full(size, 0.5, dtype=np.float32),
-        "two values": rng.integers(0, 2, size).astype(np.float32),
-        "one spike": one,
-        "hidden spikes": spikes,
-        "decoys": decoys,
-        "increasing": np.arange(size, dtype=np.float32),
-        "decreasing": np.arange(size, 0, -1, dtype=np.float32),
-    }
-
-
-@pytest.mark.parametrize("name", adversaries(8))
-@pytest.mark.parametrize("size", [65_535, 65_536, 70_001, 200_000])
-def test_top_k_is_exact_for_any_sample(size: int, name: str) -> None:
-    magnitude = adversaries(size)[name]
-    for k in (1, size // 1000, size // 100, size // 3, size - 1, size):
-        assert_is_top_k(magnitude, k)
-
-
-def test_top_k_keeps_a_nan_outside_the_sample() -> None:
-    """Otherwise a diverged entry would stay in the error, undetected."""
-    magnitude = adversaries(200_000)["normal"]
-    magnitude[1] = np.nan
-    assert 1 in top_k(magnitude, 2000)
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=6), st.sampled_from([0.001, 0.01, 0.1, 0.5, 1.0]))
