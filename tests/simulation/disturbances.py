@@ -104,10 +104,14 @@ class Disturbances:
         self._controller.handle(Disconnected(name))
 
     def _expel(self, name: str) -> None:
-        """The operator evicts a liar. The request is repeated until the liar is out, and its key is revoked then."""
+        """The operator evicts a liar. The request is repeated until it is out, or the others have ended.
+
+        Its key is revoked then.
+        """
         state = self._state
         honest = [node for other, node in state.nodes.items() if other not in state.liars]
-        if honest and all(_is_without(node, name) for node in honest):
+        over = self._controller.cluster is not None and self._controller.cluster.over
+        if over or (honest and all(_is_without(node, name) for node in honest)):
             self._nodes.end(name)
             self._controller.watch(name)
             state.record(name, "is cut off")
