@@ -1,0 +1,143 @@
+"""What grows with the number of nodes, measured on a few and extended to many, for docs/performance.md.
+
+    python benchmarks/scale.py                     # plan and flood, computed: seconds
+    python benchmarks/scale.py --daemons 4 8 16    # and the controller of real daemons: a minute each
+
+1. The size of a record of the plan, and the processor time that a node takes to check it when it is received.
+2. The rounds that a record floods for until every member has it, by graph.
+3. With --daemons: processor time and memory of the controller of real daemons. They are paused, because what they
+   report does not depend on their rounds.
+
+A slope is the difference between the largest and the smallest measurement. Numbers beyond the measurements are
+extended with it, and marked with a star.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import psutil
+
+from edgenode.cli.demo import demo_config
+from edgenode.cli.demo_processes import DemoProcesses
+from edgenode.core.protocol.flood import reach
+from edgenode.core.protocol.plan import MAX_MEMBERS, MAX_RECORD_BYTES, Member, Plan, Record, create_plan
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.schedule import Schedule
+from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR
+
+SIZES = (4, 16, 64, 256, 1024)
+TARGET = 10_000
+GRAPHS = ("a", "exponential", "one-peer-exponential")
+_WARM_UP_S, _MEASURE_S, _MOST_S = 3.0, 20.0, 300.0
+
+
+def plan(nodes: int, graph: str) -> Plan:
+    """A plan of nodes with addresses and keys, as a controller makes it."""
+    keys = [sha256(bytes([i % 256, i // 256])).hexdigest() for i in range(nodes)]
+    members = [Member(f"node-{i:05d}", i + 1, f"10.0.{i // 250}.{i % 250}:7600", key) for i, key in enumerate(keys)]
+    return create_plan("home", members, Schedule((GraphSpec(graph),), 1), run="0" * 32)
+
+
+def plan_rows() -> None:
+    """Part 1."""
+    print("\n| members | record, bytes | ms to parse and check |\n|---|---|---|")
+    sizes, times = [], []
+    for nodes in SIZES:
+        text, found = plan(nodes, "a").latest.to_json(), []
+        for _ in range(5):
+            began = time.process_time()
+            Record.from_json(text)
+            found.append(1000 * (time.process_time() - began))
+        sizes.append(len(text))
+        times.append(statistics.median(found))
+        print(f"| {nodes} | {sizes[-1]:,} | {times[-1]:.2f} |")
+    print(f"| {TARGET:,}* | {extended(SIZES, sizes):,.0f} | {extended(SIZES, times):.1f} |")
+    print(f"\nLimits: {MAX_MEMBERS:,} members, {MAX_RECORD_BYTES:,} bytes a record.")
+
+
+def flood_rows() -> None:
+    """Part 2."""
+    print("\n| members | " + " | ".join(GRAPHS) + " |\n|---|" + "---|" * len(GRAPHS))
+    for nodes in SIZES:
+        made = [plan(nodes, graph) for graph in GRAPHS]
+        print(f"| {nodes} | " + " | ".join(str(reach(one, one.latest.names[0], 0)) for one in made) + " |")
+
+
+def controller_rows(counts: Sequence[int]) -> None:
+    """Part 3."""
+    print("\n| nodes | controller, ms of processor time a second | MB |\n|---|---|---|")
+    found = [controller(nodes) for nodes in counts]
+    for nodes, (cpu_ms, mb) in zip(counts, found, strict=True):
+        print(f"| {nodes} | {cpu_ms:.1f} | {mb:.1f} |")
+    if len(counts) > 1:
+        cpu_ms, mb = (extended(counts, column) for column in zip(*found, strict=True))
+        print(f"| {TARGET:,}* | {cpu_ms:,.0f} | {mb:,.0f} |")
+
+
+def controller(nodes: int) -> tuple[float, float]:
+    """Processor time in ms a second, and resident MB, of the controller of real daemons."""
+    with tempfile.TemporaryDirectory(prefix="edgenode-scale-") as folder:
+        config = demo_config({"run.nodes": nodes, "run.rounds": 10_000_000}, environ={})
+        (Path(folder) / "run.toml").write_text(config.to_toml())
+        processes = DemoProcesses(config, Path(folder))
+        try:
+            processes.start()
+            _await_rounds(processes)
+            _pause(processes.logs / "controller.log", Path(folder) / CONTROLLER_FOLDER / OPERATOR)
+            time.sleep(_WARM_UP_S)
+            process = psutil.Process(processes.processes["controller"].pid)
+            before = process.cpu_times()
+            time.sleep(_MEASURE_S)
+            after = process.cpu_times()
+            cpu_s = after.user + after.system - before.user - before.system
+            return 1000 * cpu_s / _MEASURE_S, process.memory_info().rss / 1e6
+        finally:
+            processes.stop()
+
+
+def _pause(log: Path, credentials: Path) -> None:
+    (target,) = re.findall(r"controller ready .*listen=(\S+)", log.read_text())
+    words = ["pause", "--controller", target, "--credentials", str(credentials)]
+    subprocess.run([sys.executable, "-m", "edgenode", *words], check=True, capture_output=True)
+
+
+def _await_rounds(processes: DemoProcesses) -> None:
+    """Wait until every node trains."""
+    deadline = time.monotonic() + _MOST_S
+    logs = [processes.logs / f"{name}.log" for name in processes.processes if name != "controller"]
+    while not all("run begins" in log.read_text() for log in logs):
+        if (cause := processes.why_failed()) or time.monotonic() > deadline:
+            raise SystemExit(cause or f"the nodes have not begun after {_MOST_S:.0f} s")
+        time.sleep(0.2)
+
+
+def extended(nodes: Sequence[int], values: Sequence[float]) -> float:
+    """The value at ``TARGET`` nodes, on the line through the first and the last measurement."""
+    slope = (values[-1] - values[0]) / (nodes[-1] - nodes[0])
+    return values[0] + slope * (TARGET - nodes[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--daemons", nargs="+", type=int, default=[], metavar="NODES")
+    options = parser.parse_args()
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    plan_rows()
+    flood_rows()
+    if options.daemons:
+        controller_rows(options.daemons)
+
+
+if __name__ == "__main__":
+    main()
