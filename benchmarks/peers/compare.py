@@ -47,7 +47,8 @@ from tests.e2e import netns
 HERE = Path(__file__).parent
 NODES = 4
 TARGETS = (0.80, 0.85)
-WORK = {"digits": ("digits", "mlp"), "fashion": ("fashion-mnist", "small-cnn")}
+WORK = {"digits": ("digits", "mlp", 0.02), "fashion": ("fashion-mnist", "small-cnn", 0.05)}
+"""Data set, model and learning rate."""
 _TEST_IMAGES = 2000  # evaluation is not what is compared
 _EVALUATE_EVERY, _LOCAL_STEPS = 20, 10
 _PORT = 7600
@@ -137,7 +138,7 @@ def run(work: str, mbit: float, name: str, options: argparse.Namespace) -> Curve
         for host in range(NODES + 1):
             stack.enter_context(bridge.limit(host, int(mbit * 1e6)))
         job = Job(
-            WORK[work][1], list(bridge.addresses), options.steps, options.batch, options.learning_rate,
+            WORK[work][1], list(bridge.addresses), options.steps, options.batch, WORK[work][2],
             _EVALUATE_EVERY, _LOCAL_STEPS, peer.variant,
         )  # fmt: skip
         (folder / "job.json").write_text(json.dumps({k: v for k, v in asdict(job).items() if k != "folder"}))
@@ -145,7 +146,7 @@ def run(work: str, mbit: float, name: str, options: argparse.Namespace) -> Curve
         running = []
         for rank in range(NODES + peer.server):
             log = stack.enter_context((folder / f"{rank}.log").open("wb"))
-            running.append(bridge.spawn(rank, command(rank), env=_environ(folder), stdout=log, stderr=log))
+            running.append(bridge.spawn(rank, command(rank), cwd=folder, env=_environ(folder), stdout=log, stderr=log))
         stack.callback(_kill_all, bridge)
         deadline = time.monotonic() + options.most
         while time.monotonic() < deadline:
@@ -177,7 +178,7 @@ def _edgenode(peer: Peer, job: Job, folder: Path) -> Callable[[int], list[str]]:
 
 
 def _script(peer: Peer, folder: Path, venvs: Path) -> Callable[[int], list[str]]:
-    python = str(venvs / peer.script / "bin" / "python")
+    python = str(venvs.absolute() / peer.script / "bin" / "python")
     return lambda rank: [python, str(HERE / f"{peer.script}.py"), str(rank), str(folder)]
 
 
@@ -288,7 +289,6 @@ def main() -> None:
                         help=f"of {', '.join(map(repr, PEERS))}".replace("%", "%%"))  # fmt: skip
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--skew", type=float, default=0.0, help="share of the data that is cut by label")
     parser.add_argument("--most", type=float, default=300, help="seconds of a run")
     parser.add_argument("--data", default=str(datasets.DEBIAN_FASHION_MNIST), help="folder of Fashion-MNIST")
