@@ -10,6 +10,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+CLUSTER = "bench"
+"""Of the nodes of a ring."""
+
+
+def name_of(index: int) -> str:
+    """The name of a node of a ring."""
+    return f"n{index}"
+
 
 @dataclass(frozen=True)
 class Measurement:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgenode.bench import Measurement
-from edgenode.bench.ring_node import CLUSTER, SEGMENT, Found, Order, Run, name_of
+from edgenode.bench import CLUSTER, Measurement, name_of
+from edgenode.bench.ring_node import SEGMENT, Found, Order, Run
 from edgenode.errors import EdgenodeError
 from edgenode.security import local
 

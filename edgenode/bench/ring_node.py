@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 from torch import Tensor
 
+from edgenode.bench import CLUSTER, name_of
 from edgenode.config.load import load
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.topology.period import DataSize, Epoch
@@ -31,7 +32,6 @@ from edgenode.node.resources import peak_memory_bytes
 from edgenode.observability.logs import set_up_logging
 from edgenode.tasks.trainer import LocalStep
 
-CLUSTER = "bench"
 SEGMENTS, SEGMENT = 5, 40
 """Segments that are measured, and the rounds of each. Half a segment warms up."""
 
@@ -131,10 +131,6 @@ class FreeWork:
 
     def worker(self) -> Worker:
         return WorkerThread()
-
-
-def name_of(index: int) -> str:
-    return f"n{index}"
 
 
 def play(order: Order, run: Run) -> Sequence[tuple[float, float]]:
