@@ -1,0 +1,293 @@
+"""What a round costs a node beside its gradient, against a bare gRPC stream that carries the same payloads.
+
+    python benchmarks/ring.py
+
+Four nodes in a ring, each a process with TLS, train with a local step that costs nothing and send their whole model.
+Beside them, four processes move payloads of the same size around a ring with grpc.aio alone: one stream for each edge,
+with bytes as they are, and an answer of two bytes for each payload. Both sides run in turn in each of the runs. It
+prints the CPU time of a process for a round, the time of a round, and their ratios: the median and the range.
+
+`--profile` prints where the event loop of one node spends its time, instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import json
+import os
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import pstats
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+NODES = 4
+PARAMETERS = {"43 B": 9, "2.6 kB": 650, "1.08 MB": 270_000}  # a payload is four bytes for each, and a header of five
+WARM_UP = 20  # rounds
+CLUSTER = "ring"
+_MOST_S = 300.0
+
+
+class Clock:
+    """CPU time and time of the rounds after the first ``WARM_UP``."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self._began = self._ended = (0.0, 0.0)
+
+    def begin_round(self, t: int) -> None:
+        now = time.process_time(), time.perf_counter()
+        if t == WARM_UP:
+            self._began = now
+        if t == self._rounds - 1:
+            self._ended = now
+
+    def milliseconds(self) -> list[float]:
+        """Of a round."""
+        counted = self._rounds - 1 - WARM_UP
+        return [1000 * (after - before) / counted for before, after in zip(self._began, self._ended, strict=True)]
+
+
+def name_of(index: int) -> str:
+    return f"n{index}"
+
+
+# --- edgenode
+
+
+def edgenode(
+    index: int, ports: Sequence[int], folder: Path, parameters: int, rounds: int, profiler: cProfile.Profile | None
+) -> list[float]:
+    """Run one node. Return the CPU time and the time of a round, in ms."""
+    import numpy as np
+
+    from edgenode.config.load import load
+    from edgenode.core.topology.period import DataSize
+    from edgenode.node.background import WorkerThread
+    from edgenode.node.credentials import node_security
+    from edgenode.node.options import node_options
+    from edgenode.node.process import run_node
+    from edgenode.observability.logs import set_up_logging
+    from edgenode.tasks.trainer import LocalStep
+
+    clock = Clock(rounds)
+
+    class Free:
+        """A local step that costs nothing."""
+
+        layout, size, rounds_per_epoch, samples = (("w", parameters),), parameters, rounds, 1
+        remedy, metadata = "", dict[str, str]()
+        _zeros = np.zeros(parameters, np.float32)
+
+        def initial(self) -> Any:
+            return self._zeros
+
+        def train(self, t: int, z: Any) -> LocalStep:
+            clock.begin_round(t)
+            return LocalStep(self._zeros, None)
+
+        def evaluate(self, z: Any) -> None:
+            return None
+
+        def measure_statistics(self, z: Any) -> None:
+            pass
+
+        def local_state(self) -> dict[str, Any]:
+            return {}
+
+        def load_local_state(self, state: Any) -> None:
+            pass
+
+        def named_tensors(self, z: Any) -> dict[str, Any]:
+            return {}
+
+    class Workload:
+        makes_own_model = False
+
+        def identity(self) -> dict[str, str]:
+            return {}
+
+        def prepare(self) -> DataSize:
+            return DataSize(1, 1)
+
+        def most_model_bytes(self) -> int:
+            return 8 * parameters
+
+        def trainer(self, *of_the_run: Any) -> Free:
+            return Free()
+
+        def worker(self) -> WorkerThread:
+            return WorkerThread()
+
+    settings = {
+        "run.cluster": CLUSTER, "run.nodes": NODES, "run.rounds": rounds, "run.evaluate_every": 0,
+        "run.checkpoint_every": 10 * rounds, "algorithm.name": "d-psgd", "topology.graphs": ["a"],
+    }  # fmt: skip
+    set_up_logging(verbose=False)
+    options = node_options(
+        load(None, settings, environ={}), name=name_of(index), listen=f"127.0.0.1:{ports[index]}",
+        peers=",".join(f"127.0.0.1:{port}" for port in ports), state_dir=folder / name_of(index),
+    )  # fmt: skip
+    run_node(replace(options, security=node_security(options)), Workload(), lambda _: profiler and profiler.enable())
+    return clock.milliseconds()
+
+
+# --- grpc.aio alone
+
+
+def bare(index: int, ports: Sequence[int], folder: Path, parameters: int, rounds: int, _: object) -> list[float]:
+    """Be one process of a ring that moves bytes. Return the CPU time and the time of a round, in ms."""
+    return asyncio.run(_bare(index, ports, folder, 4 * parameters + 5, rounds))
+
+
+async def _bare(index: int, ports: Sequence[int], folder: Path, size: int, rounds: int) -> list[float]:
+    import grpc
+
+    from edgenode.net.rpc import channel
+    from edgenode.net.tls import MutualTls
+    from edgenode.net.wire import CHUNK_BYTES
+    from edgenode.security.secret_files import read_credentials
+    from edgenode.security.subject import Subject
+
+    own = read_credentials(folder / name_of(index) / "credentials.pem")
+    assert own is not None
+    security, arrived, answered = MutualTls(own, lambda *_: True), asyncio.Semaphore(0), asyncio.Semaphore(0)
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def receive(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        await context.write(b"hello")
+        received = 0
+        async for part in requests:
+            received += len(part)
+            if received == size:
+                received = 0
+                arrived.release()
+                await context.write(b"ok")
+        done.set()
+
+    async def read_answers(stream: Any) -> None:
+        while await stream.read() is not grpc.aio.EOF:
+            answered.release()
+            begun.set()
+
+    clock, payload, successor = Clock(rounds), memoryview(bytes(size)), (index + 1) % NODES
+    server = grpc.aio.server()  # no interceptor
+    handlers = {"Push": grpc.stream_stream_rpc_method_handler(receive)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare.Ring", handlers),))
+    security.bind(server, f"127.0.0.1:{ports[index]}")
+    await server.start()
+    async with (
+        channel(f"127.0.0.1:{ports[successor]}", security, Subject("node", name_of(successor)).dns_name) as there,
+        asyncio.TaskGroup() as group,
+    ):
+        await asyncio.wait_for(there.channel_ready(), 60)
+        stream = there.stream_stream("/bare.Ring/Push")()
+        group.create_task(read_answers(stream))
+        await begun.wait()
+        await answered.acquire()  # the greeting
+        for t in range(rounds):
+            clock.begin_round(t)
+            for at in range(0, size, CHUNK_BYTES):
+                await stream.write(bytes(payload[at : at + CHUNK_BYTES]))
+            await arrived.acquire()
+            await answered.acquire()
+        await stream.done_writing()
+        await done.wait()
+    await server.stop(None)
+    return clock.milliseconds()
+
+
+# --- the measurement
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def ring(side: str, parameters: int, rounds: int, profile: bool = False) -> list[float]:
+    """Run a ring of one side. Return the CPU time and the time of a round, in ms: the mean of its processes."""
+    from edgenode.security import local
+
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+    with tempfile.TemporaryDirectory() as folder:
+        local.prepare(Path(folder), CLUSTER, map(name_of, range(NODES)))
+        ports = ",".join(map(str, free_ports(NODES)))
+        logs = [Path(folder) / f"{index}.log" for index in range(NODES)]
+        running = [
+            subprocess.Popen(
+                [sys.executable, __file__, side, str(index), ports, folder, str(parameters), str(rounds)]
+                + (["profile"] if profile and index == 0 else []),
+                stdout=subprocess.PIPE, stderr=log.open("w"), env=environ,
+            )
+            for index, log in enumerate(logs)
+        ]  # fmt: skip
+        outputs = [process.communicate(timeout=_MOST_S)[0] for process in running]
+        failed = [log for log, process in zip(logs, running, strict=True) if process.returncode]
+        for log in failed or logs[:profile]:
+            print(log.read_text()[-8000:])
+        if failed:
+            sys.exit(1)
+    return [statistics.mean(column) for column in zip(*map(json.loads, outputs), strict=True)]
+
+
+def one_process(side: str, index: str, ports: str, folder: str, parameters: str, rounds: str, *profile: str) -> None:
+    """What a process of a ring does. It prints what it measured."""
+    work = {"edgenode": edgenode, "bare": bare}[side]
+    arguments = int(index), [int(port) for port in ports.split(",")], Path(folder), int(parameters), int(rounds)
+    profiler = cProfile.Profile(time.thread_time) if profile else None
+    print(json.dumps(work(*arguments, profiler)))
+    if profiler is None:
+        return
+    profiler.disable()
+    pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(25)
+
+
+def show(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=400)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--payload", choices=list(PARAMETERS), action="append", help="default: all")
+    parser.add_argument("--profile", action="store_true", help="one node, with cProfile")
+    parser.add_argument("process", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.process:
+        one_process(*options.process)
+        return
+    chosen = options.payload or list(PARAMETERS)
+    if options.profile:
+        ring("edgenode", PARAMETERS[chosen[0]], options.rounds, profile=True)
+        return
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {options.runs} runs of {options.rounds} rounds\n")
+    print("| payload | ms of a round, per node | edgenode | grpc.aio | ratio |\n|---|---|---|---|---|")
+    for payload in chosen:
+        runs = [
+            [ring(side, PARAMETERS[payload], options.rounds) for side in ("edgenode", "bare")]
+            for _ in range(options.runs)
+        ]
+        for place, what in enumerate(("CPU", "wall")):
+            ours, theirs = ([run[side][place] for run in runs] for side in (0, 1))
+            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+            print(f"| {payload} | {what} | {show(ours)} | {show(theirs)} | {show(ratios)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
