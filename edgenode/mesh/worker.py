@@ -19,8 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from edgenode.core.algorithm.compression import Floats
-from edgenode.core.protocol.events import Train, Trained
-from edgenode.core.protocol.orders import Abort
+from edgenode.core.protocol.events import Train
 from edgenode.errors import EdgenodeError
 
 T = TypeVar("T")
@@ -63,8 +62,8 @@ class UserThread:
         self._queue.put(_Item(work, args, done))
         return await asyncio.wrap_future(done)
 
-    async def train(self, step: Callable[[Train], Trained | Abort], action: Train) -> Trained | Abort:
-        done: Future[Trained | Abort] = Future()
+    async def train(self, step: Callable[[Train], T], action: Train) -> T:
+        done: Future[T] = Future()
         self._queue.put(_Item(step, (action,), done, action.z))
         return await asyncio.wrap_future(done)
 

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from edgenode.core.protocol.events import Train, Trained
-from edgenode.core.protocol.orders import Abort
+from edgenode.core.protocol.events import Train
 from edgenode.errors import first_cause
 
 T = TypeVar("T")
@@ -22,7 +21,7 @@ class Worker(Protocol):
         """Run ``work`` in the thread, after what was submitted before."""
         ...
 
-    async def train(self, step: Callable[[Train], Trained | Abort], action: Train) -> Trained | Abort:
+    async def train(self, step: Callable[[Train], T], action: Train) -> T:
         """Run a local step in the thread."""
         ...
 
@@ -40,7 +39,7 @@ class WorkerThread:
     async def __call__(self, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
-    async def train(self, step: Callable[[Train], Trained | Abort], action: Train) -> Trained | Abort:
+    async def train(self, step: Callable[[Train], T], action: Train) -> T:
         return await self(step, action)
 
     def close(self) -> None:

@@ -52,10 +52,10 @@ from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import address_towards, join_address
 from edgenode.net.wire import Identity, name_conflict
 from edgenode.node.background import in_background
+from edgenode.node.mailbox import Mailbox
 from edgenode.node.options import Options
 from edgenode.node.progress import NodeSnapshot
 from edgenode.node.replica import StartPoint
-from edgenode.node.runner import Mailbox
 from edgenode.node.shutdown import Shutdown
 from edgenode.storage.checkpoints import Arrays
 

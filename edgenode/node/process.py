@@ -38,11 +38,12 @@ from edgenode.node.background import in_background
 from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, agree_with_peers
 from edgenode.node.credentials import verifier
 from edgenode.node.initial_model import InitialModel, fetch_initial
+from edgenode.node.mailbox import Mailbox
 from edgenode.node.options import Options
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.renewal import keep_renewed
 from edgenode.node.replica import Replica, StartPoint
-from edgenode.node.runner import Mailbox, NodeRunner, Outcome
+from edgenode.node.runner import NodeRunner, Outcome
 from edgenode.node.shutdown import Shutdown
 from edgenode.node.workload import Workload, checkpoint_store
 from edgenode.observability.systemd import Notifier

@@ -7,6 +7,7 @@ here, once. Nothing here waits or reads a clock.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,18 +21,30 @@ from edgenode.core.algorithm.compression import Floats, Layout
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.poison_alarm import EvaluationWatch, PoisonAlarm
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.events import Mixed, NodeAction, NodeEvent, Publish, Save, Train, Trained
+from edgenode.core.protocol.events import (
+    Answered,
+    Mixed,
+    NodeAction,
+    NodeEvent,
+    Publish,
+    Received,
+    Save,
+    Train,
+    Trained,
+)
+from edgenode.core.protocol.member_state import Stage
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import Abort, Accusation
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.signatures import UNSIGNED, Verifier
-from edgenode.errors import CheckpointError, Diverged, RemoteProtocolError
+from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
 from edgenode.node.workload import SHARED_STATE, Trainer
 from edgenode.observability.model_sketch import Sketch
 from edgenode.storage import model_file
 from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore
 from edgenode.storage.result_file import NodeResult
 
+_SMALL = 50_000  # parameters: of fewer, a message is decoded and mixed in some 0.1 ms
 _Z = "z"  # the key of the model among what a sponsor sends
 
 
@@ -179,6 +192,35 @@ class Replica:
             return self.node.handle(event)
         except Diverged as exc:
             return self.node.handle(self._abort(exc))
+
+    def handle_all(self, events: Sequence[NodeEvent]) -> list[list[NodeAction] | EdgenodeError]:
+        """Let the node handle events in their order: what each led to. An error that ends the run is the last."""
+        outcomes: list[list[NodeAction] | EdgenodeError] = []
+        for event in events:
+            try:
+                outcomes.append(self.handle(event))
+            except RemoteProtocolError as exc:
+                outcomes.append(exc)
+            except EdgenodeError as exc:
+                return [*outcomes, exc]
+        return outcomes
+
+    def is_quick(self, event: NodeEvent) -> bool:
+        """Whether an event is handled in less time than a hop to another thread takes. The node must be at rest.
+
+        A push or an answer is, if the model is small. An answer is anyway, as long as no round can begin by it.
+        """
+        match event:
+            case Received(message):
+                return self.layout.size <= _SMALL and not message.records
+            case Answered(_, ack):
+                frees = self.node.stage is Stage.READY and self.layout.size > _SMALL
+                return not frees and not ack.records
+        return False
+
+    def step(self, action: Train) -> list[NodeAction]:
+        """Take one local step, and let the node handle what it led to."""
+        return self.handle(self.train(action))
 
     def train(self, action: Train) -> Trained | Abort:
         """Take one local step, and count its loss."""

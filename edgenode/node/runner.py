@@ -1,7 +1,11 @@
 """The event loop around one Node: one mailbox, and one owner task that moves events in and performs actions.
 
-All work on vectors (the local step, compression, mixing, evaluation, checkpoints) runs in one worker thread, in the
-order of the mailbox. The event loop only moves messages and never blocks.
+All work on vectors (the local step, compression, mixing, evaluation) runs in one worker thread, in the order of the
+mailbox. The event loop moves messages, and does not block.
+
+A hop to the worker and back costs more than a round of a small model. So a round makes at most two: one for the local
+step and what follows from it, and one for all events that are in the mailbox. What takes less time than a hop is done
+in the event loop (`Replica.is_quick`).
 """
 
 from __future__ import annotations
@@ -38,12 +42,13 @@ from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Accusation, Halt
 from edgenode.core.protocol.plan import Record
 from edgenode.core.protocol.status import NodeState
-from edgenode.errors import CheckpointError, Diverged, RemoteProtocolError
+from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.peer_client import PeerAddresses, Peers, abort
 from edgenode.net.peer_server import PeerServer
 from edgenode.node.background import Worker
 from edgenode.node.initial_model import InitialModel
+from edgenode.node.mailbox import Mailbox
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.progress import BarrierWait, NodeSnapshot, ProgressReporter
 from edgenode.node.replica import Replica
@@ -53,40 +58,6 @@ log = structlog.get_logger()
 
 _LINGER_S = 10.0
 _ABORT_S = 5.0
-
-
-class Mailbox:
-    """The events of one node, in order. It exists before the node, so orders that come early wait here."""
-
-    def __init__(self) -> None:
-        self._events: asyncio.Queue[tuple[NodeEvent, Callable[[], None]]] = asyncio.Queue()
-
-    def post(self, event: NodeEvent, taken: Callable[[], None] = lambda: None) -> None:
-        """Append an event. ``taken`` is called when it waits here no more."""
-        self._events.put_nowait((event, taken))
-
-    async def get(self) -> NodeEvent:
-        """Take the oldest event, or wait for one."""
-        event, taken = await self._events.get()
-        taken()
-        return event
-
-    def get_all(self) -> list[NodeEvent]:
-        """Take what is here now, oldest first."""
-        events = [self._events.get_nowait() for _ in range(self._events.qsize())]
-        for _, taken in events:
-            taken()
-        return [event for event, _ in events]
-
-    def starts_halted(self) -> bool:
-        """Take the pauses that came before the node starts. Return whether it starts paused: the newest counts."""
-        halted = False
-        for event in self.get_all():
-            if isinstance(event, Halt):
-                halted = event.halted
-            else:
-                self.post(event)
-        return halted
 
 
 @dataclass(frozen=True)
@@ -134,6 +105,8 @@ class NodeRunner:
         self._exported: tuple[int, bytes] | None = None  # the model of a round, for all newcomers that ask in it
         self._peers: Peers | None = None
         self._outcome: Outcome | None = None
+        self._step: Train | None = None  # to be taken next
+        self._exporting = 0  # calls of peers that wait for the model
 
     async def run(self) -> Outcome:
         """Take part until the end.
@@ -195,44 +168,69 @@ class NodeRunner:
             return self._initial.model
         t = self.progress.snapshot.round
         if self._exported is None or self._exported[0] != t:
-            self._exported = t, await self._worker(self.replica.model)
+            self._exporting += 1
+            try:
+                self._exported = t, await self._worker(self.replica.model)
+            finally:
+                self._exporting -= 1
         return self._exported[1]
 
     # --- events -------------------------------------------------------------------------------------
 
     async def _run_events(self) -> Outcome:
         """The owner task. No other task touches the node."""
-        await self._perform_all(await self._worker(self.replica.node.start, self._mailbox.starts_halted()))
-        while self._outcome is None:
-            event = await self._mailbox.get()
-            if isinstance(event, Halt):
-                self.progress.halt_ordered(event)
-            await self._perform_all(await self._handle(event))
-        return self._outcome
+        actions = await self._worker(self.replica.node.start, self._mailbox.starts_halted())
+        while True:
+            await self._perform_all(actions)
+            if self._outcome is not None:
+                return self._outcome
+            if (step := self._step) is not None:
+                self._step = None
+                actions = await self._worker.train(self.replica.step, step)
+            else:
+                actions = await self._handle(await self._mailbox.get())
 
     async def _answer_repeats(self) -> None:
         """All pushes of this node are answered. Stay until its in-neighbours have the answers to theirs, too."""
         deadline = time.monotonic() + _LINGER_S
         while self._server.connected and time.monotonic() < deadline:
-            for event in self._mailbox.get_all():  # an in-neighbour repeats a push if the answer was lost
-                await self._perform_all(await self._handle(event))
+            # an in-neighbour repeats a push if the answer was lost
+            await self._perform_all(await self._handle(self._mailbox.get_all()))
             await asyncio.sleep(0.01)
 
-    async def _handle(self, event: NodeEvent) -> list[NodeAction]:
-        if isinstance(event, Received):
-            self.replica.stats.received_bytes += len(event.message.payload)
-        try:
-            return await self._worker(self.replica.handle, event)
-        except RemoteProtocolError as exc:
-            match event:
-                case Received(message):
-                    self._server.faults.note(message.sender, "push", exc)
-                    self._server.answer(message.sender, Ack(message.round, Verdict.ERROR, 0, str(exc)))
-                case Answered(receiver):
-                    self._server.faults.note(receiver, "answer", exc)
+    async def _handle(self, events: list[NodeEvent]) -> list[NodeAction]:
+        """Let the node handle events. An event that breaks the protocol is noted, and answered in its turn."""
+        for event in events:
+            if isinstance(event, Received):
+                self.replica.stats.received_bytes += len(event.message.payload)
+            elif isinstance(event, Halt):
+                self.progress.halt_ordered(event)
+        # a model that is exported is read in the worker, so the node must not change meanwhile
+        if self._exporting == 0 and all(map(self.replica.is_quick, events)):
+            handled = self.replica.handle_all(events)
+        else:
+            handled = await self._worker(self.replica.handle_all, events)
+        actions: list[NodeAction] = []
+        for event, outcome in zip(events, handled, strict=False):  # an error that ends the run is the last outcome
+            match outcome:
+                case RemoteProtocolError():
+                    actions += self._rejected(event, outcome)
+                case EdgenodeError():
+                    actions.append(Fail(outcome))
                 case _:
-                    log.warning("rejected an order", reason=str(exc))
-            return []
+                    actions += outcome
+        return actions
+
+    def _rejected(self, event: NodeEvent, error: RemoteProtocolError) -> list[NodeAction]:
+        match event:
+            case Received(message):
+                self._server.faults.note(message.sender, "push", error)
+                return [Answer(message.sender, Ack(message.round, Verdict.ERROR, 0, str(error)))]
+            case Answered(receiver):
+                self._server.faults.note(receiver, "answer", error)
+            case _:
+                log.warning("rejected an order", reason=str(error))
+        return []
 
     async def _take_aborts(self) -> None:
         """Take the aborts of members of this run, without those of an evicted process."""
@@ -265,7 +263,7 @@ class NodeRunner:
         assert self._peers is not None
         match action:
             case Train():
-                self._mailbox.post(await self._worker.train(self.replica.train, action))
+                self._step = action
             case Push(to, message):
                 self._peers.push(to, message)
             case Answer(to, ack):
