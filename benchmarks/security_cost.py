@@ -34,11 +34,13 @@ import grpc.aio
 
 from edgenode.config.load import load
 from edgenode.core.protocol.messages import Ack, Message, Verdict
-from edgenode.net.proto import peer_pb2, peer_pb2_grpc
-from edgenode.net.proto.peer_pb2_grpc import add_PeerServiceServicer_to_server as add_receiver
+from edgenode.net.peer_client import PUSH
+from edgenode.net.peer_server import SERVICE
+from edgenode.net.proto import peer_pb2
+from edgenode.net.push_wire import PushReader, PushWriter
 from edgenode.net.rpc import channel, serving
 from edgenode.net.tls import INSECURE, MutualTls, Security
-from edgenode.net.wire import Assembler, Identity, ack_to_wire, push_frames
+from edgenode.net.wire import Identity, ack_to_wire
 from edgenode.security import certificates, local
 from edgenode.security.subject import Subject
 from edgenode.storage.model_file import MODEL_FILE
@@ -47,6 +49,7 @@ from edgenode.tasks import models
 _ENVIRON = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1", "EDGENODE_HTTP": "none"}
 _SUBJECT = Subject("node", "n0")
 _IDENTITY = Identity("home", "n0", "run")
+_DIGEST = "0" * 64
 _DEMO_NODES = 4
 _MOST_S = 120.0
 
@@ -88,28 +91,31 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-class _Receiver(peer_pb2_grpc.PeerServiceServicer):
-    """Takes pushes and answers each."""
+async def _receive(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+    """Take pushes and answer each."""
+    reader = PushReader(_IDENTITY, 1 << 30)
+    async for frame in requests:
+        if message := reader.feed(frame):
+            await context.write(ack_to_wire(Ack(message.round, Verdict.OK, 0)))
 
-    async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
-        assembler = Assembler(_IDENTITY, 1 << 30)
-        async for frame in requests:
-            if message := assembler.feed(frame):
-                await context.write(ack_to_wire(Ack(message.round, Verdict.OK, 0)))
+
+def add_receiver(server: grpc.aio.Server) -> None:
+    push = grpc.stream_stream_rpc_method_handler(_receive, None, peer_pb2.PushResponse.SerializeToString)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Push": push}),))
 
 
 async def push_s(security: Security, payload: bytes, count: int) -> float:
     """Processor time of a push and its answer, of both ends."""
-    services = [("edgenode.v1.PeerService", lambda server: add_receiver(_Receiver(), server))]
+    services = [(SERVICE, add_receiver)]
     async with (
         serving("127.0.0.1:0", services, grace_s=0, security=security) as port,
         channel(f"127.0.0.1:{port}", security, _SUBJECT.dns_name) as there,
     ):
-        stream = peer_pb2_grpc.PeerServiceStub(there).Push()
+        stream, writer = there.stream_stream(PUSH, None, peer_pb2.PushResponse.FromString)(), PushWriter()
         for t in range(count + 1):
             if t == 1:  # the first one connects
                 began = time.process_time()
-            for frame in push_frames(Message("n0", 0, t, 0, "d", 0.5, (1.0,), payload)):
+            for frame in writer.frames(Message("n0", 0, t, 0, _DIGEST, 0.5, (1.0,), payload)):
                 await stream.write(frame)
             await stream.read()
         took_s = time.process_time() - began
@@ -119,14 +125,14 @@ async def push_s(security: Security, payload: bytes, count: int) -> float:
 
 async def connect_s(security: Security, keys: frozenset[str], count: int) -> float:
     """Processor time of a connection to a neighbour with one short push, of both ends."""
-    services = [("edgenode.v1.PeerService", lambda server: add_receiver(_Receiver(), server))]
+    services = [(SERVICE, add_receiver)]
     async with serving("127.0.0.1:0", services, grace_s=0, security=security) as port:
         target, name = f"127.0.0.1:{port}", _SUBJECT.dns_name
         began = time.process_time()
         for _ in range(count):
             async with channel(target, await security.knowing(target, name, keys), name) as there:
-                stream = peer_pb2_grpc.PeerServiceStub(there).Push()
-                for frame in push_frames(Message("n0", 0, 0, 0, "d", 0.5, (1.0,), b"")):
+                stream = there.stream_stream(PUSH, None, peer_pb2.PushResponse.FromString)()
+                for frame in PushWriter().frames(Message("n0", 0, 0, 0, _DIGEST, 0.5, (1.0,), b"")):
                     await stream.write(frame)
                 await stream.read()
                 stream.cancel()

@@ -24,6 +24,7 @@ from edgenode.core.topology.period import DataSize
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net.faults import Faults
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
+from edgenode.net.push_wire import PushWriter
 from edgenode.net.retry import Backoff, Outage, retry, stay_connected
 from edgenode.net.rpc import broken, channel, parsed, side_by_side, translated
 from edgenode.net.wire import (
@@ -31,13 +32,13 @@ from edgenode.net.wire import (
     ack_from_wire,
     data_size_from_wire,
     name_conflict,
-    push_frames,
     saved_from_wire,
 )
 from edgenode.security.subject import Subject, role_dns_name
 
 log = structlog.get_logger()
 
+PUSH = "/edgenode.v1.PeerService/Push"
 _LINK_BACKOFF = Backoff(initial_s=0.05, max_s=1.0, jitter_s=0.2)
 _MEET_BACKOFF = Backoff(initial_s=0.05, max_s=0.5, jitter_s=1.0)
 _MEET_S = 5.0
@@ -128,7 +129,7 @@ class PeerLink:
         if peer.keys:
             security = await security.knowing(target, server, peer.keys)
         async with channel(target, security, server) as to_peer:
-            stream = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
+            stream = to_peer.stream_stream(PUSH, None, peer_pb2.PushResponse.FromString)()
             try:
                 async with asyncio.timeout(_HELLO_S):
                     await self._handshake(stream, target, peer.incarnation)
@@ -140,7 +141,7 @@ class PeerLink:
                 raise TransportError(f"{target} did not answer the greeting in {_HELLO_S:g} s") from exc
 
     async def _handshake(self, stream: grpc.aio.StreamStreamCall, target: str, incarnation: int) -> None:
-        await stream.write(peer_pb2.PushRequest(hello=self._identity.to_wire()))
+        await stream.write(peer_pb2.PushRequest(hello=self._identity.to_wire()).SerializeToString())
         first = await stream.read()
         if first is grpc.aio.EOF:
             raise TransportError(f"{target} closed the stream before the handshake")
@@ -167,10 +168,11 @@ class PeerLink:
 
     async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
         self._outbox = deque(self._unanswered[t] for t in sorted(self._unanswered))
+        writer = PushWriter()
         while True:
             while self._outbox:
-                for frame in push_frames(self._outbox.popleft()):
-                    self.wire_bytes += frame.ByteSize() + _GRPC_PREFIX_BYTES
+                for frame in writer.frames(self._outbox.popleft()):
+                    self.wire_bytes += len(frame) + _GRPC_PREFIX_BYTES
                     await stream.write(frame)
             if self._is_done():
                 await stream.done_writing()

@@ -16,6 +16,7 @@ from typing import NoReturn
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
 from edgenode.core.protocol.messages import Ack, Message
 from edgenode.core.protocol.orders import Abort
@@ -23,13 +24,13 @@ from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults
-from edgenode.net.proto import peer_pb2, peer_pb2_grpc
+from edgenode.net.proto import common_pb2, peer_pb2, peer_pb2_grpc
+from edgenode.net.push_wire import PushReader, may_have_records
 from edgenode.net.rpc import parsed, refuse, reject
 from edgenode.net.text_wire import reason_from_wire
 from edgenode.net.tls import node_of_caller, require_name
 from edgenode.net.wire import (
     CHUNK_BYTES,
-    Assembler,
     Identity,
     ack_to_wire,
     data_size_to_wire,
@@ -91,8 +92,10 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._model: Callable[[str], Awaitable[bytes]] | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Register with a server."""
+        """Register with a server. The frames of pushes stay bytes, which the generated handler would decode."""
         peer_pb2_grpc.add_PeerServiceServicer_to_server(self, server)
+        push = grpc.stream_stream_rpc_method_handler(self.Push, None, peer_pb2.PushResponse.SerializeToString)
+        server.add_registered_method_handlers(SERVICE, {"Push": push})
 
     def open(
         self,
@@ -193,15 +196,15 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             async with asyncio.timeout(_STALL_S):
                 await context.write(peer_pb2.FetchModelResponse(chunk=model[at : at + CHUNK_BYTES]))
 
-    async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
+    async def Push(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         """One in-neighbour's stream: pushes in, answers out, in any order. The sender ends it."""
         sender, stream = "", None
         try:
             async with asyncio.timeout(None) as silence:
                 await self._is_open.wait()
                 silence.reschedule(asyncio.get_running_loop().time() + _HELLO_S)
-                hello = await anext(aiter(requests), peer_pb2.PushRequest())
-            identity = self.identity.check(hello.hello, context.peer())
+                first = await anext(aiter(requests), b"")
+            identity = self.identity.check(_hello(first), context.peer())
             require_name(context, identity.node)
             sender = identity.node
             if sender in self._streams:
@@ -226,19 +229,25 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             if stream is not None and self._streams.get(sender) is stream:
                 del self._streams[sender]
 
-    async def _read(
-        self, sender: Identity, requests: AsyncIterator[peer_pb2.PushRequest], slots: asyncio.Semaphore
-    ) -> None:
+    async def _read(self, sender: Identity, requests: AsyncIterator[bytes], slots: asyncio.Semaphore) -> None:
         """Deliver pushes. While a window of them waits, HTTP/2 holds the sender up."""
-        assembler = Assembler(sender, self._max_payload_bytes)
+        reader = PushReader(sender, self._max_payload_bytes)
         async for frame in requests:
-            if message := await parsed(assembler.feed, frame, bool(frame.header.records)):
+            if message := await parsed(reader.feed, frame, may_have_records(frame)):
                 await slots.acquire()
                 self._deliver(message, slots.release)
 
     async def _write(self, answers: asyncio.Queue[Ack | None], context: grpc.aio.ServicerContext) -> None:
         while (answer := await answers.get()) is not None:
             await context.write(ack_to_wire(answer))
+
+
+def _hello(frame: bytes) -> common_pb2.Identity:
+    try:
+        first: peer_pb2.PushRequest = peer_pb2.PushRequest.FromString(frame)
+    except DecodeError as exc:
+        raise RemoteProtocolError("malformed greeting") from exc
+    return first.hello
 
 
 async def _end_if_replaced(stream: _Stream) -> NoReturn:

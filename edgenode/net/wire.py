@@ -1,17 +1,15 @@
-"""Identities, plans, pushes and answers <-> protobuf messages, in both directions. No I/O.
+"""Identities, plans and answers <-> protobuf messages, in both directions. No I/O.
 
-What comes from outside is checked here, once. A payload above ``CHUNK_BYTES`` travels in chunks, so the largest part of
-a message is a plan.
+What comes from outside is checked here, once. `push_wire` has the pushes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from edgenode.core import canonical
-from edgenode.core.protocol.messages import Ack, Message, Verdict
+from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan import MAX_RECORD_BYTES, Plan, Record
 from edgenode.core.topology.period import DataSize
@@ -20,8 +18,8 @@ from edgenode.net.proto import common_pb2, control_pb2, peer_pb2
 from edgenode.net.text_wire import line_from_wire, name_from_wire, reason_from_wire
 from edgenode.net.tls import INSECURE, Security
 
-PROTOCOL = 2
-CHUNK_BYTES = 256 * 1024
+PROTOCOL = 3
+CHUNK_BYTES = 256 * 1024  # of a payload or a model: larger ones travel in parts
 _MOST_SAMPLES = 1 << 40
 _MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
 
@@ -221,76 +219,6 @@ def saved_from_wire(wire: common_pb2.Saved) -> tuple[frozenset[int], Plan | None
         RemoteProtocolError: as ``plan_from_wire``.
     """
     return frozenset(wire.rounds), plan_from_wire(wire.records)
-
-
-def push_frames(message: Message) -> Iterator[peer_pb2.PushRequest]:
-    """A message as frames: a header with the first part of the payload, then chunks."""
-    head, rest = message.payload[:CHUNK_BYTES], message.payload[CHUNK_BYTES:]
-    header = peer_pb2.PushHeader(
-        round=message.round,
-        number=message.number,
-        digest=message.digest,
-        weight=message.weight,
-        u=message.u,
-        records=records_to_wire(message.records),
-        payload_bytes=len(message.payload),
-        payload=head,
-        begun_rounds=dict(message.begun_rounds),
-    )
-    yield peer_pb2.PushRequest(header=header)
-    for at in range(0, len(rest), CHUNK_BYTES):
-        yield peer_pb2.PushRequest(chunk=rest[at : at + CHUNK_BYTES])
-
-
-class Assembler:
-    """Makes messages of one stream's frames. Holds at most one payload, of at most ``max_payload_bytes``."""
-
-    def __init__(self, sender: Identity, max_payload_bytes: int) -> None:
-        self._sender = sender
-        self._max = max_payload_bytes
-        self._header: peer_pb2.PushHeader | None = None
-        self._payload = bytearray()
-
-    def feed(self, frame: peer_pb2.PushRequest) -> Message | None:
-        """Take one frame. Returns the message that it completes, if any.
-
-        Raises:
-            RemoteProtocolError: a frame out of order, or a malformed or too large message.
-        """
-        match frame.WhichOneof("frame"):
-            case "header" if self._header is None:
-                if frame.header.payload_bytes > self._max:
-                    raise RemoteProtocolError(
-                        f"a payload of {frame.header.payload_bytes} bytes; this model's is at most {self._max}"
-                    )
-                self._header = frame.header
-                self._payload = bytearray(frame.header.payload)
-            case "chunk" if self._header is not None:
-                self._payload += frame.chunk
-            case other:
-                raise RemoteProtocolError(f"unexpected frame {other!r}")
-        return self._complete(self._header)
-
-    def _complete(self, header: peer_pb2.PushHeader) -> Message | None:
-        if len(self._payload) < header.payload_bytes:
-            return None
-        if len(self._payload) > header.payload_bytes:
-            raise RemoteProtocolError("a payload is longer than its header announces")
-        if not all(map(math.isfinite, (*header.u, header.weight))):
-            raise RemoteProtocolError("a weight is not finite")
-        self._header = None
-        return Message(
-            sender=self._sender.node,
-            incarnation=self._sender.incarnation,
-            round=header.round,
-            number=header.number,
-            digest=header.digest,
-            weight=header.weight,
-            u=tuple(header.u),
-            payload=bytes(self._payload),
-            records=records_from_wire(header.records),
-            begun_rounds=begun_rounds_from_wire(header.begun_rounds),
-        )
 
 
 def ack_to_wire(ack: Ack) -> peer_pb2.PushResponse:

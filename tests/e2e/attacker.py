@@ -28,10 +28,11 @@ from edgenode.core.topology.schedule import Schedule
 from edgenode.net.graph_wire import graph_to_wire
 from edgenode.net.order_wire import join_to_wire, progress_to_wire
 from edgenode.net.proto import control_pb2, control_pb2_grpc, operator_pb2, operator_pb2_grpc, peer_pb2, peer_pb2_grpc
+from edgenode.net.push_wire import PushWriter
 from edgenode.net.rpc import channel
 from edgenode.net.status_wire import cluster_status_from_wire
 from edgenode.net.tls import INSECURE, MutualTls, Security
-from edgenode.net.wire import Identity, ack_from_wire, push_frames
+from edgenode.net.wire import Identity, ack_from_wire
 from edgenode.security import certificates
 from edgenode.security.secret_files import read_credentials
 from edgenode.security.subject import CONTROLLER, Subject
@@ -139,12 +140,12 @@ class Attacker:
 
     async def push(self, to: str, *messages: Message, identity: Identity | None = None) -> list[str]:
         """Push messages to a node. The answers to them that came, in words, without those to the true member."""
-        answers = []
+        answers, writer = [], PushWriter()
         async with self.stream(to, identity or self.identity()) as stream:
             for message in messages:
                 try:
-                    for frame in push_frames(message):
-                        await stream.write(frame)
+                    for frame in writer.frames(message):
+                        await stream.write(peer_pb2.PushRequest.FromString(frame))
                 except asyncio.InvalidStateError:  # the other side has ended it
                     await _raise(stream)
             with suppress(TimeoutError):
@@ -274,8 +275,8 @@ async def push_much_that_is_refused(a: Attacker) -> object:
         try:
             async with asyncio.timeout(3):
                 while True:
-                    for frame in push_frames(a.message(t + 10_000, payload=bytes(80_000))):
-                        await stream.write(frame)
+                    for frame in PushWriter().frames(a.message(t + 10_000, payload=bytes(80_000))):
+                        await stream.write(peer_pb2.PushRequest.FromString(frame))
         except TimeoutError:
             return None
         except asyncio.InvalidStateError:  # the other side has ended it

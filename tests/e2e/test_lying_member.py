@@ -21,9 +21,10 @@ from edgenode.core.topology.period import DataSize
 from edgenode.net.order_wire import join_to_wire
 from edgenode.net.peer_client import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc, peer_pb2, peer_pb2_grpc
+from edgenode.net.push_wire import PushWriter
 from edgenode.net.rpc import channel
 from edgenode.net.tls import MutualTls
-from edgenode.net.wire import Identity, push_frames
+from edgenode.net.wire import Identity
 from edgenode.security.certificates import make_authority
 from edgenode.security.secret_files import read_credentials
 from edgenode.security.signatures import AuthoritySigner
@@ -64,8 +65,8 @@ class Liar:
             stream = peer_pb2_grpc.PeerServiceStub(there).Push()
             await stream.write(peer_pb2.PushRequest(hello=self.identity.to_wire()))
             await stream.read()
-            for frame in push_frames(message):
-                await stream.write(frame)
+            for frame in PushWriter().frames(message):
+                await stream.write(peer_pb2.PushRequest.FromString(frame))
             while (response := await stream.read()) is not grpc.aio.EOF:
                 if response.answer.verdict == peer_pb2.VERDICT_ERROR:  # others are for the process of that name
                     stream.cancel()

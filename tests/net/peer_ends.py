@@ -16,16 +16,25 @@ from edgenode.errors import EdgenodeError
 from edgenode.net import peer_server
 from edgenode.net.peer_client import PeerAddresses, PeerLink
 from edgenode.net.peer_server import PeerServer
+from edgenode.net.proto import peer_pb2
+from edgenode.net.push_wire import PushWriter
 from edgenode.net.rpc import serving
 from edgenode.net.wire import Identity
 
 N0, N1 = Identity("home", "n0", "run"), Identity("home", "n1", "run")
 SOON_S = 5.0
+DIGEST = "d" * 64
 A_SIZE = DataSize(640, 32)
 
 
 def a_message(t: int, payload: bytes = b"payload") -> Message:
-    return Message("n0", 0, t, number=0, digest="d", weight=0.5, u=(1.0,), payload=payload)
+    return Message("n0", 0, t, number=0, digest=DIGEST, weight=0.5, u=(1.0,), payload=payload)
+
+
+def push_frames(*messages: Message) -> list[peer_pb2.PushRequest]:
+    """The frames of pushes in one stream."""
+    writer = PushWriter()
+    return [peer_pb2.PushRequest.FromString(frame) for message in messages for frame in writer.frames(message)]
 
 
 @dataclass

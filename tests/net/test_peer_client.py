@@ -205,12 +205,12 @@ async def test_closing_repeats_unanswered_pushes_after_a_restart() -> None:
 
 
 async def test_closing_ignores_a_receiver_that_owes_no_answer() -> None:
-    receiver = Receiver()
+    receiver, answered = Receiver(), list[Answered]()
     async with AsyncExitStack() as first, asyncio.TaskGroup() as group:
         target = await first.enter_async_context(receiver.up())
-        links = Peers(group, N0, lambda peer: PeerAddresses((target,)), lambda answered: None)
+        links = Peers(group, N0, lambda peer: PeerAddresses((target,)), answered.append)
         links.push("n1", a_message(0))
-        await until(lambda: bool(receiver.took))
+        await until(lambda: bool(answered))
         await first.aclose()
         await asyncio.wait_for(links.close(), SOON_S)
 
@@ -337,7 +337,7 @@ async def test_peer_that_does_not_greet_is_left(monkeypatch: pytest.MonkeyPatch)
 
 async def test_answers_against_the_protocol_do_not_end_the_link() -> None:
     class Odd(PeerServer):
-        async def Push(self, requests: AsyncIterator[peer_pb2.PushRequest], context: grpc.aio.ServicerContext) -> None:
+        async def Push(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             await context.write(peer_pb2.PushResponse(hello=N1.to_wire()))
             await context.write(peer_pb2.PushResponse(answer=peer_pb2.Answer(verdict=77)))  # type: ignore[arg-type]
             await asyncio.sleep(SOON_S)

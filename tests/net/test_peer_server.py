@@ -15,8 +15,8 @@ from edgenode.net import peer_server
 from edgenode.net.peer_client import abort, fetch_model, meet, probe
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import channel
-from edgenode.net.wire import CHUNK_BYTES, push_frames
-from tests.net.peer_ends import N0, N1, SOON_S, Receiver, a_link, a_message, failure, until
+from edgenode.net.wire import CHUNK_BYTES
+from tests.net.peer_ends import N0, N1, SOON_S, Receiver, a_link, a_message, failure, push_frames, until
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
@@ -41,10 +41,10 @@ HELLO = peer_pb2.PushRequest(hello=replace(N0, node="bad").to_wire())
     [
         ([], "a process is named ''"),
         ([peer_pb2.PushRequest(chunk=b"first")], "a process is named ''"),
-        (list(push_frames(a_message(0))), "a process is named ''"),
-        ([HELLO, peer_pb2.PushRequest(chunk=b"first")], "unexpected frame 'chunk'"),
+        (push_frames(a_message(0)), "a process is named ''"),
+        ([HELLO, peer_pb2.PushRequest(chunk=b"first")], "unexpected frame: a part of no payload"),
         ([NAMELESS], "a process is named '../n0', but a name is 1 to 63 ASCII letters"),
-        ([HELLO, HELLO], "unexpected frame 'hello'"),
+        ([HELLO, HELLO], "unexpected frame: neither a header"),
         ([HELLO, *push_frames(a_message(0, bytes(1001)))], "a payload of 1001 bytes; this model's is at most 1000"),
         ([HELLO, *push_frames(replace(a_message(0), u=(1.0, float("nan"))))], "not finite"),
     ],
@@ -81,7 +81,7 @@ async def test_random_bytes_do_not_stop_the_server() -> None:
 async def test_bad_frame_amid_answers_arrives_as_a_refusal() -> None:
     """A refusal that is lost in the middle of a write would let its sender retry for ever."""
     receiver = Receiver()
-    many = [frame for t in range(200) for frame in push_frames(a_message(t))]
+    many = push_frames(*map(a_message, range(200)))
     async with receiver.up() as target, channel(target) as to_peer:
         for _ in range(5):
             with pytest.raises(grpc.aio.AioRpcError) as caught:

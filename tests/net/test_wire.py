@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.core.canonical import canonical
-from edgenode.core.names import PATTERN
-from edgenode.core.protocol.messages import Ack, Message, Verdict
+from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import DigestMismatch, RemoteProtocolError
 from edgenode.net import wire
 from edgenode.net.proto import peer_pb2
-from edgenode.net.wire import CHUNK_BYTES, Assembler, Identity
+from edgenode.net.wire import Identity
 
-GRPC_LIMIT_BYTES = 4 * 1024 * 1024
 SENDER = Identity("home", "n0", "run", incarnation=3)
 
 uint64s = st.integers(0, 2**64 - 1)
-finite = st.floats(allow_nan=False, allow_infinity=False)
-lengths = st.sampled_from([0, 1, 17, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES, 1_000_003])
 
 
 def a_plan(changes: int = 0) -> Plan:
@@ -37,121 +32,6 @@ def a_plan(changes: int = 0) -> Plan:
     for change in range(changes):
         plan = plan.extend(plan.successor(10 * (change + 1)))
     return plan
-
-
-def a_message(payload: bytes = b"abc", **changes: object) -> Message:
-    message = Message("n0", 3, round=7, number=0, digest="d", weight=0.5, u=(1.0,), payload=payload)
-    return replace(message, **changes)  # type: ignore[arg-type]
-
-
-def header(payload_bytes: int, payload: bytes = b"", **changes: object) -> peer_pb2.PushRequest:
-    fields = {"weight": 0.5, "u": [1.0], "payload_bytes": payload_bytes, "payload": payload} | changes
-    return peer_pb2.PushRequest(header=peer_pb2.PushHeader(**fields))
-
-
-def chunk(data: bytes) -> peer_pb2.PushRequest:
-    return peer_pb2.PushRequest(chunk=data)
-
-
-def assembled(*messages: Message, max_payload_bytes: int = 4_000_000) -> list[Message]:
-    assembler = Assembler(SENDER, max_payload_bytes)
-    through = [peer_pb2.PushRequest.FromString(f.SerializeToString()) for m in messages for f in wire.push_frames(m)]
-    return [message for frame in through if (message := assembler.feed(frame))]
-
-
-# --- pushes
-
-
-@settings(max_examples=60)
-@given(
-    t=uint64s,
-    number=uint64s,
-    digest=st.text(),
-    weight=finite,
-    u=st.lists(finite, max_size=3).map(tuple),
-    length=lengths,
-    records=st.integers(0, 3),
-    begun_rounds=st.dictionaries(st.from_regex(PATTERN), st.integers(-1, 2**63 - 1), max_size=3).map(
-        lambda begun: tuple(sorted(begun.items()))
-    ),
-)
-def test_message_survives_its_frames(
-    t: int,
-    number: int,
-    digest: str,
-    weight: float,
-    u: tuple[float, ...],
-    length: int,
-    records: int,
-    begun_rounds: tuple[tuple[str, int], ...],
-) -> None:
-    payload = bytes(range(256)) * (length // 256 + 1)
-    sent = Message("n0", 3, t, number, digest, weight, u, payload[:length], a_plan(2).records[:records], begun_rounds)
-    (came,) = assembled(sent)
-    assert came == sent
-    assert [math.copysign(1, weight) for weight in came.u] == [math.copysign(1, weight) for weight in u]
-
-
-def test_messages_follow_each_other_in_one_stream() -> None:
-    sent = [a_message(bytes([i]) * size, round=i) for i, size in enumerate((0, 5, 2 * CHUNK_BYTES + 1, 0, CHUNK_BYTES))]
-    assert assembled(*sent) == sent
-
-
-@pytest.mark.parametrize("length", [0, CHUNK_BYTES, 5_000_000])
-def test_frames_stay_far_below_the_limit_of_grpc(length: int) -> None:
-    frames = list(wire.push_frames(a_message(bytes(length), records=a_plan(40).records)))
-    assert len(frames) == max(1, math.ceil(length / CHUNK_BYTES))
-    assert max(frame.ByteSize() for frame in frames) < GRPC_LIMIT_BYTES / 8
-
-
-def test_sender_of_a_message_is_that_of_the_stream() -> None:
-    (came,) = assembled(a_message(sender="another", incarnation=99))
-    assert (came.sender, came.incarnation) == ("n0", 3)
-
-
-def test_payload_of_exactly_the_allowed_size_is_accepted() -> None:
-    assert assembled(a_message(bytes(10)), max_payload_bytes=10)
-
-
-@pytest.mark.parametrize(
-    ("frames", "text"),
-    [
-        ([header(11)], "a payload of 11 bytes; this model's is at most 10"),
-        ([header(3, b"four")], "longer than its header announces"),
-        ([header(3, b"tw"), chunk(b"oh")], "longer than its header announces"),
-        ([chunk(b"x")], "unexpected frame 'chunk'"),
-        ([header(1, b"x"), chunk(b"x")], "unexpected frame 'chunk'"),
-        ([header(9, b"x"), header(1, b"x")], "unexpected frame 'header'"),
-        ([peer_pb2.PushRequest(hello=SENDER.to_wire())], "unexpected frame 'hello'"),
-        ([peer_pb2.PushRequest()], "unexpected frame None"),
-        ([header(0, u=[1.0, math.nan])], "not finite"),
-        ([header(0, u=[-math.inf])], "not finite"),
-        ([header(0, weight=math.inf)], "not finite"),
-        ([header(0, records=[b"{"])], "malformed plan record"),
-        ([header(0, records=[b"[]"])], "malformed plan record"),
-        ([header(0, records=[b"\xff"])], "malformed plan record"),
-        ([header(0, records=[b"{}"] * 16_385)], "16385 records in one message: at most 16384"),
-        ([header(0, records=[b" " * 65_537])], "a record of 65537 bytes: at most 65536 are allowed"),
-    ],
-)
-def test_invalid_frames_are_refused(frames: list[peer_pb2.PushRequest], text: str) -> None:
-    assembler = Assembler(SENDER, max_payload_bytes=10)
-    with pytest.raises(RemoteProtocolError, match=text):
-        for frame in frames:
-            assembler.feed(frame)
-
-
-@given(st.binary(max_size=200))
-def test_random_bytes_are_a_message_or_refused(data: bytes) -> None:
-    assembler = Assembler(SENDER, max_payload_bytes=10)
-    try:
-        frame = peer_pb2.PushRequest.FromString(data)
-    except Exception:  # protobuf refuses it before any of our code runs
-        return
-    try:
-        assembler.feed(frame)
-    except RemoteProtocolError:
-        return
 
 
 # --- answers
@@ -220,14 +100,14 @@ def test_plan_digest_is_compared_only_if_both_sides_have_one() -> None:
         ("cluster", {"cluster": "away"}, "home", "away"),
         ("run digest", {"run_digest": "f00d"}, "run", "f00d"),
         ("plan digest", {"plan_digest": "beef"}, "plan", "beef"),
-        ("protocol version", {}, "2", "3"),
+        ("protocol version", {}, "3", "4"),
     ],
 )
 def test_mismatch_names_both_values_and_the_peer(what: str, changes: dict[str, str], ours: str, theirs: str) -> None:
     us = Identity("home", "n0", "run", 0, "plan")
     other = replace(us, node="n1", **changes).to_wire()
     if not changes:
-        other.protocol = 3
+        other.protocol = 4
     with pytest.raises(DigestMismatch) as caught:
         us.check(other, "10.0.0.1:7600")
     assert str(caught.value) == f"{what} differs from n1 at 10.0.0.1:7600: ours is {ours}, theirs is {theirs}"

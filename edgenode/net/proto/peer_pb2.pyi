@@ -64,7 +64,7 @@ class PushRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., header: _Optional[_Union[PushHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class PushHeader(_message.Message):
-    __slots__ = ("round", "number", "digest", "weight", "u", "records", "payload_bytes", "payload", "begun_rounds")
+    __slots__ = ("round", "number", "digest", "weight_parts", "weight", "u", "records", "payload_bytes", "begun_rounds")
     class BegunRoundsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,22 +75,22 @@ class PushHeader(_message.Message):
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_PARTS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     U_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
-    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     BEGUN_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     round: int
     number: int
-    digest: str
+    digest: bytes
+    weight_parts: int
     weight: float
     u: _containers.RepeatedScalarFieldContainer[float]
     records: _containers.RepeatedScalarFieldContainer[bytes]
     payload_bytes: int
-    payload: bytes
     begun_rounds: _containers.ScalarMap[str, int]
-    def __init__(self, round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., weight: _Optional[float] = ..., u: _Optional[_Iterable[float]] = ..., records: _Optional[_Iterable[bytes]] = ..., payload_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ..., begun_rounds: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    def __init__(self, round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[bytes] = ..., weight_parts: _Optional[int] = ..., weight: _Optional[float] = ..., u: _Optional[_Iterable[float]] = ..., records: _Optional[_Iterable[bytes]] = ..., payload_bytes: _Optional[int] = ..., begun_rounds: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PushResponse(_message.Message):
     __slots__ = ("hello", "answer")
