@@ -43,8 +43,9 @@ from edgenode.node.options import Options
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.renewal import keep_renewed
 from edgenode.node.replica import Replica, StartPoint
-from edgenode.node.runner import NodeRunner, Outcome
+from edgenode.node.runner import NodeRunner
 from edgenode.node.shutdown import Shutdown
+from edgenode.node.stats import Outcome
 from edgenode.node.workload import Workload, checkpoint_store
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tracking import Tracking

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from edgenode.core.protocol.orders import Abort, Accusation
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.signatures import UNSIGNED, Verifier
 from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
+from edgenode.node.stats import NodeStats
 from edgenode.node.workload import SHARED_STATE, Trainer
 from edgenode.observability.model_sketch import Sketch
 from edgenode.storage import model_file
@@ -61,26 +62,6 @@ class StartPoint:
     plan: Plan
     round: int
     fetched: Arrays | None = None
-
-
-@dataclass
-class NodeStats:
-    """What this node did so far, for reports and for result.json. The counts continue when a run resumes."""
-
-    messages: int = 0
-    payload_bytes: int = 0
-    dense_bytes: int = 0
-    wire_bytes: int = 0
-    gossip_bytes: int = 0
-    received_bytes: int = 0
-    alarms: int = 0
-    good_until: int | None = None  # of a checkpoint that was written while something was wrong
-    loss: float | None = None
-    accuracy: float | None = None
-    before_average: float | None = None  # the last accuracy measured before the final gossip
-    u: float = 1.0
-    sketch_round: int = 0
-    sketch: list[float] = field(default_factory=list)
 
 
 class Replica:
@@ -309,22 +290,24 @@ class Replica:
         Raises:
             CheckpointError: it cannot be written.
         """
-        if self._store is None:
-            return
-        stats = self.stats
-        counts = {
-            "messages": stats.messages,
-            "payload_bytes": stats.payload_bytes,
-            "dense_bytes": stats.dense_bytes,
-            "wire_bytes": wire_bytes,
-            "gossip_bytes": stats.gossip_bytes,
-            "received_bytes": stats.received_bytes,
-            "alarms": stats.alarms,
-        }
+        self.write(self.checkpoint(action, wire_bytes))
+
+    def checkpoint(self, action: Save, wire_bytes: int) -> Checkpoint:
+        """What ``write`` needs, as copies: they stay as they are while the node goes on."""
+        counted = ("messages", "payload_bytes", "dense_bytes", "gossip_bytes", "received_bytes", "alarms")
+        counts = {name: getattr(self.stats, name) for name in counted} | {"wire_bytes": wire_bytes}
         if (good_until := self._watch.good_until) is not None:
             counts["good_until"] = good_until
-        checkpoint = Checkpoint(action.round, action.state, action.plan, self.trainer.local_state(), counts)
-        self._store.save(checkpoint, good_until)
+        return Checkpoint(action.round, action.state, action.plan, self.trainer.local_state(), counts)
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, in any thread.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        if self._store is not None:
+            self._store.save(checkpoint, checkpoint.counts.get("good_until"))
 
     # --- the end ------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, assert_never
 
 import structlog
@@ -52,27 +52,13 @@ from edgenode.node.mailbox import Mailbox
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.progress import BarrierWait, NodeSnapshot, ProgressReporter
 from edgenode.node.replica import Replica
+from edgenode.node.stats import Outcome
 from edgenode.storage import result_file
 
 log = structlog.get_logger()
 
 _LINGER_S = 10.0
 _ABORT_S = 5.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a node's run ended.
-
-    Attributes:
-        complete: False if it stopped or left before the last round.
-        z: the final model, float32 [d].
-    """
-
-    round: int
-    complete: bool
-    test_accuracy: float | None
-    z: Floats
 
 
 class NodeRunner:
@@ -106,6 +92,7 @@ class NodeRunner:
         self._peers: Peers | None = None
         self._outcome: Outcome | None = None
         self._step: Train | None = None  # to be taken next
+        self._saving: asyncio.Future[None] | None = None
         self._exporting = 0  # calls of peers that wait for the model
 
     async def run(self) -> Outcome:
@@ -261,6 +248,8 @@ class NodeRunner:
 
     async def _perform(self, action: NodeAction) -> None:
         assert self._peers is not None
+        if not isinstance(action, Train):  # what others can see of this node comes after its checkpoint
+            await self._saved()
         match action:
             case Train():
                 self._step = action
@@ -326,9 +315,17 @@ class NodeRunner:
         return await self._worker(accuracy, z)
 
     async def _save(self, save: Save) -> None:
-        """A full or broken disk stops checkpointing, not training."""
+        """Begin to write a checkpoint, in a thread of its own. The next local step does not wait for it."""
+        checkpoint = await self._worker(self.replica.checkpoint, save, self._wire_bytes)
+        self._saving = asyncio.get_running_loop().run_in_executor(None, self.replica.write, checkpoint)
+
+    async def _saved(self) -> None:
+        """Wait for the checkpoint. A full or broken disk stops checkpointing, not training."""
+        if (saving := self._saving) is None:
+            return
+        self._saving = None
         try:
-            await self._worker(self.replica.save, save, self._wire_bytes)
+            await saving
         except CheckpointError as exc:
             log.warning("training continues without a new checkpoint", reason=str(exc))
 

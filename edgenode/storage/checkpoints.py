@@ -13,6 +13,11 @@ loaded until two newer rounds are saved. The steps of a save, with what can be l
 5. Flush the checkpoint folder. The new checkpoint survives from here on.
 6. Remove what is not kept any more. Only now, because before step 5 the new one could be lost.
 
+A save may run in a thread of its own, beside the local step of the round that begins, because it reads copies. The node
+waits for its end before it pushes, answers or reports anything more (`node/runner`). So all that others can know of the
+rounds after a checkpoint comes after step 5, as if the node had stood still, and a power cut loses no more than that.
+The files are written part after part from the arrays, and hashed on the way. Nobody reads them before step 4.
+
 A run resumes from one of the newest two. Older ones are kept for an operator who goes back to before something went
 wrong, ever fewer of them: of the rounds that ``every`` times 1, 2, 4, 8 and so on divide, the newest two each. So all
 nodes keep the same rounds. While something is wrong, only rounds from before count, and new checkpoints replace none.
@@ -25,7 +30,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -41,7 +46,8 @@ from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.canonical import differences
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
-from edgenode.storage.filesystem import REAL_DISK, Disk, make_durable
+from edgenode.storage import tensor_file
+from edgenode.storage.filesystem import REAL_DISK, Disk, make_durable, write_parts
 
 CHECKPOINTS = "checkpoints"
 _FORMAT = 2
@@ -51,6 +57,7 @@ _STATE, _META, _SUMS = "state.safetensors", "meta.json", "SHA256SUMS"
 _PARTIAL, _REPLACED = "partial", "replaced"
 _CHECKPOINT = re.compile(rf"round-([0-9]{{9}})|\.round-([0-9]{{9}})\.{_REPLACED}")
 Arrays = Mapping[str, NDArray[Any]]
+Parts = Iterable[bytes | memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ class CheckpointStore:
         scratch = self._hidden(checkpoint.round, _PARTIAL)
         try:
             self._write(checkpoint, scratch)
-        except (OSError, SafetensorError) as exc:
+        except (OSError, CheckpointError) as exc:
             with suppress(OSError):  # make room on a full disk
                 self._disk.remove(scratch)
             raise CheckpointError(f"cannot write the checkpoint of round {checkpoint.round}: {exc}") from exc
@@ -109,8 +116,9 @@ class CheckpointStore:
             if name.startswith(".") and name.endswith(f".{_PARTIAL}"):  # from a process that died during a save
                 disk.remove(self.folder / name)
         disk.make_folder(scratch)
-        for name, content in self._files(checkpoint).items():
-            disk.write(scratch / name, content)
+        sums: dict[str, str] = {}
+        for name, content in self._files(checkpoint, sums):
+            write_parts(disk, scratch / name, content)
             # precaution: a checkpoint's files are flushed before it is renamed into place
             disk.flush(scratch / name)
         disk.flush(scratch)
@@ -166,7 +174,7 @@ class CheckpointStore:
 
     def _read(self, folder: Path, t: int) -> Checkpoint:
         content = {name: self._disk.read(folder / name) for name in (_META, _STATE)}
-        if self._disk.read(folder / _SUMS) != _sums(content):
+        if self._disk.read(folder / _SUMS) != _sums({name: sha256(data).hexdigest() for name, data in content.items()}):
             raise CheckpointError(f"{folder} is damaged: {_SUMS} does not match")
         meta = json.loads(content[_META])
         if meta["format"] != _FORMAT:
@@ -223,9 +231,12 @@ class CheckpointStore:
     def _hidden(self, t: int, purpose: str) -> Path:
         return self.folder / f".round-{t:09d}.{purpose}"
 
-    def _files(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+    def _files(
+        self, checkpoint: Checkpoint, sums: dict[str, str]
+    ) -> Iterator[tuple[str, Iterable[bytes | memoryview]]]:
+        """Name and parts of each file. ``sums`` takes the SHA-256 of each one that has been read to its end."""
         arrays: dict[str, NDArray[Any]] = {**checkpoint.state.vectors, "u": checkpoint.state.u}
-        arrays |= {_LOCAL + key: np.asarray(value, order="C") for key, value in checkpoint.local.items()}
+        arrays |= {_LOCAL + key: np.asarray(value) for key, value in checkpoint.local.items()}
         meta = {
             "format": _FORMAT,
             "run_digest": self._run_digest,
@@ -234,8 +245,17 @@ class CheckpointStore:
             "counts": dict(checkpoint.counts),
             "records": [record.to_json() for record in checkpoint.plan.records],
         }
-        files = {_STATE: tensors.save(arrays), _META: json.dumps(meta, indent=1).encode()}
-        return files | {_SUMS: _sums(files)}
+        yield _STATE, _hashed(tensor_file.parts(arrays), _STATE, sums)
+        yield _META, _hashed([json.dumps(meta, indent=1).encode()], _META, sums)
+        yield _SUMS, [_sums(sums)]
+
+
+def _hashed(parts: Parts, name: str, sums: dict[str, str]) -> Parts:
+    found = sha256()
+    for part in parts:
+        found.update(part)
+        yield part
+    sums[name] = found.hexdigest()
 
 
 def thinned(rounds: Iterable[int], every: int) -> set[int]:
@@ -248,5 +268,5 @@ def thinned(rounds: Iterable[int], every: int) -> set[int]:
     return kept
 
 
-def _sums(files: Mapping[str, bytes]) -> bytes:
-    return "".join(f"{sha256(files[name]).hexdigest()}  {name}\n" for name in (_META, _STATE)).encode()
+def _sums(sums: Mapping[str, str]) -> bytes:
+    return "".join(f"{sums[name]}  {name}\n" for name in (_META, _STATE)).encode()

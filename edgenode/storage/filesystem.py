@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -52,6 +53,12 @@ class RealDisk:
     def write(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
 
+    def write_parts(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
+        """Make or replace a file, part after part."""
+        with path.open("wb") as file:
+            for part in parts:
+                file.write(part)
+
     def flush(self, path: Path) -> None:
         try:
             handle = os.open(path, os.O_RDONLY)
@@ -78,6 +85,14 @@ class RealDisk:
 
 
 REAL_DISK = RealDisk()
+
+
+def write_parts(disk: Disk, path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Make or replace a file. A real disk takes it part after part, so that the whole is never in memory."""
+    if isinstance(disk, RealDisk):
+        disk.write_parts(path, parts)
+    else:
+        disk.write(path, b"".join(parts))
 
 
 def make_durable(disk: Disk, folder: Path) -> None:

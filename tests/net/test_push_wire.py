@@ -110,7 +110,9 @@ def test_a_steady_push_has_few_bytes_beside_its_payload(u: tuple[float, ...], mo
     """The bytes of the gRPC message without the payload."""
     writer, payload = PushWriter(), bytes(2_600)
     # rounds of up to two bytes
-    sizes = [sum(map(len, writer.frames(a_message(payload, round=t, u=u)))) - len(payload) for t in range(0, 16_384, 127)]
+    sizes = [
+        sum(map(len, writer.frames(a_message(payload, round=t, u=u)))) - len(payload) for t in range(0, 16_384, 127)
+    ]
     assert max(sizes[1:]) <= most
     assert sizes[0] < most + 34  # the digest
 

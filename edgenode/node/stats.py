@@ -1,0 +1,42 @@
+"""What a node did so far, and how its run ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edgenode.core.algorithm.compression import Floats
+
+
+@dataclass
+class NodeStats:
+    """What this node did so far, for reports and for result.json. The counts continue when a run resumes."""
+
+    messages: int = 0
+    payload_bytes: int = 0
+    dense_bytes: int = 0
+    wire_bytes: int = 0
+    gossip_bytes: int = 0
+    received_bytes: int = 0
+    alarms: int = 0
+    good_until: int | None = None  # of a checkpoint that was written while something was wrong
+    loss: float | None = None
+    accuracy: float | None = None
+    before_average: float | None = None  # the last accuracy measured before the final gossip
+    u: float = 1.0
+    sketch_round: int = 0
+    sketch: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a node's run ended.
+
+    Attributes:
+        complete: False if it stopped or left before the last round.
+        z: the final model, float32 [d].
+    """
+
+    round: int
+    complete: bool
+    test_accuracy: float | None
+    z: Floats
