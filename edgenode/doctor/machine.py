@@ -103,10 +103,10 @@ def model(config: Config, state_dir: Path) -> Iterator[Finding]:
         epoch = Epoch.of([workload.prepare()])
         trainer = workload.trainer(initial_members[0], initial_members, epoch)
         z = trainer.initial()
-        trainer.train(0, z)
+        trainer.train(0, z.copy())
         began = time.perf_counter()
         for t in range(1, 1 + _STEPS):
-            trainer.train(t, z)
+            trainer.train(t, z.copy())
         step_s = (time.perf_counter() - began) / _STEPS
     except ConfigError as exc:
         yield problem("run.toml", str(exc), "correct it")

@@ -60,7 +60,7 @@ class Trainer(Protocol):
         ...
 
     def train(self, t: int, z: Floats) -> LocalStep:
-        """Take the local step of round t from z [d].
+        """Take the local step of round t from z [d], which may become the local update.
 
         Raises:
             Diverged: the loss is not finite.

@@ -57,15 +57,21 @@ class FlatParameters:
         vector: Vector = self._gathered(torch.float32).numpy()
         return vector
 
-    def minus(self, vector: Vector) -> Vector:
-        """Return the parameters minus `vector` [size], where `vector` is rounded to what `load` made of it."""
+    def minus(self, vector: Vector, out: Vector | None = None) -> Vector:
+        """Return the parameters minus `vector` [size], where `vector` is rounded to what `load` made of it.
+
+        The result is a new array, or `out`, which may be `vector`.
+        """
         if self.is_float32:
-            return np.subtract(self.read(), vector, dtype=np.float32)
+            return np.subtract(self.read(), vector, out=out, dtype=np.float32)
         self._stage(vector)
         pieces = zip(self.parameters.values(), self._pieces(self._staged), strict=True)
         loaded = torch.cat([piece.to(p.dtype).double().reshape(-1) for p, piece in pieces])
         difference: Vector = (self._gathered(torch.float64) - loaded).float().numpy()
-        return difference
+        if out is None:
+            return difference
+        out[:] = difference
+        return out
 
     def buffers(self) -> dict[str, Tensor]:
         return dict(self.model.named_buffers())
@@ -123,9 +129,9 @@ class FlatModel(FlatParameters):
         """Return the parameters as a new array [size]."""
         return self._peek().copy()
 
-    def minus(self, vector: Vector) -> Vector:
-        """Return the parameters minus `vector` [size]."""
-        return np.subtract(self._peek(), vector, dtype=np.float32)
+    def minus(self, vector: Vector, out: Vector | None = None) -> Vector:
+        """Return the parameters minus `vector` [size]: a new array, or `out`, which may be `vector`."""
+        return np.subtract(self._peek(), vector, out=out, dtype=np.float32)
 
     def _peek(self) -> Vector:
         if self._staged is not self.values:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 
 MOMENTUM, OPTIMIZER, SCHEDULE = "momentum", "optimizer", "schedule.state"
+_PART = 131_072  # parameters
 _CLASSES = {
     "sgd": "SGD",
     "adam": "Adam",
@@ -132,9 +133,14 @@ class FlatSGD:
     """
 
     def __init__(self, flat: FlatModel, settings: TrainSettings, run: RunLength) -> None:
-        self._flat, self._settings, self._run = flat, settings, run
+        self._settings, self._run = settings, run
         self._rate = settings.learning_rate
         self._momentum = torch.zeros(flat.size if settings.momentum else 0, device=flat.values.device)
+        # On a CPU, parts that fit its cache are read from memory once a step instead of three times.
+        part = _PART if flat.values.device.type == "cpu" else flat.size
+        momentum = self._momentum if settings.momentum else flat.gradients
+        vectors = flat.values, flat.gradients, momentum
+        self._parts = list(zip(*(torch.split(vector, part) for vector in vectors), strict=True))
 
     @property
     def remedy(self) -> str:
@@ -144,13 +150,13 @@ class FlatSGD:
         self._rate = self._settings.rate(self._settings.learning_rate, t, self._run)
 
     def step(self) -> None:
-        values, gradient, settings = self._flat.values, self._flat.gradients, self._settings
+        settings = self._settings
         with torch.no_grad():
-            if settings.weight_decay:
-                gradient.add_(values, alpha=settings.weight_decay)
-            if settings.momentum:
-                gradient = self._momentum.mul_(settings.momentum).add_(gradient)
-            values.add_(gradient, alpha=-self._rate)
+            for values, gradient, momentum in self._parts:
+                if settings.weight_decay:
+                    gradient.add_(values, alpha=settings.weight_decay)
+                direction = momentum.mul_(settings.momentum).add_(gradient) if settings.momentum else gradient
+                values.add_(direction, alpha=-self._rate)
 
     def end_round(self) -> None:
         pass

@@ -127,7 +127,7 @@ class TaskTrainer:
     # one round -----------------------------------------------------------------------------------------
 
     def train(self, t: int, z: Vector) -> LocalStep:
-        """Take the steps of round t from `z` [size] (Algorithm 1, lines 2-4).
+        """Take the steps of round t from `z` [size] (Algorithm 1, lines 2-4). `z` itself becomes the local update.
 
         Raises Diverged if a loss is not finite.
         """
@@ -142,13 +142,14 @@ class TaskTrainer:
         self._flat.load(z[: self._flat.size] if self._averaged.size else z)
 
     def _local_update(self, t: int, z: Vector) -> Vector:
-        if not self._averaged.size:
-            return self._flat.minus(z)
-        head, tail = np.split(z, [self._flat.size])
-        # Once is enough: the gossip that follows the last local step averages whole vectors.
-        last = t == self._run.rounds - 1
-        buffers = self._averaged.read(self._flat) - tail if last else np.zeros_like(tail)
-        return np.concatenate([self._flat.minus(head), buffers])
+        """Turn z into the local update, in place."""
+        head, tail = z[: self._flat.size], z[self._flat.size :]
+        self._flat.minus(head, out=head)
+        if self._averaged.size:
+            # Once is enough: the gossip that follows the last local step averages whole vectors.
+            last = t == self._run.rounds - 1
+            tail[:] = self._averaged.read(self._flat) - tail if last else 0
+        return z
 
     def _step(self, step: int) -> float:
         """Take one step, and return its mean loss."""

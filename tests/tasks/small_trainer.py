@@ -52,5 +52,5 @@ def small_trainer(
 
 def run(trainer: TaskTrainer, z: np.ndarray, rounds: range) -> np.ndarray:
     for t in rounds:
-        z = z + trainer.train(t, z).local_update
+        z = z + trainer.train(t, z.copy()).local_update
     return z

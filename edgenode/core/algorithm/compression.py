@@ -20,6 +20,7 @@ from edgenode.errors import Diverged, LocalProtocolError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+_CHUNK = 65_536
 DIVERGED = 1e15  # below this the squares of 10^8 numbers sum to a finite float32, and each number fits bfloat16
 
 
@@ -113,10 +114,12 @@ class Payload:
 
     def add_to(self, target: Floats, scale: float) -> None:
         """``target += scale * C[v]`` in place, without making a sparse payload dense."""
-        if self.indices is None:
-            target += np.float32(scale) * self.numbers
-        else:
-            target[self.indices] += np.float32(scale) * self.numbers
+        factor, numbers = np.float32(scale), self.numbers
+        if self.indices is not None:
+            target[self.indices] += factor * numbers
+            return
+        for begin in range(0, len(numbers), _CHUNK):  # no product of size d is built
+            target[begin : begin + _CHUNK] += factor * numbers[begin : begin + _CHUNK]
 
     def dense(self, size: int) -> Floats:
         """C[v] as a vector [d], for tests and references."""

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol, TypeVar
+from weakref import ref
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class Learner(Protocol[C]):
         ...
 
     def model(self) -> Floats:
-        """z, a new vector [d]."""
+        """z, a vector [d] that is the caller's. It may come back as the local update, and is reused then."""
         ...
 
     def compress_update(
@@ -121,6 +122,9 @@ class VectorLearner:
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
         self._sent: dict[int, _SentMessage] = {}
         self._unmixed: int | None = None  # the round between compress_update and mix_round
+        # A trainer may turn z itself into the local update. Nobody else has it then, and the next z takes its place.
+        self._lent: ref[Floats] | None = None
+        self._spare: Floats | None = None
 
     @property
     def rounds(self) -> int:
@@ -148,7 +152,9 @@ class VectorLearner:
         return self.algorithm_spec.step(t).trains
 
     def model(self) -> Floats:
-        return debias(self.state)
+        z = debias(self.state, out=self._spare)
+        self._spare, self._lent = None, ref(z)
+        return z
 
     def compress_update(
         self, t: int, local_update: Floats | None, handoff: bool = False
@@ -158,6 +164,8 @@ class VectorLearner:
             raise LocalProtocolError("the members of this run are fixed: a node cannot leave")
         if local_update is not None:
             rule.apply_update(self.state, local_update)
+            if self._lent is not None and local_update is self._lent():
+                self._spare = local_update
         if step.drops_error or handoff:
             drop_error(self.state)
         rng = np.random.default_rng((*self._entropy, t))

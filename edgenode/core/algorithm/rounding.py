@@ -18,8 +18,12 @@ def as_bfloat16(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Valu
 
 
 def _bfloat16(numbers: Floats) -> NDArray[np.uint16]:
-    bits = numbers.view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    bits = numbers.view(np.uint32)
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += bits
+    rounded += 0x7FFF  # no number that is sent is so large that this overflows
+    rounded >>= 16
     return rounded.astype(np.uint16)
 
 
@@ -63,10 +67,14 @@ class Fitted:
         scales: Floats = np.sqrt(per_tensor(np.add, numbers * numbers, counts) / np.maximum(counts, 1)).astype(
             np.float32
         )
+        codes = self._nearest(numbers, scales, counts)
         for _ in range(_FITS):
-            levels = LEVELS[self.bits][self._nearest(numbers, scales, counts)]
+            levels = LEVELS[self.bits][codes]
             squares = np.maximum(per_tensor(np.add, levels * levels, counts), np.float32(1e-9))
             scales = (per_tensor(np.add, levels * numbers, counts) / squares).astype(np.float32)
+            before, codes = codes, self._nearest(numbers, scales, counts)
+            if np.array_equal(codes, before):
+                break  # every further step would repeat this one
         if self.bits > 1:
             largest = per_tensor(np.maximum, np.abs(numbers), counts)
             scales = np.maximum(scales, largest / (2 * LEVELS[self.bits][-1]))
@@ -76,8 +84,10 @@ class Fitted:
     def _nearest(self, numbers: Floats, scales: Floats, counts: Ints) -> NDArray[np.uint8]:
         """The code of the nearest level of each number. Numbers on a border take the lower level."""
         levels = LEVELS[self.bits]
-        steps = np.repeat(np.where(scales > 0, scales, np.float32(1)), counts)
-        codes: NDArray[np.uint8] = np.searchsorted((levels[1:] + levels[:-1]) / 2, numbers / steps).astype(np.uint8)
+        ratios = numbers / np.repeat(np.where(scales > 0, scales, np.float32(1)), counts)
+        codes = np.zeros(len(numbers), dtype=np.uint8)
+        for border in (levels[1:] + levels[:-1]) / 2:
+            codes += ratios > border
         return codes
 
 

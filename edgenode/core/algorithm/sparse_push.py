@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Payload, block_bounds
 
 Weights = NDArray[np.float64]
+_CHUNK = 65_536
 
 
 def _none() -> Floats:
@@ -91,12 +92,17 @@ class Contribution:
     payload: Payload
 
 
-def debias(state: State) -> Floats:
-    """z = x / u (line 10), with the u of each block. A new vector."""
-    weights = state.u.astype(np.float32)
-    if len(weights) > 1:
-        weights = np.repeat(weights, np.diff(block_bounds(len(state.x), len(weights))))
-    return state.x / weights
+def debias(state: State, out: Floats | None = None) -> Floats:
+    """z = x / u (line 10), with the u of each block. A new vector, or ``out`` [d]."""
+    x, weights = state.x, state.u.astype(np.float32)
+    z = np.empty_like(x) if out is None else out
+    bounds = block_bounds(len(x), len(weights))
+    step = max(1, _CHUNK * len(weights) // max(1, len(x)))  # in blocks, so that their u is not spread over all of z
+    for first in range(0, len(weights), step):
+        chunk = bounds[first : first + step + 1]
+        where, blocks = slice(chunk[0], chunk[-1]), weights[first : first + step]
+        np.divide(x[where], blocks if len(blocks) == 1 else np.repeat(blocks, np.diff(chunk)), out=z[where])
+    return z
 
 
 def descend(state: State, local_update: Floats) -> None:

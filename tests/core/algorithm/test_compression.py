@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgenode.core.algorithm.compression import (
+    LEVELS,
     Compressor,
     Layout,
     Payload,
@@ -263,3 +264,11 @@ def test_diverged_number_is_never_sent(select, quantise, number: float) -> None:
 def test_numbers_of_any_magnitude_stay_finite(select, quantise, magnitude: float) -> None:
     vector = np.random.default_rng(1).standard_normal(5000) * magnitude
     assert np.isfinite(compressed(Compressor(select, quantise), vector, 1, 4999).dense(5000)).all()
+
+
+@given(arrays(np.float32, st.integers(1, 60), elements=FLOATS), st.sampled_from([1, 2, 4]))
+def test_nearest_fitted_level_is_that_of_a_search(numbers: np.ndarray, bits: int) -> None:
+    counts = np.array([len(numbers)])
+    values = Fitted(bits)(numbers, counts, RNG)
+    levels, scale = LEVELS[bits], values.scales[0] or np.float32(1)
+    assert values.codes.tolist() == np.searchsorted((levels[1:] + levels[:-1]) / 2, numbers / scale).tolist()

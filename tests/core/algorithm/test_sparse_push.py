@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
-from edgenode.core.algorithm.compression import Compressor, Layout, Payload, TopK, as_float32, keep_all
+from edgenode.core.algorithm.compression import (
+    Compressor,
+    Layout,
+    Payload,
+    TopK,
+    as_float32,
+    block_bounds,
+    keep_all,
+)
 from edgenode.core.algorithm.d2 import D2
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.rounding import Random, as_bfloat16, as_int8
@@ -298,3 +306,34 @@ def test_learner_refuses_numbers_that_no_node_sends() -> None:
     payload = Payload(np.array([4]), None, as_float32(values, np.array([4]), np.random.default_rng(0)))
     with pytest.raises(RemoteProtocolError, match=r"a number of 2e\+16 in round 0"):
         learner.read(0, 1.0, (1.0,), codec.encode(payload, learner.layout))
+
+
+@pytest.mark.parametrize(("size", "blocks"), [(0, 1), (7, 1), (7, 3), (7, 7), (5, 9), (200_000, 3), (200_000, 7919)])
+def test_debias_divides_each_entry_by_the_u_of_its_block(size: int, blocks: int) -> None:
+    rng = np.random.default_rng(size)
+    u = rng.uniform(0.5, 2, blocks)
+    state = State.of({"x": rng.standard_normal(size).astype(np.float32)}, u)
+    expected = state.x / np.repeat(u.astype(np.float32), np.diff(block_bounds(size, blocks)))
+    assert np.array_equal(debias(state), expected)
+    out = np.empty_like(state.x)
+    assert debias(state, out=out) is out
+    assert np.array_equal(out, expected)
+
+
+def test_z_that_comes_back_as_the_local_update_is_reused() -> None:
+    """Any other vector stays the trainer's, and so does a z that the trainer keeps."""
+    spec = AlgorithmSpec(LARGEST_HALF, 0.5, training_rounds=4)
+    learner = VectorLearner(spec, LAYOUT, spec.initial(floats(1, 2, 3, 4)), 0, "a")
+    twin = VectorLearner(spec, LAYOUT, spec.initial(floats(1, 2, 3, 4)), 0, "a")
+    for t, comes_back in enumerate([True, False, True]):
+        z, theirs = learner.model(), twin.model()
+        assert np.array_equal(z, theirs)
+        update = floats(1, 0, 0, t)
+        if comes_back:
+            z[:] = update
+        learner.compress_update(t, z if comes_back else update)
+        twin.compress_update(t, update)
+        for each in (learner, twin):
+            each.mix_round(0.5, [])
+        assert (learner.model() is z) == comes_back
+    assert np.array_equal(learner.state.x, twin.state.x)
