@@ -242,8 +242,9 @@ class NodeRunner:
 
     async def _perform_all(self, actions: list[NodeAction]) -> None:
         self.progress.snapshot = NodeSnapshot.of(self.replica.node)
+        debug = log.debug  # structlog binds a logger at every access, which costs more than the call
         for action in actions:
-            log.debug("action", kind=type(action).__name__, round=getattr(action, "round", None))
+            debug("action", kind=type(action).__name__, round=getattr(action, "round", None))
             await self._perform(action)
 
     async def _perform(self, action: NodeAction) -> None:
