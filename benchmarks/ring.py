@@ -28,39 +28,20 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from edgenode.bench import CLUSTER, name_of
 
 NODES = 4
 PARAMETERS = {"43 B": 9, "2.6 kB": 650, "1.08 MB": 270_000}  # a payload is four bytes for each, and a header of five
 WARM_UP = 20  # rounds
-CLUSTER = "ring"
 _MOST_S = 300.0
 
 
-class Clock:
-    """CPU time and time of the rounds after the first ``WARM_UP``."""
-
-    def __init__(self, rounds: int) -> None:
-        self._rounds = rounds
-        self._began = self._ended = (0.0, 0.0)
-
-    def begin_round(self, t: int) -> None:
-        now = time.process_time(), time.perf_counter()
-        if t == WARM_UP:
-            self._began = now
-        if t == self._rounds - 1:
-            self._ended = now
-
-    def milliseconds(self) -> list[float]:
-        """Of a round."""
-        counted = self._rounds - 1 - WARM_UP
-        return [1000 * (after - before) / counted for before, after in zip(self._began, self._ended, strict=True)]
-
-
-def name_of(index: int) -> str:
-    return f"n{index}"
+def milliseconds(first: tuple[float, float], last: tuple[float, float], rounds: int) -> list[float]:
+    """CPU time and time of a round, between two moments in seconds."""
+    return [1000 * (after - before) / rounds for before, after in zip(first, last, strict=True)]
 
 
 # --- edgenode
@@ -69,78 +50,16 @@ def name_of(index: int) -> str:
 def edgenode(
     index: int, ports: Sequence[int], folder: Path, parameters: int, rounds: int, profiler: cProfile.Profile | None
 ) -> list[float]:
-    """Run one node. Return the CPU time and the time of a round, in ms."""
-    import numpy as np
-
-    from edgenode.config.load import load
-    from edgenode.core.topology.period import DataSize
-    from edgenode.node.background import WorkerThread
-    from edgenode.node.credentials import node_security
-    from edgenode.node.options import node_options
-    from edgenode.node.process import run_node
+    """Run one node of `edgenode bench`. Return the CPU time and the time of a round, in ms."""
+    from edgenode.bench.ring_node import SEGMENTS, Order, Run, play
     from edgenode.observability.logs import set_up_logging
-    from edgenode.tasks.trainer import LocalStep
 
-    clock = Clock(rounds)
-
-    class Free:
-        """A local step that costs nothing."""
-
-        layout, size, rounds_per_epoch, samples = (("w", parameters),), parameters, rounds, 1
-        remedy, metadata = "", dict[str, str]()
-        _zeros = np.zeros(parameters, np.float32)
-
-        def initial(self) -> Any:
-            return self._zeros
-
-        def train(self, t: int, z: Any) -> LocalStep:
-            clock.begin_round(t)
-            return LocalStep(self._zeros, None)
-
-        def evaluate(self, z: Any) -> None:
-            return None
-
-        def measure_statistics(self, z: Any) -> None:
-            pass
-
-        def local_state(self) -> dict[str, Any]:
-            return {}
-
-        def load_local_state(self, state: Any) -> None:
-            pass
-
-        def named_tensors(self, z: Any) -> dict[str, Any]:
-            return {}
-
-    class Workload:
-        makes_own_model = False
-
-        def identity(self) -> dict[str, str]:
-            return {}
-
-        def prepare(self) -> DataSize:
-            return DataSize(1, 1)
-
-        def most_model_bytes(self) -> int:
-            return 8 * parameters
-
-        def trainer(self, *of_the_run: Any) -> Free:
-            return Free()
-
-        def worker(self) -> WorkerThread:
-            return WorkerThread()
-
-    settings = {
-        "run.cluster": CLUSTER, "run.nodes": NODES, "run.rounds": rounds, "run.evaluate_every": 0,
-        "run.checkpoint_every": 10 * rounds, "algorithm.name": "d-psgd", "topology.graphs": ["a"],
-    }  # fmt: skip
     set_up_logging(verbose=False)
-    options = node_options(
-        load(None, settings, environ={}), name=name_of(index), listen=f"127.0.0.1:{ports[index]}",
-        peers=",".join(f"127.0.0.1:{port}" for port in ports), state_dir=folder / name_of(index),
-    )  # fmt: skip
-    run_node(replace(options, security=node_security(options)), Workload(), lambda _: profiler and profiler.enable())
-    return clock.milliseconds()
+    run = Run(parameters, rounds // SEGMENTS, tuple(ports))
+    if profiler is not None:
+        profiler.enable()
+    stamps = play(Order(index, str(folder), (run,)), run)
+    return milliseconds(stamps[0], stamps[-1], SEGMENTS * run.segment)
 
 
 # --- grpc.aio alone
@@ -181,7 +100,7 @@ async def _bare(index: int, ports: Sequence[int], folder: Path, size: int, round
             answered.release()
             begun.set()
 
-    clock, payload, successor = Clock(rounds), memoryview(bytes(size)), (index + 1) % NODES
+    stamps, payload, successor = [], memoryview(bytes(size)), (index + 1) % NODES
     server = grpc.aio.server()  # no interceptor
     handlers = {"Push": grpc.stream_stream_rpc_method_handler(receive)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare.Ring", handlers),))
@@ -197,7 +116,8 @@ async def _bare(index: int, ports: Sequence[int], folder: Path, size: int, round
         await begun.wait()
         await answered.acquire()  # the greeting
         for t in range(rounds):
-            clock.begin_round(t)
+            if t in (WARM_UP, rounds - 1):
+                stamps.append((time.process_time(), time.perf_counter()))
             for at in range(0, size, CHUNK_BYTES):
                 await stream.write(bytes(payload[at : at + CHUNK_BYTES]))
             await arrived.acquire()
@@ -205,7 +125,7 @@ async def _bare(index: int, ports: Sequence[int], folder: Path, size: int, round
         await stream.done_writing()
         await done.wait()
     await server.stop(None)
-    return clock.milliseconds()
+    return milliseconds(*stamps, rounds - 1 - WARM_UP)
 
 
 # --- the measurement
