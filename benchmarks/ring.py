@@ -56,9 +56,7 @@ def edgenode(
 
     set_up_logging(verbose=False)
     run = Run(parameters, rounds // SEGMENTS, tuple(ports))
-    if profiler is not None:
-        profiler.enable()
-    stamps = play(Order(index, str(folder), (run,)), run)
+    stamps = play(Order(index, str(folder), (run,)), run, lambda _: profiler.enable() if profiler else None)
     return milliseconds(stamps[0], stamps[-1], SEGMENTS * run.segment)
 
 

@@ -63,9 +63,11 @@ class Group(Generic[T]):
 
     def providers(self, names: Iterable[str]) -> dict[str, str]:
         """The package and version of each of these names that a package provides. A key names the group, too."""
+        foreign = [name for name in names if name not in self.own]
+        if not foreign:  # a search reads the metadata of every installed package
+            return {}
         others = {point.name: _provider(point) for point in entry_points(group=self.name)}
-        provided = [name for name in names if name in others and name not in self.own]
-        return {f"package of {self.name}:{name}": others[name] for name in provided}
+        return {f"package of {self.name}:{name}": others[name] for name in foreign if name in others}
 
     def _load(self, name: str) -> T:
         found = {_provider(point): point for point in entry_points(group=self.name, name=name)}

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.node.background import Worker, WorkerThread
 from edgenode.node.credentials import node_security
 from edgenode.node.options import node_options
-from edgenode.node.process import run_node
+from edgenode.node.process import NodeProcess, run_node
 from edgenode.node.resources import peak_memory_bytes
 from edgenode.observability.logs import set_up_logging
 from edgenode.tasks.trainer import LocalStep
@@ -133,8 +133,14 @@ class FreeWork:
         return WorkerThread()
 
 
-def play(order: Order, run: Run) -> Sequence[tuple[float, float]]:
-    """Take part in a run. Return processor time and time at the ends of the segments, in seconds."""
+def play(
+    order: Order, run: Run, begins: Callable[[NodeProcess], None] = lambda _: None
+) -> Sequence[tuple[float, float]]:
+    """Take part in a run. Return processor time and time at the ends of the segments, in seconds.
+
+    Args:
+        begins: called when the node process begins.
+    """
     settings = {
         "run.cluster": CLUSTER, "run.nodes": len(run.ports), "run.rounds": run.rounds, "run.evaluate_every": 0,
         "run.checkpoint_every": 10 * run.rounds, "algorithm.name": "d-psgd", "topology.graphs": ["a"],
@@ -145,7 +151,7 @@ def play(order: Order, run: Run) -> Sequence[tuple[float, float]]:
         load(None, settings, environ={}), name, addresses[order.index], ",".join(addresses),
         state_dir=Path(order.folder) / name, fresh=True,
     )  # fmt: skip
-    run_node(replace(options, security=node_security(options)), work)
+    run_node(replace(options, security=node_security(options)), work, begins)
     return work.steps.stamps
 
 
