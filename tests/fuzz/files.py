@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -60,7 +61,8 @@ class _OneCheckpoint:
     """A disk with one checkpoint, of any content and with valid checksums."""
 
     def __init__(self, meta: bytes, state: bytes) -> None:
-        self._files = {_META: meta, _STATE: state, "SHA256SUMS": _sums({_META: meta, _STATE: state})}
+        sums = {_META: sha256(meta).hexdigest(), _STATE: sha256(state).hexdigest()}
+        self._files = {_META: meta, _STATE: state, "SHA256SUMS": _sums(sums)}
 
     def names(self, folder: Path) -> list[str]:
         return ["round-000000005"]
@@ -77,7 +79,8 @@ def _checkpoint(data: bytes) -> None:
 def _checkpoints() -> tuple[bytes, ...]:
     state = State(np.zeros(3, dtype=np.float32))
     saved = Checkpoint(5, state, plan(1), {"m": np.zeros(2)}, {"messages": 3})
-    files = CheckpointStore(Path(), _RUN_DIGEST)._files(saved)
+    parts = CheckpointStore(Path(), _RUN_DIGEST)._files(saved, {})
+    files = {name: b"".join(content) for name, content in parts}
     return (files[_META] + _SEPARATOR + files[_STATE],)
 
 

@@ -62,8 +62,10 @@ def _why_stuck(stuck: ClusterSim) -> str:
     revoked = {line.split()[1] for line in stuck.transcript.lines if line.endswith("loses its key -> ")}
     if stuck.cluster and stuck.cluster.plan and not stuck.nodes and revoked >= set(stuck.cluster.plan.latest.names):
         return "all members lost their keys"
-    if stuck.cluster and stuck.cluster.over and not stuck.nodes:
-        return "a liar was the last member"  # the others were evicted, and came back too late
+    if stuck.liars and stuck.cluster and stuck.cluster.plan and stuck.liars >= set(stuck.cluster.plan.latest.names):
+        return "only liars were members"
+    if stuck.liars and stuck.liars >= stuck.nodes.keys() and stuck.nodes:
+        return "only liars were left"
     never_back = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
     return "all members died, one permanently" if never_back and not stuck.nodes else ""
 

@@ -106,6 +106,11 @@ class ClusterSim:
         return self._state.processes.names
 
     @property
+    def liars(self) -> frozenset[str]:
+        """The members that lie."""
+        return frozenset(self._state.liars)
+
+    @property
     def graphs(self) -> Mapping[int, Digraph]:
         """The digraph of every mixed round, the same at all nodes."""
         return self._state.invariants.graphs
