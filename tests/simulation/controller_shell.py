@@ -106,6 +106,7 @@ class ControllerShell:
                 raise LocalProtocolError(f"the controller stepped down: {reason}")
             case Send(name, Refuse()):
                 self.nodes.end(name)
+                self.watch(name)  # if a member lied, it may be one without knowing it
             case Send(name, order):
                 self._state.links.send_down(name, self.nodes.deliver, name, order)
                 self._offers += isinstance(order, Offer)
