@@ -113,7 +113,7 @@ def models(folder: Path) -> dict[str, dict[str, bytes]]:
 
 def test_killed_daemon_returns_with_the_new_photos(fleet: Fleet, photos: tuple[Config, Path]) -> None:
     _, folder = photos
-    fleet.configure({**RUN, "run.rounds": 5000, "run.evict_after_s": 2})
+    fleet.configure({**RUN, "run.rounds": 100_000, "run.evict_after_s": 2})  # the survivor alone must not end first
     controller, survivor, victim = started(fleet)
     survivor.logs("epoch done")
     add_photos(folder / "node-1" / "train", 2000, 8)
