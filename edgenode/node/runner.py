@@ -171,8 +171,10 @@ class NodeRunner:
             await self._perform_all(actions)
             if self._outcome is not None:
                 return self._outcome
-            if (step := self._step) is not None:
-                self._step = None
+            step, self._step = self._step, None
+            if step is not None:
+                if events := self._mailbox.get_all():  # a node that waits for no other takes its orders here
+                    await self._perform_all(await self._handle(events))
                 actions = await self._worker.train(self.replica.step, step)
             else:
                 actions = await self._handle(await self._mailbox.get())

@@ -12,6 +12,7 @@ from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.protocol.events import Answer, Save, Train
 from edgenode.core.protocol.messages import Ack, Verdict
+from edgenode.core.protocol.orders import Halt
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.period import Epoch
 from edgenode.net.peer_client import Peers
@@ -25,6 +26,7 @@ from edgenode.node.runner import NodeRunner
 from edgenode.node.task_workload import TaskWorkload
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.filesystem import RealDisk
+from tests.net.peer_ends import until
 
 CONFIG = Config()
 PLAN = create_plan(CONFIG.run.cluster, [Member("n0"), Member("n1")], factory.schedule(CONFIG))
@@ -67,4 +69,22 @@ async def test_a_local_step_does_not_wait_for_a_checkpoint_and_an_answer_does(tm
     saved = store.load(7)
     assert (saved.state.x == state.x).all()
     assert not any(np.any(array) for name, array in saved.local.items() if "momentum" in name)
+    worker.close()
+
+
+async def test_node_that_waits_for_no_other_takes_its_orders() -> None:
+    workload, worker, mailbox = TaskWorkload(CONFIG, "n0"), WorkerThread(), Mailbox()
+    workload.prepare()
+    alone = create_plan(CONFIG.run.cluster, [Member("n0")], factory.schedule(CONFIG))
+    trainer = workload.trainer("n0", alone.latest.names, Epoch())
+    replica = Replica(CONFIG, factory.algorithm_spec(CONFIG), "n0", trainer, StartPoint(alone, 0), None, 8, None)
+    server = PeerServer(Identity("home", "n0", "run"), (frozenset(), None))
+    runner = NodeRunner(CONFIG, replica, worker, server, PeerDirectory(), mailbox, None)
+    async with asyncio.TaskGroup() as group:
+        runner._peers = Peers(group, server.identity, runner._addresses_of, mailbox.post)
+        running = group.create_task(runner._run_events())
+        await until(lambda: runner.progress.snapshot.round >= 3)
+        mailbox.post(Halt(True))
+        await until(lambda: replica.node.halted)
+        running.cancel()
     worker.close()
