@@ -39,7 +39,7 @@ class SlowDisk(RealDisk):
         self.may = threading.Event()
 
     def flush(self, path: Path) -> None:
-        assert self.may.wait(10)
+        assert self.may.wait(60)
         super().flush(path)
 
 
