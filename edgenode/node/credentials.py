@@ -17,6 +17,7 @@ from edgenode.security.certificates import Credentials
 from edgenode.security.invite import PREFIX, Invite
 from edgenode.security.secret_files import read_credentials, write_credentials
 from edgenode.security.signatures import AuthorityVerifier
+from edgenode.storage.state_folder import require_no_file
 
 log = structlog.get_logger()
 
@@ -28,8 +29,8 @@ def node_security(options: Options, join: str | None = None, insecure: bool = Fa
         join: an invite, the path of a file that contains it, or "-" for standard input. The node enrols first.
 
     Raises:
-        ConfigError: it has no certificate, the invite is of another cluster, the certificate is of another node, or it
-            would be reachable from the network without one.
+        ConfigError: it has no certificate, the invite is of another cluster, the certificate is of another node, its
+            state folder is a file, or it would be reachable from the network without a certificate.
         SecurityError: the invite is not valid, or the file is damaged or readable by others.
         TransportError: the controller of the invite does not answer.
     """
@@ -37,6 +38,7 @@ def node_security(options: Options, join: str | None = None, insecure: bool = Fa
         refuse_beyond_loopback(options.listen)
         return INSECURE
     path, name = options.credentials, options.name
+    require_no_file(options.state_dir)
     if join is not None:
         write_credentials(path, _enrolled(join, options.config.run.cluster, name))
         log.info("enrolled: from now on, start this node without --join", node=name, certificate=str(path))

@@ -57,6 +57,18 @@ def claimed(folder: Path, owner: str) -> Iterator[None]:
         yield
 
 
+def require_no_file(folder: Path) -> None:
+    """Refuse a folder that can never be one, before anything is read from it or an invite is used up for it.
+
+    Raises:
+        ConfigError: it, or a folder above it, is a file.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    with _translated(folder):
+        if not existing.is_dir():
+            raise NotADirectoryError(str(existing))
+
+
 def _lock(file: IO[str], folder: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

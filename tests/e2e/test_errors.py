@@ -115,6 +115,7 @@ def test_unusable_state_folder_is_refused_before_any_wait(fleet: Fleet, command:
     reason = "cannot be used: it, or a folder above it, is a file"
     assert refused(fleet, command, *where, "state") == f"--state-dir state {reason}"
     assert refused(fleet, command, *where, "state/below") == f"--state-dir state/below {reason}"
+    assert refused(fleet, command, "--state-dir", "state") == f"--state-dir state {reason}"
     assert refused(fleet, command, *where, "/proc/self").startswith("--state-dir /proc/self cannot be written: ")
     if command == "controller":
         beyond = refused(fleet, command, *where, "other", "--http", "0.0.0.0:0")
