@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgenode.bench.ring import free_ports
 from edgenode.config.load import load
 
 NODES = 4
@@ -41,14 +41,6 @@ def mebibytes(status: str, key: str) -> float:
 def idle() -> float:
     """Of a process that imports torch and gRPC."""
     return mebibytes(subprocess.check_output([sys.executable, "-c", _IDLE], text=True), "VmRSS")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def nodes(neighbours: int, rounds: int) -> tuple[float, float]:

@@ -21,7 +21,6 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import pstats
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenode.bench import CLUSTER, name_of
+from edgenode.bench.ring import free_ports
 
 NODES = 4
 PARAMETERS = {"43 B": 9, "2.6 kB": 650, "1.08 MB": 270_000}  # a payload is four bytes for each, and a header of five
@@ -127,14 +127,6 @@ async def _bare(index: int, ports: Sequence[int], folder: Path, size: int, round
 
 
 # --- the measurement
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def ring(side: str, parameters: int, rounds: int, profile: bool = False) -> list[float]:

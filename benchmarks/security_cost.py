@@ -20,7 +20,6 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would log every connection that only looks at a certificate
 
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import NamedTuple, Self
 
 import grpc.aio
 
+from edgenode.bench.ring import free_ports
 from edgenode.config.load import load
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.net.peer_client import PUSH
@@ -80,15 +80,6 @@ def edgenode(*arguments: object, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "edgenode", *map(str, arguments)], env=_ENVIRON, stdout=output, stderr=output
         )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nothing uses."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 async def _receive(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:

@@ -38,7 +38,7 @@ def play(sizes: Sequence[str], show: Callable[[str], None], segment: int = SEGME
     with tempfile.TemporaryDirectory(prefix="edgenode-bench-") as name:
         folder = Path(name)
         local.prepare(folder, CLUSTER, map(name_of, range(NODES)))
-        ports = _free_ports(NODES * len(sizes))
+        ports = free_ports(NODES * len(sizes))
         runs = tuple(
             Run(SIZES[size], max(2, segment // 4) if SIZES[size] > _LARGE_FROM else segment,
                 tuple(ports[i * NODES : (i + 1) * NODES]))
@@ -98,7 +98,8 @@ def _line(process: subprocess.Popen[bytes], folder: Path, index: int) -> Found:
     raise EdgenodeError(f"node {name_of(index)} of the ring ended: {log[-1]}")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nothing listens on."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:

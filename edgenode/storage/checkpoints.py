@@ -47,7 +47,7 @@ from edgenode.core.canonical import differences
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
 from edgenode.storage import tensor_file
-from edgenode.storage.filesystem import REAL_DISK, Disk, make_durable, write_parts
+from edgenode.storage.filesystem import REAL_DISK, Disk, make_durable
 
 CHECKPOINTS = "checkpoints"
 _FORMAT = 2
@@ -118,7 +118,7 @@ class CheckpointStore:
         disk.make_folder(scratch)
         sums: dict[str, str] = {}
         for name, content in self._files(checkpoint, sums):
-            write_parts(disk, scratch / name, content)
+            disk.write(scratch / name, content)
             # precaution: a checkpoint's files are flushed before it is renamed into place
             disk.flush(scratch / name)
         disk.flush(scratch)
@@ -231,9 +231,7 @@ class CheckpointStore:
     def _hidden(self, t: int, purpose: str) -> Path:
         return self.folder / f".round-{t:09d}.{purpose}"
 
-    def _files(
-        self, checkpoint: Checkpoint, sums: dict[str, str]
-    ) -> Iterator[tuple[str, Iterable[bytes | memoryview]]]:
+    def _files(self, checkpoint: Checkpoint, sums: dict[str, str]) -> Iterator[tuple[str, Parts]]:
         """Name and parts of each file. ``sums`` takes the SHA-256 of each one that has been read to its end."""
         arrays: dict[str, NDArray[Any]] = {**checkpoint.state.vectors, "u": checkpoint.state.u}
         arrays |= {_LOCAL + key: np.asarray(value) for key, value in checkpoint.local.items()}

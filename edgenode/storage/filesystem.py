@@ -23,8 +23,8 @@ class Disk(Protocol):
     def make_folder(self, path: Path) -> None:
         """Make a folder and its parents. Do nothing if it exists."""
 
-    def write(self, path: Path, content: bytes) -> None:
-        """Make or replace a file."""
+    def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
+        """Make or replace a file, part after part, so that the whole need not be in memory."""
 
     def flush(self, path: Path) -> None:
         """Wait until the content of a file, or the names in a folder, are on the medium."""
@@ -50,11 +50,7 @@ class RealDisk:
     def make_folder(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
-    def write(self, path: Path, content: bytes) -> None:
-        path.write_bytes(content)
-
-    def write_parts(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
-        """Make or replace a file, part after part."""
+    def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
         with path.open("wb") as file:
             for part in parts:
                 file.write(part)
@@ -87,14 +83,6 @@ class RealDisk:
 REAL_DISK = RealDisk()
 
 
-def write_parts(disk: Disk, path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Make or replace a file. A real disk takes it part after part, so that the whole is never in memory."""
-    if isinstance(disk, RealDisk):
-        disk.write_parts(path, parts)
-    else:
-        disk.write(path, b"".join(parts))
-
-
 def make_durable(disk: Disk, folder: Path) -> None:
     """Make a folder so that it, its parents and the names in it survive a power cut.
 
@@ -108,7 +96,7 @@ def make_durable(disk: Disk, folder: Path) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a text file. It holds the old text or the new one at any moment, and the new one when this returns."""
     scratch = path.with_name(f".{path.name}.partial")
-    REAL_DISK.write(scratch, text.encode())
+    REAL_DISK.write(scratch, [text.encode()])
     REAL_DISK.flush(scratch)
     REAL_DISK.rename(scratch, path)
     REAL_DISK.flush(path.parent)

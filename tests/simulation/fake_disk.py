@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +82,8 @@ class SimulatedDisk:
                 folder.change({name: _Folder()})
             folder = _as_folder(folder.entries[name], path)
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
+        content = b"".join(parts)
         self._step()
         folder = self._folder(path.parent)
         file = folder.entries.get(path.name)

@@ -36,7 +36,7 @@ def content(disk: SimulatedDisk, path: str) -> bytes | None:
 
 def test_file_flushed_with_its_folder_survives() -> None:
     disk = SimulatedDisk()
-    disk.write(Path("/a"), b"whole")
+    disk.write(Path("/a"), [b"whole"])
     disk.flush(Path("/a"))
     assert outcomes(disk, "/a") == {(None,), (b"whole",)}
     disk.flush(Path("/"))
@@ -45,10 +45,10 @@ def test_file_flushed_with_its_folder_survives() -> None:
 
 def test_unflushed_write_may_be_torn() -> None:
     disk = SimulatedDisk()
-    disk.write(Path("/a"), b"old")
+    disk.write(Path("/a"), [b"old"])
     disk.flush(Path("/a"))
     disk.flush(Path("/"))
-    disk.write(Path("/a"), b"newer")
+    disk.write(Path("/a"), [b"newer"])
     seen = {text for (text,) in outcomes(disk, "/a")}
     assert {b"old", b"newer", b"", b"new", b"new\0\0"} <= seen
     assert len(seen) > 20  # garbage
@@ -57,7 +57,7 @@ def test_unflushed_write_may_be_torn() -> None:
 def test_changes_of_names_survive_independently() -> None:
     disk = SimulatedDisk()
     for name in ("a", "b"):
-        disk.write(Path("/", name), name.encode())
+        disk.write(Path("/", name), [name.encode()])
         disk.flush(Path("/", name))
     disk.flush(Path("/"))
     disk.rename(Path("/a"), Path("/c"))
@@ -74,7 +74,7 @@ def test_removed_folder_may_return_with_some_of_its_files() -> None:
     disk = SimulatedDisk()
     disk.make_folder(Path("/f"))
     for path in ("/f/a", "/f/b"):
-        disk.write(Path(path), b"x")
+        disk.write(Path(path), [b"x"])
         disk.flush(Path(path))
     disk.flush(Path("/f"))
     disk.flush(Path("/"))
@@ -86,7 +86,7 @@ def test_removed_folder_may_return_with_some_of_its_files() -> None:
 def test_disk_without_power_fails_until_it_is_on_again() -> None:
     disk = SimulatedDisk()
     disk.fail_after(1)
-    disk.write(Path("/a"), b"a")
+    disk.write(Path("/a"), [b"a"])
     for _ in range(2):
         with pytest.raises(PowerCut):
             disk.flush(Path("/"))
@@ -103,18 +103,18 @@ def test_disk_without_power_fails_until_it_is_on_again() -> None:
 def test_simulated_disk_behaves_like_a_file_system(disk: Disk, tmp_path: Path) -> None:
     disk.make_folder(tmp_path / "f" / "g")
     disk.make_folder(tmp_path / "f")
-    disk.write(tmp_path / "f" / "a", b"abc")
-    disk.write(tmp_path / "f" / "g" / "h", b"")
+    disk.write(tmp_path / "f" / "a", [b"abc"])
+    disk.write(tmp_path / "f" / "g" / "h", [b""])
     a, g, none = tmp_path / "f" / "a", tmp_path / "f" / "g", tmp_path / "f" / "none"
     impossible = [
-        (errno.ENOENT, lambda: disk.write(none / "a", b"")),
+        (errno.ENOENT, lambda: disk.write(none / "a", [b""])),
         (errno.ENOENT, lambda: disk.flush(none)),
         (errno.ENOENT, lambda: disk.read(none)),
         (errno.ENOENT, lambda: disk.rename(none, a)),
         (errno.ENOTDIR, lambda: disk.make_folder(a / "b")),
         (errno.ENOTDIR, lambda: disk.names(a)),
         (errno.ENOTDIR, lambda: disk.remove(a)),
-        (errno.EISDIR, lambda: disk.write(g, b"")),
+        (errno.EISDIR, lambda: disk.write(g, [b""])),
         (errno.EISDIR, lambda: disk.read(g)),
         (errno.EISDIR, lambda: disk.rename(a, g)),
         (errno.ENOTDIR, lambda: disk.rename(g, a)),
@@ -124,13 +124,13 @@ def test_simulated_disk_behaves_like_a_file_system(disk: Disk, tmp_path: Path) -
             act()
         assert caught.value.errno == code
     disk.make_folder(tmp_path / "f" / "k")
-    disk.write(tmp_path / "f" / "k" / "l", b"")
+    disk.write(tmp_path / "f" / "k" / "l", [b""])
     with pytest.raises(OSError, match="not empty"):
         disk.rename(tmp_path / "f" / "k", g)
     disk.remove(g)
     disk.rename(tmp_path / "f" / "k", g)
     disk.rename(a, tmp_path / "f" / "b")
-    disk.write(a, b"d")
+    disk.write(a, [b"d"])
     disk.rename(a, tmp_path / "f" / "b")
     assert sorted(disk.names(tmp_path / "f")) == ["b", "g"]
     assert disk.names(g) == ["l"]
@@ -141,11 +141,11 @@ def test_simulated_disk_behaves_like_a_file_system(disk: Disk, tmp_path: Path) -
 
 def test_full_disk_keeps_what_fits() -> None:
     disk = SimulatedDisk(capacity=4)
-    disk.write(Path("a"), b"abc")
+    disk.write(Path("a"), [b"abc"])
     with pytest.raises(OSError, match="No space left"):
-        disk.write(Path("b"), b"de")
+        disk.write(Path("b"), [b"de"])
     assert disk.read(Path("b")) == b"d"
-    disk.write(Path("a"), b"abc")
+    disk.write(Path("a"), [b"abc"])
 
 
 def test_rename_across_folders_is_refused() -> None:
