@@ -14,6 +14,10 @@ settings.load_profile("edgenode")
 # Several tests run at once, each on one processor: read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# gRPC's fork handlers can deadlock a worker of a DataLoader that is forked beside its threads. `edgenode.mesh` sets the
+# same before it imports gRPC: here another test may have imported it by then.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 _LONGEST_FIRST = ("tests/chaos/", "tests/simulation/test_faults", "tests/e2e/", "tests/test_installation")
 
 

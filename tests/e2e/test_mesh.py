@@ -85,6 +85,17 @@ def test_a_killed_node_returns_and_the_run_ends_well(fleet: Fleet, plain: float)
     assert min(accuracies(fleet.folder / "killed")) > plain - 1
 
 
+def test_workers_of_a_data_loader_start_beside_the_node(fleet: Fleet, plain: float) -> None:
+    """Every pass forks a process, while the threads of the node work."""
+    script = (fleet.folder / "train.py").read_text()
+    one_process = "sampler=RandomSampler(data, num_samples=STEPS * BATCH))"
+    assert one_process in script
+    (fleet.folder / "workers.py").write_text(script.replace(one_process, "shuffle=True, num_workers=1)"))
+    run = fleet.start("workers", "launch", "--out", "workers", "workers.py", *PARTS)
+    run.exits(0)
+    assert min(accuracies(fleet.folder / "workers")) > plain - 1
+
+
 def test_nodes_started_by_hand_survive_their_controller(fleet: Fleet, plain: float) -> None:
     """Without launch: fixed names, a controller that is killed and comes back, and a node that SIGTERM sends away."""
     settings = {"EDGENODE_RUN_ROUNDS": "300", "EDGENODE_RUN_CLUSTER": fleet.cluster}
