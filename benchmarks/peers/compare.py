@@ -76,6 +76,10 @@ class Peer:
 PEERS = {
     "edgenode rolling 10 %": Peer(settings={"algorithm.name": "sp", "algorithm.compressor": "rolling",
                                             "algorithm.share": 0.1}),
+    "edgenode rolling 10 %, 4 bits, 4 local steps": Peer(
+        settings={"algorithm.name": "sp", "algorithm.compressor": "rolling", "algorithm.share": 0.1,
+                  "algorithm.values": "fitted4", "task.local_steps": 4}
+    ),
     "edgenode top-1 %": Peer(settings={"algorithm.name": "sp", "algorithm.share": 0.01}),
     "edgenode D-PSGD": Peer(settings={"algorithm.name": "d-psgd"}),
     "DDP gloo": Peer("ddp", ("torch",)),
@@ -164,10 +168,13 @@ def _edgenode(peer: Peer, job: Job, folder: Path) -> Callable[[int], list[str]]:
     """Certificates, run.toml and the command of a rank."""
     names = [f"n{rank}" for rank in range(NODES)]
     local.prepare(folder, _CLUSTER, names)
+    local_steps = peer.settings.get("task.local_steps", 1)
+    assert isinstance(local_steps, int)
     settings = {
-        "run.cluster": _CLUSTER, "run.nodes": NODES, "run.rounds": job.steps, "run.threads": 1,
-        "run.evaluate_every": job.evaluate_every, "task.entry": "edgenode_task:Work", "topology.graphs": ["a"],
-        "task.batch_size": job.batch, "task.learning_rate": job.learning_rate, **peer.settings,
+        "run.cluster": _CLUSTER, "run.nodes": NODES, "run.rounds": job.steps // local_steps, "run.threads": 1,
+        "run.evaluate_every": job.evaluate_every // local_steps, "task.entry": "edgenode_task:Work",
+        "topology.graphs": ["a"], "task.batch_size": job.batch, "task.learning_rate": job.learning_rate,
+        **peer.settings,
     }  # fmt: skip
     (folder / "run.toml").write_text(load(None, settings, environ={}).to_toml())
     addresses = [f"{host}:{_PORT}" for host in job.hosts[:NODES]]
