@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py
 
-Four nodes train on loopback, each with one out-neighbour, then each with three. Every fifth round a node is tested and
-writes a checkpoint. It prints the median over the second half of the run, the peak, and both above the idle process, in
-MiB and in models: of the node that takes most, as the median and the range of the runs.
+Four nodes train on 64 random images on loopback, each with one out-neighbour, then each with three. Every fifth round a
+node is tested and writes a checkpoint. It prints the median over the second half of the run, the peak, and both above
+the idle process, in MiB and in models: of the node that takes most, as the median and the range of the runs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import edgenode
 from edgenode.bench.ring import free_ports
 from edgenode.config.load import load
+from edgenode.tasks import models
 
 NODES = 4
 GRAPHS = {1: "a", 3: "complete"}  # by out-neighbours
@@ -28,8 +34,22 @@ MODEL_MIB = 4 * 9_750_922 / 2**20
 _IDLE = "import torch, grpc.aio; print(open('/proc/self/status').read())"
 _ENVIRON = {
     **os.environ, "OMP_NUM_THREADS": "1", "GRPC_VERBOSITY": "NONE", "EDGENODE_INSECURE": "1", "EDGENODE_HTTP": "none",
+    "PYTHONPATH": str(Path(__file__).parent),
 }  # fmt: skip
 _SAMPLE_S = 0.05
+
+
+class Images(edgenode.Task):
+    """VGG-11 and random images of the size of CIFAR's."""
+
+    def model(self) -> nn.Module:
+        return models.build("vgg11", 10, 3, 32)
+
+    def train_data(self, node: edgenode.NodeInfo) -> TensorDataset:
+        return TensorDataset(torch.randn(64, 3, 32, 32), torch.arange(64) % 10)
+
+    def test_data(self, node: edgenode.NodeInfo) -> TensorDataset:
+        return self.train_data(node)
 
 
 def mebibytes(status: str, key: str) -> float:
@@ -47,8 +67,8 @@ def nodes(neighbours: int, rounds: int) -> tuple[float, float]:
     """Run the nodes. Return the steady memory and the peak of the one that takes most, in MiB."""
     settings = {
         "run.cluster": "memory", "run.nodes": NODES, "run.rounds": rounds, "run.evaluate_every": 5,
-        "run.checkpoint_every": 5, "task.model": "vgg11", "task.image_size": 32, "algorithm.name": "sp",
-        "algorithm.share": 0.01, "topology.graphs": [GRAPHS[neighbours]],
+        "run.checkpoint_every": 5, "task.entry": "memory:Images", "algorithm.name": "sp", "algorithm.share": 0.01,
+        "topology.graphs": [GRAPHS[neighbours]],
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.toml"

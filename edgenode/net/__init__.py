@@ -1,1 +1,9 @@
 """gRPC, HTTP and mDNS on asyncio. Moves messages, and knows nothing of mixing or training."""
+
+import gc
+import os
+
+# A forked process, such as the worker of a DataLoader, has none of gRPC's threads. If its garbage collector freed an
+# object of gRPC that it has inherited, the destructor would wait for a thread for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gc.freeze)
