@@ -57,6 +57,7 @@ FRONTIER: Mapping[str, tuple[Settings, ...]] = {
     "uncompressed": (top_k("100"),),
     "uncompressed, balanced": (top_k("100"), _BALANCED),
     "top-1%, int8": (top_k("1"),),
+    "top-1%, fitted1": (top_k("1"), _values("fitted1")),
     "top-1%, fitted1, balanced, last phase int8": (top_k("1"), _values("fitted1"), _SMALL),
     "rolling 0.3%, int8": (rolling(0.003),),
     "rolling 0.3%, int8, balanced, last phase int8": (rolling(0.003), _SMALL),
@@ -64,6 +65,9 @@ FRONTIER: Mapping[str, tuple[Settings, ...]] = {
     "rolling 1.2%, fitted2, balanced, last phase int8": (rolling(0.012), _values("fitted2"), _SMALL),
     "rolling 1.4%, fitted4, 4 local steps, balanced, last phase int8": (
         rolling(0.014), _values("fitted4"), _SMALL, _FEWER,
+    ),
+    "rolling 2.8%, fitted4, 4 local steps, balanced, last phase int8": (
+        rolling(0.028), _values("fitted4"), _SMALL, _FEWER,
     ),
     "rolling 2.8%, fitted2, 4 local steps, balanced, last phase int8": (
         rolling(0.028), _values("fitted2"), _SMALL, _FEWER,
