@@ -51,14 +51,23 @@ def schedule_spec(config: Config) -> ScheduleSpec:
     Raises:
         GraphError: a graph does not exist.
     """
-    algorithm = config.algorithm
-    gossips = algorithm.definition.gossips and algorithm.gossip_graph != "plan"
+    last = _gossip_graph(config)
     return ScheduleSpec(
         graphs=tuple(graph_spec(name) for name in config.topology.graphs),
         period=config.topology.period,
-        last=GraphSpec(algorithm.gossip_graph) if gossips else None,
-        last_from=config.run.rounds if gossips else 0,
+        last=last,
+        last_from=config.run.rounds if last else 0,
     )
+
+
+def _gossip_graph(config: Config) -> GraphSpec | None:
+    """The graph of SCSP's last phase. None if it is the run's own graphs, or there is no such phase."""
+    name = config.algorithm.gossip_graph
+    if not config.algorithm.definition.gossips or name == "plan":
+        return None
+    if name == "auto":  # a list of edges may have all the links that there are
+        return GraphSpec("halving") if all(graph in GRAPHS.own for graph in config.topology.graphs) else None
+    return GraphSpec(name)
 
 
 def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
@@ -159,9 +168,8 @@ def _gossip_rounds(config: Config) -> int:
         return 0
     if algorithm.gossip_rounds != "auto":
         return algorithm.gossip_rounds
-    own = algorithm.gossip_graph == "plan"
     # All preset rings mix equally fast, and a rotation of rings is not slower.
-    spec = graph_spec(config.topology.graphs[0]) if own else GraphSpec(algorithm.gossip_graph)
+    spec = _gossip_graph(config) or graph_spec(config.topology.graphs[0])
     if spec.edges is not None:
         raise GraphError(f"algorithm.gossip_rounds = auto needs a preset graph, and {spec.name} is a list of edges")
     return gossip_rounds_needed(spec, config.run.nodes, algorithm.gossip_tolerance)

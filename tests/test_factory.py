@@ -64,10 +64,18 @@ def test_epochs_become_rounds_when_their_length_is_known() -> None:
     assert factory.schedule(a_config(topology__every="6r"), 20).every == 6
 
 
-def test_scsp_gossips_on_its_own_graphs_by_default() -> None:
-    assert factory.schedule(a_config()).last is None
-    schedule = factory.schedule(a_config(algorithm__gossip_graph="complete", run__rounds=300))
-    assert (schedule.last, schedule.last_from) == (GraphSpec("complete"), 300)
+@pytest.mark.parametrize(("graph", "last"), [("auto", "halving"), ("complete", "complete"), ("plan", None)])
+def test_scsp_ends_on_its_gossip_graph(graph: str, last: str | None) -> None:
+    schedule = factory.schedule(a_config(algorithm__gossip_graph=graph, run__rounds=300))
+    expected = (GraphSpec(last), 300) if last else (None, 0)
+    assert (schedule.last, schedule.last_from) == expected
+
+
+def test_scsp_ends_on_the_links_of_an_edge_list_by_default(tmp_path: Path) -> None:
+    path = tmp_path / "office.txt"
+    path.write_text("x y\ny x\n")
+    config = a_config(topology__graphs=f"a,{path}", algorithm__gossip_rounds=20)
+    assert factory.schedule(config).last is None
 
 
 # --- algorithms
@@ -105,9 +113,11 @@ def test_random_compressor_has_the_averaging_rate_of_its_bits() -> None:
 @pytest.mark.parametrize(
     ("settings", "rounds"),
     [
-        ({}, 21),
-        ({"topology__graphs": "b"}, 21),
-        ({"run__nodes": 8}, 97),
+        ({}, 2),
+        ({"run__nodes": 8}, 3),
+        ({"algorithm__gossip_graph": "plan"}, 21),
+        ({"algorithm__gossip_graph": "plan", "topology__graphs": "b"}, 21),
+        ({"algorithm__gossip_graph": "plan", "run__nodes": 8}, 97),
         ({"algorithm__gossip_graph": "one-peer-exponential"}, 2),
         ({"algorithm__gossip_graph": "one-peer-exponential", "run__nodes": 8}, 3),
         ({"algorithm__gossip_graph": "halving", "run__nodes": 12}, 4),
@@ -115,7 +125,7 @@ def test_random_compressor_has_the_averaging_rate_of_its_bits() -> None:
         ({"algorithm__gossip_rounds": 50}, 50),
         ({"algorithm__gossip_rounds": 0}, 0),
         ({"algorithm__name": "sp", "algorithm__gossip_rounds": 50}, 0),
-        ({"algorithm__gossip_tolerance": 0.1}, 9),
+        ({"algorithm__gossip_graph": "plan", "algorithm__gossip_tolerance": 0.1}, 9),
     ],
 )
 def test_gossip_lasts_as_long_as_its_graph_needs(settings: dict[str, object], rounds: int) -> None:
@@ -215,7 +225,7 @@ def test_run_spec_holds_what_a_run_is_created_from() -> None:
     config = a_config(run__cluster="lab", run__nodes=8, run__rounds=10, topology__every="6ep")
     run_spec = factory.run_spec(config)
     assert (run_spec.cluster, run_spec.nodes, run_spec.run_digest) == ("lab", 8, config.digest())
-    assert (run_spec.schedule.period, run_spec.rounds) == (Period(6, "epochs"), 107)
+    assert (run_spec.schedule.period, run_spec.rounds) == (Period(6, "epochs"), 13)
     assert factory.run_spec(a_config(topology__every="6r")).schedule.period == Period(6, "rounds")
 
 

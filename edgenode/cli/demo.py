@@ -46,8 +46,6 @@ _SUITS_A_DEMO: Mapping[str, object] = {
     "task.skew": 0.8,
     "task.loss": "balanced",  # with it, as accurate after half of the rounds
     "task.learning_rate": 0.02,
-    # a round of whole models costs as much as a hundred sparse ones: use the graph that averages in the fewest
-    "algorithm.gossip_graph": "one-peer-exponential",
     "topology.graphs": ["a", "b", "c"],
     "topology.every": "1ep",
 }

@@ -31,6 +31,7 @@ SETTINGS = {
     "task.skew": 0.5,
     "task.batch_size": 8,
     "task.learning_rate": 0.02,
+    "algorithm.gossip_graph": "plan",
     "algorithm.gossip_rounds": 3,
     "topology.graphs": ["chord", "c"],
     "topology.every": "3r",
