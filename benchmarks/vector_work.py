@@ -26,6 +26,7 @@ from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Layout, Select, TopK, keep_all
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.rounding import QUANTISE
+from edgenode.core.algorithm.sparse_push import LocalUpdate
 from edgenode.tasks import models
 from edgenode.tasks.flat_params import FlatModel
 from edgenode.tasks.optimizers import FlatSGD
@@ -72,18 +73,14 @@ class Node:
         """One round: local step, message, mixing."""
         learner, t = self.learner, self.t
         with self.timed("z"):
-            z = learner.model()
-        with self.timed("load z"):
-            self.flat.load(z)
+            self.flat.load(learner.start().read(self.flat.staging))
         with self.timed(GRADIENT):
             self.flat.clear_gradients()
             cross_entropy(self.flat.model(self.images), self.labels).backward()
         with self.timed(OPTIMISER):
             self.descent.step()
-        with self.timed("local update"):
-            update = self.flat.minus(z, out=z)
-        with self.timed("compress, encode"):
-            data, u = learner.compress_update(t, update)
+        with self.timed("local update, compress, encode"):
+            data, u = learner.compress_update(t, LocalUpdate(*self.flat.after_steps()))
         with self.timed("decode"):
             contribution = learner.read(t, 0.5, u, data)
         with self.timed("mix"):

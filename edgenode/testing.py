@@ -25,7 +25,7 @@ from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Payload
 from edgenode.core.algorithm.learner import VectorLearner
-from edgenode.core.algorithm.sparse_push import State, debias
+from edgenode.core.algorithm.sparse_push import LocalUpdate, State, debias
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError, RemoteProtocolError
@@ -177,8 +177,8 @@ def _play(
         digraph, rng = period[t % len(period)], np.random.default_rng(t)
         pushed = {}
         for node, learner in learners.items():
-            update = 0.1 * trains * rng.standard_normal(_LAYOUT.size)
-            pushed[node] = learner.compress_update(t, update.astype(np.float32))
+            update = (0.1 * trains * rng.standard_normal(_LAYOUT.size)).astype(np.float32)
+            pushed[node] = learner.compress_update(t, LocalUpdate(update, is_difference=True))
         before = _mass(learners.values())
         for node, learner in learners.items():
             received = [

@@ -17,6 +17,7 @@ from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_flo
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.rounding import Random, as_bfloat16, as_int4, as_int8
 from edgenode.core.algorithm.sparse_push import (
+    LocalUpdate,
     State,
 )
 from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec
@@ -69,8 +70,8 @@ def run_learners(
         ]
         pushed = {}
         for i, learner in enumerate(learners):
-            local_update = local(i, t, learner.model()) if learner.trains(t) else None
-            data, u = learner.compress_update(t, local_update)
+            update = LocalUpdate(local(i, t, learner.model()), is_difference=True) if learner.trains(t) else None
+            data, u = learner.compress_update(t, update)
             pushed[graph.nodes[i]] = (t, graph.weight(graph.nodes[i]), u, data)
         for node, learner in zip(graph.nodes, learners, strict=True):
             received = [learner.read(*pushed[sender]) for sender in graph.in_neighbours(node)]

@@ -15,7 +15,7 @@ from edgenode import factory
 from edgenode.config.load import load
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.learner import VectorLearner
-from edgenode.core.algorithm.sparse_push import State, debias
+from edgenode.core.algorithm.sparse_push import LocalUpdate, State, debias
 from edgenode.core.protocol.plan import Member, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
@@ -71,7 +71,9 @@ def play(learners: list[VectorLearner], graph: str, rounds: range, step: Step = 
         trains = learners[0].trains(t)
         pushed = {}
         for name, learner, move in zip(names(), learners, moves, strict=True):
-            data, u = learner.compress_update(t, move.astype(np.float32) if trains else None)
+            data, u = learner.compress_update(
+                t, LocalUpdate(move.astype(np.float32), is_difference=True) if trains else None
+            )
             pushed[name] = t, digraph.weight(name), u, data
         for name, learner in zip(names(), learners, strict=True):
             learner.mix_round(
@@ -200,7 +202,7 @@ def test_rolling_exchange_of_everything_is_uncompressed() -> None:
 
 def test_local_training_sends_nothing() -> None:
     (learner, *_) = learners_of(spec_of(name="local"))
-    nothing, u = learner.compress_update(0, np.ones(LAYOUT.size, dtype=np.float32))
+    nothing, u = learner.compress_update(0, LocalUpdate(np.ones(LAYOUT.size, dtype=np.float32), is_difference=True))
     assert len(nothing) < 30
     assert u == (1.0,)
 

@@ -15,6 +15,7 @@ from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.rounding import as_int8
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
+    LocalUpdate,
     State,
     compress_with_feedback,
     debias,
@@ -186,7 +187,7 @@ def in_gossip() -> tuple[VectorLearner, State]:
     algorithm_spec = AlgorithmSpec(Compressor(TopK(0.25), as_int8), 0.5, training_rounds=2, gossip_rounds=2)
     learner = VectorLearner(algorithm_spec, Layout((4,)), State.initial(floats(1, 2, 3, 4)), SEED, "n0")
     for t in range(2):
-        learner.compress_update(t, floats(0.5, 0.25, 0.125, 1))
+        learner.compress_update(t, LocalUpdate(floats(0.5, 0.25, 0.125, 1), is_difference=True))
         learner.mix_round(0.5, [])
     return learner, learner.snapshot()
 

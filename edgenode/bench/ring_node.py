@@ -82,6 +82,7 @@ class FreeSteps:
     def __init__(self, run: Run) -> None:
         self.layout, self.size, self.rounds_per_epoch = (("w", run.parameters),), run.parameters, run.rounds
         self._zeros, self._run = np.zeros(run.parameters, np.float32), run
+        self.staging = np.empty_like(self._zeros)
         self.stamps: list[tuple[float, float]] = []
 
     def initial(self) -> Floats:
@@ -91,7 +92,7 @@ class FreeSteps:
         counted = t - self._run.segment // 2
         if counted >= 0 and counted % self._run.segment == 0:
             self.stamps.append((time.process_time(), time.perf_counter()))
-        return LocalStep(self._zeros, None)
+        return LocalStep(self._zeros, None, is_difference=True)
 
     def evaluate(self, z: Floats) -> None:
         return None

@@ -24,6 +24,7 @@ from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.sparse_push import LocalUpdate
 from edgenode.tasks import models
 from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.settings import TrainSettings
@@ -123,9 +124,9 @@ class _Rounds:
     def play(self, t: int, watch: Stopwatch) -> None:
         """One round. What is not the local step is one figure."""
         began = time.thread_time()
-        z = self.learner.model()
+        z = self.learner.start().read(self.trainer.staging)
         step = watch.call("local step", self.trainer.train, t, z)
-        data, u = self.learner.compress_update(t, step.local_update)
+        data, u = self.learner.compress_update(t, LocalUpdate(step.vector, step.is_difference))
         self.learner.mix_round(0.5, [self.learner.read(t, 0.5, u, data)])
         self.learner.discard_sent(t)
         whole = 1000 * (time.thread_time() - began)

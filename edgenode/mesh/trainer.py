@@ -1,7 +1,7 @@
 """The user's model, optimiser and loop as the trainer of a node.
 
 A round begins with `hand_over`, which loads z into the model. Then the user's loop trains, and `count` notes each of
-its steps. `train` measures what came out. All of it happens in the user's thread.
+its steps. `train` reads what came out. All of it happens in the user's thread.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from edgenode.core.algorithm.compression import Floats
+from edgenode.core.algorithm.learner import LazyModel
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import CheckpointError, ConfigError, Diverged, EdgenodeError
 from edgenode.mesh import random_state
@@ -106,9 +107,14 @@ class MeshTrainer:
 
     # --- a round ------------------------------------------------------------------------------------
 
-    def hand_over(self, t: int, z: Floats) -> None:
+    @property
+    def staging(self) -> Floats:
+        """Where z [d] need not be copied from."""
+        return self._flat.staging
+
+    def hand_over(self, t: int, z: LazyModel) -> None:
         """Begin round t: load z [d] into the model."""
-        self._flat.load(z)
+        self._flat.load(z.read(self.staging))
         self.round, self._steps, self._losses = t, 0, []
 
     def count(self, loss: Tensor | float | None) -> bool:
@@ -123,13 +129,14 @@ class MeshTrainer:
         return self._steps >= self._local_steps
 
     def train(self, t: int, z: Floats) -> LocalStep:
+        """What the user's steps made of z, which `hand_over` has loaded."""
         loss = sum(self._losses) / len(self._losses) if self._losses else None
         if loss is not None and not math.isfinite(loss):
             raise Diverged(f"the loss is {loss}")
-        local_update = self._flat.minus(z)
-        if not np.isfinite(local_update).all():
+        vector, is_difference = self._flat.after_steps()
+        if not np.isfinite(vector).all():
             raise Diverged("a parameter is NaN or infinite")
-        return LocalStep(local_update, loss)
+        return LocalStep(vector, loss, is_difference)
 
     # --- evaluation ---------------------------------------------------------------------------------
 

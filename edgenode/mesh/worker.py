@@ -2,7 +2,7 @@
 
 1. The node submits work from its event loop, in another thread. It waits in a queue.
 2. The user's thread works for the node in `serve`, until it is the user's turn to train, or the node has ended.
-3. The item of a local step hands z over. That gives the user the turn. The next `serve` computes the local update.
+3. The item of a local step hands z over. That gives the user the turn. The next `serve` takes what came out.
 
 So the model and the optimiser are only touched in the user's thread, and a round takes no more hops between threads
 than that of a daemon, whose worker is a thread as well.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from edgenode.core.algorithm.compression import Floats
+from edgenode.core.algorithm.learner import LazyModel
 from edgenode.core.protocol.events import Train
 from edgenode.errors import EdgenodeError
 
@@ -36,7 +36,7 @@ class _Item:
     work: Callable[..., Any]
     args: tuple[Any, ...]
     done: Future[Any]
-    z: Floats | None = None
+    z: LazyModel | None = None
 
 
 class UserThread:
@@ -49,7 +49,7 @@ class UserThread:
         failure: what an item raised last.
     """
 
-    def __init__(self, hand_over: Callable[[int, Floats], None]) -> None:
+    def __init__(self, hand_over: Callable[[int, LazyModel], None]) -> None:
         self.failure: BaseException | None = None
         self._hand_over = hand_over
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()

@@ -20,7 +20,7 @@ from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.poison_alarm import EvaluationWatch, PoisonAlarm
-from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.algorithm.sparse_push import LocalUpdate, State
 from edgenode.core.protocol.events import (
     Answered,
     Mixed,
@@ -206,15 +206,14 @@ class Replica:
     def train(self, action: Train) -> Trained | Abort:
         """Take one local step, and count its loss."""
         try:
-            step = self.trainer.train(action.round, action.z)
+            step = self.trainer.train(action.round, action.z.read(self.trainer.staging))
         except Diverged as exc:
             return self._abort(exc)
-        local_update = step.local_update if self._weight == 1 else step.local_update * np.float32(self._weight)
         self.stats.loss = step.loss
         if step.loss is not None:  # a workload need not know one
             self._losses.append((action.round, step.loss))
             self._since_evaluation.append(step.loss)
-        return Trained(action.round, local_update)
+        return Trained(action.round, LocalUpdate(step.vector, step.is_difference, self._weight))
 
     def _abort(self, error: Diverged) -> Abort:
         """What every node reports when training diverged here: where, what preceded it, and what to lower."""

@@ -36,6 +36,7 @@ class Trainer(Protocol):
     Attributes:
         layout: name and number of entries of every trained parameter, in the order of the vector [d].
         size: d.
+        staging: a vector [d] of the trainer's own. A z that `train` finds in it need not be copied. None has no such.
         rounds_per_epoch: of the run.
         remedy: what to lower if training diverges.
         samples: training samples of this node.
@@ -46,6 +47,8 @@ class Trainer(Protocol):
     def layout(self) -> tuple[tuple[str, int], ...]: ...
     @property
     def size(self) -> int: ...
+    @property
+    def staging(self) -> Floats | None: ...
     @property
     def rounds_per_epoch(self) -> int: ...
     @property
@@ -60,7 +63,9 @@ class Trainer(Protocol):
         ...
 
     def train(self, t: int, z: Floats) -> LocalStep:
-        """Take the local step of round t from z [d], which may become the local update.
+        """Take the local step of round t from z [d], which may be overwritten.
+
+        The result may be a vector that the trainer goes on to use. It is read before the next call.
 
         Raises:
             Diverged: the loss is not finite.

@@ -28,6 +28,9 @@ class FlatParameters:
 
     A model in another format than float32 holds a rounded copy of what `load` was given.
 
+    Attributes:
+        staging: float32 [size] on the CPU, through which vectors are loaded. One that is there need not be copied.
+
     Raises:
         ConfigError: the model cannot be exchanged. The text names the parameter.
     """
@@ -39,10 +42,10 @@ class FlatParameters:
         self.layout: tuple[tuple[str, int], ...] = tuple((name, p.numel()) for name, p in self.parameters.items())
         self.size = sum(numel for _, numel in self.layout)
         self.is_float32 = all(p.dtype == torch.float32 for p in self.parameters.values())
-        self._staged = torch.empty(self.size)  # on the CPU
+        self._stage_in(torch.empty(self.size))
 
     def load(self, vector: Vector) -> None:
-        """Copy `vector` [size] into the parameters."""
+        """Copy `vector` [size] into the parameters. It may be `staging` itself."""
         self._stage(vector)
         with torch.no_grad():
             for parameter, piece in zip(self.parameters.values(), self._pieces(self._staged), strict=True):
@@ -57,29 +60,37 @@ class FlatParameters:
         vector: Vector = self._gathered(torch.float32).numpy()
         return vector
 
-    def minus(self, vector: Vector, out: Vector | None = None) -> Vector:
-        """Return the parameters minus `vector` [size], where `vector` is rounded to what `load` made of it.
+    def after_steps(self) -> tuple[Vector, bool]:
+        """Return the parameters [size], or what has changed in them since `load`, and whether it is the latter.
 
-        The result is a new array, or `out`, which may be `vector`.
+        Parameters in float32 are returned, in an array that may be `staging`. In other formats, their change does not
+        contain what rounding made of the vector that was loaded.
         """
         if self.is_float32:
-            return np.subtract(self.read(), vector, out=out, dtype=np.float32)
-        self._stage(vector)
+            return self._current(), False
         pieces = zip(self.parameters.values(), self._pieces(self._staged), strict=True)
         loaded = torch.cat([piece.to(p.dtype).double().reshape(-1) for p, piece in pieces])
         difference: Vector = (self._gathered(torch.float64) - loaded).float().numpy()
-        if out is None:
-            return difference
-        out[:] = difference
-        return out
+        return difference, True
+
+    def _current(self) -> Vector:
+        """The parameters [size], in an array that may be `staging`."""
+        return self.read()
 
     def buffers(self) -> dict[str, Tensor]:
         return dict(self.model.named_buffers())
 
+    def _stage_in(self, tensor: Tensor) -> None:
+        """Load vectors through a tensor [size] on the CPU."""
+        self._staged = tensor
+        self.staging: Vector = tensor.numpy()
+
     def _stage(self, vector: Vector) -> None:
+        if vector is self.staging:
+            return
         if vector.shape != (self.size,):
             raise LocalProtocolError(f"a vector of shape {vector.shape} does not fit a model of {self.size} parameters")
-        np.copyto(self._staged.numpy(), vector)
+        np.copyto(self.staging, vector)
 
     def _pieces(self, flat: Tensor) -> list[Tensor]:
         """Views of a tensor [size], with the shape of each parameter."""
@@ -97,15 +108,15 @@ class FlatParameters:
 class FlatModel(FlatParameters):
     """A float32 model on one device, with its parameters as views into `values`, and its gradients into `gradients`.
 
-    `values` and `gradients` are float32 [size] on `device`.
+    `values` and `gradients` are float32 [size] on `device`. On a CPU, `values` are what `staging` shows.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         super().__init__(model.to(device))
         self.values = torch.empty(self.size, device=device)
         self.gradients = torch.zeros(self.size, device=device)
-        # What numpy sees: the buffer itself on a CPU, a staging buffer for other devices.
-        self._staged = self.values if device.type == "cpu" else self._staged
+        if device.type == "cpu":
+            self._stage_in(self.values)
         self._become_views()
 
     def clear_gradients(self) -> None:
@@ -120,24 +131,19 @@ class FlatModel(FlatParameters):
             parameter.grad = gradient
 
     def load(self, vector: Vector) -> None:
-        """Copy `vector` [size] into the parameters."""
+        """Copy `vector` [size] into the parameters. It may be `staging` itself."""
         self._stage(vector)
         if self._staged is not self.values:
             self.values.copy_(self._staged)
 
     def read(self) -> Vector:
         """Return the parameters as a new array [size]."""
-        return self._peek().copy()
+        return self._current().copy()
 
-    def minus(self, vector: Vector, out: Vector | None = None) -> Vector:
-        """Return the parameters minus `vector` [size]: a new array, or `out`, which may be `vector`."""
-        return np.subtract(self._peek(), vector, out=out, dtype=np.float32)
-
-    def _peek(self) -> Vector:
+    def _current(self) -> Vector:
         if self._staged is not self.values:
             self._staged.copy_(self.values)
-        array: Vector = self._staged.numpy()
-        return array
+        return self.staging
 
 
 def _refuse_unfit(parameters: dict[str, nn.Parameter]) -> None:

@@ -1,4 +1,4 @@
-"""The local steps of one node: a vector in, the local update of a round's steps out.
+"""The local steps of one node: a vector in, what a round's steps made of it out.
 
 A round is a pure function of (task, settings, seed, shard, round, z, local state): samples, augmentation and dropout
 are drawn from (seed, shard, batch) alone. A run therefore resumes bit-identically from its round number and
@@ -44,12 +44,15 @@ class LocalStep:
     """What a round's steps led to.
 
     Attributes:
-        local_update: parameters after the steps minus before, float32 [size].
+        vector: the parameters after the steps, float32 [size]. It may be the trainer's own, so it is read before the
+            next call.
         loss: mean over the steps, if known.
+        is_difference: whether `vector` is the parameters after the steps minus before.
     """
 
-    local_update: Vector
+    vector: Vector
     loss: float | None
+    is_difference: bool = False
 
 
 class TaskTrainer:
@@ -92,6 +95,11 @@ class TaskTrainer:
         self.rounds_per_epoch = run.rounds_per_epoch
 
     @property
+    def staging(self) -> Vector | None:
+        """Where `train` need not copy z [size] from. None if z has more than the parameters: averaged buffers."""
+        return None if self._averaged.size else self._flat.staging
+
+    @property
     def samples(self) -> int:
         """The number of training samples of this node at its first round."""
         return self._growth.samples
@@ -127,7 +135,7 @@ class TaskTrainer:
     # one round -----------------------------------------------------------------------------------------
 
     def train(self, t: int, z: Vector) -> LocalStep:
-        """Take the steps of round t from `z` [size] (Algorithm 1, lines 2-4). `z` itself becomes the local update.
+        """Take the steps of round t from `z` [size] (Algorithm 1, lines 2-4), which may be overwritten.
 
         Raises Diverged if a loss is not finite.
         """
@@ -136,19 +144,21 @@ class TaskTrainer:
         losses = [self._step(step) for step in self._steps.begin_round(t)]
         self._descent.end_round()
         self._steps.end_round()
-        return LocalStep(self._local_update(t, z), sum(losses) / len(losses))
+        vector, is_difference = self._flat.after_steps()
+        if self._averaged.size:
+            vector, is_difference = self._with_buffers(t, z, vector, is_difference), True
+        return LocalStep(vector, sum(losses) / len(losses), is_difference)
 
     def _load(self, z: Vector) -> None:
         self._flat.load(z[: self._flat.size] if self._averaged.size else z)
 
-    def _local_update(self, t: int, z: Vector) -> Vector:
-        """Turn z into the local update, in place."""
+    def _with_buffers(self, t: int, z: Vector, parameters: Vector, is_difference: bool) -> Vector:
+        """Turn z into what the steps changed in the parameters and the averaged buffers, in place."""
         head, tail = z[: self._flat.size], z[self._flat.size :]
-        self._flat.minus(head, out=head)
-        if self._averaged.size:
-            # Once is enough: the gossip that follows the last local step averages whole vectors.
-            last = t == self._run.rounds - 1
-            tail[:] = self._averaged.read(self._flat) - tail if last else 0
+        head[:] = parameters if is_difference else parameters - head
+        # Once is enough: the gossip that follows the last local step averages whole vectors.
+        last = t == self._run.rounds - 1
+        tail[:] = self._averaged.read(self._flat) - tail if last else 0
         return z
 
     def _step(self, step: int) -> float:

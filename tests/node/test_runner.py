@@ -56,8 +56,8 @@ async def test_a_local_step_does_not_wait_for_a_checkpoint_and_an_answer_does(tm
     runner = NodeRunner(CONFIG, replica, worker, server, PeerDirectory(), Mailbox(), None)
     async with asyncio.TaskGroup() as group:
         runner._peers = Peers(group, server.identity, runner._addresses_of, runner._mailbox.post)
-        z, state = replica.learner.model(), replica.learner.snapshot()
-        step = Train(7, z)
+        state = replica.learner.snapshot()
+        step = Train(7, replica.learner.start())
         await runner._perform_all([Save(7, state, PLAN), step])
         assert (runner._step, store.rounds()) == (step, frozenset())
         await worker.train(replica.train, step)  # momentum and model change, and the checkpoint does not

@@ -59,6 +59,9 @@ class ExactLearner:
         model: NDArray[Any] = self.x / self.exact_u
         return model
 
+    def start(self) -> NDArray[Any]:
+        return self.model()
+
     def compress_update(
         self, t: int, local_update: NDArray[Any] | None, handoff: bool = False
     ) -> tuple[bytes, tuple[float, ...]]:

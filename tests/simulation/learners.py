@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import Learner, VectorLearner
-from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.algorithm.sparse_push import LocalUpdate, State
 from edgenode.core.protocol.messages import Message
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -64,10 +64,15 @@ class TrackedVectorLearner(VectorLearner):
         self._origin = seed, node
         self.half_steps: dict[int, Mass] = {}
 
+    def start(self) -> Any:
+        """z itself, as ``ExactLearner`` does it."""
+        return self.model()
+
     def compress_update(
         self, t: int, local_update: NDArray[np.float32] | None, handoff: bool = False
     ) -> tuple[bytes, tuple[float, ...]]:
-        message = super().compress_update(t, local_update, handoff)
+        update = None if local_update is None else LocalUpdate(local_update, is_difference=True)
+        message = super().compress_update(t, update, handoff)
         self.half_steps[t] = self.mass()
         return message
 

@@ -12,7 +12,7 @@ from edgenode.tasks.image_task import ImageTask
 from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.task import NodeInfo, RunLength
-from edgenode.tasks.trainer import TaskTrainer
+from edgenode.tasks.trainer import LocalStep, TaskTrainer
 
 NODE = NodeInfo("node-0")
 
@@ -50,7 +50,12 @@ def small_trainer(
     return digits_trainer(indices, Digits(augment=augment), chosen, seed, shard)
 
 
+def local_update(step: LocalStep, z: np.ndarray) -> np.ndarray:
+    """What a step from z has changed, [size]."""
+    return step.vector if step.is_difference else step.vector - z
+
+
 def run(trainer: TaskTrainer, z: np.ndarray, rounds: range) -> np.ndarray:
     for t in rounds:
-        z = z + trainer.train(t, z.copy()).local_update
+        z = z + local_update(trainer.train(t, z.copy()), z)
     return z

@@ -29,9 +29,19 @@ def test_vector_goes_in_and_comes_out_unchanged(make: type) -> None:
     vector = random_vector(flat.size)
     flat.load(vector)
     assert np.array_equal(flat.read(), vector)
-    assert np.array_equal(flat.minus(vector), np.zeros(flat.size))
+    after, is_difference = flat.after_steps()
+    assert np.array_equal(after, vector) and not is_difference
     first = np.concatenate([p.detach().numpy().ravel() for p in flat.model.parameters() if p.requires_grad])
     assert np.array_equal(first, vector)
+
+
+@pytest.mark.parametrize("make", [FlatParameters, lambda model: FlatModel(model, CPU)])
+def test_vector_is_loaded_from_where_it_is_staged(make: type) -> None:
+    flat, vector = make(small_net()), random_vector(flat_size := FlatParameters(small_net()).size)
+    flat.staging[:] = vector
+    flat.load(flat.staging)
+    assert flat.staging.shape == (flat_size,)
+    assert np.array_equal(flat.read(), vector)
 
 
 def test_frozen_parameters_and_buffers_are_not_exchanged() -> None:
@@ -74,11 +84,12 @@ def test_update_of_another_format_has_no_rounding_of_the_load() -> None:
     flat = FlatParameters(mixed_net())
     vector = random_vector(flat.size)
     flat.load(vector)
-    assert np.array_equal(flat.minus(vector), np.zeros(flat.size))
+    assert np.array_equal(flat.after_steps()[0], np.zeros(flat.size))
     with torch.no_grad():
         flat.parameters["0.weight"][0, 0] = 3
         flat.parameters["1.weight"][0, 0] += 1e-9
-    update = flat.minus(vector)
+    update, is_difference = flat.after_steps()
+    assert is_difference
     assert update[0] == np.float32(3 - torch.tensor(vector[0]).bfloat16().double().item())
     assert update[16] == pytest.approx(1e-9, rel=1e-6)  # float32 alone would lose it
     assert np.count_nonzero(update) == 2

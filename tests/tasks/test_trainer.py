@@ -21,7 +21,7 @@ from edgenode.tasks.image_task import ImageTask
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.task import RunLength, Task
 from edgenode.tasks.trainer import TaskTrainer, _precision, find_device
-from tests.tasks.small_trainer import Digits, digits_trainer, run, small_net, small_trainer
+from tests.tasks.small_trainer import Digits, digits_trainer, local_update, run, small_net, small_trainer
 
 # the vector --------------------------------------------------------------------------------------------
 
@@ -48,15 +48,28 @@ def test_initial_is_the_same_on_every_shard_and_after_training() -> None:
     assert not np.array_equal(small_trainer(seed=1).initial(), first)
 
 
-def test_z_becomes_the_local_update() -> None:
-    """So a round needs no other vector."""
-    trainer = small_trainer()
+def test_z_in_the_parameters_themselves_is_not_copied() -> None:
+    """So a round needs no vector for z, and none for the local update."""
+    trainer, twin = small_trainer(), small_trainer()
     z = trainer.initial()
-    before = z.copy()
-    step = trainer.train(0, z)
-    assert step.local_update is z
-    assert np.array_equal(z, trainer._flat.read() - before)
-    assert np.abs(z).max() > 0
+    trainer.staging[:] = z
+    step = trainer.train(0, trainer.staging)
+    assert step.vector is trainer.staging and not step.is_difference
+    assert np.array_equal(step.vector, trainer._flat.values.numpy())
+    assert np.array_equal(step.vector, twin.train(0, z).vector)
+    assert np.abs(step.vector - z).max() > 0
+
+
+def test_averaged_buffers_leave_no_place_for_z() -> None:
+    """They are part of z, but not of the parameters. The difference is taken in z."""
+    trainer = small_trainer(buffers="average")
+    z = trainer.initial()
+    given = z.copy()
+    step = trainer.train(0, given)
+    assert trainer.staging is None
+    assert step.vector is given and step.is_difference
+    assert np.array_equal(given[: trainer._flat.size], trainer._flat.read() - z[: trainer._flat.size])
+    assert not given[trainer._flat.size :].any()  # until the last round
 
 
 def test_vector_of_another_size_is_a_local_error() -> None:
@@ -106,12 +119,10 @@ def test_bfloat16_applies_to_layers_and_not_to_kept_state() -> None:
     seen = []
     half._flat.model[-1].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
     step, again, exact = (
-        half.train(0, z.copy()),
-        small_trainer(precision="bfloat16").train(0, z.copy()),
-        full.train(0, z.copy()),
+        local_update(trainer.train(0, z.copy()), z) for trainer in (half, small_trainer(precision="bfloat16"), full)
     )
-    assert np.array_equal(step.local_update, again.local_update)
-    off = np.linalg.norm(step.local_update - exact.local_update) / np.linalg.norm(exact.local_update)
+    assert np.array_equal(step, again)
+    off = np.linalg.norm(step - exact) / np.linalg.norm(exact)
     assert 0 < off < 0.05  # a bfloat16 has eight significant bits
     assert {state.dtype for name, state in half.local_state().items() if "num_batches" not in name} == {np.dtype("f4")}
     assert abs(half.evaluate(z) - full.evaluate(z)) < 0.05
@@ -166,7 +177,7 @@ def test_evaluation_and_export_do_not_change_training() -> None:
     for t in range(6):
         watched.evaluate(np.zeros_like(z))
         watched.named_tensors(np.ones_like(z))
-        z = z + watched.train(t, z.copy()).local_update
+        z = z + local_update(watched.train(t, z.copy()), z)
     assert np.array_equal(z, expected)
 
 
@@ -252,7 +263,7 @@ def test_vgg11_does_not_diverge_at_the_papers_rate() -> None:
     z = trainer.initial()
     for t in range(6):
         step = trainer.train(t, z.copy())
-        z = z + step.local_update
+        z = z + local_update(step, z)
         assert step.loss < 5
 
 
@@ -399,7 +410,7 @@ def test_model_of_another_format_is_trained_in_it() -> None:
     z = trainer.initial()
     first = trainer.train(0, z.copy())
     for t in range(1, 30):
-        z = z + trainer.train(t, z.copy()).local_update
+        z = z + local_update(trainer.train(t, z.copy()), z)
     assert z.dtype == np.float32
     assert trainer.train(30, z).loss < first.loss
     assert {t.dtype for t in trainer.named_tensors(z).values()} == {torch.bfloat16}

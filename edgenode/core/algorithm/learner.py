@@ -2,7 +2,7 @@
 
 A round passes three layers:
 
-    Learner       compress_update               mix_round                     undo_push
+    Learner       start, compress_update        mix_round                     undo_push
     UpdateRule    apply_update, compress        mix
     arithmetic    descend,                      mix_contributions, …,         return_share
                   compress_with_feedback, …     absorb_handoff
@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol, TypeVar
-from weakref import ref
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -26,10 +25,13 @@ from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
 from edgenode.core.algorithm.compression import DIVERGED, Compressor, Floats, Layout, Payload
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
+    LocalUpdate,
     State,
     Weights,
     absorb_handoff,
     debias,
+    descend,
+    differences,
     drop_error,
     return_share,
 )
@@ -43,7 +45,8 @@ _MOST = 10 * DIVERGED  # rounding, and a format of an extension, may add to what
 class Learner(Protocol[C]):
     """The algorithm as the protocol sees it. C is a received contribution in the learner's own form.
 
-    For each round the protocol calls `compress_update` once, `read` for each push received, and `mix_round` once.
+    For each round the protocol calls `start` once if it trains, `compress_update` once, `read` for each push received,
+    and `mix_round` once.
     """
 
     @property
@@ -61,17 +64,20 @@ class Learner(Protocol[C]):
         ...
 
     def model(self) -> Floats:
-        """z, a vector [d] that is the caller's. It may come back as the local update, and is reused then."""
+        """z, a new vector [d]."""
         ...
 
-    def compress_update(
-        self, t: int, local_update: Floats | None, handoff: bool = False
-    ) -> tuple[bytes, tuple[float, ...]]:
+    def start(self) -> Any:
+        """What a local step begins with, in the form that trainers of this learner take."""
+        ...
+
+    def compress_update(self, t: int, local_update: Any, handoff: bool = False) -> tuple[bytes, tuple[float, ...]]:
         """Apply the local update and encode the message of round t, once for all receivers.
 
         Returns the payload, and the push-sum weights of the blocks in it.
 
         Args:
+            local_update: of the step that `start` began, in the learner's own form. None if the round does not train.
             handoff: this is the last message of a leaving node, with all of x uncompressed.
         """
         ...
@@ -111,6 +117,20 @@ class _SentMessage:
     averaging_rate: float
 
 
+class LazyModel:
+    """z of one local step. It is computed when the step begins, and where the trainer wants it: no vector waits."""
+
+    def __init__(self, learner: VectorLearner) -> None:
+        self._learner = learner
+        self._z: Floats | None = None
+
+    def read(self, out: Floats | None = None) -> Floats:
+        """z: a new vector, or ``out`` [d]. From the second time on, the vector of the first, as it is by then."""
+        if self._z is None:
+            self._z = self._learner.begin_step(out)
+        return self._z
+
+
 class VectorLearner:
     """Every algorithm on float32 vectors: an algorithm spec, and the state that its update rule changes.
 
@@ -122,9 +142,8 @@ class VectorLearner:
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
         self._sent: dict[int, _SentMessage] = {}
         self._unmixed: int | None = None  # the round between compress_update and mix_round
-        # A trainer may turn z itself into the local update. Nobody else has it then, and the next z takes its place.
-        self._lent: ref[Floats] | None = None
-        self._spare: Floats | None = None
+        self._trains_from_x = False  # a local step began with x / u, which is still what it was
+        self._z: Floats | None = None  # what a local step began with, if x / u has changed since
 
     @property
     def rounds(self) -> int:
@@ -152,20 +171,24 @@ class VectorLearner:
         return self.algorithm_spec.step(t).trains
 
     def model(self) -> Floats:
-        z = debias(self.state, out=self._spare)
-        self._spare, self._lent = None, ref(z)
-        return z
+        return debias(self.state)
+
+    def start(self) -> LazyModel:
+        return LazyModel(self)
+
+    def begin_step(self, out: Floats | None = None) -> Floats:
+        """z of the local step that begins now: a new vector, or ``out`` [d]. It is the caller's."""
+        self._trains_from_x, self._z = True, None
+        return debias(self.state, out)
 
     def compress_update(
-        self, t: int, local_update: Floats | None, handoff: bool = False
+        self, t: int, local_update: LocalUpdate | None, handoff: bool = False
     ) -> tuple[bytes, tuple[float, ...]]:
         rule, step = self.algorithm_spec.rule, self.algorithm_spec.step(t)
         if handoff and rule.fixed:
             raise LocalProtocolError("the members of this run are fixed: a node cannot leave")
         if local_update is not None:
-            rule.apply_update(self.state, local_update)
-            if self._lent is not None and local_update is self._lent():
-                self._spare = local_update
+            self._apply(local_update)
         if step.drops_error or handoff:
             drop_error(self.state)
         rng = np.random.default_rng((*self._entropy, t))
@@ -175,6 +198,19 @@ class VectorLearner:
         self._sent[t] = _SentMessage(payload, block, part.u.copy(), step.averaging_rate)
         self._unmixed = t
         return (compressor.format or codec).encode(payload, layout), tuple(part.u.tolist())
+
+    def _apply(self, update: LocalUpdate) -> None:
+        rule, state = self.algorithm_spec.rule, self.state
+        parts = differences(state, update, self._z)
+        if rule.apply_update is descend:  # part by part, so that x and the model are read once
+            for where, part in parts:
+                state.x[where] += part
+        else:
+            vector = np.empty_like(state.x)
+            for where, part in parts:
+                vector[where] = part
+            rule.apply_update(state, vector)
+        self._trains_from_x, self._z = False, None
 
     def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> Contribution:
         block, compressor = self._encoded_with(t, handoff=weight == 1.0)
@@ -211,6 +247,8 @@ class VectorLearner:
     def undo_push(self, t: int, weight: float) -> None:
         if self.algorithm_spec.rule.fixed:
             raise LocalProtocolError("the members of this run are fixed: a push cannot be undone")
+        if self._trains_from_x:
+            self._trains_from_x, self._z = False, debias(self.state)
         own = self._sent[t]
         return_share(self.state.part(own.block), own.payload, own.u, weight, own.averaging_rate)
 

@@ -18,7 +18,7 @@ its own, which is a view (``State.part``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,17 +92,63 @@ class Contribution:
     payload: Payload
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalUpdate:
+    """What a local step led to: ``weight * (vector - z)``, or ``weight * vector`` if that is the difference already.
+
+    Attributes:
+        vector: float32 [d], the model after the step. It may be the one that the trainer goes on to train, so it is
+            read before that.
+        is_difference: whether ``vector`` is what the step changed in z instead.
+        weight: by which the step counts.
+    """
+
+    vector: Floats
+    is_difference: bool = False
+    weight: float = 1.0
+
+
 def debias(state: State, out: Floats | None = None) -> Floats:
     """z = x / u (line 10), with the u of each block. A new vector, or ``out`` [d]."""
-    x, weights = state.x, state.u.astype(np.float32)
-    z = np.empty_like(x) if out is None else out
-    bounds = block_bounds(len(x), len(weights))
-    step = max(1, _CHUNK * len(weights) // max(1, len(x)))  # in blocks, so that their u is not spread over all of z
-    for first in range(0, len(weights), step):
-        chunk = bounds[first : first + step + 1]
-        where, blocks = slice(chunk[0], chunk[-1]), weights[first : first + step]
-        np.divide(x[where], blocks if len(blocks) == 1 else np.repeat(blocks, np.diff(chunk)), out=z[where])
+    z = np.empty_like(state.x) if out is None else out
+    for where, u in _chunks(state):
+        np.divide(state.x[where], u, out=z[where])
     return z
+
+
+def _chunks(state: State) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """The parts of a vector, each of which fits a cache, with their u: one of each entry, or [1] if all are equal."""
+    size, weights = len(state.x), state.u.astype(np.float32)
+    if (weights == weights[0]).all():
+        weights = weights[:1]  # as if there were no blocks
+    bounds = block_bounds(size, len(weights)).tolist()
+    step = max(1, (_CHUNK - 1) * len(weights) // max(1, size))  # in blocks: a part is several small ones
+    for first in range(0, len(weights), step):
+        part, u = bounds[first : first + step + 1], weights[first : first + step]
+        if len(u) > 1:
+            yield slice(part[0], part[-1]), np.repeat(u, np.diff(part))
+            continue
+        for begin in range(part[0], part[1], _CHUNK):
+            yield slice(begin, min(begin + _CHUNK, part[1])), u
+
+
+def differences(state: State, update: LocalUpdate, z: Floats | None = None) -> Iterator[tuple[slice, Floats]]:
+    """What a local step changed, part by part: where a part lies, and its numbers, which are valid until the next part.
+
+    No vector of size d is built, and each part of x is read just before it can be changed.
+
+    Args:
+        z: what the step began with. Without it, that is x / u.
+    """
+    scratch, weight = np.empty(min(_CHUNK, len(state.x)), dtype=np.float32), np.float32(update.weight)
+    for where, u in _chunks(state):
+        part, room = update.vector[where], scratch[: where.stop - where.start]
+        if not update.is_difference:
+            before = state.x[where] if z is None else z[where]
+            if z is None and not (len(u) == 1 and u[0] == 1):
+                before = np.divide(before, u, out=room)
+            part = np.subtract(part, before, out=room)
+        yield where, part if weight == 1 else np.multiply(part, weight, out=room)
 
 
 def descend(state: State, local_update: Floats) -> None:

@@ -7,6 +7,7 @@ controller), and enters here unchanged.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.algorithm.sparse_push import State
@@ -34,10 +35,10 @@ from edgenode.errors import EdgenodeError
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The local step is done. local_update = z after - z before, float32 [d]."""
+    """The local step is done. local_update is what the learner's ``compress_update`` takes."""
 
     round: int
-    local_update: Floats
+    local_update: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,10 @@ NodeEvent = Trained | Received | Answered | TimedOut | Offer | Fence | EvictionC
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Take one local step from z, and return with Trained."""
+    """Take one local step from z, which is the learner's ``start``, and return with Trained."""
 
     round: int
-    z: Floats
+    z: Any
 
 
 @dataclass(frozen=True, slots=True)

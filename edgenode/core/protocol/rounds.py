@@ -58,7 +58,7 @@ class Rounds:
                     return [*actions, Finish(state.round, state.learner.model(), complete)]
                 case Stage.READY if state.learner.trains(state.round):
                     state.stage = Stage.TRAINING
-                    return [*actions, Train(state.round, state.learner.model())]
+                    return [*actions, Train(state.round, state.learner.start())]
                 case Stage.READY:
                     actions += self._push(None)
                 case Stage.WAITING if not state.missing():

@@ -17,6 +17,7 @@ from edgenode.core.algorithm.low_communication import (
     wavelet,
 )
 from edgenode.core.algorithm.shuffled import Shuffled
+from edgenode.core.algorithm.sparse_push import LocalUpdate
 from edgenode.errors import ConfigError, GraphError
 from edgenode.testing import check_algorithm
 from tests.algorithm_references import LAYOUT, NODES, START, Matrix, towards_optima
@@ -121,7 +122,7 @@ def test_rest_of_a_sparse_loco_message_decays() -> None:
     spec = spec_of(name="sparse-loco", rounds=3, **{**TOP, **FLOAT})
     learner = learners_of(spec)[0]
     update = np.linspace(-1, 1, LAYOUT.size).astype(np.float32)
-    learner.compress_update(0, update)
+    learner.compress_update(0, LocalUpdate(update, is_difference=True))
     payload, _, _ = learner.own_push
     left = update - payload.dense(LAYOUT.size)
     known = START.astype(np.float32) + payload.dense(LAYOUT.size)
@@ -131,7 +132,7 @@ def test_rest_of_a_sparse_loco_message_decays() -> None:
 @pytest.mark.parametrize("name", ["sparse-loco", "choco-jwins"])
 def test_common_model_at_the_start_is_not_sent(name: str) -> None:
     learner = learners_of(spec_of(name=name, **{**TOP, **FLOAT}))[0]
-    learner.compress_update(0, np.zeros(LAYOUT.size, dtype=np.float32))
+    learner.compress_update(0, LocalUpdate(np.zeros(LAYOUT.size, dtype=np.float32), is_difference=True))
     payload, _, _ = learner.own_push
     assert not payload.numbers.any()
 

@@ -14,7 +14,7 @@ from edgenode.core.algorithm.compression import Compressor, Layout, Payload, Top
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.poison_alarm import EvaluationWatch, PoisonAlarm, Suspicion
 from edgenode.core.algorithm.rounding import as_int8
-from edgenode.core.algorithm.sparse_push import Contribution, debias, mix_contributions
+from edgenode.core.algorithm.sparse_push import Contribution, LocalUpdate, debias, mix_contributions
 from edgenode.core.algorithm.update_rules import DIFFERENCE
 
 SIZE = 2000
@@ -52,8 +52,8 @@ class Ring:
         pushed = {}
         for name in self.names:
             trains = self.learners[name].trains(self.round)
-            update = self.rng.normal(scale=0.02, size=SIZE).astype(np.float32) if trains else None
-            pushed[name] = self.learners[name].compress_update(self.round, update)
+            update = LocalUpdate(self.rng.normal(scale=0.02, size=SIZE).astype(np.float32), is_difference=True)
+            pushed[name] = self.learners[name].compress_update(self.round, update if trains else None)
         suspicions = []
         for i, name in enumerate(self.names):
             sender, learner = self.names[i - 1], self.learners[name]
@@ -137,7 +137,8 @@ def test_a_sender_with_longer_steps_is_believed_up_to_a_factor() -> None:
     learner = VectorLearner(SPECS["choco"], LAYOUT, SPECS["choco"].initial(MODEL), 1, "n0")
     alarm, found = PoisonAlarm(learner), []
     for t in range(40):
-        learner.compress_update(t, np.random.default_rng(t).normal(scale=0.02, size=SIZE).astype(np.float32))
+        step = np.random.default_rng(t).normal(scale=0.02, size=SIZE).astype(np.float32)
+        learner.compress_update(t, LocalUpdate(step, is_difference=True))
         own = float(np.linalg.norm(learner.own_push[0].numbers))
         mixed, suspicions = alarm.inspect([("n1", 0, noise((3 if t < 20 else 10) * own))], 2)
         found += suspicions

@@ -15,7 +15,7 @@ from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_float32, block_bounds, keep_all
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.rounding import Fitted, as_bfloat16, as_int4, as_int8
-from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.algorithm.sparse_push import LocalUpdate, State
 from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec
 from edgenode.errors import RemoteProtocolError
 
@@ -52,7 +52,8 @@ def play(nodes: dict[str, VectorLearner], graphs: tuple[Digraph, ...], rounds: r
     for t, graph in zip(rounds, itertools.cycle(graphs), strict=False):
         pushed = {}
         for name, node in nodes.items():
-            data, u = node.compress_update(t, np.zeros(node.layout.size, dtype=np.float32) if node.trains(t) else None)
+            still = LocalUpdate(np.zeros(node.layout.size, dtype=np.float32), is_difference=True)
+            data, u = node.compress_update(t, still if node.trains(t) else None)
             pushed[name] = t, graph.weight(name), u, data
         for name, node in nodes.items():
             node.mix_round(graph.weight(name), [node.read(*pushed[peer]) for peer in graph.in_neighbours(name)])

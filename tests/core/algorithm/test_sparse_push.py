@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm import codec
@@ -20,19 +20,22 @@ from edgenode.core.algorithm.compression import (
 )
 from edgenode.core.algorithm.d2 import D2
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.low_communication import NOLOCO
 from edgenode.core.algorithm.rounding import Random, as_bfloat16, as_int8
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
+    LocalUpdate,
     State,
     absorb_handoff,
     compress_with_feedback,
     debias,
     descend,
+    differences,
     drop_error,
     mix_contributions,
     return_share,
 )
-from edgenode.core.algorithm.update_rules import DIFFERENCE
+from edgenode.core.algorithm.update_rules import DIFFERENCE, SPARSE_PUSH, UpdateRule
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
 
 LAYOUT = Layout((4,))
@@ -42,6 +45,9 @@ RNG = np.random.default_rng(0)
 
 def floats(*numbers: float) -> np.ndarray:
     return np.array(numbers, dtype=np.float32)
+
+
+ONES = LocalUpdate(floats(1, 1, 1, 1), is_difference=True)
 
 
 def a_state(*, u: float = 1.0) -> State:
@@ -260,7 +266,7 @@ def test_fixed_members_cannot_leave_or_undo_a_push(rule) -> None:
     learner = VectorLearner(algorithm_spec, LAYOUT, algorithm_spec.initial(floats(1, 2, 3, 4)), seed=7, node="n0")
     with pytest.raises(LocalProtocolError, match="a node cannot leave"):
         learner.compress_update(0, None, handoff=True)
-    learner.compress_update(0, floats(1, 1, 1, 1))
+    learner.compress_update(0, ONES)
     learner.mix_round(0.5, [])
     with pytest.raises(LocalProtocolError, match="a push cannot be undone"):
         learner.undo_push(0, 0.5)
@@ -271,7 +277,7 @@ def test_handoff_sends_x_without_the_error() -> None:
     learner.compress_update(0, None)
     learner.mix_round(1.0, [])
     assert learner.state.error.any()
-    data, u = learner.compress_update(1, floats(1, 1, 1, 1), handoff=True)
+    data, u = learner.compress_update(1, ONES, handoff=True)
     assert learner.read(1, 1.0, u, data).payload.dense(4).tolist() == learner.state.x.tolist() == [2, 3, 4, 5]
     assert u == (1.0,)
 
@@ -284,7 +290,7 @@ def test_learner_refuses_malformed_bytes() -> None:
 def test_snapshot_does_not_change_with_the_learner() -> None:
     learner = a_learner()
     snapshot = learner.snapshot()
-    learner.compress_update(0, floats(1, 1, 1, 1))
+    learner.compress_update(0, ONES)
     learner.mix_round(0.5, [])
     assert snapshot.x.tolist() == [1, 2, 3, 4]
     assert snapshot.error.tolist() == [0, 0, 0, 0]
@@ -293,7 +299,7 @@ def test_snapshot_does_not_change_with_the_learner() -> None:
 
 def test_learner_restored_from_a_snapshot_is_identical() -> None:
     learner = a_learner()
-    learner.compress_update(0, floats(1, 1, 1, 1))
+    learner.compress_update(0, ONES)
     learner.mix_round(0.5, [])
     again = VectorLearner(learner.algorithm_spec, LAYOUT, learner.snapshot(), seed=7, node="n0")
     assert learner.compress_update(1, None) == again.compress_update(1, None)
@@ -320,20 +326,69 @@ def test_debias_divides_each_entry_by_the_u_of_its_block(size: int, blocks: int)
     assert np.array_equal(out, expected)
 
 
-def test_z_that_comes_back_as_the_local_update_is_reused() -> None:
-    """Any other vector stays the trainer's, and so does a z that the trainer keeps."""
-    spec = AlgorithmSpec(LARGEST_HALF, 0.5, training_rounds=4)
-    learner = VectorLearner(spec, LAYOUT, spec.initial(floats(1, 2, 3, 4)), 0, "a")
-    twin = VectorLearner(spec, LAYOUT, spec.initial(floats(1, 2, 3, 4)), 0, "a")
-    for t, comes_back in enumerate([True, False, True]):
-        z, theirs = learner.model(), twin.model()
-        assert np.array_equal(z, theirs)
-        update = floats(1, 0, 0, t)
-        if comes_back:
-            z[:] = update
-        learner.compress_update(t, z if comes_back else update)
-        twin.compress_update(t, update)
-        for each in (learner, twin):
-            each.mix_round(0.5, [])
-        assert (learner.model() is z) == comes_back
-    assert np.array_equal(learner.state.x, twin.state.x)
+@st.composite
+def local_steps(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    """x, error and u of a node, the model after a step, and the weight of the step. Vectors have one to three parts."""
+    size = draw(st.sampled_from([1, 7, 65_535, 65_536, 65_537, 150_000]))
+    blocks = draw(st.sampled_from([1, 2, 3, 100, 7919]))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    x, error, trained = rng.standard_normal((3, size)).astype(np.float32)
+    u = rng.uniform(0.3, 3, blocks) if draw(st.booleans()) else np.full(blocks, draw(st.sampled_from([1.0, 0.7])))
+    return x, error, u, trained, draw(st.sampled_from([1.0, 0.37, 2.5]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(local_steps(), st.booleans(), st.sampled_from([SPARSE_PUSH, NOLOCO]))
+def test_update_part_by_part_is_lines_4_to_6_to_the_bit(
+    step: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float], lossy: bool, rule: UpdateRule
+) -> None:
+    x, error, u, trained, weight = step
+    layout = Layout((len(x),))
+    compressor = Compressor(TopK(0.1) if lossy else keep_all, as_float32)
+    state = State.of({"x": x.copy(), **({"error": error.copy()} if lossy else {})}, u.copy())
+    state.kept = {name: np.zeros_like(x) for name in rule.keeps if name != "error"}
+    learner = VectorLearner(AlgorithmSpec(compressor, 0.5, 4, rule=rule), layout, state, 0, "n0")
+    z = learner.start().read()
+    data, _ = learner.compress_update(0, LocalUpdate(trained, weight=weight))
+
+    assert np.array_equal(z, x / np.repeat(u.astype(np.float32), np.diff(block_bounds(len(x), len(u)))))
+    half = x + (trained - z) * np.float32(weight)  # line 4
+    corrected = half + error if lossy else half  # line 5
+    sent = compressor(corrected, layout, RNG)
+    assert data == codec.encode(sent, layout)
+    assert np.array_equal(learner.state.x, half)
+    assert not lossy or np.array_equal(learner.state.error, corrected - sent.dense(len(x)))  # line 6
+
+
+def test_differences_that_are_known_are_only_weighted() -> None:
+    state, steps = a_state(u=0.5), floats(1, 2, 3, -4)
+    for update in (LocalUpdate(steps, is_difference=True), LocalUpdate(steps, is_difference=True, weight=0.5)):
+        ((where, part),) = differences(state, update)
+        assert where == slice(0, 4)
+        assert part.tolist() == [update.weight * number for number in steps.tolist()]
+    assert steps.tolist() == [1, 2, 3, -4]
+
+
+def test_z_is_read_when_the_step_begins_where_it_is_wanted() -> None:
+    learner, wanted = a_learner(), floats(0, 0, 0, 0)
+    start = learner.start()
+    learner.state.x += 1
+    assert start.read(wanted) is wanted
+    assert wanted.tolist() == [2, 3, 4, 5]
+    wanted += 1  # the trainer's steps
+    assert start.read() is wanted
+    assert wanted.tolist() == [3, 4, 5, 6]
+    assert learner.model().tolist() == [2, 3, 4, 5]
+
+
+def test_push_undone_during_a_step_leaves_what_the_step_changed() -> None:
+    """The step began before, so its difference is that from the z of then."""
+    learner = a_learner(training_rounds=3)
+    learner.compress_update(0, ONES)
+    learner.mix_round(0.5, [])
+    z = learner.start().read()
+    learner.undo_push(0, 0.5)
+    x = learner.state.x.copy()
+    assert not np.array_equal(learner.model(), z)
+    learner.compress_update(1, LocalUpdate(z + floats(1, 0, 0, 0)))
+    assert np.array_equal(learner.state.x, x + ((z + floats(1, 0, 0, 0)) - z))

@@ -8,7 +8,7 @@ import pytest
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Layout, as_float32, keep_none
 from edgenode.core.algorithm.learner import VectorLearner
-from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.algorithm.sparse_push import LocalUpdate, State
 from edgenode.core.protocol.events import (
     Answer,
     Answered,
@@ -169,7 +169,7 @@ def test_run_without_communication_still_advances() -> None:
         )
         for i in range(3)
     }
-    play(nodes, np.zeros(5, dtype=np.float32))
+    play(nodes, LocalUpdate(np.zeros(5, dtype=np.float32), is_difference=True))
     for i, node in enumerate(nodes.values()):
         assert node.stage is Stage.OVER
         state = node._state.learner.snapshot()
