@@ -74,6 +74,7 @@ class PoisonAlarm:
         self._ratios: defaultdict[tuple[str, int], deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
         self.mixed: set[str] = set()
 
+    @np.errstate(over="ignore", divide="ignore")
     def inspect(
         self, received: Sequence[tuple[str, int, Contribution]], members: int
     ) -> tuple[list[Contribution], list[Suspicion]]:
@@ -150,8 +151,7 @@ class PoisonAlarm:
 
 def _level(numbers: Floats, u: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
     """The length of a message on the scale of z. Infinite if it overflows."""
-    with np.errstate(over="ignore", divide="ignore"):
-        return float(np.sqrt(np.dot(numbers, numbers)) / u.mean())
+    return float(np.sqrt(np.dot(numbers, numbers)) / (np.add.reduce(u) / len(u)))
 
 
 def _reason(level: float, expected: float, contribution: Contribution, members: int) -> str:

@@ -36,6 +36,8 @@ def candidate(state: MemberState, records: tuple[Record, ...]) -> Plan:
     Raises:
         RemoteProtocolError: no controller signed them, they do not follow what is known, or come too late.
     """
+    if not records:
+        return state.plan
     verify(state, records)
     plan = extended(state.plan, records)
     if why := too_late(state, plan):
@@ -121,7 +123,7 @@ def check_round(state: MemberState, message: Message, plan: Plan) -> None:
         RemoteProtocolError: the sender, or a node whose round it hands on, cannot be there.
     """
     sender, t = message.sender, message.round
-    end = min([state.learner.rounds, *(r.end for r in plan.records if r.end is not None)])
+    end = min([state.learner.rounds, *plan.ends])
     since = plan.joined(sender, message.incarnation)  # not what an earlier process of the name left
     full = t > state.round and state.barrier.buffered_from(sender, since) >= state.window
     # precaution: a push of a round that its sender cannot have begun is refused

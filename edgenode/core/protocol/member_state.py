@@ -36,6 +36,7 @@ class MemberState:
     Attributes:
         round: the round it is in. All rounds before it are mixed.
         plan: what it knows of the plan.
+        end: the round before which the run is over: all rounds done, or stopped or left by a record.
         fence: that it stands behind, if any.
         halted: whether it was ordered to begin no further round.
     """
@@ -50,9 +51,10 @@ class MemberState:
         verifier: Verifier,
         alarm: PoisonAlarm | None,
     ) -> None:
-        self.name, self.plan, self.learner, self.window = name, plan, learner, window
+        self.name, self.learner, self.window = name, learner, window
         self.verifier, self.alarm = verifier, alarm
         self.since = self.round = start
+        self.adopt(plan)
         self.stage = Stage.READY
         self.fence: Fence | None = None
         self.halted = False
@@ -60,18 +62,17 @@ class MemberState:
         self.peers = PeerKnowledge(plan)
         self.incarnation = plan.at(start).incarnations[name]  # a welcome can come after the record of its leave
 
+    def adopt(self, plan: Plan) -> None:
+        """Take over what a plan says."""
+        self.plan = plan
+        later = [r for r in plan.records if r.start > self.since]  # an earlier process may have left, too
+        leaves = [r.start for r in later if any(leaver == self.name for leaver, _ in r.handoffs)]
+        self.end = min([self.learner.rounds, *plan.ends, *leaves])
+
     @property
     def fenced(self) -> frozenset[str]:
         """Behind a fence, the nodes that are being evicted. Empty without one."""
         return self.fence.evicted if self.fence else frozenset()
-
-    @property
-    def end(self) -> int:
-        """The round before which the run is over: all rounds done, or stopped or left by a record."""
-        stops = [r.end for r in self.plan.records if r.end is not None]
-        later = [r for r in self.plan.records if r.start > self.since]  # an earlier process may have left, too
-        leaves = [r.start for r in later if any(leaver == self.name for leaver, _ in r.handoffs)]
-        return min([self.learner.rounds, *stops, *leaves])
 
     @property
     def next_round(self) -> int:

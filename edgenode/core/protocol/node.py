@@ -301,7 +301,7 @@ class Node:
         """Adopt a candidate."""
         state = self._state
         new = plan.records[len(state.plan.records) :]
-        state.plan = plan
+        state.adopt(plan)
         for record in new:
             if record.evictions:
                 self._carry_out(record)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -167,10 +167,7 @@ class Plan:
 
     def graph(self, t: int) -> Digraph:
         """The digraph of a round: the same at every node that knows the same records."""
-        record = self.at(t)
-        graph = record.schedule.graph(t, record.names)
-        handoffs = dict(pair for r in self._from(t + 1) if r.start == t + 1 for pair in r.handoffs)
-        return graph.handing_over(handoffs) if handoffs else graph
+        return self._round(t)[0]
 
     def extend(self, record: Record) -> Plan:
         """The chain with one more record.
@@ -272,12 +269,29 @@ class Plan:
         # precaution: a checkpoint from before a resume of all does not count
         return of_ours and t <= self.evicted_later(t).get(node, t)
 
-    def evicted_later(self, t: int) -> dict[str, int]:
+    def evicted_later(self, t: int) -> Mapping[str, int]:
         """Members of a round that were evicted from it afterwards, each with the newest of its rounds that counts.
 
         Of several evictions of one name the first counts: the later ones are of processes that came after this round.
         """
-        return {node: last for record in self._from(t + 1) for node, last in record.evictions}
+        return self._round(t)[1]
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The rounds before which a record stops the run."""
+        return tuple(record.end for record in self.records if record.end is not None)
+
+    @cached_property
+    def _round(self) -> Callable[[int], tuple[Digraph, Mapping[str, int]]]:
+        """The graph of a round, and who was evicted from it. A node asks for the same few rounds with every event."""
+        return lru_cache(maxsize=64)(self._look_up)
+
+    def _look_up(self, t: int) -> tuple[Digraph, Mapping[str, int]]:
+        record, later = self.at(t), tuple(self._from(t + 1))
+        graph = record.schedule.graph(t, record.names)
+        if handoffs := dict(pair for r in later if r.start == t + 1 for pair in r.handoffs):
+            graph = graph.handing_over(handoffs)
+        return graph, {node: last for r in later for node, last in r.evictions}
 
     def _from(self, t: int) -> Iterator[Record]:
         """The records that start in a round or later, newest first."""
