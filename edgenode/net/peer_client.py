@@ -162,7 +162,8 @@ class PeerLink:
             if ack.verdict not in (Verdict.OK, Verdict.SEEN):
                 raise TransportError(f"{self.to} refused round {ack.round}: {ack.detail}")
             del self._unanswered[ack.round]
-            self._wake.set()
+            if self._is_done():
+                self._wake.set()
         if not self._is_done():
             raise TransportError(f"{self.to} closed the stream")
 

@@ -185,9 +185,11 @@ def records_from_wire(wire: Iterable[bytes]) -> tuple[Record, ...]:
         RemoteProtocolError: one is malformed, or there are too many.
     """
     texts = list(wire)
+    if not texts:  # as in nearly all messages
+        return ()
     if len(texts) > _MAX_RECORDS:
         raise RemoteProtocolError(f"{len(texts)} records in one message: at most {_MAX_RECORDS} are allowed")
-    if (longest := max(map(len, texts), default=0)) > MAX_RECORD_BYTES:
+    if (longest := max(map(len, texts))) > MAX_RECORD_BYTES:
         raise RemoteProtocolError(f"a record of {longest} bytes: at most {MAX_RECORD_BYTES} are allowed")
     return tuple(Record.from_json(text) for text in texts)
 

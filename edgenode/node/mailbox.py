@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from edgenode.core.protocol.events import NodeEvent
@@ -13,21 +14,24 @@ class Mailbox:
     """The events of one node, in order. It exists before the node, so orders that come early wait here."""
 
     def __init__(self) -> None:
-        self._events: asyncio.Queue[tuple[NodeEvent, Callable[[], None]]] = asyncio.Queue()
+        self._events: deque[tuple[NodeEvent, Callable[[], None]]] = deque()
+        self._posted = asyncio.Event()
 
     def post(self, event: NodeEvent, taken: Callable[[], None] = lambda: None) -> None:
         """Append an event. ``taken`` is called when it waits here no more."""
-        self._events.put_nowait((event, taken))
+        self._events.append((event, taken))
+        self._posted.set()
 
     async def get(self) -> list[NodeEvent]:
         """Take what is here, oldest first. If there is nothing, wait for it."""
-        first, taken = await self._events.get()
-        taken()
-        return [first, *self.get_all()]
+        while not self._events:
+            self._posted.clear()
+            await self._posted.wait()
+        return self.get_all()
 
     def get_all(self) -> list[NodeEvent]:
         """Take what is here now, oldest first."""
-        events = [self._events.get_nowait() for _ in range(self._events.qsize())]
+        events, self._events = self._events, deque()
         for _, taken in events:
             taken()
         return [event for event, _ in events]

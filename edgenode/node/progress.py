@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -30,8 +31,7 @@ _LOG_STALL_EVERY_S = 30.0
 _SHOW_WAIT_AFTER_S = 1.0
 
 
-@dataclass(frozen=True)
-class NodeSnapshot:
+class NodeSnapshot(NamedTuple):
     """A node after its last event.
 
     Attributes:

@@ -94,6 +94,7 @@ class NodeRunner:
         self._step: Train | None = None  # to be taken next
         self._saving: asyncio.Future[None] | None = None
         self._exporting = 0  # calls of peers that wait for the model
+        self._debug = log.debug  # structlog binds a logger at every access, which costs more than the call
 
     async def run(self) -> Outcome:
         """Take part until the end.
@@ -244,15 +245,14 @@ class NodeRunner:
 
     async def _perform_all(self, actions: list[NodeAction]) -> None:
         self.progress.snapshot = NodeSnapshot.of(self.replica.node)
-        debug = log.debug  # structlog binds a logger at every access, which costs more than the call
         for action in actions:
-            debug("action", kind=type(action).__name__, round=getattr(action, "round", None))
+            self._debug("action", kind=type(action).__name__, round=getattr(action, "round", None))
+            if self._saving is not None and not isinstance(action, Train):
+                await self._saved(self._saving)  # what others can see of this node comes after its checkpoint
             await self._perform(action)
 
     async def _perform(self, action: NodeAction) -> None:
         assert self._peers is not None
-        if not isinstance(action, Train):  # what others can see of this node comes after its checkpoint
-            await self._saved()
         match action:
             case Train():
                 self._step = action
@@ -322,10 +322,8 @@ class NodeRunner:
         checkpoint = await self._worker(self.replica.checkpoint, save, self._wire_bytes)
         self._saving = asyncio.get_running_loop().run_in_executor(None, self.replica.write, checkpoint)
 
-    async def _saved(self) -> None:
+    async def _saved(self, saving: asyncio.Future[None]) -> None:
         """Wait for the checkpoint. A full or broken disk stops checkpointing, not training."""
-        if (saving := self._saving) is None:
-            return
         self._saving = None
         try:
             await saving
