@@ -122,17 +122,20 @@ async def test_wait_ends_when_a_controller_appears() -> None:
             await started("nodes", "--wait", "--cluster", ONE),
             await started("nodes", "--wait", "--controller", f"127.0.0.1:{port}"),
         )
-        await asyncio.sleep(6)
-        assert (found.returncode, dialled.returncode) == (None, None)
-        await stack.enter_async_context(controller(ONE, f"127.0.0.1:{port}"))
         for process, text in (
             (found, f"looking for a controller of cluster '{ONE}' by mDNS on "),
             (dialled, f"waiting for the controller at 127.0.0.1:{port}"),
         ):
-            code, out, errors = await ended(process)
+            assert process.stderr is not None
+            said = (await asyncio.wait_for(process.stderr.readline(), 60)).decode().rstrip()
+            assert said.startswith(f"edgenode: {text}")
+            assert said.endswith("(Ctrl-C ends this)")
+        await asyncio.sleep(5)
+        assert (found.returncode, dialled.returncode) == (None, None)
+        await stack.enter_async_context(controller(ONE, f"127.0.0.1:{port}"))
+        for process in (found, dialled):
+            code, out, _ = await ended(process)
             assert (code, out) == (0, "no nodes yet: waiting for 3 more nodes\n")
-            assert errors[0].startswith(f"edgenode: {text}")
-            assert errors[0].endswith("(Ctrl-C ends this)")
 
 
 @pytest.mark.slow
@@ -141,4 +144,4 @@ async def test_search_without_a_controller_ends_in_seconds() -> None:
     code, out, errors = await ended(await started("status", "--controller", f"127.0.0.1:{free_ports(1)[0]}"))
     assert (code, out, len(errors)) == (2, "", 2)
     assert errors[-1].endswith("(waited 5 s)")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 50  # a busy machine starts Python slowly
