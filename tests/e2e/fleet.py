@@ -30,7 +30,7 @@ from edgenode.security.subject import Subject
 
 Spawn = Callable[..., subprocess.Popen[Any]]
 
-DEADLINE_S = 120.0
+DEADLINE_S = 200.0
 _POLL_S = 0.02
 _TERMINATE_S = 8.0
 _SHOWN_LINES = 25
