@@ -16,6 +16,7 @@ from edgenode.core.algorithm.compression import Compressor, Floats, Layout, TopK
 from edgenode.core.algorithm.d2 import D2
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.rounding import Random, as_int8
+from edgenode.core.algorithm.sparse_push import LocalUpdate
 from edgenode.core.algorithm.update_rules import DIFFERENCE, SPARSE_PUSH
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import LocalProtocolError
@@ -34,7 +35,7 @@ def play(algorithm_spec: AlgorithmSpec, graph: str, models: Floats, step: Step) 
     for t in range(algorithm_spec.rounds):
         pushed = {}
         for i, (name, node) in enumerate(nodes.items()):
-            data, u = node.compress_update(t, step(i, node.model()))
+            data, u = node.compress_update(t, LocalUpdate(step(i, node.model()), is_difference=True))
             pushed[name] = t, digraph.weight(name), u, data
         for name, node in nodes.items():
             node.mix_round(digraph.weight(name), [node.read(*pushed[peer]) for peer in digraph.in_neighbours(name)])
