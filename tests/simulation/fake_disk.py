@@ -85,13 +85,13 @@ class SimulatedDisk:
     def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
         content = b"".join(parts)
         self._step()
-        folder = self._folder(path.parent)
-        file = folder.entries.get(path.name)
+        folder, name = self._place(path)
+        file = folder.entries.get(name)
         if isinstance(file, _Folder):
             raise _error(errno.EISDIR, path)
         if file is None:
             file = _File()
-            folder.change({path.name: file})
+            folder.change({name: file})
         file.content = b""
         room = len(content) if self.capacity is None else self.capacity - _size(self._root)
         file.content = content[: max(0, room)]
@@ -111,7 +111,8 @@ class SimulatedDisk:
         self._step()
         if old.parent != new.parent:
             raise _error(errno.EXDEV, new)
-        node, there = self._find(old), self._folder(new.parent).entries.get(new.name)
+        folder, name = self._place(new)
+        node, there = self._find(old), folder.entries.get(name)
         match node, there:
             case _File(), _Folder():
                 raise _error(errno.EISDIR, new)
@@ -119,14 +120,14 @@ class SimulatedDisk:
                 raise _error(errno.ENOTDIR, new)
             case _, _Folder(entries) if entries:
                 raise _error(errno.ENOTEMPTY, new)
-        self._folder(new.parent).change({old.name: None, new.name: node})
+        folder.change({old.name: None, name: node})
 
     def remove(self, path: Path) -> None:
         self._step()
-        parent = self._folder(path.parent)
-        if path.name in parent.entries:
-            _empty(_as_folder(parent.entries[path.name], path))
-            parent.change({path.name: None})
+        folder, name = self._place(path)
+        if name in folder.entries:
+            _empty(_as_folder(folder.entries[name], path))
+            folder.change({name: None})
 
     def names(self, folder: Path) -> list[str]:
         self._require_power()
@@ -154,9 +155,17 @@ class SimulatedDisk:
     def _folder(self, path: Path) -> _Folder:
         return _as_folder(self._find(path), path)
 
+    def _place(self, path: Path) -> tuple[_Folder, str]:
+        """The folder of a path, and the last name."""
+        *parents, name = _parts(path)
+        return _as_folder(self._walk(parents, path), path), name
+
     def _find(self, path: Path) -> _File | _Folder:
+        return self._walk(_parts(path), path)
+
+    def _walk(self, names: Iterable[str], path: Path) -> _File | _Folder:
         node: _File | _Folder = self._root
-        for name in _parts(path):
+        for name in names:
             entries = _as_folder(node, path).entries
             if name not in entries:
                 raise _error(errno.ENOENT, path)
@@ -217,8 +226,8 @@ def _as_folder(node: _File | _Folder, path: Path) -> _Folder:
     return node
 
 
-def _parts(path: Path) -> tuple[str, ...]:
-    return path.parts[len(path.root) :]
+def _parts(path: Path) -> list[str]:
+    return [name for name in str(path).split("/") if name]  # several times as fast as path.parts
 
 
 def _error(code: int, path: Path) -> OSError:

@@ -63,7 +63,7 @@ class MassAccounting:
         if process not in self._living:
             return None
         before, now = self._masses[process], self._living[process].mass()
-        if (before != now).any():
+        if before.tolist() != now.tolist():  # several times as fast as (before != now).any()
             self._held = self._held + now - before
             self._masses[process] = now
         return now

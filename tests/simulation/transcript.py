@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from hashlib import sha256
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.messages import Message
@@ -42,37 +44,37 @@ class Transcript:
 
 def brief(value: Any) -> str:
     """A value as short text, the same on every host. Payloads and arrays are hashed."""
-    match value:
-        case str() | int() | float() | None:  # first, because most values are
-            text = str(value)
-        case Enum():
-            text = value.name
-        case Message():
-            news = "".join(f"+{record.number}" for record in value.records)
-            text = f"{value.sender}@{value.round}#{value.number}{news} {_hash(value.payload)}"
-        case Record():
-            text = f"#{value.number}@{value.start} {value.digest[:8]}"
-        case Plan():
-            text = f"plan#{value.latest.number}"
-        case np.ndarray():
-            numbers = value.tolist()
-            text = brief(numbers) if len(numbers) == 1 else _hash(repr(numbers).encode())
-        case tuple() | list():
-            text = f"[{' '.join(map(brief, value))}]"
-        case State():
-            text = f"State({' '.join(map(brief, (*value.vectors.values(), value.u)))})"
-        case frozenset():
-            text = brief(sorted(value))
-        case _ if names := _fields(value.__class__):
-            text = f"{type(value).__name__}({' '.join([brief(getattr(value, name)) for name in names])})"
-        case _:
-            text = str(value)
-    return text
+    return _brief(type(value))(value)
 
 
 @cache
-def _fields(kind: type[object]) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(kind)) if is_dataclass(kind) else ()
+def _brief(kind: type[object]) -> Callable[[Any], str]:
+    """How the values of a type are written."""
+    forms: dict[type[object] | tuple[type[object], ...], Callable[[Any], str]] = {
+        (str, int, float): str,
+        Enum: attrgetter("name"),
+        Message: _message,
+        Record: lambda record: f"#{record.number}@{record.start} {record.digest[:8]}",
+        Plan: lambda plan: f"plan#{plan.latest.number}",
+        np.ndarray: _array,
+        (tuple, list): lambda values: f"[{' '.join([brief(value) for value in values])}]",
+        State: lambda state: f"State({' '.join(map(brief, (*state.vectors.values(), state.u)))})",
+        frozenset: lambda values: brief(sorted(values)),
+    }
+    names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
+    if names:
+        forms[object] = lambda value: f"{kind.__name__}({' '.join([brief(getattr(value, name)) for name in names])})"
+    return next((form for base, form in forms.items() if issubclass(kind, base)), str)
+
+
+def _message(message: Message) -> str:
+    news = "".join(f"+{record.number}" for record in message.records)
+    return f"{message.sender}@{message.round}#{message.number}{news} {_hash(message.payload)}"
+
+
+def _array(array: NDArray[Any]) -> str:
+    numbers = array.tolist()
+    return brief(numbers) if len(numbers) == 1 else _hash(repr(numbers).encode())
 
 
 def _hash(data: bytes) -> str:
