@@ -92,17 +92,27 @@ class ControlLink:
         """
         await stay_connected(self._attend, self._left.is_set, self._outage, _BACKOFF)
 
-    async def flush(self, timeout_s: float) -> None:
+    async def flush(self, timeout_s: float, broken_s: float) -> None:
         """Deliver the last reports, and end the link. Returns at once if the controller was never reached.
 
         This side closes the stream first. The controller then closes it too, which shows that it has read everything.
         A link that is broken just then, because the key has changed or the controller restarts, connects again first.
+
+        Args:
+            timeout_s: how long the controller may take. It is slow when many nodes end at once.
+            broken_s: how long the link may stay broken.
         """
         self._leaving = True
         self._wake.set()
-        if self._was_connected:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._left.wait(), timeout_s)
+        if not self._was_connected:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._left.is_set():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._left.wait(), broken_s)
+                    if not self.connected.is_set():
+                        return
 
     async def _attend(self) -> None:
         try:

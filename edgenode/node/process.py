@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_LAST_REPORT_S = 20.0  # to a controller that many nodes report to at once
 _FLUSH_S = 2.0
 _KNOWN_S = 10.0
 
@@ -235,9 +236,10 @@ class NodeProcess:
                     self._shutdown.on_sigterm(controller.link)
                 outcome = await self._take_part(runner)
                 self._shutdown.run_ended()
+                await controller.link.flush(_LAST_REPORT_S, _FLUSH_S)
                 return runner, outcome
             finally:
-                await controller.link.flush(_FLUSH_S)
+                await controller.link.flush(_FLUSH_S, _FLUSH_S)
 
     async def _prepare(
         self, start: StartPoint, directory: PeerDirectory, mailbox: Mailbox, link: ControlLink | None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc.aio
 import pytest
@@ -27,6 +28,7 @@ from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import TransportError
 from edgenode.net import control_server
+from edgenode.net.control_client import ControlLink
 from edgenode.net.control_server import ControlServer
 from edgenode.net.faults import Faults
 from edgenode.net.proto import control_pb2
@@ -156,7 +158,7 @@ async def test_flush_waits_until_the_last_report_is_read() -> None:
     for _ in range(10):
         async with both() as (controller, node):
             node.link.progress(*progress(5, state=NodeState.DONE))
-            await asyncio.wait_for(node.link.flush(SOON_S), SOON_S)
+            await asyncio.wait_for(node.link.flush(SOON_S, SOON_S), SOON_S)
             assert controller.reports[-1].state == NodeState.DONE
             assert controller.events[-1] == Disconnected("n0")
 
@@ -170,7 +172,7 @@ async def test_flushed_link_ends() -> None:
             await until(lambda: bool(controller.events))
             controller.server.send("n0", Standby((), 1))
             await until(node.link.connected.is_set)
-            await node.link.flush(SOON_S)
+            await node.link.flush(SOON_S, SOON_S)
             await asyncio.wait_for(running, SOON_S)
 
 
@@ -179,7 +181,7 @@ async def test_flush_connects_again_if_the_link_has_just_broken() -> None:
         controller.server.hang_up("n0")
         await until(lambda: not node.link.connected.is_set())
         node.link.progress(*progress(5, state=NodeState.DONE))
-        await node.link.flush(SOON_S)
+        await node.link.flush(SOON_S, SOON_S)
         assert controller.reports[-1].state == NodeState.DONE
 
 
@@ -188,27 +190,60 @@ async def test_flush_does_not_wait_for_an_absent_controller() -> None:
     async with node.up():
         node.link.progress(*progress(5))
         await asyncio.sleep(0.05)
-        await asyncio.wait_for(node.link.flush(60), 0.1)
+        await asyncio.wait_for(node.link.flush(60, 60), 0.1)
 
 
-async def test_flush_waits_at_most_its_timeout() -> None:
-    class Stalled(ControlServer):
-        async def Attend(self, requests: object, context: grpc.aio.ServicerContext) -> None:
-            standby = control_pb2.Standby(present=["n0"], missing=1)
-            await context.write(control_pb2.AttendResponse(standby=standby))
-            await asyncio.sleep(SOON_S)
+async def test_flush_does_not_wait_long_for_a_controller_that_is_gone() -> None:
+    controller = Controller()
+    async with AsyncExitStack() as first:
+        target = await first.enter_async_context(controller.up())
+        async with Node(target).up() as node:
+            await until(lambda: bool(controller.events))
+            controller.server.send("n0", Standby((), 1))
+            await until(node.link.connected.is_set)
+            await first.aclose()
+            await asyncio.wait_for(node.link.flush(60, 0.1), SOON_S)
 
-    stalled = Stalled(
-        Identity("home", "controller", "run"), lambda event: None, lambda node, report: None, str, Faults()
-    )
+
+class Stalled(ControlServer):
+    """Reads no report before ``resume``, and then ends the link."""
+
+    def __init__(self) -> None:
+        controller = Identity("home", "controller", "run")
+        super().__init__(controller, lambda event: None, lambda node, report: None, str, Faults())
+        self.resume = asyncio.Event()
+
+    async def Attend(self, requests: object, context: grpc.aio.ServicerContext) -> None:
+        standby = control_pb2.Standby(present=["n0"], missing=1)
+        await context.write(control_pb2.AttendResponse(standby=standby))
+        await self.resume.wait()
+
+
+@asynccontextmanager
+async def stalled() -> AsyncIterator[tuple[Stalled, ControlLink]]:
+    server = Stalled()
     async with (
-        serving("127.0.0.1:0", [(control_server.SERVICE, stalled.add_to)], 0.0) as port,
+        serving("127.0.0.1:0", [(control_server.SERVICE, server.add_to)], 0.0) as port,
         Node(f"127.0.0.1:{port}").up() as node,
     ):
         await until(node.link.connected.is_set)
         node.link.progress(*progress(5))
-        async with asyncio.timeout(1):
-            await node.link.flush(0.1)
+        yield server, node.link
+
+
+async def test_flush_waits_at_most_its_timeout() -> None:
+    async with stalled() as (_, link), asyncio.timeout(1):
+        await link.flush(0.1, 60)
+
+
+async def test_flush_waits_longer_for_a_slow_controller_than_for_an_absent_one() -> None:
+    """64 nodes that ended at once on two processors took the controller more than 2 s, and it waited for them after."""
+    async with stalled() as (server, link):
+        flushed = asyncio.create_task(link.flush(60, 0.05))
+        await asyncio.sleep(0.3)
+        assert not flushed.done()
+        server.resume.set()
+        await asyncio.wait_for(flushed, SOON_S)
 
 
 async def test_node_that_ends_is_disconnected_once() -> None:
