@@ -92,7 +92,8 @@ def controller(nodes: int) -> tuple[float, float]:
         (Path(folder) / "run.toml").write_text(config.to_toml())
         processes = DemoProcesses(config, Path(folder))
         try:
-            processes.start()
+            processes.start_controller()
+            processes.start_nodes()
             _await_rounds(processes)
             _pause(processes.logs / "controller.log", Path(folder) / CONTROLLER_FOLDER / OPERATOR)
             time.sleep(_WARM_UP_S)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -104,7 +105,7 @@ def group() -> None:
     """
 
 
-def main() -> None:
-    """Entry point of the ``edgenode`` script and of ``python -m edgenode``."""
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the ``edgenode`` script and of ``python -m edgenode``. ``words``: instead of its own."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's C core would log to stderr what our errors say
-    group.main(args=sys.argv[1:], prog_name="edgenode")
+    group.main(sys.argv[1:] if words is None else words, prog_name="edgenode")

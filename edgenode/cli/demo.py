@@ -125,8 +125,11 @@ def demo(
     try:
         nodes_text = counted(config.run.nodes, "node")
         click.echo(f"starting a controller and {nodes_text}, with logs in {processes.logs}", err=True)
-        processes.start()
-        asyncio.run(_watch(processes, console, curve))
+        with console.status("starting a controller and the nodes"):
+            processes.start_controller()
+            controller = asyncio.run(_found(processes))
+            processes.start_nodes()
+        asyncio.run(_watch(processes, controller, console, curve))
         if not processes.why_failed():
             processes.join()
         if cause := processes.why_failed():
@@ -171,13 +174,11 @@ def _variable(key: str) -> str:
     return f"EDGENODE_{key.replace('.', '_').upper()}"
 
 
-async def _watch(processes: DemoProcesses, console: Console, curve: AccuracyCurve) -> None:
+async def _watch(processes: DemoProcesses, controller: str, console: Console, curve: AccuracyCurve) -> None:
     """Show the run until the controller reports its end."""
-    with console.status("starting a controller and the nodes"):
-        target = await _found(processes)
     with _ended_line(console), Live(console=console, refresh_per_second=4) as live:
         try:
-            async with operator_client(target, security=processes.security) as client:
+            async with operator_client(controller, security=processes.security) as client:
                 link = ""
                 async for status in client.watch():
                     curve.note(status)
@@ -186,7 +187,7 @@ async def _watch(processes: DemoProcesses, console: Console, curve: AccuracyCurv
                     if processes.why_failed():
                         return
         except TransportError:
-            if processes.processes["controller"].poll() is None:
+            if processes.processes["controller"].is_alive():
                 await asyncio.sleep(1)
 
 

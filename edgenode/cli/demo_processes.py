@@ -1,17 +1,24 @@
-"""The processes of ``edgenode demo``, and why one of them failed."""
+"""The processes of ``edgenode demo``, and why one of them failed.
+
+The nodes are forks of one process that has imported PyTorch: it takes seconds of a processor, which a demo of many
+nodes pays once. That process starts no thread, and makes no channel.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import forkserver, get_context
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from edgenode import cli
 from edgenode.config.schema import Config
 from edgenode.net.tls import MutualTls
 from edgenode.security.local import prepare
@@ -20,6 +27,13 @@ _END_S = 20.0
 _TERM_S = 5.0
 # The last line of a traceback, inside of an exception group too.
 _EXCEPTION = re.compile(r"^[ |]*((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Group|Exit|Interrupt)(?::.*)?)$", re.M)
+# What a node imports.
+_IMPORTS = ["torch", "edgenode.cli.demo_processes", "edgenode.cli.run", "edgenode.net.discovery",
+            "edgenode.node.process", "edgenode.node.task_workload", "edgenode.tasks.trainer"]  # fmt: skip
+_Context = SpawnContext | ForkServerContext
+_SPAWNED = get_context("spawn")
+# Libraries of macOS break in a forked process.
+_FORKED: _Context = get_context("forkserver") if sys.platform == "linux" else _SPAWNED
 _OUT_OF_MEMORY = "SIGKILL, which the system also sends when memory runs out"
 
 
@@ -27,72 +41,75 @@ class DemoProcesses:
     """The processes of the demo, with an authority of their own. ``stop`` ends all of them in every case.
 
     Attributes:
-        security: of the operator's connections. Exists from ``start`` on.
+        security: of the operator's connections. Exists from ``start_controller`` on.
     """
 
     security: MutualTls
 
     def __init__(self, config: Config, out: Path, track: str = "") -> None:
         self.config, self.logs = config, out / "logs"
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, BaseProcess] = {}
         self._out, self._track = out, track
         self._names = [f"node-{i:0{len(str(config.run.nodes - 1))}d}" for i in range(config.run.nodes)]
         self._failed: dict[str, int] = {}  # exit codes, the first failure first
 
-    def start(self) -> None:
-        """Make the authority, and spawn the nodes and the controller. They start in any order."""
+    def start_controller(self) -> None:
+        """Make the authority, start the controller, and begin the nodes' imports."""
         operator = prepare(self._out, self.config.run.cluster, self._names)
         self.security = MutualTls(operator, lambda subject, key_id: True)
-        common = ["--config", str(self._out / "run.toml"), "--listen", "127.0.0.1:0"]
-        for name in self._names:
-            self._spawn(name, ["run", "--name", name, "--state-dir", str(self._out / name), *common])
-        state_dir = ["--state-dir", str(self._out / "controller")]
-        self._spawn("controller", ["controller", "--http", "127.0.0.1:0", "--track", self._track, *state_dir, *common])
-
-    def _spawn(self, name: str, arguments: list[str]) -> None:
         self.logs.mkdir(exist_ok=True)
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("EDGENODE_")}
-        environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"}
-        with (self.logs / f"{name}.log").open("wb") as log, _uninterrupted():
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "edgenode", *arguments],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ,
-                start_new_session=True,  # Ctrl-C reaches only this process, which ends the others
-            )  # fmt: skip
+        with _environ():
+            _begin_imports()
+            self._start(_SPAWNED, "controller", "controller", "--http", "127.0.0.1:0", "--track", self._track)
+
+    def start_nodes(self) -> None:
+        """Start the nodes when what they import is there."""
+        with _environ():
+            _FORKED.Process().start()  # returns when processes can be forked. Ctrl-C works meanwhile
+            for name in self._names:
+                self._start(_FORKED, name, "run", "--name", name)
+
+    def _start(self, context: _Context, name: str, *words: str) -> None:
+        self._log(name).touch()
+        common = ["--config", str(self._out / "run.toml"), "--state-dir", str(self._out / name)]
+        words = (*words, *common, "--listen", "127.0.0.1:0")
+        process = context.Process(target=_main, args=(self._log(name), words))
+        with _uninterrupted():
+            process.start()
+            self.processes[name] = process
+
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
 
     def why_failed(self) -> str:
         """The cause of the first failure so far. "" if there is none."""
         for name, process in self.processes.items():
-            if process.poll():
-                self._failed.setdefault(name, process.returncode)
+            if process.exitcode:
+                self._failed.setdefault(name, process.exitcode)
         return next((self._cause(name, code) for name, code in self._failed.items()), "")
 
     def any_ended(self) -> bool:
         """Whether a process has exited, well or not."""
-        return any(process.poll() is not None for process in self.processes.values())
+        return not all(process.is_alive() for process in self.processes.values())
 
     def join(self) -> None:
         """Wait until all have exited by themselves."""
         deadline = time.monotonic() + _END_S
         for process in self.processes.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.terminate()
-                process.wait()
+            process.join(max(0.1, deadline - time.monotonic()))
+            process.terminate()
+            process.join()
 
     def stop(self) -> None:
         """End every process that still runs: interrupt it, and kill it if that does not help."""
         for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+            if process.pid and process.is_alive():
+                os.kill(process.pid, signal.SIGINT)
         deadline = time.monotonic() + _TERM_S
         for process in self.processes.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.join(max(0.1, deadline - time.monotonic()))
+            process.kill()
+            process.join()
 
     def _cause(self, name: str, code: int) -> str:
         """How a process ended, and the error in its log."""
@@ -100,7 +117,7 @@ class DemoProcesses:
         if code < 0:
             sent = signal.Signals(-code).name
             return f"{who} was killed by {_OUT_OF_MEMORY if sent == 'SIGKILL' else sent}"
-        return f"{who} exited with code {code}: {_error_in((self.logs / f'{name}.log').read_text(errors='replace'))}"
+        return f"{who} exited with code {code}: {_error_in(self._log(name).read_text(errors='replace'))}"
 
 
 def _error_in(log: str) -> str:
@@ -112,18 +129,46 @@ def _error_in(log: str) -> str:
     return str([lines[-1], *exceptions, *ours][-1])
 
 
+def _begin_imports() -> None:
+    if isinstance(_FORKED, ForkServerContext):
+        _FORKED.set_forkserver_preload(_IMPORTS)
+        with _uninterrupted():
+            forkserver.ensure_running()
+
+
+def _main(log: Path, words: Sequence[str]) -> None:
+    """A process of the demo: the command ``edgenode WORDS``, with its output in a file."""
+    os.setsid()  # Ctrl-C reaches only the demo, which ends the others
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    cli.main(words)
+
+
+@contextmanager
+def _environ() -> Iterator[None]:
+    """Let processes that start in this block have no variables of edgenode's, and one thread for each node."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("EDGENODE_"):
+            del os.environ[name]
+    os.environ.update({"GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Defer Ctrl-C to the end of the block.
 
     Between the start of a child and its entry in the list, an interrupt would leave a child that nobody ends.
     """
-    caught: list[int] = []
-    before = {s: signal.signal(s, lambda number, _: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if caught:
-        raise KeyboardInterrupt
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

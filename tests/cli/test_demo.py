@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
+import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -63,10 +62,12 @@ def failed(out: Path, **programs: str) -> DemoProcesses:
     processes = DemoProcesses(Config(), out)
     processes.logs.mkdir()
     for name, program in programs.items():
-        with (processes.logs / f"{name}.log").open("wb") as log:
-            child = subprocess.Popen([sys.executable, "-c", program], stdout=log, stderr=log)
+        log = processes.logs / f"{name}.log"
+        output = f"import os; log = os.open({str(log)!r}, os.O_WRONLY | os.O_CREAT); os.dup2(log, 1); os.dup2(log, 2)\n"
+        child = get_context("spawn").Process(target=exec, args=(output + program, {}))
         processes.processes[name] = child
-        child.wait()
+        child.start()
+        child.join()
     return processes
 
 
@@ -97,9 +98,10 @@ def test_first_failure_is_the_cause(tmp_path: Path) -> None:
     """The end of one process makes others fail."""
     processes = failed(tmp_path, done="")
     for name in ("node-0", "controller"):
-        processes.processes[name] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        processes.processes[name] = get_context("spawn").Process(target=time.sleep, args=(60,))
+        processes.processes[name].start()
     assert processes.why_failed() == ""
-    for name, number in (("controller", signal.SIGKILL), ("node-0", signal.SIGTERM)):
-        processes.processes[name].send_signal(number)
-        processes.processes[name].wait()
+    for name in ("controller", "node-0"):
+        processes.processes[name].kill()
+        processes.processes[name].join()
         assert processes.why_failed().startswith("the controller was killed by SIGKILL")
