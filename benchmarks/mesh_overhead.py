@@ -1,6 +1,6 @@
 """What `mesh.step()` costs over the path of a daemon, which trains in a worker thread.
 
-    python benchmarks/mesh_overhead.py
+    python benchmarks/mesh_overhead.py [--repetitions 8]
 
 The first two rows leave out training and network: a model of 26,762 parameters goes to the thread that trains, and its
 update comes back. Then both sides run the same GRU, the same Adam and the same node, in turn, each in processes of
@@ -30,7 +30,6 @@ from typing import Any
 
 from edgenode.observability.logs import set_up_logging
 
-REPETITIONS = 3
 ROUNDS = 600
 WARM_UP = 100
 BATCHES = 56  # of a pass
@@ -203,15 +202,18 @@ def round_ms(kind: str, nodes: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", nargs="*", help=argparse.SUPPRESS)
-    if of_one := parser.parse_args().measure:
-        kind, index, ports, folder = of_one
+    parser.add_argument("--repetitions", type=int, default=3, help="of each row; more on a noisy machine")
+    options = parser.parse_args()
+    if options.measure:
+        kind, index, ports, folder = options.measure
         print(json.dumps(measure(kind, int(index), [int(p) for p in ports.split(",")], Path(folder))))
         return
-    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {REPETITIONS} repetitions of {ROUNDS} rounds\n")
+    times = options.repetitions
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {times} repetitions of {ROUNDS} rounds\n")
     print("| nodes | time of a round | daemon, ms | mesh, ms | difference, ms |\n|---|---|---|---|---|")
-    show("hand-over alone", ("CPU time", "switches (not ms)"), hand_over, 3 * REPETITIONS)
+    show("hand-over alone", ("CPU time", "switches (not ms)"), hand_over, 3 * times)
     for nodes in (1, 2):
-        show(str(nodes), ("median", "fastest tenth", "CPU time"), lambda kind, n=nodes: round_ms(kind, n), REPETITIONS)
+        show(str(nodes), ("median", "fastest tenth", "CPU time"), lambda kind, n=nodes: round_ms(kind, n), times)
 
 
 def show(nodes: str, values: Sequence[str], measured: Callable[[str], list[float]], repetitions: int) -> None:
