@@ -7,11 +7,26 @@ from collections.abc import Iterable
 
 
 class EdgenodeError(Exception):
-    """The base of all errors that the command line prints as one line."""
+    """The base of all errors of edgenode. Its text is one line, which the command line prints.
+
+    Example:
+        >>> try:
+        ...     for rows, digits in mesh.loop(loader):
+        ...         mesh.step(loss=train(rows, digits))
+        ... except edgenode.EdgenodeError as error:
+        ...     print("this node is not in the run any more:", error)
+    """
 
 
 class ConfigError(EdgenodeError):
-    """The user asked for something that is not possible: exit code 2."""
+    """The user asked for something that is not possible: exit code 2. The text names the key and what is allowed.
+
+    Example:
+        >>> try:
+        ...     mesh = edgenode.Mesh(model, "run.toml", optimizer)
+        ... except edgenode.ConfigError as error:
+        ...     raise SystemExit(f"cannot start: {error}")
+    """
 
 
 class GraphError(ConfigError):

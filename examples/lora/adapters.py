@@ -82,6 +82,8 @@ class FineTuning(edgenode.Task):
         self.everything = everything
 
     def model(self):
+        if not BASE.exists():
+            raise edgenode.ConfigError(f"there is no base model yet: run python {BASE.with_name('pretrain.py')}")
         model = Transformer()
         model.load_state_dict(torch.load(BASE))
         model.requires_grad_(False)
