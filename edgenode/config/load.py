@@ -29,6 +29,10 @@ _GROUPS: Mapping[str, Group[Any]] = {"algorithm.name": ALGORITHMS, "algorithm.co
 _MAX_BLOCKS = 65536
 _OPTION = "task.options."
 
+# msgspec examines a class when it first converts to it, and crashes if two threads do that at once. An import is done
+# by one thread.
+msgspec.convert({}, Config)
+
 
 class _Given(NamedTuple):
     """A value as it was written, and where."""

@@ -190,7 +190,7 @@ _RECORDS = (
 DECODERS = {
     "payload": Decoder(_payload(None), _payloads(), share=15),
     # atheris keeps the arrays that instrumented code compares, so a process takes 10 kB more in each run of this one
-    "shuffled-payload": Decoder(_payload(_SHUFFLED), _shuffled_payloads(), share=4),
+    "shuffled-payload": Decoder(_payload(_SHUFFLED), _shuffled_payloads(), share=2),
     "push": Decoder(_push, _pushes()),
     "record": Decoder(Record.from_json, _RECORDS, max_bytes=1 << 16, share=15),
     "ack": Decoder(_parsed(peer_pb2.Answer, lambda answer: wire.ack_from_wire("n0", answer)), _bytes(_acks())),
