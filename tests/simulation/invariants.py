@@ -141,8 +141,8 @@ class Invariants:
             for sender, buffered in node.buffered().items():
                 require(buffered <= self._window, f"{name} buffers {buffered} pushes of {sender}")
         mass = self._accounting.measure(self._processes[name])
-        lightest = 1 if mass is None else min(mass[-learner.blocks :].tolist())
-        require(lightest > 0, f"u of {name} is not positive")
+        u = () if mass is None else mass[-learner.blocks :].tolist()
+        require(all(weight > 0 for weight in u), f"u of {name} is not positive")  # NaN is not, either
         excess = self._accounting.excess()
         if any(excess.tolist()) and not self._liars:
             error, scale = max(abs(excess)), 1 + max(abs(self._accounting.expected))
