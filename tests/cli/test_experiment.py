@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from edgenode.cli import group
 from edgenode.cli.experiment import experiment
 from edgenode.experiments import catalogue, parallel, static_tables
 from edgenode.experiments.catalogue import EXPERIMENTS
-from edgenode.experiments.definitions import Experiment, Figure, Row
+from edgenode.experiments.definitions import Experiment, Figure, Outcome, Row
 from edgenode.experiments.recipes import top_k
+from edgenode.experiments.runner import OutcomeStore, Trial, Watch
+from edgenode.simulate.runner import Simulation
 
 _KEYS = {"run.rounds": 3, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
 
@@ -85,13 +88,33 @@ def test_without_matplotlib_only_the_figure_is_missing(
     assert (warning in result.stderr) == (name != "sizes")
 
 
+class StallsInSecondTrial(OutcomeStore):
+    """Its first trial ends. The next one never gets past its second round, however slow the parent is."""
+
+    def run(self, trial: Trial, watch: Watch) -> Outcome:
+        if not list(self._folder.glob("*.json")):
+            return super().run(trial, watch)
+
+        def watch_and_stall(simulation: Simulation) -> Callable[[], None]:
+            report = watch(simulation)
+
+            def after_round() -> None:
+                report()
+                if simulation.round == 2:
+                    time.sleep(600)
+
+            return after_round
+
+        return super().run(trial, watch_and_stall)
+
+
 def test_interrupted_experiment_resumes_to_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("tiny", "--jobs", "2", "--out", str(tmp_path / "whole"))
     out, play = tmp_path / "stopped", parallel.run_trials
 
-    def stopped(*arguments: Any) -> Iterator[Any]:
+    def stopped(todo: Sequence[Trial], _: OutcomeStore, jobs: int) -> Iterator[Any]:
         ended = 0
-        with closing(play(*arguments)) as messages:
+        with closing(play(todo, StallsInSecondTrial(out / "cells"), jobs)) as messages:
             for cell, message in messages:
                 if ended == 1:  # the second run has begun
                     raise KeyboardInterrupt
