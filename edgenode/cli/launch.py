@@ -17,14 +17,13 @@ from pathlib import Path
 
 import click
 
-from edgenode.cli.options import load_config, overrides, set_option, take_sigterm_as_ctrl_c, track_option
+from edgenode.cli.options import config_option, load_config, overrides, set_option, take_sigterm_as_ctrl_c, track_option
 from edgenode.config.load import load
 from edgenode.config.schema import SECTIONS, Config
 from edgenode.errors import EdgenodeError, first_cause
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR, prepare
 
 _READY = re.compile(r"controller ready .*listen=(\S+)")
-_DEFAULT_CONFIG = Path("run.toml")
 _END_S = 10.0
 _CONTROLLER_END_S = 20.0  # with its tracker
 _READY_S = 60.0
@@ -34,8 +33,7 @@ _LINE_END = re.compile(rb"[\r\n]+")
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--nodes", type=click.IntRange(1, 64), envvar="EDGENODE_NODES", show_envvar=True,
               help="Number of processes. [default: run.nodes of run.toml]")  # fmt: skip
-@click.option("--config", "config_path", type=click.Path(path_type=Path), envvar="EDGENODE_CONFIG", show_envvar=True,
-              help="The run.toml that describes the run. [default: run.toml, if this folder has one]")  # fmt: skip
+@config_option
 @set_option
 @click.option("-m", "--module", is_flag=True, envvar="EDGENODE_MODULE", show_envvar=True,
               help="SCRIPT is the name of a module, as of python -m.")  # fmt: skip
@@ -72,8 +70,6 @@ def launch(
       edgenode launch --track mlflow:http://10.0.0.9:5000 train.py
     """
     settings = (*settings, *((f"run.nodes={nodes}",) if nodes else ()))
-    if config_path is None and _DEFAULT_CONFIG.is_file():
-        config_path = _DEFAULT_CONFIG
     config = load_config(config_path, settings)
     if not module and not Path(script).is_file():
         raise click.UsageError(f"{script} is not a file; a module needs -m")

@@ -19,14 +19,18 @@ CONTROLLER_PORT = 7700
 NODE_PORT = 7600
 HTTP_PORT = 8080
 
+
+def default_config() -> Path | None:
+    """The run.toml of the current folder, if there is one."""
+    path = Path("run.toml")
+    return path if path.is_file() else None
+
+
 config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    envvar="EDGENODE_CONFIG",
-    show_envvar=True,
-    help="The run.toml that describes the run. It is the same on every device.",
-)
+    "--config", "config_path", type=click.Path(path_type=Path), default=default_config,
+    envvar="EDGENODE_CONFIG", show_envvar=True,
+    help="The run.toml that describes the run, the same on every device. [default: run.toml, if this folder has one]",
+)  # fmt: skip
 set_option = click.option(
     "--set",
     "settings",

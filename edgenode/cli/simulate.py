@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import load_config, set_option, take_sigterm_as_ctrl_c, warn
+from edgenode.cli.options import default_config, load_config, set_option, take_sigterm_as_ctrl_c, warn
 from edgenode.config.schema import Config
 from edgenode.node.resources import keep_freed_memory
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config_path", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path),
-                envvar="EDGENODE_CONFIG")  # fmt: skip
+                default=default_config, envvar="EDGENODE_CONFIG")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
               help="Folder for checkpoints and results. [default: nothing is saved]")  # fmt: skip
 @click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH", show_envvar=True,
@@ -36,7 +36,7 @@ def simulate(
     """Simulate the run that CONFIG, a run.toml, describes: all nodes in this process, without a network.
 
     The result is bit-identical to that of a second simulation, and of `edgenode run` on devices named node-0, node-1,
-    ... Without CONFIG and $EDGENODE_CONFIG, every key has its default.
+    ... Without CONFIG and $EDGENODE_CONFIG, it is the run.toml of this folder. Without that, every key has its default.
 
     \b
     Examples:

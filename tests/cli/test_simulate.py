@@ -49,6 +49,14 @@ def test_without_out_the_result_is_only_printed(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_run_toml_of_the_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.toml").write_text("[run]\nnodes = 3\n")
+    assert "mean of 3 nodes" in run(*QUICK).stdout
+    Path("other.toml").write_text("[run]\nnodes = 2\n")
+    assert "mean of 2 nodes" in run(*QUICK, EDGENODE_CONFIG="other.toml").stdout
+
+
 @pytest.mark.slow
 def test_average_of_diverged_models_is_warned_of() -> None:
     far = ("task.skew=0.8", "task.learning_rate=0.1", "algorithm.share=0.001", "algorithm.gossip_rounds=40")
