@@ -66,6 +66,9 @@ def _why_stuck(stuck: ClusterSim) -> str:
         return "only liars were members"
     if stuck.liars and stuck.liars >= stuck.nodes.keys() and stuck.nodes:
         return "only liars were left"
+    cluster = stuck.cluster
+    if cluster and cluster.plan and not cluster.over and not cluster.waits_for() and not stuck.alive:
+        return "all members died and were given up"
     never_back = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
     return "all members died, one permanently" if never_back and not stuck.nodes else ""
 
