@@ -96,7 +96,7 @@ class Membership:
     def evictable(self, plan: Plan) -> frozenset[str]:
         """Those, and leavers that are done: one may have gone before its last answers came through."""
         # precaution: a leaver that has gone can still be evicted
-        return frozenset(plan.latest.names) | _leavers(plan).keys()
+        return frozenset({*plan.latest.names, *_leavers(plan)})
 
     def running(self, plan: Plan) -> frozenset[str]:
         """Every node that may still be in a round."""
