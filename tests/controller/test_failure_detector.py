@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -21,6 +22,7 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import ScheduleSpec
 from edgenode.net.wire import Identity
+from tests.net.peer_ends import until
 
 NODES = ("n0", "n1", "n2")
 
@@ -41,11 +43,17 @@ def a_detector(straggler: str = "wait") -> tuple[FailureDetector, Cluster, NodeR
     )
 
 
-async def watch(failure_detector: FailureDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+async def watch(
+    failure_detector: FailureDetector, monkeypatch: pytest.MonkeyPatch, evicted: Sequence[Evict] | None = None
+) -> None:
+    """Watch for a moment, or until a node is evicted."""
     monkeypatch.setattr(module, "_CHECK_EVERY_S", 0.01)
     monkeypatch.setattr(module, "_PROBE_S", 0.05)
     task = asyncio.create_task(failure_detector.watch())
-    await asyncio.sleep(0.5)
+    if evicted is None:
+        await asyncio.sleep(0.5)
+    else:
+        await until(lambda: bool(evicted))
     task.cancel()
 
 
@@ -60,7 +68,7 @@ def silence(nodes: NodeRegistry, state: NodeState) -> None:
 async def test_silent_node_that_fails_a_probe_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     failure_detector, _, nodes, evicted = a_detector()
     silence(nodes, NodeState.RUNNING)
-    await watch(failure_detector, monkeypatch)
+    await watch(failure_detector, monkeypatch, evicted)
     assert evicted[:1] == [Evict(UNREQUESTED, "n2")]
 
 
@@ -78,5 +86,5 @@ async def test_slow_nodes_are_evicted_only_if_configured(monkeypatch: pytest.Mon
     for straggler, expected in (("drop", [Evict(UNREQUESTED, "n1")]), ("wait", [])):
         failure_detector, _, _, evicted = a_detector(straggler)
         failure_detector.straggling = {"n1": Straggling(1.0, 60.0)}
-        await watch(failure_detector, monkeypatch)
+        await watch(failure_detector, monkeypatch, evicted if expected else None)
         assert evicted[:1] == expected

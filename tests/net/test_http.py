@@ -15,6 +15,7 @@ from starlette.routing import Route
 from edgenode.net import http
 from edgenode.net.http import host_of, serving_http, vouch_for
 from edgenode.net.rpc import split_address
+from tests.net.peer_ends import until
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 HALF = b"GET / HTTP/1.1\r\nhost: loc"
@@ -76,9 +77,13 @@ async def test_known_client_keeps_its_connection_among_half_open_ones(monkeypatc
         known, to_known = await sent(address, KNOWN)
         assert await answered(known)
         crowd = [await sent(address, HALF) for _ in range(20)]
-        await asyncio.sleep(0.2)
-        gone = [reader.at_eof() or reader.exception() is not None for reader, _ in crowd]
-        assert gone == [True] * 16 + [False] * 4  # the oldest made room
+
+        def gone() -> list[bool]:
+            return [reader.at_eof() or reader.exception() is not None for reader, _ in crowd]
+
+        await until(lambda: sum(gone()) == 16)
+        await asyncio.sleep(0.1)
+        assert gone() == [True] * 16 + [False] * 4  # the oldest made room
         stranger, to_stranger = await sent(address, GET)
         assert await answered(stranger)
         await known.readuntil(b"hello")

@@ -18,6 +18,7 @@ from edgenode.errors import ConfigError
 from edgenode.observability import tracking
 from edgenode.observability.tracking import Tracker, Tracking, checked_target, open_tracker
 from tests.e2e.fleet import until
+from tests.net import peer_ends
 
 CONFIG = Config(run=Run(cluster="home"))
 
@@ -50,14 +51,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_QUIET_S", 0.05)
 
 
-async def tracked(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, *statuses: ClusterStatus) -> list[Any]:
+async def tracked(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, *statuses: ClusterStatus, until_warned: bool = False
+) -> list[Any]:
     """Track a run with these statuses, one after the other, and return what was logged."""
     monkeypatch.setattr(tracking, "open_tracker", lambda *_: tracker)
     current = list(statuses)
     with structlog.testing.capture_logs() as logs:
         tracker_of_run = Tracking("wandb", CONFIG, Path(), lambda: current.pop(0) if len(current) > 1 else current[0])
         task = asyncio.create_task(tracker_of_run.run())
-        await asyncio.sleep(0.5)
+        await peer_ends.until(lambda: len(current) == 1 and (bool(logs) or not until_warned))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     return logs
@@ -87,7 +90,8 @@ async def test_tracker_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.M
         def log(self, node: str, t: int, values: Mapping[str, float]) -> None:
             released.wait(30)
 
-    logs = await asyncio.wait_for(tracked(Hangs(), monkeypatch, a_status(1), a_status(2)), 5)
+    hanging = tracked(Hangs(), monkeypatch, a_status(1), a_status(2), until_warned=True)
+    logs = await asyncio.wait_for(hanging, 25)
     released.set()
     expected = ["tracking fails, and the run continues", "writing the last values to the tracker"]
     assert [entry["event"] for entry in logs] == expected
