@@ -180,6 +180,7 @@ MUTANTS = (
     _mutant("a node that connects learns whether the run is paused", delete, "crash_matrix", "--runs", "pause"),
     _mutant("a fenced node takes no push of a node that is being evicted", delete),
     _mutant("only a promise of this ballot counts", without_operand(0)),
+    _mutant("a fence covers the nodes that join while it is up", becomes("[]"), *_SEEDS, "59502"),
     _mutant("a push of an evicted incarnation is refused", becomes("False")),
     _mutant("every process of a name has an incarnation of its own", _rewrite(ast.BinOp, _same_term)),
     _mutant("no round of an evicted node counts that it may not have begun", _min(_later)),

@@ -194,7 +194,7 @@ class Cluster:
             RemoteProtocolError: a node reports records that no controller of this cluster made, or rounds that the run
                 does not have. Nothing has changed.
         """
-        actions = self._handle(event)
+        actions = [*self._handle(event), *self._evictions.cover_newcomers()]
         if self.plan is not None and self.plan.latest.end is not None:
             actions += self._state.halt(False)  # all nodes stop at one round, and have to reach it
         if not self._evictions.ballot:

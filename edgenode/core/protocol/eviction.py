@@ -17,7 +17,8 @@ pushed to it in those rounds left with it. Its mix of round L reached no survivo
 round would be evidence for L + 1. So nothing that is taken back at the survivors is used anywhere else.
 
 A survivor may know a longer plan than the controller, from a controller before it. The longest one counts. If it names
-further nodes, the fence begins again over those: they may be in a round, too.
+further nodes, the fence begins again over those: they may be in a round, too. So may the nodes that join while a fence
+is up, by a change that a member had accepted before its promise.
 """
 
 from __future__ import annotations
@@ -154,6 +155,15 @@ class Evictions:
     def fence_again(self, ballot: Ballot) -> list[ClusterAction]:
         """Repeat a fence over the members of a plan that has just become known."""
         return self._fence_off(ballot.evicted, ballot.request_ids)
+
+    def cover_newcomers(self) -> list[ClusterAction]:
+        """The fence again, if nodes have joined since it began: they may be in a round, and have promised nothing."""
+        ballot, plan = self.ballot, self._state.plan
+        if ballot is None or plan is None:
+            return []
+        covered = ballot.survivors | ballot.evicted
+        # precaution: a fence covers the nodes that join while it is up
+        return [] if self._state.membership.involved(plan) <= covered else self.fence_again(ballot)
 
     def _fence_off(self, evicted: frozenset[str], request_ids: list[int]) -> list[ClusterAction]:
         """Begin a ballot over every node that may still be in a round. A node that is out already needs none."""

@@ -196,6 +196,23 @@ def test_offer_to_an_evicted_member_is_made_again() -> None:
     assert (only(Offer, again).record.number, only(Offer, again).record.schedule.graphs) == (2, (B,))
 
 
+def test_fence_begins_again_over_a_node_that_joins_while_it_is_up() -> None:
+    """Two newcomers, neighbours in the graph, passed the round of an eviction that had not asked them."""
+    cluster = a_started_cluster(3)
+    cluster.handle(join("n3"))
+    offer = only(Offer, cluster.handle(Reported("n3", Fetched())))
+    old = fences(cluster.handle(Evict(5, "n2")))
+    assert [fence.node for fence in old] == ["n0", "n1"]
+    joined = answer(cluster, offer, True, 1)
+    new = fences(joined)
+    assert kinds(joined) == ["Persist", "Welcome", "Persist", "Fence", "Fence", "Fence"]
+    assert [(fence.node, fence.ballot) for fence in new] == [("n0", 2), ("n1", 2), ("n3", 2)]
+    assert [answer_fence(cluster, fence, 1) for fence in (*old, *new[:2])] == [[], [], [], []]
+    committed = answer_fence(cluster, new[2], offer.record.start + 1)
+    assert only(Reply, committed) == Reply(5, offer.record.start + 2)
+    assert the_plan(cluster).latest.names == ("n0", "n1", "n3")
+
+
 def test_last_member_stays_if_the_other_left_during_the_fence() -> None:
     cluster = a_started_cluster(2)
     offer = only(Offer, cluster.handle(Reported("n0", Leave())))
