@@ -22,7 +22,7 @@ from edgenode.net.rpc import serving
 from edgenode.net.wire import Identity
 
 N0, N1 = Identity("home", "n0", "run"), Identity("home", "n1", "run")
-SOON_S = 20.0  # a busy machine may stand still for seconds
+SOON_S = 5.0
 DIGEST = "d" * 64
 A_SIZE = DataSize(640, 32)
 

@@ -17,7 +17,7 @@ from edgenode.net.mdns_service import Service
 
 # Every run of the tests has its own clusters, because another run can share the loopback interface.
 RUN = f"test-{os.getpid()}"
-SOON_S = 20.0
+SOON_S = 5.0
 
 
 def a_node(name: str = "n0", port: int = 7001, *, cluster: str = RUN, address: str = LOOPBACK) -> Service:

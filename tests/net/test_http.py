@@ -82,7 +82,7 @@ async def test_known_client_keeps_its_connection_among_half_open_ones(monkeypatc
             return [reader.at_eof() or reader.exception() is not None for reader, _ in crowd]
 
         await until(lambda: sum(gone()) == 16)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
         assert gone() == [True] * 16 + [False] * 4  # the oldest made room
         stranger, to_stranger = await sent(address, GET)
         assert await answered(stranger)

@@ -61,6 +61,7 @@ async def tracked(
         tracker_of_run = Tracking("wandb", CONFIG, Path(), lambda: current.pop(0) if len(current) > 1 else current[0])
         task = asyncio.create_task(tracker_of_run.run())
         await peer_ends.until(lambda: len(current) == 1 and (bool(logs) or not until_warned))
+        await asyncio.sleep(0.2)  # the last status is sampled again and again
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     return logs
@@ -91,7 +92,7 @@ async def test_tracker_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.M
             released.wait(30)
 
     hanging = tracked(Hangs(), monkeypatch, a_status(1), a_status(2), until_warned=True)
-    logs = await asyncio.wait_for(hanging, 25)
+    logs = await asyncio.wait_for(hanging, 5)
     released.set()
     expected = ["tracking fails, and the run continues", "writing the last values to the tracker"]
     assert [entry["event"] for entry in logs] == expected

@@ -157,7 +157,7 @@ class Evictions:
         return self._fence_off(ballot.evicted, ballot.request_ids)
 
     def cover_newcomers(self) -> list[ClusterAction]:
-        """The fence again, if nodes have joined since it began: they may be in a round, and have promised nothing."""
+        """Repeat the fence if nodes have joined since it began: they may be in a round, and have promised nothing."""
         ballot, plan = self.ballot, self._state.plan
         if ballot is None or plan is None:
             return []
