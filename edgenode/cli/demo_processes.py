@@ -165,10 +165,23 @@ def _environ() -> Iterator[None]:
 def _uninterrupted() -> Iterator[None]:
     """Defer Ctrl-C to the end of the block.
 
-    Between the start of a child and its entry in the list, an interrupt would leave a child that nobody ends.
+    1. Between the start of a child and its entry in the list, an interrupt would leave a child that nobody ends.
+    2. Blocked in this thread, a signal goes to another one, such as the console's. Its handler runs in the main thread
+       all the same, so handlers wait, too.
+    3. A child inherits the block, not the handlers: it unblocks the signals when it has left the demo's session.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    deferred: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        for number in numbers:
+            signal.signal(number, lambda number, _: deferred.append(number))
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for found in deferred:
+            signal.raise_signal(found)

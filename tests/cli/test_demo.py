@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from multiprocessing import get_context
+from multiprocessing.context import SpawnContext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
@@ -52,6 +58,41 @@ def test_variable_that_no_demo_can_train_is_refused(variable: str, value: str, r
     done = CliRunner().invoke(group, ["demo", "--out", str(tmp_path)], env={variable: value})
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"edgenode: {reason}")
+
+
+# --- Ctrl-C
+
+
+class SlowChild:
+    """A child whose start takes a while, at whose middle Ctrl-C arrives."""
+
+    def __init__(self, **_: object) -> None:
+        self.started = False
+
+    def start(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        self.started = True
+
+
+def test_ctrl_c_within_the_start_of_a_process_leaves_it_in_the_list(tmp_path: Path) -> None:
+    """With another thread, which the system chooses for a signal that the starting one blocks."""
+    processes, ended = DemoProcesses(Config(), tmp_path), threading.Event()
+    processes.logs.mkdir()
+    other = threading.Thread(target=ended.wait)
+    other.start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run with SIGINT ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            processes._start(cast(SpawnContext, SimpleNamespace(Process=SlowChild)), "node-0", "run")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+        ended.set()
+        other.join()
+    (child,) = processes.processes.values()
+    assert isinstance(child, SlowChild) and child.started
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
 
 
 # --- causes
