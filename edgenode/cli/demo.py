@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from edgenode.cli.demo_processes import DemoProcesses
-from edgenode.cli.options import take_sigterm_as_ctrl_c, track_option
+from edgenode.cli.options import results_folder, take_sigterm_as_ctrl_c, track_option
 from edgenode.cli.status_table import status_table
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, Config
@@ -108,8 +108,7 @@ def demo(
       edgenode demo --nodes 8 --rounds 1000 --topk 0.5
       edgenode demo --algorithm sp --json --out /tmp/sp
     """
-    out = (out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")).resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    out = results_folder(out, "demo")
     keys = {"nodes": "run.nodes", "rounds": "run.rounds", "algorithm": "algorithm.name", "topk": "algorithm.share"}
     values = {"nodes": nodes, "rounds": rounds, "algorithm": algorithm, "topk": topk / 100}
     chosen = [name for name in keys if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]

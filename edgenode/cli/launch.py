@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,7 +16,15 @@ from pathlib import Path
 
 import click
 
-from edgenode.cli.options import config_option, load_config, overrides, set_option, take_sigterm_as_ctrl_c, track_option
+from edgenode.cli.options import (
+    config_option,
+    load_config,
+    overrides,
+    results_folder,
+    set_option,
+    take_sigterm_as_ctrl_c,
+    track_option,
+)
 from edgenode.config.load import load
 from edgenode.config.schema import SECTIONS, Config
 from edgenode.errors import EdgenodeError, first_cause
@@ -73,8 +80,7 @@ def launch(
     config = load_config(config_path, settings)
     if not module and not Path(script).is_file():
         raise click.UsageError(f"{script} is not a file; a module needs -m")
-    out = (out or Path("runs") / time.strftime("launch-%Y%m%d-%H%M%S")).resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    out = results_folder(out, "launch")
     if config.run.cluster == Config().run.cluster:  # another launch on this network may have it, too
         settings = (*settings, f"run.cluster={_own_cluster(out)}")
         config = load(config_path, overrides(settings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -114,6 +115,27 @@ def load_config(path: Path | None, settings: tuple[str, ...]) -> Config:
 def warn(text: str) -> None:
     """Print what is allowed and yet probably not intended."""
     click.echo(f"edgenode: warning: {text}", err=True)
+
+
+def results_folder(given: Path | None, kind: str) -> Path:
+    """Make the folder for results: the given one, or runs/KIND-TIME, which no other command has.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        return given.resolve()
+    first = folder = Path("runs") / time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+    number = 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # another command began in the same second
+            number += 1
+            folder = first.with_name(f"{first.name}-{number}")
+        else:
+            return folder.resolve()
 
 
 def take_sigterm_as_ctrl_c() -> None:
