@@ -36,6 +36,14 @@ def text(driver: Chrome, selector: str) -> str:
     return found.strip()
 
 
+def visible(driver: Chrome, selector: str) -> bool | None:
+    """Whether an element is displayed. None while the page has none, as between two pages."""
+    found: bool | None = driver.execute_script(
+        "return document.querySelector(arguments[0])?.checkVisibility() ?? null", selector
+    )
+    return found
+
+
 def edges(driver: Chrome) -> list[str]:
     return drawn(driver, "#graph .edge")
 
@@ -79,12 +87,12 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
         driver.get(link)
         driver.get(url)
         until(lambda: names(driver) == [f"node-{i}" for i in range(4)], "four nodes")
-        assert len(driver.find_elements(By.CSS_SELECTOR, "#graph .node")) == 4
+        until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#graph .node")) == 4, "their graph")
         shows(driver, "#graph-name", "graph a")
         shows(driver, "#state", "running")
         assert text(driver, "h1") == fleet.cluster
         until(lambda: driver.find_elements(By.CSS_SELECTOR, "#accuracy-curve .line"), "a curve")
-        assert driver.find_elements(By.CSS_SELECTOR, "#graph .push"), "pushes travel"
+        until(lambda: driver.find_elements(By.CSS_SELECTOR, "#graph .push"), "pushes travel")
         ring = edges(driver)
         Select(driver.find_element(By.CSS_SELECTOR, "#set select")).select_by_visible_text("b")
         driver.find_element(By.CSS_SELECTOR, "#set button").click()
@@ -300,8 +308,8 @@ def test_page_without_scripts_is_a_table(fleet: Fleet) -> None:
     with chromium(fleet.folder / "chromium", scripts=False) as driver:
         driver.get(url)
         shows(driver, "#title", "waiting for 2 more nodes")
-        assert "last seen" in text(driver, "thead")
-        assert not driver.find_element(By.CSS_SELECTOR, "#tiles").is_displayed()
+        shows(driver, "thead", "last seen")
+        until(lambda: visible(driver, "#tiles") is False, "the style sheet hides what needs scripts")
 
 
 @pytest.mark.slow
