@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
 import grpc
@@ -55,6 +56,36 @@ async def test_health_reports_the_process_and_each_service_serving(service: str)
     async with serving(ANY, all_services()) as port, channel(f"127.0.0.1:{port}") as there:  # type: ignore[arg-type]
         reply = await health_pb2_grpc.HealthStub(there).Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("read_first", [0, 1000])
+async def test_stream_sends_a_fixed_amount_ahead_of_its_reader(read_first: int) -> None:
+    """However fast it was read before."""
+    free, read, written = asyncio.Event(), 0, 0
+
+    async def take(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        nonlocal read
+        async for _ in requests:
+            read += 1
+            await free.wait()
+
+    def add(server: grpc.aio.Server) -> None:
+        handler = grpc.stream_stream_rpc_method_handler(take)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", {"Take": handler}),))
+
+    async with serving(ANY, [("test.Test", add)], 0.0) as port, channel(f"127.0.0.1:{port}") as there:
+        stream, data = there.stream_stream("/test.Test/Take")(), bytes(80_000)
+        free.set()
+        while written < read_first:
+            await stream.write(data)
+            written += 1
+        free.clear()
+        with pytest.raises(TimeoutError):
+            while True:
+                await asyncio.wait_for(stream.write(data), 1)
+                written += 1
+        stream.cancel()
+    assert 4 << 20 < (written - read) * len(data) < 8 << 20  # of which some is on its way
 
 
 async def test_serves_needs_an_answer_that_the_server_is_serving() -> None:
