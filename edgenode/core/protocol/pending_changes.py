@@ -121,9 +121,10 @@ class PendingChanges:
             evicting: the nodes that a fence evicts now.
         """
         offer, queue = self._state.offer, self._state.queue
-        offered = [(c, f"the answer of {offer.node}") for c in offer.changes] if offer else []
-        waiting = [*offered, *((c, self._waits_for(c, evicting)) for c in queue)]
-        return tuple(PendingChange(describe(c), why, self._earliest()) for c, why in waiting)
+        waiting = [(c, self._waits_for(c, evicting), self._earliest()) for c in queue]
+        if offer:
+            waiting = [*((c, f"the answer of {offer.node}", offer.record.start) for c in offer.changes), *waiting]
+        return tuple(PendingChange(describe(c), why, start) for c, why, start in waiting)
 
     def answer_queued(self, evicting: Collection[str]) -> list[ClusterAction]:
         """Reply to the operators whose change has to wait. From now on none waits for it."""

@@ -30,6 +30,7 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.plan import Member
+from edgenode.core.protocol.status import PendingChange
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Period
@@ -111,10 +112,10 @@ def test_change_behind_another_is_answered_at_once() -> None:
     progress(cluster, "n0", start)
     second = only(Offer, progress(cluster, "n1", start))
     assert second.record.start >= reply.earliest
-    assert [(p.change, p.waits_for) for p in cluster.pending()] == [
-        ("graph c", "the answer of n0"),
-        ("stop of all nodes", "the answer of n0"),
-    ]
+    assert cluster.pending() == (
+        PendingChange("graph c", "the answer of n0", second.record.start),
+        PendingChange("stop of all nodes", "the answer of n0", second.record.start),
+    )
     answer(cluster, second, True, start)
     assert cluster.pending() == ()
 
