@@ -59,4 +59,6 @@ def test_pause_survives_a_controller_restart(fleet: Fleet) -> None:
     assert "every node has stopped before round" in fleet.command("stop", *where).stdout  # which ends a pause
     for process in (*nodes, controller):
         process.exits(0)
-    assert "without=" not in nodes[0].stderr
+    # None is evicted in the pause, or for its length. Later on a busy machine, a node may really hold up others.
+    log = nodes[0].stderr
+    assert "without=" not in log[: log.index("epoch done", log.index("resuming"))]
