@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.fleet import Fleet, until
 
 NODES = 3
-EVICT_S = 1.0
+EVICT_S = 6.0  # a busy machine makes a node hold the others up for some seconds
 
 
 def status(fleet: Fleet) -> dict[str, Any]:
@@ -59,6 +59,4 @@ def test_pause_survives_a_controller_restart(fleet: Fleet) -> None:
     assert "every node has stopped before round" in fleet.command("stop", *where).stdout  # which ends a pause
     for process in (*nodes, controller):
         process.exits(0)
-    # None is evicted in the pause, or for its length. Later on a busy machine, a node may really hold up others.
-    log = nodes[0].stderr
-    assert "without=" not in log[: log.index("epoch done", log.index("resuming"))]
+    assert "without=" not in nodes[0].stderr
