@@ -64,13 +64,14 @@ class MeshCallback(Callback):  # type: ignore[misc]
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, torch.Tensor):
-            self._loss.append(loss.detach())  # divided by accumulate_grad_batches
+            # Lightning has divided it by the batches of a full step. The last step of an epoch may have fewer.
+            self._loss.append(loss.detach() * trainer.accumulate_grad_batches)
         if trainer.global_step == self._steps:
             return  # gradients accumulate
         self._steps = trainer.global_step
-        total = torch.stack(self._loss).sum() if self._loss else None
+        mean = torch.stack(self._loss).mean() if self._loss else None
         self._loss.clear()
-        if self._loop.step(total):
+        if self._loop.step(mean):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
