@@ -181,6 +181,10 @@ MUTANTS = (
     _mutant("a fenced node takes no push of a node that is being evicted", delete),
     _mutant("only a promise of this ballot counts", without_operand(0)),
     _mutant("a fence covers the nodes that join while it is up", becomes("[]"), *_SEEDS, "59502"),
+    _mutant(
+        "nodes that join are welcomed before a fence asks them for a promise",
+        becomes("[*(a for node in dead for a in self._evict(node)), *actions]"), *_SEEDS, "81014",
+    ),
     _mutant("a push of an evicted incarnation is refused", becomes("False")),
     _mutant("every process of a name has an incarnation of its own", _rewrite(ast.BinOp, _same_term)),
     _mutant("no round of an evicted node counts that it may not have begun", _min(_later)),
@@ -206,6 +210,10 @@ MUTANTS = (
     _mutant(
         "an eviction adapts the requested graph, not the one in use",
         becomes("adapt(self.plan.latest.schedule, members, self.run_spec.requirements)"),
+    ),
+    _mutant(
+        "a rotation that a newer one replaced is not offered after it",
+        becomes("[c for c in self.queue if c != change]"), *_SEEDS, "86444",
     ),
     _mutant("a leaver that has gone can still be evicted", becomes("self.involved(plan)"), *_SEEDS, "200..600"),
     _mutant(

@@ -181,12 +181,13 @@ class ClusterState:
             self.queue = [change for change in self.queue if change != Stop(UNREQUESTED)]
 
     def _fulfilled(self, record: Record) -> Schedule:
-        """What the rotation behind a record requested. It leaves the queue, if it is still there."""
-        for change in self.queue:
+        """What the rotation behind a record requested. It leaves the queue, with the older ones that it replaced."""
+        for i, change in enumerate(self.queue):
             if isinstance(change, Rotate) and change.request_id == UNREQUESTED:
                 requested = self.rotated(change, record.start)
                 if adapt(requested, record.names, self.run_spec.requirements).schedule == record.schedule:
-                    self.queue.remove(change)
+                    # precaution: a rotation that a newer one replaced is not offered after it
+                    self.queue = [c for j, c in enumerate(self.queue) if j > i or not isinstance(c, Rotate)]
                     return requested
         return record.schedule
 

@@ -280,6 +280,7 @@ class PendingChanges:
         start = offer.record.start
         state.requested = self._requested(offer.changes, start)
         actions: list[ClusterAction] = [state.persist()]
+        dead: list[str] = []
         for change in offer.changes:
             match change:
                 case Rotate(request_id):
@@ -291,8 +292,9 @@ class PendingChanges:
                     if state.membership.admit(node, process, offer.record):
                         actions.append(Send(node, Welcome(state.plan, start)))
                     elif node in state.membership.newcomers:  # another process by now: the member's is dead
-                        actions += self._evict(node)
-        return actions
+                        dead.append(node)
+        # precaution: nodes that join are welcomed before a fence asks them for a promise
+        return [*actions, *(action for node in dead for action in self._evict(node))]
 
     def take_back_offer(self) -> None:
         """No node that lives has the record on offer: its changes are requested again, before all others."""

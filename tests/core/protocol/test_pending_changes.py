@@ -20,6 +20,7 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.orders import (
+    Fence,
     Fetched,
     Leadership,
     Leave,
@@ -191,6 +192,18 @@ def test_change_that_members_know_is_not_offered_again_after_a_restart() -> None
     assert the_plan(again).latest.schedule.graphs == (B,)
 
 
+def test_rotation_that_was_replaced_is_not_offered_after_a_restart() -> None:
+    """A resume of all can leave two in the queue. The newer one is offered before the queue is persisted again."""
+    cluster = a_started_cluster(2)
+    persist, offered = cluster.handle(Rotate(1, (C,), Period(1)))
+    assert isinstance(persist, Persist) and isinstance(offered, Send) and isinstance(offered.order, Offer)
+    saved = replace(persist, queued=(Rotate(UNREQUESTED, (B,), Period(1)), *persist.queued))
+    again = QuietCluster(a_run_spec(2), Leadership(1), saved)
+    again.handle(reconnect("n0", persist.plan.extend(offered.order.record)))
+    assert again.pending() == ()
+    assert again.requested is not None and again.requested.graphs == (C,)
+
+
 # --- answers to an offer ----------------------------------------------------------------------------
 
 
@@ -305,6 +318,24 @@ def test_newcomer_with_the_model_becomes_a_member_by_a_record() -> None:
     assert cluster.handle(join("n9")) == [
         Send("n9", Welcome(the_plan(cluster), start))
     ]  # the first one was lost with its link
+
+
+def test_newcomer_is_welcome_before_the_fence_for_one_that_died() -> None:
+    """A node that is not in the run yet would not promise, and the fence would wait for it without end."""
+    cluster = a_started_cluster(2)
+    first = only(Offer, cluster.handle(Rotate(1, (B,), Period(1))))
+    for name in ("n8", "n9"):
+        cluster.handle(join(name))
+        cluster.handle(Reported(name, Fetched()))
+    answer(cluster, first, True, 1)
+    progress(cluster, "n0", first.record.start)
+    offer = only(Offer, progress(cluster, "n1", first.record.start))
+    cluster.handle(Disconnected("n8"))
+    cluster.handle(join("n8", process="another"))
+    orders = [
+        a.order for a in answer(cluster, offer, True, first.record.start) if isinstance(a, Send) and a.node == "n9"
+    ]
+    assert [type(order) for order in orders] == [Welcome, Fence]
 
 
 def test_newcomer_that_disconnects_before_the_offer_is_dropped() -> None:
