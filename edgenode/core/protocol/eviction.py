@@ -216,7 +216,7 @@ class Evictions:
         else:  # only an evicted node may have it
             self._changes.take_back_offer()
         if news - ({offer.record.digest} if offer else set()):  # of a controller before: others may be involved
-            return [*actions, *self._fence_off(ballot.evicted, ballot.request_ids)]
+            return [*actions, *self._fence_off(ballot.evicted | self.evicted, ballot.request_ids)]
         if ballot.evicted >= set(state.plan.latest.names):  # all others have left meanwhile
             stays = self._stays(", ".join(sorted(ballot.evicted)), 0)
             return [*actions, *self._committed(), *(Reply(i, None, stays) for i in ballot.request_ids)]
@@ -228,7 +228,10 @@ class Evictions:
             state.membership.forget(node)
         ids = [i for i in ballot.request_ids if i != UNREQUESTED]
         replies = [Reply(i, record.start, difference=state.difference) for i in ids]
-        return [*actions, state.persist(), *self._committed(), *replies]
+        actions += [state.persist(), *self._committed(), *replies]
+        # A node that joins by the settled offer may have died, and its fence is up. It begins again over those that are
+        # left: the end of this fence has freed them from their promise, and the evicted would never give one.
+        return [*actions, *(self.fence_again(self.ballot) if self.ballot else [])]
 
     def _committed(self) -> list[ClusterAction]:
         """To every node in the run: a zombie learns that it is out, and a leaver that it need not wait for the dead."""

@@ -213,6 +213,26 @@ def test_fence_begins_again_over_a_node_that_joins_while_it_is_up() -> None:
     assert the_plan(cluster).latest.names == ("n0", "n1", "n3")
 
 
+def test_newcomer_that_died_during_a_fence_is_evicted_after_it() -> None:
+    """Its fence must not wait for the node that the first one evicted, nor rest on a promise from before its end."""
+    cluster = a_started_cluster(3)
+    cluster.handle(join("n3"))
+    offer = only(Offer, cluster.handle(Reported("n3", Fetched())))
+    cluster.handle(Disconnected("n3"))
+    cluster.handle(join("n3", process="another"))
+    known = the_plan(cluster).extend(offer.record).records
+    first, second = fences(cluster.handle(Evict(5, "n2")))
+    assert cluster.handle(Reported(first.node, FenceAnswer(0, 1, 2, (("n2", 1),), known))) == []
+    actions = cluster.handle(Reported(second.node, FenceAnswer(0, 1, 2, (("n2", 1),), known)))
+    assert the_plan(cluster).latest.names == ("n0", "n1", "n3")
+    *_, last, fence = [a for a in actions if isinstance(a, Send) and a.node == "n0"]
+    assert [type(last.order), fence] == [EvictionCommitted, fences(actions)[-2]]
+    assert (cluster.evicting(), cluster.awaited()) == ({"n3"}, {"n0", "n1"})
+    for fence in fences(actions)[-2:]:
+        answer_fence(cluster, fence, offer.record.start + 1)
+    assert the_plan(cluster).latest.names == ("n0", "n1")
+
+
 def test_last_member_stays_if_the_other_left_during_the_fence() -> None:
     cluster = a_started_cluster(2)
     offer = only(Offer, cluster.handle(Reported("n0", Leave())))
