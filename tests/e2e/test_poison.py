@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,9 @@ SETTINGS = {
 NAMED = rf"poison alarm .*member=node-3 reason='its message is \S+ times as long as expected' round={FIRST}\b"
 
 
-def start(fleet: Fleet, on_poison: str) -> tuple[Process, list[Process], Process]:
+def start(fleet: Fleet, on_poison: str, **changes: Any) -> tuple[Process, list[Process], Process]:
     """The controller, three honest nodes, and the faulty one."""
-    fleet.configure({**SETTINGS, "run.on_poison": on_poison})
+    fleet.configure({**SETTINGS, "run.on_poison": on_poison, **changes})
     controller = fleet.controller()
     faulty = fleet.node("node-3", program=[POISONER, str(FIRST)])
     return controller, fleet.nodes(3), faulty
@@ -60,7 +61,7 @@ def test_faulty_member_is_named_and_evicted_and_the_others_finish(fleet: Fleet) 
 
 @pytest.mark.slow
 def test_poisoned_run_goes_back_to_a_good_checkpoint_with_equal_bits(fleet: Fleet) -> None:
-    controller, honest, faulty = start(fleet, "report")
+    controller, honest, faulty = start(fleet, "report", **{"run.rounds": 500})  # enough for a stop to come in time
     for node in honest:
         node.logs(NAMED)
         node.logs(
