@@ -61,7 +61,7 @@ def test_faulty_member_is_named_and_evicted_and_the_others_finish(fleet: Fleet) 
 
 @pytest.mark.slow
 def test_poisoned_run_goes_back_to_a_good_checkpoint_with_equal_bits(fleet: Fleet) -> None:
-    controller, honest, faulty = start(fleet, "report", **{"run.rounds": 500})  # enough for a stop to come in time
+    controller, honest, faulty = start(fleet, "report", **{"run.rounds": 350})  # enough for a stop to come in time
     for node in honest:
         node.logs(NAMED)
         node.logs(
