@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,15 +16,15 @@ from tests.e2e.test_simulate import models
 POISONER = str(Path(__file__).with_name("poisoner.py"))
 FIRST = 120
 SETTINGS = {
-    "run.rounds": 200, "run.evaluate_every": 10, "run.checkpoint_every": 10, "task.skew": 0.0, "task.norm": "group",
+    "run.evaluate_every": 10, "run.checkpoint_every": 10, "task.skew": 0.0, "task.norm": "group",
     "task.learning_rate": 0.05, "topology.graphs": ["complete"],
 }  # fmt: skip
 NAMED = rf"poison alarm .*member=node-3 reason='its message is \S+ times as long as expected' round={FIRST}\b"
 
 
-def start(fleet: Fleet, on_poison: str, **changes: Any) -> tuple[Process, list[Process], Process]:
+def start(fleet: Fleet, on_poison: str, rounds: int) -> tuple[Process, list[Process], Process]:
     """The controller, three honest nodes, and the faulty one."""
-    fleet.configure({**SETTINGS, "run.on_poison": on_poison, **changes})
+    fleet.configure({**SETTINGS, "run.on_poison": on_poison, "run.rounds": rounds})
     controller = fleet.controller()
     faulty = fleet.node("node-3", program=[POISONER, str(FIRST)])
     return controller, fleet.nodes(3), faulty
@@ -43,7 +42,7 @@ def accuracy(file: Path) -> float:
 
 @pytest.mark.slow
 def test_faulty_member_is_named_and_evicted_and_the_others_finish(fleet: Fleet) -> None:
-    controller, honest, faulty = start(fleet, "evict")
+    controller, honest, faulty = start(fleet, "evict", rounds=200)
     fleet.command("simulate", "run.toml", "--out", "clean")
     for node in honest:
         node.logs(NAMED)
@@ -61,7 +60,7 @@ def test_faulty_member_is_named_and_evicted_and_the_others_finish(fleet: Fleet) 
 
 @pytest.mark.slow
 def test_poisoned_run_goes_back_to_a_good_checkpoint_with_equal_bits(fleet: Fleet) -> None:
-    controller, honest, faulty = start(fleet, "report", **{"run.rounds": 350})  # enough for a stop to come in time
+    controller, honest, faulty = start(fleet, "report", rounds=350)  # of which 220 are for the stop to come
     for node in honest:
         node.logs(NAMED)
         node.logs(
