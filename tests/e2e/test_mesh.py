@@ -55,12 +55,14 @@ def accuracies(folder: Path) -> list[float]:
     return [100 * result["mean_test_accuracy"] for result in results]
 
 
+@pytest.mark.xdist_group("undisturbed launch")  # made once, and outside the time limit of the second test
 def test_four_nodes_are_as_accurate_as_one_process(fleet: Fleet, plain: float, whole: Process) -> None:
     assert min(accuracies(fleet.folder / "whole")) > plain - 1
     printed = re.findall(r"node-\d \| test accuracy ([\d.]+)%", whole.stdout)
     assert sorted(map(float, printed)) == sorted(round(a, 2) for a in accuracies(fleet.folder / "whole"))
 
 
+@pytest.mark.xdist_group("undisturbed launch")
 def test_a_stopped_launch_resumes_to_the_bit(fleet: Fleet, whole: Process) -> None:
     stopped = launched(fleet, "stopped")
     controller = stopped.logs(r"edgenode watch --controller (\S+)")[1]
