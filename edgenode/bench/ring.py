@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -23,6 +25,7 @@ NODES = 4
 SIZES = {"43 bytes": 9, "2.6 kB": 650, "1.08 MB": 270_000}  # a push has four bytes for each parameter, and a header
 LARGE = "1.08 MB"
 _LARGE_FROM = 100_000
+_PORTS = range(20_000, 30_000)  # below those that a system gives to outgoing connections
 _ENVIRON = {"OMP_NUM_THREADS": "1", "GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
 
 
@@ -99,9 +102,14 @@ def _line(process: subprocess.Popen[bytes], folder: Path, index: int) -> Found:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Ports of loopback that nothing uses, and that no connection takes before a process listens there."""
+    tried = random.SystemRandom().sample(_PORTS, len(_PORTS))
+    return list(islice(filter(_is_free, tried), count))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from edgenode.bench.ring import free_ports
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.net import operator_server
 from edgenode.net.discovery import Discovery
@@ -26,7 +27,6 @@ from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.security.certificates import make_authority, make_credentials
 from edgenode.security.secret_files import write_credentials
 from edgenode.security.subject import CONTROLLER, Subject
-from tests.e2e.fleet import free_ports
 
 # Other tests may run on this machine, and are found too.
 ONE, OTHER = f"connect-{os.getpid()}-1", f"connect-{os.getpid()}-2"

@@ -7,10 +7,8 @@ deadlines are far longer than a quiet machine needs, so a busy one passes too.
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -35,7 +33,6 @@ _POLL_S = 0.02
 _TERMINATE_S = 8.0
 _SHOWN_LINES = 25
 _LOG_LINE = re.compile(r"^\d\d:\d\d:\d\d \[")
-_PORTS = range(20_000, 30_000)  # below the range for port 0, so no other process takes one in between
 
 # Small and quick, and with much that differs between nodes: skew, rotation, momentum, BatchNorm statistics.
 SMALL: Mapping[str, object] = {
@@ -61,17 +58,6 @@ def until(condition: Callable[[], Any], what: str | Callable[[], str], timeout_s
             raise AssertionError(f"not within {timeout_s:g} s: {what() if callable(what) else what}")
         time.sleep(_POLL_S)
     return value
-
-
-def free_ports(count: int) -> list[int]:
-    """Return unused ports of loopback."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.choice(_PORTS)
-        with socket.socket() as probe:
-            if port not in ports and probe.connect_ex(("127.0.0.1", port)) != 0:
-                ports.append(port)
-    return ports
 
 
 def descendants(pid: int) -> set[int]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.fleet import Fleet, free_ports, until
+from edgenode.bench.ring import free_ports
+from tests.e2e.fleet import Fleet, until
 
 
 def status(fleet: Fleet, *where: str) -> dict[str, Any]:

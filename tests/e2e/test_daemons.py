@@ -8,8 +8,9 @@ import shutil
 
 import pytest
 
+from edgenode.bench.ring import free_ports
 from edgenode.storage.checkpoints import CheckpointStore
-from tests.e2e.fleet import Fleet, Process, free_ports
+from tests.e2e.fleet import Fleet, Process
 
 
 def test_nodes_with_fixed_peers_need_no_controller(fleet: Fleet) -> None:

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from edgenode.bench.ring import free_ports
 from edgenode.storage.run_history import RunHistory
-from tests.e2e.fleet import Fleet, Process, free_ports
+from tests.e2e.fleet import Fleet, Process
 
 CAUSE = (
     r"edgenode: training diverged at node-\d in round \d+: (the loss is \w+|a number to send is \S+), and the loss was "

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from edgenode.bench.ring import free_ports
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.schema import ALGORITHMS, COMPRESSORS
 from tests.distributions import forget, install, install_project, python_blocks
-from tests.e2e.fleet import Fleet, free_ports
+from tests.e2e.fleet import Fleet
 from tests.e2e.test_simulate import models
 
 SIGNUM = Path(__file__).parents[2] / "examples" / "signum"

@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from edgenode.bench.ring import free_ports
 from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.orders import Join, Leadership
 from edgenode.core.protocol.plan import Plan, Record
@@ -29,7 +30,7 @@ from edgenode.security.certificates import make_authority
 from edgenode.security.secret_files import read_credentials
 from edgenode.security.signatures import AuthoritySigner
 from edgenode.security.subject import CONTROLLER, Subject
-from tests.e2e.fleet import Fleet, free_ports, until
+from tests.e2e.fleet import Fleet, until
 
 TERM_OF_A_LIAR = 1_000_000
 

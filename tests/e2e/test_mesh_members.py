@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.fleet import Fleet, Process, free_ports
+from edgenode.bench.ring import free_ports
+from tests.e2e.fleet import Fleet, Process
 
 pytestmark = pytest.mark.slow
 

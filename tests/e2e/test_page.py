@@ -20,12 +20,13 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
+from edgenode.bench.ring import free_ports
 from edgenode.cli.credentials import operator_security
 from edgenode.cli.watch import Screen
 from edgenode.net.operator_client import operator_client
 from edgenode.security.subject import Subject
 from tests.e2e.browser import chromium, complaints, resize, unavailable
-from tests.e2e.fleet import Fleet, Process, free_ports, until
+from tests.e2e.fleet import Fleet, Process, until
 
 _WHY_NOT = unavailable()
 _PICTURES = os.environ.get("EDGENODE_SCREENSHOTS")  # read before the fleet's own variables are cleared

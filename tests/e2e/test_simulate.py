@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from tests.e2e.fleet import Fleet, free_ports
+from edgenode.bench.ring import free_ports
+from tests.e2e.fleet import Fleet
 
 # BatchNorm statistics and momentum, a rotation, and the last gossip
 SCSP = {"run.rounds": 12, "task.model": "resnet20", "task.batch_size": 16, "topology.every": "5r"}

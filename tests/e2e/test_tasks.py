@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from tests.e2e.fleet import Fleet, free_ports
+from edgenode.bench.ring import free_ports
+from tests.e2e.fleet import Fleet
 
 BIRDS = """
 import zlib

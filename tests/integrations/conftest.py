@@ -10,7 +10,7 @@ import pytest
 import structlog
 import torch
 
-from tests.mesh.conftest import free_port
+from edgenode.bench.ring import free_ports
 
 Arguments = Callable[..., dict[str, Any]]
 
@@ -36,7 +36,7 @@ def alone(tmp_path: Path) -> Arguments:
     """Arguments of a MeshCallback whose node is alone in its run. Keys of run.toml are arguments of the function."""
 
     def arguments(**keys: object) -> dict[str, Any]:
-        address = f"127.0.0.1:{free_port()}"
+        address = f"127.0.0.1:{free_ports(1)[0]}"
         run = {"run.nodes": 1, "run.rounds": 12, "run.checkpoint_every": 5, "run.evaluate_every": 4}
         settings = {**run, "algorithm.name": "sp", **{key.replace("__", "."): value for key, value in keys.items()}}
         return {"name": "n0", "listen": address, "peers": address, "state_dir": tmp_path / "n0", "settings": settings}

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.mesh.conftest import free_port
+from edgenode.bench.ring import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 pytest.importorskip("ray")
@@ -41,11 +41,11 @@ ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABL
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a cluster with two workers."""
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     host, port = address.split(":")
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:  # sockets need a short path
         words = ["start", "--head", "--block", "--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", folder]
-        words += ["--node-ip-address", host, "--port", port, "--ray-client-server-port", str(free_port())]
+        words += ["--node-ip-address", host, "--port", port, "--ray-client-server-port", str(free_ports(1)[0])]
         with (Path(folder) / "log").open("w") as log:
             ray = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", *words], stdout=log, stderr=log,
                                    env=ENVIRONMENT)  # fmt: skip
@@ -176,7 +176,7 @@ def test_cluster_without_the_device_is_refused(cluster: str, tmp_path: Path) -> 
 
 
 def test_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     code, errors = ended(tmp_path, "ray", "--on", f"ray:{address}")
     (line,) = errors.splitlines()
     assert code == 1 and line.startswith(f"edgenode: cannot use the Ray cluster at {address}: ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from edgenode import Mesh
+from edgenode.bench.ring import free_ports
 
 MakeMesh = Callable[..., Mesh]
 
@@ -33,19 +33,12 @@ def restore_global_state() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def make_mesh(tmp_path: Path) -> MakeMesh:
     """Make a node that is alone in its run. Keys of run.toml go into ``settings``."""
 
     def make(model: nn.Module, *kept: Any, settings: dict[str, object] | None = None, **arguments: Any) -> Mesh:
-        address = f"127.0.0.1:{free_port()}"
+        address = f"127.0.0.1:{free_ports(1)[0]}"
         run = {"run.nodes": 1, "run.rounds": 12, "run.checkpoint_every": 5, "run.evaluate_every": 4}
         where = {"name": "n0", "listen": address, "peers": address, "state_dir": tmp_path / "n0", **arguments}
         return Mesh(model, None, *kept, settings={**run, "algorithm.name": "sp", **(settings or {})}, **where)

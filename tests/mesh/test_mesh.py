@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import edgenode
 from edgenode import ConfigError, EdgenodeError, LiveModel, Mesh
-from tests.mesh.conftest import MakeMesh, free_port
+from edgenode.bench.ring import free_ports
+from tests.mesh.conftest import MakeMesh
 
 DATA = TensorDataset(torch.arange(40.0).view(10, 4) / 40, torch.arange(10) % 3)
 
@@ -97,7 +98,7 @@ def test_alone_a_loop_trains_as_without_a_mesh(make_mesh: MakeMesh) -> None:
 
 def test_nodes_average_what_they_learn(tmp_path: Path) -> None:
     """Two nodes pull one parameter to 0 and to 1. Both end between."""
-    ports = [free_port(), free_port()]
+    ports = free_ports(2)
     models = [nn.Linear(1, 1, bias=False) for _ in ports]
     results: dict[int, Any] = {}
 
@@ -138,7 +139,7 @@ def in_threads(node: Callable[[int], None], count: int) -> None:
 
 @pytest.mark.parametrize("algorithm", ["sgp", "scsp"])
 def test_all_nodes_begin_with_the_model_of_the_first(tmp_path: Path, algorithm: str) -> None:
-    ports = [free_port() for _ in range(3)]
+    ports = free_ports(3)
     begins: dict[int, list[float]] = {}
 
     def node(i: int) -> None:
@@ -385,7 +386,7 @@ def test_a_model_that_cannot_be_averaged_is_refused(make_mesh: MakeMesh) -> None
 
 
 def test_another_model_at_a_peer_is_refused_with_its_parameters(tmp_path: Path) -> None:
-    ports, errors = [free_port(), free_port()], {}
+    ports, errors = free_ports(2), {}
 
     def node(i: int) -> None:
         mesh = Mesh(
@@ -474,7 +475,7 @@ def test_leaving_the_loop_early_ends_the_node_at_once(make_mesh: MakeMesh, end: 
 def test_ctrl_c_while_the_node_waits_ends_it(make_mesh: MakeMesh) -> None:
     """The other node never comes, so the first call waits."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
-    mesh = make_mesh(Net(), settings={"run.nodes": 2}, peers=f"127.0.0.1:{free_port()}")
+    mesh = make_mesh(Net(), settings={"run.nodes": 2}, peers=f"127.0.0.1:{free_ports(1)[0]}")
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
@@ -484,7 +485,7 @@ def test_ctrl_c_while_the_node_waits_ends_it(make_mesh: MakeMesh) -> None:
 
 
 def test_a_missing_peer_is_one_clear_error(make_mesh: MakeMesh) -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     mesh = make_mesh(Net(), settings={"run.nodes": 2}, peers=address, wait_s=0.5)
     with pytest.raises(EdgenodeError, match=address):
         for _ in mesh.loop(shuffled()):
