@@ -14,7 +14,7 @@ from tests.e2e.fleet import Fleet, Process, until
 from tests.e2e.test_simulate import models
 
 POISONER = str(Path(__file__).with_name("poisoner.py"))
-FIRST = 120
+FIRST = 160  # its checkpoint is kept for 320 rounds more, also at the faulty node, which knows of no alarm
 SETTINGS = {
     "run.evaluate_every": 10, "run.checkpoint_every": 10, "task.skew": 0.0, "task.norm": "group",
     "task.learning_rate": 0.05, "topology.graphs": ["complete"],
@@ -42,7 +42,7 @@ def accuracy(file: Path) -> float:
 
 @pytest.mark.slow
 def test_faulty_member_is_named_and_evicted_and_the_others_finish(fleet: Fleet) -> None:
-    controller, honest, faulty = start(fleet, "evict", rounds=200)
+    controller, honest, faulty = start(fleet, "evict", rounds=240)
     fleet.command("simulate", "run.toml", "--out", "clean")
     for node in honest:
         node.logs(NAMED)
@@ -60,24 +60,24 @@ def test_faulty_member_is_named_and_evicted_and_the_others_finish(fleet: Fleet) 
 
 @pytest.mark.slow
 def test_poisoned_run_goes_back_to_a_good_checkpoint_with_equal_bits(fleet: Fleet) -> None:
-    controller, honest, faulty = start(fleet, "report", rounds=350)  # of which 220 are for the stop to come
+    controller, honest, faulty = start(fleet, "report", rounds=400)  # of which 240 are for the stop to come
     for node in honest:
         node.logs(NAMED)
         node.logs(
-            r"poison alarm .*reason='the own score fell from 0\.\d+ to 0\.\d+ since round 120; mixed since: node-"
+            rf"poison alarm .*reason='the own score fell from 0\.\d+ to 0\.\d+ since round {FIRST}; mixed since: node-"
         )
     fleet.stop([*honest, faulty])
     controller.exits(0)
     for node in honest:
         rounds = CheckpointStore(fleet.state(node.name), "").rounds()
-        assert sorted(rounds)[:-2] == [0, 80, 100, 110, 120]  # and the newest two
+        assert sorted(rounds)[:-2] == [0, 80, 120, 140, 150, FIRST]  # and the newest two
     assert [t for kind, t, text in events(fleet) if kind == "poison alarm"].count(FIRST) == 3
 
     wrong = fleet.node("node-0", "--resume-from", "90").exits(2)
-    assert "there are checkpoints of these rounds: 0, 80, 100, 110, 120, " in wrong.errors[-1]
+    assert "there are checkpoints of these rounds: 0, 80, 120, 140, 150, 160, " in wrong.errors[-1]
     fleet.controller()
     for i in range(4):
-        fleet.node(f"node-{i}", "--resume-from", "120")
+        fleet.node(f"node-{i}", "--resume-from", str(FIRST))
     for node in fleet.processes[-4:]:
         node.exits(0)
         assert "poison alarm" not in node.stderr
