@@ -18,7 +18,7 @@ import grpc.aio
 import structlog
 
 from edgenode.core.protocol.events import Answered
-from edgenode.core.protocol.messages import Message, Verdict
+from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError
@@ -28,6 +28,7 @@ from edgenode.net.push_wire import PushWriter
 from edgenode.net.retry import Backoff, Outage, retry, stay_connected
 from edgenode.net.rpc import broken, channel, parsed, side_by_side, translated
 from edgenode.net.wire import (
+    MOST_ANSWERS,
     Identity,
     ack_from_wire,
     data_size_from_wire,
@@ -154,18 +155,22 @@ class PeerLink:
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
-            read = partial(ack_from_wire, self.to)
-            ack = await parsed(read, response.answer, bool(response.answer.records))
-            if ack.round not in self._unanswered:
-                continue  # answered before
-            self._post(Answered(self.to, ack))
-            if ack.verdict not in (Verdict.OK, Verdict.SEEN):
-                raise TransportError(f"{self.to} refused round {ack.round}: {ack.detail}")
-            del self._unanswered[ack.round]
+            if len(response.answers) > MOST_ANSWERS:
+                raise RemoteProtocolError(f"{self.to} sent {len(response.answers)} answers in one frame")
+            for answer in response.answers:
+                self._answered(await parsed(partial(ack_from_wire, self.to), answer, bool(answer.records)))
             if self._is_done():
                 self._wake.set()
         if not self._is_done():
             raise TransportError(f"{self.to} closed the stream")
+
+    def _answered(self, ack: Ack) -> None:
+        if ack.round not in self._unanswered:
+            return  # answered before
+        self._post(Answered(self.to, ack))
+        if ack.verdict not in (Verdict.OK, Verdict.SEEN):
+            raise TransportError(f"{self.to} refused round {ack.round}: {ack.detail}")
+        del self._unanswered[ack.round]
 
     async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
         self._outbox = deque(self._unanswered[t] for t in sorted(self._unanswered))

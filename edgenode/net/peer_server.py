@@ -7,6 +7,7 @@ once. ``Node`` tells repeats apart by (sender, round).
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
-from edgenode.core.protocol.messages import Ack, Message
+from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.topology.period import DataSize
@@ -31,6 +32,7 @@ from edgenode.net.text_wire import reason_from_wire
 from edgenode.net.tls import node_of_caller, require_name
 from edgenode.net.wire import (
     CHUNK_BYTES,
+    MOST_ANSWERS,
     Identity,
     ack_to_wire,
     data_size_to_wire,
@@ -43,10 +45,60 @@ log = structlog.get_logger()
 SERVICE = "edgenode.v1.PeerService"
 MOST_RECEIVED = 1 << 20  # bytes of one message: a chunk of a payload, or some records
 _MAX_ABORTS = 16  # more say nothing new
-_MOST_ANSWERS = 4096  # of one stream that nobody reads: there are at most two windows
+_MOST_WAITING = 4096  # answers of one stream that nobody reads: there are at most two windows
+_HOLD_S = 0.02
+_HOLD_BELOW = 1 << 16  # bytes of a push. A sender keeps larger ones no longer than it must
 _HELLO_S = 10.0
 _FETCH_S = 600.0  # as long as a newcomer waits
 _STALL_S = 30.0
+
+
+class Answers:
+    """The answers to one sender. Those to small pushes travel together, because a frame costs more than an answer.
+
+    An answer that a push was mixed waits for others: for ``_HOLD_S`` at most, and until there are half a window of
+    them. A sender may have a window of pushes unanswered, so it does not wait for them.
+
+    Attributes:
+        hold: whether such answers wait.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.hold = False
+        self._enough = min(window // 2, MOST_ANSWERS)
+        self._waiting: deque[Ack] = deque()
+        self._due, self._ended = asyncio.Event(), False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, ack: Ack) -> None:
+        """Queue an answer. Without room it is dropped: a sender that reads no answer has to repeat its pushes."""
+        if len(self._waiting) >= _MOST_WAITING:
+            return
+        self._waiting.append(ack)
+        if not self.hold or ack.verdict is not Verdict.OK or len(self._waiting) >= self._enough:
+            self._due.set()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_HOLD_S, self._due.set)
+
+    def end(self) -> None:
+        """Let ``take`` return the rest, and then nothing."""
+        self._ended = True
+        self._due.set()
+
+    async def take(self) -> list[Ack]:
+        """Wait until some are due. Return those of one frame: at most 64, and one with records alone."""
+        await self._due.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        count = 1 if any(ack.records for ack in self._waiting) else min(len(self._waiting), MOST_ANSWERS)
+        taken = [self._waiting.popleft() for _ in range(count)]
+        if not self._waiting and not self._ended:
+            self._due.clear()
+        return taken
 
 
 @dataclass(frozen=True)
@@ -59,7 +111,7 @@ class _Stream:
     """
 
     slots: asyncio.Semaphore
-    answers: asyncio.Queue[Ack | None] = field(default_factory=lambda: asyncio.Queue(_MOST_ANSWERS))
+    answers: Answers
     replaced: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -122,8 +174,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
     def answer(self, sender: str, ack: Ack) -> None:
         """Answer a push. A sender without a stream repeats the push later, and gets the answer then."""
         if (stream := self._streams.get(sender)) is not None:
-            with suppress(asyncio.QueueFull):  # a sender that reads no answer has to repeat its pushes
-                stream.answers.put_nowait(ack)
+            stream.answers.put(ack)
 
     @property
     def connected(self) -> int:
@@ -209,13 +260,13 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             sender = identity.node
             if sender in self._streams:
                 self._streams[sender].replaced.set()
-            stream = self._streams[sender] = _Stream(asyncio.Semaphore(self._window))
+            stream = self._streams[sender] = _Stream(asyncio.Semaphore(self._window), Answers(self._window))
             await context.write(peer_pb2.PushResponse(hello=self.identity.to_wire()))
             async with asyncio.TaskGroup() as group:
                 older = group.create_task(_end_if_replaced(stream), name=f"newer stream of {sender}")
                 writing = group.create_task(self._write(stream.answers, context), name=f"answers to {sender}")
-                await self._read(identity, requests, stream.slots)
-                await stream.answers.put(None)
+                await self._read(identity, requests, stream)
+                stream.answers.end()
                 await writing
                 older.cancel()
         except TimeoutError:
@@ -229,17 +280,18 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             if stream is not None and self._streams.get(sender) is stream:
                 del self._streams[sender]
 
-    async def _read(self, sender: Identity, requests: AsyncIterator[bytes], slots: asyncio.Semaphore) -> None:
+    async def _read(self, sender: Identity, requests: AsyncIterator[bytes], stream: _Stream) -> None:
         """Deliver pushes. While a window of them waits, HTTP/2 holds the sender up."""
         reader = PushReader(sender, self._max_payload_bytes)
         async for frame in requests:
             if message := await parsed(reader.feed, frame, may_have_records(frame)):
-                await slots.acquire()
-                self._deliver(message, slots.release)
+                await stream.slots.acquire()
+                stream.answers.hold = len(message.payload) < _HOLD_BELOW
+                self._deliver(message, stream.slots.release)
 
-    async def _write(self, answers: asyncio.Queue[Ack | None], context: grpc.aio.ServicerContext) -> None:
-        while (answer := await answers.get()) is not None:
-            await context.write(ack_to_wire(answer))
+    async def _write(self, answers: Answers, context: grpc.aio.ServicerContext) -> None:
+        while acks := await answers.take():
+            await context.write(peer_pb2.PushResponse(answers=map(ack_to_wire, acks)))
 
 
 def _hello(frame: bytes) -> common_pb2.Identity:

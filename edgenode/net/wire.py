@@ -18,7 +18,9 @@ from edgenode.net.proto import common_pb2, control_pb2, peer_pb2
 from edgenode.net.text_wire import line_from_wire, name_from_wire, reason_from_wire
 from edgenode.net.tls import INSECURE, Security
 
-PROTOCOL = 3
+PROTOCOL = 4
+MOST_ANSWERS = 64
+"""In one frame, to pushes of one stream."""
 CHUNK_BYTES = 256 * 1024  # of a payload or a model: larger ones travel in parts
 _MOST_SAMPLES = 1 << 40
 _MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
@@ -223,16 +225,14 @@ def saved_from_wire(wire: common_pb2.Saved) -> tuple[frozenset[int], Plan | None
     return frozenset(wire.rounds), plan_from_wire(wire.records)
 
 
-def ack_to_wire(ack: Ack) -> peer_pb2.PushResponse:
+def ack_to_wire(ack: Ack) -> peer_pb2.Answer:
     """An answer to a push."""
-    return peer_pb2.PushResponse(
-        answer=peer_pb2.Answer(
-            round=ack.round,
-            verdict=_TO_WIRE[ack.verdict],
-            knows=ack.knows,
-            detail=ack.detail,
-            records=records_to_wire(ack.records),
-        )
+    return peer_pb2.Answer(
+        round=ack.round,
+        verdict=_TO_WIRE[ack.verdict],
+        knows=ack.knows,
+        detail=ack.detail,
+        records=records_to_wire(ack.records),
     )
 
 

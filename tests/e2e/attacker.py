@@ -152,11 +152,11 @@ class Attacker:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ANSWER_S):
                     while len(answers) < len(messages):
-                        answer = await stream.read()
-                        if answer is grpc.aio.EOF:
+                        response = await stream.read()
+                        if response is grpc.aio.EOF:
                             await _raise(stream)
-                        ack = ack_from_wire(to, answer.answer)
-                        answers.append(f"{ack.verdict.name}: {ack.detail}")
+                        acks = [ack_from_wire(to, answer) for answer in response.answers]
+                        answers += [f"{ack.verdict.name}: {ack.detail}" for ack in acks]
         return answers
 
     async def attend(self, first: Join, identity: Identity, *reports: control_pb2.AttendRequest) -> list[Any]:

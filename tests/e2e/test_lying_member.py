@@ -69,9 +69,10 @@ class Liar:
             for frame in PushWriter().frames(message):
                 await stream.write(peer_pb2.PushRequest.FromString(frame))
             while (response := await stream.read()) is not grpc.aio.EOF:
-                if response.answer.verdict == peer_pb2.VERDICT_ERROR:  # others are for the process of that name
-                    stream.cancel()
-                    return str(response.answer.detail)
+                for answer in response.answers:
+                    if answer.verdict == peer_pb2.VERDICT_ERROR:  # others are for the process of that name
+                        stream.cancel()
+                        return str(answer.detail)
         return ""
 
     async def claim(self, controller: str, follows: Leadership) -> control_pb2.AttendResponse:

@@ -335,11 +335,15 @@ async def test_peer_that_does_not_greet_is_left(monkeypatch: pytest.MonkeyPatch)
         await until(lambda: len(answered) == 1)
 
 
-async def test_answers_against_the_protocol_do_not_end_the_link() -> None:
+ODD = peer_pb2.Answer(verdict=77)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("answers", [[ODD], [peer_pb2.Answer(verdict=peer_pb2.VERDICT_OK)] * 65])
+async def test_answers_against_the_protocol_do_not_end_the_link(answers: list[peer_pb2.Answer]) -> None:
     class Odd(PeerServer):
         async def Push(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             await context.write(peer_pb2.PushResponse(hello=N1.to_wire()))
-            await context.write(peer_pb2.PushResponse(answer=peer_pb2.Answer(verdict=77)))  # type: ignore[arg-type]
+            await context.write(peer_pb2.PushResponse(answers=answers))
             await asyncio.sleep(SOON_S)
 
     odd = Odd(N1, (frozenset(), None))

@@ -9,13 +9,17 @@ from hashlib import sha256
 import grpc.aio
 import pytest
 
+from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Abort
+from edgenode.core.protocol.plan import Member, Record, create_plan
+from edgenode.core.topology.schedule import GraphSpec, Schedule
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net import peer_server
 from edgenode.net.peer_client import abort, fetch_model, meet, probe
+from edgenode.net.peer_server import Answers
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import channel
-from edgenode.net.wire import CHUNK_BYTES
+from edgenode.net.wire import CHUNK_BYTES, MOST_ANSWERS
 from tests.net.peer_ends import N0, N1, SOON_S, Receiver, a_link, a_message, failure, push_frames, until
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
@@ -114,17 +118,97 @@ async def test_server_reads_no_more_than_a_window_of_pushes() -> None:
 
 
 async def test_sender_that_reads_no_answers_takes_a_limited_amount(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_server, "_MOST_ANSWERS", 16)
+    monkeypatch.setattr(peer_server, "_MOST_WAITING", 16)
     receiver = Receiver(answers=False)
     async with receiver.up() as target, a_link(target) as (link, answered):
         link.push(a_message(0))
         await until(lambda: bool(receiver.took))
         for t in range(1, 100):  # without a turn of the loop nothing is written
             receiver.answer(t)
-        assert receiver.server._streams["n0"].answers.qsize() == 16
-        await until(receiver.server._streams["n0"].answers.empty)
+        assert len(receiver.server._streams["n0"].answers) == 16
+        await until(lambda: not len(receiver.server._streams["n0"].answers))
         receiver.answer(0)
         await until(lambda: bool(answered))
+
+
+# --- answers that travel together
+
+
+def an_ack(t: int, verdict: Verdict = Verdict.OK, records: tuple[Record, ...] = ()) -> Ack:
+    return Ack(t, verdict, 0, "", records)
+
+
+async def frame(answers: Answers, within_s: float) -> list[int]:
+    return [ack.round for ack in await asyncio.wait_for(answers.take(), within_s)]
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    monkeypatch.setattr(peer_server, "_HOLD_S", 0.5)
+    held = Answers(window=8)
+    held.hold = True
+    return held
+
+
+async def test_answers_wait_until_half_a_window_is_there(answers: Answers) -> None:
+    for t in range(3):
+        answers.put(an_ack(t))
+    with pytest.raises(TimeoutError):
+        await frame(answers, 0.1)
+    answers.put(an_ack(3))
+    assert await frame(answers, 0.1) == [0, 1, 2, 3]
+
+
+async def test_answer_waits_a_limited_time(answers: Answers) -> None:
+    for t in range(2):
+        begin = asyncio.get_running_loop().time()
+        answers.put(an_ack(t))
+        assert await frame(answers, SOON_S) == [t]
+        assert asyncio.get_running_loop().time() - begin > 0.4
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SEEN, Verdict.STALE, Verdict.ERROR])
+async def test_other_answers_take_those_that_wait_along(answers: Answers, verdict: Verdict) -> None:
+    answers.put(an_ack(0))
+    answers.put(an_ack(1, verdict))
+    assert await frame(answers, 0.1) == [0, 1]
+
+
+async def test_answer_to_a_large_push_does_not_wait(answers: Answers) -> None:
+    answers.hold = False
+    answers.put(an_ack(0))
+    assert await frame(answers, 0.1) == [0]
+
+
+async def test_frame_has_a_limited_number_of_answers(answers: Answers) -> None:
+    """The other end refuses a longer one. Records are long, so an answer with some is alone."""
+    record = create_plan("home", [Member("n0", 0)], Schedule((GraphSpec("a"),), every=1)).latest
+    for t in range(70):
+        answers.put(an_ack(t))
+    answers.put(an_ack(70, Verdict.STALE, (record,)))
+    answers.put(an_ack(71))
+    answers.end()
+    frames = []
+    while found := await frame(answers, 0.1):
+        frames.append(found)
+    assert [t for found in frames for t in found] == list(range(72))
+    assert max(map(len, frames)) <= MOST_ANSWERS
+    assert [70] in frames
+
+
+async def test_sender_with_a_full_window_gets_its_answers() -> None:
+    """Half a window of answers is enough, and a sender may have a window unanswered."""
+    receiver = Receiver(answers=False)
+    async with receiver.up() as target, a_link(target) as (link, answered):
+        for t in range(8):
+            link.push(a_message(t))
+        await until(lambda: len(receiver.took) == 8)
+        for t in range(5):
+            receiver.answer(t)
+        await until(lambda: len(answered) == 5)
+        for t in range(5, 8):
+            receiver.answer(t)
+        await until(lambda: len(answered) == 8)
 
 
 async def test_newer_stream_of_a_name_ends_the_older_one() -> None:

@@ -40,7 +40,7 @@ def a_plan(changes: int = 0) -> Plan:
 @given(st.sampled_from(Verdict), uint64s, uint64s, st.text(st.sampled_from("ein Grund: 3 ≠ 4")))
 def test_answer_survives_the_wire(verdict: Verdict, t: int, knows: int, detail: str) -> None:
     there = wire.ack_to_wire(Ack(t, verdict, knows, detail))
-    assert wire.ack_from_wire("n1", there.answer) == Ack(t, verdict, knows, detail)
+    assert wire.ack_from_wire("n1", there) == Ack(t, verdict, knows, detail)
 
 
 @pytest.mark.parametrize("verdict", [0, 99])
@@ -100,14 +100,14 @@ def test_plan_digest_is_compared_only_if_both_sides_have_one() -> None:
         ("cluster", {"cluster": "away"}, "home", "away"),
         ("run digest", {"run_digest": "f00d"}, "run", "f00d"),
         ("plan digest", {"plan_digest": "beef"}, "plan", "beef"),
-        ("protocol version", {}, "3", "4"),
+        ("protocol version", {}, str(wire.PROTOCOL), "99"),
     ],
 )
 def test_mismatch_names_both_values_and_the_peer(what: str, changes: dict[str, str], ours: str, theirs: str) -> None:
     us = Identity("home", "n0", "run", 0, "plan")
     other = replace(us, node="n1", **changes).to_wire()
     if not changes:
-        other.protocol = 4
+        other.protocol = 99
     with pytest.raises(DigestMismatch) as caught:
         us.check(other, "10.0.0.1:7600")
     assert str(caught.value) == f"{what} differs from n1 at 10.0.0.1:7600: ours is {ours}, theirs is {theirs}"

@@ -93,12 +93,12 @@ class PushHeader(_message.Message):
     def __init__(self, round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[bytes] = ..., weight_parts: _Optional[int] = ..., weight: _Optional[float] = ..., u: _Optional[_Iterable[float]] = ..., records: _Optional[_Iterable[bytes]] = ..., payload_bytes: _Optional[int] = ..., begun_rounds: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PushResponse(_message.Message):
-    __slots__ = ("hello", "answer")
+    __slots__ = ("hello", "answers")
     HELLO_FIELD_NUMBER: _ClassVar[int]
-    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     hello: _common_pb2.Identity
-    answer: Answer
-    def __init__(self, hello: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
+    answers: _containers.RepeatedCompositeFieldContainer[Answer]
+    def __init__(self, hello: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("round", "verdict", "knows", "detail", "records")
