@@ -28,7 +28,7 @@ from edgenode.node.background import Worker, WorkerThread
 from edgenode.node.credentials import node_security
 from edgenode.node.options import node_options
 from edgenode.node.process import NodeProcess, run_node
-from edgenode.node.resources import peak_memory_bytes
+from edgenode.node.resources import keep_freed_memory, peak_memory_bytes
 from edgenode.observability.logs import set_up_logging
 from edgenode.tasks.trainer import LocalStep
 
@@ -152,6 +152,7 @@ def play(
         load(None, settings, environ={}), name, addresses[order.index], ",".join(addresses),
         state_dir=Path(order.folder) / name, fresh=True,
     )  # fmt: skip
+    keep_freed_memory()
     run_node(replace(options, security=node_security(options)), work, begins)
     return work.steps.stamps
 

@@ -116,9 +116,11 @@ def run(
     set_up_logging(verbose, log_format)
     log_start(node=name, cluster=config.run.cluster, nodes=config.run.nodes)
     from edgenode.node.credentials import node_security
+    from edgenode.node.resources import keep_freed_memory
 
     security = node_security(options, join, insecure)
     take_sigterm_as_ctrl_c()
+    keep_freed_memory()
     with _objects_that_stay():
         import torch  # noqa: F401
 
