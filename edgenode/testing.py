@@ -188,7 +188,7 @@ def _play(
             learner.mix_round(digraph.weight(node), received)
         lost = np.abs(_mass(learners.values()) - before).max()
         assert lost < 1e-3, f"round {t} changes the sum of x or u over all nodes by {lost:.3g}"
-        yield [learner.snapshot() for learner in learners.values()]
+        yield [learner.state.copy() for learner in learners.values()]
 
 
 def _mass(learners: Iterable[VectorLearner]) -> NDArray[np.float64]:

@@ -76,7 +76,7 @@ def run_learners(
         for node, learner in zip(graph.nodes, learners, strict=True):
             received = [learner.read(*pushed[sender]) for sender in graph.in_neighbours(node)]
             learner.mix_round(graph.weight(node), received)
-        yield [learner.snapshot() for learner in learners]
+        yield [learner.state.copy() for learner in learners]
 
 
 def run_reference(

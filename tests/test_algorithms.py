@@ -275,7 +275,7 @@ def test_every_algorithm_resumes_to_the_bit(tmp_path: Path, of: str) -> None:
     states = []
     for name, learner in zip(names(), learners, strict=True):
         store = CheckpointStore(tmp_path / name, "run")
-        store.save(Checkpoint(17, learner.snapshot(), plan, {}, {}))
+        store.save(Checkpoint(17, learner.state.copy(), plan, {}, {}))
         states.append(store.load(17).state)
     assert equal(
         list(play(learners_of(algorithm_spec, states), "two-way", range(17, algorithm_spec.rounds))), whole[17:]

@@ -100,7 +100,7 @@ class FreeSteps:
     def measure_statistics(self, z: Floats) -> None:
         pass
 
-    def local_state(self) -> dict[str, Any]:
+    def local_state(self, read: threading.Event | None = None) -> dict[str, Any]:
         return {}
 
     def load_local_state(self, state: Mapping[str, Any]) -> None:

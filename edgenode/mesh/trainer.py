@@ -30,6 +30,7 @@ from edgenode.tasks.trainer import BUFFER_PREFIX, LocalStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from threading import Event
 
 log = structlog.get_logger()
 
@@ -170,7 +171,7 @@ class MeshTrainer:
 
     # --- checkpoints --------------------------------------------------------------------------------
 
-    def local_state(self) -> Arrays:
+    def local_state(self, read: Event | None = None) -> Arrays:
         arrays: Arrays = {name: _plain(tensor).cpu().numpy().copy() for name, tensor in self._buffers().items()}
         for name, kept in self._named():
             arrays |= pack(name, _schedule_state(kept) if isinstance(kept, LRScheduler) else kept.state_dict())

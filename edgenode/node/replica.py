@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 from safetensors.numpy import save
@@ -104,6 +105,8 @@ class Replica:
         self._watch = EvaluationWatch(self.stats.good_until)
         self._alarms_of = Counter[str]()
         self._since_evaluation = deque[float](maxlen=1024)  # the losses
+        self._read = Event()  # not set while a checkpoint reads the state
+        self._read.set()
         self._weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.node = Node(
             name,
@@ -200,8 +203,10 @@ class Replica:
         return False
 
     def step(self, action: Train) -> list[NodeAction]:
-        """Take one local step, and let the node handle what it led to."""
-        return self.handle(self.train(action))
+        """Take one local step, and let the node handle what it led to, once the last checkpoint has read its state."""
+        trained = self.train(action)
+        self._read.wait()
+        return self.handle(trained)
 
     def train(self, action: Train) -> Trained | Abort:
         """Take one local step, and count its loss."""
@@ -226,7 +231,7 @@ class Replica:
         return Abort(f"training diverged at {self.name} in round {t}: {what}; lower {' or '.join(lower)}")
 
     def evaluate(self, z: Floats) -> float | None:
-        """The test accuracy of z, 0 to 1, if there is one. It is counted."""
+        """The test accuracy of z [d], 0 to 1, if there is one. It is counted."""
         self.stats.accuracy = accuracy = self.trainer.evaluate(z)
         return accuracy
 
@@ -292,12 +297,16 @@ class Replica:
         self.write(self.checkpoint(action, wire_bytes))
 
     def checkpoint(self, action: Save, wire_bytes: int) -> Checkpoint:
-        """What ``write`` needs, as copies: they stay as they are while the node goes on."""
+        """What ``write`` needs. The arrays are the node's own. They stay as they are until ``write`` has read them.
+
+        Until then, the node may begin a local step, but no event may be handled.
+        """
         counted = ("messages", "payload_bytes", "dense_bytes", "gossip_bytes", "received_bytes", "alarms")
         counts = {name: getattr(self.stats, name) for name in counted} | {"wire_bytes": wire_bytes}
         if (good_until := self._watch.good_until) is not None:
             counts["good_until"] = good_until
-        return Checkpoint(action.round, action.state, action.plan, self.trainer.local_state(), counts)
+        read = self._read = Event()
+        return Checkpoint(action.round, action.state, action.plan, self.trainer.local_state(read), counts, read)
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, in any thread.
@@ -305,7 +314,9 @@ class Replica:
         Raises:
             CheckpointError: it cannot be written.
         """
-        if self._store is not None:
+        if self._store is None:
+            checkpoint.read.set()
+        else:
             self._store.save(checkpoint, checkpoint.counts.get("good_until"))
 
     # --- the end ------------------------------------------------------------------------------------

@@ -174,7 +174,8 @@ class NodeRunner:
                 return self._outcome
             step, self._step = self._step, None
             if step is not None:
-                if events := self._mailbox.get_all():  # a node that waits for no other takes its orders here
+                # A node that waits for no other takes its orders here, unless a checkpoint still reads its state.
+                if self._saving is None and (events := self._mailbox.get_all()):
                     await self._perform_all(await self._handle(events))
                 actions = await self._worker.train(self.replica.step, step)
             else:
@@ -190,6 +191,8 @@ class NodeRunner:
 
     async def _handle(self, events: list[NodeEvent]) -> list[NodeAction]:
         """Let the node handle events. An event that breaks the protocol is noted, and answered in its turn."""
+        if self._saving is not None:
+            await self._saved(self._saving)
         for event in events:
             if isinstance(event, Received):
                 self.replica.stats.received_bytes += len(event.message.payload)
@@ -264,7 +267,8 @@ class NodeRunner:
                 self._wait.begin(t)
             case Mixed():
                 self._close_round(action, self._peers)
-            case Evaluate(t, z):
+            case Evaluate(t, model):
+                z = await self._worker(model.read, self.replica.trainer.staging)
                 self.progress.evaluated(t, await self._measure(t, z, self.replica.evaluate))
                 if accusation := self.replica.judge_evaluation(t):
                     self._accuse(accusation)
@@ -338,11 +342,12 @@ class NodeRunner:
             log.warning("training continues without publishing the model", reason=str(exc))
 
     async def _finish(self, finish: Finish) -> None:
-        accuracy = await self._measure(finish.round, finish.z, self.replica.conclude)
+        z = await self._worker(finish.z.read, self.replica.trainer.staging)
+        accuracy = await self._measure(finish.round, z, self.replica.conclude)
         if reason := result_file.no_gain(self.replica.stats.before_average, accuracy):
             log.warning("the final gossip did not improve the accuracy", reason=reason)
         self.progress.farewell = self.replica.node.farewell()
-        self._outcome = Outcome(finish.round, finish.complete, accuracy, finish.z)
+        self._outcome = Outcome(finish.round, finish.complete, accuracy, z)
 
 
 def _described(record: Record) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
@@ -80,8 +81,13 @@ class Trainer(Protocol):
         """Replace the BatchNorm statistics by those of z [d], which is an average with other nodes' models."""
         ...
 
-    def local_state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the state outside the vector. A newcomer takes over what begins with one of ``SHARED_STATE``."""
+    def local_state(self, read: Event | None = None) -> dict[str, NDArray[Any]]:
+        """The state outside the vector. A newcomer takes over what begins with one of ``SHARED_STATE``.
+
+        Args:
+            read: set by the caller when it has read the arrays. Until then ``train`` does not change them, so they need
+                not be copies. Without it, they are.
+        """
         ...
 
     def load_local_state(self, state: Mapping[str, NDArray[Any]]) -> None:

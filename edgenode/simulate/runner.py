@@ -204,7 +204,8 @@ class Simulation:
                 self._queue.append((to, Answered(name, ack)))
             case Mixed():
                 replica.count(action)
-            case Evaluate(t, z):
+            case Evaluate(t, model):
+                z = model.read(replica.trainer.staging)
                 accuracy = replica.evaluate(z)
                 self._note(name, replica, replica.judge_evaluation(t))
                 if t == self._config.run.rounds:
@@ -213,7 +214,8 @@ class Simulation:
                 replica.publish(action)
             case Save():
                 replica.save(action)
-            case Finish(t, z):
+            case Finish(t, model):
+                z = model.read()
                 self._results[name] = replica.result(t, replica.conclude(z))
                 self._models[name] = z
             case Fail(error):
@@ -296,7 +298,7 @@ class Simulation:
             (self._out / _BEFORE_GOSSIP).unlink(missing_ok=True)
         if 0 < self.round == rounds < self.rounds and every and rounds % every == 0:
             for name, replica in self._replicas.items():
-                self._perform(name, replica, Evaluate(rounds, replica.learner.model()))
+                self._perform(name, replica, Evaluate(rounds, replica.learner.look(rounds)))
 
     def _conclude(self) -> dict[str, Any]:
         names = list(self._replicas)

@@ -6,17 +6,20 @@ the cluster.
 The process may die, or the power may fail, at any moment. The invariant is: a checkpoint whose save has returned can be
 loaded until two newer rounds are saved. The steps of a save, with what can be loaded after a power cut:
 
-1. Flush the checkpoint folder and its parents, whose names may be new. Remove what dead processes left unfinished.
-2. Write the files into a hidden folder and flush them, then flush that folder. Loads ignore it.
+1. Remove what dead processes left unfinished. Write the files into a hidden folder, which loads ignore.
+2. Flush the files and their folder, then the checkpoint folder and its parents, whose names may be new.
 3. If the round was saved before, rename that checkpoint to a hidden name. Loads read it there until step 4 is done.
 4. Rename the new folder into place. Until the next step, a load finds the old checkpoint or the new one, each whole.
 5. Flush the checkpoint folder. The new checkpoint survives from here on.
 6. Remove what is not kept any more. Only now, because before step 5 the new one could be lost.
 
-A save may run in a thread of its own, beside the local step of the round that begins, because it reads copies. The node
-waits for its end before it pushes, answers or reports anything more (`node/runner`). So all that others can know of the
-rounds after a checkpoint comes after step 5, as if the node had stood still, and a power cut loses no more than that.
-The files are written part after part from the arrays, and hashed on the way. Nobody reads them before step 4.
+A save may run in a thread of its own, beside the local step of the round that begins. It copies nothing: step 1 writes
+the files part after part from the arrays of the node, and hashes them on the way. The arrays must stay as they are
+until it sets ``Checkpoint.read``. The slow part, to flush the files, comes after that.
+
+The node waits for the end of a save before it pushes, answers or reports anything more (`node/runner`). So all that
+others can know of the rounds after a checkpoint comes after step 5, as if the node had stood still, and a power cut
+loses no more than that.
 
 A run resumes from one of the newest two. Older ones are kept for an operator who goes back to before something went
 wrong, ever fewer of them: of the rounds that ``every`` times 1, 2, 4, 8 and so on divide, the newest two each. So all
@@ -32,9 +35,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -67,6 +71,7 @@ class Checkpoint:
     Attributes:
         local: the trainer's state: momentum, BatchNorm buffers.
         counts: messages and bytes sent so far, by name.
+        read: set by ``save`` once it has read the arrays, or has failed.
     """
 
     round: int
@@ -74,6 +79,7 @@ class Checkpoint:
     plan: Plan
     local: Arrays
     counts: Mapping[str, int]
+    read: Event = field(default_factory=Event, compare=False)
 
 
 class CheckpointStore:
@@ -106,12 +112,13 @@ class CheckpointStore:
             with suppress(OSError):  # make room on a full disk
                 self._disk.remove(scratch)
             raise CheckpointError(f"cannot write the checkpoint of round {checkpoint.round}: {exc}") from exc
+        finally:
+            checkpoint.read.set()
         with suppress(OSError, CheckpointError):
             self._remove_older(checkpoint.round, good_until)
 
     def _write(self, checkpoint: Checkpoint, scratch: Path) -> None:
         disk, place = self._disk, self._place(checkpoint.round)
-        make_durable(disk, self.folder)
         for name in disk.names(self.folder):
             if name.startswith(".") and name.endswith(f".{_PARTIAL}"):  # from a process that died during a save
                 disk.remove(self.folder / name)
@@ -119,9 +126,11 @@ class CheckpointStore:
         sums: dict[str, str] = {}
         for name, content in self._files(checkpoint, sums):
             disk.write(scratch / name, content)
+        for name in (_STATE, _META, _SUMS):
             # precaution: a checkpoint's files are flushed before it is renamed into place
             disk.flush(scratch / name)
         disk.flush(scratch)
+        make_durable(disk, self.folder)
         if place.name in disk.names(self.folder):
             replaced = self._hidden(checkpoint.round, _REPLACED)
             disk.remove(replaced)
@@ -243,9 +252,14 @@ class CheckpointStore:
             "counts": dict(checkpoint.counts),
             "records": [record.to_json() for record in checkpoint.plan.records],
         }
-        yield _STATE, _hashed(tensor_file.parts(arrays), _STATE, sums)
+        yield _STATE, _hashed(_then_set(checkpoint.read, tensor_file.parts(arrays)), _STATE, sums)
         yield _META, _hashed([json.dumps(meta, indent=1).encode()], _META, sums)
         yield _SUMS, [_sums(sums)]
+
+
+def _then_set(read: Event, parts: Parts) -> Parts:
+    yield from parts
+    read.set()
 
 
 def _hashed(parts: Parts, name: str, sums: dict[str, str]) -> Parts:

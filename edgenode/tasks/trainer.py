@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -237,10 +238,13 @@ class TaskTrainer:
 
     # checkpoints and export ----------------------------------------------------------------------------
 
-    def local_state(self) -> dict[str, NDArray[Any]]:
-        """Return copies of the state outside the vector: the optimiser's, the schedule's, and each "buffer.NAME"."""
+    def local_state(self, read: Event | None = None) -> dict[str, NDArray[Any]]:
+        """Return the state outside the vector: the optimiser's, the schedule's, and each "buffer.NAME".
+
+        The arrays are copies, or those of the optimiser if `read` is given. Its next step then waits for `read`.
+        """
         return (
-            self._descent.state()
+            self._descent.state(read)
             | self._steps.state()
             | self._growth.state()
             | {name: t.cpu().numpy().copy() for name, t in self._buffers().items()}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from edgenode import factory
-from edgenode.config.schema import Config
+from edgenode.config.load import load
 from edgenode.core.protocol.events import Answer, Save, Train
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Halt
-from edgenode.core.protocol.plan import Member, create_plan
+from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.period import Epoch
 from edgenode.net.peer_client import Peers
 from edgenode.net.peer_server import PeerServer
@@ -28,35 +29,78 @@ from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.filesystem import RealDisk
 from tests.net.peer_ends import until
 
-CONFIG = Config()
+CONFIG = load(None, {"run.checkpoint_every": 1}, environ={})
+ALONE = create_plan(CONFIG.run.cluster, [Member("n0")], factory.schedule(CONFIG))
 PLAN = create_plan(CONFIG.run.cluster, [Member("n0"), Member("n1")], factory.schedule(CONFIG))
 
 
 class SlowDisk(RealDisk):
-    """Flushes nothing until it may."""
+    """Writes nothing, and flushes nothing, until it may."""
 
     def __init__(self) -> None:
-        self.may = threading.Event()
+        self.may_write, self.may_flush = threading.Event(), threading.Event()
+        self.may_write.set()
+
+    def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
+        assert self.may_write.wait(60)
+        super().write(path, parts)
 
     def flush(self, path: Path) -> None:
-        assert self.may.wait(60)
+        assert self.may_flush.wait(60)
         super().flush(path)
 
 
-async def test_a_local_step_does_not_wait_for_a_checkpoint_and_an_answer_does(tmp_path: Path) -> None:
-    disk, workload, worker = SlowDisk(), TaskWorkload(CONFIG, "n0"), WorkerThread()
+def a_runner(store: CheckpointStore | None, worker: WorkerThread, plan: Plan = PLAN) -> NodeRunner:
+    workload = TaskWorkload(CONFIG, "n0")
     workload.prepare()
-    store = CheckpointStore(tmp_path, "run", disk)
-    trainer = workload.trainer("n0", PLAN.latest.names, Epoch())
+    trainer = workload.trainer("n0", plan.latest.names, Epoch())
     spec = factory.algorithm_spec(CONFIG)
-    disk.may.set()  # to remove what an earlier incarnation has saved
-    replica = Replica(CONFIG, spec, "n0", trainer, StartPoint(PLAN, 0), store, 8, None)
-    disk.may.clear()
+    replica = Replica(CONFIG, spec, "n0", trainer, StartPoint(plan, 0), store, 8, None)
     server = PeerServer(Identity("home", "n0", "run"), (frozenset(), None))
-    runner = NodeRunner(CONFIG, replica, worker, server, PeerDirectory(), Mailbox(), None)
+    return NodeRunner(CONFIG, replica, worker, server, PeerDirectory(), Mailbox(), None)
+
+
+async def test_a_checkpoint_is_read_before_the_state_changes(tmp_path: Path) -> None:
+    """It copies nothing, so the local step beside it waits before it changes anything."""
+    disk, worker = SlowDisk(), WorkerThread()
+    disk.may_flush.set()
+    store = CheckpointStore(tmp_path, "run", disk)
+    runner = a_runner(store, worker, ALONE)
+    replica = runner.replica
+    async with asyncio.TaskGroup() as group:
+        runner._peers = Peers(group, runner._server.identity, runner._addresses_of, runner._mailbox.post)
+        _, step = replica.node.start()
+        assert isinstance(step, Train)
+        mixed, save, step = await worker.train(replica.step, step)
+        assert isinstance(save, Save) and save.state is replica.learner.state and isinstance(step, Train)
+        before, momentum = replica.learner.state.copy(), replica.trainer.local_state()["momentum"]
+        assert momentum.any()
+        disk.may_write.clear()
+        await runner._perform_all([mixed, save, step])
+        stepping = group.create_task(worker.train(replica.step, step))
+        await asyncio.sleep(0.2)
+        assert not stepping.done() and (replica.learner.state.x == before.x).all()
+        assert (replica.trainer.local_state()["momentum"] == momentum).all()
+        disk.may_write.set()
+        await runner._perform_all(await stepping)
+        await runner._saved(runner._saving)
+    saved = store.load(1)
+    assert (saved.state.x == before.x).all() and (saved.local["momentum"] == momentum).all()
+    assert (replica.learner.state.x != before.x).any()
+    assert (replica.trainer.local_state()["momentum"] != momentum).any()
+    worker.close()
+
+
+async def test_a_local_step_does_not_wait_for_a_checkpoint_and_an_answer_does(tmp_path: Path) -> None:
+    disk, worker = SlowDisk(), WorkerThread()
+    store = CheckpointStore(tmp_path, "run", disk)
+    disk.may_flush.set()  # to remove what an earlier incarnation has saved
+    runner = a_runner(store, worker)
+    disk.may_flush.clear()
+    replica, server = runner.replica, runner._server
     async with asyncio.TaskGroup() as group:
         runner._peers = Peers(group, server.identity, runner._addresses_of, runner._mailbox.post)
-        state = replica.learner.snapshot()
+        state = replica.learner.state.copy()
         step = Train(7, replica.learner.start())
         await runner._perform_all([Save(7, state, PLAN), step])
         assert (runner._step, store.rounds()) == (step, frozenset())
@@ -64,7 +108,7 @@ async def test_a_local_step_does_not_wait_for_a_checkpoint_and_an_answer_does(tm
         answering = group.create_task(runner._perform_all([Answer("n1", Ack(7, Verdict.OK, 0))]))
         await asyncio.sleep(0.05)
         assert not answering.done()
-        disk.may.set()
+        disk.may_flush.set()
         await answering
     saved = store.load(7)
     assert (saved.state.x == state.x).all()
@@ -73,15 +117,11 @@ async def test_a_local_step_does_not_wait_for_a_checkpoint_and_an_answer_does(tm
 
 
 async def test_node_that_waits_for_no_other_takes_its_orders() -> None:
-    workload, worker, mailbox = TaskWorkload(CONFIG, "n0"), WorkerThread(), Mailbox()
-    workload.prepare()
-    alone = create_plan(CONFIG.run.cluster, [Member("n0")], factory.schedule(CONFIG))
-    trainer = workload.trainer("n0", alone.latest.names, Epoch())
-    replica = Replica(CONFIG, factory.algorithm_spec(CONFIG), "n0", trainer, StartPoint(alone, 0), None, 8, None)
-    server = PeerServer(Identity("home", "n0", "run"), (frozenset(), None))
-    runner = NodeRunner(CONFIG, replica, worker, server, PeerDirectory(), mailbox, None)
+    worker = WorkerThread()
+    runner = a_runner(None, worker, ALONE)
+    replica, mailbox = runner.replica, runner._mailbox
     async with asyncio.TaskGroup() as group:
-        runner._peers = Peers(group, server.identity, runner._addresses_of, mailbox.post)
+        runner._peers = Peers(group, runner._server.identity, runner._addresses_of, mailbox.post)
         running = group.create_task(runner._run_events())
         await until(lambda: runner.progress.snapshot.round >= 3)
         mailbox.post(Halt(True))

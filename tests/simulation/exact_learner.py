@@ -62,6 +62,9 @@ class ExactLearner:
     def start(self) -> NDArray[Any]:
         return self.model()
 
+    def look(self, t: int) -> NDArray[Any]:
+        return self.model()
+
     def compress_update(
         self, t: int, local_update: NDArray[Any] | None, handoff: bool = False
     ) -> tuple[bytes, tuple[float, ...]]:
@@ -106,7 +109,7 @@ class ExactLearner:
         for old in [r for r in self._sent if r < t]:
             del self._sent[old]
 
-    def snapshot(self) -> State:
+    def snapshot(self, t: int) -> State:
         return State(self.x.copy(), self.error.copy(), self.exact_u.copy())
 
     def pack(self, state: State) -> Arrays:

@@ -68,6 +68,9 @@ class TrackedVectorLearner(VectorLearner):
         """z itself, as ``ExactLearner`` does it."""
         return self.model()
 
+    def look(self, t: int) -> Any:
+        return self.model()
+
     def compress_update(
         self, t: int, local_update: NDArray[np.float32] | None, handoff: bool = False
     ) -> tuple[bytes, tuple[float, ...]]:
@@ -95,7 +98,7 @@ class TrackedVectorLearner(VectorLearner):
         return mass
 
     def pack(self, state: State) -> Arrays:
-        return {**state.vectors, "u": state.u}
+        return {**state.copy().vectors, "u": state.u.copy()}
 
     def unpacked(self, arrays: Arrays) -> TrackedVectorLearner:
         state = State.of({name: arrays[name].copy() for name in self.state.vectors}, arrays["u"].copy())

@@ -84,7 +84,7 @@ class NodeShells:
             state.queue, state.processes, state.network, state.happened, state.scenario.retry_s,
             self._receive, self._handle, state.finished.__contains__,
         )  # fmt: skip
-        self._initial = {name: learner.pack(learner.snapshot()) for name, learner in state.learners.items()}
+        self._initial = {name: learner.pack(learner.snapshot(0)) for name, learner in state.learners.items()}
         self._fetched: dict[str, TrackedLearner] = {}  # of newcomers that have the model, and wait for their welcome
         self._leaders: dict[str, Leadership] = {}  # the controller that sent each process its last greeting
 
@@ -346,7 +346,7 @@ class NodeShells:
             if name not in state.learners:  # it came before the run began, and took the place of a node that is late
                 assert self._new_learner is not None
                 learner = state.learners[name] = self._new_learner(next(iter(state.learners.values())).model())
-                self._initial[name] = learner.pack(learner.snapshot())
+                self._initial[name] = learner.pack(learner.snapshot(0))
             if plan.records[0].number > 0:
                 self._resume(name, t, plan)
         state.invariants.joined(name, plan, t, state.learners[name])

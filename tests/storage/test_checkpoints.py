@@ -25,7 +25,7 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore, thinned
-from edgenode.storage.filesystem import write_atomically
+from edgenode.storage.filesystem import RealDisk, write_atomically
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
 DTYPES = [
@@ -407,7 +407,27 @@ def require_refusal(store: CheckpointStore, saved: dict[int, Checkpoint], damage
 def test_file_in_place_of_the_folder_fails_the_save(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     with pytest.raises(CheckpointError, match="cannot write the checkpoint of round 50"):
-        CheckpointStore(tmp_path, "run").save(a_checkpoint())
+        CheckpointStore(tmp_path, "run").save(checkpoint := a_checkpoint())
+    assert checkpoint.read.is_set()
+
+
+class WatchedDisk(RealDisk):
+    """Notes at each flush whether a checkpoint has been read."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint, self.read = checkpoint, list[bool]()
+
+    def flush(self, path: Path) -> None:
+        self.read.append(self.checkpoint.read.is_set())
+        super().flush(path)
+
+
+def test_arrays_are_read_before_anything_is_flushed(tmp_path: Path) -> None:
+    """A node that waits for it does not wait for the medium."""
+    disk = WatchedDisk(checkpoint := a_checkpoint())
+    assert not checkpoint.read.is_set()
+    CheckpointStore(tmp_path, "run", disk).save(checkpoint)
+    assert disk.read and all(disk.read)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

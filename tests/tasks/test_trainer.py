@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -168,6 +169,19 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_bit() -> None:
     assert np.array_equal(run(resumed, at_9, range(9, 20)), expected)
     for name, value in resumed.local_state().items():
         assert np.array_equal(value, whole.local_state()[name])
+
+
+def test_step_waits_until_the_momentum_is_read() -> None:
+    trainer, read = small_trainer(), Event()
+    z = run(trainer, trainer.initial(), range(2))
+    lent, copied = trainer.local_state(read), trainer.local_state()
+    step = Thread(target=trainer.train, args=(2, z))
+    step.start()
+    step.join(0.2)
+    assert step.is_alive() and np.array_equal(lent["momentum"], copied["momentum"])
+    read.set()
+    step.join(60)
+    assert not step.is_alive() and not np.array_equal(lent["momentum"], copied["momentum"])
 
 
 def test_evaluation_and_export_do_not_change_training() -> None:

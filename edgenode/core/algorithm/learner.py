@@ -13,8 +13,9 @@ The learner knows rounds, blocks and bytes. The update rule knows which vectors 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any, Protocol, TypeVar
 
@@ -71,6 +72,10 @@ class Learner(Protocol[C]):
         """What a local step begins with, in the form that trainers of this learner take."""
         ...
 
+    def look(self, t: int) -> Any:
+        """z as it is before round t, in the form of ``start``, without beginning a local step."""
+        ...
+
     def compress_update(self, t: int, local_update: Any, handoff: bool = False) -> tuple[bytes, tuple[float, ...]]:
         """Apply the local update and encode the message of round t, once for all receivers.
 
@@ -102,8 +107,11 @@ class Learner(Protocol[C]):
         """Free the messages sent before round t. They can no longer be undone."""
         ...
 
-    def snapshot(self) -> State:
-        """A copy of the state between two rounds."""
+    def snapshot(self, t: int) -> State:
+        """The state before round t. It may be the learner's own, which changes with the next event of the protocol.
+
+        If round t does not train, that event is this one, and the snapshot is a copy.
+        """
         ...
 
 
@@ -118,16 +126,16 @@ class _SentMessage:
 
 
 class LazyModel:
-    """z of one local step. It is computed when the step begins, and where the trainer wants it: no vector waits."""
+    """z for one use. It is computed when it is used, and where the trainer wants it: no vector waits."""
 
-    def __init__(self, learner: VectorLearner) -> None:
-        self._learner = learner
+    def __init__(self, compute: Callable[[Floats | None], Floats]) -> None:
+        self._compute = compute
         self._z: Floats | None = None
 
     def read(self, out: Floats | None = None) -> Floats:
         """z: a new vector, or ``out`` [d]. From the second time on, the vector of the first, as it is by then."""
         if self._z is None:
-            self._z = self._learner.begin_step(out)
+            self._z = self._compute(out)
         return self._z
 
 
@@ -174,7 +182,13 @@ class VectorLearner:
         return debias(self.state)
 
     def start(self) -> LazyModel:
-        return LazyModel(self)
+        return LazyModel(self.begin_step)
+
+    def look(self, t: int) -> LazyModel:
+        model = LazyModel(partial(debias, self.state))
+        if not self._keeps_still(t):
+            model.read()
+        return model
 
     def begin_step(self, out: Floats | None = None) -> Floats:
         """z of the local step that begins now: a new vector, or ``out`` [d]. It is the caller's."""
@@ -256,5 +270,9 @@ class VectorLearner:
         for old in [sent for sent in self._sent if sent < t]:
             del self._sent[old]
 
-    def snapshot(self) -> State:
-        return self.state.copy()
+    def snapshot(self, t: int) -> State:
+        return self.state if self._keeps_still(t) else self.state.copy()
+
+    def _keeps_still(self, t: int) -> bool:
+        """Whether the state before round t is still the same when the actions of its event are carried out."""
+        return t >= self.rounds or self.trains(t)

@@ -112,10 +112,10 @@ class Mixed:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Measure the model after ``round`` rounds."""
+    """Measure the model after ``round`` rounds. Like the model of ``Train``, ``z`` is read before the next event."""
 
     round: int
-    z: Floats
+    z: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Write a checkpoint of the state after ``round`` rounds."""
+    """Write a checkpoint of the state after ``round`` rounds. The state is read before the node handles an event."""
 
     round: int
     state: State
@@ -151,10 +151,13 @@ class PlanChanged:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The run is over for this node: all its pushes are answered. ``complete`` is False if it stopped or left early."""
+    """The run is over for this node: all its pushes are answered. ``complete`` is False if it stopped or left early.
+
+    ``z`` is read before the next event.
+    """
 
     round: int
-    z: Floats
+    z: Any
     complete: bool
 
 

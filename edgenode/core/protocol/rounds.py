@@ -55,7 +55,7 @@ class Rounds:
                 case Stage.READY if state.round >= state.end:
                     state.stage = Stage.OVER
                     complete = state.round >= state.learner.rounds
-                    return [*actions, Finish(state.round, state.learner.model(), complete)]
+                    return [*actions, Finish(state.round, state.learner.look(state.round), complete)]
                 case Stage.READY if state.learner.trains(state.round):
                     state.stage = Stage.TRAINING
                     return [*actions, Train(state.round, state.learner.start())]
@@ -124,7 +124,7 @@ class Rounds:
         if over or _due(state.round, self._checkpoint_every):
             actions.append(self.save())
         if not over and _due(state.round, self._evaluate_every):
-            actions.append(Evaluate(state.round, state.learner.model()))
+            actions.append(Evaluate(state.round, state.learner.look(state.round)))
         if not over and _due(state.round, self._publish_every):
             actions.append(Publish(state.round, state.learner.model()))
         return actions
@@ -149,7 +149,7 @@ class Rounds:
 
     def save(self) -> Save:
         state = self._state
-        return Save(state.round, state.learner.snapshot(), state.plan)
+        return Save(state.round, state.learner.snapshot(state.round), state.plan)
 
     def timed_out(self, t: int) -> list[NodeAction]:
         state = self._state

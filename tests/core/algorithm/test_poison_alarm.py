@@ -164,7 +164,7 @@ def test_clipped_message_is_blended_with_the_own_one(length: float, clip: float)
     share = min(1.0, clip * expected / (length / 2))
     assert sum(c.weight for c in mixed) == pytest.approx(0.5)
     assert sum(c.weight * c.u[0] for c in mixed) == pytest.approx(0.5 * (share * 2.0 + (1 - share)), rel=1e-4)
-    state = learner.snapshot()
+    state = learner.state.copy()
     mix_contributions(state, own, own_u, 0.5, mixed, 1.0)
     assert float(np.linalg.norm(debias(state))) <= 1.01 * (1 + clip) * expected
 

@@ -289,7 +289,7 @@ def test_learner_refuses_malformed_bytes() -> None:
 
 def test_snapshot_does_not_change_with_the_learner() -> None:
     learner = a_learner()
-    snapshot = learner.snapshot()
+    snapshot = learner.state.copy()
     learner.compress_update(0, ONES)
     learner.mix_round(0.5, [])
     assert snapshot.x.tolist() == [1, 2, 3, 4]
@@ -297,11 +297,23 @@ def test_snapshot_does_not_change_with_the_learner() -> None:
     assert snapshot.u.tolist() == [1.0] != [learner.u]
 
 
+def test_snapshot_is_copied_only_if_the_state_changes_next() -> None:
+    spec = AlgorithmSpec(LARGEST_HALF, averaging_rate=0.1, training_rounds=1, gossip_rounds=1)
+    learner = VectorLearner(spec, LAYOUT, spec.initial(np.ones(4, np.float32)), 7, "n0")
+    assert learner.snapshot(0) is learner.state  # a local step is next
+    assert learner.snapshot(2) is learner.state  # the run is over
+    taken, model = learner.snapshot(1), learner.look(1)
+    learner.state.x[:] = 2
+    assert taken.x.tolist() == model.read().tolist() == [1, 1, 1, 1]
+    room = np.empty(4, np.float32)
+    assert learner.look(0).read(room) is room and room.tolist() == [2, 2, 2, 2]
+
+
 def test_learner_restored_from_a_snapshot_is_identical() -> None:
     learner = a_learner()
     learner.compress_update(0, ONES)
     learner.mix_round(0.5, [])
-    again = VectorLearner(learner.algorithm_spec, LAYOUT, learner.snapshot(), seed=7, node="n0")
+    again = VectorLearner(learner.algorithm_spec, LAYOUT, learner.state.copy(), seed=7, node="n0")
     assert learner.compress_update(1, None) == again.compress_update(1, None)
 
 

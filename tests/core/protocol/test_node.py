@@ -49,9 +49,9 @@ def test_late_repeat_is_seen_and_changes_nothing() -> None:
     first = pushed(train(peer))
     train(node)
     node.handle(Received(first))
-    before = node._state.learner.snapshot()
+    before = node._state.learner.snapshot(0)
     assert node.handle(Received(first)) == [Answer("n1", Ack(0, Verdict.SEEN, 0))]
-    assert node._state.learner.snapshot().x == before.x
+    assert node._state.learner.snapshot(0).x == before.x
 
 
 def test_repeat_of_a_buffered_push_is_mixed_and_answered_once() -> None:

@@ -172,7 +172,7 @@ def test_run_without_communication_still_advances() -> None:
     play(nodes, LocalUpdate(np.zeros(5, dtype=np.float32), is_difference=True))
     for i, node in enumerate(nodes.values()):
         assert node.stage is Stage.OVER
-        state = node._state.learner.snapshot()
+        state = node._state.learner.snapshot(0)
         assert state.u.tolist() == [1.0]
         assert (state.x == i).all()
 
