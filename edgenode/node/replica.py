@@ -97,9 +97,9 @@ class Replica:
         self._sketch: Sketch | None = None
         self._losses: deque[tuple[int, float]] = deque(maxlen=2)  # the last ones, with their rounds
         self.layout = Layout(tuple(size for _, size in trainer.layout))
-        self.learner = VectorLearner(
-            algorithm_spec, self.layout, self._first_state(algorithm_spec, start), config.run.seed, name
-        )
+        weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
+        first = self._first_state(algorithm_spec, start)
+        self.learner = VectorLearner(algorithm_spec, self.layout, first, config.run.seed, name, weight)
         refuses, clip = config.run.on_poison != "report", config.algorithm.clip
         self._alarm = PoisonAlarm(self.learner, refuses, clip, newcomer=start.fetched is not None)
         self._watch = EvaluationWatch(self.stats.good_until)
@@ -107,7 +107,6 @@ class Replica:
         self._since_evaluation = deque[float](maxlen=1024)  # the losses
         self._read = Event()  # not set while a checkpoint reads the state
         self._read.set()
-        self._weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.node = Node(
             name,
             start.plan,
@@ -218,7 +217,7 @@ class Replica:
         if step.loss is not None:  # a workload need not know one
             self._losses.append((action.round, step.loss))
             self._since_evaluation.append(step.loss)
-        return Trained(action.round, LocalUpdate(step.vector, step.is_difference, self._weight))
+        return Trained(action.round, LocalUpdate(step.vector, step.is_difference))
 
     def _abort(self, error: Diverged) -> Abort:
         """What every node reports when training diverged here: where, what preceded it, and what to lower."""

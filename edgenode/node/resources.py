@@ -21,7 +21,7 @@ _SYSFS = Path("/sys")
 _SAMPLE_EVERY_S = 1.0
 _WHOLE_BOARD = ("VDD_IN", "POM_5V_IN")  # rails that feed all others, on the Jetsons that have one
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # <malloc.h>
-_KEPT_BELOW, _NEVER = 8 * 2**20, 2**31 - 1  # bytes
+_MOST_MMAP_THRESHOLD, _NEVER = 32 * 2**20, 2**31 - 1  # bytes. glibc refuses a higher mmap threshold
 
 
 @dataclass(frozen=True)
@@ -154,14 +154,13 @@ def keep_freed_memory() -> None:
 
     By default glibc returns large buffers to the kernel. Mapping them again, page by page, costs a tenth of ResNet-20's
     step, and a fifth of an exchange of 1 MB. Threads share one arena, so that what one of them has freed serves the
-    others. Buffers of 8 MiB and more are returned all the same: what is allocated meanwhile splits the space that they
-    leave, and the next ones take new memory, 30 MiB with VGG-11. Other C libraries are left as they are.
+    others. Other C libraries are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_MMAP_THRESHOLD, _KEPT_BELOW)
+    mallopt(_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
     mallopt(_TRIM_THRESHOLD, _NEVER)
     mallopt(_ARENA_MAX, 1)
 

@@ -37,7 +37,8 @@ class Trainer(Protocol):
     Attributes:
         layout: name and number of entries of every trained parameter, in the order of the vector [d].
         size: d.
-        staging: a vector [d] of the trainer's own. A z that `train` finds in it need not be copied. None has no such.
+        staging: a vector [d] of the trainer's own. A z that is in it need not be copied. While x is z, the node keeps x
+            there, so only `train` changes it, and methods that are given another z. None has no such vector.
         rounds_per_epoch: of the run.
         remedy: what to lower if training diverges.
         samples: training samples of this node.
@@ -85,8 +86,8 @@ class Trainer(Protocol):
         """The state outside the vector. A newcomer takes over what begins with one of ``SHARED_STATE``.
 
         Args:
-            read: set by the caller when it has read the arrays. Until then ``train`` does not change them, so they need
-                not be copies. Without it, they are.
+            read: set by the caller when it has read the arrays. Until then ``train`` changes neither them nor
+                ``staging``, so they need not be copies. Without it, they are.
         """
         ...
 

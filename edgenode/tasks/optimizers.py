@@ -7,7 +7,6 @@ starts without any. The state of a scheduler counts rounds, so a newcomer takes 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -62,10 +61,11 @@ class Descent(Protocol):
         """The steps of the round are taken."""
         ...
 
-    def state(self, read: Event | None = None) -> Arrays:
-        """The state for a checkpoint, by names that begin with the constants of this module: copies.
+    def state(self, copy: bool = True) -> Arrays:
+        """The state for a checkpoint, by names that begin with the constants of this module.
 
-        With `read`, the arrays may be the optimiser's own. It then does not change them before `read` is set.
+        Args:
+            copy: without it, the arrays may be the optimiser's own, which its next step changes.
         """
         ...
 
@@ -145,8 +145,6 @@ class FlatSGD:
         momentum = self._momentum if settings.momentum else flat.gradients
         vectors = flat.values, flat.gradients, momentum
         self._parts = list(zip(*(torch.split(vector, part) for vector in vectors), strict=True))
-        self._read = Event()  # not set while a checkpoint reads the momentum
-        self._read.set()
 
     @property
     def remedy(self) -> str:
@@ -157,7 +155,6 @@ class FlatSGD:
 
     def step(self) -> None:
         settings = self._settings
-        self._read.wait()
         with torch.no_grad():
             for values, gradient, momentum in self._parts:
                 if settings.weight_decay:
@@ -168,12 +165,9 @@ class FlatSGD:
     def end_round(self) -> None:
         pass
 
-    def state(self, read: Event | None = None) -> Arrays:
+    def state(self, copy: bool = True) -> Arrays:
         momentum = self._momentum.cpu().numpy()
-        if read is None:
-            return {MOMENTUM: momentum.copy()}
-        self._read = read
-        return {MOMENTUM: momentum}
+        return {MOMENTUM: momentum.copy() if copy else momentum}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         if state.keys() != {MOMENTUM}:
@@ -214,7 +208,7 @@ class TorchDescent:
         if self._scheduler is not None:
             self._scheduler.step()
 
-    def state(self, read: Event | None = None) -> Arrays:
+    def state(self, copy: bool = True) -> Arrays:
         state = pack(OPTIMIZER, self._optimizer.state_dict())
         return state if self._scheduler is None else {**state, **pack(SCHEDULE, self._scheduler.state_dict())}
 

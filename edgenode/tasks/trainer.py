@@ -88,6 +88,8 @@ class TaskTrainer:
         self._adjustment = LogitAdjustment(data.train, self.batches) if settings.loss == "balanced" else None
         self._flat = self._fresh_model()
         self._descent = build_descent(task, self._flat, settings, run)
+        self._read = Event()  # not set while a checkpoint reads what a step changes
+        self._read.set()
         count = settings.local_steps
         self._steps: Steps = MeasuredSteps() if count == "auto" else FixedSteps(count)
         self._averaged = AveragedBuffers(self._flat if settings.buffers == "average" else None)
@@ -172,6 +174,7 @@ class TaskTrainer:
             raise Diverged(f"the loss is {loss}")
         if self._settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._flat.model.parameters(), self._settings.clip_norm)
+        self._read.wait()
         self._descent.step()
         return loss
 
@@ -243,8 +246,9 @@ class TaskTrainer:
 
         The arrays are copies, or those of the optimiser if `read` is given. Its next step then waits for `read`.
         """
+        self._read = read or self._read
         return (
-            self._descent.state(read)
+            self._descent.state(copy=read is None)
             | self._steps.state()
             | self._growth.state()
             | {name: t.cpu().numpy().copy() for name, t in self._buffers().items()}

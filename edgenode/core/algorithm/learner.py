@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from typing import Any, Protocol, TypeVar
 
@@ -143,15 +142,31 @@ class VectorLearner:
     """Every algorithm on float32 vectors: an algorithm spec, and the state that its update rule changes.
 
     A round's random numbers depend on (seed, node, round) alone, so a resumed run repeats them.
+
+    While u is 1, z is x. Then x can be the memory that is trained, and no vector is copied in a round:
+
+    1. ``LazyModel.read`` is given the trainer's memory, and moves x there. From then on x is what the trainer trains.
+    2. The update of that step leads to x itself, and is already applied: x + (z' - z) = z'. Where x has memory of its
+       own, z' is copied into it, so the bits are the same.
+    3. x moves out when u is not 1 any more, and in a round that does not train, when the trainer may be given the model
+       of an earlier round. So whatever model the trainer is given, it finds it there.
+
+    Args:
+        weight: by which local steps count. x stays in memory of its own if it is not 1.
     """
 
-    def __init__(self, algorithm_spec: AlgorithmSpec, layout: Layout, state: State, seed: int, node: str) -> None:
+    def __init__(
+        self, algorithm_spec: AlgorithmSpec, layout: Layout, state: State, seed: int, node: str, weight: float = 1.0
+    ) -> None:
         self.algorithm_spec, self.layout, self.state = algorithm_spec, layout, state
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
         self._sent: dict[int, _SentMessage] = {}
         self._unmixed: int | None = None  # the round between compress_update and mix_round
         self._trains_from_x = False  # a local step began with x / u, which is still what it was
         self._z: Floats | None = None  # what a local step began with, if x / u has changed since
+        self._weight = weight
+        self._may_share = weight == 1.0 and algorithm_spec.rule.apply_update is descend
+        self._shares = False  # x is in the memory of the trainer
 
     @property
     def rounds(self) -> int:
@@ -185,15 +200,30 @@ class VectorLearner:
         return LazyModel(self.begin_step)
 
     def look(self, t: int) -> LazyModel:
-        model = LazyModel(partial(debias, self.state))
+        model = LazyModel(self._debiased)
         if not self._keeps_still(t):
             model.read()
         return model
 
     def begin_step(self, out: Floats | None = None) -> Floats:
-        """z of the local step that begins now: a new vector, or ``out`` [d]. It is the caller's."""
+        """z of the local step that begins now: a new vector, or ``out`` [d]. It is the caller's, and may be x."""
         self._trains_from_x, self._z = True, None
-        return debias(self.state, out)
+        state = self.state
+        if out is None or not (self._may_share and state.is_unbiased):
+            return self._debiased(out)
+        if state.x is not out:
+            np.copyto(out, state.x)
+            state.x, self._shares = out, True
+        return out
+
+    def _debiased(self, out: Floats | None = None) -> Floats:
+        """z in a new vector, or in ``out`` [d], where x may be."""
+        return self.state.x if out is self.state.x else debias(self.state, out)
+
+    def _stop_sharing(self) -> None:
+        """Move x to memory of its own: the trainer's is for z."""
+        if self._shares:
+            self.state.x, self._shares = self.state.x.copy(), False
 
     def compress_update(
         self, t: int, local_update: LocalUpdate | None, handoff: bool = False
@@ -203,6 +233,8 @@ class VectorLearner:
             raise LocalProtocolError("the members of this run are fixed: a node cannot leave")
         if local_update is not None:
             self._apply(local_update)
+        else:
+            self._stop_sharing()
         if step.drops_error or handoff:
             drop_error(self.state)
         rng = np.random.default_rng((*self._entropy, t))
@@ -215,13 +247,15 @@ class VectorLearner:
 
     def _apply(self, update: LocalUpdate) -> None:
         rule, state = self.algorithm_spec.rule, self.state
-        parts = differences(state, update, self._z)
-        if rule.apply_update is descend:  # part by part, so that x and the model are read once
-            for where, part in parts:
+        if self._may_share and self._z is None and state.is_unbiased and not update.is_difference:
+            if update.vector is not state.x:
+                state.x[:] = update.vector
+        elif rule.apply_update is descend:  # part by part, so that x and the model are read once
+            for where, part in differences(state, update, self._z, self._weight):
                 state.x[where] += part
         else:
             vector = np.empty_like(state.x)
-            for where, part in parts:
+            for where, part in differences(state, update, self._z, self._weight):
                 vector[where] = part
             rule.apply_update(state, vector)
         self._trains_from_x, self._z = False, None
@@ -257,14 +291,20 @@ class VectorLearner:
         for contribution in received:
             if contribution.weight == 1.0:
                 absorb_handoff(self.state, contribution)
+        if not self.state.is_unbiased:
+            self._stop_sharing()
 
     def undo_push(self, t: int, weight: float) -> None:
         if self.algorithm_spec.rule.fixed:
             raise LocalProtocolError("the members of this run are fixed: a push cannot be undone")
         if self._trains_from_x:
+            if self._shares:
+                raise LocalProtocolError("a push was undone while x is trained")
             self._trains_from_x, self._z = False, debias(self.state)
         own = self._sent[t]
         return_share(self.state.part(own.block), own.payload, own.u, weight, own.averaging_rate)
+        if not self.state.is_unbiased:
+            self._stop_sharing()
 
     def discard_sent(self, t: int) -> None:
         for old in [sent for sent in self._sent if sent < t]:

@@ -28,6 +28,7 @@ from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Payl
 
 Weights = NDArray[np.float64]
 _CHUNK = 65_536
+_FLOAT32_ONE = 2.0**-25  # what is closer to 1 is 1 as a float32
 
 
 def _none() -> Floats:
@@ -67,6 +68,11 @@ class State:
         return cls(kept.pop("x"), kept.pop("error", _none()), u, kept)
 
     @property
+    def is_unbiased(self) -> bool:
+        """Whether z is x: every u is 1 in float32, in which z is computed."""
+        return bool((np.abs(self.u - 1) < _FLOAT32_ONE).all())
+
+    @property
     def vectors(self) -> dict[str, Floats]:
         """All vectors of size d, by name."""
         return {"x": self.x, **({"error": self.error} if len(self.error) else {}), **self.kept}
@@ -94,18 +100,16 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalUpdate:
-    """What a local step led to: ``weight * (vector - z)``, or ``weight * vector`` if that is the difference already.
+    """What a local step led to: ``vector - z``, or ``vector`` if that is the difference already.
 
     Attributes:
         vector: float32 [d], the model after the step. It may be the one that the trainer goes on to train, so it is
             read before that.
         is_difference: whether ``vector`` is what the step changed in z instead.
-        weight: by which the step counts.
     """
 
     vector: Floats
     is_difference: bool = False
-    weight: float = 1.0
 
 
 def debias(state: State, out: Floats | None = None) -> Floats:
@@ -132,15 +136,18 @@ def _chunks(state: State) -> Iterator[tuple[slice, NDArray[np.float32]]]:
             yield slice(begin, min(begin + _CHUNK, part[1])), u
 
 
-def differences(state: State, update: LocalUpdate, z: Floats | None = None) -> Iterator[tuple[slice, Floats]]:
+def differences(
+    state: State, update: LocalUpdate, z: Floats | None = None, weight: float = 1.0
+) -> Iterator[tuple[slice, Floats]]:
     """What a local step changed, part by part: where a part lies, and its numbers, which are valid until the next part.
 
     No vector of size d is built, and each part of x is read just before it can be changed.
 
     Args:
         z: what the step began with. Without it, that is x / u.
+        weight: by which the step counts.
     """
-    scratch, weight = np.empty(min(_CHUNK, len(state.x)), dtype=np.float32), np.float32(update.weight)
+    scratch = np.empty(min(_CHUNK, len(state.x)), dtype=np.float32)
     for where, u in _chunks(state):
         part, room = update.vector[where], scratch[: where.stop - where.start]
         if not update.is_difference:
@@ -148,7 +155,7 @@ def differences(state: State, update: LocalUpdate, z: Floats | None = None) -> I
             if z is None and not (len(u) == 1 and u[0] == 1):
                 before = np.divide(before, u, out=room)
             part = np.subtract(part, before, out=room)
-        yield where, part if weight == 1 else np.multiply(part, weight, out=room)
+        yield where, part if weight == 1 else np.multiply(part, np.float32(weight), out=room)
 
 
 def descend(state: State, local_update: Floats) -> None:

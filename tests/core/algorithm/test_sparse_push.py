@@ -233,9 +233,9 @@ def test_error_plus_decoded_payload_is_the_corrected_vector(seed, quantise, shar
     assert (np.abs(state.error + decoded - corrected) <= ulp).all()
 
 
-def a_learner(node: str = "n0", training_rounds: int = 2, gossip_rounds: int = 1) -> VectorLearner:
+def a_learner(node: str = "n0", training_rounds: int = 2, gossip_rounds: int = 1, weight: float = 1.0) -> VectorLearner:
     algorithm_spec = AlgorithmSpec(Compressor(TopK(0.5), Random(2)), 0.5, training_rounds, gossip_rounds)
-    return VectorLearner(algorithm_spec, LAYOUT, State.initial(floats(1, 2, 3, 4)), seed=7, node=node)
+    return VectorLearner(algorithm_spec, LAYOUT, State.initial(floats(1, 2, 3, 4)), seed=7, node=node, weight=weight)
 
 
 def test_learner_repeats_its_bytes_and_differs_by_node() -> None:
@@ -350,21 +350,26 @@ def local_steps(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
 
 
 @settings(max_examples=40, deadline=None)
-@given(local_steps(), st.booleans(), st.sampled_from([SPARSE_PUSH, NOLOCO]))
+@given(local_steps(), st.booleans(), st.sampled_from([SPARSE_PUSH, NOLOCO]), st.booleans())
 def test_update_part_by_part_is_lines_4_to_6_to_the_bit(
-    step: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float], lossy: bool, rule: UpdateRule
+    step: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float], lossy: bool, rule: UpdateRule, staged: bool
 ) -> None:
     x, error, u, trained, weight = step
     layout = Layout((len(x),))
     compressor = Compressor(TopK(0.1) if lossy else keep_all, as_float32)
     state = State.of({"x": x.copy(), **({"error": error.copy()} if lossy else {})}, u.copy())
     state.kept = {name: np.zeros_like(x) for name in rule.keeps if name != "error"}
-    learner = VectorLearner(AlgorithmSpec(compressor, 0.5, 4, rule=rule), layout, state, 0, "n0")
-    z = learner.start().read()
-    data, _ = learner.compress_update(0, LocalUpdate(trained, weight=weight))
+    learner = VectorLearner(AlgorithmSpec(compressor, 0.5, 4, rule=rule), layout, state, 0, "n0", weight)
+    room = np.empty_like(x) if staged else None  # the trainer's memory
+    z = learner.start().read(room).copy()
+    if room is not None:
+        room[:] = trained
+    data, _ = learner.compress_update(0, LocalUpdate(trained if room is None else room))
 
     assert np.array_equal(z, x / np.repeat(u.astype(np.float32), np.diff(block_bounds(len(x), len(u)))))
     half = x + (trained - z) * np.float32(weight)  # line 4
+    if rule is SPARSE_PUSH and weight == 1 and (u.astype(np.float32) == 1).all():
+        half = trained  # the same without its rounding: z is x
     corrected = half + error if lossy else half  # line 5
     sent = compressor(corrected, layout, RNG)
     assert data == codec.encode(sent, layout)
@@ -374,15 +379,16 @@ def test_update_part_by_part_is_lines_4_to_6_to_the_bit(
 
 def test_differences_that_are_known_are_only_weighted() -> None:
     state, steps = a_state(u=0.5), floats(1, 2, 3, -4)
-    for update in (LocalUpdate(steps, is_difference=True), LocalUpdate(steps, is_difference=True, weight=0.5)):
-        ((where, part),) = differences(state, update)
+    for weight in (1.0, 0.5):
+        ((where, part),) = differences(state, LocalUpdate(steps, is_difference=True), weight=weight)
         assert where == slice(0, 4)
-        assert part.tolist() == [update.weight * number for number in steps.tolist()]
+        assert part.tolist() == [weight * number for number in steps.tolist()]
     assert steps.tolist() == [1, 2, 3, -4]
 
 
-def test_z_is_read_when_the_step_begins_where_it_is_wanted() -> None:
-    learner, wanted = a_learner(), floats(0, 0, 0, 0)
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_z_is_read_when_the_step_begins_where_it_is_wanted(weight: float) -> None:
+    learner, wanted = a_learner(weight=weight), floats(0, 0, 0, 0)
     start = learner.start()
     learner.state.x += 1
     assert start.read(wanted) is wanted
@@ -390,7 +396,50 @@ def test_z_is_read_when_the_step_begins_where_it_is_wanted() -> None:
     wanted += 1  # the trainer's steps
     assert start.read() is wanted
     assert wanted.tolist() == [3, 4, 5, 6]
-    assert learner.model().tolist() == [2, 3, 4, 5]
+    assert learner.model().tolist() == ([3, 4, 5, 6] if weight == 1 else [2, 3, 4, 5])
+
+
+def test_x_is_what_is_trained_while_it_is_the_model() -> None:
+    learner, room = a_learner(training_rounds=3), floats(0, 0, 0, 0)
+    for t in range(2):
+        assert learner.start().read(room) is room is learner.state.x
+        room += 1
+        data, u = learner.compress_update(t, LocalUpdate(room))
+        learner.mix_round(0.5, [learner.read(t, 0.5, u, data)])
+        assert learner.look(t + 1).read(room) is room is learner.state.x
+    with pytest.raises(LocalProtocolError, match="while x is trained"):
+        learner.start().read(room)
+        learner.undo_push(1, 0.5)
+
+
+def test_x_leaves_the_memory_of_the_trainer_with_another_u_than_1() -> None:
+    learner, room = a_learner(), floats(0, 0, 0, 0)
+    learner.start().read(room)
+    learner.compress_update(0, LocalUpdate(room))
+    learner.mix_round(0.5, [])
+    assert learner.u != 1 and learner.state.x is not room
+    x = learner.state.x.copy()
+    assert np.array_equal(learner.start().read(room), x / np.float32(learner.u))
+    assert np.array_equal(learner.state.x, x)
+    undone = a_learner()
+    undone.compress_update(0, None)
+    undone.mix_round(0.5, [])
+    undone.state.u[:] = 1
+    undone.start().read(room)
+    undone.compress_update(1, LocalUpdate(room))
+    assert undone.state.x is room
+    undone.undo_push(0, 0.5)
+    assert undone.u != 1 and undone.state.x is not room
+
+
+def test_x_leaves_the_memory_of_the_trainer_in_the_last_phase() -> None:
+    """A model of an earlier round may still be evaluated there."""
+    learner, room = a_learner(training_rounds=1, gossip_rounds=2), floats(0, 0, 0, 0)
+    learner.start().read(room)
+    learner.compress_update(0, LocalUpdate(room))
+    assert learner.state.x is room
+    learner.compress_update(1, None)
+    assert learner.state.x is not room and np.array_equal(learner.state.x, room)
 
 
 def test_push_undone_during_a_step_leaves_what_the_step_changed() -> None:
