@@ -174,7 +174,11 @@ def _choose_compressor(given: dict[str, object]) -> None:
     """Set the algorithm's default compressor and values where none are given."""
     definition = ALGORITHMS[str(given.get("name", Algorithm().name))]
     given.setdefault("compressor", definition.compressor)
-    given.setdefault("values", definition.values)
+    if definition.values is not None:
+        given.setdefault("values", definition.values)
+    elif "values" not in given:
+        share = float(str(given.get("share", Algorithm().share)))
+        given["values"] = COMPRESSORS[str(given["compressor"])].values(share)
 
 
 def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ def top_k(percent: str) -> Settings:
         return {"algorithm.name": "local"}
     if percent == "100":
         return {"algorithm.compressor": "identity", "algorithm.values": "float32"}
-    return {"algorithm.compressor": "topk", "algorithm.share": float(percent) / 100}
+    return {"algorithm.compressor": "topk", "algorithm.share": float(percent) / 100, **_values("int8")}
 
 
 def rolling(share: float) -> Settings:

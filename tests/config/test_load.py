@@ -284,8 +284,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "compressor", "values"),
     [
-        ("sp", "topk", "int8"),
-        ("scsp", "topk", "int8"),
+        ("sp", "topk", "fitted1"),
+        ("scsp", "topk", "fitted1"),
         ("sgp", "identity", "float32"),
         ("quant-sgp", "identity", "int8"),
         ("d-psgd", "identity", "float32"),
@@ -300,6 +300,22 @@ def test_algorithm_has_a_default_compressor_and_values(name: str, compressor: st
     loaded = load(None, {"algorithm.name": name}, {})
     assert (loaded.algorithm.compressor, loaded.algorithm.values) == (compressor, values)
     assert load(None, {"algorithm.name": name, "algorithm.compressor": compressor}, {}) == loaded
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        ({"share": 0.001}, "fitted1"),
+        ({"share": "0.011"}, "int8"),  # the magnitudes of more entries differ
+        ({"share": 0.001, "name": "choco-sgd"}, "int8"),
+        ({"share": 0.001, "compressor": "rolling"}, "int8"),
+        ({"share": 0.001, "values": "int8"}, "int8"),
+        ({"compressor": "identity"}, "int8"),
+    ],
+)
+def test_default_values_fit_the_entries(given: dict[str, object], values: str) -> None:
+    loaded = load(None, {f"algorithm.{key}": value for key, value in given.items()}, {})
+    assert loaded.algorithm.values == values
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ class CompressorDefinition:
         contraction: delta in (0, 1], with |C[v] - v|^2 <= (1 - delta) |v|^2. Algorithms that send differences derive
             their averaging rate from it. None means p.
         blocks: into how many blocks the model is divided, if a round exchanges one of them. None exchanges all of it.
+        values: the default of algorithm.values for a share, in algorithms that leave it to the compressor.
     """
 
     build: Callable[[Settings], Compressor]
@@ -46,6 +47,7 @@ class CompressorDefinition:
     kept: Callable[[Settings], float] = lambda settings: 1.0
     contraction: Callable[[Settings], float] | None = None
     blocks: Callable[[Settings], int] | None = None
+    values: Callable[[float], str] = lambda share: "int8"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class AlgorithmDefinition:
     Attributes:
         rule: returns its update rule.
         compressor: the default of algorithm.compressor.
-        values: the default of algorithm.values.
+        values: the default of algorithm.values. None leaves it to the compressor.
         only: why it allows no other compressor and values than the defaults. Empty if it allows others.
         blocks: whether a round may exchange one block of the model.
         balanced: every graph must be balanced, because the algorithm has no push-sum weights.
@@ -66,7 +68,7 @@ class AlgorithmDefinition:
 
     rule: Callable[[], UpdateRule]
     compressor: str = "topk"
-    values: str = "int8"
+    values: str | None = "int8"
     only: str = ""
     blocks: bool = False
     balanced: bool = False
@@ -109,8 +111,15 @@ def _shuffled(settings: Settings) -> Compressor:
     return ShuffledCompressor(Shuffled(settings.share), QUANTISE[settings.values])
 
 
+_FEW = 0.01  # the largest share of which error feedback leaves entries of nearly equal magnitudes
+
 COMPRESSORS: dict[str, CompressorDefinition] = {
-    "topk": CompressorDefinition(_top_k, ("share", "values"), kept=lambda settings: settings.share),
+    "topk": CompressorDefinition(
+        _top_k,
+        ("share", "values"),
+        kept=lambda settings: settings.share,
+        values=lambda share: "fitted1" if share <= _FEW else "int8",
+    ),
     "identity": CompressorDefinition(_everything, ("values",)),
     "random": CompressorDefinition(
         _random,
@@ -155,8 +164,8 @@ def _low_communication(name: str) -> Callable[[], UpdateRule]:
 _WHOLE = "it sends whole models; {} is the same with compression"
 
 ALGORITHMS: dict[str, AlgorithmDefinition] = {
-    "sp": AlgorithmDefinition(_sparse_push, blocks=True),
-    "scsp": AlgorithmDefinition(_sparse_push, blocks=True, gossips=True),
+    "sp": AlgorithmDefinition(_sparse_push, values=None, blocks=True),
+    "scsp": AlgorithmDefinition(_sparse_push, values=None, blocks=True, gossips=True),
     "sgp": AlgorithmDefinition(_sparse_push, "identity", "float32", only=_WHOLE.format("sp")),
     "quant-sgp": AlgorithmDefinition(_difference, "identity"),
     "d-psgd": AlgorithmDefinition(
