@@ -42,7 +42,7 @@ def test_summary_computes_means_sums_and_ratios() -> None:
     result = result_file.summary(CONFIG, NODES, 12.3456)
     assert result["mean_test_accuracy"] == pytest.approx(0.7)
     assert (result["sum_u"], result["compression_factor"], result["wall_s"]) == (2.0, 50.0, 12.346)
-    assert (result["algorithm"], result["compressor"]) == ("scsp", "topk-0.01-int8")
+    assert (result["algorithm"], result["compressor"]) == ("scsp", "topk-0.01-fitted1")
     assert result["config"]["run"]["nodes"] == 4
 
 
@@ -73,7 +73,7 @@ def test_divergence_is_computed_in_double_precision() -> None:
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({}, "topk-0.01-int8"),
+        ({}, "topk-0.01-fitted1"),
         ({"share": 0.001, "values": "bfloat16"}, "topk-0.001-bfloat16"),
         ({"compressor": "identity", "values": "float32"}, "identity-float32"),
         ({"compressor": "random", "bits": 2}, "random-2bit"),
