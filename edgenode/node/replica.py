@@ -97,8 +97,8 @@ class Replica:
         self._sketch: Sketch | None = None
         self._losses: deque[tuple[int, float]] = deque(maxlen=2)  # the last ones, with their rounds
         self.layout = Layout(tuple(size for _, size in trainer.layout))
+        first = self._first_state(algorithm_spec, start)  # restores how many samples there were
         weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
-        first = self._first_state(algorithm_spec, start)
         self.learner = VectorLearner(algorithm_spec, self.layout, first, config.run.seed, name, weight)
         refuses, clip = config.run.on_poison != "report", config.algorithm.clip
         self._alarm = PoisonAlarm(self.learner, refuses, clip, newcomer=start.fetched is not None)
