@@ -215,7 +215,7 @@ def test_gossip_drops_the_error_and_keeps_it_zero() -> None:
     assert before.error.any()
     for t in (2, 3):
         learner.compress_update(t, None)
-        assert not learner.state.copy().error.any()
+        assert not learner.state.error.any()
         learner.mix_round(0.5, [])
 
 
@@ -225,7 +225,7 @@ def test_gossip_line_7() -> None:
     learner.compress_update(2, None)
     received = learner.read(2, 0.25, (3.0,), learner_bytes(floats(8, 8, 0, 0)))
     learner.mix_round(0.5, [received])
-    after = learner.state.copy()
+    after = learner.state
     assert np.array_equal(after.x, np.float32(0.5) * before.x + floats(2, 2, 0, 0))
     assert after.u == 0.5 * before.u + 0.25 * 3
 
@@ -242,7 +242,7 @@ def test_gossip_line_8() -> None:
     learner, _ = in_gossip()
     learner.compress_update(2, None)
     learner.mix_round(0.5, [])
-    after = learner.state.copy()
+    after = learner.state
     assert np.array_equal(learner.model(), after.x / np.float32(after.u[0]))
 
 

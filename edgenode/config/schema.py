@@ -180,7 +180,11 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         "rolling",
     ] = 0.01
     bits: Annotated[Literal[4, 2, 1], "bits per value of the random compressor"] = 4
-    values: Annotated[ValueFormat, "number format in which all compressors but random send values"] = "fitted1"
+    values: Annotated[
+        ValueFormat,
+        "number format in which all compressors but random send values (its default depends on the algorithm, the "
+        "compressor and the share: docs/algorithms.md)",
+    ] = "fitted1"
     averaging_rate: Annotated[PositiveOrUnset, "the paper's η (unset: the algorithm's default)"] = None
     clip: Annotated[
         AtLeastOneOrUnset,

@@ -39,7 +39,7 @@ class CompressorDefinition:
         contraction: delta in (0, 1], with |C[v] - v|^2 <= (1 - delta) |v|^2. Algorithms that send differences derive
             their averaging rate from it. None means p.
         blocks: into how many blocks the model is divided, if a round exchanges one of them. None exchanges all of it.
-        values: the default of algorithm.values for a share, in algorithms that leave it to the compressor.
+        values: returns the default of algorithm.values for a share, in algorithms that leave it to the compressor.
     """
 
     build: Callable[[Settings], Compressor]

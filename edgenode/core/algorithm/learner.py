@@ -72,7 +72,10 @@ class Learner(Protocol[C]):
         ...
 
     def look(self, t: int) -> Any:
-        """z as it is before round t, in the form of ``start``, without beginning a local step."""
+        """z as it is before round t, in the form of ``start``, without beginning a local step.
+
+        It is read before the next event. If round t does not train, it is computed at once.
+        """
         ...
 
     def compress_update(self, t: int, local_update: Any, handoff: bool = False) -> tuple[bytes, tuple[float, ...]]:
@@ -107,9 +110,9 @@ class Learner(Protocol[C]):
         ...
 
     def snapshot(self, t: int) -> State:
-        """The state before round t. It may be the learner's own, which changes with the next event of the protocol.
+        """The state before round t. It may be the learner's own, and is read before the next event.
 
-        If round t does not train, that event is this one, and the snapshot is a copy.
+        A round that does not train begins within the event that ends the round before it. Then the snapshot is a copy.
         """
         ...
 
@@ -143,13 +146,13 @@ class VectorLearner:
 
     A round's random numbers depend on (seed, node, round) alone, so a resumed run repeats them.
 
-    While u is 1, z is x. Then x can be the memory that is trained, and no vector is copied in a round:
+    While u is 1, z is x. Then x lies in the memory that is trained, and no vector is copied in a round:
 
     1. ``LazyModel.read`` is given the trainer's memory, and moves x there. From then on x is what the trainer trains.
-    2. The update of that step leads to x itself, and is already applied: x + (z' - z) = z'. Where x has memory of its
-       own, z' is copied into it, so the bits are the same.
-    3. x moves out when u is not 1 any more, and in a round that does not train, when the trainer may be given the model
-       of an earlier round. So whatever model the trainer is given, it finds it there.
+    2. After the step, x is z', the model that the step led to. That is line 4: x + (z' - z) = z'. If x has memory of
+       its own, z' is copied to it, so both ways give the same bits.
+    3. x moves out when u is not 1 any more. It also moves out in a round that does not train, because the trainer may
+       still have to evaluate the model of an earlier round.
 
     Args:
         weight: by which local steps count. x stays in memory of its own if it is not 1.
@@ -314,5 +317,5 @@ class VectorLearner:
         return self.state if self._keeps_still(t) else self.state.copy()
 
     def _keeps_still(self, t: int) -> bool:
-        """Whether the state before round t is still the same when the actions of its event are carried out."""
+        """Whether the state before round t is still there when the actions of its event are performed."""
         return t >= self.rounds or self.trains(t)

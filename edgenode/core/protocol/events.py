@@ -70,7 +70,7 @@ NodeEvent = Trained | Received | Answered | TimedOut | Offer | Fence | EvictionC
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Take one local step from z, which is the learner's ``start``. The event after z is read is Trained."""
+    """Take one local step from z, which is the learner's ``start``. Once z is read, the next event is Trained."""
 
     round: int
     z: Any

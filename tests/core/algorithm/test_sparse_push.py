@@ -288,8 +288,8 @@ def test_learner_refuses_malformed_bytes() -> None:
 
 
 def test_snapshot_does_not_change_with_the_learner() -> None:
-    learner = a_learner()
-    snapshot = learner.state.copy()
+    learner = a_learner(training_rounds=0)
+    snapshot = learner.snapshot(0)
     learner.compress_update(0, ONES)
     learner.mix_round(0.5, [])
     assert snapshot.x.tolist() == [1, 2, 3, 4]
