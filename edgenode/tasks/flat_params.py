@@ -19,6 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 from edgenode.errors import ConfigError, LocalProtocolError
 
 _OTHER_BYTES = 1 << 20  # names, and the state of schedules
+_REGISTER = 16  # float32 numbers in the widest vector register
 
 Vector = NDArray[np.float32]
 
@@ -109,15 +110,22 @@ class FlatModel(FlatParameters):
     """A float32 model on one device, with its parameters as views into `values`, and its gradients into `gradients`.
 
     `values` and `gradients` are float32 [size] on `device`. On a CPU, `values` are what `staging` shows.
+
+    `padded` has both with zeros at their end, up to a multiple of 16 entries. The last entries of a vector that does
+    not fill the processor's registers may be rounded otherwise than all others.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         super().__init__(model.to(device))
-        self.values = torch.empty(self.size, device=device)
-        self.gradients = torch.zeros(self.size, device=device)
+        self.padded = self.zeros_padded(), self.zeros_padded()
+        self.values, self.gradients = (vector[: self.size] for vector in self.padded)
         if device.type == "cpu":
             self._stage_in(self.values)
         self._become_views()
+
+    def zeros_padded(self) -> Tensor:
+        """A new vector like those in `padded`."""
+        return torch.zeros(-(-self.size // _REGISTER) * _REGISTER, device=next(iter(self.parameters.values())).device)
 
     def clear_gradients(self) -> None:
         self.gradients.zero_()

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 
 MOMENTUM, OPTIMIZER, SCHEDULE = "momentum", "optimizer", "schedule.state"
-_PART = 131_072  # parameters
 _CLASSES = {
     "sgd": "SGD",
     "adam": "Adam",
@@ -139,12 +138,9 @@ class FlatSGD:
     def __init__(self, flat: FlatModel, settings: TrainSettings, run: RunLength) -> None:
         self._settings, self._run = settings, run
         self._rate = settings.learning_rate
-        self._momentum = torch.zeros(flat.size if settings.momentum else 0, device=flat.values.device)
-        # On a CPU, parts that fit its cache are read from memory once a step instead of three times.
-        part = _PART if flat.values.device.type == "cpu" else flat.size
-        momentum = self._momentum if settings.momentum else flat.gradients
-        vectors = flat.values, flat.gradients, momentum
-        self._parts = list(zip(*(torch.split(vector, part) for vector in vectors), strict=True))
+        momentum = [flat.zeros_padded()] if settings.momentum else []
+        self._vectors = *([vector] for vector in flat.padded), momentum
+        self._momentum = momentum[0][: flat.size] if momentum else torch.zeros(0)
 
     @property
     def remedy(self) -> str:
@@ -154,13 +150,17 @@ class FlatSGD:
         self._rate = self._settings.rate(self._settings.learning_rate, t, self._run)
 
     def step(self) -> None:
-        settings = self._settings
         with torch.no_grad():
-            for values, gradient, momentum in self._parts:
-                if settings.weight_decay:
-                    gradient.add_(values, alpha=settings.weight_decay)
-                direction = momentum.mul_(settings.momentum).add_(gradient) if settings.momentum else gradient
-                values.add_(direction, alpha=-self._rate)
+            torch._fused_sgd_(  # one pass over the vectors
+                *self._vectors,
+                weight_decay=self._settings.weight_decay,
+                momentum=self._settings.momentum,
+                lr=self._rate,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+                is_first_step=False,  # the momentum is 0 then, so it is the gradient after the step
+            )
 
     def end_round(self) -> None:
         pass
