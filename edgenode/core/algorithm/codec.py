@@ -55,7 +55,8 @@ _VALUES = (  # bits, and whether they are fitted
     (1, True), (2, True), (4, True),
 )  # fmt: skip
 _LARGEST_PARAMETER = 31
-_WORDS: Mapping[int, str] = {8: ">u1", 16: ">u2", 32: ">u4"}  # by their bits
+_NARROW = 8  # bits: eight numbers that are not wider fit a word of 64
+_WORDS: Mapping[int, str] = {16: ">u2", 32: ">u4"}  # of wider numbers, by their bits
 
 
 def encode(payload: Payload, layout: Layout) -> bytes:
@@ -198,18 +199,37 @@ def _word(width: int) -> tuple[int, str]:
 
 def _pack(numbers: NDArray[np.integer], width: int) -> bytes:
     """The numbers in ``width`` bits each, high bits first."""
-    bits, word = _word(width)
-    stream = np.unpackbits(numbers.astype(word).view(np.uint8)).reshape(-1, bits)
-    return np.packbits(stream[:, bits - width :]).tobytes()
+    if width > _NARROW:
+        bits, word = _word(width)
+        stream = np.unpackbits(numbers.astype(word).view(np.uint8)).reshape(-1, bits)
+        return np.packbits(stream[:, bits - width :]).tobytes()
+    groups = np.zeros((-(-len(numbers) // 8), 8), dtype=np.int64)
+    groups.reshape(-1)[: len(numbers)] = numbers & ((1 << width) - 1)
+    words = groups @ (1 << _places(width))
+    return (
+        words.astype(">i8").view(np.uint8).reshape(-1, 8)[:, 8 - width :].tobytes()[: (len(numbers) * width + 7) // 8]
+    )
 
 
 def _unpack(reader: _Reader, entries: int, width: int) -> Ints:
     """The inverse of ``_pack``. ``take`` fails first if the bytes are not there."""
-    bits, word = _word(width)
     packed = reader.take((entries * width + 7) // 8)
-    stream = np.zeros((entries, bits), dtype=np.uint8)
-    stream[:, bits - width :] = np.unpackbits(packed, count=entries * width).reshape(entries, width)
-    return np.packbits(stream).view(word).astype(np.int64)
+    if width > _NARROW:
+        bits, word = _word(width)
+        stream = np.zeros((entries, bits), dtype=np.uint8)
+        stream[:, bits - width :] = np.unpackbits(packed, count=entries * width).reshape(entries, width)
+        return np.packbits(stream).view(word).astype(np.int64)
+    groups = np.zeros((-(-entries // 8), 8), dtype=np.uint8)
+    padded = np.zeros(len(groups) * width, dtype=np.uint8)
+    padded[: len(packed)] = packed
+    groups[:, 8 - width :] = padded.reshape(len(groups), width)
+    words = groups.view(">i8").astype(np.int64)
+    return ((words >> _places(width)) & ((1 << width) - 1)).reshape(-1)[:entries]
+
+
+def _places(width: int) -> Ints:
+    """By how many bits each of eight numbers of a width is shifted in their word."""
+    return width * np.arange(7, -1, -1)
 
 
 def _read_count(reader: _Reader, bits: int, layout: Layout) -> tuple[int, int]:
@@ -228,7 +248,7 @@ def _read_quotients(reader: _Reader, entries: int, layout: Layout) -> Ints:
     """The unary stream, which is all that is left, as numbers [entries]."""
     if 8 * reader.left - 7 > layout.size:  # it has at most one bit per parameter
         raise RemoteProtocolError(f"{reader.left} unary bytes for a model of {layout.size}")
-    stream = np.unpackbits(reader.take(reader.left))
+    stream = np.unpackbits(reader.take(reader.left)).view(np.bool_)  # searched four times faster than integers
     ones = np.flatnonzero(stream)
     if len(ones) != entries or (len(stream) - (ones[-1] + 1 if entries else 0)) >= 8:
         raise RemoteProtocolError(f"the unary stream holds {len(ones)} entries, expected {entries}")

@@ -116,7 +116,7 @@ class Payload:
         """``target += scale * C[v]`` in place, without making a sparse payload dense."""
         factor, numbers = np.float32(scale), self.numbers
         if self.indices is not None:
-            target[self.indices] += factor * numbers
+            np.add.at(target, self.indices, factor * numbers)  # reads an entry and writes it in one pass
             return
         for begin in range(0, len(numbers), _CHUNK):  # no product of size d is built
             target[begin : begin + _CHUNK] += factor * numbers[begin : begin + _CHUNK]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.algorithm.codec import decode, encode, max_bytes
+from edgenode.core.algorithm.codec import _pack, _Reader, _unpack, decode, encode, max_bytes
 from edgenode.core.algorithm.compression import LEVELS, Compressor, Layout, Payload, TopK, Values, keep_all, keep_none
 from edgenode.core.algorithm.rounding import Fitted, as_int8
 from tests.core.algorithm.payloads import COMPRESSORS, HEADER, QUANTISERS, SMALL, a_payload, refuse, resealed
@@ -117,6 +117,18 @@ def test_format_is_frozen() -> None:
     assert golden.hex() == "72c0108e490300000001600000003f0000803e0000000081407fa8"
     assert encode(payload, layout) == golden
     assert_same(decode(golden, layout), payload)
+
+
+@pytest.mark.parametrize("width", [0, 1, 2, 6, 8, 9, 16, 17, 31])
+@pytest.mark.parametrize("entries", [0, 1, 7, 8, 9, 100])
+def test_packed_numbers_are_a_string_of_their_bits(width: int, entries: int) -> None:
+    numbers = np.random.default_rng(0).integers(0, 1 << width, entries)
+    bits = "".join(f"{number:0{width}b}" for number in numbers) if width else ""
+    expected = bytes(int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8))
+    assert _pack(numbers, width) == expected
+    reader = _Reader(memoryview(expected + b"more"))
+    assert np.array_equal(_unpack(reader, entries, width), numbers)
+    assert reader.left == len(b"more")
 
 
 def test_four_bit_values_take_half_a_byte_each() -> None:
