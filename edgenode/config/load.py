@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edgenode.config.schema import ALGORITHMS, COMPRESSORS, KEYS, SECTIONS, Algorithm, Config, Key
+from edgenode.config.recipes import RECIPES
+from edgenode.config.schema import ALGORITHMS, COMPRESSORS, KEYS, SECTIONS, Algorithm, Config, Key, Run
 from edgenode.core import names
 from edgenode.core.topology.period import Period
 from edgenode.entry_points import Group
@@ -51,6 +52,8 @@ def load(
 ) -> Config:
     """`overrides` (dotted keys, from flags or ``source``) over EDGENODE_* variables over the file over defaults.
 
+    The defaults of a recipe take the place of those of the keys.
+
     Text in `overrides` may stand for a number or a list, as in a variable. Every given value is checked,
     even if another one overrides it.
 
@@ -68,6 +71,7 @@ def load(
         else:
             sections[section][name] = _checked(given)
         source_of[given.key] = given.source
+    _add_recipe(sections, source_of)
     _choose_compressor(sections["algorithm"])
     config = msgspec.convert(sections, Config)
     _check_algorithm(config.algorithm, source_of)
@@ -168,6 +172,16 @@ def checked_name(source: str, name: str) -> str:
     if not names.is_name(name):
         raise _error(f"{source} = {_shown(name)}, but it must be {names.RULE}")
     return name
+
+
+def _add_recipe(sections: dict[str, dict[str, object]], source_of: dict[str, str]) -> None:
+    """Set the keys of the recipe that are not given."""
+    recipe = str(sections["run"].get("recipe", Run().recipe))
+    for key, value in RECIPES[recipe].items():
+        section, _, name = key.partition(".")
+        if name not in sections[section]:
+            sections[section][name] = value
+            source_of[key] = f'run.recipe = "{recipe}"'
 
 
 def _choose_compressor(given: dict[str, object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgenode.config.recipes import RECIPES
 from edgenode.experiments.presets import Settings
 
 
@@ -66,9 +67,7 @@ FRONTIER: Mapping[str, tuple[Settings, ...]] = {
     "rolling 1.4%, fitted4, 4 local steps, balanced, last phase int8": (
         rolling(0.014), _values("fitted4"), _SMALL, _FEWER,
     ),
-    "rolling 2.8%, fitted4, 4 local steps, balanced, last phase int8": (
-        rolling(0.028), _values("fitted4"), _SMALL, _FEWER,
-    ),
+    "rolling 2.8%, fitted4, 4 local steps, balanced, last phase int8": (RECIPES["recommended"],),
     "rolling 2.8%, fitted2, 4 local steps, balanced, last phase int8": (
         rolling(0.028), _values("fitted2"), _SMALL, _FEWER,
     ),

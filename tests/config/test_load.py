@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.config.load import load
+from edgenode.config.recipes import RECIPES
 from edgenode.config.schema import KEYS, Config
 from edgenode.core import names
 from edgenode.errors import ConfigError
@@ -113,6 +114,26 @@ def test_single_options_of_a_task_override_the_table(tmp_path: Path) -> None:
     assert load(path, overrides, {}).task.options == expected
     with pytest.raises(ConfigError, match=r"^command-line option: task\.options = .*but it must be a table of numbers"):
         load(path, {"task.options.width": '{"a": {}}'}, {})
+
+
+def test_recipe_sets_keys_that_are_not_given() -> None:
+    config = load(None, {"run.recipe": "recommended", "algorithm.share": 0.01}, {})
+    keys = config.as_keys()
+    expected = {**RECIPES["recommended"], "algorithm.share": 0.01}
+    assert {key: keys[key] for key in expected} == expected
+    assert config.as_keys() == {**load(None, expected, {}).as_keys(), "run.recipe": "recommended"}
+
+
+def test_error_about_a_key_of_a_recipe_names_the_recipe() -> None:
+    with pytest.raises(
+        ConfigError, match=r'^run\.recipe = "recommended": algorithm\.compressor = "rolling", but with d2'
+    ):
+        load(None, {"run.recipe": "recommended", "algorithm.name": "d2"}, {})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_used(name: str) -> None:
+    assert load(None, {"run.recipe": name}, {}).run.recipe == name
 
 
 def test_none_as_text_unsets_what_the_file_set(tmp_path: Path) -> None:

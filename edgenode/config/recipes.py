@@ -1,0 +1,19 @@
+"""Settings that belong together, by the name that `run.recipe` gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+RECIPES: Mapping[str, Mapping[str, object]] = {
+    "paper": {},
+    "recommended": {
+        "task.local_steps": 4,
+        "task.loss": "balanced",
+        "algorithm.name": "scsp",
+        "algorithm.compressor": "rolling",
+        "algorithm.share": 0.028,
+        "algorithm.values": "fitted4",
+        "algorithm.gossip_values": "int8",
+    },
+}
+"""Keys of run.toml. Keys that are given take precedence, and all others have their own defaults."""
