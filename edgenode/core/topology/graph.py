@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from edgenode.core.topology import allreduce
 from edgenode.errors import GraphError
 
 MAX_EDGES = 1 << 15
@@ -201,6 +202,9 @@ PRESETS: dict[str, Preset] = {
         "one push per round, 1, 2, 4, ... further on in turn: exact if n is a power of two",
     ),
     "halving": Preset(_halving, "one push per round, into the other half of ever smaller parts: exact for every n"),
+    allreduce.NAME: Preset(
+        allreduce.edges, "one push per round, ever shorter and then ever longer hops: the last phase sums parts over it"
+    ),
     "complete": Preset(_complete, "each node pushes to every other"),
 }
 """The graphs that have a name. The shells add those of extensions."""
