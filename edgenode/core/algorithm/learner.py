@@ -23,6 +23,7 @@ import numpy as np
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
 from edgenode.core.algorithm.compression import DIVERGED, Compressor, Floats, Layout, Payload
+from edgenode.core.algorithm.partial_sums import LastPhase, check_format, division, weights_sent
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     LocalUpdate,
@@ -35,6 +36,7 @@ from edgenode.core.algorithm.sparse_push import (
     drop_error,
     return_share,
 )
+from edgenode.core.topology.allreduce import Transfer
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
 
 C = TypeVar("C")
@@ -78,7 +80,9 @@ class Learner(Protocol[C]):
         """
         ...
 
-    def compress_update(self, t: int, local_update: Any, handoff: bool = False) -> tuple[bytes, tuple[float, ...]]:
+    def compress_update(
+        self, t: int, local_update: Any, handoff: bool = False, transfer: Transfer | None = None
+    ) -> tuple[bytes, tuple[float, ...]]:
         """Apply the local update and encode the message of round t, once for all receivers.
 
         Returns the payload, and the push-sum weights of the blocks in it.
@@ -86,11 +90,16 @@ class Learner(Protocol[C]):
         Args:
             local_update: of the step that `start` began, in the learner's own form. None if the round does not train.
             handoff: this is the last message of a leaving node, with all of x uncompressed.
+            transfer: what is sent, if the round belongs to an allreduce. Such rounds change no x, so the phase can
+                begin again at any time. z is that of x until all parts of the average are here.
         """
         ...
 
-    def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> C:
+    def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes, transfer: Transfer | None = None) -> C:
         """Decode a push of round t, which must not be mixed yet. A weight of 1 marks a handoff.
+
+        Args:
+            transfer: what its sender sends, if the round belongs to an allreduce.
 
         Raises:
             RemoteProtocolError: the bytes, the numbers or the count of push-sum weights do not fit the round.
@@ -102,7 +111,7 @@ class Learner(Protocol[C]):
         ...
 
     def undo_push(self, t: int, weight: float) -> None:
-        """Undo this node's push of round t, which is mixed, to one receiver."""
+        """Undo this node's push of round t, which is mixed and not of an allreduce, to one receiver."""
         ...
 
     def discard_sent(self, t: int) -> None:
@@ -165,6 +174,8 @@ class VectorLearner:
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
         self._sent: dict[int, _SentMessage] = {}
         self._unmixed: int | None = None  # the round between compress_update and mix_round
+        self._last_phase: LastPhase | None = None
+        self._transfer: Transfer | None = None  # of the round between compress_update and mix_round, if it has one
         self._trains_from_x = False  # a local step began with x / u, which is still what it was
         self._z: Floats | None = None  # what a local step began with, if x / u has changed since
         self._weight = weight
@@ -177,7 +188,12 @@ class VectorLearner:
 
     @property
     def u(self) -> float:
-        return float(self.state.u.mean())
+        return 1.0 if self._average is not None else float(self.state.u.mean())
+
+    @property
+    def _average(self) -> Floats | None:
+        """The average of all nodes, at the end of an allreduce."""
+        return self._last_phase.average if self._last_phase else None
 
     @property
     def own_push(self) -> tuple[Payload, Weights, int | None]:
@@ -197,7 +213,7 @@ class VectorLearner:
         return self.algorithm_spec.step(t).trains
 
     def model(self) -> Floats:
-        return debias(self.state)
+        return self._debiased()
 
     def start(self) -> LazyModel:
         return LazyModel(self.begin_step)
@@ -221,6 +237,8 @@ class VectorLearner:
 
     def _debiased(self, out: Floats | None = None) -> Floats:
         """z in a new vector, or in ``out`` [d], where x may be."""
+        if self._average is not None:
+            return debias(State(self._average), out)
         return self.state.x if out is self.state.x else debias(self.state, out)
 
     def _stop_sharing(self) -> None:
@@ -229,8 +247,10 @@ class VectorLearner:
             self.state.x, self._shares = self.state.x.copy(), False
 
     def compress_update(
-        self, t: int, local_update: LocalUpdate | None, handoff: bool = False
+        self, t: int, local_update: LocalUpdate | None, handoff: bool = False, transfer: Transfer | None = None
     ) -> tuple[bytes, tuple[float, ...]]:
+        if transfer is not None:
+            return self._send_parts(t, transfer)
         rule, step = self.algorithm_spec.rule, self.algorithm_spec.step(t)
         if handoff and rule.fixed:
             raise LocalProtocolError("the members of this run are fixed: a node cannot leave")
@@ -248,6 +268,20 @@ class VectorLearner:
         self._unmixed = t
         return (compressor.format or codec).encode(payload, layout), tuple(part.u.tolist())
 
+    def _send_parts(self, t: int, transfer: Transfer) -> tuple[bytes, tuple[float, ...]]:
+        compressor = self.algorithm_spec.gossip_compressor
+        self._stop_sharing()
+        if transfer.begins:
+            self._last_phase = LastPhase(self.state, self.layout, transfer.parts, compressor)
+        if self._last_phase is None:
+            raise LocalProtocolError(f"round {t} sends parts of no last phase")
+        payload, u = self._last_phase.send(transfer, np.random.default_rng((*self._entropy, t)))
+        self._transfer = transfer
+        return codec.encode(payload, self._layout_of(transfer)), tuple(u.tolist())
+
+    def _layout_of(self, transfer: Transfer) -> Layout:
+        return division(self.layout, transfer.parts, len(self.state.u)).layout(transfer)
+
     def _apply(self, update: LocalUpdate) -> None:
         rule, state = self.algorithm_spec.rule, self.state
         if self._may_share and self._z is None and state.is_unbiased and not update.is_difference:
@@ -263,16 +297,25 @@ class VectorLearner:
             rule.apply_update(state, vector)
         self._trains_from_x, self._z = False, None
 
-    def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> Contribution:
-        block, compressor = self._encoded_with(t, handoff=weight == 1.0)
-        part, layout = self._part(block)
-        if len(u) != len(part.u):
-            raise RemoteProtocolError(f"{len(u)} push-sum weights in round {t}, expected {len(part.u)}")
-        payload = codec.decode_as(compressor.format, data, layout)
+    def read(
+        self, t: int, weight: float, u: tuple[float, ...], data: bytes, transfer: Transfer | None = None
+    ) -> Contribution:
+        if transfer is None:
+            block, compressor = self._encoded_with(t, handoff=weight == 1.0)
+            part, layout = self._part(block)
+            weights, payload_format = len(part.u), compressor.format
+        else:
+            layout, payload_format = self._layout_of(transfer), None
+            weights = weights_sent(self.layout, len(self.state.u), transfer)
+        if len(u) != weights:
+            raise RemoteProtocolError(f"{len(u)} push-sum weights in round {t}, expected {weights}")
+        payload = codec.decode_as(payload_format, data, layout)
+        if transfer is not None:
+            check_format(payload, self.algorithm_spec.gossip_compressor)
         largest = np.abs(payload.numbers).max(initial=0.0)
         if not largest < _MOST:
             raise RemoteProtocolError(f"a number of {largest:.4g} in round {t}: a node ends before it sends one")
-        return Contribution(weight, np.array(u), payload)
+        return Contribution(weight, np.array(u), payload, transfer)
 
     def _encoded_with(self, t: int, handoff: bool) -> tuple[int | None, Compressor]:
         """The block and the compressor of a message of round t. A handoff is everything, uncompressed."""
@@ -284,6 +327,10 @@ class VectorLearner:
         return self.state.part(block), self.layout.part(block, len(self.state.u))
 
     def mix_round(self, self_weight: float, received: Sequence[Contribution]) -> None:
+        if self._transfer is not None and self._last_phase is not None:
+            self._last_phase.mix(self._transfer, [(c.transfer, c.payload, c.u) for c in received if c.transfer])
+            self._transfer = None
+            return
         if self._unmixed is None:
             raise LocalProtocolError("mix_round before compress_update")
         own = self._sent[self._unmixed]
@@ -314,6 +361,9 @@ class VectorLearner:
             del self._sent[old]
 
     def snapshot(self, t: int) -> State:
+        if self._average is not None:
+            zeros = {name: np.zeros_like(vector) for name, vector in self.state.vectors.items()}
+            return State.of({**zeros, "x": self._average}, np.ones_like(self.state.u))
         return self.state if self._keeps_still(t) else self.state.copy()
 
     def _keeps_still(self, t: int) -> bool:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Payload, block_bounds
+from edgenode.core.topology.allreduce import Transfer
 
 Weights = NDArray[np.float64]
 _CHUNK = 65_536
@@ -91,11 +92,16 @@ class State:
 
 @dataclass(frozen=True)
 class Contribution:
-    """A push of one in-neighbour: the weight W[receiver, sender] that the sender chose, its u and its payload."""
+    """A push of one in-neighbour: the weight W[receiver, sender] that the sender chose, its u and its payload.
+
+    Attributes:
+        transfer: which parts of the model it has, in an allreduce. Its weight counts for nothing there.
+    """
 
     weight: float
     u: Weights
     payload: Payload
+    transfer: Transfer | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
