@@ -6,8 +6,8 @@
 A short run is played once to count its moments: before every action of every node and of the controller, and after
 the last action of every event. Then it is played once more for each moment, and the process that acts at this moment
 dies: permanently, or with a restart soon after. The runs differ in what happens meanwhile: nothing, a change of
-topology, a member that joins, leaves or is evicted, a pause, changes in a pause, and all at once. With two crashes,
-every pair of moments is played.
+topology, a member that joins, leaves or is evicted, a pause, changes in a pause, all at once, or a last phase that is
+most of the run. With two crashes, every pair of moments is played.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import argparse
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, product
+from typing import Any
 
 from gmpy2 import mpq
 
 from edgenode.core.protocol.events import Evict, Rotate
 from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import ScheduleSpec
@@ -37,8 +40,10 @@ Crash = tuple[
 
 _ROUNDS = 12
 _BACK_S = 0.4
+_LAST_PHASE = "allreduce"
 RUNS: dict[str, tuple[tuple[float, Disturbance], ...]] = {
     "quiet": (),
+    _LAST_PHASE: (),
     "rotate": ((0.1, Rotate(0, (GraphSpec("b"),), Period(1))),),
     "join": ((0.05, Start("x")),),
     "leave": ((0.1, LeaveRequest("n1")),),
@@ -61,7 +66,12 @@ RUNS: dict[str, tuple[tuple[float, Disturbance], ...]] = {
 def build_run(crash: Crash) -> ClusterSim:
     """A run with its crashes, not played yet."""
     run, nodes, rounds, crash_at = crash
-    run_spec = RunSpec("crashes", nodes, "run", ScheduleSpec((GraphSpec("a"),)), rounds=rounds)
+    schedule, last_rounds = ScheduleSpec((GraphSpec("a"),)), 0
+    if run == _LAST_PHASE:
+        last_rounds, training = len(allreduce.edges(nodes)), rounds // 4
+        rounds = training + last_rounds
+        schedule = replace(schedule, last=GraphSpec(allreduce.NAME), last_from=training)
+    run_spec = RunSpec("crashes", nodes, "run", schedule, rounds=rounds)
     scenario = Scenario(
         seed=nodes,
         latency_s=(0.001, 0.02),
@@ -73,8 +83,12 @@ def build_run(crash: Crash) -> ClusterSim:
         leave_s=1.0,
         patience_s=60,
     )
-    learners = {f"n{i}": ExactLearner(rounds, mpq(i, 3)) for i in range(nodes)}
-    return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z))
+
+    def learner(x: Any) -> ExactLearner:
+        return ExactLearner(rounds, x, blocks=nodes if last_rounds else 1, last_rounds=last_rounds)
+
+    learners = {f"n{i}": learner(mpq(i, 3)) for i in range(nodes)}
+    return ClusterSim(run_spec, learners, local_update, scenario, learner)
 
 
 def crashes(run: str, nodes: int, count: int, rounds: int = _ROUNDS) -> Iterator[Crash]:

@@ -15,8 +15,11 @@ import numpy as np
 from gmpy2 import mpq
 from numpy.typing import NDArray
 
+from edgenode.core.algorithm.compression import Layout
+from edgenode.core.algorithm.partial_sums import Division, PartialSums, division
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.messages import Message
+from edgenode.core.topology.allreduce import Transfer
 from edgenode.errors import LocalProtocolError
 from tests.simulation.learners import Arrays, Mass
 
@@ -37,12 +40,17 @@ class ExactLearner:
         eta: Fraction | int = 1,
         grain: Fraction | int = 0,
         blocks: int = 1,
+        last_rounds: int = 0,
     ) -> None:
+        self.last_rounds = last_rounds
         self.rounds, self.eta, self.grain = rounds, mpq(eta), mpq(grain)
         self.x, self.exact_u, self.error = (_exact_array(blocks, value) for value in (x, 1, 0))
         self._sent: dict[int, _Contribution] = {}
         self._round = -1
         self.half_steps: dict[int, Mass] = {}
+        self._transfer: Transfer | None = None
+        self._sums: PartialSums | None = None  # in the last phase, until the node has the average of its own part
+        self._averages: dict[int, Any] = {}  # entry -> z of all nodes, of the parts that are here
 
     @property
     def blocks(self) -> int:
@@ -53,9 +61,16 @@ class ExactLearner:
         return float(sum(self.exact_u) / self.blocks)
 
     def trains(self, t: int) -> bool:
-        return True
+        return t < self.rounds - self.last_rounds
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether z is the average of all nodes."""
+        return len(self._averages) == self.blocks
 
     def model(self) -> NDArray[Any]:
+        if self.is_averaged:
+            return np.array([self._averages[i] for i in range(self.blocks)], dtype=object)
         model: NDArray[Any] = self.x / self.exact_u
         return model
 
@@ -66,8 +81,10 @@ class ExactLearner:
         return self.model()
 
     def compress_update(
-        self, t: int, local_update: NDArray[Any] | None, handoff: bool = False
+        self, t: int, local_update: NDArray[Any] | None, handoff: bool = False, transfer: Transfer | None = None
     ) -> tuple[bytes, tuple[float, ...]]:
+        if transfer is not None:
+            return self._send_parts(t, transfer)
         if local_update is not None:
             self.x += local_update
         if handoff:
@@ -81,21 +98,58 @@ class ExactLearner:
         self.half_steps[t] = self.mass()
         return " ".join(map(str, [*contribution.x, *contribution.u])).encode(), tuple(map(float, contribution.u))
 
+    def _send_parts(self, t: int, transfer: Transfer) -> tuple[bytes, tuple[float, ...]]:
+        of = self._division(transfer)
+        if transfer.begins:
+            self._sums, self._averages = PartialSums(self.x, self.exact_u, of), {}
+        self._transfer = transfer
+        where = [i for part in of.entries(transfer) for i in range(part.start, part.stop)]
+        if transfer.reduces:
+            assert self._sums is not None
+            x, u = self._sums.sent(transfer)
+            return " ".join(map(str, [*x, *u])).encode(), tuple(map(float, u)) or (1.0,)
+        if self._sums is not None:
+            self._averages = dict(zip(where, self._sums.average(transfer), strict=True))
+            self._sums = None
+        return " ".join(str(self._averages.get(i, 0)) for i in where).encode(), (1.0,)
+
+    def _division(self, transfer: Transfer) -> Division:
+        return division(Layout((self.blocks,)), transfer.parts, self.blocks)
+
+    def _mix_parts(self, own: Transfer, received: Sequence[_Parts]) -> None:
+        if own.reduces and self._sums is not None:
+            self._sums.leave(own)
+        for parts in received:
+            if self._sums is not None:
+                self._sums.add(parts.transfer, *parts.numbers.reshape(2, -1))
+            else:
+                self._averages |= zip(parts.where, parts.numbers, strict=True)
+
     def _where(self, t: int, handoff: bool) -> slice:
         return slice(None) if handoff or self.blocks == 1 else slice(t % self.blocks, t % self.blocks + 1)
 
-    def read(self, t: int, weight: float, u: tuple[float, ...], data: bytes) -> _Contribution:
+    def read(
+        self, t: int, weight: float, u: tuple[float, ...], data: bytes, transfer: Transfer | None = None
+    ) -> _Contribution | _Parts:
         numbers = np.array([mpq(word) for word in data.decode().split()], dtype=object)
+        if transfer is not None:
+            entries = self._division(transfer).entries(transfer)
+            return _Parts(transfer, [i for part in entries for i in range(part.start, part.stop)], numbers)
         scale = 1 if weight == 1.0 else self.eta * _exact(weight)
         x, exact_u = scale * numbers.reshape(2, -1)
         return _Contribution(self._where(t, weight == 1.0), x, exact_u)
 
-    def mix_round(self, self_weight: float, received: Sequence[_Contribution]) -> None:
+    def mix_round(self, self_weight: float, received: Sequence[_Contribution | _Parts]) -> None:
+        if self._transfer is not None:
+            self._mix_parts(self._transfer, [parts for parts in received if isinstance(parts, _Parts)])
+            self._transfer = None
+            return
         if self._round not in self._sent:
             raise LocalProtocolError("mix_round before compress_update")
         self._add(self._sent[self._round], -self.eta * (1 - _exact(self_weight)))
         self._round = -1
         for contribution in received:
+            assert isinstance(contribution, _Contribution)
             self._add(contribution, 1)
 
     def _add(self, contribution: _Contribution, scale: Any) -> None:
@@ -110,6 +164,8 @@ class ExactLearner:
             del self._sent[old]
 
     def snapshot(self, t: int) -> State:
+        if self.is_averaged:
+            return State(self.model(), _exact_array(self.blocks, 0), _exact_array(self.blocks, 1))
         return State(self.x.copy(), self.error.copy(), self.exact_u.copy())
 
     def pack(self, state: State) -> Arrays:
@@ -118,7 +174,7 @@ class ExactLearner:
 
     def unpacked(self, arrays: Arrays) -> ExactLearner:
         numbers = np.array([mpq(word) for word in arrays["exact"].tobytes().decode().split()], dtype=object)
-        learner = ExactLearner(self.rounds, 0, self.eta, self.grain, self.blocks)
+        learner = ExactLearner(self.rounds, 0, self.eta, self.grain, self.blocks, self.last_rounds)
         learner.x, learner.exact_u, learner.error = numbers.reshape(3, -1).copy()
         return learner
 
@@ -128,7 +184,9 @@ class ExactLearner:
     def share(self, message: Message) -> Mass:
         share = ExactLearner(self.rounds, 0, blocks=self.blocks)
         share.exact_u[:] = mpq()
-        share._add(self.read(message.round, message.weight, message.u, message.payload), 1)
+        contribution = self.read(message.round, message.weight, message.u, message.payload)
+        assert isinstance(contribution, _Contribution)
+        share._add(contribution, 1)
         return share.mass()
 
 
@@ -139,6 +197,15 @@ class _Contribution:
     where: slice
     x: NDArray[Any]
     u: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a push of the last phase has: sums of x and u of some entries, or averages."""
+
+    transfer: Transfer
+    where: list[int]
+    numbers: NDArray[Any]
 
 
 def _exact_array(blocks: int, value: Fraction | int | NDArray[Any]) -> NDArray[Any]:

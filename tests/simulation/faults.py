@@ -22,6 +22,7 @@ from gmpy2 import mpq
 
 from edgenode.core.protocol.events import Evict, Rotate, Stop
 from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import ScheduleSpec
@@ -113,6 +114,57 @@ def build_run(seed: int, power_fails: bool = False) -> ClusterSim:
     blocks = rng.choice([1, 1, 1, 2])
     learners = {name: ExactLearner(rounds, mpq(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
     return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z, eta, grain, blocks))
+
+
+def build_run_with_last_phase(seed: int) -> ClusterSim:
+    """The run of a seed that ends with an allreduce. Most of its faults happen in that phase, which is most of it."""
+    rng = random.Random(f"last phase {seed}")
+    nodes, training = rng.randint(2, 9), rng.choice([1, 2, 4, 6, 25])
+    names = [f"n{i}" for i in range(nodes)]
+    graphs = tuple(GraphSpec(name) for name in rng.sample(GRAPHS, rng.randint(1, 2)))
+    schedule = ScheduleSpec(graphs, Period(rng.randint(1, 5)), GraphSpec(allreduce.NAME), training)
+    last_rounds = len(allreduce.edges(nodes))
+    rounds = training + last_rounds
+    run_spec = RunSpec("last-phase", nodes, "run", schedule, rounds=rounds)
+    latency_s = rng.choice([(0.001, 0.02), (0.001, 0.3)])
+    until = training * 0.1 + last_rounds * latency_s[1] + 0.5
+    crash_s = rng.uniform(0.1, until) if rng.random() < 0.2 else None
+    scenario = Scenario(
+        seed=seed,
+        lose=rng.choice([0, 0, 0.1, 0.3]),
+        duplicate=rng.choice([0, 0.2]),
+        window=rng.choice([1, 2, 8]),
+        latency_s=latency_s,
+        disturbances=_power_cut(rng, names, 10) if rng.random() < 0.1 else _in_last_phase(rng, names, until),
+        crash_s=crash_s,
+        back_s=None if crash_s is None else rng.uniform(0.1, 3),
+        disk_lost=rng.random() < 0.3,
+        evict_s=rng.choice([1.0, 3.0]),
+        checkpoint_every=rng.choice([0, 1, 5]),
+        leave_s=rng.choice([0.01, 1.0, 10.0]),
+        patience_s=200,
+    )
+    eta, blocks = rng.choice([mpq(1), mpq(1, 4)]), rng.choice([1, 3, 9])
+
+    def learner(x: Any) -> ExactLearner:
+        return ExactLearner(rounds, x, eta, blocks=blocks, last_rounds=last_rounds)
+
+    learners = {name: learner(mpq(i, 3)) for i, name in enumerate(names)}
+    return ClusterSim(run_spec, learners, local_update, scenario, learner)
+
+
+def _in_last_phase(rng: random.Random, names: list[str], until: float) -> tuple[tuple[float, Disturbance], ...]:
+    drawn: list[tuple[float, Disturbance]] = []
+    for request_id in range(rng.randint(1, 4)):
+        name = rng.choice(names)
+        what: tuple[Disturbance, ...] = (
+            Kill(name), Kill(name), Kill(name, rng.uniform(0.1, 6), power=rng.random() < 0.5),
+            Freeze(name, rng.uniform(0.5, 8)), Evict(request_id, name, force=rng.random() < 0.5), LinkBreak(name),
+            LeaveRequest(name), Start(f"x{request_id}"), PauseFor(request_id, rng.uniform(0.1, 3)),
+            Rotate(request_id, (GraphSpec("b"),), Period(1)), Stop(request_id), _partition(rng, names),
+        )  # fmt: skip
+        drawn.append((rng.uniform(0.1, until), rng.choice(what)))
+    return tuple(sorted(drawn, key=lambda timed: timed[0]))
 
 
 def build_run_with_liars(seed: int) -> ClusterSim:
@@ -249,13 +301,16 @@ def main() -> None:
         "--power-fails", action="store_true", help="the only fault is a power cut for all nodes at once"
     )
     parser.add_argument("--liars", action="store_true", help="members lie, in runs with seeds of their own")
+    parser.add_argument("--last-phase", action="store_true", help="runs that end with an allreduce, with faults in it")
     add_options(parser)
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last) if last else int(first) + 1)
-    build = build_run_with_liars if options.liars else partial(build_run, power_fails=options.power_fails)
+    build = partial(build_run, power_fails=options.power_fails)
+    build = build_run_with_liars if options.liars else build_run_with_last_phase if options.last_phase else build
     played = trials(build, seeds, options.twice, options.jobs)
     special = "--liars " if options.liars else "--power-fails " if options.power_fails else ""
+    special = "--last-phase " if options.last_phase else special
     replay = f"python -m tests.simulation.faults {special}--seeds {{}}"
     summary = report(played, len(seeds), "seed", replay.format, options.first)
     for kind in sorted({*KINDS, *summary.happened}):

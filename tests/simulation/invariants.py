@@ -5,6 +5,7 @@
 3. Window: no node buffers more than a window of pushes of one sender.
 4. Pause: a node that was ordered to stand still pushes no further round.
 5. Truth: no honest node adopts a record that a liar made up.
+6. Average: a node that ends with an allreduce has the average of what its members had when it began.
 
 A liar can bring and take mass, so the sum is not checked in a run with liars. Nothing is required of a liar.
 """
@@ -15,7 +16,8 @@ from collections import Counter
 
 import numpy as np
 
-from edgenode.core.protocol.events import Answer, Mixed, NodeAction, PlanChanged, Push
+from edgenode.core.protocol.events import Answer, Finish, Mixed, NodeAction, PlanChanged, Push
+from edgenode.core.protocol.last_phase import phase_at
 from edgenode.core.protocol.messages import Verdict
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.plan import Plan, Record
@@ -47,6 +49,7 @@ class Invariants:
         self._digests: dict[int, str] = {}
         self._checked: dict[str, Plan] = {}
         self._adopted: set[str] = set()  # digests of the records that any process has adopted
+        self._began: dict[tuple[int, Process], Mass] = {}  # what each process had when an allreduce began in a round
         self._root = ""  # digest of the first record since all members resumed; empty if they never did
 
     def joined(self, name: str, plan: Plan, t: int, learner: TrackedLearner) -> None:
@@ -79,27 +82,47 @@ class Invariants:
                 t = message.round
                 require(t <= self.halted.get(name, t), f"{name} pushed {t}, although it was ordered to stand still")
                 sender, receiver = _process(name, t, plan), _process(to, t, plan)
-                if not self._liars:
+                if not self._liars and not phase_at(plan, t):
                     self._accounting.pushed(sender, receiver, t, learner.share(message))
             case Answer(to, ack):
                 t = ack.round
-                self._answered(_process(to, t, plan), _process(name, t, plan), t, ack.verdict)
+                in_last_phase = phase_at(plan, t) is not None
+                self._answered(_process(to, t, plan), _process(name, t, plan), t, ack.verdict, in_last_phase)
             case Mixed(t):
-                self._mixed(name, plan, t)
+                self._mixed(name, plan, t, learner)
+            case Finish(t, z, True):
+                self._averaged(name, plan, t, z, learner.tolerance)
             case PlanChanged(record):
                 self._adopt(name, plan, record)
 
-    def _answered(self, sender: Process, receiver: Process, t: int, verdict: Verdict) -> None:
-        if verdict is Verdict.OK and not self._liars:
+    def _answered(
+        self, sender: Process, receiver: Process, t: int, verdict: Verdict, in_last_phase: bool = False
+    ) -> None:
+        if verdict is Verdict.OK and not self._liars and not in_last_phase:
             self._accounting.mixed(receiver, sender, t)
         seen = verdict is Verdict.SEEN and not self._accounting.is_evicted(receiver)
         require(not (seen and self._accounting.awaits(sender, receiver, t)), f"{sender}'s {t} was never mixed")
 
-    def _mixed(self, name: str, plan: Plan, t: int) -> None:
-        graph, process = plan.graph(t), _process(name, t, plan)
-        self._accounting.debited(process, t, leaves=name in graph.leaving)
+    def _mixed(self, name: str, plan: Plan, t: int, learner: TrackedLearner) -> None:
+        graph, process, phase = plan.graph(t), _process(name, t, plan), phase_at(plan, t)
+        if phase is None:
+            self._accounting.debited(process, t, leaves=name in graph.leaving)
+        elif t == phase.start:
+            self._happened["last phase"] += 1
+            self._began[t, process] = learner.mass()
         if not self._is_abandoned(plan) and not self._accounting.is_evicted(process):
             self._has_one_graph(plan.latest.number, t, graph)
+
+    def _averaged(self, name: str, plan: Plan, end: int, z: Mass, tolerance: float) -> None:
+        """A node has ended. It compares nothing if it took no part: it was alone, or resumed after its end."""
+        phase = phase_at(plan, end)
+        if phase is None or len(phase.nodes) == 1 or phase.start < plan.records[0].start:
+            return
+        began = [self._began.get((phase.start, _process(node, phase.start, plan))) for node in phase.nodes]
+        require(all(mass is not None for mass in began), f"{name} ended before all had begun round {phase.start}")
+        x, u = np.split(sum(mass for mass in began if mass is not None), [len(z)])
+        error = max(abs(z - x / np.repeat(u, np.diff(np.arange(len(u) + 1) * len(z) // len(u)))))
+        require(bool(error <= tolerance), f"{name} ended {error} away from the average")
 
     def _has_one_graph(self, number: int, t: int, graph: Digraph) -> None:
         """A liar can withhold a record from a member, which then stays behind: only among liars is it excused."""

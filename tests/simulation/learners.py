@@ -13,6 +13,7 @@ from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import Learner, VectorLearner
 from edgenode.core.algorithm.sparse_push import LocalUpdate, State
 from edgenode.core.protocol.messages import Message
+from edgenode.core.topology.allreduce import Transfer
 
 Arrays = Mapping[str, NDArray[Any]]
 Mass = NDArray[Any]  # x, then the u of each block: float64, or exact fractions
@@ -34,7 +35,10 @@ class TrackedLearner(Learner[Any], Protocol):
 
     @property
     def half_steps(self) -> dict[int, Mass]:
-        """The mass in each round right after its update was compressed (Algorithm 1, line 6)."""
+        """The mass in each round right after its update was compressed (Algorithm 1, line 6).
+
+        A round of an allreduce changes no mass, and has none.
+        """
         ...
 
     def mass(self) -> Mass:
@@ -72,11 +76,12 @@ class TrackedVectorLearner(VectorLearner):
         return self.model()
 
     def compress_update(
-        self, t: int, local_update: NDArray[np.float32] | None, handoff: bool = False
+        self, t: int, local_update: NDArray[np.float32] | None, handoff: bool = False, transfer: Transfer | None = None
     ) -> tuple[bytes, tuple[float, ...]]:
         update = None if local_update is None else LocalUpdate(local_update, is_difference=True)
-        message = super().compress_update(t, update, handoff)
-        self.half_steps[t] = self.mass()
+        message = super().compress_update(t, update, handoff, transfer)
+        if transfer is None:
+            self.half_steps[t] = self.mass()
         return message
 
     @property

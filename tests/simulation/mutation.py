@@ -170,6 +170,7 @@ def _mutant(precaution: str, edit: Edit, *play: str, also: tuple[tuple[str, Edit
 _SEEDS = "faults", "--seeds"
 _POWER = "faults", "--power-fails", "--seeds"
 _LIARS = "faults", "--liars", "--seeds"
+_LAST_PHASE = "faults", "--last-phase", "--seeds"
 MUTANTS = (
     _mutant("a checkpoint's files are flushed before it is renamed into place", delete, *_POWER, "0..400"),
     _mutant("the folder of a renamed checkpoint is flushed", delete, *_POWER, "0..400"),
@@ -221,6 +222,12 @@ MUTANTS = (
         also=(("a resume removes the newer checkpoints", delete),),
     ),
     _mutant("a leaver hands on which rounds the others have begun", _rewrite(ast.IfExp, _else), *_SEEDS, "22364"),
+    _mutant("a phase that a survivor may lack parts of begins again", delete, *_LAST_PHASE, "0..300"),
+    _mutant("no change but an eviction starts within an allreduce", delete, *_LAST_PHASE, "0..600"),
+    _mutant(
+        "no node ends before it has heard that all nodes have all parts", becomes("self.confirms_from"),
+        *_LAST_PHASE, "0..1500",
+    ),
     _mutant("a record that no controller signed is not believed", delete, *_LIARS, "0..300"),
     _mutant("a push of a round that its sender cannot have begun is refused", delete, *_LIARS, "0..600"),
     _mutant(

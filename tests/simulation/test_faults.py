@@ -56,6 +56,16 @@ def test_members_that_lie_harm_no_other(seeds: range) -> None:
     assert sum(trial.happened["refused a lie"] for trial in played) > lies / 4 > 50
 
 
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 2000), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.timeout(900)
+def test_who_ends_a_last_phase_with_deaths_has_the_average(seeds: range) -> None:
+    played = list(trials(faults.build_run_with_last_phase, seeds))
+    assert [trial for trial in played if trial.error] == []
+    happened = sum((trial.happened for trial in played), Counter[str]())
+    for kind in ("last phase", "evicted", "leave refused", "power cut", "restarted after its eviction"):
+        assert happened[kind] > len(seeds) / 100, kind
+
+
 @pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 100), marks=pytest.mark.slow)], ids=str)
 def test_equal_seeds_give_equal_runs(seeds: range) -> None:
     assert [trial.error for trial in trials(faults.build_run, seeds, twice=True) if trial.error] == []

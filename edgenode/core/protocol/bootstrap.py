@@ -100,7 +100,7 @@ class Bootstrap:
         assert state.plan is not None and state.requested is not None
         if state.requested.origin > start:
             state.requested = state.plan.at(start).schedule
-        return state.adapted(members).schedule
+        return state.adapted(members, start).schedule
 
     def give_up(self, evict: Evict, plan: Plan) -> list[ClusterAction]:
         """With no node in the run, none can be fenced. The resume of the others stops waiting for this one."""

@@ -45,6 +45,7 @@ from edgenode.core.protocol.events import (
     Stop,
 )
 from edgenode.core.protocol.eviction import Evictions
+from edgenode.core.protocol.last_phase import most_rounds
 from edgenode.core.protocol.orders import (
     Abort,
     Accusation,
@@ -220,7 +221,7 @@ class Cluster:
         assert_never(event)
 
     def _reported(self, node: str, report: NodeReport) -> list[ClusterAction]:
-        check_report(node, report, self.run_spec.rounds)
+        check_report(node, report, most_rounds(self.run_spec))
         match report:
             case Join():
                 return self._arrivals.joined(node, report)

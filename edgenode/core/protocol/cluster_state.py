@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from edgenode.core.protocol.changes import Change, PendingOffer
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Persist, Rotate, Send, Stop
+from edgenode.core.protocol.last_phase import end_of
 from edgenode.core.protocol.membership import Membership
 from edgenode.core.protocol.orders import Abort, Halt, Hello, Join, Leadership, Refuse
 from edgenode.core.protocol.plan import MAX_RECORD_BYTES, Plan, Record
@@ -156,11 +157,19 @@ class ClusterState:
         every = rotation.period.rounds(self.epoch.rounds)
         return replace(self.plan.latest.schedule, graphs=rotation.graphs, every=every, origin=start)
 
-    def adapted(self, members: tuple[str, ...]) -> Adapted:
-        """The requested schedule over these members. Every record uses it."""
+    def adapted(self, members: tuple[str, ...], t: int | None = None) -> Adapted:
+        """The requested schedule over these members. Every record uses it.
+
+        Args:
+            t: the last phase begins when the plan for this round says, or the newest plan.
+        """
         assert self.requested is not None
+        requested = self.requested
+        if self.plan is not None:
+            in_force = self.plan.latest if t is None else self.plan.at(t)
+            requested = replace(requested, last_from=in_force.schedule.last_from)
         # precaution: an eviction adapts the requested graph, not the one in use
-        return adapt(self.requested, members, self.run_spec.requirements)
+        return adapt(requested, members, self.run_spec.requirements)
 
     @property
     def difference(self) -> str:
@@ -227,7 +236,8 @@ class ClusterState:
         if self.aborted:
             return f"the run has failed: {self.aborted}"
         end = self.plan.latest.end if self.plan else None
-        how = f"completed all {self.run_spec.rounds} rounds" if end is None else f"stopped before round {end}"
+        rounds = end_of(self.plan, self.run_spec.rounds) if self.plan else self.run_spec.rounds
+        how = f"completed all {rounds} rounds" if end is None else f"stopped before round {end}"
         return f"the run is over: its members {how}"
 
     def abort(self, node: str, reason: str) -> list[ClusterAction]:

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Reply, Send
+from edgenode.core.protocol.last_phase import without_evicted
 from edgenode.core.protocol.orders import EvictionCommitted, Fence, FenceAnswer
 from edgenode.core.protocol.pending_changes import PendingChanges
 from edgenode.core.protocol.plan import Plan, Record
@@ -81,9 +82,11 @@ class Ballot:
         revoked: frozenset[str] = frozenset(),
     ) -> Record:
         """The record without the evicted, from the first round that no survivor has begun: step 2."""
-        start = max(self.begun, plan.latest.start) + 1
         members = tuple(m for m in plan.latest.members if m.node not in self.evicted)
-        schedule = schedule_for(tuple(m.node for m in members))
+        names = tuple(m.node for m in members)
+        by_all = min((a.begun for node, a in self.answers.items() if node in names), default=-1)
+        first = max(self.begun, plan.latest.start) + 1
+        schedule, start = without_evicted(plan, schedule_for(names), first, by_all)
         evictions = self.last_rounds(plan, start)
         keys = {member.key for node in self.evicted if (member := plan.member(node))}
         return plan.successor(

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edgenode.core.protocol.flood import must_have_pushed
+from edgenode.core.protocol.last_phase import end_of
 from edgenode.core.protocol.member_state import MemberState
 from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.plan import Plan, Record
@@ -123,7 +124,7 @@ def check_round(state: MemberState, message: Message, plan: Plan) -> None:
         RemoteProtocolError: the sender, or a node whose round it hands on, cannot be there.
     """
     sender, t = message.sender, message.round
-    end = min([state.learner.rounds, *plan.ends])
+    end = min([end_of(plan, state.learner.rounds), *plan.ends])
     since = plan.joined(sender, message.incarnation)  # not what an earlier process of the name left
     full = t > state.round and state.barrier.buffered_from(sender, since) >= state.window
     # precaution: a push of a round that its sender cannot have begun is refused

@@ -9,6 +9,7 @@ from edgenode.core.algorithm.learner import Learner
 from edgenode.core.algorithm.poison_alarm import PoisonAlarm
 from edgenode.core.protocol.barrier import Barrier
 from edgenode.core.protocol.events import Fail, NodeAction
+from edgenode.core.protocol.last_phase import end_of
 from edgenode.core.protocol.orders import Fence
 from edgenode.core.protocol.peer_knowledge import PeerKnowledge
 from edgenode.core.protocol.plan import Plan
@@ -67,7 +68,7 @@ class MemberState:
         self.plan = plan
         later = [r for r in plan.records if r.start > self.since]  # an earlier process may have left, too
         leaves = [r.start for r in later if any(leaver == self.name for leaver, _ in r.handoffs)]
-        self.end = min([self.learner.rounds, *plan.ends, *leaves])
+        self.end = min([end_of(plan, self.learner.rounds), *plan.ends, *leaves])
 
     @property
     def fenced(self) -> frozenset[str]:

@@ -36,6 +36,7 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.judgement import branch, candidate, check_push, check_round, extended, too_late, verify
+from edgenode.core.protocol.last_phase import phase_at, transfer
 from edgenode.core.protocol.member_state import MemberState, Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, FenceAnswer, Halt, Offer, OfferAnswer
@@ -204,7 +205,8 @@ class Node:
         if not state.barrier.missing(t, (sender,)):
             return []  # it is answered when it is mixed
         check_round(state, message, plan)
-        contribution = state.learner.read(t, message.weight, message.u, message.payload)
+        parts = transfer(plan, t, sender)
+        contribution = state.learner.read(t, message.weight, message.u, message.payload, parts)
         if self._is_out(message.records):
             return self._evicted()
         changes = self._take(plan)
@@ -317,6 +319,8 @@ class Node:
             if state.stage is Stage.OVER and state.name not in record.names:
                 continue  # a leaver that is done: its x has moved to its hand-off target
             for t in range(max(last, state.since), state.round):
+                if phase_at(state.plan, t):
+                    break  # it changes no x, and begins again from that
                 graph = state.plan.graph(t)
                 if node in graph.out_neighbours(state.name) and state.name not in graph.leaving:
                     # precaution: what was pushed to an evicted node is taken back

@@ -25,6 +25,7 @@ from edgenode.core.protocol.changes import Admission, Change, Departure, Pending
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Reply, Rotate, Send, Stop
 from edgenode.core.protocol.flood import reach
+from edgenode.core.protocol.last_phase import end_of, latest_change
 from edgenode.core.protocol.orders import LeaveRefused, Offer, OfferAnswer, Refuse, Welcome
 from edgenode.core.protocol.plan import Member, Plan, Record
 from edgenode.core.protocol.status import PendingChange
@@ -98,8 +99,8 @@ class PendingChanges:
         """
         assert self._state.plan is not None
         names, run_spec = self._state.plan.latest.names, self._state.run_spec
-        if not isinstance(change, Departure) and self._earliest() >= run_spec.rounds:
-            raise GraphError(f"too late: the run ends with round {run_spec.rounds}")
+        if not isinstance(change, Departure):
+            self._check_start(self._earliest())
         match change:
             case Rotate():
                 schedule = self._state.rotated(change, 0)
@@ -111,6 +112,18 @@ class PendingChanges:
                     raise GraphError(f"{node} is not a member")
                 if len(set(names) - leaving) < max(1, run_spec.min_nodes):
                     raise GraphError(f"{node} cannot leave: {counted(run_spec.min_nodes, 'node')} must stay")
+
+    def _check_start(self, start: int) -> None:
+        """Refuse a change that would start at or after the end of the run, or while the last phase adds up parts.
+
+        Raises:
+            GraphError: it would.
+        """
+        plan, rounds = self._state.plan, self._state.run_spec.rounds
+        assert plan is not None
+        # precaution: no change but an eviction starts within an allreduce
+        if start > latest_change(plan, rounds):
+            raise GraphError(f"too late: the run ends with round {end_of(plan, rounds)}")
 
     # --- waiting ------------------------------------------------------------------------------------
 
@@ -200,8 +213,7 @@ class PendingChanges:
         assert self._state.plan is not None
         try:
             start = self._start(self._state.plan, node)
-            if start >= self._state.run_spec.rounds:
-                raise GraphError(f"too late: the run ends with round {self._state.run_spec.rounds}")
+            self._check_start(start)
             record = self._successor(self._state.plan, start, changes)
         except EdgenodeError as exc:
             return [a for change in changes for a in self._give_up(change, str(exc))]

@@ -21,6 +21,7 @@ from edgenode.core.protocol.events import (
     Train,
     Trained,
 )
+from edgenode.core.protocol.last_phase import end_of, is_inside, phase_at, transfer
 from edgenode.core.protocol.member_state import MemberState, Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Accusation
@@ -54,7 +55,7 @@ class Rounds:
                     return [*actions, Await(state.round, missing)]
                 case Stage.READY if state.round >= state.end:
                     state.stage = Stage.OVER
-                    complete = state.round >= state.learner.rounds
+                    complete = state.round >= end_of(state.plan, state.learner.rounds)
                     return [*actions, Finish(state.round, state.learner.look(state.round), complete)]
                 case Stage.READY if state.learner.trains(state.round):
                     state.stage = Stage.TRAINING
@@ -79,7 +80,8 @@ class Rounds:
         state = self._state
         graph, record = state.plan.graph(state.round), state.plan.at(state.round)
         leaves = state.name in graph.leaving
-        payload, u = state.learner.compress_update(state.round, local_update, handoff=leaves)
+        parts = transfer(state.plan, state.round, state.name)
+        payload, u = state.learner.compress_update(state.round, local_update, leaves, parts)
         # precaution: a leaver hands on which rounds the others have begun
         begun_rounds = tuple(sorted(state.peers.begun.items())) if leaves else ()
         evicted = state.plan.evicted_later(state.round)
@@ -121,6 +123,8 @@ class Rounds:
         state.round += 1
         state.stage = Stage.READY
         over = state.round >= state.end
+        if not over and is_inside(state.plan, state.round):
+            return actions  # the model is what it was when the phase began
         if over or _due(state.round, self._checkpoint_every):
             actions.append(self.save())
         if not over and _due(state.round, self._evaluate_every):
@@ -132,7 +136,8 @@ class Rounds:
     def _inspect(self, received: list[tuple[str, Any]]) -> tuple[list[Any], list[Accusation]]:
         """What to mix of a round, and which members sent what cannot be explained."""
         state, t = self._state, self._state.round
-        if state.alarm is None:
+        # parts of models are no message of one model, and what is left out of a sum is left out of the average
+        if state.alarm is None or phase_at(state.plan, t):
             return [c for _, c in received], []
         incarnations = state.plan.at(t).incarnations
         known = [(sender, incarnations.get(sender, 0), c) for sender, c in received]

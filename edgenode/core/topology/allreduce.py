@@ -95,6 +95,7 @@ class Allreduce:
     @property
     def end(self) -> int:
         """The round after its last one."""
+        # precaution: no node ends before it has heard that all nodes have all parts
         return self.start + 3 * len(hops(len(self.nodes)))
 
     def transfer(self, t: int, node: str) -> Transfer:
