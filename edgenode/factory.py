@@ -19,6 +19,7 @@ from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.protocol.resume import restore_plan
 from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec, parse_edges
 from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.requirements import Requirements
@@ -65,9 +66,11 @@ def _gossip_graph(config: Config) -> GraphSpec | None:
     name = config.algorithm.gossip_graph
     if not config.algorithm.definition.gossips or name == "plan":
         return None
-    if name == "auto":  # a list of edges may have all the links that there are
-        return GraphSpec("halving") if all(graph in GRAPHS.own for graph in config.topology.graphs) else None
-    return GraphSpec(name)
+    if name != "auto":
+        return GraphSpec(name)
+    if not all(graph in GRAPHS.own for graph in config.topology.graphs):
+        return None  # a list of edges may have all the links that there are
+    return GraphSpec(allreduce.NAME if config.algorithm.gossip_rounds == "auto" else "halving")
 
 
 def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
@@ -166,10 +169,18 @@ def _gossip_rounds(config: Config) -> int:
     algorithm = config.algorithm
     if not algorithm.definition.gossips:
         return 0
+    last = _gossip_graph(config)
+    if last is not None and last.name == allreduce.NAME:
+        if algorithm.gossip_rounds != "auto":
+            raise ConfigError(
+                f"algorithm.gossip_rounds = {algorithm.gossip_rounds}: an allreduce takes the rounds that its nodes "
+                'need; set it to "auto", or choose another algorithm.gossip_graph'
+            )
+        return 3 * len(allreduce.hops(config.run.nodes))
     if algorithm.gossip_rounds != "auto":
         return algorithm.gossip_rounds
     # All preset rings mix equally fast, and a rotation of rings is not slower.
-    spec = _gossip_graph(config) or graph_spec(config.topology.graphs[0])
+    spec = last or graph_spec(config.topology.graphs[0])
     if spec.edges is not None:
         raise GraphError(f"algorithm.gossip_rounds = auto needs a preset graph, and {spec.name} is a list of edges")
     return gossip_rounds_needed(spec, config.run.nodes, algorithm.gossip_tolerance)

@@ -64,11 +64,20 @@ def test_epochs_become_rounds_when_their_length_is_known() -> None:
     assert factory.schedule(a_config(topology__every="6r"), 20).every == 6
 
 
-@pytest.mark.parametrize(("graph", "last"), [("auto", "halving"), ("complete", "complete"), ("plan", None)])
+@pytest.mark.parametrize(("graph", "last"), [("auto", "allreduce"), ("complete", "complete"), ("plan", None)])
 def test_scsp_ends_on_its_gossip_graph(graph: str, last: str | None) -> None:
     schedule = factory.schedule(a_config(algorithm__gossip_graph=graph, run__rounds=300))
     expected = (GraphSpec(last), 300) if last else (None, 0)
     assert (schedule.last, schedule.last_from) == expected
+
+
+def test_a_number_of_gossip_rounds_chooses_halving_and_excludes_allreduce() -> None:
+    assert factory.schedule(a_config(algorithm__gossip_rounds=3)).last == GraphSpec("halving")
+    config = a_config(algorithm__gossip_rounds=3, algorithm__gossip_graph="allreduce")
+    with pytest.raises(
+        ConfigError, match=r"algorithm\.gossip_rounds = 3: an allreduce takes the rounds that its nodes"
+    ):
+        factory.algorithm_spec(config)
 
 
 def test_scsp_ends_on_the_links_of_an_edge_list_by_default(tmp_path: Path) -> None:
@@ -113,8 +122,10 @@ def test_random_compressor_has_the_averaging_rate_of_its_bits() -> None:
 @pytest.mark.parametrize(
     ("settings", "rounds"),
     [
-        ({}, 2),
-        ({"run__nodes": 8}, 3),
+        ({}, 6),
+        ({"run__nodes": 8}, 9),
+        ({"run__nodes": 1}, 0),
+        ({"algorithm__gossip_graph": "halving"}, 2),
         ({"algorithm__gossip_graph": "plan"}, 21),
         ({"algorithm__gossip_graph": "plan", "topology__graphs": "b"}, 21),
         ({"algorithm__gossip_graph": "plan", "run__nodes": 8}, 97),
@@ -225,7 +236,7 @@ def test_run_spec_holds_what_a_run_is_created_from() -> None:
     config = a_config(run__cluster="lab", run__nodes=8, run__rounds=10, topology__every="6ep")
     run_spec = factory.run_spec(config)
     assert (run_spec.cluster, run_spec.nodes, run_spec.run_digest) == ("lab", 8, config.digest())
-    assert (run_spec.schedule.period, run_spec.rounds) == (Period(6, "epochs"), 13)
+    assert (run_spec.schedule.period, run_spec.rounds) == (Period(6, "epochs"), 19)
     assert factory.run_spec(a_config(topology__every="6r")).schedule.period == Period(6, "rounds")
 
 

@@ -199,8 +199,9 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     )
     gossip_tolerance: Annotated[Positive, "share of the disagreement that may remain after the last phase"] = 1e-3
     gossip_graph: Annotated[
-        Literal["auto", "plan", "exponential", "one-peer-exponential", "halving", "complete"],
-        "graph of the last phase (auto: halving if all graphs are presets, or else plan; plan: the run's own graphs)",
+        Literal["auto", "plan", "exponential", "one-peer-exponential", "halving", "allreduce", "complete"],
+        "graph of the last phase (auto: allreduce if all graphs are presets, halving if gossip_rounds is also set, or "
+        "else plan; plan: the run's own graphs)",
     ] = "auto"
     gossip_values: Annotated[ValueFormat, "number format of the last phase"] = "float32"
     travel_every: Annotated[AtLeast1, "rounds between two visits of a model to its out-neighbours, in skew-scout"] = 500

@@ -33,6 +33,7 @@ from edgenode.core.protocol.events import (
     Train,
     Trained,
 )
+from edgenode.core.protocol.last_phase import transfer
 from edgenode.core.protocol.member_state import Stage
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import Abort, Accusation
@@ -284,7 +285,9 @@ class Replica:
         stats.messages += mixed.messages
         stats.payload_bytes += mixed.payload_bytes
         stats.gossip_bytes += 0 if self.learner.trains(mixed.round) else mixed.payload_bytes
-        stats.dense_bytes += mixed.messages * 4 * self.layout.size
+        parts = transfer(self.node.plan, mixed.round, self.name)
+        share = parts.count / parts.parts if parts else 1.0  # of a model, in one message
+        stats.dense_bytes += mixed.messages * round(4 * self.layout.size * share)
         stats.u = mixed.u
 
     def save(self, action: Save, wire_bytes: int = 0) -> None:

@@ -34,6 +34,8 @@ ROLLING = {
     "task.loss": "balanced",
     "topology.graphs": ["chord"],
 }
+# parts of the model with unequal weights, and averages that are passed on as they are
+ALLREDUCE = {**ROLLING, "algorithm.gossip_graph": "allreduce"}
 # keeps an estimate of every neighbour
 CHOCO = {"run.rounds": 14, "algorithm.name": "choco-sgd", "algorithm.share": 0.1, "topology.graphs": ["two-way"]}
 
@@ -60,6 +62,7 @@ def result(file: Path) -> dict[str, Any]:
         pytest.param(SCSP, id="scsp", marks=pytest.mark.slow),
         pytest.param(RANDOM, id="random", marks=pytest.mark.slow),
         pytest.param(ROLLING, id="rolling"),
+        pytest.param(ALLREDUCE, id="allreduce"),
         pytest.param(CHOCO, id="choco", marks=pytest.mark.slow),
     ],
 )

@@ -111,7 +111,7 @@ def test_any_process_may_die_between_any_two_actions(run: str) -> None:
     assert [trial for trial in trials(crash_matrix.build_run, cases) if trial.error] == []
 
 
-@pytest.mark.parametrize("run", ["quiet", "pause"])
+@pytest.mark.parametrize("run", ["quiet", "pause", "allreduce"])
 def test_any_process_may_die_when_the_others_have_finished(run: str) -> None:
     """In so short a run many processes die in the last rounds. Those that come back then are refused."""
     cases = list(crash_matrix.crashes(run, nodes=3, count=1, rounds=4))

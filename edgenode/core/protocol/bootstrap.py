@@ -77,7 +77,7 @@ class Bootstrap:
             if not offers and not membership.farewells:  # they died before their first round
                 members, start = sorted(self._renewed(back)), 0
                 state.requested, epoch = self._first_schedule(here[node] for node in back)
-                schedule = state.adapted(tuple(m.node for m in members)).schedule
+                schedule = state.adapted(tuple(m.node for m in members), start).schedule
                 plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run)
             else:
                 members = self._renewed({*back, *offers})
