@@ -55,6 +55,15 @@ def test_whole_run_of_rolling_and_an_8_bit_last_phase(rounds: int, share: float,
     assert (rounds * message + 2 * last) / 1e6 == pytest.approx(megabytes, abs=0.001)
 
 
+@pytest.mark.parametrize(("nodes", "models", "rounds"), [(2, 1.0, 3), (4, 1.5, 6), (5, 1.6, 9), (16, 1.875, 12)])
+def test_allreduce_sends_less_than_two_models(resnet20: Layout, nodes: int, models: float, rounds: int) -> None:
+    """Parts differ by one entry, and each message has a header of 5 bytes."""
+    dense = 4 * resnet20.size
+    sent = static_tables.allreduce_bytes(resnet20, nodes) - 5 * rounds
+    assert sent == pytest.approx(models * dense, abs=4 * nodes)
+    assert static_tables.allreduce_bytes(resnet20, nodes, "int8") == pytest.approx(sent / 4, rel=0.01)
+
+
 def test_one_of_sixteen_nodes_needs_a_sixteenth() -> None:
     model = models.build("resnet20", 10, 3, 32)
     alone, shared = static_tables.footprint(model, 32), static_tables.footprint(model, 2)
