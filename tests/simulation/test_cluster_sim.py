@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
-from edgenode.core.algorithm.compression import Compressor, TopK, as_float32, keep_all
+from edgenode.core.algorithm.compression import Compressor, Quantise, TopK, as_float32, keep_all
 from edgenode.core.algorithm.rounding import Random, as_int8
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import Rotate, Stop
@@ -182,6 +182,26 @@ def test_real_learner_keeps_its_mass_while_members_change(blocks: int) -> None:
         "joined": 1,
     }
     assert {len(learner.state.u) for learner in sim.learners.values()} == {blocks}
+
+
+@pytest.mark.parametrize("dies_s", [0.5, 0.8, 1.1, 1.4, 1.7])
+@pytest.mark.parametrize(("values", "blocks"), [(as_float32, 1), (as_int8, 3)])
+def test_real_learners_end_a_last_phase_with_one_model(values: Quantise, blocks: int, dies_s: float) -> None:
+    """To the bit, although a member dies before the phase or in it, and u is not 1."""
+    compressor, last = Compressor(keep_all, as_int8), GraphSpec("allreduce")
+    algorithm_spec = AlgorithmSpec(compressor, 1.0, 4, 9, blocks, gossip_compressor=Compressor(keep_all, values))
+    learners = {
+        name: TrackedVectorLearner(algorithm_spec, LAYOUT, algorithm_spec.initial(np.zeros(LAYOUT.size)), 5, name)
+        for name in node_names(5)
+    }
+    for learner in learners.values():
+        learner.tolerance = 0.05 if values is as_int8 else 1e-3  # of the average, too
+    scenario = Scenario(seed=2, lose=0.1, disturbances=((dies_s, Kill("n1")),), evict_s=1.0, patience_s=200)
+    run_spec = RunSpec("test", 5, "digest", ScheduleSpec((GraphSpec("chord"),), last=last, last_from=4), 13)
+    sim = ClusterSim(run_spec, learners, gradient, scenario).run()
+    models = [finish.z.tobytes() for name, finish in sim.finished.items() if name != "n1"]
+    assert len(models) == 4
+    assert len(set(models)) == 1
 
 
 # --- changes of plan --------------------------------------------------------------------------------

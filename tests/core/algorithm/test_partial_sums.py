@@ -83,6 +83,20 @@ def test_every_number_format_gives_one_model_to_the_bit(values: str, n: int) -> 
     assert np.abs(among["n000"].model() - expected).max() < far
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 7, 8, 16])
+def test_int8_is_off_by_half_a_step_for_each_round_of_sums_and_one_more(n: int) -> None:
+    among = learners(n, "int8")
+    for learner in among.values():
+        learner.state.u[:] = 1
+    expected = average(among)
+    largest = np.max([np.abs(learner.state.x) for learner in among.values()], axis=0)
+    tensors = np.repeat(np.arange(len(LAYOUT.sizes)), LAYOUT.sizes)
+    steps = np.array([largest[tensors == tensor].max() / 127 for tensor in range(len(LAYOUT.sizes))])[tensors]
+    play(among)
+    off = np.abs(among["n000"].model() - expected) / steps
+    assert off.max() <= ((n - 1).bit_length() + 1) / 2
+
+
 def test_a_node_sends_less_than_two_models() -> None:
     sizes = play(learners(13))
     per_node = np.array(sizes).sum(axis=0)
