@@ -156,6 +156,20 @@ def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path, at: int, whole
     assert (untimed(Simulation(config(), tmp_path).run()), models(tmp_path)) == whole
 
 
+@pytest.mark.parametrize(("at", "resumed"), [(14, 12), (17, 12), (19, 12), (20, 20)])
+def test_run_cut_off_in_an_allreduce_resumes_to_the_same_bits(tmp_path: Path, at: int, resumed: int) -> None:
+    keys = {"algorithm__gossip_graph": "allreduce", "algorithm__gossip_rounds": "auto"}
+    run = config(**keys, algorithm__gossip_values="int8")
+    once = untimed(Simulation(run, tmp_path / "once").run())
+    assert once["sum_u"] == 4
+    interrupted(Simulation(run, tmp_path / "twice"), at)
+    again = Simulation(run, tmp_path / "twice")
+    assert (again.round, again.rounds) == (resumed, 20)
+    assert untimed(again.run()) == once
+    assert models(tmp_path / "twice") == models(tmp_path / "once")
+    assert len({tuple(sorted(tensors.items())) for tensors in models(tmp_path / "once").values()}) == 1
+
+
 def test_batchnorm_statistics_and_momentum_resume(tmp_path: Path) -> None:
     deep = {"task__model": "resnet20", "task__norm": "batch", "run__rounds": 3, "run__checkpoint_every": 1}
     interrupted(Simulation(config(**deep), tmp_path / "twice"), 2)
