@@ -5,6 +5,7 @@ The fractions are those of GMP, which are several times as fast as those of the 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +22,7 @@ from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.messages import Message
 from edgenode.core.topology.allreduce import Transfer
 from edgenode.errors import LocalProtocolError
-from tests.simulation.learners import Arrays, Mass
+from tests.simulation.learners import Arrays, Mass, Steps, undo_since
 
 
 class ExactLearner:
@@ -46,8 +47,8 @@ class ExactLearner:
         self.rounds, self.eta, self.grain = rounds, mpq(eta), mpq(grain)
         self.x, self.exact_u, self.error = (_exact_array(blocks, value) for value in (x, 1, 0))
         self._sent: dict[int, _Contribution] = {}
-        self._round = -1
-        self.half_steps: dict[int, Mass] = {}
+        self._unmixed: deque[int] = deque()
+        self.steps: Steps = {}
         self._transfer: Transfer | None = None
         self._sums: PartialSums | None = None  # in the last phase, until the node has the average of its own part
         self._averages: dict[int, Any] = {}  # entry -> z of all nodes, of the parts that are here
@@ -94,15 +95,19 @@ class ExactLearner:
         own = corrected // self.grain * self.grain if self.grain and not handoff else corrected
         self.error[where] = corrected - own
         contribution = self._sent[t] = _Contribution(where, own, self.exact_u[where].copy())
-        self._round = t
-        self.half_steps[t] = self.mass()
+        self._took_half_step(t)
         return " ".join(map(str, [*contribution.x, *contribution.u])).encode(), tuple(map(float, contribution.u))
+
+    def _took_half_step(self, t: int) -> None:
+        self._unmixed.append(t)
+        self.steps["half", t] = self.mass()
 
     def _send_parts(self, t: int, transfer: Transfer) -> tuple[bytes, tuple[float, ...]]:
         of = self._division(transfer)
         if transfer.begins:
             self._sums, self._averages = PartialSums(self.x, self.exact_u, of), {}
         self._transfer = transfer
+        self._took_half_step(t)
         where = [i for part in of.entries(transfer) for i in range(part.start, part.stop)]
         if transfer.reduces:
             assert self._sums is not None
@@ -139,25 +144,31 @@ class ExactLearner:
         x, exact_u = scale * numbers.reshape(2, -1)
         return _Contribution(self._where(t, weight == 1.0), x, exact_u)
 
+    def give(self, self_weight: float) -> None:
+        self._add(self._sent[self._unmixed[-1]], -self.eta * (1 - _exact(self_weight)))
+
     def mix_round(self, self_weight: float, received: Sequence[_Contribution | _Parts]) -> None:
+        if not self._unmixed:
+            raise LocalProtocolError("mix_round before compress_update")
+        t = self._unmixed.popleft()
         if self._transfer is not None:
             self._mix_parts(self._transfer, [parts for parts in received if isinstance(parts, _Parts)])
             self._transfer = None
-            return
-        if self._round not in self._sent:
-            raise LocalProtocolError("mix_round before compress_update")
-        self._add(self._sent[self._round], -self.eta * (1 - _exact(self_weight)))
-        self._round = -1
-        for contribution in received:
-            assert isinstance(contribution, _Contribution)
-            self._add(contribution, 1)
+        else:
+            self._add(self._sent[t], -self.eta * (1 - _exact(self_weight)))
+            for contribution in received:
+                assert isinstance(contribution, _Contribution)
+                self._add(contribution, 1)
+        self.steps["mixed", t + 1] = self.mass()
 
     def _add(self, contribution: _Contribution, scale: Any) -> None:
         self.x[contribution.where] += scale * contribution.x
         self.exact_u[contribution.where] += scale * contribution.u
 
     def undo_push(self, t: int, weight: float) -> None:
+        before = self.mass()
         self._add(self._sent[t], self.eta * _exact(weight))
+        undo_since(self.steps, t, self.mass() - before)
 
     def discard_sent(self, t: int) -> None:
         for old in [r for r in self._sent if r < t]:

@@ -4,8 +4,9 @@
 
 Everything is drawn from the seed: the number of nodes, the graphs, latencies, loss, duplicates, the window, the number
 of blocks of the model, kills and restarts, suspended processes, joins and leaves, crashes of the controller, and the
-requests of operators, with graphs that name their nodes among them. `invariants`, `mass_accounting` and
-`request_record` state what must hold. A failure prints the command that replays it.
+requests of operators, with graphs that name their nodes among them. With ``--overlap`` the same disasters happen to
+runs with an overlap of 1 to 3 rounds, also with ``--last-phase``. `invariants`, `mass_accounting` and `request_record`
+state what must hold. A failure prints the command that replays it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +23,7 @@ import numpy as np
 from gmpy2 import mpq
 
 from edgenode.core.protocol.events import Evict, Rotate, Stop
+from edgenode.core.protocol.lag import Lag
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec
@@ -84,8 +87,13 @@ KINDS = (
 )
 
 
-def build_run(seed: int, power_fails: bool = False) -> ClusterSim:
-    """The run of a seed, not played yet. ``power_fails``: the only fault is a power cut for all nodes at once."""
+def build_run(seed: int, power_fails: bool = False, overlaps: bool = False) -> ClusterSim:
+    """The run of a seed, not played yet.
+
+    Args:
+        power_fails: the only fault is a power cut for all nodes at once.
+        overlaps: with an overlap. Its random numbers are its own.
+    """
     rng = random.Random(seed)
     nodes, rounds = rng.randint(2, 6), rng.randint(10, 50)
     names = [f"n{i}" for i in range(nodes)]
@@ -111,12 +119,24 @@ def build_run(seed: int, power_fails: bool = False) -> ClusterSim:
         leave_s=random.Random(f"leave {seed}").choice([None, 1.0, 10.0]),
         patience_s=200,
     )
+    if overlaps:
+        run_spec, scenario = _with_overlap(run_spec, scenario)
     blocks = rng.choice([1, 1, 1, 2])
     learners = {name: ExactLearner(rounds, mpq(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
     return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z, eta, grain, blocks))
 
 
-def build_run_with_last_phase(seed: int) -> ClusterSim:
+def _with_overlap(run_spec: RunSpec, scenario: Scenario) -> tuple[RunSpec, Scenario]:
+    """A run with an overlap, and perhaps with last rounds in lock-step. The window is as far above it as it was."""
+    rng = random.Random(f"overlap {scenario.seed}")
+    overlap, until = rng.randint(1, 3), run_spec.rounds - rng.choice([0, 0, 4])
+    if run_spec.schedule.last:
+        until = run_spec.schedule.last_from
+    lag = Lag(overlap, until, scenario.checkpoint_every)
+    return replace(run_spec, lag=lag), replace(scenario, window=scenario.window + overlap)
+
+
+def build_run_with_last_phase(seed: int, overlaps: bool = False) -> ClusterSim:
     """The run of a seed that ends with an allreduce. Most of its faults happen in that phase, which is most of it."""
     rng = random.Random(f"last phase {seed}")
     nodes, training = rng.randint(2, 9), rng.choice([1, 2, 4, 6, 25])
@@ -144,6 +164,8 @@ def build_run_with_last_phase(seed: int) -> ClusterSim:
         leave_s=rng.choice([0.01, 1.0, 10.0]),
         patience_s=200,
     )
+    if overlaps:
+        run_spec, scenario = _with_overlap(run_spec, scenario)
     eta, blocks = rng.choice([mpq(1), mpq(1, 4)]), rng.choice([1, 3, 9])
 
     def learner(x: Any) -> ExactLearner:
@@ -300,17 +322,20 @@ def main() -> None:
     parser.add_argument(
         "--power-fails", action="store_true", help="the only fault is a power cut for all nodes at once"
     )
+    parser.add_argument("--overlap", action="store_true", help="mixing lags behind pushing by 1 to 3 rounds")
     parser.add_argument("--liars", action="store_true", help="members lie, in runs with seeds of their own")
     parser.add_argument("--last-phase", action="store_true", help="runs that end with an allreduce, with faults in it")
     add_options(parser)
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last) if last else int(first) + 1)
-    build = partial(build_run, power_fails=options.power_fails)
-    build = build_run_with_liars if options.liars else build_run_with_last_phase if options.last_phase else build
+    build = partial(build_run, power_fails=options.power_fails, overlaps=options.overlap)
+    build = partial(build_run_with_last_phase, overlaps=options.overlap) if options.last_phase else build
+    build = build_run_with_liars if options.liars else build
     played = trials(build, seeds, options.twice, options.jobs)
     special = "--liars " if options.liars else "--power-fails " if options.power_fails else ""
     special = "--last-phase " if options.last_phase else special
+    special += "--overlap " if options.overlap else ""
     replay = f"python -m tests.simulation.faults {special}--seeds {{}}"
     summary = report(played, len(seeds), "seed", replay.format, options.first)
     for kind in sorted({*KINDS, *summary.happened}):

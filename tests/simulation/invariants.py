@@ -13,10 +13,12 @@ A liar can bring and take mass, so the sum is not checked in a run with liars. N
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 
 from edgenode.core.protocol.events import Answer, Finish, Mixed, NodeAction, PlanChanged, Push
+from edgenode.core.protocol.lag import Lag
 from edgenode.core.protocol.last_phase import phase_at
 from edgenode.core.protocol.messages import Verdict
 from edgenode.core.protocol.node import Node
@@ -39,12 +41,12 @@ class Invariants:
         LocalProtocolError: by every method; an invariant is broken.
     """
 
-    def __init__(self, zero: Mass, window: int, happened: Counter[str], liars: Liars) -> None:
+    def __init__(self, zero: Mass, window: int, happened: Counter[str], liars: Liars, lag: Lag) -> None:
         self.graphs: dict[int, Digraph] = {}
         self._newest: dict[int, int] = {}  # round -> the newest record that a member knew when it mixed
         self.halted: dict[str, int] = {}
         self._accounting, self._window, self._happened = MassAccounting(zero), window, happened
-        self._liars = liars
+        self._liars, self._lag = liars, lag
         self._processes: dict[str, Process] = {}  # of the members
         self._digests: dict[int, str] = {}
         self._checked: dict[str, Plan] = {}
@@ -82,8 +84,9 @@ class Invariants:
                 t = message.round
                 require(t <= self.halted.get(name, t), f"{name} pushed {t}, although it was ordered to stand still")
                 sender, receiver = _process(name, t, plan), _process(to, t, plan)
+                given = self._lag.overlap > 0 and name not in plan.graph(t).leaving
                 if not self._liars and not phase_at(plan, t):
-                    self._accounting.pushed(sender, receiver, t, learner.share(message))
+                    self._accounting.pushed(sender, receiver, t, learner.share(message), given)
             case Answer(to, ack):
                 t = ack.round
                 in_last_phase = phase_at(plan, t) is not None
@@ -144,7 +147,8 @@ class Invariants:
             self._happened["evicted"] += len(record.evictions)
             self.graphs = {r: g for r, g in self.graphs.items() if r < record.start}  # the evicted may have been there
             self._digests = {r.number: r.digest for r in plan.records if r.number <= record.number}
-            self._accounting.evict({_last_process(node, plan): last for node, last in record.evictions})
+            lasts = {_last_process(node, plan): last for node, last in record.evictions}
+            self._accounting.evict(lasts, partial(self._lag.mixed_before, plan))
         for node, last in record.evictions:
             process = _last_process(node, Plan(tuple(r for r in plan.records if r.number < record.number)))
             for t in range(record.start):

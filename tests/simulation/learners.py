@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,24 @@ from numpy.typing import NDArray
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import Learner, VectorLearner
-from edgenode.core.algorithm.sparse_push import LocalUpdate, State
+from edgenode.core.algorithm.sparse_push import Contribution, LocalUpdate, State
 from edgenode.core.protocol.messages import Message
 from edgenode.core.topology.allreduce import Transfer
 
 Arrays = Mapping[str, NDArray[Any]]
 Mass = NDArray[Any]  # x, then the u of each block: float64, or exact fractions
+
+
+# After ("half", t) the update of round t is compressed (Algorithm 1, line 6). After ("mixed", t) all rounds before t
+# are mixed. In the order in which they were taken.
+Steps = dict[tuple[Literal["half", "mixed"], int], Mass]
+
+
+def undo_since(steps: Steps, t: int, share: Mass) -> None:
+    """A push of round t is undone: its share did not leave."""
+    taken = list(steps)
+    for step in taken[taken.index(("half", t)) + 1 :]:
+        steps[step] = steps[step] + share
 
 
 class TrackedLearner(Learner[Any], Protocol):
@@ -34,10 +46,10 @@ class TrackedLearner(Learner[Any], Protocol):
         ...
 
     @property
-    def half_steps(self) -> dict[int, Mass]:
-        """The mass in each round right after its update was compressed (Algorithm 1, line 6).
+    def steps(self) -> Steps:
+        """The mass after each step, as it would be without the pushes that were undone since.
 
-        A round of an allreduce changes no mass, and has none.
+        The steps of an allreduce change no mass.
         """
         ...
 
@@ -66,7 +78,7 @@ class TrackedVectorLearner(VectorLearner):
     def __init__(self, algorithm_spec: AlgorithmSpec, layout: Layout, state: State, seed: int, node: str) -> None:
         super().__init__(algorithm_spec, layout, state, seed, node)
         self._origin = seed, node
-        self.half_steps: dict[int, Mass] = {}
+        self.steps: Steps = {}
 
     def start(self) -> Any:
         """z itself, as ``ExactLearner`` does it."""
@@ -80,9 +92,18 @@ class TrackedVectorLearner(VectorLearner):
     ) -> tuple[bytes, tuple[float, ...]]:
         update = None if local_update is None else LocalUpdate(local_update, is_difference=True)
         message = super().compress_update(t, update, handoff, transfer)
-        if transfer is None:
-            self.half_steps[t] = self.mass()
+        self.steps["half", t] = self.mass()
         return message
+
+    def mix_round(self, self_weight: float, received: Sequence[Contribution]) -> None:
+        mixed = self._unmixed[0] + 1
+        super().mix_round(self_weight, received)
+        self.steps["mixed", mixed] = self.mass()
+
+    def undo_push(self, t: int, weight: float) -> None:
+        before = self.mass()
+        super().undo_push(t, weight)
+        undo_since(self.steps, t, self.mass() - before)
 
     @property
     def blocks(self) -> int:

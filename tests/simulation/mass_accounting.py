@@ -1,19 +1,23 @@
 """The mass of a simulated run: what each process holds, what is in flight, and what dead processes took along.
 
-A push moves its ``share`` out of its sender when the sender mixes the round, and into its receiver when the receiver
-mixes it. The difference between the two is in flight. When a process is evicted with last round L, its history is
-rewound to the moment when it had compressed its update of round L. That is the history on which the survivors agree,
-and the sum must still be what it was.
+A push moves its ``share`` out of its sender when the sender mixes the round, or pushes it in a run with an overlap. It
+moves into its receiver when the receiver mixes it. The difference between the two is in flight. When a process is
+evicted with last round L, its history is rewound to the moment before it mixed round L: in lock-step, when it had
+compressed its update of that round. That is the history on which the survivors agree, and the sum must still be what it
+was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from edgenode.errors import LocalProtocolError
 from tests.simulation.learners import Mass, TrackedLearner
 
 Process = str  # name:incarnation
+MixedBefore = Callable[[int], int]  # the round before which all are mixed when a round begins
 
 
 @dataclass
@@ -56,7 +60,7 @@ class MassAccounting:
         self._masses[process] = learner.mass()
         self._held = self._held + self._masses[process]
         self.expected = self.expected + self._masses[process]
-        learner.half_steps[t - 1] = self._masses[process]
+        learner.steps["half", t - 1] = self._masses[process]
 
     def measure(self, process: Process) -> Mass | None:
         """What a process holds now, if it is alive. To be called whenever it did something."""
@@ -78,10 +82,11 @@ class MassAccounting:
             self.expected = self.expected + local_update
             self._local_updates[process, t] = local_update
 
-    def pushed(self, sender: Process, receiver: Process, t: int, share: Mass) -> None:
-        """A push is made."""
+    def pushed(self, sender: Process, receiver: Process, t: int, share: Mass, given: bool) -> None:
+        """A push is made, and has left its sender if it is given."""
         if sender in self._living:
-            self._pushes[sender, receiver, t] = _Push(share)
+            push = self._pushes[sender, receiver, t] = _Push(share)
+            self._change(push, debited=given)
 
     def mixed(self, receiver: Process, sender: Process, t: int) -> None:
         """A push is in its receiver's x."""
@@ -112,15 +117,14 @@ class MassAccounting:
         push = self._pushes.get((sender, receiver, t))
         return push is not None and not push.mixed
 
-    def evict(self, lasts: dict[Process, int]) -> None:
-        """An eviction is committed: rewind each evicted process to the half step of its last round.
+    def evict(self, lasts: dict[Process, int], mixed_before: MixedBefore) -> None:
+        """An eviction is committed: rewind each evicted process to the moment before it mixed its last round.
 
         A member that never came to its first round brought nothing, and takes nothing along.
         """
         self._evicted |= set(lasts)
         lasts = {p: last for p, last in lasts.items() if p not in self._left or last < self._left[p][1]}
-        for process, last in lasts.items():
-            self._rewind(process, last)
+        pushed = {process: self._rewind(process, last, mixed_before) for process, last in lasts.items()}
         for sender, receiver, t in list(self._pushes):
             if receiver in lasts and t >= lasts[receiver] and sender in self._left:
                 self._lose_handoff(sender, receiver, t)
@@ -129,23 +133,33 @@ class MassAccounting:
                 self._change(push, mixed=False)
             elif receiver in lasts and sender not in self._evicted:
                 _require(push.mixed, f"{receiver} began round {lasts[receiver]} without mixing {sender}'s {t}")
-            if sender in lasts and t >= lasts[sender]:
+            if sender in lasts and t >= pushed[sender]:
                 self._change(push, debited=False)
-            if sender in lasts and t > lasts[sender]:
+            if sender in lasts and t > pushed[sender]:
                 self._cancel(sender, receiver, t)
 
-    def _rewind(self, process: Process, last: int) -> None:
+    def _rewind(self, process: Process, last: int, mixed_before: MixedBefore) -> int:
+        """Rewind to the half step of the newest round that a process had pushed before it mixed its last round, or to
+        where it had mixed all before its last round and not pushed the next one. The first round that has not left.
+        """
+        newest, begins_next = last, False
+        learner = self._left[process][0] if process in self._left else self._living.get(process)
+        if learner is not None:
+            pushed = (t for step, t in learner.steps if step == "half" and mixed_before(t) <= last)
+            newest = max(pushed, default=last)
+            begins_next = ("mixed", last) in learner.steps and mixed_before(newest) < last
+            step: Any = ("mixed", last) if begins_next else ("half", newest)
+            self._dead[process] = learner.steps.get(step, learner.mass())
         if process in self._left:  # nothing shows that it came to its last round, so it never left
-            learner, _ = self._left.pop(process)
-            self._dead[process] = learner.half_steps[last]
+            del self._left[process]
             back = [share for (p, _, t), share in self._lost_handoffs.items() if p == process and t >= last]
             self.expected = sum(back, self.expected)
         if process in self._living:
-            learner = self._remove(process)
-            self._dead[process] = learner.half_steps.get(last, learner.mass())  # it may not have come to that round yet
+            self._remove(process)
         for (p, t), local_update in self._local_updates.items():
-            if p == process and t > last:
+            if p == process and t > newest:
                 self.expected = self.expected - local_update
+        return newest + begins_next
 
     def taken_back(self, sender: Process, evicted: Process, last: int) -> None:
         """A survivor knows of an eviction: what it pushed to the evicted from round ``last`` on does not count."""
@@ -153,10 +167,6 @@ class MassAccounting:
             return
         for s, receiver, t in list(self._pushes):
             if s == sender and receiver == evicted and t >= last:
-                if self._pushes[s, receiver, t].debited and sender in self._living:
-                    half_steps = self._living[sender].half_steps  # to what they would be without the push
-                    share = self._pushes[s, receiver, t].share
-                    half_steps.update({r: half_step + share for r, half_step in half_steps.items() if r > t})
                 self._cancel(s, receiver, t)
 
     def _lose_handoff(self, sender: Process, receiver: Process, t: int) -> None:

@@ -358,6 +358,7 @@ class NodeShells:
             state.scenario.window,
             checkpoint_every=state.scenario.checkpoint_every,
             verifier=CONTROLLER_SIGNER,
+            lag=state.run_spec.lag,
         )
         self._perform(name, cause, state.nodes[name].start(name in state.invariants.halted))
         self._report_progress(name)

@@ -52,7 +52,7 @@ class SimState:
         self.disks = HostDisks(run_spec.run_digest, self.rng, self.happened)
         self.liars = Liars(scenario.seed, scenario.liars)
         zero = 0 * next(iter(learners.values())).mass()
-        self.invariants = Invariants(zero, scenario.window, self.happened, self.liars)
+        self.invariants = Invariants(zero, scenario.window, self.happened, self.liars, run_spec.lag)
 
     @property
     def all_finished(self) -> bool:

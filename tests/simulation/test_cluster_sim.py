@@ -23,6 +23,7 @@ from edgenode.core.algorithm.compression import Compressor, Quantise, TopK, as_f
 from edgenode.core.algorithm.rounding import Random, as_int8
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import Rotate, Stop
+from edgenode.core.protocol.lag import Lag
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import Digraph, GraphSpec
 from edgenode.core.topology.period import Period
@@ -83,6 +84,14 @@ def runs(draw: st.DrawFn, rounds: int) -> tuple[RunSpec, Scenario]:
 
 
 @st.composite
+def overlapping(draw: st.DrawFn, run_spec: RunSpec, scenario: Scenario, until: int) -> tuple[RunSpec, Scenario]:
+    """The run with an overlap, and with a window that may be as small as that allows."""
+    lag = Lag(draw(st.integers(1, 4)), until, draw(st.sampled_from([0, 0, 3])))
+    window = scenario.window + lag.overlap
+    return replace(run_spec, lag=lag), replace(scenario, window=window, checkpoint_every=lag.drain_every)
+
+
+@st.composite
 def disturbed_runs(draw: st.DrawFn, rounds: int = 40) -> tuple[RunSpec, Scenario]:
     """Changes of plan at any time, broken links, and a controller that crashes and perhaps restarts."""
     run_spec, undisturbed = draw(runs(rounds))
@@ -129,6 +138,8 @@ def test_any_delivery_order_equals_the_matrix_form_to_the_bit(data: st.DataObjec
     compressor, eta = data.draw(st.sampled_from(COMPRESSORS))
     algorithm_spec = AlgorithmSpec(compressor, eta, training_rounds=9, gossip_rounds=data.draw(st.sampled_from([0, 3])))
     run_spec, scenario = data.draw(runs(algorithm_spec.rounds))
+    if data.draw(st.booleans()):
+        run_spec, scenario = data.draw(overlapping(run_spec, scenario, algorithm_spec.training_rounds))
     learners = {
         name: TrackedVectorLearner(algorithm_spec, LAYOUT, State.initial(np.zeros(LAYOUT.size)), 5, name)
         for name in node_names(run_spec.nodes)
@@ -156,8 +167,23 @@ def test_any_delivery_order_equals_the_matrix_form_exactly(
     assert {name: tuple(learner.mass()) for name, learner in sim.learners.items()} == expected
 
 
+@settings(bounded, max_examples=100)
+@given(
+    run=runs(12).flatmap(lambda run: overlapping(*run, until=12)),
+    eta=st.sampled_from([Fraction(1), Fraction(1, 3)]),
+    grain=st.sampled_from([0, Fraction(1, 4)]),
+)
+def test_any_order_with_an_overlap_equals_the_matrix_form_with_a_delay(
+    run: tuple[RunSpec, Scenario], eta: Fraction, grain: Fraction
+) -> None:
+    sim = exact_run(*run, eta, grain)
+    expected = exact_reference(sim, eta, Fraction(grain))
+    assert {name: tuple(learner.mass()) for name, learner in sim.learners.items()} == expected
+
+
+@pytest.mark.parametrize("overlap", [0, 2])
 @pytest.mark.parametrize("blocks", [1, 3, 20])
-def test_real_learner_keeps_its_mass_while_members_change(blocks: int) -> None:
+def test_real_learner_keeps_its_mass_while_members_change(blocks: int, overlap: int) -> None:
     """In every block. 20 blocks are more than there are parameters. A push is taken back from its own block, and the
     record of the eviction may arrive between the push of a round and its mix.
     """
@@ -174,7 +200,8 @@ def test_real_learner_keeps_its_mass_while_members_change(blocks: int) -> None:
     }
     disturbances = ((0.5, Kill("n1")), (1.0, LeaveRequest("n3")), (1.5, Start("n5")))
     scenario = Scenario(seed=1, lose=0.1, disturbances=disturbances, evict_s=1.0, patience_s=200)
-    run_spec = RunSpec("test", 5, "digest", ScheduleSpec((GraphSpec("chord"),)), algorithm_spec.rounds)
+    schedule, lag = ScheduleSpec((GraphSpec("chord"),)), Lag(overlap, algorithm_spec.training_rounds)
+    run_spec = RunSpec("test", 5, "digest", schedule, algorithm_spec.rounds, lag=lag)
     sim = ClusterSim(run_spec, learners, gradient, scenario, new_learner).run()
     assert {kind: sim.happened[kind] for kind in ("evicted", "leave", "joined")} == {
         "evicted": 1,
@@ -184,9 +211,12 @@ def test_real_learner_keeps_its_mass_while_members_change(blocks: int) -> None:
     assert {len(learner.state.u) for learner in sim.learners.values()} == {blocks}
 
 
+@pytest.mark.parametrize("overlap", [0, 2])
 @pytest.mark.parametrize("dies_s", [0.5, 0.8, 1.1, 1.4, 1.7])
 @pytest.mark.parametrize(("values", "blocks"), [(as_float32, 1), (as_int8, 3)])
-def test_real_learners_end_a_last_phase_with_one_model(values: Quantise, blocks: int, dies_s: float) -> None:
+def test_real_learners_end_a_last_phase_with_one_model(
+    values: Quantise, blocks: int, dies_s: float, overlap: int
+) -> None:
     """To the bit, although a member dies before the phase or in it, and u is not 1."""
     compressor, last = Compressor(keep_all, as_int8), GraphSpec("allreduce")
     algorithm_spec = AlgorithmSpec(compressor, 1.0, 4, 9, blocks, gossip_compressor=Compressor(keep_all, values))
@@ -197,11 +227,22 @@ def test_real_learners_end_a_last_phase_with_one_model(values: Quantise, blocks:
     for learner in learners.values():
         learner.tolerance = 0.05 if values is as_int8 else 1e-3  # of the average, too
     scenario = Scenario(seed=2, lose=0.1, disturbances=((dies_s, Kill("n1")),), evict_s=1.0, patience_s=200)
-    run_spec = RunSpec("test", 5, "digest", ScheduleSpec((GraphSpec("chord"),), last=last, last_from=4), 13)
+    schedule = ScheduleSpec((GraphSpec("chord"),), last=last, last_from=4)
+    run_spec = RunSpec("test", 5, "digest", schedule, 13, lag=Lag(overlap, 4))
     sim = ClusterSim(run_spec, learners, gradient, scenario).run()
     models = [finish.z.tobytes() for name, finish in sim.finished.items() if name != "n1"]
     assert len(models) == 4
     assert len(set(models)) == 1
+
+
+def test_overlap_hides_latency_and_stragglers_behind_training() -> None:
+    """A message takes four local steps. With an overlap of 4 a round takes no longer than a step."""
+    slow = Scenario(latency_s=(0.2, 0.2), training_s=(0.05, 0.05), window=16)
+    ends = []
+    for overlap in (0, 4):
+        sim = exact_run(replace(ring(), lag=Lag(overlap, 60)), slow)
+        ends.append(float(sim.transcript.lines[-1].split()[0]))
+    assert ends[1] < 0.4 * ends[0]
 
 
 # --- changes of plan --------------------------------------------------------------------------------
@@ -339,7 +380,8 @@ class Leaky(ExactLearner):
     """A learner that debits x-hat instead of its compressed message, which breaks conservation."""
 
     def mix_round(self, self_weight: float, received: Any) -> None:
-        self._sent[self._round] = replace(self._sent[self._round], x=self.x.copy())
+        t = self._unmixed[0]
+        self._sent[t] = replace(self._sent[t], x=self.x.copy())
         super().mix_round(self_weight, received)
 
 

@@ -40,6 +40,23 @@ def test_no_disaster_loses_mass_or_stops_a_majority() -> None:
         assert happened[kind], kind
 
 
+@pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 2000), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.timeout(900)
+def test_neither_does_one_with_an_overlap(seeds: range) -> None:
+    played = list(trials(partial(faults.build_run, overlaps=True), seeds))
+    assert [trial for trial in played if trial.error] == []
+    happened = sum((trial.happened for trial in played), Counter[str]())
+    for kind in ("evicted", "joined", "leave", "controller crashed", "pause", "power cut", "lost", "duplicated"):
+        assert happened[kind], kind
+
+
+@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 200), marks=pytest.mark.slow)], ids=str)
+def test_after_power_cuts_a_run_with_an_overlap_resumes(seeds: range) -> None:
+    played = list(trials(partial(faults.build_run, power_fails=True, overlaps=True), seeds))
+    assert [trial for trial in played if trial.error] == []
+    assert sum(trial.happened["resumed after all were down"] > 0 for trial in played) > 0.75 * len(seeds)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_neither_do_the_disasters_of_all_seeds() -> None:
@@ -60,6 +77,16 @@ def test_members_that_lie_harm_no_other(seeds: range) -> None:
 @pytest.mark.timeout(900)
 def test_who_ends_a_last_phase_with_deaths_has_the_average(seeds: range) -> None:
     played = list(trials(faults.build_run_with_last_phase, seeds))
+    assert [trial for trial in played if trial.error] == []
+    happened = sum((trial.happened for trial in played), Counter[str]())
+    for kind in ("last phase", "evicted", "leave refused", "power cut", "restarted after its eviction"):
+        assert happened[kind] > len(seeds) / 100, kind
+
+
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 800), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.timeout(900)
+def test_so_has_who_ends_one_after_an_overlap(seeds: range) -> None:
+    played = list(trials(partial(faults.build_run_with_last_phase, overlaps=True), seeds))
     assert [trial for trial in played if trial.error] == []
     happened = sum((trial.happened for trial in played), Counter[str]())
     for kind in ("last phase", "evicted", "leave refused", "power cut", "restarted after its eviction"):

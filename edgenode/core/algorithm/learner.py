@@ -2,7 +2,7 @@
 
 A round passes three layers:
 
-    Learner       start, compress_update        mix_round                     undo_push
+    Learner       start, compress_update        mix_round (give)              undo_push
     UpdateRule    apply_update, compress        mix
     arithmetic    descend,                      mix_contributions, …,         return_share
                   compress_with_feedback, …     absorb_handoff
@@ -13,6 +13,7 @@ The learner knows rounds, blocks and bytes. The update rule knows which vectors 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -34,6 +35,7 @@ from edgenode.core.algorithm.sparse_push import (
     descend,
     differences,
     drop_error,
+    give_shares,
     return_share,
 )
 from edgenode.core.topology.allreduce import Transfer
@@ -48,7 +50,7 @@ class Learner(Protocol[C]):
     """The algorithm as the protocol sees it. C is a received contribution in the learner's own form.
 
     For each round the protocol calls `start` once if it trains, `compress_update` once, `read` for each push received,
-    and `mix_round` once.
+    and `mix_round` once. With an overlap it calls `give` after `compress_update`, and `mix_round` some rounds later.
     """
 
     @property
@@ -106,12 +108,20 @@ class Learner(Protocol[C]):
         """
         ...
 
+    def give(self, self_weight: float) -> None:
+        """Take what the receivers get out of x and u, in the round of the last `compress_update`."""
+        ...
+
     def mix_round(self, self_weight: float, received: Sequence[C]) -> None:
-        """Mix the round of the last `compress_update`, with the contributions in sender order."""
+        """Mix the oldest round that is not mixed, with the contributions in sender order.
+
+        Args:
+            self_weight: the share of its message that the node keeps, or 1 if it has given the rest already.
+        """
         ...
 
     def undo_push(self, t: int, weight: float) -> None:
-        """Undo this node's push of round t, which is mixed and not of an allreduce, to one receiver."""
+        """Undo this node's push of round t, which is mixed or given, and not of an allreduce, to one receiver."""
         ...
 
     def discard_sent(self, t: int) -> None:
@@ -173,9 +183,9 @@ class VectorLearner:
         self.algorithm_spec, self.layout, self.state = algorithm_spec, layout, state
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
         self._sent: dict[int, _SentMessage] = {}
-        self._unmixed: int | None = None  # the round between compress_update and mix_round
+        self._unmixed: deque[int] = deque()  # the rounds between compress_update and mix_round
         self._last_phase: LastPhase | None = None
-        self._transfer: Transfer | None = None  # of the round between compress_update and mix_round, if it has one
+        self._transfer: Transfer | None = None  # of the round between compress_update and mix_round, in an allreduce
         self._trains_from_x = False  # a local step began with x / u, which is still what it was
         self._z: Floats | None = None  # what a local step began with, if x / u has changed since
         self._weight = weight
@@ -197,10 +207,10 @@ class VectorLearner:
 
     @property
     def own_push(self) -> tuple[Payload, Weights, int | None]:
-        """The own message of the round between ``compress_update`` and ``mix_round``: payload, u and block."""
-        if self._unmixed is None:
+        """The own message of the round that ``mix_round`` mixes next: payload, u and block."""
+        if not self._unmixed or self._transfer is not None:
             raise LocalProtocolError("no round is between compress_update and mix_round")
-        own = self._sent[self._unmixed]
+        own = self._sent[self._unmixed[0]]
         return own.payload, own.u, own.block
 
     @property
@@ -265,7 +275,7 @@ class VectorLearner:
         part, layout = self._part(block)
         payload = rule.compress(part, compressor, layout, rng)
         self._sent[t] = _SentMessage(payload, block, part.u.copy(), step.averaging_rate)
-        self._unmixed = t
+        self._unmixed.append(t)
         return (compressor.format or codec).encode(payload, layout), tuple(part.u.tolist())
 
     def _send_parts(self, t: int, transfer: Transfer) -> tuple[bytes, tuple[float, ...]]:
@@ -277,6 +287,7 @@ class VectorLearner:
             raise LocalProtocolError(f"round {t} sends parts of no last phase")
         payload, u = self._last_phase.send(transfer, np.random.default_rng((*self._entropy, t)))
         self._transfer = transfer
+        self._unmixed.append(t)
         return codec.encode(payload, self._layout_of(transfer)), tuple(u.tolist())
 
     def _layout_of(self, transfer: Transfer) -> Layout:
@@ -326,15 +337,21 @@ class VectorLearner:
         """The block of the state and its layout, or all of both."""
         return self.state.part(block), self.layout.part(block, len(self.state.u))
 
+    def give(self, self_weight: float) -> None:
+        own = self._sent[self._unmixed[-1]]
+        give_shares(self.state.part(own.block), own.payload, own.u, self_weight, own.averaging_rate)
+        if not self.state.is_unbiased:
+            self._stop_sharing()
+
     def mix_round(self, self_weight: float, received: Sequence[Contribution]) -> None:
+        if not self._unmixed:
+            raise LocalProtocolError("mix_round before compress_update")
+        t = self._unmixed.popleft()
         if self._transfer is not None and self._last_phase is not None:
             self._last_phase.mix(self._transfer, [(c.transfer, c.payload, c.u) for c in received if c.transfer])
             self._transfer = None
             return
-        if self._unmixed is None:
-            raise LocalProtocolError("mix_round before compress_update")
-        own = self._sent[self._unmixed]
-        self._unmixed = None
+        own = self._sent[t]
         exchanged = [c for c in received if c.weight != 1.0]
         part = self.state.part(own.block)
         self.algorithm_spec.rule.mix(part, own.payload, own.u, self_weight, exchanged, own.averaging_rate)

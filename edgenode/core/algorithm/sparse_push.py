@@ -203,13 +203,18 @@ def mix_contributions(
     2. It also uses the u that was pushed. The state's u may have changed since, when an older push was undone.
     3. Contributions must be in sender order. Float sums depend on the order, and must be bit-identical in every replay.
     """
-    given = averaging_rate * (1.0 - self_weight)
-    own.add_to(state.x, -given)
-    state.u -= given * own_u
+    give_shares(state, own, own_u, self_weight, averaging_rate)
     for contribution in received:
         scale = averaging_rate * contribution.weight
         contribution.payload.add_to(state.x, scale)
         state.u += scale * contribution.u
+
+
+def give_shares(state: State, own: Payload, own_u: Weights, self_weight: float, averaging_rate: float) -> None:
+    """The self term of line 9: what the receivers get leaves x and u. Nothing does at a weight of 1."""
+    given = averaging_rate * (1.0 - self_weight)
+    own.add_to(state.x, -given)
+    state.u -= given * own_u
 
 
 def absorb_handoff(state: State, contribution: Contribution) -> None:
@@ -219,6 +224,6 @@ def absorb_handoff(state: State, contribution: Contribution) -> None:
 
 
 def return_share(state: State, own: Payload, own_u: Weights, weight: float, averaging_rate: float) -> None:
-    """Add back one receiver's share of a mixed message. The receiver was evicted, and its mass does not count."""
+    """Add back one receiver's share of a message. The receiver was evicted, and its mass does not count."""
     own.add_to(state.x, averaging_rate * weight)
     state.u += averaging_rate * weight * own_u

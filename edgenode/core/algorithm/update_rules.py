@@ -76,6 +76,13 @@ class UpdateRule:
         """Whether a node adds what a message left out to the next one. Only then does p bound the averaging rate."""
         return "error" in self.keeps
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a round can be mixed later than it is pushed: its mix takes out of x and u what it sends, and adds
+        what it receives, and nothing else.
+        """
+        return self.mix is mix_contributions and not self.fixed
+
 
 def compress_difference(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:
     """CHOCO-SGD (Koloskova et al. 2019, Algorithm 2, lines 4 to 7): q = C[x-hat - replica], replica += q.

@@ -3,18 +3,20 @@
 The evicted node may be dead, or alive behind a broken link. What it did last is settled without it:
 
 1. Fence. Every node that may still be in a round, the evicted apart, promises to accept nothing more from the evicted
-   and to begin no further round. It answers with the newest round it has begun, and with the newest round that each
-   evicted node *must* have begun: one that it pushed, or the round after one whose push it acknowledged. A farewell is
-   such an answer given in advance. An answer counts for its own (term, ballot) alone.
+   and to begin no further round. It answers with the newest round it has begun, and with the round before which each
+   evicted node *must* have mixed all: those that a push of it shows, and one whose push it acknowledged (`lag`). A
+   farewell is such an answer given in advance. An answer counts for its own (term, ballot) alone.
 2. Commit. R = 1 + the newest round that any survivor has begun. So no survivor has used the graph of round R yet.
-   L = min(newest round that an evicted node must have begun, R - 1), per evicted node. One without evidence counts up
-   to the round before it became a member.
-3. At the survivors, the rounds of the evicted up to L count as far as they were delivered, and its later pushes are
-   discarded. What a survivor pushed to it in rounds of L or later is taken back, acknowledged or not.
+   L = min(round before which an evicted node must have mixed all, that before which R - 1 mixes all), per evicted
+   node. In lock-step that is the newest round that it must have begun, and R - 1. One without evidence counts up to the
+   round before it became a member.
+3. At the survivors, what the evicted pushed before it mixed round L counts as far as it was delivered: in lock-step,
+   its rounds up to L. Its later pushes are discarded. What a survivor pushed to it in rounds of L or later is taken
+   back, acknowledged or not.
 
-Why no mass is lost or doubled: the evicted node had begun round L, so it had mixed every round before L, and what was
-pushed to it in those rounds left with it. Its mix of round L reached no survivor: whatever shows that it finished that
-round would be evidence for L + 1. So nothing that is taken back at the survivors is used anywhere else.
+Why no mass is lost or doubled: the evicted node had mixed every round before L, and what was pushed to it in those
+rounds left with it. Its mix of round L reached no survivor: whatever shows that it mixed that round would be evidence
+for L + 1. So nothing that is taken back at the survivors is used anywhere else.
 
 A survivor may know a longer plan than the controller, from a controller before it. The longest one counts. If it names
 further nodes, the fence begins again over those: they may be in a round, too. So may the nodes that join while a fence
@@ -28,6 +30,7 @@ from dataclasses import dataclass, field, replace
 
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Reply, Send
+from edgenode.core.protocol.lag import LOCK_STEP, Lag
 from edgenode.core.protocol.last_phase import without_evicted
 from edgenode.core.protocol.orders import EvictionCommitted, Fence, FenceAnswer
 from edgenode.core.protocol.pending_changes import PendingChanges
@@ -49,6 +52,7 @@ class Ballot:
     evicted: frozenset[str]
     survivors: frozenset[str]
     request_ids: list[int]
+    lag: Lag = LOCK_STEP
     answers: dict[str, FenceAnswer] = field(default_factory=dict)
 
     def take(self, node: str, answer: FenceAnswer) -> bool:
@@ -100,15 +104,17 @@ class Ballot:
 
     def last_rounds(self, plan: Plan, start: int) -> tuple[tuple[str, int], ...]:
         """(evicted node, L) for a record that starts at a round."""
+        most = self.lag.mixed_before(plan, start - 1)
         # precaution: no round of an evicted node counts that it may not have begun
         # precaution: every round of an evicted node counts that others may have mixed
-        return tuple((node, min(self._must_have_begun(plan, node), start - 1)) for node in sorted(self.evicted))
+        return tuple((node, min(self._must_have_mixed(plan, node), most)) for node in sorted(self.evicted))
 
-    def _must_have_begun(self, plan: Plan, evicted: str) -> int:
+    def _must_have_mixed(self, plan: Plan, evicted: str) -> int:
+        """The round before which an evicted node must have mixed all."""
         member = plan.member(evicted)
         assert member is not None
-        begun = [t for a in self.answers.values() for node, t in a.begun_rounds if node == evicted]
-        return max([*begun, plan.joined(evicted, member.incarnation) - 1])
+        mixed = [t for a in self.answers.values() for node, t in a.begun_rounds if node == evicted]
+        return max([*mixed, plan.joined(evicted, member.incarnation) - 1])
 
 
 class Evictions:
@@ -181,7 +187,8 @@ class Evictions:
         state.ballot += 1
         survivors = involved - evicted
         promised = {node: farewell for node, farewell in state.membership.farewells.items() if node in survivors}
-        self.ballot = Ballot(state.term, state.ballot, evicted, survivors, request_ids, promised)
+        lag = state.run_spec.lag
+        self.ballot = Ballot(state.term, state.ballot, evicted, survivors, request_ids, lag, promised)
         return [state.persist(), *self.fences(sorted(survivors)), *self._commit()]
 
     def fences(self, nodes: Iterable[str]) -> list[ClusterAction]:

@@ -127,8 +127,9 @@ def check_round(state: MemberState, message: Message, plan: Plan) -> None:
     end = min([end_of(plan, state.learner.rounds), *plan.ends])
     since = plan.joined(sender, message.incarnation)  # not what an earlier process of the name left
     full = t > state.round and state.barrier.buffered_from(sender, since) >= state.window
+    mixed = state.lag.mixed_before(plan, t)  # by the sender
     # precaution: a push of a round that its sender cannot have begun is refused
-    if full or t >= end or (t >= state.round + state.window and _is_ahead_of_us(state, plan, sender, t)):
+    if full or t >= end or (t >= state.round + state.window and _is_ahead_of_us(state, plan, sender, mixed)):
         raise RemoteProtocolError(f"{sender} pushed round {t} of {end}, but round {state.round} is next here")
     for peer, begun in message.begun_rounds:
         known = plan.next_incarnation(peer)  # 0 if it was never a member
@@ -137,5 +138,5 @@ def check_round(state: MemberState, message: Message, plan: Plan) -> None:
 
 
 def _is_ahead_of_us(state: MemberState, plan: Plan, node: str, t: int) -> bool:
-    """Whether a node cannot have begun a round, because that takes a push that this node has not made yet."""
-    return must_have_pushed(plan, node, t, state.name, state.next_round)
+    """Whether a node cannot have mixed all before a round, for that takes a push that this node has not made yet."""
+    return must_have_pushed(plan, node, t, state.name, state.next_round, state.lag)

@@ -15,6 +15,8 @@
 6. No other change starts within the phase. It is refused: the run ends in a few rounds.
 7. No checkpoint is due within the phase, and no evaluation, because x does not change. A run resumes from a round
    before the phase, from its first round, or from its end.
+8. With an overlap (`lag`), all rounds of training are mixed before the phase begins, and the phase is in lock-step, the
+   rounds in which it begins again included.
 """
 
 from __future__ import annotations

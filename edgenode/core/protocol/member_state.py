@@ -9,6 +9,7 @@ from edgenode.core.algorithm.learner import Learner
 from edgenode.core.algorithm.poison_alarm import PoisonAlarm
 from edgenode.core.protocol.barrier import Barrier
 from edgenode.core.protocol.events import Fail, NodeAction
+from edgenode.core.protocol.lag import Lag
 from edgenode.core.protocol.last_phase import end_of
 from edgenode.core.protocol.orders import Fence
 from edgenode.core.protocol.peer_knowledge import PeerKnowledge
@@ -31,11 +32,13 @@ class MemberState:
 
     Args:
         start: the first round.
-        window: how many of its pushes to a peer may be unanswered.
+        window: how many of its pushes to a peer may be unanswered. More than the overlap.
         alarm: inspects what is mixed.
+        lag: how far mixing lags behind pushing.
 
     Attributes:
-        round: the round it is in. All rounds before it are mixed.
+        round: the round that it mixes next. All rounds before it are mixed.
+        next_round: the first round that it has not pushed yet. It trains that one, if any.
         plan: what it knows of the plan.
         end: the round before which the run is over: all rounds done, or stopped or left by a record.
         fence: that it stands behind, if any.
@@ -51,10 +54,11 @@ class MemberState:
         window: int,
         verifier: Verifier,
         alarm: PoisonAlarm | None,
+        lag: Lag,
     ) -> None:
         self.name, self.learner, self.window = name, learner, window
-        self.verifier, self.alarm = verifier, alarm
-        self.since = self.round = start
+        self.verifier, self.alarm, self.lag = verifier, alarm, lag
+        self.since = self.round = self.next_round = start
         self.adopt(plan)
         self.stage = Stage.READY
         self.fence: Fence | None = None
@@ -76,9 +80,19 @@ class MemberState:
         return self.fence.evicted if self.fence else frozenset()
 
     @property
-    def next_round(self) -> int:
-        """The first round that this node has not pushed yet."""
-        return self.round + (self.stage is Stage.WAITING)
+    def mixed_before(self) -> int:
+        """The round before which all are to be mixed before the next one begins."""
+        return self.lag.mixed_before(self.plan, self.next_round)
+
+    @property
+    def given_before(self) -> int:
+        """The round before which what the receivers get has left x: with an overlap when it is pushed, else mixed."""
+        return self.next_round if self.lag.overlap else self.round
+
+    @property
+    def awaited_round(self) -> int:
+        """The round that it cannot mix, or cannot begin, if it waits."""
+        return self.round if self.stage is Stage.WAITING else self.next_round
 
     @property
     def stands_still(self) -> bool:
@@ -93,7 +107,7 @@ class MemberState:
             return self.barrier.missing(self.round, tuple(s for s in senders if s not in evicted))
         if self.stage is Stage.READY:
             # precaution: a sender waits when a window of pushes is unanswered
-            answered_to = self.round if self.round >= self.end else self.round - self.window + 1
+            answered_to = self.next_round if self.next_round >= self.end else self.next_round - self.window + 1
             return self.peers.owing(answered_to)
         return ()
 

@@ -32,8 +32,8 @@ class Message:
         weight: W[receiver, sender], chosen by the sender.
         u: the push-sum weights of what the payload encodes.
         records: records that the receiver is not known to have, oldest first.
-        begun_rounds: (node, newest round it must have begun), sent with a leaver's last push. The leaver is gone when
-            one of these nodes is evicted, so its hand-off target answers for it.
+        begun_rounds: (node, round before which it must have mixed all), sent with a leaver's last push. The leaver is
+            gone when one of these nodes is evicted, so its hand-off target answers for it.
     """
 
     sender: str

@@ -1,9 +1,10 @@
 """One member of a run as a state machine: ``Node.handle(event) -> [action]``. No I/O, no clock, no threads.
 
-A round goes READY -> (TRAINING ->) WAITING -> READY: train, compress and push, wait for every in-neighbour, mix.
+A round goes READY -> (TRAINING ->) WAITING -> READY: train, compress and push, wait for every in-neighbour, mix. With
+an overlap it is a round pushed before that is waited for and mixed (`lag`).
 
-1. Barrier. A round is mixed when the push of every in-neighbour is here. Contributions are added in sender order, so
-   every order of arrival gives the same bits.
+1. Barrier. A round is mixed when the push of every in-neighbour is here, and it is its turn. Contributions are added in
+   sender order, so every order of arrival gives the same bits.
 2. Acknowledgement. A push is acknowledged when it is mixed. So an acknowledged message is in the receiver's x, and its
    mass has arrived. Repeats are acknowledged again and mixed once.
 3. Window. A node begins round t only when its pushes up to round t - window are acknowledged. So no node keeps more
@@ -36,6 +37,7 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.judgement import branch, candidate, check_push, check_round, extended, too_late, verify
+from edgenode.core.protocol.lag import LOCK_STEP, Lag
 from edgenode.core.protocol.last_phase import phase_at, transfer
 from edgenode.core.protocol.member_state import MemberState, Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
@@ -51,10 +53,11 @@ class Node:
 
     Args:
         start: the first round.
-        window: how many of its pushes to a peer may be unanswered.
+        window: how many of its pushes to a peer may be unanswered. More than the overlap.
         evaluate_every, checkpoint_every, publish_every: in rounds; 0 for only at the end.
         verifier: of the records that come later than ``plan``.
         alarm: inspects what is mixed.
+        lag: how far mixing lags behind pushing. With an overlap it drains at every checkpoint.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class Node:
         publish_every: int = 0,
         verifier: Verifier = UNSIGNED,
         alarm: PoisonAlarm | None = None,
+        lag: Lag = LOCK_STEP,
     ) -> None:
-        self._state = MemberState(name, plan, learner, start, window, verifier, alarm)
+        self._state = MemberState(name, plan, learner, start, window, verifier, alarm, lag)
         self._rounds = Rounds(self._state, evaluate_every, checkpoint_every, publish_every)
 
     # --- what others may read -----------------------------------------------------------------------
@@ -87,7 +91,7 @@ class Node:
 
     @property
     def round(self) -> int:
-        """The round it is in. All rounds before it are mixed."""
+        """The round that it mixes next. All rounds before it are mixed."""
         return self._state.round
 
     @property
@@ -212,8 +216,8 @@ class Node:
         changes = self._take(plan)
         state.barrier.add(t, sender, contribution)
         state.peers.learned(sender, max(message.number, *(r.number for r in message.records), 0))
-        for peer, begun in ((sender, t), *message.begun_rounds):
-            state.peers.began(peer, begun)
+        for peer, mixed in ((sender, state.lag.mixed_before(plan, t)), *message.begun_rounds):
+            state.peers.began(peer, mixed)
         # precaution: a push is acknowledged when it is mixed, not when it arrives
         go_on = self._rounds.resume() if changes else self._rounds.advance() if state.stage is Stage.WAITING else []
         return [*changes, *go_on]
@@ -237,7 +241,7 @@ class Node:
             case Verdict.OK | Verdict.SEEN:
                 state.peers.learned(receiver, min(ack.knows, state.plan.latest.number))
                 state.peers.answered(receiver, ack.round)
-                # It mixed that round, and began the next.
+                # It mixed that round.
                 # precaution: an answer is evidence that its sender began the next round
                 state.peers.began(receiver, ack.round + 1)
                 freed = state.stage is Stage.READY and not state.missing()  # one Await per wait, not per answer
@@ -275,7 +279,8 @@ class Node:
         if record.digest == state.plan.latest.digest:
             return [self._answer_offer(record, accepted=True)]
         verify(state, (record,))
-        rounds = max(1, reach(state.plan, state.name, state.next_round))  # a lone node may be in its next round
+        covered = reach(state.plan, state.name, state.next_round, state.lag.overlap)
+        rounds = max(1, covered)  # a lone node may be in its next round
         # precaution: a change starts when everyone can know it
         in_time = record.known_by >= state.next_round + rounds and not state.fenced
         if state.round >= state.end or not in_time:
@@ -315,10 +320,10 @@ class Node:
         for node, last in record.evictions:
             state.peers.forget(node)
             # precaution: what an evicted node pushed after its last round is discarded
-            state.barrier.discard(node, after=last)
+            state.barrier.discard(node, after=state.lag.newest_push(state.plan, last))
             if state.stage is Stage.OVER and state.name not in record.names:
                 continue  # a leaver that is done: its x has moved to its hand-off target
-            for t in range(max(last, state.since), state.round):
+            for t in range(max(last, state.since), state.given_before):
                 if phase_at(state.plan, t):
                     break  # it changes no x, and begins again from that
                 graph = state.plan.graph(t)
@@ -344,6 +349,6 @@ class Node:
 
     def _fence_answer(self, term: int, ballot: int, evicted: frozenset[str]) -> FenceAnswer:
         state = self._state
-        begun = state.round - (state.stage in (Stage.READY, Stage.OVER))
+        begun = state.next_round - (state.stage is not Stage.TRAINING)
         begun_rounds = tuple((node, state.peers.begun.get(node, -1)) for node in sorted(evicted))
         return FenceAnswer(term, ballot, begun, begun_rounds, state.plan.records)

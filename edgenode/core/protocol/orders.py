@@ -229,8 +229,8 @@ class FenceAnswer:
 
     Attributes:
         begun: the newest round that the node has begun.
-        begun_rounds: (evicted node, the newest round that it must have begun): it pushed that round, or it mixed
-            what this node pushed in the round before. -1 for none.
+        begun_rounds: (evicted node, the round before which it must have mixed all): by a push of it, or by its answer
+            to what this node pushed in the round before. In lock-step it has begun that round. -1 for none.
         records: the plan as the node knows it.
     """
 

@@ -6,11 +6,11 @@ from edgenode.core.protocol.plan import Plan, Record
 
 
 class PeerKnowledge:
-    """Per peer: which pushes it has not answered, which record it knows, and which round it must have begun.
+    """Per peer: which pushes it has not answered, which record it knows, and how far it must have mixed.
 
     Attributes:
-        begun: per peer, the newest round that it must have begun: one that it pushed, or the round after one whose push
-            it acknowledged. It is the evidence of an eviction.
+        begun: per peer, the round before which it must have mixed all: those mixed before a push of it, or up to a push
+            that it acknowledged. In lock-step it has begun that round. It is the evidence of an eviction.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -35,7 +35,7 @@ class PeerKnowledge:
         return tuple(sorted({peer for t, peer in self._unanswered if t < before}))
 
     def began(self, peer: str, t: int) -> None:
-        """There is evidence that a peer has begun a round."""
+        """There is evidence that a peer has mixed all rounds before this one."""
         self.begun[peer] = max(self.begun.get(peer, -1), t)
 
     def learned(self, peer: str, number: int) -> None:

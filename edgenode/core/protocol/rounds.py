@@ -1,6 +1,7 @@
 """The rounds of a node: train, compress and push, wait at the barrier, mix (Algorithm 1).
 
-READY -> (TRAINING ->) WAITING -> READY, until the run is over. A round of SCSP's last phase does not train.
+READY -> (TRAINING ->) WAITING -> READY, until the run is over. A round of SCSP's last phase does not train. With an
+overlap, what is waited for and mixed is an earlier round than the one that was pushed last: one, none, or several.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Rounds:
         self._state = state
         self._evaluate_every, self._checkpoint_every = evaluate_every, checkpoint_every
         self._publish_every = publish_every
-        self._pushed: tuple[int, int] = (0, 0)  # messages and payload bytes of the current round
+        self._pushed: dict[int, tuple[int, int]] = {}  # messages and payload bytes of the rounds in flight
+        self._settled = -1  # the last round before which all that is due was done
 
     def advance(self) -> list[NodeAction]:
         """Go as far as possible without another event."""
@@ -47,19 +49,21 @@ class Rounds:
         actions: list[NodeAction] = []
         while True:
             match state.stage:
+                case Stage.READY if state.round < state.mixed_before:  # a record that has come drains this round
+                    actions += self._settle()
                 # precaution: a fenced node begins no round
                 # precaution: a paused node begins no round
-                case Stage.READY if state.fenced or (state.halted and state.round < state.end):
+                case Stage.READY if state.fenced or (state.halted and state.next_round < state.end):
                     return actions
                 case Stage.READY if missing := state.missing():
-                    return [*actions, Await(state.round, missing)]
-                case Stage.READY if state.round >= state.end:
+                    return [*actions, Await(state.next_round, missing)]
+                case Stage.READY if state.next_round >= state.end:
                     state.stage = Stage.OVER
                     complete = state.round >= end_of(state.plan, state.learner.rounds)
                     return [*actions, Finish(state.round, state.learner.look(state.round), complete)]
-                case Stage.READY if state.learner.trains(state.round):
+                case Stage.READY if state.learner.trains(state.next_round):
                     state.stage = Stage.TRAINING
-                    return [*actions, Train(state.round, state.learner.start())]
+                    return [*actions, Train(state.next_round, state.learner.start())]
                 case Stage.READY:
                     actions += self._push(None)
                 case Stage.WAITING if not state.missing():
@@ -71,27 +75,30 @@ class Rounds:
         state = self._state
         if state.stage is Stage.OVER:
             return []  # the run failed meanwhile
-        if state.stage is not Stage.TRAINING or event.round != state.round:
-            raise LocalProtocolError(f"trained round {event.round} while {state.stage.name} in round {state.round}")
+        if state.stage is not Stage.TRAINING or event.round != state.next_round:
+            where = f"{state.stage.name} in round {state.awaited_round}"
+            raise LocalProtocolError(f"trained round {event.round} while {where}")
         return [*self._push(event.local_update), *self.advance()]
 
     def _push(self, local_update: Any) -> list[NodeAction]:
         """Compress once, and push to every out-neighbour that is not evicted (lines 5 to 7)."""
-        state = self._state
-        graph, record = state.plan.graph(state.round), state.plan.at(state.round)
+        state, t = self._state, self._state.next_round
+        graph, record = state.plan.graph(t), state.plan.at(t)
         leaves = state.name in graph.leaving
-        parts = transfer(state.plan, state.round, state.name)
-        payload, u = state.learner.compress_update(state.round, local_update, leaves, parts)
+        parts = transfer(state.plan, t, state.name)
+        payload, u = state.learner.compress_update(t, local_update, leaves, parts)
+        if state.lag.overlap and not leaves and parts is None:  # an allreduce changes no x
+            state.learner.give(self._kept(t))
         # precaution: a leaver hands on which rounds the others have begun
         begun_rounds = tuple(sorted(state.peers.begun.items())) if leaves else ()
-        evicted = state.plan.evicted_later(state.round)
+        evicted = state.plan.evicted_later(t)
         receivers = [peer for peer in graph.out_neighbours(state.name) if peer not in evicted]
         actions: list[NodeAction] = []
         for peer in receivers:
             message = Message(
                 sender=state.name,
                 incarnation=state.incarnation,
-                round=state.round,
+                round=t,
                 number=record.number,
                 digest=record.digest,
                 weight=graph.weight(state.name),
@@ -100,13 +107,11 @@ class Rounds:
                 records=state.peers.news_for(peer, state.plan),
                 begun_rounds=begun_rounds,
             )
-            state.peers.pushed(peer, state.round)
+            state.peers.pushed(peer, t)
             actions.append(Push(peer, message))
-        self._pushed = (len(receivers), len(payload) * len(receivers))
-        state.stage = Stage.WAITING
-        if missing := state.missing():
-            actions.append(Await(state.round, missing))
-        return actions
+        self._pushed[t] = (len(receivers), len(payload) * len(receivers))
+        state.next_round += 1
+        return [*actions, *self._settle()]
 
     def _mix(self) -> list[NodeAction]:
         state = self._state
@@ -114,23 +119,37 @@ class Rounds:
         actions: list[NodeAction] = []
         if state.name not in state.plan.graph(state.round).leaving:  # a leaver's state has moved to its hand-off target
             contributions, accusations = self._inspect(received)
-            state.learner.mix_round(self._kept(state.round), contributions)
+            # with an overlap, what the others get has left x already
+            state.learner.mix_round(1.0 if state.lag.overlap else self._kept(state.round), contributions)
             actions += map(Report, accusations)
-        state.learner.discard_sent(state.round - state.window)
+        state.learner.discard_sent(state.next_round - 1 - state.window)
         ack = Ack(state.round, Verdict.OK, state.plan.latest.number)
         actions += [Answer(sender, ack) for sender, _ in received]
-        actions.append(Mixed(state.round, *self._pushed, state.learner.u))
+        actions.append(Mixed(state.round, *self._pushed.pop(state.round), state.learner.u))
         state.round += 1
+        return [*actions, *self._settle()]
+
+    def _settle(self) -> list[NodeAction]:
+        """Wait for a round that has to be mixed before the next one begins. If there is none, do what is due now."""
+        state, t = self._state, self._state.next_round
+        if state.round < state.mixed_before:
+            state.stage = Stage.WAITING
+            missing = state.missing()
+            return [Await(state.round, missing)] if missing else []
         state.stage = Stage.READY
-        over = state.round >= state.end
-        if not over and is_inside(state.plan, state.round):
-            return actions  # the model is what it was when the phase began
-        if over or _due(state.round, self._checkpoint_every):
+        over = t >= state.end
+        if t == self._settled and not over:
+            return []  # a record drained this round after what was due had been done
+        self._settled = t
+        if not over and is_inside(state.plan, t):
+            return []  # the model is what it was when the phase began
+        actions: list[NodeAction] = []
+        if over or _due(t, self._checkpoint_every):
             actions.append(self.save())
-        if not over and _due(state.round, self._evaluate_every):
-            actions.append(Evaluate(state.round, state.learner.look(state.round)))
-        if not over and _due(state.round, self._publish_every):
-            actions.append(Publish(state.round, state.learner.model()))
+        if not over and _due(t, self._evaluate_every):
+            actions.append(Evaluate(t, state.learner.look(t)))
+        if not over and _due(t, self._publish_every):
+            actions.append(Publish(t, state.learner.model()))
         return actions
 
     def _inspect(self, received: list[tuple[str, Any]]) -> tuple[list[Any], list[Accusation]]:
@@ -159,7 +178,7 @@ class Rounds:
     def timed_out(self, t: int) -> list[NodeAction]:
         state = self._state
         missing = state.missing()
-        if t != state.round or not missing:
+        if t != state.awaited_round or not missing:
             return []
         return state.fail(BarrierTimeout(t, missing))
 

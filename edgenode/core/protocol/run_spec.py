@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edgenode.core.protocol.lag import LOCK_STEP, Lag
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import ScheduleSpec
 
@@ -20,6 +21,7 @@ class RunSpec:
         min_nodes: below this number no member is evicted, and none may leave.
         requirements: what the algorithm requires of every graph that an operator may set.
         on_poison: "report", "pause" or "evict": what follows when members accuse one.
+        lag: how far mixing lags behind pushing.
     """
 
     cluster: str
@@ -30,3 +32,4 @@ class RunSpec:
     min_nodes: int = 1
     requirements: Requirements = field(default_factory=Requirements)
     on_poison: str = "report"
+    lag: Lag = LOCK_STEP

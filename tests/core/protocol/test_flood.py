@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.protocol.flood import must_have_pushed, reach
+from edgenode.core.protocol.lag import Lag
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
@@ -101,3 +102,34 @@ def test_evicted_process_proves_nothing() -> None:
     again = without.extend(without.successor(12, members=(*nodes("x", "y"), Member("z", 1))))
     assert not must_have_pushed(again, "z", 12, "x", 0)  # it was no member before
     assert must_have_pushed(again, "z", 13, "y", 12)
+
+
+# --- with an overlap ----------------------------------------------------------------------------------
+
+
+def test_hop_takes_one_more_round_for_each_of_the_overlap() -> None:
+    plan = a_plan(*"abcd")
+    assert [reach(plan, "a", 5, overlap) for overlap in range(4)] == [3, 6, 9, 12]
+
+
+@settings(deadline=None)
+@given(st.sampled_from(["a", "chord", "one-peer-exponential"]), st.integers(0, 3), st.integers(2, 5))
+def test_flood_is_as_fast_as_rounds_are_mixed(name: str, overlap: int, n: int) -> None:
+    """Against a simulation in which every node mixes as late as it may."""
+    members = tuple(f"n{i}" for i in range(n))
+    plan = a_plan(*members, schedule=Schedule((GraphSpec(name),), 1))
+    knows = {members[0]: 3}  # node -> the first round that it begins with the record
+    for t in range(3, 60):
+        for sender, receiver in plan.graph(t).edges:
+            if knows.get(sender, 99) <= t:
+                knows[receiver] = min(knows.get(receiver, 99), t + overlap + 1)
+    assert reach(plan, members[0], 3, overlap) == max(knows.values()) - 3
+
+
+def test_node_may_lead_by_the_overlap_at_every_hop() -> None:
+    """On a ring 0 -> 1 -> 2 -> 3: a node that has mixed round 9 needs round 9 of 2, 7 of 1 and 5 of 0."""
+    plan, lag = a_plan(), Lag(1, until=99)
+    for node, pushed in (("2", 9), ("1", 7), ("0", 5)):
+        assert must_have_pushed(plan, "3", 10, node, pushed, lag)
+        assert not must_have_pushed(plan, "3", 10, node, pushed + 1, lag)
+    assert must_have_pushed(plan, "3", 10, "0", 7)  # in lock-step
