@@ -16,6 +16,7 @@ from edgenode.config.schema import COMPRESSORS, Algorithm, Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec, gossip_rounds_needed
 from edgenode.core.algorithm.compression import Compressor, as_float32, keep_all, keep_none
 from edgenode.core.algorithm.rounding import QUANTISE
+from edgenode.core.protocol.lag import Lag
 from edgenode.core.protocol.plan import Member, Plan, create_plan
 from edgenode.core.protocol.resume import restore_plan
 from edgenode.core.protocol.run_spec import RunSpec
@@ -99,6 +100,11 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
         algorithm.definition.rule(),
         Compressor(keep_all, QUANTISE[algorithm.gossip_values]),
     )
+
+
+def lag(config: Config) -> Lag:
+    """How far mixing lags behind pushing."""
+    return Lag(config.run.overlap, config.run.rounds, config.run.checkpoint_every)
 
 
 def _compressor(algorithm: Algorithm) -> Compressor:
@@ -202,6 +208,7 @@ def run_spec(config: Config) -> RunSpec:
         min_nodes=config.run.min_nodes,
         requirements=requirements(config),
         on_poison=config.run.on_poison,
+        lag=lag(config),
     )
 
 

@@ -75,6 +75,7 @@ def load(
     _choose_compressor(sections["algorithm"])
     config = msgspec.convert(sections, Config)
     _check_algorithm(config.algorithm, source_of)
+    _check_overlap(config, source_of)
     return config
 
 
@@ -235,6 +236,25 @@ def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None
             "averaging_rate",
             f"it must be at most {5 * kept:g}, five times the kept share {kept:g}: training would diverge",
         )
+
+
+def _check_overlap(config: Config, source_of: Mapping[str, str]) -> None:
+    """Refuse an overlap that the window does not allow, or for which the algorithm has no meaning."""
+    overlap, window, definition = config.run.overlap, config.run.window, config.algorithm.definition
+    if not overlap:
+        return
+    given = f"{source_of.get('run.overlap', 'default')}: run.overlap = {overlap}, but"
+    if overlap >= window:
+        raise _error(f"{given} it must be below run.window = {window}: set run.window = {overlap + 1} or more")
+    why = ""
+    if definition.searches_share:
+        why = "it measures all models while they are at rest"
+    elif not definition.rule().overlaps:
+        why = "its state has to know every message of a round at once"
+    elif definition.balanced:
+        why = "it has no push-sum weights, so what is on its way would bias its models"
+    if why:
+        raise _error(f"{given} with {config.algorithm.name} it must be 0: {why}; use scsp, sp or sgp")
 
 
 def _unknown(key: str, value: object) -> str:

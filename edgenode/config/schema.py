@@ -92,6 +92,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = "report"
     min_nodes: Annotated[UpTo1024, "number of members below which none is evicted and none may leave"] = 1
     window: Annotated[UpTo1024, "rounds a node may be ahead of its oldest unacknowledged push"] = 8
+    overlap: Annotated[
+        AtLeast0, "rounds by which mixing lags behind, so that messages travel while nodes train (docs/algorithms.md)"
+    ] = 0
     threads: Annotated[AtLeast1OrAuto, "torch threads of a node (auto: one per physical core)"] = "auto"
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"], "device that a node trains on (auto: cuda if available, else cpu)"
@@ -309,8 +312,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return {f"{section}.{name}": v for section, keys in self.as_dict().items() for name, v in keys.items()}
 
     def shared(self) -> str:
-        """All that must be equal on every node, as a canonical text: keys, and versions of extensions."""
-        keys = {key: value for key, value in self.as_keys().items() if key not in LOCAL_KEYS}
+        """All that must be equal on every node, as a canonical text: keys, and versions of extensions.
+
+        With an overlap, checkpoints decide when a round is mixed.
+        """
+        local = LOCAL_KEYS - {"run.checkpoint_every"} if self.run.overlap else LOCAL_KEYS
+        keys = {key: value for key, value in self.as_keys().items() if key not in local}
         return canonical.canonical(keys | self.extensions())
 
     def digest(self) -> str:

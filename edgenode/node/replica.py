@@ -119,6 +119,7 @@ class Replica:
             publish_every=config.run.publish_every,
             verifier=verifier,
             alarm=self._alarm,
+            lag=factory.lag(config),
         )
 
     def _first_state(self, algorithm_spec: AlgorithmSpec, start: StartPoint) -> State:
@@ -222,7 +223,7 @@ class Replica:
 
     def _abort(self, error: Diverged) -> Abort:
         """What every node reports when training diverged here: where, what preceded it, and what to lower."""
-        config, t = self._config, self.node.round
+        config, t = self._config, self.node.next_round
         before = [f", and the loss was {loss:.4g} in round {r}" for r, loss in self._losses if r < t]
         lower = [self.trainer.remedy]
         if 0 < config.algorithm.kept_share < 1 or config.algorithm.name == "d2":

@@ -4,7 +4,7 @@ There is no network, clock or controller. A node's actions are performed at once
 first-in-first-out queue. Therefore
 
 1. a simulation is a pure function of its configuration, and its models are bit-identical to those of real nodes,
-2. no node is more than one round ahead of another,
+2. no node is more than one round ahead of another, and the overlap,
 3. every checkpoint round is common to all nodes, so that an interrupted simulation can resume from it.
 """
 
@@ -107,7 +107,7 @@ class Simulation:
                 workloads[name].trainer(name, names, plan.latest.epoch),
                 StartPoint(plan, self.round),
                 stores[name],
-                _WINDOW,
+                _WINDOW + config.run.overlap,
                 None if out is None else out / name / MODEL_FILE,
             )
             for name in names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -432,3 +433,38 @@ def test_threads_can_load_their_first_configurations_at_once() -> None:
     """Two instances of `Mesh` in two threads ended the process by a segmentation fault, in 11 of 12 runs of this."""
     for _ in range(2):
         assert subprocess.run([sys.executable, "-c", _AT_ONCE], check=False).returncode == 0
+
+
+# Overlap
+
+
+@pytest.mark.parametrize("name", ["scsp", "sp", "sgp"])
+def test_overlap_is_for_push_sum(name: str) -> None:
+    assert load(None, {"run.overlap": 7, "algorithm.name": name}, {}).run.overlap == 7
+
+
+def test_overlap_must_be_below_the_window() -> None:
+    reason = "run.overlap = 8, but it must be below run.window = 8: set run.window = 9 or more"
+    with pytest.raises(ConfigError, match=re.escape(f"command-line option: {reason}")):
+        load(None, {"run.overlap": 8}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("d-psgd", "it has no push-sum weights, so what is on its way would bias its models"),
+        ("deep-squeeze", "it has no push-sum weights, so what is on its way would bias its models"),
+        ("d2", "its state has to know every message of a round at once"),
+        ("quant-sgp", "its state has to know every message of a round at once"),
+        ("choco-sgd", "its state has to know every message of a round at once"),
+        ("choco-jwins", "its state has to know every message of a round at once"),
+        ("sparta", "its state has to know every message of a round at once"),
+        ("noloco", "its state has to know every message of a round at once"),
+        ("sparse-loco", "its state has to know every message of a round at once"),
+        ("skew-scout", "it measures all models while they are at rest"),
+    ],
+)
+def test_algorithm_that_cannot_overlap_is_refused_with_the_reason(name: str, why: str) -> None:
+    reason = f"run.overlap = 2, but with {name} it must be 0: {why}; use scsp, sp or sgp"
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        load(None, {"run.overlap": 2, "algorithm.name": name}, {})

@@ -102,6 +102,12 @@ def test_local_keys() -> None:
     assert {*(f"run.{name}" for name in run.split()), "task.data_dir"} == LOCAL_KEYS
 
 
+def test_nodes_with_an_overlap_take_checkpoints_in_the_same_rounds() -> None:
+    for overlap in (0, 1):
+        every = [load(None, {"run.overlap": overlap, "run.checkpoint_every": every}, {}) for every in (5, 50)]
+        assert len({config.digest() for config in every}) == 1 + overlap
+
+
 def test_digest_is_hex_and_ignores_how_a_period_is_spelled() -> None:
     digests = {load(None, {"topology.every": every}, {}).digest() for every in (100, "100", "100r")}
     assert len(digests) == 1

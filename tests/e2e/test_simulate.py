@@ -40,6 +40,17 @@ ALLREDUCE = {**ROLLING, "algorithm.gossip_graph": "allreduce"}
 CHOCO = {"run.rounds": 14, "algorithm.name": "choco-sgd", "algorithm.share": 0.1, "topology.graphs": ["two-way"]}
 
 
+# unequal weights in flight, drained at a checkpoint and before the last gossip
+OVERLAP = {
+    "run.rounds": 14,
+    "run.overlap": 2,
+    "run.checkpoint_every": 5,
+    "run.evaluate_every": 4,
+    "algorithm.share": 0.1,
+    "topology.graphs": ["chord"],
+}
+
+
 def models(folder: Path) -> dict[str, dict[str, bytes]]:
     """Node -> tensor -> its bytes, BatchNorm buffers too."""
     files = {f"node-{i}": folder / f"node-{i}" / "model.safetensors" for i in range(4)}
@@ -63,6 +74,7 @@ def result(file: Path) -> dict[str, Any]:
         pytest.param(RANDOM, id="random", marks=pytest.mark.slow),
         pytest.param(ROLLING, id="rolling"),
         pytest.param(ALLREDUCE, id="allreduce"),
+        pytest.param(OVERLAP, id="overlap"),
         pytest.param(CHOCO, id="choco", marks=pytest.mark.slow),
     ],
 )
