@@ -6,6 +6,7 @@
 4. Pause: a node that was ordered to stand still pushes no further round.
 5. Truth: no honest node adopts a record that a liar made up.
 6. Average: a node that ends with an allreduce has the average of what its members had when it began.
+7. Cut: a checkpoint after t rounds is of a node that has pushed these rounds and no later one.
 
 A liar can bring and take mass, so the sum is not checked in a run with liars. Nothing is required of a liar.
 """
@@ -17,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from edgenode.core.protocol.events import Answer, Finish, Mixed, NodeAction, PlanChanged, Push
+from edgenode.core.protocol.events import Answer, Finish, Mixed, NodeAction, PlanChanged, Push, Save
 from edgenode.core.protocol.lag import Lag
 from edgenode.core.protocol.last_phase import phase_at
 from edgenode.core.protocol.messages import Verdict
@@ -50,6 +51,7 @@ class Invariants:
         self._processes: dict[str, Process] = {}  # of the members
         self._digests: dict[int, str] = {}
         self._checked: dict[str, Plan] = {}
+        self._pushed: dict[str, int] = {}  # the newest round of each process
         self._adopted: set[str] = set()  # digests of the records that any process has adopted
         self._began: dict[tuple[int, Process], Mass] = {}  # what each process had when an allreduce began in a round
         self._root = ""  # digest of the first record since all members resumed; empty if they never did
@@ -57,6 +59,7 @@ class Invariants:
     def joined(self, name: str, plan: Plan, t: int, learner: TrackedLearner) -> None:
         """A process becomes a member."""
         self._processes[name] = _process(name, t, plan)
+        self._pushed.pop(name, None)
         self._accounting.join(self._processes[name], learner, t)
         forged = any(is_forged(record, self._liars) for record in plan.records)
         require(name in self._liars or not forged, f"{name} was given a forged record")
@@ -83,6 +86,7 @@ class Invariants:
             case Push(to, message):
                 t = message.round
                 require(t <= self.halted.get(name, t), f"{name} pushed {t}, although it was ordered to stand still")
+                self._pushed[name] = t
                 sender, receiver = _process(name, t, plan), _process(to, t, plan)
                 given = self._lag.overlap > 0 and name not in plan.graph(t).leaving
                 if not self._liars and not phase_at(plan, t):
@@ -95,6 +99,8 @@ class Invariants:
                 self._mixed(name, plan, t, learner)
             case Finish(t, z, True):
                 self._averaged(name, plan, t, z, learner.tolerance)
+            case Save(t):
+                require(self._pushed.get(name, -1) < t, f"{name} saved round {t} with later rounds in flight")
             case PlanChanged(record):
                 self._adopt(name, plan, record)
 

@@ -110,6 +110,10 @@ def _round_too_early(node: ast.Call) -> ast.expr:
     return ast.parse(f"max(-1, {ast.unparse(node)} - 1)", mode="eval").body
 
 
+def _same_hop(node: ast.BinOp) -> ast.expr:
+    return ast.parse("t + 1", mode="eval").body
+
+
 def _min(new: Callable[[ast.Call], ast.expr]) -> Edit:
     return _rewrite(ast.Call, new, lambda node: isinstance(node.func, ast.Name) and node.func.id == "min")
 
@@ -171,6 +175,8 @@ _SEEDS = "faults", "--seeds"
 _POWER = "faults", "--power-fails", "--seeds"
 _LIARS = "faults", "--liars", "--seeds"
 _LAST_PHASE = "faults", "--last-phase", "--seeds"
+_OVERLAP = "faults", "--overlap", "--seeds"
+_OVERLAP_TO_LAST_PHASE = "faults", "--overlap", "--last-phase", "--seeds"
 MUTANTS = (
     _mutant("a checkpoint's files are flushed before it is renamed into place", delete, *_POWER, "0..400"),
     _mutant("the folder of a renamed checkpoint is flushed", delete, *_POWER, "0..400"),
@@ -230,6 +236,17 @@ MUTANTS = (
     ),
     _mutant("a record that no controller signed is not believed", delete, *_LIARS, "0..300"),
     _mutant("a push of a round that its sender cannot have begun is refused", delete, *_LIARS, "0..600"),
+    _mutant("nothing is in flight when the last phase begins", without_operand(1), *_OVERLAP_TO_LAST_PHASE, "0..400"),
+    _mutant("nothing is in flight when a member leaves", delete, *_OVERLAP, "0..400"),
+    _mutant("nothing is in flight when a record starts", becomes("0"), *_OVERLAP, "0..400"),
+    _mutant("nothing is in flight when a checkpoint is taken", becomes("started"), *_OVERLAP, "0..400"),
+    _mutant("a push is evidence of what its sender has mixed, and of no more", becomes("t"), *_OVERLAP, "0..400"),
+    _mutant("what is in flight to an evicted node is taken back", becomes("self.round"), *_OVERLAP, "0..400"),
+    _mutant("what an evicted node pushed before it mixed its last round counts", becomes("mixed"), *_OVERLAP, "0..400"),
+    _mutant(
+        "a record takes as much longer for a hop as a message waits to be mixed",
+        _rewrite(ast.BinOp, _same_hop), *_OVERLAP, "0..400",
+    ),
     _mutant(
         "a recovering controller that has not heard everyone needs a majority",
         becomes("False"), "faults", "--seeds", "12559",

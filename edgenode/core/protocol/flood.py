@@ -24,6 +24,7 @@ def reach(plan: Plan, origin: str, first_round: int, overlap: int = 0) -> int:
             return max(carries[node] for node in everyone) - first_round
         for sender, receiver in plan.graph(t).edges:
             if sender in carries and carries[sender] <= t:
+                # precaution: a record takes as much longer for a hop as a message waits to be mixed
                 carries.setdefault(receiver, t + overlap + 1)
     raise GraphError(f"a record can never reach {', '.join(sorted(everyone - carries.keys()))} from {origin}")
 

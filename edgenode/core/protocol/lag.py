@@ -44,8 +44,11 @@ class Lag:
 
     def mixed_before(self, plan: Plan, t: int) -> int:
         """The round before which all rounds are mixed when round t begins, t - overlap to t. It grows with t."""
-        # precaution: nothing is in flight when a member leaves, or the last phase begins
-        if not self.overlap or t >= self.until or plan.graph(t).leaving:
+        # precaution: nothing is in flight when the last phase begins
+        if not self.overlap or t >= self.until:
+            return t
+        # precaution: nothing is in flight when a member leaves
+        if plan.graph(t).leaving:
             return t
         # precaution: nothing is in flight when a record starts
         started = min(t, plan.at(t).start)
@@ -55,6 +58,7 @@ class Lag:
 
     def newest_push(self, plan: Plan, mixed: int) -> int:
         """The newest round that a node can push before it mixes round ``mixed``."""
+        # precaution: what an evicted node pushed before it mixed its last round counts
         return max(t for t in range(mixed, mixed + self.overlap + 1) if self.mixed_before(plan, t) <= mixed)
 
 

@@ -87,6 +87,7 @@ class MemberState:
     @property
     def given_before(self) -> int:
         """The round before which what the receivers get has left x: with an overlap when it is pushed, else mixed."""
+        # precaution: what is in flight to an evicted node is taken back
         return self.next_round if self.lag.overlap else self.round
 
     @property

@@ -216,8 +216,10 @@ class Node:
         changes = self._take(plan)
         state.barrier.add(t, sender, contribution)
         state.peers.learned(sender, max(message.number, *(r.number for r in message.records), 0))
-        for peer, mixed in ((sender, state.lag.mixed_before(plan, t)), *message.begun_rounds):
-            state.peers.began(peer, mixed)
+        # precaution: a push is evidence of what its sender has mixed, and of no more
+        mixed = state.lag.mixed_before(plan, t)
+        for peer, before in ((sender, mixed), *message.begun_rounds):
+            state.peers.began(peer, before)
         # precaution: a push is acknowledged when it is mixed, not when it arrives
         go_on = self._rounds.resume() if changes else self._rounds.advance() if state.stage is Stage.WAITING else []
         return [*changes, *go_on]
