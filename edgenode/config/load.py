@@ -252,7 +252,7 @@ def _check_overlap(config: Config, source_of: Mapping[str, str]) -> None:
     elif not definition.rule().overlaps:
         why = "its state has to know every message of a round at once"
     elif definition.balanced:
-        why = "it has no push-sum weights, so what is on its way would bias its models"
+        why = "it does not define the push-sum weights that messages in flight need"
     if why:
         raise _error(f"{given} with {config.algorithm.name} it must be 0: {why}; use scsp, sp or sgp")
 

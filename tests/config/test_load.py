@@ -452,8 +452,8 @@ def test_overlap_must_be_below_the_window() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("d-psgd", "it has no push-sum weights, so what is on its way would bias its models"),
-        ("deep-squeeze", "it has no push-sum weights, so what is on its way would bias its models"),
+        ("d-psgd", "it does not define the push-sum weights that messages in flight need"),
+        ("deep-squeeze", "it does not define the push-sum weights that messages in flight need"),
         ("d2", "its state has to know every message of a round at once"),
         ("quant-sgp", "its state has to know every message of a round at once"),
         ("choco-sgd", "its state has to know every message of a round at once"),

@@ -238,11 +238,10 @@ MUTANTS = (
     _mutant("a push of a round that its sender cannot have begun is refused", delete, *_LIARS, "0..600"),
     _mutant("nothing is in flight when the last phase begins", without_operand(1), *_OVERLAP_TO_LAST_PHASE, "0..400"),
     _mutant("nothing is in flight when a member leaves", delete, *_OVERLAP, "0..400"),
-    _mutant("nothing is in flight when a record starts", becomes("0"), *_OVERLAP, "0..400"),
+    _mutant("nothing is in flight when a record starts", becomes("min(t, 0)"), *_OVERLAP, "0..400"),
     _mutant("nothing is in flight when a checkpoint is taken", becomes("started"), *_OVERLAP, "0..400"),
     _mutant("a push is evidence of what its sender has mixed, and of no more", becomes("t"), *_OVERLAP, "0..400"),
     _mutant("what is in flight to an evicted node is taken back", becomes("self.round"), *_OVERLAP, "0..400"),
-    _mutant("what an evicted node pushed before it mixed its last round counts", becomes("mixed"), *_OVERLAP, "0..400"),
     _mutant(
         "a record takes as much longer for a hop as a message waits to be mixed",
         _rewrite(ast.BinOp, _same_hop), *_OVERLAP, "0..400",

@@ -58,7 +58,6 @@ class Lag:
 
     def newest_push(self, plan: Plan, mixed: int) -> int:
         """The newest round that a node can push before it mixes round ``mixed``."""
-        # precaution: what an evicted node pushed before it mixed its last round counts
         return max(t for t in range(mixed, mixed + self.overlap + 1) if self.mixed_before(plan, t) <= mixed)
 
 
