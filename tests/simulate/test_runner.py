@@ -170,6 +170,19 @@ def test_run_cut_off_in_an_allreduce_resumes_to_the_same_bits(tmp_path: Path, at
     assert len({tuple(sorted(tensors.items())) for tensors in models(tmp_path / "once").values()}) == 1
 
 
+@pytest.mark.parametrize(("allreduce", "at", "resumed"), [(False, 9, 8), (True, 9, 8), (True, 14, 12), (True, 19, 12)])
+def test_run_with_an_overlap_resumes_to_the_same_bits(tmp_path: Path, allreduce: bool, at: int, resumed: int) -> None:
+    """The checkpoint of round 8 is one of all that is there: nothing is in flight. So is that before an allreduce."""
+    last = {"algorithm__gossip_graph": "allreduce", "algorithm__gossip_rounds": "auto"} if allreduce else {}
+    run = config(run__overlap=2, **last)
+    interrupted(Simulation(run, tmp_path / "twice"), at)
+    again = Simulation(run, tmp_path / "twice")
+    assert again.round == resumed
+    once = Simulation(run, tmp_path / "once")
+    assert untimed(again.run()) == untimed(once.run())
+    assert models(tmp_path / "twice") == models(tmp_path / "once")
+
+
 def test_batchnorm_statistics_and_momentum_resume(tmp_path: Path) -> None:
     deep = {"task__model": "resnet20", "task__norm": "batch", "run__rounds": 3, "run__checkpoint_every": 1}
     interrupted(Simulation(config(**deep), tmp_path / "twice"), 2)
