@@ -142,13 +142,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--overlap", type=int, default=4, help="of the runs that are compared with lock-step")
     parser.add_argument("--accuracy", type=float, default=0.85)
-    parser.add_argument("--rounds", type=int, default=250)
+    parser.add_argument("--rounds", type=int, default=120)
     parser.add_argument("--step-ms", type=float, default=25)
     parser.add_argument("--delay-ms", type=float, default=200)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     shared: dict[str, object] = {
-        "run.nodes": NODES, "run.rounds": options.rounds, "run.evaluate_every": 10, "run.checkpoint_every": 250,
+        "run.nodes": NODES, "run.rounds": options.rounds, "run.evaluate_every": 10, "run.checkpoint_every": 1000,
         "run.window": 16, "run.threads": 1, "run.device": "cpu", "task.entry": "overlap:Digits", "task.data": "cut",
         "task.skew": 0.8, "task.learning_rate": 0.02, "algorithm.name": "sp", "algorithm.share": 0.1,
         "topology.graphs": ["a", "b", "c"],
