@@ -2,11 +2,14 @@
 
     python benchmarks/scale.py                     # plan and flood, computed: seconds
     python benchmarks/scale.py --daemons 4 8 16    # and the controller of real daemons: a minute each
+    python benchmarks/scale.py --train 16 64       # and the nodes of real daemons: two to four minutes each
 
 1. The size of a record of the plan, and the processor time that a node takes to check it when it is received.
 2. The rounds that a record floods for until every member has it, by graph.
 3. With --daemons: processor time and memory of the controller of real daemons. They are paused, because what they
    report does not depend on their rounds.
+4. With --train: processor time of a node for a round of `edgenode demo`, its local step included. The controller and
+   the start do not count.
 
 A slope is the difference between the largest and the smallest measurement. Numbers beyond the measurements are
 extended with it, and marked with a star.
@@ -15,6 +18,7 @@ extended with it, and marked with a star.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import statistics
@@ -22,7 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -39,7 +44,7 @@ from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR
 SIZES = (4, 16, 64, 256, 1024)
 TARGET = 10_000
 GRAPHS = ("a", "exponential", "one-peer-exponential")
-_WARM_UP_S, _MEASURE_S, _MOST_S = 3.0, 20.0, 300.0
+_WARM_UP_S, _MEASURE_S, _TRAIN_S, _MOST_S = 3.0, 20.0, 60.0, 300.0
 
 
 def plan(nodes: int, graph: str) -> Plan:
@@ -87,30 +92,71 @@ def controller_rows(counts: Sequence[int]) -> None:
 
 def controller(nodes: int) -> tuple[float, float]:
     """Processor time in ms a second, and resident MB, of the controller of real daemons."""
-    with tempfile.TemporaryDirectory(prefix="edgenode-scale-") as folder:
+    with daemons(nodes) as (processes, folder):
+        _command("pause", processes, folder)
+        time.sleep(_WARM_UP_S)
+        process = psutil.Process(processes.processes["controller"].pid)
+        before = _cpu_s([process])
+        time.sleep(_MEASURE_S)
+        return 1000 * (_cpu_s([process]) - before) / _MEASURE_S, process.memory_info().rss / 1e6
+
+
+def node_rows(counts: Sequence[int], runs: int) -> None:
+    """Part 4. The counts are measured in turn, so that other work disturbs all of them."""
+    found: dict[int, list[tuple[float, int]]] = {nodes: [] for nodes in counts}
+    for _ in range(runs):
+        for nodes in counts:
+            found[nodes].append(trained(nodes))
+    print("\n| nodes | of a node, ms of processor time a round | rounds |\n|---|---|---|")
+    for nodes, measured in found.items():
+        times, rounds = [cpu_ms for cpu_ms, _ in measured], [count for _, count in measured]
+        spread = f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
+        print(f"| {nodes} | {spread} | {min(rounds)} to {max(rounds)} |")
+
+
+def trained(nodes: int) -> tuple[float, int]:
+    """Processor time in ms of a node for a round, and the number of rounds that were measured."""
+    with daemons(nodes) as (processes, folder):
+        time.sleep(_WARM_UP_S)
+        members = [psutil.Process(one.pid) for name, one in processes.processes.items() if name != "controller"]
+        first, before = _round(processes, folder), _cpu_s(members)
+        time.sleep(_TRAIN_S)
+        last, after = _round(processes, folder), _cpu_s(members)
+        return 1000 * (after - before) / (last - first) / nodes, last - first
+
+
+@contextmanager
+def daemons(nodes: int) -> Iterator[tuple[DemoProcesses, Path]]:
+    """A controller and nodes that train, in a folder of their own."""
+    with tempfile.TemporaryDirectory(prefix="edgenode-scale-") as name:
+        folder = Path(name)
         config = demo_config({"run.nodes": nodes, "run.rounds": 10_000_000}, environ={})
-        (Path(folder) / "run.toml").write_text(config.to_toml())
-        processes = DemoProcesses(config, Path(folder))
+        (folder / "run.toml").write_text(config.to_toml())
+        processes = DemoProcesses(config, folder)
         try:
             processes.start_controller()
             processes.start_nodes()
             _await_rounds(processes)
-            _pause(processes.logs / "controller.log", Path(folder) / CONTROLLER_FOLDER / OPERATOR)
-            time.sleep(_WARM_UP_S)
-            process = psutil.Process(processes.processes["controller"].pid)
-            before = process.cpu_times()
-            time.sleep(_MEASURE_S)
-            after = process.cpu_times()
-            cpu_s = after.user + after.system - before.user - before.system
-            return 1000 * cpu_s / _MEASURE_S, process.memory_info().rss / 1e6
+            yield processes, folder
         finally:
             processes.stop()
 
 
-def _pause(log: Path, credentials: Path) -> None:
-    (target,) = re.findall(r"controller ready .*listen=(\S+)", log.read_text())
-    words = ["pause", "--controller", target, "--credentials", str(credentials)]
-    subprocess.run([sys.executable, "-m", "edgenode", *words], check=True, capture_output=True)
+def _cpu_s(processes: Sequence[psutil.Process]) -> float:
+    return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+
+
+def _round(processes: DemoProcesses, folder: Path) -> int:
+    """The mean round of the nodes, as the controller knows it."""
+    rounds = [node["round"] for node in json.loads(_command("status", processes, folder, "--json"))["nodes"]]
+    return round(statistics.mean(rounds))
+
+
+def _command(name: str, processes: DemoProcesses, folder: Path, *options: str) -> bytes:
+    """What a command of an operator prints."""
+    (target,) = re.findall(r"controller ready .*listen=(\S+)", (processes.logs / "controller.log").read_text())
+    words = [name, "--controller", target, "--credentials", str(folder / CONTROLLER_FOLDER / OPERATOR), *options]
+    return subprocess.run([sys.executable, "-m", "edgenode", *words], check=True, stdout=subprocess.PIPE).stdout
 
 
 def _await_rounds(processes: DemoProcesses) -> None:
@@ -132,12 +178,16 @@ def extended(nodes: Sequence[int], values: Sequence[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--daemons", nargs="+", type=int, default=[], metavar="NODES")
+    parser.add_argument("--train", nargs="+", type=int, default=[], metavar="NODES")
+    parser.add_argument("--runs", type=int, default=3, help="of --train")
     options = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     plan_rows()
     flood_rows()
     if options.daemons:
         controller_rows(options.daemons)
+    if options.train:
+        node_rows(options.train, options.runs)
 
 
 if __name__ == "__main__":
