@@ -45,6 +45,7 @@ SIZES = (4, 16, 64, 256, 1024)
 TARGET = 10_000
 GRAPHS = ("a", "exponential", "one-peer-exponential")
 _WARM_UP_S, _MEASURE_S, _TRAIN_S, _MOST_S = 3.0, 20.0, 60.0, 300.0
+_WARM_UP_ROUNDS = 50  # connections, and mDNS
 
 
 def plan(nodes: int, graph: str) -> Plan:
@@ -117,7 +118,8 @@ def node_rows(counts: Sequence[int], runs: int) -> None:
 def trained(nodes: int) -> tuple[float, int]:
     """Processor time in ms of a node for a round, and the number of rounds that were measured."""
     with daemons(nodes) as (processes, folder):
-        time.sleep(_WARM_UP_S)
+        while _round(processes, folder) < _WARM_UP_ROUNDS:
+            time.sleep(_WARM_UP_S)
         members = [psutil.Process(one.pid) for name, one in processes.processes.items() if name != "controller"]
         first, before = _round(processes, folder), _cpu_s(members)
         time.sleep(_TRAIN_S)
