@@ -34,12 +34,16 @@ ROLLING = {
     "task.loss": "balanced",
     "topology.graphs": ["chord"],
 }
-# parts of the model with unequal weights, and averages that are passed on as they are
-ALLREDUCE = {**ROLLING, "algorithm.gossip_graph": "allreduce"}
+# an allreduce: parts of the model with unequal weights, and averages that are passed on as they are
+RECOMMENDED = {
+    "run.rounds": 14,
+    "run.recipe": "recommended",
+    "algorithm.share": 0.15,
+    "algorithm.gossip_graph": "auto",
+    "topology.graphs": ["chord"],
+}
 # keeps an estimate of every neighbour
 CHOCO = {"run.rounds": 14, "algorithm.name": "choco-sgd", "algorithm.share": 0.1, "topology.graphs": ["two-way"]}
-
-
 # unequal weights in flight, drained at a checkpoint and before the last gossip
 OVERLAP = {
     "run.rounds": 14,
@@ -73,7 +77,7 @@ def result(file: Path) -> dict[str, Any]:
         pytest.param(SCSP, id="scsp", marks=pytest.mark.slow),
         pytest.param(RANDOM, id="random", marks=pytest.mark.slow),
         pytest.param(ROLLING, id="rolling"),
-        pytest.param(ALLREDUCE, id="allreduce"),
+        pytest.param(RECOMMENDED, id="recommended"),
         pytest.param(OVERLAP, id="overlap"),
         pytest.param(CHOCO, id="choco", marks=pytest.mark.slow),
     ],
