@@ -11,15 +11,18 @@ from edgenode.cli import main
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Payload, Values
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.topology.allreduce import Transfer
 
 FACTOR = 200
 first = int(sys.argv.pop(1))
 honest = VectorLearner.compress_update
 
 
-def noisy(self: VectorLearner, t: int, local_update: Any, handoff: bool = False) -> tuple[bytes, tuple[float, ...]]:
-    data, u = honest(self, t, local_update, handoff)
-    if t < first:
+def noisy(
+    self: VectorLearner, t: int, local_update: Any, handoff: bool = False, transfer: Transfer | None = None
+) -> tuple[bytes, tuple[float, ...]]:
+    data, u = honest(self, t, local_update, handoff, transfer)
+    if t < first or transfer is not None:
         return data, u
     payload, _, block = self.own_push
     numbers = np.random.default_rng(t).normal(size=len(payload.numbers)) * FACTOR * np.abs(payload.numbers).mean()
