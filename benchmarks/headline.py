@@ -31,7 +31,6 @@ EVALUATE_EVERY = 5
 COMPRESSED = {
     "algorithm.name": "scsp",
     "algorithm.share": 0.01,
-    "algorithm.gossip_graph": "one-peer-exponential",
     "task.loss": "balanced",
 }
 UNCOMPRESSED = {"algorithm.name": "sgp"}
