@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import structlog
 
+from edgenode.config.schema import Run
 from edgenode.core.protocol.events import Mixed, TimedOut
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import Fence, FenceAnswer, Halt, Progress
@@ -26,7 +27,7 @@ from edgenode.node.resources import Sensors, Usage
 
 log = structlog.get_logger()
 
-_REPORT_EVERY_S = 0.2
+_REPORT_EVERY_S, _REPORT_EVERY_MEMBERS_S = 0.2, 0.2 / 16
 _LOG_STALL_EVERY_S = 30.0
 _SHOW_WAIT_AFTER_S = 1.0
 
@@ -126,11 +127,21 @@ class BarrierWait:
             self._deadline = None
 
 
+def report_every_s(members: int, evict_after_s: float) -> float:
+    """Seconds between two reports of one of so many members.
+
+    All members together report at most 80 times a second, so that the controller has as much work with many as with
+    few. But each reports four times before the controller suspects it.
+    """
+    return max(_REPORT_EVERY_S, min(members * _REPORT_EVERY_MEMBERS_S, evict_after_s / 4))
+
+
 class ProgressReporter:
     """Reports of one node.
 
     Args:
         link: to the controller, if the run has one.
+        settings: the section `run` of the configuration.
         wire_bytes: returns the bytes of the gRPC messages sent to peers.
         faults: what its peers did against the protocol.
 
@@ -144,7 +155,7 @@ class ProgressReporter:
         replica: Replica,
         wait: BarrierWait,
         link: ControlLink | None,
-        log_stall_every_s: float,
+        settings: Run,
         wire_bytes: Callable[[], int],
         faults: Faults,
     ) -> None:
@@ -154,7 +165,8 @@ class ProgressReporter:
         self._end: tuple[NodeState, str] | None = None
         self._start, self._faults = self.snapshot.round, faults
         self._replica, self._wait, self._link, self._wire_bytes = replica, wait, link, wire_bytes
-        self._stall_reporter = StallReporter(min(log_stall_every_s, _LOG_STALL_EVERY_S))
+        self._evict_after_s = settings.evict_after_s
+        self._stall_reporter = StallReporter(min(settings.barrier_timeout_s, _LOG_STALL_EVERY_S))
         self._round_timer = RoundTimer()
 
     # --- what the owner task notes ------------------------------------------------------------------
@@ -190,7 +202,7 @@ class ProgressReporter:
         while True:
             self.report()
             self._log_if_stalled()
-            await asyncio.sleep(_REPORT_EVERY_S)
+            await asyncio.sleep(report_every_s(len(self.snapshot.plan.latest.names), self._evict_after_s))
 
     def report(self, state: NodeState | None = None, error: str = "") -> None:
         """Report to the controller now. A state is that of a node that has ended."""

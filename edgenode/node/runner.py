@@ -82,11 +82,10 @@ class NodeRunner:
         link: ControlLink | None,
         initial: InitialModel | None = None,
     ) -> None:
-        timeout_s = config.run.barrier_timeout_s
         self.replica, self._worker, self._server = replica, worker, server
         self._directory, self._mailbox, self._link = directory, mailbox, link
-        self._wait = BarrierWait(timeout_s if link is None else None, mailbox.post)
-        self.progress = ProgressReporter(replica, self._wait, link, timeout_s, lambda: self._wire_bytes, server.faults)
+        self._wait = BarrierWait(config.run.barrier_timeout_s if link is None else None, mailbox.post)
+        self.progress = ProgressReporter(replica, self._wait, link, config.run, lambda: self._wire_bytes, server.faults)
         self._initial = initial
         self._exported: tuple[int, bytes] | None = None  # the model of a round, for all newcomers that ask in it
         self._peers: Peers | None = None

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edgenode.core.protocol.events import TimedOut
-from edgenode.node.progress import BarrierWait, RoundTimer, StallReporter
+from edgenode.node.progress import BarrierWait, RoundTimer, StallReporter, report_every_s
 
 
 def test_stall_is_due_periodically_until_the_node_continues() -> None:
@@ -31,6 +31,16 @@ def test_round_time_is_a_moving_average_without_pauses() -> None:
     for end in range(1001, 1101):
         timer.round_ended(end)
     assert timer.round_s == pytest.approx(1, abs=0.01)
+
+
+def test_many_members_together_report_no_more_often_than_few() -> None:
+    assert [report_every_s(members, evict_after_s=30) for members in (1, 4, 16)] == [0.2, 0.2, 0.2]
+    assert all(n / report_every_s(n, evict_after_s=30) == pytest.approx(80) for n in (16, 64, 100, 600))
+
+
+def test_a_member_reports_four_times_before_it_is_suspected() -> None:
+    assert [report_every_s(1024, limit) for limit in (30, 8)] == [7.5, 2]
+    assert report_every_s(1024, evict_after_s=0.1) == 0.2  # as often as in a small run
 
 
 async def test_a_wait_times_out_once_and_not_after_its_end() -> None:
