@@ -7,6 +7,9 @@ Beside them, four processes move payloads of the same size around a ring with gr
 with bytes as they are, and an answer of two bytes for each payload. Both sides run in turn in each of the runs. It
 prints the CPU time of a process for a round, the time of a round, and their ratios: the median and the range.
 
+A third side has no network: four nodes in one process hand their messages to each other. What it and gRPC take together
+is the least that a node can take, unless one of them changes.
+
 `--profile` prints where the event loop of one node spends its time, instead.
 """
 
@@ -26,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,6 +130,45 @@ async def _bare(index: int, ports: Sequence[int], folder: Path, size: int, round
     return milliseconds(*stamps, rounds - 1 - WARM_UP)
 
 
+# --- edgenode without a network
+
+
+def in_memory(parameters: int, rounds: int) -> float:
+    """Run four nodes in this process. Return the CPU time of a node for a round, in ms."""
+    from edgenode import factory
+    from edgenode.bench.ring_node import SEGMENTS, FreeSteps, Run, config_of
+    from edgenode.core.protocol.events import Answer, Answered, NodeEvent, Push, Received, Train
+    from edgenode.core.topology.period import Epoch
+    from edgenode.node.replica import Replica, StartPoint
+
+    run = Run(parameters, rounds // SEGMENTS, tuple(range(NODES)))
+    config, names = config_of(run), [name_of(index) for index in range(NODES)]
+    nothing: tuple[frozenset[int], None] = frozenset(), None
+    plan, first = factory.agreed_plan(config, dict.fromkeys(names, nothing), Epoch(1, run.rounds))
+    spec, start, window = factory.algorithm_spec(config), StartPoint(plan, first), config.run.window
+    steps = {name: FreeSteps(run) for name in names}
+    nodes = {name: Replica(config, spec, name, steps[name], start, None, window, None) for name in names}
+    waiting: deque[tuple[str, NodeEvent]] = deque()
+
+    def perform(name: str, actions: Sequence[object]) -> None:
+        for action in actions:
+            match action:
+                case Train():
+                    waiting.append((name, nodes[name].train(action)))
+                case Push(to, message):
+                    waiting.append((to, Received(message)))
+                case Answer(to, ack):
+                    waiting.append((to, Answered(name, ack)))
+
+    for name, node in nodes.items():
+        perform(name, node.node.start())
+    while waiting:
+        name, event = waiting.popleft()
+        perform(name, nodes[name].handle(event))
+    cpu_s = statistics.mean(step.stamps[-1][0] - step.stamps[0][0] for step in steps.values())
+    return 1000 * cpu_s / (SEGMENTS * run.segment * NODES)
+
+
 # --- the measurement
 
 
@@ -187,16 +230,20 @@ def main() -> None:
         ring("edgenode", PARAMETERS[chosen[0]], options.rounds, profile=True)
         return
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {options.runs} runs of {options.rounds} rounds\n")
-    print("| payload | ms of a round, per node | edgenode | grpc.aio | ratio |\n|---|---|---|---|---|")
+    print("| payload | ms of a round, per node | edgenode | grpc.aio | ratio | in memory | least ratio |")
+    print("|---|---|---|---|---|---|---|")
     for payload in chosen:
         runs = [
             [ring(side, PARAMETERS[payload], options.rounds) for side in ("edgenode", "bare")]
             for _ in range(options.runs)
         ]
+        alone = [in_memory(PARAMETERS[payload], options.rounds) for _ in range(options.runs)]
         for place, what in enumerate(("CPU", "wall")):
             ours, theirs = ([run[side][place] for run in runs] for side in (0, 1))
             ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-            print(f"| {payload} | {what} | {show(ours)} | {show(theirs)} | {show(ratios)} |", flush=True)
+            least = [(a + b) / b for a, b in zip(alone, theirs, strict=True)]
+            floor = f"{show(alone)} | {show(least)}" if what == "CPU" else " | "
+            print(f"| {payload} | {what} | {show(ours)} | {show(theirs)} | {show(ratios)} | {floor} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from edgenode.bench import CLUSTER, name_of
 from edgenode.config.load import load
+from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.node.background import Worker, WorkerThread
@@ -134,6 +135,15 @@ class FreeWork:
         return WorkerThread()
 
 
+def config_of(run: Run) -> Config:
+    """The configuration of a run: every node sends its whole model to the next."""
+    settings = {
+        "run.cluster": CLUSTER, "run.nodes": len(run.ports), "run.rounds": run.rounds, "run.evaluate_every": 0,
+        "run.checkpoint_every": 10 * run.rounds, "algorithm.name": "d-psgd", "topology.graphs": ["a"],
+    }  # fmt: skip
+    return load(None, settings, environ={})
+
+
 def play(
     order: Order, run: Run, begins: Callable[[NodeProcess], None] = lambda _: None
 ) -> Sequence[tuple[float, float]]:
@@ -142,14 +152,10 @@ def play(
     Args:
         begins: called when the node process begins.
     """
-    settings = {
-        "run.cluster": CLUSTER, "run.nodes": len(run.ports), "run.rounds": run.rounds, "run.evaluate_every": 0,
-        "run.checkpoint_every": 10 * run.rounds, "algorithm.name": "d-psgd", "topology.graphs": ["a"],
-    }  # fmt: skip
     addresses = [f"127.0.0.1:{port}" for port in run.ports]
     name, work = name_of(order.index), FreeWork(run)
     options = node_options(
-        load(None, settings, environ={}), name, addresses[order.index], ",".join(addresses),
+        config_of(run), name, addresses[order.index], ",".join(addresses),
         state_dir=Path(order.folder) / name, fresh=True,
     )  # fmt: skip
     keep_freed_memory()
