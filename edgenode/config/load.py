@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edgenode.config.recipes import RECIPES
+from edgenode.config.recipes import OPTIMISER, RECIPES
 from edgenode.config.schema import ALGORITHMS, COMPRESSORS, KEYS, SECTIONS, Algorithm, Config, Key, Run
 from edgenode.core import names
 from edgenode.core.topology.period import Period
@@ -176,11 +176,13 @@ def checked_name(source: str, name: str) -> str:
 
 
 def _add_recipe(sections: dict[str, dict[str, object]], source_of: dict[str, str]) -> None:
-    """Set the keys of the recipe that are not given."""
+    """Set the keys of the recipe that are not given. Its optimiser is that of a run that gives none of its keys."""
     recipe = str(sections["run"].get("recipe", Run().recipe))
+    given = {f"{section}.{name}" for section, keys in sections.items() for name in keys}
+    kept = given | OPTIMISER if given & OPTIMISER else given
     for key, value in RECIPES[recipe].items():
-        section, _, name = key.partition(".")
-        if name not in sections[section]:
+        if key not in kept:
+            section, _, name = key.partition(".")
             sections[section][name] = value
             source_of[key] = f'run.recipe = "{recipe}"'
 

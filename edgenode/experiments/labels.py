@@ -116,6 +116,7 @@ def _recipe(config: Config) -> str:
         words.append(algorithm.values)
     if task.local_steps != 1:
         words.append(f"{task.local_steps} local steps")
+    words += [word for word in (task.optimizer, task.schedule) if word not in ("sgd", "steps")]
     if task.loss == "balanced":
         words.append("balanced")
     if algorithm.gossip_values != "float32":
@@ -188,5 +189,7 @@ def _data(config: Config) -> str:
 
 def _learning_rate(config: Config) -> str:
     task = config.task
+    optimiser = "" if task.optimizer == "sgd" else f" of {task.optimizer}"
     after = f", times {task.decay:g} after epoch {', '.join(map(str, task.milestones))}" if task.milestones else ""
-    return f"learning rate {task.learning_rate:g}{after}"
+    course = ", falling along a cosine" if task.schedule == "cosine" else after
+    return f"learning rate {task.learning_rate:g}{optimiser}{course}"

@@ -30,28 +30,31 @@ _BALANCED: Settings = {"task.loss": "balanced"}
 _LAST_PHASE: Settings = {"algorithm.gossip_values": "int8"}
 _SMALL: Settings = {**_BALANCED, **_LAST_PHASE}
 _FEWER: Settings = {"task.local_steps": 4}
+_ADAMW: Settings = {
+    key: RECIPES["recommended"][key] for key in ("task.optimizer", "task.learning_rate", "task.schedule")
+}
 
 
 def _peer(algorithm: str, local_steps: int, *parts: Settings) -> tuple[Settings, ...]:
-    return ({"algorithm.name": algorithm, "task.local_steps": local_steps}, *parts, _BALANCED)
+    return ({"algorithm.name": algorithm, "task.local_steps": local_steps}, *parts, _ADAMW)
 
 
 _HALVING: Settings = {"topology.graphs": ["halving"]}  # 4 nodes exchange in pairs
 _COMPLETE: Settings = {"topology.graphs": ["complete"]}
 
-# Published methods with about as many bytes as the smallest of edgenode's recipes. They have no last phase. Local SGD
-# is Sparse-Push with all entries on the complete graph, which averages exactly after several local steps.
+# Published methods with about as many bytes as the smallest of edgenode's recipes, and its optimiser. They have no last
+# phase. Local SGD is Sparse-Push with all entries on the complete graph, which averages exactly after local steps.
 _PEERS: Mapping[str, tuple[Settings, ...]] = {
-    "sparta, shuffled 0.28%, float32, 4 local steps, balanced": _peer("sparta", 4, {"algorithm.share": 0.0028}),
-    "sparse-loco, top-5%, fitted2, 20 local steps, balanced": _peer("sparse-loco", 20, {"algorithm.share": 0.05}),
-    "noloco, all entries, fitted4, 200 local steps, balanced, graph halving": _peer(
+    "sparta, shuffled 0.28%, float32, 4 local steps, adamw, cosine": _peer("sparta", 4, {"algorithm.share": 0.0028}),
+    "sparse-loco, top-5%, fitted2, 20 local steps, adamw, cosine": _peer("sparse-loco", 20, {"algorithm.share": 0.05}),
+    "noloco, all entries, fitted4, 200 local steps, adamw, cosine, graph halving": _peer(
         "noloco", 200, _HALVING, _values("fitted4")
     ),
-    "sp, all entries, fitted4, 500 local steps, balanced, graph complete": _peer(
+    "sp, all entries, fitted4, 500 local steps, adamw, cosine, graph complete": _peer(
         "sp", 500, _COMPLETE, top_k("100"), _values("fitted4")
     ),
-    "choco-sgd, top-0.3%, int8, 4 local steps, balanced": _peer("choco-sgd", 4, {"algorithm.share": 0.003}),
-    "choco-jwins, top-0.3%, int8, 4 local steps, balanced": _peer("choco-jwins", 4, {"algorithm.share": 0.003}),
+    "choco-sgd, top-0.3%, int8, 4 local steps, adamw, cosine": _peer("choco-sgd", 4, {"algorithm.share": 0.003}),
+    "choco-jwins, top-0.3%, int8, 4 local steps, adamw, cosine": _peer("choco-jwins", 4, {"algorithm.share": 0.003}),
 }
 
 FRONTIER: Mapping[str, tuple[Settings, ...]] = {
@@ -60,17 +63,18 @@ FRONTIER: Mapping[str, tuple[Settings, ...]] = {
     "top-1%, int8": (top_k("1"),),
     "top-1%, fitted1": (top_k("1"), _values("fitted1")),
     "top-1%, fitted1, balanced, last phase int8": (top_k("1"), _values("fitted1"), _SMALL),
-    "rolling 0.3%, int8": (rolling(0.003),),
-    "rolling 0.3%, int8, balanced, last phase int8": (rolling(0.003), _SMALL),
-    "rolling 0.6%, fitted4, balanced, last phase int8": (rolling(0.006), _values("fitted4"), _SMALL),
-    "rolling 1.2%, fitted2, balanced, last phase int8": (rolling(0.012), _values("fitted2"), _SMALL),
     "rolling 1.4%, fitted4, 4 local steps, balanced, last phase int8": (
         rolling(0.014), _values("fitted4"), _SMALL, _FEWER,
     ),
-    "rolling 2.8%, fitted4, 4 local steps, balanced, last phase int8": (RECIPES["recommended"],),
+    "rolling 2.8%, fitted4, 4 local steps, balanced, last phase int8": (
+        rolling(0.028), _values("fitted4"), _SMALL, _FEWER,
+    ),
     "rolling 2.8%, fitted2, 4 local steps, balanced, last phase int8": (
         rolling(0.028), _values("fitted2"), _SMALL, _FEWER,
     ),
+    "uncompressed, adamw, cosine": (top_k("100"), _ADAMW),
+    "rolling 1.4%, fitted4, 4 local steps, adamw, cosine, last phase int8": (RECIPES["recommended"], rolling(0.014)),
+    "rolling 2.8%, fitted4, 4 local steps, adamw, cosine, last phase int8": (RECIPES["recommended"],),
     **_PEERS,
 }  # fmt: skip
 """Keys of run.toml by the name of the row. The first ones are edgenode's."""

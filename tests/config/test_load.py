@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.config.load import load
-from edgenode.config.recipes import RECIPES
+from edgenode.config.recipes import OPTIMISER, RECIPES
 from edgenode.config.schema import KEYS, Config
 from edgenode.core import names
 from edgenode.errors import ConfigError
@@ -123,6 +123,14 @@ def test_recipe_sets_keys_that_are_not_given() -> None:
     expected = {**RECIPES["recommended"], "algorithm.share": 0.01}
     assert {key: keys[key] for key in expected} == expected
     assert config.as_keys() == {**load(None, expected, {}).as_keys(), "run.recipe": "recommended"}
+
+
+@pytest.mark.parametrize("key", sorted(OPTIMISER))
+def test_recipe_keeps_an_optimiser_of_which_a_key_is_given(key: str) -> None:
+    value = load(None, {}, {}).as_keys()[key]
+    keys = load(None, {"run.recipe": "recommended", key: value}, {}).as_keys()
+    assert {key: keys[key] for key in OPTIMISER} == {key: load(None, {}, {}).as_keys()[key] for key in OPTIMISER}
+    assert keys["algorithm.compressor"] == "rolling"
 
 
 def test_error_about_a_key_of_a_recipe_names_the_recipe() -> None:

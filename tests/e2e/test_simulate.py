@@ -34,10 +34,13 @@ ROLLING = {
     "task.loss": "balanced",
     "topology.graphs": ["chord"],
 }
-# an allreduce: parts of the model with unequal weights, and averages that are passed on as they are
+# an allreduce: parts of the model with unequal weights, and averages that are passed on as they are; moments of AdamW
 RECOMMENDED = {
     "run.rounds": 14,
     "run.recipe": "recommended",
+    "task.optimizer": "adamw",
+    "task.learning_rate": 0.003,
+    "task.schedule": "cosine",
     "algorithm.share": 0.15,
     "algorithm.gossip_graph": "auto",
     "topology.graphs": ["chord"],
