@@ -36,25 +36,26 @@ _ADAMW: Settings = {
 
 
 def _peer(algorithm: str, local_steps: int, *parts: Settings) -> tuple[Settings, ...]:
-    return ({"algorithm.name": algorithm, "task.local_steps": local_steps}, *parts, _ADAMW)
+    return ({"algorithm.name": algorithm, "task.local_steps": local_steps}, *parts, _BALANCED)
 
 
 _HALVING: Settings = {"topology.graphs": ["halving"]}  # 4 nodes exchange in pairs
 _COMPLETE: Settings = {"topology.graphs": ["complete"]}
 
-# Published methods with about as many bytes as the smallest of edgenode's recipes, and its optimiser. They have no last
-# phase. Local SGD is Sparse-Push with all entries on the complete graph, which averages exactly after local steps.
+# Published methods with about as many bytes as the smallest of edgenode's recipes. They have no last phase, so they are
+# better with the balanced loss than with AdamW. Local SGD is Sparse-Push with all entries on the complete graph, which
+# averages exactly after several local steps.
 _PEERS: Mapping[str, tuple[Settings, ...]] = {
-    "sparta, shuffled 0.28%, float32, 4 local steps, adamw, cosine": _peer("sparta", 4, {"algorithm.share": 0.0028}),
-    "sparse-loco, top-5%, fitted2, 20 local steps, adamw, cosine": _peer("sparse-loco", 20, {"algorithm.share": 0.05}),
-    "noloco, all entries, fitted4, 200 local steps, adamw, cosine, graph halving": _peer(
+    "sparta, shuffled 0.28%, float32, 4 local steps, balanced": _peer("sparta", 4, {"algorithm.share": 0.0028}),
+    "sparse-loco, top-5%, fitted2, 20 local steps, balanced": _peer("sparse-loco", 20, {"algorithm.share": 0.05}),
+    "noloco, all entries, fitted4, 200 local steps, balanced, graph halving": _peer(
         "noloco", 200, _HALVING, _values("fitted4")
     ),
-    "sp, all entries, fitted4, 500 local steps, adamw, cosine, graph complete": _peer(
+    "sp, all entries, fitted4, 500 local steps, balanced, graph complete": _peer(
         "sp", 500, _COMPLETE, top_k("100"), _values("fitted4")
     ),
-    "choco-sgd, top-0.3%, int8, 4 local steps, adamw, cosine": _peer("choco-sgd", 4, {"algorithm.share": 0.003}),
-    "choco-jwins, top-0.3%, int8, 4 local steps, adamw, cosine": _peer("choco-jwins", 4, {"algorithm.share": 0.003}),
+    "choco-sgd, top-0.3%, int8, 4 local steps, balanced": _peer("choco-sgd", 4, {"algorithm.share": 0.003}),
+    "choco-jwins, top-0.3%, int8, 4 local steps, balanced": _peer("choco-jwins", 4, {"algorithm.share": 0.003}),
 }
 
 FRONTIER: Mapping[str, tuple[Settings, ...]] = {
