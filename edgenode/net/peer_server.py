@@ -43,14 +43,14 @@ from edgenode.net.wire import (
 log = structlog.get_logger()
 
 SERVICE = "edgenode.v1.PeerService"
-MOST_RECEIVED = 2 << 20  # bytes of one message: a chunk of a payload, or some records
+MOST_RECEIVED = 1 << 20  # bytes of one message: a chunk of a payload, or some records
 _MAX_ABORTS = 16  # more say nothing new
 _MOST_WAITING = 4096  # answers of one stream that nobody reads: there are at most two windows
 _HOLD_S = 0.02
 _HOLD_BELOW = 1 << 16  # bytes of a push. A sender keeps larger ones no longer than it must
 _HELLO_S = 10.0
 _FETCH_S = 600.0  # as long as a newcomer waits
-_STALL_S = 120.0
+_STALL_S = 30.0
 
 
 class Answers:

@@ -18,10 +18,10 @@ from edgenode.net.proto import common_pb2, control_pb2, peer_pb2
 from edgenode.net.text_wire import line_from_wire, name_from_wire, reason_from_wire
 from edgenode.net.tls import INSECURE, Security
 
-PROTOCOL = 5
+PROTOCOL = 4
 MOST_ANSWERS = 64
 """In one frame, to pushes of one stream."""
-CHUNK_BYTES = 960 * 1024  # of a payload or a model: larger ones travel in parts
+CHUNK_BYTES = 256 * 1024  # of a payload or a model: larger ones travel in parts
 _MOST_SAMPLES = 1 << 40
 _MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
 

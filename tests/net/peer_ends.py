@@ -54,7 +54,7 @@ class Receiver:
     server: PeerServer = field(init=False)
 
     @asynccontextmanager
-    async def up(self, most_received: int = peer_server.MOST_RECEIVED) -> AsyncIterator[str]:
+    async def up(self, most_received: int = 1 << 20) -> AsyncIterator[str]:
         self.server = PeerServer(self.identity, (frozenset(), None))
         self.server.data = self.data
         if self.opens:

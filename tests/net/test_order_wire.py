@@ -209,7 +209,7 @@ def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
                     "h:2", "run", A_SIZE, frozenset({50, 25}), PLAN, True, "p", Fence(3, 2, frozenset({"n2"})), FOLLOWED
                 ),
             ),
-            "0ac9020a140a04686f6d6510051a026e302a0372756e3a01701203683a32228b020a021932128402"
+            "0ac9020a140a04686f6d6510041a026e302a0372756e3a01701203683a32228b020a021932128402"
             f"{RECORD}28013a0b0803120262651a03683a31420508800510204a08080310021a026e32",
         ),
     ],

@@ -236,13 +236,13 @@ async def test_stream_without_a_greeting_is_ended(monkeypatch: pytest.MonkeyPatc
                 await stream.read()
 
 
-async def test_message_above_the_limit_ends_its_call() -> None:
+async def test_message_above_a_mebibyte_ends_its_call() -> None:
     receiver = Receiver(max_payload_bytes=1 << 30)
     async with receiver.up() as target, a_link(target) as (link, answered), channel(target) as to_peer:
         stream = peer_pb2_grpc.PeerServiceStub(to_peer).Push()
         await stream.write(peer_pb2.PushRequest(hello=replace(N0, node="n2").to_wire()))
         await stream.read()
-        await stream.write(peer_pb2.PushRequest(chunk=bytes(peer_server.MOST_RECEIVED)))
+        await stream.write(peer_pb2.PushRequest(chunk=bytes(1 << 20)))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await asyncio.wait_for(stream.read(), SOON_S)
         assert caught.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
@@ -332,7 +332,7 @@ async def test_newcomers_fetch_one_after_the_other() -> None:
 
     async with receiver.up() as target:
         receiver.server.sponsor(export)
-        fetches = (fetch_model(target, replace(N0, node=f"n{i + 2}"), 3 * CHUNK_BYTES, SOON_S) for i in range(20))
+        fetches = (fetch_model(target, replace(N0, node=f"n{i + 2}"), 1 << 20, SOON_S) for i in range(20))
         assert {len(model) for model in await asyncio.gather(*fetches)} == {3 * CHUNK_BYTES}
     assert most == 1
 
