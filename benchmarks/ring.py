@@ -7,8 +7,8 @@ Beside them, four processes move payloads of the same size around a ring with gr
 with bytes as they are, and an answer of two bytes for each payload. Both sides run in turn in each of the runs. It
 prints the CPU time of a process for a round, the time of a round, and their ratios: the median and the range.
 
-A third side has no network: four nodes in one process hand their messages to each other. What it and gRPC take together
-is the least that a node can take, unless one of them changes.
+A third side has no network: four nodes in one process hand their messages to each other. A node cannot take less than
+this side and gRPC together, unless one of them changes. That is the least ratio.
 
 `--profile` prints where the event loop of one node spends its time, instead.
 """
@@ -143,7 +143,9 @@ def in_memory(parameters: int, rounds: int) -> float:
     from edgenode.core.protocol.events import Answer, Answered, NodeEvent, Push, Received, Train
     from edgenode.core.topology.period import Epoch
     from edgenode.node.replica import Replica, StartPoint
+    from edgenode.node.resources import keep_freed_memory
 
+    keep_freed_memory()
     run = Run(parameters, rounds // SEGMENTS, tuple(range(NODES)))
     config, names = config_of(run), [name_of(index) for index in range(NODES)]
     nothing: tuple[frozenset[int], None] = frozenset(), None

@@ -1,7 +1,7 @@
 """What grows with the number of nodes, measured on a few and extended to many, for docs/performance.md.
 
     python benchmarks/scale.py                     # plan and flood, computed: seconds
-    python benchmarks/scale.py --daemons 4 8 16    # and the controller of real daemons: a minute each
+    python benchmarks/scale.py --daemons 4 16 64   # and the controller of real daemons: a minute each
     python benchmarks/scale.py --train 16 64       # and the nodes of real daemons: two to four minutes each
 
 1. The size of a record of the plan, and the processor time that a node takes to check it when it is received.
@@ -11,8 +11,8 @@
 4. With --train: processor time of a node for a round of `edgenode demo`, its local step included. The controller and
    the start do not count.
 
-A slope is the difference between the largest and the smallest measurement. Numbers beyond the measurements are
-extended with it, and marked with a star.
+Numbers beyond the measurements are extended, and marked with a star: on the line through the smallest and the largest
+measurement, and for the controller by what a node and a report add, which takes three measurements.
 """
 
 from __future__ import annotations
@@ -30,14 +30,18 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from edgenode.cli.demo import demo_config
 from edgenode.cli.demo_processes import DemoProcesses
+from edgenode.config.schema import Run
 from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.plan import MAX_MEMBERS, MAX_RECORD_BYTES, Member, Plan, Record, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
+from edgenode.node.progress import report_every_s
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR
 
 SIZES = (4, 16, 64, 256, 1024)
@@ -86,9 +90,20 @@ def controller_rows(counts: Sequence[int]) -> None:
     found = [controller(nodes) for nodes in counts]
     for nodes, (cpu_ms, mb) in zip(counts, found, strict=True):
         print(f"| {nodes} | {cpu_ms:.1f} | {mb:.1f} |")
-    if len(counts) > 1:
-        cpu_ms, mb = (extended(counts, column) for column in zip(*found, strict=True))
-        print(f"| {TARGET:,}* | {cpu_ms:,.0f} | {mb:,.0f} |")
+    if len(counts) > 2:
+        cpu_ms, mb = (solved(counts, column) for column in zip(*found, strict=True))
+        for nodes in (MAX_MEMBERS, TARGET):
+            print(f"| {nodes:,}* | {cpu_ms @ _terms(nodes):,.0f} | {mb @ _terms(nodes):,.0f} |")
+
+
+def solved(counts: Sequence[int], values: Sequence[float]) -> NDArray[np.float64]:
+    """What no node, one node and one report a second add to the values. Nodes report less often if there are many."""
+    found: NDArray[np.float64] = np.linalg.lstsq(np.array([_terms(nodes) for nodes in counts]), np.array(values))[0]
+    return found
+
+
+def _terms(nodes: int) -> NDArray[np.float64]:
+    return np.array([1.0, nodes, nodes / report_every_s(nodes, Run().evict_after_s)])
 
 
 def controller(nodes: int) -> tuple[float, float]:

@@ -176,7 +176,7 @@ def checked_name(source: str, name: str) -> str:
 
 
 def _add_recipe(sections: dict[str, dict[str, object]], source_of: dict[str, str]) -> None:
-    """Set the keys of the recipe that are not given. Its optimiser is that of a run that gives none of its keys."""
+    """Set the keys of the recipe that are not given, and those of its optimiser only if none of them is given."""
     recipe = str(sections["run"].get("recipe", Run().recipe))
     given = {f"{section}.{name}" for section, keys in sections.items() for name in keys}
     kept = given | OPTIMISER if given & OPTIMISER else given

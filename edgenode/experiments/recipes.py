@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgenode.config.recipes import RECIPES
+from edgenode.config.recipes import OPTIMISER, RECIPES
 from edgenode.experiments.presets import Settings
 
 
@@ -30,9 +30,7 @@ _BALANCED: Settings = {"task.loss": "balanced"}
 _LAST_PHASE: Settings = {"algorithm.gossip_values": "int8"}
 _SMALL: Settings = {**_BALANCED, **_LAST_PHASE}
 _FEWER: Settings = {"task.local_steps": 4}
-_ADAMW: Settings = {
-    key: RECIPES["recommended"][key] for key in ("task.optimizer", "task.learning_rate", "task.schedule")
-}
+_ADAMW: Settings = {key: value for key, value in RECIPES["recommended"].items() if key in OPTIMISER}
 
 
 def _peer(algorithm: str, local_steps: int, *parts: Settings) -> tuple[Settings, ...]:
@@ -42,9 +40,9 @@ def _peer(algorithm: str, local_steps: int, *parts: Settings) -> tuple[Settings,
 _HALVING: Settings = {"topology.graphs": ["halving"]}  # 4 nodes exchange in pairs
 _COMPLETE: Settings = {"topology.graphs": ["complete"]}
 
-# Published methods with about as many bytes as the smallest of edgenode's recipes. They have no last phase, so they are
-# better with the balanced loss than with AdamW. Local SGD is Sparse-Push with all entries on the complete graph, which
-# averages exactly after several local steps.
+# Published methods with about as many bytes as the smallest of edgenode's recipes. They have no last phase. SPARTA
+# is better with the balanced loss than with AdamW. Local SGD is Sparse-Push with all entries on the complete graph,
+# which averages exactly after several local steps.
 _PEERS: Mapping[str, tuple[Settings, ...]] = {
     "sparta, shuffled 0.28%, float32, 4 local steps, balanced": _peer("sparta", 4, {"algorithm.share": 0.0028}),
     "sparse-loco, top-5%, fitted2, 20 local steps, balanced": _peer("sparse-loco", 20, {"algorithm.share": 0.05}),

@@ -27,7 +27,8 @@ from edgenode.node.resources import Sensors, Usage
 
 log = structlog.get_logger()
 
-_REPORT_EVERY_S, _REPORT_EVERY_MEMBERS_S = 0.2, 0.2 / 16
+_REPORT_EVERY_S = 0.2
+_MOST_REPORTS_PER_S = 80.0  # of all members together
 _LOG_STALL_EVERY_S = 30.0
 _SHOW_WAIT_AFTER_S = 1.0
 
@@ -131,9 +132,9 @@ def report_every_s(members: int, evict_after_s: float) -> float:
     """Seconds between two reports of one of so many members.
 
     All members together report at most 80 times a second, so that the controller has as much work with many as with
-    few. But each reports four times before the controller suspects it.
+    few. But each reports four times before the controller suspects it, however many there are.
     """
-    return max(_REPORT_EVERY_S, min(members * _REPORT_EVERY_MEMBERS_S, evict_after_s / 4))
+    return max(_REPORT_EVERY_S, min(members / _MOST_REPORTS_PER_S, evict_after_s / 4))
 
 
 class ProgressReporter:
