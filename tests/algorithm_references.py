@@ -108,6 +108,19 @@ def choco_jwins(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
         yield x
 
 
+def diloco(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Douillard et al. 2023, Algorithm 1, with the Nesterov momentum of torch.optim.SGD, and what c leaves out kept."""
+    theta, momentum, rest = START.copy(), np.zeros(LAYOUT.size), np.zeros((NODES, LAYOUT.size))
+    for t in itertools.count():
+        rest = rest + towards_optima(t, np.tile(theta, (NODES, 1)))
+        sent = c(rest)
+        rest = rest - sent
+        outer = -sent.mean(axis=0)
+        momentum = 0.5 * momentum + outer
+        theta = theta - rate * (outer + 0.5 * momentum)
+        yield np.tile(theta, (NODES, 1))
+
+
 def noloco(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
     """Kolehmainen et al. 2025, the outer step, with alpha = 0.5 and beta = gamma = rate."""
     phi, delta = np.tile(START, (NODES, 1)), np.zeros((NODES, LAYOUT.size))

@@ -67,7 +67,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cluster: Annotated[ClusterName, "name of the run (a node with another name is rejected)"] = "edgenode"
     recipe: Annotated[
         Literal["paper", "recommended"],
-        "values of keys that are not given: the paper's, or the most accurate ones for few bytes",
+        "values of keys that are not given: the paper's, or those that give high accuracy for few bytes",
     ] = "paper"
     nodes: Annotated[UpTo1024, "number of nodes that the run starts with"] = 4
     rounds: Annotated[AtLeast1, "number of training rounds"] = 1000

@@ -203,7 +203,7 @@ FILE_ERRORS = [
     (
         '[algorithm]\nname = "SP"',
         'algorithm.name = "SP", but it must be "sp", "scsp", "sgp", "quant-sgp", "d-psgd", "d2", '
-        '"deep-squeeze", "choco-sgd", "choco-jwins", "sparse-loco", "sparta", "noloco", '
+        '"deep-squeeze", "choco-sgd", "choco-jwins", "sparse-loco", "sparta", "diloco", "noloco", '
         '"skew-scout" or "local"; did you mean "sp"?',
     ),
     (
@@ -467,6 +467,7 @@ def test_overlap_must_be_below_the_window() -> None:
         ("choco-sgd", "its state has to know every message of a round at once"),
         ("choco-jwins", "its state has to know every message of a round at once"),
         ("sparta", "its state has to know every message of a round at once"),
+        ("diloco", "its state has to know every message of a round at once"),
         ("noloco", "its state has to know every message of a round at once"),
         ("sparse-loco", "its state has to know every message of a round at once"),
         ("skew-scout", "it measures all models while they are at rest"),

@@ -47,6 +47,8 @@ RECOMMENDED = {
 }
 # keeps an estimate of every neighbour
 CHOCO = {"run.rounds": 14, "algorithm.name": "choco-sgd", "algorithm.share": 0.1, "topology.graphs": ["two-way"]}
+# keeps what it left out, and the momentum that all nodes share; several local steps
+DILOCO = {"run.rounds": 7, "algorithm.name": "diloco", "task.local_steps": 2, "topology.graphs": ["complete"]}
 # unequal weights in flight, drained at a checkpoint and before the last gossip
 OVERLAP = {
     "run.rounds": 14,
@@ -83,6 +85,7 @@ def result(file: Path) -> dict[str, Any]:
         pytest.param(RECOMMENDED, id="recommended"),
         pytest.param(OVERLAP, id="overlap"),
         pytest.param(CHOCO, id="choco", marks=pytest.mark.slow),
+        pytest.param(DILOCO, id="diloco", marks=pytest.mark.slow),
     ],
 )
 def test_simulation_is_bit_identical_to_four_daemons(fleet: Fleet, changes: dict[str, object]) -> None:

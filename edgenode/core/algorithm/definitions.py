@@ -177,6 +177,7 @@ ALGORITHMS: dict[str, AlgorithmDefinition] = {
     "choco-jwins": AlgorithmDefinition(_low_communication("choco-jwins"), balanced=True),
     "sparse-loco": AlgorithmDefinition(_low_communication("sparse-loco"), values="fitted2", balanced=True),
     "sparta": AlgorithmDefinition(_low_communication("sparta"), "shuffled", "float32", balanced=True),
+    "diloco": AlgorithmDefinition(_low_communication("diloco"), "identity", "fitted2", balanced=True),
     "noloco": AlgorithmDefinition(_low_communication("noloco"), "identity", "float32", balanced=True),
     "skew-scout": AlgorithmDefinition(_sparse_push, searches_share=True),
     "local": AlgorithmDefinition(_sparse_push, "identity", "float32", only="it sends nothing", communicates=False),

@@ -1,9 +1,10 @@
-"""Update rules of published methods that send little, to compare with: SPARTA, NoLoCo, SparseLoCo and JWINS.
+"""Update rules of published methods that send little, to compare with: SPARTA, DiLoCo, NoLoCo, SparseLoCo and JWINS.
 
 Their papers average all workers, pairs of them, or the neighbours in an undirected graph. Here each one averages over
-the graph of the run, and ``W`` is doubly stochastic.
+the graph of the run, and ``W`` is doubly stochastic. Only DiLoCo keeps the complete graph.
 
     SPARTA        sends the entries of x-hat that the compressor selects, and forgets what it left out
+    DILOCO        sends C[x-hat - x + rest], and the mean of all moves x, with momentum
     NOLOCO        sends C[x-hat + error], and the change of x has momentum
     SPARSE_LOCO   sends C[x-hat - replica], and part of what it left out is forgotten
     WAVELET       sends C[T (x-hat - replica)], where T is a wavelet transform: JWINS' ranking in CHOCO-SGD
@@ -28,21 +29,92 @@ SPARTA = replace(SPARSE_PUSH, keeps=(), fixed=True, default_rate=lambda kept, co
 """SPARTA (Beton et al. 2025, Sparse Parameter Averaging): x[S] = W x-hat[S] for the entries S of this round, which are
 the same at every node. The other entries stay. u counts for all entries, so the members must not change."""
 
-# NoLoCo ------------------------------------------------------------------------------------------------
-
-NOLOCO_MOMENTUM = 0.5
-NOLOCO_RATE = 0.7
+# What outer optimisers keep -----------------------------------------------------------------------------
 
 
 def remember_start(state: State, local_update: Floats) -> None:
-    """The slow weights phi of NoLoCo stay in ``start``, and x becomes the weights after the local steps."""
+    """x of before the local steps stays in ``start``, as the slow weights of the outer optimiser. x becomes x-hat."""
     state.kept["start"][:] = state.x
     state.x += local_update
 
 
 def begin_at_start(state: State) -> None:
-    """phi is the common model."""
+    """The slow weights are the common model."""
     state.kept["start"][:] = state.x
+
+
+# DiLoCo ------------------------------------------------------------------------------------------------
+
+DILOCO_MOMENTUM = 0.5
+DILOCO_RATE = 0.7
+
+
+def compress_change(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:
+    """C[x-hat - x + rest]: what the local steps changed, and what earlier messages left out.
+
+    As in SparseLoCo (Sarfi et al. 2025, Algorithm 1), with nothing of the rest forgotten.
+    """
+    rest = state.kept["rest"]
+    rest += state.x
+    rest -= state.kept["start"]
+    payload = compressor(rest, layout, rng)
+    payload.add_to(rest, -1.0)
+    return payload
+
+
+def take_outer_step(
+    state: State,
+    own: Payload,
+    own_u: Weights,
+    self_weight: float,
+    received: Sequence[Contribution],
+    averaging_rate: float,
+) -> None:
+    """DiLoCo (Douillard et al. 2023, Algorithm 1, lines 12 to 14): all nodes take the same outer step.
+
+    The outer gradient is the mean of all changes, Delta. The outer optimiser is SGD with Nesterov momentum: m = mu m +
+    Delta, x += eta (Delta + mu m). All nodes begin with the same x and m, and receive the same messages, so x and m
+    differ by rounding alone. The rest of its messages is a node's own.
+    """
+    start, momentum = state.kept["start"], state.kept["momentum"]
+    change = np.zeros_like(start)
+    own.add_to(change, self_weight)
+    for contribution in received:
+        contribution.payload.add_to(change, contribution.weight)
+    momentum *= np.float32(DILOCO_MOMENTUM)
+    momentum += change
+    change += np.float32(DILOCO_MOMENTUM) * momentum
+    start += np.float32(averaging_rate) * change
+    state.x[:] = start
+
+
+def require_complete(name: str, graph: Digraph, rate: float) -> None:
+    """Refuse a graph on which the models of DiLoCo would part: changes that a node does not receive never reach it.
+
+    Raises:
+        GraphError: a node does not send to all others.
+    """
+    if not np.allclose(graph.mixing_matrix(), 1 / len(graph.nodes)):
+        raise GraphError(f"diloco cannot use {name}: every node must receive the changes of all others; use complete")
+
+
+DILOCO = replace(
+    SPARSE_PUSH,
+    keeps=("rest", "momentum", "start"),
+    begin=begin_at_start,
+    apply_update=remember_start,
+    compress=compress_change,
+    mix=take_outer_step,
+    fixed=True,
+    default_rate=lambda kept, contraction: DILOCO_RATE,
+    largest_rate=1.0,
+    check_graph=require_complete,
+)
+
+# NoLoCo ------------------------------------------------------------------------------------------------
+
+NOLOCO_MOMENTUM = 0.5
+NOLOCO_RATE = 0.7
 
 
 def mix_with_momentum(
@@ -191,6 +263,7 @@ WAVELET = replace(DIFFERENCE, begin=begin_known_coefficients, compress=compress_
 
 RULES: dict[str, UpdateRule] = {
     "sparta": SPARTA,
+    "diloco": DILOCO,
     "noloco": NOLOCO,
     "sparse-loco": SPARSE_LOCO,
     "choco-jwins": WAVELET,

@@ -1,4 +1,4 @@
-"""SPARTA, NoLoCo, SparseLoCo and JWINS. Their matrix forms are in `tests/test_algorithms.py`."""
+"""SPARTA, DiLoCo, NoLoCo, SparseLoCo and JWINS. Their matrix forms are in `tests/test_algorithms.py`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from edgenode import factory
 from edgenode.config.load import load
 from edgenode.core.algorithm.low_communication import (
+    DILOCO_MOMENTUM,
+    DILOCO_RATE,
     NOLOCO_MOMENTUM,
     NOLOCO_RATE,
     SPARSE_LOCO_DECAY,
@@ -83,6 +85,27 @@ def test_sparta_refuses_members_and_graphs_that_change() -> None:
         spec_of(name="sparta", graph="a,b")
     with pytest.raises(ConfigError, match=r"sparta: it assumes the same neighbours in every round, so no node can"):
         factory.check_networked(load(None, {"algorithm.name": "sparta"}, {}), controller=True)
+
+
+# --- DiLoCo
+
+
+def test_all_nodes_of_diloco_have_one_model() -> None:
+    for models in run("complete", name="diloco", compressor="topk", share=0.2):
+        assert np.ptp(models, axis=0).max() < 1e-5
+
+
+def test_diloco_sends_later_what_a_message_left_out() -> None:
+    *_, models = run("complete", step=one_step, name="diloco", compressor="topk", share=0.2, rounds=100)
+    moved = towards_optima(0, np.tile(START, (NODES, 1))).mean(axis=0)
+    assert np.abs(models - START - DILOCO_RATE / (1 - DILOCO_MOMENTUM) * moved).max() < 1e-3 * np.abs(moved).max()
+
+
+@pytest.mark.parametrize("graph", ["two-way", "a"])
+def test_diloco_takes_the_complete_graph_alone(graph: str) -> None:
+    config = load(None, {"algorithm.name": "diloco", "topology.graphs": graph, "run.nodes": 4}, {})
+    with pytest.raises(GraphError, match=f"diloco cannot use {graph}: .*; use complete"):
+        factory.check_graphs(config)
 
 
 # --- NoLoCo
