@@ -298,8 +298,9 @@ EXPERIMENTS: dict[str, Experiment] = {
             ("skew", "recipe"), ("sp", "sp_sent", "scsp", "sent"), _frontier,
             Figure("sent per node, MB", ("sp", "scsp"), ("skew",), x_metrics=("sp_sent", "sent")),
             "Not in the paper: how few bytes reach the accuracy of uncompressed messages. All rows take as many steps. "
-            "Rows with the name of an algorithm are published methods, at about the bytes of the smallest recipe. "
-            "Those have no last phase, and their accuracy is in the column of SP.",
+            "Rows with the name of an algorithm are published methods, at about the bytes of the smallest recipe, and "
+            "DiLoCo at two thirds and four thirds of them. Those have no last phase, and their accuracy is in the "
+            "column of SP.",
         ),
         Experiment(
             "longer", "What compression costs when a run is 4 and 10 times as long, {network}, {graph}",

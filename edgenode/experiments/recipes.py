@@ -30,6 +30,7 @@ _BALANCED: Settings = {"task.loss": "balanced"}
 _LAST_PHASE: Settings = {"algorithm.gossip_values": "int8"}
 _SMALL: Settings = {**_BALANCED, **_LAST_PHASE}
 _FEWER: Settings = {"task.local_steps": 4}
+_COSINE: Settings = {"task.schedule": "cosine", "task.learning_rate": 0.03}
 _ADAMW: Settings = {key: value for key, value in RECIPES["recommended"].items() if key in OPTIMISER}
 
 
@@ -40,21 +41,35 @@ def _peer(algorithm: str, local_steps: int, *parts: Settings) -> tuple[Settings,
 _HALVING: Settings = {"topology.graphs": ["halving"]}  # 4 nodes exchange in pairs
 _COMPLETE: Settings = {"topology.graphs": ["complete"]}
 
-# Published methods with about as many bytes as the smallest of edgenode's recipes. They have no last phase. SPARTA
-# is better with the balanced loss than with AdamW. Local SGD is Sparse-Push with all entries on the complete graph,
-# which averages exactly after several local steps.
+# Published methods with about as many bytes as the smallest of edgenode's recipes, and DiLoCo with a third less and a
+# third more. They have no last phase. SPARTA is better with the balanced loss than with AdamW, and the others that were
+# tried with AdamW are better with both. Local SGD is Sparse-Push with all entries on the complete graph, which averages
+# exactly after several local steps.
 _PEERS: Mapping[str, tuple[Settings, ...]] = {
-    "sparta, shuffled 0.28%, float32, 4 local steps, balanced": _peer("sparta", 4, {"algorithm.share": 0.0028}),
-    "sparse-loco, top-5%, fitted2, 20 local steps, balanced": _peer("sparse-loco", 20, {"algorithm.share": 0.05}),
-    "noloco, all entries, fitted4, 200 local steps, balanced, graph halving": _peer(
-        "noloco", 200, _HALVING, _values("fitted4")
+    "diloco, all entries, fitted2, 400 local steps, adamw, cosine, balanced, graph complete": _peer(
+        "diloco", 400, _COMPLETE, _ADAMW
     ),
-    "sp, all entries, fitted4, 500 local steps, balanced, graph complete": _peer(
-        "sp", 500, _COMPLETE, top_k("100"), _values("fitted4")
+    "diloco, all entries, fitted2, 200 local steps, adamw, cosine, balanced, graph complete": _peer(
+        "diloco", 200, _COMPLETE, _ADAMW
+    ),
+    "sparta, shuffled 0.28%, float32, 4 local steps, balanced": _peer("sparta", 4, {"algorithm.share": 0.0028}),
+    "sparse-loco, top-5%, fitted2, 20 local steps, adamw, cosine, balanced": _peer(
+        "sparse-loco", 20, {"algorithm.share": 0.05}, _ADAMW
+    ),
+    "noloco, all entries, fitted4, 200 local steps, adamw, cosine, balanced, graph halving": _peer(
+        "noloco", 200, _HALVING, _values("fitted4"), _ADAMW
+    ),
+    "sp, all entries, fitted4, 500 local steps, adamw, cosine, balanced, graph complete": _peer(
+        "sp", 500, _COMPLETE, top_k("100"), _values("fitted4"), _ADAMW
     ),
     "choco-sgd, top-0.3%, int8, 4 local steps, balanced": _peer("choco-sgd", 4, {"algorithm.share": 0.003}),
     "choco-jwins, top-0.3%, int8, 4 local steps, balanced": _peer("choco-jwins", 4, {"algorithm.share": 0.003}),
 }
+
+# Whole models as often as rolling 1.4% has sent each entry once.
+_RARELY: tuple[Settings, ...] = (
+    top_k("100"), _values("fitted4"), {"task.local_steps": 250}, _ADAMW, _LAST_PHASE,
+)  # fmt: skip
 
 FRONTIER: Mapping[str, tuple[Settings, ...]] = {
     "uncompressed": (top_k("100"),),
@@ -72,8 +87,11 @@ FRONTIER: Mapping[str, tuple[Settings, ...]] = {
         rolling(0.028), _values("fitted2"), _SMALL, _FEWER,
     ),
     "uncompressed, adamw, cosine": (top_k("100"), _ADAMW),
+    "uncompressed, cosine, balanced": (top_k("100"), _BALANCED, _COSINE),
     "rolling 1.4%, fitted4, 4 local steps, adamw, cosine, last phase int8": (RECIPES["recommended"], rolling(0.014)),
     "rolling 2.8%, fitted4, 4 local steps, adamw, cosine, last phase int8": (RECIPES["recommended"],),
+    "all entries, fitted4, 250 local steps, adamw, cosine, last phase int8": _RARELY,
+    "all entries, fitted4, 250 local steps, adamw, cosine, last phase int8, graph halving": (*_RARELY, _HALVING),
     **_PEERS,
 }  # fmt: skip
 """Keys of run.toml by the name of the row. The first ones are edgenode's."""
