@@ -296,7 +296,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "frontier", "Accuracy against bytes: edgenode's recipes and published methods, {network}, {graph}",
             ("skew", "recipe"), ("sp", "sp_sent", "scsp", "sent"), _frontier,
-            Figure("sent per node, MB", ("sp", "scsp"), ("skew",), x_metrics=("sp_sent", "sent")),
+            Figure("sent per node, MB", ("sp", "scsp"), ("skew",), ("sp_sent", "sent"), kinds="recipe"),
             "Not in the paper: how few bytes reach the accuracy of uncompressed messages. All rows take as many steps. "
             "Rows with the name of an algorithm are published methods, at about the bytes of the smallest recipe, and "
             "DiLoCo at two thirds and four thirds of them. Those have no last phase, and their accuracy is in the "

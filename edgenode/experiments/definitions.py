@@ -54,6 +54,8 @@ class Figure:
         series: the labels that separate one line from another.
         x_metrics: one metric of bytes for each of ``y``, drawn on a log axis.
         nominal: whether the labels on the x axis are names, which no line joins.
+        kinds: a label whose words before the first comma name a kind of row. If given, each kind has a colour, and no
+            line joins any points.
     """
 
     x: str
@@ -61,6 +63,7 @@ class Figure:
     series: tuple[str, ...] = ()
     x_metrics: tuple[str, ...] = ()
     nominal: bool = False
+    kinds: str = ""
 
 
 @dataclass(frozen=True)

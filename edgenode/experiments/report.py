@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgenode.experiments import labels
 from edgenode.experiments.definitions import METRICS, Experiment, Metric, Outcome, Row
@@ -21,8 +22,13 @@ from edgenode.experiments.runner import OutcomeStore, Trial
 from edgenode.observability import plotting
 from edgenode.storage.filesystem import write_atomically
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _Point = tuple[Any, float, float]  # x, mean, standard deviation
 _MARKERS, _STYLES = ("o", "s"), ("-", "--")  # of the first and the second metric of a figure
+_Filling = Literal["full", "none", "left"]
+_FILLINGS: tuple[_Filling, ...] = ("full", "none", "left")  # of markers, one for each series
 
 
 @dataclass(frozen=True)
@@ -171,19 +177,17 @@ def _unrounded(number: float | None) -> str:
 
 
 def draw(experiment: Experiment, results: Sequence[RowOutcomes], path: Path) -> None:
-    """Draw one line for each metric and each series, with the spread. Rows without a number are left out."""
+    """Draw one line for each metric and each series, with the spread, or points for each kind of row.
+
+    Rows without a number are left out.
+    """
     canvas = plotting.new_figure(8, 4.2)
     axes = canvas.add_subplot()
     figure = experiment.figure
-    for number, name in enumerate(figure.y):
-        for place, (series, points) in enumerate(_series(experiment, results, number).items()):
-            phase = METRICS[name].heading.removesuffix(", %") if len(figure.y) > 1 else ""
-            x, y, spread = zip(*points, strict=True)
-            axes.errorbar(
-                x, y, yerr=spread, capsize=3, alpha=0.9, label=", ".join(filter(None, (phase, series))),
-                color=f"C{place if figure.series else number}", marker=_MARKERS[number],
-                linestyle="" if figure.nominal else _STYLES[number],
-            )  # fmt: skip
+    if figure.kinds:
+        _draw_kinds(axes, experiment, results)
+    else:
+        _draw_lines(axes, experiment, results)
     axes.set_xlabel(figure.x)
     axes.set_ylabel("test accuracy, %")
     if figure.x_metrics:
@@ -195,6 +199,43 @@ def draw(experiment: Experiment, results: Sequence[RowOutcomes], path: Path) -> 
         canvas.legend(loc="outside right upper", fontsize="small")
     axes.grid(alpha=0.3)
     canvas.savefig(path, dpi=110)
+
+
+def _draw_lines(axes: Axes, experiment: Experiment, results: Sequence[RowOutcomes]) -> None:
+    figure = experiment.figure
+    for number, name in enumerate(figure.y):
+        for place, (series, points) in enumerate(_series(experiment, results, number).items()):
+            phase = METRICS[name].heading.removesuffix(", %") if len(figure.y) > 1 else ""
+            x, y, spread = zip(*points, strict=True)
+            axes.errorbar(
+                x, y, yerr=spread, capsize=3, alpha=0.9, label=", ".join(filter(None, (phase, series))),
+                color=f"C{place if figure.series else number}", marker=_MARKERS[number],
+                linestyle="" if figure.nominal else _STYLES[number],
+            )  # fmt: skip
+
+
+def _draw_kinds(axes: Axes, experiment: Experiment, results: Sequence[RowOutcomes]) -> None:
+    """Points with a colour for each kind of row, a marker for each metric and a filling for each series."""
+    from matplotlib import colormaps
+
+    figure, fillings = experiment.figure, dict[str, _Filling]()
+    place = experiment.labels.index(figure.kinds)
+    of_kind: dict[str, list[RowOutcomes]] = {}
+    for result in results:
+        of_kind.setdefault(result.row.labels[place].partition(", ")[0], []).append(result)
+    for at, (kind, rows) in enumerate(of_kind.items()):
+        color = colormaps["tab20"](at % 20)
+        axes.plot([], [], color=color, linewidth=5, label=kind)
+        for number in range(len(figure.y)):
+            for series, points in _series(experiment, rows, number).items():
+                filling = fillings.setdefault(series, _FILLINGS[min(len(fillings), len(_FILLINGS) - 1)])
+                x, y, spread = zip(*points, strict=True)
+                axes.errorbar(
+                    x, y, yerr=spread, capsize=3, linestyle="", color=color, marker=_MARKERS[number], fillstyle=filling
+                )
+    for (number, name), (series, filling) in product(enumerate(figure.y), fillings.items()):
+        label = f"{METRICS[name].heading.removesuffix(', %')}, {series}"
+        axes.plot([], [], color="grey", linestyle="", marker=_MARKERS[number], fillstyle=filling, label=label)
 
 
 def _series(experiment: Experiment, results: Sequence[RowOutcomes], number: int) -> dict[str, list[_Point]]:

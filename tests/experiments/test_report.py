@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgenode.experiments import report
-from edgenode.experiments.definitions import METRICS, Experiment
+from edgenode.experiments.definitions import METRICS, Experiment, Figure
 from edgenode.experiments.presets import choose_scale
 from edgenode.experiments.report import Heading, RowOutcomes
+from edgenode.observability import plotting
 
 HEADING = Heading("A tiny table", "edgenode experiment tiny", "small-cnn, 4 rounds.")
 
@@ -84,3 +86,23 @@ def test_files_are_written_before_anything_is_measured(tiny: Experiment, tmp_pat
         report.write(tiny, HEADING, known, tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png"}
         assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_kinds_of_rows_are_points_of_one_colour(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canvas = plotting.new_figure(8, 4)
+    monkeypatch.setattr(plotting, "new_figure", lambda width, height: canvas)
+    figure = Figure("sent per node, MB", ("sp", "scsp"), ("top-K, %",), ("sp_sent", "sent"), kinds="network")
+    report.draw(replace(tiny, figure=figure), results(tiny), tmp_path / "kinds.png")
+    (axes,) = canvas.axes
+    points = [container.lines[0] for container in axes.containers]
+    assert [(line.get_marker(), line.get_fillstyle()) for line in points] == [
+        ("o", "full"), ("o", "none"), ("s", "full"), ("s", "none"),
+    ]  # fmt: skip
+    assert {line.get_linestyle() for line in points} == {"None"}
+    assert len({line.get_color() for line in points}) == 1
+    assert axes.get_legend_handles_labels()[1] == [
+        "small", "large", "SP accuracy, top-K, % 100", "SP accuracy, top-K, % 1",
+        "SCSP accuracy, top-K, % 100", "SCSP accuracy, top-K, % 1",
+    ]  # fmt: skip
