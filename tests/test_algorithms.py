@@ -271,19 +271,18 @@ EVERY: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("of", EVERY)
 def test_every_algorithm_resumes_to_the_bit(tmp_path: Path, of: str) -> None:
     algorithm_spec = spec_of(name=of.split(maxsplit=1)[0], **EVERY[of])
+    graph = str(EVERY[of].get("graph", "two-way"))
     learners = learners_of(algorithm_spec)
-    whole = list(play(learners, "two-way", range(algorithm_spec.rounds)))
+    whole = list(play(learners, graph, range(algorithm_spec.rounds)))
     learners = learners_of(algorithm_spec)
-    list(play(learners, "two-way", range(17)))
-    plan = create_plan("test", [Member(name) for name in names()], Schedule((GraphSpec("two-way"),), 1))
+    list(play(learners, graph, range(17)))
+    plan = create_plan("test", [Member(name) for name in names()], Schedule((GraphSpec(graph),), 1))
     states = []
     for name, learner in zip(names(), learners, strict=True):
         store = CheckpointStore(tmp_path / name, "run")
         store.save(Checkpoint(17, learner.state.copy(), plan, {}, {}))
         states.append(store.load(17).state)
-    assert equal(
-        list(play(learners_of(algorithm_spec, states), "two-way", range(17, algorithm_spec.rounds))), whole[17:]
-    )
+    assert equal(list(play(learners_of(algorithm_spec, states), graph, range(17, algorithm_spec.rounds))), whole[17:])
 
 
 @pytest.mark.parametrize(

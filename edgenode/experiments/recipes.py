@@ -66,7 +66,7 @@ _PEERS: Mapping[str, tuple[Settings, ...]] = {
     "choco-jwins, top-0.3%, int8, 4 local steps, balanced": _peer("choco-jwins", 4, {"algorithm.share": 0.003}),
 }
 
-# Whole models as often as rolling 1.4% has sent each entry once.
+# Whole models, about as often as rolling 1.4% has sent each entry once.
 _RARELY: tuple[Settings, ...] = (
     top_k("100"), _values("fitted4"), {"task.local_steps": 250}, _ADAMW, _LAST_PHASE,
 )  # fmt: skip

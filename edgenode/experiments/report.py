@@ -228,7 +228,7 @@ def _draw_kinds(axes: Axes, experiment: Experiment, results: Sequence[RowOutcome
         axes.plot([], [], color=color, linewidth=5, label=kind)
         for number in range(len(figure.y)):
             for series, points in _series(experiment, rows, number).items():
-                filling = fillings.setdefault(series, _FILLINGS[min(len(fillings), len(_FILLINGS) - 1)])
+                filling = fillings.setdefault(series, _FILLINGS[len(fillings) % len(_FILLINGS)])
                 x, y, spread = zip(*points, strict=True)
                 axes.errorbar(
                     x, y, yerr=spread, capsize=3, linestyle="", color=color, marker=_MARKERS[number], fillstyle=filling

@@ -70,11 +70,11 @@ def take_outer_step(
     received: Sequence[Contribution],
     averaging_rate: float,
 ) -> None:
-    """DiLoCo (Douillard et al. 2023, Algorithm 1, lines 12 to 14): all nodes take the same outer step.
+    """DiLoCo (Douillard et al. 2023, Algorithm 1), the outer step, which is the same at all nodes.
 
     The outer gradient is the mean of all changes, Delta. The outer optimiser is SGD with Nesterov momentum: m = mu m +
     Delta, x += eta (Delta + mu m). All nodes begin with the same x and m, and receive the same messages, so x and m
-    differ by rounding alone. The rest of its messages is a node's own.
+    differ by rounding alone. A node's rest is its own.
     """
     start, momentum = state.kept["start"], state.kept["momentum"]
     change = np.zeros_like(start)
