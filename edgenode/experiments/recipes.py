@@ -42,9 +42,8 @@ _HALVING: Settings = {"topology.graphs": ["halving"]}  # 4 nodes exchange in pai
 _COMPLETE: Settings = {"topology.graphs": ["complete"]}
 
 # Published methods with about as many bytes as the smallest of edgenode's recipes, and DiLoCo with a third less and a
-# third more. They have no last phase. SPARTA is better with the balanced loss than with AdamW, and the others that were
-# tried with AdamW are better with both. Local SGD is Sparse-Push with all entries on the complete graph, which averages
-# exactly after several local steps.
+# third more. They have no last phase. SPARTA is better with SGD, and those with AdamW are better with that. Local SGD is
+# Sparse-Push with all entries on the complete graph, which averages exactly after several local steps.
 _PEERS: Mapping[str, tuple[Settings, ...]] = {
     "diloco, all entries, fitted2, 400 local steps, adamw, cosine, balanced, graph complete": _peer(
         "diloco", 400, _COMPLETE, _ADAMW
