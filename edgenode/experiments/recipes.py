@@ -42,8 +42,8 @@ _HALVING: Settings = {"topology.graphs": ["halving"]}  # 4 nodes exchange in pai
 _COMPLETE: Settings = {"topology.graphs": ["complete"]}
 
 # Published methods with about as many bytes as the smallest of edgenode's recipes, and DiLoCo with a third less and a
-# third more. They have no last phase. SPARTA is better with SGD, and those with AdamW are better with that. Local SGD is
-# Sparse-Push with all entries on the complete graph, which averages exactly after several local steps.
+# third more. They have no last phase. SPARTA is better with SGD, and the others with AdamW. Local SGD is Sparse-Push
+# with all entries on the complete graph, which averages exactly after several local steps.
 _PEERS: Mapping[str, tuple[Settings, ...]] = {
     "diloco, all entries, fitted2, 400 local steps, adamw, cosine, balanced, graph complete": _peer(
         "diloco", 400, _COMPLETE, _ADAMW
@@ -61,8 +61,12 @@ _PEERS: Mapping[str, tuple[Settings, ...]] = {
     "sp, all entries, fitted4, 500 local steps, adamw, cosine, balanced, graph complete": _peer(
         "sp", 500, _COMPLETE, top_k("100"), _values("fitted4"), _ADAMW
     ),
-    "choco-sgd, top-0.3%, int8, 4 local steps, balanced": _peer("choco-sgd", 4, {"algorithm.share": 0.003}),
-    "choco-jwins, top-0.3%, int8, 4 local steps, balanced": _peer("choco-jwins", 4, {"algorithm.share": 0.003}),
+    "choco-sgd, top-0.3%, int8, 4 local steps, adamw, cosine, balanced": _peer(
+        "choco-sgd", 4, {"algorithm.share": 0.003}, _ADAMW
+    ),
+    "choco-jwins, top-0.3%, int8, 4 local steps, adamw, cosine, balanced": _peer(
+        "choco-jwins", 4, {"algorithm.share": 0.003}, _ADAMW
+    ),
 }
 
 # Whole models, about as often as rolling 1.4% has sent each entry once.
