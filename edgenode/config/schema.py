@@ -132,8 +132,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = 1
     accumulate: Annotated[AtLeast1, "batches whose gradients are averaged for one step"] = 1
     optimizer: Annotated[
-        Literal["sgd", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop"],
-        "the optimiser, as torch.optim defines it",
+        Literal["sgd", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop", "muon"],
+        "the optimiser, as torch.optim defines it (muon: for the weights of hidden layers, and adamw for the rest)",
     ] = "sgd"
     learning_rate: Annotated[Positive, "learning rate of the optimiser, before its schedule"] = 0.1
     momentum: Annotated[FractionBelow1, "momentum of sgd and rmsprop (others have torch's defaults)"] = 0.9

@@ -116,6 +116,10 @@ def _check_scheduler(scheduler: object, place: str) -> None:
 
 
 def _named(model: nn.Module, settings: TrainSettings) -> Optimizer:
+    if settings.optimizer == "muon":
+        from edgenode.tasks.muon import MuonAndAdamW
+
+        return MuonAndAdamW(model, settings.learning_rate, settings.weight_decay)
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimizer in ("sgd", "rmsprop"):
         options["momentum"] = settings.momentum

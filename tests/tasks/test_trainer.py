@@ -347,7 +347,13 @@ def test_rounds_equal_plain_steps_of_torch(settings: dict[str, object], batches:
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop"],
+        pytest.param("muon", marks=pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")),
+    ],
+)
 def test_every_optimiser_resumes_to_the_bit(name: str) -> None:
     def trainer() -> TaskTrainer:
         settings = TrainSettings(batch_size=16, optimizer=name, learning_rate=0.01, schedule="cosine", local_steps=2)
