@@ -60,7 +60,10 @@ class MuonAndAdamW(Optimizer):
 
 
 def hidden_weights(model: nn.Module) -> list[Tensor]:
-    """The trainable weights of two or more dimensions, without embeddings and without the last: the output layer."""
+    """The trainable weights of two or more dimensions, without embeddings and without the last: the output layer.
+
+    A weight that is not contiguous in memory, as in channels_last, is no matrix either.
+    """
     embeddings = {id(p) for layer in model.modules() if isinstance(layer, nn.Embedding) for p in layer.parameters()}
     weights = [
         p for p in model.parameters()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from edgenode.bench.ring import free_ports
@@ -45,6 +46,9 @@ RECOMMENDED = {
     "algorithm.gossip_graph": "auto",
     "topology.graphs": ["chord"],
 }
+# updates in bfloat16, and two optimisers for one model
+MUON = {**RECOMMENDED, "task.optimizer": "muon", "task.loss": "balanced"}
+HAS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9 has no Muon")
 # keeps an estimate of every neighbour
 CHOCO = {"run.rounds": 14, "algorithm.name": "choco-sgd", "algorithm.share": 0.1, "topology.graphs": ["two-way"]}
 # keeps what it left out, and the momentum that all nodes share; several local steps
@@ -83,6 +87,7 @@ def result(file: Path) -> dict[str, Any]:
         pytest.param(RANDOM, id="random", marks=pytest.mark.slow),
         pytest.param(ROLLING, id="rolling"),
         pytest.param(RECOMMENDED, id="recommended"),
+        pytest.param(MUON, id="muon", marks=[pytest.mark.slow, HAS_MUON]),
         pytest.param(OVERLAP, id="overlap"),
         pytest.param(CHOCO, id="choco", marks=pytest.mark.slow),
         pytest.param(DILOCO, id="diloco", marks=pytest.mark.slow),
