@@ -32,6 +32,7 @@ _SMALL: Settings = {**_BALANCED, **_LAST_PHASE}
 _FEWER: Settings = {"task.local_steps": 4}
 _COSINE: Settings = {"task.schedule": "cosine", "task.learning_rate": 0.03}
 _ADAMW: Settings = {key: value for key, value in RECIPES["recommended"].items() if key in OPTIMISER}
+_MUON: Settings = {"task.optimizer": "muon", "task.learning_rate": 0.006, "task.schedule": "cosine"}
 
 
 def _peer(algorithm: str, local_steps: int, *parts: Settings) -> tuple[Settings, ...]:
@@ -41,15 +42,25 @@ def _peer(algorithm: str, local_steps: int, *parts: Settings) -> tuple[Settings,
 _HALVING: Settings = {"topology.graphs": ["halving"]}  # 4 nodes exchange in pairs
 _COMPLETE: Settings = {"topology.graphs": ["complete"]}
 
-# Published methods with about as many bytes as the smallest of edgenode's recipes, and DiLoCo with a third less and a
-# third more. They have no last phase. SPARTA is better with SGD, and the others with AdamW. Local SGD is Sparse-Push
-# with all entries on the complete graph, which averages exactly after several local steps.
+# Published methods with about as many bytes as the smallest of edgenode's recipes, and DiLoCo with two thirds to seven
+# times as many. They have no last phase. SPARTA is better with SGD than with AdamW, and the others with AdamW. DiLoCo
+# with Muon is MuLoCo. Local SGD is Sparse-Push with all entries on the complete graph, which averages exactly after
+# several local steps.
 _PEERS: Mapping[str, tuple[Settings, ...]] = {
     "diloco, all entries, fitted2, 400 local steps, adamw, cosine, balanced, graph complete": _peer(
         "diloco", 400, _COMPLETE, _ADAMW
     ),
     "diloco, all entries, fitted2, 200 local steps, adamw, cosine, balanced, graph complete": _peer(
         "diloco", 200, _COMPLETE, _ADAMW
+    ),
+    "diloco, all entries, fitted2, 200 local steps, muon, cosine, balanced, graph complete": _peer(
+        "diloco", 200, _COMPLETE, _MUON
+    ),
+    "diloco, all entries, fitted2, 40 local steps, muon, cosine, balanced, graph complete": _peer(
+        "diloco", 40, _COMPLETE, _MUON
+    ),
+    "diloco, top-35%, fitted2, 125 local steps, muon, cosine, balanced, graph complete": _peer(
+        "diloco", 125, _COMPLETE, top_k("35"), _values("fitted2"), _MUON
     ),
     "sparta, shuffled 0.28%, float32, 4 local steps, balanced": _peer("sparta", 4, {"algorithm.share": 0.0028}),
     "sparse-loco, top-5%, fitted2, 20 local steps, adamw, cosine, balanced": _peer(
@@ -91,8 +102,15 @@ FRONTIER: Mapping[str, tuple[Settings, ...]] = {
     ),
     "uncompressed, adamw, cosine": (top_k("100"), _ADAMW),
     "uncompressed, cosine, balanced": (top_k("100"), _BALANCED, _COSINE),
+    "uncompressed, muon, cosine, balanced": (top_k("100"), _BALANCED, _MUON),
     "rolling 1.4%, fitted4, 4 local steps, adamw, cosine, last phase int8": (RECIPES["recommended"], rolling(0.014)),
     "rolling 2.8%, fitted4, 4 local steps, adamw, cosine, last phase int8": (RECIPES["recommended"],),
+    "rolling 1.4%, fitted4, 4 local steps, muon, cosine, balanced, last phase int8": (
+        RECIPES["recommended"], rolling(0.014), _MUON, _BALANCED,
+    ),
+    "rolling 2.8%, fitted4, 4 local steps, muon, cosine, balanced, last phase int8": (
+        RECIPES["recommended"], _MUON, _BALANCED,
+    ),
     "all entries, fitted4, 250 local steps, adamw, cosine, last phase int8": _RARELY,
     "all entries, fitted4, 250 local steps, adamw, cosine, last phase int8, graph halving": (*_RARELY, _HALVING),
     **_PEERS,
