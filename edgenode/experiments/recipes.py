@@ -43,9 +43,8 @@ _HALVING: Settings = {"topology.graphs": ["halving"]}  # 4 nodes exchange in pai
 _COMPLETE: Settings = {"topology.graphs": ["complete"]}
 
 # Published methods with about as many bytes as the smallest of edgenode's recipes, and DiLoCo with two thirds to seven
-# times as many. They have no last phase. SPARTA is better with SGD than with AdamW, and the others with AdamW. DiLoCo
-# with Muon is MuLoCo. Local SGD is Sparse-Push with all entries on the complete graph, which averages exactly after
-# several local steps.
+# times as many. They have no last phase. SPARTA is better with SGD than with AdamW. DiLoCo with Muon is MuLoCo. Local
+# SGD is Sparse-Push with all entries on the complete graph, which averages exactly after several local steps.
 _PEERS: Mapping[str, tuple[Settings, ...]] = {
     "diloco, all entries, fitted2, 400 local steps, adamw, cosine, balanced, graph complete": _peer(
         "diloco", 400, _COMPLETE, _ADAMW
@@ -71,6 +70,15 @@ _PEERS: Mapping[str, tuple[Settings, ...]] = {
     ),
     "sp, all entries, fitted4, 500 local steps, adamw, cosine, balanced, graph complete": _peer(
         "sp", 500, _COMPLETE, top_k("100"), _values("fitted4"), _ADAMW
+    ),
+    "sparse-loco, top-5%, fitted2, 20 local steps, muon, cosine, balanced": _peer(
+        "sparse-loco", 20, {"algorithm.share": 0.05}, _MUON
+    ),
+    "noloco, all entries, fitted4, 200 local steps, muon, cosine, balanced, graph halving": _peer(
+        "noloco", 200, _HALVING, _values("fitted4"), _MUON
+    ),
+    "sp, all entries, fitted4, 500 local steps, muon, cosine, balanced, graph complete": _peer(
+        "sp", 500, _COMPLETE, top_k("100"), _values("fitted4"), _MUON
     ),
     "choco-sgd, top-0.3%, int8, 4 local steps, adamw, cosine, balanced": _peer(
         "choco-sgd", 4, {"algorithm.share": 0.003}, _ADAMW
