@@ -42,9 +42,10 @@ def _peer(algorithm: str, local_steps: int, *parts: Settings) -> tuple[Settings,
 _HALVING: Settings = {"topology.graphs": ["halving"]}  # 4 nodes exchange in pairs
 _COMPLETE: Settings = {"topology.graphs": ["complete"]}
 
-# Published methods with about as many bytes as the smallest of edgenode's recipes, and DiLoCo with two thirds to seven
-# times as many. They have no last phase. SPARTA is better with SGD than with AdamW. DiLoCo with Muon is MuLoCo. Local
-# SGD is Sparse-Push with all entries on the complete graph, which averages exactly after several local steps.
+# Published methods with about as many bytes as the smallest of edgenode's recipes, and DiLoCo and SparseLoCo with two
+# thirds to seven times as many. They have no last phase. SPARTA is better with SGD than with AdamW. DiLoCo with Muon is
+# MuLoCo. Local SGD is Sparse-Push with all entries on the complete graph, which averages exactly after several local
+# steps.
 _PEERS: Mapping[str, tuple[Settings, ...]] = {
     "diloco, all entries, fitted2, 400 local steps, adamw, cosine, balanced, graph complete": _peer(
         "diloco", 400, _COMPLETE, _ADAMW
@@ -73,6 +74,9 @@ _PEERS: Mapping[str, tuple[Settings, ...]] = {
     ),
     "sparse-loco, top-5%, fitted2, 20 local steps, muon, cosine, balanced": _peer(
         "sparse-loco", 20, {"algorithm.share": 0.05}, _MUON
+    ),
+    "sparse-loco, top-12.5%, fitted2, 20 local steps, muon, cosine, balanced": _peer(
+        "sparse-loco", 20, {"algorithm.share": 0.125}, _MUON
     ),
     "noloco, all entries, fitted4, 200 local steps, muon, cosine, balanced, graph halving": _peer(
         "noloco", 200, _HALVING, _values("fitted4"), _MUON
