@@ -36,37 +36,40 @@ class MuonAndAdamW(Optimizer):
         hidden = {id(weight) for weight in self._hidden}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in hidden]
         options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
-        self._muon = torch.optim.Muon(self._matrices, adjust_lr_fn="match_rms_adamw", **options)
-        self._adamw = AdamW(rest, **options)
-        # The groups are those of the two, so what a scheduler sets in them holds for both.
-        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        muon = torch.optim.Muon(self._matrices, adjust_lr_fn="match_rms_adamw", **options)
+        self._parts: dict[str, Optimizer] = {"muon": muon} | ({"adamw": AdamW(rest, **options)} if rest else {})
+        super().__init__(self._groups(), {})
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The groups of the parts themselves, so what a scheduler sets in them holds for the parts."""
+        return [group for part in self._parts.values() for group in part.param_groups]
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step along the gradients of the model."""
         for weight, matrix in zip(self._hidden, self._matrices, strict=True):
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
-        self._muon.step()  # type: ignore[no-untyped-call]
-        self._adamw.step()
+        for part in self._parts.values():
+            part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of both."""
-        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+        """The state of each part, by its name."""
+        return {name: part.state_dict() for name, part in self._parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned. Raises KeyError or ValueError if it belongs to another model."""
-        self._muon.load_state_dict(state["muon"])
-        self._adamw.load_state_dict(state["adamw"])
-        self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        self.param_groups = self._groups()
 
 
 def hidden_weights(model: nn.Module) -> list[Tensor]:
-    """The trainable weights of two or more dimensions, without embeddings and without the last: the output layer.
+    """The trainable weights of two or more dimensions, without embeddings and without the output layer.
 
-    A weight that is not contiguous in memory, as in channels_last, is no matrix either.
+    The output layer is the last weight of the model, also if that is frozen or shared with an embedding. A weight that
+    is not contiguous in memory, as in channels_last, is no matrix.
     """
-    embeddings = {id(p) for layer in model.modules() if isinstance(layer, nn.Embedding) for p in layer.parameters()}
-    weights = [
-        p for p in model.parameters()
-        if p.requires_grad and p.ndim >= 2 and p.is_contiguous() and id(p) not in embeddings
-    ]  # fmt: skip
-    return list(weights[:-1])
+    weights = [p for _, p in model.named_parameters(remove_duplicate=False) if p.ndim >= 2]
+    embeddings = [p for layer in model.modules() if isinstance(layer, nn.Embedding) for p in layer.parameters()]
+    outer = {id(p) for p in (*embeddings, *weights[-1:])}
+    trained = (p for p in model.parameters() if p.requires_grad and p.ndim >= 2)
+    return [p for p in trained if p.is_contiguous() and id(p) not in outer]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.numpy import load_file
 
 from edgenode.bench.ring import free_ports
 from tests.e2e.fleet import Fleet
+from tests.torch_versions import has_muon
 
 # BatchNorm statistics and momentum, a rotation, and the last gossip
 SCSP = {"run.rounds": 12, "task.model": "resnet20", "task.batch_size": 16, "topology.every": "5r"}
@@ -48,7 +48,6 @@ RECOMMENDED = {
 }
 # updates in bfloat16, and two optimisers for one model
 MUON = {**RECOMMENDED, "task.optimizer": "muon", "task.loss": "balanced"}
-HAS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9 has no Muon")
 # keeps an estimate of every neighbour
 CHOCO = {"run.rounds": 14, "algorithm.name": "choco-sgd", "algorithm.share": 0.1, "topology.graphs": ["two-way"]}
 # keeps what it left out, and the momentum that all nodes share; several local steps
@@ -87,7 +86,7 @@ def result(file: Path) -> dict[str, Any]:
         pytest.param(RANDOM, id="random", marks=pytest.mark.slow),
         pytest.param(ROLLING, id="rolling"),
         pytest.param(RECOMMENDED, id="recommended"),
-        pytest.param(MUON, id="muon", marks=[pytest.mark.slow, HAS_MUON]),
+        pytest.param(MUON, id="muon", marks=[pytest.mark.slow, has_muon]),
         pytest.param(OVERLAP, id="overlap"),
         pytest.param(CHOCO, id="choco", marks=pytest.mark.slow),
         pytest.param(DILOCO, id="diloco", marks=pytest.mark.slow),

@@ -9,8 +9,7 @@ from torch.nn import functional
 
 from edgenode.errors import ConfigError
 from edgenode.tasks.muon import MuonAndAdamW, hidden_weights
-
-has_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9 has no Muon")
+from tests.torch_versions import has_muon
 
 
 class Net(nn.Module):
@@ -46,6 +45,29 @@ def test_hidden_weights_are_neither_embeddings_nor_the_output_layer_nor_vectors(
     assert [id(w) for w in hidden_weights(model)] == [id(model.convolution.weight), id(model.hidden.weight)]
     model.convolution.weight.requires_grad_(False)
     assert [id(w) for w in hidden_weights(model)] == [id(model.hidden.weight)]
+
+
+def test_frozen_or_shared_output_layer_leaves_all_hidden_weights() -> None:
+    frozen, shared = net(), net()
+    frozen.output.requires_grad_(False)
+    assert [id(w) for w in hidden_weights(frozen)] == [id(frozen.convolution.weight), id(frozen.hidden.weight)]
+    shared.hidden, shared.output = nn.Linear(6, 8), nn.Linear(8, 20)
+    shared.output.weight = shared.embedding.weight
+    assert [id(w) for w in hidden_weights(shared)] == [id(shared.convolution.weight), id(shared.hidden.weight)]
+
+
+@has_muon
+def test_model_may_train_hidden_weights_alone() -> None:
+    model = net()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter is model.hidden.weight)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = MuonAndAdamW(model, 0.01, 0.0)
+    optimizer.load_state_dict(optimizer.state_dict())
+    differentiate(model, 0)
+    optimizer.step()
+    changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
+    assert changed == ["hidden.weight"]
 
 
 @has_muon

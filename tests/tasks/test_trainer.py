@@ -23,6 +23,7 @@ from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.task import RunLength, Task
 from edgenode.tasks.trainer import TaskTrainer, _precision, find_device
 from tests.tasks.small_trainer import Digits, digits_trainer, local_update, run, small_net, small_trainer
+from tests.torch_versions import has_muon
 
 # the vector --------------------------------------------------------------------------------------------
 
@@ -351,7 +352,7 @@ def test_rounds_equal_plain_steps_of_torch(settings: dict[str, object], batches:
     "name",
     [
         *["adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop"],
-        pytest.param("muon", marks=pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")),
+        pytest.param("muon", marks=has_muon),
     ],
 )
 def test_every_optimiser_resumes_to_the_bit(name: str) -> None:
