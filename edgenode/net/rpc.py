@@ -29,7 +29,8 @@ _KEEPALIVE = [
     ("grpc.http2.max_pings_without_data", 0),
 ]
 # What a stream may send ahead of its reader. gRPC's default follows its probes of the bandwidth, and a flood sometimes
-# took 60 MB of the receiver's memory. This one still allows a stream 20 MB/s at a round trip of 200 ms.
+# took 60 MB of the receiver's memory. gRPC returns what was read in halves of the window, so this one still allows a
+# stream at least 10 MB/s at a round trip of 200 ms.
 _WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4 << 20)]
 # A node without a plan receives the whole plan. After thousands of changes it exceeds gRPC's default of 4 MiB.
 _MOST_RECEIVED = 64 << 20
