@@ -140,7 +140,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weight_decay: Annotated[NotNegative, "weight decay of the optimiser"] = 1e-4
     clip_norm: Annotated[PositiveOrUnset, "if set, the length to which a longer gradient is clipped"] = None
     schedule: Annotated[
-        Literal["steps", "cosine"], "the learning rate over the run: steps at milestones, or half a cosine down to 0"
+        Literal["steps", "cosine", "trapezoid"],
+        "the learning rate over the run: steps at milestones, half a cosine down to 0, or level, and linearly to 0 "
+        "in the second half",
     ] = "steps"
     milestones: Annotated[Epochs, "epochs at which the learning rate is multiplied by decay"] = ()
     decay: Annotated[FractionAbove0, "factor of the learning rate at each milestone"] = 0.1

@@ -29,7 +29,7 @@ class TrainSettings:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    schedule: Literal["steps", "cosine"] = "steps"
+    schedule: Literal["steps", "cosine", "trapezoid"] = "steps"
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
     warmup_epochs: int = 0
@@ -58,11 +58,15 @@ class TrainSettings:
         """The learning rate of round t, where `base` is the rate without a schedule.
 
         With "steps" it is multiplied by `decay` at each of `milestones`, in epochs of the run. With "cosine" it falls
-        along half a cosine to 0 at the end of the run (Loshchilov and Hutter 2017). During `warmup_epochs` it rises
-        linearly (Goyal et al. 2017).
+        along half a cosine to 0 at the end of the run (Loshchilov and Hutter 2017). With "trapezoid" it stays for half
+        of the run, and then falls linearly to 0 at its end (Hägele et al. 2024). A round has the rate of its middle.
+        During `warmup_epochs` it rises linearly (Goyal et al. 2017).
         """
+        rounds = max(1, run.rounds)
         if self.schedule == "cosine":
-            rate = base * (1 + math.cos(math.pi * min(t, run.rounds) / max(1, run.rounds))) / 2
+            rate = base * (1 + math.cos(math.pi * min(t, run.rounds) / rounds)) / 2
+        elif self.schedule == "trapezoid":
+            rate = base * min(1.0, max(0.0, 2 - (2 * t + 1) / rounds))
         else:
             epoch = t // run.rounds_per_epoch
             rate = base * self.decay ** sum(milestone <= epoch for milestone in self.milestones)

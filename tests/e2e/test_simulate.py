@@ -47,11 +47,20 @@ RECOMMENDED = {
     "topology.graphs": ["chord"],
 }
 # updates in bfloat16, and two optimisers for one model
-MUON = {**RECOMMENDED, "task.optimizer": "muon", "task.loss": "balanced"}
+MUON = {**RECOMMENDED, "task.optimizer": "muon", "task.schedule": "trapezoid", "task.loss": "balanced"}
 # keeps an estimate of every neighbour
 CHOCO = {"run.rounds": 14, "algorithm.name": "choco-sgd", "algorithm.share": 0.1, "topology.graphs": ["two-way"]}
 # keeps what it left out, and the momentum that all nodes share; several local steps
 DILOCO = {"run.rounds": 7, "algorithm.name": "diloco", "task.local_steps": 2, "topology.graphs": ["complete"]}
+# the most accurate for few bytes
+MULOCO = {
+    **DILOCO,
+    "algorithm.averaging_rate": 1,
+    "task.optimizer": "muon",
+    "task.learning_rate": 0.006,
+    "task.schedule": "trapezoid",
+    "task.loss": "balanced",
+}
 # unequal weights in flight, drained at a checkpoint and before the last gossip
 OVERLAP = {
     "run.rounds": 14,
@@ -90,6 +99,7 @@ def result(file: Path) -> dict[str, Any]:
         pytest.param(OVERLAP, id="overlap"),
         pytest.param(CHOCO, id="choco", marks=pytest.mark.slow),
         pytest.param(DILOCO, id="diloco", marks=pytest.mark.slow),
+        pytest.param(MULOCO, id="muloco", marks=[pytest.mark.slow, has_muon]),
     ],
 )
 def test_simulation_is_bit_identical_to_four_daemons(fleet: Fleet, changes: dict[str, object]) -> None:

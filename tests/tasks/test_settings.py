@@ -29,6 +29,11 @@ def test_cosine_falls_from_the_base_rate_to_zero() -> None:
     assert values[100] == pytest.approx(0) and values == sorted(values, reverse=True)
 
 
+def test_trapezoid_is_level_and_then_falls_to_zero_with_the_rate_of_each_rounds_middle() -> None:
+    assert rates(range(50), schedule="trapezoid") == [1] * 50
+    assert rates((50, 74, 75, 99, 100, 150), schedule="trapezoid") == pytest.approx([0.99, 0.51, 0.49, 0.01, 0, 0])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -42,7 +47,9 @@ def test_invalid_train_settings_name_the_key(wrong: dict[str, object]) -> None:
         replace(TrainSettings(), **wrong)
 
 
-@pytest.mark.parametrize("schedule", [{"milestones": (1, 4), "decay": 0.5}, {"schedule": "cosine"}])
+@pytest.mark.parametrize(
+    "schedule", [{"milestones": (1, 4), "decay": 0.5}, {"schedule": "cosine"}, {"schedule": "trapezoid"}]
+)
 def test_warmup_rises_linearly_and_then_has_no_effect(schedule: dict[str, object]) -> None:
     plain, warm = rates(range(40), **schedule), rates(range(40), warmup_epochs=2, **schedule)
     assert warm[:14] == [rate * (t + 1) / 14 for t, rate in enumerate(plain[:14])]
