@@ -297,10 +297,10 @@ EXPERIMENTS: dict[str, Experiment] = {
             "frontier", "Accuracy against bytes: edgenode's recipes and published methods, {network}, {graph}",
             ("skew", "recipe"), ("sp", "sp_sent", "scsp", "sent"), _frontier,
             Figure("sent per node, MB", ("sp", "scsp"), ("skew",), ("sp_sent", "sent"), kinds="recipe"),
-            "Not in the paper: how few bytes reach the accuracy of uncompressed messages. All rows take as many steps. "
-            "Rows with the name of an algorithm are published methods, at about the bytes of the smallest recipe, and "
-            "DiLoCo and SparseLoCo at two thirds to seven times of them. Those have no last phase, and their accuracy "
-            "is in the column of SP.",
+            "Not in the paper: how few bytes reach the accuracy of uncompressed messages. All rows take as many steps, "
+            "or one percent fewer. Rows with the name of an algorithm are published methods, at about the bytes of "
+            "the smallest recipe, and DiLoCo and SparseLoCo at two thirds to seven times of them. Those have no last "
+            "phase, and their accuracy is in the column of SP.",
         ),
         Experiment(
             "longer", "What compression costs when a run is 4 and 10 times as long, {network}, {graph}",

@@ -114,6 +114,8 @@ def _recipe(config: Config) -> str:
     words = [*([] if algorithm.name == "scsp" else [algorithm.name]), compression(config)]
     if algorithm.compressor in ("topk", "rolling", "shuffled"):
         words.append(algorithm.values)
+    if algorithm.averaging_rate is not None:
+        words.append(f"averaging rate {algorithm.averaging_rate:g}")
     if task.local_steps != 1:
         words.append(f"{task.local_steps} local steps")
     words += [word for word in (task.optimizer, task.schedule) if word not in ("sgd", "steps")]
@@ -191,5 +193,6 @@ def _learning_rate(config: Config) -> str:
     task = config.task
     optimiser = "" if task.optimizer == "sgd" else f" of {task.optimizer}"
     after = f", times {task.decay:g} after epoch {', '.join(map(str, task.milestones))}" if task.milestones else ""
-    course = ", falling along a cosine" if task.schedule == "cosine" else after
+    courses = {"cosine": ", falling along a cosine", "trapezoid": ", falling linearly in the second half"}
+    course = courses.get(task.schedule, after)
     return f"learning rate {task.learning_rate:g}{optimiser}{course}"

@@ -33,6 +33,7 @@ _FEWER: Settings = {"task.local_steps": 4}
 _COSINE: Settings = {"task.schedule": "cosine", "task.learning_rate": 0.03}
 _ADAMW: Settings = {key: value for key, value in RECIPES["recommended"].items() if key in OPTIMISER}
 _MUON: Settings = {"task.optimizer": "muon", "task.learning_rate": 0.006, "task.schedule": "cosine"}
+_TRAPEZOID: Settings = {**_MUON, "task.schedule": "trapezoid"}
 
 
 def _peer(algorithm: str, local_steps: int, *parts: Settings) -> tuple[Settings, ...]:
@@ -61,6 +62,9 @@ _PEERS: Mapping[str, tuple[Settings, ...]] = {
     ),
     "diloco, top-35%, fitted2, 125 local steps, muon, cosine, balanced, graph complete": _peer(
         "diloco", 125, _COMPLETE, top_k("35"), _values("fitted2"), _MUON
+    ),
+    "diloco, all entries, fitted2, averaging rate 1, 153 local steps, muon, trapezoid, balanced, graph complete": _peer(
+        "diloco", 153, _COMPLETE, {"algorithm.averaging_rate": 1.0}, _TRAPEZOID
     ),
     "sparta, shuffled 0.28%, float32, 4 local steps, balanced": _peer("sparta", 4, {"algorithm.share": 0.0028}),
     "sparse-loco, top-5%, fitted2, 20 local steps, adamw, cosine, balanced": _peer(
@@ -115,6 +119,7 @@ FRONTIER: Mapping[str, tuple[Settings, ...]] = {
     "uncompressed, adamw, cosine": (top_k("100"), _ADAMW),
     "uncompressed, cosine, balanced": (top_k("100"), _BALANCED, _COSINE),
     "uncompressed, muon, cosine, balanced": (top_k("100"), _BALANCED, _MUON),
+    "uncompressed, muon, trapezoid, balanced": (top_k("100"), _BALANCED, _TRAPEZOID),
     "rolling 1.4%, fitted4, 4 local steps, adamw, cosine, last phase int8": (RECIPES["recommended"], rolling(0.014)),
     "rolling 2.8%, fitted4, 4 local steps, adamw, cosine, last phase int8": (RECIPES["recommended"],),
     "rolling 1.4%, fitted4, 4 local steps, muon, cosine, balanced, last phase int8": (
@@ -122,6 +127,12 @@ FRONTIER: Mapping[str, tuple[Settings, ...]] = {
     ),
     "rolling 2.8%, fitted4, 4 local steps, muon, cosine, balanced, last phase int8": (
         RECIPES["recommended"], _MUON, _BALANCED,
+    ),
+    "rolling 1.4%, fitted4, 4 local steps, muon, trapezoid, balanced, last phase int8": (
+        RECIPES["recommended"], rolling(0.014), _TRAPEZOID, _BALANCED,
+    ),
+    "rolling 2.8%, fitted4, 4 local steps, muon, trapezoid, balanced, last phase int8": (
+        RECIPES["recommended"], _TRAPEZOID, _BALANCED,
     ),
     "all entries, fitted4, 250 local steps, adamw, cosine, last phase int8": _RARELY,
     "all entries, fitted4, 250 local steps, adamw, cosine, last phase int8, graph halving": (*_RARELY, _HALVING),
