@@ -82,6 +82,9 @@ _PEERS: Mapping[str, tuple[Settings, ...]] = {
     "sparse-loco, top-12.5%, fitted2, 20 local steps, muon, cosine, balanced": _peer(
         "sparse-loco", 20, {"algorithm.share": 0.125}, _MUON
     ),
+    "sparse-loco, top-12.5%, fitted2, 20 local steps, muon, trapezoid, balanced": _peer(
+        "sparse-loco", 20, {"algorithm.share": 0.125}, _TRAPEZOID
+    ),
     "noloco, all entries, fitted4, 200 local steps, muon, cosine, balanced, graph halving": _peer(
         "noloco", 200, _HALVING, _values("fitted4"), _MUON
     ),
