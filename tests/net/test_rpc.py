@@ -60,11 +60,9 @@ async def test_health_reports_the_process_and_each_service_serving(service: str)
 
 @pytest.mark.parametrize("read_first", [0, 1000])
 async def test_stream_sends_a_fixed_amount_ahead_of_its_reader(read_first: int) -> None:
-    """However fast it was read before.
+    """However fast it was read before. It goes on when it is read again.
 
-    1. A stream that nobody reads sends the window and what the sender holds.
-    2. Once it was read, gRPC returns what was read when it is half of the window. So half of it may be missing.
-    3. One read of the socket, of up to 4 MiB, may have come in while the reader still waited. Its bytes were returned.
+    gRPC returns what was read once it is half of the window. So after reading, up to half of it is missing.
     """
     free, read, written = asyncio.Event(), 0, 0
 
@@ -85,16 +83,14 @@ async def test_stream_sends_a_fixed_amount_ahead_of_its_reader(read_first: int) 
             await stream.write(data)
             written += 1
         free.clear()
-        with pytest.raises(TimeoutError):
-            while True:
-                await asyncio.wait_for(stream.write(data), 1)
-                written += 1
+        while (await asyncio.wait([write := asyncio.ensure_future(stream.write(data))], timeout=1))[0]:
+            await write  # raises what ended it
+            written += 1
+        ahead, window = (written - read) * len(data), 4 << 20
+        free.set()
+        await asyncio.wait_for(write, 5)
         stream.cancel()
-    ahead, window = (written - read) * len(data), 4 << 20
-    if read_first:
-        assert window // 2 < ahead < window + (4 << 20) + 2 * len(data)
-    else:
-        assert window < ahead < 2 * window
+    assert (window // 2 if read_first else window) < ahead < 2 * window  # of which some is on its way
 
 
 async def test_serves_needs_an_answer_that_the_server_is_serving() -> None:
