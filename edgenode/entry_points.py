@@ -6,14 +6,27 @@ The objects of edgenode itself are in the same tables, so a name in run.toml mea
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib import metadata
+from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any, Generic, TypeVar
 
 from edgenode.errors import ConfigError, one_of
 
 T = TypeVar("T")
+
+
+def entry_points(group: str) -> EntryPoints:
+    """The entry points of a group, of all installed packages."""
+    return _search(group, tuple(sys.path))
+
+
+@cache  # a search opens files of every installed package, and each node of a simulation asks
+def _search(group: str, path: tuple[str, ...]) -> EntryPoints:
+    return metadata.entry_points(group=group)
 
 
 class Group(Generic[T]):
@@ -49,7 +62,7 @@ class Group(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """Every installed name, edgenode's own first."""
-        return (*self.own, *sorted({point.name for point in entry_points(group=self.name)} - set(self.own)))
+        return (*self.own, *sorted({point.name for point in entry_points(self.name)} - set(self.own)))
 
     def add_all(self) -> dict[str, str]:
         """Load every installed name. Return the reasons for those that cannot be used, by name."""
@@ -64,13 +77,13 @@ class Group(Generic[T]):
     def providers(self, names: Iterable[str]) -> dict[str, str]:
         """The package and version of each of these names that a package provides. A key names the group, too."""
         foreign = [name for name in names if name not in self.own]
-        if not foreign:  # a search reads the metadata of every installed package
+        if not foreign:
             return {}
-        others = {point.name: _provider(point) for point in entry_points(group=self.name)}
+        others = {point.name: _provider(point) for point in entry_points(self.name)}
         return {f"package of {self.name}:{name}": others[name] for name in foreign if name in others}
 
     def _load(self, name: str) -> T:
-        found = {_provider(point): point for point in entry_points(group=self.name, name=name)}
+        found = {_provider(point): point for point in entry_points(self.name).select(name=name)}
         if not found:
             raise ConfigError(self._unknown(name))
         if len(found) > 1:

@@ -36,6 +36,14 @@ def test_name_of_a_package_is_found_and_kept(tmp_path: Path, monkeypatch: pytest
     assert group["three"] == 3
 
 
+def test_packages_are_searched_once_for_all_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, monkeypatch, {GROUP: {"three": "numbers_e:THREE"}}, "THREE = 3\n", "numbers_e")
+    expected = {"package of edgenode.numbers:three": "acme 1.0"}
+    assert a_group().providers(["three"]) == expected
+    monkeypatch.setattr("edgenode.entry_points.metadata", None)
+    assert a_group().providers(["three"]) == expected
+
+
 def test_package_cannot_replace_an_own_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(
         tmp_path, monkeypatch, {GROUP: {"one": "numbers_b:ONE", "three": "numbers_b:ONE"}}, "ONE = 11\n", "numbers_b"

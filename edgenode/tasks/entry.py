@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import sys
 from collections.abc import Mapping
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -61,10 +63,16 @@ def identity(entry: str) -> dict[str, str]:
     module_name = entry.partition(":")[0]
     package = module_name.partition(".")[0]
     found = {"source of the task": _source_digest(package)}
-    distributions = importlib.metadata.packages_distributions().get(package, [])
+    distributions = _distributions(tuple(sys.path)).get(package, [])
     if distributions:
         found["version of the task"] = f"{distributions[0]} {importlib.metadata.version(distributions[0])}"
     return found
+
+
+@cache  # a search opens files of every distribution, and each node of a simulation asks
+def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """The distributions of each package."""
+    return importlib.metadata.packages_distributions()
 
 
 def _source_digest(package: str) -> str:
