@@ -8,7 +8,7 @@ Four nodes train one model with the same data, batch size, optimiser and number 
 namespace of its own, whose link is limited to 1 or 10 Mbit/s in each direction by tc tbf. A run ends when the mean
 accuracy of the nodes reaches the highest target, after the last step, or after `--most` seconds.
 
-- Seconds count from the first step of a node, and include evaluations, which are equally many for all.
+- Seconds count from the first step of a node, without evaluations, which take as long as the steps between them.
 - Bytes are those that the link of a node has sent and received since then, as its interface counts them, so headers,
   TLS and acknowledgements are included. A server has a host of its own, which is not counted.
 

@@ -38,7 +38,8 @@ class Work(edgenode.Task):
         return super().loss(model, batch)
 
     def evaluate(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
-        accuracy = super().evaluate(model, batches)
+        with self._record.evaluation():
+            accuracy = super().evaluate(model, batches)
         self._evaluations += 1
         if accuracy is not None:
             self._record.add(self._evaluations * self._job.evaluate_every, accuracy)

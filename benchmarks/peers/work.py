@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,22 +88,34 @@ def bytes_of_link() -> int:
 
 
 class Record:
-    """Writes the accuracy after some steps, with the seconds and the bytes since the first step."""
+    """Writes the accuracy after some steps, with the seconds and the bytes since the first step.
+
+    Evaluations do not count: they are for the comparison, and take as long as the steps between them.
+    """
 
     def __init__(self, rank: int, job: Job) -> None:
         self._file = (job.folder / f"{rank}.jsonl").open("a")
         self._began: tuple[float, int] | None = None
+        self._evaluating = 0.0
 
     def begin(self) -> None:
         """The first step begins, if it has not yet."""
         if self._began is None:
             self._began = time.perf_counter(), bytes_of_link()
 
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """The time in it does not count."""
+        began = time.perf_counter()
+        yield
+        self._evaluating += time.perf_counter() - began
+
     def add(self, step: int, accuracy: float) -> None:
         if self._began is None:
             return
         began, sent = self._began
-        line = {"step": step, "s": time.perf_counter() - began, "bytes": bytes_of_link() - sent, "accuracy": accuracy}
+        seconds = time.perf_counter() - began - self._evaluating
+        line = {"step": step, "s": seconds, "bytes": bytes_of_link() - sent, "accuracy": accuracy}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
@@ -133,7 +146,7 @@ class Training:
         """Measure and record the accuracy of the model, every `evaluate_every` steps."""
         if self.step % self.job.evaluate_every == 0:
             model.eval()
-            with torch.no_grad():
+            with self.record.evaluation(), torch.no_grad():
                 right = (model(self._test_images).argmax(1) == self._test_labels).float().mean()
             model.train()
             self.record.add(self.step, float(right))
