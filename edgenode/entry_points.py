@@ -24,7 +24,7 @@ def entry_points(group: str) -> EntryPoints:
     return _search(group, tuple(sys.path))
 
 
-@cache  # a search opens files of every installed package, and each node of a simulation asks
+@cache  # for each sys.path: a search opens files of every package, and each node of a simulation asks
 def _search(group: str, path: tuple[str, ...]) -> EntryPoints:
     return metadata.entry_points(group=group)
 

@@ -69,7 +69,7 @@ def identity(entry: str) -> dict[str, str]:
     return found
 
 
-@cache  # a search opens files of every distribution, and each node of a simulation asks
+@cache  # for each sys.path: a search opens files of every package, and each node of a simulation asks
 def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
     """The distributions of each package."""
     return importlib.metadata.packages_distributions()
