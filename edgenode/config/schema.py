@@ -57,7 +57,7 @@ OptionTable = Annotated[
     dict[str, bool | int | float | str | list[bool | int | float | str]],
     Meta(title="a table of numbers, text, booleans, and lists of them"),
 ]
-ValueFormat = Literal["int8", "int4", "fitted4", "fitted2", "fitted1", "bfloat16", "float32"]
+ValueFormat = Literal["int8", "int4", "coded3", "fitted4", "fitted2", "fitted1", "bfloat16", "float32"]
 PeriodText = Annotated[str, Meta(title='epochs, as in "6ep", or rounds, as in "100r" or 100')]
 
 

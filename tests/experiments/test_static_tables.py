@@ -44,7 +44,7 @@ def test_bits_per_kept_entry_of_a_resnet20(resnet20: Layout, name: str, values: 
 
 
 @pytest.mark.parametrize(("rounds", "share", "values", "megabytes"), [
-    (2000, 0.003, "int8", 0.155), (2000, 0.006, "fitted4", 0.152), (500, 0.014, "fitted4", 0.098),
+    (2000, 0.003, "int8", 0.1512), (2000, 0.006, "fitted4", 0.1492), (500, 0.014, "fitted4", 0.0942),
 ])  # fmt: skip
 def test_whole_run_of_rolling_and_an_8_bit_last_phase(rounds: int, share: float, values: str, megabytes: float) -> None:
     """The bytes of a node on Fashion-MNIST with small-cnn, headers included."""
@@ -52,7 +52,7 @@ def test_whole_run_of_rolling_and_an_8_bit_last_phase(rounds: int, share: float,
     layout = Layout(tuple(parameter.numel() for parameter in model.parameters()))
     message = static_tables.message_bytes(layout, static_tables.compressor("rolling", values), math.ceil(1 / share))
     last = static_tables.message_bytes(layout, static_tables.compressor("rolling", "int8"))
-    assert (rounds * message + 2 * last) / 1e6 == pytest.approx(megabytes, abs=0.001)
+    assert (rounds * message + 2 * last) / 1e6 == pytest.approx(megabytes, abs=0.0005)
 
 
 @pytest.mark.parametrize(("nodes", "models", "rounds"), [(2, 1.0, 3), (4, 1.5, 6), (5, 1.6, 9), (16, 1.875, 12)])
@@ -61,7 +61,8 @@ def test_allreduce_sends_less_than_two_models(resnet20: Layout, nodes: int, mode
     dense = 4 * resnet20.size
     sent = static_tables.allreduce_bytes(resnet20, nodes) - 5 * rounds
     assert sent == pytest.approx(models * dense, abs=4 * nodes)
-    assert static_tables.allreduce_bytes(resnet20, nodes, "int8") == pytest.approx(sent / 4, rel=0.01)
+    assert static_tables.allreduce_bytes(resnet20, nodes, "bfloat16") - 5 * rounds == pytest.approx(sent / 2)
+    assert static_tables.allreduce_bytes(resnet20, nodes, "int8") < 0.9 * sent / 4
 
 
 def test_one_of_sixteen_nodes_needs_a_sixteenth() -> None:

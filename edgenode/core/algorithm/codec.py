@@ -8,7 +8,7 @@ layout of that block.
     low      (sparse) the k low bits of each gap
     scales   per tensor, for integers float32, for fitted values bfloat16
     values   float32, bfloat16, integers of 2, 3, 4, 5 or 8 bits, signs of 1 bit, which is set for -1,
-             or fitted values of 1, 2 or 4 bits
+             fitted values of 1, 2 or 4 bits, or integers of 8 bits in a Huffman code
     unary    (sparse) per entry gap >> k zeros, then a one; all bytes that are left
 
 The form holds the version in its upper 3 bits, whether positions are sent in the next, and the values in the lower 4.
@@ -27,9 +27,12 @@ quantisation keeps different shares, and would take 2 to 4 % less with such a ta
 
 At 1 % density this costs 8.11 bits per index, where the entropy is 8.08.
 
-Invariants: ``decode(encode(p)) == p``, and equal payloads have equal bytes. Gaps are not negative, so the decoded
-indices are strictly increasing and cannot repeat. The work and memory of ``decode`` are bounded by the bytes received
-and the size of the model, whatever the header claims.
+Integers of 8 bits are sent in a Huffman code if that is shorter. It is a deflate stream without matches (RFC 1951),
+which states its code, and where it ends.
+
+Invariants: ``decode(encode(p)) == p``, and equal payloads have equal bytes, with one version of zlib. Gaps are not
+negative, so the decoded indices are strictly increasing and cannot repeat. The work and memory of ``decode`` are
+bounded by the bytes received and the size of the model, whatever the header claims.
 
 A compressor may bring a format of its own. ``decode_as`` holds it to the same promises.
 """
@@ -46,7 +49,7 @@ from numpy.typing import NDArray
 from edgenode.core.algorithm.compression import LEVELS, Floats, Ints, Layout, Payload, PayloadFormat, Values
 from edgenode.errors import RemoteProtocolError
 
-VERSION = 3
+VERSION = 4
 _HEADER = struct.Struct("<BI")
 _COUNT = struct.Struct("<IB")
 _SPARSE = 0x10
@@ -54,6 +57,7 @@ _VALUES = (  # bits, and whether they are fitted
     (32, False), (16, False), (8, False), (1, False), (2, False), (3, False), (4, False), (5, False),
     (1, True), (2, True), (4, True),
 )  # fmt: skip
+_CODED = len(_VALUES)  # integers of 8 bits in a Huffman code
 _LARGEST_PARAMETER = 31
 _NARROW = 8  # bits: eight numbers that are not wider fit a word of 64
 _WORDS: Mapping[int, str] = {16: ">u2", 32: ">u4"}  # of wider numbers, by their bits
@@ -64,7 +68,10 @@ def encode(payload: Payload, layout: Layout) -> bytes:
     values = payload.values
     parts: list[bytes] = []
     unary = b""
-    form = VERSION << 5 | _VALUES.index((values.bits, values.fitted))
+    kind, codes = _VALUES.index((values.bits, values.fitted)), _pack_codes(values)
+    if values.bits == 8 and len(huffman := _huffman(codes)) < len(codes):
+        kind, codes = _CODED, huffman
+    form = VERSION << 5 | kind
     if payload.indices is not None:
         form |= _SPARSE
         gaps = np.diff(payload.indices, prepend=-1) - 1
@@ -74,7 +81,7 @@ def encode(payload: Payload, layout: Layout) -> bytes:
     if values.scales is not None:
         scales = values.scales.astype("<f4")
         parts.append((scales.view("<u4") >> 16).astype("<u2").tobytes() if values.fitted else scales.tobytes())
-    parts.append(_pack_codes(values))
+    parts.append(codes)
     body = b"".join([*parts, unary])
     return _HEADER.pack(form, _checksum(form, body)) + body
 
@@ -94,21 +101,27 @@ def decode(data: bytes, layout: Layout) -> Payload:
         raise RemoteProtocolError(f"payload version {form >> 5}, expected {VERSION}")
     if checksum != _checksum(form, body):
         raise RemoteProtocolError("payload checksum does not match")
-    if form & 0xF >= len(_VALUES):
-        raise RemoteProtocolError(f"unknown value form {form & 0xF}")
-    bits, fitted = _VALUES[form & 0xF]
+    kind = form & 0xF
+    if kind > _CODED:
+        raise RemoteProtocolError(f"unknown value form {kind}")
+    coded = kind == _CODED
+    bits, fitted = (8, False) if coded else _VALUES[kind]
+    least = 1 if coded else bits
     reader = _Reader(body)
     if form & _SPARSE:
-        entries, k = _read_count(reader, bits, layout)
+        entries, k = _read_count(reader, least, layout)
         low = _unpack(reader, entries, k)
-        values = _read_values(reader, entries, len(layout.sizes), bits, fitted)
+        values = _read_values(reader, entries, len(layout.sizes), bits, fitted, coded)
         indices = _indices((_read_quotients(reader, entries, layout) << k) + low, layout)
         return Payload(np.diff(np.searchsorted(indices, layout.offsets)), indices, values)
     counts = np.asarray(layout.sizes, dtype=np.int64)
-    expected = _scale_bytes(bits, fitted) * len(counts) + (layout.size * bits + 7) // 8
-    if reader.left != expected:
+    expected = _scale_bytes(bits, fitted) * len(counts) + (layout.size * least + 7) // 8
+    if reader.left < expected or (reader.left > expected and not coded):
         raise RemoteProtocolError(f"{reader.left} bytes for all values of {layout.size}, expected {expected}")
-    return Payload(counts, None, _read_values(reader, layout.size, len(counts), bits, fitted))
+    values = _read_values(reader, layout.size, len(counts), bits, fitted, coded)
+    if reader.left:
+        raise RemoteProtocolError(f"{reader.left} bytes too many for all values of {layout.size}")
+    return Payload(counts, None, values)
 
 
 def max_bytes(layout: Layout) -> int:
@@ -169,6 +182,23 @@ class _Reader:
         self.require(count)
         self._at += count
         return np.frombuffer(self._data, dtype=np.uint8, count=count, offset=self._at - count)
+
+    def take_coded(self, count: int) -> NDArray[np.uint8]:
+        """So many values of a Huffman code, which ends after them."""
+        inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        try:
+            decoded = inflate.decompress(self._data[self._at :], count + 1)
+        except zlib.error as exc:
+            raise RemoteProtocolError(f"a Huffman code is damaged: {exc}") from exc
+        if len(decoded) != count or not inflate.eof:
+            raise RemoteProtocolError(f"a Huffman code of {len(decoded)} values or more, expected {count}")
+        self._at = len(self._data) - len(inflate.unused_data)
+        return np.frombuffer(decoded, dtype=np.uint8)
+
+
+def _huffman(codes: bytes) -> bytes:
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS, memLevel=zlib.DEF_MEM_LEVEL, strategy=zlib.Z_HUFFMAN_ONLY)
+    return deflate.compress(codes) + deflate.flush()
 
 
 def _checksum(form: int, body: bytes | memoryview) -> int:
@@ -232,15 +262,15 @@ def _places(width: int) -> Ints:
     return width * np.arange(7, -1, -1)
 
 
-def _read_count(reader: _Reader, bits: int, layout: Layout) -> tuple[int, int]:
+def _read_count(reader: _Reader, least_bits: int, layout: Layout) -> tuple[int, int]:
     """The number of entries, and the Rice parameter. The bytes that they announce are there."""
     entries, k = _COUNT.unpack(reader.take(_COUNT.size).tobytes())
     if entries > layout.size:
         raise RemoteProtocolError(f"{entries} entries for a model of {layout.size}")
     if k > _LARGEST_PARAMETER:
         raise RemoteProtocolError(f"a Rice parameter of {k}, at most {_LARGEST_PARAMETER}")
-    # each entry takes its low bits, its value, and at least one bit of unary code
-    reader.require((entries * (k + bits + 1) + 7) // 8)
+    # each entry takes its low bits, at least so many for its value, and at least one of unary code
+    reader.require((entries * (k + least_bits + 1) + 7) // 8)
     return entries, k
 
 
@@ -277,7 +307,7 @@ def _pack_codes(values: Values) -> bytes:
     return _pack(codes.astype(np.int8), bits)  # the low bits, as two's complement
 
 
-def _read_values(reader: _Reader, entries: int, tensors: int, bits: int, fitted: bool) -> Values:
+def _read_values(reader: _Reader, entries: int, tensors: int, bits: int, fitted: bool, coded: bool) -> Values:
     if bits >= 16:
         raw = reader.take(entries * bits // 8)
         codes = raw.view("<f4") if bits == 32 else raw.view("<u2")
@@ -287,7 +317,7 @@ def _read_values(reader: _Reader, entries: int, tensors: int, bits: int, fitted:
         return values
     scales = _read_scales(reader, tensors, bits, fitted)
     if bits == 8:
-        levels = reader.take(entries).view(np.int8)
+        levels = (reader.take_coded(entries) if coded else reader.take(entries)).view(np.int8)
     else:
         plain = _unpack(reader, entries, bits)
         if fitted:

@@ -20,7 +20,7 @@ from edgenode.core.algorithm.compression import (
     keep_all,
     keep_none,
 )
-from edgenode.core.algorithm.rounding import Fitted, Random, as_bfloat16, as_int4, as_int8, per_tensor
+from edgenode.core.algorithm.rounding import Fitted, Integers, Random, as_bfloat16, as_int4, as_int8, per_tensor
 from edgenode.errors import RemoteProtocolError
 
 SELECTIONS = [keep_all, keep_none, TopK(0.01), TopK(0.2), TopK(1.0)]
@@ -34,11 +34,14 @@ def as_signs(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
 
 QUANTISERS = [
     as_float32, as_bfloat16, as_int8, as_int4, Random(1), Random(2), Random(4), as_signs,
-    Fitted(4), Fitted(2), Fitted(1),
+    Fitted(4), Fitted(2), Fitted(1), Integers(8, coarseness=0.5),
 ]  # fmt: skip
 HEADER = 5
 SPARSE = 0x10
-FORMS = {"float32": 0, "bfloat16": 1, 8: 2, 1: 3, 2: 4, 3: 5, 4: 6, 5: 7, "fitted1": 8, "fitted2": 9, "fitted4": 10}
+FORMS = {
+    "float32": 0, "bfloat16": 1, 8: 2, 1: 3, 2: 4, 3: 5, 4: 6, 5: 7, "fitted1": 8, "fitted2": 9, "fitted4": 10,
+    "coded": 11,
+}  # fmt: skip
 COMPRESSORS = [Compressor(select, quantise) for select in SELECTIONS for quantise in QUANTISERS]
 SMALL = Layout((1, 40, 7, 1))
 
@@ -53,7 +56,7 @@ def resealed(data: bytes) -> bytes:
     return sealed(data[0] & 0x1F, data[HEADER:], data[0] >> 5)
 
 
-def sealed(form: int, body: bytes, version: int = 3) -> bytes:
+def sealed(form: int, body: bytes, version: int = 4) -> bytes:
     head = bytes([version << 5 | form])
     return head + zlib.crc32(head + body).to_bytes(4, "little") + body
 

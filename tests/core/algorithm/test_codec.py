@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import struct
 import zlib
 
@@ -11,8 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm.codec import _pack, _Reader, _unpack, decode, encode, max_bytes
-from edgenode.core.algorithm.compression import LEVELS, Compressor, Layout, Payload, TopK, Values, keep_all, keep_none
-from edgenode.core.algorithm.rounding import Fitted, as_int8
+from edgenode.core.algorithm.compression import (
+    LEVELS,
+    Compressor,
+    Layout,
+    Payload,
+    Select,
+    TopK,
+    Values,
+    as_float32,
+    keep_all,
+    keep_none,
+)
+from edgenode.core.algorithm.rounding import Fitted, Integers
 from tests.core.algorithm.payloads import COMPRESSORS, HEADER, QUANTISERS, SMALL, a_payload, refuse, resealed
 
 # The 59 tensors of a ResNet-20 for CIFAR-10: a convolution and the two of its normalisation in turn, then the head.
@@ -103,7 +115,7 @@ def test_format_is_frozen() -> None:
     scales = np.array([0.5, 0.25, 0], dtype=np.float32)
     values = Values(np.array([-127, 64, 127], dtype=np.int8), bits=8, scales=scales)
     payload = Payload(np.array([1, 2, 0]), np.array([0, 4, 8]), values)
-    head = bytes.fromhex("72")  # version 3: 011, sparse: 1, 8 bits per value: 0010
+    head = bytes.fromhex("92")  # version 4: 100, sparse: 1, 8 bits per value: 0010
     body = bytes.fromhex(
         "0300000001"  # 3 entries, Rice parameter 1
         "60"  # gaps 0, 3 and 3, halved: their low bits are 0, 1, 1
@@ -114,7 +126,7 @@ def test_format_is_frozen() -> None:
         "a8"  # the rest of the gaps: 1 01 01
     )
     golden = head + struct.pack("<I", zlib.crc32(head + body)) + body
-    assert golden.hex() == "72c0108e490300000001600000003f0000803e0000000081407fa8"
+    assert golden.hex() == "92083735450300000001600000003f0000803e0000000081407fa8"
     assert encode(payload, layout) == golden
     assert_same(decode(golden, layout), payload)
 
@@ -136,14 +148,14 @@ def test_four_bit_values_take_half_a_byte_each() -> None:
     layout = Layout((3,))
     payload = Payload(np.array([3]), None, Values(np.array([-7, 3, 1], dtype=np.int8), 4, np.ones(1, np.float32)))
     data = encode(payload, layout)
-    assert data[:1].hex() == "66"
+    assert data[:1].hex() == "86"
     assert data[5:].hex() == "0000803f" + "9310"
     assert_same(decode(data, layout), payload)
     refuse(resealed(data[:9] + b"\x80\x10"), layout, "an integer value is out of range")  # -8 is not a code
 
 
 @pytest.mark.parametrize(("bits", "codes", "form", "packed"), [
-    (4, [15, 0, 9], "6a", "f090"), (2, [3, 0, 1], "69", "c4"), (1, [1, 0, 1], "68", "a0"),
+    (4, [15, 0, 9], "8a", "f090"), (2, [3, 0, 1], "89", "c4"), (1, [1, 0, 1], "88", "a0"),
 ])  # fmt: skip
 def test_fitted_values_have_a_scale_of_two_bytes(bits: int, codes: list[int], form: str, packed: str) -> None:
     layout = Layout((3,))
@@ -175,6 +187,38 @@ def test_empty_block_is_a_header_and_a_count() -> None:
         refuse(resealed(data + b"\0"), nothing, "1 unary bytes|1 bytes for all values")
 
 
+def huffman_bits(frequencies: list[int]) -> int:
+    """The length of a message in the best prefix code (Huffman 1952): the sum of all sums on the way to one tree."""
+    heap, bits = sorted(frequencies), 0
+    while len(heap) > 1:
+        joined = heapq.heappop(heap) + heapq.heappop(heap)
+        heapq.heappush(heap, joined)
+        bits += joined
+    return bits
+
+
+@pytest.mark.parametrize("select", [keep_all, TopK(0.5)])
+@pytest.mark.parametrize("magnitudes", [[0], [0, 1], [0, 1, 2, 2, 3, 8, 20], list(range(128))])
+def test_integers_take_no_more_than_a_huffman_code_of_them(select: Select, magnitudes: list[int]) -> None:
+    """And never more than a byte each. The statement of the code takes up to 100 bytes."""
+    layout, rng = Layout((1, 9000, 99)), np.random.default_rng(0)
+    counts, indices = select(rng.standard_normal(layout.size).astype(np.float32), layout)
+    codes = (rng.choice(magnitudes, counts.sum()) * rng.choice([-1, 1], counts.sum())).astype(np.int8)
+    payload = Payload(counts, indices, Values(codes, 8, np.ones(3, np.float32)))
+    data = encode(payload, layout)
+    assert_same(decode(data, layout), payload)
+    positions = len(encode(Payload(counts, indices, Values(codes.astype(np.float32))), layout)) - 4 * len(codes)
+    _, frequencies = np.unique(codes, return_counts=True)
+    end = 1  # a deflate stream has a symbol for its end
+    assert len(data) - positions - 3 * 4 <= min(huffman_bits([*frequencies, end]) / 8 + 100, len(codes))
+
+
+def test_normal_numbers_half_a_deviation_apart_take_three_bits() -> None:
+    layout = Layout((20_000,))
+    payload = a_payload(Compressor(keep_all, Integers(8, coarseness=0.5)), layout)
+    assert 8 * len(encode(payload, layout)) / layout.size == pytest.approx(3.1, abs=0.05)
+
+
 @pytest.mark.parametrize(("share", "bits"), [(0.01, 9.6), (0.001, 16)])
 def test_small_tensors_cost_few_bits(share: float, bits: float) -> None:
     """Of 59 tensors, 40 keep a single entry at 1 %: the header, their positions and levels must be short."""
@@ -186,7 +230,7 @@ def test_small_tensors_cost_few_bits(share: float, bits: float) -> None:
 @pytest.mark.parametrize(("share", "rice_bits"), [(0.1, 4.76), (0.01, 8.11), (0.001, 11.50)])
 def test_random_positions_cost_the_bits_of_rice_coding(share: float, rice_bits: float) -> None:
     layout = Layout((1_000_000,))
-    payload = a_payload(Compressor(TopK(share), as_int8), layout)
-    count, scale = 5, 4
-    positions = len(encode(payload, layout)) - HEADER - count - scale - int(payload.counts[0])
+    payload = a_payload(Compressor(TopK(share), as_float32), layout)
+    count = 5
+    positions = len(encode(payload, layout)) - HEADER - count - 4 * int(payload.counts[0])
     assert 8 * positions / payload.counts[0] == pytest.approx(rice_bits, rel=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 
 
 def test_another_version_is_refused_by_its_number() -> None:
-    refuse(sealed(0, b"", version=2), SMALL, "payload version 2, expected 3")
+    refuse(sealed(0, b"", version=2), SMALL, "payload version 2, expected 4")
 
 
 def test_unknown_form_is_refused() -> None:
@@ -102,6 +103,37 @@ def test_dense_payload_of_another_length_is_refused() -> None:
     refuse(sealed(FORMS["float32"], bytes(4 * SMALL.size - 4)), SMALL, "192 bytes for all values of 49, expected 196")
     refuse(sealed(FORMS["float32"], bytes(4 * SMALL.size + 1)), SMALL, "197 bytes for all values of 49, expected 196")
     refuse(sealed(FORMS["fitted2"], bytes(20)), SMALL, "20 bytes for all values of 49, expected 21")
+
+
+def deflated(codes: bytes, **how: int) -> bytes:
+    deflate = zlib.compressobj(wbits=-15, **how)
+    return deflate.compress(codes) + deflate.flush()
+
+
+@pytest.mark.parametrize("entries", [48, 50, 5000])
+def test_huffman_code_of_another_length_is_refused(entries: int) -> None:
+    scales, codes = struct.pack("<4f", 1, 1, 1, 1), deflated(bytes(entries), strategy=zlib.Z_HUFFMAN_ONLY)
+    refuse(sealed(FORMS["coded"], scales + codes), SMALL, "a Huffman code of .* values or more, expected 49")
+    sparse = count(49, 0) + scales + codes + b"\xff" * 6 + b"\x80"
+    refuse(sealed(FORMS["coded"] | SPARSE, sparse), SMALL, "a Huffman code of .* values or more, expected 49")
+
+
+def test_damaged_or_unfinished_huffman_code_is_refused() -> None:
+    scales, codes = struct.pack("<4f", 1, 1, 1, 1), deflated(bytes(range(49)))
+    refuse(sealed(FORMS["coded"], scales + b"\x07" + codes), SMALL, "a Huffman code is damaged")
+    refuse(sealed(FORMS["coded"], scales + codes[:-1]), SMALL, "a Huffman code of 49 values or more")
+    refuse(sealed(FORMS["coded"], scales + codes + b"\0"), SMALL, "1 bytes too many for all values of 49")
+
+
+def test_code_of_few_bytes_for_a_large_model_is_refused_before_it_is_read() -> None:
+    """A deflate stream may repeat what it has: a thousandth of the model's bytes would decode to all of it."""
+    layout = Layout((10_000_000,))
+    bomb = deflated(bytes(layout.size))
+    assert len(bomb) < 10_000
+    data = sealed(FORMS["coded"], struct.pack("<f", 1) + bomb)
+    refuse(data, layout, "bytes for all values of 10000000, expected 1250004")
+    assert peak_bytes(data, layout) < 200_000
+    refuse(sealed(FORMS["coded"] | SPARSE, count(layout.size, 0) + bomb), layout, "truncated")
 
 
 def count(entries: int, k: int) -> bytes:

@@ -108,6 +108,29 @@ def test_integer_error_is_at_most_half_a_step_of_the_tensor(numbers: np.ndarray)
         assert np.abs(values.codes.astype(int)).max() <= levels
 
 
+@given(arrays(np.float32, 60, elements=FLOATS))
+def test_coarse_integers_are_half_a_root_mean_square_apart_or_more(numbers: np.ndarray) -> None:
+    counts = np.array([1, 0, 19, 40])
+    values = Integers(8, coarseness=0.5)(numbers, counts, RNG)
+    assert values.scales is not None
+    for scale, tensor in zip(values.scales, np.split(numbers.astype(np.float64), np.cumsum(counts)[:-1]), strict=True):
+        least = np.sqrt(np.mean(tensor**2)) / 2 if len(tensor) else 0
+        largest = np.abs(tensor).max(initial=0)
+        assert scale == pytest.approx(max(least, largest / 127), rel=1e-5, abs=1e-20)  # the squares of less are 0
+    off = np.abs(values.decode(counts) - numbers)
+    assert (off <= np.repeat(values.scales, counts) * (0.5 + 1e-5) + 1e-40).all()
+
+
+def test_number_far_above_the_others_leaves_their_error_alone() -> None:
+    """Of normal numbers, evenly spaced levels lose 1/48 of the squares, and Max's eight levels 1/29."""
+    counts, rng = np.array([100_000]), np.random.default_rng(0)
+    numbers = rng.standard_normal(100_000).astype(np.float32)
+    for largest in (0, 20):
+        numbers[0] = largest
+        off = Integers(8, coarseness=0.5)(numbers, counts, RNG).decode(counts) - numbers
+        assert np.mean(off**2) == pytest.approx(0.0208, rel=0.03)
+
+
 def test_int4_has_fifteen_levels() -> None:
     values = as_int4(np.array([-7, -3.4, 0.4, 6.6], dtype=np.float32), np.array([4]), RNG)
     assert (values.bits, values.codes.tolist(), values.scales.tolist()) == (4, [-7, -3, 0, 7], [1])
