@@ -99,6 +99,7 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
         algorithm.blocks,
         algorithm.definition.rule(),
         Compressor(keep_all, QUANTISE[algorithm.gossip_values]),
+        exchange_rounds(config),
     )
 
 
@@ -130,7 +131,12 @@ def requirements(config: Config) -> Requirements:
     definition = config.algorithm.definition
     rule = definition.rule()
     return Requirements(
-        config.algorithm.name, definition.balanced, rule.fixed, averaging_rate(config), rule.check_graph
+        config.algorithm.name,
+        definition.balanced,
+        rule.fixed,
+        rule.spans_period,
+        averaging_rate(config),
+        rule.check_graph,
     )
 
 
@@ -141,9 +147,31 @@ def check_graphs(config: Config) -> None:
         GraphError: which graph, and why.
     """
     planned = schedule(config)
-    named = {end for spec in planned.graphs for edge in spec.edges or () for end in edge}
-    anyone = {f"{i:04d}" for i in range(config.run.nodes)}
-    requirements(config).check(planned, tuple(sorted(named or anyone)))
+    requirements(config).check(planned, _members(config, planned))
+
+
+def _members(config: Config, planned: Schedule) -> tuple[str, ...]:
+    """Those that lists of edges name, or any."""
+    return tuple(sorted(planned.named)) or tuple(f"{i:04d}" for i in range(config.run.nodes))
+
+
+def exchange_rounds(config: Config) -> int:
+    """The rounds of an exchange, the first of which begins with local steps.
+
+    Raises:
+        ConfigError: the run would end within an exchange, when the nodes have different models.
+    """
+    if not config.algorithm.definition.rule().spans_period:
+        return 1
+    run, planned = config.run, schedule(config)
+    graph = planned.graphs[0]
+    rounds = len(graph.period(_members(config, planned)))
+    if run.rounds % rounds:
+        raise ConfigError(
+            f"run.rounds = {run.rounds}: an exchange of {config.algorithm.name} on {graph.name} with {run.nodes} nodes "
+            f"takes {rounds} rounds, so it must be a multiple of {rounds}"
+        )
+    return rounds
 
 
 def check_networked(config: Config, controller: bool) -> None:

@@ -47,11 +47,11 @@ Step = Callable[[int, Matrix], Matrix]  # (round, z [n, d]) -> local updates [n,
 ROUNDS = 40
 
 
-def spec_of(**algorithm: object) -> AlgorithmSpec:
+def spec_of(nodes: int = NODES, **algorithm: object) -> AlgorithmSpec:
     graph, rounds = str(algorithm.pop("graph", "two-way")), algorithm.pop("rounds", ROUNDS)
     keys = {f"algorithm.{key}": value for key, value in algorithm.items()}
     return factory.algorithm_spec(
-        load(None, {"run.nodes": NODES, "run.rounds": rounds, "topology.graphs": graph, **keys}, {})
+        load(None, {"run.nodes": nodes, "run.rounds": rounds, "topology.graphs": graph, **keys}, {})
     )
 
 
@@ -59,24 +59,31 @@ def names(n: int = NODES) -> tuple[str, ...]:
     return tuple(f"n{i}" for i in range(n))
 
 
-def learners_of(algorithm_spec: AlgorithmSpec, states: list[State] | None = None) -> list[VectorLearner]:
-    states = states or [algorithm_spec.initial(START.astype(np.float32)) for _ in names()]
-    return [VectorLearner(algorithm_spec, LAYOUT, state, 3, name) for name, state in zip(names(), states, strict=True)]
+def learners_of(
+    algorithm_spec: AlgorithmSpec, states: list[State] | None = None, nodes: int = NODES
+) -> list[VectorLearner]:
+    states = states or [algorithm_spec.initial(START.astype(np.float32)) for _ in range(nodes)]
+    return [
+        VectorLearner(algorithm_spec, LAYOUT, state, 3, name)
+        for name, state in zip(names(len(states)), states, strict=True)
+    ]
 
 
 def play(learners: list[VectorLearner], graph: str, rounds: range, step: Step = towards_optima) -> Iterator[Matrix]:
     """z of all nodes after each round. Messages are bytes."""
-    digraph = GraphSpec(graph).period(names())[0]
+    known = names(len(learners))
+    period = GraphSpec(graph).period(known)
     for t in rounds:
+        digraph = period[t % len(period)]
         moves = step(t, np.stack([learner.model() for learner in learners]).astype(np.float64))
         trains = learners[0].trains(t)
         pushed = {}
-        for name, learner, move in zip(names(), learners, moves, strict=True):
+        for name, learner, move in zip(known, learners, moves, strict=True):
             data, u = learner.compress_update(
                 t, LocalUpdate(move.astype(np.float32), is_difference=True) if trains else None
             )
             pushed[name] = t, digraph.weight(name), u, data
-        for name, learner in zip(names(), learners, strict=True):
+        for name, learner in zip(known, learners, strict=True):
             learner.mix_round(
                 digraph.weight(name), [learner.read(*pushed[peer]) for peer in digraph.in_neighbours(name)]
             )
@@ -297,7 +304,7 @@ def test_every_algorithm_resumes_to_the_bit(tmp_path: Path, of: str) -> None:
         ("choco-jwins", ["x", "replica", "gathered"]),
         ("sparse-loco", ["x", "replica", "gathered"]),
         ("sparta", ["x"]),
-        ("diloco", ["x", "rest", "momentum", "start"]),
+        ("diloco", ["x", "rest", "change", "momentum", "start"]),
         ("noloco", ["x", "momentum", "start"]),
         ("d2", ["x", "history"]),
         ("local", ["x"]),

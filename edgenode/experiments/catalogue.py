@@ -6,6 +6,7 @@ its gossip rounds it is bit-identical to SP, and it is evaluated at that point.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from itertools import product
 from types import MappingProxyType
@@ -222,10 +223,14 @@ def _frontier(scale: Scale) -> tuple[Row, ...]:
 
 def _as_many_steps(scale: Scale, parts: tuple[Settings, ...]) -> tuple[Settings, ...]:
     """Fewer rounds if a round has several local steps, so that all rows take as many steps."""
-    steps = next((part["task.local_steps"] for part in parts if "task.local_steps" in part), 1)
+    keys = ChainMap(*reversed([dict(part) for part in parts]))
+    steps = keys.get("task.local_steps", 1)
     assert isinstance(steps, int)
-    known = RESNET20_GROUP in scale.networks
-    return ({"run.rounds": max(1, scale.rounds(RESNET20_GROUP) // steps)},) if known and steps > 1 else ()
+    if RESNET20_GROUP not in scale.networks or steps == 1:
+        return ()
+    in_pairs = keys.get("algorithm.name") == "diloco" and keys.get("topology.graphs") == ["halving"]
+    rounds_of_an_exchange = NODES.bit_length() - 1 if in_pairs else 1
+    return ({"run.rounds": rounds_of_an_exchange * max(1, scale.rounds(RESNET20_GROUP) // steps)},)
 
 
 _BOTH = ("sp", "scsp", "gain")

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 import structlog
 from torch import Tensor, nn
 
+from edgenode import factory
 from edgenode.errors import EdgenodeError
 from edgenode.mesh import settings as mesh_settings
 from edgenode.mesh.node_thread import MeshWorkload, NodeThread
@@ -239,8 +240,12 @@ class Mesh:
 
     @property
     def steps(self) -> int:
-        """The calls of `step` of a node that takes part in the whole run: run.rounds times task.local_steps."""
-        return self._options.config.run.rounds * self._local_steps
+        """The calls of `step` of a node that takes part in the whole run: run.rounds times task.local_steps.
+
+        With DiLoCo on a graph whose exchange takes several rounds, it is divided by their number.
+        """
+        config = self._options.config
+        return config.run.rounds // factory.exchange_rounds(config) * self._local_steps
 
     @property
     def done(self) -> bool:

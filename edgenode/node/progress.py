@@ -175,7 +175,7 @@ class ProgressReporter:
     def round_ended(self, mixed: Mixed) -> None:
         """A round is closed. Log it if it is the last of an epoch."""
         self._round_timer.round_ended(time.monotonic())
-        rounds, epoch_rounds, stats = mixed.round + 1, self._replica.trainer.rounds_per_epoch, self._replica.stats
+        rounds, epoch_rounds, stats = mixed.round + 1, self._replica.rounds_per_epoch, self._replica.stats
         if rounds % epoch_rounds == 0:
             log.info(
                 "epoch done",

@@ -203,6 +203,11 @@ class Replica:
                 return not frees and not ack.records
         return False
 
+    @property
+    def rounds_per_epoch(self) -> int:
+        """Rounds in which the mean node passes once through its data, those in which it does not train included."""
+        return self.trainer.rounds_per_epoch * self.learner.algorithm_spec.exchange_rounds
+
     def step(self, action: Train) -> list[NodeAction]:
         """Take one local step, and let the node handle what it led to, once the last checkpoint has read its state."""
         trained = self.train(action)
@@ -211,8 +216,9 @@ class Replica:
 
     def train(self, action: Train) -> Trained | Abort:
         """Take one local step, and count its loss."""
+        exchange = action.round // self.learner.algorithm_spec.exchange_rounds
         try:
-            step = self.trainer.train(action.round, action.z.read(self.trainer.staging))
+            step = self.trainer.train(exchange, action.z.read(self.trainer.staging))
         except Diverged as exc:
             return self._abort(exc)
         self.stats.loss = step.loss
@@ -238,7 +244,7 @@ class Replica:
 
     def conclude(self, z: Floats) -> float | None:
         """The test accuracy of the final z. After a final gossip, BatchNorm statistics are measured for z."""
-        if not self.learner.trains(self.node.round - 1):
+        if self.learner.algorithm_spec.gossips(self.node.round - 1):
             self.stats.before_average = self.stats.accuracy
             self.trainer.measure_statistics(z)
         return self.evaluate(z)
@@ -248,7 +254,7 @@ class Replica:
 
         The last phase is not judged. Where the models are still far apart, their average can be worse than each.
         """
-        if not self.learner.trains(t - 1):
+        if self.learner.algorithm_spec.gossips(t - 1):
             return None
         losses, score = self._since_evaluation, self.stats.accuracy
         if score is None and losses:
@@ -285,7 +291,7 @@ class Replica:
         stats = self.stats
         stats.messages += mixed.messages
         stats.payload_bytes += mixed.payload_bytes
-        stats.gossip_bytes += 0 if self.learner.trains(mixed.round) else mixed.payload_bytes
+        stats.gossip_bytes += mixed.payload_bytes if self.learner.algorithm_spec.gossips(mixed.round) else 0
         parts = transfer(self.node.plan, mixed.round, self.name)
         share = parts.count / parts.parts if parts else 1.0  # of a model, in one message
         stats.dense_bytes += mixed.messages * round(4 * self.layout.size * share)

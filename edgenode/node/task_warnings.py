@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.topology.period import Period
 
@@ -35,7 +36,7 @@ def task_warnings(
                 f"algorithm.share = {algorithm.share:g}, but a message keeps at least one entry of each of the "
                 f"{len(tensors)} tensors: {kept / size:.2g} of the model"
             )
-    epochs = run.rounds / rounds_per_epoch
+    epochs = run.rounds // factory.exchange_rounds(config) / rounds_per_epoch
     if late := [milestone for milestone in task.milestones if milestone >= epochs]:
         yield f"task.milestones has {late[0]}, but the run has {epochs:.3g} epochs: it is not reached"
     if task.warmup_epochs > epochs:

@@ -82,7 +82,8 @@ class TaskWorkload:
         config, (task, source), shards = self._config, self._loaded(), len(initial_members)
         # There are no more shards than initial members, so a newcomer has the number of one of theirs.
         shard = initial_members.index(name) if name in initial_members else zlib.crc32(name.encode()) % shards
-        data, run = source.local(self._node, shard, shards), RunLength(config.run.rounds, epoch.rounds)
+        data = source.local(self._node, shard, shards)
+        run = RunLength(config.run.rounds // factory.exchange_rounds(config), epoch.rounds)
         settings, device = factory.train_settings(config), factory.device(config)
         trainer = TaskTrainer(task, data, settings, run, seed=config.run.seed, device=device)
         if self._warn is not None:

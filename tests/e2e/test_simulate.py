@@ -52,9 +52,13 @@ MUON = {**RECOMMENDED, "task.optimizer": "muon", "task.schedule": "trapezoid", "
 CHOCO = {"run.rounds": 14, "algorithm.name": "choco-sgd", "algorithm.share": 0.1, "topology.graphs": ["two-way"]}
 # keeps what it left out, and the momentum that all nodes share; several local steps
 DILOCO = {"run.rounds": 7, "algorithm.name": "diloco", "task.local_steps": 2, "topology.graphs": ["complete"]}
-# the most accurate for few bytes
+# the most accurate for few bytes; an exchange takes two rounds, and values are in a Huffman code
 MULOCO = {
     **DILOCO,
+    "run.rounds": 8,
+    "run.checkpoint_every": 3,
+    "topology.graphs": ["halving"],
+    "algorithm.values": "coded3",
     "algorithm.averaging_rate": 1,
     "task.optimizer": "muon",
     "task.learning_rate": 0.006,

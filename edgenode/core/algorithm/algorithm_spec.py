@@ -41,6 +41,7 @@ class AlgorithmSpec:
         blocks: with more than one, the rolling exchange: round t exchanges block t mod ``blocks`` of the flat vector.
             Every node exchanges the same block in the same round, and each block has a push-sum weight of its own. So
             each block is push-sum on the run's graphs, once every ``blocks`` rounds, and is exact on unbalanced graphs.
+        exchange_rounds: the rounds of an exchange. A node trains before the first of them.
         gossip_compressor: of the gossip rounds. If it rounds values, a round leaves each node what its own values lost,
             and the next round starts without an error: error feedback would leave more.
     """
@@ -52,17 +53,23 @@ class AlgorithmSpec:
     blocks: int = 1
     rule: UpdateRule = SPARSE_PUSH
     gossip_compressor: Compressor = UNCOMPRESSED
+    exchange_rounds: int = 1
 
     @property
     def rounds(self) -> int:
         """Training and gossip rounds, T + k."""
         return self.training_rounds + self.gossip_rounds
 
+    def gossips(self, t: int) -> bool:
+        """Whether round t belongs to the last phase."""
+        return t >= self.training_rounds
+
     def step(self, t: int) -> RoundStep:
         """The parameters of round t, 0 <= t < rounds."""
-        if t < self.training_rounds:
+        if not self.gossips(t):
             block = t % self.blocks if self.blocks > 1 else None
-            return RoundStep(True, self.compressor.at(t), self.averaging_rate, block=block)
+            trains = t % self.exchange_rounds == 0
+            return RoundStep(trains, self.compressor.at(t), self.averaging_rate, block=block)
         drops_error = t == self.training_rounds or self.gossip_compressor.lossy
         return RoundStep(False, self.gossip_compressor, 1.0, drops_error=drops_error)
 

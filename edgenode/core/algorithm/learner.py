@@ -270,13 +270,18 @@ class VectorLearner:
             self._stop_sharing()
         if step.drops_error or handoff:
             drop_error(self.state)
-        rng = np.random.default_rng((*self._entropy, t))
+        rng = self._random(t)
         block, compressor = self._encoded_with(t, handoff)
         part, layout = self._part(block)
         payload = rule.compress(part, compressor, layout, rng)
         self._sent[t] = _SentMessage(payload, block, part.u.copy(), step.averaging_rate)
         self._unmixed.append(t)
         return (compressor.format or codec).encode(payload, layout), tuple(part.u.tolist())
+
+    def _random(self, t: int) -> np.random.Generator:
+        seed, node = self._entropy
+        # after the first round of an exchange, nodes that hold equal vectors must send equal messages
+        return np.random.default_rng((seed, node if self.trains(t) else 0, t))
 
     def _send_parts(self, t: int, transfer: Transfer) -> tuple[bytes, tuple[float, ...]]:
         compressor = self.algorithm_spec.gossip_compressor
@@ -285,7 +290,7 @@ class VectorLearner:
             self._last_phase = LastPhase(self.state, self.layout, transfer.parts, compressor)
         if self._last_phase is None:
             raise LocalProtocolError(f"round {t} sends parts of no last phase")
-        payload, u = self._last_phase.send(transfer, np.random.default_rng((*self._entropy, t)))
+        payload, u = self._last_phase.send(transfer, self._random(t))
         self._transfer = transfer
         self._unmixed.append(t)
         return codec.encode(payload, self._layout_of(transfer)), tuple(u.tolist())

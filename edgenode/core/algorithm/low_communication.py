@@ -1,10 +1,10 @@
 """Update rules of published methods that send little, to compare with: SPARTA, DiLoCo, NoLoCo, SparseLoCo and JWINS.
 
 Their papers average all workers, pairs of them, or the neighbours in an undirected graph. Here each one averages over
-the graph of the run, and ``W`` is doubly stochastic. Only DiLoCo keeps the complete graph.
+the graph of the run, and ``W`` is doubly stochastic. Only DiLoCo takes no other average than that of all.
 
     SPARTA        sends the entries of x-hat that the compressor selects, and forgets what it left out
-    DILOCO        sends C[x-hat - x + rest], and the mean of all moves x, with momentum
+    DILOCO        sends C[x-hat - x + rest], and the mean of all moves x, with momentum, in one round or in several
     NOLOCO        sends C[x-hat + error], and the change of x has momentum
     SPARSE_LOCO   sends C[x-hat - replica], and part of what it left out is forgotten
     WAVELET       sends C[T (x-hat - replica)], where T is a wavelet transform: JWINS' ranking in CHOCO-SGD
@@ -49,15 +49,34 @@ DILOCO_MOMENTUM = 0.5
 DILOCO_RATE = 0.7
 
 
-def compress_change(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:
-    """C[x-hat - x + rest]: what the local steps changed, and what earlier messages left out.
+def begin_exchange(state: State, local_update: Floats) -> None:
+    """Begin an exchange of what the local steps changed, and of what earlier messages left out.
 
-    As in SparseLoCo (Sarfi et al. 2025, Algorithm 1), with nothing of the rest forgotten.
+    What the last exchange led to is where this one begins: its x is ``start``, and its change is part of the momentum.
     """
-    rest = state.kept["rest"]
-    rest += state.x
-    rest -= state.kept["start"]
-    payload = compressor(rest, layout, rng)
+    start, momentum, change, rest = (state.kept[name] for name in ("start", "momentum", "change", "rest"))
+    momentum *= np.float32(DILOCO_MOMENTUM)
+    momentum += change
+    remember_start(state, local_update)
+    np.add(rest, state.x, out=change)
+    change -= start
+    rest[:] = 0
+
+
+def compress_change(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:
+    """C[change]: the own one in the first round of an exchange, the mean of several in a later one.
+
+    What the message leaves out is kept, as in SparseLoCo (Sarfi et al. 2025, Algorithm 1), with nothing of it
+    forgotten. It is part of the own change in the next exchange. No change is lost, whichever round left it out:
+
+    1. After a round, the nodes of a group hold the same change, and every later one of this exchange is a mean of
+       the changes of equal groups.
+    2. So what each of m nodes in a group leaves out of the group's change misses in the mean of n nodes with weight
+       m / n. They all keep it, and in the next exchange it counts 1 / n for each.
+    """
+    change, rest = state.kept["change"], state.kept["rest"]
+    payload = compressor(change, layout, rng)
+    rest += change
     payload.add_to(rest, -1.0)
     return payload
 
@@ -75,40 +94,34 @@ def take_outer_step(
     The outer gradient is the mean of all changes, Delta. The outer optimiser is SGD with Nesterov momentum: m = mu m +
     Delta, x += eta (Delta + mu m). All nodes begin with the same x and m, and receive the same messages, so x and m
     differ by rounding alone. A node's rest is its own.
+
+    If an exchange takes several rounds, Delta is a mean of some changes until the last. x is then the step with these,
+    and each round replaces it.
     """
-    start, momentum = state.kept["start"], state.kept["momentum"]
-    change = np.zeros_like(start)
+    start, momentum, change = state.kept["start"], state.kept["momentum"], state.kept["change"]
+    change[:] = 0
     own.add_to(change, self_weight)
     for contribution in received:
         contribution.payload.add_to(change, contribution.weight)
-    momentum *= np.float32(DILOCO_MOMENTUM)
-    momentum += change
-    change += np.float32(DILOCO_MOMENTUM) * momentum
-    start += np.float32(averaging_rate) * change
-    state.x[:] = start
-
-
-def require_complete(name: str, graph: Digraph, rate: float) -> None:
-    """Refuse a graph on which the models of DiLoCo would part: changes that a node does not receive never reach it.
-
-    Raises:
-        GraphError: a node does not send to all others.
-    """
-    if not np.allclose(graph.mixing_matrix(), 1 / len(graph.nodes)):
-        raise GraphError(f"diloco cannot use {name}: every node must receive the changes of all others; use complete")
+    step = np.float32(DILOCO_MOMENTUM) * momentum
+    step += change
+    step *= np.float32(DILOCO_MOMENTUM)
+    step += change
+    step *= np.float32(averaging_rate)
+    np.add(start, step, out=state.x)
 
 
 DILOCO = replace(
     SPARSE_PUSH,
-    keeps=("rest", "momentum", "start"),
+    keeps=("rest", "change", "momentum", "start"),
     begin=begin_at_start,
-    apply_update=remember_start,
+    apply_update=begin_exchange,
     compress=compress_change,
     mix=take_outer_step,
     fixed=True,
+    spans_period=True,
     default_rate=lambda kept, contraction: DILOCO_RATE,
     largest_rate=1.0,
-    check_graph=require_complete,
 )
 
 # NoLoCo ------------------------------------------------------------------------------------------------

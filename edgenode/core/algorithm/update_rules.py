@@ -55,6 +55,8 @@ class UpdateRule:
         compress: makes the round's payload.
         mix: ends the round, given the own payload and u, the own weight, the contributions in sender order and eta.
         fixed: the state depends on the neighbours. Graph and members must not change, and no push can be undone.
+        spans_period: an exchange takes one period of the graph, and a node trains before the first of its rounds alone.
+            After the period all nodes must have the same model. The graph may then change within it.
         default_rate: eta, given the kept share p and the contraction of the compressor.
         largest_rate: the largest eta that is allowed. None if only the kept share limits it.
         begin: sets the vectors of the first state, whose x is the common model. None leaves zeros.
@@ -66,6 +68,7 @@ class UpdateRule:
     compress: Callable[[State, Compressor, Layout, np.random.Generator], Payload]
     mix: Callable[[State, Payload, Weights, float, Sequence[Contribution], float], None]
     fixed: bool = False
+    spans_period: bool = False
     default_rate: Callable[[float, float], float] = default_averaging_rate
     largest_rate: float | None = None
     check_graph: Callable[[str, Digraph, float], None] | None = None
