@@ -269,6 +269,7 @@ EVERY: dict[str, dict[str, object]] = {
     "sparse-loco": {**TOP, "values": "fitted2"},
     "sparta": {"share": 0.3},
     "diloco": {"graph": "complete"},
+    "diloco in pairs": {"graph": "halving", "nodes": 4},
     "noloco": {},
     "skew-scout": {},
     "local": {},
@@ -278,14 +279,14 @@ EVERY: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("of", EVERY)
 def test_every_algorithm_resumes_to_the_bit(tmp_path: Path, of: str) -> None:
     algorithm_spec = spec_of(name=of.split(maxsplit=1)[0], **EVERY[of])
-    graph = str(EVERY[of].get("graph", "two-way"))
-    learners = learners_of(algorithm_spec)
+    graph, nodes = str(EVERY[of].get("graph", "two-way")), int(str(EVERY[of].get("nodes", NODES)))
+    learners = learners_of(algorithm_spec, nodes=nodes)
     whole = list(play(learners, graph, range(algorithm_spec.rounds)))
-    learners = learners_of(algorithm_spec)
+    learners = learners_of(algorithm_spec, nodes=nodes)
     list(play(learners, graph, range(17)))
-    plan = create_plan("test", [Member(name) for name in names()], Schedule((GraphSpec(graph),), 1))
+    plan = create_plan("test", [Member(name) for name in names(nodes)], Schedule((GraphSpec(graph),), 1))
     states = []
-    for name, learner in zip(names(), learners, strict=True):
+    for name, learner in zip(names(nodes), learners, strict=True):
         store = CheckpointStore(tmp_path / name, "run")
         store.save(Checkpoint(17, learner.state.copy(), plan, {}, {}))
         states.append(store.load(17).state)
