@@ -1,6 +1,6 @@
 """Runs the trials of an experiment and keeps the outcome of each on disk.
 
-An outcome's file is named by a digest of the trial's configuration, so experiments share trials. The same command
+An outcome is found by its trial's configuration, so experiments share trials. The same command
 started again skips the trials that have an outcome, and resumes an interrupted trial from its last checkpoint.
 """
 
@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -67,13 +68,22 @@ class Trial:
 
     @property
     def digest(self) -> str:
-        """Of the keys that differ from their defaults, so that outcomes stay valid when edgenode gains a key.
+        """Of what tells trials apart."""
+        return _digest(self.config.as_keys())
 
-        The data of every trial is cut, so `task.data` does not tell trials apart.
-        """
-        keys = self.config.as_keys()
-        changed = {k: v for k, v in keys.items() if k not in {*LOCAL_KEYS, "task.data"} and v != KEYS[k].default}
-        return sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
+
+def _digest(keys: Mapping[str, object]) -> str:
+    """Of the keys that differ from their defaults, so that outcomes stay valid when edgenode gains a key.
+
+    The data of every trial is cut, so `task.data` does not tell trials apart.
+    """
+    known = {k: v for k, v in keys.items() if k in KEYS and k not in {*LOCAL_KEYS, "task.data"}}
+    changed = {k: v for k, v in known.items() if _plain(v) != _plain(KEYS[k].default)}
+    return sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def rows_as_run(experiment: Experiment, scale: Scale, overrides: Settings = MappingProxyType({})) -> list[Row]:
@@ -128,16 +138,26 @@ def _config(row: Row, settings: Settings) -> Config:
 
 
 class OutcomeStore:
-    """The outcomes of trials, one JSON file each."""
+    """The outcomes of trials, one JSON file each.
+
+    A file is named by its whole configuration. One that was written before edgenode gained a key has another name, and
+    is found by the configuration in it. So a default that changes does not make one trial of another.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def _path(self, trial: Trial) -> Path:
-        return self._folder / f"{trial.digest}.json"
+        return self._checkpoints(trial).with_suffix(".json")
 
     def _checkpoints(self, trial: Trial) -> Path:
         return self._folder / trial.config.digest()[:16]
+
+    @cached_property
+    def _earlier(self) -> dict[str, Outcome]:
+        """The outcomes that are there already, by the digest of their trials."""
+        found = [_read(path) for path in sorted(self._folder.glob("*.json"))]
+        return {_digest(_keys(outcome["config"])): outcome for outcome in found}
 
     def get(self, trial: Trial) -> Outcome | None:
         """The outcome of a trial, or None if the trial has not been run.
@@ -146,13 +166,7 @@ class OutcomeStore:
             CheckpointError: the file is damaged.
         """
         path = self._path(trial)
-        try:
-            outcome: Outcome = json.loads(path.read_text())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as exc:
-            raise CheckpointError(f"{path} cannot be read: {exc}; remove it to run this trial again") from exc
-        return outcome
+        return _read(path) if path.exists() else self._earlier.get(trial.digest)
 
     def run(self, trial: Trial, watch: Watch) -> Outcome:
         """Run a trial to its end, from its last checkpoint if there is one, and keep the outcome.
@@ -169,6 +183,21 @@ class OutcomeStore:
         shutil.rmtree(self._checkpoints(trial), ignore_errors=True)
         kept: Outcome = json.loads(text)
         return kept
+
+
+def _read(path: Path) -> Outcome:
+    try:
+        outcome: Outcome = json.loads(path.read_text())
+        if not isinstance(outcome["config"], dict):
+            raise TypeError("it has no configuration")
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise CheckpointError(f"{path} cannot be read: {exc}; remove it to run this trial again") from exc
+    return outcome
+
+
+def _keys(sections: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """By key, as in "run.nodes"."""
+    return {f"{section}.{name}": value for section, keys in sections.items() for name, value in keys.items()}
 
 
 def simulate(trial: Trial, folder: Path | None, watch: Watch) -> Outcome:

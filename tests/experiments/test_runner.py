@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgenode.config.load import load
+from edgenode.config.schema import KEYS
 from edgenode.errors import CheckpointError, ConfigError
 from edgenode.experiments import runner
 from edgenode.experiments.catalogue import EXPERIMENTS
@@ -80,7 +82,7 @@ def test_stopped_trial_resumes_to_the_same_outcome(tiny: Experiment, tmp_path: P
     trial = trials(tiny)[1]
     whole = OutcomeStore(tmp_path / "whole").run(trial, unwatched)
     assert stopped_and_resumed(trial, tmp_path / "stopped", at, resumed_at=at) == untimed(whole)
-    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [f"{trial.digest}.json"]
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [f"{trial.config.digest()[:16]}.json"]
 
 
 def test_trial_that_lost_the_result_of_sp_starts_over(tiny: Experiment, tmp_path: Path) -> None:
@@ -129,9 +131,36 @@ def test_invalid_configuration_leaves_no_outcome(tiny: Experiment, tmp_path: Pat
 
 
 def test_damaged_outcome_is_named(tiny: Experiment, tmp_path: Path) -> None:
-    (tmp_path / f"{trials(tiny)[0].digest}.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"cannot be read.*remove it"):
-        OutcomeStore(tmp_path).get(trials(tiny)[0])
+    trial, other = trials(tiny)
+    for text in ("{", "[]", "{}", '{"config": 3}'):
+        (tmp_path / f"{trial.config.digest()[:16]}.json").write_text(text)
+        for either in (trial, other):
+            with pytest.raises(CheckpointError, match=r"cannot be read.*remove it"):
+                OutcomeStore(tmp_path).get(either)
+
+
+def test_default_that_changes_does_not_make_one_trial_of_another(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {k: v for k, v in (tiny.rows(choose_scale("smoke"))[0].settings or {}).items() if k != "task.momentum"}
+    by_default, changed = runner.trials(
+        [Row(("default",), keys), Row(("changed",), keys | {"task.momentum": 0.5})], [0]
+    )
+    outcome = OutcomeStore(tmp_path).run(by_default, unwatched)
+    monkeypatch.setitem(KEYS, "task.momentum", KEYS["task.momentum"]._replace(default=0.5))
+    assert OutcomeStore(tmp_path).get(changed) is None
+    assert OutcomeStore(tmp_path).get(by_default) == outcome
+
+
+def test_outcome_stays_valid_when_edgenode_gains_a_key(tiny: Experiment, tmp_path: Path) -> None:
+    trial, other = trials(tiny)
+    outcome = OutcomeStore(tmp_path).run(trial, unwatched)
+    (file,) = tmp_path.iterdir()
+    del outcome["config"]["task"]["precision"]  # it was written before there was such a key
+    file.unlink()
+    (tmp_path / "0123456789abcdef.json").write_text(json.dumps(outcome))
+    assert OutcomeStore(tmp_path).get(trial) == outcome
+    assert OutcomeStore(tmp_path).get(other) is None
 
 
 def test_digest_ignores_defaults_and_local_keys(tiny: Experiment) -> None:
