@@ -66,11 +66,11 @@ _PEERS: Mapping[str, tuple[Settings, ...]] = {
     "diloco, all entries, fitted2, averaging rate 1, 153 local steps, muon, trapezoid, balanced, graph complete": _peer(
         "diloco", 153, _COMPLETE, {"algorithm.averaging_rate": 1.0}, _TRAPEZOID
     ),
-    "diloco, all entries, coded3, averaging rate 1, 153 local steps, muon, trapezoid, balanced, graph halving": _peer(
-        "diloco", 153, _HALVING, _values("coded3"), {"algorithm.averaging_rate": 1.0}, _TRAPEZOID
+    "diloco, all entries, fitted2, averaging rate 1, 100 local steps, muon, trapezoid, balanced, graph halving": _peer(
+        "diloco", 100, _HALVING, {"algorithm.averaging_rate": 1.0}, _TRAPEZOID
     ),
-    "diloco, all entries, coded3, averaging rate 1, 285 local steps, muon, trapezoid, balanced, graph halving": _peer(
-        "diloco", 285, _HALVING, _values("coded3"), {"algorithm.averaging_rate": 1.0}, _TRAPEZOID
+    "diloco, all entries, fitted2, averaging rate 1, 181 local steps, muon, trapezoid, balanced, graph halving": _peer(
+        "diloco", 181, _HALVING, {"algorithm.averaging_rate": 1.0}, _TRAPEZOID
     ),
     "sparta, shuffled 0.28%, float32, 4 local steps, balanced": _peer("sparta", 4, {"algorithm.share": 0.0028}),
     "sparse-loco, top-5%, fitted2, 20 local steps, adamw, cosine, balanced": _peer(
