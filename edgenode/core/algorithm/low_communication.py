@@ -69,10 +69,9 @@ def compress_change(state: State, compressor: Compressor, layout: Layout, rng: n
     What the message leaves out is kept, as in SparseLoCo (Sarfi et al. 2025, Algorithm 1), with nothing of it
     forgotten. It is part of the own change in the next exchange. No change is lost, whichever round left it out:
 
-    1. After a round, the nodes of a group hold the same change, and every later one of this exchange is a mean of
-       the changes of equal groups.
-    2. So what each of m nodes in a group leaves out of the group's change misses in the mean of n nodes with weight
-       m / n. They all keep it, and in the next exchange it counts 1 / n for each.
+    1. Before each round, n nodes are in groups of m that hold the same change c, and send the same C[c].
+    2. c counts m / n in the mean of all. So c - C[c], which a group leaves out, is missing from it with this weight.
+    3. Each of the m nodes keeps c - C[c], and in the next exchange it counts 1 / n for each.
     """
     change, rest = state.kept["change"], state.kept["rest"]
     payload = compressor(change, layout, rng)
