@@ -1,7 +1,7 @@
 """Runs the trials of an experiment and keeps the outcome of each on disk.
 
-An outcome is found by its trial's configuration, so experiments share trials. The same command
-started again skips the trials that have an outcome, and resumes an interrupted trial from its last checkpoint.
+An outcome is found by its trial's configuration, so experiments share trials. The same command started again skips the
+trials that have an outcome, and resumes an interrupted trial from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -188,9 +188,8 @@ class OutcomeStore:
 def _read(path: Path) -> Outcome:
     try:
         outcome: Outcome = json.loads(path.read_text())
-        if not isinstance(outcome["config"], dict):
-            raise TypeError("it has no configuration")
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+        _keys(outcome["config"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CheckpointError(f"{path} cannot be read: {exc}; remove it to run this trial again") from exc
     return outcome
 

@@ -132,7 +132,7 @@ def test_invalid_configuration_leaves_no_outcome(tiny: Experiment, tmp_path: Pat
 
 def test_damaged_outcome_is_named(tiny: Experiment, tmp_path: Path) -> None:
     trial, other = trials(tiny)
-    for text in ("{", "[]", "{}", '{"config": 3}'):
+    for text in ("{", "[]", "{}", '{"config": 3}', '{"config": {"run": 3}}'):
         (tmp_path / f"{trial.config.digest()[:16]}.json").write_text(text)
         for either in (trial, other):
             with pytest.raises(CheckpointError, match=r"cannot be read.*remove it"):

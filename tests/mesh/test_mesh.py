@@ -237,6 +237,12 @@ def test_a_round_has_the_configured_number_of_steps(make_mesh: MakeMesh) -> None
     assert mesh.result["nodes"][0]["rounds"] == 4
 
 
+def test_a_run_of_diloco_in_pairs_has_the_steps_of_its_exchanges(make_mesh: MakeMesh) -> None:
+    in_pairs = {"run.nodes": 4, "run.rounds": 8, "algorithm.name": "diloco", "topology.graphs": ["halving"]}
+    model, optimizer, schedule = parts()
+    assert make_mesh(model, optimizer, schedule, settings={**in_pairs, "task.local_steps": 3}).steps == 4 * 3
+
+
 # --- resuming -------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,15 @@ TENSORS = [10, 90, 900]
             {"task.milestones": [50, 100]},
             ["task.milestones has 100, but the run has 100 epochs: it is not reached"],
         ),
+        (
+            {
+                "task.milestones": [49, 50],
+                "algorithm.name": "diloco",
+                "topology.graphs": ["halving"],
+                "run.nodes": 4,
+            },
+            ["task.milestones has 50, but the run has 50 epochs: it is not reached"],
+        ),
         ({"task.warmup_epochs": 100}, []),
         (
             {"task.warmup_epochs": 101},

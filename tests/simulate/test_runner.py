@@ -21,6 +21,8 @@ from edgenode.storage import model_file
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.tasks import datasets
 from edgenode.tasks.datasets import Dataset
+from edgenode.tasks.flat_params import Vector
+from edgenode.tasks.trainer import LocalStep, TaskTrainer
 
 # A short run in which the nodes differ: chord makes u unequal, and the last rounds gossip.
 SETTINGS = {
@@ -240,6 +242,25 @@ def few(_: Path | None) -> Dataset:
     return Dataset(
         whole.train_images[:3], whole.train_labels[:3], whole.test_images, whole.test_labels, 10, whole.mean, whole.std
     )
+
+
+def test_nodes_train_before_the_first_round_of_an_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer counts exchanges, so the learning rate falls to its end in the last one. No round is a last phase."""
+    trained, train = [], TaskTrainer.train
+
+    def watched(self: TaskTrainer, t: int, z: Vector) -> LocalStep:
+        trained.append((t, self._run.rounds))
+        return train(self, t, z)
+
+    monkeypatch.setattr(TaskTrainer, "train", watched)
+    simulation = Simulation(config(run__rounds=8, algorithm__name="diloco", topology__graphs=["halving"]))
+    result = simulation.run()
+    assert trained == [(t, 4) for t in range(4) for _ in range(4)]
+    assert simulation.before_gossip() is None
+    assert {node["messages"] for node in result["nodes"]} == {8}
+    assert {replica.stats.gossip_bytes for replica in simulation._replicas.values()} == {0}
+    (replica, *_) = simulation._replicas.values()
+    assert replica.rounds_per_epoch == 2 * replica.trainer.rounds_per_epoch
 
 
 def test_more_nodes_than_samples_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

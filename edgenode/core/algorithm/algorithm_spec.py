@@ -41,7 +41,7 @@ class AlgorithmSpec:
         blocks: with more than one, the rolling exchange: round t exchanges block t mod ``blocks`` of the flat vector.
             Every node exchanges the same block in the same round, and each block has a push-sum weight of its own. So
             each block is push-sum on the run's graphs, once every ``blocks`` rounds, and is exact on unbalanced graphs.
-        exchange_rounds: the rounds of an exchange. A node trains before the first of them.
+        exchange_rounds: the rounds of an exchange. A node trains only before the first of them.
         gossip_compressor: of the gossip rounds. If it rounds values, a round leaves each node what its own values lost,
             and the next round starts without an error: error feedback would leave more.
     """

@@ -28,7 +28,8 @@ quantisation keeps different shares, and would take 2 to 4 % less with such a ta
 At 1 % density this costs 8.11 bits per index, where the entropy is 8.08.
 
 Integers of 8 bits are sent in a Huffman code if that is shorter. It is a deflate stream without matches (RFC 1951),
-which states its code, and where it ends.
+which states its code, and where it ends. A value takes at least one bit of it. So a stream with matches, of which a
+thousandth of the bytes would do, is refused before it is read.
 
 Invariants: ``decode(encode(p)) == p``, and equal payloads have equal bytes, with one version of zlib. Gaps are not
 negative, so the decoded indices are strictly increasing and cannot repeat. The work and memory of ``decode`` are
@@ -197,7 +198,7 @@ class _Reader:
 
 
 def _huffman(codes: bytes) -> bytes:
-    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS, memLevel=zlib.DEF_MEM_LEVEL, strategy=zlib.Z_HUFFMAN_ONLY)
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS, strategy=zlib.Z_HUFFMAN_ONLY)
     return deflate.compress(codes) + deflate.flush()
 
 

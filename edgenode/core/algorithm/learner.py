@@ -163,7 +163,7 @@ class LazyModel:
 class VectorLearner:
     """Every algorithm on float32 vectors: an algorithm spec, and the state that its update rule changes.
 
-    A round's random numbers depend on (seed, node, round) alone, so a resumed run repeats them.
+    A round's random numbers depend on (seed, node, round) at most, so a resumed run repeats them.
 
     While u is 1, z is x. Then x lies in the memory that is trained, and no vector is copied in a round:
 
@@ -279,6 +279,7 @@ class VectorLearner:
         return (compressor.format or codec).encode(payload, layout), tuple(part.u.tolist())
 
     def _random(self, t: int) -> np.random.Generator:
+        """The random numbers of a round: the node's own if it trains, or else those of all nodes."""
         seed, node = self._entropy
         # after the first round of an exchange, nodes that hold equal vectors must send equal messages
         return np.random.default_rng((seed, node if self.trains(t) else 0, t))

@@ -55,7 +55,7 @@ class UpdateRule:
         compress: makes the round's payload.
         mix: ends the round, given the own payload and u, the own weight, the contributions in sender order and eta.
         fixed: the state depends on the neighbours. Graph and members must not change, and no push can be undone.
-        spans_period: an exchange takes one period of the graph, and a node trains before the first of its rounds alone.
+        spans_period: an exchange takes one period of the graph, and a node trains only before the first of its rounds.
             After the period all nodes must have the same model. The graph may then change within it.
         default_rate: eta, given the kept share p and the contraction of the compressor.
         largest_rate: the largest eta that is allowed. None if only the kept share limits it.
