@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # gRPC's fork handlers can deadlock a worker of a DataLoader that is forked beside its threads. `edgenode.mesh` sets the
 # same before it imports gRPC: here another test may have imported it by then.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the credentials and runs of the user who starts it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
 
 _LONGEST_FIRST = ("tests/chaos/", "tests/simulation/test_faults", "tests/e2e/", "tests/test_installation")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgenode.cli.credentials import insecure_option, local_security
-from edgenode.cli.options import NODE_PORT
+from edgenode.cli.options import NODE_PORT, as_name
 
 
 @click.command()
@@ -17,8 +17,10 @@ from edgenode.cli.options import NODE_PORT
               envvar="EDGENODE_HEALTH_TIMEOUT", show_envvar=True, help="How long to wait for the answer.")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
               help="The daemon's, with its certificate. [default: the user's state folder]")  # fmt: skip
+@click.option("--cluster", callback=as_name, envvar="EDGENODE_CLUSTER", show_envvar=True,
+              help="The daemon's, if this machine has credentials for several. [default: the only one]")  # fmt: skip
 @insecure_option
-def health(address: str, timeout_s: float, state_dir: Path | None, insecure: bool) -> None:
+def health(address: str, timeout_s: float, state_dir: Path | None, cluster: str | None, insecure: bool) -> None:
     """Check with gRPC's health service whether the daemon at H:P serves. Exit code 1 if it does not.
 
     The default is a node on this machine. A node serves as soon as it listens, before the run begins.
@@ -29,7 +31,8 @@ def health(address: str, timeout_s: float, state_dir: Path | None, insecure: boo
       edgenode health 127.0.0.1:7700     the controller
       edgenode health 10.0.0.7:7600
     """
-    from edgenode.net.rpc import serves
+    from edgenode.net.rpc import serves, split_address
 
-    asyncio.run(serves(address, timeout_s, local_security(state_dir, insecure, None)))
+    split_address(address)  # what was typed is judged first
+    asyncio.run(serves(address, timeout_s, local_security(state_dir, insecure, cluster)))
     click.echo("serving")

@@ -25,8 +25,10 @@ from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import serving
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.security.certificates import make_authority, make_credentials
+from edgenode.security.local import OWN
 from edgenode.security.secret_files import write_credentials
 from edgenode.security.subject import CONTROLLER, Subject
+from edgenode.storage.filesystem import default_state_dir
 
 # Other tests may run on this machine, and are found too.
 ONE, OTHER = f"connect-{os.getpid()}-1", f"connect-{os.getpid()}-2"
@@ -111,6 +113,27 @@ async def test_announced_impostors_do_not_keep_an_operator_out(tmp_path: Path) -
         code, out, errors = await ended(await started(*words, insecure=False))
     assert code == 0, errors
     assert json.loads(out)["controller"] == f"127.0.0.1:{ports['e']}"
+
+
+async def test_health_of_a_cluster_is_asked_with_its_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    authorities = {cluster: make_authority(cluster) for cluster in (ONE, OTHER)}
+    for cluster, ca in authorities.items():
+        folder = default_state_dir(cluster, "n0")
+        folder.mkdir(parents=True)
+        write_credentials(folder / OWN, make_credentials(ca, Subject("node", "n0")))
+    security = MutualTls(make_credentials(authorities[ONE], CONTROLLER), lambda subject, key_id: True)
+    async with served(ONE, security=security) as port:
+        address = f"127.0.0.1:{port}"
+        code, _, errors = await ended(await started("health", address, insecure=False))
+        assert code == 2
+        assert errors[-1].endswith(f"credentials for 2 clusters, {ONE}, {OTHER}: choose one with --cluster NAME")
+        code, out, errors = await ended(await started("health", address, "--cluster", ONE, insecure=False))
+        assert (code, out) == (0, "serving\n"), errors
+        code, _, errors = await ended(await started("health", address, "--cluster", OTHER, insecure=False))
+        assert code == 1, errors
 
 
 @pytest.mark.slow
