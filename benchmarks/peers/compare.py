@@ -38,6 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.peers.work import Job
+from edgenode import factory
 from edgenode.config.load import load
 from edgenode.security import local
 from edgenode.tasks import datasets
@@ -79,6 +80,10 @@ PEERS = {
     "edgenode rolling 10 %, 4 bits, 4 local steps": Peer(
         settings={"algorithm.name": "sp", "algorithm.compressor": "rolling", "algorithm.share": 0.1,
                   "algorithm.values": "fitted4", "task.local_steps": 4}
+    ),
+    "edgenode DiLoCo, 1 bit, 4 local steps": Peer(
+        settings={"algorithm.name": "diloco", "algorithm.values": "fitted1", "algorithm.averaging_rate": 0.3,
+                  "topology.graphs": ["halving"], "task.local_steps": 4}
     ),
     "edgenode top-1 %": Peer(settings={"algorithm.name": "sp", "algorithm.share": 0.01}),
     "edgenode D-PSGD": Peer(settings={"algorithm.name": "d-psgd"}),
@@ -168,14 +173,16 @@ def _edgenode(peer: Peer, job: Job, folder: Path) -> Callable[[int], list[str]]:
     """Certificates, run.toml and the command of a rank."""
     names = [f"n{rank}" for rank in range(NODES)]
     local.prepare(folder, _CLUSTER, names)
-    local_steps = peer.settings.get("task.local_steps", 1)
-    assert isinstance(local_steps, int)
     settings = {
-        "run.cluster": _CLUSTER, "run.nodes": NODES, "run.rounds": job.steps // local_steps, "run.threads": 1,
-        "run.evaluate_every": job.evaluate_every // local_steps, "task.entry": "edgenode_task:Work",
+        "run.cluster": _CLUSTER, "run.nodes": NODES, "run.threads": 1, "task.entry": "edgenode_task:Work",
         "topology.graphs": ["a"], "task.batch_size": job.batch, "task.learning_rate": job.learning_rate,
         **peer.settings,
     }  # fmt: skip
+    local_steps = peer.settings.get("task.local_steps", 1)
+    assert isinstance(local_steps, int)
+    rounds = factory.exchange_rounds(load(None, settings, environ={}))  # of an exchange
+    settings["run.rounds"] = job.steps // local_steps * rounds
+    settings["run.evaluate_every"] = job.evaluate_every // local_steps * rounds
     (folder / "run.toml").write_text(load(None, settings, environ={}).to_toml())
     addresses = [f"{host}:{_PORT}" for host in job.hosts[:NODES]]
     return lambda rank: [
