@@ -159,6 +159,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     precision: Annotated[
         Literal["float32", "bfloat16"], "number format in which layers compute (parameters and gradients are float32)"
     ] = "float32"
+    memory_format: Annotated[
+        Literal["contiguous", "channels_last"], "order of images in memory, which changes the time of a step"
+    ] = "contiguous"
 
     @property
     def samples_per_round(self) -> int:

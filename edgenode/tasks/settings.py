@@ -19,6 +19,7 @@ class TrainSettings:
     (Micikevicius et al. 2018, Mixed precision training). Gradients longer than `clip_norm` are shortened to it.
     `loss` "balanced" shifts the logits by the class frequencies of the node (`logit_adjustment`).
     `buffers` "average" lets the last gossip average floating-point buffers, such as BatchNorm statistics.
+    With `memory_format` "channels_last" the model gets images whose channels lie side by side in memory.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -39,6 +40,7 @@ class TrainSettings:
     loss: Literal["cross_entropy", "balanced"] = "cross_entropy"
     buffers: Literal["local", "average"] = "local"
     precision: Literal["float32", "bfloat16"] = "float32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")

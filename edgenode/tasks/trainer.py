@@ -123,6 +123,8 @@ class TaskTrainer:
         if not isinstance(model, nn.Module):
             raise ConfigError(f"{type(self._task).__name__}.model returns {model!r}, but it must be a torch.nn.Module")
         model = model.to(self._device)
+        if self._settings.memory_format == "channels_last":
+            model.register_forward_pre_hook(_channels_last)
         if any(parameter.dtype != torch.float32 for parameter in model.parameters() if parameter.requires_grad):
             return FlatParameters(model)
         return FlatModel(model, self._device)
@@ -295,6 +297,16 @@ def _cumulative_statistics(model: nn.Module) -> Iterator[bool]:
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+def _channels_last(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Order images [N, C, H, W] in memory as [N, H, W, C]. The layers of a model keep the order of their input."""
+    return tuple(
+        given.to(memory_format=torch.channels_last)
+        if isinstance(given, Tensor) and given.dim() == 4 and given.is_floating_point()
+        else given
+        for given in inputs
+    )
 
 
 def find_device(name: str) -> torch.device:

@@ -23,6 +23,7 @@ OTHER: dict[str, Any] = {
     "task.learning_rate": 0.2, "task.momentum": 0.0, "task.weight_decay": 0.0, "task.milestones": (10, 20),
     "task.decay": 0.5, "task.warmup_epochs": 1, "task.augment": True,
     "task.precision": "bfloat16",
+    "task.memory_format": "channels_last",
     "algorithm.name": "sp", "algorithm.compressor": "identity",
     "algorithm.share": 0.1, "algorithm.bits": 2, "algorithm.values": "float32",
     "algorithm.averaging_rate": 0.004, "algorithm.clip": 2.0,

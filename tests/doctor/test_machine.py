@@ -12,6 +12,7 @@ from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.doctor import Finding, Level, machine
 from edgenode.node.resources import peak_memory_bytes
+from edgenode.node.task_workload import TaskWorkload
 
 
 def a_config(**settings: object) -> Config:
@@ -85,6 +86,23 @@ def test_model_that_fits_is_trained_and_measured(tmp_path: Path) -> None:
     found = list(machine.model(a_config(run__threads=1, run__device="cpu"), tmp_path))
     assert levels(found) == {"model": "ok", "memory": "ok", "disk": "ok"}
     assert "small-cnn on digits: 19,338 parameters" in found[0].text
+
+
+@pytest.mark.parametrize("asked", ["contiguous", "channels_last"])
+def test_clearly_faster_memory_format_is_named(asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"contiguous": 0.004, "channels_last": 0.004}
+    monkeypatch.setattr(machine, "_size_and_step_s", lambda config, _: (100, seconds[config.task.memory_format]))
+    other = "channels_last" if asked == "contiguous" else "contiguous"
+    for other_s, advice in ((0.003, f', and 0.75 times as long with task.memory_format = "{other}"'), (0.0039, "")):
+        seconds[other] = other_s
+        found = next(machine.model(a_config(task__memory_format=asked), tmp_path))
+        assert found.text == f"small-cnn on digits: 100 parameters, 4 ms a step{advice}"
+
+
+def test_step_is_one_of_several_in_a_round(tmp_path: Path) -> None:
+    one, many = (a_config(run__threads=1, run__device="cpu", task__local_steps=steps) for steps in (1, 100))
+    (_, of_one), (_, of_many) = (machine._size_and_step_s(c, TaskWorkload(c, "node-0")) for c in (one, many))
+    assert of_many < 10 * of_one
 
 
 @pytest.mark.parametrize(

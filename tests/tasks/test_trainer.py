@@ -21,7 +21,7 @@ from edgenode.tasks import datasets, models
 from edgenode.tasks.image_task import ImageTask
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.task import RunLength, Task
-from edgenode.tasks.trainer import TaskTrainer, _precision, find_device
+from edgenode.tasks.trainer import TaskTrainer, _channels_last, _precision, find_device
 from tests.tasks.small_trainer import Digits, digits_trainer, local_update, run, small_net, small_trainer
 from tests.torch_versions import has_muon
 
@@ -129,6 +129,28 @@ def test_bfloat16_applies_to_layers_and_not_to_kept_state() -> None:
     assert {state.dtype for name, state in half.local_state().items() if "num_batches" not in name} == {np.dtype("f4")}
     assert abs(half.evaluate(z) - full.evaluate(z)) < 0.05
     assert len(seen) > 1 and set(seen) == {torch.bfloat16}
+
+
+def test_memory_format_changes_only_how_images_lie() -> None:
+    last, again, plain = (
+        small_trainer(memory_format=order) for order in ("channels_last", "channels_last", "contiguous")
+    )
+    z = last.initial()
+    seen: list[torch.Tensor] = []
+    last._flat.model[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    steps = [local_update(trainer.train(0, z.copy()), z) for trainer in (last, again, plain)]
+    assert np.array_equal(steps[0], steps[1])
+    assert np.linalg.norm(steps[0] - steps[2]) < 1e-4 * np.linalg.norm(steps[2])  # sums are in another order
+    assert abs(last.evaluate(z) - plain.evaluate(z)) < 0.02
+    assert len(seen) > 1 and {images.stride()[1] for images in seen} == {1}
+    ours, theirs = last.named_tensors(z), plain.named_tensors(z)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[key], theirs[key], atol=1e-4) and ours[key].is_contiguous() for key in ours)
+
+
+def test_memory_format_leaves_what_is_no_image() -> None:
+    given = torch.zeros(2, 3, 4), torch.zeros(2, 3, 4, 5, dtype=torch.int64), {"mask": 1}
+    assert all(a is b for a, b in zip(_channels_last(nn.Identity(), given), given, strict=True))
 
 
 def test_device_without_bfloat16_is_a_config_error() -> None:
