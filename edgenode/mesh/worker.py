@@ -62,7 +62,7 @@ class UserThread:
         self._queue.put(_Item(work, args, done))
         return await asyncio.wrap_future(done)
 
-    async def train(self, step: Callable[[Train], T], action: Train) -> T:
+    async def train(self, step: Callable[[Train], T], action: Train, may_wait: bool = False) -> T:
         done: Future[T] = Future()
         self._queue.put(_Item(step, (action,), done, action.z))
         return await asyncio.wrap_future(done)

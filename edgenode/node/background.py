@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -13,16 +15,22 @@ from edgenode.errors import first_cause
 
 T = TypeVar("T")
 
+_QUICK_S = 0.001  # a hop to the thread and back takes up to 0.3 ms of processor time
+
 
 class Worker(Protocol):
-    """One thread for all work on vectors, so that the event loop never blocks on it."""
+    """One thread for all work on vectors, so that the event loop never blocks on long work."""
 
     async def __call__(self, work: Callable[..., T], *args: Any) -> T:
         """Run ``work`` in the thread, after what was submitted before."""
         ...
 
-    async def train(self, step: Callable[[Train], T], action: Train) -> T:
-        """Run a local step in the thread."""
+    async def train(self, step: Callable[[Train], T], action: Train, may_wait: bool = False) -> T:
+        """Run a local step, after what was submitted before.
+
+        Args:
+            may_wait: the step may wait for other work, such as a checkpoint.
+        """
         ...
 
     def close(self) -> None:
@@ -31,16 +39,30 @@ class Worker(Protocol):
 
 
 class WorkerThread:
-    """A worker with a thread of its own."""
+    """A worker with a thread of its own. Local steps that take less time than a hop to it stay in the event loop."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker")
+        self._newest: Future[Any] | None = None
+        self._step_s = math.inf  # the duration of the last local step
 
     async def __call__(self, work: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+        self._newest = future = self._pool.submit(work, *args)
+        return await asyncio.wrap_future(future)
 
-    async def train(self, step: Callable[[Train], T], action: Train) -> T:
-        return await self(step, action)
+    async def train(self, step: Callable[[Train], T], action: Train, may_wait: bool = False) -> T:
+        is_idle = self._newest is None or self._newest.done()
+        if may_wait or not is_idle or self._step_s > _QUICK_S:
+            return await self(self._timed, step, action)
+        await asyncio.sleep(0)  # other tasks have their turn, also while this node waits for nobody
+        return self._timed(step, action)
+
+    def _timed(self, step: Callable[[Train], T], action: Train) -> T:
+        began = time.perf_counter()
+        try:
+            return step(action)
+        finally:
+            self._step_s = time.perf_counter() - began
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

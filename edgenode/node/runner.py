@@ -5,7 +5,7 @@ mailbox. The event loop moves messages, and does not block.
 
 A hop to the worker and back costs more than a round of a small model. So a round makes at most two: one for the local
 step and what follows from it, and one for all events that are in the mailbox. What takes less time than a hop is done
-in the event loop (`Replica.is_quick`).
+in the event loop (`Replica.is_quick`, `WorkerThread.train`).
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class NodeRunner:
                 # A node that waits for no other takes its orders here, unless a checkpoint still reads its state.
                 if self._saving is None and (events := self._mailbox.get_all()):
                     await self._perform_all(await self._handle(events))
-                actions = await self._worker.train(self.replica.step, step)
+                actions = await self._worker.train(self.replica.step, step, may_wait=self._saving is not None)
             else:
                 actions = await self._handle(await self._mailbox.get())
 

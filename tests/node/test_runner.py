@@ -77,7 +77,7 @@ async def test_a_checkpoint_is_read_before_the_state_changes(tmp_path: Path) -> 
         assert momentum.any()
         disk.may_write.clear()
         await runner._perform_all([mixed, save, step])
-        stepping = group.create_task(worker.train(replica.step, step))
+        stepping = group.create_task(worker.train(replica.step, step, may_wait=True))
         await asyncio.sleep(0.2)
         assert not stepping.done() and (replica.learner.state.x == before.x).all()
         assert (replica.trainer.local_state()["momentum"] == momentum).all()

@@ -35,7 +35,7 @@ class Layout:
         """The start of each tensor, and the end of the last: [tensors + 1]."""
         return np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """d, the number of parameters."""
         return int(self.offsets[-1])

@@ -71,6 +71,8 @@ class State:
     @property
     def is_unbiased(self) -> bool:
         """Whether z is x: every u is 1 in float32, in which z is computed."""
+        if len(self.u) == 1:
+            return bool(abs(self.u[0] - 1) < _FLOAT32_ONE)
         return bool((np.abs(self.u - 1) < _FLOAT32_ONE).all())
 
     @property
