@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset, default_collate
 
-from edgenode.tasks.batches import all_batches, on_device
+from edgenode.tasks.batches import all_batches, on_device, read_batch
 from edgenode.tasks.seeding import seeded
 from edgenode.tasks.settings import TrainSettings
-from edgenode.tasks.task import Task
+from edgenode.tasks.task import Batch, NodeInfo, Task
 from edgenode.tasks.trainer import TaskTrainer
 from tests.tasks.small_trainer import Digits, digits_trainer, small_trainer
 
@@ -33,6 +36,38 @@ def test_shards_and_seeds_have_different_orders() -> None:
     orders = [small_trainer(seed=s).batches.indices(0).tolist() for s in (0, 1)]
     orders.append((small_trainer(shard=1).batches.indices(0) - 100).tolist())
     assert len({tuple(order) for order in orders}) == 3
+
+
+class Plain(Task):
+    def model(self) -> torch.nn.Module:
+        return torch.nn.Identity()
+
+    def train_data(self, node: NodeInfo) -> TensorDataset:
+        return TensorDataset(torch.rand(9, 2, 3), torch.arange(9), torch.rand(9, dtype=torch.float64))
+
+
+class Listed(Plain):
+    """Its batches are samples."""
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        return list(samples)
+
+
+class Doubled(TensorDataset):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        return tuple(2 * tensor for tensor in super().__getitem__(index))
+
+
+def test_tensors_are_read_at_once_as_if_one_by_one() -> None:
+    task, chosen, cpu = Plain(), torch.tensor([4, 0, 7]), torch.device("cpu")
+    data = task.train_data(NodeInfo("node-0"))
+    for given in (data, Doubled(*data.tensors)):
+        ours, theirs = read_batch(given, chosen, task.collate, cpu), default_collate([given[i] for i in (4, 0, 7)])
+        assert type(ours) is type(theirs)
+        assert all(
+            a.equal(b) and a.dtype == b.dtype and a.stride() == b.stride() for a, b in zip(ours, theirs, strict=True)
+        )
+    assert len(read_batch(data, chosen, Listed().collate, cpu)[0]) == 3
 
 
 def prepared(trainer: TaskTrainer, number: int, seed: int = 0) -> torch.Tensor:
