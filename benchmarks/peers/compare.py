@@ -6,7 +6,8 @@
 
 Four nodes train one model with the same data, batch size, optimiser and number of steps. Each is a process in a network
 namespace of its own, whose link is limited to 1 or 10 Mbit/s in each direction by tc tbf. A run ends when the mean
-accuracy of the nodes reaches the highest target, after the last step, or after `--most` seconds.
+accuracy of the nodes reaches the highest target, after the last step, or after `--most` seconds. Steps per second are
+those after the first evaluation.
 
 - Seconds count from the first step of a node, without evaluations, which take as long as the steps between them.
 - Bytes are those that the link of a node has sent and received since then, as its interface counts them, so headers,
@@ -164,7 +165,8 @@ def run(work: str, mbit: float, name: str, options: argparse.Namespace) -> Curve
             curve.points = read(folder)
             if failed := [rank for rank, code in enumerate(codes) if code]:
                 curve.failure = _last_line(folder / f"{failed[0]}.log")
-            if failed or None not in codes[:NODES] or curve.first(max(TARGETS)):
+            there = not options.all_steps and curve.first(max(TARGETS))
+            if failed or None not in codes[:NODES] or there:
                 break
     return curve
 
@@ -257,8 +259,8 @@ def table(curves: Sequence[Curve]) -> str:
     head += [f"{unit} to {target:.0%}" for target in TARGETS for unit in ("s", "MB")] + ["highest accuracy"]
     lines = [head, ["---"] * len(head)]
     for curve in curves:
-        last = curve.points[-1] if curve.points else None
-        cells = [f"{last.step / last.s:.1f}" if last else "-"]
+        first, last = (curve.points[0], curve.points[-1]) if curve.points[1:] else (None, None)
+        cells = [f"{(last.step - first.step) / (last.s - first.s):.1f}" if first and last else "-"]
         for target in TARGETS:
             point = curve.first(target)
             cells += [f"{point.s:.1f}", f"{point.bytes / 1e6:.2f}"] if point else ["-", "-"]
@@ -302,6 +304,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER",
                         help=f"of {', '.join(map(repr, PEERS))}".replace("%", "%%"))  # fmt: skip
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--all-steps", action="store_true", help="also after the highest accuracy is reached")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--skew", type=float, default=0.0, help="share of the data that is cut by label")
     parser.add_argument("--most", type=float, default=300, help="seconds of a run")
