@@ -136,7 +136,10 @@ def _faster(config: Config, workload: TaskWorkload, step_s: float) -> str:
     """What to set for clearly faster steps, if there is something."""
     other = "contiguous" if config.task.memory_format == "channels_last" else "channels_last"
     changed = replace(config, task=replace(config.task, memory_format=other))
-    _, other_s = _size_and_step_s(changed, TaskWorkload(changed, "node-0", workload))
+    try:
+        _, other_s = _size_and_step_s(changed, TaskWorkload(changed, "node-0", workload))
+    except (EdgenodeError, RuntimeError, MemoryError):  # among others, of a model that calls `view` on activations
+        return ""
     ratio = other_s / step_s
     return f', and {ratio:.2g} times as long with task.memory_format = "{other}"' if ratio < _CLEARLY else ""
 

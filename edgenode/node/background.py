@@ -15,7 +15,7 @@ from edgenode.errors import first_cause
 
 T = TypeVar("T")
 
-_QUICK_S = 0.001  # a hop to the thread and back takes up to 0.3 ms of processor time
+_QUICK_S = 0.001  # of a step in the event loop. A hop to the thread and back takes up to 0.3 ms of processor time
 
 
 class Worker(Protocol):
@@ -39,7 +39,7 @@ class Worker(Protocol):
 
 
 class WorkerThread:
-    """A worker with a thread of its own. Local steps that take less time than a hop to it stay in the event loop."""
+    """A worker with a thread of its own. Local steps that are hardly longer than a hop to it stay in the event loop."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker")

@@ -4,7 +4,7 @@ All work on vectors (the local step, compression, mixing, evaluation) runs in on
 mailbox. The event loop moves messages, and does not block.
 
 A hop to the worker and back costs more than a round of a small model. So a round makes at most two: one for the local
-step and what follows from it, and one for all events that are in the mailbox. What takes less time than a hop is done
+step and what follows from it, and one for all events that are in the mailbox. What is hardly longer than a hop is done
 in the event loop (`Replica.is_quick`, `WorkerThread.train`).
 """
 

@@ -14,6 +14,24 @@ from edgenode.doctor import Finding, Level, machine
 from edgenode.node.resources import peak_memory_bytes
 from edgenode.node.task_workload import TaskWorkload
 
+VIEWING = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+import edgenode
+
+class Flat(nn.Module):
+    def forward(self, images):
+        return images.view(len(images), -1)
+
+class Viewing(edgenode.Task):
+    def model(self):
+        return nn.Sequential(nn.Conv2d(3, 8, 3), Flat(), nn.Linear(8 * 36, 2))
+
+    def train_data(self, node):
+        return TensorDataset(torch.rand(64, 3, 8, 8), torch.arange(64) % 2)
+"""
+
 
 def a_config(**settings: object) -> Config:
     return load(None, {key.replace("__", "."): value for key, value in settings.items()}, environ={})
@@ -97,6 +115,20 @@ def test_clearly_faster_memory_format_is_named(asked: str, tmp_path: Path, monke
         seconds[other] = other_s
         found = next(machine.model(a_config(task__memory_format=asked), tmp_path))
         assert found.text == f"small-cnn on digits: 100 parameters, 4 ms a step{advice}"
+
+
+def test_model_that_cannot_take_another_memory_format_has_no_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "viewing.py").write_text(VIEWING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plain, last = (
+        list(machine.model(a_config(task__entry="viewing:Viewing", task__memory_format=order), tmp_path))
+        for order in ("contiguous", "channels_last")
+    )
+    assert levels(plain) == {"model": "ok", "memory": "ok", "disk": "ok"}
+    assert plain[0].text.endswith(" ms a step")
+    assert last[0].level is Level.PROBLEM and "Use .reshape(...) instead" in last[0].text
 
 
 def test_step_is_one_of_several_in_a_round(tmp_path: Path) -> None:
