@@ -28,8 +28,8 @@ _VECTORS = (
 _KEPT = 3  # checkpoints: two, and the one that is being written
 _SAVED = 3  # float32 vectors in each: x, error, momentum
 _ROOM = 0.8  # above this share of what is free, a warning
-_ROUNDS = 3
-_CLEARLY = 0.9
+_ROUNDS = 3  # that are timed, after one that is not
+_CLEARLY = 0.9  # of the time of a step: less could be chance
 
 
 def installed() -> Iterator[Finding]:

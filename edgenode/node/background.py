@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 from edgenode.core.protocol.events import Train
@@ -58,11 +58,11 @@ class WorkerThread:
         return self._timed(step, action)
 
     def _timed(self, step: Callable[[Train], T], action: Train) -> T:
-        began = time.perf_counter()
+        began = perf_counter()
         try:
             return step(action)
         finally:
-            self._step_s = time.perf_counter() - began
+            self._step_s = perf_counter() - began
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,11 +14,17 @@ from edgenode.node.background import WorkerThread
 STEP = Train(0, None)
 
 
-@pytest.fixture
-async def worker() -> AsyncIterator[WorkerThread]:
-    made = WorkerThread()
-    yield made
-    made.close()
+class Clock:
+    """Moves in slow steps alone: a busy machine makes no step slow."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def slow(self, _: Train) -> threading.Thread:
+        self.now_s += 0.005
+        return threading.current_thread()
 
 
 def quick(_: Train) -> threading.Thread:
@@ -27,13 +32,22 @@ def quick(_: Train) -> threading.Thread:
     return threading.current_thread()
 
 
-def slow(_: Train) -> threading.Thread:
-    time.sleep(0.005)
-    return threading.current_thread()
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("edgenode.node.background.perf_counter", made)
+    return made
 
 
-async def test_steps_are_taken_where_the_last_one_says(worker: WorkerThread) -> None:
-    here = threading.current_thread()
+@pytest.fixture
+async def worker(clock: Clock) -> AsyncIterator[WorkerThread]:
+    made = WorkerThread()
+    yield made
+    made.close()
+
+
+async def test_steps_are_taken_where_the_last_one_says(worker: WorkerThread, clock: Clock) -> None:
+    here, slow = threading.current_thread(), clock.slow
     taken = [await worker.train(step, STEP) is here for step in (quick, quick, quick, slow, slow, quick, quick)]
     #            the first one could be slow    an unexpectedly slow one    the next one knows
     assert taken == [False, True, True, True, False, False, True]
