@@ -96,6 +96,8 @@ def _all_cores(config: Config) -> Config:
 
 def model(config: Config, state_dir: Path) -> Iterator[Finding]:
     """Train the model on the first shard for a few steps, then compare its needs with what is free."""
+    task = config.task
+    name = task.entry or task.model
     try:
         factory.algorithm_spec(config)
         factory.schedule(config)
@@ -108,12 +110,10 @@ def model(config: Config, state_dir: Path) -> Iterator[Finding]:
         return
     except (EdgenodeError, RuntimeError, MemoryError) as exc:
         reason = (str(exc) or type(exc).__name__).splitlines()[0]
-        yield problem(
-            "model", f"{config.task.model} cannot be trained: {reason}", "choose a smaller model or another device"
-        )
+        yield problem("model", f"{name} cannot be trained: {reason}", "choose a smaller model or another device")
         return
-    task = config.task
-    yield ok("model", f"{task.model} on {task.dataset}: {size:,} parameters, {step_s * 1e3:.3g} ms a step{faster}")
+    data = "" if task.entry else f" on {task.dataset}"
+    yield ok("model", f"{name}{data}: {size:,} parameters, {step_s * 1e3:.3g} ms a step{faster}")
     yield needs
     yield disk(size, state_dir)
 

@@ -127,7 +127,8 @@ def test_model_that_cannot_take_another_memory_format_has_no_advice(
         for order in ("contiguous", "channels_last")
     )
     assert levels(plain) == {"model": "ok", "memory": "ok", "disk": "ok"}
-    assert plain[0].text.endswith(" ms a step")
+    assert plain[0].text.startswith("viewing:Viewing: 802 parameters, ") and plain[0].text.endswith(" ms a step")
+    assert last[0].text.startswith("viewing:Viewing cannot be trained: view size is not compatible")
     assert last[0].level is Level.PROBLEM and "Use .reshape(...) instead" in last[0].text
 
 
