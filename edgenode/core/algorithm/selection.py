@@ -29,10 +29,10 @@ Keys = NDArray[np.uint32]
 _MAGNITUDE = np.uint32(0x7FFF_FFFF)  # all bits of a float32 but the sign
 _ABOVE_ALL = np.uint32(0xFFFF_FFFF)  # no magnitude reaches it
 _LARGE = 65_536  # a tensor of this size is a group of its own
-_CHUNK = 65_536
+_CHUNK = 131_072
 _SAMPLED_FROM = 512  # all entries of smaller tensors are candidates
 _SAMPLED_SHARE = 32  # one of so many entries is in the sample, within these bounds
-_LEAST_SAMPLE, _LARGEST_SAMPLE = 256, 16_384
+_LEAST_SAMPLE, _LARGEST_SAMPLE = 256, 8_192
 _MOST_KEPT = 4  # if more than one of so many entries is kept, a sample gains nothing
 
 
