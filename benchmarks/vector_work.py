@@ -27,6 +27,7 @@ from edgenode.core.algorithm.compression import Compressor, Layout, Select, TopK
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.algorithm.sparse_push import LocalUpdate
+from edgenode.node.resources import keep_freed_memory
 from edgenode.tasks import models
 from edgenode.tasks.flat_params import FlatModel
 from edgenode.tasks.optimizers import FlatSGD
@@ -141,6 +142,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a node does
     print(f"numpy {np.__version__}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}, batch {asked.batch}")
     measure(asked.networks, asked.compressors, asked.values, asked.batch, asked.rounds)
 
