@@ -63,7 +63,7 @@ class Peer:
 
     Attributes:
         script: beside this file. Empty for edgenode.
-        packages: of its virtual environment, which has the name of the script.
+        packages: of its virtual environment, which has the name of the script. Without any, it runs in this one.
         server: whether one more process runs on a host of its own.
         settings: keys of run.toml.
     """
@@ -88,6 +88,7 @@ PEERS = {
     ),
     "edgenode top-1 %": Peer(settings={"algorithm.name": "sp", "algorithm.share": 0.01}),
     "edgenode D-PSGD": Peer(settings={"algorithm.name": "d-psgd"}),
+    "gRPC alone": Peer("grpc_ring"),
     "DDP gloo": Peer("ddp", ("torch",)),
     "DDP gloo, PowerSGD": Peer("ddp", ("torch",), "powersgd"),
     "decent-dp": Peer("decent_dp_ring", ("torch", "decent-dp==0.2.3")),
@@ -152,6 +153,7 @@ def run(work: str, mbit: float, name: str, options: argparse.Namespace) -> Curve
             _EVALUATE_EVERY, _LOCAL_STEPS, peer.variant,
         )  # fmt: skip
         (folder / "job.json").write_text(json.dumps({k: v for k, v in asdict(job).items() if k != "folder"}))
+        local.prepare(folder, _CLUSTER, map(_name, range(NODES)))  # certificates
         command = _edgenode(peer, job, folder) if not peer.script else _script(peer, folder, options.venvs)
         running = []
         for rank in range(NODES + peer.server):
@@ -172,9 +174,7 @@ def run(work: str, mbit: float, name: str, options: argparse.Namespace) -> Curve
 
 
 def _edgenode(peer: Peer, job: Job, folder: Path) -> Callable[[int], list[str]]:
-    """Certificates, run.toml and the command of a rank."""
-    names = [f"n{rank}" for rank in range(NODES)]
-    local.prepare(folder, _CLUSTER, names)
+    """run.toml and the command of a rank."""
     settings = {
         "run.cluster": _CLUSTER, "run.nodes": NODES, "run.threads": 1, "task.entry": "edgenode_task:Work",
         "topology.graphs": ["a"], "task.batch_size": job.batch, "task.learning_rate": job.learning_rate,
@@ -188,13 +188,17 @@ def _edgenode(peer: Peer, job: Job, folder: Path) -> Callable[[int], list[str]]:
     (folder / "run.toml").write_text(load(None, settings, environ={}).to_toml())
     addresses = [f"{host}:{_PORT}" for host in job.hosts[:NODES]]
     return lambda rank: [
-        sys.executable, "-m", "edgenode", "run", "--config", str(folder / "run.toml"), "--name", names[rank],
-        "--listen", addresses[rank], "--peers", ",".join(addresses), "--state-dir", str(folder / names[rank]),
+        sys.executable, "-m", "edgenode", "run", "--config", str(folder / "run.toml"), "--name", _name(rank),
+        "--listen", addresses[rank], "--peers", ",".join(addresses), "--state-dir", str(folder / _name(rank)),
     ]  # fmt: skip
 
 
+def _name(rank: int) -> str:
+    return f"n{rank}"
+
+
 def _script(peer: Peer, folder: Path, venvs: Path) -> Callable[[int], list[str]]:
-    python = str(venvs.absolute() / peer.script / "bin" / "python")
+    python = str(venvs.absolute() / peer.script / "bin" / "python") if peer.packages else sys.executable
     return lambda rank: [python, str(HERE / f"{peer.script}.py"), str(rank), str(folder)]
 
 
@@ -238,7 +242,7 @@ def installed(names: Sequence[str], venvs: Path) -> Iterator[str]:
     for name in names:
         peer = PEERS[name]
         place = venvs / peer.script
-        if peer.script and not (place / ".ready").exists() and peer.script not in failed:
+        if peer.packages and not (place / ".ready").exists() and peer.script not in failed:
             print(f"installing {' '.join(peer.packages)} into {place}", flush=True)
             subprocess.run([sys.executable, "-m", "venv", place], check=True)
             command = [place / "bin" / "python", "-m", "pip", "install", "-q", "numpy", *peer.packages]
