@@ -70,7 +70,9 @@ def _measure(parts: tuple[str, ...]) -> Iterator[Measurement]:
     """What was chosen, in the order of the table."""
     _show("load torch")
     from edgenode.bench import ring, vectors
+    from edgenode.node.resources import keep_freed_memory
 
+    keep_freed_memory()  # as a node does
     with vectors.one_thread():
         if {"selection", "codec"} & set(parts):
             _show("selection and codec")
