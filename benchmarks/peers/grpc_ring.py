@@ -1,7 +1,7 @@
 """gRPC alone: D-PSGD in a ring over one stream of grpc.aio for each edge, with TLS and nothing else.
 
-It answers no push, checks nothing, and ends if a node does. edgenode, whose messages travel by gRPC, cannot be faster.
-It runs in the environment of edgenode.
+It answers no push, checks nothing, and ends if a node does. D-PSGD of edgenode, whose messages travel by gRPC, cannot
+be faster. It runs in the environment of edgenode.
 """
 
 from __future__ import annotations
