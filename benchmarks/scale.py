@@ -2,14 +2,16 @@
 
     python benchmarks/scale.py                     # plan and flood, computed: seconds
     python benchmarks/scale.py --daemons 4 16 64   # and the controller of real daemons: a minute each
-    python benchmarks/scale.py --train 16 64       # and the nodes of real daemons: two to four minutes each
+    python benchmarks/scale.py --train 16 64       # and the nodes of real daemons: three to five minutes each
 
 1. The size of a record of the plan, and the processor time that a node takes to check it when it is received.
 2. The rounds that a record floods for until every member has it, by graph.
 3. With --daemons: processor time and memory of the controller of real daemons. They are paused, because what they
    report does not depend on their rounds.
 4. With --train: processor time of a node for a round of `edgenode demo`, its local step included. The controller and
-   the start do not count.
+   the start do not count. Beside it, that of as many processes in a ring that only take the same local steps, and pass
+   on a byte after each. The work of a step does not depend on how many there are, so their difference is that of the
+   machine: more processes share its caches.
 
 Numbers beyond the measurements are extended, and marked with a star: on the line through the smallest and the largest
 measurement, and for the controller by what a node and a report add, which takes three measurements.
@@ -28,6 +30,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +44,11 @@ from edgenode.config.schema import Run
 from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.plan import MAX_MEMBERS, MAX_RECORD_BYTES, Member, Plan, Record, create_plan
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.schedule import Schedule
 from edgenode.node.progress import report_every_s
+from edgenode.node.resources import keep_freed_memory
+from edgenode.node.task_workload import TaskWorkload
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR
 
 SIZES = (4, 16, 64, 256, 1024)
@@ -49,6 +56,7 @@ TARGET = 10_000
 GRAPHS = ("a", "exponential", "one-peer-exponential")
 _WARM_UP_S, _MEASURE_S, _TRAIN_S, _MOST_S = 3.0, 20.0, 60.0, 300.0
 _WARM_UP_ROUNDS = 50  # connections, and mDNS
+_STEPS = 200
 _EPOCH_DONE = re.compile(r"epoch done .*\bround=(\d+)")
 
 
@@ -119,19 +127,22 @@ def controller(nodes: int) -> tuple[float, float]:
 
 def node_rows(counts: Sequence[int], runs: int) -> None:
     """Part 4. The counts are measured in turn, so that other work disturbs all of them."""
-    found: dict[int, list[tuple[float, int]]] = {nodes: [] for nodes in counts}
+    found: dict[int, list[tuple[float, float]]] = {nodes: [] for nodes in counts}
     for _ in range(runs):
         for nodes in counts:
-            found[nodes].append(trained(nodes))
-    print("\n| nodes | of a node, ms of processor time a round | rounds |\n|---|---|---|")
+            found[nodes].append((trained(nodes), stepped(nodes)))
+    print("\nms of processor time a round:")
+    print("\n| nodes | of a node | of a process that only takes local steps |\n|---|---|---|")
     for nodes, measured in found.items():
-        times, rounds = [cpu_ms for cpu_ms, _ in measured], [count for _, count in measured]
-        spread = f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
-        print(f"| {nodes} | {spread} | {min(rounds)} to {max(rounds)} |")
+        print(f"| {nodes} | " + " | ".join(_spread(times) for times in zip(*measured, strict=True)) + " |")
 
 
-def trained(nodes: int) -> tuple[float, int]:
-    """Processor time in ms of a node for a round, and the number of rounds that were measured."""
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def trained(nodes: int) -> float:
+    """Processor time in ms of a node for a round."""
     with daemons(nodes) as (processes, _):
         while _round(processes) < _WARM_UP_ROUNDS:
             time.sleep(_WARM_UP_S)
@@ -139,7 +150,39 @@ def trained(nodes: int) -> tuple[float, int]:
         first, before = _round(processes), _cpu_s(members)
         time.sleep(_TRAIN_S)
         last, after = _round(processes), _cpu_s(members)
-        return 1000 * (after - before) / (last - first) / nodes, round(last - first)
+        return 1000 * (after - before) / (last - first) / nodes
+
+
+def stepped(nodes: int) -> float:
+    """Processor time in ms of a local step, in a ring of processes that do nothing else."""
+    context = get_context("forkserver")  # as the nodes of the demo are forked
+    context.set_forkserver_preload(["edgenode.tasks.trainer"])
+    ring = [context.Pipe(duplex=False) for _ in range(nodes)]
+    answers = []
+    for i in range(nodes):
+        answer, told = context.Pipe(duplex=False)
+        context.Process(target=_take_steps, args=(nodes, i, ring[i - 1][0], ring[i][1], told), daemon=True).start()
+        told.close()
+        answers.append(answer)
+    for end in (end for pipe in ring for end in pipe):
+        end.close()  # so that a process ends with its neighbours
+    return 1000 * sum(answer.recv() for answer in answers) / nodes / _STEPS
+
+
+def _take_steps(nodes: int, index: int, predecessor: Connection, successor: Connection, told: Connection) -> None:
+    """Be a process of that ring: take the local steps of a node of the demo. Send their processor time in seconds."""
+    keep_freed_memory()
+    names = [str(i) for i in range(nodes)]
+    workload = TaskWorkload(demo_config({"run.nodes": nodes}, environ={}), names[index])
+    trainer = workload.trainer(names[index], names, Epoch.of([workload.prepare()]))
+    x, began = trainer.initial(), 0.0
+    for t in range(_WARM_UP_ROUNDS + _STEPS):
+        if t == _WARM_UP_ROUNDS:
+            began = time.process_time()
+        trainer.train(t, x.copy())
+        successor.send_bytes(b".")
+        predecessor.recv_bytes()
+    told.send(time.process_time() - began)
 
 
 @contextmanager
