@@ -2,16 +2,16 @@
 
     python benchmarks/scale.py                     # plan and flood, computed: seconds
     python benchmarks/scale.py --daemons 4 16 64   # and the controller of real daemons: a minute each
-    python benchmarks/scale.py --train 16 64       # and the nodes of real daemons: three to five minutes each
+    python benchmarks/scale.py --train 16 64       # and the nodes of real daemons: two to four minutes each
 
 1. The size of a record of the plan, and the processor time that a node takes to check it when it is received.
 2. The rounds that a record floods for until every member has it, by graph.
 3. With --daemons: processor time and memory of the controller of real daemons. They are paused, because what they
    report does not depend on their rounds.
 4. With --train: processor time of a node for a round of `edgenode demo`, its local step included. The controller and
-   the start do not count. Beside it, that of as many processes in a ring that only take the same local steps, and pass
-   on a byte after each. The work of a step does not depend on how many there are, so their difference is that of the
-   machine: more processes share its caches.
+   the start do not count. The smaller numbers of nodes are measured alone, and once more beside so many processes that
+   only take local steps that the machine has as many as with the largest. What a node takes longer beside them comes
+   from the machine, which they share, and not from the size of the cluster.
 
 Numbers beyond the measurements are extended, and marked with a star: on the line through the smallest and the largest
 measurement, and for the controller by what a node and a report add, which takes three measurements.
@@ -30,6 +30,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import count
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,7 +57,6 @@ TARGET = 10_000
 GRAPHS = ("a", "exponential", "one-peer-exponential")
 _WARM_UP_S, _MEASURE_S, _TRAIN_S, _MOST_S = 3.0, 20.0, 60.0, 300.0
 _WARM_UP_ROUNDS = 50  # connections, and mDNS
-_STEPS = 200
 _EPOCH_DONE = re.compile(r"epoch done .*\bround=(\d+)")
 
 
@@ -126,24 +126,22 @@ def controller(nodes: int) -> tuple[float, float]:
 
 
 def node_rows(counts: Sequence[int], runs: int) -> None:
-    """Part 4. The counts are measured in turn, so that other work disturbs all of them."""
-    found: dict[int, list[tuple[float, float]]] = {nodes: [] for nodes in counts}
+    """Part 4. All rows are measured in turn, so that other work disturbs all of them."""
+    most = max(counts)
+    rows = [(nodes, others) for nodes in counts for others in sorted({0, most - nodes})]
+    found: dict[tuple[int, int], list[float]] = {row: [] for row in rows}
     for _ in range(runs):
-        for nodes in counts:
-            found[nodes].append((trained(nodes), stepped(nodes)))
-    print("\nms of processor time a round:")
-    print("\n| nodes | of a node | of a process that only takes local steps |\n|---|---|---|")
-    for nodes, measured in found.items():
-        print(f"| {nodes} | " + " | ".join(_spread(times) for times in zip(*measured, strict=True)) + " |")
+        for nodes, others in rows:
+            found[nodes, others].append(trained(nodes, others))
+    print("\n| nodes | other processes | of a node, ms of processor time a round |\n|---|---|---|")
+    for (nodes, others), times in found.items():
+        spread = f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
+        print(f"| {nodes} | {others} | {spread} |")
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
-
-
-def trained(nodes: int) -> float:
-    """Processor time in ms of a node for a round."""
-    with daemons(nodes) as (processes, _):
+def trained(nodes: int, others: int) -> float:
+    """Processor time in ms of a node for a round, beside so many other processes."""
+    with daemons(nodes) as (processes, _), local_steps(others):
         while _round(processes) < _WARM_UP_ROUNDS:
             time.sleep(_WARM_UP_S)
         members = [psutil.Process(one.pid) for name, one in processes.processes.items() if name != "controller"]
@@ -153,36 +151,36 @@ def trained(nodes: int) -> float:
         return 1000 * (after - before) / (last - first) / nodes
 
 
-def stepped(nodes: int) -> float:
-    """Processor time in ms of a local step, in a ring of processes that do nothing else."""
-    context = get_context("forkserver")  # as the nodes of the demo are forked
-    context.set_forkserver_preload(["edgenode.tasks.trainer"])
-    ring = [context.Pipe(duplex=False) for _ in range(nodes)]
-    answers = []
-    for i in range(nodes):
-        answer, told = context.Pipe(duplex=False)
-        context.Process(target=_take_steps, args=(nodes, i, ring[i - 1][0], ring[i][1], told), daemon=True).start()
-        told.close()
-        answers.append(answer)
-    for end in (end for pipe in ring for end in pipe):
-        end.close()  # so that a process ends with its neighbours
-    return 1000 * sum(answer.recv() for answer in answers) / nodes / _STEPS
+@contextmanager
+def local_steps(number: int) -> Iterator[None]:
+    """So many processes in a ring: each takes a local step of the demo, passes on a byte, and waits for one."""
+    context = get_context("forkserver")  # that of the demo, which has imported PyTorch
+    ring = [context.Pipe(duplex=False) for _ in range(number)]
+    ends = [(ring[i - 1][0], ring[i][1]) for i in range(number)]
+    processes = [
+        context.Process(target=_take_steps, args=(number, i, *pair), daemon=True) for i, pair in enumerate(ends)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
 
 
-def _take_steps(nodes: int, index: int, predecessor: Connection, successor: Connection, told: Connection) -> None:
-    """Be a process of that ring: take the local steps of a node of the demo. Send their processor time in seconds."""
+def _take_steps(nodes: int, index: int, predecessor: Connection, successor: Connection) -> None:
+    """Be a process of that ring, until it is ended."""
     keep_freed_memory()
     names = [str(i) for i in range(nodes)]
     workload = TaskWorkload(demo_config({"run.nodes": nodes}, environ={}), names[index])
     trainer = workload.trainer(names[index], names, Epoch.of([workload.prepare()]))
-    x, began = trainer.initial(), 0.0
-    for t in range(_WARM_UP_ROUNDS + _STEPS):
-        if t == _WARM_UP_ROUNDS:
-            began = time.process_time()
+    x = trainer.initial()
+    for t in count():
         trainer.train(t, x.copy())
         successor.send_bytes(b".")
         predecessor.recv_bytes()
-    told.send(time.process_time() - began)
 
 
 @contextmanager
