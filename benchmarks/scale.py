@@ -8,10 +8,10 @@
 2. The rounds that a record floods for until every member has it, by graph.
 3. With --daemons: processor time and memory of the controller of real daemons. They are paused, because what they
    report does not depend on their rounds.
-4. With --train: processor time of a node for a round of `edgenode demo`, its local step included. The controller and
-   the start do not count. The smaller numbers of nodes are measured alone, and once more beside so many processes that
-   only take local steps that the machine has as many as with the largest. What a node takes longer beside them comes
-   from the machine, which they share, and not from the size of the cluster.
+4. With --train: processor time of a node for a round of `edgenode demo`, its local step included. The controllers and
+   the start do not count. The smaller numbers of nodes are measured in one cluster, and in so many at once that the
+   machine has as many nodes as with the largest. What a node takes longer then comes from the machine that they share,
+   and not from the size of its cluster.
 
 Numbers beyond the measurements are extended, and marked with a star: on the line through the smallest and the largest
 measurement, and for the controller by what a node and a report add, which takes three measurements.
@@ -28,11 +28,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
-from itertools import count
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +42,8 @@ from edgenode.config.schema import Run
 from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.plan import MAX_MEMBERS, MAX_RECORD_BYTES, Member, Plan, Record, create_plan
 from edgenode.core.topology.graph import GraphSpec
-from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.schedule import Schedule
 from edgenode.node.progress import report_every_s
-from edgenode.node.resources import keep_freed_memory
-from edgenode.node.task_workload import TaskWorkload
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR
 
 SIZES = (4, 16, 64, 256, 1024)
@@ -127,60 +121,28 @@ def controller(nodes: int) -> tuple[float, float]:
 
 def node_rows(counts: Sequence[int], runs: int) -> None:
     """Part 4. All rows are measured in turn, so that other work disturbs all of them."""
-    most = max(counts)
-    rows = [(nodes, others) for nodes in counts for others in sorted({0, most - nodes})]
+    rows = [(nodes, clusters) for nodes in counts for clusters in sorted({1, max(counts) // nodes})]
     found: dict[tuple[int, int], list[float]] = {row: [] for row in rows}
     for _ in range(runs):
-        for nodes, others in rows:
-            found[nodes, others].append(trained(nodes, others))
-    print("\n| nodes | other processes | of a node, ms of processor time a round |\n|---|---|---|")
-    for (nodes, others), times in found.items():
+        for nodes, clusters in rows:
+            found[nodes, clusters].append(trained(nodes, clusters))
+    print("\n| nodes of a cluster | clusters | of a node, ms of processor time a round |\n|---|---|---|")
+    for (nodes, clusters), times in found.items():
         spread = f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
-        print(f"| {nodes} | {others} | {spread} |")
+        print(f"| {nodes} | {clusters} | {spread} |")
 
 
-def trained(nodes: int, others: int) -> float:
-    """Processor time in ms of a node for a round, beside so many other processes."""
-    with daemons(nodes) as (processes, _), local_steps(others):
-        while _round(processes) < _WARM_UP_ROUNDS:
+def trained(nodes: int, clusters: int) -> float:
+    """Processor time in ms of a node for a round, in clusters of so many nodes."""
+    with ExitStack() as stack:
+        running = [stack.enter_context(daemons(nodes))[0] for _ in range(clusters)]
+        members = [psutil.Process(pid) for each in running for pid in _node_pids(each)]
+        while min(map(_round, running)) < _WARM_UP_ROUNDS:
             time.sleep(_WARM_UP_S)
-        members = [psutil.Process(one.pid) for name, one in processes.processes.items() if name != "controller"]
-        first, before = _round(processes), _cpu_s(members)
+        first, before = sum(map(_round, running)), _cpu_s(members)
         time.sleep(_TRAIN_S)
-        last, after = _round(processes), _cpu_s(members)
+        last, after = sum(map(_round, running)), _cpu_s(members)
         return 1000 * (after - before) / (last - first) / nodes
-
-
-@contextmanager
-def local_steps(number: int) -> Iterator[None]:
-    """So many processes in a ring: each takes a local step of the demo, passes on a byte, and waits for one."""
-    context = get_context("forkserver")  # that of the demo, which has imported PyTorch
-    ring = [context.Pipe(duplex=False) for _ in range(number)]
-    ends = [(ring[i - 1][0], ring[i][1]) for i in range(number)]
-    processes = [
-        context.Process(target=_take_steps, args=(number, i, *pair), daemon=True) for i, pair in enumerate(ends)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
-
-
-def _take_steps(nodes: int, index: int, predecessor: Connection, successor: Connection) -> None:
-    """Be a process of that ring, until it is ended."""
-    keep_freed_memory()
-    names = [str(i) for i in range(nodes)]
-    workload = TaskWorkload(demo_config({"run.nodes": nodes}, environ={}), names[index])
-    trainer = workload.trainer(names[index], names, Epoch.of([workload.prepare()]))
-    x = trainer.initial()
-    for t in count():
-        trainer.train(t, x.copy())
-        successor.send_bytes(b".")
-        predecessor.recv_bytes()
 
 
 @contextmanager
@@ -188,7 +150,8 @@ def daemons(nodes: int) -> Iterator[tuple[DemoProcesses, Path]]:
     """A controller and nodes that train, in a folder of their own."""
     with tempfile.TemporaryDirectory(prefix="edgenode-scale-") as name:
         folder = Path(name)
-        config = demo_config({"run.nodes": nodes, "run.rounds": 10_000_000}, environ={})
+        values = {"run.cluster": folder.name, "run.nodes": nodes, "run.rounds": 10_000_000}
+        config = demo_config(values, environ={})
         (folder / "run.toml").write_text(config.to_toml())
         processes = DemoProcesses(config, folder)
         try:
@@ -198,6 +161,10 @@ def daemons(nodes: int) -> Iterator[tuple[DemoProcesses, Path]]:
             yield processes, folder
         finally:
             processes.stop()
+
+
+def _node_pids(processes: DemoProcesses) -> list[int]:
+    return [one.pid for name, one in processes.processes.items() if name != "controller" and one.pid]
 
 
 def _cpu_s(processes: Sequence[psutil.Process]) -> float:
