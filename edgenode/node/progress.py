@@ -29,7 +29,6 @@ log = structlog.get_logger()
 
 _REPORT_EVERY_S = 0.2
 _MOST_REPORTS_PER_S = 80.0  # of all members together
-_LOG_EPOCH_EVERY_S = 1.0
 _LOG_STALL_EVERY_S = 30.0
 _SHOW_WAIT_AFTER_S = 1.0
 
@@ -78,21 +77,6 @@ class StallReporter:
             return None
         self._reported = now
         return now - self._since
-
-
-@dataclass
-class EpochReporter:
-    """Which epochs a node logs: one of each ``every_s``, and the last of the run."""
-
-    every_s: float
-    _next: float = 0.0
-
-    def due(self, now: float, is_last: bool) -> bool:
-        """Whether the node has to log an epoch that ends now."""
-        if now < self._next and not is_last:
-            return False
-        self._next = now + self.every_s
-        return True
 
 
 @dataclass
@@ -185,16 +169,14 @@ class ProgressReporter:
         self._evict_after_s = settings.evict_after_s
         self._stall_reporter = StallReporter(min(settings.barrier_timeout_s, _LOG_STALL_EVERY_S))
         self._round_timer = RoundTimer()
-        self._epoch_reporter = EpochReporter(_LOG_EPOCH_EVERY_S)
 
     # --- what the owner task notes ------------------------------------------------------------------
 
     def round_ended(self, mixed: Mixed) -> None:
-        """A round is closed. Log the epoch that it ends, if that is due."""
-        now = time.monotonic()
-        self._round_timer.round_ended(now)
+        """A round is closed. Log it if it is the last of an epoch."""
+        self._round_timer.round_ended(time.monotonic())
         rounds, epoch_rounds, stats = mixed.round + 1, self._replica.rounds_per_epoch, self._replica.stats
-        if rounds % epoch_rounds == 0 and self._epoch_reporter.due(now, is_last=rounds == self.snapshot.end):
+        if rounds % epoch_rounds == 0:
             log.info(
                 "epoch done",
                 epoch=rounds // epoch_rounds,

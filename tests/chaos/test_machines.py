@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.live_run import RUN, LiveRun, count
-from tests.e2e.fleet import SECOND_EPOCH, Fleet, Process, until
+from tests.e2e.fleet import Fleet, Process, until
 
 NODES = 2
 TWO = {**RUN, "run.nodes": NODES}
@@ -58,7 +58,7 @@ def test_full_disk_stops_checkpoints_and_not_training(fleet: Fleet, seed: int) -
     with small_disk(folder, "4m"):
         run = LiveRun(fleet, fleet.configure({**TWO, "run.checkpoint_every": 10}))
         node = run.nodes[victim]
-        node.logs(SECOND_EPOCH)
+        node.logs("epoch=2 ")
         ballast = fill(folder)
         node.logs(warning)
         run.until_progress(run.nodes, epochs=2)
@@ -76,7 +76,7 @@ def test_full_disk_at_the_end_is_one_clear_error(fleet: Fleet, seed: int) -> Non
     folder = fleet.state(f"node-{victim}")
     with small_disk(folder, "4m"):
         run = LiveRun(fleet, fleet.configure(TWO))
-        run.nodes[victim].logs(SECOND_EPOCH)
+        run.nodes[victim].logs("epoch=2 ")
         fill(folder)
         run.request_stop()
         for process in (*run.others(victim), run.controller):

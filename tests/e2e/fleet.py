@@ -29,7 +29,6 @@ from edgenode.security.subject import Subject
 Spawn = Callable[..., subprocess.Popen[Any]]
 
 DEADLINE_S = 200.0
-SECOND_EPOCH = r"epoch done .*epoch=([2-9]|\d\d+) "  # or one after it: a node logs one epoch of each second
 _POLL_S = 0.02
 _TERMINATE_S = 8.0
 _SHOWN_LINES = 25

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edgenode.core.protocol.events import TimedOut
-from edgenode.node.progress import BarrierWait, EpochReporter, RoundTimer, StallReporter, report_every_s
+from edgenode.node.progress import BarrierWait, RoundTimer, StallReporter, report_every_s
 
 
 def test_stall_is_due_periodically_until_the_node_continues() -> None:
@@ -17,13 +17,6 @@ def test_stall_is_due_periodically_until_the_node_continues() -> None:
     assert [stall.due(at, 8, held_up=True) for at in (190, 219, 220)] == [None, None, 30]
     assert stall.due(260, 8, held_up=False) is None
     assert [stall.due(at, 8, held_up=True) for at in (289, 290)] == [None, 30]
-
-
-def test_one_epoch_of_each_second_is_logged_and_the_last() -> None:
-    epochs = EpochReporter(every_s=1)
-    due = [epochs.due(at, is_last=False) for at in (100, 100.4, 100.8, 101.2, 101.6, 102.3, 200)]
-    assert due == [True, False, False, True, False, True, True]
-    assert epochs.due(200.1, is_last=True)
 
 
 def test_round_time_is_a_moving_average_without_pauses() -> None:
