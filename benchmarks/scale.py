@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py                     # plan and flood, computed: seconds
     python benchmarks/scale.py --daemons 4 16 64   # and the controller of real daemons: a minute each
-    python benchmarks/scale.py --train 16 64       # and the nodes of real daemons: two to four minutes each
+    python benchmarks/scale.py --train 16 64       # and the nodes of real daemons: six minutes a run
 
 1. The size of a record of the plan, and the processor time that a node takes to check it when it is received.
 2. The rounds that a record floods for until every member has it, by graph.
