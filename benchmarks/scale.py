@@ -9,9 +9,9 @@
 3. With --daemons: processor time and memory of the controller of real daemons. They are paused, because what they
    report does not depend on their rounds.
 4. With --train: processor time of a node for a round of `edgenode demo`, its local step included. The controllers and
-   the start do not count. The smaller numbers of nodes are measured in one cluster, and in so many at once that the
-   machine has as many nodes as with the largest. What a node takes longer then comes from the machine that they share,
-   and not from the size of its cluster.
+   the start do not count. Smaller numbers of nodes are measured twice: in one cluster, and in as many clusters at once
+   as the largest number has room for. What a node takes longer in these than in one cluster is due to the load of the
+   machine, and what it takes longer still in the largest cluster to its size.
 
 Numbers beyond the measurements are extended, and marked with a star: on the line through the smallest and the largest
 measurement, and for the controller by what a node and a report add, which takes three measurements.
