@@ -104,12 +104,6 @@ class NodeShells:
                 refusal = Ack(event.message.round, Verdict.ERROR, 0, str(exc))
                 self.pushes.answer(name, event.message.sender, Answered(name, refusal))
             return
-        except KeyError:
-            # It reported that an evicted node had mixed less than it knew. Now it must undo a push that it has freed.
-            if name not in liars:
-                raise
-            self._state.happened["fell for its own lie"] += 1
-            return
         self._perform(name, event, actions)
 
     def _perform(self, name: str, cause: Any, actions: list[NodeAction]) -> None:
