@@ -7,6 +7,7 @@
 5. Truth: no honest node adopts a record that a liar made up.
 6. Average: a node that ends with an allreduce has the average of what its members had when it began.
 7. Cut: a checkpoint after t rounds is of a node that has pushed these rounds and no later one.
+8. In time: without liars no node is left behind. An honest one keeps all that an eviction takes back.
 
 A liar can bring and take mass, so the sum is not checked in a run with liars. Nothing is required of a liar.
 """
@@ -18,14 +19,14 @@ from functools import partial
 
 import numpy as np
 
-from edgenode.core.protocol.events import Answer, Finish, Mixed, NodeAction, PlanChanged, Push, Save
+from edgenode.core.protocol.events import Answer, Fail, Finish, Mixed, NodeAction, PlanChanged, Push, Save
 from edgenode.core.protocol.lag import Lag
 from edgenode.core.protocol.last_phase import phase_at
 from edgenode.core.protocol.messages import Verdict
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import Digraph
-from edgenode.errors import LocalProtocolError
+from edgenode.errors import Evicted, LocalProtocolError
 from tests.simulation.learners import Mass, TrackedLearner
 from tests.simulation.liars import Liars, is_forged
 from tests.simulation.mass_accounting import MassAccounting, Process
@@ -103,6 +104,9 @@ class Invariants:
                 require(self._pushed.get(name, -1) < t, f"{name} saved round {t} with later rounds in flight")
             case PlanChanged(record):
                 self._adopt(name, plan, record)
+            case Fail(Evicted() as error):
+                why = str(error)
+                require("takes back" not in why and (bool(self._liars) or "left behind" not in why), why)
 
     def _answered(
         self, sender: Process, receiver: Process, t: int, verdict: Verdict, in_last_phase: bool = False

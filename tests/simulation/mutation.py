@@ -198,6 +198,7 @@ MUTANTS = (
     _mutant("every round of an evicted node counts that others may have mixed", _min(_round_too_early)),
     _mutant("an answer is evidence that its sender began the next round", delete),
     _mutant("what was pushed to an evicted node is taken back", delete),
+    _mutant("an eviction takes back no push that is not kept any more", delete, *_LIARS, "200667"),
     _mutant("a round keeps the share of a receiver that is evicted", becomes("0")),
     _mutant("what an evicted node pushed after its last round is discarded", delete, *_SEEDS, "130..1000"),
     _mutant("a sender waits when a window of pushes is unanswered", _rewrite(ast.IfExp, _no_limit)),

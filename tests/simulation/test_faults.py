@@ -64,7 +64,10 @@ def test_neither_do_the_disasters_of_all_seeds() -> None:
     assert [kind for kind in faults.KINDS if not happened[kind]] == []
 
 
-@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 2000), marks=pytest.mark.slow)], ids=str)
+# In seed 200667 a member that lied about an evicted node has to take back what it does not keep any more.
+@pytest.mark.parametrize(
+    "seeds", [[*range(30), 200667], pytest.param(range(30, 2000), marks=pytest.mark.slow)], ids=["quick", "all"]
+)
 @pytest.mark.timeout(900)
 def test_members_that_lie_harm_no_other(seeds: range) -> None:
     played = list(trials(faults.build_run_with_liars, seeds))

@@ -51,6 +51,9 @@ def too_late(state: MemberState, plan: Plan) -> str:
     for record in plan.records[len(state.plan.records) :]:
         if record.known_by < state.next_round:
             return f"record {record.number} starts at {record.start}, but round {state.next_round} is next"
+        # precaution: an eviction takes back no push that is not kept any more
+        if any(t < state.kept_from for t in state.taken_back(plan, record)):
+            return f"record {record.number} takes back what was pushed before round {state.kept_from}"
     return ""
 
 

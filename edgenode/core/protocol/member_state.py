@@ -10,10 +10,10 @@ from edgenode.core.algorithm.poison_alarm import PoisonAlarm
 from edgenode.core.protocol.barrier import Barrier
 from edgenode.core.protocol.events import Fail, NodeAction
 from edgenode.core.protocol.lag import Lag
-from edgenode.core.protocol.last_phase import end_of
+from edgenode.core.protocol.last_phase import end_of, phase_at
 from edgenode.core.protocol.orders import Fence
 from edgenode.core.protocol.peer_knowledge import PeerKnowledge
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.protocol.signatures import Verifier
 from edgenode.errors import EdgenodeError
 
@@ -41,6 +41,7 @@ class MemberState:
         next_round: the first round that it has not pushed yet. It trains that one, if any.
         plan: what it knows of the plan.
         end: the round before which the run is over: all rounds done, or stopped or left by a record.
+        kept_from: the first round whose push is kept, and can be taken back.
         fence: that it stands behind, if any.
         halted: whether it was ordered to begin no further round.
     """
@@ -58,7 +59,7 @@ class MemberState:
     ) -> None:
         self.name, self.learner, self.window = name, learner, window
         self.verifier, self.alarm, self.lag = verifier, alarm, lag
-        self.since = self.round = self.next_round = start
+        self.since = self.round = self.next_round = self.kept_from = start
         self.adopt(plan)
         self.stage = Stage.READY
         self.fence: Fence | None = None
@@ -89,6 +90,20 @@ class MemberState:
         """The round before which what the receivers get has left x: with an overlap when it is pushed, else mixed."""
         # precaution: what is in flight to an evicted node is taken back
         return self.next_round if self.lag.overlap else self.round
+
+    def taken_back(self, plan: Plan, record: Record) -> list[int]:
+        """The rounds whose pushes are taken back when a record of a plan evicts their receivers."""
+        if self.stage is Stage.OVER and self.name not in record.names:
+            return []  # a leaver that is done: its x has moved to its hand-off target
+        rounds = []
+        for node, last in record.evictions:
+            for t in range(max(last, self.since), self.given_before):
+                if phase_at(plan, t):
+                    break  # it changes no x, and begins again from that
+                graph = plan.graph(t)
+                if node in graph.out_neighbours(self.name) and self.name not in graph.leaving:
+                    rounds.append(t)
+        return rounds
 
     @property
     def awaited_round(self) -> int:

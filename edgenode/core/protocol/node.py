@@ -38,7 +38,7 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.judgement import branch, candidate, check_push, check_round, extended, too_late, verify
 from edgenode.core.protocol.lag import LOCK_STEP, Lag
-from edgenode.core.protocol.last_phase import phase_at, transfer
+from edgenode.core.protocol.last_phase import transfer
 from edgenode.core.protocol.member_state import MemberState, Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, FenceAnswer, Halt, Offer, OfferAnswer
@@ -323,15 +323,9 @@ class Node:
             state.peers.forget(node)
             # precaution: what an evicted node pushed after its last round is discarded
             state.barrier.discard(node, after=state.lag.newest_push(state.plan, last))
-            if state.stage is Stage.OVER and state.name not in record.names:
-                continue  # a leaver that is done: its x has moved to its hand-off target
-            for t in range(max(last, state.since), state.given_before):
-                if phase_at(state.plan, t):
-                    break  # it changes no x, and begins again from that
-                graph = state.plan.graph(t)
-                if node in graph.out_neighbours(state.name) and state.name not in graph.leaving:
-                    # precaution: what was pushed to an evicted node is taken back
-                    state.learner.undo_push(t, graph.weight(state.name))
+        for t in state.taken_back(state.plan, record):
+            # precaution: what was pushed to an evicted node is taken back
+            state.learner.undo_push(t, state.plan.graph(t).weight(state.name))
         state.fence = None
 
     # --- the fence -------------------------------------------------------------------------------

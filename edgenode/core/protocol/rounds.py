@@ -122,7 +122,8 @@ class Rounds:
             # with an overlap, what the others get has left x already
             state.learner.mix_round(1.0 if state.lag.overlap else self._kept(state.round), contributions)
             actions += map(Report, accusations)
-        state.learner.discard_sent(state.next_round - 1 - state.window)
+        state.kept_from = state.next_round - 1 - state.window
+        state.learner.discard_sent(state.kept_from)
         ack = Ack(state.round, Verdict.OK, state.plan.latest.number)
         actions += [Answer(sender, ack) for sender, _ in received]
         actions.append(Mixed(state.round, *self._pushed.pop(state.round), state.learner.u))

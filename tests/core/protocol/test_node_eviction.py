@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
+import pytest
+
 from edgenode.core.protocol.events import (
     Answered,
     Fail,
@@ -16,7 +18,7 @@ from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import EvictionCommitted, FenceAnswer, Offer, OfferAnswer
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import Evicted
+from edgenode.errors import Evicted, RemoteProtocolError
 from tests.core.protocol.node_driver import (
     a_node,
     a_plan,
@@ -154,3 +156,36 @@ def test_node_that_learns_of_a_change_too_late_rejoins() -> None:
     error = only(Fail, node.handle(EvictionCommitted((withheld,)))).error
     assert isinstance(error, Evicted)
     assert str(error) == "n0 was left behind: record 1 starts at 1, but round 2 is next"
+
+
+@pytest.mark.parametrize(("last", "kept"), [(1, False), (2, True)])
+def test_node_rejoins_if_it_keeps_no_copy_of_what_an_eviction_takes_back(last: int, kept: bool) -> None:
+    """It has said less of the evicted node than it knew, or was not asked."""
+    node, _ = pair(window=2)
+    for t in range(5):
+        play_round(node, t)
+        node.handle(Answered("n1", Ack(t, Verdict.OK, 0)))
+    record = without(node.plan, "n1", last, start=5)
+    actions = node.handle(EvictionCommitted((record,)))
+    if kept:
+        assert kinds(actions) == ["PlanChanged"]
+        return
+    assert isinstance(only(Fail, actions).error, Evicted)
+    assert str(only(Fail, actions).error) == "n0 was left behind: record 1 takes back what was pushed before round 2"
+    assert len(node.plan.records) == 1
+
+
+def test_push_with_such_an_eviction_is_refused_as_a_whole() -> None:
+    node = a_node("n0", a_plan(3), window=2)  # it pushes to n1, and n2 to it
+    node.start()
+    record = node.plan.latest
+    for t in range(5):
+        train(node)
+        node.handle(Received(Message("n2", 0, t, 0, record.digest, 0.5, (1.0,), b"1 1")))
+        node.handle(Answered("n1", Ack(t, Verdict.OK, 0)))
+    before = exact_mass(node)
+    eviction = without(node.plan, "n1", last=1, start=5)
+    message = Message("n2", 0, 5, 1, eviction.digest, 0.5, (1.0,), b"1 1", records=(eviction,))
+    with pytest.raises(RemoteProtocolError, match="record 1 takes back what was pushed before round 2"):
+        node.handle(Received(message))
+    assert (node.plan.latest, exact_mass(node)) == (record, before)
