@@ -89,6 +89,7 @@ PEERS = {
     "edgenode top-1 %": Peer(settings={"algorithm.name": "sp", "algorithm.share": 0.01}),
     "edgenode D-PSGD": Peer(settings={"algorithm.name": "d-psgd"}),
     "gRPC alone": Peer("grpc_ring"),
+    "local steps alone": Peer("local_steps"),
     "DDP gloo": Peer("ddp", ("torch",)),
     "DDP gloo, PowerSGD": Peer("ddp", ("torch",), "powersgd"),
     "decent-dp": Peer("decent_dp_ring", ("torch", "decent-dp==0.2.3")),
@@ -260,14 +261,14 @@ def installed(names: Sequence[str], venvs: Path) -> Iterator[str]:
 def table(curves: Sequence[Curve]) -> str:
     """All runs, as Markdown."""
     head = ["work", "Mbit/s", "peer", "steps/s"]
-    head += [f"{unit} to {target:.0%}" for target in TARGETS for unit in ("s", "MB")] + ["highest accuracy"]
+    head += [f"{unit} to {target:.0%}" for target in TARGETS for unit in ("steps", "s", "MB")] + ["highest accuracy"]
     lines = [head, ["---"] * len(head)]
     for curve in curves:
         first, last = (curve.points[0], curve.points[-1]) if curve.points[1:] else (None, None)
         cells = [f"{(last.step - first.step) / (last.s - first.s):.1f}" if first and last else "-"]
         for target in TARGETS:
             point = curve.first(target)
-            cells += [f"{point.s:.1f}", f"{point.bytes / 1e6:.2f}"] if point else ["-", "-"]
+            cells += [f"{point.step}", f"{point.s:.2f}", f"{point.bytes / 1e6:.3f}"] if point else ["-"] * 3
         best = f"{max(point.accuracy for point in curve.points):.1%}" if curve.points else "-"
         lines.append([curve.work, f"{curve.mbit:g}", curve.peer, *cells, best])
     failures = [f"{c.peer}, {c.work}, {c.mbit:g} Mbit/s failed: {c.failure}" for c in curves if c.failure]
