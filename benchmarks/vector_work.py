@@ -42,8 +42,8 @@ COMPRESSORS: dict[str, tuple[Select, int]] = {
 }
 WARM_UP = 10  # rounds, until the error has grown
 GRADIENT, OPTIMISER = "gradient", "optimiser"
-SELECTION, CLONE, TORCH_TOPK = "selection alone", "torch.clone", "torch.topk"
-APART = (GRADIENT, OPTIMISER, SELECTION, CLONE, TORCH_TOPK)  # all other parts are what the exchange adds
+SELECTION, ADDITION, CLONE, TORCH_TOPK = "selection alone", "np.add in place", "torch.clone", "torch.topk"
+APART = (GRADIENT, OPTIMISER, SELECTION, ADDITION, CLONE, TORCH_TOPK)  # all other parts are what the exchange adds
 
 Times = dict[str, list[float]]
 
@@ -61,6 +61,7 @@ class Node:
         self.learner = VectorLearner(spec, self.layout, spec.initial(self.flat.read()), 0, "node")
         self.images, self.labels = torch.randn(batch, 3, 32, 32), torch.arange(batch) % 10
         self.times: Times = defaultdict(list)
+        self.total = self.learner.state.error.copy()  # of the addition
         self.bits = math.nan
         self.t = 0
 
@@ -91,13 +92,15 @@ class Node:
         self.bits = 8 * len(data) / len(payload.numbers)
 
     def compare_selection(self) -> None:
-        """The selection of a whole vector, with what takes as long elsewhere."""
+        """The selection of a whole vector, and what other operations on it take. The addition has three passes."""
         select, error = self.learner.algorithm_spec.compressor.select, self.learner.state.error
         if not isinstance(select, TopK):
             return
         tensor = torch.from_numpy(error)
         with self.timed(SELECTION):
             select(error, self.layout)
+        with self.timed(ADDITION):
+            self.total += error
         with self.timed(CLONE):
             tensor.clone()
         with self.timed(TORCH_TOPK):
