@@ -251,6 +251,14 @@ MUTANTS = (
         "a recovering controller that has not heard everyone needs a majority",
         becomes("False"), "faults", "--seeds", "12559",
     ),
+    _mutant(
+        "a recovering controller needs a majority against a revoked member, too",
+        becomes("evict.force"), *_SEEDS, "209582",
+    ),
+    _mutant(
+        "the fence of a controller before waits until its newest record is known", without_operand(2),
+        *_SEEDS, "220319",
+    ),
 )  # fmt: skip
 
 

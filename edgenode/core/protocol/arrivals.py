@@ -12,7 +12,7 @@ from edgenode.core.protocol.bootstrap import Bootstrap
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import ClusterAction, Send, StepDown
 from edgenode.core.protocol.eviction import Evictions
-from edgenode.core.protocol.orders import Abort, EvictionCommitted, Join, Offer, Refuse, Welcome
+from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, Join, Offer, Refuse, Welcome
 from edgenode.core.protocol.pending_changes import PendingChanges
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.workloads import refusals
@@ -106,13 +106,36 @@ class Arrivals:
             settled += self._evictions.fence_again(ballot) if ballot else []
         if self._state.plan is not known and not settled:
             settled = [self._state.persist()]  # what is learned must outlive this process, like what is decided
-        # behind the fence of a controller that is lost: this one has to bring it to its end
-        unended = self._evictions.left_to_end(join.fence) if join.fence else frozenset()
+        fenced = self._fenced(join, known)
+        unended = frozenset[str]().union(*(self._evictions.left_to_end(fence) for _, fence in fenced.values()))
         promised = self._evict_all(self._membership.involved(self._state.plan) & unended)
         # evicted nodes that connected before this controller knew
         zombies = [n for n in sorted(out - set(self._state.plan.latest.names)) if self._membership.takes_part(n)]
         ended = [Send(zombie, EvictionCommitted(self._state.plan.records)) for zombie in zombies]
-        return [*settled, *ended, *self._send_again(node, plan, join.fence is not None), *promised]
+        waits = join.fence is not None and node not in fenced
+        missed = self._evictions.fences([node]) if waits else self._send_again(node, plan, join.fence is not None)
+        for other in sorted(fenced.keys() - {node}):
+            missed += self._send_again(other, fenced[other][0], fenced=True)
+        return [*settled, *ended, *missed, *promised]
+
+    def _fenced(self, join: Join, known: Plan | None) -> dict[str, tuple[Plan, Fence]]:
+        """The members behind a fence of a controller that is lost. This one has to bring it to its end now.
+
+        A fence waits until its newest record is known, or all members are connected and none knows it: that record may
+        have members who have not promised. So these are the node that connects, and those that have waited for it.
+        ``known`` is the plan before that.
+        """
+        plan, membership = self._state.plan, self._membership
+        assert plan is not None
+        before, now = known.latest.number if known else -1, plan.latest.number
+        all_here = all(map(membership.takes_part, plan.latest.names))
+        shown = {
+            n: (j.plan, j.fence, j is join or j.fence.number > before) for n, j in membership.present.items() if j.fence
+        }
+        # precaution: the fence of a controller before waits until its newest record is known
+        return {
+            n: (p, fence) for n, (p, fence, due) in shown.items() if p and due and (fence.number <= now or all_here)
+        }
 
     def _send_again(self, node: str, known: Plan, fenced: bool = False) -> list[ClusterAction]:
         """What may have been lost with the link: that the run ends, the fence or how it ended, and the same offer."""

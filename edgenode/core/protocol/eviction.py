@@ -152,7 +152,11 @@ class Evictions:
         # precaution: a recovering controller that has not heard everyone needs a majority
         blind = state.recover and not state.membership.has_reports_of_all(plan)
         few = left < state.run_spec.min_nodes or left < gone + blind
-        if left < 1 or (few and not evict.force):
+        # A member whose key is revoked reports nothing. It may have been the survivor of an eviction that is lost.
+        revoked = evict.request_id == UNREQUESTED and evict.node in state.revoked_members()
+        # precaution: a recovering controller needs a majority against a revoked member, too
+        force = evict.force and not (blind and revoked)
+        if left < 1 or (few and not force):
             return [Reply(evict.request_id, None, self._stays(evict.node, left))]
         request_ids = [*(self.ballot.request_ids if self.ballot else []), evict.request_id]
         return self._fence_off(evicted, request_ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edgenode.core.protocol.events import (
     UNREQUESTED,
     ClusterAction,
@@ -9,6 +11,7 @@ from edgenode.core.protocol.events import (
     Evict,
     Reply,
     Reported,
+    Revoke,
     Rotate,
     Send,
 )
@@ -33,6 +36,7 @@ from tests.core.protocol.cluster_driver import (
     Sent,
     a_run_spec,
     a_started_cluster,
+    all_of,
     answer,
     answer_fence,
     fences,
@@ -259,6 +263,78 @@ def test_recovering_controller_breaks_no_tie_before_all_reports() -> None:
     cluster.handle(reconnect("n0", plan))
     progress(cluster, "n0", 8)
     assert only(Fence, cluster.handle(Evict(6, "n0"))).node == "n1"
+
+
+def test_fence_of_a_lost_controller_waits_until_its_plan_is_known() -> None:
+    """n3 had joined by a record that neither this controller nor the fenced n1 knows. It counts for the majority."""
+    before = a_started_cluster(3)
+    old = the_plan(before)
+    before.handle(join("n3", process="new"))
+    answer(before, only(Offer, before.handle(Reported("n3", Fetched()))), True, 0)
+    plan = the_plan(before)
+    fence = only(Fence, [a for a in before.handle(Evict(UNREQUESTED, "n0")) if getattr(a, "node", "") == "n1"])
+    assert fence.number == plan.latest.number > old.latest.number
+    again = QuietCluster(a_run_spec(3), Leadership(1), recover=True)
+    shown = Fence(fence.term, fence.ballot, fence.evicted, fence.number, fence.run)
+    assert kinds(again.handle(join("n1", running=True, plan=old, fence=shown))) == ["Persist"]  # it stays fenced
+    orders = again.handle(join("n3", running=True, plan=plan))
+    assert {order.node for order in fences(orders)} == {"n1", "n3"} and again.evicting() == {"n0"}
+    assert not all_of(EvictionCommitted, orders)  # which would free n1 from its promise
+
+
+def test_fence_of_a_lost_controller_waits_no_longer_if_no_member_knows_its_plan() -> None:
+    old = the_plan(a_started_cluster(3))
+    again = QuietCluster(a_run_spec(3), Leadership(1), recover=True)
+    shown = Fence(0, 1, frozenset({"n0"}), number=1)
+    for name in ("n1", "n2"):
+        assert fences(again.handle(join(name, running=True, plan=old, fence=shown))) == []
+    assert {order.node for order in fences(again.handle(join("n0", running=True, plan=old)))} == {"n1", "n2"}
+
+
+def test_member_whose_fence_waits_gets_the_next_fence() -> None:
+    old = the_plan(a_started_cluster(4))
+    again = QuietCluster(a_run_spec(4), Leadership(1), recover=True)
+    shown = Fence(0, 1, frozenset({"n0"}), number=1)
+    for name in ("n1", "n2"):
+        assert fences(again.handle(join(name, running=True, plan=old, fence=shown))) == []
+    assert {order.node for order in fences(again.handle(Evict(1, "n0", force=True)))} == {"n1", "n2"}
+    assert [order.node for order in fences(again.handle(join("n3", running=True, plan=old, fence=shown)))] == ["n3"]
+
+
+def test_fence_that_waited_ends_if_the_plan_has_its_eviction() -> None:
+    before = a_started_cluster(4)
+    old = the_plan(before)
+    for fence in fences(before.handle(Evict(UNREQUESTED, "n3"))):
+        answer_fence(before, fence, 5)
+    middle = the_plan(before)
+    for fence in fences(before.handle(Evict(UNREQUESTED, "n0"))):
+        answer_fence(before, fence, 7)
+    again = QuietCluster(a_run_spec(3), Leadership(1), recover=True)
+    shown = Fence(0, 2, frozenset({"n0"}), middle.latest.number)
+    again.handle(join("n1", running=True, plan=old, fence=shown))
+    orders = again.handle(join("n2", running=True, plan=the_plan(before)))
+    assert Send("n1", EvictionCommitted(the_plan(before).records[1:])) in orders and not fences(orders)
+
+
+@pytest.mark.parametrize(("nodes", "evicted"), [(2, False), (3, True)])
+def test_recovering_controller_needs_a_majority_against_a_revoked_key(nodes: int, evicted: bool) -> None:
+    """The revoked n1 may be the survivor of an eviction of n0 that this controller has lost."""
+    plan = a_plan_with_keys(nodes)
+    again = QuietCluster(a_run_spec(nodes), Leadership(1), recover=True)
+    again.handle(Revoke(frozenset({"key of n1"})))
+    for name in node_names(nodes):
+        if name != "n1":
+            again.handle(reconnect(name, plan))
+    assert again.evicting() == ({"n1"} if evicted else frozenset())
+    again.handle(Evict(7, "n1", force=True))
+    assert again.evicting() == {"n1"}
+
+
+def a_plan_with_keys(nodes: int) -> Plan:
+    cluster = QuietCluster(a_run_spec(nodes))
+    for name in node_names(nodes):
+        cluster.handle(join(name, key=f"key of {name}"))
+    return the_plan(cluster)
 
 
 # --- the graph of the operator ----------------------------------------------------------------------
