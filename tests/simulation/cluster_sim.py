@@ -92,6 +92,11 @@ class ClusterSim:
         return self._state.happened
 
     @property
+    def scenario(self) -> Scenario:
+        """What can happen, and what does."""
+        return self._state.scenario
+
+    @property
     def moments(self) -> int:
         """How often a host could have crashed: before, between and after its actions."""
         return self._state.moments

@@ -152,3 +152,8 @@ class Scenario:
     leave_s: float | None = None
     liars: Mapping[str, float] = field(default_factory=dict)
     patience_s: float = 600.0
+
+    @property
+    def controller_loses_disk(self) -> bool:
+        """Whether a controller crashes, and the next one recovers the run from the nodes."""
+        return self.disk_lost and self.crash_s is not None

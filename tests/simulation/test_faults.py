@@ -97,6 +97,14 @@ def test_so_has_who_ends_one_after_an_overlap(seeds: range) -> None:
         assert happened[kind] > len(seeds) / 100, kind
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_controller_that_lost_its_disk_splits_no_run() -> None:
+    seeds = [seed for seed in range(2000, 12000) if faults.build_run(seed).scenario.controller_loses_disk]
+    happened = play_seeds(seeds)
+    assert happened["controller lost its disk"] == len(seeds) > 900
+
+
 @pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 100), marks=pytest.mark.slow)], ids=str)
 def test_equal_seeds_give_equal_runs(seeds: range) -> None:
     assert [trial.error for trial in trials(faults.build_run, seeds, twice=True) if trial.error] == []
