@@ -295,5 +295,5 @@ class Cluster:
         return [*orders, *self._evict_all(self._state.revoked_members())]
 
     def _evict_all(self, nodes: Iterable[str]) -> list[ClusterAction]:
-        """Evict nodes that are known to be dead, however many are left."""
+        """Evict nodes that are dead or revoked, however many are left. `Evictions.request` has the exception."""
         return [action for node in sorted(nodes) for action in self._evict(Evict(UNREQUESTED, node, force=True))]

@@ -282,23 +282,28 @@ def test_fence_of_a_lost_controller_waits_until_its_plan_is_known() -> None:
     assert not all_of(EvictionCommitted, orders)  # which would free n1 from its promise
 
 
-def test_fence_of_a_lost_controller_waits_no_longer_if_no_member_knows_its_plan() -> None:
-    old = the_plan(a_started_cluster(3))
-    again = QuietCluster(a_run_spec(3), Leadership(1), recover=True)
-    shown = Fence(0, 1, frozenset({"n0"}), number=1)
+WAITING = Fence(0, 1, frozenset({"n0"}), number=1)  # of a lost controller that knew one record more
+
+
+def a_cluster_behind_a_waiting_fence(nodes: int) -> tuple[QuietCluster, Plan]:
+    """A recovering controller to which n1 and n2 have come with a fence whose record it does not know."""
+    plan = the_plan(a_started_cluster(nodes))
+    cluster = QuietCluster(a_run_spec(nodes), Leadership(1), recover=True)
     for name in ("n1", "n2"):
-        assert fences(again.handle(join(name, running=True, plan=old, fence=shown))) == []
-    assert {order.node for order in fences(again.handle(join("n0", running=True, plan=old)))} == {"n1", "n2"}
+        assert fences(cluster.handle(join(name, running=True, plan=plan, fence=WAITING))) == []
+    return cluster, plan
+
+
+def test_fence_of_a_lost_controller_waits_no_longer_if_no_member_knows_its_plan() -> None:
+    cluster, plan = a_cluster_behind_a_waiting_fence(3)
+    assert {order.node for order in fences(cluster.handle(reconnect("n0", plan)))} == {"n1", "n2"}
 
 
 def test_member_whose_fence_waits_gets_the_next_fence() -> None:
-    old = the_plan(a_started_cluster(4))
-    again = QuietCluster(a_run_spec(4), Leadership(1), recover=True)
-    shown = Fence(0, 1, frozenset({"n0"}), number=1)
-    for name in ("n1", "n2"):
-        assert fences(again.handle(join(name, running=True, plan=old, fence=shown))) == []
-    assert {order.node for order in fences(again.handle(Evict(1, "n0", force=True)))} == {"n1", "n2"}
-    assert [order.node for order in fences(again.handle(join("n3", running=True, plan=old, fence=shown)))] == ["n3"]
+    cluster, plan = a_cluster_behind_a_waiting_fence(4)
+    assert {order.node for order in fences(cluster.handle(Evict(1, "n0", force=True)))} == {"n1", "n2"}
+    (again,) = fences(cluster.handle(join("n3", running=True, plan=plan, fence=WAITING)))
+    assert again.node == "n3"
 
 
 def test_fence_that_waited_ends_if_the_plan_has_its_eviction() -> None:
