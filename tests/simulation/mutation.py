@@ -149,6 +149,13 @@ def _known_here(place: Place) -> Place:
     return place
 
 
+def _once_it_is_answered(place: Place) -> Place:
+    """Let it take back what it pushed until its last push is answered."""
+    assert isinstance(place, ast.If) and isinstance(place.test, ast.BoolOp), place
+    place.test.values[0] = ast.parse("self.stage is Stage.OVER", mode="eval").body
+    return place
+
+
 def _answered_at_once(place: Place) -> Place:
     assert isinstance(place, ast.Assign), place
     place.value = ast.parse(f"[self._answer(message, Verdict.OK), *({ast.unparse(place.value)})]", mode="eval").body
@@ -199,6 +206,9 @@ MUTANTS = (
     _mutant("an answer is evidence that its sender began the next round", delete),
     _mutant("what was pushed to an evicted node is taken back", delete),
     _mutant("an eviction takes back no push that is not kept any more", delete, *_LIARS, "200667"),
+    _mutant(
+        "a leaver that has mixed its last round takes nothing back", _once_it_is_answered, *_SEEDS, "306665",
+    ),
     _mutant("a round keeps the share of a receiver that is evicted", becomes("0")),
     _mutant("what an evicted node pushed after its last round is discarded", delete, *_SEEDS, "130..1000"),
     _mutant("a sender waits when a window of pushes is unanswered", _rewrite(ast.IfExp, _no_limit)),

@@ -93,8 +93,9 @@ class MemberState:
 
     def taken_back(self, plan: Plan, record: Record) -> list[int]:
         """The rounds whose pushes are taken back when a record of a plan evicts their receivers."""
-        if self.stage is Stage.OVER and self.name not in record.names:
-            return []  # a leaver that is done: its x has moved to its hand-off target
+        # precaution: a leaver that has mixed its last round takes nothing back
+        if self.round >= self.end and self.name not in record.names:
+            return []  # its x has moved to its hand-off target, even if its last pushes are not answered yet
         rounds = []
         for node, last in record.evictions:
             for t in range(max(last, self.since), self.given_before):

@@ -1,9 +1,9 @@
 """Which nodes there are: connected, waiting to join, or possibly still in a round.
 
 A node is in one of three relations to the run. A *newcomer* is connected and in no run yet. A *member* is named by the
-newest record. A *leaver* was a member and handed over what it had. Members, and leavers that are not done, are
-*involved*: they may still be in a round, so an eviction has to fence them. Only a farewell, the last report of a node
-that ended well, takes a node out of that set.
+newest record. A *leaver* was a member and handed over what it had. Members, and leavers that have not mixed their last
+round, are *involved*: they may still be in a round, so an eviction has to fence them. A farewell, the last report of a
+member that ended well, is its answer to every fence to come.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Membership:
         return node in self.present and node not in self.newcomers and node not in self.farewells
 
     def involved(self, plan: Plan) -> frozenset[str]:
-        """Members now and to come, and leavers that are not done."""
+        """Members now and to come, and leavers that have not mixed their last round."""
         leaving = {leaver for leaver, start in _leavers(plan).items() if self.next_rounds.get(leaver, 0) < start}
         return frozenset(plan.latest.names) | leaving
 

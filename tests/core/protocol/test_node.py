@@ -274,3 +274,21 @@ def test_leaver_that_is_done_takes_nothing_back() -> None:
     eviction = joined.successor(22, members=(Member("n2"),), evictions=(("n0", 0),))
     assert kinds(nodes["n1"].handle(EvictionCommitted((joined.latest, eviction)))) == ["PlanChanged", "PlanChanged"]
     assert exact_mass(nodes["n1"]) == before
+
+
+def test_neither_does_one_that_waits_for_its_last_answer() -> None:
+    """It has handed over what it had. The eviction undoes rounds whose pushes it does not keep any more."""
+    node, _ = pair()
+    record = node.plan.successor(4, members=(Member("n1"),), handoffs=(("n0", "n1"),))
+    assert only(OfferAnswer, node.handle(Offer(record))).accepted
+    for t in range(3):
+        play_round(node, t)
+        node.handle(Answered("n1", Ack(t, Verdict.OK, 0)))
+    train(node)
+    assert (node.round, node.stage, node.missing()) == (4, Stage.READY, ("n1",))
+    before = exact_mass(node)
+    joined = node.plan.extend(node.plan.successor(20, members=(Member("n1"), Member("n2"))))
+    eviction = joined.successor(22, members=(Member("n2"),), evictions=(("n1", -1),))
+    actions = node.handle(EvictionCommitted((joined.latest, eviction)))
+    assert kinds(actions) == ["PlanChanged", "PlanChanged", "Finish"]
+    assert (node.stage, exact_mass(node)) == (Stage.OVER, before)
