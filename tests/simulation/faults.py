@@ -6,8 +6,9 @@ Everything is drawn from the seed: the number of nodes, the graphs, latencies, l
 of blocks of the model, kills and restarts, suspended processes, joins and leaves, crashes of the controller, and the
 requests of operators, with graphs that name their nodes among them. With ``--overlap`` the same disasters happen to
 runs with an overlap of 1 to 3 rounds, also with ``--last-phase``. With ``--lost-disk``, only those seeds are played in
-which the controller crashes and the next one recovers the run from the nodes: one in eleven. `invariants`,
-`mass_accounting` and `request_record` state what must hold. A failure prints the command that replays it.
+which the controller crashes and the next one recovers the run from the nodes: one in eleven. With ``--leave``, only
+those in which a member asks to leave: one in eight. `invariants`, `mass_accounting` and `request_record` state what
+must hold. A failure prints the command that replays it.
 """
 
 from __future__ import annotations
@@ -329,6 +330,7 @@ def main() -> None:
     parser.add_argument(
         "--lost-disk", action="store_true", help="only the seeds in which the controller loses its disk"
     )
+    parser.add_argument("--leave", action="store_true", help="only the seeds in which a member asks to leave")
     add_options(parser)
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
@@ -337,6 +339,7 @@ def main() -> None:
     build = build_run_with_liars if options.liars else build
     every = range(int(first), int(last) if last else int(first) + 1)
     seeds = [seed for seed in every if not options.lost_disk or build(seed).scenario.controller_loses_disk]
+    seeds = [seed for seed in seeds if not options.leave or build(seed).scenario.member_leaves]
     played = trials(build, seeds, options.twice, options.jobs)
     special = "--liars " if options.liars else "--power-fails " if options.power_fails else ""
     special = "--last-phase " if options.last_phase else special
@@ -345,7 +348,7 @@ def main() -> None:
     summary = report(played, len(seeds), "seed", replay.format, options.first)
     for kind in sorted({*KINDS, *summary.happened}):
         print(f"  {kind}: {summary.happened[kind]}")
-    all_kinds = len(seeds) >= _ENOUGH and not special and not options.lost_disk
+    all_kinds = len(seeds) >= _ENOUGH and not (special or options.lost_disk or options.leave)
     never = [kind for kind in KINDS if not summary.happened[kind]] if all_kinds else []
     if never:
         print(f"never happened: {', '.join(never)}")

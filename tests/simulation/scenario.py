@@ -154,6 +154,11 @@ class Scenario:
     patience_s: float = 600.0
 
     @property
+    def member_leaves(self) -> bool:
+        """Whether a member asks to leave."""
+        return any(isinstance(disturbance, LeaveRequest) for _, disturbance in self.disturbances)
+
+    @property
     def controller_loses_disk(self) -> bool:
         """Whether a controller crashes, and the next one recovers the run from the nodes."""
         return self.disk_lost and self.crash_s is not None
