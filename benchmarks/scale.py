@@ -2,16 +2,17 @@
 
     python benchmarks/scale.py                     # plan and flood, computed: seconds
     python benchmarks/scale.py --daemons 4 16 64   # and the controller of real daemons: a minute each
-    python benchmarks/scale.py --train 16 64       # and the nodes of real daemons: six minutes a run
+    python benchmarks/scale.py --train 16 64       # and the nodes of real daemons: ten minutes a run
 
 1. The size of a record of the plan, and the processor time that a node takes to check it when it is received.
 2. The rounds that a record floods for until every member has it, by graph.
 3. With --daemons: processor time and memory of the controller of real daemons. They are paused, because what they
    report does not depend on their rounds.
-4. With --train: processor time of a node for a round of `edgenode demo`, its local step included. The controllers and
-   the start do not count. Smaller numbers of nodes are measured twice: in one cluster, and in as many clusters at once
-   as the largest number has room for. What a node takes longer in these than in one cluster is due to the load of the
-   machine, and what it takes longer still in the largest cluster to its size.
+4. With --train: processor time of a node for a round of `edgenode demo`, its local step included, and how much of it
+   its event loop takes. The controllers and the start do not count. Smaller numbers of nodes are measured twice: in one
+   cluster, and in as many clusters at once as the largest number has room for. The last column is what a node takes
+   by the clock, as for its reports to the controller: its processor time while the run is paused, for as long as a
+   round takes.
 
 Numbers beyond the measurements are extended, and marked with a star: on the line through the smallest and the largest
 measurement, and for the controller by what a node and a report add, which takes three measurements.
@@ -31,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -122,27 +124,50 @@ def controller(nodes: int) -> tuple[float, float]:
 def node_rows(counts: Sequence[int], runs: int) -> None:
     """Part 4. All rows are measured in turn, so that other work disturbs all of them."""
     rows = [(nodes, clusters) for nodes in counts for clusters in sorted({1, max(counts) // nodes})]
-    found: dict[tuple[int, int], list[float]] = {row: [] for row in rows}
+    found: dict[tuple[int, int], list[Cost]] = {row: [] for row in rows}
     for _ in range(runs):
         for nodes, clusters in rows:
             found[nodes, clusters].append(trained(nodes, clusters))
-    print("\n| nodes of a cluster | clusters | of a node, ms of processor time a round |\n|---|---|---|")
-    for (nodes, clusters), times in found.items():
-        spread = f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
-        print(f"| {nodes} | {clusters} | {spread} |")
+    print("\nOf a node, for a round: ms, and ms of processor time")
+    print("\n| nodes of a cluster | clusters | ms | all | event loop | its waits | by the clock |\n" + "|---" * 7 + "|")
+    for (nodes, clusters), costs in found.items():
+        columns = zip(*costs, strict=True)
+        cells = (f"{statistics.median(each):.1f} ({min(each):.1f} to {max(each):.1f})" for each in columns)
+        print(f"| {nodes} | {clusters} | {' | '.join(cells)} |")
 
 
-def trained(nodes: int, clusters: int) -> float:
-    """Processor time in ms of a node for a round, in clusters of so many nodes."""
+class Cost(NamedTuple):
+    """What a round of a node takes: time, processor time of it and of its event loop, and the waits of the loop.
+
+    ``clock_ms`` is the processor time that the node takes in as much time while the run is paused.
+    """
+
+    round_ms: float
+    cpu_ms: float
+    loop_ms: float
+    waits: float
+    clock_ms: float
+
+
+def trained(nodes: int, clusters: int) -> Cost:
+    """What a round of a node takes, in clusters of so many nodes."""
     with ExitStack() as stack:
-        running = [stack.enter_context(daemons(nodes))[0] for _ in range(clusters)]
-        members = [psutil.Process(pid) for each in running for pid in _node_pids(each)]
-        while min(map(_round, running)) < _WARM_UP_ROUNDS:
+        running = [stack.enter_context(daemons(nodes)) for _ in range(clusters)]
+        members = [psutil.Process(pid) for processes, _ in running for pid in _node_pids(processes)]
+        while min(_round(processes) for processes, _ in running) < _WARM_UP_ROUNDS:
             time.sleep(_WARM_UP_S)
-        first, before = sum(map(_round, running)), _cpu_s(members)
+        first, before = sum(_round(processes) for processes, _ in running), _used(members)
         time.sleep(_TRAIN_S)
-        last, after = sum(map(_round, running)), _cpu_s(members)
-        return 1000 * (after - before) / (last - first) / nodes
+        last, after = sum(_round(processes) for processes, _ in running), _used(members)
+        for processes, folder in running:
+            _pause(processes, folder)
+        time.sleep(_WARM_UP_S)
+        paused = _cpu_s(members)
+        time.sleep(_MEASURE_S)
+        clock_share = (_cpu_s(members) - paused) / _MEASURE_S / len(members)
+    cpu_s, loop_s, waits = (after - before) / (last - first) / nodes
+    round_ms = 1000 * _TRAIN_S * clusters / (last - first)
+    return Cost(round_ms, 1000 * cpu_s, 1000 * loop_s, waits, round_ms * clock_share)
 
 
 @contextmanager
@@ -169,6 +194,13 @@ def _node_pids(processes: DemoProcesses) -> list[int]:
 
 def _cpu_s(processes: Sequence[psutil.Process]) -> float:
     return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+
+
+def _used(processes: Sequence[psutil.Process]) -> NDArray[np.float64]:
+    """Seconds of processor time, those of the main threads, and how often these have waited."""
+    loops = [thread for process in processes for thread in process.threads() if thread.id == process.pid]
+    loop_s = sum(thread.user_time + thread.system_time for thread in loops)
+    return np.array([_cpu_s(processes), loop_s, sum(process.num_ctx_switches().voluntary for process in processes)])
 
 
 def _round(processes: DemoProcesses) -> float:
