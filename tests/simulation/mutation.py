@@ -207,7 +207,7 @@ MUTANTS = (
     _mutant("what was pushed to an evicted node is taken back", delete),
     _mutant("an eviction takes back no push that is not kept any more", delete, *_LIARS, "200667"),
     _mutant(
-        "a leaver that has mixed its last round takes nothing back", _once_it_is_answered, *_SEEDS, "306665",
+        "a leaver that has handed over what it had takes nothing back", _once_it_is_answered, *_SEEDS, "306665",
     ),
     _mutant("a round keeps the share of a receiver that is evicted", becomes("0")),
     _mutant("what an evicted node pushed after its last round is discarded", delete, *_SEEDS, "130..1000"),

@@ -44,6 +44,7 @@ class MemberState:
         kept_from: the first round whose push is kept, and can be taken back.
         fence: that it stands behind, if any.
         halted: whether it was ordered to begin no further round.
+        handed_over: whether it left, and what it had has moved to a hand-off target that was not evicted by then.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class MemberState:
         self.adopt(plan)
         self.stage = Stage.READY
         self.fence: Fence | None = None
-        self.halted = False
+        self.halted = self.handed_over = False
         self.barrier: Barrier[Any] = Barrier()
         self.peers = PeerKnowledge(plan)
         self.incarnation = plan.at(start).incarnations[name]  # a welcome can come after the record of its leave
@@ -93,8 +94,8 @@ class MemberState:
 
     def taken_back(self, plan: Plan, record: Record) -> list[int]:
         """The rounds whose pushes are taken back when a record of a plan evicts their receivers."""
-        # precaution: a leaver that has mixed its last round takes nothing back
-        if self.round >= self.end and self.name not in record.names:
+        # precaution: a leaver that has handed over what it had takes nothing back
+        if (self.handed_over or self.stage is Stage.OVER) and self.name not in record.names:
             return []  # its x has moved to its hand-off target, even if its last pushes are not answered yet
         rounds = []
         for node, last in record.evictions:

@@ -117,7 +117,11 @@ class Rounds:
         state = self._state
         received = state.barrier.release(state.round)
         actions: list[NodeAction] = []
-        if state.name not in state.plan.graph(state.round).leaving:  # a leaver's state has moved to its hand-off target
+        if state.name in state.plan.graph(state.round).leaving:  # a leaver's state has moved to its hand-off target
+            evicted = state.plan.evicted_later(state.round)
+            targets = state.plan.graph(state.round).out_neighbours(state.name)
+            state.handed_over = any(state.round < evicted.get(target, state.round + 1) for target in targets)
+        else:
             contributions, accusations = self._inspect(received)
             # with an overlap, what the others get has left x already
             state.learner.mix_round(1.0 if state.lag.overlap else self._kept(state.round), contributions)

@@ -39,6 +39,7 @@ from tests.core.protocol.node_driver import (
     pushed,
     receive,
     train,
+    without,
 )
 
 # --- pushes and answers -----------------------------------------------------------------------------
@@ -292,3 +293,20 @@ def test_neither_does_one_that_waits_for_its_last_answer() -> None:
     actions = node.handle(EvictionCommitted((joined.latest, eviction)))
     assert kinds(actions) == ["PlanChanged", "PlanChanged", "Finish"]
     assert (node.stage, exact_mass(node)) == (Stage.OVER, before)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_leaver_whose_target_is_dead_keeps_what_it_has(dead: bool) -> None:
+    plan = a_plan(4)  # n3 -> n0 -> n1
+    node = a_node("n0", plan, rounds=12)
+    node.start()
+    record = plan.successor(4, members=plan.latest.members[1:], handoffs=(("n0", "n2"),))
+    assert only(OfferAnswer, node.handle(Offer(record))).accepted
+    if dead:
+        node.handle(EvictionCommitted((without(node.plan, "n2", last=1, start=5),)))
+    for t in range(3):
+        train(node)
+        number, digest = node.plan.at(t).number, node.plan.at(t).digest
+        node.handle(Received(Message("n3", 0, t, number, digest, 0.5, (1.0,), b"1 1")))
+    train(node)
+    assert (node.round, node._state.handed_over) == (4, not dead)
