@@ -44,7 +44,7 @@ class MemberState:
         kept_from: the first round whose push is kept, and can be taken back.
         fence: that it stands behind, if any.
         halted: whether it was ordered to begin no further round.
-        handed_over: whether it left, and what it had has moved to a hand-off target that was not evicted by then.
+        handed_over: whether it has pushed what it had to its hand-off target. Not if the target was evicted before.
     """
 
     def __init__(

@@ -93,6 +93,7 @@ class Rounds:
         begun_rounds = tuple(sorted(state.peers.begun.items())) if leaves else ()
         evicted = state.plan.evicted_later(t)
         receivers = [peer for peer in graph.out_neighbours(state.name) if peer not in evicted]
+        state.handed_over = leaves and bool(receivers)
         actions: list[NodeAction] = []
         for peer in receivers:
             message = Message(
@@ -117,11 +118,7 @@ class Rounds:
         state = self._state
         received = state.barrier.release(state.round)
         actions: list[NodeAction] = []
-        if state.name in state.plan.graph(state.round).leaving:  # a leaver's state has moved to its hand-off target
-            evicted = state.plan.evicted_later(state.round)
-            targets = state.plan.graph(state.round).out_neighbours(state.name)
-            state.handed_over = any(state.round < evicted.get(target, state.round + 1) for target in targets)
-        else:
+        if state.name not in state.plan.graph(state.round).leaving:  # a leaver's state has moved to its hand-off target
             contributions, accusations = self._inspect(received)
             # with an overlap, what the others get has left x already
             state.learner.mix_round(1.0 if state.lag.overlap else self._kept(state.round), contributions)
