@@ -179,22 +179,29 @@ class ClusterState:
     def learn(self, plan: Plan) -> None:
         """Take a plan that nodes know and this controller did not: of a controller before, or of a checkpoint.
 
-        A record whose schedule begins with it was made by a rotation. If that rotation was persisted, it is fulfilled.
+        A record holds the schedule that is used, not the one that was requested. If the requested schedule does not
+        explain a record, another one was requested before it. That is the one of a queued rotation that explains the
+        record, which is fulfilled, or else the one that the record uses.
         """
         ours = self.plan.latest.number if self.plan else -1
         self.plan, self.requested = plan, self.requested or plan.records[0].schedule
         for record in plan.records:
-            if record.number > ours and record.schedule.origin == record.start:
+            if record.number > ours and not self._explains(self.requested, record):
                 self.requested = self._fulfilled(record)
         if plan.latest.end is not None:
             self.queue = [change for change in self.queue if change != Stop(UNREQUESTED)]
+
+    def _explains(self, requested: Schedule, record: Record) -> bool:
+        """Whether a record uses what it would if this schedule was requested."""
+        requested = replace(requested, last_from=record.schedule.last_from)
+        return adapt(requested, record.names, self.run_spec.requirements).schedule == record.schedule
 
     def _fulfilled(self, record: Record) -> Schedule:
         """What the rotation behind a record requested. It leaves the queue, with the older ones that it replaced."""
         for i, change in enumerate(self.queue):
             if isinstance(change, Rotate) and change.request_id == UNREQUESTED:
                 requested = self.rotated(change, record.start)
-                if adapt(requested, record.names, self.run_spec.requirements).schedule == record.schedule:
+                if self._explains(requested, record):
                     # precaution: a rotation that a newer one replaced is not offered after it
                     self.queue = [c for j, c in enumerate(self.queue) if j > i or not isinstance(c, Rotate)]
                     return requested

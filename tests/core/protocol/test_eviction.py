@@ -360,8 +360,7 @@ def evict(cluster: QuietCluster, name: str) -> Reply:
     actions: list[ClusterAction] = []
     for fence in fences(cluster.handle(Evict(9, name))):
         actions = answer_fence(cluster, fence, the_plan(cluster).latest.start)
-    reply: Reply = only(Reply, actions)
-    return reply
+    return next(action for action in actions if isinstance(action, Reply) and action.request_id == 9)
 
 
 def rejoin(cluster: QuietCluster, name: str) -> None:
@@ -419,6 +418,23 @@ def test_recovering_controller_finds_the_requested_graph_in_the_plan() -> None:
     assert again.difference == cluster.difference
     rejoin(again, "n1")
     assert the_plan(again).latest.schedule.graphs == (MINE,)
+
+
+def test_recovering_controller_finds_a_graph_that_did_not_fit_at_first() -> None:
+    """A regression: the graph that was used in its place was taken for the requested one."""
+    spokes = GraphSpec("spokes", (("n0", "n1"), ("n1", "n0"), ("n1", "n3"), ("n3", "n1"), ("n0", "n2"), ("n2", "n0")))
+    cluster = a_cluster_on_my_graph()
+    cluster.handle(Rotate(1, (spokes,), Period(1)))
+    evict(cluster, "n1")
+    offers = [a for n in ("n0", "n2", "n3") for a in progress(cluster, n, the_plan(cluster).latest.start)]
+    answer(cluster, only(Offer, offers), True, the_plan(cluster).latest.start)
+    assert cluster.difference.startswith("graph a is used instead of spokes: without n1")
+    evict(cluster, "n3")
+    again = QuietCluster(cluster.run_spec, recover=True)
+    for name in ("n0", "n2"):
+        again.handle(reconnect(name, the_plan(cluster)))
+    assert the_plan(again).latest.schedule.graphs == (spokes.among(("n0", "n2")),)
+    assert again.requested == the_plan(again).latest.schedule
 
 
 def test_newcomer_that_the_list_does_not_name_replaces_it_until_it_leaves() -> None:
