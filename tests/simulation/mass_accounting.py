@@ -183,14 +183,22 @@ class MassAccounting:
         targets = {r for s, r, t in [*self._pushes, *self._lost_handoffs] if (s, t) == (process, end)}
         return any((process, target, end) in self._lost_handoffs or self._handoff_is_lost(target) for target in targets)
 
+    def _holder(self, process: Process) -> Process:
+        """Which process has what this one mixed: a leaver has handed it over, perhaps to another leaver."""
+        if process not in self._left:
+            return process
+        _, end = self._left[process]
+        return self._holder(next(receiver for sender, receiver, t in self._pushes if (sender, t) == (process, end)))
+
     def _cancel(self, sender: Process, receiver: Process, t: int) -> None:
         push = self._pushes.pop((sender, receiver, t))
         if push.mixed:
             if self._handoff_is_lost(receiver):  # this part of it is not
                 self.expected = self.expected + push.share
             else:
-                _require(receiver in self._dead, f"{receiver} mixed {sender}'s {t}, which does not count")
-                self._dead[receiver] = self._dead[receiver] - push.share
+                holder = self._holder(receiver)
+                _require(holder in self._dead, f"{receiver} mixed {sender}'s {t}, which does not count")
+                self._dead[holder] = self._dead[holder] - push.share
             push.mixed = False
             self._in_flight = self._in_flight + push.share
         self._change(push, debited=False)
