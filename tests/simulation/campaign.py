@@ -66,11 +66,19 @@ def _why_stuck(stuck: ClusterSim) -> str:
         return "only liars were members"
     if stuck.liars and stuck.liars >= stuck.nodes.keys() and stuck.nodes:
         return "only liars were left"
-    cluster = stuck.cluster
-    if cluster and cluster.plan and not cluster.over and not cluster.waits_for() and not stuck.alive:
+    if _all_given_up(stuck):
         return "all members died and were given up"
     never_back = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
     return "all members died, one permanently" if never_back and not stuck.nodes else ""
+
+
+def _all_given_up(stuck: ClusterSim) -> bool:
+    """Whether no member lives and none is waited for. Newcomers without a checkpoint have nothing to resume from."""
+    cluster = stuck.cluster
+    if cluster is None or cluster.plan is None or cluster.over or cluster.waits_for():
+        return False
+    waiting = {name for name, join in cluster.present.items() if not join.saved} - set(cluster.plan.latest.names)
+    return stuck.alive <= waiting
 
 
 def _has_left(name: str, node: Node) -> bool:
