@@ -286,12 +286,20 @@ class NodeProcess:
         result = result_file.summary(self.options.config, [runner.result(outcome)], wall_s)
         result_file.write(folder / "result.json", result)
         log.info(
-            "run done" if outcome.complete else "run stopped: start this node again to resume",
+            self._ending(outcome),
             rounds=outcome.round,
+            **({"handed_over_to": outcome.handed_to or "nobody"} if outcome.left else {}),
             accuracy=None if outcome.test_accuracy is None else round(outcome.test_accuracy, 4),
             written=str(folder),
         )
         return result
+
+    def _ending(self, outcome: Outcome) -> str:
+        if outcome.left:
+            return "this node has left, and the run goes on without it"
+        if outcome.complete:
+            return "run done"
+        return "run stopped: start the controller and all nodes again to resume"
 
     # --- the end, from another thread ---------------------------------------------------------------
 

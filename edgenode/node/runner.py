@@ -346,7 +346,8 @@ class NodeRunner:
         if reason := result_file.no_gain(self.replica.stats.before_average, accuracy):
             log.warning("the final gossip did not improve the accuracy", reason=reason)
         self.progress.farewell = self.replica.node.farewell()
-        self._outcome = Outcome(finish.round, finish.complete, accuracy, z)
+        left = self.replica.name not in self.progress.snapshot.plan.latest.names
+        self._outcome = Outcome(finish.round, finish.complete, accuracy, z, left, finish.handed_to)
 
 
 def _described(record: Record) -> dict[str, Any]:

@@ -34,9 +34,13 @@ class Outcome:
     Attributes:
         complete: False if it stopped or left before the last round.
         z: the final model, float32 [d].
+        left: whether it left a run that goes on.
+        handed_to: the node to which it has handed what it had. Empty without one.
     """
 
     round: int
     complete: bool
     test_accuracy: float | None
     z: Floats
+    left: bool = False
+    handed_to: str = ""

@@ -68,7 +68,7 @@ def test_a_stopped_launch_resumes_to_the_bit(fleet: Fleet, whole: Process) -> No
     controller = stopped.logs(r"edgenode watch --controller (\S+)")[1]
     until(lambda: "node-2 | " in stopped.stdout and "epoch=20 " in stopped.stdout, "epoch 20")
     fleet.stop([stopped], "--controller", controller, "--credentials", "stopped/controller/operator.pem")
-    assert "run stopped: start this node again to resume" in stopped.stdout
+    assert "run stopped: start the controller and all nodes again to resume" in stopped.stdout
     launched(fleet, "stopped").exits(0)
     for name in NODES:
         ours, theirs = (load_file(fleet.folder / out / name / "model.safetensors") for out in ("stopped", "whole"))

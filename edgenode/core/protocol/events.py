@@ -153,12 +153,13 @@ class PlanChanged:
 class Finish:
     """The run is over for this node: all its pushes are answered. ``complete`` is False if it stopped or left early.
 
-    ``z`` is read before the next event.
+    ``z`` is read before the next event. ``handed_to`` is the node to which a leaver has handed what it had.
     """
 
     round: int
     z: Any
     complete: bool
+    handed_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class MemberState:
         kept_from: the first round whose push is kept, and can be taken back.
         fence: that it stands behind, if any.
         halted: whether it was ordered to begin no further round.
-        handed_over: whether it has pushed what it had to its hand-off target. Not if the target was evicted before.
+        handed_to: the hand-off target to which it has pushed what it had. Empty if the target was evicted before.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class MemberState:
         self.adopt(plan)
         self.stage = Stage.READY
         self.fence: Fence | None = None
-        self.halted = self.handed_over = False
+        self.halted, self.handed_to = False, ""
         self.barrier: Barrier[Any] = Barrier()
         self.peers = PeerKnowledge(plan)
         self.incarnation = plan.at(start).incarnations[name]  # a welcome can come after the record of its leave
@@ -95,7 +95,7 @@ class MemberState:
     def taken_back(self, plan: Plan, record: Record) -> list[int]:
         """The rounds whose pushes are taken back when a record of a plan evicts their receivers."""
         # precaution: a leaver that has handed over what it had takes nothing back
-        if (self.handed_over or self.stage is Stage.OVER) and self.name not in record.names:
+        if (self.handed_to or self.stage is Stage.OVER) and self.name not in record.names:
             return []  # its x has moved to its hand-off target, even if its last pushes are not answered yet
         rounds = []
         for node, last in record.evictions:

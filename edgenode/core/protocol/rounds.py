@@ -60,7 +60,7 @@ class Rounds:
                 case Stage.READY if state.next_round >= state.end:
                     state.stage = Stage.OVER
                     complete = state.round >= end_of(state.plan, state.learner.rounds)
-                    return [*actions, Finish(state.round, state.learner.look(state.round), complete)]
+                    return [*actions, Finish(state.round, state.learner.look(state.round), complete, state.handed_to)]
                 case Stage.READY if state.learner.trains(state.next_round):
                     state.stage = Stage.TRAINING
                     return [*actions, Train(state.next_round, state.learner.start())]
@@ -93,7 +93,7 @@ class Rounds:
         begun_rounds = tuple(sorted(state.peers.begun.items())) if leaves else ()
         evicted = state.plan.evicted_later(t)
         receivers = [peer for peer in graph.out_neighbours(state.name) if peer not in evicted]
-        state.handed_over = leaves and bool(receivers)
+        state.handed_to = receivers[0] if leaves and receivers else ""
         actions: list[NodeAction] = []
         for peer in receivers:
             message = Message(

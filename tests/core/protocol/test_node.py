@@ -229,7 +229,7 @@ def test_leaver_hands_all_its_mass_to_its_target_and_is_done() -> None:
     assert only(OfferAnswer, nodes["n0"].handle(Offer(record))).accepted
     lines = play(nodes)
     assert (nodes["n2"].stage, nodes["n2"].round) == (Stage.OVER, 4)
-    assert sum(line.startswith("    Finish(4 ") and line.endswith("False)") for line in lines) == 1
+    assert sum(line.startswith("    Finish(4 ") and line.endswith("False n1)") for line in lines) == 1
     assert [nodes[name].round for name in ("n0", "n1")] == [ROUNDS, ROUNDS]
     total = [sum(exact_mass(nodes[name])[i] for name in ("n0", "n1")) for i in (0, 1)]
     assert total == [0 + 1 + 2, 3]
@@ -309,4 +309,4 @@ def test_leaver_whose_target_is_dead_keeps_what_it_has(dead: bool) -> None:
         number, digest = node.plan.at(t).number, node.plan.at(t).digest
         node.handle(Received(Message("n3", 0, t, number, digest, 0.5, (1.0,), b"1 1")))
     train(node)
-    assert (node.round, node._state.handed_over) == (4, not dead)
+    assert (node.round, node._state.handed_to) == (4, "" if dead else "n2")

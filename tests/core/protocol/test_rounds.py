@@ -91,13 +91,13 @@ n0 Received(n3@0#0 290a8619)
     Save(1 State([3/2] [0] [1]) plan#0)
     Await(1 [n1])
 n0 Answered(n1 Ack(0 OK 0  []))
-    Finish(1 [3/2] True)
+    Finish(1 [3/2] True )
 n1 Answered(n2 Ack(0 OK 0  []))
-    Finish(1 [1/2] True)
+    Finish(1 [1/2] True )
 n2 Answered(n3 Ack(0 OK 0  []))
-    Finish(1 [3/2] True)
+    Finish(1 [3/2] True )
 n3 Answered(n0 Ack(0 OK 0  []))
-    Finish(1 [5/2] True)
+    Finish(1 [5/2] True )
 """
 
 
@@ -259,7 +259,7 @@ def test_stop_ends_every_node_at_the_same_round() -> None:
     assert only(OfferAnswer, nodes["n2"].handle(Offer(plan.successor(5, end=5)))).accepted
     lines = play(nodes)
     assert {(node.stage, node.round) for node in nodes.values()} == {(Stage.OVER, 5)}
-    assert sum(line.startswith("    Finish(5") and line.endswith("False)") for line in lines) == 4
+    assert sum(line.startswith("    Finish(5") and line.endswith("False )") for line in lines) == 4
     assert sum(line.startswith("    Save(5 ") for line in lines) == 4
 
 
