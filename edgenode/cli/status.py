@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
 from edgenode.cli.options import json_option
-from edgenode.errors import SecurityError
 
 if TYPE_CHECKING:
     from edgenode.core.protocol.status import ClusterStatus
@@ -43,11 +41,9 @@ def status(where: Where, as_json: bool) -> None:
 
 
 async def _status_and_link(client: OperatorClient) -> tuple[ClusterStatus, str]:
-    """The status, and a link to the page. "" if there is no page, or for a node, which cannot sign in."""
-    found, link = await client.status(), ""
-    with suppress(SecurityError):
-        link = await client.open_page() if found.page else ""
-    return found, link
+    """The status, and a link to the page. "" if there is no page, or for a node, which may not sign in."""
+    found = await client.status()
+    return found, await client.open_page() if found.page and client.may_open_page else ""
 
 
 @click.command()

@@ -20,10 +20,12 @@ from edgenode.net.graph_wire import graph_to_wire
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.rpc import channel, refused
 from edgenode.net.status_wire import cluster_status_from_wire
-from edgenode.net.tls import INSECURE, Security
+from edgenode.net.tls import INSECURE, MutualTls, Security
+from edgenode.security.access import may_call
 from edgenode.security.subject import CONTROLLER
 
 R = TypeVar("R")
+_OPEN_PAGE = "/edgenode.v1.OperatorService/OpenPage"
 
 
 class OperatorClient:
@@ -33,8 +35,8 @@ class OperatorClient:
     controller does not answer.
     """
 
-    def __init__(self, stub: operator_pb2_grpc.OperatorServiceStub, target: str) -> None:
-        self._stub, self._target = stub, target
+    def __init__(self, stub: operator_pb2_grpc.OperatorServiceStub, target: str, security: Security) -> None:
+        self._stub, self._target, self._security = stub, target, security
 
     async def status(self) -> ClusterStatus:
         """The current status."""
@@ -50,6 +52,12 @@ class OperatorClient:
                 yield self._status(response.status)
         except grpc.aio.AioRpcError as exc:
             raise refused(exc, self._target) from exc
+
+    @property
+    def may_open_page(self) -> bool:
+        """Whether the caller's role may sign in to the page. The controller logs a call that it refuses."""
+        own = self._security
+        return not isinstance(own, MutualTls) or may_call(own.credentials.subject.role, _OPEN_PAGE)
 
     async def open_page(self) -> str:
         """A link that signs the caller in to the page, once."""
@@ -123,4 +131,4 @@ async def operator_client(
             await asyncio.wait_for(to_controller.channel_ready(), timeout_s)
         except TimeoutError as exc:
             raise TransportError(f"no controller answers at {target} (waited {timeout_s:g} s)") from exc
-        yield OperatorClient(operator_pb2_grpc.OperatorServiceStub(to_controller), target)
+        yield OperatorClient(operator_pb2_grpc.OperatorServiceStub(to_controller), target, security)

@@ -20,9 +20,10 @@ from edgenode.net import control_server, credential_server, operator_server, pee
 from edgenode.net.control_server import ControlServer
 from edgenode.net.credential_server import CredentialServer
 from edgenode.net.faults import Faults
+from edgenode.net.operator_client import OperatorClient
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.peer_server import PeerServer
-from edgenode.net.proto import control_pb2, credential_pb2, operator_pb2, peer_pb2
+from edgenode.net.proto import control_pb2, credential_pb2, operator_pb2, operator_pb2_grpc, peer_pb2
 from edgenode.net.rpc import channel, serving
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.net.wire import Identity
@@ -124,6 +125,9 @@ async def test_role_may_call_what_the_table_says(role: Role) -> None:
         for method in METHODS:
             refused = await method.call(there) is grpc.StatusCode.PERMISSION_DENIED
             assert refused == (role not in ACCESS[method.name]), method.name
+    async with server(tls(SERVER)) as target, channel(target, tls(credentials), SERVER_NAME) as there:
+        client = OperatorClient(operator_pb2_grpc.OperatorServiceStub(there), target, tls(credentials))
+        assert client.may_open_page == (role in ACCESS["/edgenode.v1.OperatorService/OpenPage"])
 
 
 async def test_revoked_key_may_call_nothing() -> None:
