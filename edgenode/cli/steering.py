@@ -73,7 +73,8 @@ def resume(where: Where) -> None:
 def stop(no_wait: bool, yes: bool, where: Where) -> None:
     """Stop all nodes before the same round, and write their checkpoints. Stops a paused run too.
 
-    To resume from that round, start the nodes again. On a terminal, the command asks first.
+    The controller ends too. To resume from that round, start it and the nodes again. On a terminal, the command asks
+    first.
 
     \b
     Examples:
@@ -84,18 +85,18 @@ def stop(no_wait: bool, yes: bool, where: Where) -> None:
     async def call(client: OperatorClient) -> str:
         from edgenode.cli.waiting import wait_for_reply, wait_until_done
         from edgenode.core.wording import counted
-        from edgenode.observability.reply_words import stopped
+        from edgenode.observability.reply_words import TO_RESUME, stopped
 
         before = await client.status()
         confirm(
             f"Stop {before.cluster} in round {before.round}? {counted(len(before.nodes), 'node')} will write a "
-            "checkpoint and exit. The run resumes when they are started again.",
+            "checkpoint and exit, and so will the controller. The run resumes when all are started again.",
             yes,
         )
         reply = await wait_for_reply(client, client.stop())
         if no_wait:
             return stopped(reply)
-        click.echo(f"every node stops before round {reply.start}" if reply.start else stopped(reply))
+        click.echo(stopped(reply).partition("\n")[0])
         ends = reply.start
 
         def remaining(status: ClusterStatus) -> str:
@@ -104,7 +105,7 @@ def stop(no_wait: bool, yes: bool, where: Where) -> None:
             return _nodes_not_stopped(status)
 
         await wait_until_done(client, remaining)
-        return f"every node has stopped before round {ends}; start the nodes again to resume from there"
+        return f"every node has stopped before round {ends}\n{TO_RESUME}"
 
     _operate(where, call)
 
@@ -118,9 +119,9 @@ def stop(no_wait: bool, yes: bool, where: Where) -> None:
 def evict(node: str, force: bool, yes: bool, where: Where) -> None:
     """Continue the run without NODE, because it will not come back.
 
-    What it learnt since its last push is lost. If it starts again, it joins as a newcomer. If the graph is a list of
-    edges, the rest of it is used as long as it is strongly connected, and else a preset, which the reply names. On a
-    terminal, the command asks first.
+    What it learnt since its last push is lost. If it still runs or starts again, it joins as a newcomer. To keep it
+    out, use edgenode revoke, which evicts it too. If the graph is a list of edges, the rest of it is used as long as it
+    is strongly connected, and else a preset, which the reply names. On a terminal, the command asks first.
 
     \b
     Examples:

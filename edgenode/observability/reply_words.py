@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from edgenode.core.protocol.events import Reply
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.observability.status_view import sentence
+
+TO_RESUME = "To resume from there, start edgenode controller, and edgenode run or the script of every node, again."
+"""What to do after a stop."""
+
+
+def to_show_run(state_dir: Path) -> str:
+    """The command that shows the last run that the controller of a state folder recorded."""
+    return f"edgenode runs show last --state-dir {shlex.quote(str(state_dir))}"
 
 
 def rotated(graphs: Sequence[GraphSpec], reply: Reply) -> str:
@@ -39,12 +49,15 @@ def stopped(reply: Reply) -> str:
     """The reply to a stop."""
     if reply.start is None:
         return f"Queued: every node stops {_after(reply)}."
-    return f"every node stops before round {reply.start}; start the nodes again to resume from there"
+    return f"every node stops before round {reply.start}\n{TO_RESUME}"
 
 
 def evicted(node: str, reply: Reply) -> str:
     """The reply to an eviction."""
-    return "\n".join([f"the run continues without {node} from round {reply.start}", *_sentence(reply.difference)])
+    lines = [f"the run continues without {node} from round {reply.start}", *_sentence(reply.difference)]
+    return "\n".join(
+        [*lines, f"If {node} still runs or starts again, it rejoins. To keep it out: edgenode revoke {node}"]
+    )
 
 
 def _after(reply: Reply) -> str:

@@ -48,7 +48,7 @@ def test_stopped_run_resumes_bit_identical(fleet: Fleet, uninterrupted: dict[str
     first[1].logs("epoch done")
     with first[3].suspended():
         stop = fleet.command("stop", "--no-wait", "--cluster", str(RUN["run.cluster"]))
-    assert "start the nodes again to resume from there" in stop.stdout
+    assert "To resume from there, start edgenode controller, and edgenode run" in stop.stdout
     for process in first:
         process.exits(0)
     rounds = {node.logs(r"run stopped.* rounds=(\d+)")[1] for node in first[1:]}

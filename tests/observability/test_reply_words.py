@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgenode.core.protocol.events import Reply
 from edgenode.core.topology.graph import GraphSpec
-from edgenode.observability.reply_words import evicted, rotated, rotated_json, stopped
+from edgenode.observability.reply_words import TO_RESUME, evicted, rotated, rotated_json, stopped
 
 B = (GraphSpec("b"),)
 QUEUED = Reply(1, None, waits_for="the change of round 120", earliest=126, replaces="graph c")
@@ -13,8 +13,10 @@ NOTE = "graph a is used instead of mine: mine has no edge of n9"
 
 def test_decided_change_names_its_round() -> None:
     assert rotated((*B, GraphSpec("c")), Reply(1, 42)) == "graph b+c takes effect at round 42 at every node"
-    assert stopped(Reply(1, 42)) == "every node stops before round 42; start the nodes again to resume from there"
-    assert evicted("n1", Reply(1, 42)) == "the run continues without n1 from round 42"
+    assert stopped(Reply(1, 42)).splitlines() == ["every node stops before round 42", TO_RESUME]
+    first, second = evicted("n1", Reply(1, 42)).splitlines()
+    assert first == "the run continues without n1 from round 42"
+    assert second == "If n1 still runs or starts again, it rejoins. To keep it out: edgenode revoke n1"
 
 
 def test_queued_change_names_what_it_waits_for_and_replaces() -> None:
