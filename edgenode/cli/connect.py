@@ -14,6 +14,7 @@ import click
 
 from edgenode.cli.credentials import insecure_option, operator_security
 from edgenode.cli.options import as_name
+from edgenode.cli.past_run import past_run
 from edgenode.errors import ConfigError, TransportError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ async def _call(where: Where, call: Callable[[CredentialClient], Awaitable[T]]) 
     try:
         return await call(CredentialClient(*await _found(where)))
     except TransportError as exc:
-        raise ConfigError(str(exc)) from exc
+        raise _unreachable(exc, where) from exc
 
 
 async def _operate(where: Where, call: Callable[[OperatorClient], Awaitable[T]]) -> T:
@@ -122,7 +123,13 @@ async def _operate(where: Where, call: Callable[[OperatorClient], Awaitable[T]])
             client = await _shown(dialling, f"waiting for the controller at {target}")
             return await call(client)
     except TransportError as exc:
-        raise ConfigError(str(exc)) from exc
+        raise _unreachable(exc, where) from exc
+
+
+def _unreachable(error: TransportError, where: Where) -> ConfigError:
+    """No controller answers. The run may be over."""
+    past = past_run(where.cluster, where.credentials)
+    return ConfigError(f"{error}; {past}" if past else str(error))
 
 
 async def _found(where: Where) -> tuple[str, Security]:

@@ -28,6 +28,7 @@ import structlog
 from edgenode import factory
 from edgenode.config.graphs import GRAPHS
 from edgenode.controller.audit import Audit
+from edgenode.controller.end_log import log_end
 from edgenode.controller.enrolment import Enrolment
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.graph_log import GraphLog
@@ -186,6 +187,7 @@ class Controller:
         await asyncio.to_thread(self.state.close)
         ended_well = all(member.status.state.ended_well for member in self.nodes.members(self.cluster.plan))
         await self._recorder.end(ended_well)
+        log_end(self.operator_service.status(), ended_well, self.options.state_dir)
         return ended_well
 
     def _background(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:

@@ -61,6 +61,12 @@ def poison_alarm(accuser: str, accusation: Accusation) -> RunEvent:
     )
 
 
+def outcome_of(status: ClusterStatus, ended_well: bool) -> str:
+    """How a run ended: done, stopped or failed. It is stopped if a node reports that it stopped."""
+    stopped = any(node.status.state is NodeState.STOPPED for node in status.nodes)
+    return "failed" if not ended_well else "stopped" if stopped else "done"
+
+
 def ending(outcome: str, status: ClusterStatus) -> RunEvent:
     """The end of a run: done, stopped or failed."""
     at, reached = time.time(), status.round

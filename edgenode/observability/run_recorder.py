@@ -15,9 +15,9 @@ import structlog
 
 from edgenode.config.schema import Config
 from edgenode.core.protocol.plan import Plan
-from edgenode.core.protocol.status import ClusterStatus, NodeState
+from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import CheckpointError
-from edgenode.observability.run_events import EventWatch, ending
+from edgenode.observability.run_events import EventWatch, ending, outcome_of
 from edgenode.storage import result_file
 from edgenode.storage.run_history import Recorder, RunEvent, RunHistory
 
@@ -120,7 +120,7 @@ class RunRecorder:
         if ended_well is None:
             await self._in_writer(lambda: self._write(status))
             return
-        outcome = _outcome(status, ended_well)
+        outcome = outcome_of(status, ended_well)
         self._news.append(ending(outcome, status))
         await self._in_writer(lambda: self._write(status, outcome))
 
@@ -159,8 +159,3 @@ class RunRecorder:
 
     async def _in_writer(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, call)
-
-
-def _outcome(status: ClusterStatus, ended_well: bool) -> str:
-    stopped = any(node.status.state is NodeState.STOPPED for node in status.nodes)
-    return "failed" if not ended_well else "stopped" if stopped else "done"
