@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgenode.cli.credentials import insecure_option, operator_security
+from edgenode.cli.launched import Launch, launches_here
 from edgenode.cli.options import as_name
 from edgenode.cli.past_run import past_run
 from edgenode.errors import ConfigError, TransportError
@@ -68,7 +69,7 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         insecure_option,
         click.option("--credentials", type=click.Path(path_type=Path), envvar="EDGENODE_CREDENTIALS", show_envvar=True,
-                     help="File with your key and certificate. [default: the one on this machine]"),
+                     help="File with your key and certificate. [default: of a launch here, or on this machine]"),
         click.option("--wait", is_flag=True, envvar="EDGENODE_WAIT_FOR_CONTROLLER", show_envvar=True,
                      help="Wait until there is a controller."),
         click.option("--cluster", callback=as_name, envvar="EDGENODE_CLUSTER", show_envvar=True,
@@ -133,13 +134,15 @@ def _unreachable(error: TransportError, where: Where) -> ConfigError:
 
 
 async def _found(where: Where) -> tuple[str, Security]:
-    """host:port of the controller, given or found by mDNS, and how to call it.
+    """host:port of the controller, given, of a launch in this folder, or found by mDNS, and how to call it.
 
     Raises:
         ConfigError: the given address is malformed, there are several clusters and none is chosen, or there are no
             credentials.
         TransportError: mDNS found no controller in time, or none of those that it found answers.
     """
+    if (launch := _launched(where)) is not None:
+        return launch.controller, operator_security(launch.credentials, insecure=False, cluster=launch.cluster)
     if where.controller != "mdns":
         from edgenode.net.rpc import split_address
 
@@ -159,6 +162,22 @@ async def _found(where: Where) -> tuple[str, Security]:
         security = operator_security(where.credentials, where.insecure, cluster)
         text = f"waiting for an announced controller of cluster {cluster!r} to answer"
         return await _shown(_first_to_answer(discovery, cluster, security, where.wait), text), security
+
+
+def _launched(where: Where) -> Launch | None:
+    """The launch in this folder that the options allow, if there is one.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if where.credentials is not None or where.insecure:
+        return None
+    found = {
+        launch.cluster: launch
+        for launch in launches_here()
+        if where.cluster in (None, launch.cluster) and where.controller in ("mdns", launch.controller)
+    }
+    return found[_only(sorted(found))] if found else None
 
 
 def _only(clusters: list[str]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from edgenode.cli.launched import Launch, noted
 from edgenode.cli.options import (
     config_option,
     load_config,
@@ -66,7 +67,8 @@ def launch(
 
     Each process has its own name, port and state folder, in the EDGENODE_* variables that edgenode.Mesh reads. Its
     output is printed with its name. In ARGUMENTS, {index} is the number of the process from 0, {nodes} their number,
-    and {name} its name. If a process fails, the others are ended. Ctrl-C ends all.
+    and {name} its name. If a process fails, the others are ended. Ctrl-C ends all. The commands for a running cluster,
+    such as edgenode status and edgenode stop, find the launch in the folder where it was started.
 
     \b
     Examples:
@@ -130,13 +132,11 @@ class Fleet:
                 controller = group.create_task(self._control(address), name="controller")
                 target = await asyncio.wait_for(address, _READY_S)
                 key = self.out / CONTROLLER_FOLDER / OPERATOR
-                click.echo(
-                    f"edgenode: follow this run with: edgenode watch --controller {target} --credentials {key}",
-                    err=True,
-                )
-                async with asyncio.TaskGroup() as nodes:
-                    for index, name in enumerate(self._names()):
-                        nodes.create_task(self._node(index, name, target), name=name)
+                with noted(Launch(self.config.run.cluster, target, key)) as found_here:
+                    _show_how_to_follow(target, key, found_here)
+                    async with asyncio.TaskGroup() as nodes:
+                        for index, name in enumerate(self._names()):
+                            nodes.create_task(self._node(index, name, target), name=name)
                 await asyncio.wait([controller], timeout=_CONTROLLER_END_S)
                 controller.cancel()
         finally:
@@ -218,6 +218,12 @@ class Fleet:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
+
+
+def _show_how_to_follow(controller: str, credentials: Path, found_here: bool) -> None:
+    elsewhere = f"edgenode watch --controller {controller} --credentials {credentials}"
+    how = f"edgenode watch (in this folder; elsewhere: {elsewhere})" if found_here else elsewhere
+    click.echo(f"edgenode: follow this run with: {how}", err=True)
 
 
 def _environ(config_path: Path | None, settings: tuple[str, ...]) -> dict[str, str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from psutil import Process as SystemProcess
 from psutil import wait_procs
+
+from edgenode.cli.launched import Launch, launches_here, noted
 
 COMMAND = [sys.executable, "-m", "edgenode", "launch"]
 SHOW = """
@@ -28,6 +32,14 @@ while not Path("shown").exists():
     time.sleep(0.05)
 sys.exit(3)
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's other launches and credentials have no effect."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +81,7 @@ def test_one_that_fails_ends_all(failed: tuple[Path, subprocess.CompletedProcess
     _, done = failed
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "edgenode: node-1 ended with exit code 3; its last lines are above"
-    assert "edgenode: follow this run with: edgenode watch --controller 127.0.0.1:" in done.stderr
+    assert "edgenode: follow this run with: edgenode watch (in this folder; elsewhere: edgenode watch " in done.stderr
 
 
 def test_a_process_that_fails_starts_again(tmp_path: Path) -> None:
@@ -97,6 +109,53 @@ def test_ctrl_c_ends_all(tmp_path: Path, interrupts: int) -> None:
     running.stdout.close()
     _, alive = wait_procs(children, timeout=10)  # the system may need a moment to remove what was killed
     assert not alive
+
+
+def in_folder(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "edgenode", *command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+
+
+def test_commands_in_its_folder_need_no_credentials(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    command = [*COMMAND, "--nodes", "1", "--set", "run.cluster=mine", "--out", "elsewhere/out", "train.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as running:
+        try:
+            assert running.stdout is not None
+            assert any("ready" in line for line in running.stdout)
+            status = in_folder(tmp_path, "status", "--json")
+            assert json.loads(status.stdout)["cluster"] == "mine", status.stderr
+            stop = in_folder(tmp_path, "stop")
+            assert "the run has not started: it waits for 1 more node" in stop.stderr  # that is the controller's answer
+        finally:
+            running.send_signal(signal.SIGINT)
+            running.communicate(timeout=30)
+
+
+def test_launches_are_found_as_long_as_they_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    ours = Launch("ours", "127.0.0.1:7700", tmp_path / "operator.pem")
+    with noted(ours) as found:
+        assert found
+        assert launches_here() == [ours]
+        (entry,) = (tmp_path / "state").rglob("*.json")
+        killed = entry.with_name(entry.name.replace("-", "-1"))  # it has no lock
+        killed.write_text(entry.read_text())
+        assert launches_here() == [ours]
+        assert not killed.exists()
+        monkeypatch.chdir(tmp_path / "state")
+        assert launches_here() == []
+        monkeypatch.chdir(tmp_path)
+    assert launches_here() == []
+
+
+def test_a_launch_runs_without_a_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with noted(Launch("ours", "127.0.0.1:7700", tmp_path)) as found:
+        assert not found
+    assert launches_here() == []
 
 
 @pytest.mark.parametrize(
