@@ -109,7 +109,7 @@ class Mesh:
         self._trainer: MeshTrainer | None = None
         self._node: NodeThread | None = None
         self._thread = 0
-        self._last_step_in = 0  # the pass of the last step
+        self._last_step_in = 0  # the pass of the last step, or of the checkpoint that this process began with
         self._done = False
 
     # --- the loop -----------------------------------------------------------------------------------
@@ -154,6 +154,7 @@ class Mesh:
             node.start()
             try:
                 self._serve(node)
+                self._last_step_in = passes.number  # the pass of the checkpoint
                 for batch in passes.batches() if not self._done else ():
                     if passes.number - self._last_step_in > 1:
                         raise EdgenodeError(

@@ -265,6 +265,29 @@ def test_a_resumed_loop_equals_an_uninterrupted_one_to_the_bit(make_mesh: MakeMe
     assert mesh.extra == {"best": torch.tensor(0.5)}
 
 
+@pytest.mark.parametrize("saved", [8, 9, 10])  # within the third pass of three batches, at its end, after it
+def test_a_loop_resumes_after_many_passes(make_mesh: MakeMesh, tmp_path: Path, saved: int) -> None:
+    whole = parts()
+    losses = train(make_mesh(*whole, state_dir=tmp_path / "whole"), *whole)
+    first, keys = parts(), {"run.checkpoint_every": saved}
+    with pytest.raises(KeyError):
+        train(make_mesh(*first, settings=keys), *first, fail_at=saved)
+    second = parts(seed=77)
+    assert train(make_mesh(*second, settings=keys), *second) == losses[saved:]
+    assert all(torch.equal(second[0].state_dict()[name], value) for name, value in whole[0].state_dict().items())
+
+
+def test_a_resumed_pass_without_a_step_is_an_error(make_mesh: MakeMesh) -> None:
+    first, keys = parts(), {"run.checkpoint_every": 8}
+    with pytest.raises(KeyError):
+        train(make_mesh(*first, settings=keys), *first, fail_at=8)
+    mesh, taken = make_mesh(*parts(), settings=keys), 0
+    with pytest.raises(EdgenodeError, match=r"mesh.step\(\) was not called in a whole pass"):
+        for _ in mesh.loop(shuffled()):
+            taken += 1
+    assert taken == 1 + 3  # the rest of the third pass, and the fourth
+
+
 def test_a_run_that_is_over_has_an_empty_loop(make_mesh: MakeMesh) -> None:
     first = parts()
     train(make_mesh(*first), *first)
