@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from edgenode import factory
 from edgenode.errors import EdgenodeError
 from edgenode.mesh import settings as mesh_settings
+from edgenode.mesh.misuse import refuse_foreign_optimisers, refuse_replaced_parameters, refuse_wrong_types
 from edgenode.mesh.node_thread import MeshWorkload, NodeThread
 from edgenode.mesh.passes import Passes
-from edgenode.mesh.trainer import MeshTrainer, Stateful, refuse_foreign_optimisers
+from edgenode.mesh.trainer import MeshTrainer, Stateful
 from edgenode.mesh.worker import UserThread
 from edgenode.tasks.flat_params import FlatParameters
 from edgenode.tasks.packing import pack
@@ -93,6 +95,7 @@ class Mesh:
         publish: str | Path | None = None,
         track: str | None = None,
     ) -> None:
+        refuse_wrong_types(model, config, kept, settings or {})
         self.extra: dict[str, Any] = {}
         arguments = mesh_settings.Arguments(
             config, settings or {}, name, listen, peers, controller, state_dir, fresh, wait_s, metrics, publish, track
@@ -103,14 +106,16 @@ class Mesh:
         refuse_foreign_optimisers(model, kept)
         for state in kept:
             pack(type(state).__name__, state.state_dict())  # refuses what cannot be kept
-        self._model, self._kept = model, kept
+        self._model, self._kept, self._parameters = model, kept, dict(model.named_parameters())
         self._test: Callable[[], float] | None = None
         self._passes: Passes[Any] | None = None
         self._trainer: MeshTrainer | None = None
         self._node: NodeThread | None = None
         self._thread = 0
         self._last_step_in = 0  # the pass of the last step, or of the checkpoint that this process began with
+        self._may_step = False  # a batch was given, and no step was taken since
         self._done = False
+        _not_looped.add(id(self))
 
     # --- the loop -----------------------------------------------------------------------------------
 
@@ -138,7 +143,9 @@ class Mesh:
             raise EdgenodeError("mesh.loop: the run of this mesh is over; create another Mesh")
         if self._node is not None:
             raise EdgenodeError("mesh.loop: this mesh has a loop already; a mesh has one loop, over one loader")
+        refuse_replaced_parameters(self._parameters, self._model)
         mesh_settings.log_as_the_daemon_does()
+        _not_looped.discard(id(self))
         self._passes = Passes(loader)
         self._trainer = trainer = MeshTrainer(
             self._model, self._kept, self._passes, self._local_steps, self.extra, lambda: self._test
@@ -161,6 +168,7 @@ class Mesh:
                             "mesh.step() was not called in a whole pass over the loader: call it in the body of the "
                             "loop, after optimizer.step()"
                         )
+                    self._may_step = True
                     yield batch
                     if self._done:
                         break
@@ -177,7 +185,8 @@ class Mesh:
             loss: of this step, one number. It is logged, shown by ``edgenode status``, and checked to be finite.
 
         Raises:
-            EdgenodeError: the run failed on this node, training diverged, or there is no loop.
+            EdgenodeError: the run failed on this node, training diverged, there is no loop, or this is the second call
+                for one batch.
         """
         if self._node is None or self._trainer is None or self._passes is None:
             raise EdgenodeError(
@@ -187,7 +196,11 @@ class Mesh:
             raise EdgenodeError("mesh.step: the run is over; the loop ends after the step that ended it")
         if threading.get_ident() != self._thread:
             raise EdgenodeError("mesh.step: call it in the thread that runs the loop")
-        self._last_step_in = self._passes.number
+        if not self._may_step:
+            raise EdgenodeError(
+                "mesh.step was called twice for one batch: call it once, as the last statement in the body of the loop"
+            )
+        self._may_step, self._last_step_in = False, self._passes.number
         if self._trainer.count(loss):
             self._serve(self._node)
 
@@ -224,7 +237,7 @@ class Mesh:
         have no effect on the training.
 
         Args:
-            fn: takes nothing and returns one number, from 0 to 1 for an accuracy. Status and logs show it in percent.
+            fn: takes nothing and returns one number from 0 to 1. Status and logs show it in percent.
 
         Example:
             >>> @mesh.evaluate
@@ -306,6 +319,7 @@ class Mesh:
 
 
 _running: weakref.WeakSet[Mesh] = weakref.WeakSet()
+_not_looped = set[int]()
 
 
 @atexit.register
@@ -314,6 +328,17 @@ def _stop_all() -> None:
     for mesh in list(_running):
         if mesh._node is not None:
             mesh._stop(mesh._node)
+
+
+@atexit.register
+def _warn_of_no_loop() -> None:
+    """Warn of a Mesh that never joined its run, unless the program failed before."""
+    if _not_looped and not hasattr(sys, "last_value"):
+        mesh_settings.log_as_the_daemon_does()
+        log.warning(
+            "the program ends, but its Mesh has no loop: this node took no part in the run",
+            hint="iterate over mesh.loop(loader), and call mesh.step() in the body",
+        )
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def read(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Optio
         track=arguments.track or environ.get("EDGENODE_TRACK", ""),
     )
     factory.check_networked(config, controller=options.controller != "none")
-    security = node_security(options, environ.get("EDGENODE_JOIN"), _flag("EDGENODE_INSECURE", environ))
+    security = node_security(options, environ.get("EDGENODE_JOIN") or None, _flag("EDGENODE_INSECURE", environ))
     return replace(options, security=security)
 
 

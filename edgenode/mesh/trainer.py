@@ -21,8 +21,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.algorithm.learner import LazyModel
 from edgenode.core.topology.period import DataSize
-from edgenode.errors import CheckpointError, ConfigError, Diverged, EdgenodeError
+from edgenode.errors import CheckpointError, Diverged, EdgenodeError
 from edgenode.mesh import random_state
+from edgenode.mesh.misuse import OptimiserWatch, checked_accuracy
 from edgenode.mesh.passes import Passes
 from edgenode.tasks.flat_params import FlatParameters, most_bytes
 from edgenode.tasks.packing import pack, unpack
@@ -71,6 +72,7 @@ class MeshTrainer:
     ) -> None:
         self._flat = FlatParameters(model)
         self._kept, self._passes, self._extra, self._test = kept, passes, extra, test
+        self._watch = OptimiserWatch(self._flat.parameters.values(), kept)
         self._local_steps = local_steps
         self._losses: list[float] = []
         self._steps = 0
@@ -127,6 +129,7 @@ class MeshTrainer:
         if loss is not None:
             self._losses.append(_number(loss, "mesh.step: loss"))
         self._steps += 1
+        self._watch.end_step()
         return self._steps >= self._local_steps
 
     def train(self, t: int, z: Floats) -> LocalStep:
@@ -145,12 +148,16 @@ class MeshTrainer:
         """What the user's function measures of z [d], in evaluation mode and without gradients.
 
         It may draw random numbers, which has no effect on the training.
+
+        Raises:
+            EdgenodeError: it is not a number from 0 to 1.
         """
         self._flat.load(z)
         if (test := self._test()) is None:
             return None
         with _evaluating(self._flat.model), torch.no_grad(), random_state.preserved(self._passes.generators):
-            return _number(test(), f"mesh.evaluate: what {getattr(test, '__name__', 'the function')} returned")
+            name = getattr(test, "__name__", "the function")
+            return checked_accuracy(_number(test(), f"mesh.evaluate: what {name} returned"), name)
 
     def measure_statistics(self, z: Floats) -> None:
         """The user's batches are unknown here, so the statistics stay those of this node's own models."""
@@ -205,22 +212,6 @@ class MeshTrainer:
         others = [kept for kept in self._kept if not isinstance(kept, LRScheduler)]
         yield from ((f"{_OBJECT}.{i}", kept) for i, kept in enumerate(others))
         yield from ((f"{_SCHEDULE}.{i}", kept) for i, kept in enumerate(schedules))
-
-
-def refuse_foreign_optimisers(model: nn.Module, kept: Iterable[object]) -> None:
-    """Refuse an optimiser that updates something else than the model.
-
-    Raises:
-        ConfigError: it does.
-    """
-    own = {id(parameter) for parameter in model.parameters()}
-    for optimizer in (obj for obj in kept if isinstance(obj, torch.optim.Optimizer)):
-        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            if id(parameter) not in own:
-                raise ConfigError(
-                    f"the {type(optimizer).__name__} updates a tensor of shape {tuple(parameter.shape)} that is not a "
-                    "parameter of the model: create it from model.parameters()"
-                )
 
 
 def _schedule_state(schedule: LRScheduler) -> dict[str, Any]:

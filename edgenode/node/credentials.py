@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from edgenode.core.protocol.signatures import UNSIGNED, FoundingRecordOnly, Verifier
-from edgenode.errors import ConfigError
+from edgenode.errors import ConfigError, SecurityError
 from edgenode.net.enrolment_client import enrol
 from edgenode.net.rpc import refuse_beyond_loopback
 from edgenode.net.tls import INSECURE, MutualTls, Security
@@ -79,15 +79,17 @@ def read_invite(text: str) -> Invite:
     """An invite, or what is in a file or in standard input ("-"): there, the list of processes does not show it.
 
     Raises:
-        ConfigError: the file cannot be read.
-        SecurityError: it is not an invite.
+        ConfigError: the file cannot be read, or has no invite.
+        SecurityError: the text is a damaged invite.
     """
-    if text == "-":
-        return Invite.parse(sys.stdin.readline())
     if text.startswith(PREFIX):
         return Invite.parse(text)
     try:
-        return Invite.parse(Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+        content = sys.stdin.readline() if text == "-" else Path(text).read_text(encoding="utf-8")
+        if not content.strip():
+            raise ValueError("it is empty; run edgenode invite NAME where the controller runs, and copy its line")
+        return Invite.parse(content)
+    except (OSError, ValueError, SecurityError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else exc
-        raise ConfigError(f"{text!a} is neither an invite nor a file that contains one: {why}") from exc
+        what = "standard input" if text == "-" else f"{text!a}"
+        raise ConfigError(f"--join: {what} is neither an invite nor a file that contains one: {why}") from exc

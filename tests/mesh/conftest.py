@@ -13,6 +13,7 @@ from torch import nn
 
 from edgenode import Mesh
 from edgenode.bench.ring import free_ports
+from edgenode.mesh import mesh
 
 MakeMesh = Callable[..., Mesh]
 
@@ -30,6 +31,7 @@ def restore_global_state() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+    mesh._not_looped.clear()
     structlog.reset_defaults()
 
 

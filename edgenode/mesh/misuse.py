@@ -1,0 +1,164 @@
+"""Mistakes in the use of a Mesh that would train something else than meant, without an error: found and named."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+
+import structlog
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from edgenode.errors import ConfigError, EdgenodeError
+
+log = structlog.get_logger()
+
+_CALL = 'Mesh(model, "run.toml", optimizer, scheduler)'
+_WATCHED_STEPS = 20  # a gradient scaler skips fewer steps at the start
+
+
+# --- the arguments --------------------------------------------------------------------------------------
+
+
+def refuse_wrong_types(model: object, config: object, kept: Sequence[object], settings: object) -> None:
+    """Refuse arguments of Mesh that are of another kind, as when one was left out.
+
+    Raises:
+        ConfigError: one is.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"Mesh: the first argument is a {_kind(model)}, but it must be the torch.nn.Module: {_CALL}")
+    if config is not None and not isinstance(config, str | os.PathLike):
+        raise ConfigError(
+            f"Mesh: the second argument is a {_kind(config)}, but it must be the path of run.toml, or None: {_CALL}; "
+            'keys of run.toml go into settings={"run.rounds": 500}'
+        )
+    for state in kept:
+        if isinstance(state, Sequence | Mapping | set):
+            raise ConfigError(f"Mesh: an optimiser or schedule is inside of a {_kind(state)}: pass each alone: {_CALL}")
+        if not (callable(getattr(state, "state_dict", None)) and callable(getattr(state, "load_state_dict", None))):
+            raise ConfigError(
+                f"Mesh: a {_kind(state)} has no state_dict and load_state_dict, so a checkpoint cannot keep it: {_CALL}"
+            )
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f'Mesh: settings is a {_kind(settings)}, but it must be a dict, as in {{"run.rounds": 500}}')
+
+
+def refuse_foreign_optimisers(model: nn.Module, kept: Iterable[object]) -> None:
+    """Refuse an optimiser that updates something else than the model.
+
+    Raises:
+        ConfigError: it does.
+    """
+    own = {id(parameter) for parameter in model.parameters()}
+    for optimizer in _optimisers(kept):
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            if id(parameter) not in own:
+                raise ConfigError(
+                    f"the {_kind(optimizer)} updates a tensor of shape {tuple(parameter.shape)} that is not a "
+                    "parameter of the model: create it from model.parameters()"
+                )
+
+
+def refuse_replaced_parameters(before: Mapping[str, nn.Parameter], model: nn.Module) -> None:
+    """Refuse a model whose layers were changed since the Mesh was created.
+
+    Args:
+        before: its parameters then.
+
+    Raises:
+        ConfigError: a parameter was replaced, added or removed.
+    """
+    now = dict(model.named_parameters())
+    for name in [*before, *now]:
+        if before.get(name) is not now.get(name):
+            raise ConfigError(
+                f"mesh.loop: the parameter {name} was replaced, added or removed after Mesh(...): change the layers "
+                "first, then create the optimiser, then the Mesh"
+            )
+
+
+# --- the loop -------------------------------------------------------------------------------------------
+
+
+def checked_accuracy(value: float, name: str) -> float:
+    """What an evaluation returned.
+
+    Raises:
+        EdgenodeError: it is not a fraction.
+    """
+    if 0 <= value <= 1:
+        return value
+    percent = f": return {value / 100:g} for {value:g} %" if 1 < value <= 100 else ""
+    raise EdgenodeError(f"mesh.evaluate: {name} returned {value:g}, but an accuracy is a fraction from 0 to 1{percent}")
+
+
+class OptimiserWatch:
+    """Warns once if an optimiser that the Mesh does not keep steps the parameters, or if none that it keeps steps.
+
+    The first would be missing in checkpoints, and the second hide that. The first steps of the loop show it. A kept
+    object of an unknown kind that can step may have an optimiser inside, so there is no warning then.
+
+    Args:
+        parameters: those that are averaged.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], kept: Sequence[object]) -> None:
+        self._parameters = {id(p) for p in parameters}
+        self._kept = {id(optimizer) for optimizer in _optimisers(kept)}
+        self._by_kept, self._by_others = set[int](), dict[int, str]()
+        self._kept_stepped = False
+        self._left = 0 if any(map(_may_optimise, kept)) else _WATCHED_STEPS
+        if self._left:
+            note = weakref.WeakMethod(self._note)  # the hook is global, and may outlive the loop
+            hook = register_optimizer_step_post_hook(lambda o, *_: (noting := note()) and noting(o))
+            self._stop = weakref.finalize(self, hook.remove)
+
+    def _note(self, optimizer: torch.optim.Optimizer) -> None:
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]} & self._parameters
+        if id(optimizer) in self._kept:
+            self._by_kept |= stepped
+            self._kept_stepped = True
+        else:
+            self._by_others |= dict.fromkeys(stepped, _kind(optimizer))
+
+    def end_step(self) -> None:
+        """A step of the loop has ended."""
+        if not self._left:
+            return
+        self._left -= 1
+        others = {name for p, name in self._by_others.items() if p not in self._by_kept}
+        if others:
+            log.warning(
+                "an optimiser that was not passed to Mesh steps its parameters, so checkpoints do not have its state",
+                optimiser=min(others),
+                hint=f"create the optimiser first, and pass it: {_CALL}",
+            )
+            self._left = 0
+        elif not self._left and self._kept and not self._kept_stepped:
+            log.warning(
+                "no optimiser that was passed to Mesh has taken a step",
+                calls_of_mesh_step=_WATCHED_STEPS,
+                hint="call optimizer.step() before mesh.step(), on the optimiser that was passed",
+            )
+        self._by_kept.clear()
+        self._by_others.clear()
+        if not self._left:
+            self._stop()
+
+
+def _optimisers(kept: Iterable[object]) -> Iterable[torch.optim.Optimizer]:
+    return (obj for obj in kept if isinstance(obj, torch.optim.Optimizer))
+
+
+def _may_optimise(kept: object) -> bool:
+    """Whether it can step, and is of no kind that is known here."""
+    known = isinstance(kept, torch.optim.Optimizer | LRScheduler | nn.Module | torch.amp.GradScaler)
+    return not known and hasattr(kept, "step")
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,225 @@
+"""Mistakes in a script with a Mesh end with one line that names the remedy, or are logged with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from structlog.testing import capture_logs
+from torch import nn
+
+from edgenode import ConfigError, EdgenodeError, Mesh
+from tests.mesh.conftest import MakeMesh
+
+OTHER_STEPS = "an optimiser that was not passed to Mesh steps its parameters, so checkpoints do not have its state"
+NO_STEPS = "no optimiser that was passed to Mesh has taken a step"
+
+
+def linear() -> tuple[nn.Linear, torch.optim.Optimizer]:
+    model = nn.Linear(2, 1)
+    return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+
+def trained(mesh: Mesh, model: nn.Module, step: Callable[[], Any], steps: int = 30) -> list[str]:
+    """What is logged as a warning while a loop runs that calls ``step`` once for each batch."""
+    with capture_logs() as logged:
+        for _ in mesh.loop([torch.ones(1, 2)] * steps):
+            loss = model(torch.ones(1, 2)).sum()
+            model.zero_grad()
+            loss.backward()
+            step()
+            mesh.step(loss=loss)
+    return [entry["event"] for entry in logged if entry["event"] in (OTHER_STEPS, NO_STEPS)]
+
+
+# --- optimisers -----------------------------------------------------------------------------------------
+
+MANY: dict[str, object] = {"run.rounds": 30, "run.evaluate_every": 0}
+
+
+def test_an_optimiser_that_is_passed_and_steps_gives_no_warning(make_mesh: MakeMesh) -> None:
+    model, optimizer = linear()
+    assert trained(make_mesh(model, optimizer, settings=MANY), model, optimizer.step) == []
+
+
+def test_an_optimiser_that_is_not_passed_is_named(make_mesh: MakeMesh) -> None:
+    model, optimizer = linear()
+    mesh = make_mesh(model, settings=MANY)
+    assert trained(mesh, model, optimizer.step) == [OTHER_STEPS]
+
+
+def test_an_optimiser_made_after_the_mesh_is_named(make_mesh: MakeMesh) -> None:
+    model, passed = linear()
+    mesh = make_mesh(model, passed, settings=MANY)
+    later = torch.optim.SGD(model.parameters(), lr=0.01)
+    assert trained(mesh, model, later.step) == [OTHER_STEPS]
+
+
+def test_a_parameter_that_the_passed_optimiser_does_not_have_is_named(make_mesh: MakeMesh) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    one, other = (torch.optim.SGD(layer.parameters(), lr=0.01) for layer in model)
+
+    def step() -> None:
+        one.step()
+        other.step()
+
+    assert trained(make_mesh(model, one, settings=MANY), model, step) == [OTHER_STEPS]
+
+
+def test_optimisers_that_take_turns_give_no_warning(make_mesh: MakeMesh) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    turns = [torch.optim.SGD(layer.parameters(), lr=0.01) for layer in model]
+    mesh = make_mesh(model, *turns, settings={**MANY, "task.local_steps": 2, "run.rounds": 15})
+
+    def step() -> None:
+        turns[mesh.round % 2].step()
+
+    assert trained(mesh, model, step) == []
+
+
+def test_an_optimiser_that_never_steps_is_named(make_mesh: MakeMesh) -> None:
+    model, optimizer = linear()
+    assert trained(make_mesh(model, optimizer, settings=MANY), model, lambda: None) == [NO_STEPS]
+
+
+def test_an_optimiser_inside_of_a_passed_one_gives_no_warning(make_mesh: MakeMesh) -> None:
+    model = nn.Linear(2, 1)
+    inner = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    class Around(torch.optim.Optimizer):
+        def step(self, closure: Any = None) -> Any:
+            return inner.step(closure)
+
+    around = Around(model.parameters(), {})
+    assert trained(make_mesh(model, around, settings=MANY), model, around.step) == []
+
+
+def test_a_model_that_no_optimiser_changes_gives_no_warning(make_mesh: MakeMesh) -> None:
+    """As of a search without gradients."""
+    model = nn.Linear(2, 1)
+    assert trained(make_mesh(model, settings=MANY), model, lambda: nn.init.normal_(model.weight)) == []
+
+
+def test_an_object_that_may_be_an_optimiser_is_left_in_peace(make_mesh: MakeMesh) -> None:
+    model, inner = linear()
+
+    class Wrapper:
+        step, state_dict, load_state_dict = inner.step, inner.state_dict, inner.load_state_dict
+
+    assert trained(make_mesh(model, Wrapper(), settings=MANY), model, inner.step) == []
+
+
+# --- the loop -------------------------------------------------------------------------------------------
+
+
+def test_a_second_step_for_a_batch_is_refused(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(nn.Linear(2, 1))
+    with pytest.raises(EdgenodeError, match=r"mesh\.step was called twice for one batch: call it once, as the last"):
+        for _ in mesh.loop([1]):
+            mesh.step()
+            mesh.step()
+    assert mesh.done
+
+
+def test_batches_that_are_fetched_ahead_are_allowed(make_mesh: MakeMesh) -> None:
+    def ahead(batches: Iterator[int]) -> Iterator[int]:
+        held = next(batches)
+        for batch in batches:
+            yield held
+            held = batch
+
+    mesh = make_mesh(nn.Linear(2, 1))
+    for _ in ahead(iter(mesh.loop([1, 2]))):
+        mesh.step()
+    assert mesh.result is not None
+
+
+@pytest.mark.parametrize("change", ["replace", "add", "remove"])
+def test_a_layer_that_changes_before_the_loop_is_refused(make_mesh: MakeMesh, change: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    mesh = make_mesh(model)
+    if change == "replace":
+        model[1] = nn.Linear(2, 1)
+    elif change == "add":
+        model.append(nn.Linear(1, 1))
+    else:
+        del model[1]
+    name = "2.weight" if change == "add" else "1.weight"
+    with pytest.raises(ConfigError, match=rf"the parameter {name} was replaced, added or removed after Mesh\(\.\.\.\)"):
+        mesh.loop([1])
+
+
+def test_a_model_that_is_moved_before_the_loop_is_accepted(make_mesh: MakeMesh) -> None:
+    model = nn.Linear(2, 1)
+    mesh = make_mesh(model)
+    model.to(torch.float64)
+    mesh.loop([1])
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        (93.5, "accuracy returned 93.5, but an accuracy is a fraction from 0 to 1: return 0.935 for 93.5 %"),
+        (torch.tensor(250.0), "accuracy returned 250, but an accuracy is a fraction from 0 to 1$"),
+        (-0.1, "accuracy returned -0.1, but an accuracy is a fraction from 0 to 1$"),
+        (float("nan"), "accuracy returned nan, but an accuracy is a fraction from 0 to 1$"),
+    ],
+)
+def test_an_accuracy_that_is_no_fraction_is_refused(make_mesh: MakeMesh, returned: Any, reason: str) -> None:
+    mesh = make_mesh(nn.Linear(2, 1))
+
+    @mesh.evaluate
+    def accuracy() -> Any:
+        return returned
+
+    with pytest.raises(EdgenodeError, match=rf"mesh\.evaluate: {reason}"):
+        for _ in mesh.loop([1]):
+            mesh.step()
+
+
+NO_LOOP = """
+import os, sys
+from torch import nn
+import edgenode
+mesh = edgenode.Mesh(nn.Linear(2, 1), None, name="n0", state_dir="n0", peers="127.0.0.1:1", listen="127.0.0.1:0")
+if sys.argv[1:]:
+    raise KeyError(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_mesh_without_a_loop_is_named_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(NO_LOOP)
+    command = [sys.executable, "script.py"]
+    ended = [
+        subprocess.run([*command, *more], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+        for more in ([], ["another error"])
+    ]
+    assert "the program ends, but its Mesh has no loop: this node took no part in the run" in ended[0].stderr
+    assert ended[0].returncode == 0
+    assert "has no loop" not in ended[1].stderr
+
+
+# --- the arguments --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (Mesh, "the second argument is a SGD, but it must be the path of run.toml, or None: Mesh"),
+        (lambda m, o: Mesh(m, {"run.rounds": 5}), r'the second argument is a dict, .* go into settings={"run.rounds"'),
+        (lambda m, o: Mesh(m, None, [o]), "an optimiser or schedule is inside of a list: pass each alone: Mesh"),
+        (lambda m, o: Mesh(m, None, m.parameters()), "a generator has no state_dict and load_state_dict"),
+        (lambda m, o: Mesh(m, None, o, None), "a NoneType has no state_dict and load_state_dict"),
+        (lambda m, o: Mesh({"run.rounds": 5}), r"the first argument is a dict, but it must be the torch\.nn\.Module"),
+        (lambda m, o: Mesh(m, None, o, settings="run.rounds=5"), "settings is a str, but it must be a dict, as in"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments: Callable[..., Mesh], reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"^Mesh: {reason}"):
+        arguments(*linear())
