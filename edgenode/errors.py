@@ -49,6 +49,10 @@ class TransportError(EdgenodeError):
     """The network failed. The same call may succeed later."""
 
 
+class ClockError(TransportError):
+    """A certificate is not valid at the time that the clock of this device shows."""
+
+
 class DigestMismatch(EdgenodeError):
     """The two sides of a handshake describe different runs. The text contains both values.
 
@@ -89,6 +93,21 @@ def one_of(choices: Iterable[object]) -> str:
     """A choice in words, for the text of an error: `"a", "b" or "c"`."""
     *others, last = (json.dumps(choice, ensure_ascii=False) for choice in choices)
     return f"{', '.join(others)} or {last}" if others else last
+
+
+_MEANINGS = {
+    "CancelledError": "interrupted",
+    "KeyboardInterrupt": "interrupted",
+    "MemoryError": "out of memory",
+    "TimeoutError": "no answer in time",
+}
+
+
+def in_words(error: BaseException) -> str:
+    """Why something failed, in one line that is never empty: the error's text, or what its type means."""
+    cause = first_cause(error)
+    kind = type(cause).__name__
+    return " ".join(str(cause).split()) or _MEANINGS.get(kind, kind)
 
 
 def first_cause(error: BaseException) -> BaseException:

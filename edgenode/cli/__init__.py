@@ -5,7 +5,6 @@ A command is imported when it is used, so that `edgenode --help` is instant.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from edgenode import __version__
-from edgenode.errors import ConfigError, EdgenodeError
+from edgenode.errors import ConfigError, EdgenodeError, in_words
 
 # command -> (module that defines it under the same name, its line in `edgenode --help`)
 _COMMANDS = {
@@ -71,7 +70,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except EdgenodeError as exc:
-            click.echo(f"edgenode: {exc}", err=True)
+            click.echo(f"edgenode: {in_words(exc)}", err=True)
             ctx.exit(2 if isinstance(exc, ConfigError) else 1)
         except BrokenPipeError:  # click handles it: the reader of our output has closed the pipe
             raise
@@ -107,5 +106,4 @@ def group() -> None:
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the ``edgenode`` script and of ``python -m edgenode``. ``words``: instead of its own."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's C core would log to stderr what our errors say
     group.main(sys.argv[1:] if words is None else words, prog_name="edgenode")

@@ -29,6 +29,11 @@ T = TypeVar("T")
 _FIND_S = 4.0  # mDNS asks three times in it
 _DIAL_S = 5.0
 _MOST_DIALLED = 256
+_MOST_EXPLAINED = 3
+_NO_CONTROLLER = (
+    "start edgenode controller, or give its address with --controller H:P; a run with --peers has no controller, and "
+    "its nodes only stop and start by themselves"
+)
 _QUIET_S = 1.0  # a search that is shorter prints nothing
 
 
@@ -86,7 +91,8 @@ def with_operator(where: Where, call: Callable[[OperatorClient], Awaitable[T]]) 
     """Find the controller, and run ``call`` with a client of it. A search that takes long is shown on stderr.
 
     Raises:
-        ConfigError: no controller answers, or there are several clusters. The text says where.
+        ConfigError: no controller is found, or there are several clusters. The text says where.
+        TransportError: the controller does not answer. The text says why.
     """
     from edgenode.config.graphs import GRAPHS
 
@@ -98,6 +104,7 @@ def with_credentials(where: Where, call: Callable[[CredentialClient], Awaitable[
     """Find the controller, and run ``call`` with a client of its credential service.
 
     Raises:
+        TransportError: as `with_operator`.
         ConfigError: as `with_operator`, or the controller works without TLS.
     """
     if where.insecure:
@@ -127,19 +134,19 @@ async def _operate(where: Where, call: Callable[[OperatorClient], Awaitable[T]])
         raise _unreachable(exc, where) from exc
 
 
-def _unreachable(error: TransportError, where: Where) -> ConfigError:
-    """No controller answers. The run may be over."""
+def _unreachable(error: TransportError, where: Where) -> TransportError:
+    """The controller does not answer. The run may be over."""
     past = past_run(where.cluster, where.credentials)
-    return ConfigError(f"{error}; {past}" if past else str(error))
+    return TransportError(f"{error}; {past}") if past else error
 
 
 async def _found(where: Where) -> tuple[str, Security]:
     """host:port of the controller, given, of a launch in this folder, or found by mDNS, and how to call it.
 
     Raises:
-        ConfigError: the given address is malformed, there are several clusters and none is chosen, or there are no
-            credentials.
-        TransportError: mDNS found no controller in time, or none of those that it found answers.
+        ConfigError: the given address is malformed, mDNS found no controller in time, or several clusters and none is
+            chosen, or there are no credentials.
+        TransportError: none of the controllers that mDNS found answers.
     """
     if (launch := _launched(where)) is not None:
         return launch.controller, operator_security(launch.credentials, insecure=False, cluster=launch.cluster)
@@ -155,10 +162,13 @@ async def _found(where: Where) -> tuple[str, Security]:
     async with Discovery(where.cluster or "", interfaces_for("")) as discovery:
         text = f"looking for {discovery.wanted('controller')}"
         cluster = where.cluster
-        if cluster is not None:
-            await _shown(discovery.wait("controller", timeout_s=timeout_s), text)
-        else:
-            cluster = _only(await _shown(discovery.wait_for_clusters("controller", timeout_s=timeout_s), text))
+        try:
+            if cluster is not None:
+                await _shown(discovery.wait("controller", timeout_s=timeout_s), text)
+            else:
+                cluster = _only(await _shown(discovery.wait_for_clusters("controller", timeout_s=timeout_s), text))
+        except TransportError as exc:
+            raise ConfigError(f"{exc}; {past_run(where.cluster, where.credentials) or _NO_CONTROLLER}") from exc
         security = operator_security(where.credentials, where.insecure, cluster)
         text = f"waiting for an announced controller of cluster {cluster!r} to answer"
         return await _shown(_first_to_answer(discovery, cluster, security, where.wait), text), security
@@ -212,13 +222,22 @@ async def _first_to_answer(discovery: Discovery, cluster: str, security: Securit
 
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(dial_all(), name="announced controllers")
-        try:
-            return await asyncio.wait_for(answered, None if wait else _DIAL_S)
-        except TimeoutError as exc:
-            raise TransportError(f"no controller answers at {', '.join(dialled)} (waited {_DIAL_S:g} s)") from exc
-        finally:
-            for task in (watching, *dialled.values()):
-                task.cancel()
+        await asyncio.wait([answered], timeout=None if wait else _DIAL_S)
+        for task in (watching, *dialled.values()):
+            task.cancel()
+    if answered.done():
+        return answered.result()
+    raise await _none_answers(list(dialled), security)
+
+
+async def _none_answers(targets: list[str], security: Security) -> TransportError:
+    """The error that no announced controller answers: the first ones, each with the reason."""
+    from edgenode.net.reasons import unreachable
+    from edgenode.security.subject import CONTROLLER
+
+    explained = (unreachable(t, t, CONTROLLER.dns_name, security.credentials) for t in targets[:_MOST_EXPLAINED])
+    reasons = "; ".join(map(str, await asyncio.gather(*explained)))
+    return TransportError(f"no controller that mDNS found answers (waited {_DIAL_S:g} s): {reasons}")
 
 
 async def _shown(waiting: Awaitable[T], text: str) -> T:

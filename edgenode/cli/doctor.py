@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,7 @@ async def _findings(
 ) -> AsyncIterator[Finding]:
     from edgenode.doctor import machine, network, problem
     from edgenode.errors import ConfigError
+    from edgenode.factory import check_networked
     from edgenode.net.interfaces import interfaces_for
     from edgenode.net.rpc import split_address
     from edgenode.storage.filesystem import default_state_dir
@@ -139,7 +141,11 @@ async def _findings(
     state_dir = state_dir or default_state_dir(config.run.cluster, default_name())
     for finding in (*machine.torch(config), *machine.model(config, state_dir), machine.power()):
         yield finding
-    security, finding = _certificate(state_dir, insecure, config.run.cluster)
+    try:
+        check_networked(config, controller=where.controller != "none")
+    except ConfigError as exc:
+        yield problem("run.toml", str(exc), "correct it, or the options of edgenode run")
+    security, finding = _certificate(state_dir, insecure, config.run.cluster, where.controller)
     yield finding
     yield await network.port("port", where.listen, True, security)
     for others in (f"0.0.0.0:{CONTROLLER_PORT}", f"127.0.0.1:{HTTP_PORT}"):
@@ -150,22 +156,27 @@ async def _findings(
         yield finding
 
 
-def _certificate(state_dir: Path, insecure: bool, cluster: str) -> tuple[Security | None, Finding]:
+def _certificate(state_dir: Path, insecure: bool, cluster: str, controller: str) -> tuple[Security | None, Finding]:
     """What this device can show to others."""
     from edgenode.doctor import ok, problem, warning
     from edgenode.errors import EdgenodeError
+    from edgenode.net.reasons import expired
     from edgenode.net.tls import MutualTls
+    from edgenode.node.credentials import how_to_get_one
 
     try:
         security = local_security(state_dir, insecure, cluster)
     except EdgenodeError as exc:
         return None, problem("certificate", str(exc), "correct it, or enrol this device again (edgenode invite)")
     if security is None:
-        remedy = "run edgenode invite where the controller runs, and start this node with --join and its line"
-        return None, warning("certificate", "this device is not enrolled yet", remedy)
+        remedy = how_to_get_one(default_name(), controller)
+        return None, warning("certificate", "this device has no certificate yet", remedy)
     if not isinstance(security, MutualTls):
         return security, warning("certificate", "none: --insecure", "enrol this device (edgenode invite)")
     shown = security.credentials
+    if (until := shown.expires()) <= datetime.now(UTC):
+        remedy = "or, if the clock is right, enrol this device again (edgenode invite, or edgenode cert renew)"
+        return security, problem("clock", expired(until), remedy)
     return security, ok("certificate", f"{shown.subject}, valid until {shown.expires():%Y-%m-%d}")
 
 

@@ -15,7 +15,7 @@ from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]  # t
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.wording import counted
 from edgenode.doctor import Finding, Level, ok, problem, warning
-from edgenode.errors import EdgenodeError, TransportError
+from edgenode.errors import ClockError, EdgenodeError, TransportError
 from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import LOOPBACK, interfaces_for
 from edgenode.net.mdns_service import SERVICE_TYPES, Service
@@ -197,7 +197,7 @@ async def others(
                 continue
             status, ahead_s = await _status(target, security)
         except EdgenodeError as exc:
-            yield problem("controller", str(exc), "start it, or open its port in the firewall of its device")
+            yield problem("controller", str(exc), _remedy(exc))
             continue
         yield _controller(cluster, target, status)
         yield _clock(ahead_s)
@@ -245,20 +245,31 @@ def _clock(ahead_s: float) -> Finding:
 async def _nodes(nodes: Mapping[str, tuple[str, ...]], security: Security | None) -> Finding:
     if not nodes:
         return ok("nodes", "no node is visible yet")
-    answers = await asyncio.gather(*(_answers(targets, security) for targets in nodes.values()))
+    errors = await asyncio.gather(*(_error_of(targets, security) for targets in nodes.values()))
     seen = _few([name if name in targets else f"{name} at {targets[0]}" for name, targets in nodes.items()])
-    if silent := [name for name, answered in zip(nodes, answers, strict=True) if not answered]:
-        remedy = "open its port in the firewall of its device, unless it has just ended"
-        return warning("nodes", f"{seen}; no answer from {_few(silent)}", remedy)
+    if silent := {name: error for name, error in zip(nodes, errors, strict=True) if error is not None}:
+        first = next(iter(silent.values()))
+        return warning("nodes", f"{seen}; no answer from {_few(list(silent))} ({first})", _remedy(first))
     return ok("nodes", f"{seen}; all answer")
 
 
-async def _answers(targets: Sequence[str], security: Security | None) -> bool:
+async def _error_of(targets: Sequence[str], security: Security | None) -> EdgenodeError | None:
+    """Why a node answers at none of its addresses. None if it does."""
+    error: EdgenodeError = TransportError("it has no address")
     for target in targets:
-        with suppress(EdgenodeError):
+        try:
             await serves(target, _DIAL_S, security)
-            return True
-    return False
+        except EdgenodeError as exc:
+            error = exc
+        else:
+            return None
+    return error
+
+
+def _remedy(error: EdgenodeError) -> str:
+    if isinstance(error, ClockError):
+        return "compare the clocks of both devices"
+    return "start it, or open its port in the firewall of its device"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Before gRPC is imported: its C core would log to stderr what our errors say, and it would get in the way of the forks
-# with which a DataLoader starts its workers.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# Before gRPC is imported: it would get in the way of the forks with which a DataLoader starts its workers.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from edgenode.mesh.mesh import Mesh

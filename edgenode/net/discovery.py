@@ -26,7 +26,7 @@ from typing import Self
 from zeroconf import DNSQuestionType, Error, ServiceInfo, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
-from edgenode.errors import ConfigError, LocalProtocolError, TransportError
+from edgenode.errors import ConfigError, LocalProtocolError, TransportError, in_words
 from edgenode.net.interfaces import LOOPBACK, check_interfaces, network_addresses, parse_ip
 from edgenode.net.mdns_listener import MdnsListener
 from edgenode.net.mdns_service import SERVICE_TYPES, Kind, Service, service_from_info, service_to_info
@@ -268,9 +268,8 @@ class Discovery:
         try:
             yield
         except (Error, OSError) as exc:
-            reason = str(exc) or type(exc).__name__
             where = ", ".join(self._interfaces)
-            raise TransportError(f"cannot {purpose} on {where}: {reason}") from exc
+            raise TransportError(f"cannot {purpose} on {where}: {in_words(exc)}") from exc
 
 
 def _ignore(**change: object) -> None:

@@ -8,6 +8,7 @@ import socket
 import ssl
 
 from edgenode.errors import SecurityError, TransportError
+from edgenode.net.reasons import why
 from edgenode.net.rpc import split_address
 from edgenode.security import certificates
 from edgenode.security.certificates import MAX_PEM_BYTES, Credentials
@@ -42,7 +43,7 @@ def enrol(invite: Invite, name: str) -> Credentials:
         try:
             return _enrol_at(target, invite, name)
         except (OSError, http.client.HTTPException, TransportError) as exc:
-            failures.append(f"{target}: {exc}")
+            failures.append(f"{target}: {why(exc)}")
     raise TransportError(f"the controller of the invite does not answer ({'; '.join(failures)})")
 
 

@@ -15,9 +15,9 @@ from edgenode.core.protocol.events import UNREQUESTED, Reply
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
-from edgenode.errors import TransportError
 from edgenode.net.graph_wire import graph_to_wire
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
+from edgenode.net.reasons import unreachable
 from edgenode.net.rpc import channel, refused
 from edgenode.net.status_wire import cluster_status_from_wire
 from edgenode.net.tls import INSECURE, MutualTls, Security
@@ -130,5 +130,6 @@ async def operator_client(
         try:
             await asyncio.wait_for(to_controller.channel_ready(), timeout_s)
         except TimeoutError as exc:
-            raise TransportError(f"no controller answers at {target} (waited {timeout_s:g} s)") from exc
+            what = f"no controller answers at {target} (waited {timeout_s:g} s)"
+            raise await unreachable(what, target, CONTROLLER.dns_name, security.credentials) from exc
         yield OperatorClient(operator_pb2_grpc.OperatorServiceStub(to_controller), target, security)

@@ -25,6 +25,7 @@ from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net.faults import Faults
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.push_wire import PushWriter
+from edgenode.net.reasons import failure
 from edgenode.net.retry import Backoff, Outage, retry, stay_connected
 from edgenode.net.rpc import broken, channel, parsed, side_by_side, translated
 from edgenode.net.wire import (
@@ -278,7 +279,7 @@ async def meet(target: str, identity: Identity, waiting: Callable[[str, str], No
         try:
             reply = await _met(target, identity, _MEET_S)
         except grpc.aio.AioRpcError as exc:
-            raise TransportError(exc.details() or exc.code().name) from exc
+            raise failure("", exc) from exc
         theirs = identity.check(reply.identity, target)
         if theirs.node == identity.node and theirs.process != identity.process:
             raise name_conflict(identity.node, target)  # at once: the other one ends as soon as it knows
@@ -291,7 +292,7 @@ async def meet(target: str, identity: Identity, waiting: Callable[[str, str], No
     try:
         return await retry(attempt, outage, _MEET_BACKOFF, timeout_s)
     except TransportError as exc:
-        raise TransportError(f"no answer from peer {target} within {timeout_s:g} s") from exc
+        raise TransportError(f"no answer from peer {target} within {timeout_s:g} s: {exc}") from exc
 
 
 async def probe(target: str, identity: Identity, timeout_s: float) -> Identity | None:

@@ -15,6 +15,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, SecurityError, TransportError
+from edgenode.net.reasons import failure, why
 from edgenode.net.tls import INSECURE, Security
 from edgenode.security.subject import role_dns_name
 
@@ -169,7 +170,7 @@ async def _is_healthy(target: str, timeout_s: float, security: Security, server:
         except grpc.aio.AioRpcError as exc:
             if exc.code() is grpc.StatusCode.PERMISSION_DENIED:
                 raise refused(exc, target) from exc
-            raise TransportError(f"no server answers at {target}: {exc.code().name.lower().replace('_', ' ')}") from exc
+            raise failure(f"no server answers at {target}", exc) from exc
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise TransportError(f"{target} is not serving")
 
@@ -182,8 +183,8 @@ async def _shows_a_certificate(target: str, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(*split_address(target), ssl=unverified)
         writer.transport.abort()
-    except (OSError, TimeoutError) as exc:
-        raise TransportError(f"no server answers at {target}: {str(exc) or 'timed out'}") from exc
+    except OSError as exc:
+        raise failure(f"no server answers at {target}", exc) from exc
 
 
 def refuse_beyond_loopback(listen: str, option: str = "--listen") -> None:
@@ -232,7 +233,7 @@ def address_towards(target: str) -> str:
             probe.connect(address)  # sends nothing, only selects the route
             return str(probe.getsockname()[0])
     except OSError as exc:
-        raise TransportError(f"no route to {target}: {exc}") from exc
+        raise failure(f"no route to {target}", exc) from exc
 
 
 async def side_by_side(work: Mapping[str, Callable[[S], Awaitable[None]]], stream: S) -> None:
@@ -268,12 +269,12 @@ async def parsed(parse: Callable[[W], T], wire: W, has_records: bool) -> T:
 
 def translated(error: grpc.aio.AioRpcError, target: str) -> TransportError:
     """A failed call as a TransportError, in one line."""
-    return TransportError(f"{target}: {error.code().name.lower().replace('_', ' ')}: {error.details()}")
+    return failure(target, error)
 
 
 def refused(error: grpc.aio.AioRpcError, target: str) -> EdgenodeError:
     """Why a call failed: by the fault of the caller's request, of its rights, of its state, or of the network."""
-    reason = error.details() or "refused"
+    reason = error.details() or why(error)
     match error.code():
         case grpc.StatusCode.INVALID_ARGUMENT:
             return ConfigError(reason)
@@ -293,7 +294,7 @@ def broken(error: Exception, target: str) -> EdgenodeError:
     causes = list(error.exceptions) if isinstance(error, ExceptionGroup) else [error]
     for cause in causes:
         if isinstance(cause, grpc.aio.AioRpcError) and cause.code() in _FINAL:
-            return RemoteProtocolError(f"refused by {target}: {cause.details()}")
+            return RemoteProtocolError(f"refused by {target}: {cause.details() or why(cause)}")
     for cause in causes:
         if isinstance(cause, grpc.aio.AioRpcError):
             return translated(cause, target)

@@ -27,6 +27,7 @@ import grpc.aio
 import structlog
 
 from edgenode.errors import RemoteProtocolError, SecurityError, TransportError
+from edgenode.net.reasons import failure
 from edgenode.security.access import may_call
 from edgenode.security.certificates import Credentials, public_key_id
 from edgenode.security.subject import Subject
@@ -47,6 +48,11 @@ _END = object()
 
 class Security(Protocol):
     """How the gRPC connections of a process are protected."""
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The newest credentials of the process, or None without TLS."""
+        ...
 
     def channel(self, target: str, server: str, options: Options) -> grpc.aio.Channel:
         """A lazy channel to host:port, where the server's certificate must have the DNS name ``server``."""
@@ -79,6 +85,8 @@ class Security(Protocol):
 
 class Insecure:
     """No protection: whoever reaches a server may do everything. For a trusted loopback only."""
+
+    credentials = None
 
     def channel(self, target: str, server: str, options: Options) -> grpc.aio.Channel:
         del server
@@ -171,7 +179,7 @@ async def _shown_certificate(target: str, server: str, authority: bytes) -> byte
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         writer.transport.abort()
     except (OSError, ValueError) as exc:  # a TimeoutError, and an SSLError, are OSErrors
-        raise TransportError(f"{target}: {exc or 'no TLS handshake'}") from exc
+        raise failure(target, exc) from exc
     return ssl.DER_cert_to_PEM_cert(certificate).encode()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -10,6 +11,7 @@ import structlog
 from edgenode.core.protocol.signatures import UNSIGNED, FoundingRecordOnly, Verifier
 from edgenode.errors import ConfigError, SecurityError
 from edgenode.net.enrolment_client import enrol
+from edgenode.net.reasons import expired
 from edgenode.net.rpc import refuse_beyond_loopback
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.node.options import Options
@@ -44,13 +46,26 @@ def node_security(options: Options, join: str | None = None, insecure: bool = Fa
         log.info("enrolled: from now on, start this node without --join", node=name, certificate=str(path))
     credentials = read_credentials(path)
     if credentials is None:
-        raise ConfigError(
-            f"this node has no certificate ({path}): run edgenode invite {name} where the controller runs, and start "
-            "this node with --join and the line that it prints"
-        )
+        raise ConfigError(f"this node has no certificate ({path}): {how_to_get_one(name, options.controller)}")
     if (found := credentials.subject.name) != name:
         raise ConfigError(f"{path} is the certificate of {found}, not of {name}: choose another --state-dir or --name")
+    if (until := credentials.expires()) <= datetime.now(UTC):
+        log.warning("no other node accepts the certificate of this node", reason=expired(until))
     return MutualTls(credentials, lambda subject, key_id: True)
+
+
+def how_to_get_one(name: str, controller: str) -> str:
+    """What to do for a node without a certificate, in a run with a controller or with "none"."""
+    if controller == "none":
+        return (
+            "without a controller, make the certificates of all nodes on one machine (edgenode cert init, then "
+            f"edgenode cert issue {name} ... --out DIR), copy DIR/{name} to this device, and start this node with that "
+            "folder as --state-dir"
+        )
+    return (
+        f"run edgenode invite {name} where the controller runs, and start this node with --join and the line that it "
+        "prints"
+    )
 
 
 def verifier(options: Options) -> Verifier:

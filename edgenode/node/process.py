@@ -26,7 +26,7 @@ from edgenode.core.protocol.events import Publish
 from edgenode.core.protocol.orders import NewKey
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
-from edgenode.errors import CheckpointError, ConfigError, Evicted, OtherRun, first_cause
+from edgenode.errors import CheckpointError, ConfigError, Evicted, OtherRun, first_cause, in_words
 from edgenode.net import peer_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.interfaces import interfaces_for
@@ -277,7 +277,7 @@ class NodeProcess:
             return await runner.run()
         except BaseException as exc:
             cause = first_cause(exc)
-            runner.progress.report(NodeState.FAILED, str(cause))
+            runner.progress.report(NodeState.FAILED, in_words(cause))
             raise cause from exc
 
     async def _conclude(self, runner: NodeRunner, outcome: Outcome, wall_s: float) -> dict[str, Any]:

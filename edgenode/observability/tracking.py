@@ -20,7 +20,7 @@ import structlog
 
 from edgenode.config.schema import Config
 from edgenode.core.protocol.status import ClusterStatus, NodeStatus
-from edgenode.errors import ConfigError
+from edgenode.errors import ConfigError, in_words
 
 log = structlog.get_logger()
 
@@ -142,7 +142,7 @@ class Tracking:
             self._tracker = self._tracker or open_tracker(self._target, self._config, self._state_dir)
             call(self._tracker, what)
         except Exception as exc:  # whatever it is, the run continues
-            self._warn(str(exc) or type(exc).__name__)
+            self._warn(in_words(exc))
 
     def _pass_on(self, tracker: Tracker, status: ClusterStatus) -> None:
         for node in status.nodes:

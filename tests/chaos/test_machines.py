@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -131,6 +132,27 @@ def test_clocks_may_be_wrong_and_jump(fleet: Fleet, tmp_path: Path, seed: int) -
         run.until_progress(run.nodes)
     run.stop()
     assert {change.without for change in run.changes().values()} == {""}
+
+
+@pytest.mark.skipif(NO_FAKETIME is not None, reason=str(NO_FAKETIME))
+def test_clock_far_ahead_is_named_by_the_log_and_by_doctor(fleet: Fleet) -> None:
+    """All certificates have expired by the clock of one node."""
+    fleet.configure(TWO)
+    ahead = partial(with_clock, {"FAKETIME": "+100d"})
+    controller = fleet.controller()
+    address = controller.logs(r"controller ready .*listen=(\S+)")[1]
+    node = fleet.node("node-0", "--controller", address, spawn=ahead)
+    clock = r"this device's clock says \d{4}-\d\d-\d\d \d\d:\d\d UTC, and the certificate of "
+    node.logs(clock + r"this device is valid until \d{4}-\d\d-\d\d: set the clock")
+    node.logs(f"cannot reach the controller .*{clock}the other is not valid then: set the clock")
+    where = "--controller", address, "--state-dir", str(fleet.state("node-0"))
+    doctor = fleet.command("doctor", "--config", "run.toml", *where, code=1, spawn=ahead)
+    found = {line.split()[1]: line for line in doctor.stdout.splitlines()[:-1]}
+    assert re.search(rf"problem .*{clock}this device is valid until", found["clock"])
+    assert re.search(rf"problem .*{clock}this device .*: compare the clocks of both devices", found["controller"])
+    assert "firewall" not in found["controller"]
+    for process in (node, doctor):
+        assert not re.search(r"TSI_|SSL_ERROR|ssl_transport|Traceback", process.stdout + process.stderr)
 
 
 def next_hour(node: Process, hour: str) -> str:

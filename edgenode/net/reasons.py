@@ -1,0 +1,126 @@
+"""Why a connection or a call failed, in words that are never empty and that name the clock if it is wrong.
+
+gRPC has no details for many failures, and shows those of TLS as text of its C core. Sockets have numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+from datetime import UTC, datetime
+
+import grpc
+import grpc.aio
+
+from edgenode.errors import ClockError, TransportError, in_words
+from edgenode.security.certificates import Credentials
+
+_DIAL_S = 2.0
+_CODES = {
+    grpc.StatusCode.CANCELLED: "the other side ended the call",
+    grpc.StatusCode.UNKNOWN: "it failed there, and its log says why",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "no answer in time",
+    grpc.StatusCode.PERMISSION_DENIED: "it refuses this device",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "it has too much to do, or the message is too large",
+    grpc.StatusCode.FAILED_PRECONDITION: "it refuses the call",
+    grpc.StatusCode.INVALID_ARGUMENT: "it refuses the request",
+    grpc.StatusCode.ABORTED: "it ended the call",
+    grpc.StatusCode.UNIMPLEMENTED: "another program serves there, or another version of edgenode",
+    grpc.StatusCode.INTERNAL: "the answer is malformed, or the connection broke",
+    grpc.StatusCode.UNAVAILABLE: "there is no connection",
+    grpc.StatusCode.UNAUTHENTICATED: "it does not accept the certificate of this device",
+}
+SET_THE_CLOCK = "set the clock (timedatectl set-ntp true), or renew the certificate if the clock is right"
+_NOT_OURS = "it shows a certificate of another cluster, or of another role or name"
+_EXPIRED, _NOT_YET = 10, 9  # OpenSSL's codes
+_OF_EXPIRY = re.compile(r"certificate has expired|certificate is not yet valid|CERTIFICATE_EXPIRED")
+# gRPC's C core wraps what matters in addresses, names of states and codes.
+_OF_ITS_CORE = re.compile(r"(?:failed to connect to all addresses; )?(?:last error: )?(?:UNAVAILABLE|UNKNOWN): ")
+
+
+def failure(what: str, error: Exception) -> TransportError:
+    """The error of a call or a connection that failed: what was tried, if that is not clear, and why it failed."""
+    kind = ClockError if _is_of_the_clock(error) else TransportError
+    return kind(f"{what}: {why(error)}" if what else why(error))
+
+
+def why(error: Exception) -> str:
+    """Why a call of gRPC, a TCP connection or a TLS handshake failed."""
+    if _is_of_the_clock(error):
+        return expired()
+    return _why_call(error) if isinstance(error, grpc.aio.AioRpcError) else _why_connection(error)
+
+
+def expired(valid_until: datetime | None = None) -> str:
+    """That a certificate is not valid now, by the clock of this device.
+
+    Args:
+        valid_until: of the certificate of this device. None if it is that of another.
+    """
+    its = "the certificate of the other is not valid then" if valid_until is None else ""
+    own = its or f"the certificate of this device is valid until {valid_until:%Y-%m-%d}"
+    return f"this device's clock says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, and {own}: {SET_THE_CLOCK}"
+
+
+async def unreachable(what: str, target: str, server: str, own: Credentials | None) -> TransportError:
+    """The error of gRPC's silent failure to connect to host:port. TCP and TLS are tried in turn to find the reason.
+
+    Args:
+        server: a DNS name that the server's certificate must have.
+        own: the credentials of this process. None if it works without TLS.
+    """
+    if own is not None and (until := own.expires()) <= datetime.now(UTC):
+        return ClockError(f"{what}: {expired(until)}")
+    host, _, port = target.rpartition(":")
+    trust = None if own is None else ssl.create_default_context(cadata=own.authority.decode())
+    try:
+        async with asyncio.timeout(_DIAL_S):
+            _, writer = await asyncio.open_connection(
+                host.strip("[]"), int(port), ssl=trust, server_hostname=None if trust is None else server
+            )
+        writer.transport.abort()
+    except (OSError, ValueError) as exc:
+        return failure(what, exc)
+    if own is None:
+        return TransportError(f"{what}: something listens there, but not edgenode with --insecure")
+    return TransportError(
+        f"{what}: its certificate is fine, but it ends the connection; compare both clocks, and read its log"
+    )
+
+
+def _is_of_the_clock(error: Exception) -> bool:
+    match error:
+        case grpc.aio.AioRpcError():
+            return _OF_EXPIRY.search(error.details() or "") is not None
+        case ssl.SSLCertVerificationError(verify_code=code):
+            return code in (_EXPIRED, _NOT_YET)
+    return False
+
+
+def _why_call(error: grpc.aio.AioRpcError) -> str:
+    details = " ".join((error.details() or "").split())
+    if "CERTIFICATE_VERIFY_FAILED" in details or "not verified" in details:
+        return _NOT_OURS
+    details = _OF_ITS_CORE.sub("", details)
+    return f"{error.code().name.lower().replace('_', ' ')}: {details or _CODES.get(error.code(), 'it says no more')}"
+
+
+def _why_connection(error: Exception) -> str:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"{_NOT_OURS} ({error.verify_message})"
+        case ssl.SSLError():
+            return f"no TLS handshake ({(error.reason or 'it ends early').lower().replace('_', ' ')})"
+        case TimeoutError():
+            return "no answer: it is off, or a firewall drops what is sent to this port"
+        case ConnectionRefusedError():
+            return "connection refused: nothing listens there, or a firewall rejects it"
+        case socket.gaierror():
+            return f"its name cannot be resolved ({error.strerror})"
+        case ConnectionError():
+            return "it ended the connection"
+        case OSError(strerror=str(reason)) if reason:
+            return reason.lower()
+    return in_words(error)
