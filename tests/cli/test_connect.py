@@ -91,6 +91,7 @@ async def test_status_names_the_address_that_was_dialled() -> None:
     assert (code, json.loads(out)["controller"]) == (0, f"127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["status", "page"])
 async def test_closed_port_of_an_announced_controller_is_one_error(command: str) -> None:
     port = free_ports(1)[0]
