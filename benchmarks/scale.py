@@ -175,7 +175,7 @@ def daemons(nodes: int) -> Iterator[tuple[DemoProcesses, Path]]:
     """A controller and nodes that train, in a folder of their own."""
     with tempfile.TemporaryDirectory(prefix="edgenode-scale-") as name:
         folder = Path(name)
-        values = {"run.cluster": folder.name, "run.nodes": nodes, "run.rounds": 10_000_000}
+        values = {"run.cluster": folder.name, "run.nodes": nodes, "run.rounds": 10_000_000, "run.log_every_s": 0}
         config = demo_config(values, environ={})
         (folder / "run.toml").write_text(config.to_toml())
         processes = DemoProcesses(config, folder)

@@ -81,6 +81,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Positive,
         "seconds a round waits before the node logs the missing in-neighbours, or stops if there is no controller",
     ] = 120.0
+    log_every_s: Annotated[NotNegative, "seconds, at least, between two lines of a node's log about ended epochs"] = (
+        10.0
+    )
     evict_after_s: Annotated[Positive, "seconds without progress after which an unresponsive member is evicted"] = 30.0
     straggler: Annotated[
         Literal["wait", "drop"], "policy for a responsive member that delays the others for evict_after_s"
@@ -294,6 +297,7 @@ LOCAL_KEYS = frozenset(
         "run.checkpoint_every",
         "run.publish_every",
         "run.barrier_timeout_s",
+        "run.log_every_s",
         "run.straggler",
         "task.data_dir",
     }

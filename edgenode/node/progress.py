@@ -98,6 +98,28 @@ class RoundTimer:
         self._ended = None
 
 
+class EpochLog:
+    """Logs that epochs have ended: at most every ``every_s``, for all epochs since the line before."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._logged: float | None = None
+        self._epochs = 0  # since the last line
+        self._newest: dict[str, object] = {}
+
+    def epoch_ended(self, now: float, **figures: object) -> None:
+        """An epoch has ended, with these figures."""
+        self._epochs, self._newest = self._epochs + 1, figures
+        if self._logged is None or now - self._logged >= self._every_s:
+            self.log_newest(now)
+
+    def log_newest(self, now: float) -> None:
+        """Log what has no line yet, if anything."""
+        if self._epochs:
+            log.info("epoch done", **self._newest, **({"epochs": self._epochs} if self._epochs > 1 else {}))
+            self._logged, self._epochs = now, 0
+
+
 class BarrierWait:
     """The wait of a round for its peers: since when, and when it times out.
 
@@ -169,16 +191,18 @@ class ProgressReporter:
         self._evict_after_s = settings.evict_after_s
         self._stall_reporter = StallReporter(min(settings.barrier_timeout_s, _LOG_STALL_EVERY_S))
         self._round_timer = RoundTimer()
+        self._epoch_log = EpochLog(settings.log_every_s)
 
     # --- what the owner task notes ------------------------------------------------------------------
 
     def round_ended(self, mixed: Mixed) -> None:
-        """A round is closed. Log it if it is the last of an epoch."""
-        self._round_timer.round_ended(time.monotonic())
+        """A round is closed, and with it maybe an epoch."""
+        now = time.monotonic()
+        self._round_timer.round_ended(now)
         rounds, epoch_rounds, stats = mixed.round + 1, self._replica.rounds_per_epoch, self._replica.stats
         if rounds % epoch_rounds == 0:
-            log.info(
-                "epoch done",
+            self._epoch_log.epoch_ended(
+                now,
                 epoch=rounds // epoch_rounds,
                 round=rounds,
                 graph=self.snapshot.plan.at(mixed.round).schedule.spec(mixed.round).name,
@@ -209,6 +233,7 @@ class ProgressReporter:
         """Report to the controller now. A state is that of a node that has ended."""
         if state is not None:
             self._end = state, error
+            self._epoch_log.log_newest(time.monotonic())
         if self._link is not None:
             snapshot, latest = self.snapshot, self.snapshot.plan.latest
             progress = Progress(snapshot.next_round, latest.number, latest.digest, self.farewell)

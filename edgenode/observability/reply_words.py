@@ -17,7 +17,7 @@ TO_RESUME = "To resume from there, start edgenode controller, and edgenode run o
 
 def to_show_run(state_dir: Path) -> str:
     """The command that shows the last run that the controller of a state folder recorded."""
-    return f"edgenode runs show last --state-dir {shlex.quote(str(state_dir))}"
+    return f"edgenode runs show last --state-dir {shlex.quote(str(state_dir.absolute()))}"
 
 
 def rotated(graphs: Sequence[GraphSpec], reply: Reply) -> str:

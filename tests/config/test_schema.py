@@ -98,7 +98,7 @@ def test_digest_covers_all_but_the_local_keys(key: str) -> None:
 
 
 def test_local_keys() -> None:
-    run = "threads device checkpoint_every publish_every barrier_timeout_s straggler"
+    run = "threads device checkpoint_every publish_every barrier_timeout_s log_every_s straggler"
     assert {*(f"run.{name}" for name in run.split()), "task.data_dir"} == LOCAL_KEYS
 
 

@@ -11,6 +11,7 @@ OTHER: dict[str, Any] = {
     "run.cluster": "lab-2", "run.recipe": "recommended", "run.nodes": 5, "run.rounds": 7, "run.seed": 1,
     "run.checkpoint_every": 3,
     "run.evaluate_every": 0, "run.publish_every": 10, "run.barrier_timeout_s": 2.5, "run.evict_after_s": 7.5,
+    "run.log_every_s": 0.0,
     "run.straggler": "drop", "run.on_poison": "evict", "run.min_nodes": 2,
     "run.window": 9, "run.overlap": 1, "run.threads": 2, "run.device": "cuda",
     "task.dataset": "cifar10", "task.data_dir": "/data",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from edgenode.core.protocol.events import TimedOut
-from edgenode.node.progress import BarrierWait, RoundTimer, StallReporter, report_every_s
+from edgenode.node.progress import BarrierWait, EpochLog, RoundTimer, StallReporter, report_every_s
 
 
 def test_stall_is_due_periodically_until_the_node_continues() -> None:
@@ -17,6 +18,21 @@ def test_stall_is_due_periodically_until_the_node_continues() -> None:
     assert [stall.due(at, 8, held_up=True) for at in (190, 219, 220)] == [None, None, 30]
     assert stall.due(260, 8, held_up=False) is None
     assert [stall.due(at, 8, held_up=True) for at in (289, 290)] == [None, 30]
+
+
+def test_fast_epochs_share_a_line_and_the_last_is_logged() -> None:
+    epochs = EpochLog(every_s=10)
+    with capture_logs() as logged:
+        for epoch in range(1, 26):  # one each second
+            epochs.epoch_ended(100.0 + epoch, epoch=epoch)
+        epochs.log_newest(126.0)
+        epochs.log_newest(127.0)
+    assert [(line["epoch"], line.get("epochs")) for line in logged] == [(1, None), (11, 10), (21, 10), (25, 4)]
+    with capture_logs() as logged:
+        every = EpochLog(every_s=0)
+        for epoch in range(3):
+            every.epoch_ended(100.0, epoch=epoch)
+    assert [line["epoch"] for line in logged] == [0, 1, 2]
 
 
 def test_round_time_is_a_moving_average_without_pauses() -> None:
