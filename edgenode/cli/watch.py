@@ -94,9 +94,15 @@ class Screen:
         """Add a point: the mean accuracy of the nodes that have measured it, and the bytes of all nodes."""
         now = time.monotonic()
         known = [n.status.accuracy for n in status.nodes if n.status.accuracy is not None]
-        if not known or now - self._sampled < _SAMPLE_EVERY_S:
+        if not known:
             return
-        self._sampled = now
+        if (
+            self._accuracy and now - self._sampled < _SAMPLE_EVERY_S
+        ):  # the last point is always that of the newest status
+            self._accuracy.pop()
+            self._bytes.pop()
+        else:
+            self._sampled = now
         self._accuracy.append(sum(known) / len(known))
         self._bytes.append(status.payload_bytes)
 

@@ -178,6 +178,8 @@ class Controller:
                     helper.cancel()
                 await self._end(owner)
                 await self._perform_all(self.cluster.close())
+                ended_well = all(member.status.state.ended_well for member in self.nodes.members(self.cluster.plan))
+                await self._recorder.end(ended_well)  # the page reads the end of its curves when its stream ends
                 operators.end()
                 await self._page.feed.end()
                 owner = group.create_task(self._handle_events(), name="owner")  # nodes may still connect
@@ -185,8 +187,6 @@ class Controller:
                 await self._end(owner)
                 beat.cancel()
         await asyncio.to_thread(self.state.close)
-        ended_well = all(member.status.state.ended_well for member in self.nodes.members(self.cluster.plan))
-        await self._recorder.end(ended_well)
         log_end(self.operator_service.status(), ended_well, self.options.state_dir)
         return ended_well
 

@@ -205,6 +205,8 @@ class Recorder:
         database.execute("DELETE FROM event WHERE run = ? AND number < ?", (self.run, self._event - _EVENTS))
 
     def _write(self, database: sqlite3.Connection, status: ClusterStatus, now: float) -> None:
+        if self._taken >= _TICKS:
+            self._thin(database)  # before, so that the newest moment stays: it may be the last
         graph = status.plan.at(status.round).schedule.spec(status.round).name if status.plan else None
         database.execute(
             "INSERT INTO tick (run, number, at_s, graph, consensus_distance, round, payload_bytes, dense_bytes) "
@@ -224,8 +226,6 @@ class Recorder:
         )
         self._tick += 1
         self._taken += 1
-        if self._taken >= _TICKS:
-            self._thin(database)
 
     def _thin(self, database: sqlite3.Connection) -> None:
         """Delete every second moment. The others are evenly spread."""

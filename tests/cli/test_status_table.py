@@ -267,6 +267,9 @@ def test_watch_shows_graph_nodes_and_curves() -> None:
     assert "8.0 kB (uncompressed 240.0 kB, 30 times as much)" in text
     assert "models apart   1.5 (round 6)" in text
     assert any(head in text for head in "→↘↓↙←↖↑↗")
+    last = replace(status, nodes=tuple(replace(n, status=replace(n.status, accuracy=0.75)) for n in nodes))
+    text = shown(screen.render(last))  # at once, as at the end of a run
+    assert "mean accuracy  ▁ 75.0%" in text
 
 
 def test_nodes_are_listed_with_address_and_last_report() -> None:

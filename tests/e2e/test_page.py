@@ -226,6 +226,29 @@ class Progress:
 
 @pytest.mark.slow
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
+def test_curve_ends_with_the_last_evaluation(fleet: Fleet) -> None:
+    """The last phase averages the models, and the run ends before another second of it is recorded."""
+    fleet.configure({"run.nodes": 2, "run.rounds": 300, "run.evaluate_every": 10, "task.skew": 0.8})
+    controller = fleet.controller("--http", "127.0.0.1:0")
+    with chromium(fleet.folder / "chromium") as driver:
+        driver.get(controller.logs(r"controller ready .*page=(\S+)")[1])
+        for node in fleet.nodes(2):
+            node.exits(0)
+        shows(driver, "#state", "done")
+        last = "return document.querySelector('#accuracy-curve .last')?.textContent"
+        until(lambda: driver.execute_script(last) == text(driver, "#accuracy"), lambda: driver.execute_script(last))
+        assert events(driver)[-1] == "finished all nodes completed the run"
+    controller.exits(0)
+    rows = json.loads(
+        fleet.command("runs", "export", "--format", "json", "--state-dir", str(fleet.state("controller"))).stdout
+    )
+    for row in rows[-2:]:
+        result = json.loads((fleet.state(row["node"]) / "result.json").read_text())["nodes"][0]
+        assert row["accuracy"] == pytest.approx(result["test_accuracy"], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
 def test_history_is_continuous_when_nodes_die_and_return(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 3, "run.rounds": 20_000, "run.evaluate_every": 10, "topology.graphs": ["a"]})
     controller = fleet.controller("--http", "127.0.0.1:0")

@@ -76,6 +76,16 @@ def test_long_run_is_thinned_evenly_and_stays_bounded(tmp_path: Path, monkeypatc
     assert len(RunHistory(tmp_path).samples(recorder.run)) == 2 * len(curve)
 
 
+def test_last_moment_is_kept_however_long_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_history, "_TICKS", 4)
+    for moments in range(9):
+        recorder = Recorder(RunHistory(tmp_path), ABOUT)
+        record(recorder, moments)
+        recorder.end(a_status(999, accuracy=0.975), "done")
+        curve = RunHistory(tmp_path).curve(recorder.run)
+        assert (curve[-1]["round"], curve[-1]["accuracy"], len(curve) <= 4) == (999, 0.975, True)
+
+
 def test_only_the_newest_runs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_history, "_RUNS", 3)
     for _ in range(5):
