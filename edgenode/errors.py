@@ -110,6 +110,14 @@ def in_words(error: BaseException) -> str:
     return " ".join(str(cause).split()) or _MEANINGS.get(kind, kind)
 
 
+def described(error: BaseException) -> str:
+    """What happened where any code can fail, in one line: the error in words, and the type of one that is not ours."""
+    cause = first_cause(error)
+    if isinstance(cause, EdgenodeError) or not str(cause).strip():
+        return in_words(cause)
+    return f"{type(cause).__name__}: {in_words(cause)}"
+
+
 def first_cause(error: BaseException) -> BaseException:
     """The error that a task group failed with: one of edgenode's own if there is any, else the first."""
     while isinstance(error, BaseExceptionGroup):

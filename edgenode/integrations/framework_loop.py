@@ -75,8 +75,10 @@ class FrameworkLoop:
             self._mesh.close()
         self.stop()
 
-    def stop(self) -> None:
-        """End this node at once, if it runs."""
+    def stop(self, error: BaseException | None = None) -> None:
+        """End this node at once, if it runs, because of an error."""
+        if error is not None and self._mesh is not None:
+            self._mesh.__exit__(type(error), error, error.__traceback__)
         if close := getattr(self._turns, "close", None):
             close()
 

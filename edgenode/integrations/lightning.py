@@ -81,4 +81,4 @@ class MeshCallback(Callback):  # type: ignore[misc]
         if isinstance(exception, SIGTERMException):
             self._loop.leave()
         else:
-            self._loop.stop()
+            self._loop.stop(exception)

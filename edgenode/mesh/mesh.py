@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import signal
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,8 +14,9 @@ import structlog
 from torch import Tensor, nn
 
 from edgenode import factory
-from edgenode.errors import EdgenodeError
+from edgenode.errors import EdgenodeError, described
 from edgenode.mesh import settings as mesh_settings
+from edgenode.mesh.ending import Ending, settle_all, sigterm_leaves
 from edgenode.mesh.misuse import refuse_foreign_optimisers, refuse_replaced_parameters, refuse_wrong_types
 from edgenode.mesh.node_thread import MeshWorkload, NodeThread
 from edgenode.mesh.passes import Passes
@@ -111,6 +109,7 @@ class Mesh:
         self._passes: Passes[Any] | None = None
         self._trainer: MeshTrainer | None = None
         self._node: NodeThread | None = None
+        self._ending: Ending | None = None
         self._thread = 0
         self._last_step_in = 0  # the pass of the last step, or of the checkpoint that this process began with
         self._may_step = False  # a batch was given, and no step was taken since
@@ -125,7 +124,7 @@ class Mesh:
         The first call joins the run, which takes as long as the other nodes need to start. After a stop or a power cut,
         it resumes from the newest checkpoint that all nodes have: model, ``kept`` objects, ``extra``, the position in
         the loader, and the random generators of torch, numpy and Python. The loop ends when the run ends or is stopped,
-        with the final model loaded. A ``break`` or an exception ends this node at once. The others then evict it.
+        with the final model loaded. A ``break`` or an exception ends this node. The others then evict it.
 
         Args:
             loader: a DataLoader, or anything that can be iterated again and again.
@@ -139,6 +138,9 @@ class Mesh:
             ...     train_on(images, labels)
             ...     mesh.step()
         """
+        settle_all()
+        if self._done and self._ending is not None and self._ending.broke_off:
+            raise EdgenodeError("mesh.loop: this mesh was left before its run ended; create another Mesh to resume")
         if self._done:
             raise EdgenodeError("mesh.loop: the run of this mesh is over; create another Mesh")
         if self._node is not None:
@@ -152,12 +154,13 @@ class Mesh:
         )
         self._worker = UserThread(trainer.hand_over)
         self._node = NodeThread(self._options, MeshWorkload(trainer, self._worker), self._worker)
+        self._ending = Ending(self._node)
         self._thread = threading.get_ident()
-        return self._batches(self._node, self._passes)
+        return self._batches(self._node, self._passes, self._ending)
 
-    def _batches(self, node: NodeThread, passes: Passes[B]) -> Iterator[B]:
-        with _sigterm_leaves(node):
-            _running.add(self)
+    def _batches(self, node: NodeThread, passes: Passes[B], ending: Ending) -> Iterator[B]:
+        with sigterm_leaves(node):
+            ending.begin()
             node.start()
             try:
                 self._serve(node)
@@ -172,8 +175,14 @@ class Mesh:
                     yield batch
                     if self._done:
                         break
+            except GeneratorExit:
+                ending.stop_soon()
+                raise
+            except BaseException as exc:
+                ending.stop(described(exc))
+                raise
             finally:
-                self._stop(node)
+                self._done = True
 
     def step(self, loss: Tensor | float | None = None) -> None:
         """Note that the optimiser has taken a step: the last statement in the body of the loop.
@@ -213,11 +222,13 @@ class Mesh:
         try:
             if self._worker.serve():
                 return
-        except BaseException:  # Ctrl-C
-            self._stop(node)
+        except BaseException as exc:  # Ctrl-C
+            self._stop(described(exc))
             raise
         node.join()
-        self._end()
+        self._done = True
+        if self._ending is not None:
+            self._ending.run_ended()
         if node.error is not None:
             self._raise(node.error)
 
@@ -287,6 +298,8 @@ class Mesh:
         Raises:
             EdgenodeError: the run failed on this node.
         """
+        if self._ending is not None:
+            self._ending.settle()
         if self._node is None or self._done:
             self._done = True
             return
@@ -302,32 +315,17 @@ class Mesh:
     ) -> None:
         if error is None:
             self.close()
-        elif self._node is not None:
-            self._stop(self._node)
+        else:
+            self._stop(described(error))
 
-    def _stop(self, node: NodeThread) -> None:
+    def _stop(self, reason: str) -> None:
         """End the node at once, if it runs."""
-        if self._done:
-            return
-        self._end()
-        log.warning("the loop ended before the run: this node stops without a handoff", hint="mesh.close() leaves")
-        node.stop()
-
-    def _end(self) -> None:
         self._done = True
-        _running.discard(self)
+        if self._ending is not None:
+            self._ending.stop(reason)
 
 
-_running: weakref.WeakSet[Mesh] = weakref.WeakSet()
 _not_looped = set[int]()
-
-
-@atexit.register
-def _stop_all() -> None:
-    """Stop the nodes of a program that ends. Their thread would otherwise meet an interpreter in ruins."""
-    for mesh in list(_running):
-        if mesh._node is not None:
-            mesh._stop(mesh._node)
 
 
 @atexit.register
@@ -339,24 +337,3 @@ def _warn_of_no_loop() -> None:
             "the program ends, but its Mesh has no loop: this node took no part in the run",
             hint="iterate over mesh.loop(loader), and call mesh.step() in the body",
         )
-
-
-@contextmanager
-def _sigterm_leaves(node: NodeThread) -> Iterator[None]:
-    """During the body, SIGTERM leaves the run as it does in a daemon. A second one interrupts the program.
-
-    Only in the main thread, and only if the program does not handle SIGTERM itself.
-    """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def leave(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        node.leave()
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

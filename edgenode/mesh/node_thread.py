@@ -89,12 +89,12 @@ class NodeThread:
         if self._process is not None:
             self._process.leave()
 
-    def stop(self) -> None:
-        """Stop at once, and wait for the end."""
+    def stop(self, reason: str) -> None:
+        """Stop at once, report why, and wait for the end."""
         deadline = time.monotonic() + _STOP_S
         while self._thread.is_alive() and time.monotonic() < deadline:
             if self._process is not None:
-                self._process.stop()
+                self._process.stop(reason)
             self._thread.join(_STOP_AGAIN_S)
 
     def join(self) -> None:

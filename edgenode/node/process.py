@@ -26,7 +26,7 @@ from edgenode.core.protocol.events import Publish
 from edgenode.core.protocol.orders import NewKey
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
-from edgenode.errors import CheckpointError, ConfigError, Evicted, OtherRun, first_cause, in_words
+from edgenode.errors import CheckpointError, ConfigError, Evicted, OtherRun, described, first_cause
 from edgenode.net import peer_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.interfaces import interfaces_for
@@ -92,6 +92,7 @@ class NodeProcess:
         self._link: ControlLink | None = None  # of a member
         self._runner: NodeRunner | None = None
         self._activity = "loading the data"  # until there is a runner
+        self._cancelled_because = "interrupted"  # Ctrl-C, unless something else stops it
 
     def _scan_checkpoints(self) -> tuple[frozenset[int], Plan | None]:
         """The rounds of the intact checkpoints that the run may resume from, and the plan of the newest.
@@ -277,7 +278,8 @@ class NodeProcess:
             return await runner.run()
         except BaseException as exc:
             cause = first_cause(exc)
-            runner.progress.report(NodeState.FAILED, in_words(cause))
+            cancelled = isinstance(cause, asyncio.CancelledError)
+            runner.progress.report(NodeState.FAILED, self._cancelled_because if cancelled else described(cause))
             raise cause from exc
 
     async def _conclude(self, runner: NodeRunner, outcome: Outcome, wall_s: float) -> dict[str, Any]:
@@ -305,18 +307,20 @@ class NodeProcess:
 
     def leave(self) -> None:
         """Leave after a handoff if a controller can plan one, else stop."""
-        self._call(lambda: self._interrupt() if self._link is None else self._shutdown.leave(self._link))
+        alone = "left without a handoff, which needs a controller"
+        self._call(lambda: self._interrupt(alone) if self._link is None else self._shutdown.leave(self._link))
 
-    def stop(self) -> None:
-        """Stop at once. ``run`` raises CancelledError."""
-        self._call(self._interrupt)
+    def stop(self, reason: str) -> None:
+        """Stop at once, and report why. ``run`` raises CancelledError."""
+        self._call(lambda: self._interrupt(reason))
 
     def _call(self, action: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process has ended
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(action)
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, reason: str) -> None:
+        self._cancelled_because = reason
         if threading.current_thread() is threading.main_thread():
             signal.raise_signal(signal.SIGINT)  # asyncio.run cancels the task, and raises KeyboardInterrupt
         elif self._task is not None:

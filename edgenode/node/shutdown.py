@@ -29,10 +29,10 @@ class Shutdown:
     """The shutdown of one node.
 
     Args:
-        interrupt: stops it at once.
+        interrupt: stops it at once, for a reason.
     """
 
-    def __init__(self, interrupt: Callable[[], object]) -> None:
+    def __init__(self, interrupt: Callable[[str], object]) -> None:
         self._over, self._interrupt = False, interrupt
 
     def on_sigterm(self, link: ControlLink) -> None:
@@ -40,7 +40,7 @@ class Shutdown:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._sigterm, link)
 
     def _sigterm(self, link: ControlLink) -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._interrupt)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._interrupt, "a second SIGTERM")
         self.leave(link)
 
     def leave(self, link: ControlLink) -> None:
@@ -55,7 +55,7 @@ class Shutdown:
             return
         self._over = True
         log.warning("stopping without a handoff", reason=reason)
-        self._interrupt()
+        self._interrupt(f"stopped without a handoff: {reason}")
 
     def run_ended(self) -> None:
         """The run is over for this node. From now on nothing stops it."""

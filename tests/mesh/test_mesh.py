@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -481,8 +482,17 @@ def test_an_error_of_the_users_function_surfaces_once(make_mesh: MakeMesh) -> No
     assert living() == []
 
 
+def until_stopped() -> None:
+    deadline = time.monotonic() + 10
+    while living() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert living() == []
+
+
 @pytest.mark.parametrize("end", [KeyError, KeyboardInterrupt, None])
-def test_leaving_the_loop_early_ends_the_node_at_once(make_mesh: MakeMesh, end: type[BaseException] | None) -> None:
+def test_leaving_the_loop_early_ends_the_node_soon(
+    make_mesh: MakeMesh, end: type[BaseException] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     mesh = make_mesh(Net())
 
     def run() -> None:
@@ -498,7 +508,61 @@ def test_leaving_the_loop_early_ends_the_node_at_once(make_mesh: MakeMesh, end: 
         with pytest.raises(end):
             run()
     assert mesh.done
+    until_stopped()
+    assert "reason='the loop ended before the run did (break?)'" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no such\nbatch"), "'ValueError: no such batch'"),
+        (MemoryError(), "'out of memory'"),
+        (KeyboardInterrupt(), "interrupted"),
+        (EdgenodeError("the disk is full"), "'the disk is full'"),
+    ],
+)
+def test_an_exception_that_ends_a_thread_is_the_reason(
+    make_mesh: MakeMesh, capsys: pytest.CaptureFixture[str], error: BaseException, reason: str
+) -> None:
+    def run() -> None:
+        for _ in make_mesh(Net()).loop(shuffled()):
+            raise error
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(20)
     assert living() == []
+    assert f"this node stops without a handoff hint='mesh.close() leaves' reason={reason}" in capsys.readouterr().err
+
+
+def test_an_error_of_the_loader_is_the_reason(make_mesh: MakeMesh, capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def __iter__(self) -> Any:
+            raise OSError("the card is out")
+
+    with pytest.raises(OSError, match="the card is out"):
+        list(make_mesh(Net()).loop(Broken()))
+    assert living() == []
+    assert "reason='OSError: the card is out'" in capsys.readouterr().err
+
+
+def test_after_a_break_another_mesh_resumes(make_mesh: MakeMesh, tmp_path: Path) -> None:
+    """A mesh has one loop. Another mesh of the same model continues in the same process."""
+    whole = parts()
+    losses = train(make_mesh(*whole, state_dir=tmp_path / "whole"), *whole)
+    model, optimizer, schedule = parts()
+    mesh, batches = make_mesh(model, optimizer, schedule), shuffled()
+    for batch in mesh.loop(batches):
+        if mesh.round == 7:
+            break
+        take_step(model, optimizer, batch)
+        schedule.step()
+        mesh.step()
+    with pytest.raises(EdgenodeError, match="this mesh was left before its run ended; create another Mesh to resume"):
+        mesh.loop(batches)
+    assert train(make_mesh(model, optimizer, schedule), model, optimizer, schedule) == losses[5:]
+    assert torch.equal(weights(model), weights(whole[0]))
 
 
 def test_ctrl_c_while_the_node_waits_ends_it(make_mesh: MakeMesh) -> None:
@@ -522,13 +586,13 @@ def test_a_missing_peer_is_one_clear_error(make_mesh: MakeMesh) -> None:
     assert living() == []
 
 
-def test_a_context_that_fails_ends_the_node(make_mesh: MakeMesh) -> None:
+def test_a_context_that_fails_ends_the_node(make_mesh: MakeMesh, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyError), make_mesh(Net()) as mesh:
-        loop = iter(mesh.loop(shuffled()))
-        next(loop)
-        raise KeyError
+        for _ in mesh.loop(shuffled()):
+            raise KeyError("key")
     assert mesh.done
     assert living() == []
+    assert "reason=\"KeyError: 'key'\"" in capsys.readouterr().err
 
 
 def test_close_without_a_controller_stops(make_mesh: MakeMesh) -> None:

@@ -56,7 +56,7 @@ LOCAL = LocalNode(
 
 
 def bootstrap(shown: list[str] | None = None, options: Options = OPTIONS) -> ControllerBootstrap:
-    return ControllerBootstrap(options, LOCAL, None, Shutdown(lambda: None), ([] if shown is None else shown).append)
+    return ControllerBootstrap(options, LOCAL, None, Shutdown(lambda _: None), ([] if shown is None else shown).append)
 
 
 def greet(node: ControllerBootstrap, *leaderships: Leadership) -> None:
@@ -175,7 +175,7 @@ async def test_announced_impostors_do_not_hide_the_controller() -> None:
         ports = {"a": silent.getsockname()[1], "b": 1, "c": impostor, "controller": port}
         found = {n: Service("controller", "edgenode", n, ("127.0.0.1",), p, PROTOCOL) for n, p in ports.items()}
         options, local = replace(OPTIONS, controller="mdns", security=own), replace(LOCAL, identity=identity)
-        node = ControllerBootstrap(options, local, Announced(found), Shutdown(lambda: None), lambda text: None)  # type: ignore[arg-type]
+        node = ControllerBootstrap(options, local, Announced(found), Shutdown(lambda _: None), lambda text: None)  # type: ignore[arg-type]
         async with in_background(node.link.run(), "link"):
             await until(lambda: bool(joined))
             assert node.link.target == f"127.0.0.1:{port}"

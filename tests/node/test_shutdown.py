@@ -24,7 +24,7 @@ def link() -> ControlLink:
     return ControlLink(Identity("home", "n0", "run"), nowhere, lambda _: Join("", "", DataSize(1, 1)), lambda _: None)
 
 
-def interrupt() -> None:
+def interrupt(reason: str) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
