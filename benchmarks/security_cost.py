@@ -219,7 +219,7 @@ class Cluster:
         began = time.monotonic()
         command = (sys.executable, "-m", "edgenode", "invite", "--controller", f"127.0.0.1:{self._port}",
                    "--credentials", str(self._folder / "controller" / local.OPERATOR))  # fmt: skip
-        (line,) = re.findall(r"edgenode-invite-\S+", subprocess.check_output(command, env=_ENVIRON, text=True))
+        (line,) = re.findall(r"inv-\S+", subprocess.check_output(command, env=_ENVIRON, text=True))
         state = self._folder / name
         self._running.append(
             edgenode("run", "--config", self._folder / "run.toml", "--name", name, "--listen", "127.0.0.1:0",

@@ -37,6 +37,17 @@ class SecurityError(EdgenodeError):
     """A certificate, key or invite is missing, wrong, expired or readable by others. Nothing is done without it."""
 
 
+class NotAdmitted(SecurityError):
+    """The cluster refuses this device for good: exit code 3. Its key was revoked, or its invite is not valid.
+
+    Example:
+        >>> try:
+        ...     mesh = edgenode.Mesh(model, "run.toml", optimizer)
+        ... except edgenode.errors.NotAdmitted as error:
+        ...     raise SystemExit(f"ask for an invite: {error}")
+    """
+
+
 class LocalProtocolError(EdgenodeError):
     """A bug in edgenode: an event that the state machine can never receive. Crash, do not continue."""
 

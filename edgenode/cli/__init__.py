@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from edgenode import __version__
-from edgenode.errors import ConfigError, EdgenodeError, in_words
+from edgenode.errors import ConfigError, EdgenodeError, NotAdmitted, in_words
 
 # command -> (module that defines it under the same name, its line in `edgenode --help`)
 _COMMANDS = {
@@ -66,12 +66,12 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command. An error of ours becomes one line and an exit code: 1 the run failed, 2 usage."""
+        """Run a command. An error of ours becomes one line and an exit code."""
         try:
             return super().invoke(ctx)
         except EdgenodeError as exc:
             click.echo(f"edgenode: {in_words(exc)}", err=True)
-            ctx.exit(2 if isinstance(exc, ConfigError) else 1)
+            ctx.exit(2 if isinstance(exc, ConfigError) else 3 if isinstance(exc, NotAdmitted) else 1)
         except BrokenPipeError:  # click handles it: the reader of our output has closed the pipe
             raise
         except OSError as exc:  # for example a full disk, or a folder without permission
@@ -83,8 +83,8 @@ class LazyGroup(click.Group):
 
 
 _EPILOG = """
-Exit codes: 0 done, 1 a run or a check failed, 2 not possible as given, 130 interrupted. docs/errors.md explains every
-error.
+Exit codes: 0 done, 1 a run or a check failed, 2 not possible as given, 3 not admitted to the cluster, 130 interrupted.
+docs/errors.md explains every error.
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import wraps
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgenode.cli.credentials import insecure_option, operator_security
+from edgenode.cli.credentials import insecure_option, operator_securities
 from edgenode.cli.launched import Launch, launches_here
 from edgenode.cli.options import as_name
 from edgenode.cli.past_run import past_run
@@ -149,12 +149,9 @@ async def _found(where: Where) -> tuple[str, Security]:
         TransportError: none of the controllers that mDNS found answers.
     """
     if (launch := _launched(where)) is not None:
-        return launch.controller, operator_security(launch.credentials, insecure=False, cluster=launch.cluster)
+        return launch.controller, operator_securities(launch.credentials, insecure=False, cluster=launch.cluster)[0]
     if where.controller != "mdns":
-        from edgenode.net.rpc import split_address
-
-        split_address(where.controller)
-        return where.controller, operator_security(where.credentials, where.insecure, where.cluster)
+        return await _given(where)
     from edgenode.net.discovery import Discovery
     from edgenode.net.interfaces import interfaces_for
 
@@ -169,9 +166,29 @@ async def _found(where: Where) -> tuple[str, Security]:
                 cluster = _only(await _shown(discovery.wait_for_clusters("controller", timeout_s=timeout_s), text))
         except TransportError as exc:
             raise ConfigError(f"{exc}; {past_run(where.cluster, where.credentials) or _NO_CONTROLLER}") from exc
-        security = operator_security(where.credentials, where.insecure, cluster)
+        securities = operator_securities(where.credentials, where.insecure, cluster)
         text = f"waiting for an announced controller of cluster {cluster!r} to answer"
-        return await _shown(_first_to_answer(discovery, cluster, security, where.wait), text), security
+        return await _shown(_first_to_answer(_announced(discovery, cluster), securities, where.wait), text)
+
+
+async def _given(where: Where) -> tuple[str, Security]:
+    from edgenode.net.rpc import split_address
+
+    split_address(where.controller)
+    securities = operator_securities(where.credentials, where.insecure, where.cluster)
+    if len(securities) == 1:  # the call itself shows whether they fit
+        return where.controller, securities[0]
+    text = f"waiting for the controller at {where.controller}"
+    return await _shown(_first_to_answer(_fixed(where.controller), securities, where.wait), text)
+
+
+async def _fixed(target: str) -> AsyncIterator[tuple[str, ...]]:
+    yield (target,)
+
+
+async def _announced(discovery: Discovery, cluster: str) -> AsyncIterator[tuple[str, ...]]:
+    async for services in discovery.watch("controller", cluster):
+        yield tuple(target for service in services.values() for target in service.targets)
 
 
 def _launched(where: Where) -> Launch | None:
@@ -196,8 +213,12 @@ def _only(clusters: list[str]) -> str:
     return clusters[0]
 
 
-async def _first_to_answer(discovery: Discovery, cluster: str, security: Security, wait: bool) -> str:
-    """The first announced controller that answers. Anybody can announce one, and it fails at TLS. So all are dialled.
+async def _first_to_answer(
+    targets: AsyncIterator[tuple[str, ...]], securities: list[Security], wait: bool
+) -> tuple[str, Security]:
+    """The first controller that answers, and the credentials that it takes.
+
+    Anybody can announce a controller, and it fails at TLS. So all are dialled, with all credentials.
 
     Raises:
         TransportError: none answers in time.
@@ -205,33 +226,35 @@ async def _first_to_answer(discovery: Discovery, cluster: str, security: Securit
     from edgenode.net.rpc import channel
     from edgenode.security.subject import CONTROLLER
 
-    answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    dialled: dict[str, asyncio.Task[None]] = {}
+    answered: asyncio.Future[tuple[str, Security]] = asyncio.get_running_loop().create_future()
+    dialled: dict[str, list[asyncio.Task[None]]] = {}
 
-    async def dial(target: str) -> None:
+    async def dial(target: str, security: Security) -> None:
         async with channel(target, security, CONTROLLER.dns_name) as there:
             await there.channel_ready()
         if not answered.done():
-            answered.set_result(target)
+            answered.set_result((target, security))
 
     async def dial_all() -> None:
-        async for services in discovery.watch("controller", cluster):
-            for target in (target for service in services.values() for target in service.targets):
+        async for found in targets:
+            for target in found:
                 if target not in dialled and len(dialled) < _MOST_DIALLED:
-                    dialled[target] = group.create_task(dial(target), name=f"dials {target}")
+                    dialled[target] = [
+                        group.create_task(dial(target, security), name=f"dials {target}") for security in securities
+                    ]
 
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(dial_all(), name="announced controllers")
         await asyncio.wait([answered], timeout=None if wait else _DIAL_S)
-        for task in (watching, *dialled.values()):
+        for task in (watching, *(task for tasks in dialled.values() for task in tasks)):
             task.cancel()
     if answered.done():
         return answered.result()
-    raise await _none_answers(list(dialled), security)
+    raise await _none_answers(list(dialled), securities[0])
 
 
 async def _none_answers(targets: list[str], security: Security) -> TransportError:
-    """The error that no announced controller answers: the first ones, each with the reason."""
+    """The error that no controller answers: the first ones, each with the reason."""
     from edgenode.net.reasons import unreachable
     from edgenode.security.subject import CONTROLLER
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgenode.errors import ConfigError
+from edgenode.errors import ConfigError, SecurityError
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR, OWN
 from edgenode.storage.filesystem import default_state_dir
 
 if TYPE_CHECKING:
-    from edgenode.net.tls import Security
+    from edgenode.net.tls import MutualTls, Security
 
 
 insecure_option = click.option(
@@ -26,24 +26,55 @@ join_option = click.option(
 )  # fmt: skip
 
 
-def operator_security(explicit: Path | None, insecure: bool, cluster: str | None) -> Security:
+def operator_securities(explicit: Path | None, insecure: bool, cluster: str | None) -> list[Security]:
     """The credentials of an operator: those of the option, or those on this machine.
 
+    There may be some of several authorities, of which the controller shows the right one. Of each authority, those with
+    the most rights are returned.
+
     Raises:
-        ConfigError: there are none, or several and no cluster is given.
-        SecurityError: the file is damaged or readable by others.
+        ConfigError: there are none.
+        SecurityError: no file is intact, or others can read them.
     """
     from edgenode.net.tls import INSECURE
 
     if insecure:
-        return INSECURE
-    path = explicit or _found(cluster)
-    if path is None:
+        return [INSECURE]
+    paths = [explicit] if explicit is not None else _on_this_machine(cluster)
+    if not paths:
         raise ConfigError(
             f"no credentials for {cluster or 'a cluster'} on this machine: run this command where the controller runs, "
             f"pass its {OPERATOR} with --credentials, or ask for an invite (edgenode operator add NAME)"
         )
-    return _security(path)
+    found: dict[bytes, Security] = {}
+    damaged: list[SecurityError] = []
+    for path in paths:
+        try:
+            security = _security(path)
+            found.setdefault(security.credentials.authority, security)
+        except SecurityError as exc:
+            damaged.append(exc)
+    if not found:
+        raise damaged[0]
+    return list(found.values())
+
+
+def run_command(invite: str, name: str | None = None) -> str:
+    """What to type on a device that an invite lets in, next to its run.toml.
+
+    Args:
+        name: of the device, if the invite is for that one only.
+    """
+    return f"edgenode run {f'--name {name} ' if name else ''}--join {invite}"
+
+
+def invite_command(state_dir: Path) -> str:
+    """What to type on a controller's machine to get an invite. A service's state folder belongs to another user."""
+    if "STATE_DIRECTORY" in os.environ:  # systemd sets it
+        return f"sudo edgenode invite --credentials {state_dir / OPERATOR}"
+    if state_dir / OPERATOR in _on_this_machine(None):
+        return "edgenode invite"
+    return f"edgenode invite --credentials {state_dir / OPERATOR}"
 
 
 def local_security(state_dir: Path | None, insecure: bool, cluster: str | None) -> Security | None:
@@ -61,7 +92,7 @@ def local_security(state_dir: Path | None, insecure: bool, cluster: str | None) 
     return None if path is None else _security(path)
 
 
-def _security(path: Path) -> Security:
+def _security(path: Path) -> MutualTls:
     from edgenode.net.tls import MutualTls
     from edgenode.security.secret_files import read_credentials
 
@@ -77,19 +108,28 @@ def _in_state_dir(state_dir: Path | None) -> Path | None:
 
 
 def _found(cluster: str | None) -> Path | None:
-    """The file with the most rights, in the daemon's state folder (a container names it) or this user's."""
+    """The file with the most rights on this machine.
+
+    Raises:
+        ConfigError: there are credentials for several clusters and no cluster is given.
+    """
+    paths = _on_this_machine(cluster)
+    base = default_state_dir("", "")
+    of_user = [path for path in paths if path.is_relative_to(base)]
+    clusters = {path.relative_to(base).parts[0] for path in of_user}
+    if paths == of_user and len(clusters) > 1:
+        raise ConfigError(
+            f"there are credentials for {len(clusters)} clusters, {', '.join(sorted(clusters))}: choose one with "
+            "--cluster NAME"
+        )
+    return paths[0] if paths else None
+
+
+def _on_this_machine(cluster: str | None) -> list[Path]:
+    """The files in the daemon's state folder (a container names it) and in this user's, most rights first."""
     named = os.environ.get("EDGENODE_STATE_DIR")
-    if found := _in_state_dir(Path(named) if named else None):
-        return found
-    for pattern in (f"{CONTROLLER_FOLDER}/{OPERATOR}", OPERATOR, f"*/{OWN}"):
-        base = default_state_dir(cluster or "", "")
-        paths = sorted(base.glob(pattern if cluster else f"*/{pattern}"))
-        clusters = {path.relative_to(base).parts[0] for path in paths} if cluster is None else set()
-        if len(clusters) > 1:
-            raise ConfigError(
-                f"there are credentials for {len(clusters)} clusters, {', '.join(sorted(clusters))}: choose one with "
-                "--cluster NAME"
-            )
-        if paths:
-            return paths[0]
-    return None
+    found = _in_state_dir(Path(named) if named else None)
+    base = default_state_dir(cluster or "", "")
+    patterns = (f"{CONTROLLER_FOLDER}/{OPERATOR}", OPERATOR, f"*/{OWN}")
+    of_user = [path for pattern in patterns for path in sorted(base.glob(pattern if cluster else f"*/{pattern}"))]
+    return [*([found] if found else []), *of_user]

@@ -13,7 +13,9 @@ import click
 
 from edgenode.cli.credentials import (
     insecure_option,
+    invite_command,
     join_option,
+    run_command,
 )
 from edgenode.cli.options import (
     CONTROLLER_PORT,
@@ -101,7 +103,7 @@ def run(
       edgenode run --config run.toml --set run.publish_every=20 --publish /srv/model.safetensors   use it meanwhile
       edgenode run --config run.toml --fresh                      discard earlier checkpoints
       edgenode run --config run.toml --resume-from 800            go back to an earlier round, on every node
-      edgenode run --config run.toml --join edgenode-invite-...   enrol this device, once
+      edgenode run --config run.toml --join inv-...               enrol this device, once
     """
     config = load_config(config_path, settings)
     if fresh and resume_from is not None:
@@ -111,14 +113,14 @@ def run(
     name = node_name(name)
     options = node_options(
         config, name, listen, peers, controller, state_dir, fresh=fresh, wait_s=wait_s, metrics=metrics,
-        reflection=reflection, publish=publish, track=track,
+        reflection=reflection, publish=publish, track=track, join=join,
     )  # fmt: skip
     set_up_logging(verbose, log_format)
     log_start(node=name, cluster=config.run.cluster, nodes=config.run.nodes)
     from edgenode.node.credentials import node_security
     from edgenode.node.resources import keep_freed_memory
 
-    security = node_security(options, join, insecure)
+    security = node_security(options, insecure)
     take_sigterm_as_ctrl_c()
     keep_freed_memory()
     with _objects_that_stay():
@@ -221,14 +223,10 @@ def controller(
         invites = config.run.nodes if first else 0
     options = Options(
         config, listen, state_dir, recover, http, checked_url(page_url), enrol, track, reflection, insecure, invites,
-        _show_invite,
+        show_invite=lambda invite: click.echo(run_command(invite)), invite_command=invite_command(state_dir),
     )  # fmt: skip
     if not run_controller(options):
         raise SystemExit(1)
-
-
-def _show_invite(line: str) -> None:
-    click.echo(f"edgenode run --config run.toml --join {line}")
 
 
 def _check_insecure(listen: str, http: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_credentials
+from edgenode.cli.credentials import run_command
 from edgenode.cli.options import as_name, confirm, json_option, yes_option
 from edgenode.errors import ConfigError
 from edgenode.security.local import AUTHORITY, OPERATOR, OWN
@@ -44,19 +45,21 @@ ttl_option = click.option("--ttl", "ttl_s", type=Duration(), default="30m", show
 @ttl_option
 @cluster_options
 def invite(node: str | None, ttl_s: int, where: Where) -> None:
-    """Print one line that lets one device into the cluster: pass it to `edgenode run --join`.
+    """Print the command that lets one device into the cluster. Type it on the device, next to its run.toml.
 
-    The line can be used once. It contains a secret and the fingerprint of the cluster's authority, so the device does
-    not send the secret to anyone else. With NODE, the invite is for a node of this name, and replaces the key of a
-    device that was reinstalled.
+    Its last word is the invite. It can be used once. It contains a secret and the fingerprint of the cluster's
+    authority, so the device does not send the secret to anyone else. With NODE, the invite is for a node of this name,
+    and replaces the key of a device that was reinstalled.
 
     \b
     Examples:
       edgenode invite                 for a device with any free name
       edgenode invite pi-3            for pi-3, also after its card was replaced
       edgenode invite --ttl 1d
+      edgenode invite | ssh pi-3 edgenode run --config run.toml --join -
     """
-    click.echo(with_credentials(where, lambda client: client.invite("node", node or "", ttl_s)))
+    line = with_credentials(where, lambda client: client.invite("node", node or "", ttl_s))
+    click.echo(run_command(line, node))
 
 
 @click.group()
@@ -66,7 +69,7 @@ def operator() -> None:
     \b
     Examples:
       edgenode operator add anna
-      edgenode operator join LINE anna
+      edgenode operator join inv-...
     """
 
 
@@ -76,7 +79,7 @@ def operator() -> None:
 @ttl_option
 @cluster_options
 def add(name: str, viewer: bool, ttl_s: int, where: Where) -> None:
-    """Print one line for NAME: they pass it to `edgenode operator join` on their own machine.
+    """Print the command that lets NAME in. They type it on their own machine.
 
     \b
     Examples:
@@ -84,31 +87,33 @@ def add(name: str, viewer: bool, ttl_s: int, where: Where) -> None:
       edgenode operator add guest --viewer
     """
     role: Role = "viewer" if viewer else "operator"
-    click.echo(with_credentials(where, lambda client: client.invite(role, name, ttl_s)))
+    line = with_credentials(where, lambda client: client.invite(role, name, ttl_s))
+    click.echo(f"edgenode operator join {line}")
 
 
 @operator.command("join")
 @click.argument("line", metavar="INVITE|FILE|-")
-@click.argument("name", callback=as_name)
 @click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OUT",
               help="File for your key and certificate. [default: in your state folder]")  # fmt: skip
-def join(line: str, name: str, out: Path | None) -> None:
-    """Enrol yourself as NAME on this machine, with the line that `edgenode operator add NAME` printed.
+def join(line: str, out: Path | None) -> None:
+    """Enrol yourself on this machine, as the NAME of `edgenode operator add NAME`, which printed this command.
 
     \b
     Example:
-      edgenode operator join edgenode-invite-AbC... anna
+      edgenode operator join inv-...
     """
+    from edgenode.config.load import checked_name
     from edgenode.net.enrolment_client import enrol
     from edgenode.node.credentials import read_invite
+    from edgenode.security.certificates import cluster_of
     from edgenode.security.secret_files import write_credentials
     from edgenode.storage.filesystem import default_state_dir
 
-    opened = read_invite(line)
-    path = out or default_state_dir(opened.cluster, OPERATOR)
-    credentials = enrol(opened, name)
+    credentials = enrol(read_invite(line))
+    cluster = cluster_of(credentials.authority)
+    path = out or default_state_dir(checked_name("the authority's cluster", cluster), OPERATOR)
     write_credentials(path, credentials)
-    click.echo(f"you are {credentials.subject} of the cluster {opened.cluster}: {path}")
+    click.echo(f"you are {credentials.subject} of the cluster {cluster}: {path}")
 
 
 @click.command()

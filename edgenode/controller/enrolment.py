@@ -14,12 +14,11 @@ import structlog
 
 from edgenode.controller.options import Options
 from edgenode.errors import SecurityError
-from edgenode.net import credential_server
 from edgenode.net.credential_server import CredentialServer, Noting
 from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
-from edgenode.net.interfaces import interfaces_for
-from edgenode.net.rpc import Services, join_address, split_address
+from edgenode.net.interfaces import address_for_others
+from edgenode.net.rpc import join_address, split_address
 from edgenode.net.tls import MutualTls
 from edgenode.security.authority import LOCAL_OPERATOR, Authority
 from edgenode.security.certificates import public_key_id
@@ -52,7 +51,6 @@ class Enrolment:
     """
 
     def __init__(self, state_dir: Path, cluster: str) -> None:
-        self._cluster = cluster
         self._authority = Authority(state_dir / "authority", cluster)
         self._operator_file = state_dir / OPERATOR
         operator = self._authority.keep(self._operator_file, LOCAL_OPERATOR)
@@ -93,8 +91,8 @@ class Enrolment:
                     log.warning("cannot renew a certificate", subject=str(subject), reason=str(exc))
 
     @asynccontextmanager
-    async def serving(self, options: Options, audit: Noting) -> AsyncIterator[Services]:
-        """Serve the enrolment, and open the first invites. Yields the gRPC services that belong to it.
+    async def serving(self, options: Options, audit: Noting) -> AsyncIterator[CredentialServer]:
+        """Serve the enrolment. Yields the gRPC service that belongs to it.
 
         Args:
             audit: records who invites and revokes.
@@ -105,9 +103,13 @@ class Enrolment:
         app, listen = enrolment_app(self._authority), options.enrol_address
         async with serving_http(app, listen, "--enrol", self._authority.controller_file) as url:
             host, port = split_address(listen)[0], split_address(url.rpartition("/")[2])[1]
-            addresses = tuple(join_address(address, port) for address in interfaces_for(host))
-            server = CredentialServer(self._authority, self._cluster, addresses, audit)
             log.info("devices enrol here", listen=join_address(host, port))
-            for _ in range(options.invites):
-                options.show_invite(str(server.open_invite("node", "", FIRST_INVITES_S)))
-            yield [(credential_server.SERVICE, server.add_to)]
+            yield CredentialServer(self._authority, ((address_for_others(host), port),), audit)
+
+
+def invite_first(server: CredentialServer, options: Options) -> None:
+    """Show the first invites, or log how to get one."""
+    for _ in range(options.invites):
+        options.show_invite(str(server.open_invite("node", "", FIRST_INVITES_S)))
+    if not options.invites:
+        log.info("to let a device in, type this here", command=options.invite_command)

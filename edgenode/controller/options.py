@@ -25,7 +25,8 @@ class Options:
         reflection: whether gRPC clients can list the services.
         insecure: work without TLS and certificates.
         invites: how many invites to open at the start.
-        show_invite: takes their lines. They are secret, and are not logged.
+        show_invite: takes them. They are secret, and are not logged.
+        invite_command: opens another invite, when a person types it on this machine.
     """
 
     config: Config
@@ -40,6 +41,7 @@ class Options:
     insecure: bool = False
     invites: int = 0
     show_invite: Callable[[str], None] = print
+    invite_command: str = "edgenode invite"
 
     @property
     def enrol_address(self) -> str:

@@ -18,7 +18,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any, assert_never
@@ -29,7 +29,7 @@ from edgenode import factory
 from edgenode.config.graphs import GRAPHS
 from edgenode.controller.audit import Audit
 from edgenode.controller.end_log import log_end
-from edgenode.controller.enrolment import Enrolment
+from edgenode.controller.enrolment import Enrolment, invite_first
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.graph_log import GraphLog
 from edgenode.controller.operator_service import OperatorService
@@ -54,7 +54,7 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.orders import Join, Leadership, Order, Refuse, Standby
 from edgenode.core.protocol.signatures import UNSIGNED, Signer
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, RemoteProtocolError, first_cause
-from edgenode.net import control_server, operator_server
+from edgenode.net import control_server, credential_server, operator_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import interfaces_for
@@ -69,7 +69,7 @@ from edgenode.observability.run_recorder import RunRecorder
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tracking import Tracking
 from edgenode.storage.controller_state import ControllerState
-from edgenode.storage.state_folder import claimed
+from edgenode.storage.state_folder import claimed_for_good
 
 log = structlog.get_logger()
 
@@ -134,8 +134,11 @@ class Controller:
         members = self.cluster.plan.latest.members if self.cluster.plan else ()
         return next((m.address for m in members if m.node == node), "")
 
-    async def run(self) -> bool:
+    async def run(self, is_ready: Callable[[], None] = lambda: None) -> bool:
         """Serve until every member has ended. True if all did all their rounds, or stopped as an operator requested.
+
+        Args:
+            is_ready: called when nothing can refuse this controller any more.
 
         Raises:
             ConfigError: the address cannot be bound, or another controller leads a cluster of this name.
@@ -145,13 +148,14 @@ class Controller:
             (control_server.SERVICE, self._control.add_to),
             (operator_server.SERVICE, operators.add_to),
         ]
-        listen = self.options.listen
+        listen, credentials = self.options.listen, None
         async with AsyncExitStack() as stack:
             if self._enrolment is None:
                 log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
             else:
                 enrolling = self._enrolment.serving(self.options, self._audit.noting)
-                services = [*services, *await stack.enter_async_context(enrolling)]
+                credentials = await stack.enter_async_context(enrolling)
+                services = [*services, (credential_server.SERVICE, credentials.add_to)]
             server = serving(listen, services, reflection=self.options.reflection, security=self._security)
             port = await stack.enter_async_context(server)
             host = split_address(listen)[0]
@@ -169,6 +173,9 @@ class Controller:
                 nodes=self.config.run.nodes,
                 **({"page": page} if page else {}),
             )
+            if credentials is not None:
+                invite_first(credentials, self.options)
+            is_ready()
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._handle_events(), name="owner")
                 helpers = [group.create_task(work, name=name) for name, work in self._background()]
@@ -339,6 +346,9 @@ def _removed(actions: Sequence[ClusterAction]) -> set[str]:
 def run_controller(options: Options) -> bool:
     """Run a controller in its own event loop until its run ends. True if all members ended well.
 
+    A controller that is refused at its start leaves nothing behind: commands would take its credentials for those of
+    the cluster.
+
     Raises:
         EdgenodeError: it could not start, or another controller leads the run.
         KeyboardInterrupt: it was interrupted.
@@ -346,7 +356,7 @@ def run_controller(options: Options) -> bool:
     for name, reason in GRAPHS.add_all().items():  # an operator may choose any of them
         log.warning("skipping the graph of an extension", graph=name, reason=reason)
     try:
-        with claimed(options.state_dir, "a controller"):
-            return asyncio.run(Controller(options).run())
+        with claimed_for_good(options.state_dir, "a controller") as keep:
+            return asyncio.run(Controller(options).run(keep))
     except BaseExceptionGroup as exc:
         raise first_cause(exc) from exc

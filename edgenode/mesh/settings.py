@@ -67,9 +67,10 @@ def read(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Optio
         reflection=_flag("EDGENODE_REFLECTION", environ),
         publish=Path(publish) if publish else None,
         track=arguments.track or environ.get("EDGENODE_TRACK", ""),
+        join=environ.get("EDGENODE_JOIN") or None,
     )
     factory.check_networked(config, controller=options.controller != "none")
-    security = node_security(options, environ.get("EDGENODE_JOIN") or None, _flag("EDGENODE_INSECURE", environ))
+    security = node_security(options, _flag("EDGENODE_INSECURE", environ))
     return replace(options, security=security)
 
 

@@ -26,11 +26,11 @@ from edgenode.core.protocol.orders import (
     Refuse,
 )
 from edgenode.core.protocol.status import NodeStatus
-from edgenode.errors import RemoteProtocolError, TransportError
+from edgenode.errors import NotAdmitted, RemoteProtocolError, TransportError
 from edgenode.net.order_wire import join_to_wire, order_from_wire, order_has_records, progress_to_wire, report_to_wire
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.retry import Backoff, Outage, stay_connected
-from edgenode.net.rpc import broken, channel, parsed, side_by_side
+from edgenode.net.rpc import broken, channel, denied, parsed, side_by_side
 from edgenode.net.wire import Identity
 from edgenode.security.subject import CONTROLLER
 
@@ -89,6 +89,7 @@ class ControlLink:
 
         Raises:
             RemoteProtocolError: the controller refused this node for good.
+            NotAdmitted: the node's key is not valid any more.
         """
         await stay_connected(self._attend, self._left.is_set, self._outage, _BACKOFF)
 
@@ -117,6 +118,7 @@ class ControlLink:
     async def _attend(self) -> None:
         try:
             target = self._target = await self._find()
+            shown = self._key_id()
             async with channel(target, self._identity.security, CONTROLLER.dns_name) as to_controller:
                 stream = control_pb2_grpc.ControlServiceStub(to_controller).Attend()
                 try:
@@ -125,9 +127,20 @@ class ControlLink:
                     self._progress = self._progress or self._sent
                     await side_by_side({"orders": self._read, "reports": self._write}, stream)
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
+                    # a link that ends because its key was replaced can connect again with the new one
+                    if not self.connected.is_set() and shown == self._key_id() and (reason := denied(exc)):
+                        raise NotAdmitted(
+                            f"the controller at {target} does not admit this node: {reason}; to let it in again, run "
+                            f"edgenode invite {self._identity.node} there, and start this node with the invite (--join)"
+                        ) from exc
                     raise broken(exc, target) from exc
         finally:
             self.connected.clear()
+
+    def _key_id(self) -> str:
+        """The id of the key that this node shows from now on. Empty without TLS."""
+        own = self._identity.security.credentials
+        return own.key_id if own is not None else ""
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:

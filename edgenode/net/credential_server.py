@@ -17,6 +17,7 @@ from edgenode.net.rpc import reject
 from edgenode.net.tls import caller, caller_name
 from edgenode.security import invite
 from edgenode.security.authority import Authority
+from edgenode.security.certificates import fingerprint
 from edgenode.security.subject import ROLES, Role, Subject
 
 log = structlog.get_logger()
@@ -32,13 +33,12 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
     """Answers members and operators.
 
     Args:
-        cluster: for the invites.
-        addresses: host:port of the enrolment service, the most likely first.
+        addresses: IP address and port of the enrolment service, the most likely first.
         audit: records who requests what.
     """
 
-    def __init__(self, authority: Authority, cluster: str, addresses: tuple[str, ...], audit: Noting) -> None:
-        self._authority, self._cluster, self._addresses, self._audit = authority, cluster, addresses, audit
+    def __init__(self, authority: Authority, addresses: tuple[tuple[str, int], ...], audit: Noting) -> None:
+        self._authority, self._addresses, self._audit = authority, addresses, audit
         self._one_at_a_time = asyncio.Lock()  # of the authority's register
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -78,7 +78,7 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
             raise ConfigError(f"an invite is open for 1 s to {MAX_TTL_S} s, not {ttl_s} s")
         secret = self._authority.invite(role, name, timedelta(seconds=ttl_s))
         log.info("opened an invite", role=role, name=name or "any", ttl_s=ttl_s)
-        return invite.Invite(secret, self._authority.digest, self._cluster, self._addresses)
+        return invite.Invite(secret, fingerprint(self._authority.certificate), self._addresses)
 
     async def ListKeys(
         self, request: credential_pb2.ListKeysRequest, context: grpc.aio.ServicerContext

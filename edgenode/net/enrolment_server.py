@@ -4,6 +4,8 @@
    compares the certificate with its invite.
 2. ``POST /enrol`` takes the secret of an invite, a name and a CSR. The device has verified the connection by then, so a
    man in the middle learns nothing. The answer is the certificate.
+3. Secrets cannot be guessed: a refused device holds its place in a queue for a while, so that at most _PLACES
+   guesses are made in REFUSED_S seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from edgenode.core.names import RULE, is_name
 from edgenode.errors import SecurityError
 from edgenode.security.authority import Authority
 
@@ -24,33 +27,42 @@ log = structlog.get_logger()
 
 MAX_REQUEST_BYTES = 32 * 1024
 _PEM = "application/x-pem-file"
+_PLACES, REFUSED_S = 32, 1.0
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a device sends. `secret` is hex, `request` a CSR as PEM."""
+    """What a device sends. `secret` is hex, `request` a CSR as PEM. An empty `name` takes that of the invite."""
 
     secret: str
     name: str
     request: str
 
 
-def enrolment_app(authority: Authority) -> Starlette:
-    """The two calls."""
-    one_at_a_time = asyncio.Lock()  # of the register
+def enrolment_app(authority: Authority, refused_s: float = REFUSED_S) -> Starlette:
+    """The two calls.
+
+    Args:
+        refused_s: how long a refused device waits for the answer.
+    """
+    one_at_a_time, places = asyncio.Lock(), asyncio.Semaphore(_PLACES)  # of the register, and in the queue
 
     async def get_authority(_: Request) -> Response:
         return Response(authority.certificate, media_type=_PEM)
 
     async def enrol(request: Request) -> Response:
         device = request.client.host if request.client else ""
-        try:
-            wanted = msgspec.json.decode(await _body(request), type=EnrolmentRequest)
-            secret = bytes.fromhex(wanted.secret)
-            async with one_at_a_time:
-                certificate = await asyncio.to_thread(authority.enrol, secret, wanted.request.encode(), wanted.name)
-        except (SecurityError, ValueError) as exc:  # msgspec's errors are ValueErrors
-            log.warning("refused to enrol a device", device=device, reason=str(exc))
-            return Response(str(exc), status_code=403, media_type="text/plain")
+        body = await _body(request)
+        async with places:
+            try:
+                wanted = _parsed(body)
+                async with one_at_a_time:
+                    certificate = await asyncio.to_thread(
+                        authority.enrol, bytes.fromhex(wanted.secret), wanted.request.encode(), wanted.name
+                    )
+            except (SecurityError, ValueError) as exc:  # msgspec's errors are ValueErrors
+                log.warning("refused to enrol a device", device=device, reason=str(exc))
+                await asyncio.sleep(refused_s)
+                return Response(str(exc), status_code=403, media_type="text/plain")
         log.info("enrolled a device", name=wanted.name, device=device)
         return Response(certificate, media_type=_PEM)
 
@@ -58,14 +70,25 @@ def enrolment_app(authority: Authority) -> Starlette:
 
 
 async def _body(request: Request) -> bytes:
-    """The body of a request.
-
-    Raises:
-        SecurityError: it is too long.
-    """
+    """The body of a request. Of one that is too long, the beginning, which is too long as well."""
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_REQUEST_BYTES:
-            raise SecurityError(f"the request has more than {MAX_REQUEST_BYTES} bytes")
+            break
     return bytes(body)
+
+
+def _parsed(body: bytes) -> EnrolmentRequest:
+    """A request, checked.
+
+    Raises:
+        SecurityError: it is too long, or asks for something that is not a name.
+        ValueError: it is malformed.
+    """
+    if len(body) > MAX_REQUEST_BYTES:
+        raise SecurityError(f"the request has more than {MAX_REQUEST_BYTES} bytes")
+    wanted = msgspec.json.decode(body, type=EnrolmentRequest)
+    if wanted.name and not is_name(wanted.name):
+        raise SecurityError(f"{wanted.name[:100]!a} cannot be a name: it must be {RULE}")
+    return wanted

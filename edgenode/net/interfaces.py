@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address
 from pathlib import Path
 
@@ -30,6 +31,26 @@ def interfaces_for(listen_host: str) -> tuple[str, ...]:
     if listen_host == "localhost" or parse_ip(listen_host, "listen host").is_loopback:
         return (LOOPBACK,)
     return (listen_host,)
+
+
+def address_for_others(listen_host: str) -> str:
+    """The one address at which other machines most likely reach a process that listens on ``listen_host``.
+
+    For a wildcard, it is that of the interface with the route to the internet, or else of the first one. Loopback is
+    the answer if there is nothing else.
+
+    Raises:
+        ConfigError: it is a host name.
+    """
+    if listen_host not in WILDCARDS:
+        return interfaces_for(listen_host)[0]
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        if family == socket.AF_INET6 and (listen_host != "::" or network_addresses()):
+            continue
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))  # sends nothing, only selects the route
+            return str(probe.getsockname()[0])
+    return interfaces_for(listen_host)[0]
 
 
 def network_addresses() -> tuple[str, ...]:

@@ -285,6 +285,15 @@ def refused(error: grpc.aio.AioRpcError, target: str) -> EdgenodeError:
     return translated(error, target)
 
 
+def denied(error: Exception) -> str:
+    """Why the door of a server has refused a stream. Empty if the stream failed for another reason."""
+    causes = list(error.exceptions) if isinstance(error, ExceptionGroup) else [error]
+    for cause in causes:
+        if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.PERMISSION_DENIED:
+            return cause.details() or "refused"
+    return ""
+
+
 def broken(error: Exception, target: str) -> EdgenodeError:
     """Why a stream ended. A TransportError means that a new stream can succeed.
 

@@ -28,7 +28,7 @@ import structlog
 
 from edgenode.errors import RemoteProtocolError, SecurityError, TransportError
 from edgenode.net.reasons import failure
-from edgenode.security.access import may_call
+from edgenode.security.access import may_call, refusal
 from edgenode.security.certificates import Credentials, public_key_id
 from edgenode.security.subject import Subject
 
@@ -262,7 +262,7 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             subject, key_id = found
             who = str(subject)
             if not may_call(subject.role, method):
-                raise SecurityError(f"a certificate of the role {subject.role} does not permit {method}")
+                raise SecurityError(refusal(subject.role, method))
             if not self._admits(subject, key_id):
                 raise SecurityError(f"the key of {subject} is not valid: it was revoked or replaced")
         except SecurityError as exc:

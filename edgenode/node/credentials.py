@@ -9,26 +9,24 @@ from pathlib import Path
 import structlog
 
 from edgenode.core.protocol.signatures import UNSIGNED, FoundingRecordOnly, Verifier
-from edgenode.errors import ConfigError, SecurityError
+from edgenode.errors import ConfigError, EdgenodeError, SecurityError
 from edgenode.net.enrolment_client import enrol
 from edgenode.net.reasons import expired
-from edgenode.net.rpc import refuse_beyond_loopback
+from edgenode.net.rpc import refuse_beyond_loopback, split_address
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.node.options import Options
-from edgenode.security.certificates import Credentials
+from edgenode.security.certificates import Credentials, cluster_of, fingerprint
 from edgenode.security.invite import PREFIX, Invite
 from edgenode.security.secret_files import read_credentials, write_credentials
 from edgenode.security.signatures import AuthorityVerifier
+from edgenode.security.subject import Subject
 from edgenode.storage.state_folder import require_no_file
 
 log = structlog.get_logger()
 
 
-def node_security(options: Options, join: str | None = None, insecure: bool = False) -> Security:
-    """The security of a node's connections.
-
-    Args:
-        join: an invite, the path of a file that contains it, or "-" for standard input. The node enrols first.
+def node_security(options: Options, insecure: bool = False) -> Security:
+    """The security of a node's connections. A node without a valid certificate enrols first, if it has an invite.
 
     Raises:
         ConfigError: it has no certificate, the invite is of another cluster, the certificate is of another node, its
@@ -41,9 +39,8 @@ def node_security(options: Options, join: str | None = None, insecure: bool = Fa
         return INSECURE
     path, name = options.credentials, options.name
     require_no_file(options.state_dir)
-    if join is not None:
-        write_credentials(path, _enrolled(join, options.config.run.cluster, name))
-        log.info("enrolled: from now on, start this node without --join", node=name, certificate=str(path))
+    if options.join is not None and _needs_invite(options):
+        return enrolled(options)
     credentials = read_credentials(path)
     if credentials is None:
         raise ConfigError(f"this node has no certificate ({path}): {how_to_get_one(name, options.controller)}")
@@ -63,8 +60,8 @@ def how_to_get_one(name: str, controller: str) -> str:
             "folder as --state-dir"
         )
     return (
-        f"run edgenode invite {name} where the controller runs, and start this node with --join and the line that it "
-        "prints"
+        f"run edgenode invite {name} where the controller runs, and type the line that it prints here; for a service, "
+        "see edgenode doctor --systemd"
     )
 
 
@@ -81,13 +78,53 @@ def verifier(options: Options) -> Verifier:
     return UNSIGNED
 
 
-def _enrolled(join: str, cluster: str, name: str) -> Credentials:
-    invite = read_invite(join)
-    if invite.cluster != cluster:
-        raise ConfigError(
-            f"the invite is for the cluster {invite.cluster}, but run.cluster is {cluster}: change one of the two"
-        )
-    return enrol(invite, name)
+def enrolled(options: Options) -> Security:
+    """Use the node's invite, and write its new credentials.
+
+    Raises:
+        EdgenodeError: as `node_security`.
+    """
+    given = () if options.controller in ("mdns", "none") else (split_address(options.controller)[0],)
+    credentials = enrol(read_invite(options.join or ""), options.name, options.config.run.cluster, given)
+    write_credentials(options.credentials, credentials)
+    log.info("enrolled: from now on, no invite is needed", node=options.name, certificate=str(options.credentials))
+    return MutualTls(credentials, lambda subject, key_id: True)
+
+
+def _needs_invite(options: Options) -> bool:
+    """Whether a node has no valid certificate of the cluster of its invite.
+
+    Raises:
+        ConfigError: it has none of its cluster at all, and the invite cannot be read.
+        SecurityError: as before, and it is not an invite.
+    """
+    own = _own_of_cluster(options)
+    if own is None:
+        return True
+    reason = ""
+    try:
+        if fingerprint(own.authority) != read_invite(options.join or "").authority:
+            return True
+    except EdgenodeError as exc:  # such as a file that was removed after its use
+        reason = str(exc)
+    log.info(
+        "this node is enrolled already: the invite is not used",
+        node=options.name,
+        **({"reason": reason} if reason else {}),
+    )
+    return False
+
+
+def _own_of_cluster(options: Options) -> Credentials | None:
+    """What the node has, if its certificate is of this node and its cluster, and has not expired."""
+    try:
+        own = read_credentials(options.credentials)
+        is_own = own is not None and own.subject == Subject("node", options.name)
+        if own is None or not is_own or cluster_of(own.authority) != options.config.run.cluster:
+            return None
+    except SecurityError:  # damaged: the invite mends it
+        return None
+    return own if own.expires() > datetime.now(UTC) else None
 
 
 def read_invite(text: str) -> Invite:
@@ -97,7 +134,7 @@ def read_invite(text: str) -> Invite:
         ConfigError: the file cannot be read, or has no invite.
         SecurityError: the text is a damaged invite.
     """
-    if text.startswith(PREFIX):
+    if PREFIX in text.lower() and not Path(text).exists():
         return Invite.parse(text)
     try:
         content = sys.stdin.readline() if text == "-" else Path(text).read_text(encoding="utf-8")

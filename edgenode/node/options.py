@@ -24,6 +24,8 @@ class Options:
         publish: where the model is published, if not in the state folder.
         fresh: discard the checkpoints.
         resume_from: the round to resume from. None is the newest that all nodes have.
+        join: an invite, the path of a file that contains it, or "-" for standard input. It is used if the node has no
+            valid certificate.
         wait_s: how long to look for the controller, or for the peers.
         metrics: host:port for Prometheus, or "none".
         reflection: whether gRPC clients can list the services.
@@ -45,6 +47,7 @@ class Options:
     track: str = ""
     security: Security = INSECURE
     resume_from: int | None = None
+    join: str | None = None
 
     @property
     def model_file(self) -> Path:
@@ -81,6 +84,7 @@ def node_options(
     reflection: bool = False,
     publish: Path | None = None,
     track: str = "",
+    join: str | None = None,
 ) -> Options:
     """The options as a user writes them, checked.
 
@@ -107,5 +111,6 @@ def node_options(
 
         track = checked_target(track)
     return Options(
-        config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics, reflection, publish, track
-    )
+        config, name, listen, fixed, controller, state_dir, fresh, wait_s, metrics, reflection, publish, track,
+        join=join,
+    )  # fmt: skip

@@ -26,7 +26,7 @@ from edgenode.core.protocol.events import Publish
 from edgenode.core.protocol.orders import NewKey
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
-from edgenode.errors import CheckpointError, ConfigError, Evicted, OtherRun, described, first_cause
+from edgenode.errors import CheckpointError, ConfigError, Evicted, NotAdmitted, OtherRun, described, first_cause
 from edgenode.net import peer_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.interfaces import interfaces_for
@@ -36,7 +36,7 @@ from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
 from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, agree_with_peers
-from edgenode.node.credentials import verifier
+from edgenode.node.credentials import enrolled, verifier
 from edgenode.node.initial_model import InitialModel, fetch_initial
 from edgenode.node.mailbox import Mailbox
 from edgenode.node.options import Options
@@ -366,6 +366,11 @@ def run_node(
                 process = NodeProcess(options, workload)
                 begins(process)
                 return asyncio.run(process.run())
+            except NotAdmitted as exc:
+                if options.join is None:
+                    raise
+                log.warning("using the invite, because the certificate is not valid any more", reason=str(exc))
+                options = replace(options, security=enrolled(options), join=None, fresh=False, resume_from=None)
             except Evicted as exc:
                 log.warning("rejoining as a newcomer", reason=str(exc))
                 options = replace(

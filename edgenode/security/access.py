@@ -35,6 +35,20 @@ ACCESS: Mapping[str, frozenset[Role]] = {
 """The roles that may call each method, by its full name. A method that is missing here may be called by none."""
 
 
+def refusal(role: Role, method: str) -> str:
+    """Why a role may not call a method, in words, with what a person can do."""
+    allowed = sorted(ACCESS.get(method, ()))
+    remedy = (
+        "type the command where the controller runs, or become an operator: edgenode operator add NAME, there"
+        if "operator" in allowed
+        else ""
+    )
+    why = f"a certificate of the role {role} does not permit {method.rpartition('/')[2]}"
+    if allowed:
+        why += f", which takes the role {' or '.join(allowed)}"
+    return f"{why}; {remedy}" if remedy else why
+
+
 def may_call(role: Role, method: str) -> bool:
     """Whether a role may call a method, given by its full name."""
     return role in ACCESS.get(method, frozenset())

@@ -99,7 +99,7 @@ class Authority:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 over the CA's certificate (DER), as an invite has it."""
+        """SHA-256 over the CA's certificate (DER)."""
         return certificates.digest(self.certificate)
 
     def signer(self) -> AuthoritySigner:
@@ -157,7 +157,8 @@ class Authority:
         """Use an invite: issue a certificate for the key of a CSR. Revokes the subject's older key.
 
         Args:
-            name: the device's own choice, checked by the caller. It must agree with the invite.
+            name: the device's own choice, checked by the caller. It must agree with the invite. "" takes the name of
+                the invite.
 
         Raises:
             SecurityError: the invite is unknown, used or expired, the name is not the invited or is taken, or the
@@ -176,8 +177,10 @@ class Authority:
         if invited is None or invited.expires <= self._now():
             raise SecurityError("the invite is not valid: it was used before, or has expired; ask for another one")
         subject = Subject(invited.role, invited.name or name)
-        if invited.name not in ("", name):
-            raise SecurityError(f"the invite is for {subject}, not for {name}")
+        if not subject.name:
+            raise SecurityError("the invite is for a device that chooses its name")
+        if name not in ("", subject.name):
+            raise SecurityError(f"the invite is for {subject}, not for {name}: start it with --name {subject.name}")
         if not invited.name and subject.dns_name in register.keys:
             raise SecurityError(
                 f"the name {name} is taken: choose another --name, or ask for an invite for this name if the device is "

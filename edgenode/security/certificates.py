@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgenode.errors import SecurityError
+from edgenode.security.invite import FINGERPRINT_BYTES
 from edgenode.security.subject import Subject, role_dns_name
 
 CA_LIFE = timedelta(days=3650)
@@ -82,7 +83,7 @@ def signing_request(key: bytes) -> bytes:
 def make_authority(cluster: str) -> Credentials:
     """A CA for a new cluster. Its certificate is its own authority."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edgenode {cluster}"[:64])])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cluster)])
     usage = x509.KeyUsage(
         digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
         key_agreement=False, key_cert_sign=True, crl_sign=False, encipher_only=False, decipher_only=False,
@@ -151,6 +152,27 @@ def digest(certificate: bytes) -> bytes:
         SecurityError: it is malformed.
     """
     return _certificate(certificate).fingerprint(hashes.SHA256())
+
+
+def fingerprint(certificate: bytes) -> bytes:
+    """What an invite has of the CA's certificate (PEM): the first 128 bits of its `digest`.
+
+    Raises:
+        SecurityError: as `digest`.
+    """
+    return digest(certificate)[:FINGERPRINT_BYTES]
+
+
+def cluster_of(authority: bytes) -> str:
+    """The cluster whose CA a certificate (PEM) is of.
+
+    Raises:
+        SecurityError: it is malformed, or names no cluster.
+    """
+    names = _certificate(authority).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(names) != 1:
+        raise SecurityError("the authority's certificate names no cluster")
+    return str(names[0].value)
 
 
 def public_key(certificate: bytes) -> ec.EllipticCurvePublicKey:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -55,6 +56,43 @@ def claimed(folder: Path, owner: str) -> Iterator[None]:
         if (checkpoints := folder / CHECKPOINTS).exists():
             _check_writable(checkpoints)
         yield
+
+
+@contextmanager
+def claimed_for_good(folder: Path, owner: str) -> Iterator[Callable[[], None]]:
+    """Claim a folder as `claimed` does. Yields a function: if the body fails before it calls it, all that the body has
+    put into the folder is removed again, and the folder itself if it is new.
+
+    Raises:
+        EdgenodeError: as `claimed`.
+    """
+    made = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
+    keeps = False
+
+    def keep() -> None:
+        nonlocal keeps
+        keeps = True
+
+    with claimed(folder, owner):
+        before = {*folder.iterdir()} - ({folder / OWNER} if made else set())
+        try:
+            yield keep
+        except BaseException:
+            if not keeps:
+                _remove({*folder.iterdir()} - before, made)
+            raise
+
+
+def _remove(paths: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Remove files and folders with their content, and then folders that are empty."""
+    with suppress(OSError):  # the error of the body counts
+        for path in paths:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        for folder in folders:
+            folder.rmdir()
 
 
 def require_no_file(folder: Path) -> None:

@@ -67,7 +67,7 @@ class RotatingRun(LiveRun):
     def enrol_again(self, i: int) -> None:
         """Start a reinstalled device, with an invite for its name."""
         invite = self.fleet.command("invite", f"node-{i}", "--cluster", self.fleet.cluster)
-        (line,) = re.findall(r"edgenode-invite-\S+", invite.stdout)
+        (line,) = re.findall(r"inv-\S+", invite.stdout)
         self.nodes[i] = self._start(i, "--join", line)
 
     def until_all_rotate(self, *absent: int) -> None:

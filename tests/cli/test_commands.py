@@ -140,7 +140,7 @@ def test_every_option_has_an_environment_variable(words: tuple[str, ...]) -> Non
 
 def test_help_names_the_exit_codes_and_the_page_of_errors() -> None:
     end = " ".join(run("--help").output.partition("Exit codes: ")[2].split())
-    assert end.startswith("0 done, 1 a run or a check failed, 2 not possible as given, 130 interrupted.")
+    assert end.startswith("0 done, 1 a run or a check failed, 2 not possible as given, 3 not admitted")
     assert "docs/errors.md" in end
 
 

@@ -25,7 +25,7 @@ from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import serving
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.security.certificates import make_authority, make_credentials
-from edgenode.security.local import OWN
+from edgenode.security.local import OPERATOR, OWN
 from edgenode.security.secret_files import write_credentials
 from edgenode.security.subject import CONTROLLER, Subject
 from edgenode.storage.filesystem import default_state_dir
@@ -128,6 +128,46 @@ async def test_announced_impostors_do_not_keep_an_operator_out(tmp_path: Path) -
         code, out, errors = await ended(await started(*words, insecure=False))
     assert code == 0, errors
     assert json.loads(out)["controller"] == f"127.0.0.1:{ports['e']}"
+
+
+async def test_credentials_that_fit_the_controller_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A controller that ran here by mistake has left an authority of the same cluster, and an operator."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    ca, other = make_authority(ONE), make_authority(ONE)
+    base = default_state_dir(ONE, "")
+    for path, credentials in (
+        (base / "controller" / OPERATOR, make_credentials(other, Subject("operator", "local"))),
+        (base / OPERATOR, make_credentials(ca, Subject("operator", "anna"))),
+    ):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_credentials(path, credentials)
+    security = MutualTls(make_credentials(ca, CONTROLLER), lambda subject, key_id: True)
+    async with served(ONE, security=security) as port, Discovery(ONE, (LOOPBACK,)) as discovery:
+        await discovery.announce(Service("controller", ONE, "controller", (), port, protocol=1))
+        for where in (("--cluster", ONE), ("--controller", f"127.0.0.1:{port}")):
+            code, out, errors = await ended(await started("status", "--json", *where, insecure=False))
+            assert code == 0, errors
+            assert json.loads(out)["controller"] == f"127.0.0.1:{port}"
+        (base / OPERATOR).unlink()
+        code, _, errors = await ended(await started("status", "--cluster", ONE, insecure=False))
+    assert code == 1
+    assert errors[-1].startswith("edgenode: no controller that mDNS found answers")
+
+
+async def test_node_that_asks_what_only_operators_may_hears_the_remedy(tmp_path: Path) -> None:
+    ca, own = make_authority(ONE), tmp_path / OWN
+    write_credentials(own, make_credentials(ca, Subject("node", "pi-1")))
+    security = MutualTls(make_credentials(ca, CONTROLLER), lambda subject, key_id: True)
+    async with served(ONE, security=security) as port:
+        words = "stop", "--controller", f"127.0.0.1:{port}", "--credentials", str(own)
+        code, _, errors = await ended(await started(*words, insecure=False))
+    assert code == 1
+    (line,) = errors
+    assert line == (
+        f"edgenode: 127.0.0.1:{port} refuses: a certificate of the role node does not permit Stop, which takes the "
+        "role operator; type the command where the controller runs, or become an operator: edgenode operator add "
+        "NAME, there"
+    )
 
 
 async def test_health_of_a_cluster_is_asked_with_its_credentials(

@@ -80,5 +80,10 @@ def test_second_controller_of_a_cluster_is_refused(fleet: Fleet) -> None:
         r"this one is at 127\.0\.0\.1:\d+: stop one of them, or choose another name",
         line,
     )
+    laptop = fleet.folder / "laptop"
+    where = ("--config", "run.toml", "--listen", "127.0.0.1:0", "--state-dir", str(laptop / "controller"))
+    (line,) = fleet.start("laptop", "controller", *where).exits(2).errors
+    assert f"is held by {address}" in line
+    assert not laptop.exists()  # no authority that later commands would take for the cluster's
     for process in (*fleet.nodes(2), first):
         process.exits(0)

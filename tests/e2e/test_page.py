@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from edgenode.bench.ring import free_ports
-from edgenode.cli.credentials import operator_security
+from edgenode.cli.credentials import operator_securities
 from edgenode.cli.watch import Screen
 from edgenode.net.operator_client import operator_client
 from edgenode.security.subject import Subject
@@ -157,7 +157,7 @@ def picture_watch(driver: Chrome, controller: str, credentials: Path) -> None:
     screen, console = Screen(), Console(record=True, width=126, file=io.StringIO())
 
     async def watched() -> RenderableType:
-        async with operator_client(controller, 5.0, operator_security(credentials, False, None)) as client:
+        async with operator_client(controller, 5.0, operator_securities(credentials, False, None)[0]) as client:
             async for status in client.watch():
                 shown = screen.render(status)
                 if len(screen._accuracy) >= 30:

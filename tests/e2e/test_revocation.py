@@ -10,9 +10,15 @@ import pytest
 
 from edgenode.security.authority import Authority
 from edgenode.security.subject import Subject
-from tests.e2e.fleet import Fleet, until
+from tests.e2e.fleet import Fleet, Process, until
 
 AT_ONCE_S = 1.0
+
+
+def again(fleet: Fleet, name: str, *arguments: str) -> Process:
+    """Start a node with what is in its state folder: `Fleet.node` would give it another key."""
+    common = ("--config", "run.toml", "--name", name, "--state-dir", name, "--listen", "127.0.0.1:0")
+    return fleet.start(name, "run", *common, *arguments)
 
 
 @pytest.mark.slow
@@ -38,11 +44,24 @@ def test_revoked_node_is_shut_out_at_once_and_for_good(fleet: Fleet) -> None:
     begun = len(re.findall("epoch done", others[0].stderr))
     until(lambda: len(re.findall("epoch done", others[0].stderr)) > begun + 1, "the others train on")
 
+    (line,) = revoked.exits(3).errors
+    assert re.fullmatch(
+        r"edgenode: the controller at \S+ does not admit this node: the key of node node-2 is not valid: it was "
+        r"revoked or replaced; to let it in again, run edgenode invite node-2 there, and start this node with the "
+        r"invite \(--join\)",
+        line,
+    )
+
     controller.kill()
     second = fleet.controller()
     for node in others:
         second.logs(f"node joined .*node={node.name}")
+    again(fleet, "node-2").exits(3)
     second.logs("refused a call .*node node-2 is not valid")
     assert "node joined" not in "".join(re.findall(".*node=node-2.*", second.stderr))
-    fleet.stop([*others, second])
-    assert "welcomed a node" not in "".join(re.findall(".*node=node-2.*", second.stderr))
+
+    invite = fleet.command("invite", "node-2", "--cluster", fleet.cluster).stdout
+    back = again(fleet, "node-2", "--join", invite)  # its old certificate is still in place
+    back.logs("using the invite, because the certificate is not valid any more")
+    back.logs("epoch done")
+    fleet.stop([*others, back, second])

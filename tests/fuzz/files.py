@@ -164,7 +164,7 @@ compressor = "topk"
 [task]
 dataset = "digits"
 """
-_INVITE = str(Invite(bytes(16), bytes(32), "home", ("10.0.0.1:7701", "[fe80::1]:7701"))).encode()
+_INVITE = str(Invite(bytes(10), bytes(16), (("10.0.0.1", 7701), ("fe80::1", 7702)))).encode()
 
 DECODERS = {
     "run.toml": Decoder(_run_toml, (_TOML, *(_TOML.replace(b"scsp", name) for name in (b"sp", b"d2"))), share=2),

@@ -70,7 +70,7 @@ def _server(sign_in: SignIn) -> uvicorn.Config:
 
 @cache
 def _enrolment() -> uvicorn.Config:
-    return _loaded(enrolment_app(Authority(Path(tempfile.mkdtemp()), "home")))
+    return _loaded(enrolment_app(Authority(Path(tempfile.mkdtemp()), "home"), refused_s=0))
 
 
 def _loaded(app: Any) -> uvicorn.Config:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 
-from edgenode.errors import SecurityError, TransportError
+from edgenode.errors import ConfigError, NotAdmitted, SecurityError, TransportError
 from edgenode.net import handshakes
+from edgenode.net.discovery import Discovery
 from edgenode.net.enrolment_client import enrol
 from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
+from edgenode.net.interfaces import LOOPBACK
+from edgenode.net.mdns_service import Service
 from edgenode.net.rpc import split_address
 from edgenode.security import certificates
 from edgenode.security.authority import Authority
@@ -26,6 +31,7 @@ from edgenode.security.subject import CONTROLLER, Subject
 
 TTL = timedelta(minutes=30)
 ANY = "127.0.0.1:0"
+REFUSED_S = 0.05
 
 
 @pytest.fixture
@@ -38,12 +44,14 @@ def authority(tmp_path: Path) -> Authority:
 @asynccontextmanager
 async def served(authority: Authority, app: Callable[..., object] | None = None) -> AsyncIterator[str]:
     """The enrolment service of an authority. Yields host:port."""
-    async with serving_http(app or enrolment_app(authority), ANY, "--enrol", authority.controller_file) as url:
+    app = app or enrolment_app(authority, REFUSED_S)
+    async with serving_http(app, ANY, "--enrol", authority.controller_file) as url:
         yield url.removeprefix("https://")
 
 
 def invite(authority: Authority, *addresses: str, name: str = "") -> Invite:
-    return Invite(authority.invite("node", name, TTL), authority.digest, "home", addresses)
+    secret = authority.invite("node", name, TTL)
+    return Invite(secret, certificates.fingerprint(authority.certificate), tuple(map(split_address, addresses)))
 
 
 async def test_invite_becomes_a_certificate(authority: Authority) -> None:
@@ -61,8 +69,64 @@ async def test_second_address_is_tried_if_the_first_does_not_answer(authority: A
 async def test_refusal_names_the_reason(authority: Authority) -> None:
     async with served(authority) as address:
         line = invite(authority, address, name="n1")
-        with pytest.raises(SecurityError, match="the invite is for node n1, not for n0"):
+        with pytest.raises(NotAdmitted, match="the invite is for node n1, not for n0: start it with --name n1"):
             await asyncio.to_thread(enrol, line, "n0")
+        assert (await asyncio.to_thread(enrol, line)).subject == Subject("node", "n1")  # it takes the name
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("", "chooses its name"), ("../x", "cannot be a name"), ("\u20ac", "name")]
+)
+async def test_name_that_is_none_is_refused(authority: Authority, name: str, reason: str) -> None:
+    async with served(authority) as address:
+        with pytest.raises(NotAdmitted, match=reason):
+            await asyncio.to_thread(enrol, invite(authority, address), name)
+    assert list(authority.subjects()) == [CONTROLLER]
+
+
+async def test_invite_of_another_cluster_is_not_used_up(authority: Authority) -> None:
+    async with served(authority) as address:
+        line = invite(authority, address)
+        with pytest.raises(ConfigError, match=r"for the cluster home, but run\.cluster is lab"):
+            await asyncio.to_thread(enrol, line, "n0", "lab")
+        await asyncio.to_thread(enrol, line, "n0", "home")
+
+
+async def test_controller_is_found_by_mdns_and_beyond_impostors(authority: Authority, tmp_path: Path) -> None:
+    """The invite has an address that is wrong by now. An impostor announces itself, too."""
+    cluster = f"mdns-{os.getpid()}"
+    home = Authority(tmp_path / "home", cluster)
+    home.controller()
+    async with served(home) as address, Discovery(cluster, (LOOPBACK,)) as discovery:
+        port = split_address(address)[1]
+        for name, host in (("a-impostor", "127.0.0.2"), ("controller", LOOPBACK)):
+            await discovery.announce(Service("controller", cluster, name, (host,), 1, protocol=1))
+        async with serving_http(
+            enrolment_app(authority), f"127.0.0.2:{port}", "--enrol", authority.controller_file
+        ):  # fmt: skip
+            line = invite(home, f"127.0.0.3:{port}")
+            assert (await asyncio.to_thread(enrol, line, "n0", cluster)).authority == home.certificate
+
+
+async def test_controller_is_tried_at_hosts_that_the_device_knows(authority: Authority) -> None:
+    async with served(authority) as address:
+        line = invite(authority, f"127.0.0.3:{split_address(address)[1]}")
+        await asyncio.to_thread(enrol, line, "n0", "home", ["127.0.0.1"])
+
+
+async def test_secrets_cannot_be_guessed(authority: Authority) -> None:
+    """At most 32 guesses at a time, however many devices guess."""
+    app = enrolment_app(authority, refused_s=0.5)
+    async with served(authority, app) as address:
+        wrong = replace(invite(authority, address), secret=bytes(10))
+        with ThreadPoolExecutor(64) as devices:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            guesses = [loop.run_in_executor(devices, enrol, wrong, f"n{i}") for i in range(64)]
+            results = await asyncio.gather(*guesses, return_exceptions=True)
+            took = loop.time() - began
+    assert [type(result) for result in results] == [NotAdmitted] * 64
+    assert took > 1.0
 
 
 async def test_no_answer_names_all_addresses(authority: Authority) -> None:
@@ -107,7 +171,7 @@ async def test_man_in_the_middle_learns_no_secret(authority: Authority, tmp_path
     line = invite(authority)
     async with served(evil, recording(enrolment_app(shown), received)) as address:
         with pytest.raises(SecurityError, match=r"another cluster|not the controller of the invite"):
-            await asyncio.to_thread(enrol, Invite(line.secret, line.authority, "home", (address,)), "n0")
+            await asyncio.to_thread(enrol, replace(line, addresses=(split_address(address),)), "n0")
     assert b"/authority" in received
     assert b"/enrol" not in received
     assert line.secret.hex().encode() not in received

@@ -104,7 +104,7 @@ async def server(security: Security) -> AsyncIterator[str]:
         (peer_server.SERVICE, peers.add_to),
         (control_server.SERVICE, control.add_to),
         (operator_server.SERVICE, OperatorServer(run).add_to),  # type: ignore[arg-type]
-        (credential_server.SERVICE, CredentialServer(authority, "home", (), lambda *asked: nullcontext()).add_to),
+        (credential_server.SERVICE, CredentialServer(authority, (), lambda *asked: nullcontext()).add_to),
     ]
     async with serving(ANY, services, grace_s=0, reflection=True, security=security) as port:
         yield f"127.0.0.1:{port}"

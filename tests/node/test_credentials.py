@@ -1,23 +1,137 @@
-"""The invite that a node is started with: itself, a file, or standard input."""
+"""A node uses an invite once. What it needs later is its certificate, and an invite that stays in place is ignored."""
 
 from __future__ import annotations
 
+import asyncio
 import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from edgenode import ConfigError
-from edgenode.node.credentials import read_invite
+from edgenode.config.load import load
+from edgenode.errors import ConfigError, NotAdmitted, SecurityError
+from edgenode.net.enrolment_server import enrolment_app
+from edgenode.net.http import serving_http
+from edgenode.net.rpc import split_address
+from edgenode.net.tls import MutualTls
+from edgenode.node.credentials import node_security, read_invite
+from edgenode.node.options import Options, node_options
+from edgenode.security.authority import Authority
+from edgenode.security.certificates import Credentials, fingerprint
 from edgenode.security.invite import Invite
+from edgenode.security.secret_files import write_credentials
+from edgenode.security.subject import Subject
 
-INVITE = Invite(bytes(16), bytes(32), "birds", ("10.0.0.5:7700",))
+CLUSTER = "home"
+INVITE = Invite(bytes(10), bytes(16), (("10.0.0.5", 7701),))
+IGNORED = "this node is enrolled already: the invite is not used"
+
+
+class Home:
+    """A controller's authority, with its enrolment service while it is served."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority(folder, CLUSTER)
+        self.authority.controller()
+        self.address = "127.0.0.1:1"
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[None]:
+        app, own = enrolment_app(self.authority, refused_s=0), self.authority.controller_file
+        async with serving_http(app, "127.0.0.1:0", "--enrol", own) as url:
+            self.address = url.removeprefix("https://")
+            yield
+
+    def invite(self, name: str = "") -> str:
+        secret = self.authority.invite("node", name, timedelta(minutes=1))
+        return str(Invite(secret, fingerprint(self.authority.certificate), (split_address(self.address),)))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "authority")
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    config = load(None, {"run.cluster": CLUSTER}, environ={})
+    return node_options(config, "n0", "127.0.0.1:0", state_dir=tmp_path / "n0")
+
+
+async def start(options: Options, join: str | None) -> tuple[Credentials, list[str]]:
+    """The credentials that a node starts with, and what it logs."""
+    with capture_logs() as logs:
+        security = await asyncio.to_thread(node_security, replace(options, join=join))
+    assert isinstance(security, MutualTls)
+    return security.credentials, [line["event"] for line in logs if line["event"] != "enrolled a device"]
+
+
+async def test_invite_that_stays_in_place_is_ignored_at_the_next_start(home: Home, options: Options) -> None:
+    async with home.served():
+        invite = home.invite()
+        first, logs = await start(options, invite)
+        assert logs == ["enrolled: from now on, no invite is needed"]
+        assert await start(options, invite) == (first, [IGNORED])
+        assert await start(options, None) == (first, [])
+    assert await start(options, invite) == (first, [IGNORED])  # the controller is away
+
+
+@pytest.mark.parametrize("left", ["gone", "inv-typo", "-"])
+async def test_node_with_a_certificate_needs_no_legible_invite(
+    home: Home, options: Options, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with home.served():
+        (tmp_path / "gone").write_text(home.invite())
+        first, _ = await start(options, str(tmp_path / "gone"))
+    (tmp_path / "gone").unlink()
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert await start(options, str(tmp_path / left) if left == "gone" else left) == (first, [IGNORED])
+
+
+async def test_invite_of_a_reinstalled_controller_enrols_again(home: Home, options: Options, tmp_path: Path) -> None:
+    other = Home(tmp_path / "reinstalled")
+    async with home.served(), other.served():
+        await start(options, home.invite())
+        again, _ = await start(options, other.invite())
+    assert again.authority == other.authority.certificate
+
+
+@pytest.mark.parametrize("fault", ["expired", "of another node", "damaged"])
+async def test_certificate_that_does_not_serve_is_replaced(home: Home, options: Options, fault: str) -> None:
+    subject = Subject("node", "n1" if fault == "of another node" else "n0")
+    old = home.authority.make(subject, timedelta(days=-1 if fault == "expired" else 1))
+    write_credentials(options.credentials, old)
+    if fault == "damaged":
+        options.credentials.write_bytes(b"torn")
+    async with home.served():
+        new, _ = await start(options, home.invite("n0"))
+    assert new.subject == Subject("node", "n0") and new.key_id != old.key_id
+
+
+async def test_used_invite_of_a_node_without_a_certificate_is_refused(home: Home, options: Options) -> None:
+    async with home.served():
+        invite = home.invite()
+        await start(options, invite)
+        options.credentials.unlink()
+        with pytest.raises(NotAdmitted, match="it was used before, or has expired"):
+            await start(options, invite)
+
+
+@pytest.mark.parametrize(("typed", "error"), [("inv-typo", SecurityError), ("no/such/file", ConfigError)])
+async def test_illegible_invite_is_refused(options: Options, typed: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match="invite"):
+        await start(options, typed)
 
 
 def test_an_invite_is_read_from_each_of_its_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "invite"
     file.write_text(f"\n{INVITE}\n")
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{INVITE}\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"edgenode run --join {INVITE}\n"))
     assert [read_invite(text) for text in (str(INVITE), str(file), "-")] == [INVITE] * 3
 
 
@@ -26,8 +140,8 @@ def test_an_invite_is_read_from_each_of_its_places(tmp_path: Path, monkeypatch: 
     [
         ("", "it is empty; run edgenode invite NAME where the controller runs, and copy its line"),
         (" \n", "it is empty; run edgenode invite NAME"),
-        ("hello", "this is not an invite: it must begin with edgenode-invite-"),
-        ("edgenode-invite-abc", "the invite is damaged"),
+        ("hello", "this is not an invite: one begins with inv-"),
+        ("inv-abc", "the invite has a typing error"),
     ],
 )
 def test_a_file_without_an_invite_is_named(tmp_path: Path, content: str, reason: str) -> None:

@@ -16,7 +16,6 @@ from edgenode.errors import SecurityError
 from edgenode.security import certificates
 from edgenode.security.authority import Authority
 from edgenode.security.certificates import Credentials
-from edgenode.security.invite import Invite
 from edgenode.security.secret_files import kept_secret, read_credentials, read_secret, write_credentials, write_secret
 from edgenode.security.subject import ROLES, Role, Subject
 
@@ -238,15 +237,3 @@ def test_two_names_never_share_a_dns_name(one: str, other: str) -> None:
 def test_other_dns_names_are_refused(text: str) -> None:
     with pytest.raises(SecurityError):
         Subject.parse(text)
-
-
-def test_invite_survives_a_narrow_terminal() -> None:
-    invite = Invite(bytes(range(16)), bytes(range(32)), "home", ("192.168.0.2:7071", "[fe80::1]:7071"))
-    line = str(invite)
-    assert Invite.parse(f"  {line[:40]}\n  {line[40:]}\n") == invite
-
-
-@given(st.text(max_size=100) | st.binary(max_size=200).map(lambda b: "edgenode-invite-" + b.hex()))
-def test_damaged_invite_is_refused_with_a_reason(text: str) -> None:
-    with pytest.raises(SecurityError, match="invite"):
-        Invite.parse(text)

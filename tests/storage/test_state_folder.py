@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgenode.errors import ConfigError, SecurityError
-from edgenode.storage.state_folder import OWNER, claimed
+from edgenode.storage.state_folder import OWNER, claimed, claimed_for_good
 
 
 def refused(folder: Path, owner: str = "node a") -> str:
@@ -94,3 +94,26 @@ def test_file_system_without_locks_is_usable(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with claimed(tmp_path, "node a"):
         pass
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_refused_start_leaves_a_folder_as_it_was(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "new" / "controller"
+    if exists:
+        with claimed(folder, "a controller"):
+            (folder / "notes").write_text("kept")
+    with pytest.raises(ConfigError, match="refused"), claimed_for_good(folder, "a controller"):
+        (folder / "authority").mkdir()
+        (folder / "authority" / "key").write_text("key")
+        (folder / "operator.pem").write_text("pem")
+        raise ConfigError("refused")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == (["notes", OWNER] if exists else [])
+    assert (tmp_path / "new").exists() == exists
+
+
+def test_start_that_is_not_refused_keeps_its_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), claimed_for_good(tmp_path, "a controller") as keep:
+        (tmp_path / "operator.pem").write_text("pem")
+        keep()
+        raise ConfigError("later")
+    assert (tmp_path / "operator.pem").exists()

@@ -1,0 +1,82 @@
+"""An invite fits one line, survives being typed, and a typing error is noticed before anything is dialled."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenode.cli.credentials import run_command
+from edgenode.errors import SecurityError
+from edgenode.security.invite import ENROL_PORT, PREFIX, Invite
+
+USUAL = Invite(bytes(range(10)), bytes(range(100, 116)), (("192.168.0.2", ENROL_PORT),))
+LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
+INVITES = st.builds(
+    Invite,
+    st.binary(min_size=10, max_size=10),
+    st.binary(min_size=16, max_size=16),
+    st.lists(
+        st.tuples(st.ip_addresses().map(str), st.integers(0, 65_535) | st.just(ENROL_PORT)), min_size=1, max_size=3
+    ).map(tuple),
+)
+
+
+@given(INVITES)
+def test_invite_survives_its_line(invite: Invite) -> None:
+    assert Invite.parse(str(invite)) == invite
+
+
+@pytest.mark.parametrize("port", [ENROL_PORT, 47_701])
+def test_command_fits_one_line_of_a_terminal(port: int) -> None:
+    assert len(run_command(str(Invite(USUAL.secret, USUAL.authority, (("192.168.100.200", port),))))) <= 80
+
+
+def test_invite_is_read_from_a_command_a_narrow_terminal_and_capitals() -> None:
+    line = str(USUAL)
+    for text in (run_command(line), f"  {line[:40]}\n  {line[40:]}\n", line.upper()):
+        assert Invite.parse(text) == USUAL
+
+
+def test_letters_that_look_alike_are_one() -> None:
+    line = str(USUAL)
+    assert {"0", "1"} <= {*line.removeprefix(PREFIX)}
+    for typed in ("oI", "OL", "ol", "0i"):
+        rest = line.removeprefix(PREFIX).replace("0", typed[0]).replace("1", typed[1])
+        assert Invite.parse(PREFIX + rest) == USUAL
+
+
+def test_every_wrong_letter_is_a_typing_error() -> None:
+    line = str(USUAL)
+    for place in range(len(PREFIX), len(line)):
+        for letter in {*LETTERS} - {line[place]}:
+            with pytest.raises(SecurityError, match="typing error"):
+                Invite.parse(line[:place] + letter + line[place + 1 :])
+
+
+def test_every_exchanged_pair_and_missing_or_doubled_letter_is_a_typing_error() -> None:
+    line = str(USUAL)
+    for place, (one, other) in enumerate(itertools.pairwise(line)):
+        if place < len(PREFIX):
+            continue
+        changed = [line[:place] + line[place + 1 :], line[:place] + one + line[place:]]
+        changed += [line[:place] + other + one + line[place + 2 :]] * (one != other)
+        for typed in changed:
+            with pytest.raises(SecurityError, match="typing error"):
+                Invite.parse(typed)
+
+
+def test_invite_of_a_newer_version_is_named() -> None:
+    from edgenode.security import invite
+
+    content = USUAL.authority + USUAL.secret + bytes([7]) + b"pi.home"
+    with pytest.raises(SecurityError, match="newer version of edgenode"):
+        Invite.parse(PREFIX + invite._typed(content + invite._check(content)))
+
+
+@given(st.text(max_size=100) | st.text(LETTERS, max_size=100).map(PREFIX.__add__))
+def test_damaged_invite_is_refused_with_a_reason(text: str) -> None:
+    with pytest.raises(SecurityError, match="invite"):
+        Invite.parse(text)
