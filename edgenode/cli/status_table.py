@@ -15,9 +15,11 @@ from edgenode.observability.status_view import (
     duration,
     faults_lines,
     next_switch,
+    node_json,
     page_from_elsewhere,
     requests_json,
     requests_lines,
+    saving_lines,
     size,
 )
 
@@ -52,7 +54,12 @@ def status_table(status: ClusterStatus, link: str = "") -> RenderableType:
             _state(node),
         )
     controller = f"controller {status.leadership.address}, term {status.leadership.term}"
-    below = [*faults_lines(status.nodes), controller, *(page_lines(status, link or status.page) if status.page else [])]
+    below = [
+        *saving_lines(map(node_json, status.nodes)),
+        *faults_lines(status.nodes),
+        controller,
+        *(page_lines(status, link or status.page) if status.page else []),
+    ]
     above = Text(title(status), "bold"), *map(Text, requests_lines(requests_json(status)))
     return Group(*above, table, *(Text(line, "italic") for line in below))
 
@@ -159,6 +166,13 @@ def _energy(report: NodeStatus) -> Text:
 
 
 def _state(node: NodeView) -> Text:
+    report, state = node.status, _activity(node)
+    if report.save_error and not report.state.ended:
+        return Text.assemble(state, ", ", ("cannot save", "red"))
+    return state
+
+
+def _activity(node: NodeView) -> Text:
     report = node.status
     if report.state is NodeState.FAILED:
         return Text(f"failed: {report.error}", "red")

@@ -81,10 +81,11 @@ class Screen:
 
         from edgenode.cli.graph_ascii import draw
         from edgenode.cli.status_table import title, watch_table
-        from edgenode.observability.status_view import requests_json, requests_lines
+        from edgenode.observability.status_view import node_json, requests_json, requests_lines, saving_lines
 
         self._sample(status)
-        head: list[RenderableType] = [Text(title(status), "bold"), *map(Text, requests_lines(requests_json(status)))]
+        lines = [*requests_lines(requests_json(status)), *saving_lines(map(node_json, status.nodes))]
+        head: list[RenderableType] = [Text(title(status), "bold"), *map(Text, lines)]
         if status.plan is None:
             return Group(*head, watch_table(status))
         graph = draw(status.plan.graph(status.round), pushes=False)

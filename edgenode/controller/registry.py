@@ -110,6 +110,10 @@ class NodeRegistry(dict[str, NodeEntry]):
             return
         if status.state is NodeState.FAILED and self[node].status.state is not status.state:
             log.error("node failed", node=node, reason=status.error)
+        if status.save_error and not self[node].status.save_error:
+            log.warning("node cannot save", node=node, since_s=round(status.save_error_s), reason=status.save_error)
+        elif self[node].status.save_error and not status.save_error:
+            log.info("node saves again", node=node)
         self[node].update(self.progress.counts.add(node, self[node].process, status))
 
     def forget(self, nodes: Iterable[str]) -> None:

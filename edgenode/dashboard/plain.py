@@ -9,7 +9,7 @@ from string import Template
 from typing import Any
 
 from edgenode.core.wording import counted
-from edgenode.observability.status_view import duration, requests_lines, size
+from edgenode.observability.status_view import duration, requests_lines, saving_lines, size
 from edgenode.security.subject import Subject
 
 _COLUMNS = ("node", "state", "round", "accuracy", "loss", "u", "sent", "received", "holds up", "last seen")
@@ -17,7 +17,7 @@ _COLUMNS = ("node", "state", "round", "accuracy", "loss", "u", "sent", "received
 
 def filled(template: str, view: Mapping[str, Any], presets: Sequence[str], visitor: Subject) -> str:
     """page.html with the current state of the run, for a visitor. Only an operator's has buttons."""
-    requests = "".join(f"<li>{escape(line)}</li>" for line in requests_lines(view))
+    requests = "".join(f"<li>{escape(line)}</li>" for line in [*requests_lines(view), *saving_lines(view["nodes"])])
     return Template(template).substitute(
         cluster=escape(view["cluster"]),
         title=escape(_title(view)),
@@ -44,7 +44,7 @@ def _title(view: Mapping[str, Any]) -> str:
 def _row(node: Mapping[str, Any]) -> str:
     cells = (
         node["node"],
-        node["state"] if node["connected"] else "not seen",
+        _state(node),
         f"{node['round']}/{node['rounds']}",
         "-" if node["accuracy"] is None else f"{node['accuracy']:.1%}",
         "-" if node["loss"] is None else f"{node['loss']:.3f}",
@@ -55,3 +55,8 @@ def _row(node: Mapping[str, Any]) -> str:
         f"{node['last_seen_s']:.1f} s ago",
     )
     return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
+
+
+def _state(node: Mapping[str, Any]) -> str:
+    failing = ", cannot save" if node["save_error"] else ""
+    return f"{node['state']}{failing}" if node["connected"] else "not seen"

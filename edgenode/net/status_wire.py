@@ -36,7 +36,7 @@ _COUNTS = (
     "round", "rounds", "messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire_bytes", "dense_bytes",
     "peak_memory_bytes", "sketch_round", "alarms",
 )  # fmt: skip
-_FIGURES = ("u", "round_s", "waiting_s", "joules_per_round")
+_FIGURES = ("u", "round_s", "waiting_s", "joules_per_round", "save_error_s")
 
 
 def node_status_to_wire(status: NodeStatus) -> control_pb2.Progress:
@@ -65,6 +65,8 @@ def node_status_to_wire(status: NodeStatus) -> control_pb2.Progress:
         error=status.error,
         faults=[control_pb2.Fault(peer=f.peer, kind=f.kind, count=f.count) for f in status.faults],
         alarms=status.alarms,
+        save_error=status.save_error,
+        save_error_s=status.save_error_s,
     )
 
 
@@ -99,6 +101,8 @@ def node_status_from_wire(wire: control_pb2.Progress) -> NodeStatus:
         error=line_from_wire(wire.error, _LONGEST_TEXT),
         faults=tuple(Fault(f.peer, f.kind, f.count) for f in wire.faults[:_MOST_NAMES]),
         alarms=wire.alarms,
+        save_error=line_from_wire(wire.save_error, _LONGEST_TEXT),
+        save_error_s=wire.save_error_s,
     )
 
 

@@ -24,6 +24,7 @@ from edgenode.net.control_client import ControlLink
 from edgenode.net.faults import Faults
 from edgenode.node.replica import Replica
 from edgenode.node.resources import Sensors, Usage
+from edgenode.node.save_errors import SaveErrors
 
 log = structlog.get_logger()
 
@@ -170,6 +171,7 @@ class ProgressReporter:
 
     Attributes:
         snapshot: the node after its last event.
+        save_errors: what it cannot save at present.
         farewell: of a node that has ended: its answer to every fence to come.
     """
 
@@ -185,6 +187,7 @@ class ProgressReporter:
         self.snapshot = NodeSnapshot.of(replica.node)
         self.farewell: FenceAnswer | None = None
         self.sensors = Sensors()
+        self.save_errors = SaveErrors()
         self._end: tuple[NodeState, str] | None = None
         self._start, self._faults = self.snapshot.round, faults
         self._replica, self._wait, self._link, self._wire_bytes = replica, wait, link, wire_bytes
@@ -244,6 +247,7 @@ class ProgressReporter:
         now = NodeState.PAUSED if self.snapshot.stands_still else NodeState.RUNNING
         state, error = self._end or (now, "")
         snapshot, stats, usage, since = self.snapshot, self._replica.stats, self.usage(), self._wait.since
+        save_error, save_error_s = self.save_errors.longest()
         waiting = snapshot.missing if since is not None else ()
         return NodeStatus(
             round=snapshot.round,
@@ -266,6 +270,8 @@ class ProgressReporter:
             error=error,
             faults=self._faults.counted,
             alarms=stats.alarms,
+            save_error=save_error,
+            save_error_s=save_error_s,
             peak_memory_bytes=usage.peak_memory_bytes or 0,
             joules_per_round=usage.joules_per_round,
             power_sensor=usage.power_sensor,
@@ -287,6 +293,8 @@ class ProgressReporter:
             parts.append("controller unreachable")
         if snapshot.halted:
             parts.append("paused")
+        if error := self.save_errors.longest()[0]:
+            parts.append(error)
         return ", ".join(parts)
 
     def _log_if_stalled(self) -> None:

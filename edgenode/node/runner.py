@@ -59,6 +59,7 @@ log = structlog.get_logger()
 
 _LINGER_S = 10.0
 _ABORT_S = 5.0
+_CHECKPOINT, _MODEL = "checkpoint", "published model"  # what a disk may not accept
 
 
 class NodeRunner:
@@ -331,14 +332,18 @@ class NodeRunner:
         try:
             await saving
         except CheckpointError as exc:
-            log.warning("training continues without a new checkpoint", reason=str(exc))
+            self.progress.save_errors.failed(_CHECKPOINT, str(exc))
+        else:
+            self.progress.save_errors.worked(_CHECKPOINT)
 
     async def _publish(self, publish: Publish) -> None:
         """As with a checkpoint, a full or broken disk does not stop training."""
         try:
             await self._worker(self.replica.publish, publish)
         except CheckpointError as exc:
-            log.warning("training continues without publishing the model", reason=str(exc))
+            self.progress.save_errors.failed(_MODEL, str(exc))
+        else:
+            self.progress.save_errors.worked(_MODEL)
 
     async def _finish(self, finish: Finish) -> None:
         z = await self._worker(finish.z.read, self.replica.trainer.staging)

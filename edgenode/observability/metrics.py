@@ -37,6 +37,10 @@ _GAUGES: _Metrics = {
         "How long this node has waited for others in its current round.",
         lambda n: round(n.status.waiting_s, 3),
     ),
+    "edgenode_save_error_seconds": (
+        "How long this node has not been able to save its checkpoints or its model. 0 if it can.",
+        lambda n: round(n.status.save_error_s, 3),
+    ),
     "edgenode_peak_memory_bytes": ("Peak memory of the process.", lambda n: n.status.peak_memory_bytes),
     "edgenode_joules_per_round": (
         "Energy per round, if the board has a power sensor.",

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edgenode.core.protocol.plan import Plan
-from edgenode.core.protocol.status import ClusterStatus, Fault, NodeView
+from edgenode.core.protocol.status import ClusterStatus, Fault, NodeState, NodeView
 from edgenode.net.interfaces import is_loopback
 from edgenode.net.rpc import join_address, split_address
 from edgenode.security.subject import CONTROLLER
@@ -67,6 +67,16 @@ def faults_lines(nodes: Iterable[NodeView]) -> list[str]:
     return lines + ([f"and from {len(ranked) - _MOST_PEERS} more"] if len(ranked) > _MOST_PEERS else [])
 
 
+def saving_lines(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The nodes that run and cannot save, since when and why, one line each. ``nodes``: as `node_json`."""
+    failing = [node for node in nodes if node["save_error"] and not NodeState(node["state"]).ended]
+    lines = [
+        f"{node['node']} cannot save for {duration(node['save_error_s'])}: {node['save_error']}"
+        for node in failing[:_MOST_PEERS]
+    ]
+    return lines + ([f"and {len(failing) - _MOST_PEERS} more"] if len(failing) > _MOST_PEERS else [])
+
+
 def requests_json(status: ClusterStatus) -> dict[str, Any]:
     """The graphs that were requested last, what is used in their place and why, and the changes still to come."""
     return {
@@ -119,6 +129,8 @@ def node_json(node: NodeView) -> dict[str, Any]:
         "joules_per_round": status.joules_per_round,
         "power_sensor": status.power_sensor,
         "error": status.error,
+        "save_error": status.save_error,
+        "save_error_s": round(status.save_error_s, 3),
         "alarms": status.alarms,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -51,19 +52,32 @@ def fill(folder: Path) -> Path:
             return ballast
 
 
+def shown(fleet: Fleet, i: int) -> str:
+    """Why a node cannot save, as the status has it."""
+    nodes = json.loads(fleet.command("nodes", "--json", "--cluster", fleet.cluster).stdout)
+    return next(str(node["save_error"]) for node in nodes if node["node"] == f"node-{i}")
+
+
 @pytest.mark.skipif(NO_MOUNT is not None, reason=str(NO_MOUNT))
 def test_full_disk_stops_checkpoints_and_not_training(fleet: Fleet, seed: int) -> None:
     victim = random.Random(seed).randrange(NODES)
     folder = fleet.state(f"node-{victim}")
-    warning = "training continues without a new checkpoint"
+    warning = "training continues without saving"
     with small_disk(folder, "4m"):
         run = LiveRun(fleet, fleet.configure({**TWO, "run.checkpoint_every": 10}))
         node = run.nodes[victim]
         node.logs("epoch=2 ")
+        assert shown(fleet, victim) == ""
         ballast = fill(folder)
         node.logs(warning)
+        run.controller.logs(f"node cannot save .*node=node-{victim} .*No space left")
         run.until_progress(run.nodes, epochs=2)
+        assert "No space left" in shown(fleet, victim)
+        table = " ".join(fleet.command("status", "--cluster", fleet.cluster).stdout.split())
+        assert "running, cannot save" in table and f"node-{victim} cannot save for " in table
         ballast.unlink()
+        run.controller.logs(f"node saves again .*node=node-{victim}")
+        assert shown(fleet, victim) == ""
         warned = count(node, warning)
         run.until_progress(run.nodes, epochs=2)
         run.stop()

@@ -246,6 +246,18 @@ def test_run_that_has_not_started_has_no_graph_to_show() -> None:
         _plan(a_status())
 
 
+def test_node_that_cannot_save_says_so_until_it_has_ended() -> None:
+    trouble: dict[str, Any] = {"save_error": "no [red]space[/] left", "save_error_s": 125.0}
+    status = a_status(a_node(state=NodeState.RUNNING, **trouble), plan=a_plan())
+    for picture in (status_table(status), Screen().render(status)):
+        text = shown(picture)
+        assert "running, cannot save" in text and "n0 cannot save for 2 min 05 s: no [red]space[/] left" in text
+    (node,) = cluster_json(status)["nodes"]
+    assert (node["save_error"], node["save_error_s"]) == ("no [red]space[/] left", 125.0)
+    for state in (NodeState.DONE, NodeState.FAILED):
+        assert "cannot save" not in printed(a_status(a_node(state=state, **trouble), plan=a_plan()))
+
+
 # --- watch and nodes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from edgenode import factory
 from edgenode.config.schema import Config
@@ -39,6 +40,17 @@ def test_disconnected_node_is_kept_only_after_the_start() -> None:
     nodes.disconnected("n7", PLAN)
     nodes.reported("n7", NodeStatus())
     assert "n7" not in nodes
+
+
+def test_node_that_cannot_save_is_logged_once_until_it_can() -> None:
+    nodes = NodeRegistry()
+    nodes.add_members(PLAN)
+    with capture_logs() as logged:
+        for error, since_s in (("", 0.0), ("the disk is full", 2.0), ("still full", 62.0), ("", 0.0), ("", 0.0)):
+            nodes.reported("n0", NodeStatus(RUNNING, save_error=error, save_error_s=since_s))
+    assert [(line["event"], line["node"], line.get("since_s"), line.get("reason")) for line in logged] == [
+        ("node cannot save", "n0", 2, "the disk is full"), ("node saves again", "n0", None, None),
+    ]  # fmt: skip
 
 
 def test_only_nodes_that_ended_well_count_as_ended() -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from edgenode.core.protocol.events import Reply
-from edgenode.core.protocol.status import ClusterStatus, PendingChange
+from edgenode.core.protocol.status import ClusterStatus, NodeState, PendingChange
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.dashboard.app import dashboard
@@ -134,6 +134,16 @@ async def test_page_without_script_lists_requests_that_wait(
     page = (await browser.get("/")).text
     assert "<li>Requested: graph mine. Graph a is used.</li>" in page
     assert "<li>Pending: graph &lt;b&gt;, after the run resumes.</li>" in page
+
+
+async def test_page_without_script_names_a_node_that_cannot_save(
+    browser: httpx.AsyncClient, operator_service: OperatorService
+) -> None:
+    node = a_node(state=NodeState.RUNNING, save_error="the <disk> is full", save_error_s=60.0)
+    operator_service.status = lambda: a_status(node)  # type: ignore[method-assign]
+    page = (await browser.get("/")).text
+    assert "<td>running, cannot save</td>" in page
+    assert "<li>n0 cannot save for 1 min 00 s: the &lt;disk&gt; is full</li>" in page
 
 
 async def test_page_loads_only_files_of_the_package(browser: httpx.AsyncClient) -> None:

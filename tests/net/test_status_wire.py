@@ -44,6 +44,8 @@ FULL = NodeStatus(
     error="none",
     faults=(Fault("n1", "push", 3), Fault("n2", "answer", 1)),
     alarms=3,
+    save_error="the disk is full",
+    save_error_s=12.5,
 )
 PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1))
 
@@ -87,6 +89,8 @@ def test_state_of_a_later_version_is_unspecified() -> None:
         ("round_s", float("inf")),
         ("waiting_s", float("nan")),
         ("joules_per_round", float("nan")),
+        ("save_error_s", float("inf")),
+        ("save_error_s", -1.0),
         ("payload_bytes", 2**63),
         ("round", 2**64 - 1),
     ],
@@ -110,6 +114,9 @@ def test_measures_of_a_training_loop_are_any_finite_numbers() -> None:
 
 
 def test_long_texts_are_cut_and_overflown_sketches_dropped() -> None:
-    wire = control_pb2.Progress(error="x" * 9999, sketch=[1.0, float("inf")], waiting_for=["n"] * 5000)
+    wire = control_pb2.Progress(
+        error="x" * 9999, save_error="y" * 9998 + "\n", sketch=[1.0, float("inf")], waiting_for=["n"] * 5000
+    )
     status = node_status_from_wire(wire)
+    assert len(status.save_error) == 1000
     assert (len(status.error), status.sketch, len(status.waiting_for)) == (1000, (), 1024)

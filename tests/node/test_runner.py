@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from structlog.testing import capture_logs
 
 from edgenode import factory
 from edgenode.config.load import load
@@ -88,6 +90,46 @@ async def test_a_checkpoint_is_read_before_the_state_changes(tmp_path: Path) -> 
     assert (saved.state.x == before.x).all() and (saved.local["momentum"] == momentum).all()
     assert (replica.learner.state.x != before.x).any()
     assert (replica.trainer.local_state()["momentum"] != momentum).any()
+    worker.close()
+
+
+class FullDisk(RealDisk):
+    """Accepts nothing while it is full."""
+
+    full = False
+
+    def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        super().write(path, parts)
+
+
+async def test_a_failed_save_is_reported_until_one_works(tmp_path: Path) -> None:
+    disk, worker = FullDisk(), WorkerThread()
+    runner = a_runner(CheckpointStore(tmp_path, "run", disk), worker, ALONE)
+
+    async def save(t: int) -> tuple[str, float]:
+        await runner._perform_all([Save(t, runner.replica.learner.state.copy(), ALONE)])
+        assert runner._saving is not None
+        await runner._saved(runner._saving)
+        status = runner.progress.status()
+        return status.save_error, status.save_error_s
+
+    async with asyncio.TaskGroup() as group:
+        server = runner._server
+        runner._peers = Peers(group, server.identity, runner._addresses_of, runner._mailbox.post, server.faults)
+        assert await save(1) == ("", 0)
+        disk.full = True
+        with capture_logs() as logged:
+            error, since_s = await save(2)
+            assert "No space left on device" in error and since_s >= 0
+            assert "No space left on device" in runner.progress.in_a_line()
+            again, longer_s = await save(3)
+            assert "round 3" in again and longer_s > since_s
+            disk.full = False
+            assert await save(4) == ("", 0)
+    told = [(line["event"], line["what"]) for line in logged if line["log_level"] != "debug"]
+    assert told == [("training continues without saving", "checkpoint"), ("saving works again", "checkpoint")]
     worker.close()
 
 

@@ -19,7 +19,14 @@ GRAFANA = Path("deploy/grafana-dashboard.json")
 def a_cluster(distance: float | None = 0.5) -> bytes:
     faults = (Fault("n1", "push", 3),)
     node = a_node(
-        round=7, faults=faults, accuracy=0.25, payload_bytes=1000, gossip_bytes=300, messages=7, state=NodeState.RUNNING
+        round=7,
+        faults=faults,
+        save_error_s=2.5,
+        accuracy=0.25,
+        payload_bytes=1000,
+        gossip_bytes=300,
+        messages=7,
+        state=NodeState.RUNNING,
     )
     liar = a_node('n"1', faults=(Fault('n"1', "report", 2),))  # of its own name: the controller's count
     status = a_status(node, liar, plan=a_plan())
@@ -43,6 +50,10 @@ def test_cluster_metrics_have_a_label_per_node() -> None:
     assert found["edgenode_peer_faults_total", "kind=report", "node=controller", 'peer=n"1'] == 2
     assert found["edgenode_messages_total", "node=n0"] == 7
     assert found["edgenode_state", "node=n0", "state=running"] == 1
+    assert (found["edgenode_save_error_seconds", "node=n0"], found["edgenode_save_error_seconds", 'node=n"1']) == (
+        2.5,
+        0,
+    )
     assert found["edgenode_up", 'node=n"1'] == 1
     assert (found["edgenode_members",], found["edgenode_consensus_distance",]) == (4, 0.5)
 

@@ -78,6 +78,8 @@ class NodeStatus:
         error: why the node failed.
         faults: what it refused from its peers.
         alarms: poison alarms of this node: messages that it received, and collapses of its own evaluation.
+        save_error: why the last checkpoint or published model could not be written; empty if it could.
+        save_error_s: how long saving has failed.
     """
 
     state: NodeState = NodeState.UNSPECIFIED
@@ -103,6 +105,8 @@ class NodeStatus:
     error: str = ""
     faults: tuple[Fault, ...] = ()
     alarms: int = 0
+    save_error: str = ""
+    save_error_s: float = 0.0
 
     @property
     def reported(self) -> bool:

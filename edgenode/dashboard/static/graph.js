@@ -92,5 +92,5 @@ export function kind(node) {
   if (node.state === "done" || node.state === "stopped") return "ended";
   if (node.state === "failed" || !node.connected) return "bad";
   if (node.state === "paused") return "paused";
-  return node.holds_up_s >= 1 ? "slow" : "";
+  return node.holds_up_s >= 1 || node.save_error ? "slow" : "";
 }

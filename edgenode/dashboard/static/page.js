@@ -57,10 +57,15 @@ function title(view) {
   return bad.length ? `no connection to ${bad.join(", ")}` : `${counted(view.nodes.length, "node")}, controller ${view.controller}`;
 }
 
-function requests(view) { // what is not in force as requested
+function requests(view) { // what is not in force as requested, and what else the operator has to know
   const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
   const lines = view.difference ? [`Requested: graph ${view.requested}. ${sentence(view.difference)}`] : [];
-  return lines.concat(view.pending.map((pending) => `Pending: ${pending.change}, after ${pending.waits_for}.`));
+  return lines.concat(view.pending.map((pending) => `Pending: ${pending.change}, after ${pending.waits_for}.`),
+    view.nodes.filter(cannotSave).map((node) => `${node.node} cannot save for ${duration(node.save_error_s)}: ${node.save_error}`));
+}
+
+function cannotSave(node) {
+  return node.save_error && !["failed", "done", "stopped"].includes(node.state);
 }
 
 function ending(view) {
@@ -110,6 +115,10 @@ function cells(texts) {
 }
 
 function words(node) {
+  return cannotSave(node) ? `${activity(node)}, cannot save` : activity(node);
+}
+
+function activity(node) {
   if (node.state === "failed") return `failed: ${node.error}`;
   if (!node.connected && node.state !== "done" && node.state !== "stopped") return "not seen";
   if (node.waiting_s >= 1) return `waits for ${node.waiting_for.join(", ")}`;
