@@ -88,6 +88,10 @@ class Evicted(EdgenodeError):
     """This process was evicted and is not a member any more. It may rejoin as a newcomer."""
 
 
+class PeerRestarted(EdgenodeError):
+    """In a run without a controller, another process has taken the place of a peer. All resume from a checkpoint."""
+
+
 class Diverged(EdgenodeError):
     """Training diverged, at this node or at another. The run ends on every node, and the text is the cause."""
 

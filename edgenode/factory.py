@@ -250,18 +250,24 @@ def agreed_plan(
 
     Raises:
         GraphError: the graphs cannot carry the run, or no checkpoint round is common to all nodes.
-        ConfigError: some nodes have checkpoints and others have none.
+        ConfigError: some nodes have checkpoints, not of the beginning, and others have none.
     """
     members = [Member(name) for name in saved]
     offers = {name: (rounds, plan) for name, (rounds, plan) in saved.items() if plan is not None}
     if not offers:
         return create_plan(config.run.cluster, members, schedule(config, epoch.rounds), epoch), 0
-    if absent := sorted(set(saved) - set(offers)):
-        raise ConfigError(
-            f"cannot resume: no checkpoint on {', '.join(absent)}, but on {', '.join(sorted(offers))}; "
-            "restore the missing checkpoints, or start all nodes with --fresh"
-        )
     newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
+    absent = sorted(set(saved) - set(offers))
+    if absent and all(0 in rounds for rounds, _ in offers.values()):
+        # They died before they had saved the beginning, which needs no checkpoint.
+        offers |= {name: (frozenset({0}), newest) for name in absent}
+    elif absent:
+        lost, others = ", ".join(absent), ", ".join(sorted(offers))
+        raise ConfigError(
+            f"cannot resume: no checkpoint on {lost}, but on {others}; if {lost} has another --state-dir, or was "
+            f"started with --fresh, bring its checkpoints back; only if they are lost for good, start all nodes with "
+            "--fresh, which begins again from round 0"
+        )
     return restore_plan(newest, members, offers)
 
 

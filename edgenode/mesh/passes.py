@@ -66,9 +66,12 @@ class Passes(Generic[B]):
             for batch in self._begin():
                 self.taken += 1
                 yield batch
-            if not self.taken:
-                raise EdgenodeError(_why_empty(self.number))
-            self.number, self.taken = self.number + 1, 0
+                if self._resume is not None:  # set by `go_to` meanwhile
+                    break
+            else:
+                if not self.taken:
+                    raise EdgenodeError(_why_empty(self.number))
+                self.number, self.taken = self.number + 1, 0
 
     def _begin(self) -> Iterator[B]:
         resume, self._resume = self._resume, None
@@ -110,9 +113,8 @@ class Passes(Generic[B]):
         return {"pass": self.number, "taken": self.taken, "began": began, "now": now, "loader": loader}
 
     def go_to(self, position: dict[str, Any]) -> None:
-        """Begin at a position. A loop that is under way, at its position, goes on."""
-        if self._began is None:
-            self.number, self.taken, self._resume = position["pass"], position["taken"], position
+        """Begin at a position. A loop that is under way returns to it after the batch that it has."""
+        self.number, self.taken, self._resume = position["pass"], position["taken"], position
 
 
 def _generators(loader: object) -> list[torch.Generator]:

@@ -197,7 +197,9 @@ class MeshTrainer:
             tensor.copy_(torch.view_as_complex(loaded) if tensor.is_complex() else loaded)
         for name, kept in self._named():
             _load(name, kept, unpack(name, state))
-        self._passes.go_to(unpack(_POSITION, state))
+        here = pack(_POSITION, self._passes.position())
+        if any(not np.array_equal(state.get(name, []), value) for name, value in here.items()):
+            self._passes.go_to(unpack(_POSITION, state))
         self._extra.clear()
         self._extra.update(unpack(_EXTRA, state))
 

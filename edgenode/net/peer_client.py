@@ -28,6 +28,7 @@ from edgenode.net.push_wire import PushWriter
 from edgenode.net.reasons import failure
 from edgenode.net.retry import Backoff, Outage, retry, stay_connected
 from edgenode.net.rpc import broken, channel, parsed, side_by_side, translated
+from edgenode.net.text_wire import line_from_wire
 from edgenode.net.wire import (
     MOST_ANSWERS,
     Identity,
@@ -255,12 +256,17 @@ class Peers:
 
 @dataclass(frozen=True)
 class Met:
-    """What a fixed peer answers: which process it is, what it can resume from, and how much data it has."""
+    """What a fixed peer answers: which process it is, what it can resume from, and how much data it has.
+
+    Attributes:
+        company: the digest of all processes that it has met (`node/fixed_peers`), or "".
+    """
 
     identity: Identity
     saved: frozenset[int]
     plan: Plan | None
     data: DataSize
+    company: str = ""
 
 
 async def meet(target: str, identity: Identity, waiting: Callable[[str, str], None], timeout_s: float) -> Met:
@@ -286,7 +292,7 @@ async def meet(target: str, identity: Identity, waiting: Callable[[str, str], No
         if not reply.HasField("data"):
             raise TransportError("it is loading its data")
         saved = await parsed(saved_from_wire, reply.saved, bool(reply.saved.records))
-        return Met(theirs, *saved, data_size_from_wire(reply.data))
+        return Met(theirs, *saved, data_size_from_wire(reply.data), line_from_wire(reply.company))
 
     outage = Outage(lambda since_s, why: waiting(target, why), _FIRST_LOG_S)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -45,6 +45,7 @@ log = structlog.get_logger()
 SERVICE = "edgenode.v1.PeerService"
 MOST_RECEIVED = 1 << 20  # bytes of one message: a chunk of a payload, or some records
 _MAX_ABORTS = 16  # more say nothing new
+_MAX_STRANGERS = 16
 _MOST_WAITING = 4096  # answers of one stream that nobody reads: there are at most two windows
 _HOLD_S = 0.02
 _HOLD_BELOW = 1 << 18  # bytes of a push. A sender keeps larger ones no longer than it must
@@ -124,12 +125,14 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
     Attributes:
         identity: of this node. It has no plan digest until the plan is known.
         data: how much data this node has. Fixed peers ask again until it is known.
+        company: the digest of all processes that this node has met, if it has met all. Fixed peers compare it.
         faults: what peers did against the protocol.
     """
 
     def __init__(self, identity: Identity, saved: tuple[frozenset[int], Plan | None]) -> None:
         self.identity = identity
         self.data: DataSize | None = None
+        self.company = ""
         self.faults = Faults()
         self._saved = saved
         self._is_open = asyncio.Event()
@@ -139,6 +142,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._known_to: set[str] = set()
         self._met = asyncio.Event()
         self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue()
+        self._processes: Mapping[str, str] = {}
+        self._strangers: asyncio.Queue[Identity] = asyncio.Queue(_MAX_STRANGERS)
         self._aborts: asyncio.Queue[tuple[Identity, Abort]] = asyncio.Queue(_MAX_ABORTS)
         self._one_fetch = asyncio.Lock()  # newcomers that come together take turns
         self._model: Callable[[str], Awaitable[bytes]] | None = None
@@ -205,6 +210,14 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         """Wait until a peer with the same configuration reports that training diverged."""
         return await self._aborts.get()
 
+    def take_part_with(self, processes: Mapping[str, str]) -> None:
+        """Note the processes of the other nodes of the run, by name. Calls of others in their names are noted."""
+        self._processes = processes
+
+    async def next_stranger(self) -> Identity:
+        """Wait until a process calls in the name of another node of the run, and is not the one that takes part."""
+        return await self._strangers.get()
+
     async def Meet(self, request: peer_pb2.MeetRequest, context: grpc.aio.ServicerContext) -> peer_pb2.MeetResponse:
         """Answer with this node's identity, checkpoints and data size, and check the peer's identity."""
         try:
@@ -215,6 +228,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
                 self._met.set()
             if theirs.node == self.identity.node and theirs.process != self.identity.process:
                 self._mismatches.put_nowait(name_conflict(theirs.node, context.peer()))
+            elif self._processes.get(theirs.node, theirs.process) != theirs.process and not self._strangers.full():
+                self._strangers.put_nowait(theirs)
             if request.abort and not self._aborts.full():
                 self._aborts.put_nowait((theirs, Abort(reason_from_wire(request.abort))))
         except DigestMismatch as exc:
@@ -224,7 +239,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         except RemoteProtocolError as exc:
             await reject(context, exc)
         data = None if self.data is None else data_size_to_wire(self.data)
-        return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved_to_wire(*self._saved), data=data)
+        saved = saved_to_wire(*self._saved)
+        return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved, data=data, company=self.company)
 
     async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:
         """Stream the model to a newcomer of this run."""

@@ -1,13 +1,9 @@
-"""How a node reaches a plan: with a controller, or with fixed peers and none.
-
-With a controller:
+"""How a node reaches a plan with a controller. `fixed_peers` is the way without one.
 
 1. Find it: at the given address, or by mDNS. Report `Join`, which shows what this process can resume from.
 2. The controller creates or resumes the run when all nodes it needs are connected, and welcomes them.
 3. If the run is under way, the controller first names a sponsor. The newcomer fetches the sponsor's model, tests that
    it reaches all members, and reports `Fetched`. The welcome follows.
-
-With fixed peers, every node meets all others, compares the answers, and derives the same plan from them.
 """
 
 from __future__ import annotations
@@ -17,13 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import structlog
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from edgenode import factory
 from edgenode.core.protocol.orders import (
     Abort,
     EvictionCommitted,
@@ -44,13 +39,12 @@ from edgenode.core.protocol.orders import (
 )
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.signatures import UNSIGNED, Verifier
-from edgenode.core.topology.period import DataSize, Epoch
-from edgenode.errors import ConfigError, Diverged, RemoteProtocolError, TransportError
+from edgenode.core.topology.period import DataSize
+from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net.control_client import ControlLink
-from edgenode.net.peer_client import fetch_model, meet, probe
-from edgenode.net.peer_server import PeerServer
+from edgenode.net.peer_client import fetch_model, probe
 from edgenode.net.rpc import address_towards, join_address
-from edgenode.net.wire import Identity, name_conflict
+from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
 from edgenode.node.mailbox import Mailbox
 from edgenode.node.options import Options
@@ -261,60 +255,3 @@ class ControllerBootstrap:
         for service in self._discovery.services("controller").values():
             return f"the controller announced at {', '.join(service.targets)} does not answer"
         return self._discovery.not_found("controller", None, self._options.wait_s)
-
-
-async def _end_at_abort(server: PeerServer) -> NoReturn:
-    _, abort = await server.next_abort()
-    raise Diverged(abort.reason)
-
-
-async def agree_with_peers(
-    options: Options, local: LocalNode, server: PeerServer, show_wait: Callable[[str], None]
-) -> tuple[StartPoint, dict[str, str]]:
-    """Meet all fixed peers, and derive the plan from their answers, as each of them does.
-
-    The addresses may include this node's own, and several of one peer: a process is known by its identity.
-
-    Returns:
-        Where to start, and the host:port of each peer by its node id.
-
-    Raises:
-        ConfigError: the peers are not the nodes of the run, or two have one name.
-        DigestMismatch: a peer is of another run.
-        Diverged: a peer began before this node, and training diverged there.
-        TransportError: a peer did not answer for ``wait_s``.
-    """
-
-    def waiting(target: str, why: str) -> None:
-        show_wait(f"waiting for the peer at {target}: {why}")
-        log.info("waiting for a peer", peer=target, why=why)
-
-    server.data = local.data
-    calls = [meet(target, local.identity, waiting, options.wait_s) for target in options.peers]
-    async with (
-        in_background(server.first_mismatch(), "mismatches"),
-        in_background(_end_at_abort(server), "aborts"),
-        asyncio.TaskGroup() as group,
-    ):
-        tasks = [group.create_task(call, name="meet") for call in calls]
-    saved, data, addresses = {options.name: local.saved}, [local.data], dict[str, str]()
-    processes = {options.name: local.identity.process}
-    for target, task in zip(options.peers, tasks, strict=True):
-        met = task.result()
-        identity = met.identity
-        if processes.setdefault(identity.node, identity.process) != identity.process:
-            if identity.node == options.name:
-                raise name_conflict(identity.node, target)
-            raise ConfigError(
-                f"the peers at {addresses[identity.node]} and {target} have one node id, {identity.node!r}: "
-                "give one of the two another --name"
-            )
-        if identity.node not in saved:
-            addresses[identity.node], saved[identity.node] = target, (met.saved, met.plan)
-            data.append(met.data)
-    if len(saved) != options.config.run.nodes:
-        raise ConfigError(
-            f"run.nodes = {options.config.run.nodes}, but this node and its --peers are {len(saved)}: "
-            f"{', '.join(sorted(saved))}; on every node, list the addresses of all nodes, or of all others"
-        )
-    return StartPoint(*factory.agreed_plan(options.config, saved, Epoch.of(data))), addresses

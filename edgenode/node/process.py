@@ -26,7 +26,16 @@ from edgenode.core.protocol.events import Publish
 from edgenode.core.protocol.orders import NewKey
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
-from edgenode.errors import CheckpointError, ConfigError, Evicted, NotAdmitted, OtherRun, described, first_cause
+from edgenode.errors import (
+    CheckpointError,
+    ConfigError,
+    Evicted,
+    NotAdmitted,
+    OtherRun,
+    PeerRestarted,
+    described,
+    first_cause,
+)
 from edgenode.net import peer_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.interfaces import interfaces_for
@@ -35,8 +44,9 @@ from edgenode.net.rpc import join_address, serving
 from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
-from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, agree_with_peers
+from edgenode.node.bootstrap import ControllerBootstrap, LocalNode
 from edgenode.node.credentials import enrolled, verifier
+from edgenode.node.fixed_peers import agree_with_peers, watch_for_restarts
 from edgenode.node.initial_model import InitialModel, fetch_initial
 from edgenode.node.mailbox import Mailbox
 from edgenode.node.options import Options
@@ -211,11 +221,13 @@ class NodeProcess:
     # --- the run ------------------------------------------------------------------------------------
 
     async def _run_with_peers(self, local: LocalNode) -> tuple[NodeRunner, Outcome]:
-        start, addresses = await agree_with_peers(self.options, local, self._server, self._show_activity)
-        runner = await self._prepare(start, PeerDirectory(addresses), Mailbox(), None)
-        outcome = await self._take_part(runner)
-        await self._server.wait_until_known_to(frozenset(addresses), _KNOWN_S)
-        return runner, outcome
+        agreed = await agree_with_peers(self.options, local, self._server, self._show_activity)
+        restarts = watch_for_restarts(self._server, self.identity, agreed)
+        async with in_background(restarts, "restarts of peers"):
+            runner = await self._prepare(agreed.start, PeerDirectory(agreed.addresses), Mailbox(), None)
+            outcome = await self._take_part(runner)
+            await self._server.wait_until_known_to(frozenset(agreed.addresses), _KNOWN_S)
+            return runner, outcome
 
     async def _run_with_controller(self, local: LocalNode, stack: AsyncExitStack) -> tuple[NodeRunner, Outcome]:
         uses_mdns = self.options.uses_mdns
@@ -347,7 +359,9 @@ class NodeProcess:
 def run_node(
     options: Options, workload: Workload, begins: Callable[[NodeProcess], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Run one node to its end, in an event loop of its own. An evicted node rejoins as a newcomer.
+    """Run one node to its end, in an event loop of its own.
+
+    An evicted node rejoins as a newcomer. With fixed peers, all resume from a checkpoint when one of them is back.
 
     Args:
         begins: called with each process of this node before it runs.
@@ -371,8 +385,9 @@ def run_node(
                     raise
                 log.warning("using the invite, because the certificate is not valid any more", reason=str(exc))
                 options = replace(options, security=enrolled(options), join=None, fresh=False, resume_from=None)
-            except Evicted as exc:
-                log.warning("rejoining as a newcomer", reason=str(exc))
+            except (Evicted, PeerRestarted) as exc:
+                again = "rejoining as a newcomer" if isinstance(exc, Evicted) else "resuming from a checkpoint with it"
+                log.warning(again, reason=str(exc))
                 options = replace(
                     options, fresh=False, resume_from=None
                 )  # the next process starts from what this one has saved

@@ -133,7 +133,7 @@ class Replica:
             self._store.rewind(start.round if fetched is None else -1)
         if fetched is not None:
             return algorithm_spec.initial(fetched)
-        if start.round == 0 or self._store is None:
+        if self._store is None or (start.round == 0 and not self._resumes_from_0(start.plan)):
             return algorithm_spec.initial(self.trainer.initial())
         checkpoint = self._store.load(start.round)
         self.trainer.load_local_state(checkpoint.local)
@@ -141,6 +141,10 @@ class Replica:
             setattr(self.stats, name, count)
         self.stats.u = float(checkpoint.state.u.mean())
         return checkpoint.state
+
+    def _resumes_from_0(self, plan: Plan) -> bool:
+        """Whether the trainer may have trained before, so that the beginning is in a checkpoint alone."""
+        return plan.records[0].number > 0 and self._store is not None and 0 in self._store.rounds()
 
     def _take_over(self, fetched: Arrays) -> Floats:
         """The z of a sponsor, with its shared state. Nothing of this node's own is dropped before they are checked."""

@@ -38,7 +38,8 @@ from edgenode.net.rpc import serving
 from edgenode.net.tls import MutualTls
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
-from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, agree_with_peers
+from edgenode.node.bootstrap import ControllerBootstrap, LocalNode
+from edgenode.node.fixed_peers import Agreement, agree_with_peers
 from edgenode.node.options import Options
 from edgenode.node.progress import NodeSnapshot
 from edgenode.node.replica import StartPoint
@@ -214,7 +215,7 @@ class FixedPeers:
             for identity, samples in zip(identities, (400, 100, 100), strict=False)
         ]
 
-    async def agree(self) -> list[tuple[StartPoint, dict[str, str]] | BaseException]:
+    async def agree(self) -> list[Agreement | BaseException]:
         servers = [PeerServer(local.identity, local.saved) for local in self._locals]
         async with AsyncExitStack() as stack:
             ports = [
@@ -238,7 +239,10 @@ class FixedPeers:
 @pytest.mark.parametrize("hosts", [("127.0.0.1",), ("127.0.0.1", "localhost")], ids=["once", "by two names"])
 async def test_fixed_peers_derive_one_plan_and_know_each_other(hosts: tuple[str, ...], own: bool) -> None:
     peers = FixedPeers(["n1", "n0"], nodes=2, hosts=hosts, own=own)
-    (start, to_others), (start_there, _) = await peers.agree()  # type: ignore[misc]
+    here, there = await peers.agree()
+    assert isinstance(here, Agreement)
+    assert isinstance(there, Agreement)
+    start, to_others, start_there = here.start, here.addresses, there.start
     assert start.plan.latest.names == ("n0", "n1")
     assert (start.round, start) == (0, start_there)
     assert start.plan.latest.epoch == Epoch(250, 8)

@@ -44,14 +44,16 @@ class MeetRequest(_message.Message):
     def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., abort: _Optional[str] = ...) -> None: ...
 
 class MeetResponse(_message.Message):
-    __slots__ = ("identity", "saved", "data")
+    __slots__ = ("identity", "saved", "data", "company")
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     SAVED_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    COMPANY_FIELD_NUMBER: _ClassVar[int]
     identity: _common_pb2.Identity
     saved: _common_pb2.Saved
     data: _common_pb2.DataSize
-    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., data: _Optional[_Union[_common_pb2.DataSize, _Mapping]] = ...) -> None: ...
+    company: str
+    def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., data: _Optional[_Union[_common_pb2.DataSize, _Mapping]] = ..., company: _Optional[str] = ...) -> None: ...
 
 class PushRequest(_message.Message):
     __slots__ = ("hello", "header", "chunk")
