@@ -76,7 +76,8 @@ class Mistakes:
         return self._fleet.start(f"mistake-{n}", *words, spawn=partial(with_clock, {"FAKETIME": "+100d"}))
 
     def _commands(self) -> Mapping[int, tuple[str, ...]]:
-        invite = str(Invite(bytes(16), bytes(32), self._fleet.cluster, (self._closed,)))
+        host, port = self._closed.split(":")
+        invite = str(Invite(bytes(10), bytes(16), ((host, int(port)),)))
         run = ("run", "--config", "run.toml", *HERE)
         dial = ("status", "--controller", self._controller)
         commands = {
@@ -91,8 +92,8 @@ class Mistakes:
             8: ("controller", "--config", "run.toml", "--insecure", "--state-dir", "c", "--listen", self._taken),
             9: (*run, "--state-dir", "d"),
             10: (*run, "--state-dir", "e", "--peers", self._closed),
-            11: (*run, "--state-dir", "f", "--join", invite[:40]),
-            12: (*run, "--state-dir", "g", "--join", invite),
+            11: (*run, "--state-dir", "f", "--join", invite[:-4]),
+            12: (*run, "--state-dir", "g", "--join", invite, "--set", "run.cluster=nobody"),
             13: ("run", *HERE, "--insecure", "--state-dir", "h", "--set", "run.cluster=nobody"),
             14: ("evict", "pi-1", "--cluster", "nobody"),
             15: ("status", "--controller", self._closed),
