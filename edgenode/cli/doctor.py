@@ -120,7 +120,7 @@ async def _examine(
 async def _findings(
     path: Path | None, settings: tuple[str, ...], where: Addresses, state_dir: Path | None, insecure: bool
 ) -> AsyncIterator[Finding]:
-    from edgenode.doctor import machine, network, problem
+    from edgenode.doctor import cuda_build, machine, network, problem
     from edgenode.errors import ConfigError
     from edgenode.factory import check_networked
     from edgenode.net.interfaces import interfaces_for
@@ -139,7 +139,7 @@ async def _findings(
         yield problem("run.toml", str(exc), "correct it")
         return
     state_dir = state_dir or default_state_dir(config.run.cluster, default_name())
-    for finding in (*machine.torch(config), *machine.model(config, state_dir), machine.power()):
+    for finding in (*machine.torch(config), *cuda_build.cuda(), *machine.model(config, state_dir), machine.power()):
         yield finding
     try:
         check_networked(config, controller=where.controller != "none")
@@ -182,11 +182,9 @@ def _certificate(state_dir: Path, insecure: bool, cluster: str, controller: str)
 
 def _installation() -> str:
     """Shell commands that install the services of this installation."""
+    from edgenode.doctor import installed_file
+
     prefix = Path(sys.prefix)
-    here = Path(__file__).parents[2] / "deploy"
-    units = prefix / "share" / "edgenode"
-    if not (units / _UNITS[0]).is_file():  # an editable installation of a checkout
-        units = here
     lines = [f"# edgenode as a service, from {prefix}; as root:"]
     if prefix.is_relative_to("/home") or prefix.is_relative_to("/root"):
         lines += [
@@ -195,7 +193,7 @@ def _installation() -> str:
             "#   /opt/edgenode/bin/edgenode doctor --systemd",
         ]
     lines += ["install -D -m 644 run.toml /etc/edgenode/run.toml"]
-    lines += [f"sed 's|/opt/edgenode|{prefix}|' {units / unit} > /etc/systemd/system/{unit}" for unit in _UNITS]
+    lines += [f"sed 's|/opt/edgenode|{prefix}|' {installed_file(unit)} > /etc/systemd/system/{unit}" for unit in _UNITS]
     lines += [
         "systemctl daemon-reload",
         "systemctl enable --now edgenode-node           # on every device",

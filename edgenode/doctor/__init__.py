@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
 
 
 class Level(StrEnum):
@@ -44,3 +46,12 @@ def warning(check: str, text: str, remedy: str = "") -> Finding:
 def problem(check: str, text: str, remedy: str) -> Finding:
     """A run fails."""
     return Finding(check, Level.PROBLEM, text, remedy)
+
+
+def installed_file(name: str) -> Path:
+    """A file of ``deploy``, as the wheel installed it or as the checkout has it."""
+    for each in metadata.distributions(name="edgenode"):
+        for file in each.files or ():
+            if file.match(f"share/edgenode/{name}"):
+                return Path(str(file.locate())).resolve()
+    return Path(__file__).parents[2] / "deploy" / name
