@@ -135,6 +135,8 @@ class _Meeting:
         while True:
             met = await self._meet(target)
             await self._refuse_second_of_one_name(target, met)
+            if self._agreed.is_set():
+                return  # a later answer is not part of what all agree on
             if self._met.get(target) != met:
                 deadline = loop.time() + wait_s
             self._met[target] = met

@@ -45,6 +45,26 @@ def test_each_check_is_a_line_and_success_is_exit_code_0(tmp_path: Path) -> None
     assert all(re.match(r"(ok     |warning)  \w+ +\S", line) for line in lines[:-1])
 
 
+@pytest.mark.usefixtures("quiet_network")
+def test_advice_without_a_controller_is_certificates_of_ones_own(tmp_path: Path) -> None:
+    where = ("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path), "--peers", "127.0.0.1:1")
+    result = run(*where, "--set", "run.threads=1", "--set", "run.device=cpu", "--set", "algorithm.name=d2",
+                 "--set", "topology.graphs=two-way")  # fmt: skip
+    (advice,) = [line for line in result.output.splitlines() if line.split()[1] == "certificate"]
+    assert "edgenode cert init" in advice
+    assert "edgenode invite" not in advice
+    assert "problem" not in result.output.replace("no problems", "")
+
+
+@pytest.mark.usefixtures("quiet_network")
+def test_algorithm_that_refuses_a_controller_is_a_problem(tmp_path: Path) -> None:
+    where = ("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path), "--controller", "127.0.0.1:1")
+    result = run(*where, "--set", "run.threads=1", "--set", "run.device=cpu", "--set", "algorithm.name=d2",
+                 "--set", "topology.graphs=two-way")  # fmt: skip
+    found = [line for line in result.output.splitlines() if "start every node with --peers and no controller" in line]
+    assert [line.split()[0] for line in found] == ["problem"]
+
+
 def test_problem_is_exit_code_1_with_its_remedy() -> None:
     result = run("--set", "run.nodes=none")
     assert result.exit_code == 1

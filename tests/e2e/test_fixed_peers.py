@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
@@ -58,10 +60,11 @@ class StaticRun:
         for i in victims:
             self.nodes[i] = self._fleet.static_node(self._ports, i)
 
-    def saves(self, i: int, t: int) -> None:
-        """Wait until a node has saved a round, or a later one."""
-        folder = self._fleet.state(f"node-{i}") / "checkpoints"
-        until(lambda: any(int(path.name[-9:]) >= t for path in folder.glob("round-*")), f"node-{i} saves round {t}")
+
+def saves(fleet: Fleet, i: int, t: int) -> None:
+    """Wait until a node has saved a round, or a later one."""
+    folder = fleet.state(f"node-{i}") / "checkpoints"
+    until(lambda: any(int(path.name[-9:]) >= t for path in folder.glob("round-*")), f"node-{i} saves round {t}")
 
 
 def begins(node: Process) -> list[int]:
@@ -74,7 +77,7 @@ def test_node_that_was_killed_comes_back_twice(fleet: Fleet, uninterrupted: Mode
     run = StaticRun(fleet)
     survivors = [run.nodes[i] for i in (0, 1, 3)]
     for t in (40, 120):
-        run.saves(2, t)
+        saves(fleet, 2, t)
         run.kill(2)
         run.start(2)
     for node in run.nodes:
@@ -91,7 +94,7 @@ def test_node_that_was_killed_comes_back_twice(fleet: Fleet, uninterrupted: Mode
 
 def test_nodes_that_die_together_and_during_the_restart_come_back(fleet: Fleet, uninterrupted: Models) -> None:
     run = StaticRun(fleet)
-    run.saves(0, 60)
+    saves(fleet, 0, 60)
     run.kill(1, 2)
     run.start(1)
     run.nodes[0].logs("resuming from a checkpoint with it")  # and waits for node-2
@@ -118,7 +121,7 @@ def test_node_that_was_killed_at_once_comes_back(fleet: Fleet, uninterrupted: Mo
 
 def test_second_process_of_a_name_does_not_disturb_a_run(fleet: Fleet, uninterrupted: Models) -> None:
     run = StaticRun(fleet)
-    run.saves(0, 20)
+    saves(fleet, 0, 20)
     twin = fleet.node(
         "node-2",
         *("--peers", ",".join(f"127.0.0.1:{port}" for i, port in enumerate(run._ports) if i != 2)),
@@ -130,3 +133,35 @@ def test_second_process_of_a_name_does_not_disturb_a_run(fleet: Fleet, uninterru
         node.exits(0)
     assert models(fleet) == uninterrupted
     assert all(begins(node) == [0] for node in run.nodes)
+
+
+class Scripts:
+    """Nodes of the example with a loop of its own, with fixed peers."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        for name in ("train.py", "run.toml"):
+            shutil.copy(Path(__file__).parents[2] / "examples" / "digits_gru" / name, fleet.folder)
+        self._fleet, self._ports = fleet, free_ports(NODES)
+        self.nodes = [self.start(i) for i in range(NODES)]
+
+    def start(self, i: int) -> Process:
+        settings = {"NODES": NODES, "ROUNDS": 300, "CHECKPOINT_EVERY": 20, "THREADS": 1, "CLUSTER": RUN["run.cluster"]}
+        variables = {f"EDGENODE_RUN_{key}": str(value) for key, value in settings.items()}
+        variables["EDGENODE_PEERS"] = ",".join(f"127.0.0.1:{port}" for port in self._ports)
+        variables["EDGENODE_LISTEN"] = f"127.0.0.1:{self._ports[i]}"
+        return self._fleet.script(f"node-{i}", "train.py", "--part", f"{i}/{NODES}", variables=variables)
+
+
+def test_loop_of_ones_own_returns_to_the_checkpoint_with_the_others(fleet: Fleet, tmp_path: Path) -> None:
+    with Fleet(tmp_path / "undisturbed") as undisturbed:
+        for node in Scripts(undisturbed).nodes:
+            node.exits(0)
+        expected = models(undisturbed)
+    run = Scripts(fleet)
+    saves(fleet, 1, 60)
+    run.nodes[1].kill()
+    run.nodes[1] = run.start(1)
+    for node in run.nodes:
+        node.exits(0)
+    assert models(fleet) == expected
+    assert begins(run.nodes[0])[1] >= 40

@@ -83,6 +83,21 @@ def test_a_restored_position_continues_to_the_bit(make: Any, taken: int) -> None
     assert drawn(second.batches(), 7) == expected
 
 
+@pytest.mark.parametrize("make", [shuffled, own_generator, own_sampler, Keeps, with_workers])
+@pytest.mark.parametrize("taken", [1, 4, 6])
+def test_a_loop_under_way_returns_to_the_bit(make: Any, taken: int) -> None:
+    seed(1)
+    passes = Passes(make())
+    batches = passes.batches()
+    drawn(batches, taken)
+    position = unpack("p", pack("p", passes.position()))
+    expected = drawn(batches, 7)
+    passes.go_to(position)
+    assert drawn(batches, 7) == expected
+    passes.go_to(position)
+    assert drawn(batches, 2) == expected[:2]
+
+
 def test_a_pass_ends_with_the_loader() -> None:
     passes = Passes(shuffled())
     assert passes.size == (10, 3)
