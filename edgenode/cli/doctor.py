@@ -175,7 +175,7 @@ def _certificate(state_dir: Path, insecure: bool, cluster: str, controller: str)
         return security, warning("certificate", "none: --insecure", "enrol this device (edgenode invite)")
     shown = security.credentials
     if (until := shown.expires()) <= datetime.now(UTC):
-        remedy = "or, if the clock is right, enrol this device again (edgenode invite, or edgenode cert renew)"
+        remedy = "edgenode invite and edgenode cert renew give it another certificate"
         return security, problem("clock", expired(until), remedy)
     return security, ok("certificate", f"{shown.subject}, valid until {shown.expires():%Y-%m-%d}")
 
