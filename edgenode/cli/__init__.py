@@ -15,37 +15,51 @@ import click
 from edgenode import __version__
 from edgenode.errors import ConfigError, EdgenodeError, NotAdmitted, in_words
 
-# command -> (module that defines it under the same name, its line in `edgenode --help`)
-_COMMANDS = {
-    "demo": ("edgenode.cli.demo", "Train on this machine, with a controller and four nodes as real processes."),
-    "run": ("edgenode.cli.run", "Run one node."),
-    "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
-    "launch": ("edgenode.cli.launch", "Run a training script with edgenode.Mesh as several nodes on this machine."),
-    "new": ("edgenode.cli.new", "Create a project with a task of your own."),
-    "simulate": ("edgenode.cli.simulate", "Run all nodes in one process, with bit-identical results."),
-    "experiment": ("edgenode.cli.experiment", "Reproduce a table or a figure of the paper."),
-    "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
-    "status": ("edgenode.cli.status", "Show the state of a running cluster."),
-    "nodes": ("edgenode.cli.status", "List the nodes of a running cluster."),
-    "watch": ("edgenode.cli.watch", "Watch a running cluster in the terminal."),
-    "page": ("edgenode.cli.page", "Open the controller's page: print a link that signs you in."),
-    "runs": (
-        "edgenode.cli.runs",
-        "Show, export and plot the runs of this machine's controller, and its audit log.",
-    ),
-    "export": ("edgenode.cli.export", "Write a trained model as ONNX, TorchScript or safetensors."),
-    "pause": ("edgenode.cli.steering", "Pause a run: every node finishes its round and waits."),
-    "resume": ("edgenode.cli.steering", "Resume a paused run."),
-    "stop": ("edgenode.cli.steering", "Stop all nodes before the same round, with checkpoints written."),
-    "evict": ("edgenode.cli.steering", "Continue without a node that will not come back."),
-    "invite": ("edgenode.cli.security", "Print a line that lets one device into a cluster."),
-    "operator": ("edgenode.cli.security", "Let people in who watch and steer the run."),
-    "revoke": ("edgenode.cli.security", "Revoke the key of a node or an operator."),
-    "cert": ("edgenode.cli.security", "Make certificates without a controller."),
-    "doctor": ("edgenode.cli.doctor", "Check this device for what would stop a run, and name the remedy."),
-    "bench": ("edgenode.cli.bench", "Measure what edgenode costs on this machine."),
-    "health": ("edgenode.cli.health", "Check whether a daemon serves. The exit code is the answer."),
+# purpose -> command -> (module that defines it under the same name, its line in `edgenode --help`)
+_GROUPS = {
+    "Train": {
+        "demo": ("edgenode.cli.demo", "Train on this machine, with a controller and four nodes as real processes."),
+        "run": ("edgenode.cli.run", "Run one node."),
+        "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
+        "launch": ("edgenode.cli.launch", "Run a training script with edgenode.Mesh as several nodes on this machine."),
+        "new": ("edgenode.cli.new", "Create a project with a task of your own."),
+        "simulate": ("edgenode.cli.simulate", "Run all nodes in one process, with bit-identical results."),
+    },
+    "Watch": {
+        "status": ("edgenode.cli.status", "Show the state of a running cluster."),
+        "nodes": ("edgenode.cli.status", "List the nodes of a running cluster."),
+        "watch": ("edgenode.cli.watch", "Watch a running cluster in the terminal."),
+        "page": ("edgenode.cli.page", "Open the controller's page: print a link that signs you in."),
+        "runs": (
+            "edgenode.cli.runs",
+            "Show, export and plot the runs of this machine's controller, and its audit log.",
+        ),
+    },
+    "Steer": {
+        "pause": ("edgenode.cli.steering", "Pause a run: every node finishes its round and waits."),
+        "resume": ("edgenode.cli.steering", "Resume a paused run."),
+        "stop": ("edgenode.cli.steering", "Stop all nodes before the same round, with checkpoints written."),
+        "evict": ("edgenode.cli.steering", "Continue without a node that will not come back."),
+        "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
+    },
+    "Secure": {
+        "invite": ("edgenode.cli.security", "Print a line that lets one device into a cluster."),
+        "operator": ("edgenode.cli.security", "Let people in who watch and steer the run."),
+        "revoke": ("edgenode.cli.security", "Revoke the key of a node or an operator."),
+        "cert": ("edgenode.cli.security", "Make certificates without a controller."),
+    },
+    "Check": {
+        "doctor": ("edgenode.cli.doctor", "Check this device for what would stop a run, and name the remedy."),
+        "health": ("edgenode.cli.health", "Check whether a daemon serves. The exit code is the answer."),
+        "bench": ("edgenode.cli.bench", "Measure what edgenode costs on this machine."),
+    },
+    "Use and study": {
+        "export": ("edgenode.cli.export", "Write a trained model as ONNX, TorchScript or safetensors."),
+        "experiment": ("edgenode.cli.experiment", "Reproduce a table or a figure of the paper."),
+    },
 }
+_COMMANDS = {name: command for group in _GROUPS.values() for name, command in group.items()}
+_WIDEST = max(map(len, _COMMANDS))  # so that the texts of all groups begin in one column
 
 
 class LazyGroup(click.Group):
@@ -59,11 +73,13 @@ class LazyGroup(click.Group):
             return None
         module, _ = _COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), cmd_name)
+        _show_variables(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+        for purpose, commands in _GROUPS.items():
+            with formatter.section(purpose):
+                formatter.write_dl([(name.ljust(_WIDEST), text) for name, (_, text) in commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. An error of ours becomes one line and an exit code."""
@@ -80,6 +96,16 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("edgenode: interrupted", err=True)
             ctx.exit(130)
+
+
+def _show_variables(command: click.Command) -> None:
+    """Let --help name the environment variable of every option."""
+    for option in command.params:
+        if isinstance(option, click.Option):
+            option.show_envvar = True
+    if isinstance(command, click.Group):
+        for nested in command.commands.values():
+            _show_variables(nested)
 
 
 _EPILOG = """

@@ -73,14 +73,14 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in (
         insecure_option,
-        click.option("--credentials", type=click.Path(path_type=Path), envvar="EDGENODE_CREDENTIALS", show_envvar=True,
+        click.option("--credentials", type=click.Path(path_type=Path), envvar="EDGENODE_CREDENTIALS",
                      help="File with your key and certificate. [default: of a launch here, or on this machine]"),
-        click.option("--wait", is_flag=True, envvar="EDGENODE_WAIT_FOR_CONTROLLER", show_envvar=True,
+        click.option("--wait", is_flag=True, envvar="EDGENODE_WAIT_FOR_CONTROLLER",
                      help="Wait until there is a controller."),
-        click.option("--cluster", callback=as_name, envvar="EDGENODE_CLUSTER", show_envvar=True,
+        click.option("--cluster", callback=as_name, envvar="EDGENODE_CLUSTER",
                      help="Name of the cluster to find by mDNS. [default: the only one that is found]"),
         click.option("--controller", default="mdns", metavar="mdns|H:P", show_default=True,
-                     envvar="EDGENODE_CONTROLLER", show_envvar=True,
+                     envvar="EDGENODE_CONTROLLER",
                      help="Address of the controller, or mdns to find it."),
     ):  # fmt: skip
         with_where = option(with_where)

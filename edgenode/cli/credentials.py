@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 insecure_option = click.option(
-    "--insecure", is_flag=True, envvar="EDGENODE_INSECURE", show_envvar=True,
+    "--insecure", is_flag=True, envvar="EDGENODE_INSECURE",
     help="Work without TLS and certificates, on this machine's loopback address only.",
 )  # fmt: skip
 join_option = click.option(
-    "--join", metavar="INVITE|FILE|-", envvar="EDGENODE_JOIN", show_envvar=True,
+    "--join", metavar="INVITE|FILE|-", envvar="EDGENODE_JOIN",
     help="Enrol this device first: an invite (edgenode invite), a file that contains it, or - for standard input.",
 )  # fmt: skip
 

@@ -82,7 +82,7 @@ class AccuracyCurve:
 @click.option("--topk", default=1.0, show_default=True, type=click.FloatRange(0, 100, min_open=True),
               envvar="EDGENODE_TOPK", help="Percentage of each tensor that a round sends.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print result.json instead of a table.")
-@click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT",
               help="Folder for the results. [default: runs/demo-TIME]")  # fmt: skip
 @track_option
 @click.pass_context

@@ -37,14 +37,14 @@ _UNITS = "edgenode-node.service", "edgenode-controller.service"
 @click.command()
 @config_option
 @click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
-              show_envvar=True, help="As for edgenode run.")  # fmt: skip
+              help="As for edgenode run.")  # fmt: skip
 @click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",
-              show_envvar=True, help="As for edgenode run.")  # fmt: skip
-@click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER", show_envvar=True,
+              help="As for edgenode run.")  # fmt: skip
+@click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER",
               help="As for edgenode run. [default: mdns, or none with --peers]")  # fmt: skip
-@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
+@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
               help="As for edgenode run. [default: the user's state folder]")  # fmt: skip
-@click.option("--systemd", is_flag=True, envvar="EDGENODE_SYSTEMD", show_envvar=True,
+@click.option("--systemd", is_flag=True, envvar="EDGENODE_SYSTEMD",
               help="Only print how to install the systemd services.")  # fmt: skip
 @insecure_option
 @set_option

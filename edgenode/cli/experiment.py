@@ -44,32 +44,31 @@ def _checked_place(_ctx: click.Context, _param: click.Parameter, place: str) -> 
 @click.command()
 @click.argument("name", required=False)
 @click.option("--scale", "scale_name", type=click.Choice(["smoke", "small", "paper"]), envvar="EDGENODE_SCALE",
-              show_envvar=True,
               help="smoke: minutes on Fashion-MNIST. small: an hour or two on CIFAR-10. paper: the paper's whole "
                    "schedule. [default: smoke]")  # fmt: skip
-@click.option("--file", type=click.Path(path_type=Path), envvar="EDGENODE_FILE", show_envvar=True,
+@click.option("--file", type=click.Path(path_type=Path), envvar="EDGENODE_FILE",
               help="An experiment of your own, in place of NAME: a run.toml with a section [rows].")  # fmt: skip
-@click.option("--seeds", default="1", metavar="N|A-B", show_default=True, envvar="EDGENODE_SEEDS", show_envvar=True,
+@click.option("--seeds", default="1", metavar="N|A-B", show_default=True, envvar="EDGENODE_SEEDS",
               callback=_checked_seeds,
               help="N: the seeds 0 to N-1. A-B: the seeds A to B. Finished seeds are kept if you ask for others "
                    "later.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(min=1), envvar="EDGENODE_EPOCHS", show_envvar=True,
+@click.option("--epochs", type=click.IntRange(min=1), envvar="EDGENODE_EPOCHS",
               help="Shorten the schedule of small or paper to this many epochs.")  # fmt: skip
 @set_option
-@click.option("--only", multiple=True, metavar="TEXT", envvar="EDGENODE_ONLY", show_envvar=True,
+@click.option("--only", multiple=True, metavar="TEXT", envvar="EDGENODE_EXPERIMENT_ONLY",
               help="Measure only runs with TEXT in a label, network or name, and leave the other rows as they are. If "
                    "repeated, all TEXTs must occur.")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("experiments"), show_default=True,
-              envvar="EDGENODE_OUT", show_envvar=True, help="Folder for the results.")  # fmt: skip
-@click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGENODE_DATA_DIR", show_envvar=True,
+              envvar="EDGENODE_OUT", help="Folder for the results.")  # fmt: skip
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGENODE_DATA_DIR",
               help="Folder of the data: CIFAR in torchvision's layout or as train/CLASS/*.jpg and test/CLASS/*.jpg, "
                    "for smoke Fashion-MNIST. [default: Debian's /usr/share/datasets/fashion-mnist]")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True,
-              envvar="EDGENODE_DEVICE", show_envvar=True, help="Device that the nodes train on.")  # fmt: skip
-@click.option("--jobs", type=click.IntRange(min=1), envvar="EDGENODE_JOBS", show_envvar=True,
+              envvar="EDGENODE_DEVICE", help="Device that the nodes train on.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), envvar="EDGENODE_JOBS",
               help="Number of parallel runs. [default: one per core, 1 with cuda or mps; with --on as many as the "
                    "cluster has room for]")  # fmt: skip
-@click.option("--on", "place", default="", metavar="ray[:HOST:PORT]", envvar="EDGENODE_ON", show_envvar=True,
+@click.option("--on", "place", default="", metavar="ray[:HOST:PORT]", envvar="EDGENODE_ON",
               callback=_checked_place,
               help="Run on a Ray cluster instead of processes of this machine. Needs edgenode[ray].")  # fmt: skip
 def experiment(

@@ -29,7 +29,7 @@ def default_config() -> Path | None:
 
 config_option = click.option(
     "--config", "config_path", type=click.Path(path_type=Path), default=default_config,
-    envvar="EDGENODE_CONFIG", show_envvar=True,
+    envvar="EDGENODE_CONFIG",
     help="The run.toml that describes the run, the same on every device. [default: run.toml, if this folder has one]",
 )  # fmt: skip
 set_option = click.option(
@@ -37,17 +37,18 @@ set_option = click.option(
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a key of run.toml, as in --set run.rounds=500. Can be repeated.",
+    help="Override a key of run.toml, as in --set run.rounds=500. Can be repeated. Each key has a variable, as "
+    "EDGENODE_RUN_ROUNDS.",
 )
 verbose_option = click.option(
     "-v", "--verbose", is_flag=True, envvar="EDGENODE_VERBOSE", help="Log every round and every action."
 )
 log_format_option = click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
-    envvar="EDGENODE_LOG_FORMAT", show_envvar=True, help="Format of log lines: text, or one JSON object per line.",
+    envvar="EDGENODE_LOG_FORMAT", help="Format of log lines: text, or one JSON object per line.",
 )  # fmt: skip
 reflection_option = click.option(
-    "--reflection", is_flag=True, envvar="EDGENODE_REFLECTION", show_envvar=True,
+    "--reflection", is_flag=True, envvar="EDGENODE_REFLECTION",
     help="Let gRPC clients such as grpcurl list the services. Needs edgenode[reflection].",
 )  # fmt: skip
 
@@ -59,12 +60,10 @@ def _checked_track(_ctx: click.Context, _param: click.Parameter, target: str) ->
 
 
 track_option = click.option(
-    "--track", default="", metavar="TRACKER", envvar="EDGENODE_TRACK", show_envvar=True, callback=_checked_track,
+    "--track", default="", metavar="TRACKER", envvar="EDGENODE_TRACK", callback=_checked_track,
     help="Where measurements go: tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT. Needs the extra of that name.",
 )  # fmt: skip
-yes_option = click.option(
-    "--yes", is_flag=True, envvar="EDGENODE_YES", show_envvar=True, help="Do not ask on a terminal."
-)
+yes_option = click.option("--yes", is_flag=True, envvar="EDGENODE_YES", help="Do not ask on a terminal.")
 json_option = click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print JSON.")
 
 

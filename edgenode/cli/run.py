@@ -41,26 +41,25 @@ from edgenode.storage.filesystem import default_state_dir
 
 @click.command()
 @config_option
-@click.option("--name", callback=as_name, envvar="EDGENODE_NAME", show_envvar=True,
+@click.option("--name", callback=as_name, envvar="EDGENODE_NAME",
               help="This node's id. [default: the host name]")  # fmt: skip
 @click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
-              show_envvar=True, help="Address for peers. Port 0 is any free port.")  # fmt: skip
+              help="Address for peers. Port 0 is any free port.")  # fmt: skip
 @click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",
-              show_envvar=True,
               help="Addresses of all nodes, or of all others, for networks without multicast.")  # fmt: skip
-@click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER", show_envvar=True,
+@click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER",
               help="Address of the controller. [default: mdns, or none with --peers]")  # fmt: skip
-@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
+@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
               help="Folder for checkpoints, model and results. [default: the user's state folder]")  # fmt: skip
 @click.option("--publish", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", envvar="EDGENODE_PUBLISH",
-              show_envvar=True, help="Where to write the model, every run.publish_every rounds and at the end. "
+              help="Where to write the model, every run.publish_every rounds and at the end. "
               "[default: model.safetensors in --state-dir]")  # fmt: skip
-@click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH", show_envvar=True,
+@click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH",
               help="Discard this node's checkpoints instead of resuming from them.")  # fmt: skip
 @click.option("--resume-from", type=click.IntRange(0), metavar="ROUND", envvar="EDGENODE_RESUME_FROM",
-              show_envvar=True, help="Resume from the checkpoint of this round, on every node.")  # fmt: skip
+              help="Resume from the checkpoint of this round, on every node.")  # fmt: skip
 @click.option("--metrics", default="none", show_default=True, metavar="H:P|none", envvar="EDGENODE_METRICS",
-              show_envvar=True, help="Address where this node serves /metrics for Prometheus.")  # fmt: skip
+              help="Address where this node serves /metrics for Prometheus.")  # fmt: skip
 @click.option("--wait", "wait_s", default=300.0, show_default=True, envvar="EDGENODE_WAIT", metavar="SECONDS",
               help="How long to look for the controller or the peers.")  # fmt: skip
 @track_option
@@ -154,21 +153,21 @@ def _objects_that_stay() -> Iterator[None]:
 @click.command()
 @config_option
 @click.option("--listen", default=f"0.0.0.0:{CONTROLLER_PORT}", show_default=True, metavar="H:P",
-              envvar="EDGENODE_LISTEN", show_envvar=True, help="Address for nodes and operators.")  # fmt: skip
-@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
+              envvar="EDGENODE_CONTROLLER_LISTEN", help="Address for nodes and operators.")  # fmt: skip
+@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
               help="Folder of the controller's state and history. [default: the user's state folder]")  # fmt: skip
-@click.option("--recover", is_flag=True, envvar="EDGENODE_RECOVER", show_envvar=True,
+@click.option("--recover", is_flag=True, envvar="EDGENODE_RECOVER",
               help="Take over a run whose controller is lost for good.")  # fmt: skip
 @click.option("--http", default=f"127.0.0.1:{HTTP_PORT}", show_default=True, metavar="H:P|none", envvar="EDGENODE_HTTP",
-              show_envvar=True, help="Address of the page and /metrics. Port 0 is any free port.")  # fmt: skip
-@click.option("--page-url", default="", metavar="URL", envvar="EDGENODE_PAGE_URL", show_envvar=True,
+              help="Address of the page and /metrics. Port 0 is any free port.")  # fmt: skip
+@click.option("--page-url", default="", metavar="URL", envvar="EDGENODE_PAGE_URL",
               help="How browsers reach the page through a proxy or a container. [default: as --http]")  # fmt: skip
 @track_option
-@click.option("--straggler", type=click.Choice(["wait", "drop"]), envvar="EDGENODE_STRAGGLER", show_envvar=True,
+@click.option("--straggler", type=click.Choice(["wait", "drop"]), envvar="EDGENODE_STRAGGLER",
               help="Wait for a slow node, or evict it. [default: run.straggler of run.toml]")  # fmt: skip
-@click.option("--enrol", default="", metavar="H:P", envvar="EDGENODE_ENROL", show_envvar=True,
+@click.option("--enrol", default="", metavar="H:P", envvar="EDGENODE_ENROL",
               help="Address where devices enrol. [default: the port after that of --listen]")  # fmt: skip
-@click.option("--invites", type=click.IntRange(0, 1024), metavar="N", envvar="EDGENODE_INVITES", show_envvar=True,
+@click.option("--invites", type=click.IntRange(0, 1024), metavar="N", envvar="EDGENODE_INVITES",
               help="Print invites for N devices. [default: run.nodes at the first start on a terminal]")  # fmt: skip
 @insecure_option
 @reflection_option

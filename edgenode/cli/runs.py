@@ -22,18 +22,17 @@ if TYPE_CHECKING:
 
 _SUMMED = ("payload_bytes", "dense_bytes", "received_bytes")
 state_option = click.option(
-    "--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR", show_envvar=True,
+    "--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
     help="State folder of the controller. [default: the user's state folder]",
 )  # fmt: skip
 cluster_option = click.option(
-    "--cluster", default="edgenode", callback=as_name, show_default=True, envvar="EDGENODE_CLUSTER", show_envvar=True,
+    "--cluster", default="edgenode", callback=as_name, show_default=True, envvar="EDGENODE_CLUSTER",
     help="Cluster whose state folder to read, without --state-dir.",
 )  # fmt: skip
 out_option = click.option(
     "--out",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-    envvar="EDGENODE_OUT",
-    show_envvar=True,
+    envvar="EDGENODE_RUNS_OUT",
     help="File to write.",
 )
 
@@ -188,7 +187,7 @@ def _events_table(events: list[dict[str, Any]]) -> Table:
 @runs.command()
 @click.argument("run", default="last")
 @click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True,
-              envvar="EDGENODE_FORMAT", help="One row or one object per node and moment.")  # fmt: skip
+              envvar="EDGENODE_RUNS_FORMAT", help="One row or one object per node and moment.")  # fmt: skip
 @out_option
 @state_option
 @cluster_option

@@ -37,7 +37,7 @@ class Duration(click.ParamType[int]):
 
 
 ttl_option = click.option("--ttl", "ttl_s", type=Duration(), default="30m", show_default=True, metavar="TIME",
-                          envvar="EDGENODE_TTL", show_envvar=True, help="How long the invite is open.")  # fmt: skip
+                          envvar="EDGENODE_TTL", help="How long the invite is open.")  # fmt: skip
 
 
 @click.command()
@@ -93,7 +93,7 @@ def add(name: str, viewer: bool, ttl_s: int, where: Where) -> None:
 
 @operator.command("join")
 @click.argument("line", metavar="INVITE|FILE|-")
-@click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OUT",
+@click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OPERATOR_OUT",
               help="File for your key and certificate. [default: in your state folder]")  # fmt: skip
 def join(line: str, out: Path | None) -> None:
     """Enrol yourself on this machine, as the NAME of `edgenode operator add NAME`, which printed this command.
@@ -154,14 +154,14 @@ def cert() -> None:
 
 authority_option = click.option(
     "--authority", "folder", type=click.Path(path_type=Path), default=AUTHORITY, show_default=True,
-    envvar="EDGENODE_AUTHORITY", show_envvar=True,
+    envvar="EDGENODE_AUTHORITY",
     help="Folder of the authority. A controller's is in its --state-dir.",
 )  # fmt: skip
 
 
 @cert.command("init")
 @click.option("--cluster", default="edgenode", show_default=True, callback=as_name, envvar="EDGENODE_CLUSTER",
-              show_envvar=True, help="Name of the cluster.")  # fmt: skip
+              help="Name of the cluster.")  # fmt: skip
 @authority_option
 def init(cluster: str, folder: Path) -> None:
     """Make an authority, if the folder has none. Keep the folder secret, and keep a copy of it.
@@ -178,7 +178,7 @@ def init(cluster: str, folder: Path) -> None:
 @click.argument("names", nargs=-1, required=True)
 @click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node", show_default=True,
               envvar="EDGENODE_ROLE", help="The role of the names.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), default=".", show_default=True, envvar="EDGENODE_OUT",
+@click.option("--out", type=click.Path(path_type=Path), default=".", show_default=True, envvar="EDGENODE_CERT_OUT",
               help=f"Folder for NAME/{OWN}: the node's --state-dir is OUT/NAME.")  # fmt: skip
 @authority_option
 def issue(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:
@@ -203,7 +203,7 @@ def issue(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:
 @click.argument("names", nargs=-1, required=True)
 @click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node", show_default=True,
               envvar="EDGENODE_ROLE", help="The role of the names.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), default=".", show_default=True, envvar="EDGENODE_OUT",
+@click.option("--out", type=click.Path(path_type=Path), default=".", show_default=True, envvar="EDGENODE_CERT_OUT",
               help=f"Folder with NAME/{OWN}, as edgenode cert issue wrote it.")  # fmt: skip
 @authority_option
 def renew(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:

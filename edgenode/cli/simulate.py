@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config_path", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path),
                 default=default_config, envvar="EDGENODE_CONFIG")  # fmt: skip
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT", show_envvar=True,
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT",
               help="Folder for checkpoints and results. [default: nothing is saved]")  # fmt: skip
-@click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH", show_envvar=True,
+@click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH",
               help="Discard the checkpoints in --out instead of resuming from them.")  # fmt: skip
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), metavar="FILE",
-              envvar="EDGENODE_JSON", show_envvar=True, help="Write result.json to FILE. - prints it.")  # fmt: skip
+              envvar="EDGENODE_SIMULATE_JSON", help="Write result.json to FILE. - prints it.")  # fmt: skip
 @set_option
 def simulate(
     config_path: Path | None, out: Path | None, fresh: bool, json_path: Path | None, settings: tuple[str, ...]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgenode.net.operator_client import OperatorClient
 
 no_wait_option = click.option(
-    "--no-wait", is_flag=True, envvar="EDGENODE_NO_WAIT", show_envvar=True,
+    "--no-wait", is_flag=True, envvar="EDGENODE_NO_WAIT",
     help="Return as soon as the controller has accepted the request.",
 )  # fmt: skip
 
@@ -112,7 +112,7 @@ def stop(no_wait: bool, yes: bool, where: Where) -> None:
 
 @click.command()
 @click.argument("node", callback=as_name)
-@click.option("--force", is_flag=True, envvar="EDGENODE_FORCE", show_envvar=True,
+@click.option("--force", is_flag=True, envvar="EDGENODE_FORCE",
               help="Evict even if less than half of the members, or fewer than run.min_nodes, remain.")  # fmt: skip
 @yes_option
 @cluster_options

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgenode.net.operator_client import OperatorClient
 
 _wait_option = click.option(
-    "--wait-for-round", is_flag=True, envvar="EDGENODE_WAIT_FOR_ROUND", show_envvar=True,
+    "--wait-for-round", is_flag=True, envvar="EDGENODE_WAIT_FOR_ROUND",
     help="If the change is queued, wait until the round at which it takes effect is known.",
 )  # fmt: skip
 

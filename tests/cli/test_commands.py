@@ -126,16 +126,49 @@ def test_presets_are_listed_with_their_meaning() -> None:
     assert all(line.endswith(preset.meaning) for line, preset in zip(lines, PRESETS.values(), strict=True))
 
 
-@pytest.mark.parametrize("words", [words for words in ALL if words], ids=" ".join)
-def test_every_option_has_an_environment_variable(words: tuple[str, ...]) -> None:
+def options(words: tuple[str, ...]) -> list[click.Option]:
     command: click.Command = group
     for word in words:
         assert isinstance(command, click.Group)
         found = command.get_command(click.Context(command), word)
         assert found is not None
         command = found
-    bare = {o.name for o in command.params if isinstance(o, click.Option) and not o.envvar}
-    assert bare <= {"settings"}  # each key has a variable of its own
+    return [option for option in command.params if isinstance(option, click.Option)]
+
+
+@pytest.mark.parametrize("words", [words for words in ALL if words], ids=" ".join)
+def test_help_names_the_variable_of_every_option(words: tuple[str, ...]) -> None:
+    text = " ".join(run(*words, "--help").output.split())
+    for option in options(words):
+        if option.name == "settings":
+            assert "Each key has a variable, as EDGENODE_RUN_ROUNDS." in text
+        else:
+            assert re.search(rf"\[env var: {option.envvar}\b", text), option.opts
+
+
+def test_a_variable_means_the_same_in_every_command() -> None:
+    meanings: dict[object, set[str]] = {}
+    for words in ALL:
+        for option in options(words):
+            kind = ",".join(option.type.choices) if isinstance(option.type, click.Choice) else option.type.name
+            meanings.setdefault(option.envvar, set()).add(f"{option.opts[-1]} {kind}")
+    del meanings[None]
+    assert {variable: found for variable, found in meanings.items() if len(found) > 1} == {}
+    (listen,) = (option.envvar for option in options(("controller",)) if option.name == "listen")
+    assert listen == "EDGENODE_CONTROLLER_LISTEN"  # the address of a node beside it is another one
+
+
+def test_help_groups_the_commands_by_purpose() -> None:
+    text = run("--help").output
+    groups = re.findall(
+        r"^([A-Z][a-z ]+):\n((?:  .*\n)+)", text.partition("\nTrain:")[1] + text.partition("\nTrain:")[2], re.M
+    )
+    found = {purpose: re.findall(r"^  ([a-z]+) ", lines, re.M) for purpose, lines in groups}
+    assert list(found) == ["Train", "Watch", "Steer", "Secure", "Check", "Use and study"]
+    assert found["Steer"] == ["pause", "resume", "stop", "evict", "topology"]
+    assert sorted(name for names in found.values() for name in names) == sorted(
+        group.list_commands(click.Context(group))
+    )
 
 
 def test_help_names_the_exit_codes_and_the_page_of_errors() -> None:

@@ -68,7 +68,7 @@ def test_average_of_diverged_models_is_warned_of() -> None:
 
 def test_json_is_all_of_standard_output_or_a_file(tmp_path: Path) -> None:
     printed = json.loads(run(*QUICK, "--json", "-").stdout)
-    assert run(*QUICK, EDGENODE_JSON=str(tmp_path / "new" / "r.json")).exit_code == 0
+    assert run(*QUICK, EDGENODE_SIMULATE_JSON=str(tmp_path / "new" / "r.json")).exit_code == 0
     written = json.loads((tmp_path / "new" / "r.json").read_text())
     assert printed.pop("wall_s") and written.pop("wall_s")
     assert printed == written
