@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from edgenode.net.tls import Security
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
-_UNITS = "edgenode-node.service", "edgenode-controller.service"
 
 
 @click.command()
@@ -45,7 +43,9 @@ _UNITS = "edgenode-node.service", "edgenode-controller.service"
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
               help="As for edgenode run. [default: the user's state folder]")  # fmt: skip
 @click.option("--systemd", is_flag=True, envvar="EDGENODE_SYSTEMD",
-              help="Only print how to install the systemd services.")  # fmt: skip
+              help="Only print the commands that install the systemd services.")  # fmt: skip
+@click.option("--join", metavar="INVITE|FILE|-", envvar="EDGENODE_JOIN",
+              help="With --systemd: also start this device's node, with this invite.")  # fmt: skip
 @insecure_option
 @set_option
 @json_option
@@ -56,6 +56,7 @@ def doctor(
     controller: str | None,
     state_dir: Path | None,
     systemd: bool,
+    join: str | None,
     insecure: bool,
     settings: tuple[str, ...],
     as_json: bool,
@@ -70,10 +71,11 @@ def doctor(
       edgenode doctor --config run.toml
       edgenode doctor --config run.toml --controller 10.0.0.5:7700   without multicast
       edgenode doctor --json | jq '.[] | select(.level != "ok")'
-      edgenode doctor --systemd
+      edgenode doctor --systemd | sudo sh
+      edgenode doctor --systemd --join inv-... | sudo sh
     """
     if systemd:
-        click.echo(_installation(), nl=False)
+        click.echo(_installation(join), nl=False)
         return
     fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
     where = Addresses(listen, fixed, controller or ("none" if fixed else "mdns"))
@@ -180,30 +182,8 @@ def _certificate(state_dir: Path, insecure: bool, cluster: str, controller: str)
     return security, ok("certificate", f"{shown.subject}, valid until {shown.expires():%Y-%m-%d}")
 
 
-def _installation() -> str:
-    """Shell commands that install the services of this installation."""
-    from edgenode.doctor import installed_file
+def _installation(join: str | None) -> str:
+    from edgenode.cli.services import installation
+    from edgenode.node.credentials import read_invite
 
-    prefix = Path(sys.prefix)
-    lines = [f"# edgenode as a service, from {prefix}; as root:"]
-    if prefix.is_relative_to("/home") or prefix.is_relative_to("/root"):
-        lines += [
-            "# A service cannot see home folders. Install edgenode elsewhere first, and ask that installation:",
-            "#   python3 -m venv /opt/edgenode && /opt/edgenode/bin/pip install CHECKOUT",
-            "#   /opt/edgenode/bin/edgenode doctor --systemd",
-        ]
-    lines += ["install -D -m 644 run.toml /etc/edgenode/run.toml"]
-    lines += [f"sed 's|/opt/edgenode|{prefix}|' {installed_file(unit)} > /etc/systemd/system/{unit}" for unit in _UNITS]
-    lines += [
-        "systemctl daemon-reload",
-        "systemctl enable --now edgenode-node           # on every device",
-        "systemctl enable --now edgenode-controller     # on one of them",
-        "systemctl status edgenode-node                 # shows round, accuracy and what it waits for",
-        "journalctl -fu edgenode-node",
-        "# Options are variables in /etc/edgenode/node.env and controller.env: EDGENODE_CONTROLLER=10.0.0.5:7700",
-        "# For a GPU, which the service hides by default: systemctl edit edgenode-node, and add",
-        "#   [Service]",
-        "#   PrivateDevices=no",
-        "#   SupplementaryGroups=video render",
-    ]
-    return "\n".join(lines) + "\n"
+    return installation(str(read_invite(join)) if join else "")

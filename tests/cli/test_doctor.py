@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from edgenode.cli import group
 from edgenode.doctor import Finding, ok
+from edgenode.security.invite import Invite
 
 
 def run(*words: str) -> Result:
@@ -86,7 +87,22 @@ def test_printed_commands_install_the_services(tmp_path: Path) -> None:
         assert sed[1] == f"s|/opt/edgenode|{sys.prefix}|"
         assert "ExecStart=/opt/edgenode/bin/edgenode" in Path(sed[2]).read_text()
         assert sed[3:] == [">", f"/etc/systemd/system/edgenode-{name}.service"]
-        assert ["systemctl", "enable", "--now", f"edgenode-{name}"] in commands
+    assert not [words for words in commands if words[:1] == ["systemctl"] and words[1] != "daemon-reload"]
+    for next_step in (
+        "systemctl enable --now edgenode-controller",
+        "edgenode doctor --systemd --join inv-... | sudo sh",
+    ):
+        assert next_step in result.output
+
+
+def test_printed_commands_start_a_node_with_an_invite() -> None:
+    invite = str(Invite(bytes(10), bytes(16), (("10.0.0.5", 7701),)))
+    result = run("--systemd", "--join", f"edgenode run --join {invite}")
+    *_, file, enable, restart = [words for words in map(shlex.split, result.output.splitlines()) if words[:1] != ["#"]]
+    assert file[:4] == ["echo", f"EDGENODE_JOIN={invite}", ">>", "/etc/edgenode/node.env"]
+    assert [enable, restart] == [["systemctl", verb, "edgenode-node"] for verb in ("enable", "restart")]
+    refused = run("--systemd", "--join", invite[:-1])
+    assert (refused.exit_code, refused.stdout) == (1, "")  # a shell gets no half of a script
 
 
 def test_installation_in_a_home_folder_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:

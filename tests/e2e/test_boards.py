@@ -1,0 +1,137 @@
+"""The pages, played from their own text: blank boards become nodes that train, by hand and as services."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs_commands import commands, toml
+from tests.e2e import boards
+from tests.e2e.boards import HOME, Board, blank_boards
+from tests.e2e.fleet import until
+
+_WHY_NOT = boards.unavailable()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT)),
+    pytest.mark.timeout(900),
+]
+RUN = toml("README.md", "Train on four devices")
+INVITE = r"inv-[0-9a-z]+"
+TRAINED_S = 600.0
+_CHARS_PER_MINUTE, _PASTE_S = 200, 3.0  # a person types each command once, and pastes it on the other boards
+_THERE = ("sudo apt", "git clone")  # the packages and the checkout
+
+
+def install(board: Board) -> None:
+    """Type what devices.md has for a Raspberry Pi, from its first login."""
+    for heading in ("Prepare a Raspberry Pi", "Install edgenode"):
+        for command in commands("docs/devices.md", heading):
+            if command.text.endswith("pip install ."):
+                board.typed.append(command.text)
+                board.install()
+            elif command.text.startswith(_THERE):
+                board.typed.append(command.text)
+            else:
+                board.type(command.text)
+    board.path(f"{HOME}/run.toml").write_text(RUN)
+    board.typed.append(RUN)
+
+
+def typed_by(count: int, folder: Path) -> Iterator[tuple[list[Board], list[str]]]:
+    typed: list[str] = []
+    with blank_boards(count, folder, typed) as all_boards:
+        for board in all_boards:
+            install(board)
+        yield all_boards, typed
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Iterator[tuple[list[Board], list[str]]]:
+    yield from typed_by(4, tmp_path)
+
+
+def is_trained(board: Board, model: str) -> Callable[[], bool]:
+    return lambda: board.path(model).exists()
+
+
+def test_services_train_from_blank_boards(four: tuple[list[Board], list[str]]) -> None:
+    all_boards, typed = four
+    first = all_boards[0]
+    install_script, enable, invite, join, status = commands("docs/devices.md", "Start a run with the boards")
+    first.type(install_script.text)
+    for unit in ("node", "controller"):
+        verified = first.run(f"systemd-analyze verify /etc/systemd/system/edgenode-{unit}.service 2>&1")
+        assert verified == ""
+    first.type(enable.text)
+    assert invite.text in first.path("/var/log/units/edgenode-controller").read_text()  # the log has the command
+    for board in all_boards:
+        (found,) = re.findall(INVITE, first.type(invite.text))
+        board.type(join.with_invite(found))
+        assert board.path("/etc/edgenode/node.env").stat().st_mode & 0o777 == 0o600
+    assert "this node" not in first.type(status.text)
+    reboot(all_boards[1])
+    for board in all_boards:
+        until(is_trained(board, "/var/lib/edgenode/node/model.safetensors"), f"{board.name} has trained", TRAINED_S)
+    assert "this node is enrolled already: the invite is not used" in node_log(all_boards[1])
+    check_typing(typed)
+
+
+def test_boards_train_by_hand_and_again_with_the_same_commands(four: tuple[list[Board], list[str]]) -> None:
+    all_boards, _ = four
+    first, second, *_ = all_boards
+    start, join = commands("README.md", "Train on four devices")
+    shown = first.leave_running(start.text)
+    until(lambda: len(re.findall(INVITE, shown.read_text())) == len(all_boards), "the controller prints a command each")
+    typed = re.findall(rf"^edgenode run --join {INVITE}(?=\r?$)", shown.read_text(), re.M)
+    assert [len(line) <= 80 for line in typed] == [True] * len(all_boards)
+    assert {re.sub(INVITE, "inv-…", line) for line in typed} == {join.text}
+    logs = [board.leave_running(line) for board, line in zip(all_boards, typed, strict=True)]
+    for log in logs:
+        until(lambda log=log: "epoch done" in log.read_text(), "the run is under way")
+
+    *_, status = commands("docs/devices.md", "Start a run by hand")[:4]
+    assert "pi-4" in first.type(status.text)
+    refused = second.run("edgenode stop 2>&1", code=1)
+    assert "edgenode operator add NAME" in refused
+    add, become = commands("docs/devices.md", "Start a run by hand")[4:]
+    printed = first.type(add.text).strip()
+    assert re.sub(INVITE, "inv-…", printed) == become.text
+    assert second.type(printed).startswith("you are operator anna of the cluster edgenode")
+    second.type("edgenode stop")
+    for log in logs:
+        until(lambda log=log: "run stopped" in log.read_text(), "all nodes stop")
+
+    until(lambda: not first.run("pgrep -f '[e]dgenode controller' || true"), "the controller ends")
+    first.leave_running(start.text)
+    logs = [board.leave_running(line) for board, line in zip(all_boards, typed, strict=True)]  # the invites are used
+    for log in logs:
+        until(lambda log=log: "run begins" in log.read_text(), "the run resumes")
+        assert "this node is enrolled already: the invite is not used" in log.read_text()
+
+
+def reboot(board: Board) -> None:
+    """Cut the power of a node, in the middle of the run, and start its service as systemd does at boot."""
+    until(lambda: "run begins" in node_log(board), "the run begins")
+    board.run(
+        "pkill -KILL -f 'edgenode run --config /etc/edgenode/[r]un.toml --state-dir /var/lib/edgenode/node' || true"
+    )
+    board.run("systemctl restart edgenode-node")
+
+
+def node_log(board: Board) -> str:
+    return board.path("/var/log/units/edgenode-node").read_text(errors="replace")
+
+
+def check_typing(typed: list[str]) -> None:
+    """Four boards take five minutes of typing, run.toml included."""
+    invites = [command for command in typed if re.search(INVITE, command)]
+    without = [re.sub(INVITE, "", command) for command in typed]
+    chars = sum(len(command) + 1 for command in {*without})
+    pasted = len(without) - len({*without}) + len(invites)
+    minutes = chars / _CHARS_PER_MINUTE + pasted * _PASTE_S / 60
+    print(f"{len(typed)} commands, {chars} characters typed, {pasted} pastes: {minutes:.1f} min")
+    assert minutes <= 5
