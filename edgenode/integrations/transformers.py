@@ -89,6 +89,7 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
     ) -> TrainerControl:
         flags = vars(control).copy()  # an evaluation in the step would clear should_log
         over = self._over is not None or self._loop.step(self._losses.take())
+        over = over or control.should_training_stop  # or of an EarlyStoppingCallback
         vars(control).update(flags)
         if over:
             control.should_training_stop = True

@@ -1,11 +1,13 @@
 """How a node stops whose loop ends before the run.
 
-A `break` and an exception in the body both close the generator of `Mesh.loop`, which cannot see which of them it was.
-So its node stops as soon as that is known, and after `_KNOWN_S` in any case:
+After a `break` (`loop_exit`), the node leaves. An exception in the body closes the generator of `Mesh.loop`, which
+cannot see it. So the node stops as soon as the exception is known, and after `_KNOWN_S` in any case:
 
 - An exception that the program does not handle reaches the hook of the interpreter, or that of a thread.
 - A ``with`` block of the mesh ends with the exception.
 - The program ends, or begins another loop.
+
+A program that ends well while the loop of its main thread is open has left it too. Its node leaves.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import functools
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -36,12 +38,16 @@ _open: set[Ending] = set()  # of the nodes that run
 class Ending:
     """The end of a node, which a loop of this thread trains.
 
+    Args:
+        leave: leaves the run, in this thread.
+
     Attributes:
         broke_off: whether the node was stopped before the run ended.
     """
 
-    def __init__(self, node: NodeThread) -> None:
+    def __init__(self, node: NodeThread, leave: Callable[[], None]) -> None:
         self.broke_off = False
+        self._leave = leave
         self._node, self._thread = node, threading.get_ident()
         self._lock, self._over = threading.Lock(), False
         self._timer: threading.Timer | None = None
@@ -67,7 +73,7 @@ class Ending:
             log.warning(
                 "the loop ended before the run: this node stops without a handoff",
                 reason=reason,
-                hint="mesh.close() leaves",
+                hint="break and mesh.close() leave",
             )
             self._node.stop(reason)
 
@@ -92,8 +98,10 @@ def settle_all() -> None:
 
 @atexit.register
 def _program_ends() -> None:
-    """Stop all nodes. Their threads would otherwise meet an interpreter in ruins."""
+    """End all nodes. Their threads would otherwise meet an interpreter in ruins."""
     for ending in list(_open):
+        if ending._timer is None and ending._thread == threading.get_ident():
+            ending._leave()
         ending.stop(BROKE_OFF)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,10 +13,11 @@ import structlog
 from torch import Tensor, nn
 
 from edgenode import factory
-from edgenode.errors import EdgenodeError, described
+from edgenode.errors import ConfigError, EdgenodeError, described
 from edgenode.mesh import settings as mesh_settings
 from edgenode.mesh.ending import Ending, settle_all, sigterm_leaves
-from edgenode.mesh.misuse import refuse_foreign_optimisers, refuse_replaced_parameters, refuse_wrong_types
+from edgenode.mesh.loop_exit import is_left_on_purpose
+from edgenode.mesh.misuse import not_looped, refuse_foreign_optimisers, refuse_replaced_parameters, refuse_wrong_types
 from edgenode.mesh.node_thread import MeshWorkload, NodeThread
 from edgenode.mesh.passes import Passes
 from edgenode.mesh.trainer import MeshTrainer, Stateful
@@ -113,8 +113,8 @@ class Mesh:
         self._thread = 0
         self._last_step_in = 0  # the pass of the last step, or of the checkpoint that this process began with
         self._may_step = False  # a batch was given, and no step was taken since
-        self._done = False
-        _not_looped.add(id(self))
+        self._done = self._stops_run = False
+        not_looped.add(id(self))
 
     # --- the loop -----------------------------------------------------------------------------------
 
@@ -124,7 +124,8 @@ class Mesh:
         The first call joins the run, which takes as long as the other nodes need to start. After a stop or a power cut,
         it resumes from the newest checkpoint that all nodes have: model, ``kept`` objects, ``extra``, the position in
         the loader, and the random generators of torch, numpy and Python. The loop ends when the run ends or is stopped,
-        with the final model loaded. A ``break`` or an exception ends this node. The others then evict it.
+        with the final model loaded. After a ``break``, this node leaves as by `close`. An exception ends it. Then the
+        others evict it.
 
         Args:
             loader: a DataLoader, or anything that can be iterated again and again.
@@ -147,14 +148,14 @@ class Mesh:
             raise EdgenodeError("mesh.loop: this mesh has a loop already; a mesh has one loop, over one loader")
         refuse_replaced_parameters(self._parameters, self._model)
         mesh_settings.log_as_the_daemon_does()
-        _not_looped.discard(id(self))
+        not_looped.discard(id(self))
         self._passes = Passes(loader)
         self._trainer = trainer = MeshTrainer(
             self._model, self._kept, self._passes, self._local_steps, self.extra, lambda: self._test
         )
         self._worker = UserThread(trainer.hand_over)
         self._node = NodeThread(self._options, MeshWorkload(trainer, self._worker), self._worker)
-        self._ending = Ending(self._node)
+        self._ending = Ending(self._node, self._leave)
         self._thread = threading.get_ident()
         return self._batches(self._node, self._passes, self._ending)
 
@@ -176,7 +177,10 @@ class Mesh:
                     if self._done:
                         break
             except GeneratorExit:
-                ending.stop_soon()
+                if is_left_on_purpose(sys._getframe(1)):
+                    self._leave()
+                else:
+                    ending.stop_soon()
                 raise
             except BaseException as exc:
                 ending.stop(described(exc))
@@ -210,6 +214,8 @@ class Mesh:
                 "mesh.step was called twice for one batch: call it once, as the last statement in the body of the loop"
             )
         self._may_step, self._last_step_in = False, self._passes.number
+        if self._stops_run:
+            self._node.stop_run()  # an evicted node has a new process
         if self._trainer.count(loss):
             self._serve(self._node)
 
@@ -289,11 +295,35 @@ class Mesh:
 
     # --- the end ------------------------------------------------------------------------------------
 
+    def stop(self) -> None:
+        """Stop the run: all nodes stop before the same round, as after ``edgenode stop``. Any node may call it.
+
+        The loop goes on for the few rounds until then. All nodes save that round, so the run can resume from it.
+
+        Raises:
+            ConfigError: the run has no controller.
+            EdgenodeError: there is no loop.
+        """
+        if self._done:
+            return
+        if self._node is None:
+            raise EdgenodeError(
+                "mesh.stop: there is no loop; iterate over mesh.loop(loader), and call stop in its body"
+            )
+        if self._options.controller == "none":
+            raise ConfigError(
+                "mesh.stop: without a controller, nothing can stop all nodes before the same round: start one, or "
+                "leave the loop by break on every node"
+            )
+        self._stops_run = True
+        self._node.stop_run()
+
     def close(self) -> None:
         """Leave the run before its end: hand over to another node what this one has learnt, then stop.
 
-        It takes a few rounds. Without a controller there is no handoff, and the other nodes stop. After the end of the
-        run it does nothing.
+        It takes a few rounds. Without a controller, or if fewer nodes than ``run.min_nodes`` would stay, this node
+        takes part without training until the others have ended too. When no node trains any more, the controller stops
+        the run. After the end of the run it does nothing.
 
         Raises:
             EdgenodeError: the run failed on this node.
@@ -303,9 +333,17 @@ class Mesh:
         if self._node is None or self._done:
             self._done = True
             return
-        self._node.leave()
+        log.info("training has ended on this node before the run: it leaves when the others can go on without it")
         while not self._done:
+            self._node.end_training()
             self._serve(self._node)
+
+    def _leave(self) -> None:
+        """Leave after a break. An error cannot reach the program from here."""
+        try:
+            self.close()
+        except EdgenodeError as exc:
+            log.warning("the run failed on this node after its loop", reason=str(exc))
 
     def __enter__(self) -> Self:
         return self
@@ -323,17 +361,3 @@ class Mesh:
         self._done = True
         if self._ending is not None:
             self._ending.stop(reason)
-
-
-_not_looped = set[int]()
-
-
-@atexit.register
-def _warn_of_no_loop() -> None:
-    """Warn of a Mesh that never joined its run, unless the program failed before."""
-    if _not_looped and not hasattr(sys, "last_value"):
-        mesh_settings.log_as_the_daemon_does()
-        log.warning(
-            "the program ends, but its Mesh has no loop: this node took no part in the run",
-            hint="iterate over mesh.loop(loader), and call mesh.step() in the body",
-        )

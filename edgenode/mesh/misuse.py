@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from edgenode.errors import ConfigError, EdgenodeError
+from edgenode.mesh.settings import log_as_the_daemon_does
 
 log = structlog.get_logger()
 
@@ -79,6 +82,20 @@ def refuse_replaced_parameters(before: Mapping[str, nn.Parameter], model: nn.Mod
                 f"mesh.loop: the parameter {name} was replaced, added or removed after Mesh(...): change the layers "
                 "first, then create the optimiser, then the Mesh"
             )
+
+
+not_looped = set[int]()  # every Mesh that has no loop yet, by its id
+
+
+@atexit.register
+def _warn_of_no_loop() -> None:
+    """Warn of a Mesh that never joined its run, unless the program failed before."""
+    if not_looped and not hasattr(sys, "last_value"):
+        log_as_the_daemon_does()
+        log.warning(
+            "the program ends, but its Mesh has no loop: this node took no part in the run",
+            hint="iterate over mesh.loop(loader), and call mesh.step() in the body",
+        )
 
 
 # --- the loop -------------------------------------------------------------------------------------------

@@ -89,6 +89,16 @@ class NodeThread:
         if self._process is not None:
             self._process.leave()
 
+    def end_training(self) -> None:
+        """Let the node leave, or stay without training. To be called again: an evicted node has a new process."""
+        if self._process is not None:
+            self._process.end_training()
+
+    def stop_run(self) -> None:
+        """Ask that all nodes stop before the same round. To be called again, likewise."""
+        if self._process is not None:
+            self._process.stop_run()
+
     def stop(self, reason: str) -> None:
         """Stop at once, report why, and wait for the end."""
         deadline = time.monotonic() + _STOP_S

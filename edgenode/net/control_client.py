@@ -11,20 +11,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from edgenode.core.protocol.orders import (
-    Abort,
-    Accusation,
-    FenceAnswer,
-    Fetched,
-    Hello,
-    Join,
-    Leave,
-    NewKey,
-    OfferAnswer,
-    Order,
-    Progress,
-    Refuse,
-)
+from edgenode.core.protocol.orders import Hello, Join, LaterReport, Order, Progress, Refuse
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import NotAdmitted, RemoteProtocolError, TransportError
 from edgenode.net.order_wire import join_to_wire, order_from_wire, order_has_records, progress_to_wire, report_to_wire
@@ -79,7 +66,7 @@ class ControlLink:
         self._progress = progress_to_wire(progress, status)
         self._wake.set()
 
-    def report(self, report: OfferAnswer | FenceAnswer | Fetched | Leave | NewKey | Abort | Accusation) -> None:
+    def report(self, report: LaterReport) -> None:
         """Send a report. Reports arrive in order, or not at all if the link breaks."""
         self._outbox.append(report_to_wire(report))
         self._wake.set()

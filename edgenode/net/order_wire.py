@@ -14,6 +14,7 @@ from edgenode.core.protocol.orders import (
     Halt,
     Hello,
     Join,
+    LaterReport,
     Leave,
     LeaveRefused,
     NewKey,
@@ -26,6 +27,8 @@ from edgenode.core.protocol.orders import (
     Revoked,
     Sponsor,
     Standby,
+    StopRun,
+    TrainingEnded,
     Welcome,
 )
 from edgenode.core.protocol.status import NodeStatus
@@ -178,9 +181,7 @@ def progress_to_wire(progress: Progress, status: NodeStatus) -> control_pb2.Atte
     return control_pb2.AttendRequest(progress=wire)
 
 
-def report_to_wire(
-    report: OfferAnswer | FenceAnswer | Fetched | Leave | NewKey | Abort | Accusation,
-) -> control_pb2.AttendRequest:
+def report_to_wire(report: LaterReport) -> control_pb2.AttendRequest:
     """A report other than Join and Progress. Each of them is sent."""
     match report:
         case OfferAnswer(number, digest, accepted, next_round):
@@ -192,6 +193,10 @@ def report_to_wire(
             return control_pb2.AttendRequest(fetched=control_pb2.Fetched())
         case Leave():
             return control_pb2.AttendRequest(leave=control_pb2.Leave())
+        case TrainingEnded():
+            return control_pb2.AttendRequest(training_ended=control_pb2.TrainingEnded())
+        case StopRun():
+            return control_pb2.AttendRequest(stop_run=control_pb2.StopRun())
         case NewKey(key):
             return control_pb2.AttendRequest(new_key=control_pb2.NewKey(key=key))
         case Abort(reason):
@@ -222,6 +227,10 @@ def report_from_wire(wire: control_pb2.AttendRequest) -> NodeReport:
             return Fetched()
         case "leave":
             return Leave()
+        case "training_ended":
+            return TrainingEnded()
+        case "stop_run":
+            return StopRun()
         case "new_key":
             return NewKey(key_id_from_wire(wire.new_key.key))
         case "abort":

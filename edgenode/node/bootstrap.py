@@ -209,7 +209,7 @@ class ControllerBootstrap:
             case Revoked(keys):
                 self._options.security.revoke(keys)
             case LeaveRefused(reason):
-                self._shutdown.stop(reason)
+                self._shutdown.leave_refused(reason)
             case Standby(present, missing):
                 self._show_wait(f"waiting for {missing} more (connected: {', '.join(present)})")
                 log.info("waiting for nodes", present=list(present), missing=missing)

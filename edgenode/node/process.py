@@ -23,7 +23,7 @@ from edgenode import factory
 from edgenode.config.graphs import GRAPHS
 from edgenode.core.canonical import canonical
 from edgenode.core.protocol.events import Publish
-from edgenode.core.protocol.orders import NewKey
+from edgenode.core.protocol.orders import NewKey, StopRun, TrainingEnded
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.errors import (
@@ -321,6 +321,18 @@ class NodeProcess:
         """Leave after a handoff if a controller can plan one, else stop."""
         alone = "left without a handoff, which needs a controller"
         self._call(lambda: self._interrupt(alone) if self._link is None else self._shutdown.leave(self._link))
+
+    def end_training(self) -> None:
+        """Leave when the controller lets this node go. Until then, or without a controller, it trains no more."""
+        self._ask(TrainingEnded())
+
+    def stop_run(self) -> None:
+        """Ask the controller to stop all nodes before the same round."""
+        self._ask(StopRun())
+
+    def _ask(self, what: TrainingEnded | StopRun) -> None:
+        if (link := self._link) is not None:
+            self._call(lambda: self._shutdown.ask(link, what))
 
     def stop(self, reason: str) -> None:
         """Stop at once, and report why. ``run`` raises CancelledError."""

@@ -1,9 +1,14 @@
-"""SIGTERM in a run with a controller: hand over what the node has learnt, then exit.
+"""The end of a node before the end of its run, with a controller.
+
+SIGTERM: hand over what the node has learnt, then exit.
 
 1. The first SIGTERM reports `Leave`. The controller plans the leave, and the run ends for this node with a handoff.
 2. A handoff needs the controller and the other members. If the controller is unreachable or refuses, or if the handoff
    takes more than 20 s, the node stops without one. The others evict it.
 3. A second SIGTERM stops at once.
+
+A training loop of the user's own that has ended is not in a hurry. Its node asks the controller, until it has ended, to
+let it leave. Until then, and if too few other nodes would stay, it takes part without training.
 
 To stop is to cancel the node's task. In the main thread, SIGINT does that.
 """
@@ -16,13 +21,14 @@ from collections.abc import Callable
 
 import structlog
 
-from edgenode.core.protocol.orders import Leave
+from edgenode.core.protocol.orders import Leave, StopRun, TrainingEnded
 from edgenode.net.control_client import ControlLink
 
 log = structlog.get_logger()
 
 _HANDOFF_S = 20.0
 _CHECK_EVERY_S = 0.1
+_ASK_EVERY_S = 2.0
 
 
 class Shutdown:
@@ -34,6 +40,8 @@ class Shutdown:
 
     def __init__(self, interrupt: Callable[[str], object]) -> None:
         self._over, self._interrupt = False, interrupt
+        self._asks = set[TrainingEnded | StopRun]()  # what the controller is asked again and again
+        self._why_stays = ""
 
     def on_sigterm(self, link: ControlLink) -> None:
         """From now on, leave gracefully at SIGTERM. In the main thread only."""
@@ -48,6 +56,28 @@ class Shutdown:
         log.info("leaving after a handoff", hint="a second SIGTERM stops at once")
         link.report(Leave())
         self._check(link, asyncio.get_running_loop().time() + _HANDOFF_S)
+
+    def ask(self, link: ControlLink, what: TrainingEnded | StopRun) -> None:
+        """Ask the controller until the run is over for this node: a report can be lost, or come in a pause."""
+        if what in self._asks:
+            return
+        self._asks.add(what)
+        self._ask(link, what)
+
+    def _ask(self, link: ControlLink, what: TrainingEnded | StopRun) -> None:
+        if self._over:
+            return
+        if link.connected.is_set():
+            link.report(what)
+        asyncio.get_running_loop().call_later(_ASK_EVERY_S, self._ask, link, what)
+
+    def leave_refused(self, reason: str) -> None:
+        """The controller refuses to let this node leave."""
+        if TrainingEnded() not in self._asks:
+            self.stop(reason)
+        elif reason != self._why_stays:
+            self._why_stays = reason
+            log.info("this node stays in the run without training", reason=reason)
 
     def stop(self, reason: str) -> None:
         """Stop without a handoff, unless the run is over for this node."""

@@ -143,6 +143,7 @@ def _attends() -> list[Message]:
     join = orders.Join("10.0.0.1:7600", "run", DataSize(100, 8), frozenset({5, 10}), plan(2), True, "p", fence, leader)
     reports = [
         orders.OfferAnswer(1, "d", True, 7), answer, orders.Fetched(), orders.Leave(), orders.Abort("nan"),
+        orders.TrainingEnded(), orders.StopRun(),
         orders.NewKey("0" * 64), orders.Accusation("n2", 0, 7, "noise"),
     ]  # fmt: skip
     status = NodeStatus(round=5, rounds=9, loss=0.5, u=1.0, sketch=(0.1, 0.2), waiting_for=("n2",))

@@ -13,7 +13,7 @@ from torch import nn
 
 from edgenode import Mesh
 from edgenode.bench.ring import free_ports
-from edgenode.mesh import mesh
+from edgenode.mesh import misuse
 
 MakeMesh = Callable[..., Mesh]
 
@@ -31,7 +31,7 @@ def restore_global_state() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    mesh._not_looped.clear()
+    misuse.not_looped.clear()
     structlog.reset_defaults()
 
 

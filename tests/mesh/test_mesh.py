@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from structlog.testing import capture_logs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -489,25 +490,21 @@ def until_stopped() -> None:
     assert living() == []
 
 
-@pytest.mark.parametrize("end", [KeyError, KeyboardInterrupt, None])
-def test_leaving_the_loop_early_ends_the_node_soon(
-    make_mesh: MakeMesh, end: type[BaseException] | None, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("end", [KeyError, KeyboardInterrupt])
+def test_an_exception_in_the_loop_ends_the_node_soon(
+    make_mesh: MakeMesh, end: type[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:
     mesh = make_mesh(Net())
 
     def run() -> None:
         for _ in mesh.loop(shuffled()):
             mesh.step()
-            if end is None:
-                break
             raise end
 
-    if end is None:
+    with pytest.raises(end):
         run()
-    else:
-        with pytest.raises(end):
-            run()
     assert mesh.done
+    assert mesh.result is None
     until_stopped()
     assert "reason='the loop ended before the run did (break?)'" in capsys.readouterr().err
 
@@ -533,7 +530,10 @@ def test_an_exception_that_ends_a_thread_is_the_reason(
     thread.start()
     thread.join(20)
     assert living() == []
-    assert f"this node stops without a handoff hint='mesh.close() leaves' reason={reason}" in capsys.readouterr().err
+    assert (
+        f"this node stops without a handoff hint='break and mesh.close() leave' reason={reason}"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_error_of_the_loader_is_the_reason(make_mesh: MakeMesh, capsys: pytest.CaptureFixture[str]) -> None:
@@ -547,22 +547,57 @@ def test_an_error_of_the_loader_is_the_reason(make_mesh: MakeMesh, capsys: pytes
     assert "reason='OSError: the card is out'" in capsys.readouterr().err
 
 
-def test_after_a_break_another_mesh_resumes(make_mesh: MakeMesh, tmp_path: Path) -> None:
+def test_after_an_error_another_mesh_resumes(make_mesh: MakeMesh, tmp_path: Path) -> None:
     """A mesh has one loop. Another mesh of the same model continues in the same process."""
     whole = parts()
     losses = train(make_mesh(*whole, state_dir=tmp_path / "whole"), *whole)
     model, optimizer, schedule = parts()
     mesh, batches = make_mesh(model, optimizer, schedule), shuffled()
-    for batch in mesh.loop(batches):
-        if mesh.round == 7:
-            break
-        take_step(model, optimizer, batch)
-        schedule.step()
-        mesh.step()
+    with pytest.raises(KeyError):
+        train(mesh, model, optimizer, schedule, fail_at=7)
     with pytest.raises(EdgenodeError, match="this mesh was left before its run ended; create another Mesh to resume"):
         mesh.loop(batches)
     assert train(make_mesh(model, optimizer, schedule), model, optimizer, schedule) == losses[5:]
     assert torch.equal(weights(model), weights(whole[0]))
+
+
+def test_a_break_without_a_controller_completes_the_run_without_training(make_mesh: MakeMesh) -> None:
+    """The others would miss this node, and no one can let it go."""
+    model, optimizer, schedule = parts()
+    mesh = make_mesh(model, optimizer, schedule)
+    for batch in mesh.loop(shuffled()):
+        take_step(model, optimizer, batch)
+        trained = weights(model)
+        mesh.step()
+        break
+    assert (mesh.done, mesh.round) == (True, 11)
+    assert mesh.result is not None
+    assert mesh.result["nodes"][0]["rounds"] == 12
+    assert torch.equal(weights(model), trained)
+    assert living() == []
+
+
+def test_an_error_after_a_break_is_logged(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(Net())
+    mesh.evaluate(lambda: 93.5)
+    with capture_logs() as logged:
+        for _ in mesh.loop(shuffled()):
+            mesh.step()
+            break
+    (failed,) = [entry for entry in logged if entry["event"] == "the run failed on this node after its loop"]
+    assert "an accuracy is a fraction from 0 to 1" in failed["reason"]
+    assert mesh.done
+
+
+def test_stop_needs_a_loop_and_a_controller(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(Net())
+    with pytest.raises(EdgenodeError, match=r"mesh\.stop: there is no loop"):
+        mesh.stop()
+    for _ in mesh.loop(shuffled()):
+        with pytest.raises(ConfigError, match=r"mesh\.stop: without a controller, nothing can stop all nodes"):
+            mesh.stop()
+        mesh.step()
+    mesh.stop()  # the run is over
 
 
 def test_ctrl_c_while_the_node_waits_ends_it(make_mesh: MakeMesh) -> None:
@@ -595,13 +630,13 @@ def test_a_context_that_fails_ends_the_node(make_mesh: MakeMesh, capsys: pytest.
     assert "reason=\"KeyError: 'key'\"" in capsys.readouterr().err
 
 
-def test_close_without_a_controller_stops(make_mesh: MakeMesh) -> None:
+def test_close_without_a_controller_completes_the_run(make_mesh: MakeMesh) -> None:
     mesh = make_mesh(Net())
     for _ in mesh.loop(shuffled()):
         mesh.step()
         mesh.close()
     assert mesh.done
-    assert mesh.result is None
+    assert mesh.result is not None
     assert living() == []
 
 

@@ -19,6 +19,7 @@ from edgenode.core.protocol.orders import (
     Halt,
     Hello,
     Join,
+    LaterReport,
     Leadership,
     Leave,
     LeaveRefused,
@@ -31,6 +32,8 @@ from edgenode.core.protocol.orders import (
     Revoked,
     Sponsor,
     Standby,
+    StopRun,
+    TrainingEnded,
     Welcome,
 )
 from edgenode.core.protocol.plan import Member, Plan, create_plan
@@ -109,11 +112,13 @@ joins = st.builds(
     follows=st.none() | leaderships,
 )
 progresses = st.builds(Progress, uint64s, uint64s, texts, st.none() | fence_answers)
-reports: st.SearchStrategy[OfferAnswer | FenceAnswer | Fetched | Leave | Abort | Accusation] = st.one_of(
+reports: st.SearchStrategy[LaterReport] = st.one_of(
     st.builds(OfferAnswer, uint64s, texts, st.booleans(), uint64s),
     fence_answers,
     st.builds(Fetched),
     st.builds(Leave),
+    st.builds(TrainingEnded),
+    st.builds(StopRun),
     st.builds(NewKey, st.from_regex(r"[0-9a-f]{64}", fullmatch=True)),
     aborts,
     st.builds(Accusation, st.one_of(st.just(""), names), uint64s, uint64s, st.just("why")),
@@ -148,7 +153,7 @@ def test_progress_survives_the_wire_with_its_status(progress: Progress, state: N
 
 @given(reports)
 def test_every_other_report_survives_the_wire(
-    report: OfferAnswer | FenceAnswer | Fetched | Leave | Abort | Accusation,
+    report: LaterReport,
 ) -> None:
     assert report_from_wire(received(report_to_wire(report))) == report
 
@@ -196,6 +201,8 @@ def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
         (report_to_wire(ANSWER), f"22950208031002180e22060a026e31100c2a8402{RECORD}"),
         (report_to_wire(Fetched()), "2a00"),
         (report_to_wire(Leave()), "3200"),
+        (report_to_wire(TrainingEnded()), "5200"),
+        (report_to_wire(StopRun()), "5a00"),
         (report_to_wire(Abort("no")), "3a040a026e6f"),
         (report_to_wire(Accusation("n1", 2, 7, "no")), "4a0c0a026e311002180722026e6f"),
         (
@@ -213,7 +220,18 @@ def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
             f"{RECORD}28013a0b0803120262651a03683a31420508800510204a08080310021a026e32",
         ),
     ],
-    ids=["OfferAnswer", "FenceAnswer", "Fetched", "Leave", "Abort", "Accusation", "Progress", "Join"],
+    ids=[
+        "OfferAnswer",
+        "FenceAnswer",
+        "Fetched",
+        "Leave",
+        "TrainingEnded",
+        "StopRun",
+        "Abort",
+        "Accusation",
+        "Progress",
+        "Join",
+    ],
 )
 def test_bytes_of_reports_are_frozen(report: control_pb2.AttendRequest, sent: str) -> None:
     assert report.SerializeToString(deterministic=True).hex() == sent

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from edgenode.core.protocol.orders import Join
+from edgenode.core.protocol.orders import Join, TrainingEnded
 from edgenode.core.topology.period import DataSize
 from edgenode.net.control_client import ControlLink
 from edgenode.net.wire import Identity
@@ -73,6 +73,30 @@ async def test_a_refused_leave_stops_the_node_once(interrupts: asyncio.Queue[Non
     await stopped(interrupts)
     assert interrupts.empty()
     assert [entry["reason"] for entry in logged] == ["a node cannot leave a paused run"]
+
+
+async def test_a_node_that_trains_no_more_asks_until_its_run_is_over(interrupts: asyncio.Queue[None]) -> None:
+    """A lost link loses a report. A refusal does not stop the node, and is logged once."""
+    to_controller, shutdown = link(), Shutdown(interrupt)
+    asked = list[object]()
+    to_controller.report = asked.append  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch, capture_logs() as logged:
+        patch.setattr("edgenode.node.shutdown._ASK_EVERY_S", 0.01)
+        shutdown.ask(to_controller, TrainingEnded())
+        shutdown.ask(to_controller, TrainingEnded())
+        await asyncio.sleep(0.05)
+        assert asked == []
+        to_controller.connected.set()
+        await asyncio.sleep(0.1)
+        shutdown.leave_refused("2 nodes must stay")
+        shutdown.leave_refused("2 nodes must stay")
+        assert len(asked) > 1
+        shutdown.run_ended()
+        asked.clear()
+        await asyncio.sleep(0.05)
+    assert asked == []
+    assert interrupts.empty()
+    assert [entry["event"] for entry in logged] == ["this node stays in the run without training"]
 
 
 async def test_nothing_stops_a_node_whose_run_has_ended(interrupts: asyncio.Queue[None]) -> None:

@@ -45,6 +45,7 @@ from edgenode.core.protocol.events import (
     Stop,
 )
 from edgenode.core.protocol.eviction import Evictions
+from edgenode.core.protocol.idle_members import IdleMembers
 from edgenode.core.protocol.last_phase import most_rounds
 from edgenode.core.protocol.orders import (
     Abort,
@@ -59,6 +60,8 @@ from edgenode.core.protocol.orders import (
     OfferAnswer,
     Progress,
     Revoked,
+    StopRun,
+    TrainingEnded,
 )
 from edgenode.core.protocol.pending_changes import PendingChanges, missing
 from edgenode.core.protocol.plan import Plan
@@ -94,6 +97,7 @@ class Cluster:
             self._state.restore(saved)
         self._membership = self._state.membership
         self._changes = PendingChanges(self._state, lambda node: self._evict_all([node]))
+        self._idle = IdleMembers(self._state, self._changes)
         self._evictions = Evictions(self._state, self._changes)
         self._bootstrap = Bootstrap(self._state, self._changes, self._evictions)
         self._accusations = Accusations(self._state, self._evictions, self._evict)
@@ -236,6 +240,10 @@ class Cluster:
                 return self._changes.fetched(node)
             case Leave():
                 return self._changes.request(Departure(node))
+            case TrainingEnded():
+                return self._idle.training_ended(node)
+            case StopRun():
+                return self._idle.stop() if self._membership.takes_part(node) else []
             case NewKey(key):
                 return self._changes.new_key(node, key)
             case Abort(reason):

@@ -269,6 +269,16 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingEnded:
+    """A member trains no more. It wants to leave, or to end the run with the other members that train no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRun:
+    """A member asks that all members stop before the same round."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewKey:
     """A member has a certificate for another key, and asks to be known by it. The key is named by its id."""
 
@@ -291,4 +301,5 @@ class Accusation:
     reason: str
 
 
-NodeReport = Join | OfferAnswer | FenceAnswer | Progress | Fetched | Leave | NewKey | Abort | Accusation
+LaterReport = OfferAnswer | FenceAnswer | Fetched | Leave | TrainingEnded | StopRun | NewKey | Abort | Accusation
+NodeReport = Join | Progress | LaterReport

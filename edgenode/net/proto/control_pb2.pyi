@@ -24,7 +24,7 @@ STATE_FAILED: State
 STATE_PAUSED: State
 
 class AttendRequest(_message.Message):
-    __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave", "abort", "new_key", "accusation")
+    __slots__ = ("join", "progress", "answer", "fence_answer", "fetched", "leave", "abort", "new_key", "accusation", "training_ended", "stop_run")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,8 @@ class AttendRequest(_message.Message):
     ABORT_FIELD_NUMBER: _ClassVar[int]
     NEW_KEY_FIELD_NUMBER: _ClassVar[int]
     ACCUSATION_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_ENDED_FIELD_NUMBER: _ClassVar[int]
+    STOP_RUN_FIELD_NUMBER: _ClassVar[int]
     join: Join
     progress: Progress
     answer: OfferAnswer
@@ -43,7 +45,9 @@ class AttendRequest(_message.Message):
     abort: Abort
     new_key: NewKey
     accusation: Accusation
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., new_key: _Optional[_Union[NewKey, _Mapping]] = ..., accusation: _Optional[_Union[Accusation, _Mapping]] = ...) -> None: ...
+    training_ended: TrainingEnded
+    stop_run: StopRun
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[OfferAnswer, _Mapping]] = ..., fence_answer: _Optional[_Union[FenceAnswer, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., new_key: _Optional[_Union[NewKey, _Mapping]] = ..., accusation: _Optional[_Union[Accusation, _Mapping]] = ..., training_ended: _Optional[_Union[TrainingEnded, _Mapping]] = ..., stop_run: _Optional[_Union[StopRun, _Mapping]] = ...) -> None: ...
 
 class NewKey(_message.Message):
     __slots__ = ("key",)
@@ -193,6 +197,14 @@ class Fetched(_message.Message):
     def __init__(self) -> None: ...
 
 class Leave(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TrainingEnded(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StopRun(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
