@@ -154,7 +154,7 @@ def _nodes_not_paused(status: ClusterStatus) -> str:
     if not status.paused:
         return ""
     running = [n.node for n in status.nodes if n.connected and n.status.state is NodeState.RUNNING]
-    return f"waiting for {', '.join(running)} to finish the round" if running else ""
+    return f"waiting for {', '.join(running)} to finish the round{_held(status)}" if running else ""
 
 
 def _nodes_not_stopped(status: ClusterStatus) -> str:
@@ -162,7 +162,15 @@ def _nodes_not_stopped(status: ClusterStatus) -> str:
 
     alive = (NodeState.RUNNING, NodeState.PAUSED)
     running = [n.node for n in status.nodes if n.status.state in alive]
-    return f"waiting for {', '.join(running)} to stop" if running else ""
+    return f"waiting for {', '.join(running)} to stop{_held(status)}" if running else ""
+
+
+def _held(status: ClusterStatus) -> str:
+    """The links that hold the run, and what to check."""
+    from edgenode.core.protocol.links import describe
+
+    links = [describe(v.sender, v.blocked, for_s=False) for v in status.links if not (v.blocked.by or v.left_out)]
+    return f": {'; '.join(links)}" if links else ""
 
 
 def _rounds(status: ClusterStatus) -> str:

@@ -1,4 +1,5 @@
 """Evicts members that stop reporting and fail a direct probe, and slow members where the configuration says so.
+Lets the graphs do without links that do not work.
 
 `edgenode.controller.liveness` decides, as pure functions. This module has the clock and the probes.
 """
@@ -12,11 +13,22 @@ from collections.abc import Callable
 import structlog
 
 from edgenode.config.schema import Config
-from edgenode.controller.liveness import Straggling, holding_up, suspects, too_slow, update_straggling
+from edgenode.controller.liveness import (
+    Straggling,
+    holding_up,
+    lasting,
+    most_blocked,
+    suspects,
+    too_slow,
+    update_straggling,
+)
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
-from edgenode.core.protocol.events import UNREQUESTED, Evict
-from edgenode.net.peer_client import probe
+from edgenode.core.protocol.events import UNREQUESTED, Avoid, Evict
+from edgenode.core.protocol.links import describe
+from edgenode.core.protocol.status import LinkView
+from edgenode.core.topology.schedule import Link
+from edgenode.net.peer_calls import probe
 from edgenode.net.wire import Identity
 
 log = structlog.get_logger()
@@ -29,17 +41,24 @@ class FailureDetector:
     """Watches the members of one run.
 
     Args:
-        evict: takes the evictions that this detector requests.
+        post: takes what this detector requests.
 
     Attributes:
         straggling: nodes that hold others up. Empty while the run is paused, as no node waits for another then.
     """
 
     def __init__(
-        self, config: Config, identity: Identity, cluster: Cluster, nodes: NodeRegistry, evict: Callable[[Evict], None]
+        self,
+        config: Config,
+        identity: Identity,
+        cluster: Cluster,
+        nodes: NodeRegistry,
+        post: Callable[[Evict | Avoid], None],
     ) -> None:
-        self._config, self._identity, self._cluster, self._nodes, self._evict = config, identity, cluster, nodes, evict
+        self._config, self._identity, self._cluster, self._nodes, self._post = config, identity, cluster, nodes, post
         self.straggling: dict[str, Straggling] = {}
+        self._links_logged: frozenset[Link] = frozenset()
+        self._link_evictions = 0.0  # when a node was last evicted for its links
 
     async def watch(self) -> None:
         """Watch until cancelled."""
@@ -51,6 +70,7 @@ class FailureDetector:
             self.straggling = {} if self._cluster.paused else update_straggling(self.straggling, holding, now - checked)
             checked = now
             self._evict_slow()
+            self._avoid_broken_links()
             for name in self._suspects():
                 # the probe takes time: the node may have reported, or left, in the meantime
                 if not await self._answers(name) and name in self._suspects():
@@ -70,7 +90,7 @@ class FailureDetector:
         silent_s = time.monotonic() - self._nodes[name].last_seen
         log.warning("node does not answer", node=name, silent_s=round(silent_s))
         self._nodes[name].last_seen = time.monotonic()  # if the eviction is rejected, try again after another limit
-        self._evict(Evict(UNREQUESTED, name))
+        self._post(Evict(UNREQUESTED, name))
 
     def _evict_slow(self) -> None:
         if self._config.run.straggler == "wait":
@@ -78,4 +98,27 @@ class FailureDetector:
         for name in too_slow(self._nodes.last_reports(), self.straggling, self._config.run.evict_after_s):
             holds_up_s = self.straggling.pop(name).straggling_s
             log.warning("node is too slow", node=name, holds_up_s=round(holds_up_s))
-            self._evict(Evict(UNREQUESTED, name))
+            self._post(Evict(UNREQUESTED, name))
+
+    def _avoid_broken_links(self) -> None:
+        """Leave out links that have not worked for long. Without a way around them, evict a node that has most."""
+        links, reports = self._cluster.links, self._nodes.last_reports()
+        self._log(links)
+        broken, cut_off = lasting(links, reports, self._config.run.evict_after_s)
+        new = broken - {(view.sender, view.blocked.receiver) for view in links if view.left_out}
+        if new:
+            self._post(Avoid(new))
+        node, now = most_blocked(cut_off), time.monotonic()
+        if node and not self._cluster.paused and now - self._link_evictions > self._config.run.evict_after_s:
+            self._link_evictions = now
+            log.warning("nothing relays to or from a node", node=node, links=[f"{s}->{r}" for s, r in sorted(cut_off)])
+            self._post(Evict(UNREQUESTED, node))
+
+    def _log(self, links: tuple[LinkView, ...]) -> None:
+        now = frozenset((view.sender, view.blocked.receiver) for view in links)
+        for view in links:
+            if (view.sender, view.blocked.receiver) not in self._links_logged:
+                log.warning("a link does not work", link=describe(view.sender, view.blocked))
+        for sender, receiver in sorted(self._links_logged - now):
+            log.info("a link works again", sender=sender, receiver=receiver)
+        self._links_logged = now

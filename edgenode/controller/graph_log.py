@@ -22,6 +22,6 @@ class GraphLog:
             return
         self._logged, latest = difference, plan.latest
         if difference:
-            log.warning("the requested graph does not fit the members", used=difference, from_round=latest.start)
+            log.warning("another graph than the requested one is used", used=difference, from_round=latest.start)
         else:
             log.info("the requested graph is used", graph=latest.schedule.name, from_round=latest.start)

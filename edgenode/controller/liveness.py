@@ -13,13 +13,20 @@ A node may be dead if it is silent and other nodes wait for it. Neither is enoug
 A slow node is alive. It holds others up if they wait for it and it waits for no node itself. It counts as slow if it
 does so more than half of the time, by a moving average over some seconds. In a balanced run every node holds others up
 at times, and stays below one half.
+
+A link does not work although both of its nodes report. If its pushes are relayed, the graphs can change. If they are
+not, the run stands, and the node with most such links is evicted: of two with as many, the one that nobody reaches.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import log
+
+from edgenode.core.protocol.status import LinkView
+from edgenode.core.topology.schedule import Link
 
 _FRESH_S = 2.0  # an older report does not show what its node waits for now
 _AVERAGE_OVER_S = 5.0  # time constant of the share
@@ -106,3 +113,32 @@ def too_slow(reports: Mapping[str, LastReport], straggling: Mapping[str, Straggl
     return [
         n for n, s in straggling.items() if n in reports and reports[n].age_s < _FRESH_S and s.straggling_s >= limit_s
     ]
+
+
+def lasting(
+    links: Iterable[LinkView], reports: Mapping[str, LastReport], limit_s: float
+) -> tuple[frozenset[Link], frozenset[Link]]:
+    """The links between nodes that report, and that have not worked for ``limit_s``: relayed ones, and those that stop
+    the run.
+
+    A receiver that is silent may be dead, and a link that nobody waits for stops nothing.
+    """
+    alive = {n for n, r in reports.items() if r.age_s < limit_s and not r.ended}
+    waiting = {n for n, r in reports.items() if r.waiting_for and r.waiting_s >= limit_s / 2}
+    old = [v for v in links if v.blocked.blocked_s >= limit_s and {v.sender, v.blocked.receiver} <= alive]
+    relayed = frozenset((v.sender, v.blocked.receiver) for v in old if v.blocked.by)
+    stopping = frozenset(
+        (v.sender, v.blocked.receiver)
+        for v in old
+        if not v.blocked.by and not v.left_out and {v.sender, v.blocked.receiver} & waiting
+    )
+    return relayed, stopping
+
+
+def most_blocked(links: Iterable[Link]) -> str:
+    """The node with most of these links. Empty if there are none."""
+    ends, received = Counter[str](), Counter[str]()
+    for sender, receiver in links:
+        ends.update((sender, receiver))
+        received[receiver] += 1
+    return max(sorted(ends), key=lambda node: (ends[node], received[node]), default="")

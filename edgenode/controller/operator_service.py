@@ -130,6 +130,7 @@ class OperatorService:
             None,
             waits_for=waits[0].waits_for if waits else "an answer of the members",
             earliest=waits[0].earliest if waits else None,
+            held_by=self._cluster.held_by(),
         )
 
     @property
@@ -175,6 +176,7 @@ class OperatorService:
             requested=cluster.requested.name if cluster.requested else "",
             difference=cluster.difference,
             pending=cluster.pending() if cluster.plan else (),
+            links=cluster.links,
             reached=progress.reached,
             departed_payload_bytes=progress.counts.departed("payload_bytes", self._nodes),
             departed_dense_bytes=progress.counts.departed("dense_bytes", self._nodes),

@@ -54,13 +54,14 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.orders import Join, Leadership, Order, Refuse, Standby
 from edgenode.core.protocol.signatures import UNSIGNED, Signer
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, RemoteProtocolError, first_cause
-from edgenode.net import control_server, credential_server, operator_server
+from edgenode.net import control_server, credential_server, operator_server, relay_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.mdns_service import Service
 from edgenode.net.operator_client import operator_client
 from edgenode.net.operator_server import OperatorServer
+from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import Services, join_address, serves, serving, split_address
 from edgenode.net.tls import INSECURE, Security
 from edgenode.net.wire import PROTOCOL, Identity
@@ -104,7 +105,7 @@ class Controller:
         self._link_changes = Counter[str]()  # by node: its joins and disconnects in the mailbox
         post = self._mailbox.put_nowait
         cluster, shared, security = config.run.cluster, config.shared(), self._security
-        identity = Identity(cluster, "controller", config.digest(), config=shared, security=security)
+        identity = self._identity = Identity(cluster, "controller", config.digest(), config=shared, security=security)
         self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post)
         self._page = Page(options, self._enrolment, lambda: self.operator_service.status())  # noqa: PLW0108 - made next
         self._audit = Audit(options.state_dir)
@@ -147,6 +148,7 @@ class Controller:
         services: Services = [
             (control_server.SERVICE, self._control.add_to),
             (operator_server.SERVICE, operators.add_to),
+            (relay_server.SERVICE, RelayServer(self._identity, self._address_in_plan).add_to),
         ]
         listen, credentials = self.options.listen, None
         async with AsyncExitStack() as stack:

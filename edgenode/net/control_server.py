@@ -29,7 +29,7 @@ from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults
 from edgenode.net.order_wire import join_from_wire, order_to_wire, report_from_wire, report_has_records
-from edgenode.net.peer_client import probe
+from edgenode.net.peer_calls import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import parsed, refuse, reject
 from edgenode.net.status_wire import node_status_from_wire

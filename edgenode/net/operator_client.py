@@ -112,9 +112,11 @@ class OperatorClient:
 
 
 def _reply(response: operator_pb2.RotateResponse | operator_pb2.StopResponse) -> Reply:
+    held_by = response.held_by
     if not response.HasField("queued"):
-        return Reply(UNREQUESTED, response.start)
-    return Reply(UNREQUESTED, None, waits_for=response.queued.waits_for, earliest=response.queued.earliest)
+        return Reply(UNREQUESTED, response.start, held_by=held_by)
+    waits_for, earliest = response.queued.waits_for, response.queued.earliest
+    return Reply(UNREQUESTED, None, waits_for=waits_for, earliest=earliest, held_by=held_by)
 
 
 @asynccontextmanager

@@ -86,7 +86,11 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
             period = Period(request.every, "epochs" if request.epochs else "rounds")
             reply = await self._run.rotate(caller_name(context), graphs, period, wait=not request.may_queue)
             return operator_pb2.RotateResponse(
-                start=reply.start or 0, queued=_queued(reply), replaces=reply.replaces, difference=reply.difference
+                start=reply.start or 0,
+                queued=_queued(reply),
+                replaces=reply.replaces,
+                difference=reply.difference,
+                held_by=reply.held_by,
             )
 
     async def Stop(
@@ -95,7 +99,7 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
         """Stop the run before the same round at every node."""
         async with _rejecting(context):
             reply = await self._run.stop(caller_name(context), wait=not request.may_queue)
-            return operator_pb2.StopResponse(start=reply.start or 0, queued=_queued(reply))
+            return operator_pb2.StopResponse(start=reply.start or 0, queued=_queued(reply), held_by=reply.held_by)
 
     async def Pause(
         self, request: operator_pb2.PauseRequest, context: grpc.aio.ServicerContext

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from edgenode.core.protocol.links import MOST_LINKS
 from edgenode.core.protocol.orders import (
     Abort,
     Accusation,
@@ -35,7 +36,7 @@ from edgenode.core.protocol.status import NodeStatus
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import control_pb2
-from edgenode.net.status_wire import node_status_to_wire
+from edgenode.net.status_wire import blocked_from_wire, blocked_to_wire, node_status_to_wire
 from edgenode.net.text_wire import key_id_from_wire, line_from_wire, name_from_wire, reason_from_wire
 from edgenode.net.wire import (
     Identity,
@@ -176,6 +177,7 @@ def progress_to_wire(progress: Progress, status: NodeStatus) -> control_pb2.Atte
     """How far a node is, with its status."""
     wire = node_status_to_wire(status)
     wire.next_round, wire.number, wire.digest = progress.next_round, progress.number, progress.digest
+    wire.blocked.extend(map(blocked_to_wire, progress.blocked))
     if progress.farewell is not None:
         wire.farewell.CopyFrom(_fence_answer_to_wire(progress.farewell))
     return control_pb2.AttendRequest(progress=wire)
@@ -217,7 +219,8 @@ def report_from_wire(wire: control_pb2.AttendRequest) -> NodeReport:
         case "progress":
             progress = wire.progress
             farewell = _fence_answer_from_wire(progress.farewell) if progress.HasField("farewell") else None
-            return Progress(progress.next_round, progress.number, progress.digest, farewell)
+            blocked = tuple(map(blocked_from_wire, progress.blocked[:MOST_LINKS]))
+            return Progress(progress.next_round, progress.number, progress.digest, farewell, blocked)
         case "answer":
             answer = wire.answer
             return OfferAnswer(answer.number, answer.digest, answer.accepted, answer.next_round)

@@ -1,14 +1,17 @@
-"""The sending end of the peer service: one stream for each out-neighbour, and calls to a single peer.
+"""The sending end of the peer service: one stream for each out-neighbour.
 
 A push is never lost silently. Its link repeats it, over as many connections as it takes, until the receiver answers it.
+A receiver that cannot be reached directly may be reached by a relay. The link then tries both in turn, and leaves the
+relay when a direct connection can be opened again. A firewall that drops packets ends no connection. So a link that
+waits for an answer for long makes sure that a new connection can be opened.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -19,35 +22,34 @@ import structlog
 
 from edgenode.core.protocol.events import Answered
 from edgenode.core.protocol.messages import Ack, Message, Verdict
-from edgenode.core.protocol.plan import Plan
-from edgenode.core.topology.period import DataSize
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net.faults import Faults
-from edgenode.net.proto import peer_pb2, peer_pb2_grpc
+from edgenode.net.link_watch import LinkWatch
+from edgenode.net.peer_calls import reach
+from edgenode.net.proto import peer_pb2
 from edgenode.net.push_wire import PushWriter
-from edgenode.net.reasons import failure
-from edgenode.net.retry import Backoff, Outage, retry, stay_connected
-from edgenode.net.rpc import broken, channel, parsed, side_by_side, translated
-from edgenode.net.text_wire import line_from_wire
+from edgenode.net.relay_client import Relay, way_by
+from edgenode.net.retry import Backoff, Outage, stay_connected
+from edgenode.net.rpc import broken, channel, parsed, side_by_side
 from edgenode.net.wire import (
     MOST_ANSWERS,
     Identity,
     ack_from_wire,
-    data_size_from_wire,
-    name_conflict,
-    saved_from_wire,
 )
-from edgenode.security.subject import Subject, role_dns_name
+from edgenode.security.subject import Subject
 
 log = structlog.get_logger()
 
 PUSH = "/edgenode.v1.PeerService/Push"
 _LINK_BACKOFF = Backoff(initial_s=0.05, max_s=1.0, jitter_s=0.2)
-_MEET_BACKOFF = Backoff(initial_s=0.05, max_s=0.5, jitter_s=1.0)
-_MEET_S = 5.0
 _HELLO_S = 10.0
-_FIRST_LOG_S = 1.0
 _GRPC_PREFIX_BYTES = 5
+_RELAY_AFTER_S = 2.0  # a receiver that starts again is back by then
+_STALLED_S = 3.0  # plus what answers usually take
+_CHECK_EVERY_S = 0.5
+_IDLE_S = 10.0
+_REACH_S = 2.0
+_MOST_CHECK_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class PeerLink:
         peer_addresses: returns the peer's addresses, asked before every attempt.
         post: takes the answers. A refused push is repeated over another connection, after a wait.
         faults: takes what the peer does against the protocol. It does not end the link.
+        watch: takes whether the peer can be reached directly.
+        relays: returns the processes that may relay to the peer.
 
     Attributes:
         wire_bytes: bytes of all gRPC messages sent, repeats and framing included.
@@ -82,8 +86,16 @@ class PeerLink:
         peer_addresses: Callable[[], PeerAddresses],
         post: Callable[[Answered], None],
         faults: Faults | None = None,
+        watch: LinkWatch | None = None,
+        relays: Callable[[], Sequence[Relay]] = tuple,
     ) -> None:
         self.to, self.wire_bytes = to, 0
+        self._watch, self._relays, self._good_relay = watch, relays, ""
+        self._by_relay = False  # whether the next attempt goes by a relay
+        self._direct_again = asyncio.Event()
+        self._pushed_at: dict[int, float] = {}  # of the unanswered pushes
+        self._usual_s = 0.0  # what an answer takes, as a moving average
+        self._answered_at = 0.0
         self._identity, self._peer_addresses, self._post = identity, peer_addresses, post
         self._faults = faults or Faults()
         self._unanswered: dict[int, Message] = {}
@@ -98,12 +110,18 @@ class PeerLink:
     def push(self, message: Message) -> None:
         """Queue a message. It stays here until it is answered."""
         self._unanswered[message.round] = message
+        self._pushed_at[message.round] = time.monotonic()
         self._outbox.append(message)
         self._wake.set()
 
     def close(self) -> None:
         """Let ``run`` return once everything is answered."""
         self._closing = True
+        self._wake.set()
+
+    def go_direct(self) -> None:
+        """The peer can be reached without the relay again."""
+        self._direct_again.set()
         self._wake.set()
 
     async def run(self) -> None:
@@ -123,11 +141,62 @@ class PeerLink:
             raise TransportError(str(exc)) from exc
 
     async def _connect_once(self) -> None:
+        failing_s = self._watch.failing_s(self.to) if self._watch else 0.0
+        if failing_s:
+            await self._until_needed()
+            if self._is_done():
+                return
         peer = self._peer_addresses()
+        if self._by_relay and failing_s >= _RELAY_AFTER_S and self._unanswered:
+            self._by_relay = False
+            await self._connect_by_relay(peer)
+            return
         attempt = next(self._attempts)
         if not peer.addresses:
             raise TransportError(f"no address of {self.to} is known yet")
         target = peer.addresses[attempt % len(peer.addresses)]
+        try:
+            await self._converse(target, peer)
+        except EdgenodeError as exc:
+            self._by_relay = True
+            if self._watch and self._unanswered:
+                self._watch.failed(self.to, target, str(exc).removeprefix(f"{target}: "))
+            raise
+
+    async def _until_needed(self) -> None:
+        """Do not dial a peer that cannot be reached before there is something to push."""
+        while not (self._unanswered or self._closing or self._direct_again.is_set()):
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _connect_by_relay(self, peer: PeerAddresses) -> None:
+        """Try one relay after the other, first the one that worked last. A connection ends this attempt."""
+        tried = []
+        for relay in sorted(self._relays(), key=lambda relay: relay.name != self._good_relay):
+            self._good_relay = ""
+            if (ended := await self._converse_by(relay, peer)) is None:
+                return
+            if self._good_relay:
+                raise ended
+            tried.append(str(ended))
+        raise TransportError("; ".join(tried) or f"no process is known that may relay to {self.to}")
+
+    async def _converse_by(self, relay: Relay, peer: PeerAddresses) -> EdgenodeError | None:
+        """One connection by a relay. Return what ended it, or None if everything is answered."""
+        async with way_by(relay, self._identity.security, self.to) as way:
+            try:
+                await self._converse(way.address, peer, relay.name)
+            except TransportError as exc:
+                return exc if self._good_relay else TransportError(f"by way of {relay.name}: {way.why or exc}")
+            except EdgenodeError as exc:
+                return exc
+            finally:
+                if self._watch:
+                    self._watch.relayed(self.to, "")
+        return None
+
+    async def _converse(self, target: str, peer: PeerAddresses, relay: str = "") -> None:
+        """One connection, from its start to its end."""
         server, security = Subject("node", self.to).dns_name, self._identity.security
         if peer.keys:
             security = await security.knowing(target, server, peer.keys)
@@ -136,12 +205,56 @@ class PeerLink:
             try:
                 async with asyncio.timeout(_HELLO_S):
                     await self._handshake(stream, target, peer.incarnation)
+                self._greeted(relay)
                 work = {f"answers of {self.to}": self._read, f"pushes to {self.to}": self._write}
+                if self._watch:
+                    work[f"watch of {self.to}"] = self._until_direct if relay else partial(self._until_stalled, target)
                 await side_by_side(work, stream)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
                 raise broken(exc, target) from exc
             except TimeoutError as exc:  # another address may be the right one
                 raise TransportError(f"{target} did not answer the greeting in {_HELLO_S:g} s") from exc
+
+    def _greeted(self, relay: str) -> None:
+        self._outage.end()
+        self._answered_at = time.monotonic()
+        if self._watch is None:
+            return
+        self._direct_again.clear()
+        if relay:
+            self._good_relay = relay
+            self._watch.relayed(self.to, relay)
+        else:
+            self._watch.works(self.to)
+
+    async def _until_direct(self, stream: grpc.aio.StreamStreamCall) -> None:
+        """Leave the relay once a direct connection can be opened, or when there has been nothing to push for long."""
+        idle_since = time.monotonic()
+        while not self._is_done():
+            if self._direct_again.is_set():
+                raise TransportError(f"{self.to} can be reached directly again")
+            idle_since = time.monotonic() if self._unanswered else idle_since
+            if time.monotonic() - idle_since > _IDLE_S:
+                raise TransportError(f"nothing to push to {self.to}")
+            await asyncio.sleep(_CHECK_EVERY_S)
+
+    async def _until_stalled(self, target: str, stream: grpc.aio.StreamStreamCall) -> None:
+        """Make sure that a peer which does not answer for long can be reached. It may wait for others, or train."""
+        checked, wait_s = time.monotonic(), _STALLED_S
+        while not self._is_done():
+            await asyncio.sleep(_CHECK_EVERY_S)
+            now = time.monotonic()
+            since = max(self._answered_at, min(self._pushed_at.values(), default=now))
+            wait_s = wait_s if now - since > _STALLED_S else _STALLED_S
+            if now - since <= _STALLED_S + 2 * self._usual_s or now - checked < wait_s:
+                continue
+            try:
+                await reach(target, self.to, self._identity, _REACH_S)
+            except EdgenodeError as exc:
+                if self._watch and self._pushed_at:
+                    self._watch.failed(self.to, target, str(exc), time.monotonic() - since)
+                    raise TransportError(str(exc)) from exc
+            checked, wait_s = time.monotonic(), min(2 * wait_s, _MOST_CHECK_WAIT_S)
 
     async def _handshake(self, stream: grpc.aio.StreamStreamCall, target: str, incarnation: int) -> None:
         await stream.write(peer_pb2.PushRequest(hello=self._identity.to_wire()).SerializeToString())
@@ -153,7 +266,6 @@ class PeerLink:
             raise TransportError(f"{target} is {theirs.node}, not {self.to}")
         if theirs.incarnation != incarnation:
             raise TransportError(f"{self.to} at {target} is incarnation {theirs.incarnation}, not {incarnation}")
-        self._outage.end()
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
@@ -173,6 +285,9 @@ class PeerLink:
         if ack.verdict not in (Verdict.OK, Verdict.SEEN):
             raise TransportError(f"{self.to} refused round {ack.round}: {ack.detail}")
         del self._unanswered[ack.round]
+        self._answered_at = time.monotonic()
+        took_s = self._answered_at - self._pushed_at.pop(ack.round)
+        self._usual_s += (took_s - self._usual_s) / 8
 
     async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:
         self._outbox = deque(self._unanswered[t] for t in sorted(self._unanswered))
@@ -199,7 +314,12 @@ class Peers:
         peer_addresses: Callable[[str], PeerAddresses],
         post: Callable[[Answered], None],
         faults: Faults | None = None,
+        watch: LinkWatch | None = None,
+        relays: Callable[[str], Sequence[Relay]] = lambda to: (),
     ) -> None:
+        self._watch, self._relays = watch, relays
+        if watch is not None:
+            watch.works_again = self._go_direct
         self._group, self._identity, self._peer_addresses = group, identity, peer_addresses
         self._post, self._faults = post, faults or Faults()
         self._links: dict[str, PeerLink] = {}
@@ -215,10 +335,22 @@ class Peers:
     def push(self, to: str, message: Message) -> None:
         """Deliver a message. The first one to a peer opens the link."""
         if to not in self._links:
-            link = PeerLink(to, self._identity, lambda: self._peer_addresses(to), self._post, self._faults)
+            link = PeerLink(
+                to,
+                self._identity,
+                lambda: self._peer_addresses(to),
+                self._post,
+                self._faults,
+                self._watch,
+                lambda: self._relays(to),
+            )
             self._links[to] = link
             self._tasks[to] = self._group.create_task(link.run(), name=f"link to {to}")
         self._links[to].push(message)
+
+    def _go_direct(self, to: str) -> None:
+        if to in self._links:
+            self._links[to].go_direct()
 
     def drop(self, peer: str) -> None:
         """End the link to an evicted peer. Messages still in the queue are lost."""
@@ -234,6 +366,8 @@ class Peers:
         """Take the link to a peer from the list. What it still sends counts, too."""
         link, task = self._links.pop(peer), self._tasks.pop(peer)
         self._ending.add(link)
+        if self._watch is not None:
+            self._watch.forget(peer)
         task.add_done_callback(lambda _: self._note_end(link))
         return link, task
 
@@ -252,100 +386,3 @@ class Peers:
         """End every link at once: the run has failed."""
         for task in self._tasks.values():
             task.cancel()
-
-
-@dataclass(frozen=True)
-class Met:
-    """What a fixed peer answers: which process it is, what it can resume from, and how much data it has.
-
-    Attributes:
-        company: the digest of all processes that it has met (`node/fixed_peers`), or "".
-    """
-
-    identity: Identity
-    saved: frozenset[int]
-    plan: Plan | None
-    data: DataSize
-    company: str = ""
-
-
-async def meet(target: str, identity: Identity, waiting: Callable[[str, str], None], timeout_s: float) -> Met:
-    """Ask a fixed peer what it brings to the run, until it answers and its data is loaded.
-
-    Args:
-        waiting: takes (target, reason), after one second without an answer and then every ten.
-
-    Raises:
-        DigestMismatch: the peer is of another run.
-        ConfigError: it has this node's name.
-        TransportError: it did not answer in time.
-    """
-
-    async def attempt() -> Met:
-        try:
-            reply = await _met(target, identity, _MEET_S)
-        except grpc.aio.AioRpcError as exc:
-            raise failure("", exc) from exc
-        theirs = identity.check(reply.identity, target)
-        if theirs.node == identity.node and theirs.process != identity.process:
-            raise name_conflict(identity.node, target)  # at once: the other one ends as soon as it knows
-        if not reply.HasField("data"):
-            raise TransportError("it is loading its data")
-        saved = await parsed(saved_from_wire, reply.saved, bool(reply.saved.records))
-        return Met(theirs, *saved, data_size_from_wire(reply.data), line_from_wire(reply.company))
-
-    outage = Outage(lambda since_s, why: waiting(target, why), _FIRST_LOG_S)
-    try:
-        return await retry(attempt, outage, _MEET_BACKOFF, timeout_s)
-    except TransportError as exc:
-        raise TransportError(f"no answer from peer {target} within {timeout_s:g} s: {exc}") from exc
-
-
-async def probe(target: str, identity: Identity, timeout_s: float) -> Identity | None:
-    """The identity of the process at an address: an open socket is not enough. None if there is no answer."""
-    try:
-        reply = await _met(target, identity, timeout_s)
-        return Identity.from_wire(reply.identity)
-    except (grpc.aio.AioRpcError, RemoteProtocolError):
-        return None
-
-
-def _to_unknown_node(target: str, identity: Identity) -> grpc.aio.Channel:
-    """A channel to a node of which only the address is known. Some node of the cluster must be there."""
-    return channel(target, identity.security, role_dns_name("node"))
-
-
-async def abort(target: str, identity: Identity, reason: str, timeout_s: float) -> None:
-    """Tell a peer that training diverged. One that cannot be reached has ended, or waits in vain and then ends."""
-    with suppress(grpc.aio.AioRpcError):
-        await _met(target, identity, timeout_s, reason)
-
-
-async def _met(target: str, identity: Identity, timeout_s: float, reason: str = "") -> peer_pb2.MeetResponse:
-    async with _to_unknown_node(target, identity) as to_peer:
-        request = peer_pb2.MeetRequest(identity=identity.to_wire(), abort=reason)
-        reply: peer_pb2.MeetResponse = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
-        return reply
-
-
-async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s: float, own: str = "") -> bytes:
-    """A member's model, as safetensors.
-
-    Args:
-        own: the digest of a model. If the member's is equal, the answer is empty.
-
-    Raises:
-        TransportError: the member does not answer, or has no model yet.
-        RemoteProtocolError: it sends more than a model of this run.
-    """
-    model = bytearray()
-    try:
-        async with _to_unknown_node(target, identity) as to_peer:
-            request = peer_pb2.FetchModelRequest(identity=identity.to_wire(), own=own)
-            async for part in peer_pb2_grpc.PeerServiceStub(to_peer).FetchModel(request, timeout=timeout_s):
-                model += part.chunk
-                if len(model) > max_bytes:
-                    raise RemoteProtocolError(f"{target} sends a model of more than {max_bytes} bytes")
-    except grpc.aio.AioRpcError as exc:
-        raise translated(exc, target) from exc
-    return bytes(model)

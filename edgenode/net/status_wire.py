@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable
 
 from edgenode.core.names import is_name
+from edgenode.core.protocol.orders import BlockedLink
 from edgenode.core.protocol.status import (
     FAULT_KINDS,
     ClusterStatus,
     Fault,
+    LinkView,
     NodeState,
     NodeStatus,
     NodeView,
@@ -106,6 +108,36 @@ def node_status_from_wire(wire: control_pb2.Progress) -> NodeStatus:
     )
 
 
+def blocked_to_wire(link: BlockedLink) -> control_pb2.BlockedLink:
+    """A link that its sender cannot use."""
+    return control_pb2.BlockedLink(
+        receiver=link.receiver,
+        incarnation=link.incarnation,
+        address=link.address,
+        reason=link.reason,
+        blocked_s=link.blocked_s,
+        by=link.by,
+    )
+
+
+def blocked_from_wire(wire: control_pb2.BlockedLink) -> BlockedLink:
+    """A link that its sender cannot use, from outside.
+
+    Raises:
+        RemoteProtocolError: a name is not one, or the time is not finite or negative.
+    """
+    if not 0 <= wire.blocked_s < math.inf:
+        raise RemoteProtocolError(f"malformed report: a link is blocked for {wire.blocked_s} s")
+    return BlockedLink(
+        receiver=name_from_wire(wire.receiver),
+        incarnation=wire.incarnation,
+        address=line_from_wire(wire.address),
+        reason=line_from_wire(wire.reason) or "unknown",
+        blocked_s=wire.blocked_s,
+        by=name_from_wire(wire.by) if wire.by else "",
+    )
+
+
 def _check(wire: control_pb2.Progress) -> None:
     for name in _COUNTS:
         if getattr(wire, name) > _MOST_COUNTED:
@@ -154,6 +186,10 @@ def cluster_status_to_wire(status: ClusterStatus) -> operator_pb2.ClusterStatus:
             )
             for p in status.pending
         ],
+        links=[
+            operator_pb2.LinkStatus(sender=v.sender, blocked=blocked_to_wire(v.blocked), left_out=v.left_out)
+            for v in status.links
+        ],
     )
 
 
@@ -184,6 +220,7 @@ def cluster_status_from_wire(wire: operator_pb2.ClusterStatus) -> ClusterStatus:
         requested=wire.requested,
         difference=wire.difference,
         pending=tuple(PendingChange(p.change, p.queued.waits_for, p.queued.earliest) for p in wire.pending),
+        links=tuple(LinkView(v.sender, blocked_from_wire(v.blocked), v.left_out) for v in wire.links),
     )
 
 

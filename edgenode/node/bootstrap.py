@@ -42,7 +42,7 @@ from edgenode.core.protocol.signatures import UNSIGNED, Verifier
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net.control_client import ControlLink
-from edgenode.net.peer_client import fetch_model, probe
+from edgenode.net.peer_calls import fetch_model, probe
 from edgenode.net.rpc import address_towards, join_address
 from edgenode.net.wire import Identity
 from edgenode.node.background import in_background

@@ -23,7 +23,7 @@ from edgenode import factory
 from edgenode.core import canonical
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, Diverged, PeerRestarted, TransportError
-from edgenode.net.peer_client import Met, meet, probe
+from edgenode.net.peer_calls import Met, meet, probe
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.retry import Outage
 from edgenode.net.wire import Identity, name_conflict

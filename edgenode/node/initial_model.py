@@ -20,7 +20,7 @@ from safetensors.numpy import load
 from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.plan import Plan
 from edgenode.errors import RemoteProtocolError, TransportError
-from edgenode.net.peer_client import fetch_model
+from edgenode.net.peer_calls import fetch_model
 from edgenode.net.retry import Backoff, Outage, retry
 from edgenode.net.wire import Identity
 from edgenode.storage.checkpoints import Arrays

@@ -36,10 +36,11 @@ from edgenode.errors import (
     described,
     first_cause,
 )
-from edgenode.net import peer_server
+from edgenode.net import peer_server, relay_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.peer_server import PeerServer
+from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import join_address, serving
 from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import PROTOCOL, Identity
@@ -154,7 +155,8 @@ class NodeProcess:
         """Start the servers, and load the data."""
         if self.options.security is INSECURE:
             log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
-        services = [(peer_server.SERVICE, self._server.add_to)]
+        relay = RelayServer(self.identity, lambda node: self._runner.address_of(node) if self._runner else "")
+        services = [(peer_server.SERVICE, self._server.add_to), (relay_server.SERVICE, relay.add_to)]
         server = serving(
             self.options.listen,
             services,

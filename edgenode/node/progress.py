@@ -22,6 +22,7 @@ from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.net.control_client import ControlLink
 from edgenode.net.faults import Faults
+from edgenode.net.link_watch import LinkWatch
 from edgenode.node.replica import Replica
 from edgenode.node.resources import Sensors, Usage
 from edgenode.node.save_errors import SaveErrors
@@ -173,6 +174,7 @@ class ProgressReporter:
         snapshot: the node after its last event.
         save_errors: what it cannot save at present.
         farewell: of a node that has ended: its answer to every fence to come.
+        links: those to its receivers. Assigned once, right after both are made.
     """
 
     def __init__(
@@ -186,6 +188,7 @@ class ProgressReporter:
     ) -> None:
         self.snapshot = NodeSnapshot.of(replica.node)
         self.farewell: FenceAnswer | None = None
+        self.links: LinkWatch | None = None
         self.sensors = Sensors()
         self.save_errors = SaveErrors()
         self._end: tuple[NodeState, str] | None = None
@@ -239,7 +242,8 @@ class ProgressReporter:
             self._epoch_log.log_newest(time.monotonic())
         if self._link is not None:
             snapshot, latest = self.snapshot, self.snapshot.plan.latest
-            progress = Progress(snapshot.next_round, latest.number, latest.digest, self.farewell)
+            blocked = self.links.blocked if self.links is not None else ()
+            progress = Progress(snapshot.next_round, latest.number, latest.digest, self.farewell, blocked)
             self._link.progress(progress, self.status())
 
     def status(self) -> NodeStatus:

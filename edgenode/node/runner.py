@@ -44,8 +44,11 @@ from edgenode.core.protocol.plan import Record
 from edgenode.core.protocol.status import NodeState
 from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
 from edgenode.net.control_client import ControlLink
-from edgenode.net.peer_client import PeerAddresses, Peers, abort
+from edgenode.net.link_watch import LinkWatch
+from edgenode.net.peer_calls import abort
+from edgenode.net.peer_client import PeerAddresses, Peers
 from edgenode.net.peer_server import PeerServer
+from edgenode.net.relay_client import Relay
 from edgenode.node.background import Worker
 from edgenode.node.initial_model import InitialModel
 from edgenode.node.mailbox import Mailbox
@@ -53,6 +56,7 @@ from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.progress import BarrierWait, NodeSnapshot, ProgressReporter
 from edgenode.node.replica import Replica
 from edgenode.node.stats import Outcome
+from edgenode.security.subject import CONTROLLER, Subject
 from edgenode.storage import result_file
 
 log = structlog.get_logger()
@@ -85,8 +89,11 @@ class NodeRunner:
     ) -> None:
         self.replica, self._worker, self._server = replica, worker, server
         self._directory, self._mailbox, self._link = directory, mailbox, link
+        self._watch = LinkWatch(server.identity, self._target_of)
+        self._watch.left_out = self._left_out
         self._wait = BarrierWait(config.run.barrier_timeout_s if link is None else None, mailbox.post)
         self.progress = ProgressReporter(replica, self._wait, link, config.run, lambda: self._wire_bytes, server.faults)
+        self.progress.links = self._watch
         self._initial = initial
         self._exported: tuple[int, bytes] | None = None  # the model of a round, for all newcomers that ask in it
         self._peers: Peers | None = None
@@ -110,6 +117,8 @@ class NodeRunner:
                 self._addresses_of,
                 post,
                 self._server.faults,
+                self._watch,
+                self._relays_to,
             )
             window, largest = self.replica.node.window, self.replica.learner.max_bytes
             self._server.open(identity, lambda message, taken: post(Received(message), taken), largest, window)
@@ -118,6 +127,7 @@ class NodeRunner:
                 group.create_task(self.progress.run(), name="reports"),
                 group.create_task(self.progress.sensors.watch(), name="sensors"),
                 group.create_task(self._take_aborts(), name="aborts"),
+                group.create_task(self._watch.run(), name="links"),
             ]
             try:
                 outcome = await self._run_events()
@@ -150,6 +160,30 @@ class NodeRunner:
         """Where a receiver can be, and its keys. It may be two windows behind: one of rounds, one with its old key."""
         snapshot = self.progress.snapshot
         return self._directory.find(peer, snapshot.plan, max(0, snapshot.round - 2 * self.replica.node.window))
+
+    def address_of(self, node: str) -> str:
+        """Where a member can be dialled. "" for any other name."""
+        target = self._target_of(node)
+        return target[0] if target else ""
+
+    def _target_of(self, peer: str) -> tuple[str, int] | None:
+        plan = self.progress.snapshot.plan
+        addresses = self._addresses_of(peer).addresses if peer in plan.latest.names else ()
+        return (addresses[0], plan.latest.incarnations[peer]) if addresses else None
+
+    def _left_out(self) -> list[str]:
+        """The receivers that the plan does without, because pushes to them did not arrive."""
+        without = self.progress.snapshot.plan.latest.schedule.without
+        return [receiver for sender, receiver in without if sender == self.replica.name]
+
+    def _relays_to(self, peer: str) -> list[Relay]:
+        """The other members, and the controller. It comes last, because it is not in the data path otherwise."""
+        others = [n for n in self.progress.snapshot.plan.latest.names if n not in (peer, self.replica.name)]
+        known = [(node, address) for node in others if (address := self.address_of(node))]
+        relays = [Relay(node, address, Subject("node", node).dns_name) for node, address in known]
+        if self._link is not None and self._link.target:
+            relays.append(Relay(CONTROLLER.name, self._link.target, CONTROLLER.dns_name))
+        return relays
 
     async def _model_for(self, node: str) -> bytes:
         if self._initial is not None and self._initial.serves(node, self.progress.snapshot.round):

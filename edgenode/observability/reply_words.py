@@ -29,7 +29,7 @@ def rotated(graphs: Sequence[GraphSpec], reply: Reply) -> str:
         lines = [f"{name} takes effect at round {reply.start} at every node"]
     if reply.replaces:
         lines.append(f"It replaces {reply.replaces}, which was queued.")
-    return "\n".join([*lines, *_sentence(reply.difference)])
+    return "\n".join([*lines, *_sentence(reply.difference), *_held(reply)])
 
 
 def rotated_json(graphs: Sequence[GraphSpec], reply: Reply) -> dict[str, Any]:
@@ -42,14 +42,15 @@ def rotated_json(graphs: Sequence[GraphSpec], reply: Reply) -> dict[str, Any]:
         "earliest_round": reply.earliest,
         "replaces": reply.replaces or None,
         "difference": reply.difference or None,
+        "held_by": reply.held_by or None,
     }
 
 
 def stopped(reply: Reply) -> str:
     """The reply to a stop."""
     if reply.start is None:
-        return f"Queued: every node stops {_after(reply)}."
-    return f"every node stops before round {reply.start}\n{TO_RESUME}"
+        return "\n".join([f"Queued: every node stops {_after(reply)}.", *_held(reply)])
+    return "\n".join([f"every node stops before round {reply.start}", TO_RESUME, *_held(reply)])
 
 
 def evicted(node: str, reply: Reply) -> str:
@@ -62,6 +63,11 @@ def evicted(node: str, reply: Reply) -> str:
 
 def _after(reply: Reply) -> str:
     return f"after {reply.waits_for}, at round {reply.earliest} at the earliest"
+
+
+def _held(reply: Reply) -> list[str]:
+    """A change takes effect at a round, and the run does not come to that round."""
+    return [f"The run stands until then: {reply.held_by}."] if reply.held_by else []
 
 
 def _sentence(difference: str) -> list[str]:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from edgenode.core.protocol.links import describe
 from edgenode.core.protocol.plan import Plan
-from edgenode.core.protocol.status import ClusterStatus, Fault, NodeState, NodeView
+from edgenode.core.protocol.status import ClusterStatus, Fault, LinkView, NodeState, NodeView
 from edgenode.net.interfaces import is_loopback
 from edgenode.net.rpc import join_address, split_address
 from edgenode.security.subject import CONTROLLER
@@ -86,12 +87,31 @@ def requests_json(status: ClusterStatus) -> dict[str, Any]:
             {"change": pending.change, "waits_for": pending.waits_for, "earliest_round": pending.earliest}
             for pending in status.pending
         ],
+        "links": [link_json(view) for view in status.links],
+    }
+
+
+def link_json(view: LinkView) -> dict[str, Any]:
+    """A link that its sender cannot use, and the same facts in words."""
+    link = view.blocked
+    return {
+        "sender": view.sender,
+        "receiver": link.receiver,
+        "address": link.address,
+        "reason": link.reason,
+        "blocked_s": round(link.blocked_s, 1),
+        "relay": link.by or None,
+        "left_out": view.left_out,
+        "text": describe(view.sender, link) + (". The graphs do without this link" if view.left_out else ""),
     }
 
 
 def requests_lines(view: Mapping[str, Any]) -> list[str]:
-    """``requests_json`` in words, one line each. None if the requested graphs are used and nothing is pending."""
+    """``requests_json`` in words, one line each. None if the requested graphs are used, nothing is
+    pending, and all links work.
+    """
     lines = [f"Requested: graph {view['requested']}. {sentence(view['difference'])}"] if view["difference"] else []
+    lines += [f"{link['text']}." for link in view["links"]]
     return lines + [f"Pending: {pending['change']}, after {pending['waits_for']}." for pending in view["pending"]]
 
 

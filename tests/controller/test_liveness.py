@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from edgenode.controller.liveness import LastReport, Straggling, holding_up, suspects, too_slow, update_straggling
+from edgenode.controller.liveness import (
+    LastReport,
+    Straggling,
+    holding_up,
+    lasting,
+    most_blocked,
+    suspects,
+    too_slow,
+    update_straggling,
+)
+from edgenode.core.protocol.orders import BlockedLink
+from edgenode.core.protocol.status import LinkView
 
 LIMIT_S = 10.0
 STUCK = LastReport(0.1, ("dead",), LIMIT_S / 2)
@@ -114,3 +125,33 @@ def test_too_slow_nodes_report_and_straggle_up_to_the_limit() -> None:
     assert too_slow({"n0": LastReport(0.1), "n1": LastReport(0.1), "dead": LastReport(LIMIT_S)}, slow, LIMIT_S) == [
         "n0"
     ]
+
+
+def link(sender: str, receiver: str, blocked_s: float, by: str = "", left_out: bool = False) -> LinkView:
+    return LinkView(sender, BlockedLink(receiver, 0, f"{receiver}:1", "no answer", blocked_s, by), left_out)
+
+
+def test_relayed_link_is_avoided_once_it_has_lasted() -> None:
+    reports = {"a": LastReport(0.1), "b": LastReport(0.1)}
+    assert lasting([link("a", "b", 9.9, by="c")], reports, 10) == (frozenset(), frozenset())
+    assert lasting([link("a", "b", 10.0, by="c")], reports, 10) == (frozenset({("a", "b")}), frozenset())
+
+
+def test_link_to_a_silent_node_is_a_matter_of_the_silence() -> None:
+    reports = {"a": LastReport(0.1, ("b",), 20.0), "b": LastReport(10.0)}
+    assert lasting([link("a", "b", 20.0)], reports, 10) == (frozenset(), frozenset())
+
+
+def test_link_without_a_relay_stops_the_run_if_somebody_waits() -> None:
+    idle = {"a": LastReport(0.1), "b": LastReport(0.1)}
+    assert lasting([link("a", "b", 20.0)], idle, 10)[1] == frozenset()
+    waits = {**idle, "b": LastReport(0.1, ("a",), 20.0)}
+    assert lasting([link("a", "b", 20.0)], waits, 10) == (frozenset(), frozenset({("a", "b")}))
+    assert lasting([link("a", "b", 20.0, left_out=True)], waits, 10)[1] == frozenset()
+
+
+def test_node_with_most_broken_links_is_the_one_to_go() -> None:
+    assert most_blocked([]) == ""
+    assert most_blocked([("a", "b")]) == "b"
+    assert most_blocked([("a", "b"), ("a", "c")]) == "a"
+    assert most_blocked([("a", "b"), ("c", "b"), ("b", "d")]) == "b"

@@ -18,7 +18,7 @@ import grpc.aio
 import psutil
 import pytest
 
-from edgenode.net.peer_client import probe
+from edgenode.net.peer_calls import probe
 from edgenode.net.tls import Security
 from edgenode.observability.status_view import faults_of
 from tests.e2e.attacker import (

@@ -20,7 +20,7 @@ from edgenode.core.protocol.orders import Join, Leadership
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.period import DataSize
 from edgenode.net.order_wire import join_to_wire
-from edgenode.net.peer_client import probe
+from edgenode.net.peer_calls import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc, peer_pb2, peer_pb2_grpc
 from edgenode.net.push_wire import PushWriter
 from edgenode.net.rpc import channel

@@ -44,7 +44,7 @@ def test_requested_graph_returns_with_the_evicted_node(fleet: Fleet) -> None:
     assert re.fullmatch(
         rf"the run continues without node-1 from round \d+\nG{reason[1:]}\.\nIf node-1 still .*\n", reply
     ), reply
-    controller.logs("the requested graph does not fit the members .*graph a is used instead of mine")
+    controller.logs("another graph than the requested one is used .*graph a is used instead of mine")
     show = until(lambda: (s := shown(fleet))["graph"] == "a" and s, "a is used")
     assert (show["requested"], show["difference"]) == ("mine", reason)
     title = fleet.command("status", *where).stdout

@@ -21,7 +21,8 @@ from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import DigestMismatch, TransportError
 from edgenode.net import peer_client, peer_server
 from edgenode.net.faults import Faults
-from edgenode.net.peer_client import Met, PeerAddresses, PeerLink, Peers, meet, probe
+from edgenode.net.peer_calls import Met, meet, probe
+from edgenode.net.peer_client import PeerAddresses, PeerLink, Peers
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import peer_pb2
 from edgenode.net.rpc import serving

@@ -15,7 +15,7 @@ from edgenode.core.protocol.plan import Member, Record, create_plan
 from edgenode.core.topology.schedule import GraphSpec, Schedule
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net import peer_server
-from edgenode.net.peer_client import abort, fetch_model, meet, probe
+from edgenode.net.peer_calls import abort, fetch_model, meet, probe
 from edgenode.net.peer_server import Answers
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import channel

@@ -16,14 +16,15 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from edgenode.core.protocol.status import ClusterStatus
-from edgenode.net import control_server, credential_server, operator_server, peer_server
+from edgenode.net import control_server, credential_server, operator_server, peer_server, relay_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.credential_server import CredentialServer
 from edgenode.net.faults import Faults
 from edgenode.net.operator_client import OperatorClient
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.peer_server import PeerServer
-from edgenode.net.proto import control_pb2, credential_pb2, operator_pb2, operator_pb2_grpc, peer_pb2
+from edgenode.net.proto import control_pb2, credential_pb2, operator_pb2, operator_pb2_grpc, peer_pb2, relay_pb2
+from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import channel, serving
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.net.wire import Identity
@@ -37,7 +38,7 @@ ANY = "127.0.0.1:0"
 CA = certificates.make_authority("home")
 SERVER = certificates.make_credentials(CA, Subject("node", "n0"))
 SERVER_NAME = SERVER.subject.dns_name
-FILES = (peer_pb2, control_pb2, operator_pb2, credential_pb2, health_pb2, reflection_pb2)
+FILES = (peer_pb2, relay_pb2, control_pb2, operator_pb2, credential_pb2, health_pb2, reflection_pb2)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ async def server(security: Security) -> AsyncIterator[str]:
     authority = SimpleNamespace(subjects=dict)
     services = [
         (peer_server.SERVICE, peers.add_to),
+        (relay_server.SERVICE, RelayServer(IDENTITY, lambda node: "").add_to),
         (control_server.SERVICE, control.add_to),
         (operator_server.SERVICE, OperatorServer(run).add_to),  # type: ignore[arg-type]
         (credential_server.SERVICE, CredentialServer(authority, (), lambda *asked: nullcontext()).add_to),

@@ -32,7 +32,7 @@ from edgenode.net import control_server, peer_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.faults import Faults
 from edgenode.net.mdns_service import Service
-from edgenode.net.peer_client import abort
+from edgenode.net.peer_calls import abort
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import serving
 from edgenode.net.tls import MutualTls

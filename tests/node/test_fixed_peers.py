@@ -14,7 +14,7 @@ from edgenode.config.load import load
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import PeerRestarted
 from edgenode.net import peer_server
-from edgenode.net.peer_client import probe
+from edgenode.net.peer_calls import probe
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import serving
 from edgenode.net.wire import Identity

@@ -114,6 +114,7 @@ class ControllerShell:
                     self.crash(self._state.scenario.back_s)
             case Persist():
                 self.requests.persisted(action)
+                self._state.blocked.persisted(action)
                 self._host.persist(action)
             case Reply():
                 self.requests.replied(action)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from edgenode.controller.liveness import most_blocked
 from edgenode.core.protocol.events import (
     UNREQUESTED,
+    Avoid,
     Disconnected,
     Evict,
     Pause,
@@ -16,11 +18,13 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import Leave
+from tests.simulation.blocked_links import NOTICE_S
 from tests.simulation.controller_shell import ControllerShell
 from tests.simulation.lossy_network import Direction
 from tests.simulation.node_shells import NodeShells
 from tests.simulation.scenario import (
     CONTROLLER,
+    BlockLink,
     ClockJump,
     Disturbance,
     Expel,
@@ -56,6 +60,8 @@ class Disturbances:
                 self._nodes.fault(disturbance)
             case Partition():
                 self._begin(disturbance)
+            case BlockLink():
+                self._block(disturbance)
             case ClockJump(host):
                 self._jump(host)
             case LinkBreak(name):
@@ -85,6 +91,36 @@ class Disturbances:
     def _end(self, directions: list[Direction]) -> None:
         self._state.network.end(directions)
         self._state.record("network", "partition ends")
+
+    def _block(self, block: BlockLink) -> None:
+        state = self._state
+        if state.blocked.begin(block):
+            state.record("network", block)
+            state.queue.after(NOTICE_S, self._nodes.report_progress, block.sender)
+            state.queue.after(NOTICE_S + state.scenario.evict_s, self._watch_link, block.sender, block.receiver)
+            if block.for_s is not None:
+                state.queue.after(block.for_s, self._unblock, block)
+
+    def _unblock(self, block: BlockLink) -> None:
+        self._state.blocked.end(block)
+        self._state.record("network", "link works")
+        self._nodes.report_progress(block.sender)
+
+    def _watch_link(self, sender: str, receiver: str) -> None:
+        """The controller looks at a link that is blocked, as the daemon's failure detector does."""
+        state, cluster = self._state, self._controller.cluster
+        over = (state.nodes or state.exited) and state.all_finished
+        if over or not state.blocked.is_blocked((sender, receiver)):
+            return
+        self._nodes.report_progress(sender)
+        views = [v for v in cluster.links if (v.sender, v.blocked.receiver) == (sender, receiver)] if cluster else []
+        stands = state.queue.now - self._nodes.pushes.answered_s >= state.scenario.evict_s
+        if views and views[0].blocked.by:
+            self._controller.handle(Avoid(frozenset({(sender, receiver)})))
+        elif views and cluster and stands and not views[0].left_out and not cluster.paused:
+            state.happened["evicted for its links"] += 1
+            self._controller.handle(Evict(UNREQUESTED, most_blocked([(sender, receiver)])))
+        state.queue.after(state.scenario.evict_s, self._watch_link, sender, receiver)
 
     def _jump(self, host: str) -> None:
         """A clock jumps forward: whatever was to happen later happens now, and must do no harm."""

@@ -5,7 +5,8 @@
 Everything is drawn from the seed: the number of nodes, the graphs, latencies, loss, duplicates, the window, the number
 of blocks of the model, kills and restarts, suspended processes, joins and leaves, crashes of the controller, and the
 requests of operators, with graphs that name their nodes among them. With ``--overlap`` the same disasters happen to
-runs with an overlap of 1 to 3 rounds, also with ``--last-phase``. With ``--lost-disk``, only those seeds are played in
+runs with an overlap of 1 to 3 rounds, also with ``--last-phase``. With ``--links``, a firewall blocks links between
+members besides, for a while or for ever, also with these two. With ``--lost-disk``, only those seeds are played in
 which the controller crashes and the next one recovers the run from the nodes: one in eleven. With ``--leave``, only
 those in which a member asks to leave: one in eight. `invariants`, `mass_accounting` and `request_record` state what
 must hold. A failure prints the command that replays it.
@@ -36,6 +37,7 @@ from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner
 from tests.simulation.scenario import (
     CONTROLLER,
+    BlockLink,
     ClockJump,
     Disturbance,
     Expel,
@@ -89,12 +91,13 @@ KINDS = (
 )
 
 
-def build_run(seed: int, power_fails: bool = False, overlaps: bool = False) -> ClusterSim:
+def build_run(seed: int, power_fails: bool = False, overlaps: bool = False, links: bool = False) -> ClusterSim:
     """The run of a seed, not played yet.
 
     Args:
         power_fails: the only fault is a power cut for all nodes at once.
         overlaps: with an overlap. Its random numbers are its own.
+        links: links between members are blocked besides. Its random numbers are its own.
     """
     rng = random.Random(seed)
     nodes, rounds = rng.randint(2, 6), rng.randint(10, 50)
@@ -123,6 +126,8 @@ def build_run(seed: int, power_fails: bool = False, overlaps: bool = False) -> C
     )
     if overlaps:
         run_spec, scenario = _with_overlap(run_spec, scenario)
+    if links:
+        scenario = _with_blocked_links(scenario, names, rounds * 0.15)
     blocks = rng.choice([1, 1, 1, 2])
     learners = {name: ExactLearner(rounds, mpq(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
     return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z, eta, grain, blocks))
@@ -138,7 +143,7 @@ def _with_overlap(run_spec: RunSpec, scenario: Scenario) -> tuple[RunSpec, Scena
     return replace(run_spec, lag=lag), replace(scenario, window=scenario.window + overlap)
 
 
-def build_run_with_last_phase(seed: int, overlaps: bool = False) -> ClusterSim:
+def build_run_with_last_phase(seed: int, overlaps: bool = False, links: bool = False) -> ClusterSim:
     """The run of a seed that ends with an allreduce. Most of its faults happen in that phase, which is most of it."""
     rng = random.Random(f"last phase {seed}")
     nodes, training = rng.randint(2, 9), rng.choice([1, 2, 4, 6, 25])
@@ -168,6 +173,8 @@ def build_run_with_last_phase(seed: int, overlaps: bool = False) -> ClusterSim:
     )
     if overlaps:
         run_spec, scenario = _with_overlap(run_spec, scenario)
+    if links:
+        scenario = _with_blocked_links(scenario, names, until)
     eta, blocks = rng.choice([mpq(1), mpq(1, 4)]), rng.choice([1, 3, 9])
 
     def learner(x: Any) -> ExactLearner:
@@ -223,6 +230,26 @@ def build_run_with_liars(seed: int) -> ClusterSim:
     )
     learners = {name: ExactLearner(rounds, mpq(i, 3), mpq(1, 4)) for i, name in enumerate(names)}
     return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z, mpq(1, 4)))
+
+
+def _with_blocked_links(scenario: Scenario, names: list[str], until: float) -> Scenario:
+    """A scenario in which links between members are blocked besides."""
+    disturbances = [*scenario.disturbances, *_blocks(names, until, scenario.seed)]
+    return replace(scenario, disturbances=tuple(sorted(disturbances, key=lambda timed: timed[0])))
+
+
+def _blocks(names: list[str], until: float, seed: int) -> list[tuple[float, Disturbance]]:
+    """Some links that are blocked for a while or for ever, in one direction or in both."""
+    rng = random.Random(f"links {seed}")
+    drawn: list[tuple[float, Disturbance]] = []
+    for _ in range(rng.randint(1, 3)):
+        sender, receiver = rng.sample(names, 2)
+        when, relayed = rng.uniform(0.1, until), rng.random() < 0.8
+        for_s = rng.choice([None, rng.uniform(2, 15)]) if relayed else rng.uniform(1, 8)
+        drawn.append((when, BlockLink(sender, receiver, for_s, relayed)))
+        if rng.random() < 0.3:
+            drawn.append((when, BlockLink(receiver, sender, for_s, relayed)))
+    return drawn
 
 
 def _power_cut(rng: random.Random, names: list[str], rounds: int) -> tuple[tuple[float, Disturbance], ...]:
@@ -325,6 +352,7 @@ def main() -> None:
         "--power-fails", action="store_true", help="the only fault is a power cut for all nodes at once"
     )
     parser.add_argument("--overlap", action="store_true", help="mixing lags behind pushing by 1 to 3 rounds")
+    parser.add_argument("--links", action="store_true", help="links between members are blocked besides")
     parser.add_argument("--liars", action="store_true", help="members lie, in runs with seeds of their own")
     parser.add_argument("--last-phase", action="store_true", help="runs that end with an allreduce, with faults in it")
     parser.add_argument(
@@ -334,8 +362,9 @@ def main() -> None:
     add_options(parser)
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
-    build = partial(build_run, power_fails=options.power_fails, overlaps=options.overlap)
-    build = partial(build_run_with_last_phase, overlaps=options.overlap) if options.last_phase else build
+    build = partial(build_run, power_fails=options.power_fails, overlaps=options.overlap, links=options.links)
+    if options.last_phase:
+        build = partial(build_run_with_last_phase, overlaps=options.overlap, links=options.links)
     build = build_run_with_liars if options.liars else build
     every = range(int(first), int(last) if last else int(first) + 1)
     seeds = [seed for seed in every if not options.lost_disk or build(seed).scenario.controller_loses_disk]
@@ -344,6 +373,7 @@ def main() -> None:
     special = "--liars " if options.liars else "--power-fails " if options.power_fails else ""
     special = "--last-phase " if options.last_phase else special
     special += "--overlap " if options.overlap else ""
+    special += "--links " if options.links else ""
     replay = f"python -m tests.simulation.faults {special}--seeds {{}}"
     summary = report(played, len(seeds), "seed", replay.format, options.first)
     for kind in sorted({*KINDS, *summary.happened}):

@@ -82,7 +82,7 @@ class NodeShells:
         self._local_update, self._new_learner = local_update, new_learner
         self.pushes = PushChannel(
             state.queue, state.processes, state.network, state.happened, state.scenario.retry_s,
-            self._receive, self._handle, state.finished.__contains__,
+            self._receive, self._handle, state.finished.__contains__, state.blocked.carries,
         )  # fmt: skip
         self._initial = {name: learner.pack(learner.snapshot(0)) for name, learner in state.learners.items()}
         self._fetched: dict[str, TrackedLearner] = {}  # of newcomers that have the model, and wait for their welcome
@@ -139,15 +139,15 @@ class NodeShells:
                 self._send_up(name, report)
             case PlanChanged(record):
                 self.pushes.drop(name, {evicted for evicted, _ in record.evictions})
-                self._report_progress(name)
+                self.report_progress(name)
             case Mixed():
-                self._report_progress(name)
+                self.report_progress(name)
             case Save():
                 state.disks.begin_save(name, action, state.learners[name])
                 state.processes.after(state.rng.uniform(*scenario.sync_s), name, state.disks.finish_save, name)
             case Finish():
                 state.finished[name] = action
-                self._report_progress(name)
+                self.report_progress(name)
                 if scenario.leave_s is not None:
                     state.processes.after(scenario.leave_s, name, self._exit, name)
             case Fail(Evicted()) if name not in state.liars:
@@ -181,7 +181,7 @@ class NodeShells:
             if message := state.liars.noise(state.nodes[name]):
                 self.pushes.send_once(name, to, message)
             self.pushes.answer(name, to, Answered(name, state.liars.unasked_ack(state.nodes[name])))
-            self._report_progress(name)
+            self.report_progress(name)
             state.happened["lie"] += 1
         if not state.all_finished or not state.nodes:
             state.processes.after(rng.uniform(0.02, 0.4), name, self.make_noise, name)
@@ -254,7 +254,7 @@ class NodeShells:
         if links.of_controller.pop(name, None) is not None:
             self._controller.handle(Disconnected(name))
         links.connect(name, self._controller.accept, name, self._join(name))
-        self._report_progress(name)
+        self.report_progress(name)
 
     def _connect_later(self, name: str) -> None:
         self._state.processes.after(self._state.scenario.retry_s, name, self.connect, name)
@@ -281,11 +281,13 @@ class NodeShells:
             report = self._state.liars.report(self._state.nodes.get(name), report)
         self._state.links.send_up(name, self._controller.handle, Reported(name, report))
 
-    def _report_progress(self, name: str) -> None:
+    def report_progress(self, name: str) -> None:
+        """A node reports how far it is, and which links it cannot use."""
         if node := self._state.nodes.get(name):  # else it has just died
             latest = node.plan.latest
             farewell = node.farewell() if name in self._state.finished else None
-            self._send_up(name, Progress(node.next_round, latest.number, latest.digest, farewell))
+            blocked = self._state.blocked.reported_by(name, node.plan)
+            self._send_up(name, Progress(node.next_round, latest.number, latest.digest, farewell, blocked))
 
     def deliver(self, name: str, order: Order) -> None:
         """An order arrives at a node."""
@@ -361,7 +363,7 @@ class NodeShells:
             lag=state.run_spec.lag,
         )
         self._perform(name, cause, state.nodes[name].start(name in state.invariants.halted))
-        self._report_progress(name)
+        self.report_progress(name)
 
     def _resume(self, name: str, t: int, plan: Plan) -> None:
         """All members were down: resume from the common round, or, if no member had saved one, start again."""

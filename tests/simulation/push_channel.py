@@ -24,6 +24,7 @@ class PushChannel:
         receive: takes (receiver, message) when a push arrives.
         answered: takes (sender, event) when an answer arrives.
         ended: whether a node has ended, and repeats nothing any more.
+        carries: whether pushes pass from a sender to a receiver, and the answers back.
 
     Attributes:
         answered_s: when the last push was answered.
@@ -39,9 +40,11 @@ class PushChannel:
         receive: Callable[[str, Message], None],
         answered: Callable[[str, Answered], None],
         ended: Callable[[str], bool],
+        carries: Callable[[str, str], bool] = lambda sender, receiver: True,
     ) -> None:
         self._queue, self._processes, self._network, self._happened = queue, processes, network, happened
         self._retry_s, self._receive, self._answered, self._ended = retry_s, receive, answered, ended
+        self._carries = carries
         self.answered_s = 0.0
         self._unanswered: dict[_Key, Message] = {}
         self._last_arrival_s: defaultdict[tuple[str, str], float] = defaultdict(float)  # of (sender, receiver)
@@ -54,11 +57,12 @@ class PushChannel:
 
     def answer(self, name: str, to: str, event: Answered) -> None:
         """A node answers a push."""
-        self._send(name, to, self._take_answer, to, event)
+        if self._carries(to, name):
+            self._send(name, to, self._take_answer, to, event)
 
     def send_once(self, name: str, to: str, message: Message) -> None:
         """A node sends a push out of turn, and does not repeat it."""
-        self._send(name, to, self._receive, to, message)
+        self._send_push(name, to, message)
 
     def drop(self, name: str, receivers: set[str]) -> None:
         """A node stops pushing to some receivers."""
@@ -72,13 +76,13 @@ class PushChannel:
         """A node repeats all its pushes at once."""
         number = self._processes.number(name)
         for key in [k for k in self._unanswered if k[:2] == (name, number)]:
-            self._send(name, key[2], self._receive, key[2], self._unanswered[key])
+            self._send_push(name, key[2], self._unanswered[key])
 
     def _attempt(self, key: _Key, wait_s: float) -> None:
         name, _, to, _ = key
         if key not in self._unanswered or self._ended(name):
             return
-        self._send(name, to, self._receive, to, self._unanswered[key])
+        self._send_push(name, to, self._unanswered[key])
         longest_s = self._retry_s * 2**_MAX_DOUBLINGS
         self._processes.after(wait_s, name, self._attempt, key, min(2 * wait_s, longest_s))
 
@@ -88,6 +92,10 @@ class PushChannel:
             del self._unanswered[key]
             self.answered_s = self._queue.now
         self._answered(sender, event)
+
+    def _send_push(self, sender: str, to: str, message: Message) -> None:
+        if self._carries(sender, to):
+            self._send(sender, to, self._receive, to, message)
 
     def _send(self, sender: str, to: str, callback: Callback, *args: Any) -> None:
         for delay_s in self._network.copies(sender, to):

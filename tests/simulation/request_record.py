@@ -68,6 +68,8 @@ class RequestRecord:
         assert requested is not None
         if requested.last == GraphSpec(allreduce.NAME):  # it begins again when a member is evicted: `invariants`
             requested = replace(requested, last_from=record.schedule.last_from)
+        # whatever links are left out (`blocked_links`)
+        requested = replace(requested, without=record.schedule.without)
         if _fits(requested, record.names):
             require(record.schedule == requested, f"{record.schedule.name} is used, although {requested.name} fits")
             self._happened["returned to the requested graph"] += requested == self._substituted

@@ -48,6 +48,19 @@ class Partition:
 
 
 @dataclass(frozen=True)
+class BlockLink:
+    """For ``for_s`` (None: for ever) no push passes from one host to another, nor the answers to these pushes.
+
+    All else passes. With ``relayed``, a relay carries the pushes once the sender has noticed.
+    """
+
+    sender: str
+    receiver: str
+    for_s: float | None = None
+    relayed: bool = True
+
+
+@dataclass(frozen=True)
 class ClockJump:
     """A host's clock jumps forward: a node repeats its pushes at once, the controller takes one node for silent."""
 
@@ -102,6 +115,7 @@ Disturbance = (
     | RevokeKey
     | ProcessFault
     | Partition
+    | BlockLink
     | ClockJump
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 from edgenode.core.protocol.events import Finish
 from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.run_spec import RunSpec
+from tests.simulation.blocked_links import BlockedLinks
 from tests.simulation.control_links import ControlLinks
 from tests.simulation.event_queue import EventQueue, Processes
 from tests.simulation.host_disks import HostDisks
@@ -48,6 +49,7 @@ class SimState:
         self.queue = EventQueue()
         self.processes = Processes(self.queue)
         self.network = LossyNetwork(scenario, self.rng, self.happened)
+        self.blocked = BlockedLinks(self.queue, run_spec, self.happened)
         self.links = ControlLinks(self.queue, self.processes, self.network)
         self.disks = HostDisks(run_spec.run_digest, self.rng, self.happened)
         self.liars = Liars(scenario.seed, scenario.liars)

@@ -99,7 +99,7 @@ class Bootstrap:
         state = self._state
         assert state.plan is not None and state.requested is not None
         if state.requested.origin > start:
-            state.requested = state.plan.at(start).schedule
+            state.requested = replace(state.plan.at(start).schedule, without=())
         return state.adapted(members, start).schedule
 
     def give_up(self, evict: Evict, plan: Plan) -> list[ClusterAction]:

@@ -48,7 +48,12 @@ class Rekeying:
     key: str
 
 
-Change = Rotate | Stop | Departure | Admission | Rekeying
+@dataclass(frozen=True)
+class Reroute:
+    """The graphs do without the links that do not work at the time of the offer, and take back those that do."""
+
+
+Change = Rotate | Stop | Departure | Admission | Rekeying | Reroute
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ def describe(change: Change) -> str:
             return f"{node} joins"
         case Rekeying(node):
             return f"{node} changes its key"
+        case Reroute():
+            return "graph without the links that do not work"
     assert_never(change)
 
 

@@ -7,6 +7,7 @@ The cluster decides who is a member and how the plan changes. It is not in the d
 - A graceful change is a record that is offered to one member and travels on the members' own pushes
   (`pending_changes`). A controller that dies right after the offer has done its work.
 - A silent member is fenced, then evicted (`eviction`).
+- A link that does not work is left out of the graphs (`links`).
 - A pause needs no agreement on a round: the barrier stops every node as soon as one stands still.
 
 Rules that hold for every event:
@@ -30,6 +31,7 @@ from edgenode.core.protocol.changes import Departure
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import (
     UNREQUESTED,
+    Avoid,
     ClusterAction,
     ClusterEvent,
     Disconnected,
@@ -47,6 +49,7 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.eviction import Evictions
 from edgenode.core.protocol.idle_members import IdleMembers
 from edgenode.core.protocol.last_phase import most_rounds
+from edgenode.core.protocol.links import Links
 from edgenode.core.protocol.orders import (
     Abort,
     Accusation,
@@ -68,7 +71,7 @@ from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.reports import check_report
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.protocol.signatures import UNSIGNED, Signer
-from edgenode.core.protocol.status import PendingChange
+from edgenode.core.protocol.status import LinkView, PendingChange
 from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.schedule import Schedule
 
@@ -101,6 +104,7 @@ class Cluster:
         self._evictions = Evictions(self._state, self._changes)
         self._bootstrap = Bootstrap(self._state, self._changes, self._evictions)
         self._accusations = Accusations(self._state, self._evictions, self._evict)
+        self._links = Links(self._state)
         parts = self._state, self._changes, self._evictions, self._bootstrap
         self._arrivals = Arrivals(*parts, self._evict_all, self.close)
 
@@ -177,6 +181,15 @@ class Cluster:
         """What the newest record uses in place of the requested schedule, and why. Empty if nothing."""
         return self._state.difference
 
+    @property
+    def links(self) -> tuple[LinkView, ...]:
+        """The links that their senders cannot use."""
+        return self._links.views
+
+    def held_by(self) -> str:
+        """The links that hold the run, and what to check. Empty if none does."""
+        return self._links.held_by()
+
     def pending(self) -> tuple[PendingChange, ...]:
         """The changes that are not part of the plan yet."""
         return self._changes.pending(self.evicting())
@@ -203,9 +216,10 @@ class Cluster:
         if self.plan is not None and self.plan.latest.end is not None:
             actions += self._state.halt(False)  # all nodes stop at one round, and have to reach it
         if not self._evictions.ballot:
+            self._changes.reroute()
             actions += self._changes.offer_next()
         actions += self._changes.answer_queued(self.evicting())
-        return [*actions, *self._bootstrap.sponsor_newcomers()]
+        return [*self._links.explain(actions), *self._bootstrap.sponsor_newcomers()]
 
     def _handle(self, event: ClusterEvent) -> list[ClusterAction]:
         match event:
@@ -222,6 +236,9 @@ class Cluster:
                 return self._evict(event)
             case Revoke(keys):
                 return self._revoke(keys)
+            case Avoid(links):
+                self._links.avoid(links)
+                return []
         assert_never(event)
 
     def _reported(self, node: str, report: NodeReport) -> list[ClusterAction]:
@@ -261,6 +278,7 @@ class Cluster:
         self._membership.welcomed.pop(node, None)
         self._membership.next_rounds[node], self._membership.known[node] = report.next_round, report.number
         settled = self._changes.settle(report.number, report.digest)
+        self._links.reported(node, report)
         ended = self._ended_well(node, report.farewell) if report.farewell is not None else []
         return [*settled, *ended]
 

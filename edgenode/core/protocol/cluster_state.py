@@ -15,7 +15,7 @@ from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.protocol.signatures import Signer
 from edgenode.core.topology.adaptation import Adapted, adapt
 from edgenode.core.topology.period import NO_DATA, Epoch
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule import Link, Schedule
 from edgenode.errors import GraphError
 
 _SPARE_BYTES = 1 << 13  # for the signature, and for the evictions that may follow
@@ -36,6 +36,7 @@ class ClusterState:
         queue: the changes to come, in the order of their requests.
         offer: the record on offer, if there is one.
         revoked: the ids of the keys that no node may use. They are persisted elsewhere, before they come here.
+        broken: the links that have not worked for long. Those that the plan does without are known from the plan.
     """
 
     run_spec: RunSpec
@@ -52,6 +53,7 @@ class ClusterState:
     queue: list[Change] = field(default_factory=list)
     offer: PendingOffer | None = None
     revoked: frozenset[str] = frozenset()
+    broken: frozenset[Link] = frozenset()
 
     @property
     def term(self) -> int:
@@ -155,7 +157,7 @@ class ClusterState:
         """The schedule that a rotation requests from a round on."""
         assert self.plan is not None
         every = rotation.period.rounds(self.epoch.rounds)
-        return replace(self.plan.latest.schedule, graphs=rotation.graphs, every=every, origin=start)
+        return replace(self.plan.latest.schedule, graphs=rotation.graphs, every=every, origin=start, without=())
 
     def adapted(self, members: tuple[str, ...], t: int | None = None) -> Adapted:
         """The requested schedule over these members. Every record uses it.
@@ -169,12 +171,28 @@ class ClusterState:
             in_force = self.plan.latest if t is None else self.plan.at(t)
             requested = replace(requested, last_from=in_force.schedule.last_from)
         # precaution: an eviction adapts the requested graph, not the one in use
-        return adapt(requested, members, self.run_spec.requirements)
+        return self.fitted(requested, members)
+
+    def fitted(self, requested: Schedule, members: tuple[str, ...]) -> Adapted:
+        """A requested schedule over these members and the links between them that work.
+
+        If not all that are broken can be left out, those that are left out already come first.
+        """
+        left_out = self.plan.latest.schedule.without if self.plan else ()
+        broken = sorted(self.broken, key=lambda link: (link not in left_out, link))
+        return adapt(requested, members, self.run_spec.requirements, tuple(broken))
 
     @property
     def difference(self) -> str:
         """What the newest record uses in place of the requested schedule, and why. Empty if nothing."""
-        return self.adapted(self.plan.latest.names).difference if self.plan else ""
+        if self.plan is None:
+            return ""
+        latest, now = self.plan.latest, self.adapted(self.plan.latest.names)
+        if now.schedule.without == latest.schedule.without:
+            return now.difference
+        assert self.requested is not None
+        requested, without = replace(self.requested, last_from=latest.schedule.last_from), latest.schedule.without
+        return adapt(requested, latest.names, self.run_spec.requirements, without).difference
 
     def learn(self, plan: Plan) -> None:
         """Take a plan that nodes know and this controller did not: of a controller before, or of a checkpoint.
@@ -184,7 +202,9 @@ class ClusterState:
         record, which is fulfilled, or else the one that the record uses.
         """
         ours = self.plan.latest.number if self.plan else -1
-        self.plan, self.requested = plan, self.requested or plan.records[0].schedule
+        self.plan, self.requested = plan, self.requested or replace(plan.records[0].schedule, without=())
+        # precaution: a controller that takes over knows which links the plan does without
+        self.broken |= frozenset(plan.latest.schedule.without)
         for record in plan.records:
             if record.number > ours and not self._explains(self.requested, record):
                 self.requested = self._fulfilled(record)
@@ -193,8 +213,8 @@ class ClusterState:
 
     def _explains(self, requested: Schedule, record: Record) -> bool:
         """Whether a record uses what it would if this schedule was requested."""
-        requested = replace(requested, last_from=record.schedule.last_from)
-        return adapt(requested, record.names, self.run_spec.requirements).schedule == record.schedule
+        requested, without = replace(requested, last_from=record.schedule.last_from), record.schedule.without
+        return adapt(requested, record.names, self.run_spec.requirements, without).schedule == record.schedule
 
     def _fulfilled(self, record: Record) -> Schedule:
         """What the rotation behind a record requested. It leaves the queue, with the older ones that it replaced."""
@@ -205,7 +225,7 @@ class ClusterState:
                     # precaution: a rotation that a newer one replaced is not offered after it
                     self.queue = [c for j, c in enumerate(self.queue) if j > i or not isinstance(c, Rotate)]
                     return requested
-        return record.schedule
+        return replace(record.schedule, without=())
 
     # --- what the next controller must know ---------------------------------------------------------
 
@@ -214,7 +234,7 @@ class ClusterState:
         self.paused, self.requested, self.queue = saved.paused, saved.requested, list(saved.queued)
         if self.requested is None:  # saved by a version that did not keep it
             self.learn(saved.plan)
-        self.plan = saved.plan
+        self.plan, self.broken = saved.plan, frozenset(saved.plan.latest.schedule.without)
 
     def persist(self) -> Persist:
         """What the next controller must know."""

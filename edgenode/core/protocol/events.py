@@ -27,7 +27,7 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.plan import Plan, Record
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule import Link, Schedule
 from edgenode.errors import EdgenodeError
 
 # --- the node handles -------------------------------------------------------------------------------
@@ -249,11 +249,18 @@ class Revoke:
     keys: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Avoid:
+    """Links have not worked for long: the graphs have to do without them, if they can."""
+
+    links: frozenset[Link]
+
+
 UNREQUESTED = -1
 """The request id of what no operator requested. The reply to it is only logged."""
 
 OperatorRequest = Rotate | Stop | Pause | Resume | Evict
-ClusterEvent = Reported | Disconnected | OperatorRequest | Revoke
+ClusterEvent = Reported | Disconnected | OperatorRequest | Revoke | Avoid
 
 # --- the cluster emits ------------------------------------------------------------------------------
 
@@ -300,6 +307,7 @@ class Reply:
         earliest: the first round at which a queued change can take effect.
         replaces: the older queued change that this one replaces.
         difference: what is used in place of the requested graph, and why.
+        held_by: why the run stands meanwhile: links that do not work, and what to check. Empty if it does not.
     """
 
     request_id: int
@@ -309,6 +317,7 @@ class Reply:
     earliest: int | None = None
     replaces: str = ""
     difference: str = ""
+    held_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

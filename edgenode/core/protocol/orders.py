@@ -242,6 +242,26 @@ class FenceAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockedLink:
+    """A link that a node cannot use to push to a receiver.
+
+    Attributes:
+        incarnation: of the receiver, as the sender knows it.
+        address: host:port that the sender dials.
+        reason: why it failed last. Never empty.
+        blocked_s: how long it has failed.
+        by: the process that relays the pushes meanwhile. Empty if none does.
+    """
+
+    receiver: str
+    incarnation: int
+    address: str
+    reason: str
+    blocked_s: float
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a node is.
 
@@ -250,12 +270,14 @@ class Progress:
         number: of the newest record it knows.
         digest: of that record.
         farewell: of a node that has done all its rounds, or stopped as ordered: its answer to every fence to come.
+        blocked: all links to its receivers that it cannot use. One that is not listed works, or is not tried.
     """
 
     next_round: int
     number: int
     digest: str
     farewell: FenceAnswer | None = None
+    blocked: tuple[BlockedLink, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

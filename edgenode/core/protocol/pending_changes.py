@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from edgenode.core.protocol.changes import Admission, Change, Departure, PendingOffer, Rekeying, describe
+from edgenode.core.protocol.changes import Admission, Change, Departure, PendingOffer, Rekeying, Reroute, describe
 from edgenode.core.protocol.cluster_state import ClusterState
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Reply, Rotate, Send, Stop
 from edgenode.core.protocol.flood import reach
@@ -29,7 +29,6 @@ from edgenode.core.protocol.last_phase import end_of, latest_change
 from edgenode.core.protocol.orders import LeaveRefused, Offer, OfferAnswer, Refuse, Welcome
 from edgenode.core.protocol.plan import Member, Plan, Record
 from edgenode.core.protocol.status import PendingChange
-from edgenode.core.topology.adaptation import adapt
 from edgenode.core.topology.schedule import Schedule
 from edgenode.core.wording import counted
 from edgenode.errors import EdgenodeError, GraphError
@@ -242,9 +241,7 @@ class PendingChanges:
         new = [Member(n, plan.next_incarnation(n), newcomers[n].address, newcomers[n].key) for n in joiners]
         members = tuple(sorted([*stay, *new]))
         handoffs = tuple((leaver, stay[i % len(stay)].node) for i, leaver in enumerate(sorted(leavers)))
-        requested = self._requested(changes, start)
-        names, requirements = tuple(m.node for m in members), self._state.run_spec.requirements
-        schedule = adapt(requested, names, requirements).schedule
+        schedule = self._state.fitted(self._requested(changes, start), tuple(m.node for m in members)).schedule
         record = plan.successor(
             start, schedule=schedule, end=end, members=members, handoffs=handoffs, term=self._state.term
         )
@@ -258,8 +255,8 @@ class PendingChanges:
         return self._state.rotated(rotation, start) if rotation else self._state.requested
 
     def _give_up(self, change: Change, error: str) -> list[ClusterAction]:
-        if isinstance(change, Rekeying):
-            return []  # the member asks again
+        if isinstance(change, Rekeying | Reroute):
+            return []  # the member asks again, and the links are looked at again
         if not isinstance(change, Admission):
             return _refused(change, error)
         self._state.membership.newcomers.pop(change.node, None)
@@ -317,7 +314,7 @@ class PendingChanges:
     def expire(self, why: str) -> list[ClusterAction]:
         """Forget all changes. Those that requested them get the reason."""
         coming, self._state.queue, self._state.offer = self._state.coming, [], None
-        return [a for c in coming if not isinstance(c, Admission | Rekeying) for a in _refused(c, why)]
+        return [a for c in coming if not isinstance(c, Admission | Rekeying | Reroute) for a in _refused(c, why)]
 
     def keep_rotations(self, why: str) -> list[ClusterAction]:
         """Forget all changes but the rotations, which stay in the queue."""
@@ -341,6 +338,19 @@ class PendingChanges:
             older = [c for c in state.queue if not (isinstance(c, Rekeying) and c.node == node)]
             state.queue = [*older, change]
         return []
+
+    def reroute(self) -> None:
+        """Change the graphs if links that they use do not work, or links that they do without work again."""
+        state = self._state
+        if state.plan is None or state.over or state.paused or state.plan.latest.end is not None:
+            return
+        if state.offer is not None or Reroute() in state.queue or not state.membership.is_settled(state.plan):
+            return
+        wanted = state.adapted(state.plan.latest.names).schedule.without
+        if wanted != state.plan.latest.schedule.without and self._earliest() <= latest_change(
+            state.plan, state.run_spec.rounds
+        ):
+            state.queue.append(Reroute())
 
     def fetched(self, node: str) -> list[ClusterAction]:
         """A newcomer has the model: admit it."""

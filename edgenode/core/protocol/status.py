@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from edgenode.core.protocol.orders import Leadership
+from edgenode.core.protocol.orders import BlockedLink, Leadership
 from edgenode.core.protocol.plan import Plan
 
 COUNTERS = ("messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire_bytes", "dense_bytes")
@@ -152,6 +152,19 @@ class PendingChange:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkView:
+    """A link that its sender cannot use.
+
+    Attributes:
+        left_out: whether the newest record does without it.
+    """
+
+    sender: str
+    blocked: BlockedLink
+    left_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """A run as the controller reports it.
 
@@ -173,6 +186,7 @@ class ClusterStatus:
         requested: the names of the graphs that an operator requested last, or of the first ones.
         difference: what the plan uses in place of the requested graphs, and why; empty if nothing.
         pending: the changes that are not part of the plan yet.
+        links: those that their senders cannot use.
     """
 
     cluster: str
@@ -195,6 +209,7 @@ class ClusterStatus:
     requested: str = ""
     difference: str = ""
     pending: tuple[PendingChange, ...] = ()
+    links: tuple[LinkView, ...] = ()
 
     @property
     def round(self) -> int:

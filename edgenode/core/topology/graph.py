@@ -98,6 +98,10 @@ class Digraph:
         stay = {(s, r) for s, r in self.edges if s not in handoffs and r not in handoffs}
         return Digraph(self.nodes, frozenset(stay | set(handoffs.items())), frozenset(handoffs))
 
+    def lacking(self, links: Iterable[tuple[str, str]]) -> Digraph:
+        """This graph without some edges. Those that it does not have do not matter."""
+        return replace(self, edges=self.edges - frozenset(links))
+
     def union(self, other: Digraph) -> Digraph:
         """The graph with the edges of both, over the nodes of this one."""
         return Digraph(self.nodes, self.edges | other.edges)

@@ -38,9 +38,9 @@ class Requirements:
         """
         if not (self.balanced or self.fixed or self.spans_period or self.check_graph):
             return  # any schedule is allowed, and building its graphs may be expensive
-        graphs = [(spec.name, graph) for spec in schedule.graphs for graph in spec.period(members)]
+        graphs = [(spec.name, graph) for spec in schedule.graphs for graph in schedule.period(spec, members)]
         names = ", ".join(dict.fromkeys(name for name, _ in graphs))
-        periods = {spec.period(members) for spec in schedule.graphs}
+        periods = {schedule.period(spec, members) for spec in schedule.graphs}
         if self.fixed and len(periods if self.spans_period else {graph for _, graph in graphs}) > 1:
             raise GraphError(
                 f"{self.algorithm} cannot use {names}: it assumes the same neighbours in every round, so the graph "

@@ -6,6 +6,7 @@ A `ScheduleSpec` may count in training epochs. A `Schedule` counts in rounds onl
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from edgenode.core.topology.graph import MAX_EDGES, Digraph, GraphSpec, describe_unreachable
 from edgenode.core.topology.period import Period
@@ -14,6 +15,10 @@ from edgenode.errors import GraphError
 _EVERY_ROUND = Period(1)
 MAX_GRAPHS = 64
 MAX_WORK = MAX_EDGES  # of edges and nodes, over one period of each graph
+MAX_WITHOUT = 256
+
+Link = tuple[str, str]
+"""A sender and a receiver."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,12 @@ class Schedule:
 
     If ``last`` is given, it is the graph from round ``last_from`` on. SCSP's final gossip uses it.
 
+    Attributes:
+        without: links that do not work, sorted. The graphs are used without these edges. ``last`` keeps them: it is
+            short, and averages with all of its edges only.
+
     Raises:
-        GraphError: there are no graphs, or ``every`` is below 1.
+        GraphError: there are no graphs, ``every`` is below 1, or too many links are left out.
     """
 
     graphs: tuple[GraphSpec, ...]
@@ -50,6 +59,7 @@ class Schedule:
     origin: int = 0
     last: GraphSpec | None = None
     last_from: int = 0
+    without: tuple[Link, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.graphs:
@@ -58,6 +68,8 @@ class Schedule:
             raise GraphError(f"a schedule of {len(self.graphs)} graphs: at most {MAX_GRAPHS} are allowed")
         if self.every < 1:
             raise GraphError(f"a schedule must use each graph for 1 or more rounds, not {self.every}")
+        if len(self.without) > MAX_WITHOUT or list(self.without) != sorted(set(self.without)):
+            raise GraphError(f"a schedule leaves out at most {MAX_WITHOUT} links, sorted and named once each")
 
     @property
     def name(self) -> str:
@@ -78,9 +90,14 @@ class Schedule:
     def graph(self, t: int, members: tuple[str, ...]) -> Digraph:
         """The digraph of one round."""
         spec = self.spec(t)
-        phases = spec.period(members)
-        origin = self.last_from if spec is self.last else self.origin
+        is_last = spec is self.last and t >= self.last_from
+        phases = spec.period(members) if is_last else self.period(spec, members)
+        origin = self.last_from if is_last else self.origin
         return phases[(t - origin) % len(phases)]
+
+    def period(self, spec: GraphSpec, members: tuple[str, ...]) -> tuple[Digraph, ...]:
+        """The digraphs of consecutive rounds of one of its graphs, without the links that do not work."""
+        return _lacking(spec, members, self.without) if self.without else spec.period(members)
 
     def _check_work(self, members: tuple[str, ...]) -> None:
         """Refuse graphs that take long to check. Every node checks a record that a peer sends."""
@@ -114,13 +131,18 @@ class Schedule:
         used = dict[tuple[GraphSpec, int], Digraph]()
         for at, spec in enumerate(self.graphs):
             # After as many turns as it has phases, a graph has used every phase that it will ever use.
-            phases = spec.period(members)
+            phases = self.period(spec, members)
             firsts = [(at + turn * len(self.graphs)) * self.every for turn in range(len(phases))]
             for phase in {(t + k) % len(phases) for t in firsts for k in range(min(self.every, len(phases)))}:
                 used[spec, phase] = phases[phase]
         _require_connected(list(used.values()), [s.name for s in self.graphs])
         if self.last is not None:
             _require_connected(list(self.last.period(members)), [self.last.name])
+
+
+@lru_cache(maxsize=256)
+def _lacking(spec: GraphSpec, members: tuple[str, ...], links: tuple[Link, ...]) -> tuple[Digraph, ...]:
+    return tuple(graph.lacking(links) for graph in spec.period(members))
 
 
 def _require_connected(graphs: list[Digraph], names: list[str]) -> None:

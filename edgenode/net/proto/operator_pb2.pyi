@@ -38,7 +38,7 @@ class OpenPageResponse(_message.Message):
     def __init__(self, link: _Optional[str] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "leadership", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page", "reached", "departed_payload_bytes", "departed_dense_bytes", "time_left_s", "requested", "difference", "pending")
+    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "leadership", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page", "reached", "departed_payload_bytes", "departed_dense_bytes", "time_left_s", "requested", "difference", "pending", "links")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class ClusterStatus(_message.Message):
     REQUESTED_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     missing: int
     records: _containers.RepeatedScalarFieldContainer[bytes]
@@ -79,7 +80,18 @@ class ClusterStatus(_message.Message):
     requested: str
     difference: str
     pending: _containers.RepeatedCompositeFieldContainer[PendingChange]
-    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., leadership: _Optional[_Union[_control_pb2.Leadership, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ..., reached: _Optional[int] = ..., departed_payload_bytes: _Optional[int] = ..., departed_dense_bytes: _Optional[int] = ..., time_left_s: _Optional[float] = ..., requested: _Optional[str] = ..., difference: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingChange, _Mapping]]] = ...) -> None: ...
+    links: _containers.RepeatedCompositeFieldContainer[LinkStatus]
+    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., leadership: _Optional[_Union[_control_pb2.Leadership, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ..., reached: _Optional[int] = ..., departed_payload_bytes: _Optional[int] = ..., departed_dense_bytes: _Optional[int] = ..., time_left_s: _Optional[float] = ..., requested: _Optional[str] = ..., difference: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingChange, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[LinkStatus, _Mapping]]] = ...) -> None: ...
+
+class LinkStatus(_message.Message):
+    __slots__ = ("sender", "blocked", "left_out")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    sender: str
+    blocked: _control_pb2.BlockedLink
+    left_out: bool
+    def __init__(self, sender: _Optional[str] = ..., blocked: _Optional[_Union[_control_pb2.BlockedLink, _Mapping]] = ..., left_out: _Optional[bool] = ...) -> None: ...
 
 class PendingChange(_message.Message):
     __slots__ = ("change", "queued")
@@ -144,16 +156,18 @@ class Edge(_message.Message):
     def __init__(self, sender: _Optional[str] = ..., receiver: _Optional[str] = ...) -> None: ...
 
 class RotateResponse(_message.Message):
-    __slots__ = ("start", "queued", "replaces", "difference")
+    __slots__ = ("start", "queued", "replaces", "difference", "held_by")
     START_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     REPLACES_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    HELD_BY_FIELD_NUMBER: _ClassVar[int]
     start: int
     queued: Queued
     replaces: str
     difference: str
-    def __init__(self, start: _Optional[int] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., replaces: _Optional[str] = ..., difference: _Optional[str] = ...) -> None: ...
+    held_by: str
+    def __init__(self, start: _Optional[int] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., replaces: _Optional[str] = ..., difference: _Optional[str] = ..., held_by: _Optional[str] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("may_queue",)
@@ -162,12 +176,14 @@ class StopRequest(_message.Message):
     def __init__(self, may_queue: _Optional[bool] = ...) -> None: ...
 
 class StopResponse(_message.Message):
-    __slots__ = ("start", "queued")
+    __slots__ = ("start", "queued", "held_by")
     START_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
+    HELD_BY_FIELD_NUMBER: _ClassVar[int]
     start: int
     queued: Queued
-    def __init__(self, start: _Optional[int] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ...) -> None: ...
+    held_by: str
+    def __init__(self, start: _Optional[int] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., held_by: _Optional[str] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
     __slots__ = ()

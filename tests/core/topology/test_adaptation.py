@@ -120,3 +120,52 @@ def test_any_schedule_over_any_members_carries_the_run(
         assert adapted.difference
     else:
         assert adapted.schedule == requested
+
+
+FOUR = ("n0", "n1", "n2", "n3")
+
+
+def schedule_of(*graphs: str) -> Schedule:
+    return Schedule(tuple(map(GraphSpec, graphs)), 1)
+
+
+def test_broken_link_is_left_out_of_the_requested_graph() -> None:
+    adapted = adapt(schedule_of("complete"), FOUR, Requirements(), (("n1", "n2"),))
+    assert (adapted.schedule.name, adapted.schedule.without) == ("complete", (("n1", "n2"),))
+    assert adapted.difference == "graph complete is used without the broken link n1->n2"
+
+
+def test_broken_link_that_no_graph_has_changes_nothing_but_is_named() -> None:
+    adapted = adapt(schedule_of("a"), FOUR, Requirements(), (("n1", "n3"),))
+    assert (adapted.schedule.without, adapted.difference) == ((("n1", "n3"),), "")
+
+
+@pytest.mark.parametrize("broken", [(a, b) for a in FOUR for b in FOUR if a != b], ids=str)
+def test_four_nodes_do_without_any_link_and_stay_balanced(broken: tuple[str, str]) -> None:
+    """A ring in the other direction, if nothing else."""
+    for graphs in (("a",), ("b",), ("c",), ("a", "b", "c"), ("exponential",), ("two-way",)):
+        adapted = adapt(schedule_of(*graphs), FOUR, Requirements("d-psgd", balanced=True), (broken,))
+        assert adapted.schedule.without == (broken,)
+        adapted.schedule.check(FOUR)
+        for t in range(12):
+            graph = adapted.schedule.graph(t, FOUR)
+            assert broken not in graph.edges
+            assert graph.balanced
+
+
+def test_links_are_left_out_one_after_the_other_as_far_as_a_graph_fits() -> None:
+    """A node without any receiver would keep all that it learns."""
+    three = FOUR[:3]
+    adapted = adapt(schedule_of("complete"), three, Requirements(), (("n2", "n1"), ("n2", "n0")))
+    assert adapted.schedule.without == (("n2", "n1"),)
+    assert adapted.difference.endswith("; no graph fits without the broken link n2->n0")
+
+
+def test_last_phase_keeps_its_edges() -> None:
+    schedule = Schedule((GraphSpec("complete"),), 1, last=GraphSpec("complete"), last_from=10, without=(("n0", "n1"),))
+    assert ("n0", "n1") not in schedule.graph(9, FOUR).edges
+    assert ("n0", "n1") in schedule.graph(10, FOUR).edges
+
+
+def test_links_of_absent_nodes_do_not_matter() -> None:
+    assert adapt(schedule_of("a"), FOUR, Requirements(), (("n1", "n9"),)) == Adapted(schedule_of("a"))

@@ -1,0 +1,143 @@
+"""Which receivers a node cannot reach directly, since when and why, and when they can be reached again.
+
+A link that broke is tried again by a probe, also while its pushes go by way of a relay, and while the graphs do without
+it. The probes become rare: one after 2 s, the next after 4 s, and so on up to one in 30 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from edgenode.core.protocol.links import CHECK
+from edgenode.core.protocol.orders import BlockedLink
+from edgenode.errors import EdgenodeError
+from edgenode.net.peer_calls import reach
+from edgenode.net.wire import Identity
+
+log = structlog.get_logger()
+
+_SHOWN_FROM_S = 3.0  # a shorter outage is that of a receiver that starts again
+_FIRST_PROBE_S, _LAST_PROBE_S = 2.0, 30.0
+_PROBE_S = 2.0
+_CHECK_EVERY_S = 0.5
+
+
+@dataclass
+class _Outage:
+    """One link that does not work.
+
+    Attributes:
+        by: the relay in use, or "".
+        probe_at: when it is tried next.
+    """
+
+    since: float
+    address: str
+    why: str
+    by: str = ""
+    wait_s: float = _FIRST_PROBE_S
+    probe_at: float = 0.0
+
+
+class LinkWatch:
+    """The links of one node to its receivers.
+
+    Args:
+        target_of: returns (host:port, incarnation) of a receiver, or None for what is not a member.
+        now: the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        target_of: Callable[[str], tuple[str, int] | None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._identity, self._target_of, self._now = identity, target_of, now
+        self._outages: dict[str, _Outage] = {}
+        self._tried: set[str] = set()  # receivers that answered since they failed last
+        self.left_out: Callable[[], Iterable[str]] = tuple
+        self.works_again: Callable[[str], None] = lambda to: None
+
+    def failed(self, to: str, address: str, why: str, for_s: float = 0.0) -> None:
+        """A direct attempt failed, and the link had done nothing for ``for_s`` before."""
+        now = self._now()
+        self._tried.discard(to)
+        outage = self._outages.setdefault(to, _Outage(now - for_s, address, why, probe_at=now + _FIRST_PROBE_S))
+        outage.address, outage.why = address, why or "unknown"
+
+    def relayed(self, to: str, by: str) -> None:
+        """The pushes go by way of a relay from now on, or, with "", not any more."""
+        if to in self._outages:
+            self._outages[to].by = by
+            if by:
+                address, why = self._outages[to].address, self._outages[to].why
+                log.warning("pushes go by way of a relay", peer=to, relay=by, address=address, why=why, check=CHECK)
+
+    def works(self, to: str) -> None:
+        """A receiver was reached directly."""
+        self._tried.add(to)
+        outage = self._outages.pop(to, None)
+        if outage is not None and self._is_shown(outage):
+            log.info("reaches a receiver again", peer=to, after_s=round(self._now() - outage.since))
+
+    def forget(self, to: str) -> None:
+        """A node is not a receiver any more."""
+        self._outages.pop(to, None)
+        self._tried.discard(to)
+
+    def failing_s(self, to: str) -> float:
+        """For how long a receiver could not be reached directly. 0 if it can."""
+        return self._now() - self._outages[to].since if to in self._outages else 0.0
+
+    @property
+    def blocked(self) -> tuple[BlockedLink, ...]:
+        """The links that do not work, and those that the plan does without and that have not been tried yet."""
+        found = []
+        for to in sorted(self._known()):
+            outage, target = self._outages[to], self._target_of(to)
+            if target is not None and (self._is_shown(outage) or to in self._untried()):
+                blocked_s = self._now() - outage.since
+                found.append(BlockedLink(to, target[1], outage.address, outage.why, blocked_s, outage.by))
+        return tuple(found)
+
+    async def run(self) -> None:
+        """Probe what does not work, until cancelled."""
+        while True:
+            await asyncio.sleep(_CHECK_EVERY_S)
+            for to in [to for to in self._known() if self._outages[to].probe_at <= self._now()]:
+                await self._probe(to)
+
+    async def _probe(self, to: str) -> None:
+        outage, target = self._outages[to], self._target_of(to)
+        if target is None:
+            self.forget(to)
+            return
+        try:
+            await reach(target[0], to, self._identity, _PROBE_S)
+        except EdgenodeError as exc:
+            outage.why, outage.address = str(exc), target[0]
+            outage.wait_s = min(2 * outage.wait_s, _LAST_PROBE_S)
+            outage.probe_at = self._now() + outage.wait_s
+            return
+        self.works(to)
+        self.works_again(to)
+
+    def _known(self) -> list[str]:
+        """The receivers with an outage. A link that the plan does without counts as one until it is tried."""
+        now = self._now()
+        for to in self._untried() - self._outages.keys():
+            if target := self._target_of(to):
+                self._outages[to] = _Outage(now, target[0], "not tried yet", probe_at=now)
+        return list(self._outages)
+
+    def _untried(self) -> set[str]:
+        return set(self.left_out()) - self._tried
+
+    def _is_shown(self, outage: _Outage) -> bool:
+        return self._now() - outage.since >= _SHOWN_FROM_S

@@ -1,0 +1,143 @@
+"""Calls to a single peer: who is there, what it brings, that training diverged, and its model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from edgenode.core.protocol.plan import Plan
+from edgenode.core.topology.period import DataSize
+from edgenode.errors import RemoteProtocolError, TransportError
+from edgenode.net.proto import peer_pb2, peer_pb2_grpc
+from edgenode.net.reasons import failure
+from edgenode.net.retry import Backoff, Outage, retry
+from edgenode.net.rpc import channel, parsed, split_address, translated
+from edgenode.net.text_wire import line_from_wire
+from edgenode.net.wire import Identity, data_size_from_wire, name_conflict, saved_from_wire
+from edgenode.security.subject import Subject, role_dns_name
+
+_MEET_BACKOFF = Backoff(initial_s=0.05, max_s=0.5, jitter_s=1.0)
+_MEET_S = 5.0
+_FIRST_LOG_S = 1.0
+
+
+@dataclass(frozen=True)
+class Met:
+    """What a fixed peer answers: which process it is, what it can resume from, and how much data it has.
+
+    Attributes:
+        company: the digest of all processes that it has met (`node/fixed_peers`), or "".
+    """
+
+    identity: Identity
+    saved: frozenset[int]
+    plan: Plan | None
+    data: DataSize
+    company: str = ""
+
+
+async def meet(target: str, identity: Identity, waiting: Callable[[str, str], None], timeout_s: float) -> Met:
+    """Ask a fixed peer what it brings to the run, until it answers and its data is loaded.
+
+    Args:
+        waiting: takes (target, reason), after one second without an answer and then every ten.
+
+    Raises:
+        DigestMismatch: the peer is of another run.
+        ConfigError: it has this node's name.
+        TransportError: it did not answer in time.
+    """
+
+    async def attempt() -> Met:
+        try:
+            reply = await _met(target, identity, _MEET_S)
+        except grpc.aio.AioRpcError as exc:
+            raise failure("", exc) from exc
+        theirs = identity.check(reply.identity, target)
+        if theirs.node == identity.node and theirs.process != identity.process:
+            raise name_conflict(identity.node, target)  # at once: the other one ends as soon as it knows
+        if not reply.HasField("data"):
+            raise TransportError("it is loading its data")
+        saved = await parsed(saved_from_wire, reply.saved, bool(reply.saved.records))
+        return Met(theirs, *saved, data_size_from_wire(reply.data), line_from_wire(reply.company))
+
+    outage = Outage(lambda since_s, why: waiting(target, why), _FIRST_LOG_S)
+    try:
+        return await retry(attempt, outage, _MEET_BACKOFF, timeout_s)
+    except TransportError as exc:
+        raise TransportError(f"no answer from peer {target} within {timeout_s:g} s: {exc}") from exc
+
+
+async def probe(target: str, identity: Identity, timeout_s: float) -> Identity | None:
+    """The identity of the process at an address: an open socket is not enough. None if there is no answer."""
+    try:
+        reply = await _met(target, identity, timeout_s)
+        return Identity.from_wire(reply.identity)
+    except (grpc.aio.AioRpcError, RemoteProtocolError):
+        return None
+
+
+async def reach(target: str, to: str, identity: Identity, timeout_s: float) -> None:
+    """Make sure that a new connection to a node can be opened, and that it answers.
+
+    Raises:
+        TransportError: why it does not.
+        RemoteProtocolError: another process is there.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):  # gRPC does not say why it cannot connect
+            _, writer = await asyncio.open_connection(*split_address(target))
+        writer.transport.abort()
+        async with channel(target, identity.security, Subject("node", to).dns_name) as to_peer:
+            request = peer_pb2.MeetRequest(identity=identity.to_wire())
+            reply = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
+    except (OSError, grpc.aio.AioRpcError) as exc:  # a TimeoutError is an OSError
+        raise failure("", exc) from exc
+    if reply.identity.node != to:
+        raise RemoteProtocolError(f"{target} is another node")
+
+
+def _to_unknown_node(target: str, identity: Identity) -> grpc.aio.Channel:
+    """A channel to a node of which only the address is known. Some node of the cluster must be there."""
+    return channel(target, identity.security, role_dns_name("node"))
+
+
+async def abort(target: str, identity: Identity, reason: str, timeout_s: float) -> None:
+    """Tell a peer that training diverged. One that cannot be reached has ended, or waits in vain and then ends."""
+    with suppress(grpc.aio.AioRpcError):
+        await _met(target, identity, timeout_s, reason)
+
+
+async def _met(target: str, identity: Identity, timeout_s: float, reason: str = "") -> peer_pb2.MeetResponse:
+    async with _to_unknown_node(target, identity) as to_peer:
+        request = peer_pb2.MeetRequest(identity=identity.to_wire(), abort=reason)
+        reply: peer_pb2.MeetResponse = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
+        return reply
+
+
+async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s: float, own: str = "") -> bytes:
+    """A member's model, as safetensors.
+
+    Args:
+        own: the digest of a model. If the member's is equal, the answer is empty.
+
+    Raises:
+        TransportError: the member does not answer, or has no model yet.
+        RemoteProtocolError: it sends more than a model of this run.
+    """
+    model = bytearray()
+    try:
+        async with _to_unknown_node(target, identity) as to_peer:
+            request = peer_pb2.FetchModelRequest(identity=identity.to_wire(), own=own)
+            async for part in peer_pb2_grpc.PeerServiceStub(to_peer).FetchModel(request, timeout=timeout_s):
+                model += part.chunk
+                if len(model) > max_bytes:
+                    raise RemoteProtocolError(f"{target} sends a model of more than {max_bytes} bytes")
+    except grpc.aio.AioRpcError as exc:
+        raise translated(exc, target) from exc
+    return bytes(model)

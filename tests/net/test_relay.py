@@ -1,0 +1,145 @@
+"""Pushes that go by way of a third process, because a sender cannot reach its receiver, and the way back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from edgenode.core.protocol.events import Answered
+from edgenode.net import relay_server
+from edgenode.net.link_watch import LinkWatch
+from edgenode.net.peer_client import PeerAddresses, PeerLink
+from edgenode.net.relay_client import Relay, way_by
+from edgenode.net.relay_server import RelayServer
+from edgenode.net.rpc import serving, split_address
+from edgenode.net.tls import INSECURE, MutualTls
+from edgenode.net.wire import Identity
+from edgenode.security import certificates
+from edgenode.security.certificates import public_key_id
+from edgenode.security.subject import Subject
+from tests.net.peer_ends import N0, SOON_S, Receiver, a_message, until
+
+N2 = Identity("home", "n2", "run")
+NOBODY = "127.0.0.1:1"  # refuses every connection
+CA = certificates.make_authority("home")
+
+
+def secured(name: str) -> Identity:
+    own = certificates.make_credentials(CA, Subject("node", name))
+    return replace(Identity("home", name, "run"), security=MutualTls(own, lambda subject, key_id: True))
+
+
+@asynccontextmanager
+async def a_relay(members: dict[str, str], identity: Identity = N2) -> AsyncIterator[Relay]:
+    """n2, which relays to these members."""
+    relay = RelayServer(identity, lambda node: members.get(node, ""))
+    services = [(relay_server.SERVICE, relay.add_to)]
+    async with serving("127.0.0.1:0", services, 0.0, security=identity.security) as port:
+        yield Relay("n2", f"127.0.0.1:{port}", Subject("node", "n2").dns_name)
+
+
+class Sender:
+    """n0, which dials ``address`` to reach n1 directly. Each look at its clock takes a second."""
+
+    def __init__(self, address: str, *relays: Relay, identity: Identity = N0, keys: frozenset[str] = frozenset()):
+        self.address, self.answered, self._now = address, list[Answered](), 0.0
+        self.watch = LinkWatch(identity, lambda to: (self.address, 0), self._clock)
+        self.link = PeerLink(
+            "n1", identity, lambda: PeerAddresses((self.address,), keys=keys), self.answered.append,
+            watch=self.watch, relays=lambda: relays,
+        )  # fmt: skip
+        self.watch.works_again = lambda to: self.link.go_direct()
+
+    def _clock(self) -> float:
+        self._now += 1.0
+        return self._now
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(4 * SOON_S), asyncio.TaskGroup() as group:
+            group.create_task(self.link.run(), name="link")
+            watching = group.create_task(self.watch.run(), name="watch")
+            yield
+            self.link.close()
+            watching.cancel()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    return Receiver()
+
+
+async def test_pushes_go_by_a_relay_while_the_receiver_cannot_be_reached(receiver: Receiver) -> None:
+    async with receiver.up() as address, a_relay({"n1": address}) as relay:
+        sender = Sender(NOBODY, relay)
+        async with sender.running():
+            sender.link.push(a_message(0, b"x" * 1_000))
+            sender.link.push(a_message(1))
+            await until(lambda: len(sender.answered) == 2)
+            (blocked,) = sender.watch.blocked
+            assert (blocked.receiver, blocked.address, blocked.by) == ("n1", NOBODY, "n2")
+            assert "connection refused" in blocked.reason
+    assert receiver.rounds == [0, 1]
+
+
+async def test_sender_leaves_the_relay_when_the_receiver_can_be_reached(receiver: Receiver) -> None:
+    async with receiver.up() as address, a_relay({"n1": address}) as relay:
+        sender = Sender(NOBODY, relay)
+        async with sender.running():
+            receiver.answers = False
+            sender.link.push(a_message(0))
+            await until(lambda: receiver.rounds == [0])
+            sender.address = address
+            await until(lambda: receiver.rounds == [0, 0])  # the repeat comes directly
+            assert sender.watch.blocked == ()
+            receiver.answer(0)
+            await until(lambda: len(sender.answered) == 1)
+
+
+async def test_relay_carries_tls_between_the_two_ends(receiver: Receiver) -> None:
+    """The receiver must show its own key, and the sender its own certificate. The relay shows neither."""
+    n0, n1, n2 = map(secured, ("n0", "n1", "n2"))
+    assert isinstance(n1.security, MutualTls)
+    key = public_key_id(n1.security.credentials.certificate)
+    receiver.identity = n1
+    async with receiver.up() as address, a_relay({"n0": NOBODY, "n1": address}, n2) as relay:
+        sender = Sender(NOBODY, relay, identity=n0, keys=frozenset({key}))
+        async with sender.running():
+            sender.link.push(a_message(0))
+            await until(lambda: len(sender.answered) == 1)
+    assert receiver.rounds == [0]
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [({}, "relays between members only"), ({"n1": NOBODY}, "connection refused")],
+    ids=["no member", "not there"],
+)
+async def test_relay_says_why_it_cannot(members: dict[str, str], why: str) -> None:
+    async with a_relay(members) as relay, way_by(relay, INSECURE, "n1") as way:
+        reader, writer = await asyncio.open_connection(*split_address(way.address))
+        assert await asyncio.wait_for(reader.read(), SOON_S) == b""
+        writer.close()
+        assert why in way.why
+
+
+async def test_relay_opens_no_connection_to_another_service() -> None:
+    """A member can give a false address: that of a service on the relay's own machine."""
+    asked = []
+
+    def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(reader)
+        writer.close()
+
+    async with await asyncio.start_server(note, "127.0.0.1", 0) as service:
+        address = "{}:{}".format(*service.sockets[0].getsockname())
+        async with a_relay({"n1": address}) as relay, way_by(relay, INSECURE, "n1") as way:
+            reader, writer = await asyncio.open_connection(*split_address(way.address))
+            writer.write(b"GET /secrets HTTP/1.1\r\n\r\n")
+            assert await asyncio.wait_for(reader.read(), SOON_S) == b""
+            writer.close()
+    assert way.why
