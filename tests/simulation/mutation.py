@@ -269,6 +269,10 @@ MUTANTS = (
         "the fence of a controller before waits until its newest record is known", without_operand(2),
         *_SEEDS, "220319",
     ),
+    _mutant(
+        "a controller that takes over knows which links the plan does without", delete,
+        "faults", "--links", "--lost-disk", "--seeds", "0..2000",
+    ),
 )  # fmt: skip
 
 
