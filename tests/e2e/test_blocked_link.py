@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -20,10 +21,11 @@ EVICT_AFTER_S = 10
 CONTROLLER = 4
 
 
-def start(fleet: Fleet, bridge: netns.Bridge, **settings: object) -> tuple[list[Process], Callable[..., Process]]:
-    fleet.configure({"run.rounds": 200_000, "topology.graphs": ["a"], "run.evict_after_s": EVICT_AFTER_S, **settings})
+def start(fleet: Fleet, bridge: netns.Bridge, count: int) -> tuple[list[Process], Callable[..., Process]]:
+    settings = {"run.nodes": count, "topology.graphs": ["a"], "run.evict_after_s": EVICT_AFTER_S}
+    fleet.configure({"run.rounds": 200_000, **settings})
     fleet.controller(listen=None, spawn=partial(bridge.spawn, CONTROLLER))
-    nodes = [fleet.node(f"node-{i}", listen=None, spawn=partial(bridge.spawn, i)) for i in range(4)]
+    nodes = [fleet.node(f"node-{i}", listen=None, spawn=partial(bridge.spawn, i)) for i in range(count)]
     nodes[0].logs("epoch done")
     return nodes, partial(fleet.command, spawn=partial(bridge.spawn, CONTROLLER))
 
@@ -36,7 +38,7 @@ def status_of(command: Callable[..., Process]) -> dict[str, Any]:
 @pytest.mark.timeout(400)
 def test_run_goes_on_without_a_blocked_direction_and_takes_it_back(fleet: Fleet) -> None:
     with netns.Bridge(5) as bridge:
-        nodes, command = start(fleet, bridge)
+        nodes, command = start(fleet, bridge, 4)
         blocked = f"node-0 cannot reach node-1 ({bridge.addresses[1]}:7600)"
         with bridge.block(0, 1):
             began = time.monotonic()
@@ -75,3 +77,34 @@ def test_run_goes_on_without_a_blocked_direction_and_takes_it_back(fleet: Fleet)
         for node in nodes:
             node.exits(0)
             assert "was evicted" not in node.stderr
+
+
+@pytest.mark.timeout(300)
+def test_controller_relays_where_no_member_can(fleet: Fleet) -> None:
+    """Two members cannot do without a link, so it stays in use, in both directions."""
+    with netns.Bridge(5) as bridge:
+        nodes, command = start(fleet, bridge, 2)
+        with bridge.block(0, 1), bridge.block(1, 0):
+            for node in nodes:
+                node.logs("pushes go by way of a relay .*relay=controller")
+            t = status_of(command)["round"]
+            until(lambda: status_of(command)["round"] > t + 20, "rounds by way of the controller")
+            assert len(status_of(command)["nodes"]) == 2
+            command("stop", "--yes")
+            for node in nodes:
+                node.exits(0)
+
+
+@pytest.mark.timeout(300)
+def test_member_that_nothing_reaches_is_named_and_evicted(fleet: Fleet) -> None:
+    with netns.Bridge(5) as bridge, ExitStack() as blocks:
+        nodes, command = start(fleet, bridge, 4)
+        for host in (0, 2, 3, CONTROLLER):
+            blocks.enter_context(bridge.block(host, 1))
+        held = f"node-0 cannot reach node-1 ({bridge.addresses[1]}:7600)"
+        until(lambda: held in command("status").stdout, "the link is named")
+        reply = command("topology", "set", "b").stdout
+        assert held in reply or "node-1" not in status_of(command)["record"]["members"][1], reply
+        nodes[2].logs(r"plan changes .*without=\['node-1'\]")
+        t = status_of(command)["round"]
+        until(lambda: status_of(command)["round"] > t + 20, "rounds without the member")
