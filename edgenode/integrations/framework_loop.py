@@ -6,18 +6,19 @@ The framework iterates over the data and steps the optimiser. Its callback repor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from itertools import repeat
-from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from edgenode.errors import ConfigError
+from edgenode.integrations.framework_data import FrameworkData
 from edgenode.mesh import Mesh
 
 F = TypeVar("F", bound=Callable[[], float])
+Progress = dict[str, Any]
 
 
 class FrameworkLoop:
@@ -57,11 +58,29 @@ class FrameworkLoop:
             mesh.evaluate(self._test)
         return mesh
 
-    def begin(self, loader: object, samples_of_a_step: int | None) -> bool:
-        """Join the run, and load the model of its first round. Return whether the run is over."""
-        self._turns = self.mesh.loop(_Turns(loader, samples_of_a_step))
+    def begin(
+        self, data: FrameworkData, loader: object, samples_of_a_step: int | None, progress: Callable[[], Progress]
+    ) -> Progress | None:
+        """Join the run, and load the model of its first round.
+
+        Args:
+            data: takes the place of what the framework iterates over.
+            loader: of the user. Its samples are counted.
+            samples_of_a_step: None if unknown.
+            progress: returns the counters of the framework, for checkpoints.
+
+        Returns:
+            The counters of the checkpoint that this node resumes from, if there is one.
+        """
+        self._data = data
+        turns = _Turns(data, loader, samples_of_a_step, progress)
+        self._turns = self.mesh.loop(turns)
         next(self._turns, None)
-        return self.mesh.done
+        return turns.restored
+
+    def trained(self) -> None:
+        """Note a batch, before the step of the optimiser that it may complete."""
+        self._data.trained()
 
     def step(self, loss: Tensor | float | None) -> bool:
         """Note a step of the optimiser. Return whether the run is over."""
@@ -84,22 +103,26 @@ class FrameworkLoop:
 
 
 class _Turns:
-    """Turns for the steps of the optimiser, as many in a pass as the framework's loader gives.
+    """Turns for the steps of the optimiser, without an end. Their position is that of the framework."""
 
-    Args:
-        loader: the framework's. Its samples are counted, and its random generators are kept in checkpoints.
-        samples_of_a_step: None if unknown.
-    """
-
-    def __init__(self, loader: object, samples_of_a_step: int | None) -> None:
-        self.dataset, self.batch_size = getattr(loader, "dataset", None), samples_of_a_step
-        self.generator, self.sampler = getattr(loader, "generator", None), getattr(loader, "sampler", None)
-        self.batch_sampler = getattr(loader, "batch_sampler", None)
+    def __init__(
+        self, data: FrameworkData, loader: object, samples_of_a_step: int | None, progress: Callable[[], Progress]
+    ) -> None:
+        self._data, self._progress = data, progress
+        self.restored: Progress | None = None
+        for name in ("dataset", "generator", "sampler", "batch_sampler"):
+            setattr(self, name, getattr(loader, name, None))
+        self.batch_size = samples_of_a_step
 
     def __iter__(self) -> Iterator[None]:
-        if isinstance(self.dataset, Sized) and self.batch_size:
-            return repeat(None, max(1, ceil(len(self.dataset) / self.batch_size)))
         return repeat(None)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"data": self._data.position(), "progress": self._progress()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._data.go_to(state["data"])
+        self.restored = state["progress"]
 
 
 def refuse_several_processes(processes: int) -> None:

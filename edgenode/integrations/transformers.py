@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgenode.errors import ConfigError
-from edgenode.integrations.framework_loop import FrameworkLoop, refuse_several_processes
+from edgenode.integrations.framework_data import FrameworkData
+from edgenode.integrations.framework_loop import FrameworkLoop, Progress, refuse_several_processes
 from edgenode.mesh import Mesh
 from edgenode.tasks.flat_params import FlatParameters, Vector
+
+log = structlog.get_logger()
 
 F = TypeVar("F", bound=Callable[[], float])
 
@@ -22,8 +27,8 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
     """Trains the Trainer's model as one node of a run, until the run ends.
 
     Every ``task.local_steps``-th step of the optimiser is a round. ``max_steps`` of TrainingArguments must allow for
-    all of them. If the Trainer ends first, this node leaves the run. Checkpoints of edgenode keep the optimiser and the
-    schedule. A PEFT model exchanges only its adapters.
+    all of them. If the Trainer ends first, this node leaves the run. Checkpoints of edgenode keep the optimiser, the
+    schedule, the counters of the Trainer and the position in the data. A PEFT model exchanges only its adapters.
 
     Args:
         config: path of run.toml, as of `edgenode.Mesh`.
@@ -43,6 +48,7 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, config: str | Path | None = None, **arguments: Any) -> None:
         self._loop = FrameworkLoop(config, arguments)
         self._losses = _Losses()
+        self._counters: _Counters
         self._over: Vector | None = None  # the model of a run that was over before training began
 
     @property
@@ -80,20 +86,51 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
                 f"TrainingArguments.max_steps allows {state.max_steps} steps, but the run has {mesh.steps} "
                 f"(run.rounds times task.local_steps): set max_steps={mesh.steps}"
             )
-        if self._loop.begin(train_dataloader, args.train_batch_size * args.gradient_accumulation_steps):
+        data = FrameworkData(getattr(train_dataloader, "base_dataloader", train_dataloader))
+        if hasattr(train_dataloader, "base_dataloader"):  # of accelerate
+            train_dataloader.base_dataloader = data
+        samples = args.train_batch_size * args.gradient_accumulation_steps
+        self._counters = _Counters(args, state, data)
+        progress = self._loop.begin(data, train_dataloader, samples, self._counters.take)
+        if progress is not None:
+            self._counters.restore(progress)
+        if mesh.done:
             self._over = FlatParameters(model).read()
         self._losses.watch(model)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._counters.epoch_begins()
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._loop.trained()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         flags = vars(control).copy()  # an evaluation in the step would clear should_log
+        self._loop.trained()
+        self._counters.step_ends(control)
         over = self._over is not None or self._loop.step(self._losses.take())
         over = over or control.should_training_stop  # or of an EarlyStoppingCallback
         vars(control).update(flags)
         if over:
             control.should_training_stop = True
         return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        logs: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        self._counters.correct(logs)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
@@ -102,6 +139,58 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
         if self._over is not None:  # the Trainer takes one step before it asks whether to stop
             FlatParameters(model).load(self._over)
         self._loop.leave()
+
+
+class _Counters:
+    """What the Trainer counts, in checkpoints. Its loop counts from 0 after a restart, out of reach of a callback."""
+
+    _KEPT = (
+        "global_step", "num_input_tokens_seen", "total_flos", "log_history", "best_metric", "best_global_step",
+        "best_model_checkpoint",
+    )  # fmt: skip
+
+    def __init__(self, args: TrainingArguments, state: TrainerState, data: FrameworkData) -> None:
+        self._args, self._state, self._data = args, state, data
+        self._evaluates_at_begin = args.eval_on_start
+        self._evaluation_follows = False
+        self._resumed_at, self._logged = 0, False
+
+    def take(self) -> Progress:
+        kept = {name: getattr(self._state, name) for name in self._KEPT if hasattr(self._state, name)}
+        by_epoch = self._args.eval_strategy == "epoch" and self._data.pass_is_over
+        return {"state": kept, "evaluation": self._evaluation_follows or by_epoch}
+
+    def restore(self, progress: Progress) -> None:
+        """Continue after the step of a checkpoint: with the evaluation that follows it, then with the next batch."""
+        for name, value in progress["state"].items():
+            setattr(self._state, name, value)
+        self._resumed_at = self._state.global_step
+        self._args.eval_on_start = progress["evaluation"]
+        if self._data.pass_is_over:
+            self._data.begin_next_pass()
+        with suppress(TypeError):  # a stream has no length
+            if self._data.taken and len(self._data) % self._args.gradient_accumulation_steps:
+                log.warning(
+                    "the last batches of this pass accumulate with the next pass, unlike without a restart",
+                    hint="make the batches of a pass a multiple of gradient_accumulation_steps",
+                )
+
+    def epoch_begins(self) -> None:
+        self._args.eval_on_start = self._evaluates_at_begin
+
+    def step_ends(self, control: TrainerControl) -> None:
+        self._evaluation_follows = control.should_evaluate
+        with suppress(TypeError):  # a stream has no length
+            self._state.epoch = self._data.number + self._data.taken / len(self._data)
+
+    def correct(self, logs: dict[str, Any]) -> None:
+        """Correct the mean losses after a restart. The Trainer divides them by all steps of the run."""
+        steps, first = self._state.global_step - self._resumed_at, not self._logged
+        self._logged |= "loss" in logs
+        for name in ("loss", "train_loss"):
+            if name in logs and steps and (first or name == "train_loss"):
+                logs[name] *= self._state.global_step / steps
+                self._state.log_history[-1][name] = logs[name]
 
 
 class _Losses:

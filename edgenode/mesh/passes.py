@@ -3,11 +3,12 @@
 A position is the number of the pass, the batches taken from it, and the state of the random generators at its begin and
 now. To return to it:
 
-1. Restore the generators to the begin of the pass, and begin it. It is shuffled as before.
-2. Skip the batches that were taken.
-3. Restore the generators to what they were then. All that the loop draws from here on is as before.
+1. Restore the generators to what they were. All that the loop draws from here on is as before.
+2. Begin the pass with the generators of its begin, so that it is shuffled as before, and skip the batches that were
+   taken. This leaves the generators as they are after 1.
 
-A loader with a state_dict of its own, such as torchdata's, is asked for its position instead of 2.
+A loader with a state_dict of its own, such as torchdata's, is asked for its position instead of skipping. Samplers and
+data sets with a ``set_epoch`` get the number of each pass.
 """
 
 from __future__ import annotations
@@ -75,18 +76,20 @@ class Passes(Generic[B]):
 
     def _begin(self) -> Iterator[B]:
         resume, self._resume = self._resume, None
-        if resume is None:
+        for part in _parts(self._loader):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(self.number)
+        if resume is None or not self.taken:
             self._began = random_state.capture(self.generators)
             return iter(self._loader)
-        self._began = resume["began"]
-        random_state.restore(self._began, self.generators)
-        if self._keeps_its_position and self.taken:
-            self._loader.load_state_dict(resume["loader"])  # type: ignore[attr-defined]
-        batches = iter(self._loader)
-        if not self._keeps_its_position:
-            self._skip(batches)
-        if self.taken:
-            random_state.restore(resume["now"], self.generators)
+        with random_state.preserved(self.generators):
+            self._began = resume["began"]
+            random_state.restore(self._began, self.generators)
+            if self._keeps_its_position:
+                self._loader.load_state_dict(resume["loader"])  # type: ignore[attr-defined]
+            batches = iter(self._loader)
+            if not self._keeps_its_position:
+                self._skip(batches)
         return batches
 
     def _skip(self, batches: Iterator[B]) -> None:
@@ -113,15 +116,23 @@ class Passes(Generic[B]):
         return {"pass": self.number, "taken": self.taken, "began": began, "now": now, "loader": loader}
 
     def go_to(self, position: dict[str, Any]) -> None:
-        """Begin at a position. A loop that is under way returns to it after the batch that it has."""
+        """Begin at a position, with its random generators. A loop under way does so after the batch that it has."""
         self.number, self.taken, self._resume = position["pass"], position["taken"], position
+        random_state.restore(position["now"], self.generators)
+
+
+def _parts(loader: object) -> list[object]:
+    """What decides on the batches of a loader: each once, and those of all loaders in a list of them."""
+    if isinstance(loaders := getattr(loader, "flattened", None), list):
+        return [part for one in loaders for part in _parts(one)]
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)
+    return list({id(part): part for part in (loader, *samplers, getattr(loader, "dataset", None))}.values())
 
 
 def _generators(loader: object) -> list[torch.Generator]:
     """The generators that belong to a loader."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    found = (getattr(owner, "generator", None) for owner in owners)
+    found = (getattr(part, "generator", None) for part in _parts(loader))
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 

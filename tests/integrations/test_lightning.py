@@ -25,10 +25,12 @@ class Module(lightning.LightningModule):  # type: ignore[misc]
         super().__init__()
         self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
         self.fail_at, self.rates, self.losses = fail_at, list[float](), list[float]()
+        self.epochs = list[int]()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if self.global_step == self.fail_at:
             raise KeyError("the power fails")
+        self.epochs.append(self.current_epoch)
         self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
         loss = nn.functional.cross_entropy(self.body(batch[0]), batch[1])
         self.losses.append(loss.item())
@@ -68,6 +70,24 @@ def test_fit_takes_as_long_as_the_run(alone: Arguments, tmp_path: Path) -> None:
     assert all(torch.equal(saved[name], value) for name, value in module.state_dict().items())
 
 
+def test_progress_bars_show_the_epochs_of_the_run(alone: Arguments) -> None:
+    shown = list[str]()
+
+    class Bar(lightning.callbacks.RichProgressBar):  # type: ignore[misc]
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            shown.append(self._get_train_description(trainer.current_epoch).strip())
+
+    mesh, trainers = callback(alone()), {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    trainer = lightning.Trainer(callbacks=[mesh, Bar()], enable_model_summary=False, max_epochs=1, **trainers)
+    trainer.fit(Module(), DataLoader(DATA, batch_size=4))
+    assert shown == [f"Epoch {epoch}/3" for epoch in range(4)]
+
+
+def test_a_loader_that_is_replaced_is_refused(alone: Arguments) -> None:
+    with pytest.raises(ConfigError, match="reload_dataloaders_every_n_epochs would replace the loader"):
+        fit(Module(), callback(alone()), reload_dataloaders_every_n_epochs=1)
+
+
 def test_accumulated_batches_are_one_step_with_their_mean_loss(alone: Arguments) -> None:
     mesh, module = callback(alone(task__local_steps=2, run__rounds=3)), Module()
     steps: list[float] = []
@@ -83,8 +103,8 @@ def test_restart_continues_with_optimiser_and_schedule(alone: Arguments) -> None
     with pytest.raises(KeyError):
         fit(broken, callback(arguments))
     module, mesh = Module(), callback(arguments)
-    trainer = fit(module, mesh)
-    assert trainer.global_step == 7  # from the checkpoint before round 5
+    trainer = fit(module, mesh)  # from the checkpoint before round 5
+    assert (trainer.global_step, trainer.current_epoch, module.epochs) == (12, 4, [1, 2, 2, 2, 3, 3, 3])
     assert module.rates == pytest.approx([0.01 * 0.5**t for t in range(5, 12)])
     assert trainer.optimizers[0].state_dict()["state"][0]["step"] == 12
 

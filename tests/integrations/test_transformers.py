@@ -74,10 +74,14 @@ def test_restart_continues_with_optimiser_and_schedule(alone: Arguments, tmp_pat
         broken.train()
     del broken
     whole = trainer(bert(), callback(arguments), tmp_path)
-    whole.train()
-    assert whole.state.global_step == 7  # from the checkpoint before round 5
-    rates = [entry["learning_rate"] for entry in whole.state.log_history if "learning_rate" in entry]
-    assert rates == pytest.approx([5e-5 * (12 - t) / 12 for t in range(5, 12)], rel=0.01)
+    whole.train()  # from the checkpoint before round 5
+    assert whole.state.global_step == 12
+    logged = [entry for entry in whole.state.log_history if "loss" in entry]
+    steps = [entry["step"] for entry in logged]
+    assert steps == [1, 2, 3, 4, *range(6, 13)]  # a step is logged after its checkpoint
+    assert [entry["epoch"] for entry in logged] == pytest.approx([t / 6 for t in steps])
+    assert [entry["learning_rate"] for entry in logged] == pytest.approx([5e-5 * (13 - t) / 12 for t in steps])
+    assert all(0.5 < entry["loss"] < 0.9 for entry in logged)
 
 
 def test_too_few_steps_are_refused_with_their_number(alone: Arguments, tmp_path: Path) -> None:
