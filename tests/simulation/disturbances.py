@@ -10,7 +10,6 @@ from edgenode.core.protocol.events import (
     Avoid,
     Disconnected,
     Evict,
-    Extend,
     Pause,
     Reported,
     Resume,
@@ -76,7 +75,7 @@ class Disturbances:
                 self._revoke(name)
             case Expel(name):
                 self._expel(name)
-            case Rotate() | Stop() | Extend() | Evict():
+            case Rotate() | Stop() | Evict():
                 self._controller.request(disturbance, type(disturbance).__name__.lower())
             case _:
                 assert_never(disturbance)
