@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from tests.e2e import netns
+from tests.e2e import aarch64, netns
 from tests.e2e.fleet import DEADLINE_S, until
 
 CHECKOUT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ class Board:
 
     def __init__(self, name: str, folder: Path, holder: int, typed: list[str]) -> None:
         self.name, self.folder, self._holder, self.typed = name, folder, holder, typed
-        self._background = 0
+        self._terminals: list[subprocess.Popen[bytes]] = []
 
     def path(self, inside: str) -> Path:
         """Where a file of the board lies for this process."""
@@ -50,7 +50,7 @@ class Board:
     def run(self, command: str, code: int = 0) -> str:
         """What a command prints that nobody types."""
         done = subprocess.run(
-            self._inside(command), capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=_ENVIRON
+            self._inside(command), capture_output=True, text=True, timeout=TYPED_S, check=False, env=_ENVIRON
         )
         assert done.returncode == code, f"{self.name}: {command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -58,15 +58,24 @@ class Board:
     def leave_running(self, command: str) -> Path:
         """Type a command in a terminal of its own. Returns the file with what the terminal shows."""
         self.typed.append(command)
-        self._background += 1
-        shown = self.folder / f"terminal-{self._background}"
+        shown = self.folder / f"terminal-{len(self._terminals) + 1}"
         terminal = f"script -qefc {shlex.quote(command)} /dev/null"
         with shown.open("wb") as output:
-            subprocess.Popen(
+            popen = subprocess.Popen(
                 self._inside(terminal), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_ENVIRON,
                 start_new_session=True,
             )  # fmt: skip
+        self._terminals.append(popen)
         return shown
+
+    def end(self, namespace: str) -> None:
+        """Kill every process of the board."""
+        pids = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False).stdout
+        for pid in map(int, pids.split()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for popen in self._terminals:
+            popen.wait()
 
     def _inside(self, command: str) -> list[str]:
         namespaces = ["nsenter", f"--target={self._holder}", "--net", "--mount", "--uts"]
@@ -77,16 +86,29 @@ class Board:
         cores = sorted(os.sched_getaffinity(0))
         return cores[int(self.name.rpartition("-")[2]) % len(cores)]
 
-    def install(self) -> None:
-        """What `pip install .` does, with the packages of this environment: `tests/test_installation.py` runs pip."""
-        (packages,) = self.path("/opt/edgenode/lib").glob("python*/site-packages")
+    def install(self, emulated: aarch64.Board | None = None) -> None:
+        """What `pip install .` does, with the packages of this environment: `tests/test_installation.py` runs pip.
+
+        Args:
+            emulated: the board is an aarch64 one, with these files. This machine's Python has made its environment.
+        """
+        environment = self.path("/opt/edgenode")
+        (packages,) = environment.glob("lib/python*/site-packages")
         paths = [str(CHECKOUT), *(path for path in sys.path if path.endswith("site-packages"))]
+        python = "/opt/edgenode/bin/python"
+        if emulated is not None:
+            packages = environment / "lib" / Path(emulated.python[-1]).name / "site-packages"
+            packages.mkdir(parents=True)
+            (environment / "pyvenv.cfg").write_text(f"home = {Path(emulated.python[-1]).parent}\n")
+            paths = [str(CHECKOUT), str(emulated.site)]
+            python = shlex.join((emulated.python[0], "-0", python, *emulated.python[1:]))
         (packages / "edgenode.pth").write_text("\n".join(paths))
-        script = self.path("/opt/edgenode/bin/edgenode")
-        script.write_text("#!/opt/edgenode/bin/python\nfrom edgenode.cli import main\nmain()\n")
+        script = environment / "bin" / "edgenode"
+        script.write_text(f'#!/bin/sh\nexec {python} -m edgenode "$@"\n')
         script.chmod(0o755)
 
 
+TYPED_S = 2 * DEADLINE_S
 _ENVIRON = {
     "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     "HOME": HOME, "TERM": "dumb", "COLUMNS": "80", "LANG": "C.UTF-8", "GRPC_ENABLE_FORK_SUPPORT": "0",
@@ -112,8 +134,12 @@ def _options(lower: str, own: str) -> str:
 
 
 @contextmanager
-def blank_boards(count: int, folder: Path, typed: list[str]) -> Iterator[list[Board]]:
-    """Boards pi-1, pi-2, ... that end with the block, with all of their processes."""
+def blank_boards(count: int, folder: Path, typed: list[str], *needed: Path) -> Iterator[list[Board]]:
+    """Boards pi-1, pi-2, ... that end with the block, with all of their processes.
+
+    Args:
+        needed: files of this machine that every user of a board can read, besides Python and the checkout.
+    """
     with ExitStack() as stack:
         bridge = stack.enter_context(netns.Bridge(count))
         boards = []
@@ -122,17 +148,16 @@ def blank_boards(count: int, folder: Path, typed: list[str]) -> Iterator[list[Bo
             own = folder / name
             setup = own / "setup.sh"
             (own / "layers").mkdir(parents=True)
-            setup.write_text(_setup(name, own))
+            setup.write_text(_setup(name, own, (Path(sys.base_prefix), CHECKOUT, *needed)))
             holder = bridge.spawn(number, ["unshare", "--mount", "--uts", "sh", "-e", str(setup)])
-            stack.callback(_end_all, bridge.namespaces[number])
-            until((own / "is-up").exists, f"{name} is up", 20)
             boards.append(Board(name, own, holder.pid, typed))
+            stack.callback(boards[-1].end, bridge.namespaces[number])
+            until((own / "is-up").exists, f"{name} is up", 20)
         yield boards
 
 
-def _setup(name: str, own: Path) -> str:
+def _setup(name: str, own: Path, needed: tuple[Path, ...]) -> str:
     """The script that makes a board of a process, and stays."""
-    needed = (Path(sys.base_prefix), CHECKOUT)
     closed = {str(parent) for path in needed for parent in path.parents if not parent.stat().st_mode & stat.S_IXOTH}
     lines = [f"hostname {name}", f"mount -t tmpfs tmpfs {own}/layers"]
     for number, root in enumerate((*_LAYERED, *sorted(closed))):
@@ -144,10 +169,3 @@ def _setup(name: str, own: Path) -> str:
         lines += [f"printf '#!/bin/sh\\n%s\\n' {shlex.quote(script)} > /usr/local/bin/{shim}"]
         lines += [f"chmod 755 /usr/local/bin/{shim}"]
     return "\n".join([*lines, f"touch {own}/is-up", "exec sleep 86400"]) + "\n"
-
-
-def _end_all(namespace: str) -> None:
-    pids = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False).stdout
-    for pid in map(int, pids.split()):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 UNITS, LOGS, UIDS = Path("/etc/systemd/system"), Path("/var/log/units"), 61184
-_READY_S = 120.0
+_READY_S = 300.0
 
 
 def settings(name: str) -> dict[str, str]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.docs_commands import commands, toml
-from tests.e2e import boards
+from tests.e2e import aarch64, boards
 from tests.e2e.boards import HOME, Board, blank_boards
 from tests.e2e.fleet import until
 
-_WHY_NOT = boards.unavailable()
+_WHY_NOT, _NO_AARCH64 = boards.unavailable(), aarch64.unavailable()
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT)),
@@ -26,40 +27,55 @@ _CHARS_PER_MINUTE, _PASTE_S = 200, 3.0  # a person types each command once, and 
 _THERE = ("sudo apt", "git clone")  # the packages and the checkout
 
 
-def install(board: Board) -> None:
+def install(board: Board, run: str, emulated: aarch64.Board | None) -> None:
     """Type what devices.md has for a Raspberry Pi, from its first login."""
     for heading in ("Prepare a Raspberry Pi", "Install edgenode"):
         for command in commands("docs/devices.md", heading):
-            if command.text.endswith("pip install ."):
-                board.typed.append(command.text)
-                board.install()
-            elif command.text.startswith(_THERE):
-                board.typed.append(command.text)
-            else:
-                board.type(command.text)
-    board.path(f"{HOME}/run.toml").write_text(RUN)
-    board.typed.append(RUN)
+            board.typed.append(command.text)
+            if "-m venv" in command.text:
+                board.run(f"{command.text} --without-pip")
+            elif "bin/pip install" in command.text:
+                board.install(emulated)
+            elif not command.text.startswith(_THERE):
+                board.run(command.text)
+    board.path(f"{HOME}/run.toml").write_text(run)
+    board.typed.append(run)
 
 
-def typed_by(count: int, folder: Path) -> Iterator[tuple[list[Board], list[str]]]:
-    typed: list[str] = []
-    with blank_boards(count, folder, typed) as all_boards:
+@contextmanager
+def four_boards(folder: Path, run: str, emulated: aarch64.Board | None = None) -> Iterator[list[Board]]:
+    """Boards with edgenode and a run.toml. The last one may be an emulated one."""
+    needed = () if emulated is None else (emulated.root, emulated.site)
+    with blank_boards(4, folder, [], *needed) as all_boards:
         for board in all_boards:
-            install(board)
-        yield all_boards, typed
-
-
-@pytest.fixture
-def four(tmp_path: Path) -> Iterator[tuple[list[Board], list[str]]]:
-    yield from typed_by(4, tmp_path)
+            install(board, run, emulated if board is all_boards[-1] else None)
+        yield all_boards
 
 
 def is_trained(board: Board, model: str) -> Callable[[], bool]:
     return lambda: board.path(model).exists()
 
 
-def test_services_train_from_blank_boards(four: tuple[list[Board], list[str]]) -> None:
-    all_boards, typed = four
+def test_services_train_from_blank_boards(tmp_path: Path) -> None:
+    with four_boards(tmp_path, RUN) as all_boards:
+        train_as_services(all_boards)
+        check_typing(all_boards[0].typed)
+
+
+@pytest.mark.skipif(_NO_AARCH64 is not None, reason=str(_NO_AARCH64))
+@pytest.mark.xdist_group("aarch64")
+@pytest.mark.timeout(1800)
+def test_services_train_with_an_emulated_raspberry_pi(tmp_path: Path) -> None:
+    """An emulated step takes tens of times as long, so the run is shorter."""
+    shorter = RUN.replace("rounds = 1000", "rounds = 60")
+    assert shorter != RUN
+    with four_boards(tmp_path, shorter, aarch64.make_board()) as all_boards:
+        assert "aarch64" in all_boards[-1].run("edgenode doctor | head -1")
+        train_as_services(all_boards)
+
+
+def train_as_services(all_boards: list[Board]) -> None:
+    """Play "Start a run with the boards" up to the trained models. One board loses its power in between."""
     first = all_boards[0]
     install_script, enable, invite, join, status = commands("docs/devices.md", "Start a run with the boards")
     first.type(install_script.text)
@@ -77,13 +93,17 @@ def test_services_train_from_blank_boards(four: tuple[list[Board], list[str]]) -
     for board in all_boards:
         until(is_trained(board, "/var/lib/edgenode/node/model.safetensors"), f"{board.name} has trained", TRAINED_S)
     assert "this node is enrolled already: the invite is not used" in node_log(all_boards[1])
-    check_typing(typed)
 
 
-def test_boards_train_by_hand_and_again_with_the_same_commands(four: tuple[list[Board], list[str]]) -> None:
-    all_boards, _ = four
+def test_boards_train_by_hand_and_again_with_the_same_commands(tmp_path: Path) -> None:
+    with four_boards(tmp_path, RUN) as all_boards:
+        train_by_hand(all_boards)
+
+
+def train_by_hand(all_boards: list[Board]) -> None:
+    """Play the README's commands, steer the run from the right boards, and type the first commands again."""
     first, second, *_ = all_boards
-    start, join = commands("README.md", "Train on four devices")
+    start, join = commands("README.md", "Train on four devices")[:2]
     shown = first.leave_running(start.text)
     until(lambda: len(re.findall(INVITE, shown.read_text())) == len(all_boards), "the controller prints a command each")
     typed = re.findall(rf"^edgenode run --join {INVITE}(?=\r?$)", shown.read_text(), re.M)
