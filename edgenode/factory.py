@@ -105,7 +105,7 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
 
 def lag(config: Config) -> Lag:
     """How far mixing lags behind pushing."""
-    return Lag(config.run.overlap, config.run.rounds, config.run.checkpoint_every)
+    return Lag(config.run.overlap, config.run.checkpoint_every)
 
 
 def _compressor(algorithm: Algorithm) -> Compressor:
@@ -227,16 +227,18 @@ def run_spec(config: Config) -> RunSpec:
         ConfigError: the run is not possible with a controller.
     """
     check_networked(config, controller=True)
+    spec = algorithm_spec(config)
     return RunSpec(
         cluster=config.run.cluster,
         nodes=config.run.nodes,
         run_digest=config.digest(),
         schedule=schedule_spec(config),
-        rounds=algorithm_spec(config).rounds,
+        rounds=spec.rounds,
         min_nodes=config.run.min_nodes,
         requirements=requirements(config),
         on_poison=config.run.on_poison,
         lag=lag(config),
+        gossip_rounds=spec.gossip_rounds,
     )
 
 
@@ -250,12 +252,13 @@ def agreed_plan(
 
     Raises:
         GraphError: the graphs cannot carry the run, or no checkpoint round is common to all nodes.
-        ConfigError: some nodes have checkpoints, not of the beginning, and others have none.
+        ConfigError: some nodes have checkpoints, not of the beginning, and others have none, or the run had more rounds
+            before.
     """
-    members = [Member(name) for name in saved]
+    members, length = [Member(name) for name in saved], config.run.rounds
     offers = {name: (rounds, plan) for name, (rounds, plan) in saved.items() if plan is not None}
     if not offers:
-        return create_plan(config.run.cluster, members, schedule(config, epoch.rounds), epoch), 0
+        return create_plan(config.run.cluster, members, schedule(config, epoch.rounds), epoch, rounds=length), 0
     newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
     absent = sorted(set(saved) - set(offers))
     if absent and all(0 in rounds for rounds, _ in offers.values()):
@@ -268,7 +271,12 @@ def agreed_plan(
             f"started with --fresh, bring its checkpoints back; only if they are lost for good, start all nodes with "
             "--fresh, which begins again from round 0"
         )
-    return restore_plan(newest, members, offers)
+    if length < (newest.latest.rounds or 0):
+        raise ConfigError(
+            f"run.rounds = {length}, but the run that is to resume has {newest.latest.rounds}: a run can be extended, "
+            "but not shortened; set the same number or a larger one, or start all nodes with --fresh"
+        )
+    return restore_plan(newest, members, offers, rounds=length)
 
 
 def task(config: Config) -> Task:

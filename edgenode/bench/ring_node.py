@@ -89,6 +89,9 @@ class FreeSteps:
     def initial(self) -> Floats:
         return self._zeros
 
+    def train_until(self, t: int) -> None:
+        pass
+
     def train(self, t: int, z: Floats) -> LocalStep:
         counted = t - self._run.segment // 2
         if counted >= 0 and counted % self._run.segment == 0:

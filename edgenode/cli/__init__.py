@@ -39,6 +39,7 @@ _GROUPS = {
         "pause": ("edgenode.cli.steering", "Pause a run: every node finishes its round and waits."),
         "resume": ("edgenode.cli.steering", "Resume a paused run."),
         "stop": ("edgenode.cli.steering", "Stop all nodes before the same round, with checkpoints written."),
+        "extend": ("edgenode.cli.steering", "Train longer: give a run more rounds while it trains."),
         "evict": ("edgenode.cli.steering", "Continue without a node that will not come back."),
         "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
     },

@@ -1,4 +1,4 @@
-"""``edgenode pause``, ``resume``, ``stop`` and ``evict``: requests that change a run as a whole, or its members."""
+"""``edgenode pause``, ``resume``, ``stop``, ``extend`` and ``evict``: requests that change a run, or its members."""
 
 from __future__ import annotations
 
@@ -106,6 +106,42 @@ def stop(no_wait: bool, yes: bool, where: Where) -> None:
 
         await wait_until_done(client, remaining)
         return f"every node has stopped before round {ends}\n{TO_RESUME}"
+
+    _operate(where, call)
+
+
+@click.command()
+@click.option("--rounds", type=click.IntRange(min=1), envvar="EDGENODE_EXTEND_ROUNDS", show_envvar=True, metavar="N",
+              help="Train for N rounds, counted from the beginning of the run, as run.rounds does.")  # fmt: skip
+@click.option("--add", type=click.IntRange(min=1), envvar="EDGENODE_EXTEND_ADD", show_envvar=True, metavar="N",
+              help="Train for N rounds more than planned.")  # fmt: skip
+@cluster_options
+def extend(rounds: int | None, add: int | None, where: Where) -> None:
+    """Train longer: let the run, while it trains, have more rounds.
+
+    The request must come some rounds before the end of training. The last phase of SCSP follows after the new end. A
+    learning rate that falls until the end of the run is from then on that of the longer run. run.toml need not change.
+
+    A run that has stopped or ended trains on if you set run.rounds in run.toml to the larger number, and start the
+    controller and the nodes again.
+
+    \b
+    Examples:
+      edgenode extend --rounds 2000
+      edgenode extend --add 500
+    """
+    if (rounds is None) == (add is None):
+        raise click.UsageError("give either --rounds or --add")
+
+    async def call(client: OperatorClient) -> str:
+        from edgenode.cli.waiting import wait_for_reply
+        from edgenode.observability.reply_words import extended
+
+        longer = rounds
+        if longer is None:
+            plan = (await client.status()).plan
+            longer = (add or 0) + ((plan.latest.rounds or 0) if plan else 0)
+        return extended(longer, await wait_for_reply(client, client.extend(longer)))
 
     _operate(where, call)
 

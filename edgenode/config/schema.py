@@ -320,18 +320,29 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Plain values by key, as in "run.nodes"."""
         return {f"{section}.{name}": v for section, keys in self.as_dict().items() for name, v in keys.items()}
 
-    def shared(self) -> str:
+    def shared(self, rounds: bool = False) -> str:
         """All that must be equal on every node, as a canonical text: keys, and versions of extensions.
 
         With an overlap, checkpoints decide when a round is mixed.
+
+        Args:
+            rounds: with ``run.rounds``. It is in the plan of a run, which a controller makes and later makes longer.
+                Only without a controller must it be equal on every node.
         """
         local = LOCAL_KEYS - {"run.checkpoint_every"} if self.run.overlap else LOCAL_KEYS
+        local = local if rounds else local | {"run.rounds"}
         keys = {key: value for key, value in self.as_keys().items() if key not in local}
         return canonical.canonical(keys | self.extensions())
 
-    def digest(self) -> str:
+    def digest(self, rounds: bool = False) -> str:
         """SHA-256, in hex, of `shared`."""
-        return canonical.digest(self.shared())
+        return canonical.digest(self.shared(rounds))
+
+    def lasting(self, rounds: int | None) -> Config:
+        """The configuration of a run that the plan has made so many rounds long. None changes nothing."""
+        if rounds is None:
+            return self
+        return msgspec.structs.replace(self, run=msgspec.structs.replace(self.run, rounds=rounds))
 
     def extensions(self) -> dict[str, str]:
         """The package and version of every algorithm, compressor and graph that a package provides, by name."""

@@ -16,7 +16,7 @@ from edgenode.controller.liveness import holding_up
 from edgenode.controller.page import Page
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
-from edgenode.core.protocol.events import Evict, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
+from edgenode.core.protocol.events import Evict, Extend, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
 from edgenode.core.protocol.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
@@ -81,6 +81,14 @@ class OperatorService:
         """Stop the run, paused or not. The reply names the round before which every node stops."""
         return await self._request(by, Stop(next(self._request_ids), wait))
 
+    async def extend(self, by: str, rounds: int, wait: bool = False) -> Reply:
+        """Train for so many rounds. The reply names the round from which every node does, or what that waits for.
+
+        Raises:
+            ConfigError: the run has as many rounds already, or it is too late.
+        """
+        return await self._request(by, Extend(next(self._request_ids), rounds, wait))
+
     async def pause(self, by: str) -> int:
         """Pause every node before its next round. Return the newest round that a node has reported."""
         return _round(await self._request(by, Pause(next(self._request_ids))))
@@ -117,7 +125,7 @@ class OperatorService:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._replies[request.request_id] = future
         self._post(request)
-        queues = isinstance(request, Rotate | Stop) and not request.wait
+        queues = isinstance(request, Rotate | Stop | Extend) and not request.wait
         done, _ = await asyncio.wait([future], timeout=_ANSWER_S if queues else None)
         return future.result() if done else self._unsettled(request)
 
@@ -132,6 +140,11 @@ class OperatorService:
             earliest=waits[0].earliest if waits else None,
             held_by=self._cluster.held_by(),
         )
+
+    @property
+    def rounds(self) -> int:
+        """The rounds of the whole run, gossip included."""
+        return self._cluster.rounds
 
     @property
     def plan(self) -> Plan | None:
@@ -194,7 +207,7 @@ class OperatorService:
         members = [member.status for member in self._nodes.members(plan)]
         progress.observe(plan, members, self._cluster.paused, now)
         end = plan.latest.end
-        return progress.time_left_s(self._cluster.run_spec.rounds if end is None else end)
+        return progress.time_left_s(self.rounds if end is None else end)
 
     def summary(self) -> str:
         """The status in one line, for systemd."""
@@ -218,6 +231,8 @@ def _words(request: OperatorRequest) -> str:
         case Rotate(_, graphs, period):
             every = f", every {period}" if len(graphs) > 1 else ""
             return f"use graph {', '.join(spec.name for spec in graphs)}{every}"
+        case Extend(_, rounds):
+            return f"train for {rounds} rounds"
         case Evict(_, node, force):
             return f"evict {node}{', with force' if force else ''}"
     return type(request).__name__.lower()

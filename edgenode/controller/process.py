@@ -31,11 +31,11 @@ from edgenode.controller.audit import Audit
 from edgenode.controller.end_log import log_end
 from edgenode.controller.enrolment import Enrolment, invite_first
 from edgenode.controller.failure_detector import FailureDetector
-from edgenode.controller.graph_log import GraphLog
 from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.options import Options
 from edgenode.controller.order_log import log_order
 from edgenode.controller.page import Page
+from edgenode.controller.plan_log import PlanLog
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.cluster import Cluster
 from edgenode.core.protocol.events import (
@@ -101,7 +101,7 @@ class Controller:
         self.nodes = NodeRegistry()
         self.nodes.add_members(self.cluster.plan)
         self._mailbox: asyncio.Queue[ClusterEvent | None] = asyncio.Queue()  # None ends the owner task
-        self._graph_log = GraphLog(self.cluster)
+        self._plan_log = PlanLog(self.cluster)
         self._link_changes = Counter[str]()  # by node: its joins and disconnects in the mailbox
         post = self._mailbox.put_nowait
         cluster, shared, security = config.run.cluster, config.shared(), self._security
@@ -112,8 +112,8 @@ class Controller:
         self.operator_service = OperatorService(
             self.cluster, self.nodes, self._failure_detector, post, self._page, self._audit
         )
-        restarted, rounds = recover or saved is not None, self.cluster.run_spec.rounds
-        self._recorder = RunRecorder(config, rounds, options.state_dir, restarted, self.operator_service)
+        restarted = recover or saved is not None
+        self._recorder = RunRecorder(config, options.state_dir, restarted, self.operator_service)
         self._tracking = Tracking(options.track, config, options.state_dir, self.operator_service.status)
         self._control = ControlServer(
             identity, self._post_from_link, self.nodes.reported, self._address_in_plan, self.nodes.faults
@@ -248,7 +248,7 @@ class Controller:
                 if isinstance(event, Reported):
                     self._control.handled(event.node)
             await self._perform_all(actions)
-            self._graph_log.update()
+            self._plan_log.update()
             if _changes_link(event):
                 self._send_standby()
 

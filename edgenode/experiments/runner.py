@@ -151,7 +151,7 @@ class OutcomeStore:
         return self._checkpoints(trial).with_suffix(".json")
 
     def _checkpoints(self, trial: Trial) -> Path:
-        return self._folder / trial.config.digest()[:16]
+        return self._folder / trial.config.digest(rounds=True)[:16]
 
     @cached_property
     def _earlier(self) -> dict[str, Outcome]:

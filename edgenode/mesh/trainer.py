@@ -132,6 +132,9 @@ class MeshTrainer:
         self._watch.end_step()
         return self._steps >= self._local_steps
 
+    def train_until(self, t: int) -> None:
+        """The user's schedule is the user's."""
+
     def train(self, t: int, z: Floats) -> LocalStep:
         """What the user's steps made of z, which `hand_over` has loaded."""
         loss = sum(self._losses) / len(self._losses) if self._losses else None

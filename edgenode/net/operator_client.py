@@ -85,6 +85,11 @@ class OperatorClient:
         )
         return _reply(response)
 
+    async def extend(self, rounds: int) -> Reply:
+        """Train for so many rounds. The reply names the round from which every node does, or what that waits for."""
+        request = operator_pb2.ExtendRequest(rounds=rounds, may_queue=True)
+        return _reply(await self._called(self._stub.Extend(request)))
+
     async def pause(self) -> int:
         """Pause the run. Returns the newest round that a node is known to be in."""
         return int((await self._called(self._stub.Pause(operator_pb2.PauseRequest()))).round)
@@ -111,7 +116,7 @@ class OperatorClient:
             raise refused(exc, self._target) from exc
 
 
-def _reply(response: operator_pb2.RotateResponse | operator_pb2.StopResponse) -> Reply:
+def _reply(response: operator_pb2.RotateResponse | operator_pb2.StopResponse | operator_pb2.ExtendResponse) -> Reply:
     held_by = response.held_by
     if not response.HasField("queued"):
         return Reply(UNREQUESTED, response.start, held_by=held_by)

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -92,7 +93,7 @@ class PeerLink:
         self.to, self.wire_bytes = to, 0
         self._watch, self._relays, self._good_relay = watch, relays, ""
         self._by_relay = False  # whether the next attempt goes by a relay
-        self._direct_again = asyncio.Event()
+        self._direct_again, self._done = asyncio.Event(), asyncio.Event()
         self._pushed_at: dict[int, float] = {}  # of the unanswered pushes
         self._usual_s = 0.0  # what an answer takes, as a moving average
         self._answered_at = 0.0
@@ -118,6 +119,7 @@ class PeerLink:
         """Let ``run`` return once everything is answered."""
         self._closing = True
         self._wake.set()
+        self._note_done()
 
     def go_direct(self) -> None:
         """The peer can be reached without the relay again."""
@@ -130,6 +132,11 @@ class PeerLink:
 
     def _is_done(self) -> bool:
         return self._closing and not self._unanswered
+
+    def _note_done(self) -> None:
+        if self._is_done():
+            self._wake.set()
+            self._done.set()
 
     async def _connect(self) -> None:
         try:
@@ -227,6 +234,10 @@ class PeerLink:
         else:
             self._watch.works(self.to)
 
+    async def _wait_a_little(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._done.wait(), _CHECK_EVERY_S)
+
     async def _until_direct(self, stream: grpc.aio.StreamStreamCall) -> None:
         """Leave the relay once a direct connection can be opened, or when there has been nothing to push for long."""
         idle_since = time.monotonic()
@@ -236,13 +247,13 @@ class PeerLink:
             idle_since = time.monotonic() if self._unanswered else idle_since
             if time.monotonic() - idle_since > _IDLE_S:
                 raise TransportError(f"nothing to push to {self.to}")
-            await asyncio.sleep(_CHECK_EVERY_S)
+            await self._wait_a_little()
 
     async def _until_stalled(self, target: str, stream: grpc.aio.StreamStreamCall) -> None:
         """Make sure that a peer which does not answer for long can be reached. It may wait for others, or train."""
         checked, wait_s = time.monotonic(), _STALLED_S
         while not self._is_done():
-            await asyncio.sleep(_CHECK_EVERY_S)
+            await self._wait_a_little()
             now = time.monotonic()
             since = max(self._answered_at, min(self._pushed_at.values(), default=now))
             wait_s = wait_s if now - since > _STALLED_S else _STALLED_S
@@ -273,8 +284,7 @@ class PeerLink:
                 raise RemoteProtocolError(f"{self.to} sent {len(response.answers)} answers in one frame")
             for answer in response.answers:
                 self._answered(await parsed(partial(ack_from_wire, self.to), answer, bool(answer.records)))
-            if self._is_done():
-                self._wake.set()
+            self._note_done()
         if not self._is_done():
             raise TransportError(f"{self.to} closed the stream")
 

@@ -81,12 +81,13 @@ class NodeProcess:
     def __init__(self, options: Options, workload: Workload) -> None:
         config = options.config
         self.options, self._workload = options, workload
+        fixed = options.controller == "none"
         self.identity = Identity(
             config.run.cluster,
             options.name,
-            config.digest(),
+            config.digest(rounds=fixed),
             process=secrets.token_hex(8),
-            config=config.shared(),
+            config=config.shared(rounds=fixed),
             workload=canonical(workload.identity()),
             security=options.security,
         )
@@ -267,6 +268,8 @@ class NodeProcess:
             incarnation=plan.at(start.round).incarnations[name],
         )
         log.info("run begins", round=start.round, nodes=list(plan.latest.names), plan=plan.latest.digest[:12])
+        if plan.latest.rounds not in (None, self.options.config.run.rounds):
+            log.info("the controller plans another number of rounds than run.toml", rounds=plan.latest.rounds)
         replica, initial = await self._worker(self._replica, start), None
         if self._workload.makes_own_model and start.round == 0 and start.fetched is None and len(plan.latest.names) > 1:
             own, first = await self._worker(replica.model), plan.records[0].names[0]
@@ -282,7 +285,7 @@ class NodeProcess:
         return self._runner
 
     def _replica(self, start: StartPoint) -> Replica:
-        config, name = self.options.config, self.options.name
+        config, name = self.options.config.lasting(start.plan.latest.rounds), self.options.name
         trainer = self._workload.trainer(name, start.plan.records[0].names, start.plan.latest.epoch)
         spec, window, publish_to = factory.algorithm_spec(config), config.run.window, self.options.model_file
         return Replica(config, spec, name, trainer, start, self.store, window, publish_to, self._verifier)
@@ -299,7 +302,8 @@ class NodeProcess:
     async def _conclude(self, runner: NodeRunner, outcome: Outcome, wall_s: float) -> dict[str, Any]:
         folder = self.options.state_dir
         await self._worker(runner.replica.publish, Publish(outcome.round, outcome.z))
-        result = result_file.summary(self.options.config, [runner.result(outcome)], wall_s)
+        config = self.options.config.lasting(runner.progress.snapshot.plan.latest.rounds)
+        result = result_file.summary(config, [runner.result(outcome)], wall_s)
         result_file.write(folder / "result.json", result)
         log.info(
             self._ending(outcome),

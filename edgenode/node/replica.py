@@ -98,6 +98,8 @@ class Replica:
         self._sketch: Sketch | None = None
         self._losses: deque[tuple[int, float]] = deque(maxlen=2)  # the last ones, with their rounds
         self.layout = Layout(tuple(size for _, size in trainer.layout))
+        self._exchange_rounds = algorithm_spec.exchange_rounds
+        self._follow_length(start.plan, start.round)
         first = self._first_state(algorithm_spec, start)  # restores how many samples there were
         weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.learner = VectorLearner(algorithm_spec, self.layout, first, config.run.seed, name, weight)
@@ -145,6 +147,11 @@ class Replica:
     def _resumes_from_0(self, plan: Plan) -> bool:
         """Whether the trainer may have trained before, so that the beginning is in a checkpoint alone."""
         return plan.records[0].number > 0 and self._store is not None and 0 in self._store.rounds()
+
+    def _follow_length(self, plan: Plan, t: int) -> None:
+        """Let the trainer know how long the run is, as of round t."""
+        if (rounds := plan.at(t).rounds) is not None:
+            self.trainer.train_until(rounds // self._exchange_rounds)
 
     def _take_over(self, fetched: Arrays) -> Floats:
         """The z of a sponsor, with its shared state. Nothing of this node's own is dropped before they are checked."""
@@ -210,7 +217,7 @@ class Replica:
     @property
     def rounds_per_epoch(self) -> int:
         """Rounds in which the mean node passes once through its data, those in which it does not train included."""
-        return self.trainer.rounds_per_epoch * self.learner.algorithm_spec.exchange_rounds
+        return self.trainer.rounds_per_epoch * self._exchange_rounds
 
     def step(self, action: Train) -> list[NodeAction]:
         """Take one local step, and let the node handle what it led to, once the last checkpoint has read its state."""
@@ -220,7 +227,8 @@ class Replica:
 
     def train(self, action: Train) -> Trained | Abort:
         """Take one local step, and count its loss."""
-        exchange = action.round // self.learner.algorithm_spec.exchange_rounds
+        exchange = action.round // self._exchange_rounds
+        self._follow_length(self.node.plan, action.round)
         try:
             step = self.trainer.train(exchange, action.z.read(self.trainer.staging))
         except Diverged as exc:

@@ -392,4 +392,5 @@ class NodeRunner:
 def _described(record: Record) -> dict[str, Any]:
     """What a record changes, for the log."""
     out = {"without": [node for node, _ in record.evictions], "leaving": [leaver for leaver, _ in record.handoffs]}
-    return {"nodes": len(record.members), "stops": record.end is not None, **{k: v for k, v in out.items() if v}}
+    length = {"rounds": record.rounds, "stops": record.end is not None}
+    return {"nodes": len(record.members), **length, **{k: v for k, v in out.items() if v}}

@@ -64,6 +64,10 @@ class Trainer(Protocol):
         """The vector [d] that every node of the run starts from."""
         ...
 
+    def train_until(self, t: int) -> None:
+        """Training ends before round t, as ``train`` counts rounds. It holds for the steps from now on."""
+        ...
+
     def train(self, t: int, z: Floats) -> LocalStep:
         """Take the local step of round t from z [d], which may be overwritten.
 

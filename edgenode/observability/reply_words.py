@@ -53,6 +53,14 @@ def stopped(reply: Reply) -> str:
     return "\n".join([f"every node stops before round {reply.start}", TO_RESUME, *_held(reply)])
 
 
+def extended(rounds: int, reply: Reply) -> str:
+    """The reply to a request to train longer."""
+    if reply.start is None:
+        return "\n".join([f"Queued: the run is extended to {rounds} rounds {_after(reply)}.", *_held(reply)])
+    line = f"the run is extended to {rounds} rounds; every node knows it before round {reply.start}"
+    return "\n".join([line, *_held(reply)])
+
+
 def evicted(node: str, reply: Reply) -> str:
     """The reply to an eviction."""
     lines = [f"the run continues without {node} from round {reply.start}", *_sentence(reply.difference)]

@@ -98,6 +98,8 @@ def _changes(before: Record | None, record: Record) -> Iterator[tuple[str, str]]
     if (old.graphs, old.every, old.origin) != (schedule.graphs, schedule.every, schedule.origin):
         every = f" in turn, every {schedule.every} rounds" if len(schedule.graphs) > 1 else ""
         yield "plan changed", f"graph {_listed(spec.name for spec in schedule.graphs)}{every}"
+    if record.rounds != before.rounds:
+        yield "extended", f"to {record.rounds} rounds of training"
     if record.end is not None and before.end is None:
         yield "stopping", f"before round {record.end}"
 

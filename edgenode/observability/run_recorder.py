@@ -32,6 +32,10 @@ class RecordedRun(Protocol):
     """What the recorder reads of a run."""
 
     @property
+    def rounds(self) -> int:
+        """The rounds of the whole run, gossip included."""
+
+    @property
     def plan(self) -> Plan | None:
         """All of it. None until the run starts."""
 
@@ -46,12 +50,11 @@ class RunRecorder:
     """Records one run, from its start to its end.
 
     Args:
-        rounds: rounds of the whole run, gossip included.
         restarted: this controller started in the middle of the run.
     """
 
-    def __init__(self, config: Config, rounds: int, state_dir: Path, restarted: bool, run: RecordedRun) -> None:
-        self._config, self._rounds, self._restarted, self._run = config, rounds, restarted, run
+    def __init__(self, config: Config, state_dir: Path, restarted: bool, run: RecordedRun) -> None:
+        self._config, self._restarted, self._run = config, restarted, run
         self._history = RunHistory(state_dir)
         self._recorder: Recorder | None = None
         self._events: EventWatch | None = None
@@ -142,15 +145,20 @@ class RunRecorder:
             "algorithm": config.algorithm.name,
             "compressor": result_file.describe_compressor(config),
             "nodes": config.run.nodes,
-            "rounds": self._rounds,
-            "config": config.to_toml(),
+            **self._length(),
         }
         self._recorder = self._recorder or Recorder(self._history, about, resumed)
         return self._recorder
 
+    def _length(self) -> dict[str, Any]:
+        """What changes when the run is extended."""
+        planned = self._run.plan.latest.rounds if self._run.plan else None
+        return {"rounds": self._run.rounds, "config": self._config.lasting(planned).to_toml()}
+
     def _write(self, status: ClusterStatus, outcome: str = "") -> None:
         assert self._recorder is not None
         news = self._news.copy()
+        self._recorder.describe(self._length())
         if outcome:
             self._recorder.end(status, outcome, news)
         else:

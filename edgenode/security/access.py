@@ -21,6 +21,7 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "/edgenode.v1.OperatorService/OpenPage": frozenset({"operator", "viewer"}),
     "/edgenode.v1.OperatorService/Rotate": _OPERATOR,
     "/edgenode.v1.OperatorService/Stop": _OPERATOR,
+    "/edgenode.v1.OperatorService/Extend": _OPERATOR,
     "/edgenode.v1.OperatorService/Pause": _OPERATOR,
     "/edgenode.v1.OperatorService/Resume": _OPERATOR,
     "/edgenode.v1.OperatorService/Evict": _OPERATOR,

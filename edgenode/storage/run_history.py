@@ -139,6 +139,7 @@ class Recorder:
         self._history = history
         self._every_s, self._due = _EVERY_S, 0.0
         self._tick = self._taken = self._event = 0
+        self._about = dict(about)
         self.so_far = RunSoFar()
         with opened(history.path) as database:
             found = database.execute(
@@ -146,6 +147,7 @@ class Recorder:
             ).fetchone()[0]
             if resumed and found is not None:
                 self._continue(database, found)
+                self._update(database, about)
                 return
             self._began = time.monotonic()
             keys = [*about, "began"]
@@ -154,6 +156,18 @@ class Recorder:
                 (*about.values(), time.time()),
             ).fetchone()[0]
             database.execute("DELETE FROM run WHERE id <= ? - ?", (self.run, _RUNS))
+
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """Record what has changed in the description of the run: more rounds."""
+        if about.items() <= self._about.items():
+            return
+        with opened(self._history.path) as database:
+            self._update(database, about)
+
+    def _update(self, database: sqlite3.Connection, about: Mapping[str, Any]) -> None:
+        keys = ", ".join(f"{key} = ?" for key in about)
+        database.execute(f"UPDATE run SET {keys} WHERE id = ?", (*about.values(), self.run))
+        self._about |= about
 
     def _continue(self, database: sqlite3.Connection, run: int) -> None:
         self.run = run

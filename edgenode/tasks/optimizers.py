@@ -6,7 +6,8 @@ starts without any. The state of a scheduler counts rounds, so a newcomer takes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -41,7 +42,13 @@ _CLASSES = {
 
 
 class Descent(Protocol):
-    """Takes the steps of a trainer, with the learning rate of each round."""
+    """Takes the steps of a trainer, with the learning rate of each round.
+
+    Attributes:
+        run: its length, which can become longer.
+    """
+
+    run: RunLength
 
     @property
     def remedy(self) -> str:
@@ -90,10 +97,7 @@ def build_descent(task: Task, flat: FlatParameters, settings: TrainSettings, run
     if own is not None:
         _check_optimizer(own, flat.model, f"{type(task).__name__}.optimizer")
     optimizer = own or _named(flat.model, settings)
-    scheduler = task.scheduler(optimizer, run)
-    if scheduler is not None:
-        _check_scheduler(scheduler, f"{type(task).__name__}.scheduler")
-    return TorchDescent(optimizer, scheduler, settings, run, is_own=own is not None)
+    return TorchDescent(optimizer, lambda run: _scheduler(task, optimizer, run), settings, run, is_own=own is not None)
 
 
 def _check_optimizer(optimizer: object, model: nn.Module, place: str) -> None:
@@ -106,13 +110,22 @@ def _check_optimizer(optimizer: object, model: nn.Module, place: str) -> None:
         raise ConfigError(f"{place} returns an optimiser of other parameters than those of the model it is given")
 
 
-def _check_scheduler(scheduler: object, place: str) -> None:
+def _scheduler(task: Task, optimizer: Optimizer, run: RunLength) -> LRScheduler | None:
+    """The scheduler of a task for a run, before its first round.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
     from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+    scheduler, place = task.scheduler(optimizer, run), f"{type(task).__name__}.scheduler"
+    if scheduler is None:
+        return None
     if not isinstance(scheduler, LRScheduler):
         raise ConfigError(f"{place} returns {scheduler!r}, but it must be a scheduler of torch.optim or None")
     if isinstance(scheduler, ReduceLROnPlateau):
         raise ConfigError(f"{place} returns ReduceLROnPlateau, but a schedule must follow the round alone")
+    return scheduler
 
 
 def _named(model: nn.Module, settings: TrainSettings) -> Optimizer:
@@ -140,7 +153,7 @@ class FlatSGD:
     """
 
     def __init__(self, flat: FlatModel, settings: TrainSettings, run: RunLength) -> None:
-        self._settings, self._run = settings, run
+        self._settings, self.run = settings, run
         self._rate = settings.learning_rate
         momentum = [flat.zeros_padded()] if settings.momentum else []
         self._vectors = *([vector] for vector in flat.padded), momentum
@@ -151,7 +164,7 @@ class FlatSGD:
         return _remedy(self._settings)
 
     def begin_round(self, t: int) -> None:
-        self._rate = self._settings.rate(self._settings.learning_rate, t, self._run)
+        self._rate = self._settings.rate(self._settings.learning_rate, t, self.run)
 
     def step(self) -> None:
         with torch.no_grad():
@@ -182,19 +195,25 @@ class FlatSGD:
 
 
 class TorchDescent:
-    """An optimiser of torch.optim, with a scheduler, or else with the schedule of the settings on its own rates."""
+    """An optimiser of torch.optim, with a scheduler, or else with the schedule of the settings on its own rates.
+
+    A scheduler may depend on the length of the run. If that changes, another one is made, and brought to the round.
+
+    Args:
+        scheduler: makes the scheduler of a run, before its first round.
+    """
 
     def __init__(
         self,
         optimizer: Optimizer,
-        scheduler: LRScheduler | None,
+        scheduler: Callable[[RunLength], LRScheduler | None],
         settings: TrainSettings,
         run: RunLength,
         is_own: bool = False,
     ) -> None:
-        self._optimizer, self._scheduler, self._settings, self._run = optimizer, scheduler, settings, run
-        self._is_own = is_own
+        self._optimizer, self._settings, self.run, self._is_own = optimizer, settings, run, is_own
         self._base_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._make_scheduler, self._scheduler, self._scheduled = scheduler, scheduler(run), run.rounds
 
     @property
     def remedy(self) -> str:
@@ -203,7 +222,20 @@ class TorchDescent:
     def begin_round(self, t: int) -> None:
         if self._scheduler is None:
             for group, base in zip(self._optimizer.param_groups, self._base_rates, strict=True):
-                group["lr"] = self._settings.rate(base, t, self._run)
+                group["lr"] = self._settings.rate(base, t, self.run)
+        elif self._scheduled != self.run.rounds:
+            self._schedule_again(t)
+
+    def _schedule_again(self, t: int) -> None:
+        """Use the scheduler of the run as long as it is now, as it would be in round t."""
+        for group, base in zip(self._optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = base
+            group.pop("initial_lr", None)
+        self._scheduler, self._scheduled = self._make_scheduler(self.run), self.run.rounds
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimiser has taken no step yet
+            for _ in range(t if self._scheduler else 0):
+                self.end_round()
 
     def step(self) -> None:
         self._optimizer.step()
@@ -214,13 +246,17 @@ class TorchDescent:
 
     def state(self, copy: bool = True) -> Arrays:
         state = pack(OPTIMIZER, self._optimizer.state_dict())
-        return state if self._scheduler is None else {**state, **pack(SCHEDULE, self._scheduler.state_dict())}
+        if self._scheduler is None:
+            return state
+        return {**state, **pack(SCHEDULE, {"rounds": self._scheduled, "state": self._scheduler.state_dict()})}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         try:
             self._optimizer.load_state_dict(unpack(OPTIMIZER, state))
             if self._scheduler is not None:
-                self._scheduler.load_state_dict(unpack(SCHEDULE, state))
+                schedule = unpack(SCHEDULE, state)
+                self._scheduler.load_state_dict(schedule["state"])
+                self._scheduled = int(schedule["rounds"])
                 # A newcomer has its sponsor's scheduler and an optimiser of its own.
                 for group, rate in zip(self._optimizer.param_groups, self._scheduler.get_last_lr(), strict=True):
                     group["lr"] = rate

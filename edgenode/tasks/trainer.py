@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
@@ -138,6 +138,11 @@ class TaskTrainer:
         return np.concatenate([fresh.read(), self._averaged.read(fresh)]) if self._averaged.size else fresh.read()
 
     # one round -----------------------------------------------------------------------------------------
+
+    def train_until(self, t: int) -> None:
+        """Let training end before round t. Learning rates that depend on it follow from the next round on."""
+        self._run = replace(self._run, rounds=t)
+        self._descent.run = self._run
 
     def train(self, t: int, z: Vector) -> LocalStep:
         """Take the steps of round t from `z` [size] (Algorithm 1, lines 2-4), which may be overwritten.

@@ -165,7 +165,7 @@ def test_help_groups_the_commands_by_purpose() -> None:
     )
     found = {purpose: re.findall(r"^  ([a-z]+) ", lines, re.M) for purpose, lines in groups}
     assert list(found) == ["Train", "Watch", "Steer", "Secure", "Check", "Use and study"]
-    assert found["Steer"] == ["pause", "resume", "stop", "evict", "topology"]
+    assert found["Steer"] == ["pause", "resume", "stop", "extend", "evict", "topology"]
     assert sorted(name for names in found.values() for name in names) == sorted(
         group.list_commands(click.Context(group))
     )

@@ -94,7 +94,14 @@ def test_warnings(values: dict[str, object], expected: list[str]) -> None:
 def test_digest_covers_all_but_the_local_keys(key: str) -> None:
     changed = load(None, {key: OTHER[key]}, {})
     assert changed != Config()
-    assert (changed.digest() == Config().digest()) == (key in LOCAL_KEYS)
+    assert (changed.digest() == Config().digest()) == (key in LOCAL_KEYS | {"run.rounds"})
+
+
+def test_length_of_a_run_is_shared_where_no_controller_plans_it() -> None:
+    longer = Config().lasting(7)
+    assert (longer.run.rounds, longer.shared() == Config().shared()) == (7, True)
+    assert longer.shared(rounds=True) != Config().shared(rounds=True)
+    assert Config().lasting(None) == Config()
 
 
 def test_local_keys() -> None:

@@ -50,6 +50,9 @@ class OperatorService:
     async def stop(self, by: str, wait: bool = False) -> Reply:
         return Reply(1, self._note(by, "stop"))
 
+    async def extend(self, by: str, rounds: int, wait: bool = False) -> Reply:
+        return Reply(1, self._note(by, "extend", rounds))
+
     async def pause(self, by: str) -> int:
         return self._note(by, "pause")
 

@@ -82,7 +82,7 @@ def test_stopped_trial_resumes_to_the_same_outcome(tiny: Experiment, tmp_path: P
     trial = trials(tiny)[1]
     whole = OutcomeStore(tmp_path / "whole").run(trial, unwatched)
     assert stopped_and_resumed(trial, tmp_path / "stopped", at, resumed_at=at) == untimed(whole)
-    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [f"{trial.config.digest()[:16]}.json"]
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [f"{trial.config.digest(rounds=True)[:16]}.json"]
 
 
 def test_trial_that_lost_the_result_of_sp_starts_over(tiny: Experiment, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def stopped_and_resumed(trial: Trial, out: Path, at: int, *, resumed_at: int, da
         outcomes.run(trial, stop_at(at))
     assert outcomes.get(trial) is None
     if damaged:
-        (out / trial.config.digest()[:16] / "before-gossip.json").unlink()
+        (out / trial.config.digest(rounds=True)[:16] / "before-gossip.json").unlink()
     began = []
     outcome = outcomes.run(trial, lambda simulation: began.append(simulation.round) or unwatched(simulation))
     assert began == [resumed_at]
@@ -133,7 +133,7 @@ def test_invalid_configuration_leaves_no_outcome(tiny: Experiment, tmp_path: Pat
 def test_damaged_outcome_is_named(tiny: Experiment, tmp_path: Path) -> None:
     trial, other = trials(tiny)
     for text in ("{", "[]", "{}", '{"config": 3}', '{"config": {"run": 3}}'):
-        (tmp_path / f"{trial.config.digest()[:16]}.json").write_text(text)
+        (tmp_path / f"{trial.config.digest(rounds=True)[:16]}.json").write_text(text)
         for either in (trial, other):
             with pytest.raises(CheckpointError, match=r"cannot be read.*remove it"):
                 OutcomeStore(tmp_path).get(either)

@@ -45,6 +45,10 @@ class Run:
         self._note(by, "stop", wait)
         return self.reply
 
+    async def extend(self, by: str, rounds: int, wait: bool = False) -> Reply:
+        self._note(by, "extend", rounds, wait)
+        return self.reply
+
     async def pause(self, by: str) -> int:
         return self._note(by, "pause")
 
@@ -119,6 +123,7 @@ async def test_every_request_arrives_and_returns_the_round() -> None:
         assert (await calls.rotate(graphs, Period(6, "epochs"))).start == 42
         assert (await calls.rotate(graphs, Period(6), wait=True)).start == 42
         assert (await calls.stop()).start == await calls.pause() == await calls.resume() == 42
+        assert (await calls.extend(2000)).start == 42
         assert (await calls.evict("n1", force=True)).start == 42
         assert await calls.open_page() == "http://127.0.0.1:8080/"
     assert run.asked == [
@@ -127,6 +132,7 @@ async def test_every_request_arrives_and_returns_the_round() -> None:
         ("stop", False),
         ("pause",),
         ("resume",),
+        ("extend", 2000, False),
         ("n1", True),
         ("page", None),  # of nobody, without certificates
     ]

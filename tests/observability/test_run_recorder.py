@@ -51,6 +51,7 @@ class Run:
     def __init__(self, plan: Plan = PLAN, first: int = 0) -> None:
         self.plan, self.round, self.paused, self.state = plan, first, False, NodeState.RUNNING
         self.restored: list[tuple[int, Mapping[str, Mapping[str, int]]]] = []
+        self.rounds = 9
 
     def status(self) -> ClusterStatus:
         self.round += self.state is NodeState.RUNNING
@@ -63,11 +64,11 @@ class Run:
 
 async def recorded(folder: Path, run: Run, restarted: bool = False) -> None:
     """Record a run until its end, which comes at once."""
-    await RunRecorder(Config(), 9, folder, restarted, run).end(ended_well=True)
+    await RunRecorder(Config(), folder, restarted, run).end(ended_well=True)
 
 
 async def test_end_waits_for_a_write_and_the_event_loop_for_none(tmp_path: Path, disk: SlowDisk) -> None:
-    recorder = RunRecorder(Config(), 9, tmp_path, False, Run())
+    recorder = RunRecorder(Config(), tmp_path, False, Run())
     recording = asyncio.create_task(recorder.record())
     while not disk.begun.is_set():  # noqa: ASYNC110  (it is set in a thread)
         await asyncio.sleep(0.001)
@@ -87,7 +88,7 @@ async def test_end_waits_for_a_write_and_the_event_loop_for_none(tmp_path: Path,
 async def test_pause_between_two_samples_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_recorder, "_SAMPLE_EVERY_S", 0.01)
     run = Run()
-    recorder = RunRecorder(Config(), 9, tmp_path, False, run)
+    recorder = RunRecorder(Config(), tmp_path, False, run)
     recorder.observe(run.plan, True)  # nothing is recorded yet
     recording = asyncio.create_task(recorder.record())
     while not run.restored:  # noqa: ASYNC110  (the history is opened in a thread)
@@ -112,6 +113,24 @@ async def test_run_that_resumes_after_a_stop_is_recorded_as_one(tmp_path: Path) 
     ]  # fmt: skip
 
 
+async def test_run_that_is_extended_is_recorded_with_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_recorder, "_SAMPLE_EVERY_S", 0.01)
+    run = Run()
+    recorder = RunRecorder(Config(), tmp_path, False, run)
+    recording = asyncio.create_task(recorder.record())
+    while not run.restored:  # noqa: ASYNC110  (the history is opened in a thread)
+        await asyncio.sleep(0.001)
+    recording.cancel()
+    run.plan, run.rounds = PLAN.extend(PLAN.successor(5, rounds=70)), 73
+    await recorder.end(ended_well=True)
+    (row,) = RunHistory(tmp_path).runs()
+    assert row["rounds"] == 73
+    assert "\nrounds = 70\n" in row["config"]
+    assert ("extended", "to 70 rounds of training") in [(e["kind"], e["text"]) for e in recorder.events()]
+
+
 async def test_run_whose_nodes_have_yet_to_resume_is_not_a_new_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +138,7 @@ async def test_run_whose_nodes_have_yet_to_resume_is_not_a_new_run(
     await recorded(tmp_path, Run(first=5))
     again = Run()  # the plan of the first node's checkpoint
     again.state = NodeState.UNSPECIFIED
-    recorder = RunRecorder(Config(), 9, tmp_path, False, again)
+    recorder = RunRecorder(Config(), tmp_path, False, again)
     recording = asyncio.create_task(recorder.record())
     await asyncio.sleep(0.05)
     assert again.restored == []

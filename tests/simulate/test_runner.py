@@ -158,6 +158,54 @@ def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path, at: int, whole
     assert (untimed(Simulation(config(), tmp_path).run()), models(tmp_path)) == whole
 
 
+@pytest.mark.parametrize("at", [6, 10])
+@pytest.mark.parametrize("algorithm", ["sp", "scsp"])
+def test_run_that_is_extended_before_its_last_phase_gives_the_bits_of_the_longer_run(
+    tmp_path: Path, at: int, algorithm: str
+) -> None:
+    """A run of SP of 10 rounds has ended after them. One of SCSP is extended by a file, too, if it was stopped."""
+    keys = {"algorithm__name": algorithm, "run__checkpoint_every": 2}
+    short, long = (config(**keys, run__rounds=rounds) for rounds in (10, 14))
+    once = untimed(Simulation(long, tmp_path / "once").run())
+    if algorithm == "sp" and at == 10:
+        Simulation(short, tmp_path / "twice").run()
+    else:
+        interrupted(Simulation(short, tmp_path / "twice"), at)
+    again = Simulation(long, tmp_path / "twice")
+    assert (again.round, again.rounds) == (at, 14 if algorithm == "sp" else 17)
+    assert untimed(again.run()) == once
+    assert models(tmp_path / "twice") == models(tmp_path / "once")
+
+
+@pytest.mark.parametrize("graph", ["plan", "allreduce"])
+def test_finished_run_trains_on_to_another_last_phase(tmp_path: Path, graph: str) -> None:
+    keys = {"algorithm__gossip_graph": graph, "algorithm__gossip_rounds": 3 if graph == "plan" else "auto"}
+    end = 13 if graph == "plan" else 16
+    Simulation(config(**keys, run__rounds=10), tmp_path).run()
+    again = Simulation(config(**keys, run__rounds=30), tmp_path)
+    assert (again.round, again.rounds) == (end, 20 + end)
+    trained = []
+    again._replicas["node-0"].trainer.train = _noting(again._replicas["node-0"].trainer.train, trained)
+    result = again.run()
+    assert trained == list(range(end, 30))
+    assert {row["rounds"] for row in result["nodes"]} == {20 + end}
+    assert result["config"]["run"]["rounds"] == 30
+
+
+def _noting(train: Any, trained: list[int]) -> Any:
+    def noted(t: int, z: Any) -> Any:
+        trained.append(t)
+        return train(t, z)
+
+    return noted
+
+
+def test_simulated_run_is_not_shortened(tmp_path: Path) -> None:
+    interrupted(Simulation(config(), tmp_path), 9)
+    with pytest.raises(ConfigError, match=r"run\.rounds = 10, but the run that is to resume has 14"):
+        Simulation(config(run__rounds=10), tmp_path)
+
+
 @pytest.mark.parametrize(("at", "resumed"), [(14, 12), (17, 12), (19, 12), (20, 20)])
 def test_run_cut_off_in_an_allreduce_resumes_to_the_same_bits(tmp_path: Path, at: int, resumed: int) -> None:
     keys = {"algorithm__gossip_graph": "allreduce", "algorithm__gossip_rounds": "auto"}

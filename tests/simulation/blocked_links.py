@@ -30,6 +30,7 @@ class BlockedLinks:
         self._queue, self._run_spec, self._happened = queue, run_spec, happened
         self._blocks: dict[Link, tuple[BlockLink, float]] = {}  # with the time of the beginning
         self._left_out: frozenset[Link] = frozenset()
+        self._number = -1  # of the newest record
 
     def begin(self, block: BlockLink) -> bool:
         """Block a link. False if it is blocked already."""
@@ -76,7 +77,10 @@ class BlockedLinks:
             LocalProtocolError: it takes back a link that never works again.
         """
         latest = persist.plan.latest
+        if 0 < latest.number <= self._number:
+            return  # known, or what a member still knew of which the controller had lost the newest records
         before = self._left_out if latest.number else frozenset()  # a run that begins knows of no link
+        self._number = latest.number
         self._left_out = frozenset(latest.schedule.without)
         self._happened["link left out"] += len(self._left_out - before)
         self._happened["link taken back"] += len(before - self._left_out)

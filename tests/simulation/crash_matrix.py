@@ -71,7 +71,7 @@ def build_run(crash: Crash) -> ClusterSim:
         last_rounds, training = len(allreduce.edges(nodes)), rounds // 4
         rounds = training + last_rounds
         schedule = replace(schedule, last=GraphSpec(allreduce.NAME), last_from=training)
-    run_spec = RunSpec("crashes", nodes, "run", schedule, rounds=rounds)
+    run_spec = RunSpec("crashes", nodes, "run", schedule, rounds=rounds, gossip_rounds=last_rounds)
     scenario = Scenario(
         seed=nodes,
         latency_s=(0.001, 0.02),

@@ -10,6 +10,7 @@ from edgenode.core.protocol.events import (
     Avoid,
     Disconnected,
     Evict,
+    Extend,
     Pause,
     Reported,
     Resume,
@@ -75,7 +76,7 @@ class Disturbances:
                 self._revoke(name)
             case Expel(name):
                 self._expel(name)
-            case Rotate() | Stop() | Evict():
+            case Rotate() | Stop() | Extend() | Evict():
                 self._controller.request(disturbance, type(disturbance).__name__.lower())
             case _:
                 assert_never(disturbance)

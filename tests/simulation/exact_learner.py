@@ -61,6 +61,9 @@ class ExactLearner:
     def u(self) -> float:
         return float(sum(self.exact_u) / self.blocks)
 
+    def train_until(self, t: int) -> None:
+        self.rounds = t + self.last_rounds
+
     def trains(self, t: int) -> bool:
         return t < self.rounds - self.last_rounds
 

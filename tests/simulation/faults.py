@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from gmpy2 import mpq
 
-from edgenode.core.protocol.events import Evict, Rotate, Stop
+from edgenode.core.protocol.events import Evict, Extend, Rotate, Stop
 from edgenode.core.protocol.lag import Lag
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology import allreduce
@@ -78,6 +78,7 @@ KINDS = (
     "leave",
     "leave refused",
     "stop",
+    "extend",
     "evict",
     "revoke",
     "pause",
@@ -129,18 +130,22 @@ def build_run(seed: int, power_fails: bool = False, overlaps: bool = False, link
     if links:
         scenario = _with_blocked_links(scenario, names, rounds * 0.15)
     blocks = rng.choice([1, 1, 1, 2])
-    learners = {name: ExactLearner(rounds, mpq(i, 3), eta, grain, blocks) for i, name in enumerate(names)}
-    return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z, eta, grain, blocks))
+
+    def learner(x: Any) -> ExactLearner:
+        return ExactLearner(rounds, x, eta, grain, blocks, run_spec.gossip_rounds)
+
+    learners = {name: learner(mpq(i, 3)) for i, name in enumerate(names)}
+    return ClusterSim(run_spec, learners, local_update, scenario, learner)
 
 
 def _with_overlap(run_spec: RunSpec, scenario: Scenario) -> tuple[RunSpec, Scenario]:
     """A run with an overlap, and perhaps with last rounds in lock-step. The window is as far above it as it was."""
     rng = random.Random(f"overlap {scenario.seed}")
-    overlap, until = rng.randint(1, 3), run_spec.rounds - rng.choice([0, 0, 4])
+    overlap, gossip_rounds = rng.randint(1, 3), rng.choice([0, 0, 4])
     if run_spec.schedule.last:
-        until = run_spec.schedule.last_from
-    lag = Lag(overlap, until, scenario.checkpoint_every)
-    return replace(run_spec, lag=lag), replace(scenario, window=scenario.window + overlap)
+        gossip_rounds = run_spec.gossip_rounds
+    lag = Lag(overlap, scenario.checkpoint_every)
+    return replace(run_spec, lag=lag, gossip_rounds=gossip_rounds), replace(scenario, window=scenario.window + overlap)
 
 
 def build_run_with_last_phase(seed: int, overlaps: bool = False, links: bool = False) -> ClusterSim:
@@ -152,7 +157,7 @@ def build_run_with_last_phase(seed: int, overlaps: bool = False, links: bool = F
     schedule = ScheduleSpec(graphs, Period(rng.randint(1, 5)), GraphSpec(allreduce.NAME), training)
     last_rounds = len(allreduce.edges(nodes))
     rounds = training + last_rounds
-    run_spec = RunSpec("last-phase", nodes, "run", schedule, rounds=rounds)
+    run_spec = RunSpec("last-phase", nodes, "run", schedule, rounds=rounds, gossip_rounds=last_rounds)
     latency_s = rng.choice([(0.001, 0.02), (0.001, 0.3)])
     until = training * 0.1 + last_rounds * latency_s[1] + 0.5
     crash_s = rng.uniform(0.1, until) if rng.random() < 0.2 else None
@@ -162,7 +167,9 @@ def build_run_with_last_phase(seed: int, overlaps: bool = False, links: bool = F
         duplicate=rng.choice([0, 0.2]),
         window=rng.choice([1, 2, 8]),
         latency_s=latency_s,
-        disturbances=_power_cut(rng, names, 10) if rng.random() < 0.1 else _in_last_phase(rng, names, until),
+        disturbances=_power_cut(rng, names, 10)
+        if rng.random() < 0.1
+        else _in_last_phase(rng, names, until, training, seed),
         crash_s=crash_s,
         back_s=None if crash_s is None else rng.uniform(0.1, 3),
         disk_lost=rng.random() < 0.3,
@@ -184,7 +191,9 @@ def build_run_with_last_phase(seed: int, overlaps: bool = False, links: bool = F
     return ClusterSim(run_spec, learners, local_update, scenario, learner)
 
 
-def _in_last_phase(rng: random.Random, names: list[str], until: float) -> tuple[tuple[float, Disturbance], ...]:
+def _in_last_phase(
+    rng: random.Random, names: list[str], until: float, training: int, seed: int
+) -> tuple[tuple[float, Disturbance], ...]:
     drawn: list[tuple[float, Disturbance]] = []
     for request_id in range(rng.randint(1, 4)):
         name = rng.choice(names)
@@ -195,6 +204,7 @@ def _in_last_phase(rng: random.Random, names: list[str], until: float) -> tuple[
             Rotate(request_id, (GraphSpec("b"),), Period(1)), Stop(request_id), _partition(rng, names),
         )  # fmt: skip
         drawn.append((rng.uniform(0.1, until), rng.choice(what)))
+    drawn += _extensions(random.Random(f"last phase, extensions {seed}"), training, until)
     return tuple(sorted(drawn, key=lambda timed: timed[0]))
 
 
@@ -285,6 +295,7 @@ def _disturbances(
         for request_id in range(rng.randint(0, 4))
     ]
     disturbances += _requests(random.Random(f"requests {seed}"), names, rounds)
+    disturbances += _extensions(random.Random(f"extensions {seed}"), rounds, rounds * 0.15)
     revocations = random.Random(f"revocations {seed}")
     if revocations.random() < 0.1:
         disturbances.append((revocations.uniform(0.3, rounds * 0.15), RevokeKey(revocations.choice(names))))
@@ -316,6 +327,16 @@ def _requests(rng: random.Random, names: list[str], rounds: int) -> list[tuple[f
             )
         )
     return drawn
+
+
+def _extensions(rng: random.Random, training: int, until: float) -> list[tuple[float, Disturbance]]:
+    """In a fifth of the runs, an operator asks once or twice to train longer. The random numbers are its own."""
+    if rng.random() > 0.2:
+        return []
+    return [
+        (rng.uniform(0.1, until), Extend(request_id, training + rng.randint(0, 15)))
+        for request_id in range(200, 200 + rng.randint(1, 2))
+    ]
 
 
 def edge_lists(rng: random.Random, names: list[str]) -> tuple[GraphSpec, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Layout
-from edgenode.core.protocol.lag import Lag
+from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import Digraph
 from tests.simulation.cluster_sim import ClusterSim
 
@@ -38,12 +38,12 @@ def gradient(name: str, t: int, z: Any) -> Any:
     return np.float32(-0.1) * (z - target)
 
 
-def mixed_between(lag: Lag, graphs: Mapping[int, Digraph]) -> Iterator[tuple[int, Sequence[int]]]:
+def mixed_between(run_spec: RunSpec, graphs: Mapping[int, Digraph]) -> Iterator[tuple[int, Sequence[int]]]:
     """Each round with the rounds that are mixed after it is pushed, over the records of a run that only began."""
-    mixed, end = 0, len(graphs)
+    lag, mixed, end = run_spec.lag, 0, len(graphs)
     for t in range(end):
         after = t + 1
-        drains = after >= min(lag.until, end) or (lag.drain_every and after % lag.drain_every == 0)
+        drains = after >= min(run_spec.training_rounds, end) or (lag.drain_every and after % lag.drain_every == 0)
         due = range(mixed, after if drains or not lag.overlap else max(mixed, after - lag.overlap))
         mixed = max(mixed, due.stop)
         yield t, due
@@ -58,7 +58,7 @@ def exact_reference(sim: ClusterSim, eta: Fraction, grain: Fraction) -> dict[str
         dict.fromkeys(names, Fraction(0)),
     )
     flying: dict[int, dict[str, tuple[Fraction, Fraction]]] = {}
-    for t, due in mixed_between(sim.run_spec.lag, sim.graphs):
+    for t, due in mixed_between(sim.run_spec, sim.graphs):
         for n in names:
             x[n] += coarse_gradient(n, t, [x[n] / u[n]])[0]
         v = {n: x[n] + error[n] for n in names}
@@ -84,7 +84,7 @@ def dense_reference(sim: ClusterSim, algorithm_spec: AlgorithmSpec, seed: int) -
     n, d = len(names), LAYOUT.size
     x, error, u = np.zeros((n, d), dtype=np.float32), np.zeros((n, d), dtype=np.float32), [1.0] * n
     flying: dict[int, tuple[Any, list[float]]] = {}
-    for t, due in mixed_between(sim.run_spec.lag, sim.graphs):
+    for t, due in mixed_between(sim.run_spec, sim.graphs):
         step, w = algorithm_spec.step(t), sim.graphs[t].mixing_matrix()
         error *= not step.drops_error
         if step.trains:

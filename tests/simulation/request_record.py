@@ -4,6 +4,7 @@
    restarts of the controller, and a resume of all.
 2. A rotation that was accepted, at once or into the queue, takes effect, is replaced by a later one, or is dropped with
    a reason. A controller that lost its disk need not know of it.
+3. A run that was extended stays so. An operator was given the round for it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 from edgenode.core.protocol.changes import describe
 from edgenode.core.protocol.cluster import Cluster
-from edgenode.core.protocol.events import UNREQUESTED, OperatorRequest, Persist, Reply, Rotate
+from edgenode.core.protocol.events import UNREQUESTED, Extend, OperatorRequest, Persist, Reply, Rotate
 from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
@@ -37,6 +38,8 @@ class RequestRecord:
         self._kinds: dict[int, str] = {}
         self._rotations: list[Rotate] = []  # in the order of their requests
         self._promised = -1  # position of the newest accepted rotation
+        self._extensions: dict[int, int] = {}  # request id -> rounds of training
+        self._extended = 0  # the most that was granted
         self._dropped: set[str] = set()  # descriptions
         self._substituted: Schedule | None = None  # the requested schedule, while a substitute is used
 
@@ -45,6 +48,8 @@ class RequestRecord:
         self._kinds[request.request_id] = kind
         if isinstance(request, Rotate):
             self._rotations.append(request)
+        if isinstance(request, Extend):
+            self._extensions[request.request_id] = request.rounds
 
     def replied(self, reply: Reply) -> None:
         """A controller replies, or reports what became of a queued change."""
@@ -55,6 +60,8 @@ class RequestRecord:
         accepted = reply.start is not None or reply.waits_for
         if accepted and reply.request_id in self._kinds:
             self._happened[self._kinds[reply.request_id]] += 1
+        if reply.start is not None:
+            self._extended = max(self._extended, self._extensions.get(reply.request_id, 0))
         self._happened["queued"] += bool(reply.waits_for)
         self._happened["replaced in the queue"] += bool(reply.replaces)
         ids = [rotation.request_id for rotation in self._rotations]
@@ -79,8 +86,12 @@ class RequestRecord:
             self._substituted = requested
 
     def check_end(self, cluster: Cluster | None) -> None:
-        """The run is over: the newest accepted rotation was used, or a later one, or there is a reason."""
-        if cluster is None or cluster.requested is None or self._promised < 0:
+        """The run is over: what was accepted last was used, or something later, or there is a reason."""
+        if cluster is None or cluster.plan is None or cluster.requested is None:
+            return
+        rounds = cluster.plan.latest.rounds or 0
+        require(self._extended <= rounds, f"extended to {self._extended} rounds, but {rounds} are planned")
+        if self._promised < 0:
             return
         kept = {rotation.graphs for rotation in self._rotations[self._promised :]}
         words = {describe(rotation) for rotation in self._rotations[self._promised :]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgenode.core.protocol.events import Evict, Rotate, Stop
+from edgenode.core.protocol.events import Evict, Extend, Rotate, Stop
 
 CONTROLLER = "controller"  # the name of its host
 
@@ -107,6 +107,7 @@ ProcessFault = Kill | Freeze | Start
 Disturbance = (
     Rotate
     | Stop
+    | Extend
     | Evict
     | PauseFor
     | LeaveRequest

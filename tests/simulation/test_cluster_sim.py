@@ -22,7 +22,7 @@ from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Quantise, TopK, as_float32, keep_all
 from edgenode.core.algorithm.rounding import Random, as_int8
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.events import Rotate, Stop
+from edgenode.core.protocol.events import Extend, Rotate, Stop
 from edgenode.core.protocol.lag import Lag
 from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.graph import Digraph, GraphSpec
@@ -40,7 +40,7 @@ from tests.simulation.matrix_form import (
     gradient,
     node_names,
 )
-from tests.simulation.scenario import Kill, LeaveRequest, LinkBreak, Scenario, Start
+from tests.simulation.scenario import Disturbance, Kill, LeaveRequest, LinkBreak, Scenario, Start
 
 PRESETS = ("a", "b", "c", "chord", "exponential", "one-peer-exponential", "complete")
 bounded = settings(derandomize=True, deadline=None, database=None)
@@ -84,9 +84,9 @@ def runs(draw: st.DrawFn, rounds: int) -> tuple[RunSpec, Scenario]:
 
 
 @st.composite
-def overlapping(draw: st.DrawFn, run_spec: RunSpec, scenario: Scenario, until: int) -> tuple[RunSpec, Scenario]:
+def overlapping(draw: st.DrawFn, run_spec: RunSpec, scenario: Scenario) -> tuple[RunSpec, Scenario]:
     """The run with an overlap, and with a window that may be as small as that allows."""
-    lag = Lag(draw(st.integers(1, 4)), until, draw(st.sampled_from([0, 0, 3])))
+    lag = Lag(draw(st.integers(1, 4)), draw(st.sampled_from([0, 0, 3])))
     window = scenario.window + lag.overlap
     return replace(run_spec, lag=lag), replace(scenario, window=window, checkpoint_every=lag.drain_every)
 
@@ -99,8 +99,13 @@ def disturbed_runs(draw: st.DrawFn, rounds: int = 40) -> tuple[RunSpec, Scenario
     disturbances: list[tuple[float, Any]] = []
     for request_id in range(draw(st.integers(1, 6))):
         graphs, every = draw(rotations(run_spec.nodes)), draw(st.integers(1, 3))
-        stops = draw(st.integers(0, 9)) == 0
-        disturbances.append((draw(when), Stop(request_id) if stops else Rotate(request_id, graphs, Period(every))))
+        change: Disturbance = Rotate(request_id, graphs, Period(every))
+        match draw(st.integers(0, 9)):
+            case 0:
+                change = Stop(request_id)
+            case 1 | 2:
+                change = Extend(request_id, rounds + draw(st.integers(1, 20)))
+        disturbances.append((draw(when), change))
     broken = draw(st.lists(st.sampled_from(node_names(run_spec.nodes)), max_size=3))
     disturbances.extend((draw(when), LinkBreak(name)) for name in broken)
     crash = draw(st.sampled_from(["never", "at an offer", "any time"]))
@@ -138,8 +143,9 @@ def test_any_delivery_order_equals_the_matrix_form_to_the_bit(data: st.DataObjec
     compressor, eta = data.draw(st.sampled_from(COMPRESSORS))
     algorithm_spec = AlgorithmSpec(compressor, eta, training_rounds=9, gossip_rounds=data.draw(st.sampled_from([0, 3])))
     run_spec, scenario = data.draw(runs(algorithm_spec.rounds))
+    run_spec = replace(run_spec, gossip_rounds=algorithm_spec.gossip_rounds)
     if data.draw(st.booleans()):
-        run_spec, scenario = data.draw(overlapping(run_spec, scenario, algorithm_spec.training_rounds))
+        run_spec, scenario = data.draw(overlapping(run_spec, scenario))
     learners = {
         name: TrackedVectorLearner(algorithm_spec, LAYOUT, State.initial(np.zeros(LAYOUT.size)), 5, name)
         for name in node_names(run_spec.nodes)
@@ -169,7 +175,7 @@ def test_any_delivery_order_equals_the_matrix_form_exactly(
 
 @settings(bounded, max_examples=100)
 @given(
-    run=runs(12).flatmap(lambda run: overlapping(*run, until=12)),
+    run=runs(12).flatmap(lambda run: overlapping(*run)),
     eta=st.sampled_from([Fraction(1), Fraction(1, 3)]),
     grain=st.sampled_from([0, Fraction(1, 4)]),
 )
@@ -200,8 +206,8 @@ def test_real_learner_keeps_its_mass_while_members_change(blocks: int, overlap: 
     }
     disturbances = ((0.5, Kill("n1")), (1.0, LeaveRequest("n3")), (1.5, Start("n5")))
     scenario = Scenario(seed=1, lose=0.1, disturbances=disturbances, evict_s=1.0, patience_s=200)
-    schedule, lag = ScheduleSpec((GraphSpec("chord"),)), Lag(overlap, algorithm_spec.training_rounds)
-    run_spec = RunSpec("test", 5, "digest", schedule, algorithm_spec.rounds, lag=lag)
+    schedule, rounds = ScheduleSpec((GraphSpec("chord"),)), algorithm_spec.rounds
+    run_spec = RunSpec("test", 5, "digest", schedule, rounds, lag=Lag(overlap), gossip_rounds=3)
     sim = ClusterSim(run_spec, learners, gradient, scenario, new_learner).run()
     assert {kind: sim.happened[kind] for kind in ("evicted", "leave", "joined")} == {
         "evicted": 1,
@@ -228,7 +234,7 @@ def test_real_learners_end_a_last_phase_with_one_model(
         learner.tolerance = 0.05 if values is as_int8 else 1e-3  # of the average, too
     scenario = Scenario(seed=2, lose=0.1, disturbances=((dies_s, Kill("n1")),), evict_s=1.0, patience_s=200)
     schedule = ScheduleSpec((GraphSpec("chord"),), last=last, last_from=4)
-    run_spec = RunSpec("test", 5, "digest", schedule, 13, lag=Lag(overlap, 4))
+    run_spec = RunSpec("test", 5, "digest", schedule, 13, lag=Lag(overlap), gossip_rounds=9)
     sim = ClusterSim(run_spec, learners, gradient, scenario).run()
     models = [finish.z.tobytes() for name, finish in sim.finished.items() if name != "n1"]
     assert len(models) == 4
@@ -240,7 +246,7 @@ def test_overlap_hides_latency_and_stragglers_behind_training() -> None:
     slow = Scenario(latency_s=(0.2, 0.2), training_s=(0.05, 0.05), window=16)
     ends = []
     for overlap in (0, 4):
-        sim = exact_run(replace(ring(), lag=Lag(overlap, 60)), slow)
+        sim = exact_run(replace(ring(), lag=Lag(overlap)), slow)
         ends.append(float(sim.transcript.lines[-1].split()[0]))
     assert ends[1] < 0.4 * ends[0]
 

@@ -409,6 +409,47 @@ def test_own_schedule_is_stepped_each_round_and_resumes() -> None:
     assert np.array_equal(run(resumed, z, range(5, 9)), run(whole, z, range(5, 9)))
 
 
+class Cosine(Digits):
+    def scheduler(self, optimizer: torch.optim.Optimizer, run: RunLength) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.rounds)
+
+
+def rates(trainer: TaskTrainer, rounds: range) -> list[float]:
+    found = []
+    for t in rounds:
+        trainer._descent.begin_round(t)
+        found.append(trainer._descent._optimizer.param_groups[0]["lr"])
+        trainer._descent.step()
+        trainer._descent.end_round()
+    return found
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_own_schedule_of_a_longer_run_is_that_of_a_run_of_this_length(resumes: bool) -> None:
+    """From the round of the extension on, whether the run goes on or resumes from a checkpoint."""
+    settings = TrainSettings(batch_size=16, optimizer="adam")
+    short, long = (digits_trainer(torch.arange(100), Cosine(mlp), settings, rounds=rounds) for rounds in (8, 16))
+    first, whole = rates(short, range(8)), rates(long, range(16))
+    assert first != whole[:8]
+    longer = short
+    if resumes:
+        longer = digits_trainer(torch.arange(100), Cosine(mlp), settings, rounds=16)
+        longer.load_local_state(tensors.load(tensors.save(short.local_state())))
+    longer.train_until(16)
+    assert rates(longer, range(8, 16)) == whole[8:]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "trapezoid", "steps"])
+def test_schedule_of_a_longer_run_is_that_of_a_run_of_this_length(schedule: str) -> None:
+    short, long = (
+        digits_trainer(torch.arange(100), Digits(mlp), TrainSettings(schedule=schedule, milestones=(2,)), rounds=rounds)
+        for rounds in (8, 16)
+    )
+    short.train_until(16)
+    rates = [(t._descent.begin_round(12), t._descent._rate)[1] for t in (short, long)]
+    assert rates[0] == rates[1] > 0
+
+
 def test_newcomer_takes_over_the_schedule_and_not_the_optimiser() -> None:
     sponsor = digits_trainer(torch.arange(100), Scheduled(mlp), TrainSettings(batch_size=16))
     run(sponsor, sponsor.initial(), range(5))

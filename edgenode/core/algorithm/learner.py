@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Protocol, TypeVar
 
@@ -61,6 +61,10 @@ class Learner(Protocol[C]):
     @property
     def u(self) -> float:
         """The push-sum weight. The mean over the blocks if each has its own."""
+        ...
+
+    def train_until(self, t: int) -> None:
+        """Train in all rounds before round t. The rounds that follow training are as many as before."""
         ...
 
     def trains(self, t: int) -> bool:
@@ -218,6 +222,9 @@ class VectorLearner:
         """An upper bound of the size of any payload."""
         own = self.algorithm_spec.compressor.format
         return max(codec.max_bytes(self.layout), own.max_bytes(self.layout) if own else 0)
+
+    def train_until(self, t: int) -> None:
+        self.algorithm_spec = replace(self.algorithm_spec, training_rounds=t)
 
     def trains(self, t: int) -> bool:
         return self.algorithm_spec.step(t).trains

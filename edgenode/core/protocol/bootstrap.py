@@ -51,7 +51,8 @@ class Bootstrap:
         members = sorted(Member(node, 0, join.address, join.key) for node, join in present.items())
         try:
             schedule, epoch = self._first_schedule(present.values())
-            created = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run)
+            rounds = state.training_rounds
+            created = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run, rounds)
             plan = Plan((state.new_record(created.latest),))
         except GraphError as exc:
             return state.refuse_all(present, str(exc))
@@ -62,7 +63,7 @@ class Bootstrap:
         """Resume a run whose members are all back, and none of which runs: steps 2 to 4.
 
         A rotation that was not in force by then is requested again, and queued ones stay in the queue. A stop holds if
-        a member has ended by it.
+        a member has ended by it. The run trains for as many rounds as the plan or run.toml says, whichever are more.
         """
         state, membership = self._state, self._state.membership
         if state.plan is None or state.requested is None or membership.waited_for(state.plan):
@@ -73,22 +74,23 @@ class Bootstrap:
         if not back and not offers:
             return []  # every member was given up
         requested = state.requested
+        rounds = max(state.training_rounds, state.run_spec.training_rounds)
         try:
             if not offers and not membership.farewells:  # they died before their first round
                 members, start = sorted(self._renewed(back)), 0
                 state.requested, epoch = self._first_schedule(here[node] for node in back)
-                schedule = state.adapted(tuple(m.node for m in members), start).schedule
-                plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run)
+                schedule = state.adapted(tuple(m.node for m in members), start).schedule.with_last_from(rounds)
+                plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run, rounds)
             else:
                 members = self._renewed({*back, *offers})
                 least = state.run_spec.min_nodes
-                plan, start = restore_plan(state.plan, members, offers, least, self._resumed_schedule)
+                plan, start = restore_plan(state.plan, members, offers, least, self._resumed_schedule, rounds)
         except GraphError as exc:
             state.requested = requested
             return state.refuse_all(membership.newcomers, str(exc))
         number, end = state.plan.latest.number + 1, state.plan.latest.end if membership.farewells else None
         state.plan = Plan((state.signed(replace(plan.latest, number=number, term=state.term, end=end)),))
-        expired = [*self._changes.keep_rotations(_ALL_DOWN), *self._evictions.expire(_ALL_DOWN)]
+        expired = [*self._changes.keep_requests(_ALL_DOWN), *self._evictions.expire(_ALL_DOWN)]
         self._evictions.ballot = None
         if requested.origin > start:
             state.queue.insert(0, Rotate(UNREQUESTED, requested.graphs, Period(requested.every)))

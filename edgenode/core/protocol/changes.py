@@ -1,7 +1,7 @@
 """The graceful changes of a plan as values: what is requested, what is on offer, and how both are described and stored.
 
-An operator requests a rotation or a stop, a member its departure. A newcomer that has the model is admitted. A
-member's key is replaced near the end of its life.
+An operator requests a rotation, a stop or more rounds, and a member its departure. A newcomer that has the model is
+admitted. A member's key is replaced near the end of its life.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from edgenode.core.protocol.events import UNREQUESTED, Rotate, Stop
+from edgenode.core.protocol.events import UNREQUESTED, Extend, Rotate, Stop
 from edgenode.core.protocol.plan import Record
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule
@@ -20,6 +20,7 @@ from edgenode.core.topology.schedule_json import (
     schedule_from_json,
     schedule_json,
     text,
+    whole,
 )
 from edgenode.errors import GraphError
 
@@ -53,7 +54,10 @@ class Reroute:
     """The graphs do without the links that do not work at the time of the offer, and take back those that do."""
 
 
-Change = Rotate | Stop | Departure | Admission | Rekeying | Reroute
+Requested = Rotate | Stop | Extend
+"""What an operator requests. The next controller of the run must know it."""
+
+Change = Requested | Departure | Admission | Rekeying | Reroute
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ def describe(change: Change) -> str:
             return f"graph {names}" if len(graphs) == 1 else f"graphs {names}, {period} each"
         case Stop():
             return "stop of all nodes"
+        case Extend(rounds=rounds):
+            return f"training for {rounds} rounds"
         case Departure(node):
             return f"{node} leaves"
         case Admission(node):
@@ -84,7 +90,7 @@ def describe(change: Change) -> str:
     assert_never(change)
 
 
-def requests_to_json(requested: Schedule | None, queued: tuple[Rotate | Stop, ...]) -> str:
+def requests_to_json(requested: Schedule | None, queued: tuple[Requested, ...]) -> str:
     """What operators requested, as the next controller needs it: no operator waits for a reply to it any more."""
     value = {
         "requested": schedule_json(requested) if requested else None,
@@ -93,7 +99,7 @@ def requests_to_json(requested: Schedule | None, queued: tuple[Rotate | Stop, ..
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def requests_from_json(canonical: str) -> tuple[Schedule | None, tuple[Rotate | Stop, ...]]:
+def requests_from_json(canonical: str) -> tuple[Schedule | None, tuple[Requested, ...]]:
     """The inverse of `requests_to_json`.
 
     Raises:
@@ -107,13 +113,17 @@ def requests_from_json(canonical: str) -> tuple[Schedule | None, tuple[Rotate | 
         raise ValueError(f"malformed requests: {exc}") from exc
 
 
-def _queued_json(change: Rotate | Stop) -> dict[str, Any]:
+def _queued_json(change: Requested) -> dict[str, Any]:
     if isinstance(change, Stop):
         return {}
+    if isinstance(change, Extend):
+        return {"rounds": change.rounds}
     return {"graphs": graphs_json(change.graphs), "every": str(change.period)}
 
 
-def _queued_from_json(value: dict[str, Any]) -> Rotate | Stop:
+def _queued_from_json(value: dict[str, Any]) -> Requested:
     if not value:
         return Stop(UNREQUESTED)
+    if "rounds" in value:
+        return Extend(UNREQUESTED, whole(value["rounds"]))
     return Rotate(UNREQUESTED, graphs_from_json(value["graphs"]), Period.parse(text(value["every"])))

@@ -36,6 +36,7 @@ from edgenode.core.protocol.events import (
     ClusterEvent,
     Disconnected,
     Evict,
+    Extend,
     Pause,
     Persist,
     Reply,
@@ -128,6 +129,11 @@ class Cluster:
     def term(self) -> int:
         """Of this controller."""
         return self._state.term
+
+    @property
+    def rounds(self) -> int:
+        """The rounds of the whole run, without what is added when its last phase begins again."""
+        return self._state.rounds
 
     @property
     def plan(self) -> Plan | None:
@@ -228,7 +234,7 @@ class Cluster:
             case Disconnected(node):
                 self._membership.disconnect(node)
                 return []
-            case Rotate() | Stop():
+            case Rotate() | Stop() | Extend():
                 return self._changes.request(event)
             case Pause() | Resume():
                 return self._pause(event)
@@ -242,7 +248,7 @@ class Cluster:
         assert_never(event)
 
     def _reported(self, node: str, report: NodeReport) -> list[ClusterAction]:
-        check_report(node, report, most_rounds(self.run_spec))
+        check_report(node, report, most_rounds(self.run_spec.schedule, self._changes.most_rounds))
         match report:
             case Join():
                 return self._arrivals.joined(node, report)

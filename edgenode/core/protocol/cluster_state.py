@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from edgenode.core.protocol.changes import Change, PendingOffer
+from edgenode.core.protocol.changes import Change, PendingOffer, Requested
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Persist, Rotate, Send, Stop
 from edgenode.core.protocol.last_phase import end_of
 from edgenode.core.protocol.membership import Membership
@@ -54,6 +54,17 @@ class ClusterState:
     offer: PendingOffer | None = None
     revoked: frozenset[str] = frozenset()
     broken: frozenset[Link] = frozenset()
+
+    @property
+    def training_rounds(self) -> int:
+        """The rounds of training of the run, or of one that would be created."""
+        planned = self.plan.latest.rounds if self.plan else None
+        return self.run_spec.training_rounds if planned is None else planned
+
+    @property
+    def rounds(self) -> int:
+        """The rounds of the whole run, without what is added when its last phase begins again."""
+        return self.training_rounds + self.run_spec.gossip_rounds
 
     @property
     def term(self) -> int:
@@ -239,9 +250,7 @@ class ClusterState:
     def persist(self) -> Persist:
         """What the next controller must know."""
         assert self.plan is not None
-        queued = tuple(
-            replace(c, request_id=UNREQUESTED, wait=False) for c in self.coming if isinstance(c, Rotate | Stop)
-        )
+        queued = tuple(replace(c, request_id=UNREQUESTED, wait=False) for c in self.coming if isinstance(c, Requested))
         return Persist(self.term, self.ballot, self.plan, self.paused, self.requested, queued)
 
     def halt(self, paused: bool, halted_by: str = "by an operator") -> list[ClusterAction]:
@@ -263,7 +272,7 @@ class ClusterState:
         if self.aborted:
             return f"the run has failed: {self.aborted}"
         end = self.plan.latest.end if self.plan else None
-        rounds = end_of(self.plan, self.run_spec.rounds) if self.plan else self.run_spec.rounds
+        rounds = end_of(self.plan, self.rounds) if self.plan else self.rounds
         how = f"completed all {rounds} rounds" if end is None else f"stopped before round {end}"
         return f"the run is over: its members {how}"
 

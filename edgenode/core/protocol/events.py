@@ -216,6 +216,20 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Extend:
+    """An operator requests that the run trains for so many rounds, which are more than before.
+
+    Attributes:
+        rounds: of training, from the beginning of the run.
+        wait: reply only when the round is known.
+    """
+
+    request_id: int
+    rounds: int
+    wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """An operator requests that no node begins a further round."""
 
@@ -259,7 +273,7 @@ class Avoid:
 UNREQUESTED = -1
 """The request id of what no operator requested. The reply to it is only logged."""
 
-OperatorRequest = Rotate | Stop | Pause | Resume | Evict
+OperatorRequest = Rotate | Stop | Extend | Pause | Resume | Evict
 ClusterEvent = Reported | Disconnected | OperatorRequest | Revoke | Avoid
 
 # --- the cluster emits ------------------------------------------------------------------------------
@@ -294,7 +308,7 @@ class Persist:
     plan: Plan
     paused: bool = False
     requested: Schedule | None = None
-    queued: tuple[Rotate | Stop, ...] = ()
+    queued: tuple[Rotate | Stop | Extend, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

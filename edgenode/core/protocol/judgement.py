@@ -127,7 +127,8 @@ def check_round(state: MemberState, message: Message, plan: Plan) -> None:
         RemoteProtocolError: the sender, or a node whose round it hands on, cannot be there.
     """
     sender, t = message.sender, message.round
-    end = min([end_of(plan, state.learner.rounds), *plan.ends])
+    longer = (plan.latest.rounds or 0) - (state.plan.latest.rounds or 0)  # by a record that comes with this push
+    end = min([end_of(plan, state.learner.rounds + longer), *plan.ends])
     since = plan.joined(sender, message.incarnation)  # not what an earlier process of the name left
     full = t > state.round and state.barrier.buffered_from(sender, since) >= state.window
     mixed = state.lag.mixed_before(plan, t)  # by the sender

@@ -33,19 +33,17 @@ class Lag:
 
     Attributes:
         overlap: S, by how many rounds mixing lags behind. 0 is lock-step.
-        until: the first round of the last phase, or the end of the run: from there on it is lock-step. An allreduce
-            that begins again does so later.
         drain_every: rounds between two checkpoints, 0 for none.
     """
 
     overlap: int = 0
-    until: int = 0
     drain_every: int = 0
 
     def mixed_before(self, plan: Plan, t: int) -> int:
         """The round before which all rounds are mixed when round t begins, t - overlap to t. It grows with t."""
+        training = plan.at(t).rounds
         # precaution: nothing is in flight when the last phase begins
-        if not self.overlap or t >= self.until:
+        if not self.overlap or (training is not None and t >= training):
             return t
         # precaution: nothing is in flight when a member leaves
         if plan.graph(t).leaving:

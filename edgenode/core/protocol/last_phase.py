@@ -25,7 +25,6 @@ from dataclasses import replace
 from functools import lru_cache
 
 from edgenode.core.protocol.plan import MAX_MEMBERS, Plan
-from edgenode.core.protocol.run_spec import RunSpec
 from edgenode.core.topology.allreduce import NAME, Allreduce, Transfer, hops
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec
 
@@ -59,11 +58,9 @@ def end_of(plan: Plan, rounds: int) -> int:
     return first if first > schedule.last_from else _begun(plan, schedule).end
 
 
-def most_rounds(run_spec: RunSpec) -> int:
+def most_rounds(schedule: ScheduleSpec, rounds: int) -> int:
     """A bound of the rounds of a run: its last phase begins again at most once for each member that is evicted."""
-    if not _sums(run_spec.schedule):
-        return run_spec.rounds
-    return run_spec.rounds + MAX_MEMBERS * 3 * len(hops(MAX_MEMBERS))
+    return rounds + MAX_MEMBERS * 3 * len(hops(MAX_MEMBERS)) if _sums(schedule) else rounds
 
 
 def latest_change(plan: Plan, rounds: int) -> int:

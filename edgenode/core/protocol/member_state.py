@@ -72,6 +72,8 @@ class MemberState:
     def adopt(self, plan: Plan) -> None:
         """Take over what a plan says."""
         self.plan = plan
+        if plan.latest.rounds is not None:
+            self.learner.train_until(plan.latest.rounds)
         later = [r for r in plan.records if r.start > self.since]  # an earlier process may have left, too
         leaves = [r.start for r in later if any(leaver == self.name for leaver, _ in r.handoffs)]
         self.end = min([end_of(plan, self.learner.rounds), *plan.ends, *leaves])

@@ -21,15 +21,25 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from edgenode.core.protocol.changes import Admission, Change, Departure, PendingOffer, Rekeying, Reroute, describe
+from edgenode.core.protocol.changes import (
+    Admission,
+    Change,
+    Departure,
+    PendingOffer,
+    Rekeying,
+    Requested,
+    Reroute,
+    describe,
+)
 from edgenode.core.protocol.cluster_state import ClusterState
-from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Reply, Rotate, Send, Stop
+from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Extend, Reply, Rotate, Send, Stop
 from edgenode.core.protocol.flood import reach
 from edgenode.core.protocol.last_phase import end_of, latest_change
 from edgenode.core.protocol.orders import LeaveRefused, Offer, OfferAnswer, Refuse, Welcome
 from edgenode.core.protocol.plan import Member, Plan, Record
 from edgenode.core.protocol.status import PendingChange
 from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.schedule_json import MOST
 from edgenode.core.wording import counted
 from edgenode.errors import EdgenodeError, GraphError
 
@@ -49,7 +59,16 @@ class PendingChanges:
         self._margin = _FIRST_MARGIN
         self._replaced: dict[int, str] = {}  # request id -> the older change that the request replaces
 
-    def request(self, change: Rotate | Stop | Departure) -> list[ClusterAction]:
+    @property
+    def most_rounds(self) -> int:
+        """A bound of the rounds of the run that any node may know, apart from those of a last phase that begins again.
+
+        A node may know the record on offer before the controller knows that it does.
+        """
+        offered = self._state.offer.record.rounds if self._state.offer else None
+        return self._state.rounds + max(0, (offered or 0) - self._state.training_rounds)
+
+    def request(self, change: Requested | Departure) -> list[ClusterAction]:
         """Queue what an operator or a member requests, unless it is impossible."""
         if why_not := self.why_not():
             return _refused(change, why_not)
@@ -90,7 +109,7 @@ class PendingChanges:
         stops = state.plan.latest.end is not None or any(isinstance(c, Stop) for c in state.coming)
         return "the run is stopping" if stops else ""
 
-    def _check(self, change: Rotate | Stop | Departure) -> None:
+    def _check(self, change: Requested | Departure) -> None:
         """Refuse what can never be.
 
         Raises:
@@ -98,9 +117,18 @@ class PendingChanges:
         """
         assert self._state.plan is not None
         names, run_spec = self._state.plan.latest.names, self._state.run_spec
-        if not isinstance(change, Departure):
-            self._check_start(self._earliest())
+        if not isinstance(change, Departure) and (late := self._why_too_late(change, self._earliest())):
+            raise GraphError(late)
         match change:
+            case Extend(rounds=rounds):
+                planned = max([self._state.training_rounds, *_extensions(self._state.coming)])
+                if rounds <= planned:
+                    raise GraphError(
+                        f"the run trains for {planned} rounds already, and {rounds} are not more; it can be extended, "
+                        "but not shortened: edgenode stop ends it earlier"
+                    )
+                if rounds > MOST:
+                    raise GraphError(f"a run has at most {MOST} rounds, not {rounds}")
             case Rotate():
                 schedule = self._state.rotated(change, 0)
                 schedule.check(names)
@@ -112,17 +140,20 @@ class PendingChanges:
                 if len(set(names) - leaving) < max(1, run_spec.min_nodes):
                     raise GraphError(f"{node} cannot leave: {counted(run_spec.min_nodes, 'node')} must stay")
 
-    def _check_start(self, start: int) -> None:
-        """Refuse a change that would start at or after the end of the run, or while the last phase adds up parts.
-
-        Raises:
-            GraphError: it would.
-        """
-        plan, rounds = self._state.plan, self._state.run_spec.rounds
+    def _why_too_late(self, change: Change, start: int) -> str:
+        """Why a change cannot start in a round: the run ends, or the last phase adds up parts. Empty if it can."""
+        plan, rounds, training = self._state.plan, self._state.rounds, self._state.training_rounds
         assert plan is not None
+        latest = latest_change(plan, rounds)
+        # precaution: a run is extended before its training ends
+        if isinstance(change, Extend) and start > min(training, latest):
+            return (
+                f"too late: training ends before round {training}, and round {start} is the first from which every "
+                f"node can know of it; let the run end, set run.rounds = {change.rounds}, and start the controller and "
+                "the nodes again, which train on from there"
+            )
         # precaution: no change but an eviction starts within an allreduce
-        if start > latest_change(plan, rounds):
-            raise GraphError(f"too late: the run ends with round {end_of(plan, rounds)}")
+        return f"too late: the run ends with round {end_of(plan, rounds)}" if start > latest else ""
 
     # --- waiting ------------------------------------------------------------------------------------
 
@@ -143,7 +174,9 @@ class PendingChanges:
         replies: list[ClusterAction] = []
         for i, change in enumerate(self._state.queue):
             match change:
-                case Rotate(request_id, wait=False) | Stop(request_id, wait=False) if request_id != UNREQUESTED:
+                case Rotate(request_id, wait=False) | Stop(request_id, wait=False) | Extend(request_id, wait=False) if (
+                    request_id != UNREQUESTED
+                ):
                     why, replaces = self._waits_for(change, evicting), self._replaced.pop(request_id, "")
                     replies.append(Reply(request_id, None, waits_for=why, earliest=self._earliest(), replaces=replaces))
                     self._state.queue[i] = replace(change, request_id=UNREQUESTED)
@@ -196,7 +229,9 @@ class PendingChanges:
         changes, state.queue = state.queue, [c for c in state.queue if self._is_held(c)]
         void = [c for c in changes if isinstance(c, Departure) and c.node not in plan.latest.names]
         refused += [action for c in void for action in _refused(c, f"{c.node} is not a member")]
-        changes = [c for c in changes if c not in void and not self._is_held(c) and self._is_possible(c)]
+        done = [c for c in changes if isinstance(c, Extend) and c.rounds <= state.training_rounds]
+        refused += [Reply(c.request_id, plan.latest.start) for c in done]
+        changes = [c for c in changes if c not in void + done and not self._is_held(c) and self._is_possible(c)]
         return [*refused, *(self._offer_to(node, changes) if changes else [])]
 
     def _is_possible(self, change: Change) -> bool:
@@ -210,14 +245,19 @@ class PendingChanges:
 
     def _offer_to(self, node: str, changes: list[Change]) -> list[ClusterAction]:
         assert self._state.plan is not None
+        late: list[ClusterAction] = []
         try:
             start = self._start(self._state.plan, node)
-            self._check_start(start)
-            record = self._successor(self._state.plan, start, changes)
+            for change in [c for c in changes if self._why_too_late(c, start)]:
+                late += self._give_up(change, self._why_too_late(change, start))
+                changes.remove(change)
+            record = self._successor(self._state.plan, start, changes) if changes else None
         except EdgenodeError as exc:
-            return [a for change in changes for a in self._give_up(change, str(exc))]
+            return [*late, *(a for change in changes for a in self._give_up(change, str(exc)))]
+        if record is None:
+            return late
         self._state.offer = PendingOffer(record, node, tuple(changes))
-        return [Send(node, Offer(record))]
+        return [*late, Send(node, Offer(record))]
 
     def _start(self, plan: Plan, node: str) -> int:
         """The first round at which a record can be in force that is offered to a member now: step 2."""
@@ -243,16 +283,23 @@ class PendingChanges:
         handoffs = tuple((leaver, stay[i % len(stay)].node) for i, leaver in enumerate(sorted(leavers)))
         schedule = self._state.fitted(self._requested(changes, start), tuple(m.node for m in members)).schedule
         record = plan.successor(
-            start, schedule=schedule, end=end, members=members, handoffs=handoffs, term=self._state.term
+            start,
+            schedule=schedule,
+            end=end,
+            members=members,
+            handoffs=handoffs,
+            term=self._state.term,
+            rounds=max([self._state.training_rounds, *_extensions(changes)]),
         )
         return self._state.new_record(record)
 
     def _requested(self, changes: Iterable[Change], start: int) -> Schedule:
         """The schedule that is requested once these changes are in force."""
-        assert self._state.requested is not None
+        assert self._state.requested is not None and self._state.plan is not None
         rotation = next((c for c in changes if isinstance(c, Rotate)), None)
         # precaution: a change of members adapts the requested graph, not the one in use
-        return self._state.rotated(rotation, start) if rotation else self._state.requested
+        schedule = self._state.rotated(rotation, start) if rotation else self._state.requested
+        return schedule.with_last_from(max([self._state.plan.latest.schedule.last_from, *_extensions(changes)]))
 
     def _give_up(self, change: Change, error: str) -> list[ClusterAction]:
         if isinstance(change, Rekeying | Reroute):
@@ -295,7 +342,7 @@ class PendingChanges:
                 case Rotate(request_id):
                     replaces = self._replaced.pop(request_id, "")
                     actions.append(Reply(request_id, start, replaces=replaces, difference=state.difference))
-                case Stop(request_id):
+                case Stop(request_id) | Extend(request_id):
                     actions.append(Reply(request_id, start))
                 case Admission(node, process):
                     if state.membership.admit(node, process, offer.record):
@@ -316,13 +363,13 @@ class PendingChanges:
         coming, self._state.queue, self._state.offer = self._state.coming, [], None
         return [a for c in coming if not isinstance(c, Admission | Rekeying | Reroute) for a in _refused(c, why)]
 
-    def keep_rotations(self, why: str) -> list[ClusterAction]:
-        """Forget all changes but the rotations, which stay in the queue."""
-        rotations: list[Change] = [c for c in self._state.coming if isinstance(c, Rotate)]
-        self._state.queue = [c for c in self._state.coming if not isinstance(c, Rotate)]
+    def keep_requests(self, why: str) -> list[ClusterAction]:
+        """Forget all changes but the rotations and extensions, which stay in the queue."""
+        kept: list[Change] = [c for c in self._state.coming if isinstance(c, Rotate | Extend)]
+        self._state.queue = [c for c in self._state.coming if not isinstance(c, Rotate | Extend)]
         self._state.offer = None
         expired = self.expire(why)
-        self._state.queue = rotations
+        self._state.queue = kept
         return expired
 
     def new_key(self, node: str, key: str) -> list[ClusterAction]:
@@ -347,9 +394,7 @@ class PendingChanges:
         if state.offer is not None or Reroute() in state.queue or not state.membership.is_settled(state.plan):
             return
         wanted = state.adapted(state.plan.latest.names).schedule.without
-        if wanted != state.plan.latest.schedule.without and self._earliest() <= latest_change(
-            state.plan, state.run_spec.rounds
-        ):
+        if wanted != state.plan.latest.schedule.without and self._earliest() <= latest_change(state.plan, state.rounds):
             state.queue.append(Reroute())
 
     def fetched(self, node: str) -> list[ClusterAction]:
@@ -367,10 +412,15 @@ def missing(state: ClusterState) -> int:
 
 def _answered(change: Change) -> bool:
     """Whether no operator waits for a reply to it."""
-    return isinstance(change, Rotate | Stop) and change.request_id == UNREQUESTED
+    return isinstance(change, Requested) and change.request_id == UNREQUESTED
 
 
-def _refused(change: Rotate | Stop | Departure, error: str) -> list[ClusterAction]:
+def _extensions(changes: Iterable[Change]) -> list[int]:
+    """The rounds of training that changes request."""
+    return [change.rounds for change in changes if isinstance(change, Extend)]
+
+
+def _refused(change: Requested | Departure, error: str) -> list[ClusterAction]:
     if isinstance(change, Departure):
         return [Send(change.node, LeaveRefused(error))]
     return [Reply(change.request_id, None, f"{describe(change)}: {error}" if _answered(change) else error)]

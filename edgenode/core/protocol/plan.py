@@ -54,6 +54,8 @@ class Record:
     Attributes:
         term: of the controller that made it. Every start of a controller has a higher one.
         end: the round before which the run stops, if any.
+        rounds: of training. The last phase begins with round ``rounds``, if there is one. Later records can raise it.
+            None leaves it to the learner.
         handoffs: (leaver, target): members before, each of which hands all it has to a target in round start - 1.
             "heirs" in JSON.
         epoch: of the run. It never changes.
@@ -82,6 +84,7 @@ class Record:
     epoch: Epoch = NO_DATA
     revoked: tuple[str, ...] = ()
     run: str = ""
+    rounds: int | None = None
     signature: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -205,6 +208,8 @@ class Plan:
             return "changes the incarnation of a member"
         if record.term < last.term or last.end not in (None, record.end):
             return "takes back the term or the end of the one before"
+        if (record.rounds or 0) < (last.rounds or 0):
+            return f"shortens the run to {record.rounds} rounds"
         if (record.run, record.epoch) != (last.run, last.epoch):
             return "is of another run"
         return ""
@@ -317,6 +322,7 @@ def _plain(record: Record) -> dict[str, Any]:
         **({"epoch": [record.epoch.samples, record.epoch.rounds]} if record.epoch != NO_DATA else {}),
         **({"revoked": list(record.revoked)} if record.revoked else {}),
         **({"run": record.run} if record.run else {}),
+        **({} if record.rounds is None else {"rounds": record.rounds}),
     }
 
 
@@ -335,6 +341,7 @@ def _record(plain: dict[str, Any]) -> Record:
         epoch=Epoch(*map(whole, plain.get("epoch", (0, 1)))),
         revoked=tuple(map(_key, plain.get("revoked", ()))),
         run=text(plain.get("run", "")),
+        rounds=whole(plain["rounds"]) if "rounds" in plain else None,
         signature=text(plain.get("signature", "")),
     )
 
@@ -351,7 +358,12 @@ def _key(value: Any) -> str:
 
 
 def create_plan(
-    cluster: str, members: Iterable[Member], schedule: Schedule, epoch: Epoch = NO_DATA, run: str = ""
+    cluster: str,
+    members: Iterable[Member],
+    schedule: Schedule,
+    epoch: Epoch = NO_DATA,
+    run: str = "",
+    rounds: int | None = None,
 ) -> Plan:
     """The plan of a new run: one record, from round 0."""
-    return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members)), epoch=epoch, run=run),))
+    return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members)), epoch=epoch, run=run, rounds=rounds),))

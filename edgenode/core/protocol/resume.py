@@ -1,4 +1,8 @@
-"""From which round a stopped run resumes, and with which members: the newest that most of them have saved."""
+"""From which round a stopped run resumes, and with which members: the newest that most of them have saved.
+
+If it is to train longer than before, it does so from that round on. A run that had ended continues with what its nodes
+had at the end, and its last phase follows again after the new end of training.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ def restore_plan(
     offers: Mapping[str, tuple[frozenset[int], Plan]],
     least: int | None = None,
     schedule_for: Callable[[int, tuple[str, ...]], Schedule] | None = None,
+    rounds: int | None = None,
 ) -> tuple[Plan, int]:
     """How a stopped run resumes: its plan plus one record, from the newest round that most members have saved.
 
@@ -26,9 +31,10 @@ def restore_plan(
         offers: per node, the rounds of its checkpoints, and the plan in the newest of them.
         least: how many members of that round are enough, if they are at least half; None means all of them.
         schedule_for: (round, members) -> the schedule from there on; None keeps the one that was in force.
+        rounds: of training, if they are more than the plan had for that round.
 
     Raises:
-        GraphError: too few of the members have a round in common.
+        GraphError: too few of the members have a round in common, or they have done more rounds than that.
     """
     counts = {node: {r for r in rounds if plan.holds(node, r, theirs)} for node, (rounds, theirs) in offers.items()}
     saved = Counter(t for rounds in counts.values() for t in rounds)
@@ -41,6 +47,17 @@ def restore_plan(
     if len(here) < (len(names) if least is None else max(least, (len(names) + 1) // 2)):
         have = "; ".join(f"{n} has {sorted(counts.get(n, ())) or 'none'}" for n in names)
         raise GraphError(f"no checkpoint round is common to enough members: {have}")
+    schedule = schedule_for(start, tuple(m.node for m in here)) if schedule_for else in_force.schedule
+    if rounds is not None and rounds > (in_force.rounds or 0):
+        # precaution: a run is not made longer by less than it has done
+        if rounds <= start:
+            raise GraphError(
+                f"run.rounds = {rounds}, but the run has done {start} rounds, those of its last phase included: "
+                f"to train on, set it above {start}"
+            )
+        schedule = schedule.with_last_from(rounds)
+    else:
+        rounds = in_force.rounds
     record = replace(
         in_force,
         number=plan.latest.number + 1,
@@ -51,7 +68,8 @@ def restore_plan(
         evictions=(),
         revoked=(),
         signature="",
-        schedule=schedule_for(start, tuple(m.node for m in here)) if schedule_for else in_force.schedule,
+        schedule=schedule,
         members=here,
+        rounds=rounds,
     )
     return Plan((record,)), start

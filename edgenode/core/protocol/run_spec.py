@@ -1,4 +1,4 @@
-"""What a run is created from: agreed before any node trains, and never changed."""
+"""What a run is created from, agreed before any node trains. Only its length can change later, by the plan."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ class RunSpec:
         nodes: the number of initial members.
         run_digest: of the configuration that all nodes must share.
         schedule: the graphs that the run starts with.
-        rounds: of the whole run, gossip included.
+        rounds: of the whole run as it is created, gossip included.
         min_nodes: below this number no member is evicted, and none may leave.
         requirements: what the algorithm requires of every graph that an operator may set.
         on_poison: "report", "pause" or "evict": what follows when members accuse one.
         lag: how far mixing lags behind pushing.
+        gossip_rounds: those of ``rounds`` that come after training.
     """
 
     cluster: str
@@ -33,3 +34,9 @@ class RunSpec:
     requirements: Requirements = field(default_factory=Requirements)
     on_poison: str = "report"
     lag: Lag = LOCK_STEP
+    gossip_rounds: int = 0
+
+    @property
+    def training_rounds(self) -> int:
+        """The rounds of training of the run as it is created."""
+        return self.rounds - self.gossip_rounds

@@ -81,6 +81,10 @@ class Schedule:
         """The nodes that its lists of edges name. Presets name none."""
         return frozenset(end for spec in self.graphs for edge in spec.edges or () for end in edge)
 
+    def with_last_from(self, t: int) -> Schedule:
+        """The same schedule, where the last graph is used from round t on, if there is one."""
+        return replace(self, last_from=t) if self.last else self
+
     def spec(self, t: int) -> GraphSpec:
         """The named graph in force at a round."""
         if self.last is not None and t >= self.last_from:

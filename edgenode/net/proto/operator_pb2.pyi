@@ -185,6 +185,24 @@ class StopResponse(_message.Message):
     held_by: str
     def __init__(self, start: _Optional[int] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., held_by: _Optional[str] = ...) -> None: ...
 
+class ExtendRequest(_message.Message):
+    __slots__ = ("rounds", "may_queue")
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    MAY_QUEUE_FIELD_NUMBER: _ClassVar[int]
+    rounds: int
+    may_queue: bool
+    def __init__(self, rounds: _Optional[int] = ..., may_queue: _Optional[bool] = ...) -> None: ...
+
+class ExtendResponse(_message.Message):
+    __slots__ = ("start", "queued", "held_by")
+    START_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    HELD_BY_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    queued: Queued
+    held_by: str
+    def __init__(self, start: _Optional[int] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., held_by: _Optional[str] = ...) -> None: ...
+
 class PauseRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

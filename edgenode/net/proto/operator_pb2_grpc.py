@@ -59,6 +59,11 @@ class OperatorServiceStub:
                 request_serializer=edgenode_dot_v1_dot_operator__pb2.StopRequest.SerializeToString,
                 response_deserializer=edgenode_dot_v1_dot_operator__pb2.StopResponse.FromString,
                 _registered_method=True)
+        self.Extend = channel.unary_unary(
+                '/edgenode.v1.OperatorService/Extend',
+                request_serializer=edgenode_dot_v1_dot_operator__pb2.ExtendRequest.SerializeToString,
+                response_deserializer=edgenode_dot_v1_dot_operator__pb2.ExtendResponse.FromString,
+                _registered_method=True)
         self.Pause = channel.unary_unary(
                 '/edgenode.v1.OperatorService/Pause',
                 request_serializer=edgenode_dot_v1_dot_operator__pb2.PauseRequest.SerializeToString,
@@ -111,6 +116,12 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Extend(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Pause(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -156,6 +167,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=edgenode_dot_v1_dot_operator__pb2.StopRequest.FromString,
                     response_serializer=edgenode_dot_v1_dot_operator__pb2.StopResponse.SerializeToString,
+            ),
+            'Extend': grpc.unary_unary_rpc_method_handler(
+                    servicer.Extend,
+                    request_deserializer=edgenode_dot_v1_dot_operator__pb2.ExtendRequest.FromString,
+                    response_serializer=edgenode_dot_v1_dot_operator__pb2.ExtendResponse.SerializeToString,
             ),
             'Pause': grpc.unary_unary_rpc_method_handler(
                     servicer.Pause,
@@ -308,6 +324,33 @@ class OperatorService:
             '/edgenode.v1.OperatorService/Stop',
             edgenode_dot_v1_dot_operator__pb2.StopRequest.SerializeToString,
             edgenode_dot_v1_dot_operator__pb2.StopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Extend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.v1.OperatorService/Extend',
+            edgenode_dot_v1_dot_operator__pb2.ExtendRequest.SerializeToString,
+            edgenode_dot_v1_dot_operator__pb2.ExtendResponse.FromString,
             options,
             channel_credentials,
             insecure,

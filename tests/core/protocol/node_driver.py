@@ -31,9 +31,9 @@ ROUNDS = 6
 STILL = np.array([Fraction(0)], dtype=object)  # a local update that changes nothing
 
 
-def a_plan(n: int = 2, *graphs: str, every: int = 1) -> Plan:
+def a_plan(n: int = 2, *graphs: str, every: int = 1, rounds: int | None = None) -> Plan:
     specs = tuple(map(GraphSpec, graphs or ("a",)))
-    return create_plan("test", [Member(f"n{i}") for i in range(n)], Schedule(specs, every))
+    return create_plan("test", [Member(f"n{i}") for i in range(n)], Schedule(specs, every), rounds=rounds)
 
 
 def a_node(name: str, plan: Plan, rounds: int = ROUNDS, **options: Any) -> Node:
@@ -58,7 +58,8 @@ def pushed(actions: list[NodeAction]) -> Message:
 
 
 def from_n1(node: Node, t: int) -> Message:
-    return Message("n1", 0, t, 0, node.plan.at(t).digest, 0.5, (1.0,), b"1 1")
+    record = node.plan.at(t)
+    return Message("n1", 0, t, record.number, record.digest, 0.5, (1.0,), b"1 1")
 
 
 def receive(node: Node, t: int) -> list[NodeAction]:

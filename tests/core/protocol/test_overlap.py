@@ -12,12 +12,12 @@ from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import EvictionCommitted, FenceAnswer
 from tests.core.protocol.node_driver import STILL, a_node, a_plan, exact_mass, fence, from_n1, kinds
 
-TWO = Lag(2, until=6)
+TWO = Lag(2)
 
 
 def started(lag: Lag = TWO, rounds: int = 6, window: int = 8, **options: int) -> Node:
     """n0 of a pair, in training of round 0."""
-    node = a_node("n0", a_plan(2), rounds, lag=lag, window=window, **options)
+    node = a_node("n0", a_plan(2, rounds=rounds), rounds, lag=lag, window=window, **options)
     node.start()
     return node
 
@@ -55,7 +55,7 @@ def test_own_share_leaves_with_the_push_and_the_others_come_with_the_mix() -> No
 
 
 def test_run_ends_when_nothing_is_in_flight() -> None:
-    node = started(Lag(3, until=4), rounds=4)
+    node = started(Lag(3), rounds=4)
     for t in range(4):
         receive(node, t)
     actions = [train(node) for _ in range(4)]
@@ -66,7 +66,7 @@ def test_run_ends_when_nothing_is_in_flight() -> None:
 
 
 def test_checkpoint_is_taken_when_nothing_is_in_flight() -> None:
-    node = started(Lag(2, until=6, drain_every=2), checkpoint_every=2, evaluate_every=1)
+    node = started(Lag(2, drain_every=2), checkpoint_every=2, evaluate_every=1)
     assert kinds(train(node)) == ["Push", "Evaluate", "Train"]
     assert kinds(train(node)) == ["Push", "Await"]
     assert kinds(receive(node, 0)) == ["Answer", "Mixed", "Await"]
@@ -102,7 +102,7 @@ def test_eviction_takes_back_what_is_in_flight() -> None:
     for t in (0, 2, 3):
         receive(node, t)
     fence(node, "n1")
-    plan = a_plan(2)
+    plan = node.plan
     record = plan.successor(3, members=plan.latest.members[:1], evictions=(("n1", 0),))
     assert kinds(node.handle(EvictionCommitted((record,)))) == ["PlanChanged"]
     assert exact_mass(node)[1] == 1

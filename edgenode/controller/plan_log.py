@@ -1,4 +1,4 @@
-"""Logs when another graph than the requested one comes into the plan, and when the requested one returns."""
+"""Logs where the plan departs from what was requested: another graph, or more rounds than run.toml has."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from edgenode.core.protocol.cluster import Cluster
 log = structlog.get_logger()
 
 
-class GraphLog:
+class PlanLog:
     """What was logged last."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._logged = cluster, cluster.difference
+        self._rounds = self._configured = cluster.run_spec.training_rounds  # the most that were logged
 
     def update(self) -> None:
-        """Log a change since the last call."""
+        """Log the changes since the last call."""
         plan, difference = self._cluster.plan, self._cluster.difference
-        if plan is None or difference == self._logged:
+        if plan is None:
             return
-        self._logged, latest = difference, plan.latest
+        latest = plan.latest
+        if latest.rounds is not None and latest.rounds > self._rounds:
+            self._rounds = latest.rounds
+            log.info("the run has more rounds than run.toml", rounds=latest.rounds, in_run_toml=self._configured)
+        if difference == self._logged:
+            return
+        self._logged = difference
         if difference:
             log.warning("another graph than the requested one is used", used=difference, from_round=latest.start)
         else:

@@ -1,0 +1,132 @@
+"""A run trains longer: by `edgenode extend` while it trains, and by run.toml after it has stopped or ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+import pytest
+
+from edgenode.bench.ring import free_ports
+from tests.e2e.fleet import Fleet, Process
+from tests.e2e.test_resume import tensors
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("extend")]
+
+# All runs share a cluster name, because it is in the metadata of the models. Other test processes have other names.
+RUN: dict[str, object] = {
+    "run.cluster": f"e2e-extend-{os.getpid()}",
+    "run.nodes": 2,
+    "run.rounds": 60,
+    "task.norm": "group",
+    "topology.graphs": ["a"],
+    "algorithm.name": "sp",
+}
+SCSP = {**RUN, "algorithm.name": "scsp", "algorithm.gossip_graph": "auto"}  # an allreduce of three rounds
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """The models of a run of SP that had 120 rounds from the beginning."""
+    with Fleet(tmp_path_factory.mktemp("whole")) as fleet:
+        fleet.configure({**RUN, "run.rounds": 120})
+        ended(fleet.controller(), *fleet.nodes(2))
+        return models(fleet)
+
+
+def models(fleet: Fleet) -> dict[str, dict[str, bytes]]:
+    return {f"node-{i}": tensors(fleet.state(f"node-{i}") / "model.safetensors") for i in range(2)}
+
+
+def ended(*processes: Process) -> None:
+    for process in processes:
+        process.exits(0)
+
+
+def results(fleet: Fleet) -> list[tuple[int, Any]]:
+    """The rounds of each node, and those of run.toml as it was trained."""
+    found = [json.loads((fleet.state(f"node-{i}") / "result.json").read_text()) for i in range(2)]
+    return [(result["nodes"][0]["rounds"], result["config"]["run"]["rounds"]) for result in found]
+
+
+def recorded(fleet: Fleet, what: str) -> str:
+    """What `edgenode runs` prints of the only run."""
+    which = ("last",) if what == "show" else ()
+    return fleet.command("runs", what, *which, "--state-dir", str(fleet.state("controller"))).stdout
+
+
+def test_run_is_extended_while_it_trains(fleet: Fleet, whole: dict[str, dict[str, bytes]]) -> None:
+    fleet.configure(RUN)
+    controller, (first, second) = fleet.controller(), fleet.nodes(2)
+    first.logs("run begins")
+    with second.suspended():
+        reply = fleet.command("extend", "--add", "60", "--cluster", str(RUN["run.cluster"])).stdout
+        again = fleet.command("extend", "--rounds", "120", "--cluster", str(RUN["run.cluster"]), code=2)
+    assert re.match(r"the run is extended to 120 rounds; every node knows it before round \d+|Queued", reply)
+    assert "the run trains for 120 rounds already, and 120 are not more" in again.stderr
+    ended(controller, first, second)
+    assert results(fleet) == [(120, 120)] * 2
+    assert models(fleet) == whole
+    assert re.search(r"the run has more rounds than run.toml .*in_run_toml=60.* rounds=120", controller.stderr)
+    assert re.search(r"extended\s+to 120 rounds of training", recorded(fleet, "show"))
+
+
+@pytest.mark.parametrize("with_controller", [True, False], ids=["with a controller", "with fixed peers"])
+@pytest.mark.parametrize("stops", [True, False], ids=["stopped", "finished"])
+def test_run_is_extended_by_the_file(
+    fleet: Fleet, whole: dict[str, dict[str, bytes]], with_controller: bool, stops: bool
+) -> None:
+    """One of SP has no last phase, so its bits are those of a run that had all rounds from the beginning."""
+    ports = free_ports(2)
+
+    def started() -> list[Process]:
+        return [*fleet.nodes(2), fleet.controller()] if with_controller else fleet.static(ports)
+
+    fleet.configure(RUN)
+    first = started()
+    if stops and with_controller:
+        first[0].logs("run begins")
+        with first[1].suspended():
+            fleet.command("stop", "--no-wait", "--cluster", str(RUN["run.cluster"]))
+    elif stops:
+        first[0].logs("epoch done")
+        for process in first:
+            process.kill()
+    if not stops or with_controller:
+        ended(*first)
+    fleet.configure({**RUN, "run.rounds": 120})
+    ended(*started())
+    assert results(fleet) == [(120, 120)] * 2
+    assert models(fleet) == whole
+
+
+def test_finished_run_of_scsp_trains_on_to_another_last_phase(fleet: Fleet) -> None:
+    """The controller's file decides: that of the nodes is as it was."""
+    fleet.configure(SCSP)
+    ended(fleet.controller(), *fleet.nodes(2))
+    first = models(fleet)
+    assert results(fleet) == [(63, 60)] * 2
+    assert first["node-0"] == first["node-1"]
+
+    too_few = fleet.controller("--set", "run.rounds=62")
+    for node in fleet.nodes(2):
+        assert "run.rounds = 62, but the run has done 63 rounds" in node.exits(1).stderr
+    too_few.kill()
+
+    nodes, controller = fleet.nodes(2), fleet.controller("--set", "run.rounds=120")
+    nodes[0].logs(r"run begins .*round=63")
+    ended(controller, *nodes)
+    assert results(fleet) == [(123, 120)] * 2
+    assert models(fleet)["node-0"] == models(fleet)["node-1"] != first["node-0"]
+    assert re.search(r"^ *1 .* 123 ", recorded(fleet, "list"), re.MULTILINE)
+
+
+def test_peers_with_different_lengths_name_the_key(fleet: Fleet) -> None:
+    ports = free_ports(2)
+    fleet.configure(RUN)
+    longer = ("--set", "run.rounds=120")
+    nodes = [fleet.static_node(ports, 0), fleet.static_node(ports, 1, *longer)]
+    for node in nodes:
+        assert re.search(r"run\.rounds is (60, not 120|120, not 60)", node.exits(1).stderr)
