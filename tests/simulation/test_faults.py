@@ -51,6 +51,16 @@ def test_neither_does_one_with_an_overlap(seeds: range) -> None:
         assert happened[kind], kind
 
 
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 1000), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.timeout(900)
+def test_neither_does_a_blocked_link(seeds: range) -> None:
+    played = list(trials(partial(faults.build_run, links=True), seeds))
+    assert [trial for trial in played if trial.error] == []
+    happened = sum((trial.happened for trial in played), Counter[str]())
+    for kind in ("link blocked", "push relayed", "link left out", "link taken back"):
+        assert happened[kind], kind
+
+
 @pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 200), marks=pytest.mark.slow)], ids=str)
 def test_after_power_cuts_a_run_with_an_overlap_resumes(seeds: range) -> None:
     played = list(trials(partial(faults.build_run, power_fails=True, overlaps=True), seeds))
