@@ -82,7 +82,7 @@ async def test_pushes_go_by_a_relay_while_the_receiver_cannot_be_reached(receive
             await until(lambda: len(sender.answered) == 2)
             (blocked,) = sender.watch.blocked
             assert (blocked.receiver, blocked.address, blocked.by) == ("n1", NOBODY, "n2")
-            assert "connection refused" in blocked.reason
+            assert "connection refused" in blocked.reason.lower()  # in the words of gRPC, or of a probe
     assert receiver.rounds == [0, 1]
 
 
@@ -124,7 +124,7 @@ async def test_relay_says_why_it_cannot(members: dict[str, str], why: str) -> No
         reader, writer = await asyncio.open_connection(*split_address(way.address))
         assert await asyncio.wait_for(reader.read(), SOON_S) == b""
         writer.close()
-        assert why in way.why
+        assert why in way.why.lower()
 
 
 async def test_relay_opens_no_connection_to_another_service() -> None:
