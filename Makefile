@@ -63,17 +63,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("edgenode needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q -e '.[plots]'
+$(VENV)/.installed: pyproject.toml lab/pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q -e '.[plots]' -e lab
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q -e '.[dev]'
+$(VENV)/.installed-dev: pyproject.toml lab/pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q -e '.[dev]' -e lab
 	touch $(VENV)/.installed $@
 
 # Several hundred megabytes of frameworks. Without them, their tests are skipped.
 $(VENV)/.installed-integrations: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q -e '.[dev,integrations]'
+	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -q -e '.[dev,integrations]' -e 'lab[ray]'
 	touch $@
 
 clean:

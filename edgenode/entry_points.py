@@ -74,6 +74,10 @@ class Group(Generic[T]):
                 reasons[name] = str(exc)
         return reasons
 
+    def provider(self, name: str) -> str:
+        """The package and version that provide a name. It is not imported."""
+        return " and ".join(sorted(_provider(point) for point in entry_points(self.name).select(name=name)))
+
     def providers(self, names: Iterable[str]) -> dict[str, str]:
         """The package and version of each of these names that a package provides. A key names the group, too."""
         foreign = [name for name in names if name not in self.own]

@@ -1,5 +1,6 @@
 """What a package imports to extend edgenode. docs/extending.md describes each part."""
 
+from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import (
     Compressor,
     Floats,
@@ -12,6 +13,7 @@ from edgenode.core.algorithm.compression import (
     keep_all,
 )
 from edgenode.core.algorithm.definitions import AlgorithmDefinition, CompressorDefinition, Settings
+from edgenode.core.algorithm.diloco import begin_at_start, remember_start
 from edgenode.core.algorithm.rounding import QUANTISE, per_tensor
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
@@ -21,11 +23,12 @@ from edgenode.core.algorithm.sparse_push import (
     descend,
     mix_contributions,
 )
-from edgenode.core.algorithm.update_rules import SPARSE_PUSH, UpdateRule
+from edgenode.core.algorithm.update_rules import DIFFERENCE, SPARSE_PUSH, UpdateRule, compress_difference, mix_replicas
 from edgenode.core.topology.graph import Digraph, Preset
 from edgenode.errors import ConfigError, GraphError
 
 __all__ = [
+    "DIFFERENCE",
     "QUANTISE",
     "SPARSE_PUSH",
     "AlgorithmDefinition",
@@ -47,9 +50,14 @@ __all__ = [
     "UpdateRule",
     "Values",
     "Weights",
+    "begin_at_start",
+    "codec",
+    "compress_difference",
     "compress_with_feedback",
     "descend",
     "keep_all",
     "mix_contributions",
+    "mix_replicas",
     "per_tensor",
+    "remember_start",
 ]

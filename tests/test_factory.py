@@ -221,14 +221,6 @@ def test_only_a_controller_reacts_to_the_poison_alarm(on_poison: str) -> None:
         factory.check_networked(config, controller=False)
 
 
-def test_skew_scout_cannot_run_on_devices() -> None:
-    config = a_config(algorithm__name="skew-scout")
-    factory.algorithm_spec(config)
-    for controller in (True, False):
-        with pytest.raises(ConfigError, match="use edgenode simulate"):
-            factory.check_networked(config, controller)
-
-
 # --- run specs
 
 

@@ -16,7 +16,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("package"), pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "deploy", "docs", "edgenode", "examples", "protos", "tests")
+FOLDERS = ("benchmarks", "deploy", "docs", "edgenode", "examples", "lab", "protos", "tests")
 FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml")
 
 # Bytes of the installed distributions: first of torch, torchvision and what they require, then of the others.
@@ -96,6 +96,17 @@ def test_wheel_brings_little_but_torch(programs: Path, tmp_path: Path) -> None:
     print(f"\nwithout torch, torchvision and what they require: {rest:.0f} MB; NumPy and Pillow: {shared:.0f} MB")
     assert rest < 80, ours
     assert not {"grpcio-reflection", "matplotlib", "scikit-learn", "scipy"} & ours.keys()
+
+
+def test_laboratory_adds_its_command_and_algorithms(programs: Path, folder: Path, tmp_path: Path) -> None:
+    assert "No such command 'experiment'" in run(programs / "edgenode", "experiment", cwd=tmp_path, code=2).stderr
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder / "lab", ROOT / "lab", cwd=folder)
+    (wheel,) = (folder / "lab").glob("*.whl")
+    run(programs / "pip", "install", "-q", "--disable-pip-version-check", wheel, cwd=folder)
+    assert "table2" in run(programs / "edgenode", "experiment", cwd=tmp_path).stdout
+    sparta = ("--set", "algorithm.name=sparta", "--set", "topology.graphs=two-way", "--set", "run.rounds=3")
+    assert "sparta" in run(programs / "edgenode", "simulate", *sparta, cwd=tmp_path).stdout
+    run(programs / "pip", "uninstall", "-q", "-y", "edgenode-lab", cwd=folder)
 
 
 def test_demo_runs_from_an_empty_folder(programs: Path, tmp_path: Path) -> None:

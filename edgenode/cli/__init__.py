@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from edgenode import __version__
+from edgenode.entry_points import Group
 from edgenode.errors import ConfigError, EdgenodeError, NotAdmitted, in_words
 
 # purpose -> command -> (module that defines it under the same name, its line in `edgenode --help`)
@@ -54,33 +55,45 @@ _GROUPS = {
         "health": ("edgenode.cli.health", "Check whether a daemon serves. The exit code is the answer."),
         "bench": ("edgenode.cli.bench", "Measure what edgenode costs on this machine."),
     },
-    "Use and study": {
+    "Use": {
         "export": ("edgenode.cli.export", "Write a trained model as ONNX, TorchScript or safetensors."),
-        "experiment": ("edgenode.cli.experiment", "Reproduce a table or a figure of the paper."),
     },
 }
 _COMMANDS = {name: command for group in _GROUPS.values() for name, command in group.items()}
 _WIDEST = max(map(len, _COMMANDS))  # so that the texts of all groups begin in one column
 
 
+_OF_PACKAGES: Group[click.Command] = Group("edgenode.commands", click.Command, {})
+
+
 class LazyGroup(click.Group):
-    """A group whose commands are imported on first use."""
+    """A group whose commands are imported on first use. Installed packages add commands of their own."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return [*_COMMANDS, *(name for name in _OF_PACKAGES.names() if name not in _COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        command: click.Command
+        if cmd_name in _COMMANDS:
+            module, _ = _COMMANDS[cmd_name]
+            command = getattr(import_module(module), cmd_name)
+        elif cmd_name in _OF_PACKAGES.names():
+            try:
+                command = _OF_PACKAGES[cmd_name]
+            except ConfigError as exc:
+                raise ConfigError(f"edgenode {cmd_name}: {exc}") from exc
+        else:
             return None
-        module, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), cmd_name)
         _show_variables(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for purpose, commands in _GROUPS.items():
-            with formatter.section(purpose):
-                formatter.write_dl([(name.ljust(_WIDEST), text) for name, (_, text) in commands.items()])
+        others = [name for name in _OF_PACKAGES.names() if name not in _COMMANDS]
+        of_packages = {name: ("", f"Provided by {_OF_PACKAGES.provider(name)}.") for name in others}
+        for purpose, commands in {**_GROUPS, "Installed packages": of_packages}.items():
+            if commands:
+                with formatter.section(purpose):
+                    formatter.write_dl([(name.ljust(_WIDEST), text) for name, (_, text) in commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. An error of ours becomes one line and an exit code."""

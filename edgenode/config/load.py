@@ -28,7 +28,7 @@ from edgenode.errors import ConfigError, one_of
 
 _GROUPS: Mapping[str, Group[Any]] = {"algorithm.name": ALGORITHMS, "algorithm.compressor": COMPRESSORS}
 _MAX_BLOCKS = 65536
-_OPTION = "task.options."
+_OPTIONS = "task.options.", "algorithm.options."
 
 # msgspec examines a class when it first converts to it, and crashes if two threads do that at once. An import is done
 # by one thread.
@@ -65,7 +65,7 @@ def load(
     options = (_Given(source, key, value, True) for key, value in overrides.items())
     for given in (*_from_file(path), *_from_environ(environ), *options):
         section, _, name = given.key.partition(".")
-        if given.key.startswith(_OPTION):
+        if given.key.startswith(_OPTIONS):
             name, known = "options", sections[section].get("options", {})
             sections[section][name] = _checked(_one_option(given, known))
         else:
@@ -73,6 +73,7 @@ def load(
         source_of[given.key] = given.source
     _add_recipe(sections, source_of)
     _choose_compressor(sections["algorithm"])
+    _add_options(sections["algorithm"], source_of)
     config = msgspec.convert(sections, Config)
     _check_algorithm(config.algorithm, source_of)
     _check_overlap(config, source_of)
@@ -85,7 +86,8 @@ def _one_option(given: _Given, known: object) -> _Given:
     value = given.value
     with suppress(ValueError):
         value = json.loads(str(value))
-    return given._replace(key="task.options", value=known | {given.key.removeprefix(_OPTION): value})
+    section, _, name = given.key.split(".", 2)
+    return given._replace(key=f"{section}.options", value=known | {name: value})
 
 
 def _from_file(path: Path | None) -> Iterator[_Given]:
@@ -196,6 +198,25 @@ def _choose_compressor(given: dict[str, object]) -> None:
     elif "values" not in given:
         share = float(str(given.get("share", Algorithm().share)))
         given["values"] = COMPRESSORS[str(given["compressor"])].values(share)
+
+
+def _add_options(given: dict[str, object], source_of: Mapping[str, str]) -> None:
+    """Add the defaults of the algorithm's own keys, and refuse keys that it does not have."""
+    name = str(given.get("name", Algorithm().name))
+    defaults, options = ALGORITHMS[name].options, given.get("options", {})
+    assert isinstance(options, dict)
+    for option, value in options.items():
+        key = f"algorithm.options.{option}"
+        source = source_of.get(key) or source_of.get("algorithm.options", "default")
+        if option not in defaults:
+            known = f"it must be {one_of(defaults)}" if defaults else "it has no options"
+            raise _error(f"{source}: {key} = {_shown(value)}, but with {name} {known}")
+        default = defaults[option]
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+            raise _error(f"{source}: {key} = {_shown(value)}, but it must be of the kind of {_shown(default)}")
+    if defaults:
+        given["options"] = {**defaults, **options}
 
 
 def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None:

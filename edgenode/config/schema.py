@@ -186,13 +186,11 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     compressor: Annotated[
         str,
         _name_in(COMPRESSORS),
-        "what a push carries: the largest entries, all, all rounded at random, one block of the model after another, "
-        "or entries that are shuffled and take turns",
+        "what a push carries: the largest entries, all, all rounded at random, or one block of the model after another",
     ] = "topk"
     share: Annotated[
         FractionAbove0,
-        "share of each tensor that topk keeps or that has its turn in shuffled, or of the model that is one block of "
-        "rolling",
+        "share of each tensor that topk keeps, or of the model that is one block of rolling",
     ] = 0.01
     bits: Annotated[Literal[4, 2, 1], "bits per value of the random compressor"] = 4
     values: Annotated[
@@ -215,11 +213,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         "else plan; plan: the run's own graphs)",
     ] = "auto"
     gossip_values: Annotated[ValueFormat, "number format of the last phase"] = "float32"
-    travel_every: Annotated[AtLeast1, "rounds between two visits of a model to its out-neighbours, in skew-scout"] = 500
-    tolerated_loss: Annotated[Fraction, "accuracy that a visiting model may lose, in skew-scout"] = 0.05
-    loss_weight: Annotated[NotNegative, "cost of lost accuracy, where uncompressed messages cost 1, in skew-scout"] = (
-        50.0
-    )
+    options: Annotated[OptionTable, "keys of its own that an algorithm of an extension has"] = {}
 
     @property
     def kept_share(self) -> float:
@@ -375,7 +369,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 else f"{given.name} sends nothing"
             )
             lines.append(f"algorithm.share = {given.share:g} is not used: {sends}")
-        if given.bits != default.bits and given.compressor in ("identity", "topk", "rolling", "shuffled"):
+        if given.bits != default.bits and given.compressor in ("identity", "topk", "rolling"):
             lines.append(f"algorithm.bits = {given.bits} is not used: with {given.compressor}, algorithm.values counts")
         if self.run.min_nodes > self.run.nodes:
             limit = f"run.min_nodes = {self.run.min_nodes} is above run.nodes = {self.run.nodes}"

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -44,12 +44,12 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.orders import Abort, Accusation
 from edgenode.core.protocol.plan import Plan
+from edgenode.core.topology.graph import Digraph
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.task_workload import TaskWorkload
 from edgenode.node.workload import Workload, checkpoint_store
-from edgenode.simulate.skew_scout import SkewScout
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.model_file import MODEL_FILE
@@ -59,6 +59,20 @@ from edgenode.storage.result_file import NodeResult
 _WINDOW = 1
 _BEFORE_GOSSIP = "before-gossip.json"
 _NO_CHECKPOINTS: tuple[frozenset[int], Plan | None] = frozenset(), None
+
+
+class ShareSearch(Protocol):
+    """Chooses the share that the compressor keeps, by measurements of models that are at rest."""
+
+    def due(self, t: int) -> bool:
+        """Whether a round begins with a measurement."""
+
+    def measure(self, t: int, graph: Digraph) -> None:
+        """Measure, and choose the share from this round on. Every node has finished the round before.
+
+        Raises:
+            CheckpointError: the measurement cannot be written.
+        """
 
 
 class Simulation:
@@ -112,8 +126,8 @@ class Simulation:
             )
             for name in names
         }
-        self._skew_scout = self._skew_scout_search()
-        self._waiting: list[tuple[str, Train]] = []  # local steps of a round that begins with Skew-Scout's measurement
+        self._share_search = self._search_share()
+        self._waiting: list[tuple[str, Train]] = []  # local steps of a round that begins with a measurement
         self._queue: deque[tuple[str, NodeEvent]] = deque()
         self._mixed: Counter[int] = Counter()  # round -> nodes that have mixed it, until all have
         self._results: dict[str, NodeResult] = {}
@@ -121,11 +135,9 @@ class Simulation:
         self._trained: dict[str, tuple[NodeResult, Floats]] = {}  # what training led to, until all nodes have it
         self._before_gossip = self._read_before_gossip()
 
-    def _skew_scout_search(self) -> SkewScout | None:
-        if not self._config.algorithm.definition.searches_share:
-            return None
-        file = None if self._out is None else self._out / "skew-scout.json"
-        return SkewScout(self._config, self._replicas, file, self.round)
+    def _search_share(self) -> ShareSearch | None:
+        build = self._config.algorithm.definition.searches_share
+        return build(self._config, self._replicas, self._out, self.round) if build else None
 
     def _store(self, name: str, workload: Workload) -> CheckpointStore | None:
         if self._out is None:
@@ -194,8 +206,8 @@ class Simulation:
 
     def _perform(self, name: str, replica: Replica, action: NodeAction) -> None:
         match action:
-            case Train(t) if self._skew_scout is not None and self._skew_scout.due(t):
-                self._train_after_measurement(name, action, self._skew_scout)
+            case Train(t) if self._share_search is not None and self._share_search.due(t):
+                self._train_after_measurement(name, action, self._share_search)
             case Train():
                 self._train(name, action)
             case Push(to, message):
@@ -235,13 +247,13 @@ class Simulation:
     def _train(self, name: str, action: Train) -> None:
         self._queue.append((name, self._replicas[name].train(action)))
 
-    def _train_after_measurement(self, name: str, action: Train, skew_scout: SkewScout) -> None:
+    def _train_after_measurement(self, name: str, action: Train, share_search: ShareSearch) -> None:
         """Wait until every node is ready to train, measure with all models at rest, and then train."""
         self._waiting.append((name, action))
         if len(self._waiting) < len(self._replicas):
             return
         ready, self._waiting = self._waiting, []
-        skew_scout.measure(action.round, self._replicas[name].node.plan.graph(action.round))
+        share_search.measure(action.round, self._replicas[name].node.plan.graph(action.round))
         for node, step in ready:
             self._train(node, step)
 

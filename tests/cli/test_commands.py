@@ -17,6 +17,7 @@ from edgenode.cli import group
 from edgenode.cli.options import default_name, load_config
 from edgenode.core.topology.graph import PRESETS
 from edgenode.errors import ConfigError, RemoteProtocolError
+from tests.distributions import install
 
 
 def run(*words: str) -> Result:
@@ -44,6 +45,28 @@ def test_help_of_every_command_has_an_example(words: tuple[str, ...]) -> None:
     assert result.exit_code == 0
     examples = result.output.partition("Example")[2]
     assert " ".join(("edgenode", *words)) in examples
+
+
+@pytest.fixture
+def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with a command, with one that cannot be imported, and with one that has a name of edgenode."""
+    points = {"hello": "acme_tool:hello", "broken": "absent_module:x", "status": "acme_tool:hello"}
+    source = "import click\n\n@click.command()\ndef hello():\n    click.echo('hello from acme')\n"
+    install(tmp_path, monkeypatch, {"edgenode.commands": points}, source, "acme_tool")
+
+
+@pytest.mark.usefixtures("acme")
+def test_installed_package_adds_a_command() -> None:
+    assert re.search(r"\n  hello +Provided by acme 1\.0\.\n", run("--help").output)
+    assert run("hello").output == "hello from acme\n"
+    assert "hello from acme" not in run("status", "--help").output
+
+
+@pytest.mark.usefixtures("acme")
+def test_command_that_cannot_be_imported_is_named_with_its_package() -> None:
+    result = run("broken")
+    assert result.exit_code == 2
+    assert "broken: acme 1.0 cannot be imported: ModuleNotFoundError: No module named 'absent_module'" in result.output
 
 
 def test_all_commands_of_the_design_exist() -> None:

@@ -30,8 +30,7 @@ OTHER: dict[str, Any] = {
     "algorithm.averaging_rate": 0.004, "algorithm.clip": 2.0,
     "algorithm.gossip_rounds": 40, "algorithm.gossip_tolerance": 0.01,
     "algorithm.gossip_graph": "complete", "algorithm.gossip_values": "int8",
-    "algorithm.travel_every": 100, "algorithm.tolerated_loss": 0.1,
-    "algorithm.loss_weight": 10.0, "topology.graphs": ("a", "graphs/ring.edges"),
+    "algorithm.options": {}, "topology.graphs": ("a", "graphs/ring.edges"),
     "topology.every": "100r",
 }  # fmt: skip
 

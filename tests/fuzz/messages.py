@@ -15,7 +15,6 @@ from edgenode.core.algorithm.codec import decode_as, encode
 from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.rounding import QUANTISE
-from edgenode.core.algorithm.shuffled import KnownPositions, Shuffled, ShuffledCompressor
 from edgenode.core.protocol import messages, orders
 from edgenode.core.protocol.events import Received
 from edgenode.core.protocol.node import Node
@@ -28,6 +27,7 @@ from edgenode.net import order_wire, status_wire, wire
 from edgenode.net.graph_wire import graph_from_wire, graph_to_wire
 from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2
 from edgenode.net.push_wire import PushReader, PushWriter
+from edgenode_lab.algorithms.shuffled import KnownPositions, Shuffled, ShuffledCompressor
 from tests.cli.test_status_table import a_node, a_status
 from tests.core.algorithm.payloads import COMPRESSORS, SMALL, a_payload, resealed
 from tests.fuzz.decoder import Decoder

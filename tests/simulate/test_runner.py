@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, Config
-from edgenode.errors import CheckpointError, ConfigError, Diverged, GraphError
+from edgenode.errors import ConfigError, Diverged, GraphError
 from edgenode.simulate.runner import Simulation
 from edgenode.storage import model_file
 from edgenode.storage.checkpoints import CheckpointStore
@@ -384,55 +384,3 @@ def test_every_algorithm_can_be_simulated() -> None:
         assert result["algorithm"] == name
         assert result["sum_u"] == pytest.approx(3)
         assert (result["compression_factor"] is None) == (name == "local")
-
-
-# Data sorted by label and little exchange: models lose accuracy on other nodes' data.
-SKEW_SCOUT = {
-    "algorithm__name": "skew-scout",
-    "algorithm__share": 0.01,
-    "algorithm__travel_every": 5,
-    "task__skew": 1.0,
-    "task__learning_rate": 0.1,
-    "run__rounds": 24,
-    "run__checkpoint_every": 3,
-    "topology__graphs": ["a"],
-}
-
-
-def measurements(out: Path) -> list[dict[str, float]]:
-    log: list[dict[str, float]] = json.loads((out / "skew-scout.json").read_text())
-    return log
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run with Skew-Scout."""
-    out = tmp_path_factory.mktemp("searched")
-    Simulation(config(**SKEW_SCOUT), out).run()
-    return out
-
-
-def test_skew_scout_sends_more_while_models_lose_accuracy(searched: Path) -> None:
-    log = measurements(searched)
-    assert [measured["round"] for measured in log] == [5, 10, 15, 20]
-    assert [measured["share"] for measured in log] == [0.01, 0.03, 0.1, 0.3]
-    assert all(measured["lost"] > 0.05 for measured in log)
-    sent = [measured["sent"] for measured in log]
-    assert sent == sorted(sent)
-    assert 0.002 < sent[0] < 0.01 < sent[-1] < 0.2
-
-
-@pytest.mark.parametrize("at", [5, 15])
-def test_interrupted_skew_scout_resumes_to_the_same_bits(tmp_path: Path, searched: Path, at: int) -> None:
-    interrupted(Simulation(config(**SKEW_SCOUT), tmp_path), at)
-    Simulation(config(**SKEW_SCOUT), tmp_path).run()
-    assert models(tmp_path) == models(searched)
-    assert measurements(tmp_path) == measurements(searched)
-
-
-@pytest.mark.parametrize("content", ["", "[]", '[{"round": 5}]', "[1]", "{}"])
-def test_skew_scout_does_not_resume_without_its_file(tmp_path: Path, content: str) -> None:
-    interrupted(Simulation(config(**SKEW_SCOUT), tmp_path), 13)
-    (tmp_path / "skew-scout.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"skew-scout\.json cannot be read, and the run cannot resume without it"):
-        Simulation(config(**SKEW_SCOUT), tmp_path)

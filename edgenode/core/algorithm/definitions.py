@@ -7,13 +7,17 @@ So this module imports neither numpy nor the arithmetic: a wrong configuration i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from edgenode.core.algorithm.compression import Compressor
     from edgenode.core.algorithm.update_rules import UpdateRule
+
+
+Option = bool | int | float | str
+"""A value in [algorithm.options]."""
 
 
 class Settings(Protocol):
@@ -63,7 +67,9 @@ class AlgorithmDefinition:
         balanced: every graph must be balanced, because the algorithm has no push-sum weights.
         gossips: it ends with algorithm.gossip_rounds rounds without training and compression.
         communicates: whether nodes exchange anything.
-        searches_share: the simulator chooses the share that its compressor keeps. Devices cannot run it.
+        options: its own keys, with their defaults, which [algorithm.options] overrides.
+        searches_share: makes what chooses the share that its compressor keeps, for a simulation
+            (`edgenode.simulate.runner.ShareSearch`). Devices cannot run it. None if the share stays.
     """
 
     rule: Callable[[], UpdateRule]
@@ -74,7 +80,8 @@ class AlgorithmDefinition:
     balanced: bool = False
     gossips: bool = False
     communicates: bool = True
-    searches_share: bool = False
+    options: Mapping[str, Option] = field(default_factory=dict)
+    searches_share: Callable[..., Any] | None = None
 
     def takes(self, name: str, compressor: CompressorDefinition) -> bool:
         """Whether a compressor of that name can be used."""
@@ -104,13 +111,6 @@ def _random(settings: Settings) -> Compressor:
     return Compressor(keep_all, Random(settings.bits))
 
 
-def _shuffled(settings: Settings) -> Compressor:
-    from edgenode.core.algorithm.rounding import QUANTISE
-    from edgenode.core.algorithm.shuffled import Shuffled, ShuffledCompressor
-
-    return ShuffledCompressor(Shuffled(settings.share), QUANTISE[settings.values])
-
-
 _FEW = 0.01  # the largest share of which error feedback leaves entries of nearly equal magnitudes
 
 COMPRESSORS: dict[str, CompressorDefinition] = {
@@ -130,7 +130,6 @@ COMPRESSORS: dict[str, CompressorDefinition] = {
     "rolling": CompressorDefinition(
         _everything, ("share", "values"), blocks=lambda settings: math.ceil(round(1 / settings.share, 6))
     ),
-    "shuffled": CompressorDefinition(_shuffled, ("share", "values"), kept=lambda settings: settings.share),
 }
 
 
@@ -152,13 +151,10 @@ def _d2() -> UpdateRule:
     return D2
 
 
-def _low_communication(name: str) -> Callable[[], UpdateRule]:
-    def rule() -> UpdateRule:
-        from edgenode.core.algorithm.low_communication import RULES
+def _diloco() -> UpdateRule:
+    from edgenode.core.algorithm.diloco import DILOCO
 
-        return RULES[name]
-
-    return rule
+    return DILOCO
 
 
 _WHOLE = "it sends whole models; {} is the same with compression"
@@ -174,11 +170,6 @@ ALGORITHMS: dict[str, AlgorithmDefinition] = {
     "d2": AlgorithmDefinition(_d2, "identity", "float32", balanced=True),
     "deep-squeeze": AlgorithmDefinition(_sparse_push, balanced=True),
     "choco-sgd": AlgorithmDefinition(_difference, balanced=True),
-    "choco-jwins": AlgorithmDefinition(_low_communication("choco-jwins"), balanced=True),
-    "sparse-loco": AlgorithmDefinition(_low_communication("sparse-loco"), values="fitted2", balanced=True),
-    "sparta": AlgorithmDefinition(_low_communication("sparta"), "shuffled", "float32", balanced=True),
-    "diloco": AlgorithmDefinition(_low_communication("diloco"), "identity", "fitted2", balanced=True),
-    "noloco": AlgorithmDefinition(_low_communication("noloco"), "identity", "float32", balanced=True),
-    "skew-scout": AlgorithmDefinition(_sparse_push, searches_share=True),
+    "diloco": AlgorithmDefinition(_diloco, "identity", "fitted2", balanced=True),
     "local": AlgorithmDefinition(_sparse_push, "identity", "float32", only="it sends nothing", communicates=False),
 }

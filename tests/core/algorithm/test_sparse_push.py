@@ -20,7 +20,6 @@ from edgenode.core.algorithm.compression import (
 )
 from edgenode.core.algorithm.d2 import D2
 from edgenode.core.algorithm.learner import VectorLearner
-from edgenode.core.algorithm.low_communication import NOLOCO
 from edgenode.core.algorithm.rounding import Random, as_bfloat16, as_int8
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
@@ -37,6 +36,7 @@ from edgenode.core.algorithm.sparse_push import (
 )
 from edgenode.core.algorithm.update_rules import DIFFERENCE, SPARSE_PUSH, UpdateRule
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
+from edgenode_lab.algorithms.noloco import NOLOCO
 
 LAYOUT = Layout((4,))
 LARGEST_HALF = Compressor(TopK(0.5), as_float32)

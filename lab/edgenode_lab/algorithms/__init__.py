@@ -1,0 +1,11 @@
+"""Published methods to compare with, as extensions of edgenode: each module imports `edgenode.extensions` alone.
+
+Their papers average all workers, pairs of them, or the neighbours in an undirected graph. Here each one averages over
+the graph of the run, and ``W`` is doubly stochastic.
+
+    sparta        sends the entries of x-hat that the compressor selects, and forgets what it left out
+    noloco        sends C[x-hat + error], and the change of x has momentum
+    sparse-loco   sends C[x-hat - replica], and part of what it left out is forgotten
+    choco-jwins   sends C[T (x-hat - replica)], where T is a wavelet transform: JWINS' ranking in CHOCO-SGD
+    skew-scout    is Sparse-Push, and a simulation chooses the share that top-k keeps
+"""

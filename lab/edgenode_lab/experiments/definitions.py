@@ -1,0 +1,145 @@
+"""The parts of an experiment: rows with their settings and the paper's numbers, metrics, and a figure.
+
+Values only: nothing here trains, reads or writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgenode_lab.experiments.presets import Scale, Settings
+
+Outcome = Mapping[str, Any]
+"""What a trial leaves: its result.json. A trial of SCSP adds ``before_gossip``, the result of SP. A trial that diverged
+has ``error`` and ``config`` only."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number computed from an outcome. ``of`` returns None where the outcome does not have it."""
+
+    heading: str
+    of: Callable[[Outcome], float | None]
+    form: str = ".2f"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        settings: keys of run.toml without the seed, or None if the scale does not include this row.
+        paper: the paper's numbers, by the name of the metric.
+        network: the paper's network that the row stands for.
+        epochs_per_graph: after how many of the paper's 200 epochs the graph changes, or 0 if that does not depend on
+            the length of the run.
+    """
+
+    labels: tuple[str, ...]
+    settings: Settings | None
+    paper: Mapping[str, float] = field(default_factory=dict)
+    network: str = ""
+    epochs_per_graph: int = 0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a table is drawn.
+
+    Attributes:
+        x: the label on the x axis. With ``x_metrics``, the title of the axis.
+        y: metrics of accuracy.
+        series: the labels that separate one line from another.
+        x_metrics: one metric of bytes for each of ``y``, drawn on a log axis.
+        nominal: whether the labels on the x axis are names, which no line joins.
+        kinds: a label whose words before the first comma name a kind of row. If given, each kind has a colour, and no
+            line joins any points.
+    """
+
+    x: str
+    y: tuple[str, ...]
+    series: tuple[str, ...] = ()
+    x_metrics: tuple[str, ...] = ()
+    nominal: bool = False
+    kinds: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or a figure of the paper, one of edgenode's own, or one of the user's own.
+
+    Attributes:
+        title: may have the fields {network}, {graph} and {data}, for what all rows have in common.
+        labels: headings of the columns that name a row.
+        metrics: names in METRICS, one measured column each.
+        expected: the result that the paper, or edgenode's own claim, predicts. Empty if nothing does.
+    """
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    rows: Callable[[Scale], tuple[Row, ...]]
+    figure: Figure
+    expected: str
+
+
+def _training(of: Callable[[Outcome], float | None]) -> Callable[[Outcome], float | None]:
+    """A number of the result after the training rounds: for a trial of SCSP, that of SP, if SP was measured."""
+
+    def number(outcome: Outcome) -> float | None:
+        result = outcome.get("before_gossip") if outcome["algorithm"] == "scsp" else outcome
+        return None if result is None else of(result)
+
+    return number
+
+
+def _percent(outcome: Outcome) -> float:
+    return 100 * float(outcome["mean_test_accuracy"])
+
+
+def _scsp(outcome: Outcome) -> float | None:
+    return _percent(outcome) if outcome["algorithm"] == "scsp" else None
+
+
+def _gain(outcome: Outcome) -> float | None:
+    after, before = _scsp(outcome), _training(_percent)(outcome)
+    return None if after is None or before is None else after - before
+
+
+def _sent(outcome: Outcome) -> float:
+    return float(sum(node["payload_bytes"] for node in outcome["nodes"]))
+
+
+def _per_node(outcome: Outcome) -> float:
+    return _sent(outcome) / len(outcome["nodes"]) / 1e6
+
+
+def _per_message(outcome: Outcome) -> float | None:
+    messages = sum(node["messages"] for node in outcome["nodes"])
+    return _sent(outcome) / messages / 1e6 if messages else None
+
+
+def _factor(outcome: Outcome) -> float | None:
+    factor: float | None = outcome["compression_factor"]
+    return factor
+
+
+def _divergence(outcome: Outcome) -> float:
+    return float(outcome["parameter_divergence_mse"])
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("test accuracy, %", _training(_percent)),
+    "sp": Metric("SP accuracy, %", _training(_percent)),
+    "scsp": Metric("SCSP accuracy, %", _scsp),
+    "gain": Metric("gain of SCSP", _gain),
+    "message": Metric("MB per message", _training(_per_message), ".3g"),
+    "factor": Metric("compression per message", _training(_factor), ".4g"),
+    "run_factor": Metric("compression of the whole run", _factor, ".4g"),
+    "divergence": Metric("divergence (mean square)", _training(_divergence), ".2g"),
+    "sp_sent": Metric("SP sent per node, MB", _training(_per_node), ".3g"),
+    "sent": Metric("sent per node, MB", _per_node, ".3g"),
+}

@@ -1,0 +1,198 @@
+"""The names of rows and titles as they run: they show what the scale and --set have changed against the paper.
+
+A row of the catalogue has the paper's labels. `shown` computes each label again from the configuration of the row's
+trials, where its column stands for keys of run.toml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edgenode.config.schema import Config
+from edgenode.storage.result_file import describe_compressor
+from edgenode_lab.experiments.definitions import Experiment, Row
+from edgenode_lab.experiments.presets import PAPER_ROUNDS, choose_scale, graph_period
+
+_MODELS = {"resnet20": "ResNet-20", "resnet110": "ResNet-110", "vgg11": "VGG-11", "lenet5": "LeNet-5"}
+_DATASETS = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+def shown(experiment: Experiment, row: Row, config: Config) -> Row:
+    """The row with the labels of what its trials run."""
+    names = zip(experiment.labels, row.labels, strict=True)
+    labels = (_LABELS[heading](config, row, label) if heading in _LABELS else label for heading, label in names)
+    return replace(row, labels=tuple(labels))
+
+
+def network(config: Config, row: Row) -> str:
+    """The network that runs and, if it is another one, the paper's network that it stands for."""
+    task = config.task
+    name = _MODELS.get(task.model, task.model)
+    if task.norm == "group" and task.model.startswith("resnet"):
+        name += " with GroupNorm"
+    if task.dataset == "cifar100":
+        name += ", CIFAR-100"
+    return f"{name} for {row.network}" if row.network not in ("", name) else name
+
+
+def compression(config: Config) -> str:
+    """What a message carries."""
+    algorithm = config.algorithm
+    percent = f"{100 * algorithm.share:g}%"
+    match algorithm.compressor:
+        case _ if algorithm.name == "local":
+            return "no communication"
+        case "topk":
+            return f"top-{percent}"
+        case "rolling" | "shuffled":
+            return f"{algorithm.compressor} {percent}"
+        case "random":
+            return counted(algorithm.bits, "bit")
+        case "identity":
+            return "uncompressed" if algorithm.values == "float32" else f"all entries, {algorithm.values}"
+        case _:
+            return describe_compressor(config)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 round, 2,000 rounds."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+# columns -----------------------------------------------------------------------------------------------
+
+
+def _percent(config: Config) -> str:
+    if config.algorithm.name == "local":
+        return "0"
+    if config.algorithm.compressor == "identity":
+        return "100"
+    return f"{100 * config.algorithm.share:g}" if config.algorithm.compressor == "topk" else compression(config)
+
+
+def _bits(config: Config) -> str:
+    algorithm = config.algorithm
+    if (algorithm.compressor, algorithm.values) == ("identity", "float32"):
+        return "32"
+    return str(algorithm.bits) if algorithm.compressor == "random" else compression(config)
+
+
+def _skew(config: Config) -> str:
+    return f"{config.task.skew:g}" if config.task.alpha is None else f"alpha {config.task.alpha:g}"
+
+
+def _graphs(config: Config) -> str:
+    return ", ".join(config.topology.graphs)
+
+
+def _rotation(config: Config, row: Row) -> str:
+    every = config.topology.every
+    return str(row.epochs_per_graph) if every == graph_period(row.epochs_per_graph, config.run.rounds) else every
+
+
+def _method(config: Config, label: str) -> str:
+    algorithm, *_ = label.split(", ")
+    if config.algorithm.name == "local":
+        return "centralised SGD" if config.run.nodes == 1 else "local SGD"
+    graph = ", complete graph" if config.topology.graphs == ("complete",) else ""
+    return f"{algorithm}, {compression(config)}{graph}"
+
+
+def _entries(config: Config) -> str:
+    names = {"identity": "all", "topk": "largest", "rolling": "rolling"}
+    return names.get(config.algorithm.compressor) or f"all, {compression(config)}"
+
+
+def _share(config: Config) -> str:
+    return f"{100 * config.algorithm.share:g}" if config.algorithm.compressor in ("topk", "rolling") else "100"
+
+
+def _recipe(config: Config) -> str:
+    algorithm, task = config.algorithm, config.task
+    words = [*([] if algorithm.name == "scsp" else [algorithm.name]), compression(config)]
+    if algorithm.compressor in ("topk", "rolling", "shuffled"):
+        words.append(algorithm.values)
+    if algorithm.averaging_rate is not None:
+        words.append(f"averaging rate {algorithm.averaging_rate:g}")
+    if task.local_steps != 1:
+        words.append(f"{task.local_steps} local steps")
+    words += [word for word in (task.optimizer, task.schedule) if word not in ("sgd", "steps")]
+    if task.loss == "balanced":
+        words.append("balanced")
+    if algorithm.gossip_values != "float32":
+        words.append(f"last phase {algorithm.gossip_values}")
+    if config.topology.graphs != ("a",):
+        words.append(f"graph {_graphs(config)}")
+    return ", ".join(words)
+
+
+def _length(config: Config, row: Row, label: str) -> str:
+    as_written = row.settings is not None and config.run.rounds == row.settings["run.rounds"]
+    return label if as_written else counted(config.run.rounds, "round")
+
+
+_LABELS: Mapping[str, Callable[[Config, Row, str], str]] = {
+    "network": lambda config, row, label: network(config, row) if row.network else label,
+    "top-K, %": lambda config, row, label: _percent(config),
+    "bits": lambda config, row, label: _bits(config),
+    "skew": lambda config, row, label: _skew(config),
+    "graphs": lambda config, row, label: _graphs(config),
+    "every n of 200 epochs": lambda config, row, label: _rotation(config, row),
+    "method": lambda config, row, label: _method(config, label),
+    "entries": lambda config, row, label: _entries(config),
+    "share, %": lambda config, row, label: _share(config),
+    "recipe": lambda config, row, label: _recipe(config),
+    "length": _length,
+}
+
+
+# titles and notes --------------------------------------------------------------------------------------
+
+
+def paper_title(experiment: Experiment) -> str:
+    """The title in the terms of the paper."""
+    first, *_ = experiment.rows(choose_scale("smoke"))
+    return experiment.title.format(network=first.network, graph="ring a", data="IID data")
+
+
+def title(experiment: Experiment, row: Row, config: Config) -> str:
+    """The title in the terms of what runs: what all rows have in common, read from one of them."""
+    graphs = config.topology.graphs
+    kind = "graphs" if len(graphs) > 1 else "ring" if graphs[0] in ("a", "b", "c") else "graph"
+    skewed = config.task.skew or config.task.alpha is not None
+    data = f"data with {'' if config.task.alpha else 'skew '}{_skew(config)}" if skewed else "IID data"
+    return experiment.title.format(network=network(config, row), graph=f"{kind} {_graphs(config)}", data=data)
+
+
+def conditions(played: Sequence[tuple[Row, Config]]) -> str:
+    """Data, lengths and learning rate of every network."""
+    lengths: dict[tuple[str, str], list[int]] = {}
+    for row, config in played:
+        known = lengths.setdefault((f"{network(config, row)}: {_data(config)}", _learning_rate(config)), [])
+        known += [config.run.rounds] if config.run.rounds not in known else []
+    lines = [
+        f"{start}, {''.join(f'{n:,}, ' for n in several)}{counted(last, 'round')}, {rate}."
+        for (start, rate), (*several, last) in lengths.items()
+    ]
+    reproduced = {config.run.rounds for row, config in played if row.network}
+    if reproduced and reproduced != {PAPER_ROUNDS}:
+        lines.append(f"The paper trains on CIFAR for {PAPER_ROUNDS:,} rounds.")
+    return " ".join(lines)
+
+
+def _data(config: Config) -> str:
+    task = config.task
+    if task.dataset == "imagefolder":
+        return f"images of {Path(task.data_dir).name}"
+    return _DATASETS.get(task.dataset, task.dataset)
+
+
+def _learning_rate(config: Config) -> str:
+    task = config.task
+    optimiser = "" if task.optimizer == "sgd" else f" of {task.optimizer}"
+    after = f", times {task.decay:g} after epoch {', '.join(map(str, task.milestones))}" if task.milestones else ""
+    courses = {"cosine": ", falling along a cosine", "trapezoid": ", falling linearly in the second half"}
+    course = courses.get(task.schedule, after)
+    return f"learning rate {task.learning_rate:g}{optimiser}{course}"

@@ -1,0 +1,250 @@
+"""Runs the trials of an experiment and keeps the outcome of each on disk.
+
+An outcome is found by its trial's configuration, so experiments share trials. The same command started again skips the
+trials that have an outcome, and resumes an interrupted trial from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from edgenode.config.load import load
+from edgenode.config.schema import KEYS, LOCAL_KEYS, Config
+from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
+from edgenode.storage.filesystem import write_atomically
+from edgenode_lab.experiments import labels
+from edgenode_lab.experiments.definitions import Experiment, Outcome, Row
+from edgenode_lab.experiments.presets import Scale, Settings, graph_period
+
+if TYPE_CHECKING:
+    from edgenode.simulate.runner import Simulation
+
+FIXED_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "run.seed": "use --seeds instead",
+        "run.device": "use --device instead",
+        "run.evaluate_every": "each run is evaluated where its gossip begins",
+        "algorithm.name": "the rows choose the algorithm",
+    }
+)
+_CHECKPOINTS_PER_TRIAL = 20  # each one flushes every node's state to disk
+_REPORT_EVERY_S = 0.2
+
+Watch = Callable[["Simulation"], Callable[[], None]]
+"""Given a trial's simulation, returns the function to call after each of its rounds."""
+
+Reports = Generator[tuple["Trial", "int | Outcome"]]
+"""What trials report while they run: rounds done, the first being where the trial resumes, then the outcome, which is
+on disk. Closing it ends the trials that are not done."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of an experiment: a row of its table with one seed."""
+
+    row: Row
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """The row's labels and the seed, fit for a file name."""
+        words = [*self.row.labels, f"seed {self.seed}"]
+        return "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)
+
+    def matches(self, text: str) -> bool:
+        """Whether a text is in the trial's name, in its row or in the name of its network, as reports show them."""
+        return any(text in words for words in (self.name, *self.row.labels, labels.network(self.config, self.row)))
+
+    @property
+    def digest(self) -> str:
+        """Of what tells trials apart."""
+        return _digest(self.config.as_keys())
+
+
+def _digest(keys: Mapping[str, object]) -> str:
+    """Of the keys that differ from their defaults, so that outcomes stay valid when edgenode gains a key.
+
+    The data of every trial is cut, so `task.data` does not tell trials apart.
+    """
+    known = {k: v for k, v in keys.items() if k in KEYS and k not in {*LOCAL_KEYS, "task.data"}}
+    changed = {k: v for k, v in known.items() if _plain(v) != _plain(KEYS[k].default)}
+    return sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def rows_as_run(experiment: Experiment, scale: Scale, overrides: Settings = MappingProxyType({})) -> list[Row]:
+    """The rows of an experiment with ``overrides`` over their settings, labelled by what then runs.
+
+    Rows that ``overrides`` makes equal appear once.
+
+    Raises:
+        ConfigError: an override is not possible, or not valid.
+    """
+    for key, why in FIXED_KEYS.items():
+        if key in overrides:
+            raise ConfigError(f"{key} cannot be set for an experiment: {why}")
+    rows: list[Row] = []
+    for written in experiment.rows(scale):
+        row = written
+        if written.settings is not None:
+            settings = {**written.settings, **overrides}
+            row = replace(labels.shown(experiment, written, _config(written, settings)), settings=settings)
+        if row not in rows:
+            rows.append(row)
+    return rows
+
+
+def trials(rows: Sequence[Row], seeds: Iterable[int], device: str = "cpu") -> list[Trial]:
+    """Every trial of these rows, seed by seed, so that a whole table with one seed is complete early.
+
+    Raises:
+        ConfigError: a row is not a valid configuration.
+    """
+    return [
+        Trial(row, seed, _config(row, {**row.settings, "run.seed": seed, "run.device": device}))
+        for seed in seeds
+        for row in rows
+        if row.settings
+    ]
+
+
+def _config(row: Row, settings: Settings) -> Config:
+    """The configuration of a trial. What follows from the number of rounds comes last, as --set may change it."""
+    config = load(None, settings, environ={})
+    rounds = config.run.rounds
+    derived: dict[str, object] = {
+        "run.threads": 1,
+        "run.checkpoint_every": max(1, rounds // _CHECKPOINTS_PER_TRIAL),
+        # SP is measured where the gossip of SCSP begins
+        "run.evaluate_every": rounds if config.algorithm.name == "scsp" else 0,
+    }
+    if row.epochs_per_graph:
+        derived["topology.every"] = graph_period(row.epochs_per_graph, rounds)
+    return load(None, {**derived, **settings}, environ={})
+
+
+class OutcomeStore:
+    """The outcomes of trials, one JSON file each.
+
+    A file is named by its whole configuration. One that was written before edgenode gained a key has another name, and
+    is found by the configuration in it. So a default that changes does not make one trial of another.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _path(self, trial: Trial) -> Path:
+        return self._checkpoints(trial).with_suffix(".json")
+
+    def _checkpoints(self, trial: Trial) -> Path:
+        return self._folder / trial.config.digest(rounds=True)[:16]
+
+    @cached_property
+    def _earlier(self) -> dict[str, Outcome]:
+        """The outcomes that are there already, by the digest of their trials."""
+        found = [_read(path) for path in sorted(self._folder.glob("*.json"))]
+        return {_digest(_keys(outcome["config"])): outcome for outcome in found}
+
+    def get(self, trial: Trial) -> Outcome | None:
+        """The outcome of a trial, or None if the trial has not been run.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = self._path(trial)
+        return _read(path) if path.exists() else self._earlier.get(trial.digest)
+
+    def run(self, trial: Trial, watch: Watch) -> Outcome:
+        """Run a trial to its end, from its last checkpoint if there is one, and keep the outcome.
+
+        The outcome of a trial that diverges is its error. Errors of the configuration or the disk are raised.
+        """
+        return self.keep(trial, simulate(trial, self._checkpoints(trial), watch))
+
+    def keep(self, trial: Trial, outcome: Outcome) -> Outcome:
+        """Write the outcome of a trial, remove its checkpoints, and return the outcome as `get` does."""
+        path, text = self._path(trial), json.dumps(outcome, indent=1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text + "\n")
+        shutil.rmtree(self._checkpoints(trial), ignore_errors=True)
+        kept: Outcome = json.loads(text)
+        return kept
+
+
+def _read(path: Path) -> Outcome:
+    try:
+        outcome: Outcome = json.loads(path.read_text())
+        _keys(outcome["config"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise CheckpointError(f"{path} cannot be read: {exc}; remove it to run this trial again") from exc
+    return outcome
+
+
+def _keys(sections: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """By key, as in "run.nodes"."""
+    return {f"{section}.{name}": value for section, keys in sections.items() for name, value in keys.items()}
+
+
+def simulate(trial: Trial, folder: Path | None, watch: Watch) -> Outcome:
+    """Run a trial to its end, from its last checkpoint in ``folder``. Without a folder, it writes nothing.
+
+    The outcome of a trial that diverges is its error. Errors of the configuration or the disk are raised.
+    """
+    try:
+        return _simulate(trial.config, folder, watch)
+    except (ConfigError, CheckpointError):
+        raise
+    except EdgenodeError as exc:
+        return {"error": str(exc), "config": trial.config.as_dict()}
+
+
+def reporting(send: Callable[[int], None]) -> Watch:
+    """Send the round of a simulation now, and on later calls at most every ``_REPORT_EVERY_S``."""
+
+    def watch(simulation: Simulation) -> Callable[[], None]:
+        send(simulation.round)
+        reported_at_s = time.monotonic()
+
+        def report() -> None:
+            nonlocal reported_at_s
+            if time.monotonic() - reported_at_s > _REPORT_EVERY_S:
+                send(simulation.round)
+                reported_at_s = time.monotonic()
+
+        return report
+
+    return watch
+
+
+def _simulate(config: Config, folder: Path | None, watch: Watch) -> dict[str, Any]:
+    from edgenode.simulate.runner import Simulation
+
+    simulation = Simulation(config, folder)
+    lost = simulation.round > config.run.rounds and simulation.before_gossip() is None
+    if folder and config.algorithm.name == "scsp" and lost:  # the result of SP is missing or damaged: start over
+        shutil.rmtree(folder)
+        simulation = Simulation(config, folder)
+    result = simulation.run(watch(simulation))
+    before = simulation.before_gossip()
+    return result if before is None else {**result, "before_gossip": before}
+
+
+def write_configs(all_trials: Sequence[Trial], folder: Path) -> None:
+    """The exact run.toml of every trial, for `edgenode simulate`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for trial in all_trials:
+        (folder / f"{trial.name}.toml").write_text(trial.config.to_toml(), encoding="utf-8")

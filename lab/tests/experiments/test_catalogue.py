@@ -1,0 +1,100 @@
+"""Every trial of every experiment is a valid configuration, and rows carry the paper's numbers."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from edgenode import factory
+from edgenode_lab.experiments import runner
+from edgenode_lab.experiments.catalogue import EXPERIMENTS
+from edgenode_lab.experiments.definitions import METRICS
+from edgenode_lab.experiments.presets import RESNET110, Scale, Settings, choose_scale
+
+
+@pytest.fixture(params=["smoke", "small", "paper"])
+def scale(request: pytest.FixtureRequest, tmp_path: Path) -> Scale:
+    return choose_scale(request.param, None if request.param == "smoke" else tmp_path)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_trial_is_valid_and_has_its_own_name(name: str, scale: Scale) -> None:
+    runs = runner.trials(runner.rows_as_run(EXPERIMENTS[name], scale), range(2))
+    assert runs
+    assert len({run.name for run in runs}) == len({run.digest for run in runs}) == len(runs)
+    for run in runs:
+        assert pickle.loads(pickle.dumps(run)) == run  # trials travel to other processes
+        assert run.config.warnings() == []
+        factory.schedule(run.config).check(tuple(f"node-{i}" for i in range(run.config.run.nodes)))
+        assert factory.algorithm_spec(run.config).rounds >= run.config.run.rounds > 0
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_labels_and_metrics_fit_their_headings(name: str, scale: Scale) -> None:
+    experiment = EXPERIMENTS[name]
+    named = {*experiment.labels, *experiment.metrics}
+    assert {*experiment.metrics, *experiment.figure.y} <= METRICS.keys()
+    figure = experiment.figure
+    assert {*figure.series, *figure.x_metrics} <= named
+    assert figure.x in named or len(figure.x_metrics) == len(figure.y)
+    for row in experiment.rows(scale):
+        assert len(row.labels) == len(experiment.labels)
+        assert row.paper.keys() <= set(experiment.metrics)
+
+
+def test_network_too_large_for_a_scale_keeps_its_row(scale: Scale) -> None:
+    rows = [row for row in EXPERIMENTS["table2"].rows(scale) if row.labels[0] == RESNET110]
+    assert [row.paper["sp"] for row in rows] == [94.14, 93.32, 93.26, 86.38]
+    assert all((row.settings is not None) == (scale.name == "paper") for row in rows)
+
+
+def test_recipes_of_the_frontier_are_named_by_what_runs() -> None:
+    smoke = choose_scale("smoke")
+    written = EXPERIMENTS["frontier"].rows(smoke)
+    assert [row.labels for row in runner.rows_as_run(EXPERIMENTS["frontier"], smoke)] == [r.labels for r in written]
+    configs = [trial.config for trial in runner.trials(written, [0])]
+    steps = {c.run.rounds // factory.exchange_rounds(c) * c.task.local_steps for c in configs}
+    assert steps == {2000, 13 * 153, 11 * 181}  # these do not divide 2,000, and take fewer
+
+
+def test_tables_share_their_trials() -> None:
+    def digests(name: str) -> set[str]:
+        return {trial.digest for trial in runner.trials(EXPERIMENTS[name].rows(choose_scale("smoke")), [0])}
+
+    assert digests("table4") < digests("table2")
+    assert len(digests("rolling") & digests("longer")) == 6
+
+
+def test_rotation_switches_as_often_as_in_the_paper(tmp_path: Path) -> None:
+    for scale in (choose_scale("smoke"), choose_scale("paper", tmp_path)):
+        assert turns(scale) == pytest.approx([200 / 11, 200 / 6], rel=0.02)
+    assert turns(scale, {"run.rounds": "2000"}) == pytest.approx([200 / 11, 200 / 6], rel=0.02)
+
+
+def turns(scale: Scale, overrides: Settings = MappingProxyType({})) -> list[float]:
+    """How often the graph changes in a run, with the paper's slowest and fastest rotation."""
+    configs = [run.config for run in runner.trials(runner.rows_as_run(EXPERIMENTS["table6"], scale, overrides), [0])]
+    return [c.run.rounds / int(c.topology.every.rstrip("r")) for c in (configs[0], configs[-1])]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_shortened_runs_measure_sp_where_the_gossip_begins(name: str) -> None:
+    for run in runner.trials(runner.rows_as_run(EXPERIMENTS[name], choose_scale("smoke"), {"run.rounds": "20"}), [0]):
+        assert run.config.run.evaluate_every == (20 if run.config.algorithm.name == "scsp" else 0)
+
+
+def test_every_algorithm_of_table_3_ends_with_its_metrics(tmp_path: Path) -> None:
+    experiment, quick = EXPERIMENTS["table3"], {"task.dataset": "digits", "run.rounds": 3, "task.batch_size": 8}
+    rows = [
+        replace(row, settings={**dict(row.settings or {}), **quick}) for row in experiment.rows(choose_scale("smoke"))
+    ]
+    for trial in runner.trials(rows, [0]):
+        outcome = runner.OutcomeStore(tmp_path).run(trial, lambda simulation: lambda: None)
+        known = {name for name in METRICS if METRICS[name].of(outcome) is not None}
+        assert {"accuracy", "sp", "sent"} <= known, trial.name
+        assert ("scsp" in known) == (outcome["algorithm"] == "scsp")
+        assert ("factor" in known) == (outcome["algorithm"] != "local"), trial.name

@@ -1,0 +1,102 @@
+"""DiLoCo, in one round and in pairs. Its matrix form in one round is in `tests/test_algorithms.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from edgenode import factory
+from edgenode.config.load import load
+from edgenode.core.algorithm.diloco import MOMENTUM, RATE
+from edgenode.core.topology.graph import GraphSpec
+from edgenode.errors import ConfigError, GraphError
+from tests.algorithm_references import LAYOUT, NODES, START, Compress, Matrix, towards_optima
+from tests.test_algorithms import FLOAT, TOP, compressed_by, learners_of, names, play, run, spec_of
+
+
+def one_step(t: int, z: Matrix) -> Matrix:
+    """The nodes take one step each towards their own optimum, and then none."""
+    return towards_optima(t, z) if t == 0 else np.zeros_like(z)
+
+
+def test_all_entries_on_the_complete_graph_are_local_sgd() -> None:
+    """Stich 2019: after the local steps of a round, every node has the mean of all models."""
+    for models in run("complete", name="sp", compressor="identity", **FLOAT):
+        assert np.ptp(models, axis=0).max() < 1e-6
+
+
+def test_all_nodes_of_diloco_have_one_model() -> None:
+    for models in run("complete", name="diloco", compressor="topk", share=0.2):
+        assert np.ptp(models, axis=0).max() < 1e-5
+
+
+def test_diloco_sends_later_what_a_message_left_out() -> None:
+    *_, models = run("complete", step=one_step, name="diloco", compressor="topk", share=0.2, rounds=100)
+    moved = towards_optima(0, np.tile(START, (NODES, 1))).mean(axis=0)
+    assert np.abs(models - START - RATE / (1 - MOMENTUM) * moved).max() < 1e-3 * np.abs(moved).max()
+
+
+def diloco_in_pairs(nodes: int, c: Compress) -> Iterator[Matrix]:
+    """The exchange takes log2 n rounds. After each, theta is the outer step with the mean of the changes so far."""
+    theta, momentum, rest = np.tile(START, (nodes, 1)), np.zeros((nodes, LAYOUT.size)), np.zeros((nodes, LAYOUT.size))
+    matrices = [digraph.mixing_matrix() for digraph in GraphSpec("halving").period(names(nodes))]
+    while True:
+        begun, change, rest = theta, rest + towards_optima(0, theta), np.zeros_like(rest)
+        for w in matrices:
+            sent = c(change)
+            rest, change = rest + change - sent, w @ sent
+            theta = begun + RATE * (change + MOMENTUM * (MOMENTUM * momentum + change))
+            yield theta
+        momentum = MOMENTUM * momentum + change
+
+
+@pytest.mark.parametrize("nodes", [2, 4])
+@pytest.mark.parametrize("settings", [{**TOP, **FLOAT, "averaging_rate": RATE}, FLOAT])
+def test_diloco_in_pairs_equals_its_matrix_form(nodes: int, settings: dict[str, object]) -> None:
+    spec = spec_of(nodes, name="diloco", graph="halving", **settings)
+    ours = play(learners_of(spec, nodes=nodes), "halving", range(spec.rounds))
+    for x, theirs in zip(ours, diloco_in_pairs(nodes, compressed_by(spec)), strict=False):
+        assert np.abs(x - theirs).max() < 2e-4
+
+
+@pytest.mark.parametrize("compressor", ["topk", "identity", "random"])
+@pytest.mark.parametrize("nodes", [2, 4, 8])
+def test_diloco_in_pairs_ends_every_exchange_with_one_model_to_the_bit(nodes: int, compressor: str) -> None:
+    spec = spec_of(nodes, name="diloco", graph="halving", compressor=compressor, share=0.2, rounds=24)
+
+    def move(t: int, z: Matrix) -> Matrix:
+        return 0.1 * np.random.default_rng(t).standard_normal(z.shape)
+
+    played = list(play(learners_of(spec, nodes=nodes), "halving", range(spec.rounds), move))
+    for models in played[spec.exchange_rounds - 1 :: spec.exchange_rounds]:
+        assert (models == models[0]).all()
+    assert spec.exchange_rounds == nodes.bit_length() - 1
+    assert nodes == 2 or not (played[0] == played[0][0]).all()
+
+
+def test_diloco_in_pairs_sends_later_what_any_of_its_messages_left_out() -> None:
+    """After one local step, the models come to rest where they would be without compression."""
+    spec = spec_of(4, name="diloco", graph="halving", compressor="topk", share=0.2, rounds=200)
+    *_, models = play(learners_of(spec, nodes=4), "halving", range(spec.rounds), one_step)
+    moved = towards_optima(0, np.tile(START, (4, 1))).mean(axis=0)
+    assert np.abs(models - START - RATE / (1 - MOMENTUM) * moved).max() < 1e-3 * np.abs(moved).max()
+
+
+@pytest.mark.parametrize(("graph", "nodes"), [("two-way", 4), ("a", 4), ("one-peer-exponential", 4), ("halving", 6)])
+def test_diloco_refuses_graphs_on_which_models_would_part(graph: str, nodes: int) -> None:
+    config = load(None, {"algorithm.name": "diloco", "topology.graphs": graph, "run.nodes": nodes}, {})
+    with pytest.raises(GraphError, match=f"cannot use {graph} with {nodes} nodes: .* same model; use complete, or"):
+        factory.check_graphs(config)
+
+
+def test_diloco_refuses_graphs_that_take_turns() -> None:
+    with pytest.raises(GraphError, match="diloco cannot use complete, halving: it assumes the same neighbours"):
+        spec_of(4, name="diloco", graph="complete,halving")
+
+
+def test_run_of_diloco_ends_with_an_exchange() -> None:
+    spec_of(8, name="diloco", graph="halving", rounds=9)
+    with pytest.raises(ConfigError, match=r"run.rounds = 10: an exchange of diloco on halving with 8 nodes takes 3"):
+        spec_of(8, name="diloco", graph="halving", rounds=10)
