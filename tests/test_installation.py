@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,6 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("package"), pytest.mark.
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "deploy", "docs", "edgenode", "examples", "lab", "protos", "tests")
 FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml")
+
+_MADE = re.compile(r"__pycache__|/build/|\.egg-info")  # by Python and pip
 
 # Bytes of the installed distributions: first of torch, torchvision and what they require, then of the others.
 SIZES = """
@@ -84,10 +88,10 @@ def test_source_distribution_holds_the_whole_project(built: Path) -> None:
     with tarfile.open(archive) as opened:
         packed = {name.partition("/")[2] for name in opened.getnames()}
     found = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file())
-    expected = {path.relative_to(ROOT).as_posix() for path in found if "__pycache__" not in path.parts}
+    expected = {path.relative_to(ROOT).as_posix() for path in found if not _MADE.search(path.as_posix())}
     assert len(expected) > 400
     assert expected.union(FILES) - packed == set()
-    assert not any("__pycache__" in name for name in packed)
+    assert not any(_MADE.search(name) for name in packed if name.startswith(FOLDERS))
 
 
 def test_wheel_brings_little_but_torch(programs: Path, tmp_path: Path) -> None:
@@ -100,8 +104,9 @@ def test_wheel_brings_little_but_torch(programs: Path, tmp_path: Path) -> None:
 
 def test_laboratory_adds_its_command_and_algorithms(programs: Path, folder: Path, tmp_path: Path) -> None:
     assert "No such command 'experiment'" in run(programs / "edgenode", "experiment", cwd=tmp_path, code=2).stderr
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder / "lab", ROOT / "lab", cwd=folder)
-    (wheel,) = (folder / "lab").glob("*.whl")
+    shutil.copytree(ROOT / "lab", folder / "lab", ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    run(sys.executable, "-m", "build", "--wheel", folder / "lab", cwd=folder)
+    (wheel,) = (folder / "lab" / "dist").glob("*.whl")
     run(programs / "pip", "install", "-q", "--disable-pip-version-check", wheel, cwd=folder)
     assert "table2" in run(programs / "edgenode", "experiment", cwd=tmp_path).stdout
     sparta = ("--set", "algorithm.name=sparta", "--set", "topology.graphs=two-way", "--set", "run.rounds=3")
