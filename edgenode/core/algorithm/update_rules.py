@@ -1,6 +1,6 @@
 """The update rules: how a round changes a node's ``State``.
 
-SPARSE_PUSH and DIFFERENCE are here, D2 is in a module of its own, and `low_communication` has variants of the first
+SPARSE_PUSH and DIFFERENCE are here, and D2 and DILOCO in modules of their own. edgenode-lab has variants of the first
 two. Every built-in algorithm is one of these rules, with a compressor, an averaging rate and requirements on the
 graphs. ``W`` is column-stochastic, W[receiver, sender], and C the compressor.
 
