@@ -138,7 +138,7 @@ def _play(
     wanted = [trial for trial in runs if all(map(trial.matches, only))]
     if not wanted:
         raise ConfigError(f"no run of {name} matches {' and '.join(only)}; an example is {runs[0].name}")
-    outcomes = runner.OutcomeStore(out / "cells")
+    outcomes = runner.OutcomeStore(out)
     runner.write_configs(runs, out / "configs" / name)
     command += "".join(f" --set {setting}" for setting in settings)
     heading = report.Heading.of(chosen, runs, command, settings)

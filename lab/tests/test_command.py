@@ -50,6 +50,10 @@ def files(out: Path) -> dict[str, str]:
     return {p.name: p.read_text() for p in out.glob("tiny.*") if p.suffix != ".png"}
 
 
+def outcomes(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "outcomes.jsonl").read_text().splitlines()]
+
+
 def test_every_option_has_an_environment_variable() -> None:
     assert [p.name for p in experiment.params if not p.envvar and p.name != "help"] == ["name", "settings"]
 
@@ -62,7 +66,7 @@ def test_without_name_all_experiments_are_listed() -> None:
 def test_table_csv_figure_and_configs_are_written(tmp_path: Path) -> None:
     result = run("tiny", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
-    assert {p.name for p in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png", "configs", "cells"}
+    assert {p.name for p in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png", "configs", "outcomes.jsonl"}
     assert {p.name for p in (tmp_path / "configs" / "tiny").iterdir()} == {
         f"{k}-seed-{s}.toml" for k in ("1", "100") for s in (0, 1)
     }
@@ -92,7 +96,7 @@ class StallsInSecondTrial(OutcomeStore):
     """Its first trial ends. The next one never gets past its second round, however slow the parent is."""
 
     def run(self, trial: Trial, watch: Watch) -> Outcome:
-        if not list(self._folder.glob("*.json")):
+        if not self._file.exists():
             return super().run(trial, watch)
 
         def watch_and_stall(simulation: Simulation) -> Callable[[], None]:
@@ -114,7 +118,7 @@ def test_interrupted_experiment_resumes_to_same_tables(tmp_path: Path, monkeypat
 
     def stopped(todo: Sequence[Trial], _: OutcomeStore, jobs: int) -> Iterator[Any]:
         ended = 0
-        with closing(play(todo, StallsInSecondTrial(out / "cells"), jobs)) as messages:
+        with closing(play(todo, StallsInSecondTrial(out), jobs)) as messages:
             for cell, message in messages:
                 if ended == 1:  # the second run has begun
                     raise KeyboardInterrupt
@@ -149,7 +153,7 @@ def test_set_key_is_in_every_run_and_in_the_report(tmp_path: Path) -> None:
     assert "edgenode experiment tiny --scale smoke --seeds 1 --set task.precision=bfloat16\n" in changed.stdout
     assert " With task.precision=bfloat16 in every run. " in changed.stdout
     assert all('precision = "bfloat16"' in path.read_text() for path in (tmp_path / "configs" / "tiny").iterdir())
-    assert len(list((tmp_path / "cells").iterdir())) == 4
+    assert len(outcomes(tmp_path)) == 4
     assert "With" not in plain.stdout
 
 
@@ -170,7 +174,7 @@ def test_own_experiment_writes_the_same_files(tmp_path: Path) -> None:
 def test_shortened_run_shows_sp_and_scsp_each_in_its_column(tmp_path: Path) -> None:
     result = run("tiny", "--set", "run.rounds=2", "--only", "1-", "--out", str(tmp_path))
     assert "2 rounds" in result.stdout
-    (outcome,) = [json.loads(path.read_text()) for path in (tmp_path / "cells").iterdir()]
+    (outcome,) = outcomes(tmp_path)
     sp, scsp = (100 * o["mean_test_accuracy"] for o in (outcome["before_gossip"], outcome))
     assert sp != scsp
     assert f"| 1 | {sp:.2f} | 90.68 | {scsp:.2f} |" in result.stdout

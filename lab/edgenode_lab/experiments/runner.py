@@ -6,22 +6,23 @@ trials that have an outcome, and resumes an interrupted trial from its last chec
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, LOCAL_KEYS, Config
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
-from edgenode.storage.filesystem import write_atomically
 from edgenode_lab.experiments import labels
 from edgenode_lab.experiments.definitions import Experiment, Outcome, Row
 from edgenode_lab.experiments.presets import Scale, Settings, graph_period
@@ -39,6 +40,7 @@ FIXED_KEYS: Mapping[str, str] = MappingProxyType(
 )
 _CHECKPOINTS_PER_TRIAL = 20  # each one flushes every node's state to disk
 _REPORT_EVERY_S = 0.2
+_BLOCK = 1 << 16  # bytes, more than an outcome has
 
 Watch = Callable[["Simulation"], Callable[[], None]]
 """Given a trial's simulation, returns the function to call after each of its rounds."""
@@ -138,26 +140,21 @@ def _config(row: Row, settings: Settings) -> Config:
 
 
 class OutcomeStore:
-    """The outcomes of trials, one JSON file each.
+    """The outcomes of trials: one file, with a line of JSON for each.
 
-    A file is named by its whole configuration. One that was written before edgenode gained a key has another name, and
-    is found by the configuration in it. So a default that changes does not make one trial of another.
+    An outcome is found by the configuration in it, so it stays valid when edgenode gains a key, and a default that
+    changes does not make one trial of another. Workers append to the file, each under its lock, and a line without its
+    end is what an interrupted worker has left: nobody reads it, and the next line takes its place.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def _path(self, trial: Trial) -> Path:
-        return self._checkpoints(trial).with_suffix(".json")
+        self._folder, self._file = folder, folder / "outcomes.jsonl"
+        self._known: dict[str, Outcome] = {}  # by the digest of the trial
+        self._read_to = 0  # a position in the file
+        self._lines = 0
 
     def _checkpoints(self, trial: Trial) -> Path:
-        return self._folder / trial.config.digest(rounds=True)[:16]
-
-    @cached_property
-    def _earlier(self) -> dict[str, Outcome]:
-        """The outcomes that are there already, by the digest of their trials."""
-        found = [_read(path) for path in sorted(self._folder.glob("*.json"))]
-        return {_digest(_keys(outcome["config"])): outcome for outcome in found}
+        return self._folder / "checkpoints" / trial.config.digest(rounds=True)[:16]
 
     def get(self, trial: Trial) -> Outcome | None:
         """The outcome of a trial, or None if the trial has not been run.
@@ -165,8 +162,8 @@ class OutcomeStore:
         Raises:
             CheckpointError: the file is damaged.
         """
-        path = self._path(trial)
-        return _read(path) if path.exists() else self._earlier.get(trial.digest)
+        self._read_new()
+        return self._known.get(trial.digest)
 
     def run(self, trial: Trial, watch: Watch) -> Outcome:
         """Run a trial to its end, from its last checkpoint if there is one, and keep the outcome.
@@ -176,22 +173,62 @@ class OutcomeStore:
         return self.keep(trial, simulate(trial, self._checkpoints(trial), watch))
 
     def keep(self, trial: Trial, outcome: Outcome) -> Outcome:
-        """Write the outcome of a trial, remove its checkpoints, and return the outcome as `get` does."""
-        path, text = self._path(trial), json.dumps(outcome, indent=1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text + "\n")
+        """Write the outcome of a trial, remove its checkpoints, and return the outcome as `get` does.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        line = json.dumps(outcome, separators=(",", ":"))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(_end_of_lines(file))
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         shutil.rmtree(self._checkpoints(trial), ignore_errors=True)
-        kept: Outcome = json.loads(text)
+        with suppress(OSError):
+            (self._folder / "checkpoints").rmdir()  # if it was the last
+        kept: Outcome = json.loads(line)
         return kept
 
+    def _read_new(self) -> None:
+        """Read the lines that were added since the last call."""
+        try:
+            with self._file.open("rb") as file:
+                file.seek(self._read_to)
+                added = file.read()
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise CheckpointError(f"{self._file} cannot be read: {exc}") from exc
+        added = added[: added.rfind(b"\n") + 1]
+        for line in added.splitlines():
+            outcome = self._outcome(line, self._lines + 1)
+            self._known[_digest(_keys(outcome["config"]))] = outcome
+            self._lines += 1
+        self._read_to += len(added)
 
-def _read(path: Path) -> Outcome:
-    try:
-        outcome: Outcome = json.loads(path.read_text())
-        _keys(outcome["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise CheckpointError(f"{path} cannot be read: {exc}; remove it to run this trial again") from exc
-    return outcome
+    def _outcome(self, line: bytes, number: int) -> Outcome:
+        try:
+            outcome: Outcome = json.loads(line)
+            _keys(outcome["config"])
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            why = f"line {number} cannot be read: {exc}; remove the line to run its trial again"
+            raise CheckpointError(f"{self._file}: {why}") from exc
+        return outcome
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """The size of a file without an unfinished last line."""
+    size = file.seek(0, os.SEEK_END)
+    while size:
+        start = max(0, size - _BLOCK)
+        file.seek(start)
+        if (found := file.read(size - start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        size = start
+    return 0
 
 
 def _keys(sections: Mapping[str, Mapping[str, object]]) -> dict[str, object]:

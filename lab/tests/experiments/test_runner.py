@@ -82,7 +82,7 @@ def test_stopped_trial_resumes_to_the_same_outcome(tiny: Experiment, tmp_path: P
     trial = trials(tiny)[1]
     whole = OutcomeStore(tmp_path / "whole").run(trial, unwatched)
     assert stopped_and_resumed(trial, tmp_path / "stopped", at, resumed_at=at) == untimed(whole)
-    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [f"{trial.config.digest(rounds=True)[:16]}.json"]
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["outcomes.jsonl"]
 
 
 def test_trial_that_lost_the_result_of_sp_starts_over(tiny: Experiment, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def stopped_and_resumed(trial: Trial, out: Path, at: int, *, resumed_at: int, da
         outcomes.run(trial, stop_at(at))
     assert outcomes.get(trial) is None
     if damaged:
-        (out / trial.config.digest(rounds=True)[:16] / "before-gossip.json").unlink()
+        (out / "checkpoints" / trial.config.digest(rounds=True)[:16] / "before-gossip.json").unlink()
     began = []
     outcome = outcomes.run(trial, lambda simulation: began.append(simulation.round) or unwatched(simulation))
     assert began == [resumed_at]
@@ -133,10 +133,28 @@ def test_invalid_configuration_leaves_no_outcome(tiny: Experiment, tmp_path: Pat
 def test_damaged_outcome_is_named(tiny: Experiment, tmp_path: Path) -> None:
     trial, other = trials(tiny)
     for text in ("{", "[]", "{}", '{"config": 3}', '{"config": {"run": 3}}'):
-        (tmp_path / f"{trial.config.digest(rounds=True)[:16]}.json").write_text(text)
+        (tmp_path / "outcomes.jsonl").write_text(text + "\n")
         for either in (trial, other):
-            with pytest.raises(CheckpointError, match=r"cannot be read.*remove it"):
+            with pytest.raises(CheckpointError, match=r"line 1 cannot be read.*remove the line"):
                 OutcomeStore(tmp_path).get(either)
+
+
+def test_line_of_an_interrupted_worker_gives_way_to_the_next(tiny: Experiment, tmp_path: Path) -> None:
+    first, second = trials(tiny)
+    outcomes = OutcomeStore(tmp_path)
+    kept = outcomes.run(first, unwatched)
+    with (tmp_path / "outcomes.jsonl").open("a") as file:
+        file.write('{"config": {"run"')
+    assert (outcomes.get(first), outcomes.get(second)) == (kept, None)
+    assert outcomes.keep(second, {**kept, "config": second.config.as_dict()}) == outcomes.get(second)
+    assert OutcomeStore(tmp_path).get(first) == kept
+
+
+def test_outcome_of_another_process_is_found(tiny: Experiment, tmp_path: Path) -> None:
+    trial, _ = trials(tiny)
+    ours, theirs = OutcomeStore(tmp_path), OutcomeStore(tmp_path)
+    assert ours.get(trial) is None
+    assert ours.get(trial) != theirs.run(trial, unwatched) == ours.get(trial)
 
 
 def test_default_that_changes_does_not_make_one_trial_of_another(
@@ -155,10 +173,8 @@ def test_default_that_changes_does_not_make_one_trial_of_another(
 def test_outcome_stays_valid_when_edgenode_gains_a_key(tiny: Experiment, tmp_path: Path) -> None:
     trial, other = trials(tiny)
     outcome = OutcomeStore(tmp_path).run(trial, unwatched)
-    (file,) = tmp_path.iterdir()
     del outcome["config"]["task"]["precision"]  # it was written before there was such a key
-    file.unlink()
-    (tmp_path / "0123456789abcdef.json").write_text(json.dumps(outcome))
+    (tmp_path / "outcomes.jsonl").write_text(json.dumps(outcome) + "\n")
     assert OutcomeStore(tmp_path).get(trial) == outcome
     assert OutcomeStore(tmp_path).get(other) is None
 
