@@ -214,7 +214,7 @@ def _add_options(given: dict[str, object], source_of: Mapping[str, str]) -> None
         default = defaults[option]
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-            raise _error(f"{source}: {key} = {_shown(value)}, but it must be of the kind of {_shown(default)}")
+            raise _error(f"{source}: {key} = {_shown(value)}, but it must be a value like {_shown(default)}")
     if defaults:
         given["options"] = {**defaults, **options}
 

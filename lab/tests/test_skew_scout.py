@@ -167,7 +167,7 @@ def test_skew_scout_does_not_resume_without_its_file(tmp_path: Path, content: st
         ),
         (
             {"options.travel_every": "often"},
-            'algorithm.options.travel_every = "often", but it must be of the kind of 500',
+            'algorithm.options.travel_every = "often", but it must be a value like 500',
         ),
     ],
 )

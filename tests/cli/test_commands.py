@@ -187,7 +187,7 @@ def test_help_groups_the_commands_by_purpose() -> None:
         r"^([A-Z][a-z ]+):\n((?:  .*\n)+)", text.partition("\nTrain:")[1] + text.partition("\nTrain:")[2], re.M
     )
     found = {purpose: re.findall(r"^  ([a-z]+) ", lines, re.M) for purpose, lines in groups}
-    assert list(found) == ["Train", "Watch", "Steer", "Secure", "Check", "Use and study"]
+    assert list(found) == ["Train", "Watch", "Steer", "Secure", "Check", "Use", "Installed packages"]
     assert found["Steer"] == ["pause", "resume", "stop", "extend", "evict", "topology"]
     assert sorted(name for names in found.values() for name in names) == sorted(
         group.list_commands(click.Context(group))

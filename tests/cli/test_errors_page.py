@@ -9,7 +9,8 @@ from pathlib import Path
 
 from edgenode import errors
 
-SOURCES = [path for path in sorted(Path("edgenode").rglob("*.py")) if "proto" not in path.parts]
+PACKAGES = Path("edgenode"), Path("lab/edgenode_lab")
+SOURCES = [path for package in PACKAGES for path in sorted(package.rglob("*.py")) if "proto" not in path.parts]
 PAGE = " ".join(Path("docs/errors.md").read_text().split())
 # A bug, or what a peer sent: the log has it, and no command ends with it. Of keys and certificates, the text is enough.
 ELSEWHERE = {"LocalProtocolError", "RemoteProtocolError", "SecurityError"}
