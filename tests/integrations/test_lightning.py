@@ -116,6 +116,20 @@ def test_training_that_ends_early_leaves_the_run(alone: Arguments) -> None:
     assert mesh.mesh.done
 
 
+def test_early_stopping_ends_training_and_the_run_is_completed(alone: Arguments) -> None:
+    """The node has no controller that could let it go."""
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    mesh, module = callback(alone(run__rounds=60)), Module()
+    module.on_train_epoch_end = lambda: module.log("never better", torch.tensor(1.0))
+    early = EarlyStopping("never better", patience=2, check_on_train_epoch_end=True)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = lightning.Trainer(callbacks=[early, mesh], enable_model_summary=False, **quiet)
+    trainer.fit(module, DataLoader(DATA, batch_size=4, shuffle=True))
+    assert trainer.global_step == 9  # three passes of three batches
+    assert mesh.mesh.result["nodes"][0]["rounds"] == 60
+
+
 def test_several_processes_are_refused(alone: Arguments) -> None:
     mesh = callback(alone())
     with pytest.raises(ConfigError, match="this trainer has 2 processes"):

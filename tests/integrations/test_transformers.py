@@ -49,6 +49,20 @@ def test_training_ends_with_the_run(alone: Arguments, tmp_path: Path) -> None:
     assert len([entry for entry in of_model.state.log_history if "loss" in entry]) == 12
 
 
+@pytest.mark.parametrize(("evaluate_every", "steps"), [(0, 8), (6, 6)])
+def test_early_stopping_ends_training(alone: Arguments, tmp_path: Path, evaluate_every: int, steps: int) -> None:
+    """The Trainer measures after 4 and 8 steps, and the mesh may measure between them."""
+    mesh = callback(alone(run__rounds=40, run__evaluate_every=evaluate_every))
+    every = {"eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "never_better"}
+    of_model = trainer(bert(), mesh, tmp_path, 50, **every)
+    of_model.compute_metrics = lambda _: {"never_better": 0.5}
+    of_model.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=1))
+    mesh.evaluate(lambda: of_model.evaluate()["eval_never_better"])
+    of_model.train()
+    assert of_model.state.global_step == steps
+    assert mesh.mesh.result["nodes"][0]["rounds"] == 40  # completed without training: there is no controller
+
+
 @pytest.mark.parametrize("accumulated", [1, 3])
 def test_loss_of_a_step_is_the_one_that_the_trainer_logs(alone: Arguments, tmp_path: Path, accumulated: int) -> None:
     mesh, losses = callback(alone(run__rounds=4)), list[float]()
