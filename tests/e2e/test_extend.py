@@ -25,6 +25,25 @@ RUN: dict[str, object] = {
     "algorithm.name": "sp",
 }
 SCSP = {**RUN, "algorithm.name": "scsp", "algorithm.gossip_graph": "auto"}  # an allreduce of three rounds
+MESH = """
+import os
+import edgenode, torch
+from torch.nn import functional
+
+torch.manual_seed(0)
+model = torch.nn.Linear(8, 2)
+torch.manual_seed(int(os.environ["EDGENODE_NAME"][-1]))
+data = [(torch.randn(4, 8), torch.randint(2, (4,))) for _ in range(10)]
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+mesh = edgenode.Mesh(model, "run.toml", optimizer)
+for inputs, classes in mesh.loop(data):
+    loss = functional.cross_entropy(model(inputs), classes)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    mesh.step(loss=loss)
+print(mesh.result["nodes"][0]["rounds"])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +149,14 @@ def test_peers_with_different_lengths_name_the_key(fleet: Fleet) -> None:
     nodes = [fleet.static_node(ports, 0), fleet.static_node(ports, 1, *longer)]
     for node in nodes:
         assert re.search(r"run\.rounds is (60, not 120|120, not 60)", node.exits(1).stderr)
+
+
+def test_finished_loop_of_ones_own_trains_on(fleet: Fleet) -> None:
+    (fleet.folder / "train.py").write_text(MESH)
+    loop = {**RUN, "run.cluster": fleet.cluster}
+    for rounds in (20, 50):
+        fleet.configure({**loop, "run.rounds": rounds})
+        controller = fleet.controller()
+        nodes = [fleet.script(f"node-{i}", "train.py") for i in range(2)]
+        ended(controller, *nodes)
+        assert [node.stdout.split()[-1] for node in nodes] == [str(rounds)] * 2
