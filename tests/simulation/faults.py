@@ -127,6 +127,7 @@ def build_run(seed: int, power_fails: bool = False, overlaps: bool = False, link
     )
     if overlaps:
         run_spec, scenario = _with_overlap(run_spec, scenario)
+    scenario = _with_extensions(run_spec, scenario, rounds * 0.15)
     if links:
         scenario = _with_blocked_links(scenario, names, rounds * 0.15)
     blocks = rng.choice([1, 1, 1, 2])
@@ -141,7 +142,7 @@ def build_run(seed: int, power_fails: bool = False, overlaps: bool = False, link
 def _with_overlap(run_spec: RunSpec, scenario: Scenario) -> tuple[RunSpec, Scenario]:
     """A run with an overlap, and perhaps with last rounds in lock-step. The window is as far above it as it was."""
     rng = random.Random(f"overlap {scenario.seed}")
-    overlap, gossip_rounds = rng.randint(1, 3), rng.choice([0, 0, 4])
+    overlap, gossip_rounds = rng.randint(1, 3), rng.choice([0, 0, 4, run_spec.rounds // 2])
     if run_spec.schedule.last:
         gossip_rounds = run_spec.gossip_rounds
     lag = Lag(overlap, scenario.checkpoint_every)
@@ -167,9 +168,7 @@ def build_run_with_last_phase(seed: int, overlaps: bool = False, links: bool = F
         duplicate=rng.choice([0, 0.2]),
         window=rng.choice([1, 2, 8]),
         latency_s=latency_s,
-        disturbances=_power_cut(rng, names, 10)
-        if rng.random() < 0.1
-        else _in_last_phase(rng, names, until, training, seed),
+        disturbances=_power_cut(rng, names, 10) if rng.random() < 0.1 else _in_last_phase(rng, names, until),
         crash_s=crash_s,
         back_s=None if crash_s is None else rng.uniform(0.1, 3),
         disk_lost=rng.random() < 0.3,
@@ -180,6 +179,7 @@ def build_run_with_last_phase(seed: int, overlaps: bool = False, links: bool = F
     )
     if overlaps:
         run_spec, scenario = _with_overlap(run_spec, scenario)
+    scenario = _with_extensions(run_spec, scenario, until)
     if links:
         scenario = _with_blocked_links(scenario, names, until)
     eta, blocks = rng.choice([mpq(1), mpq(1, 4)]), rng.choice([1, 3, 9])
@@ -191,9 +191,7 @@ def build_run_with_last_phase(seed: int, overlaps: bool = False, links: bool = F
     return ClusterSim(run_spec, learners, local_update, scenario, learner)
 
 
-def _in_last_phase(
-    rng: random.Random, names: list[str], until: float, training: int, seed: int
-) -> tuple[tuple[float, Disturbance], ...]:
+def _in_last_phase(rng: random.Random, names: list[str], until: float) -> tuple[tuple[float, Disturbance], ...]:
     drawn: list[tuple[float, Disturbance]] = []
     for request_id in range(rng.randint(1, 4)):
         name = rng.choice(names)
@@ -204,7 +202,6 @@ def _in_last_phase(
             Rotate(request_id, (GraphSpec("b"),), Period(1)), Stop(request_id), _partition(rng, names),
         )  # fmt: skip
         drawn.append((rng.uniform(0.1, until), rng.choice(what)))
-    drawn += _extensions(random.Random(f"last phase, extensions {seed}"), training, until)
     return tuple(sorted(drawn, key=lambda timed: timed[0]))
 
 
@@ -295,7 +292,6 @@ def _disturbances(
         for request_id in range(rng.randint(0, 4))
     ]
     disturbances += _requests(random.Random(f"requests {seed}"), names, rounds)
-    disturbances += _extensions(random.Random(f"extensions {seed}"), rounds, rounds * 0.15)
     revocations = random.Random(f"revocations {seed}")
     if revocations.random() < 0.1:
         disturbances.append((revocations.uniform(0.3, rounds * 0.15), RevokeKey(revocations.choice(names))))
@@ -329,14 +325,16 @@ def _requests(rng: random.Random, names: list[str], rounds: int) -> list[tuple[f
     return drawn
 
 
-def _extensions(rng: random.Random, training: int, until: float) -> list[tuple[float, Disturbance]]:
+def _with_extensions(run_spec: RunSpec, scenario: Scenario, until: float) -> Scenario:
     """In a fifth of the runs, an operator asks once or twice to train longer. The random numbers are its own."""
+    rng = random.Random(f"extensions {scenario.seed}")
     if rng.random() > 0.2:
-        return []
-    return [
-        (rng.uniform(0.1, until), Extend(request_id, training + rng.randint(0, 15)))
+        return scenario
+    drawn = [
+        (rng.uniform(0.1, until), Extend(request_id, run_spec.training_rounds + rng.randint(0, 15)))
         for request_id in range(200, 200 + rng.randint(1, 2))
     ]
+    return replace(scenario, disturbances=tuple(sorted([*scenario.disturbances, *drawn], key=lambda timed: timed[0])))
 
 
 def edge_lists(rng: random.Random, names: list[str]) -> tuple[GraphSpec, ...]:

@@ -8,6 +8,7 @@
 6. Average: a node that ends with an allreduce has the average of what its members had when it began.
 7. Cut: a checkpoint after t rounds is of a node that has pushed these rounds and no later one.
 8. In time: without liars no node is left behind. An honest one keeps all that an eviction takes back.
+9. Length: in one round, all members train or none does.
 
 A liar can bring and take mass, so the sum is not checked in a run with liars. Nothing is required of a liar.
 """
@@ -45,6 +46,7 @@ class Invariants:
 
     def __init__(self, zero: Mass, window: int, happened: Counter[str], liars: Liars, lag: Lag) -> None:
         self.graphs: dict[int, Digraph] = {}
+        self._trains: dict[int, bool] = {}  # round -> whether its members train
         self._newest: dict[int, int] = {}  # round -> the newest record that a member knew when it mixed
         self.halted: dict[str, int] = {}
         self._accounting, self._window, self._happened = MassAccounting(zero), window, happened
@@ -72,6 +74,7 @@ class Invariants:
             self._root = plan.records[0].digest
             self._accounting = MassAccounting(0 * self._accounting.expected)
             self.graphs = {r: g for r, g in self.graphs.items() if r < t}
+            self._trains = {r: trains for r, trains in self._trains.items() if r < t}
             self._digests = {}
         return first
 
@@ -88,6 +91,9 @@ class Invariants:
                 t = message.round
                 require(t <= self.halted.get(name, t), f"{name} pushed {t}, although it was ordered to stand still")
                 self._pushed[name] = t
+                if not self._is_abandoned(plan) and not self._accounting.is_evicted(_process(name, t, plan)):
+                    alike = self._trains.setdefault(t, learner.trains(t)) == learner.trains(t)
+                    require(alike or bool(self._liars), f"{name} trains in round {t} and others do not, or they do")
                 sender, receiver = _process(name, t, plan), _process(to, t, plan)
                 given = self._lag.overlap > 0 and name not in plan.graph(t).leaving
                 if not self._liars and not phase_at(plan, t):

@@ -241,6 +241,11 @@ MUTANTS = (
     _mutant("a leaver hands on which rounds the others have begun", _rewrite(ast.IfExp, _else), *_SEEDS, "22364"),
     _mutant("a phase that a survivor may lack parts of begins again", delete, *_LAST_PHASE, "0..300"),
     _mutant("no change but an eviction starts within an allreduce", delete, *_LAST_PHASE, "0..600"),
+    _mutant("a run is extended before its training ends", delete, *_OVERLAP, "0..600"),
+    _mutant(
+        "a run that was extended stays so when all resume",
+        becomes("state.run_spec.training_rounds"), *_POWER, "0..600",
+    ),
     _mutant(
         "no node ends before it has heard that all nodes have all parts", becomes("self.confirms_from"),
         *_LAST_PHASE, "0..1500",

@@ -74,6 +74,7 @@ class Bootstrap:
         if not back and not offers:
             return []  # every member was given up
         requested = state.requested
+        # precaution: a run that was extended stays so when all resume
         rounds = max(state.training_rounds, state.run_spec.training_rounds)
         try:
             if not offers and not membership.farewells:  # they died before their first round

@@ -29,6 +29,7 @@ from edgenode.core.protocol.arrivals import Arrivals
 from edgenode.core.protocol.bootstrap import Bootstrap
 from edgenode.core.protocol.changes import Departure
 from edgenode.core.protocol.cluster_state import ClusterState
+from edgenode.core.protocol.deadlines import most_reported
 from edgenode.core.protocol.events import (
     UNREQUESTED,
     Avoid,
@@ -49,7 +50,6 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.eviction import Evictions
 from edgenode.core.protocol.idle_members import IdleMembers
-from edgenode.core.protocol.last_phase import most_rounds
 from edgenode.core.protocol.links import Links
 from edgenode.core.protocol.orders import (
     Abort,
@@ -248,7 +248,7 @@ class Cluster:
         assert_never(event)
 
     def _reported(self, node: str, report: NodeReport) -> list[ClusterAction]:
-        check_report(node, report, most_rounds(self.run_spec.schedule, self._changes.most_rounds))
+        check_report(node, report, most_reported(self._state))
         match report:
             case Join():
                 return self._arrivals.joined(node, report)

@@ -32,9 +32,10 @@ from edgenode.core.protocol.changes import (
     describe,
 )
 from edgenode.core.protocol.cluster_state import ClusterState
+from edgenode.core.protocol.deadlines import why_too_late
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Extend, Reply, Rotate, Send, Stop
 from edgenode.core.protocol.flood import reach
-from edgenode.core.protocol.last_phase import end_of, latest_change
+from edgenode.core.protocol.last_phase import latest_change
 from edgenode.core.protocol.orders import LeaveRefused, Offer, OfferAnswer, Refuse, Welcome
 from edgenode.core.protocol.plan import Member, Plan, Record
 from edgenode.core.protocol.status import PendingChange
@@ -58,15 +59,6 @@ class PendingChanges:
         self._state, self._evict = state, evict
         self._margin = _FIRST_MARGIN
         self._replaced: dict[int, str] = {}  # request id -> the older change that the request replaces
-
-    @property
-    def most_rounds(self) -> int:
-        """A bound of the rounds of the run that any node may know, apart from those of a last phase that begins again.
-
-        A node may know the record on offer before the controller knows that it does.
-        """
-        offered = self._state.offer.record.rounds if self._state.offer else None
-        return self._state.rounds + max(0, (offered or 0) - self._state.training_rounds)
 
     def request(self, change: Requested | Departure) -> list[ClusterAction]:
         """Queue what an operator or a member requests, unless it is impossible."""
@@ -117,7 +109,7 @@ class PendingChanges:
         """
         assert self._state.plan is not None
         names, run_spec = self._state.plan.latest.names, self._state.run_spec
-        if not isinstance(change, Departure) and (late := self._why_too_late(change, self._earliest())):
+        if not isinstance(change, Departure) and (late := why_too_late(self._state, change, self._earliest())):
             raise GraphError(late)
         match change:
             case Extend(rounds=rounds):
@@ -139,21 +131,6 @@ class PendingChanges:
                     raise GraphError(f"{node} is not a member")
                 if len(set(names) - leaving) < max(1, run_spec.min_nodes):
                     raise GraphError(f"{node} cannot leave: {counted(run_spec.min_nodes, 'node')} must stay")
-
-    def _why_too_late(self, change: Change, start: int) -> str:
-        """Why a change cannot start in a round: the run ends, or the last phase adds up parts. Empty if it can."""
-        plan, rounds, training = self._state.plan, self._state.rounds, self._state.training_rounds
-        assert plan is not None
-        latest = latest_change(plan, rounds)
-        # precaution: a run is extended before its training ends
-        if isinstance(change, Extend) and start > min(training, latest):
-            return (
-                f"too late: training ends before round {training}, and round {start} is the first from which every "
-                f"node can know of it; let the run end, set run.rounds = {change.rounds}, and start the controller and "
-                "the nodes again, which train on from there"
-            )
-        # precaution: no change but an eviction starts within an allreduce
-        return f"too late: the run ends with round {end_of(plan, rounds)}" if start > latest else ""
 
     # --- waiting ------------------------------------------------------------------------------------
 
@@ -248,8 +225,8 @@ class PendingChanges:
         late: list[ClusterAction] = []
         try:
             start = self._start(self._state.plan, node)
-            for change in [c for c in changes if self._why_too_late(c, start)]:
-                late += self._give_up(change, self._why_too_late(change, start))
+            for change in [c for c in changes if why_too_late(self._state, c, start)]:
+                late += self._give_up(change, why_too_late(self._state, change, start))
                 changes.remove(change)
             record = self._successor(self._state.plan, start, changes) if changes else None
         except EdgenodeError as exc:

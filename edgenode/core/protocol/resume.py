@@ -49,7 +49,6 @@ def restore_plan(
         raise GraphError(f"no checkpoint round is common to enough members: {have}")
     schedule = schedule_for(start, tuple(m.node for m in here)) if schedule_for else in_force.schedule
     if rounds is not None and rounds > (in_force.rounds or 0):
-        # precaution: a run is not made longer by less than it has done
         if rounds <= start:
             raise GraphError(
                 f"run.rounds = {rounds}, but the run has done {start} rounds, those of its last phase included: "
