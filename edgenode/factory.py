@@ -16,10 +16,10 @@ from edgenode.config.schema import COMPRESSORS, Algorithm, Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec, gossip_rounds_needed
 from edgenode.core.algorithm.compression import Compressor, as_float32, keep_all, keep_none
 from edgenode.core.algorithm.rounding import QUANTISE
-from edgenode.core.protocol.lag import Lag
-from edgenode.core.protocol.plan import Member, Plan, create_plan
-from edgenode.core.protocol.resume import restore_plan
-from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.plan.lag import Lag
+from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.resume import restore_plan
+from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec, parse_edges
 from edgenode.core.topology.period import Epoch

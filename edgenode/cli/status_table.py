@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from edgenode.cli.fitted_table import Column, FittedTable
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.wording import counted
 from edgenode.net.interfaces import is_this_machine

@@ -203,7 +203,7 @@ def _nodes_not_stopped(status: ClusterStatus) -> str:
 
 def _held(status: ClusterStatus) -> str:
     """The links that hold the run, and what to check."""
-    from edgenode.core.protocol.links import describe
+    from edgenode.core.protocol.controller.links import describe
 
     links = [describe(v.sender, v.blocked, for_s=False) for v in status.links if not (v.blocked.by or v.left_out)]
     return f": {'; '.join(links)}" if links else ""

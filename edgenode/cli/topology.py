@@ -17,7 +17,7 @@ from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgenode.core.protocol.events import Reply
-    from edgenode.core.protocol.plan import Plan
+    from edgenode.core.protocol.plan.plan import Plan
     from edgenode.core.protocol.status import ClusterStatus
     from edgenode.core.topology.graph import GraphSpec
     from edgenode.net.operator_client import OperatorClient

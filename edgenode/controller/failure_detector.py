@@ -23,9 +23,9 @@ from edgenode.controller.liveness import (
     update_straggling,
 )
 from edgenode.controller.registry import NodeRegistry
-from edgenode.core.protocol.cluster import Cluster
+from edgenode.core.protocol.controller.cluster import Cluster
+from edgenode.core.protocol.controller.links import describe
 from edgenode.core.protocol.events import UNREQUESTED, Avoid, Evict
-from edgenode.core.protocol.links import describe
 from edgenode.core.protocol.status import LinkView
 from edgenode.core.topology.schedule import Link
 from edgenode.net.peer_calls import probe

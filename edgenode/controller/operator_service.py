@@ -15,9 +15,9 @@ from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.liveness import holding_up
 from edgenode.controller.page import Page
 from edgenode.controller.registry import NodeRegistry
-from edgenode.core.protocol.cluster import Cluster
+from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import Evict, Extend, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from edgenode.core.protocol.cluster import Cluster
+from edgenode.core.protocol.controller.cluster import Cluster
 
 log = structlog.get_logger()
 

@@ -37,7 +37,7 @@ from edgenode.controller.order_log import log_order
 from edgenode.controller.page import Page
 from edgenode.controller.plan_log import PlanLog
 from edgenode.controller.registry import NodeRegistry
-from edgenode.core.protocol.cluster import Cluster
+from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import (
     UNREQUESTED,
     Accused,
@@ -52,7 +52,7 @@ from edgenode.core.protocol.events import (
     StepDown,
 )
 from edgenode.core.protocol.orders import Join, Leadership, Order, Refuse, Standby
-from edgenode.core.protocol.signatures import UNSIGNED, Signer
+from edgenode.core.protocol.plan.signatures import UNSIGNED, Signer
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, RemoteProtocolError, first_cause
 from edgenode.net import control_server, credential_server, operator_server, relay_server
 from edgenode.net.control_server import ControlServer

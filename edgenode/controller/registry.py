@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from edgenode.controller.liveness import LastReport
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.net.faults import Faults
 from edgenode.observability.model_sketch import BUCKETS, distance

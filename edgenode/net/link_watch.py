@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from edgenode.core.protocol.links import CHECK
+from edgenode.core.protocol.controller.links import CHECK
 from edgenode.core.protocol.orders import BlockedLink
 from edgenode.errors import EdgenodeError
 from edgenode.net.peer_calls import reach

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from edgenode.core.protocol.links import MOST_LINKS
+from edgenode.core.protocol.controller.links import MOST_LINKS
 from edgenode.core.protocol.orders import (
     Abort,
     Accusation,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults

@@ -37,8 +37,8 @@ from edgenode.core.protocol.orders import (
     Standby,
     Welcome,
 )
-from edgenode.core.protocol.plan import Plan
-from edgenode.core.protocol.signatures import UNSIGNED, Verifier
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net.control_client import ControlLink

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from edgenode.core.protocol.signatures import UNSIGNED, FoundingRecordOnly, Verifier
+from edgenode.core.protocol.plan.signatures import UNSIGNED, FoundingRecordOnly, Verifier
 from edgenode.errors import ConfigError, EdgenodeError, SecurityError
 from edgenode.net.enrolment_client import enrol
 from edgenode.net.reasons import expired

@@ -120,7 +120,9 @@ class _Meeting:
             GraphError: no checkpoint round is common to all, or the graphs cannot carry the run.
         """
         name = self._options.name
-        met = {m.identity.node: (target, m) for target, m in reversed(self._met.items()) if m.identity.node != name}
+        # of several addresses of one peer, the one that is listed first, whichever answered first
+        listed = [(target, self._met[target]) for target in reversed(self._options.peers)]
+        met = {m.identity.node: (target, m) for target, m in listed if m.identity.node != name}
         saved = {name: self._local.saved, **{node: (m.saved, m.plan) for node, (_, m) in met.items()}}
         epoch = Epoch.of([self._local.data, *(m.data for _, m in met.values())])
         addresses = {node: target for node, (target, _) in met.items()}

@@ -17,8 +17,8 @@ import structlog
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from edgenode.core.protocol.flood import reach
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.flood import reach
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net.peer_calls import fetch_model
 from edgenode.net.retry import Backoff, Outage, retry

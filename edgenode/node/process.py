@@ -24,7 +24,7 @@ from edgenode.config.graphs import GRAPHS
 from edgenode.core.canonical import canonical
 from edgenode.core.protocol.events import Publish
 from edgenode.core.protocol.orders import NewKey, StopRun, TrainingEnded
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.errors import (
     CheckpointError,

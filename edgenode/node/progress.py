@@ -16,9 +16,9 @@ import structlog
 
 from edgenode.config.schema import Run
 from edgenode.core.protocol.events import Mixed, TimedOut
-from edgenode.core.protocol.node import Node
+from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.orders import Fence, FenceAnswer, Halt, Progress
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.net.control_client import ControlLink
 from edgenode.net.faults import Faults

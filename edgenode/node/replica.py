@@ -33,12 +33,12 @@ from edgenode.core.protocol.events import (
     Train,
     Trained,
 )
-from edgenode.core.protocol.last_phase import transfer
-from edgenode.core.protocol.member_state import Stage
-from edgenode.core.protocol.node import Node
+from edgenode.core.protocol.member.member_state import Stage
+from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.orders import Abort, Accusation
-from edgenode.core.protocol.plan import Plan
-from edgenode.core.protocol.signatures import UNSIGNED, Verifier
+from edgenode.core.protocol.plan.last_phase import transfer
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
 from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
 from edgenode.node.stats import NodeStats
 from edgenode.node.workload import SHARED_STATE, Trainer

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from edgenode.core.protocol.orders import Accusation
-from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan, Record
 from edgenode.core.protocol.status import ClusterStatus, NodeState
 from edgenode.storage.run_history import NO_RECORD, RESTARTED, RunEvent, RunSoFar
 

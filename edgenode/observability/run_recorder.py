@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from edgenode.config.schema import Config
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import CheckpointError
 from edgenode.observability.run_events import EventWatch, ending, outcome_of

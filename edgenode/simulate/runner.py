@@ -43,7 +43,7 @@ from edgenode.core.protocol.events import (
     Train,
 )
 from edgenode.core.protocol.orders import Abort, Accusation
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.graph import Digraph
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun

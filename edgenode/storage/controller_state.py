@@ -23,9 +23,9 @@ from itertools import chain
 from pathlib import Path
 
 from edgenode.core.canonical import differences
-from edgenode.core.protocol.changes import requests_from_json, requests_to_json
+from edgenode.core.protocol.controller.changes import requests_from_json, requests_to_json
 from edgenode.core.protocol.events import Persist
-from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan, Record
 from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError
 from edgenode.storage.filesystem import REAL_DISK, make_durable
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenode.cli import main
-from edgenode.core.protocol.rounds import Rounds
+from edgenode.core.protocol.member.rounds import Rounds
 from edgenode.net.tls import _LiveCalls
 from edgenode.node import process, renewal
 

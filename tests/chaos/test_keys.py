@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.security.subject import Subject
 from edgenode.storage.controller_state import ControllerState
 from tests.chaos.live_run import AGREEING, LiveRun, count, logs_again

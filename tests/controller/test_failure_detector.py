@@ -14,7 +14,7 @@ from edgenode.controller import failure_detector as module
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.liveness import Straggling
 from edgenode.controller.registry import NodeRegistry
-from edgenode.core.protocol.cluster import Cluster, RunSpec
+from edgenode.core.protocol.controller.cluster import Cluster, RunSpec
 from edgenode.core.protocol.events import UNREQUESTED, Evict, Pause, Reported
 from edgenode.core.protocol.orders import Join, Leadership
 from edgenode.core.protocol.status import NodeState, NodeStatus

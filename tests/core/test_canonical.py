@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, LOCAL_KEYS, Config
 from edgenode.core.canonical import MAX_LENGTH, canonical, differences, digest
-from tests.config.values import OTHER
+from tests.config.values import another
 
 OURS = Config().shared(rounds=True)
 
@@ -26,7 +26,7 @@ def test_equal_configurations_have_no_differences() -> None:
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key not in LOCAL_KEYS])
 def test_every_shared_key_is_named_with_both_values(key: str) -> None:
-    assert f"{key} is " in against(load(None, {key: OTHER[key]}, {}).shared(rounds=True))
+    assert f"{key} is " in against(load(None, another(key), {}).shared(rounds=True))
 
 
 def test_unset_absent_and_long_values_are_shown_in_one_line() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Abort
-from edgenode.core.protocol.plan import Member, Record, create_plan
+from edgenode.core.protocol.plan.plan import Member, Record, create_plan
 from edgenode.core.topology.schedule import GraphSpec, Schedule
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net import peer_server

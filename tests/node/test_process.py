@@ -14,7 +14,7 @@ from edgenode import factory
 from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
 from edgenode.errors import ConfigError
 from edgenode.node.options import Options
 from edgenode.node.process import NodeProcess

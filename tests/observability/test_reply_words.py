@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgenode.core.protocol.events import Reply
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.observability.reply_words import TO_RESUME, evicted, rotated, rotated_json, stopped
@@ -36,6 +38,7 @@ def test_substitute_is_named_with_its_reason() -> None:
 def test_json_carries_the_same_facts() -> None:
     assert rotated_json(B, QUEUED) == {
         "graph": "b", "round": None, "queued": True, "waits_for": "the change of round 120", "earliest_round": 126,
-        "replaces": "graph c", "difference": None,
+        "replaces": "graph c", "difference": None, "held_by": None,
     }  # fmt: skip
+    assert rotated_json(B, replace(QUEUED, held_by="n0 cannot reach n1"))["held_by"] == "n0 cannot reach n1"
     assert rotated_json(B, Reply(1, 42, difference=NOTE))["difference"] == NOTE

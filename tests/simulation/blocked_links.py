@@ -12,8 +12,8 @@ from collections import Counter
 
 from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.orders import BlockedLink
-from edgenode.core.protocol.plan import Plan
-from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology.adaptation import adapt
 from edgenode.core.topology.schedule import Link
 from edgenode.errors import LocalProtocolError

@@ -13,7 +13,7 @@ from hashlib import sha256
 from multiprocessing import get_context
 from typing import Generic, TypeVar
 
-from edgenode.core.protocol.node import Node
+from edgenode.core.protocol.member.node import Node
 from tests.simulation.cluster_sim import ClusterSim, Stuck
 
 T = TypeVar("T")

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from edgenode.core.protocol.cluster import Cluster
+from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import Finish, Reply
-from edgenode.core.protocol.node import Node
-from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.member.node import Node
+from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import Digraph, GraphSpec
 from edgenode.errors import LocalProtocolError

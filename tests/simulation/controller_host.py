@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgenode.core.protocol.cluster import Cluster
+from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.orders import Leadership
-from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.plan.run_spec import RunSpec
 from tests.simulation.signer import CONTROLLER_SIGNER
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, assert_never
 
-from edgenode.core.protocol.cluster import Cluster
+from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import (
     UNREQUESTED,
     Accused,

@@ -23,7 +23,7 @@ from typing import Any
 from gmpy2 import mpq
 
 from edgenode.core.protocol.events import Evict, Rotate
-from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period

@@ -17,7 +17,7 @@ from edgenode.core.protocol.events import (
     Rotate,
     Stop,
 )
-from edgenode.core.protocol.node import Node
+from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.orders import Leave
 from tests.simulation.blocked_links import NOTICE_S
 from tests.simulation.controller_shell import ControllerShell

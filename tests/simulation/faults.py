@@ -26,8 +26,8 @@ import numpy as np
 from gmpy2 import mpq
 
 from edgenode.core.protocol.events import Evict, Extend, Rotate, Stop
-from edgenode.core.protocol.lag import Lag
-from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.plan.lag import Lag
+from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import Save
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.errors import LocalProtocolError
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 from tests.simulation.fake_disk import PowerCut, SimulatedDisk

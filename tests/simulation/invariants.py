@@ -21,11 +21,11 @@ from functools import partial
 import numpy as np
 
 from edgenode.core.protocol.events import Answer, Fail, Finish, Mixed, NodeAction, PlanChanged, Push, Save
-from edgenode.core.protocol.lag import Lag
-from edgenode.core.protocol.last_phase import phase_at
+from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.messages import Verdict
-from edgenode.core.protocol.node import Node
-from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.protocol.plan.lag import Lag
+from edgenode.core.protocol.plan.last_phase import phase_at
+from edgenode.core.protocol.plan.plan import Plan, Record
 from edgenode.core.topology.graph import Digraph
 from edgenode.errors import Evicted, LocalProtocolError
 from tests.simulation.learners import Mass, TrackedLearner

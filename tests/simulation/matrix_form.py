@@ -12,7 +12,7 @@ import numpy as np
 
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Layout
-from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology.graph import Digraph
 from tests.simulation.cluster_sim import ClusterSim
 

@@ -28,8 +28,8 @@ from edgenode.core.protocol.events import (
     Train,
     Trained,
 )
+from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.messages import Ack, Message, Verdict
-from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import (
     EvictionCommitted,
     Fence,
@@ -49,7 +49,7 @@ from edgenode.core.protocol.orders import (
     Standby,
     Welcome,
 )
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import Evicted, LocalProtocolError, RemoteProtocolError
 from tests.simulation.controller_shell import ControllerShell

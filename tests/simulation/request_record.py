@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from edgenode.core.protocol.changes import describe
-from edgenode.core.protocol.cluster import Cluster
+from edgenode.core.protocol.controller.changes import describe
+from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import UNREQUESTED, Extend, OperatorRequest, Persist, Reply, Rotate
 from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from edgenode.core.protocol.signatures import Signed
+from edgenode.core.protocol.plan.signatures import Signed
 from edgenode.errors import RemoteProtocolError
 
 

@@ -9,8 +9,8 @@ from hashlib import sha256
 from typing import Any
 
 from edgenode.core.protocol.events import Finish
-from edgenode.core.protocol.node import Node
-from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.member.node import Node
+from edgenode.core.protocol.plan.run_spec import RunSpec
 from tests.simulation.blocked_links import BlockedLinks
 from tests.simulation.control_links import ControlLinks
 from tests.simulation.event_queue import EventQueue, Processes

@@ -23,8 +23,8 @@ from edgenode.core.algorithm.compression import Compressor, Quantise, TopK, as_f
 from edgenode.core.algorithm.rounding import Random, as_int8
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import Extend, Rotate, Stop
-from edgenode.core.protocol.lag import Lag
-from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.plan.lag import Lag
+from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology.graph import Digraph, GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import ScheduleSpec

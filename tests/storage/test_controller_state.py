@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from edgenode.core.protocol.events import UNREQUESTED, Persist, Rotate, Stop
-from edgenode.core.protocol.plan import Member, Plan, create_plan
-from edgenode.core.protocol.resume import restore_plan
+from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.resume import restore_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule
@@ -225,7 +225,7 @@ LIVES = """
 import os, sys
 from pathlib import Path
 from edgenode.core.protocol.events import Persist
-from edgenode.core.protocol.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan, Record
 from edgenode.storage.controller_state import ControllerState
 
 def save_forever():

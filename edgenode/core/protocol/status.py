@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edgenode.core.protocol.orders import BlockedLink, Leadership
-from edgenode.core.protocol.plan import Plan
+from edgenode.core.protocol.plan.plan import Plan
 
 COUNTERS = ("messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire_bytes", "dense_bytes")
 """The fields of a `NodeStatus` that only grow while its process lives."""

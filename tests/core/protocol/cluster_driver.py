@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgenode.core.protocol.cluster import Cluster
+from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import (
     ClusterAction,
     ClusterEvent,
@@ -24,8 +24,8 @@ from edgenode.core.protocol.orders import (
     Progress,
     Sponsor,
 )
-from edgenode.core.protocol.plan import Member, Plan
-from edgenode.core.protocol.run_spec import RunSpec
+from edgenode.core.protocol.plan.plan import Member, Plan
+from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import ScheduleSpec

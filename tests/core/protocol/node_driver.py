@@ -18,10 +18,10 @@ from edgenode.core.protocol.events import (
     Train,
     Trained,
 )
+from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.messages import Message
-from edgenode.core.protocol.node import Node
 from edgenode.core.protocol.orders import Fence
-from edgenode.core.protocol.plan import Member, Plan, Record, create_plan
+from edgenode.core.protocol.plan.plan import Member, Plan, Record, create_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from tests.simulation.exact_learner import ExactLearner

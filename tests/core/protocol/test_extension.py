@@ -8,11 +8,11 @@ from fractions import Fraction
 import pytest
 
 from edgenode.core.protocol.events import Answered, Extend, PlanChanged, Received, Reply, Reported, Rotate, Stop, Train
-from edgenode.core.protocol.last_phase import end_of, phase_at
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Leadership, Offer, OfferAnswer, Progress, Refuse, Welcome
-from edgenode.core.protocol.plan import Member, Plan, create_plan
-from edgenode.core.protocol.resume import restore_plan
+from edgenode.core.protocol.plan.last_phase import end_of, phase_at
+from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.resume import restore_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec

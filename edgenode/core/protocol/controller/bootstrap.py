@@ -1,0 +1,151 @@
+"""How a run starts: created by its initial members, or resumed when all of them were down.
+
+1. A new run is created as soon as `nodes` nodes are connected. The plan is one record, from round 0.
+2. With no node in the run any more, its members gather again. All of them are waited for, except those that an operator
+   gives up.
+3. The run resumes from the newest round that most members have saved, and at least half of them. A member without a
+   checkpoint of that round is a newcomer. If no member has saved anything, the run starts again from round 0.
+4. Every resumed member gets a new incarnation, so nothing that its old process sent counts.
+5. A node that comes while the run is under way fetches the model of a member, its sponsor, before it is admitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from edgenode.core.protocol.controller.cluster_state import ClusterState
+from edgenode.core.protocol.controller.eviction import Evictions
+from edgenode.core.protocol.controller.pending_changes import PendingChanges, missing
+from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Reply, Rotate, Send
+from edgenode.core.protocol.orders import Join, Sponsor, Welcome
+from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.resume import restore_plan
+from edgenode.core.topology.period import Epoch, Period
+from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import GraphError
+
+_ALL_DOWN = "all members went down before that"
+
+
+class Bootstrap:
+    """Creates the run, or resumes it, once every node that it needs is connected. Sends later nodes to a sponsor."""
+
+    def __init__(self, state: ClusterState, changes: PendingChanges, evictions: Evictions) -> None:
+        self._state, self._changes, self._evictions = state, changes, evictions
+
+    def remember(self, plan: Plan) -> None:
+        """A checkpoint names a run that no node is in any more: the connected nodes may be what is left of it."""
+        state = self._state
+        if state.plan is None:
+            state.membership.newcomers |= state.membership.present
+        if state.plan is None or plan.latest.number > state.plan.latest.number:
+            state.learn(plan)
+
+    def create_if_complete(self) -> list[ClusterAction]:
+        """Create a run with all initial members. A run to recover is not created: a member has to know it."""
+        state = self._state
+        if state.recover or missing(state):
+            return []
+        present = state.membership.present
+        members = sorted(Member(node, 0, join.address, join.key) for node, join in present.items())
+        try:
+            schedule, epoch = self._first_schedule(present.values())
+            rounds = state.training_rounds
+            created = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run, rounds)
+            plan = Plan((state.new_record(created.latest),))
+        except GraphError as exc:
+            return state.refuse_all(present, str(exc))
+        state.learn(plan)
+        return self._welcome_all(plan, 0)
+
+    def resume_if_complete(self) -> list[ClusterAction]:
+        """Resume a run whose members are all back, and none of which runs: steps 2 to 4.
+
+        A rotation that was not in force by then is requested again, and queued ones stay in the queue. A stop holds if
+        a member has ended by it. The run trains for as many rounds as the plan or run.toml says, whichever are more.
+        """
+        state, membership = self._state, self._state.membership
+        if state.plan is None or state.requested is None or membership.waited_for(state.plan):
+            return []
+        here = membership.newcomers
+        offers = {n: (j.saved, j.plan) for n, j in here.items() if j.saved and j.plan}
+        back = [n for n in membership.involved(state.plan) if n in here]
+        if not back and not offers:
+            return []  # every member was given up
+        requested = state.requested
+        # precaution: a run that was extended stays so when all resume
+        rounds = max(state.training_rounds, state.run_spec.training_rounds)
+        try:
+            if not offers and not membership.farewells:  # they died before their first round
+                members, start = sorted(self._renewed(back)), 0
+                state.requested, epoch = self._first_schedule(here[node] for node in back)
+                schedule = state.adapted(tuple(m.node for m in members), start).schedule.with_last_from(rounds)
+                plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run, rounds)
+            else:
+                members = self._renewed({*back, *offers})
+                least = state.run_spec.min_nodes
+                plan, start = restore_plan(state.plan, members, offers, least, self._resumed_schedule, rounds)
+        except GraphError as exc:
+            state.requested = requested
+            return state.refuse_all(membership.newcomers, str(exc))
+        number, end = state.plan.latest.number + 1, state.plan.latest.end if membership.farewells else None
+        state.plan = Plan((state.signed(replace(plan.latest, number=number, term=state.term, end=end)),))
+        expired = [*self._changes.keep_requests(_ALL_DOWN), *self._evictions.expire(_ALL_DOWN)]
+        self._evictions.ballot = None
+        if requested.origin > start:
+            state.queue.insert(0, Rotate(UNREQUESTED, requested.graphs, Period(requested.every)))
+        return [*expired, *self._welcome_all(state.plan, start)]
+
+    def _resumed_schedule(self, start: int, members: tuple[str, ...]) -> Schedule:
+        """The schedule that was requested by a round, over the members that resume from it."""
+        state = self._state
+        assert state.plan is not None and state.requested is not None
+        if state.requested.origin > start:
+            state.requested = replace(state.plan.at(start).schedule, without=())
+        return state.adapted(members, start).schedule
+
+    def give_up(self, evict: Evict, plan: Plan) -> list[ClusterAction]:
+        """With no node in the run, none can be fenced. The resume of the others stops waiting for this one."""
+        state = self._state
+        if not evict.force:
+            why = f"{evict.node} stays: no member of the run is connected, and the run waits for them"
+            return [Reply(evict.request_id, None, why)]
+        state.membership.given_up.add(evict.node)
+        resumed = self.resume_if_complete()
+        return [*resumed, Reply(evict.request_id, (state.plan or plan).latest.start, difference=state.difference)]
+
+    def sponsor_newcomers(self) -> list[ClusterAction]:
+        """Send every newcomer whose name is free to a member for its model. It returns as Fetched."""
+        plan, membership = self._state.plan, self._state.membership
+        if plan is None or self._evictions.ballot or plan.latest.end is not None:
+            return []
+        members = {m.node: m for m in plan.latest.members}
+        living = [m for n, m in members.items() if membership.takes_part(n)]
+        sponsor = [Sponsor(m.address, tuple(o.address for o in members.values())) for m in living[:1]]
+        actions: list[ClusterAction] = []
+        for node in sorted(membership.newcomers):
+            if sponsor and node not in members and node not in membership.sponsored:
+                membership.sponsored.add(node)
+                actions.append(Send(node, sponsor[0]))
+        return actions
+
+    def expire(self, why: str) -> list[ClusterAction]:
+        """Nothing that was requested will be done."""
+        return [*self._changes.expire(why), *self._evictions.expire(why)]
+
+    def _renewed(self, names: Iterable[str]) -> list[Member]:
+        """Newcomers as members, each with an incarnation of its own."""
+        plan, newcomers = self._state.plan, self._state.membership.newcomers
+        assert plan is not None
+        return [Member(n, plan.next_incarnation(n), newcomers[n].address, newcomers[n].key) for n in names]
+
+    def _welcome_all(self, plan: Plan, start: int) -> list[ClusterAction]:
+        self._state.membership.begin(plan, start)
+        # precaution: a plan is persisted before anyone is welcomed to it
+        return [self._state.persist(), *(Send(node, Welcome(plan, start)) for node in plan.latest.names)]
+
+    def _first_schedule(self, joins: Iterable[Join]) -> tuple[Schedule, Epoch]:
+        """The schedule of a new run of these nodes, and its epoch."""
+        epoch = Epoch.of(join.data for join in joins)
+        return self._state.run_spec.schedule.schedule(epoch.rounds), epoch

@@ -1,0 +1,331 @@
+"""The controller's decisions as a state machine: ``Cluster.handle(event) -> [action]``. No I/O, no clock.
+
+The cluster decides who is a member and how the plan changes. It is not in the data path: nodes train without it.
+
+- A node that connects is refused, welcomed, or told what it missed (`arrivals`).
+- A run starts when all nodes are there (`bootstrap`).
+- A graceful change is a record that is offered to one member and travels on the members' own pushes
+  (`pending_changes`). A controller that dies right after the offer has done its work.
+- A silent member is fenced, then evicted (`eviction`).
+- A link that does not work is left out of the graphs (`links`).
+- A pause needs no agreement on a round: the barrier stops every node as soon as one stands still.
+
+Rules that hold for every event:
+
+1. Actions are performed in their order. What follows a Persist relies on what it wrote.
+2. An order to a node without a link is lost. So everything that a node has to know is sent again when it connects:
+   the greeting with the pause, the welcome, the fence or how it ended, and the same offer.
+3. A run has one controller. The one with the lower term, or a second one of the same term, steps down.
+4. A node name has one process. A new process under a member's name proves that the old one is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import assert_never
+
+from edgenode.core.protocol.controller.accusations import Accusations
+from edgenode.core.protocol.controller.arrivals import Arrivals
+from edgenode.core.protocol.controller.bootstrap import Bootstrap
+from edgenode.core.protocol.controller.changes import Departure
+from edgenode.core.protocol.controller.cluster_state import ClusterState
+from edgenode.core.protocol.controller.deadlines import most_reported
+from edgenode.core.protocol.controller.eviction import Evictions
+from edgenode.core.protocol.controller.idle_members import IdleMembers
+from edgenode.core.protocol.controller.links import Links
+from edgenode.core.protocol.controller.pending_changes import PendingChanges, missing
+from edgenode.core.protocol.controller.reports import check_report
+from edgenode.core.protocol.events import (
+    UNREQUESTED,
+    Avoid,
+    ClusterAction,
+    ClusterEvent,
+    Disconnected,
+    Evict,
+    Extend,
+    Pause,
+    Persist,
+    Reply,
+    Reported,
+    Resume,
+    Revoke,
+    Rotate,
+    Send,
+    Stop,
+)
+from edgenode.core.protocol.orders import (
+    Abort,
+    Accusation,
+    FenceAnswer,
+    Fetched,
+    Join,
+    Leadership,
+    Leave,
+    NewKey,
+    NodeReport,
+    OfferAnswer,
+    Progress,
+    Revoked,
+    StopRun,
+    TrainingEnded,
+)
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.run_spec import RunSpec
+from edgenode.core.protocol.plan.signatures import UNSIGNED, Signer
+from edgenode.core.protocol.status import LinkView, PendingChange
+from edgenode.core.topology.period import Epoch
+from edgenode.core.topology.schedule import Schedule
+
+
+class Cluster:
+    """The membership and the plan of one run.
+
+    Args:
+        leadership: of this controller. Its term is higher at every start.
+        saved: what the last controller persisted, if there was one.
+        recover: take the plan from the members that run, since what was persisted is lost. Without it, members that
+            run follow another controller.
+        signer: signs the records and greetings of this controller, and verifies those that nodes report.
+    """
+
+    def __init__(
+        self,
+        run_spec: RunSpec,
+        leadership: Leadership,
+        saved: Persist | None = None,
+        recover: bool = False,
+        signer: Signer = UNSIGNED,
+    ) -> None:
+        self._state = ClusterState(run_spec, leadership, recover, signer)
+        if saved:
+            self._state.restore(saved)
+        self._membership = self._state.membership
+        self._changes = PendingChanges(self._state, lambda node: self._evict_all([node]))
+        self._idle = IdleMembers(self._state, self._changes)
+        self._evictions = Evictions(self._state, self._changes)
+        self._bootstrap = Bootstrap(self._state, self._changes, self._evictions)
+        self._accusations = Accusations(self._state, self._evictions, self._evict)
+        self._links = Links(self._state)
+        parts = self._state, self._changes, self._evictions, self._bootstrap
+        self._arrivals = Arrivals(*parts, self._evict_all, self.close)
+
+    # --- what others may read -----------------------------------------------------------------------
+
+    @property
+    def run_spec(self) -> RunSpec:
+        """What the run is created from."""
+        return self._state.run_spec
+
+    @property
+    def leadership(self) -> Leadership:
+        """Of this controller."""
+        return self._state.leadership
+
+    @leadership.setter
+    def leadership(self, leadership: Leadership) -> None:
+        self._state.leadership = leadership
+
+    @property
+    def term(self) -> int:
+        """Of this controller."""
+        return self._state.term
+
+    @property
+    def rounds(self) -> int:
+        """The rounds of the whole run, without what is added when its last phase begins again."""
+        return self._state.rounds
+
+    @property
+    def plan(self) -> Plan | None:
+        """None until the run is created."""
+        return self._state.plan
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator requested that no round begins."""
+        return self._state.paused
+
+    @property
+    def halted_by(self) -> str:
+        """What paused the run last, or resumed it: "by an operator", or why else."""
+        return self._state.halted_by
+
+    @property
+    def recover(self) -> bool:
+        """Whether the plan comes from the members that run."""
+        return self._state.recover
+
+    @property
+    def epoch(self) -> Epoch:
+        """Of the run, or of one that the connected nodes would begin."""
+        return self._state.epoch
+
+    @property
+    def present(self) -> Mapping[str, Join]:
+        """The nodes with a live link, members and others."""
+        return self._membership.present
+
+    def missing(self) -> int:
+        """How many nodes the start of the run still waits for."""
+        return missing(self._state)
+
+    def evicting(self) -> frozenset[str]:
+        """The nodes that a fence evicts now."""
+        return self._evictions.evicted
+
+    def awaited(self) -> frozenset[str]:
+        """The nodes whose promise a fence still waits for."""
+        return self._evictions.awaited
+
+    @property
+    def requested(self) -> Schedule | None:
+        """The schedule that an operator requested last, or the first one. None until the run is created."""
+        return self._state.requested
+
+    @property
+    def difference(self) -> str:
+        """What the newest record uses in place of the requested schedule, and why. Empty if nothing."""
+        return self._state.difference
+
+    @property
+    def links(self) -> tuple[LinkView, ...]:
+        """The links that their senders cannot use."""
+        return self._links.views
+
+    def held_by(self) -> str:
+        """The links that hold the run, and what to check. Empty if none does."""
+        return self._links.held_by()
+
+    def pending(self) -> tuple[PendingChange, ...]:
+        """The changes that are not part of the plan yet."""
+        return self._changes.pending(self.evicting())
+
+    def waits_for(self) -> frozenset[str]:
+        """With no node in the run any more: the members that must come back before it can resume."""
+        return self._membership.waited_for(self.plan) if self.plan and not self.over else frozenset()
+
+    @property
+    def over(self) -> bool:
+        """Whether every member has ended well, or the run was aborted."""
+        return self._state.over
+
+    # --- events -------------------------------------------------------------------------------------
+
+    def handle(self, event: ClusterEvent) -> list[ClusterAction]:
+        """Handle one event. Return what is to be done, in this order.
+
+        Raises:
+            RemoteProtocolError: a node reports records that no controller of this cluster made, or rounds that the run
+                does not have. Nothing has changed.
+        """
+        actions = [*self._handle(event), *self._evictions.cover_newcomers()]
+        if self.plan is not None and self.plan.latest.end is not None:
+            actions += self._state.halt(False)  # all nodes stop at one round, and have to reach it
+        if not self._evictions.ballot:
+            self._changes.reroute()
+            actions += self._changes.offer_next()
+        actions += self._changes.answer_queued(self.evicting())
+        return [*self._links.explain(actions), *self._bootstrap.sponsor_newcomers()]
+
+    def _handle(self, event: ClusterEvent) -> list[ClusterAction]:
+        match event:
+            case Reported(node, report):
+                return self._reported(node, report)
+            case Disconnected(node):
+                self._membership.disconnect(node)
+                return []
+            case Rotate() | Stop() | Extend():
+                return self._changes.request(event)
+            case Pause() | Resume():
+                return self._pause(event)
+            case Evict():
+                return self._evict(event)
+            case Revoke(keys):
+                return self._revoke(keys)
+            case Avoid(links):
+                self._links.avoid(links)
+                return []
+        assert_never(event)
+
+    def _reported(self, node: str, report: NodeReport) -> list[ClusterAction]:
+        check_report(node, report, most_reported(self._state))
+        match report:
+            case Join():
+                return self._arrivals.joined(node, report)
+            case Progress():
+                return self._progressed(node, report)
+            case OfferAnswer():
+                return self._changes.answered(node, report)
+            case FenceAnswer():
+                self._state.check(Plan(report.records))
+                return self._evictions.answered(node, report)
+            case Fetched():
+                return self._changes.fetched(node)
+            case Leave():
+                return self._changes.request(Departure(node))
+            case TrainingEnded():
+                return self._idle.training_ended(node)
+            case StopRun():
+                return self._idle.stop() if self._membership.takes_part(node) else []
+            case NewKey(key):
+                return self._changes.new_key(node, key)
+            case Abort(reason):
+                orders = self._state.abort(node, reason)
+                return [*orders, *self.close()] if orders else []
+            case Accusation():
+                return [] if self._changes.why_not() else self._accusations.take(node, report)
+        assert_never(report)
+
+    # --- a node reports -----------------------------------------------------------------------------
+
+    def _progressed(self, node: str, report: Progress) -> list[ClusterAction]:
+        if report.farewell is not None:
+            self._state.check(Plan(report.farewell.records))
+        self._membership.welcomed.pop(node, None)
+        self._membership.next_rounds[node], self._membership.known[node] = report.next_round, report.number
+        settled = self._changes.settle(report.number, report.digest)
+        self._links.reported(node, report)
+        ended = self._ended_well(node, report.farewell) if report.farewell is not None else []
+        return [*settled, *ended]
+
+    def _ended_well(self, node: str, farewell: FenceAnswer) -> list[ClusterAction]:
+        """A member ended. Nothing more is asked of it, and once all have ended no node can join."""
+        if self.plan is None or node not in self._membership.running(self.plan):
+            return []
+        self._membership.farewells[node] = farewell
+        return self.close() if self.over else self._evictions.ended_well(node, farewell)
+
+    def close(self) -> list[ClusterAction]:
+        """Answer everything that comes too late. To be done last, if not all members have ended."""
+        why = self._state.why_over()
+        return [*self._state.refuse_all(self._membership.newcomers, why), *self._bootstrap.expire(why)]
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def _pause(self, request: Pause | Resume) -> list[ClusterAction]:
+        if why_not := self._changes.why_not():
+            return [Reply(request.request_id, None, why_not)]
+        newest = max(self._membership.next_rounds.values(), default=0)
+        return [*self._state.halt(isinstance(request, Pause)), Reply(request.request_id, newest)]
+
+    def _evict(self, evict: Evict) -> list[ClusterAction]:
+        if self.plan is None or evict.node not in self._membership.evictable(self.plan):
+            return [Reply(evict.request_id, None, f"{evict.node} is not a member")]
+        if self.over:
+            return [Reply(evict.request_id, None, self._state.why_over())]
+        if not self._membership.anyone_runs(self.plan):
+            return self._bootstrap.give_up(evict, self.plan)
+        return self._evictions.request(evict, self.plan)
+
+    def _revoke(self, keys: frozenset[str]) -> list[ClusterAction]:
+        """Every listener refuses the keys at once, and their owners are evicted at one round."""
+        new = keys - self._state.revoked
+        self._state.revoked |= new
+        for node in [node for node, join in self.present.items() if join.key in new]:
+            self._membership.disconnect(node)
+        orders = [Send(node, Revoked(new)) for node in sorted(self.present)] if new else []
+        return [*orders, *self._evict_all(self._state.revoked_members())]
+
+    def _evict_all(self, nodes: Iterable[str]) -> list[ClusterAction]:
+        """Evict nodes that are dead or revoked, however many are left. `Evictions.request` has the exception."""
+        return [action for node in sorted(nodes) for action in self._evict(Evict(UNREQUESTED, node, force=True))]

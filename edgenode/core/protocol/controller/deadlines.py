@@ -1,0 +1,31 @@
+"""Until when a change of plan can start, and how far any node of the run can be."""
+
+from __future__ import annotations
+
+from edgenode.core.protocol.controller.changes import Change
+from edgenode.core.protocol.controller.cluster_state import ClusterState
+from edgenode.core.protocol.events import Extend
+from edgenode.core.protocol.plan.last_phase import end_of, latest_change, most_rounds
+
+
+def why_too_late(state: ClusterState, change: Change, start: int) -> str:
+    """Why a change cannot start in a round: the run ends, or the last phase adds up parts. Empty if it can."""
+    plan, training = state.plan, state.training_rounds
+    assert plan is not None
+    latest = latest_change(plan, state.rounds)
+    # precaution: a run is extended before its training ends
+    if isinstance(change, Extend) and start > min(training, latest):
+        return (
+            f"too late: training ends before round {training}, and round {start} is the first from which every node "
+            f"can know of it; let the run end, set run.rounds = {change.rounds}, and start the controller and the "
+            "nodes again, which train on from there"
+        )
+    # precaution: no change but an eviction starts within an allreduce
+    return f"too late: the run ends with round {end_of(plan, state.rounds)}" if start > latest else ""
+
+
+def most_reported(state: ClusterState) -> int:
+    """A bound of the rounds that a node can report. It may know the record on offer before its answer arrives."""
+    offered = state.offer.record.rounds if state.offer else None
+    longer = max(0, (offered or 0) - state.training_rounds)
+    return most_rounds(state.run_spec.schedule, state.rounds + longer)

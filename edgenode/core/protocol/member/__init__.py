@@ -1,0 +1,1 @@
+"""One member of a run: the state machine `node.Node`, and its parts."""

@@ -1,0 +1,143 @@
+"""What every part of a node's state machine reads and writes: its round, its plan, and what it knows of its peers."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+from edgenode.core.algorithm.learner import Learner
+from edgenode.core.algorithm.poison_alarm import PoisonAlarm
+from edgenode.core.protocol.events import Fail, NodeAction
+from edgenode.core.protocol.member.barrier import Barrier
+from edgenode.core.protocol.member.peer_knowledge import PeerKnowledge
+from edgenode.core.protocol.orders import Fence
+from edgenode.core.protocol.plan.lag import Lag
+from edgenode.core.protocol.plan.last_phase import end_of, phase_at
+from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.signatures import Verifier
+from edgenode.errors import EdgenodeError
+
+
+class Stage(Enum):
+    """Where in its round a node is."""
+
+    READY = auto()
+    TRAINING = auto()
+    WAITING = auto()
+    OVER = auto()
+
+
+class MemberState:
+    """The facts that a node decides from.
+
+    Args:
+        start: the first round.
+        window: how many of its pushes to a peer may be unanswered. More than the overlap.
+        alarm: inspects what is mixed.
+        lag: how far mixing lags behind pushing.
+
+    Attributes:
+        round: the round that it mixes next. All rounds before it are mixed.
+        next_round: the first round that it has not pushed yet. It trains that one, if any.
+        plan: what it knows of the plan.
+        end: the round before which the run is over: all rounds done, or stopped or left by a record.
+        kept_from: the first round whose push is kept, and can be taken back.
+        fence: that it stands behind, if any.
+        halted: whether it was ordered to begin no further round.
+        handed_to: the hand-off target to which it has pushed what it had. Empty if the target was evicted before.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        learner: Learner[Any],
+        start: int,
+        window: int,
+        verifier: Verifier,
+        alarm: PoisonAlarm | None,
+        lag: Lag,
+    ) -> None:
+        self.name, self.learner, self.window = name, learner, window
+        self.verifier, self.alarm, self.lag = verifier, alarm, lag
+        self.since = self.round = self.next_round = self.kept_from = start
+        self.adopt(plan)
+        self.stage = Stage.READY
+        self.fence: Fence | None = None
+        self.halted, self.handed_to = False, ""
+        self.barrier: Barrier[Any] = Barrier()
+        self.peers = PeerKnowledge(plan)
+        self.incarnation = plan.at(start).incarnations[name]  # a welcome can come after the record of its leave
+
+    def adopt(self, plan: Plan) -> None:
+        """Take over what a plan says."""
+        self.plan = plan
+        if plan.latest.rounds is not None:
+            self.learner.train_until(plan.latest.rounds)
+        later = [r for r in plan.records if r.start > self.since]  # an earlier process may have left, too
+        leaves = [r.start for r in later if any(leaver == self.name for leaver, _ in r.handoffs)]
+        self.end = min([end_of(plan, self.learner.rounds), *plan.ends, *leaves])
+
+    @property
+    def fenced(self) -> frozenset[str]:
+        """Behind a fence, the nodes that are being evicted. Empty without one."""
+        return self.fence.evicted if self.fence else frozenset()
+
+    @property
+    def mixed_before(self) -> int:
+        """The round before which all are to be mixed before the next one begins."""
+        return self.lag.mixed_before(self.plan, self.next_round)
+
+    @property
+    def given_before(self) -> int:
+        """The round before which what the receivers get has left x: with an overlap when it is pushed, else mixed."""
+        # precaution: what is in flight to an evicted node is taken back
+        return self.next_round if self.lag.overlap else self.round
+
+    def taken_back(self, plan: Plan, record: Record) -> list[int]:
+        """The rounds whose pushes are taken back when a record of a plan evicts their receivers."""
+        # precaution: a leaver that has handed over what it had takes nothing back
+        if (self.handed_to or self.stage is Stage.OVER) and self.name not in record.names:
+            return []  # its x has moved to its hand-off target, even if its last pushes are not answered yet
+        rounds = []
+        for node, last in record.evictions:
+            for t in range(max(last, self.since), self.given_before):
+                if phase_at(plan, t):
+                    break  # it changes no x, and begins again from that
+                graph = plan.graph(t)
+                if node in graph.out_neighbours(self.name) and self.name not in graph.leaving:
+                    rounds.append(t)
+        return rounds
+
+    @property
+    def awaited_round(self) -> int:
+        """The round that it cannot mix, or cannot begin, if it waits."""
+        return self.round if self.stage is Stage.WAITING else self.next_round
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether it was ordered to, and does: no local step is under way, and none will begin."""
+        return self.halted and self.stage in (Stage.READY, Stage.WAITING)
+
+    def missing(self) -> tuple[str, ...]:
+        """The peers that hold this node up: in-neighbours without a push, or receivers without an answer."""
+        if self.stage is Stage.WAITING:
+            evicted = self.plan.evicted_later(self.round)
+            senders = self.plan.graph(self.round).in_neighbours(self.name)
+            return self.barrier.missing(self.round, tuple(s for s in senders if s not in evicted))
+        if self.stage is Stage.READY:
+            # precaution: a sender waits when a window of pushes is unanswered
+            answered_to = self.next_round if self.next_round >= self.end else self.next_round - self.window + 1
+            return self.peers.owing(answered_to)
+        return ()
+
+    def buffered(self) -> dict[str, int]:
+        """How many pushes of each sender wait here."""
+        incarnations = self.plan.latest.incarnations
+        since = {s: self.plan.joined(s, incarnations.get(s, 0)) for s in self.peers.begun}
+        return {s: self.barrier.buffered_from(s, t) for s, t in since.items()}
+
+    def fail(self, error: EdgenodeError) -> list[NodeAction]:
+        """Give up, once: the first error is the cause."""
+        failed, self.stage = self.stage is Stage.OVER, Stage.OVER
+        return [] if failed else [Fail(error)]
