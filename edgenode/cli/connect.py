@@ -172,7 +172,7 @@ async def _found(where: Where) -> tuple[str, Security]:
 
 
 async def _given(where: Where) -> tuple[str, Security]:
-    from edgenode.net.rpc import split_address
+    from edgenode.addresses import split_address
 
     split_address(where.controller)
     securities = operator_securities(where.credentials, where.insecure, where.cluster)

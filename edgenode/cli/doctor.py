@@ -122,11 +122,11 @@ async def _examine(
 async def _findings(
     path: Path | None, settings: tuple[str, ...], where: Addresses, state_dir: Path | None, insecure: bool
 ) -> AsyncIterator[Finding]:
+    from edgenode.addresses import split_address
     from edgenode.doctor import cuda_build, machine, network, problem
     from edgenode.errors import ConfigError
     from edgenode.factory import check_networked
     from edgenode.net.interfaces import interfaces_for
-    from edgenode.net.rpc import split_address
     from edgenode.storage.filesystem import default_state_dir
 
     host, _ = split_address(where.listen)

@@ -238,7 +238,7 @@ def _check_insecure(listen: str, http: str) -> None:
 
 def _check(listen: str, targets: tuple[str, ...]) -> None:
     """Reject malformed addresses before anything starts."""
-    from edgenode.net.rpc import split_address
+    from edgenode.addresses import split_address
 
     for address in (listen, *targets):
         split_address(address)

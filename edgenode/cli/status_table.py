@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from edgenode.addresses import split_address
 from edgenode.cli.fitted_table import Column, FittedTable
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.wording import counted
 from edgenode.net.interfaces import is_this_machine
-from edgenode.net.rpc import split_address
 from edgenode.observability.status_view import (
     duration,
     faults_lines,

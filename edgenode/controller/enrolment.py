@@ -12,13 +12,13 @@ from pathlib import Path
 
 import structlog
 
+from edgenode.addresses import join_address, split_address
 from edgenode.controller.options import Options
 from edgenode.errors import SecurityError
 from edgenode.net.credential_server import CredentialServer, Noting
 from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
 from edgenode.net.interfaces import address_for_others
-from edgenode.net.rpc import join_address, split_address
 from edgenode.net.tls import MutualTls
 from edgenode.security.authority import LOCAL_OPERATOR, Authority
 from edgenode.security.certificates import public_key_id

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from edgenode.addresses import join_address, split_address
 from edgenode.config.schema import Config
 from edgenode.errors import ConfigError
-from edgenode.net.rpc import join_address, split_address
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from edgenode.addresses import split_address
 from edgenode.controller.enrolment import Enrolment
 from edgenode.controller.options import Options
 from edgenode.core.protocol.status import ClusterStatus
@@ -17,7 +18,6 @@ from edgenode.errors import ConfigError
 from edgenode.net.http import serving_http
 from edgenode.net.interfaces import interfaces_for, is_loopback
 from edgenode.net.operator_server import RunControl
-from edgenode.net.rpc import split_address
 from edgenode.net.tls import Caller
 from edgenode.observability.metrics import TOKEN
 from edgenode.observability.status_view import cluster_json, page_from_elsewhere

@@ -26,6 +26,7 @@ from typing import Any, assert_never
 import structlog
 
 from edgenode import factory
+from edgenode.addresses import join_address, split_address
 from edgenode.config.graphs import GRAPHS
 from edgenode.controller.audit import Audit
 from edgenode.controller.end_log import log_end
@@ -62,7 +63,7 @@ from edgenode.net.mdns_service import Service
 from edgenode.net.operator_client import operator_client
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.relay_server import RelayServer
-from edgenode.net.rpc import Services, join_address, serves, serving, split_address
+from edgenode.net.rpc import Services, serves, serving
 from edgenode.net.tls import INSECURE, Security
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.observability.run_events import poison_alarm

@@ -16,9 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgenode.addresses import split_address
 from edgenode.net.http import host_of
 from edgenode.net.interfaces import is_loopback
-from edgenode.net.rpc import split_address
 
 _OPEN = ("/metrics",)  # has rules of its own: scrapers may use any name
 _HEADERS = {

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]  # there, and documented
 
+from edgenode.addresses import split_address
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.wording import counted
 from edgenode.doctor import Finding, Level, ok, problem, warning
@@ -20,7 +21,7 @@ from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import LOOPBACK, interfaces_for
 from edgenode.net.mdns_service import SERVICE_TYPES, Service
 from edgenode.net.operator_client import operator_client
-from edgenode.net.rpc import serves, split_address
+from edgenode.net.rpc import serves
 from edgenode.net.tls import INSECURE, Security
 
 _GROUP, _PORT = "224.0.0.251", 5353

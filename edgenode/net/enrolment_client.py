@@ -14,10 +14,10 @@ import ssl
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from edgenode.addresses import join_address, split_address
 from edgenode.errors import ConfigError, EdgenodeError, NotAdmitted, SecurityError, TransportError
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.reasons import why
-from edgenode.net.rpc import join_address, split_address
 from edgenode.security import certificates
 from edgenode.security.certificates import MAX_PEM_BYTES, Credentials
 from edgenode.security.invite import Invite

@@ -25,10 +25,10 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from edgenode.addresses import join_address, split_address
 from edgenode.errors import ConfigError
 from edgenode.net.handshakes import accept_tls
 from edgenode.net.interfaces import WILDCARDS, interfaces_for
-from edgenode.net.rpc import join_address, split_address
 
 _REQUEST_S = 10.0
 _MOST_STRANGERS = 192

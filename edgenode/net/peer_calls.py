@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
+from edgenode.addresses import split_address
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.reasons import failure
 from edgenode.net.retry import Backoff, Outage, retry
-from edgenode.net.rpc import channel, parsed, split_address, translated
+from edgenode.net.rpc import channel, parsed, translated
 from edgenode.net.text_wire import line_from_wire
 from edgenode.net.wire import Identity, data_size_from_wire, name_conflict, saved_from_wire
 from edgenode.security.subject import Subject, role_dns_name

@@ -14,11 +14,12 @@ from contextlib import suppress
 
 import grpc.aio
 
+from edgenode.addresses import split_address
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.peer_calls import reach
 from edgenode.net.proto import relay_pb2, relay_pb2_grpc
 from edgenode.net.reasons import failure
-from edgenode.net.rpc import refuse, side_by_side, split_address
+from edgenode.net.rpc import refuse, side_by_side
 from edgenode.net.tls import node_of_caller
 from edgenode.net.wire import CHUNK_BYTES, Identity
 

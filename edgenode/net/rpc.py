@@ -14,6 +14,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from edgenode.addresses import split_address
 from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, SecurityError, TransportError
 from edgenode.net.reasons import failure, why
 from edgenode.net.tls import INSECURE, Security
@@ -201,23 +202,6 @@ def refuse_beyond_loopback(listen: str, option: str = "--listen") -> None:
             f"--insecure works on loopback only, but {option} is {listen}: anyone on the network could stop the run; "
             f"choose {option} 127.0.0.1:0, or enrol the devices (edgenode invite)"
         )
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of host:port, with IPv6 hosts in brackets.
-
-    Raises:
-        ConfigError: it is not an address.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65_535:
-        raise ConfigError(f"{address!r} is not an address: expected host:port")
-    return host.strip("[]"), int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """The inverse of ``split_address``."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def address_towards(target: str) -> str:

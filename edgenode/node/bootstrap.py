@@ -19,6 +19,7 @@ import structlog
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from edgenode.addresses import join_address
 from edgenode.core.protocol.orders import (
     Abort,
     EvictionCommitted,
@@ -43,7 +44,7 @@ from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.peer_calls import fetch_model, probe
-from edgenode.net.rpc import address_towards, join_address
+from edgenode.net.rpc import address_towards
 from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
 from edgenode.node.mailbox import Mailbox

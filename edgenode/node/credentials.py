@@ -8,11 +8,12 @@ from pathlib import Path
 
 import structlog
 
+from edgenode.addresses import split_address
 from edgenode.core.protocol.plan.signatures import UNSIGNED, FoundingRecordOnly, Verifier
 from edgenode.errors import ConfigError, EdgenodeError, SecurityError
 from edgenode.net.enrolment_client import enrol
 from edgenode.net.reasons import expired
-from edgenode.net.rpc import refuse_beyond_loopback, split_address
+from edgenode.net.rpc import refuse_beyond_loopback
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.node.options import Options
 from edgenode.security.certificates import Credentials, cluster_of, fingerprint

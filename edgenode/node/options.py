@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgenode.addresses import split_address
 from edgenode.config.load import checked_name
 from edgenode.config.schema import Config
 from edgenode.errors import ConfigError
-from edgenode.net.rpc import split_address
 from edgenode.net.tls import INSECURE, Security
 from edgenode.storage.filesystem import default_state_dir
 from edgenode.storage.model_file import MODEL_FILE

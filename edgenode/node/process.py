@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from edgenode import factory
+from edgenode.addresses import join_address
 from edgenode.config.graphs import GRAPHS
 from edgenode.core.canonical import canonical
 from edgenode.core.protocol.events import Publish
@@ -41,7 +42,7 @@ from edgenode.net.control_client import ControlLink
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.relay_server import RelayServer
-from edgenode.net.rpc import join_address, serving
+from edgenode.net.rpc import serving
 from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background

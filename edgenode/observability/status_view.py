@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from edgenode.addresses import join_address, split_address
 from edgenode.core.protocol.controller.links import describe
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, Fault, LinkView, NodeState, NodeView
 from edgenode.net.interfaces import is_loopback
-from edgenode.net.rpc import join_address, split_address
 from edgenode.security.subject import CONTROLLER
 
 _MOST_PEERS = 8  # with a line each

@@ -31,7 +31,7 @@ def _checked_seeds(_ctx: click.Context, _param: click.Parameter, text: str) -> r
 
 
 def _checked_place(_ctx: click.Context, _param: click.Parameter, place: str) -> str:
-    from edgenode.net.rpc import split_address
+    from edgenode.addresses import split_address
 
     kind, colon, address = place.partition(":")
     if place and kind != "ray":

@@ -10,10 +10,10 @@ from itertools import count
 import httpx
 import pytest
 
+from edgenode.addresses import split_address
 from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
 from edgenode.net.http import serving_http
-from edgenode.net.rpc import split_address
 from tests.dashboard.test_app import TOKEN, History, OperatorService
 from tests.dashboard.test_sign_in import ANNA, GUEST, Authority, cookie_of
 

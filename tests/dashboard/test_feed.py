@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from edgenode.addresses import split_address
 from edgenode.dashboard import feed as module
 from edgenode.dashboard.feed import Feed
 from edgenode.errors import ConfigError
 from edgenode.net.http import serving_http
-from edgenode.net.rpc import split_address
 
 
 class Cluster:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 
+from edgenode.addresses import split_address
 from edgenode.errors import ConfigError, NotAdmitted, SecurityError, TransportError
 from edgenode.net import handshakes
 from edgenode.net.discovery import Discovery
@@ -23,7 +24,6 @@ from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.mdns_service import Service
-from edgenode.net.rpc import split_address
 from edgenode.security import certificates
 from edgenode.security.authority import Authority
 from edgenode.security.invite import Invite

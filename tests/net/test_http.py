@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from edgenode.addresses import split_address
 from edgenode.net import http
 from edgenode.net.http import host_of, serving_http, vouch_for
-from edgenode.net.rpc import split_address
 from tests.net.peer_ends import until
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]

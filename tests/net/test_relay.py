@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import pytest
 
+from edgenode.addresses import split_address
 from edgenode.core.protocol.events import Answered
 from edgenode.net import relay_server
 from edgenode.net.link_watch import LinkWatch
 from edgenode.net.peer_client import PeerAddresses, PeerLink
 from edgenode.net.relay_client import Relay, way_by
 from edgenode.net.relay_server import RelayServer
-from edgenode.net.rpc import serving, split_address
+from edgenode.net.rpc import serving
 from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import Identity
 from edgenode.security import certificates

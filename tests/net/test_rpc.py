@@ -12,8 +12,6 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
@@ -22,17 +20,7 @@ from edgenode.net.control_server import ControlServer
 from edgenode.net.faults import Faults
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.peer_server import PeerServer
-from edgenode.net.rpc import (
-    address_towards,
-    broken,
-    channel,
-    join_address,
-    refuse_beyond_loopback,
-    reject,
-    serves,
-    serving,
-    split_address,
-)
+from edgenode.net.rpc import address_towards, broken, channel, refuse_beyond_loopback, reject, serves, serving
 from edgenode.net.tls import MutualTls
 from edgenode.net.wire import Identity
 from edgenode.security.certificates import make_authority, make_credentials
@@ -161,31 +149,6 @@ async def test_port_is_free_again_after_its_server_ends() -> None:
 
 
 # --- addresses
-
-
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [
-        ("10.0.0.5:7700", ("10.0.0.5", 7700)),
-        ("pi.local:0", ("pi.local", 0)),
-        ("[::1]:65535", ("::1", 65535)),
-        (":7600", ("", 7600)),
-    ],
-)
-def test_address_splits_into_host_and_port(address: str, parts: tuple[str, int]) -> None:
-    assert split_address(address) == parts
-    assert join_address(*parts) == address
-
-
-@given(st.one_of(st.ip_addresses().map(str), st.from_regex(r"[a-z0-9.-]{1,30}", fullmatch=True)), st.integers(0, 65535))
-def test_split_is_the_inverse_of_join(host: str, port: int) -> None:
-    assert split_address(join_address(host, port)) == (host, port)
-
-
-@pytest.mark.parametrize("wrong", ["", "host", "host:", "host:http", "host:-1", "host:65536", "[::1]", "host:7 "])
-def test_malformed_address_is_refused(wrong: str) -> None:
-    with pytest.raises(ConfigError, match="is not an address: expected host:port"):
-        split_address(wrong)
 
 
 def test_address_towards_this_host_is_its_own() -> None:

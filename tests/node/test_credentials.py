@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from edgenode.addresses import split_address
 from edgenode.config.load import load
 from edgenode.errors import ConfigError, NotAdmitted, SecurityError
 from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
-from edgenode.net.rpc import split_address
 from edgenode.net.tls import MutualTls
 from edgenode.node.credentials import node_security, read_invite
 from edgenode.node.options import Options, node_options

@@ -17,8 +17,8 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
+from edgenode.addresses import split_address
 from edgenode.errors import ConfigError, EdgenodeError, TransportError
-from edgenode.net.rpc import split_address
 from edgenode_lab.experiments.definitions import Outcome
 from edgenode_lab.experiments.runner import OutcomeStore, Reports, Trial, reporting, simulate
 

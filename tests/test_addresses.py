@@ -1,0 +1,35 @@
+"""Addresses as text, in both directions."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenode.addresses import join_address, split_address
+from edgenode.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("10.0.0.5:7700", ("10.0.0.5", 7700)),
+        ("pi.local:0", ("pi.local", 0)),
+        ("[::1]:65535", ("::1", 65535)),
+        (":7600", ("", 7600)),
+    ],
+)
+def test_address_splits_into_host_and_port(address: str, parts: tuple[str, int]) -> None:
+    assert split_address(address) == parts
+    assert join_address(*parts) == address
+
+
+@given(st.one_of(st.ip_addresses().map(str), st.from_regex(r"[a-z0-9.-]{1,30}", fullmatch=True)), st.integers(0, 65535))
+def test_split_is_the_inverse_of_join(host: str, port: int) -> None:
+    assert split_address(join_address(host, port)) == (host, port)
+
+
+@pytest.mark.parametrize("wrong", ["", "host", "host:", "host:http", "host:-1", "host:65536", "[::1]", "host:7 "])
+def test_malformed_address_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="is not an address: expected host:port"):
+        split_address(wrong)
