@@ -200,11 +200,14 @@ class Fleet:
         authority.keep(self.folder / "operator.pem", Subject("operator", "test"))
         return authority
 
-    def script(self, name: str, program: str, *arguments: str, variables: Mapping[str, str] = {}) -> Process:
+    def script(
+        self, name: str, program: str, *arguments: str, variables: Mapping[str, str] = {},
+        spawn: Spawn = subprocess.Popen,
+    ) -> Process:  # fmt: skip
         """Start a script with edgenode.Mesh as a node."""
         self.authority().keep(self.state(name) / "credentials.pem", Subject("node", name))
         where = {"EDGENODE_NAME": name, "EDGENODE_LISTEN": "127.0.0.1:0", "EDGENODE_STATE_DIR": str(self.state(name))}
-        return self.start(name, *arguments, program=[program], variables={**where, **variables})
+        return self.start(name, *arguments, program=[program], variables={**where, **variables}, spawn=spawn)
 
     def nodes(self, count: int, *arguments: str) -> list[Process]:
         """Start node-0, node-1, ..."""
