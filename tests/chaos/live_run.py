@@ -35,7 +35,9 @@ RUN: dict[str, object] = {
 AGREEING = {**RUN, "algorithm.name": "sp", "algorithm.compressor": "identity"}
 LEARNT = 300  # rounds, after which the accuracy of such a run hardly grows
 
-_CHANGE = re.compile(r"plan changes +at_round=(\d+)(?: leaving=(\[.*?\]))? nodes=(\d+) record=(\d+)(?: rounds=\d+)? stops=\w+(.*)")
+_CHANGE = re.compile(
+    r"plan changes +at_round=(\d+)(?: leaving=(\[.*?\]))? nodes=(\d+) record=(\d+)(?: rounds=\d+)? stops=\w+(.*)"
+)
 _BEGIN = re.compile(r"run begins +nodes=\[(.*?)\]")
 _EPOCH = re.compile(r"epoch done .*round=(\d+)")
 
