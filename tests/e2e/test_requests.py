@@ -105,7 +105,7 @@ def test_stop_asks_on_a_terminal_and_is_recorded(fleet: Fleet) -> None:
     asked = fleet.command(
         "stop", *where, code=1, spawn=lambda command, **how: subprocess.Popen(command, **{**how, "stdin": theirs})
     )
-    question = f"Stop {fleet.cluster} in round 0? 0 nodes will write a checkpoint and exit."
+    question = f"Stop {fleet.cluster} in round 0? 0 nodes will write a checkpoint and exit, and so will the controller."
     assert asked.stdout.startswith(question)
     refused = fleet.command("stop", *where, code=2)  # a script is not asked
     recorded = fleet.command("runs", "audit", "--json", "--state-dir", str(fleet.state("controller"))).stdout
