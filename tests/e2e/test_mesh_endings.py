@@ -11,30 +11,39 @@ from tests.e2e.fleet import Fleet
 SCRIPT = """
 import os, signal, sys, edgenode, torch
 
-at = int(sys.argv[1])
+node, how = int(sys.argv[1]), sys.argv[2]
 model = torch.nn.Linear(2, 1)
 mesh = edgenode.Mesh(model)
 for x in mesh.loop([torch.ones(4, 2)]):
-    if at and mesh.round == 6 * at:
-        if at == 1:
-            break
-        if at == 2:
+    if node == 1 and mesh.round == 6:
+        break
+    if node == 2 and os.path.exists("left"):
+        if how == "raise":
             raise ValueError("no such\\nbatch")
         os.kill(os.getpid(), signal.SIGINT)
     mesh.step()
+if node == 1:
+    open("left", "w").close()
 """
-SETTINGS = {"run.rounds": 30, "run.evict_after_s": 1}
+SETTINGS = {"run.rounds": 100_000, "run.evict_after_s": 1}
 
 pytestmark = pytest.mark.slow
 
 
-def test_controller_logs_why_each_loop_ended(fleet: Fleet) -> None:
+@pytest.mark.parametrize(
+    ("how", "end", "reason"),
+    [
+        ("raise", "ended with exit code 1", "'ValueError: no such batch'"),
+        ("interrupt", "was killed by SIGINT", "interrupted"),
+    ],
+)
+def test_controller_logs_why_a_loop_ended(fleet: Fleet, how: str, end: str, reason: str) -> None:
+    """Node 1 leaves. Then node 2 fails, which ends the launch."""
     (fleet.folder / "ends.py").write_text(SCRIPT)
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-    run = fleet.start("launch", "launch", "--nodes", "4", "--out", "out", *sets, "ends.py", "--", "{index}").exits(1)
-    reasons = dict(re.findall(r"controller \| .*node failed +node=(\S+) reason=(.*)", run.stdout + run.stderr))
-    assert reasons == {  # node-1 leaves
-        "node-2": "'ValueError: no such batch'",
-        "node-3": "interrupted",
-    }
-    assert re.search(r"node-1 \| .*training has ended on this node before the run", run.stdout + run.stderr)
+    launch = ["launch", "--nodes", "3", "--out", "out", *sets, "ends.py", "--", "{index}", how]
+    run = fleet.start("launch", *launch).exits(1)
+    shown = run.stdout + run.stderr
+    assert re.findall(r"controller \| .*node failed +node=(\S+) reason=(.*)", shown) == [("node-2", reason)]
+    assert f"node-2 {end}" in shown
+    assert re.search(r"node-1 \| .*training has ended on this node before the run", shown)

@@ -74,7 +74,8 @@ class Run:
     def wait(self, condition: Any, alive: Any = ()) -> None:
         deadline = time.monotonic() + _DEADLINE_S
         while not condition():
-            assert time.monotonic() < deadline and all(process.is_alive() for process in alive), self.logs()
+            ended = [process.exitcode for process in alive if not process.is_alive()]
+            assert time.monotonic() < deadline and not ended, f"ended with {ended}\n{self.logs()}"
             time.sleep(0.01)
 
     def stops(self) -> int:
