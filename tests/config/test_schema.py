@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode.config.load import load
+from edgenode.config.load import load, read_toml
 from edgenode.config.schema import KEYS, LOCAL_KEYS, Config, Key, as_toml
 from edgenode.core.topology.period import Period
 from tests.config.values import another
@@ -147,13 +147,13 @@ def default(value: object) -> str:
     return "unset" if value is None else f"`{as_toml(value)}`"
 
 
-def test_example_in_the_documentation_loads_without_warnings(tmp_path: Path) -> None:
-    example = DOC.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
-    path = tmp_path / "run.toml"
-    path.write_text(example)
-    loaded = load(path, {}, {})
-    assert loaded != Config()
-    assert loaded.warnings() == []
+def test_examples_of_the_documentation_load_without_warnings_and_show_every_key(tmp_path: Path) -> None:
+    path, shown = tmp_path / "run.toml", set()
+    for part in DOC.read_text(encoding="utf-8").split("```toml\n")[1:]:
+        path.write_text(part.split("```")[0])
+        assert load(path, {}, {}).warnings() == []
+        shown |= {f"{section}.{key}" for section, keys in read_toml(path).items() for key in keys}
+    assert shown == set(KEYS)
 
 
 def test_import_loads_no_heavy_module() -> None:
