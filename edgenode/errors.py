@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class EdgenodeError(Exception):
     """The base of all errors of edgenode. Its text is one line, which the command line prints.
 
-    Example:
+    Examples:
         >>> try:
         ...     for rows, digits in mesh.loop(loader):
         ...         mesh.step(loss=train(rows, digits))
@@ -21,7 +21,7 @@ class EdgenodeError(Exception):
 class ConfigError(EdgenodeError):
     """The user asked for something that is not possible: exit code 2. The text names the key and what is allowed.
 
-    Example:
+    Examples:
         >>> try:
         ...     mesh = edgenode.Mesh(model, "run.toml", optimizer)
         ... except edgenode.ConfigError as error:
@@ -40,7 +40,7 @@ class SecurityError(EdgenodeError):
 class NotAdmitted(SecurityError):
     """The cluster refuses this device for good: exit code 3. Its key was revoked, or its invite is not valid.
 
-    Example:
+    Examples:
         >>> try:
         ...     mesh = edgenode.Mesh(model, "run.toml", optimizer)
         ... except edgenode.errors.NotAdmitted as error:

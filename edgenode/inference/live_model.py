@@ -34,7 +34,7 @@ class LiveModel:
     Raises:
         ConfigError: there is no file, or it does not fit the model. The text names what differs.
 
-    Example:
+    Examples:
         >>> live = edgenode.LiveModel("/var/lib/edgenode", wait_s=60)
         >>> while True:
         ...     if live.refresh():

@@ -34,7 +34,7 @@ class MeshCallback(Callback):  # type: ignore[misc]
     Raises:
         ConfigError: in `Trainer.fit`, run.toml, an argument or the module cannot be used. The text says why.
 
-    Example:
+    Examples:
         >>> mesh = MeshCallback("run.toml")
         >>> Trainer(callbacks=[mesh]).fit(module, loader)
     """

@@ -38,7 +38,7 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
         ConfigError: in `Trainer.train`, run.toml, an argument, the model or the TrainingArguments cannot be used. The
             text says why.
 
-    Example:
+    Examples:
         >>> mesh = MeshCallback("run.toml")
         >>> trainer = Trainer(model, args, train_dataset=data, callbacks=[mesh])
         >>> mesh.evaluate(lambda: trainer.evaluate()["eval_accuracy"])

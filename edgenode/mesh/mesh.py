@@ -66,7 +66,7 @@ class Mesh:
     Raises:
         ConfigError: run.toml, an argument, the model or an optimiser cannot be used. The text says which and why.
 
-    Example:
+    Examples:
         >>> mesh = edgenode.Mesh(model, "run.toml", optimizer)
         >>> for images, labels in mesh.loop(loader):
         ...     loss = functional.cross_entropy(model(images), labels)
@@ -134,7 +134,7 @@ class Mesh:
             ConfigError: the node cannot join. The text says why.
             EdgenodeError: the run failed on this node, or the loader has no batch.
 
-        Example:
+        Examples:
             >>> for images, labels in mesh.loop(DataLoader(data, batch_size=32, shuffle=True)):
             ...     train_on(images, labels)
             ...     mesh.step()
@@ -256,7 +256,7 @@ class Mesh:
         Args:
             fn: takes nothing and returns one number from 0 to 1. Status and logs show it in percent.
 
-        Example:
+        Examples:
             >>> @mesh.evaluate
             ... def accuracy() -> float:
             ...     return (model(test_images).argmax(1) == test_labels).float().mean().item()

@@ -47,7 +47,7 @@ class NodeInfo:
         data_dir: ``task.data_dir`` of its run.toml, with {node} replaced by its name. None if it is not set.
         seed: ``run.seed``, equal on all nodes.
 
-    Example:
+    Examples:
         >>> def train_data(self, node: edgenode.NodeInfo) -> ImageFolder:
         ...     return ImageFolder(node.data_dir / "train", PREPARED)
     """
@@ -65,7 +65,7 @@ class RunLength:
         rounds: rounds with a local step.
         rounds_per_epoch: rounds in which the mean node passes once through its data.
 
-    Example:
+    Examples:
         >>> def scheduler(self, optimizer: Optimizer, run: edgenode.RunLength) -> LRScheduler:
         ...     return CosineAnnealingLR(optimizer, run.rounds)
     """
@@ -80,7 +80,7 @@ class Task:
     ``task.entry`` of run.toml names the class, and ``[task.options]`` has the arguments of its constructor. A node
     reports what is missing or does not fit as a `ConfigError` of one line.
 
-    Example:
+    Examples:
         >>> class Birds(edgenode.Task):
         ...     def model(self) -> nn.Module:
         ...         return nn.Linear(64, 10)
