@@ -9,7 +9,7 @@ RUNS ?= 500000
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: demo test test-slow test-package test-compose test-all chaos fuzz lint protos format clean
+.PHONY: demo test test-slow test-package test-compose test-all chaos fuzz lint docs protos format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -52,6 +52,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
 
+# The documentation as a site, in site/. A broken link fails.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py
 
@@ -77,4 +81,4 @@ $(VENV)/.installed-integrations: $(VENV)/.installed-dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

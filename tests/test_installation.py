@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("package"), pytest.mark.
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "deploy", "docs", "edgenode", "examples", "lab", "protos", "tests")
-FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml")
+FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "mkdocs.yml", "pyproject.toml")
 
 _MADE = re.compile(r"__pycache__|/build/|\.egg-info")  # by Python and pip
 
