@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
@@ -17,6 +17,15 @@ from typing import Any, Generic, TypeVar
 from edgenode.errors import ConfigError, one_of
 
 T = TypeVar("T")
+
+_LABORATORY: Mapping[str, frozenset[str]] = {
+    "edgenode.algorithms": frozenset({"choco-jwins", "noloco", "skew-scout", "sparse-loco", "sparta"}),
+    "edgenode.commands": frozenset({"experiment"}),
+    "edgenode.compressors": frozenset({"shuffled"}),
+    "edgenode.datasets": frozenset({"cifar10", "cifar100", "fashion-mnist"}),
+    "edgenode.models": frozenset({"lenet5", "resnet110", "vgg11"}),
+}
+"""The names that edgenode-lab adds to each group, so that an error can name it while it is not installed."""
 
 
 def entry_points(group: str) -> EntryPoints:
@@ -86,6 +95,12 @@ class Group(Generic[T]):
         others = {point.name: _provider(point) for point in entry_points(self.name)}
         return {f"package of {self.name}:{name}": others[name] for name in foreign if name in others}
 
+    def in_laboratory(self, name: str) -> str:
+        """What to install for a name that edgenode-lab adds. Empty if it is installed, or does not add the name."""
+        if name not in _LABORATORY.get(self.name, ()) or name in self:
+            return ""
+        return "it is part of edgenode-lab, which is not installed: pip install edgenode-lab"
+
     def _load(self, name: str) -> T:
         found = {_provider(point): point for point in entry_points(self.name).select(name=name)}
         if not found:
@@ -103,6 +118,8 @@ class Group(Generic[T]):
         return loaded
 
     def _unknown(self, name: str) -> str:
+        if missing := self.in_laboratory(name):
+            return missing
         names = self.names()
         (nearest,) = get_close_matches(name.lower(), names, n=1, cutoff=0.0)
         return f"it must be {one_of(names)}; did you mean {json.dumps(nearest)}?"

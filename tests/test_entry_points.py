@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
+from importlib.metadata import EntryPoints
 from pathlib import Path
 
 import pytest
 
+from edgenode import entry_points
 from edgenode.entry_points import Group
 from edgenode.errors import ConfigError
 from tests.distributions import install
@@ -86,3 +89,19 @@ def test_two_packages_with_one_name_are_refused(tmp_path: Path, monkeypatch: pyt
     for package in ("acme", "bolt"):
         install(tmp_path / package, monkeypatch, {GROUP: {"x": "numbers_d:X"}}, "X = 1", "numbers_d", package)
     assert error_of("x") == "acme 1.0 and bolt 1.0 both provide it: uninstall one of them"
+
+
+def test_name_of_the_laboratory_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithms = Group("edgenode.algorithms", object, {"sp": object()})
+    assert algorithms.in_laboratory("sparta") == ""  # it is installed
+    monkeypatch.setattr("edgenode.entry_points.entry_points", lambda group: EntryPoints(()))
+    with pytest.raises(ConfigError) as caught:
+        algorithms["sparta"]
+    assert str(caught.value) == "it is part of edgenode-lab, which is not installed: pip install edgenode-lab"
+    with pytest.raises(ConfigError, match="did you mean"):
+        algorithms["spartan"]
+
+
+def test_names_of_the_laboratory_are_those_that_it_adds() -> None:
+    declared = tomllib.loads(Path("lab/pyproject.toml").read_text())["project"]["entry-points"]
+    assert {group: set(names) for group, names in declared.items()} == entry_points._LABORATORY

@@ -103,7 +103,9 @@ def test_wheel_brings_little_but_torch(programs: Path, tmp_path: Path) -> None:
 
 
 def test_laboratory_adds_its_command_and_algorithms(programs: Path, folder: Path, tmp_path: Path) -> None:
-    assert "No such command 'experiment'" in run(programs / "edgenode", "experiment", cwd=tmp_path, code=2).stderr
+    missing = "it is part of edgenode-lab, which is not installed: pip install edgenode-lab"
+    refused = run(programs / "edgenode", "experiment", cwd=tmp_path, code=2)
+    assert refused.stderr == f"edgenode: edgenode experiment: {missing}\n"
     shutil.copytree(ROOT / "lab", folder / "lab", ignore=shutil.ignore_patterns("build", "*.egg-info"))
     run(sys.executable, "-m", "build", "--wheel", folder / "lab", cwd=folder)
     (wheel,) = (folder / "lab" / "dist").glob("*.whl")

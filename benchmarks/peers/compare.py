@@ -44,6 +44,7 @@ from edgenode.config.load import load
 from edgenode.security import local
 from edgenode.tasks import datasets
 from edgenode.tasks.partition import partition
+from edgenode_lab.datasets import DEBIAN_FASHION_MNIST
 from tests.e2e import netns
 
 HERE = Path(__file__).parent
@@ -313,7 +314,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--skew", type=float, default=0.0, help="share of the data that is cut by label")
     parser.add_argument("--most", type=float, default=300, help="seconds of a run")
-    parser.add_argument("--data", default=str(datasets.DEBIAN_FASHION_MNIST), help="folder of Fashion-MNIST")
+    parser.add_argument("--data", default=str(DEBIAN_FASHION_MNIST), help="folder of Fashion-MNIST")
     parser.add_argument("--venvs", type=Path, default=Path.home() / ".cache" / "edgenode-peers")
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
     options = parser.parse_args()

@@ -82,6 +82,8 @@ class LazyGroup(click.Group):
                 command = _OF_PACKAGES[cmd_name]
             except ConfigError as exc:
                 raise ConfigError(f"edgenode {cmd_name}: {exc}") from exc
+        elif missing := _OF_PACKAGES.in_laboratory(cmd_name):
+            raise ConfigError(f"edgenode {cmd_name}: {missing}")
         else:
             return None
         _show_variables(command)

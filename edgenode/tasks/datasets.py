@@ -7,10 +7,7 @@ device holds one byte per pixel.
 from __future__ import annotations
 
 import difflib
-import gzip
 import math
-import struct
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +22,6 @@ from edgenode.errors import ConfigError
 from edgenode.tasks import imagefolder
 
 _DIGITS = Path(__file__).parent / "data" / "digits.npz"  # digits.md names its source and its licence
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -87,6 +83,8 @@ def load(
 def refuse_unknown(name: str) -> None:
     """Raise ConfigError if `load` does not know this name, or its package cannot be imported. Reads nothing."""
     if name not in DATASETS:
+        if missing := DATASETS.in_laboratory(name):
+            raise ConfigError(f"dataset {name!r}: {missing}")
         near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
         raise ConfigError(f"dataset {name!r} is unknown: did you mean {near!r}? (known: {', '.join(names())})")
     try:
@@ -120,7 +118,12 @@ def names() -> tuple[str, ...]:
     return DATASETS.names()
 
 
-def _folder(name: str, data_dir: Path | None) -> Path:
+def require_folder(name: str, data_dir: Path | None) -> Path:
+    """The folder of a data set.
+
+    Raises:
+        ConfigError: it was not given, or is not a folder.
+    """
     if data_dir is None:
         raise ConfigError(f"dataset {name!r} needs data_dir, the folder that contains it")
     if not data_dir.is_dir():
@@ -167,79 +170,17 @@ def _digits(data_dir: Path | None) -> Dataset:
     return from_images((images[~held_out], labels[~held_out]), (images[held_out], labels[held_out]), 10)
 
 
-# Fashion-MNIST -----------------------------------------------------------------------------------------
-
-
-def _fashion_mnist(data_dir: Path | None) -> Dataset:
-    folder = _folder("fashion-mnist", data_dir or DEBIAN_FASHION_MNIST)
-    return from_images(_idx_pair(folder, "train"), _idx_pair(folder, "t10k"), 10)
-
-
-def _idx_pair(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
-    images = _idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), dimensions=3)
-    labels = _idx(_idx_file(folder, f"{prefix}-labels-idx1-ubyte"), dimensions=1)
-    return images.unsqueeze(1), labels.long()
-
-
-def _idx_file(folder: Path, name: str) -> Path:
-    """Return the file in torchvision's layout or in the folder itself (Debian's), gzipped or not."""
-    for place in (folder / "FashionMNIST" / "raw", folder / "raw", folder):
-        for path in (place / name, place / f"{name}.gz"):
-            if path.is_file():
-                return path
-    raise ConfigError(f"{folder} contains no {name}(.gz), and neither does its folder FashionMNIST/raw")
-
-
-def _idx(path: Path, dimensions: int) -> Tensor:
-    """Parse an idx file of bytes: two zeros, type 8, number of dimensions, big-endian sizes, values."""
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        magic, *shape = struct.unpack_from(f">{1 + dimensions}I", content)
-        if magic != 0x0800 + dimensions:
-            raise ValueError(f"it begins with {magic:#x}")
-        values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as exc:
-        raise ConfigError(f"{path} is not an idx file of {dimensions} dimensions: {exc}") from exc
-    return torch.from_numpy(values.copy())
-
-
-# CIFAR -------------------------------------------------------------------------------------------------
-
-
-def _cifar(name: str, num_classes: int, data_dir: Path | None) -> Dataset:
-    folder = _folder(name, data_dir)
-    return from_images(_cifar_split(name, folder, train=True), _cifar_split(name, folder, train=False), num_classes)
-
-
-def _cifar_split(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
-    import torchvision
-
-    reader = getattr(torchvision.datasets, name.upper())
-    try:
-        with warnings.catch_warnings():
-            # Today's numpy warns about the age of the archive's pickled arrays.
-            warnings.simplefilter("ignore")
-            split = reader(str(folder), train=train, download=False)
-    except (RuntimeError, OSError) as exc:
-        raise ConfigError(f"{folder} contains no complete {name} in torchvision's layout: {exc}") from exc
-    images = np.ascontiguousarray(split.data.transpose(0, 3, 1, 2))
-    return torch.from_numpy(images), torch.tensor(split.targets, dtype=torch.int64)
-
-
 # image folder ------------------------------------------------------------------------------------------
 
 
 def _imagefolder(data_dir: Path | None, classes: Sequence[str] = (), image_size: int | None = None) -> Dataset:
-    train, test, listings = imagefolder.read(_folder("imagefolder", data_dir), classes, image_size)
+    train, test, listings = imagefolder.read(require_folder("imagefolder", data_dir), classes, image_size)
     names = listings[0].classes
     return replace(from_images(train, test, len(names)), classes=names, listings=listings)
 
 
 _READERS: dict[str, Callable[[Path | None], Dataset]] = {
     "digits": _digits,
-    "fashion-mnist": _fashion_mnist,
-    "cifar10": lambda data_dir: _cifar("cifar10", 10, data_dir),
-    "cifar100": lambda data_dir: _cifar("cifar100", 100, data_dir),
     "imagefolder": _imagefolder,
 }
 

@@ -1,9 +1,8 @@
 """Builds a network by name, with random weights.
 
-The names are the paper's networks (sections 8.2 and 8.3: ResNet-20, ResNet-110, VGG11 without BatchNorm), LeNet-5, and
-small-cnn for the smallest devices. Installed packages add others, as entry points of edgenode.models: functions of the
-number of classes, the number of channels and the image size that return a network. Any other name is looked up in
-torchvision.models.
+The names are small-cnn, for the smallest devices, and resnet20. Installed packages add others, as entry points of
+edgenode.models: functions of the number of classes, the number of channels and the image size that return a network.
+Any other name is looked up in torchvision.models.
 """
 
 from __future__ import annotations
@@ -52,6 +51,8 @@ def refuse_unknown(name: str) -> None:
     """Raise ConfigError if `build` does not know this name. Builds nothing."""
     if name in MODELS:
         _provided(name)
+    elif missing := MODELS.in_laboratory(name):
+        raise ConfigError(f"model {name!r}: {missing}")
     elif name not in _torchvision_names():
         raise ConfigError(_unknown(name))
 
@@ -92,7 +93,7 @@ def _group_norm(channels: int, group_size: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // group_size if channels % group_size == 0 else 1, channels)
 
 
-class _Halve(nn.MaxPool2d):
+class Halve(nn.MaxPool2d):
     """2x2 max-pooling, faster without a gradient. The built-in always computes the positions of the maxima, which only
     a gradient needs. On a CPU that makes the evaluation of a small network 50 % slower."""
 
@@ -122,29 +123,10 @@ def _small_cnn(num_classes: int, in_channels: int, image_size: int) -> nn.Module
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, padding=1), _group_norm(after, 4)]
         if side >= 6:
-            layers.append(_Halve())
+            layers.append(Halve())
             side //= 2
         layers.append(nn.ReLU())
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, num_classes))
-
-
-# LeNet-5 -----------------------------------------------------------------------------------------------
-
-
-def _lenet5(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-    """LeCun et al. 1998 with ReLU and max-pooling: 61,706 parameters on one channel and 10 classes."""
-    padding = 2 if image_size < 32 else 0  # LeCun padded the 28x28 digits to 32x32
-    side = ((image_size + 2 * padding - 4) // 2 - 4) // 2
-    if side < 1:
-        raise ValueError("LeNet-5 needs at least 12x12")
-    return nn.Sequential(
-        nn.Conv2d(in_channels, 6, 5, padding=padding), nn.ReLU(), _Halve(),
-        nn.Conv2d(6, 16, 5), nn.ReLU(), _Halve(),
-        nn.Flatten(),
-        nn.Linear(16 * side * side, 120), nn.ReLU(),
-        nn.Linear(120, 84), nn.ReLU(),
-        nn.Linear(84, num_classes),
-    )  # fmt: skip
 
 
 # ResNet for small images -------------------------------------------------------------------------------
@@ -202,45 +184,10 @@ def _he_initial(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight)
 
 
-def _resnet(blocks: int, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+def resnet(blocks: int, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """A ResNet of 6 * blocks + 2 layers."""
     del image_size  # the mean over the last stage fits any size
     return _ResNet(blocks, num_classes, in_channels)
-
-
-# VGG11 -------------------------------------------------------------------------------------------------
-
-
-class _VGG11(nn.Module):
-    """VGG11 without BatchNorm, one hidden layer of 512: 9,488,266 parameters, the paper's 37.95 MB."""
-
-    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
-        super().__init__()
-        side = image_size // 32
-        if side < 1:
-            raise ValueError("VGG11 halves the image five times and needs at least 32x32")
-        self.features = _vgg_features(in_channels)
-        self.classifier = nn.Sequential(nn.Linear(512 * side * side, 512), nn.ReLU(), nn.Linear(512, num_classes))
-        for module in self.features.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                # Without BatchNorm, larger weights diverge within a few steps at the paper's learning rate of 0.05.
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-                nn.init.zeros_(module.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images).flatten(1))
-        return logits
-
-
-def _vgg_features(in_channels: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    before = in_channels
-    for width in (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0):
-        if width == 0:
-            layers.append(_Halve())
-            continue
-        layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
-        before = width
-    return nn.Sequential(*layers)
 
 
 Make = Callable[[int, int, int], nn.Module]
@@ -248,10 +195,7 @@ Make = Callable[[int, int, int], nn.Module]
 
 _OWN: dict[str, Make] = {
     "small-cnn": _small_cnn,
-    "lenet5": _lenet5,
-    "resnet20": partial(_resnet, 3),
-    "resnet110": partial(_resnet, 18),
-    "vgg11": _VGG11,
+    "resnet20": partial(resnet, 3),
 }
 
 MODELS: Group[Make] = Group("edgenode.models", Callable, _OWN)
