@@ -126,7 +126,7 @@ def _show_variables(command: click.Command) -> None:
 
 _EPILOG = """
 Exit codes: 0 done, 1 a run or a check failed, 2 not possible as given, 3 not admitted to the cluster, 130 interrupted.
-docs/errors.md explains every error.
+docs/errors.md has the remedies that an error does not name.
 """
 
 

@@ -60,7 +60,7 @@ class Page:
             ConfigError: there is no page.
         """
         if not self.url:
-            raise ConfigError("the controller serves no page: it runs with --http none")
+            raise ConfigError("the controller serves no page: it runs with --http none; use edgenode watch")
         return f"{self.url}{self._sign_in.link(who)}"
 
     @asynccontextmanager

@@ -43,7 +43,7 @@ class Batches:
         device: torch.device,
     ) -> None:
         if len(indices) == 0:
-            raise ConfigError(f"shard {shard} contains no training sample")
+            raise ConfigError(f"shard {shard} contains no training sample: use fewer nodes, or a lower task.skew")
         self._data, self._indices, self._collate = data, indices, collate
         self._seed, self._shard, self._device = seed, shard, device
         self._order: tuple[int, Tensor] | None = None

@@ -125,9 +125,9 @@ def require_folder(name: str, data_dir: Path | None) -> Path:
         ConfigError: it was not given, or is not a folder.
     """
     if data_dir is None:
-        raise ConfigError(f"dataset {name!r} needs data_dir, the folder that contains it")
+        raise ConfigError(f"dataset {name!r} needs its folder: set task.data_dir")
     if not data_dir.is_dir():
-        raise ConfigError(f"data_dir {data_dir} of dataset {name!r} is not a folder")
+        raise ConfigError(f"task.data_dir {data_dir} of dataset {name!r} is not a folder on this device")
     return data_dir
 
 

@@ -163,7 +163,8 @@ def _refuse_unfit(parameters: dict[str, nn.Parameter]) -> None:
         if parameter.is_meta:
             raise ConfigError(f"parameter {name} is on the meta device, where it has no values: move the model first")
         if not parameter.dtype.is_floating_point:
-            raise ConfigError(f"parameter {name} is {parameter.dtype}: only floating-point numbers can be averaged")
+            what = f"parameter {name} is {parameter.dtype}"
+            raise ConfigError(f"{what}: only floating-point numbers can be averaged; use a buffer for it")
         if parameter.layout != torch.strided:
             raise ConfigError(f"parameter {name} is {parameter.layout}: only dense tensors can be averaged")
         if not bool(torch.isfinite(parameter.detach().float()).all()):

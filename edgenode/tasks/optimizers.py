@@ -107,7 +107,7 @@ def _check_optimizer(optimizer: object, model: nn.Module, place: str) -> None:
         raise ConfigError(f"{place} returns LBFGS, which evaluates the loss itself: choose another optimiser")
     known = {id(parameter) for parameter in model.parameters()}
     if any(id(parameter) not in known for group in optimizer.param_groups for parameter in group["params"]):
-        raise ConfigError(f"{place} returns an optimiser of other parameters than those of the model it is given")
+        raise ConfigError(f"{place} returns an optimiser of other parameters: build it from the argument model")
 
 
 def _scheduler(task: Task, optimizer: Optimizer, run: RunLength) -> LRScheduler | None:
@@ -124,7 +124,9 @@ def _scheduler(task: Task, optimizer: Optimizer, run: RunLength) -> LRScheduler 
     if not isinstance(scheduler, LRScheduler):
         raise ConfigError(f"{place} returns {scheduler!r}, but it must be a scheduler of torch.optim or None")
     if isinstance(scheduler, ReduceLROnPlateau):
-        raise ConfigError(f"{place} returns ReduceLROnPlateau, but a schedule must follow the round alone")
+        raise ConfigError(
+            f"{place} returns ReduceLROnPlateau, but a schedule must depend on the round only: choose another"
+        )
     return scheduler
 
 

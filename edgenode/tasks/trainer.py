@@ -325,9 +325,9 @@ def find_device(name: str) -> torch.device:
     except RuntimeError as exc:
         raise ConfigError(f"device {name!r} is unknown to torch: try cpu, cuda or mps") from exc
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} was asked for, but torch finds no CUDA device")
+        raise ConfigError(f"run.device = {name}, but torch finds no CUDA device: choose auto or cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"device {name!r} was asked for, but torch finds no Apple GPU")
+        raise ConfigError(f"run.device = {name}, but torch finds no Apple GPU: choose auto or cpu")
     return device
 
 
@@ -338,7 +338,7 @@ def _precision(name: str, device: torch.device) -> AbstractContextManager[object
     try:
         return torch.autocast(device.type, torch.bfloat16)
     except RuntimeError as exc:
-        raise ConfigError(f"precision {name!r} was asked for, but device {device.type!r} does not have it") from exc
+        raise ConfigError(f"task.precision = {name}, but {device.type} does not have it: choose float32") from exc
 
 
 def _deterministic(device: torch.device) -> AbstractContextManager[None]:

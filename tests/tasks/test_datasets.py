@@ -75,7 +75,7 @@ def test_empty_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_folder_must_be_given() -> None:
-    with pytest.raises(ConfigError, match="'imagefolder' needs data_dir"):
+    with pytest.raises(ConfigError, match=r"'imagefolder' needs its folder: set task\.data_dir"):
         datasets.load("imagefolder")
 
 

@@ -154,7 +154,7 @@ def test_memory_format_leaves_what_is_no_image() -> None:
 
 
 def test_device_without_bfloat16_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="precision 'bfloat16' was asked for, but device 'meta' does not have it"):
+    with pytest.raises(ConfigError, match="task.precision = bfloat16, but meta does not have it: choose float32"):
         _precision("bfloat16", torch.device("meta"))
 
 
@@ -290,7 +290,7 @@ def test_digits_do_not_import_slow_libraries() -> None:
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_absent_device_is_a_config_error(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"torch.{'cuda' if device == 'cuda' else 'backends.mps'}.is_available", lambda: False)
-    with pytest.raises(ConfigError, match=f"device '{device}' was asked for, but torch finds no "):
+    with pytest.raises(ConfigError, match=f"run.device = {device}, but torch finds no "):
         find_device(device)
 
 
@@ -458,11 +458,11 @@ class Odd(Digits):
     [
         (Odd("adam"), "Odd.optimizer returns 'adam', but it must be an optimiser of torch.optim"),
         (Odd(lambda model: torch.optim.LBFGS(model.parameters())), "LBFGS, which evaluates the loss itself"),
-        (Odd(lambda model: torch.optim.SGD(mlp().parameters(), lr=1)), "an optimiser of other parameters than those"),
+        (Odd(lambda model: torch.optim.SGD(mlp().parameters(), lr=1)), "an optimiser of other parameters: build it from the argument model"),
         (Odd(lambda model: torch.optim.SGD(model.parameters(), lr=1), "cosine"), "Odd.scheduler returns 'cosine', but"),
         (
             Odd(lambda model: torch.optim.SGD(model.parameters(), lr=1), torch.optim.lr_scheduler.ReduceLROnPlateau),
-            "ReduceLROnPlateau, but a schedule must follow the round alone",
+            "ReduceLROnPlateau, but a schedule must depend on the round only",
         ),
         (Digits(lambda: "net"), "Digits.model returns 'net', but it must be a torch.nn.Module"),
     ],

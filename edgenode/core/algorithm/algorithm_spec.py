@@ -103,4 +103,7 @@ def gossip_rounds_needed(spec: GraphSpec, nodes: int, tolerance: float) -> int:
         if np.abs(nodes * product / product.sum(axis=1, keepdims=True) - 1).max() <= tolerance:
             return k
         product = period[k % len(period)].mixing_matrix() @ product
-    raise ConfigError(f"graph {spec.name} does not reach a consensus of {tolerance} on {nodes} nodes")
+    raise ConfigError(
+        f"graph {spec.name} does not reach a consensus of {tolerance} on {nodes} nodes: set algorithm.gossip_rounds, a "
+        "larger algorithm.gossip_tolerance, or another algorithm.gossip_graph"
+    )
