@@ -68,7 +68,7 @@ def test_invalid_run_toml_is_refused(fleet: Fleet, command: str, text: str, reas
     [
         (["task.dataset=digit"], r"dataset 'digit' is unknown: did you mean 'digits'\? .*"),
         (["task.model=small-cn"], r"model 'small-cn' is unknown: did you mean 'small-cnn'\? .*"),
-        (["task.dataset=cifar10", "task.data_dir=/nowhere"], r"task.data_dir /nowhere of dataset 'cifar10' is not a folder"),
+        (["task.dataset=cifar10", "task.data_dir=/nowhere"], r"_dir /nowhere of dataset 'cifar10' is not a folder"),
     ],
     ids=["no such data set", "no such model", "no data folder"],
 )
