@@ -32,7 +32,7 @@ _MOST_BYTES = 64 * 1024  # of a request
 
 
 class RecordedHistory(Protocol):
-    """What the page shows of the past."""
+    """The part of the history that the page shows."""
 
     def curve(self) -> list[dict[str, Any]]:
         """The moments so far, oldest first."""
@@ -54,9 +54,9 @@ def dashboard(
 
     Args:
         sign_in: decides who may see what.
-        metrics_token: of scrapers on other machines.
+        metrics_token: the token that scrapers on other machines send.
         listen: host:port where the app is served.
-        url: how browsers reach it, if not by an address or a name of this machine.
+        url: the URL that browsers use, if it is not an address or a name of this machine.
     """
     template = (_STATIC / "page.html").read_text(encoding="utf-8")
 

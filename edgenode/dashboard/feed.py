@@ -3,7 +3,7 @@
 The cluster's state is read at most four times a second, however often it changes, and only while a client is
 connected. A client gets the newest snapshot when it has taken the one before. A slow or stalled client thus costs one
 snapshot and a socket's buffer, and is disconnected after _STALLED_S. When there are _MOST_CLIENTS, a new client takes
-the place of the oldest one of whoever has most: nobody keeps the others out.
+the place of the oldest client of the watcher that has most, so that nobody keeps the others out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Feed:
 
     Args:
         status: reads the cluster's state, as JSON values.
-        watcher: who sends a request. None ends the stream: the client may not watch any more.
+        watcher: returns the sender of a request. None ends the stream: the client may not watch any more.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Feed:
 
     @property
     def clients(self) -> int:
-        """How many are connected."""
+        """The number of connected clients."""
         return len(self._clients)
 
     async def run(self) -> None:

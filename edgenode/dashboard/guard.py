@@ -62,7 +62,7 @@ class Guard:
         await self._app(scope, receive, with_headers)
 
     def refuses(self, method: str, path: str, headers: Headers) -> str:
-        """Why a request is refused; empty if it is accepted."""
+        """Return why a request is refused, or "" if it is accepted."""
         if path in _OPEN:
             return ""
         host = headers.get("host", "")

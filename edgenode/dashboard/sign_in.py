@@ -1,7 +1,7 @@
-"""Who sees the page, and who steers the run from it.
+"""Decides who sees the page, and who steers the run from it.
 
-1. `edgenode page` asks for a link over gRPC, under the certificate of whoever types it. The link works once, and only
-   for a few minutes. The controller keeps its hash.
+1. `edgenode page` asks for a link over gRPC, under the operator's certificate. The link works once, and only for a few
+   minutes. The controller keeps its hash.
 2. The link sets a cookie, which scripts and other sites cannot use. The cookie states a name, a role and a key, with a
    code that only this controller can compute. It ends after half a day, or as soon as the key is no longer valid.
 3. Any other request is answered with a page that says which command to type.
@@ -63,10 +63,10 @@ class SignIn:
     """Links and cookies.
 
     Args:
-        secret: of the cookies. Whoever knows it can make one.
-        admits: whether a key is valid for a subject. None if the controller works without certificates: then everybody
-            is an operator, and needs no link.
-        https: whether browsers reach the page by HTTPS, and send the cookie by nothing else.
+        secret: the key that cookies are made with.
+        admits: returns whether a key is valid for a subject. None if the controller works without certificates: then
+            everybody is an operator, and needs no link.
+        https: True if browsers use HTTPS only.
         now: the clock, in seconds since 1970.
     """
 
@@ -97,7 +97,7 @@ class SignIn:
         return f"{PATH}{token.hex()}"
 
     def redeem(self, token: str) -> Caller | None:
-        """Whose link this is. It cannot be used again. None if it is unknown, used or too old."""
+        """Return the owner of a link, which cannot be used again. None if it is unknown, used or too old."""
         try:
             found = self._links.pop(hashed(bytes.fromhex(token)), None)
         except ValueError:
@@ -113,7 +113,7 @@ class SignIn:
         return f"{value}; Path=/; Max-Age={SESSION_S:.0f}; HttpOnly; SameSite=Strict{secure}"
 
     def visitor(self, scope: Scope) -> Caller | None:
-        """Who sends a request, or None if nobody is signed in."""
+        """Return the sender of a request, or None if nobody is signed in."""
         if self._admits is None:
             return ANYONE
         stated, _, code = HTTPConnection(scope).cookies.get(self._cookie, "").partition(".")
@@ -174,6 +174,6 @@ class Door:
 
 
 def visitor_of(scope: Scope) -> Caller:
-    """Who sends a request that `Door` has let in."""
+    """Return the sender of a request that `Door` has let in."""
     visitor: Caller = scope[_VISITOR]
     return visitor

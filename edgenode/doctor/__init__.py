@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Level(StrEnum):
-    """What a finding means for a run."""
+    """The meaning of a finding for a run."""
 
     OK = "ok"
     WARNING = "warning"  # a run works, perhaps worse

@@ -1,6 +1,6 @@
 """Check whether torch brought CUDA to a machine that cannot use it, and name the commands that give the space back.
 
-The package index has torch for the CPU alone on few platforms. Elsewhere, a plain ``pip install`` brings gigabytes of
+The package index has torch without CUDA for few platforms. Elsewhere, a plain ``pip install`` brings gigabytes of
 NVIDIA's libraries to a machine without an NVIDIA GPU.
 """
 
@@ -50,7 +50,7 @@ def _unused(version: str) -> Finding:
 
 
 def has_nvidia_gpu(system: Path = _SYSTEM) -> bool:
-    """Whether there is an NVIDIA GPU on the PCI bus, in a Jetson or under WSL, even if no driver works."""
+    """Return whether there is an NVIDIA GPU on the PCI bus, in a Jetson or under WSL, even if no driver works."""
     if (system / "proc" / "driver" / "nvidia").exists() or (system / "dev" / "dxg").exists():
         return True
     if "nvidia,tegra" in _read(system / "proc" / "device-tree" / "compatible"):

@@ -133,7 +133,7 @@ def _size_and_step_s(config: Config, workload: TaskWorkload) -> tuple[int, float
 
 
 def _faster(config: Config, workload: TaskWorkload, step_s: float) -> str:
-    """What to set for clearly faster steps, if there is something."""
+    """Return the setting that makes steps clearly faster, or ""."""
     other = "contiguous" if config.task.memory_format == "channels_last" else "channels_last"
     changed = replace(config, task=replace(config.task, memory_format=other))
     try:
@@ -162,7 +162,7 @@ def memory(parameters: int) -> Finding:
 
 
 def disk(parameters: int, state_dir: Path) -> Finding:
-    """Whether checkpoints fit in the state folder, and can be written."""
+    """Return whether checkpoints fit in the state folder, and can be written."""
     folder = next(place for place in (state_dir.absolute(), *state_dir.absolute().parents) if place.exists())
     needs, free = _KEPT * _SAVED * 4 * parameters, shutil.disk_usage(folder).free
     text = f"checkpoints need {_mb(needs)} in {state_dir}, {_mb(free)} are free"

@@ -34,7 +34,7 @@ _SKEW_S = 5.0
 
 
 async def port(check: str, listen: str, needed: bool, security: Security | None = INSECURE) -> Finding:
-    """Whether an address can be bound. It is fine if edgenode serves there already."""
+    """Check that an address can be bound. It is fine if edgenode serves there already."""
     host, number = split_address(listen)
     try:
         family, *_, address = socket.getaddrinfo(host or None, number, type=socket.SOCK_STREAM)[0]
@@ -61,7 +61,7 @@ async def multicast(interfaces: Sequence[str], needed: bool) -> AsyncIterator[Fi
 
     Args:
         interfaces: their IPv4 addresses.
-        needed: whether a run needs multicast on at least one of them.
+        needed: True if a run needs multicast on at least one of them.
     """
     networks = [address for address in interfaces if address != LOOPBACK]
     if not networks:
@@ -168,7 +168,7 @@ async def others(
     listen_host: str,
     security: Security | None = INSECURE,
 ) -> AsyncIterator[Finding]:
-    """Which controllers and nodes are visible, whether they answer, and how far the controller's clock differs.
+    """Check which controllers and nodes are visible and answer, and how far the controller's clock differs.
 
     Args:
         controller: "mdns", "none" or host:port.
@@ -255,7 +255,7 @@ async def _nodes(nodes: Mapping[str, tuple[str, ...]], security: Security | None
 
 
 async def _error_of(targets: Sequence[str], security: Security | None) -> EdgenodeError | None:
-    """Why a node answers at none of its addresses. None if it does."""
+    """Return the error of a node that answers at none of its addresses. None if it answers."""
     error: EdgenodeError = TransportError("it has no address")
     for target in targets:
         try:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SUFFIXES = {".safetensors": "safetensors", ".pt": "torchscript", ".ts": "torchscript", ".onnx": "onnx"}
 FORMATS = ("safetensors", "torchscript", "onnx")
 _TOLERANCE = 1e-4  # of the largest output: float32 sums in another order differ by about 1e-6
-_SAMPLES = 3  # one would be taken for the only number of samples that the model has to accept
+_SAMPLES = 3  # with one sample, torch assumes that the model accepts no other number
 
 _NOT_WRITTEN = "the exported model does not compute what the model does, and was not written"
 
@@ -170,7 +170,7 @@ def require_onnx() -> None:
     """Refuse to export to ONNX without what it needs.
 
     Raises:
-        ConfigError: which package to install.
+        ConfigError: a package is missing. The text names it.
     """
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
         raise ConfigError(f"--format onnx needs torch 2.6 or newer, and this is {torch.__version__}")
@@ -190,7 +190,7 @@ _FORMATS: dict[str, tuple[Callable[[nn.Module, Tensor, Path, dict[str, str]], No
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of torch's exporters, which concern torch's own code, or what is checked here."""
+    """Hide the warnings of torch's exporters: they concern torch's own code, or what this module checks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

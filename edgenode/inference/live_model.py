@@ -71,7 +71,7 @@ class LiveModel:
 
     @property
     def round(self) -> int:
-        """How many rounds the loaded model has been trained for."""
+        """The number of rounds that the loaded model has been trained for."""
         return int(self.metadata.get("round", "0"))
 
     @property

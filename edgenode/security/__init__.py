@@ -1,1 +1,1 @@
-"""Who may speak, and how it proves it: certificates, invites, roles and files that others cannot read."""
+"""Certificates, invites, roles and secret files: they decide who may speak, and prove who does."""

@@ -1,4 +1,4 @@
-"""Which role may call what. The server enforces this table, and docs/security.md shows it."""
+"""The table of methods that each role may call. The server enforces it, and docs/security.md shows it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ACCESS: Mapping[str, frozenset[Role]] = {
 
 
 def refusal(role: Role, method: str) -> str:
-    """Why a role may not call a method, in words, with what a person can do."""
+    """Return why a role may not call a method, and what a person can do about it."""
     allowed = sorted(ACCESS.get(method, ()))
     remedy = (
         "type the command where the controller runs, or become an operator: edgenode operator add NAME, there"
@@ -52,5 +52,5 @@ def refusal(role: Role, method: str) -> str:
 
 
 def may_call(role: Role, method: str) -> bool:
-    """Whether a role may call a method, given by its full name."""
+    """Return whether a role may call a method, given by its full name."""
     return role in ACCESS.get(method, frozenset())

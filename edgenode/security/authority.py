@@ -40,7 +40,7 @@ from edgenode.security.subject import CONTROLLER, Role, Subject
 _CA, _OWN, _REGISTER, _LOCK = "authority.pem", "controller.pem", "register.json", ".lock"
 MAX_INVITES = 1024
 LOCAL_OPERATOR = Subject("operator", "local")
-"""Whoever can read the controller's state folder."""
+"""The subject of everybody who can read the controller's state folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class _Invited:
     """An open invite, without its secret.
 
     Attributes:
-        name: whom it is for. Empty if the device may choose its name.
-        expires: in seconds since 1970, by the controller's clock.
+        name: the name that it is for. Empty if the device may choose its name.
+        expires: the time of its end, in seconds since 1970 on the controller's clock.
     """
 
     role: Role
@@ -59,12 +59,12 @@ class _Invited:
 
 @dataclass(frozen=True, slots=True)
 class _Register:
-    """All that is known of keys.
+    """The keys and invites of a cluster.
 
     Attributes:
         keys: the ids of the valid keys of each subject, by its DNS name: one, or two during a renewal, the newer last.
         revoked: ids of keys that were valid once.
-        invites: by the hash of their secrets.
+        invites: the open invites, by the hash of their secrets.
     """
 
     keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Authority:
     """Issues, renews and revokes the certificates of one cluster.
 
     Args:
-        folder: of the CA and the register. It is made at the first start, and only its owner can read it.
+        folder: the folder of the CA and the register. The first start makes it, and only its owner can read it.
         now: the clock, in seconds since 1970.
 
     Raises:
@@ -103,7 +103,7 @@ class Authority:
         return certificates.digest(self.certificate)
 
     def signer(self) -> AuthoritySigner:
-        """What signs the records and greetings of this cluster's controller."""
+        """The signer of the records and greetings of this cluster's controller."""
         return AuthoritySigner(self._ca)
 
     def revoked(self) -> frozenset[str]:
@@ -123,11 +123,11 @@ class Authority:
 
     @property
     def controller_file(self) -> Path:
-        """Where `controller` keeps the controller's key and certificate, for a server that reads a file."""
+        """Return the file of the controller's key and certificate, for a server that reads a file."""
         return self._folder / _OWN
 
     def admits(self, subject: Subject, key_id: str) -> bool:
-        """Whether a key that a subject shows is valid. The first use of a renewed key revokes the older one."""
+        """Return whether a key that a subject shows is valid. The first use of a renewed key revokes the older one."""
         if self._register.keys.get(subject.dns_name) == (key_id,) and not self._is_stale():
             return True
         with self._changing() as register:
@@ -142,7 +142,7 @@ class Authority:
         """Open an invite. Return its secret, which is stored nowhere.
 
         Args:
-            name: whom it is for, or "": the device then chooses a name that is free.
+            name: the name that it is for. If it is empty, the device chooses a free name.
         """
         now, secret = self._now(), make_secret()
         with self._changing() as register:
@@ -172,7 +172,7 @@ class Authority:
         return certificates.issue(self._ca, request, subject, life)
 
     def _invited(self, register: _Register, secret: bytes, name: str) -> Subject:
-        """Who becomes a member by an invite."""
+        """Return the subject that an invite lets in."""
         invited = register.invites.get(hashed(secret))
         if invited is None or invited.expires <= self._now():
             raise SecurityError("the invite is not valid: it was used before, or has expired; ask for another one")
@@ -214,7 +214,7 @@ class Authority:
         return Credentials(key, certificates.issue(self._ca, request, subject, life), self.certificate)
 
     def keep(self, path: Path, subject: Subject) -> Credentials:
-        """The credentials in a file, made anew if there are none, or if they are due or no longer valid.
+        """Return the credentials in a file. Make new ones if there are none, or if they are due or not valid any more.
 
         Raises:
             SecurityError: the file is damaged or readable by others, or cannot be written.
@@ -259,7 +259,7 @@ class Authority:
         return revoked[-1]
 
     def _with_key(self, register: _Register, subject: Subject, *key_ids: str) -> _Register:
-        """The register in which a subject has exactly these keys, and its others are revoked."""
+        """Return a register in which a subject has exactly these keys, and its other keys are revoked."""
         own = register.keys.get(subject.dns_name, ())
         valid = tuple(dict.fromkeys(key_ids))
         if valid[-1] in register.revoked:
@@ -274,14 +274,14 @@ class Authority:
 
     @contextmanager
     def _changing(self) -> Iterator[_Register]:
-        """Change the register: no other process does meanwhile. Yields what is on the disk."""
+        """Lock the register against other processes, and yield what is on the disk."""
         with os.fdopen(os.open(self._folder / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._register = self._read_register()
             yield self._register
 
     def _is_stale(self) -> bool:
-        """Whether another process has changed the register."""
+        """Return whether another process has changed the register."""
         try:
             return (self._folder / _REGISTER).stat().st_mtime_ns != self._read_ns
         except FileNotFoundError:

@@ -62,7 +62,7 @@ class Credentials:
         return public_key_id(self.certificate)
 
     def expires(self) -> datetime:
-        """When the certificate stops to be valid, in UTC."""
+        """Return the time at which the certificate stops to be valid, in UTC."""
         return _certificate(self.certificate).not_valid_after_utc
 
 
@@ -137,7 +137,7 @@ def make_credentials(authority: Credentials, subject: Subject, life: timedelta =
 
 
 def subject_of(certificate: bytes) -> Subject:
-    """Who a certificate (PEM) is for.
+    """Return the owner of a certificate (PEM).
 
     Raises:
         SecurityError: it is malformed, or does not name exactly one owner.
@@ -155,7 +155,7 @@ def digest(certificate: bytes) -> bytes:
 
 
 def fingerprint(certificate: bytes) -> bytes:
-    """What an invite has of the CA's certificate (PEM): the first 128 bits of its `digest`.
+    """Return the part of the CA's certificate (PEM) that an invite has: the first 128 bits of its `digest`.
 
     Raises:
         SecurityError: as `digest`.

@@ -1,4 +1,4 @@
-"""An invite: a short line that lets one device into a cluster, and tells the device which cluster is the right one.
+"""An invite: a short line that lets one device into a cluster, and identifies this cluster to the device.
 
 It is meant to be typed: 57 characters with the usual port, 60 with another, without letters that look alike. After the
 prefix, five bits a character:
@@ -35,10 +35,10 @@ _FROM_TYPED = str.maketrans(_TYPED + "oil", _PLAIN.upper() + "ABB")
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """What an invite says.
+    """The content of an invite.
 
     Attributes:
-        secret: 80 random bits. Whoever shows them first is enrolled.
+        secret: 80 random bits. The first device that shows them is enrolled.
         authority: `fingerprint` of the CA's certificate. The device compares it before it sends the secret.
         addresses: IP address and port of the enrolment service, the most likely first.
     """
@@ -75,7 +75,7 @@ def make_secret() -> bytes:
 
 
 def hashed(secret: bytes) -> str:
-    """What is stored of a secret, in hex. It has 80 random bits or more, so it needs neither salt nor a slow hash."""
+    """Return the hash of a secret, in hex. 80 random bits or more need neither salt nor a slow hash."""
     return sha256(secret).hexdigest()
 
 

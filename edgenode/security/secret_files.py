@@ -114,7 +114,7 @@ def write_credentials(path: Path, credentials: Credentials) -> None:
 
 
 def is_due(path: Path, now: Callable[[], float] = time.time) -> bool:
-    """Whether two thirds of the life of the certificate in a file have passed, so that it is to be renewed.
+    """Return whether a certificate in a file is to be renewed: two thirds of its life have passed.
 
     Its life begins when the file was written. A board that wrote it in 1970, before it knew the time, renews it soon.
 
@@ -129,7 +129,7 @@ def is_due(path: Path, now: Callable[[], float] = time.time) -> bool:
 
 
 def read_credentials(path: Path) -> Credentials | None:
-    """What `write_credentials` wrote, or None if the file does not exist.
+    """Return the credentials that `write_credentials` wrote, or None if the file does not exist.
 
     Raises:
         SecurityError: the file is damaged, its parts do not fit each other, or others can read it.

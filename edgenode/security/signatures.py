@@ -26,7 +26,7 @@ MAX_SIGNATURE_CHARS = 128
 
 
 class Signed(Protocol):
-    """What a controller says, with its signature in base64."""
+    """A statement of a controller, with its signature in base64."""
 
     @property
     def statement(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Who a certificate is for: a role and a name, in one DNS name.
+"""The owner of a certificate: a role and a name, in one DNS name.
 
 1. A channel verifies one DNS name of the server's certificate (``grpc.ssl_target_name_override``). gRPC does not verify
    a certificate that has only a URI. So the DNS name carries both, as ``NAME.ROLE.edgenode``.
@@ -42,7 +42,7 @@ class Subject:
 
     @classmethod
     def of_names(cls, dns_names: Sequence[str]) -> Subject:
-        """The owner of a certificate with these DNS names: its own, and that of its role.
+        """The owner of a certificate with these DNS names: its own name, and the name of its role.
 
         Raises:
             SecurityError: they do not name exactly one owner.

@@ -65,7 +65,7 @@ class ShareSearch(Protocol):
     """Chooses the share that the compressor keeps, by measurements of models that are at rest."""
 
     def due(self, t: int) -> bool:
-        """Whether a round begins with a measurement."""
+        """Return whether a round begins with a measurement."""
 
     def measure(self, t: int, graph: Digraph) -> None:
         """Measure, and choose the share from this round on. Every node has finished the round before.
@@ -83,7 +83,7 @@ class Simulation:
 
     Attributes:
         damage: one line for each damaged checkpoint that was skipped.
-        warnings: what is allowed and yet probably not intended.
+        warnings: one line for each valid but suspicious setting.
         alarms: one line for each poison alarm so far.
         round: every node has mixed all rounds before it.
         rounds: the number of rounds of the whole run.

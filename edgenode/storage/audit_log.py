@@ -1,7 +1,7 @@
-"""What operators requested of a controller, beside the history of its runs.
+"""The log of what operators requested of a controller.
 
-A request is recorded before it is carried out, and again with its outcome. So a client that hangs up, or a controller
-that crashes, leaves an entry without an outcome, and not none.
+The controller records a request before it carries it out, and its outcome afterwards. A client that hangs up, or a
+controller that crashes, leaves an entry without an outcome.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class AuditLog:
             database.execute("UPDATE audit SET outcome = ? WHERE number = ?", (outcome[:_LONGEST], number))
 
     def entries(self) -> list[dict[str, Any]]:
-        """All entries, oldest first: at (seconds since 1970), who, request, and outcome, which may be None."""
+        """Return all entries, oldest first: time in seconds since 1970, who, request, and outcome, or None."""
         if not self.path.exists():
             return []
         with opened(self.path) as database:

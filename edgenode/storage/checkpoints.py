@@ -13,7 +13,7 @@ loaded until two newer rounds are saved. The steps of a save, with what can be l
 5. Flush the checkpoint folder. The new checkpoint survives from here on.
 6. Remove what is not kept any more. Only now, because before step 5 the new one could be lost.
 
-A save may run in a thread of its own, beside the local step of the round that begins. It copies nothing: step 1 writes
+A save may run in a thread of its own, during the local step of the next round. It copies nothing: step 1 writes
 the files part after part from the arrays of the node, and hashes them on the way. The arrays must stay as they are
 until it sets ``Checkpoint.read``. The slow part, to flush the files, comes after that.
 
@@ -66,7 +66,7 @@ Parts = Iterable[bytes | memoryview]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a node needs to resume with bit-identical results.
+    """The state that a node needs to resume with bit-identical results.
 
     Attributes:
         local: the trainer's state: momentum, BatchNorm buffers.
@@ -86,7 +86,7 @@ class CheckpointStore:
     """The checkpoints of one node in one folder.
 
     Args:
-        config: what ``run_digest`` is the digest of, so that an error can name the keys that differ.
+        config: the text that ``run_digest`` is the digest of, so that an error can name the keys that differ.
         every: rounds between two checkpoints. 0 keeps the newest two and no older ones.
     """
 

@@ -1,4 +1,4 @@
-"""What the next controller of a run must know: term, ballot, plan, pause and requests. SQLite, removed when it is over.
+"""The state for the next controller of a run: term, ballot, plan, pause and requests. The end of the run removes it.
 
 The controller acts only after it has saved. The invariant is: ``load`` returns what the last ``save`` that returned was
 given, or raises an error that names the file.
@@ -56,7 +56,7 @@ class ControllerState:
     """The database of one controller.
 
     Args:
-        config: what ``run_digest`` is the digest of, so that an error can name the keys that differ.
+        config: the text that ``run_digest`` is the digest of, so that an error can name the keys that differ.
     """
 
     def __init__(self, state_dir: Path, run_digest: str, config: str = "") -> None:

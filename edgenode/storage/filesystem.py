@@ -1,4 +1,4 @@
-"""The file operations that checkpoints need, so that the tests can put a simulated disk in place of the real one.
+"""The file operations that checkpoints need. Tests replace the real disk by a simulated one.
 
 No operation flushes by itself. The caller decides what must be on the medium before what.
 """
@@ -103,7 +103,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def default_state_dir(cluster: str, name: str) -> Path:
-    """Where a process keeps its state by default: in the user's state folder."""
+    """Return the default folder of a process's state, in the user's state folder."""
     import platformdirs
 
     return platformdirs.user_state_path("edgenode") / cluster / name

@@ -149,6 +149,6 @@ def _check(database: sqlite3.Connection) -> None:
 
 
 def _kind(database: sqlite3.Connection) -> tuple[int, int]:
-    """What wrote the file, and in which format. Zeros for a new one."""
+    """Return the program that wrote the file, and the format. Zeros for a new one."""
     application, form = (database.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version"))
     return application, form

@@ -31,8 +31,8 @@ class ModelFile:
 
     Attributes:
         tensors: a state dict.
-        metadata: of the file: "round", "run_digest", "cluster", "node", "model", and what else describes the model.
-        version: what `version` returned for it.
+        metadata: "round", "run_digest", "cluster", "node", "model", and more that describes the model.
+        version: the file's `version`.
     """
 
     tensors: Mapping[str, Tensor]
@@ -84,7 +84,7 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
 
 
 def version(path: Path) -> Version | None:
-    """What differs between any two files that were ever at this path. None if there is no file now."""
+    """Return a value that differs between any two files that were ever at this path. None if there is no file now."""
     try:
         status = path.stat()
     except OSError:

@@ -27,8 +27,8 @@ class NodeResult:
         test_accuracy: 0 to 1. None if the workload has no test.
         dense_bytes: the size of the same messages as uncompressed float32.
         peak_memory_bytes: the most memory that its process held.
-        joules_per_round: of the whole board or processor, since the process began to train. None without a sensor.
-        power_sensor: what measured the energy, or why nothing did.
+        joules_per_round: energy of the whole board or processor in training. None without a sensor.
+        power_sensor: the sensor that measured the energy, or why none did.
     """
 
     node: str
@@ -87,7 +87,7 @@ def divergence(models: Sequence[Floats]) -> tuple[float, float]:
 
 
 def no_gain(before: float | None, average: float | None) -> str:
-    """What to do if the average of the models is worse than the models were. Empty if it is not worse.
+    """Return advice for the case that the average of the models is worse than the models. Empty if it is not worse.
 
     Args:
         before: mean test accuracy of the models, 0 to 1. None if it was not measured.

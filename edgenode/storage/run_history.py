@@ -54,12 +54,12 @@ RESTARTED = "restarted"
 
 @dataclass(frozen=True)
 class RunSoFar:
-    """What is recorded of a run when a controller begins to record it.
+    """The record of a run at the time when a controller begins to record it.
 
     Attributes:
         round: the newest recorded round.
         record: the newest plan record that has events.
-        paused: whether an operator had paused it.
+        paused: True if an operator had paused it.
         counts: the counters of every node that ever took part, by name and column.
     """
 
@@ -132,7 +132,7 @@ class Recorder:
         resumed: the run began earlier. Continue its record, if there is one.
 
     Attributes:
-        so_far: what was recorded of it before.
+        so_far: the earlier record of it.
     """
 
     def __init__(self, history: RunHistory, about: Mapping[str, Any], resumed: bool = False) -> None:

@@ -1,6 +1,6 @@
-"""The state folder of a daemon: that it can be written, and is this daemon's alone, is checked before a run begins.
+"""Checks the state folder of a daemon before a run begins: it is writable, and belongs to this daemon only.
 
-It holds keys, models and what is in messages: only its owner may enter it (0700).
+It holds keys, models and messages, so only its owner may enter it (0700).
 
 A folder that fails later would fail when the node is a member and others wait for it. The file ``owner`` holds the name
 of the daemon that the folder belongs to. A running daemon keeps it locked.
@@ -29,7 +29,7 @@ def claimed(folder: Path, owner: str) -> Iterator[None]:
     """Make a folder if it is absent, and claim it during the body.
 
     Args:
-        owner: which daemon of which name.
+        owner: the kind of the daemon and its name.
 
     Raises:
         ConfigError: the folder cannot be used. The text gives the reason.
