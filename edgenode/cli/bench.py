@@ -35,7 +35,7 @@ def _chosen(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[st
 def bench(parts: tuple[str, ...], as_json: bool) -> None:
     """Measure what edgenode costs on this machine: half a minute on a PC, a few on a small board.
 
-    Measures the selection and the encoding of a message, a round beside its local step, the rate of a ring of four
+    Measures the selection and the encoding of a message, a round next to its local step, the rate of a ring of four
     nodes, and the memory of a node. The nodes are real processes that talk over gRPC with TLS, with a local step that
     costs nothing. Selection, encoding and round are processor time of one thread. Leaves no file behind.
 
@@ -67,7 +67,7 @@ def bench(parts: tuple[str, ...], as_json: bool) -> None:
 
 
 def _measure(parts: tuple[str, ...]) -> Iterator[Measurement]:
-    """What was chosen, in the order of the table."""
+    """Return the chosen parts, in the order of the table."""
     _show("load torch")
     from edgenode.bench import ring, vectors
     from edgenode.node.resources import keep_freed_memory

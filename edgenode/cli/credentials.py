@@ -1,4 +1,4 @@
-"""How the commands find their credentials, and what they do without."""
+"""Finds the credentials of commands."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ def operator_securities(explicit: Path | None, insecure: bool, cluster: str | No
 
 
 def run_command(invite: str, name: str | None = None) -> str:
-    """What to type on a device that an invite lets in, next to its run.toml.
+    """Return the command for a device that an invite lets in, next to its run.toml.
 
     Args:
-        name: of the device, if the invite is for that one only.
+        name: the name of the device, if the invite is for that one only.
     """
     return f"edgenode run {f'--name {name} ' if name else ''}--join {invite}"
 
 
 def invite_command(state_dir: Path) -> str:
-    """What to type on a controller's machine to get an invite. A service's state folder belongs to another user."""
+    """Return the command for an invite on a controller's machine. A service's folder belongs to another user."""
     if "STATE_DIRECTORY" in os.environ:  # systemd sets it
         return f"sudo edgenode invite --credentials {state_dir / OPERATOR}"
     if state_dir / OPERATOR in _on_this_machine(None):

@@ -41,7 +41,7 @@ class DemoProcesses:
     """The processes of the demo, with an authority of their own. ``stop`` ends all of them in every case.
 
     Attributes:
-        security: of the operator's connections. Exists from ``start_controller`` on.
+        security: the credentials of the operator's connections. ``start_controller`` sets it.
     """
 
     security: MutualTls
@@ -65,7 +65,7 @@ class DemoProcesses:
     def start_nodes(self) -> None:
         """Start the nodes when what they import is there."""
         with _environ():
-            _FORKED.Process().start()  # returns when processes can be forked. Ctrl-C works meanwhile
+            _FORKED.Process().start()  # returns when processes can be forked
             for name in self._names:
                 self._start(_FORKED, name, "run", "--name", name)
 
@@ -89,7 +89,7 @@ class DemoProcesses:
         return next((self._cause(name, code) for name, code in self._failed.items()), "")
 
     def any_ended(self) -> bool:
-        """Whether a process has exited, well or not."""
+        """Return whether a process has exited."""
         return not all(process.is_alive() for process in self.processes.values())
 
     def join(self) -> None:
@@ -112,7 +112,7 @@ class DemoProcesses:
             process.join()
 
     def _cause(self, name: str, code: int) -> str:
-        """How a process ended, and the error in its log."""
+        """Return how a process ended, and the error in its log."""
         who = "the controller" if name == "controller" else name
         if code < 0:
             sent = signal.Signals(-code).name

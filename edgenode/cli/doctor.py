@@ -106,7 +106,7 @@ async def _examine(
     insecure: bool,
     verbose: bool,
 ) -> list[Finding]:
-    """All findings. Prints each as soon as it is known, if ``verbose``.
+    """Return all findings. With ``verbose``, print each as soon as it is known.
 
     Raises:
         ConfigError: an address is malformed.
@@ -159,7 +159,7 @@ async def _findings(
 
 
 def _certificate(state_dir: Path, insecure: bool, cluster: str, controller: str) -> tuple[Security | None, Finding]:
-    """What this device can show to others."""
+    """Return the credentials that this device can show to others."""
     from edgenode.doctor import ok, problem, warning
     from edgenode.errors import EdgenodeError
     from edgenode.net.reasons import expired

@@ -22,7 +22,7 @@ class Column:
 
     Attributes:
         leave_out: the columns with the highest numbers are left out first. Those with 0 stay.
-        wraps: whether long cells may take several lines.
+        wraps: long cells may take several lines.
     """
 
     heading: str

@@ -105,8 +105,8 @@ class Fleet:
 
     Args:
         program: the command of a node, without its arguments.
-        arguments: with placeholders.
-        environ: of every process.
+        arguments: the program's arguments, with placeholders.
+        environ: the environment of every process.
         track: where the controller sends the measurements of all nodes.
     """
 

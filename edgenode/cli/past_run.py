@@ -1,4 +1,4 @@
-"""What this machine recorded of a run that is over: for commands that find no controller."""
+"""Finds this machine's record of a run that is over, for commands that find no controller."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def past_run(cluster: str | None, credentials: Path | None) -> str:
 
 
 def _folders(cluster: str | None, credentials: Path | None) -> Iterator[Path]:
-    """Where a controller on this machine can have kept its state."""
+    """Return where a controller on this machine can have kept its state."""
     if credentials is not None:
         yield credentials.parent
     if named := os.environ.get("EDGENODE_STATE_DIR"):

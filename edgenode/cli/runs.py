@@ -258,7 +258,7 @@ def _history(state_dir: Path | None, cluster: str) -> RunHistory:
 
 
 def _nothing(history: RunHistory) -> str:
-    """Why there are no runs, and where else they can be."""
+    """Return why there are no runs, and where else they can be."""
     return (
         f"no runs in {history.path} on this machine; a run is recorded on the machine of its controller, in the "
         "controller's --state-dir: run this command there, with the controller's --cluster or --state-dir"

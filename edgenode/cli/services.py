@@ -13,7 +13,7 @@ def installation(invite: str = "") -> str:
     """A shell script for root, in the folder of run.toml.
 
     Args:
-        invite: of this device. With it, the script also starts the node.
+        invite: an invite for this device. With it, the script also starts the node.
     """
     from edgenode.doctor import installed_file
 

@@ -119,10 +119,10 @@ def nodes_table(status: ClusterStatus) -> FittedTable:
 
 
 def page_lines(status: ClusterStatus, link: str) -> list[str]:
-    """Where the controller's page opens, and what to do if it does not open here.
+    """Return where the controller's page opens, and what to do if it does not open here.
 
     Args:
-        link: to the page.
+        link: the link to the page.
     """
     machine, _ = split_address(status.leadership.address)
     how = page_from_elsewhere(status.page, machine)

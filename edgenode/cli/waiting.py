@@ -50,7 +50,7 @@ async def wait_until_done(client: OperatorClient, remaining: Callable[[ClusterSt
 
 
 def _reason(status: ClusterStatus) -> str:
-    """Why a request takes long."""
+    """Return why a request takes long."""
     if status.evicting:
         return f"evicting {', '.join(status.evicting)}: waiting for {', '.join(status.awaited) or 'no node'} to confirm"
     if status.paused:

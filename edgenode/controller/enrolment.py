@@ -37,14 +37,14 @@ class Enrolment:
     """Lets devices and operators into one cluster.
 
     Args:
-        state_dir: the controller's. The authority lies in its folder ``authority``, and the credentials of this
+        state_dir: the controller's folder. It has the authority in ``authority``, and the credentials of this
             machine's operator in ``operator.pem``.
 
     Attributes:
-        security: of the controller's servers and channels.
-        signer: of its records and greetings.
-        operator: whoever can read the controller's state folder, and the id of its key.
-        admits: whether a key is valid for a subject.
+        security: the credentials of the controller's servers and channels.
+        signer: signs the controller's records and greetings.
+        operator: the operator on this machine, and the id of its key.
+        admits: returns whether a key is valid for a subject.
 
     Raises:
         SecurityError: the files are damaged, readable by others, or cannot be written.

@@ -82,7 +82,7 @@ class FailureDetector:
         return suspects(self._nodes.last_reports(), running, limit_s, self._cluster.awaited())
 
     async def _answers(self, name: str) -> bool:
-        """Whether the last known process of a node answers at its address. An answer of another one does not count."""
+        """Return whether the last known process of a node answers at its address. Another process does not count."""
         there, last = await probe(self._nodes[name].address, self._identity, _PROBE_S), self._nodes.get(name)
         return bool(there and last and there.is_of(self._identity, name) and last.process in ("", there.process))
 

@@ -1,6 +1,6 @@
-"""Which nodes may be dead, and which are slow. Pure functions of the nodes' last reports: no clock, no network.
+"""Decides which nodes may be dead, and which are slow. Pure functions of the nodes' last reports: no clock, no network.
 
-A node may be dead if it is silent and other nodes wait for it. Neither is enough alone:
+A node may be dead if it is silent and other nodes wait for it. One of the two is not enough:
 
 1. A silent node may have lost its link to the controller only, and still train with the others.
 2. A node that reports to wait for another may itself have the bad connection.
@@ -43,7 +43,7 @@ class LastReport:
     Attributes:
         age_s: seconds since it arrived, or since the controller started to wait for the first one.
         waiting_for: in-neighbours whose push the node lacks.
-        waiting_s: how long it has waited for them.
+        waiting_s: seconds since it began to wait for them.
         ended: the node did all its rounds, or stopped as an operator requested.
     """
 
@@ -55,11 +55,11 @@ class LastReport:
 
 @dataclass(frozen=True)
 class Straggling:
-    """How much a node holds others up.
+    """The share of time in which a node holds others up.
 
     Attributes:
-        share: of the recent time, 0 to 1.
-        straggling_s: for how long the share has been above one half.
+        share: share of the recent time, 0 to 1.
+        straggling_s: seconds since the share rose above one half.
     """
 
     share: float
@@ -72,8 +72,8 @@ def suspects(
     """Nodes that may be dead, and have to be probed.
 
     Args:
-        reports: by node.
-        members: how many have not ended.
+        reports: the last report of each node.
+        members: the number of members that have not ended.
         limit_s: a node is silent if its last report is at least this old. A node is stuck if it has waited half of it.
         awaited: nodes whose answer a fence lacks.
     """
@@ -136,7 +136,7 @@ def lasting(
 
 
 def most_blocked(links: Iterable[Link]) -> str:
-    """The node with most of these links. Empty if there are none."""
+    """The node with most of the links. Empty if there are none."""
     ends, received = Counter[str](), Counter[str]()
     for sender, receiver in links:
         ends.update((sender, receiver))

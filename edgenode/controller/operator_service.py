@@ -1,4 +1,4 @@
-"""What operators can request and see. The requests of the command line and of the page arrive here."""
+"""The service for operators. The requests of the command line and of the page arrive here."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class OperatorService:
         """Use these graphs in turn. The reply names the round at which every node switches, or what that waits for.
 
         Args:
-            by: who requests it, in words.
+            by: the operator, in words.
             wait: return only when the round is known.
 
         Raises:
@@ -108,7 +108,7 @@ class OperatorService:
     def reply(self, reply: Reply) -> None:
         """Return the cluster's reply to the operator that waits for it."""
         waiting = self._replies.pop(reply.request_id, None)
-        if waiting is None or waiting.done():  # its operator was told that the change is queued, or has disconnected
+        if waiting is None or waiting.done():  # the operator knows that the change is queued, or has disconnected
             log.info("change settled", at_round=reply.start, **({"reason": reply.error} if reply.error else {}))
         elif reply.error:
             waiting.set_exception(ConfigError(reply.error))
@@ -148,7 +148,7 @@ class OperatorService:
 
     @property
     def plan(self) -> Plan | None:
-        """All of it. None until the run starts."""
+        """The whole plan. None until the run starts."""
         return self._cluster.plan
 
     def restore(self, reached: int, counts: Mapping[str, Mapping[str, int]]) -> None:

@@ -14,18 +14,18 @@ from edgenode.errors import ConfigError
 
 @dataclass(frozen=True)
 class Options:
-    """How to run a controller.
+    """The options of a controller.
 
     Attributes:
         recover: replace a controller whose disk is lost.
         http: host:port of the page, or "none".
-        page_url: how browsers reach the page. Empty is at ``http``.
+        page_url: the URL of the page for browsers. Empty if it is at ``http``.
         enrol: host:port where devices enrol. Empty is the next port at the host of ``listen``.
-        track: where measurements go, as `checked_target` describes. Empty for nowhere.
-        reflection: whether gRPC clients can list the services.
+        track: the tracker of measurements, as `checked_target` describes. Empty for none.
+        reflection: gRPC clients can list the services.
         insecure: work without TLS and certificates.
-        invites: how many invites to open at the start.
-        show_invite: takes them. They are secret, and are not logged.
+        invites: the number of invites to open at the start.
+        show_invite: shows them to a person. They are secret, and are not logged.
         invite_command: opens another invite, when a person types it on this machine.
     """
 

@@ -10,7 +10,7 @@ log = structlog.get_logger()
 
 
 class PlanLog:
-    """What was logged last."""
+    """Logs each change once."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._logged = cluster, cluster.difference

@@ -3,7 +3,7 @@
 The owner handles an event and performs its actions in their order before it takes the next one. Three rules:
 
 1. **Saved before sent.** A `Persist` is written in a thread, and the owner waits for it. What follows it relies on it,
-   and further events stay in the mailbox. The other tasks of the process, such as links and probes, continue meanwhile.
+   and further events stay in the mailbox. The other tasks of the process, such as links and probes, continue.
 2. **No other task sees half an event.** The registry changes together with the cluster, before the first wait.
 3. **Orders go to the link that the cluster knows.** While the owner waits, a node may connect again. An order for its
    old link must not reach the new one, which may belong to another process. It is lost with the old link, and the
@@ -201,7 +201,7 @@ class Controller:
         return ended_well
 
     def _background(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
-        """What runs beside the owner task until the run is over, with its names."""
+        """Return the named tasks that run next to the owner task until the run is over."""
         yield "failure detector", self._failure_detector.watch()
         yield "feed", self._page.feed.run()
         yield "history", self._recorder.record()
@@ -216,7 +216,7 @@ class Controller:
         await owner
 
     async def _is_alive(self, other: Service) -> bool:
-        """Whether another controller of this cluster answers at an announced address."""
+        """Return whether another controller of this cluster answers at an announced address."""
         for target in other.targets:
             with suppress(EdgenodeError):
                 async with operator_client(target, _PROBE_S, self._security) as client:
@@ -309,7 +309,7 @@ class Controller:
         self._control.send(node, order)
 
     def _send_standby(self) -> None:
-        """Tell every connected node what the run waits for, if it does."""
+        """Send every connected node what the run waits for, if it waits."""
         waits_for = self.cluster.waits_for()
         if waits_for:
             log.info("no member is in the run: waiting for members to return", missing=sorted(waits_for))

@@ -29,7 +29,7 @@ class NodeEntry:
 
     Attributes:
         process: "" for a member that has not connected to this controller.
-        last_seen: by the monotonic clock. The creation of the entry counts as a report.
+        last_seen: the monotonic time of the last report. The creation of the entry counts as one.
         sketches: the newest model sketches, by round.
     """
 
@@ -52,7 +52,7 @@ class NodeEntry:
                 del self.sketches[old]
 
     def last_report(self, now: float) -> LastReport:
-        """What the failure detector decides from."""
+        """Return the report that the failure detector decides from."""
         status = self.status
         return LastReport(now - self.last_seen, status.waiting_for, status.waiting_s, status.state.ended_well)
 
@@ -61,8 +61,8 @@ class NodeRegistry(dict[str, NodeEntry]):
     """The nodes by name.
 
     Attributes:
-        progress: of the run, nodes that are forgotten included.
-        faults: what nodes reported against the protocol.
+        progress: the progress of the run, with nodes that are forgotten.
+        faults: the protocol violations in nodes' reports.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class NodeRegistry(dict[str, NodeEntry]):
         return [self[name] for name in (plan.latest.names if plan else ()) if name in self]
 
     def is_abandoned(self, plan: Plan, present: Container[str]) -> bool:
-        """Whether the run cannot continue: some members ended, and the others are disconnected and too few.
+        """Return whether the run cannot continue: some members ended, and the others are disconnected and too few.
 
         Args:
             present: the connected nodes.
@@ -147,6 +147,6 @@ class NodeRegistry(dict[str, NodeEntry]):
         return newest, distance([m.sketches[newest] for m in members])
 
     def last_reports(self) -> dict[str, LastReport]:
-        """What the failure detector decides from, by node."""
+        """Return the reports that the failure detector decides from, by node."""
         now = time.monotonic()
         return {node: entry.last_report(now) for node, entry in self.items()}

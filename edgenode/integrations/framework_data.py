@@ -69,13 +69,13 @@ class FrameworkData(Passes[Any]):
 
     @property
     def pass_is_over(self) -> bool:
-        """Whether the framework has trained all batches of the pass, and knows it."""
+        """Return whether the framework has trained all batches of the pass, and knows it."""
         if self._resume is not None:
             return bool(self._resume["over"])
         return self._ended and not self._before
 
     def begin_next_pass(self) -> None:
-        """Instead of returning to a pass that is over."""
+        """Begin the next pass instead of returning to one that is over."""
         self.number, self.taken, self._resume = self.number + 1, 0, None
 
     def go_to(self, position: dict[str, Any]) -> None:

@@ -64,8 +64,8 @@ class FrameworkLoop:
         """Join the run, and load the model of its first round.
 
         Args:
-            data: takes the place of what the framework iterates over.
-            loader: of the user. Its samples are counted.
+            data: replaces the loader that the framework iterates over.
+            loader: the user's loader. The node counts its samples.
             samples_of_a_step: None if unknown.
             progress: returns the counters of the framework, for checkpoints.
 
@@ -95,7 +95,7 @@ class FrameworkLoop:
         self.stop()
 
     def stop(self, error: BaseException | None = None) -> None:
-        """End this node at once, if it runs, because of an error."""
+        """End this node, if it runs. With an error, it ends at once."""
         if error is not None and self._mesh is not None:
             self._mesh.__exit__(type(error), error, error.__traceback__)
         if close := getattr(self._turns, "close", None):
@@ -103,7 +103,7 @@ class FrameworkLoop:
 
 
 class _Turns:
-    """Turns for the steps of the optimiser, without an end. Their position is that of the framework."""
+    """Endless turns for the steps of the optimiser. Their position is the framework's position."""
 
     def __init__(
         self, data: FrameworkData, loader: object, samples_of_a_step: int | None, progress: Callable[[], Progress]

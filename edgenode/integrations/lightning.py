@@ -121,7 +121,7 @@ def _resume(trainer: Trainer, progress: Progress) -> None:
     """Continue after the hook in which the counters were taken.
 
     Lightning, when it resumes from a checkpoint of this hook, omits the validation and the hooks of an epoch's end that
-    would follow. To run them, its loops are told that the batch is over, and that its validation is under way.
+    would follow. To run them, this sets the loops to the state after the batch, with its validation under way.
     """
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
     fit.load_state_dict(progress)

@@ -142,7 +142,7 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class _Counters:
-    """What the Trainer counts, in checkpoints. Its loop counts from 0 after a restart, out of reach of a callback."""
+    """Keeps the Trainer's counters in checkpoints. After a restart, its loop counts from 0."""
 
     _KEPT = (
         "global_step", "num_input_tokens_seen", "total_flos", "log_history", "best_metric", "best_global_step",

@@ -1,1 +1,1 @@
-"""What a run shows: status, metrics, events and notifications."""
+"""The outside view of a run: status, metrics, events and notifications."""

@@ -1,4 +1,4 @@
-"""How edgenode logs: to stderr, as text or as JSON."""
+"""Sets up logging to stderr, as text or as JSON."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def metrics_route(text: Callable[[], bytes], token: str) -> Route:
 
 
 def _is_local(request: Request) -> bool:
-    """Whether a client is on this machine and says so. A browser that a foreign page misuses names another host."""
+    """Return whether a client on this machine names this machine. A browser that a foreign page misuses does not."""
     client = request.client.host if request.client else ""
     return is_loopback(client) and is_loopback(host_of(request.headers.get("host", "")))
 

@@ -20,7 +20,7 @@ NOT_INSTALLED = "matplotlib is not installed: pip install 'edgenode[plots]'"
 
 
 def available() -> bool:
-    """Whether figures can be drawn. Does not import matplotlib, which takes half a second."""
+    """Return whether figures can be drawn. Does not import matplotlib, which takes half a second."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
@@ -44,7 +44,7 @@ def plot_accuracy(
     Args:
         sent, dense: bytes at successive moments, as sent and uncompressed.
         accuracy: 0 to 1, at the same moments.
-        senders: whose bytes they are.
+        senders: the senders of the bytes, in words.
 
     Raises:
         ConfigError: matplotlib does not know the format.

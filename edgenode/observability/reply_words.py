@@ -12,7 +12,7 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.observability.status_view import sentence
 
 TO_RESUME = "To resume from there, start edgenode controller, and edgenode run or the script of every node, again."
-"""What to do after a stop."""
+"""The advice after a stop."""
 
 
 def to_show_run(state_dir: Path) -> str:

@@ -1,7 +1,7 @@
-"""What happened to a run, for people: derived from its plan and its pause, not from messages.
+"""The events of a run, for people. They follow from its plan and its pause, not from messages.
 
-A record of the plan has its events once, whichever controller makes or learns it. A controller that starts again
-therefore records what the one before it decided and could not record any more.
+A record of the plan has its events once, whichever controller makes or learns it. A restarted controller therefore
+records what its predecessor decided and could not record.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class EventWatch:
     """Finds what is new.
 
     Args:
-        so_far: what is recorded already.
-        term: of a controller that restarted in the middle of the run.
+        so_far: the record of earlier controllers.
+        term: the term of a controller that restarted in the middle of the run, or None.
     """
 
     def __init__(self, so_far: RunSoFar, term: int | None) -> None:
         self._record, self._paused, self._term = so_far.record, so_far.paused, term
 
     def is_news(self, plan: Plan, paused: bool) -> bool:
-        """Whether there are events since the last call of ``news``."""
+        """Return whether there are events since the last call of ``news``."""
         return plan.latest.number > self._record or paused != self._paused
 
     def news(self, plan: Plan, paused: bool, reached: int, halted_by: str = "by an operator") -> list[RunEvent]:
@@ -54,7 +54,7 @@ class EventWatch:
 
 
 def poison_alarm(accuser: str, accusation: Accusation) -> RunEvent:
-    """What a member reports of another, or of its own evaluation."""
+    """Return the text of a member's report about another member, or about its own evaluation."""
     about = f"{accusation.member}: " if accusation.member else ""
     return RunEvent(
         time.time(), accusation.round, "poison alarm", f"{about}{accusation.reason} (reported by {accuser})"
@@ -62,7 +62,7 @@ def poison_alarm(accuser: str, accusation: Accusation) -> RunEvent:
 
 
 def outcome_of(status: ClusterStatus, ended_well: bool) -> str:
-    """How a run ended: done, stopped or failed. It is stopped if a node reports that it stopped."""
+    """Return how a run ended: done, stopped or failed. It is stopped if a node reports that it stopped."""
     stopped = any(node.status.state is NodeState.STOPPED for node in status.nodes)
     return "failed" if not ended_well else "stopped" if stopped else "done"
 

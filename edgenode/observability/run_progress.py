@@ -1,4 +1,4 @@
-"""How far a run is, how fast it is, and what its nodes have sent, whichever node joins, leaves or restarts.
+"""The progress, the pace and the bytes of a run, whichever node joins, leaves or restarts.
 
 1. A count never falls. A process starts to count at its checkpoint, or at 0 if it joins as a newcomer. The count of its
    node continues where the process before it ended, and is kept when the node leaves the run.
@@ -25,7 +25,7 @@ class _Counts:
     """The counts of one node.
 
     Attributes:
-        carried: what its earlier processes counted and its current one does not.
+        carried: the counts of earlier processes that the current one does not include.
     """
 
     process: str = ""
@@ -34,7 +34,7 @@ class _Counts:
 
 
 class NodeCounts:
-    """What every node that ever took part has counted, across its processes."""
+    """The counts of every node that ever took part, across its processes."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Counts] = {}
@@ -58,7 +58,7 @@ class NodeCounts:
         return replace(status, **counts)
 
     def departed(self, counter: str, listed: Iterable[str]) -> int:
-        """The sum of a counter over all nodes except these."""
+        """The sum of a counter over all nodes that are not listed."""
         return sum(self._nodes[node].total[counter] for node in self._nodes.keys() - set(listed))
 
     def restore(self, counts: Mapping[str, Mapping[str, int]]) -> None:

@@ -29,7 +29,7 @@ _EVENTS_SHOWN = 100
 
 
 class RecordedRun(Protocol):
-    """What the recorder reads of a run."""
+    """The part of a run that the recorder reads."""
 
     @property
     def rounds(self) -> int:
@@ -37,7 +37,7 @@ class RecordedRun(Protocol):
 
     @property
     def plan(self) -> Plan | None:
-        """All of it. None until the run starts."""
+        """The whole plan. None until the run starts."""
 
     def status(self) -> ClusterStatus:
         """The current status."""
@@ -107,7 +107,7 @@ class RunRecorder:
             return []
 
     def _is_under_way(self) -> bool:
-        """Whether nodes run. Until then, the plan may be that of a checkpoint, from before the run resumes."""
+        """Return whether nodes run. Until then, the plan may be that of a checkpoint, from before the run resumes."""
         known = self._restarted or self._events is not None
         return known or any(node.status.reported for node in self._run.status().nodes)
 
@@ -151,7 +151,7 @@ class RunRecorder:
         return self._recorder
 
     def _length(self) -> dict[str, Any]:
-        """What changes when the run is extended."""
+        """Return the fields that change when the run is extended."""
         planned = self._run.plan.latest.rounds if self._run.plan else None
         return {"rounds": self._run.rounds, "config": self._config.lasting(planned).to_toml()}
 

@@ -19,7 +19,7 @@ _MOST_PEERS = 8  # with a line each
 
 
 def cluster_json(status: ClusterStatus) -> dict[str, Any]:
-    """What `edgenode status --json` prints. New versions add keys and remove none."""
+    """Return the JSON of `edgenode status`. New versions add keys and remove none."""
     plan, t = status.plan, status.round
     return {
         "cluster": status.cluster,
@@ -49,14 +49,14 @@ def cluster_json(status: ClusterStatus) -> dict[str, Any]:
 
 
 def faults_of(nodes: Iterable[NodeView]) -> Iterator[tuple[str, Fault]]:
-    """What was refused as against the protocol, and which process refused it: a node, or the controller."""
+    """Return the protocol violations, and the process that rejected them: a node, or the controller."""
     for node in nodes:
         for fault in node.status.faults:
             yield CONTROLLER.name if fault.peer == node.node else node.node, fault
 
 
 def faults_lines(nodes: Iterable[NodeView]) -> list[str]:
-    """What was refused as against the protocol, one line for each peer, those with most first."""
+    """Return one line for each peer with protocol violations, those with most first."""
     counts = dict[str, Counter[str]]()
     for _, fault in faults_of(nodes):
         counts.setdefault(fault.peer, Counter())[fault.kind] += fault.count
@@ -116,12 +116,12 @@ def requests_lines(view: Mapping[str, Any]) -> list[str]:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """A text with a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
 def node_json(node: NodeView) -> dict[str, Any]:
-    """What `edgenode nodes --json` prints of one node."""
+    """Return the JSON of one node in `edgenode nodes`."""
     status = node.status
     return {
         "node": node.node,
@@ -191,7 +191,7 @@ def duration(seconds: float) -> str:
 
 
 def page_from_elsewhere(page: str, machine: str) -> str:
-    """How to open the controller's page from another machine than ``machine``, its own. "" if its URL is enough."""
+    """Return how to open the page from another machine than the controller's ``machine``. "" if its URL is enough."""
     host, port = split_address(urlsplit(page).netloc)
     if not is_loopback(host):
         return ""
@@ -200,7 +200,7 @@ def page_from_elsewhere(page: str, machine: str) -> str:
 
 
 def less_than_uncompressed(factor: float) -> str:
-    """What was sent, compared with the same messages without compression.
+    """Compare the sent bytes with the same messages without compression.
 
     Args:
         factor: uncompressed bytes over the bytes that were sent.

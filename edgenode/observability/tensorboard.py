@@ -14,7 +14,7 @@ from edgenode.core.names import to_name
 
 
 class TensorBoard:
-    """Writes each event at once, and raises what goes wrong. SummaryWriter would write in a thread of its own."""
+    """Writes each event at once, and raises errors. SummaryWriter would write in a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -42,7 +42,7 @@ _VALUES: Mapping[str, Callable[[NodeStatus], float | None]] = {
 
 
 class Tracker(Protocol):
-    """Where measurements go. Only one thread uses it. It may raise anything, and is called again afterwards."""
+    """A receiver of measurements. Only one thread uses it. It may raise anything, and is called again afterwards."""
 
     def log(self, node: str, t: int, values: Mapping[str, float]) -> None:
         """Add the values of a node, or of the cluster as a whole, after t rounds."""
@@ -91,8 +91,8 @@ class Tracking:
     """Samples the status of a run for a tracker, and passes on each node's values once per round.
 
     Args:
-        target: as `checked_target` returns it. Empty for no tracker.
-        state_dir: where a tracker may keep files.
+        target: a target from `checked_target`. Empty for no tracker.
+        state_dir: the folder where a tracker may keep files.
         status: returns the status of the run.
     """
 
