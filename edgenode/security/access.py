@@ -1,4 +1,4 @@
-"""The table of methods that each role may call. The server enforces it, and docs/security.md shows it."""
+"""The table of methods that each role may call. The server enforces it, and docs/security-model.md shows it."""
 
 from __future__ import annotations
 
