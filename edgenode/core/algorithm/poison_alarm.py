@@ -6,8 +6,8 @@ together while error feedback warms up, change together when the last phase begi
 1. The level of a message is |C[v]| / u, its length on the scale of z. u belongs to it: a message of half the mass has
    half the length, and one with too small a u would stretch its receiver's z.
 2. The reference of a round is the largest of: the own level of the round, the median of the own recent levels, the
-   median of all levels of the round, and a floor. In runs without a fault (benchmarks/notes/security.md) no level was above
-   2.93 references, and with top-k and error feedback none above 1.22.
+   median of all levels of the round, and a floor. In runs without a fault (benchmarks/notes/security.md) no level was
+   above 2.93 references, and with top-k and error feedback none above 1.22.
 3. A sender whose recent levels are above the reference may be so, up to a factor: nodes with more data take longer
    steps. Above ``_FACTOR`` times that, a message raises the alarm.
 4. Error feedback holds back what it does not send, so a message with a kept share p grows to |x| / sqrt(p). A newcomer
