@@ -28,7 +28,7 @@ def play(folder, seed, settings, out):
         files = "node-*/result.json"
     else:
         everything = ["--set", "task.options.everything=true"] if single else []
-        command = ["simulate", *options, *everything, "--out", out, "run.toml"]
+        command = ["simulate", *options, *everything, "--out", out]
         files = "result.json"
     command = [sys.executable, "-m", "edgenode", *command]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

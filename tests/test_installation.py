@@ -112,7 +112,7 @@ def test_laboratory_adds_its_command_and_algorithms(programs: Path, folder: Path
     run(programs / "pip", "install", "-q", "--disable-pip-version-check", wheel, cwd=folder)
     assert "table2" in run(programs / "edgenode", "experiment", cwd=tmp_path).stdout
     sparta = ("--set", "algorithm.name=sparta", "--set", "topology.graphs=two-way", "--set", "run.rounds=3")
-    result = json.loads(run(programs / "edgenode", "simulate", "--json", "-", *sparta, cwd=tmp_path).stdout)
+    result = json.loads(run(programs / "edgenode", "simulate", "--json", *sparta, cwd=tmp_path).stdout)
     assert result["algorithm"] == "sparta"
     run(programs / "pip", "uninstall", "-q", "-y", "edgenode-lab", cwd=folder)
 

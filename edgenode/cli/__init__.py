@@ -45,8 +45,9 @@ _GROUPS = {
         "topology": ("edgenode.cli.topology", "Show and change the communication graph of a running cluster."),
     },
     "Secure": {
-        "invite": ("edgenode.cli.security", "Print a line that lets one device into a cluster."),
-        "operator": ("edgenode.cli.security", "Let people in who watch and steer the run."),
+        "invite": ("edgenode.cli.security", "Print a line that lets a device or a person into a cluster."),
+        "join": ("edgenode.cli.security", "Enrol yourself here, to watch and steer a cluster."),
+        "keys": ("edgenode.cli.security", "List who may take part in a cluster."),
         "revoke": ("edgenode.cli.security", "Revoke the key of a node or an operator."),
         "cert": ("edgenode.cli.security", "Make certificates without a controller."),
     },
@@ -115,7 +116,7 @@ class LazyGroup(click.Group):
 
 
 def _show_variables(command: click.Command) -> None:
-    """Let --help name the environment variable of every option."""
+    """Let --help name the environment variable of an option that has one."""
     for option in command.params:
         if isinstance(option, click.Option):
             option.show_envvar = True
@@ -139,10 +140,10 @@ def group() -> None:
 
     \b
     Examples:
-      edgenode demo                              see it work on this machine
-      edgenode controller --config run.toml      on one device ...
-      edgenode run --config run.toml             ... and on every device that has data
-      edgenode topology set b                    change the graph while the run trains
+      edgenode demo                         see it work on this machine
+      edgenode controller --invites 4       on one device, next to run.toml: prints a command for each other device
+      edgenode run --join inv-...           this command, on every device that has data, next to the same run.toml
+      edgenode topology set b               change the graph while the run trains
     """
 
 

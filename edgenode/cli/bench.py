@@ -29,7 +29,6 @@ def _chosen(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[st
 
 @click.command()
 @click.option("--only", "parts", default=",".join(PARTS), metavar="PART,...", callback=_chosen,
-              envvar="EDGENODE_BENCH_ONLY",
               help=f"What to measure, of {', '.join(PARTS)}. [default: all]")  # fmt: skip
 @json_option
 def bench(parts: tuple[str, ...], as_json: bool) -> None:

@@ -14,7 +14,7 @@ import click
 
 from edgenode.cli.credentials import insecure_option, operator_securities
 from edgenode.cli.launched import Launch, launches_here
-from edgenode.cli.options import as_name
+from edgenode.cli.options import as_name, wait_option
 from edgenode.cli.past_run import past_run
 from edgenode.errors import ConfigError, TransportError
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_FIND_S = 4.0  # mDNS asks three times in it
-_DIAL_S = 5.0
+WAIT_S = 5.0  # mDNS asks three times in it
 _MOST_DIALLED = 256
 _MOST_EXPLAINED = 3
 _NO_CONTROLLER = (
@@ -44,14 +43,14 @@ class Where:
     Attributes:
         controller: "mdns", or host:port.
         cluster: None is the only cluster that mDNS finds.
-        wait: whether to wait for a controller as long as it takes.
+        wait_s: how long to look for the controller.
         credentials: the file with the operator's key and certificate. None is the one on this machine.
         insecure: call a controller that works without TLS.
     """
 
     controller: str
     cluster: str | None
-    wait: bool = False
+    wait_s: float = WAIT_S
     credentials: Path | None = None
     insecure: bool = False
 
@@ -64,19 +63,18 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
         *args: Any,
         controller: str,
         cluster: str | None,
-        wait: bool,
+        wait_s: float,
         credentials: Path | None,
         insecure: bool,
         **kwargs: Any,
     ) -> Any:
-        return command(*args, where=Where(controller, cluster, wait, credentials, insecure), **kwargs)
+        return command(*args, where=Where(controller, cluster, wait_s, credentials, insecure), **kwargs)
 
     for option in (
         insecure_option,
         click.option("--credentials", type=click.Path(path_type=Path), envvar="EDGENODE_CREDENTIALS",
                      help="File with your key and certificate. [default: of a launch here, or on this machine]"),
-        click.option("--wait", is_flag=True, envvar="EDGENODE_WAIT_FOR_CONTROLLER",
-                     help="Wait until there is a controller."),
+        wait_option(WAIT_S, "the controller"),
         click.option("--cluster", callback=as_name, envvar="EDGENODE_CLUSTER",
                      help="Name of the cluster to find by mDNS. [default: the only one that is found]"),
         click.option("--controller", default="mdns", metavar="mdns|H:P", show_default=True,
@@ -127,7 +125,7 @@ async def _operate(where: Where, call: Callable[[OperatorClient], Awaitable[T]])
     try:
         target, security = await _found(where)
         async with AsyncExitStack() as stack:
-            dialling = stack.enter_async_context(operator_client(target, None if where.wait else _DIAL_S, security))
+            dialling = stack.enter_async_context(operator_client(target, where.wait_s, security))
             client = await _shown(dialling, f"waiting for the controller at {target}")
             return await call(client)
     except TransportError as exc:
@@ -155,20 +153,19 @@ async def _found(where: Where) -> tuple[str, Security]:
     from edgenode.net.discovery import Discovery
     from edgenode.net.interfaces import interfaces_for
 
-    timeout_s = None if where.wait else _FIND_S
     async with Discovery(where.cluster or "", interfaces_for("")) as discovery:
         text = f"looking for {discovery.wanted('controller')}"
         cluster = where.cluster
         try:
             if cluster is not None:
-                await _shown(discovery.wait("controller", timeout_s=timeout_s), text)
+                await _shown(discovery.wait("controller", timeout_s=where.wait_s), text)
             else:
-                cluster = _only(await _shown(discovery.wait_for_clusters("controller", timeout_s=timeout_s), text))
+                cluster = _only(await _shown(discovery.wait_for_clusters("controller", timeout_s=where.wait_s), text))
         except TransportError as exc:
             raise ConfigError(f"{exc}; {past_run(where.cluster, where.credentials) or _NO_CONTROLLER}") from exc
         securities = operator_securities(where.credentials, where.insecure, cluster)
         text = f"waiting for an announced controller of cluster {cluster!r} to answer"
-        return await _shown(_first_to_answer(_announced(discovery, cluster), securities, where.wait), text)
+        return await _shown(_first_to_answer(_announced(discovery, cluster), securities, where.wait_s), text)
 
 
 async def _given(where: Where) -> tuple[str, Security]:
@@ -179,7 +176,7 @@ async def _given(where: Where) -> tuple[str, Security]:
     if len(securities) == 1:  # the call itself shows whether they fit
         return where.controller, securities[0]
     text = f"waiting for the controller at {where.controller}"
-    return await _shown(_first_to_answer(_fixed(where.controller), securities, where.wait), text)
+    return await _shown(_first_to_answer(_fixed(where.controller), securities, where.wait_s), text)
 
 
 async def _fixed(target: str) -> AsyncIterator[tuple[str, ...]]:
@@ -214,7 +211,7 @@ def _only(clusters: list[str]) -> str:
 
 
 async def _first_to_answer(
-    targets: AsyncIterator[tuple[str, ...]], securities: list[Security], wait: bool
+    targets: AsyncIterator[tuple[str, ...]], securities: list[Security], wait_s: float
 ) -> tuple[str, Security]:
     """The first controller that answers, and the credentials that it takes.
 
@@ -245,22 +242,22 @@ async def _first_to_answer(
 
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(dial_all(), name="announced controllers")
-        await asyncio.wait([answered], timeout=None if wait else _DIAL_S)
+        await asyncio.wait([answered], timeout=wait_s)
         for task in (watching, *(task for tasks in dialled.values() for task in tasks)):
             task.cancel()
     if answered.done():
         return answered.result()
-    raise await _none_answers(list(dialled), securities[0])
+    raise await _none_answers(list(dialled), securities[0], wait_s)
 
 
-async def _none_answers(targets: list[str], security: Security) -> TransportError:
+async def _none_answers(targets: list[str], security: Security, waited_s: float) -> TransportError:
     """The error that no controller answers: the first ones, each with the reason."""
     from edgenode.net.reasons import unreachable
     from edgenode.security.subject import CONTROLLER
 
     explained = (unreachable(t, t, CONTROLLER.dns_name, security.credentials) for t in targets[:_MOST_EXPLAINED])
     reasons = "; ".join(map(str, await asyncio.gather(*explained)))
-    return TransportError(f"no controller that mDNS found answers (waited {_DIAL_S:g} s): {reasons}")
+    return TransportError(f"no controller that mDNS found answers (waited {waited_s:g} s): {reasons}")
 
 
 async def _shown(waiting: Awaitable[T], text: str) -> T:

@@ -44,7 +44,7 @@ def operator_securities(explicit: Path | None, insecure: bool, cluster: str | No
     if not paths:
         raise ConfigError(
             f"no credentials for {cluster or 'a cluster'} on this machine: run this command where the controller runs, "
-            f"pass its {OPERATOR} with --credentials, or ask for an invite (edgenode operator add NAME)"
+            f"pass its {OPERATOR} with --credentials, or ask for an invite (edgenode invite NAME --role operator)"
         )
     found: dict[bytes, Security] = {}
     damaged: list[SecurityError] = []

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from edgenode.cli.demo_processes import DemoProcesses
-from edgenode.cli.options import results_folder, take_sigterm_as_ctrl_c, track_option
+from edgenode.cli.options import json_option, results_folder, take_sigterm_as_ctrl_c, track_option
 from edgenode.cli.status_table import status_table
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, Config
@@ -73,16 +73,16 @@ class AccuracyCurve:
 
 
 @click.command()
-@click.option("--nodes", default=4, show_default=True, type=click.IntRange(2, 64), envvar="EDGENODE_NODES",
+@click.option("--nodes", default=4, show_default=True, type=click.IntRange(2, 64),
               help="Number of node processes.")  # fmt: skip
-@click.option("--rounds", default=500, show_default=True, type=click.IntRange(1), envvar="EDGENODE_ROUNDS",
+@click.option("--rounds", default=500, show_default=True, type=click.IntRange(1),
               help="Training rounds.")  # fmt: skip
 @click.option("--algorithm", default="scsp", show_default=True, type=click.Choice(["sp", "scsp"]),
-              envvar="EDGENODE_ALGORITHM", help="Sparse-Push, without or with the final gossip.")  # fmt: skip
-@click.option("--topk", default=1.0, show_default=True, type=click.FloatRange(0, 100, min_open=True),
-              envvar="EDGENODE_TOPK", help="Percentage of each tensor that a round sends.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print result.json instead of a table.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT",
+              help="Sparse-Push, without or with the final gossip.")  # fmt: skip
+@click.option("--share", default=0.01, show_default=True, type=click.FloatRange(0, 1, min_open=True),
+              help="Share of each tensor that a round sends, as algorithm.share.")  # fmt: skip
+@json_option
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for the results. [default: runs/demo-TIME]")  # fmt: skip
 @track_option
 @click.pass_context
@@ -91,7 +91,7 @@ def demo(
     nodes: int,
     rounds: int,
     algorithm: str,
-    topk: float,
+    share: float,
     as_json: bool,
     out: Path | None,
     track: str,
@@ -99,18 +99,19 @@ def demo(
     """Train on handwritten digits on this machine, with a controller and four nodes as five real processes.
 
     The processes find each other by mDNS and communicate over gRPC on loopback. Every node has its own, unequal share
-    of the data (skew 0.8). Writes result.json, accuracy.png and one model.safetensors per node, and prints a table. The
-    picture needs edgenode[plots]. Variables of run.toml's keys apply, as in EDGENODE_TASK_SKEW=0.5.
+    of the data (skew 0.8). Writes result.json, accuracy.png and one model.safetensors per node, and prints a table, or
+    with --json the content of result.json. The picture needs edgenode[plots]. Variables of run.toml's keys apply, as in
+    EDGENODE_TASK_SKEW=0.5.
 
     \b
     Examples:
       edgenode demo
-      edgenode demo --nodes 8 --rounds 1000 --topk 0.5
+      edgenode demo --nodes 8 --rounds 1000 --share 0.005
       edgenode demo --algorithm sp --json --out /tmp/sp
     """
     out = results_folder(out, "demo")
-    keys = {"nodes": "run.nodes", "rounds": "run.rounds", "algorithm": "algorithm.name", "topk": "algorithm.share"}
-    values = {"nodes": nodes, "rounds": rounds, "algorithm": algorithm, "topk": topk / 100}
+    keys = {"nodes": "run.nodes", "rounds": "run.rounds", "algorithm": "algorithm.name", "share": "algorithm.share"}
+    values = {"nodes": nodes, "rounds": rounds, "algorithm": algorithm, "share": share}
     chosen = [name for name in keys if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
     config = demo_config({keys[name]: values[name] for name in chosen}, os.environ)
     (out / "run.toml").write_text(config.to_toml(), encoding="utf-8")

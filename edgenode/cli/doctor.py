@@ -42,7 +42,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
               help="As for edgenode run. [default: mdns, or none with --peers]")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
               help="As for edgenode run. [default: the user's state folder]")  # fmt: skip
-@click.option("--systemd", is_flag=True, envvar="EDGENODE_SYSTEMD",
+@click.option("--systemd", is_flag=True,
               help="Only print the commands that install the systemd services.")  # fmt: skip
 @click.option("--join", metavar="INVITE|FILE|-", envvar="EDGENODE_JOIN",
               help="With --systemd: also start this device's node, with this invite.")  # fmt: skip

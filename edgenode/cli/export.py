@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, envvar="EDGENODE_EXPORT_OUT",
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True,
               help="File to write.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["safetensors", "torchscript", "onnx"]),
-              envvar="EDGENODE_EXPORT_FORMAT",
               help="Format of the file. [default: that of the suffix of --out]")  # fmt: skip
-@click.option("--input-shape", metavar="N,...", envvar="EDGENODE_INPUT_SHAPE",
+@click.option("--input-shape", metavar="N,...",
               help="Shape of one input of a task of your own. Random inputs then replace its data.")  # fmt: skip
 @config_option
 @set_option

@@ -12,9 +12,9 @@ from edgenode.cli.options import NODE_PORT, as_name
 
 
 @click.command()
-@click.argument("address", metavar="[H:P]", default=f"127.0.0.1:{NODE_PORT}", envvar="EDGENODE_HEALTH_ADDRESS")
+@click.argument("address", metavar="[H:P]", default=f"127.0.0.1:{NODE_PORT}")
 @click.option("--timeout", "timeout_s", default=3.0, show_default=True, metavar="SECONDS",
-              envvar="EDGENODE_HEALTH_TIMEOUT", help="How long to wait for the answer.")  # fmt: skip
+              help="How long to wait for the answer.")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
               help="The daemon's, with its certificate. [default: the user's state folder]")  # fmt: skip
 @click.option("--cluster", callback=as_name, envvar="EDGENODE_CLUSTER",

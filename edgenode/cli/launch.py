@@ -39,15 +39,15 @@ _LINE_END = re.compile(rb"[\r\n]+")
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--nodes", type=click.IntRange(1, 64), envvar="EDGENODE_NODES",
+@click.option("--nodes", type=click.IntRange(1, 64),
               help="Number of processes. [default: run.nodes of run.toml]")  # fmt: skip
 @config_option
 @set_option
-@click.option("-m", "--module", is_flag=True, envvar="EDGENODE_MODULE",
+@click.option("-m", "--module", is_flag=True,
               help="SCRIPT is the name of a module, as of python -m.")  # fmt: skip
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT",
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for checkpoints and results. A run in it resumes. [default: runs/launch-TIME]")  # fmt: skip
-@click.option("--max-restarts", default=0, show_default=True, type=click.IntRange(0), envvar="EDGENODE_MAX_RESTARTS",
+@click.option("--max-restarts", default=0, show_default=True, type=click.IntRange(0),
               help="How often a process that fails starts again.")  # fmt: skip
 @track_option
 @click.argument("script")

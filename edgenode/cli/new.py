@@ -31,7 +31,7 @@ def new(name: str) -> None:
     \b
     Examples:
       edgenode new birds                           creates the folder birds
-      cd birds && edgenode simulate run.toml       trains it on four nodes in one process
+      cd birds && edgenode simulate                trains it on four nodes in one process
     """
     folder = Path(name)
     module = re.sub(r"\W", "_", folder.name).lower()
@@ -45,4 +45,4 @@ def new(name: str) -> None:
         text = Template((files("edgenode.cli") / "project" / source).read_text(encoding="utf-8"))
         written = text.substitute(name=folder.name, module=module, class_name=class_name)
         (folder / target.format(module=module)).write_text(written, encoding="utf-8")
-    click.echo(f"created {folder}; try it with: cd {folder} && edgenode simulate run.toml")
+    click.echo(f"created {folder}; try it with: cd {folder} && edgenode simulate")

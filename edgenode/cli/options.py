@@ -6,7 +6,9 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -15,6 +17,8 @@ from edgenode.config.load import checked_name, load
 from edgenode.config.schema import Config
 from edgenode.core.names import to_name
 from edgenode.errors import ConfigError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 CONTROLLER_PORT = 7700
 NODE_PORT = 7600
@@ -63,8 +67,16 @@ track_option = click.option(
     "--track", default="", metavar="TRACKER", envvar="EDGENODE_TRACK", callback=_checked_track,
     help="Where measurements go: tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT. Needs the extra of that name.",
 )  # fmt: skip
-yes_option = click.option("--yes", is_flag=True, envvar="EDGENODE_YES", help="Do not ask on a terminal.")
-json_option = click.option("--json", "as_json", is_flag=True, envvar="EDGENODE_JSON", help="Print JSON.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask on a terminal.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def wait_option(default_s: float, what: str) -> Callable[[Command], Command]:
+    """--wait, passed to the command as ``wait_s``."""
+    return click.option(
+        "--wait", "wait_s", type=click.FloatRange(0), default=default_s, show_default=True, metavar="SECONDS",
+        envvar="EDGENODE_WAIT", help=f"How long to look for {what}.",
+    )  # fmt: skip
 
 
 def as_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--no-open", is_flag=True, envvar="EDGENODE_NO_OPEN",
+@click.option("--no-open", is_flag=True,
               help="Only print the link, also on a desktop.")  # fmt: skip
 @cluster_options
 def page(no_open: bool, where: Where) -> None:

@@ -32,6 +32,7 @@ from edgenode.cli.options import (
     take_sigterm_as_ctrl_c,
     track_option,
     verbose_option,
+    wait_option,
     warn,
 )
 from edgenode.observability.logs import set_up_logging
@@ -60,8 +61,7 @@ from edgenode.storage.filesystem import default_state_dir
               help="Resume from the checkpoint of this round, on every node.")  # fmt: skip
 @click.option("--metrics", default="none", show_default=True, metavar="H:P|none", envvar="EDGENODE_METRICS",
               help="Address where this node serves /metrics for Prometheus.")  # fmt: skip
-@click.option("--wait", "wait_s", default=300.0, show_default=True, envvar="EDGENODE_WAIT", metavar="SECONDS",
-              help="How long to look for the controller or the peers.")  # fmt: skip
+@wait_option(300.0, "the controller or the peers")
 @track_option
 @join_option
 @insecure_option
@@ -95,14 +95,14 @@ def run(
 
     \b
     Examples:
-      edgenode run --config run.toml                              find controller and peers by mDNS
-      edgenode run --config run.toml --controller 10.0.0.5:7700   in a network without multicast
-      edgenode run --config run.toml --peers 10.0.0.2:7600,10.0.0.3:7600   two nodes, without a controller
-      edgenode run --config run.toml --metrics 0.0.0.0:9100       serve metrics to Prometheus
-      edgenode run --config run.toml --set run.publish_every=20 --publish /srv/model.safetensors   use it meanwhile
-      edgenode run --config run.toml --fresh                      discard earlier checkpoints
-      edgenode run --config run.toml --resume-from 800            go back to an earlier round, on every node
-      edgenode run --config run.toml --join inv-...               enrol this device, once
+      edgenode run --join inv-...                     the first start on a device; edgenode invite prints the line
+      edgenode run                                    every later start, in the folder of run.toml
+      edgenode run --join inv-... --controller 10.0.0.5:7700      in a network without multicast
+      edgenode run --peers 10.0.0.2:7600,10.0.0.3:7600            without a controller, after edgenode cert issue
+      edgenode run --metrics 0.0.0.0:9100             serve metrics to Prometheus
+      edgenode run --set run.publish_every=20 --publish /srv/model.safetensors    use the model meanwhile
+      edgenode run --fresh                            discard earlier checkpoints
+      edgenode run --resume-from 800                  go back to an earlier round, on every node
     """
     config = load_config(config_path, settings)
     if fresh and resume_from is not None:
@@ -198,12 +198,13 @@ def controller(
 
     \b
     Examples:
-      edgenode controller --config run.toml
-      edgenode controller --config run.toml --listen 10.0.0.5:7700
-      edgenode controller --config run.toml --http 0.0.0.0:8080   serve the page to the whole network
-      edgenode controller --config run.toml --track tensorboard:events; tensorboard --logdir events
-      edgenode controller --config run.toml --recover          after its disk was lost
-      edgenode controller --config run.toml --straggler drop   evict nodes that hold up others
+      edgenode controller                             in the folder of run.toml
+      edgenode controller --invites 4                 print four commands, edgenode run --join inv-..., for devices
+      edgenode controller --listen 10.0.0.5:7700
+      edgenode controller --http 0.0.0.0:8080         serve the page to the whole network
+      edgenode controller --track tensorboard:events; tensorboard --logdir events
+      edgenode controller --recover                   after its disk was lost
+      edgenode controller --straggler drop            evict nodes that hold up others
     """
     settings = (*settings, *((f"run.straggler={straggler}",) if straggler else ()))
     config = load_config(config_path, settings)

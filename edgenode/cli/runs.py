@@ -32,7 +32,6 @@ cluster_option = click.option(
 out_option = click.option(
     "--out",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-    envvar="EDGENODE_RUNS_OUT",
     help="File to write.",
 )
 
@@ -187,7 +186,7 @@ def _events_table(events: list[dict[str, Any]]) -> Table:
 @runs.command()
 @click.argument("run", default="last")
 @click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True,
-              envvar="EDGENODE_RUNS_FORMAT", help="One row or one object per node and moment.")  # fmt: skip
+              help="One row or one object per node and moment.")  # fmt: skip
 @out_option
 @state_option
 @cluster_option

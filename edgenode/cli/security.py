@@ -1,9 +1,10 @@
-"""``edgenode invite``, ``operator``, ``revoke`` and ``cert``: who may take part in a cluster."""
+"""``edgenode invite``, ``join``, ``keys``, ``revoke`` and ``cert``: who may take part in a cluster."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +18,7 @@ from edgenode.security.local import AUTHORITY, OPERATOR, OWN
 
 if TYPE_CHECKING:
     from edgenode.security.authority import Authority
-    from edgenode.security.subject import Role
+    from edgenode.security.subject import Role, Subject
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -36,71 +37,52 @@ class Duration(click.ParamType[int]):
         return int(match[1]) * _UNITS[match[2]]
 
 
+role_option = click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node",
+                           show_default=True, help="node: a device. operator: a person who steers runs. viewer: a "
+                           "person who only watches.")  # fmt: skip
 ttl_option = click.option("--ttl", "ttl_s", type=Duration(), default="30m", show_default=True, metavar="TIME",
-                          envvar="EDGENODE_TTL", help="How long the invite is open.")  # fmt: skip
+                          help="How long the invite is open.")  # fmt: skip
 
 
 @click.command()
-@click.argument("node", required=False, callback=as_name)
+@click.argument("name", required=False, callback=as_name)
+@role_option
 @ttl_option
 @cluster_options
-def invite(node: str | None, ttl_s: int, where: Where) -> None:
-    """Print the command that lets one device into the cluster. Type it on the device, next to its run.toml.
+def invite(name: str | None, role: str, ttl_s: int, where: Where) -> None:
+    """Print the command that lets one device or one person into the cluster. Type it on the device, or on her machine.
 
     Its last word is the invite. It can be used once. It contains a secret and the fingerprint of the cluster's
-    authority, so the device does not send the secret to anyone else. With NODE, the invite is for a node of this name,
-    and replaces the key of a device that was reinstalled.
+    authority, so the device does not send the secret to anyone else. A device needs its run.toml, and can have any
+    free name. With NAME, the invite is for a node of this name, and replaces the key of a device that was reinstalled.
+    A person is an operator or a viewer, and needs a NAME.
 
     \b
     Examples:
-      edgenode invite                 for a device with any free name
-      edgenode invite pi-3            for pi-3, also after its card was replaced
+      edgenode invite                             for a device with any free name
+      edgenode invite pi-3                        for pi-3, also after its card was replaced
+      edgenode invite anna --role operator        for Anna, who steers runs
       edgenode invite --ttl 1d
       edgenode invite | ssh pi-3 edgenode run --config run.toml --join -
     """
-    line = with_credentials(where, lambda client: client.invite("node", node or "", ttl_s))
-    click.echo(run_command(line, node))
+    if role != "node" and name is None:
+        raise click.UsageError(f"give the NAME of the {role}, as in edgenode invite anna --role {role}")
+    line = with_credentials(where, lambda client: client.invite(cast("Role", role), name or "", ttl_s))
+    click.echo(run_command(line, name) if role == "node" else f"edgenode join {line}")
 
 
-@click.group()
-def operator() -> None:
-    """Let people in who watch and steer the run.
-
-    \b
-    Examples:
-      edgenode operator add anna
-      edgenode operator join inv-...
-    """
-
-
-@operator.command("add")
-@click.argument("name", callback=as_name)
-@click.option("--viewer", is_flag=True, envvar="EDGENODE_VIEWER", help="They can watch, and change nothing.")
-@ttl_option
-@cluster_options
-def add(name: str, viewer: bool, ttl_s: int, where: Where) -> None:
-    """Print the command that lets NAME in. They type it on their own machine.
-
-    \b
-    Examples:
-      edgenode operator add anna
-      edgenode operator add guest --viewer
-    """
-    role: Role = "viewer" if viewer else "operator"
-    line = with_credentials(where, lambda client: client.invite(role, name, ttl_s))
-    click.echo(f"edgenode operator join {line}")
-
-
-@operator.command("join")
+@click.command()
 @click.argument("line", metavar="INVITE|FILE|-")
-@click.option("--out", type=click.Path(path_type=Path), envvar="EDGENODE_OPERATOR_OUT",
+@click.option("--out", type=click.Path(path_type=Path),
               help="File for your key and certificate. [default: in your state folder]")  # fmt: skip
 def join(line: str, out: Path | None) -> None:
-    """Enrol yourself on this machine, as the NAME of `edgenode operator add NAME`, which printed this command.
+    """Enrol yourself on this machine, with an invite for you. Commands such as `edgenode status` then work here.
+
+    An invite for a device goes to `edgenode run --join`.
 
     \b
     Example:
-      edgenode operator join inv-...
+      edgenode join inv-...
     """
     from edgenode.config.load import checked_name
     from edgenode.net.enrolment_client import enrol
@@ -117,9 +99,30 @@ def join(line: str, out: Path | None) -> None:
 
 
 @click.command()
+@cluster_options
+@json_option
+def keys(where: Where, as_json: bool) -> None:
+    """List the valid keys of the cluster: who may take part in it, in which role.
+
+    \b
+    Examples:
+      edgenode keys
+      edgenode keys --json | jq -r '.[] | select(.role == "operator") | .name'
+    """
+    _print_keys(with_credentials(where, lambda client: client.keys()), as_json)
+
+
+def _print_keys(found: Mapping[Subject, str], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([{"role": s.role, "name": s.name, "key": key} for s, key in found.items()]))
+        return
+    for subject, key_id in found.items():
+        click.echo(f"{subject.role:10} {subject.name:20} {key_id[:16]}")
+
+
+@click.command()
 @click.argument("name", callback=as_name)
-@click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node", show_default=True,
-              envvar="EDGENODE_ROLE", help="The role of NAME.")  # fmt: skip
+@role_option
 @yes_option
 @cluster_options
 def revoke(name: str, role: str, yes: bool, where: Where) -> None:
@@ -130,7 +133,7 @@ def revoke(name: str, role: str, yes: bool, where: Where) -> None:
     \b
     Examples:
       edgenode revoke pi-3
-      edgenode revoke anna --role operator
+      edgenode revoke anna --role operator      edgenode keys lists the roles and names
     """
     from edgenode.security.subject import Subject
 
@@ -154,7 +157,6 @@ def cert() -> None:
 
 authority_option = click.option(
     "--authority", "folder", type=click.Path(path_type=Path), default=AUTHORITY, show_default=True,
-    envvar="EDGENODE_AUTHORITY",
     help="Folder of the authority. A controller's is in its --state-dir.",
 )  # fmt: skip
 
@@ -176,9 +178,8 @@ def init(cluster: str, folder: Path) -> None:
 
 @cert.command("issue")
 @click.argument("names", nargs=-1, required=True)
-@click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node", show_default=True,
-              envvar="EDGENODE_ROLE", help="The role of the names.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), default=".", show_default=True, envvar="EDGENODE_CERT_OUT",
+@role_option
+@click.option("--out", type=click.Path(path_type=Path), default=".", show_default=True,
               help=f"Folder for NAME/{OWN}: the node's --state-dir is OUT/NAME.")  # fmt: skip
 @authority_option
 def issue(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:
@@ -201,9 +202,8 @@ def issue(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:
 
 @cert.command("renew")
 @click.argument("names", nargs=-1, required=True)
-@click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node", show_default=True,
-              envvar="EDGENODE_ROLE", help="The role of the names.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), default=".", show_default=True, envvar="EDGENODE_CERT_OUT",
+@role_option
+@click.option("--out", type=click.Path(path_type=Path), default=".", show_default=True,
               help=f"Folder with NAME/{OWN}, as edgenode cert issue wrote it.")  # fmt: skip
 @authority_option
 def renew(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:
@@ -236,12 +236,7 @@ def list_keys(folder: Path, as_json: bool) -> None:
     Example:
       edgenode cert list
     """
-    subjects = _authority(folder, "", must_exist=True).subjects()
-    if as_json:
-        click.echo(json.dumps([{"role": s.role, "name": s.name, "key": key} for s, key in subjects.items()]))
-        return
-    for subject, key_id in subjects.items():
-        click.echo(f"{subject.role:10} {subject.name:20} {key_id[:16]}")
+    _print_keys(_authority(folder, "", must_exist=True).subjects(), as_json)
 
 
 def _authority(folder: Path, cluster: str, must_exist: bool) -> Authority:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import default_config, load_config, set_option, take_sigterm_as_ctrl_c, warn
+from edgenode.cli.options import config_option, json_option, load_config, set_option, take_sigterm_as_ctrl_c, warn
 from edgenode.config.schema import Config
 from edgenode.node.resources import keep_freed_memory
 
@@ -21,41 +21,34 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("config_path", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path),
-                default=default_config, envvar="EDGENODE_CONFIG")  # fmt: skip
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), envvar="EDGENODE_OUT",
+@config_option
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for checkpoints and results. [default: nothing is saved]")  # fmt: skip
 @click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH",
               help="Discard the checkpoints in --out instead of resuming from them.")  # fmt: skip
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), metavar="FILE",
-              envvar="EDGENODE_SIMULATE_JSON", help="Write result.json to FILE. - prints it.")  # fmt: skip
 @set_option
-def simulate(
-    config_path: Path | None, out: Path | None, fresh: bool, json_path: Path | None, settings: tuple[str, ...]
-) -> None:
-    """Simulate the run that CONFIG, a run.toml, describes: all nodes in this process, without a network.
+@json_option
+def simulate(config_path: Path | None, out: Path | None, fresh: bool, settings: tuple[str, ...], as_json: bool) -> None:
+    """Simulate the run that a run.toml describes: all nodes in this process, without a network.
 
     The result is bit-identical to that of a second simulation, and of `edgenode run` on devices named node-0, node-1,
-    ... Without CONFIG and $EDGENODE_CONFIG, it is the run.toml of this folder. Without that, every key has its default.
+    ... Without a run.toml, every key has its default. --json prints the content of result.json.
 
     \b
     Examples:
-      edgenode simulate run.toml
-      edgenode simulate run.toml --out runs/one                       the same command resumes it
-      edgenode simulate run.toml --set run.nodes=64 --set task.skew=1 --json result.json
-      edgenode simulate --set run.rounds=200 --json -                 all other keys by default
+      edgenode simulate --set run.rounds=200
+      edgenode simulate --set run.nodes=64 --set task.skew=1 --json > result.json
+      edgenode simulate --config run.toml --out runs/one              the same command resumes it
     """
     config = load_config(config_path, settings)
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)  # fail now rather than after the work
     if fresh and out is not None:
         _discard(out)
     take_sigterm_as_ctrl_c()
     keep_freed_memory()
     result = _simulate(config, out)
-    if json_path is not None:
-        _write(json_path, result)
-    if json_path != Path("-"):
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
         _print(result, out)
 
 
@@ -136,15 +129,6 @@ def _state(simulation: Simulation) -> str:
     loss = "" if simulation.loss is None else f"loss {simulation.loss:.4f}"
     accuracy = "" if simulation.accuracy is None else f"accuracy {simulation.accuracy:.2%}"
     return ", ".join(filter(None, (loss, accuracy)))
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    if path == Path("-"):
-        click.echo(json.dumps(result, indent=2))
-    else:
-        from edgenode.storage import result_file
-
-        result_file.write(path, result)
 
 
 def _print(result: dict[str, Any], out: Path | None) -> None:

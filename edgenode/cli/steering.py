@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from edgenode.core.protocol.status import ClusterStatus
     from edgenode.net.operator_client import OperatorClient
 
-no_wait_option = click.option(
-    "--no-wait", is_flag=True, envvar="EDGENODE_NO_WAIT",
-    help="Return as soon as the controller has accepted the request.",
-)  # fmt: skip
+detach_option = click.option(
+    "--detach", is_flag=True, help="Return as soon as the controller has accepted the request."
+)
 
 
 @click.command()
-@no_wait_option
+@detach_option
 @cluster_options
-def pause(no_wait: bool, where: Where) -> None:
+def pause(detach: bool, where: Where) -> None:
     """Pause the run: every node finishes its round and waits.
 
     While the run is paused, no node is evicted for silence or counts as slow. A restarted controller and nodes that
@@ -33,14 +32,14 @@ def pause(no_wait: bool, where: Where) -> None:
     \b
     Examples:
       edgenode pause
-      edgenode pause --no-wait
+      edgenode pause --detach
     """
 
     async def call(client: OperatorClient) -> str:
         from edgenode.cli.waiting import wait_for_reply, wait_until_done
 
         t = await wait_for_reply(client, client.pause())
-        if no_wait:
+        if detach:
             return f"no node begins a round after {t} once it has received the request"
         if not await wait_until_done(client, _nodes_not_paused):
             return "lost the connection to the controller; paused nodes wait until a controller runs again"
@@ -67,10 +66,10 @@ def resume(where: Where) -> None:
 
 
 @click.command()
-@no_wait_option
+@detach_option
 @yes_option
 @cluster_options
-def stop(no_wait: bool, yes: bool, where: Where) -> None:
+def stop(detach: bool, yes: bool, where: Where) -> None:
     """Stop all nodes before the same round, and write their checkpoints. Stops a paused run too.
 
     The controller ends too. To resume from that round, start it and the nodes again. On a terminal, the command asks
@@ -79,7 +78,7 @@ def stop(no_wait: bool, yes: bool, where: Where) -> None:
     \b
     Examples:
       edgenode stop
-      edgenode stop --no-wait --yes
+      edgenode stop --detach --yes
     """
 
     async def call(client: OperatorClient) -> str:
@@ -94,7 +93,7 @@ def stop(no_wait: bool, yes: bool, where: Where) -> None:
             yes,
         )
         reply = await wait_for_reply(client, client.stop())
-        if no_wait:
+        if detach:
             return stopped(reply)
         click.echo(stopped(reply).partition("\n")[0])
         ends = reply.start
@@ -111,9 +110,9 @@ def stop(no_wait: bool, yes: bool, where: Where) -> None:
 
 
 @click.command()
-@click.option("--rounds", type=click.IntRange(min=1), envvar="EDGENODE_EXTEND_ROUNDS", show_envvar=True, metavar="N",
+@click.option("--rounds", type=click.IntRange(min=1), metavar="N",
               help="Train for N rounds, counted from the beginning of the run, as run.rounds does.")  # fmt: skip
-@click.option("--add", type=click.IntRange(min=1), envvar="EDGENODE_EXTEND_ADD", show_envvar=True, metavar="N",
+@click.option("--add", type=click.IntRange(min=1), metavar="N",
               help="Train for N rounds more than planned.")  # fmt: skip
 @cluster_options
 def extend(rounds: int | None, add: int | None, where: Where) -> None:
@@ -148,7 +147,7 @@ def extend(rounds: int | None, add: int | None, where: Where) -> None:
 
 @click.command()
 @click.argument("node", callback=as_name)
-@click.option("--force", is_flag=True, envvar="EDGENODE_FORCE",
+@click.option("--force", is_flag=True,
               help="Evict even if less than half of the members, or fewer than run.min_nodes, remain.")  # fmt: skip
 @yes_option
 @cluster_options

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from edgenode.net.operator_client import OperatorClient
 
 _wait_option = click.option(
-    "--wait-for-round", is_flag=True, envvar="EDGENODE_WAIT_FOR_ROUND",
+    "--wait-for-round", is_flag=True,
     help="If the change is queued, wait until the round at which it takes effect is known.",
 )  # fmt: skip
 
@@ -40,7 +39,7 @@ def topology() -> None:
       edgenode topology show
       edgenode topology set b
       edgenode topology rotate a,b,c --every 6ep
-      edgenode topology apply my-graph.txt      one "sender receiver" per line
+      edgenode topology set my-graph.txt      one "sender receiver" per line
     """
 
 
@@ -89,12 +88,14 @@ def show(where: Where, as_json: bool) -> None:
 
 
 @topology.command("set")
-@click.argument("name")
+@click.argument("graph", metavar="NAME|FILE")
 @_wait_option
 @cluster_options
 @json_option
-def set_graph(name: str, wait_for_round: bool, as_json: bool, where: Where) -> None:
+def set_graph(graph: str, wait_for_round: bool, as_json: bool, where: Where) -> None:
     """Use one graph: a preset, or an edge-list file.
+
+    The file has one "sender receiver" per line. # starts a comment.
 
     \b
     Examples:
@@ -103,17 +104,16 @@ def set_graph(name: str, wait_for_round: bool, as_json: bool, where: Where) -> N
     """
     from edgenode.factory import graph_spec
 
-    _change([graph_spec(name)], "1r", wait_for_round, as_json, where)
+    _change([graph_spec(graph)], "1r", wait_for_round, as_json, where)
 
 
 @topology.command()
-@click.argument("names", metavar="NAME,NAME,...")
+@click.argument("names", metavar="NAME|FILE,...")
 @click.option(
     "--every",
     default="1ep",
     show_default=True,
     metavar="Nep|Nr",
-    envvar="EDGENODE_EVERY",
     help="How many epochs or rounds each graph is used at a time.",
 )
 @_wait_option
@@ -130,26 +130,6 @@ def rotate(names: str, every: str, wait_for_round: bool, as_json: bool, where: W
     from edgenode.factory import graph_spec
 
     _change([graph_spec(n.strip()) for n in names.split(",") if n.strip()], every, wait_for_round, as_json, where)
-
-
-@topology.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_wait_option
-@cluster_options
-@json_option
-def apply(file: Path, wait_for_round: bool, as_json: bool, where: Where) -> None:
-    """Use the graph of an edge-list file.
-
-    The file has one "sender receiver" per line. # starts a comment.
-
-    \b
-    Example:
-      edgenode topology apply my-graph.txt
-    """
-    from edgenode.core.topology.graph import parse_edges
-
-    graph = parse_edges(file.stem, file.read_text(encoding="utf-8", errors="replace"))
-    _change([graph], "1r", wait_for_round, as_json, where)
 
 
 def _change(graphs: Sequence[GraphSpec], every: str, wait_for_round: bool, as_json: bool, where: Where) -> None:

@@ -23,7 +23,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 @click.command()
-@click.option("--once", is_flag=True, envvar="EDGENODE_ONCE",
+@click.option("--once", is_flag=True,
               help="Print the current state once and exit.")  # fmt: skip
 @cluster_options
 def watch(once: bool, where: Where) -> None:

@@ -41,7 +41,7 @@ def refusal(role: Role, method: str) -> str:
     """Return why a role may not call a method, and what a person can do about it."""
     allowed = sorted(ACCESS.get(method, ()))
     remedy = (
-        "type the command where the controller runs, or become an operator: edgenode operator add NAME, there"
+        "type the command where the controller runs, or become an operator: edgenode invite NAME --role operator, there"
         if "operator" in allowed
         else ""
     )

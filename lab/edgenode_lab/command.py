@@ -42,37 +42,33 @@ def _checked_place(_ctx: click.Context, _param: click.Parameter, place: str) -> 
 
 
 @click.command()
-@click.argument("name", required=False)
-@click.option("--scale", "scale_name", type=click.Choice(["smoke", "small", "paper"]), envvar="EDGENODE_SCALE",
+@click.argument("name", metavar="[NAME|FILE]", required=False)
+@click.option("--scale", "scale_name", type=click.Choice(["smoke", "small", "paper"]),
               help="smoke: minutes on Fashion-MNIST. small: an hour or two on CIFAR-10. paper: the paper's whole "
                    "schedule. [default: smoke]")  # fmt: skip
-@click.option("--file", type=click.Path(path_type=Path), envvar="EDGENODE_FILE",
-              help="An experiment of your own, in place of NAME: a run.toml with a section [rows].")  # fmt: skip
-@click.option("--seeds", default="1", metavar="N|A-B", show_default=True, envvar="EDGENODE_SEEDS",
-              callback=_checked_seeds,
+@click.option("--seeds", default="1", metavar="N|A-B", show_default=True, callback=_checked_seeds,
               help="N: the seeds 0 to N-1. A-B: the seeds A to B. Finished seeds are kept if you ask for others "
                    "later.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(min=1), envvar="EDGENODE_EPOCHS",
+@click.option("--epochs", type=click.IntRange(min=1),
               help="Shorten the schedule of small or paper to this many epochs.")  # fmt: skip
 @set_option
-@click.option("--only", multiple=True, metavar="TEXT", envvar="EDGENODE_EXPERIMENT_ONLY",
+@click.option("--only", multiple=True, metavar="TEXT",
               help="Measure only runs with TEXT in a label, network or name, and leave the other rows as they are. If "
                    "repeated, all TEXTs must occur.")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("experiments"), show_default=True,
-              envvar="EDGENODE_OUT", help="Folder for the results.")  # fmt: skip
-@click.option("--data-dir", type=click.Path(path_type=Path), envvar="EDGENODE_DATA_DIR",
+              help="Folder for the results.")  # fmt: skip
+@click.option("--data-dir", type=click.Path(path_type=Path),
               help="Folder of the data: CIFAR in torchvision's layout or as train/CLASS/*.jpg and test/CLASS/*.jpg, "
                    "for smoke Fashion-MNIST. [default: Debian's /usr/share/datasets/fashion-mnist]")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True,
-              envvar="EDGENODE_DEVICE", help="Device that the nodes train on.")  # fmt: skip
-@click.option("--jobs", type=click.IntRange(min=1), envvar="EDGENODE_JOBS",
+              help="Device that the nodes train on.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1),
               help="Number of parallel runs. [default: one per core, 1 with cuda or mps; with --on as many as the "
                    "cluster has room for]")  # fmt: skip
-@click.option("--on", "place", default="", metavar="ray[:HOST:PORT]", envvar="EDGENODE_ON",
-              callback=_checked_place,
+@click.option("--on", "place", default="", metavar="ray[:HOST:PORT]", callback=_checked_place,
               help="Run on a Ray cluster instead of processes of this machine. Needs edgenode-lab[ray].")  # fmt: skip
 def experiment(
-    name: str | None, scale_name: Any, file: Path | None, seeds: range, epochs: int | None,
+    name: str | None, scale_name: Any, seeds: range, epochs: int | None,
     settings: tuple[str, ...], only: tuple[str, ...], out: Path, data_dir: Path | None, device: str,
     jobs: int | None, place: str,
 ) -> None:  # fmt: skip
@@ -80,7 +76,8 @@ def experiment(
 
     Writes NAME.md, NAME.csv, NAME.png and configs/NAME/*.toml (for `edgenode simulate`) into --out. NAME.png needs
     edgenode[plots]. Finished runs are saved and shared between experiments. If interrupted, the same command resumes.
-    Without NAME, lists all experiments.
+    Without NAME, lists all experiments. FILE, which ends in .toml, is an experiment of your own: a run.toml with a
+    section [rows].
 
     \b
     Examples:
@@ -90,7 +87,7 @@ def experiment(
       edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
       edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
       edgenode experiment table4 --seeds 3-5 --on ray:10.0.0.5:6379        on a Ray cluster
-      edgenode experiment --file mine.toml                                 an experiment of your own
+      edgenode experiment mine.toml                                        an experiment of your own
     """
     from edgenode_lab.experiments import labels, own, static_tables
     from edgenode_lab.experiments.catalogue import EXPERIMENTS
@@ -99,13 +96,13 @@ def experiment(
     titles = {e.name: labels.paper_title(e) for e in EXPERIMENTS.values()} | {
         t.name: t.title for t in static_tables.TABLES.values()
     }
-    if file is not None:
-        if name or scale_name or epochs or data_dir:
-            raise ConfigError(f"leave out NAME, --scale, --epochs and --data-dir: {file} has all keys of its runs")
-        chosen, command = own.read(file), f"--file {shlex.quote(str(file))}"
-    elif name is None:
+    if name is None:
         click.echo("\n".join(f"{known:8}  {title}" for known, title in titles.items()))
         return
+    if name.endswith(".toml"):
+        if scale_name or epochs or data_dir:
+            raise ConfigError(f"leave out --scale, --epochs and --data-dir: {name} has all keys of its runs")
+        chosen, command = own.read(Path(name)), shlex.quote(name)
     elif name in static_tables.TABLES:
         table = static_tables.TABLES[name]
         _warn_if_not_drawn(name, table.draw is not None)

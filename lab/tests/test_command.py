@@ -16,7 +16,6 @@ from click.testing import CliRunner, Result
 
 from edgenode.cli import group
 from edgenode.simulate.runner import Simulation
-from edgenode_lab.command import experiment
 from edgenode_lab.experiments import catalogue, parallel, static_tables
 from edgenode_lab.experiments.catalogue import EXPERIMENTS
 from edgenode_lab.experiments.definitions import Experiment, Figure, Outcome, Row
@@ -52,10 +51,6 @@ def files(out: Path) -> dict[str, str]:
 
 def outcomes(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "outcomes.jsonl").read_text().splitlines()]
-
-
-def test_every_option_has_an_environment_variable() -> None:
-    assert [p.name for p in experiment.params if not p.envvar and p.name != "help"] == ["name", "settings"]
 
 
 def test_without_name_all_experiments_are_listed() -> None:
@@ -161,14 +156,14 @@ def test_own_experiment_writes_the_same_files(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     common = '[run]\nrounds = 3\n[task]\nbatch_size = 8\n[algorithm]\nname = "scsp"\ngossip_rounds = 2\n'
     file.write_text(common + '[rows]\n"top-1%" = { algorithm.share = 0.01 }\nalone = { algorithm.name = "local" }\n')
-    result = run("--file", str(file), "--seeds", "3-4", "--out", str(tmp_path))
+    result = run(str(file), "--seeds", "3-4", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
-    assert f"# mine\n\n    edgenode experiment --file {file} --seeds 3-4\n" in result.stdout
+    assert f"# mine\n\n    edgenode experiment {file} --seeds 3-4\n" in result.stdout
     assert {path.name for path in tmp_path.glob("mine.*")} == {"mine.toml", "mine.md", "mine.csv", "mine.png"}
     assert {path.name for path in (tmp_path / "configs" / "mine").iterdir()} == {
         f"{row}-seed-{s}.toml" for row in ("top-1", "alone") for s in (3, 4)
     }
-    assert run("--file", str(file), "--seeds", "3-4", "--out", str(tmp_path)).stderr == ""
+    assert run(str(file), "--seeds", "3-4", "--out", str(tmp_path)).stderr == ""
 
 
 def test_shortened_run_shows_sp_and_scsp_each_in_its_column(tmp_path: Path) -> None:
@@ -221,8 +216,8 @@ def test_ray_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.
         (("tiny", "--seeds", "0"), "--seeds 0: expected a number of seeds, as in 3, or the first and the last"),
         (("tiny", "--seeds", "5-3"), "--seeds 5-3: expected"),
         (("tiny", "--seeds", "-3"), "--seeds -3: expected"),
-        (("tiny", "--file", "mine.toml"), "leave out NAME, --scale, --epochs and --data-dir: mine.toml has all keys"),
-        (("--file", "mine.toml"), "mine.toml: cannot be read"),
+        (("mine.toml", "--epochs", "3"), "leave out --scale, --epochs and --data-dir: mine.toml has all keys"),
+        (("mine.toml",), "mine.toml: cannot be read"),
         (("tiny", "--on", "slurm"), "--on slurm: expected ray or ray:HOST:PORT"),
         (("tiny", "--on", "ray:head"), "'head' is not an address: expected host:port"),
         (("tiny", "--only", "seed", "--only", "nothing"), "no run of tiny matches seed and nothing"),

@@ -79,7 +79,7 @@ def until(what: Any) -> None:
 
 def begun(tmp_path: Path, out: str, *words: str, text: str = FILE) -> subprocess.Popen[str]:
     (tmp_path / "mine.toml").write_text(text)
-    command = [sys.executable, "-m", "edgenode", "experiment", "--file", "mine.toml", "--out", out, *words]
+    command = [sys.executable, "-m", "edgenode", "experiment", "mine.toml", "--out", out, *words]
     process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)  # fmt: skip
     _commands.append(process)

@@ -72,7 +72,7 @@ def test_command_that_cannot_be_imported_is_named_with_its_package() -> None:
 def test_all_commands_of_the_design_exist() -> None:
     names = {" ".join(words) for words in ALL}
     assert {"demo", "run", "controller", "status", "stop", "pause", "resume", "evict"} <= names
-    assert {f"topology {name}" for name in ("show", "list", "set", "rotate", "apply")} <= names
+    assert {f"topology {name}" for name in ("show", "list", "set", "rotate")} <= names
 
 
 @pytest.mark.parametrize(
@@ -160,23 +160,23 @@ def options(words: tuple[str, ...]) -> list[click.Option]:
 
 
 @pytest.mark.parametrize("words", [words for words in ALL if words], ids=" ".join)
-def test_help_names_the_variable_of_every_option(words: tuple[str, ...]) -> None:
+def test_help_names_the_variables_of_the_daemons_options(words: tuple[str, ...]) -> None:
+    """The options of both daemons have a variable, in every command that has them, and so has who may call where."""
     text = " ".join(run(*words, "--help").output.split())
+    daemons = {o.opts[-1] for daemon in ("run", "controller") for o in options((daemon,))} - {"--set"}
     for option in options(words):
-        if option.name == "settings":
-            assert "Each key has a variable, as EDGENODE_RUN_ROUNDS." in text
-        else:
-            assert re.search(rf"\[env var: {option.envvar}\b", text), option.opts
+        named = option.opts[-1] in daemons | {"--cluster", "--credentials"}
+        assert named == (f"[env var: {option.envvar}" in text), option.opts
 
 
-def test_a_variable_means_the_same_in_every_command() -> None:
-    meanings: dict[object, set[str]] = {}
+def test_an_option_means_the_same_in_every_command() -> None:
+    meanings: dict[str, set[str]] = {}
     for words in ALL:
         for option in options(words):
-            kind = ",".join(option.type.choices) if isinstance(option.type, click.Choice) else option.type.name
-            meanings.setdefault(option.envvar, set()).add(f"{option.opts[-1]} {kind}")
-    del meanings[None]
-    assert {variable: found for variable, found in meanings.items() if len(found) > 1} == {}
+            kind = "flag" if option.is_flag else option.type.name
+            meanings.setdefault(option.opts[-1], set()).add(f"{kind} {option.envvar}")
+    several = {option for option, found in meanings.items() if len(found) > 1}
+    assert several == {"--listen", "--out"}  # the other daemon's address; the file or the folder that is written
     (listen,) = (option.envvar for option in options(("controller",)) if option.name == "listen")
     assert listen == "EDGENODE_CONTROLLER_LISTEN"  # the address of a node beside it is another one
 
@@ -242,7 +242,7 @@ def test_usage_error_found_by_click_has_exit_code_2(words: tuple[str, ...]) -> N
 def test_malformed_edge_list_is_rejected_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "office.txt"
     path.write_text("x y\nx\n")
-    result = run("topology", "apply", str(path))
+    result = run("topology", "set", str(path))
     assert (result.exit_code, result.stderr) == (
         2,
         "edgenode: office, line 2: expected 'sender receiver', got 'x'\n",

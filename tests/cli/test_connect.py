@@ -10,20 +10,22 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from edgenode.bench.ring import free_ports
 from edgenode.core.protocol.status import ClusterStatus
-from edgenode.net import operator_server
+from edgenode.net import credential_server, operator_server
+from edgenode.net.credential_server import CredentialServer
 from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.mdns_service import Service
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import serving
 from edgenode.net.tls import INSECURE, MutualTls, Security
+from edgenode.security.authority import Authority
 from edgenode.security.certificates import make_authority, make_credentials
 from edgenode.security.local import OPERATOR, OWN
 from edgenode.security.secret_files import write_credentials
@@ -165,8 +167,8 @@ async def test_node_that_asks_what_only_operators_may_hears_the_remedy(tmp_path:
     (line,) = errors
     assert line == (
         f"edgenode: 127.0.0.1:{port} refuses: a certificate of the role node does not permit Stop, which takes the "
-        "role operator; type the command where the controller runs, or become an operator: edgenode operator add "
-        "NAME, there"
+        "role operator; type the command where the controller runs, or become an operator: edgenode invite NAME "
+        "--role operator, there"
     )
 
 
@@ -191,14 +193,32 @@ async def test_health_of_a_cluster_is_asked_with_its_credentials(
         assert code == 1, errors
 
 
+async def test_keys_of_a_cluster_are_listed(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority", ONE)
+    operator = tmp_path / OPERATOR
+    anna, board = (
+        authority.keep(path, Subject(role, name))
+        for path, role, name in ((operator, "operator", "anna"), (tmp_path / OWN, "node", "pi-1"))
+    )
+    service = CredentialServer(authority, (), lambda who, request: nullcontext())
+    security = MutualTls(authority.controller(), authority.admits)
+    services = [(credential_server.SERVICE, service.add_to)]
+    async with serving("127.0.0.1:0", services, 0.0, security=security) as port:
+        words = "keys", "--controller", f"127.0.0.1:{port}", "--credentials", str(operator)
+        code, out, errors = await ended(await started(*words, insecure=False))
+    assert (code, errors) == (0, [])
+    found = {tuple(line.split()) for line in out.splitlines()}
+    assert {("operator", "anna", anna.key_id[:16]), ("node", "pi-1", board.key_id[:16])} <= found
+
+
 @pytest.mark.slow
 async def test_wait_ends_when_a_controller_appears() -> None:
     """The controller comes later than a search without --wait would end."""
     (port,) = free_ports(1)
     async with AsyncExitStack() as stack:
         found, dialled = (
-            await started("nodes", "--wait", "--cluster", ONE),
-            await started("nodes", "--wait", "--controller", f"127.0.0.1:{port}"),
+            await started("nodes", "--wait", "60", "--cluster", ONE),
+            await started("nodes", "--wait", "60", "--controller", f"127.0.0.1:{port}"),
         )
         for process, text in (
             (found, f"looking for a controller of cluster '{ONE}' by mDNS on "),

@@ -39,8 +39,8 @@ def test_demo_keeps_away_from_the_cluster_of_a_variable() -> None:
 
 
 def test_variables_without_effect_are_named() -> None:
-    environ = {"EDGENODE_CONTROLLER": "x", "EDGENODE_RUN_CLUSTER": "x", "EDGENODE_RUN_SEED": "1", "EDGENODE_OUT": "x"}
-    assert ignored_variables(environ, {"EDGENODE_OUT"}) == ["EDGENODE_CONTROLLER", "EDGENODE_RUN_CLUSTER"]
+    environ = {"EDGENODE_CONTROLLER": "x", "EDGENODE_RUN_CLUSTER": "x", "EDGENODE_RUN_SEED": "1", "EDGENODE_TRACK": "x"}
+    assert ignored_variables(environ, {"EDGENODE_TRACK"}) == ["EDGENODE_CONTROLLER", "EDGENODE_RUN_CLUSTER"]
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,14 @@ def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 def test_new_project_trains_and_its_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "cd wave-types && edgenode simulate run.toml" in new("wave-types")
+    assert "cd wave-types && edgenode simulate" in new("wave-types")
     folder = tmp_path / "wave-types"
     assert {file.name for file in folder.iterdir()} == {
         "wave_types.py", "run.toml", "test_wave_types.py", "README.md",
     }  # fmt: skip
     tested = ran(folder, "pytest", "-q", "-p", "no:cacheprovider")
     assert tested.returncode == 0, tested.stdout
-    trained = ran(folder, "edgenode", "simulate", "run.toml", "--set", "run.rounds=60")
+    trained = ran(folder, "edgenode", "simulate", "--config", "run.toml", "--set", "run.rounds=60")
     assert trained.returncode == 0, trained.stderr
     accuracy = re.search(r"test accuracy ([\d.]+)%", trained.stdout)
     assert accuracy is not None and float(accuracy[1]) > 60

@@ -74,10 +74,10 @@ def test_doctor_finds_no_problem_on_a_board(board: Board, fleet: Fleet) -> None:
 
 def test_simulation_on_a_board_is_as_accurate_as_here(board: Board, fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 3, "run.rounds": 20, "topology.graphs": ["a"]})
-    there = fleet.start("there", "simulate", "run.toml", "--json", "there.json", spawn=board.spawn)
-    fleet.command("simulate", "run.toml", "--json", "here.json")
-    there.exits(0, _PATIENCE_S)
-    accuracies = [result(fleet.folder / file)["mean_test_accuracy"] for file in ("here.json", "there.json")]
+    there = fleet.start("there", "simulate", "--json", spawn=board.spawn)
+    here = fleet.command("simulate", "--json")
+    printed = here.stdout, there.exits(0, _PATIENCE_S).stdout
+    accuracies = [json.loads(text)["mean_test_accuracy"] for text in printed]
     assert accuracies[0] > 0.3  # it has learnt
     assert accuracies[1] == pytest.approx(accuracies[0], abs=0.02)
 

@@ -148,6 +148,8 @@ async def test_the_others_end_with_the_accuracy_of_a_clean_run(target: Target) -
     ended = [json.loads((target.fleet.state(name) / "result.json").read_text())["nodes"][0] for name in _NAMES]
     (rounds,) = {node["rounds"] for node in ended}
     config = str(target.fleet.folder / "run.toml")
-    target.fleet.command("simulate", config, "--set", f"run.rounds={rounds}", "--out", "clean", timeout_s=600)
+    target.fleet.command(
+        "simulate", "--config", config, "--set", f"run.rounds={rounds}", "--out", "clean", timeout_s=600
+    )
     clean = json.loads((target.fleet.folder / "clean" / "result.json").read_text())["nodes"]
     assert [node["test_accuracy"] for node in ended] == [node["test_accuracy"] for node in clean]

@@ -116,7 +116,7 @@ def train_by_hand(all_boards: list[Board]) -> None:
     *_, status = commands("docs/devices.md", "Start a run by hand")[:4]
     assert "pi-4" in first.type(status.text)
     refused = second.run("edgenode stop 2>&1", code=1)
-    assert "edgenode operator add NAME" in refused
+    assert "edgenode invite NAME --role operator" in refused
     add, become = commands("docs/devices.md", "Start a run by hand")[4:]
     printed = first.type(add.text).strip()
     assert re.sub(INVITE, "inv-…", printed) == become.text

@@ -108,7 +108,7 @@ def test_run_is_extended_by_the_file(
     if stops and with_controller:
         first[0].logs("run begins")
         with first[1].suspended():
-            fleet.command("stop", "--no-wait", "--cluster", str(RUN["run.cluster"]))
+            fleet.command("stop", "--detach", "--cluster", str(RUN["run.cluster"]))
     elif stops:
         first[0].logs("epoch done")
         for process in first:

@@ -43,7 +43,7 @@ def test_compressor_of_a_package_trains_with_a_controller_as_simulated(fleet: Fl
     controller = fleet.controller()
     for process in (*fleet.nodes(4), controller):
         process.exits(0)
-    fleet.command("simulate", "run.toml", "--out", "simulated")
+    fleet.command("simulate", "--config", "run.toml", "--out", "simulated")
     assert models(fleet.folder / "simulated") == models(fleet.folder)
 
 
@@ -55,7 +55,7 @@ def test_algorithm_and_graph_of_a_package_train_as_simulated(
     fleet.configure({**SHORT, "algorithm.name": "qgm", "topology.graphs": ["hypercube", "two-way"]})
     for node in fleet.static(free_ports(4)):
         node.exits(0)
-    fleet.command("simulate", "run.toml", "--out", "simulated")
+    fleet.command("simulate", "--config", "run.toml", "--out", "simulated")
     assert models(fleet.folder / "simulated") == models(fleet.folder)
 
 

@@ -68,7 +68,7 @@ async def test_nobody_follows_an_announced_impostor(fleet: Fleet) -> None:
     async with announced(fleet) as false:
         await asyncio.to_thread(run, fleet)
     assert false.joined == []
-    fleet.command("simulate", "run.toml", "--out", "clean")
+    fleet.command("simulate", "--config", "run.toml", "--out", "clean")
     assert models(fleet.folder) == models(fleet.folder / "clean")
 
 

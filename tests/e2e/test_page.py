@@ -122,11 +122,11 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
         driver.get(url)
         until(lambda: len(names(driver)) == 4, "four nodes again")
         (fleet.folder / "mine.txt").write_text("node-0 node-1\nnode-1 node-2\nnode-2 node-3\nnode-3 node-0\n")
-        fleet.command("topology", "apply", "mine.txt", "--cluster", fleet.cluster)
+        fleet.command("topology", "set", "mine.txt", "--cluster", fleet.cluster)
         nodes.pop().kill()
         fleet.command("evict", "node-3", "--cluster", fleet.cluster)
         shows(driver, "#requests", "Requested: graph mine. Graph a is used instead of mine")
-        fleet.command("stop", "--no-wait", "--cluster", fleet.cluster)
+        fleet.command("stop", "--detach", "--cluster", fleet.cluster)
         until(lambda: text(driver, "#state") in ("stopped", "lost the controller"), "the page shows the end")
         assert [line for line in complaints(driver) if "Failed to load" not in line] == []
     for process in (*nodes, controller):

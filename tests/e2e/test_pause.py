@@ -55,7 +55,7 @@ def test_pause_survives_a_controller_restart(fleet: Fleet) -> None:
     furthest = max(n["round"] for n in paused["nodes"])
     until(lambda: all(n["round"] > furthest for n in status(fleet)["nodes"]), "all resume")
 
-    fleet.command("pause", "--no-wait", *where)
+    fleet.command("pause", "--detach", *where)
     assert "every node has stopped before round" in fleet.command("stop", *where).stdout  # which ends a pause
     for process in (*nodes, controller):
         process.exits(0)

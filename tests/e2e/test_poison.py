@@ -43,7 +43,7 @@ def accuracy(file: Path) -> float:
 @pytest.mark.slow
 def test_faulty_member_is_named_and_evicted_and_the_others_finish(fleet: Fleet) -> None:
     controller, honest, faulty = start(fleet, "evict", rounds=240)
-    fleet.command("simulate", "run.toml", "--out", "clean")
+    fleet.command("simulate", "--config", "run.toml", "--out", "clean")
     for node in honest:
         node.logs(NAMED)
         node.exits(0)
@@ -81,7 +81,7 @@ def test_poisoned_run_goes_back_to_a_good_checkpoint_with_equal_bits(fleet: Flee
     for node in fleet.processes[-4:]:
         node.exits(0)
         assert "poison alarm" not in node.stderr
-    fleet.command("simulate", "run.toml", "--out", "clean")
+    fleet.command("simulate", "--config", "run.toml", "--out", "clean")
     assert models(fleet.folder / "clean") == models(fleet.folder)
 
 

@@ -34,7 +34,7 @@ def test_requested_graph_returns_with_the_evicted_node(fleet: Fleet) -> None:
     nodes[0].logs("epoch done")
     file = fleet.folder / "mine.txt"
     file.write_text(MINE)
-    applied = fleet.command("topology", "apply", str(file), *where).stdout
+    applied = fleet.command("topology", "set", str(file), *where).stdout
     start = int(re.fullmatch(r"graph mine takes effect at round (\d+) at every node\n", applied)[1])  # type: ignore[index]
     until(lambda: shown(fleet)["round"] > start, "mine is used")
 

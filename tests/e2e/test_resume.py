@@ -47,7 +47,7 @@ def test_stopped_run_resumes_bit_identical(fleet: Fleet, uninterrupted: dict[str
     first = [fleet.controller(), *fleet.nodes(3)]
     first[1].logs("epoch done")
     with first[3].suspended():
-        stop = fleet.command("stop", "--no-wait", "--cluster", str(RUN["run.cluster"]))
+        stop = fleet.command("stop", "--detach", "--cluster", str(RUN["run.cluster"]))
     assert "To resume from there, start edgenode controller, and edgenode run" in stop.stdout
     for process in first:
         process.exits(0)

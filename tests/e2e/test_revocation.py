@@ -44,6 +44,9 @@ def test_revoked_node_is_shut_out_at_once_and_for_good(fleet: Fleet) -> None:
     begun = len(re.findall("epoch done", others[0].stderr))
     until(lambda: len(re.findall("epoch done", others[0].stderr)) > begun + 1, "the others train on")
 
+    keys = json.loads(fleet.command("keys", "--json", "--cluster", fleet.cluster).stdout)
+    assert {who["name"] for who in keys if who["role"] == "node"} == {"node-0", "node-1"}
+
     (line,) = revoked.exits(3).errors
     assert re.fullmatch(
         r"edgenode: the controller at \S+ does not admit this node: the key of node node-2 is not valid: it was "

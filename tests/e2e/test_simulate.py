@@ -110,7 +110,7 @@ def test_simulation_is_bit_identical_to_four_daemons(fleet: Fleet, changes: dict
     fleet.configure(changes)
     for node in fleet.static(free_ports(4)):
         node.exits(0)
-    fleet.command("simulate", "run.toml", "--out", "simulated")
+    fleet.command("simulate", "--config", "run.toml", "--out", "simulated")
 
     assert models(fleet.folder / "simulated") == models(fleet.folder)
     if changes is SCSP:
@@ -122,7 +122,7 @@ def test_simulation_is_bit_identical_to_four_daemons(fleet: Fleet, changes: dict
 @pytest.mark.slow
 def test_simulation_resumes_bit_identical_after_ctrl_c(fleet: Fleet) -> None:
     fleet.configure({"run.rounds": 80, "run.checkpoint_every": 10})
-    command = ("simulate", "run.toml", "--out", "simulated")
+    command = ("simulate", "--config", "run.toml", "--out", "simulated")
     first = fleet.start("simulate", *command)
     first.logs(r"round 24 of 82, \d+ s left, loss \d")
     first.interrupt()
@@ -134,6 +134,6 @@ def test_simulation_resumes_bit_identical_after_ctrl_c(fleet: Fleet) -> None:
 
     again = fleet.command(*command)
     again.logs(r"resuming from round [2-7]0 of 82, saved in simulated")
-    fleet.command("simulate", "run.toml", "--out", "whole")
+    fleet.command("simulate", "--config", "run.toml", "--out", "whole")
     assert models(fleet.folder / "simulated") == models(fleet.folder / "whole")
     assert result(fleet.folder / "simulated" / "result.json") == result(fleet.folder / "whole" / "result.json")

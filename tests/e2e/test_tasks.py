@@ -86,7 +86,7 @@ def test_own_task_resumes_as_the_simulation_runs(fleet: Fleet) -> None:
         node.exits(0)
         assert int(node.logs(r"run begins .*round=(\d+)")[1]) >= 10
 
-    fleet.command("simulate", "run.toml", "--out", "simulated")
+    fleet.command("simulate", "--config", "run.toml", "--out", "simulated")
     assert models(fleet.folder / "simulated") == models(fleet.folder)
     checkpoint = max((fleet.state("node-0") / "checkpoints").glob("round-*"))
     # The mean node has 150 samples, and a round uses two batches of 32 of them: an epoch has three rounds.

@@ -111,7 +111,7 @@ RING = "node-0 node-1\nnode-1 node-2\nnode-2 node-3\n"
 def test_invalid_edge_list_is_refused_in_one_line(running: Fleet, text: str, reason: str) -> None:
     file = running.folder / "open.txt"
     file.write_text(text)
-    refused = running.command("topology", "apply", str(file), "--cluster", running.cluster, code=2)
+    refused = running.command("topology", "set", str(file), "--cluster", running.cluster, code=2)
     assert re.fullmatch(f"edgenode: {reason}\n", refused.stderr)
     assert refused.stdout == ""
 

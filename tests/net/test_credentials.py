@@ -76,7 +76,9 @@ async def test_bad_invite_is_rejected(authority: Authority, role: str, name: str
 
 async def test_node_may_not_invite(authority: Authority) -> None:
     async with served(authority) as target:
-        reason = r"role node does not permit Invite, which takes the role operator; .* edgenode operator add NAME"
+        reason = (
+            r"role node does not permit Invite, which takes the role operator; .* edgenode invite NAME --role operator"
+        )
         with pytest.raises(SecurityError, match=reason):
             await client(target, enrolled(authority, N0)).invite("node", "", 60)
 
