@@ -16,7 +16,9 @@ from edgenode_lab.experiments.definitions import Experiment, Row
 from edgenode_lab.experiments.presets import PAPER_ROUNDS, choose_scale, graph_period
 
 _MODELS = {"resnet20": "ResNet-20", "resnet110": "ResNet-110", "vgg11": "VGG-11", "lenet5": "LeNet-5"}
-_DATASETS = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+_DATASETS = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "the digits"}
+_OPTIMISERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}
+_MOST_LENGTHS = 3  # a sentence names
 
 
 def shown(experiment: Experiment, row: Row, config: Config) -> Row:
@@ -28,13 +30,19 @@ def shown(experiment: Experiment, row: Row, config: Config) -> Row:
 
 def network(config: Config, row: Row) -> str:
     """The network that runs and, if it is another one, the paper's network that it stands for."""
+    name, stands_for = _networks(config, row)
+    return f"{name} for {stands_for}" if stands_for else name
+
+
+def _networks(config: Config, row: Row) -> tuple[str, str]:
+    """The network that runs, and the paper's network that it stands for, or an empty text."""
     task = config.task
     name = _MODELS.get(task.model, task.model)
     if task.norm == "group" and task.model.startswith("resnet"):
         name += " with GroupNorm"
     if task.dataset == "cifar100":
         name += ", CIFAR-100"
-    return f"{name} for {row.network}" if row.network not in ("", name) else name
+    return name, "" if row.network == name else row.network
 
 
 def compression(config: Config) -> str:
@@ -167,19 +175,36 @@ def title(experiment: Experiment, row: Row, config: Config) -> str:
 
 
 def conditions(played: Sequence[tuple[Row, Config]]) -> str:
-    """Data, lengths and learning rate of every network."""
-    lengths: dict[tuple[str, str], list[int]] = {}
+    """A sentence for each network: on what it trains, for how long, and with which optimisers."""
+    lengths: dict[str, set[int]] = {}
+    optimisers: dict[str, dict[str, None]] = {}
     for row, config in played:
-        known = lengths.setdefault((f"{network(config, row)}: {_data(config)}", _learning_rate(config)), [])
-        known += [config.run.rounds] if config.run.rounds not in known else []
-    lines = [
-        f"{start}, {''.join(f'{n:,}, ' for n in several)}{counted(last, 'round')}, {rate}."
-        for (start, rate), (*several, last) in lengths.items()
+        name, stands_for = _networks(config, row)
+        trains = f"{name}, in place of {stands_for}," if stands_for else name
+        trains += f" trains on {_data(config)}"
+        lengths.setdefault(trains, set()).add(config.run.rounds)
+        optimisers.setdefault(trains, {})[_optimiser(config)] = None
+    sentences = [
+        f"{trains} for {_lengths(sorted(rounds))}, with {_either(list(optimisers[trains]))}."
+        for trains, rounds in lengths.items()
     ]
     reproduced = {config.run.rounds for row, config in played if row.network}
     if reproduced and reproduced != {PAPER_ROUNDS}:
-        lines.append(f"The paper trains on CIFAR for {PAPER_ROUNDS:,} rounds.")
-    return " ".join(lines)
+        sentences.append(f"The paper trains on CIFAR for {PAPER_ROUNDS:,} rounds.")
+    return " ".join(sentences)
+
+
+def _lengths(rounds: Sequence[int]) -> str:
+    """The lengths of runs, in rising order. Of more than three, the shortest and the longest."""
+    if len(rounds) > _MOST_LENGTHS:
+        return f"{rounds[0]:,} to {counted(rounds[-1], 'round')}"
+    return _either([*(f"{number:,}" for number in rounds[:-1]), counted(rounds[-1], "round")])
+
+
+def _either(texts: Sequence[str]) -> str:
+    """The texts as a list of alternatives: a, b or c."""
+    *several, last = texts
+    return f"{', '.join(several)} or {last}" if several else last
 
 
 def _data(config: Config) -> str:
@@ -189,10 +214,15 @@ def _data(config: Config) -> str:
     return _DATASETS.get(task.dataset, task.dataset)
 
 
-def _learning_rate(config: Config) -> str:
+def _optimiser(config: Config) -> str:
     task = config.task
-    optimiser = "" if task.optimizer == "sgd" else f" of {task.optimizer}"
-    after = f", times {task.decay:g} after epoch {', '.join(map(str, task.milestones))}" if task.milestones else ""
-    courses = {"cosine": ", falling along a cosine", "trapezoid": ", falling linearly in the second half"}
-    course = courses.get(task.schedule, after)
-    return f"learning rate {task.learning_rate:g}{optimiser}{course}"
+    name = _OPTIMISERS.get(task.optimizer, task.optimizer)
+    if task.schedule == "cosine":
+        return f"{name} at a learning rate that falls from {task.learning_rate:g} along a cosine"
+    if task.schedule == "trapezoid":
+        return f"{name} at a learning rate of {task.learning_rate:g} that falls linearly in the second half"
+    if not task.milestones:
+        return f"{name} at a constant learning rate of {task.learning_rate:g}"
+    *several, last = map(str, task.milestones)
+    epochs = f"epochs {', '.join(several)} and {last}" if several else f"epoch {last}"
+    return f"{name} at a learning rate of {task.learning_rate:g}, times {task.decay:g} after {epochs}"

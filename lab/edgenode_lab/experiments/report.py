@@ -114,7 +114,7 @@ def markdown(experiment: Experiment, heading: Heading, results: Sequence[RowOutc
             f"    {heading.command}",
             "",
             f"{heading.conditions} {_seeds(results)} Empty cells were not measured. "
-            "SP and SCSP come from the same run, before and after its gossip rounds.",
+            "SP and SCSP come from the same run, before and after its last phase.",
             "",
             table(headings, lines),
             "",
@@ -127,8 +127,8 @@ def markdown(experiment: Experiment, heading: Heading, results: Sequence[RowOutc
 def _seeds(results: Sequence[RowOutcomes]) -> str:
     seeds = max((len(result.by_seed) for result in results), default=0)
     if seeds > 1:
-        return f"Mean ± standard deviation of up to {seeds} runs."
-    return "One run per row." if seeds else "No run has finished."
+        return f"Each cell has the mean ± the standard deviation of up to {seeds} runs."
+    return "Each row is one run." if seeds else "No run has finished."
 
 
 def _cells(experiment: Experiment, result: RowOutcomes, printed: Sequence[str]) -> list[str]:

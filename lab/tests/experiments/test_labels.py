@@ -58,17 +58,36 @@ def test_title_names_what_all_runs_have_in_common() -> None:
 
 def test_conditions_are_those_of_the_runs(tmp_path: Path) -> None:
     assert heading("table4", {"run.rounds": "30"}).conditions == (
-        "small-cnn for ResNet-20: Fashion-MNIST, 30 rounds, learning rate 0.02. "
-        "LeNet-5 for VGG-11: Fashion-MNIST, 30 rounds, learning rate 0.02. "
+        "small-cnn, in place of ResNet-20, trains on Fashion-MNIST for 30 rounds, "
+        "with SGD at a constant learning rate of 0.02. "
+        "LeNet-5, in place of VGG-11, trains on Fashion-MNIST for 30 rounds, "
+        "with SGD at a constant learning rate of 0.02. "
         "The paper trains on CIFAR for 78,200 rounds. With run.rounds=30 in every run."
     )
-    assert "2,000, 8,000, 20,000 rounds" in heading("longer").conditions
-    assert "digits, 1 round, " in heading("fig6", {"run.rounds": "1", "task.dataset": "digits"}).conditions
+    assert " for 2,000, 8,000 or 20,000 rounds, " in heading("longer").conditions
+    assert (
+        "trains on the digits for 1 round, "
+        in heading("fig6", {"run.rounds": "1", "task.dataset": "digits"}).conditions
+    )
     assert heading("table6", scale=choose_scale("small", tmp_path, 4)).conditions.startswith(
-        "ResNet-20: CIFAR-10, 1,564 rounds, learning rate 0.1, times 0.1 after epoch 2, 3. The paper"
+        "ResNet-20 trains on CIFAR-10 for 1,564 rounds, "
+        "with SGD at a learning rate of 0.1, times 0.1 after epochs 2 and 3. The paper"
     )
     assert heading("fig6", scale=choose_scale("paper", tmp_path)).conditions == (
-        "ResNet-20 with GroupNorm: CIFAR-10, 78,200 rounds, learning rate 0.1, times 0.1 after epoch 100, 150."
+        "ResNet-20 with GroupNorm trains on CIFAR-10 for 78,200 rounds, with SGD at a learning rate of 0.1, times 0.1 "
+        "after epochs 100 and 150."
+    )
+
+
+def test_conditions_of_many_lengths_and_optimisers_are_one_sentence() -> None:
+    assert heading("frontier").conditions == (
+        "small-cnn, in place of ResNet-20 with GroupNorm, trains on Fashion-MNIST for 4 to 2,000 rounds, "
+        "with SGD at a constant learning rate of 0.02, "
+        "AdamW at a learning rate that falls from 0.003 along a cosine, "
+        "SGD at a learning rate that falls from 0.03 along a cosine, "
+        "Muon at a learning rate that falls from 0.006 along a cosine "
+        "or Muon at a learning rate of 0.006 that falls linearly in the second half. "
+        "The paper trains on CIFAR for 78,200 rounds."
     )
 
 

@@ -49,7 +49,10 @@ def test_heading_names_the_file_and_not_the_paper(file: Path) -> None:
     runs = runner.trials(runner.rows_as_run(experiment, choose_scale("smoke"), {"task.skew": "0.5"}), range(2))
     heading = report.Heading.of(experiment, runs, "command", ["task.skew=0.5"])
     assert heading.title == "shares {1}"
-    assert heading.conditions == "small-cnn: digits, 4 rounds, learning rate 0.1. With task.skew=0.5 in every run."
+    assert heading.conditions == (
+        "small-cnn trains on the digits for 4 rounds, with SGD at a constant learning rate of 0.1. "
+        "With task.skew=0.5 in every run."
+    )
     assert "Expected" not in report.markdown(experiment, heading, [])
 
 

@@ -47,7 +47,7 @@ def test_markdown_has_means_spreads_paper_and_empty_cells(tiny: Experiment) -> N
         "| small | 1 | 80.00 (1 of 2 diverged) | 90.68 | 84.00 (1 of 2 diverged) |  | 200 (1 of 2 diverged) |",
         "| large | 1 |  | 93.32 |  |  |  |",
     ]
-    assert text.startswith("# A tiny table\n\n    edgenode experiment tiny\n\nsmall-cnn, 4 rounds. Mean")
+    assert text.startswith("# A tiny table\n\n    edgenode experiment tiny\n\nsmall-cnn, 4 rounds. Each cell")
     assert "Expected: that it works" in text
 
 
@@ -72,7 +72,11 @@ def test_phase_that_was_not_measured_is_empty(tiny: Experiment) -> None:
 
 @pytest.mark.parametrize(
     ("seeds", "text"),
-    [(0, "No run has finished."), (1, "One run per row."), (2, "Mean ± standard deviation of up to 2 runs.")],
+    [
+        (0, "No run has finished."),
+        (1, "Each row is one run."),
+        (2, "Each cell has the mean ± the standard deviation of up to 2 runs."),
+    ],
 )
 def test_number_of_runs_is_named_in_words_that_fit(tiny: Experiment, seeds: int, text: str) -> None:
     row, *_ = tiny.rows(choose_scale("smoke"))
