@@ -59,7 +59,8 @@ def link(target: str, source: str, files: Files) -> str:
     if not (ROOT / path).exists():
         log.warning("%s has a link to %s, which does not exist", source, path)
     here = _NAMES.get(path) or os.path.relpath(path, "docs")
-    return (here if files.get_file_from_path(here) else REPOSITORY + path) + mark + anchor
+    page = files.get_file_from_path(here)
+    return (here if page and page.inclusion.is_included() else REPOSITORY + path) + mark + anchor
 
 
 def _show_examples(command: click.Command) -> None:

@@ -68,7 +68,7 @@ def test_every_command_and_option_is_on_its_page(site: Path) -> None:
     assert check(group, click.Context(group, info_name="edgenode")) > 25
 
 
-def test_every_broken_link_fails(tmp_path: Path) -> None:
+def test_links_lead_to_what_is_there_or_fail(tmp_path: Path) -> None:
     settings = re.sub(
         r"^nav:\n(?: .*\n)+", "nav: [page.md, index.md, contributing.md, changelog.md]\n", SETTINGS, flags=re.M
     )
@@ -80,10 +80,14 @@ def test_every_broken_link_fails(tmp_path: Path) -> None:
     page = tmp_path / "docs" / "page.md"
     repository = "https://github.com/edgenode/edgenode/blob/main"
 
+    (tmp_path / "docs" / "results").mkdir()
+    (tmp_path / "docs" / "results" / "table.md").write_text("# A table that is not a page of the site\n")
     page.write_text(
-        f"# Page\n\n[1](#page), [2](../README.md), [3]({repository}/docs/page.md#page), [4](../mkdocs.yml)\n"
+        f"# Page\n\n[1](#page), [2](../README.md), [3]({repository}/docs/page.md#page), [4](../mkdocs.yml), "
+        "[5](results/table.md)\n"
     )
     assert build(tmp_path, tmp_path / "site") == ""
+    assert f'"{repository}/docs/results/table.md"' in (tmp_path / "site" / "page" / "index.html").read_text()
     page.write_text(f"# Page\n\n[1](#part), [2](../none.py), [3]({repository}/docs/none.md), [4](index.md#part)\n")
     complaints = build(tmp_path, tmp_path / "site")
     assert "there is no such anchor on this page" in complaints
