@@ -16,7 +16,7 @@ PAGES = {
     "README.md": ("Train on four devices", "Watch and steer the run", "Change the topology while it trains"),
     "docs/devices.md": ("Install edgenode", "Start a run by hand", "Start a run with the boards"),
     "docs/deploy.md": ("Check the device first", "Run as systemd services"),
-    "docs/security.md": ("Let a device in", "Let a person in", "Without a controller"),
+    "docs/security.md": ("Let a device in", "Let a person in", "Make certificates without a controller"),
     "docs/own-photos.md": ("3. Start",),
 }
 TYPED = [
