@@ -67,7 +67,9 @@ class FailureDetector:
             await asyncio.sleep(_CHECK_EVERY_S)
             now = time.monotonic()
             holding = holding_up(self._nodes.last_reports())
-            self.straggling = {} if self._cluster.paused else update_straggling(self.straggling, holding, now - checked)
+            self.straggling = (
+                {} if self._cluster.state.paused else update_straggling(self.straggling, holding, now - checked)
+            )
             checked = now
             self._evict_slow()
             self._avoid_broken_links()
@@ -77,9 +79,9 @@ class FailureDetector:
                     self._evict_silent(name)
 
     def _suspects(self) -> list[str]:
-        running = sum(not member.ended for member in self._nodes.members(self._cluster.plan))
+        running = sum(not member.ended for member in self._nodes.members(self._cluster.state.plan))
         limit_s = self._config.run.evict_after_s
-        return suspects(self._nodes.last_reports(), running, limit_s, self._cluster.awaited())
+        return suspects(self._nodes.last_reports(), running, limit_s, self._cluster.evictions.awaited)
 
     async def _answers(self, name: str) -> bool:
         """Return whether the last known process of a node answers at its address. Another process does not count."""
@@ -102,14 +104,14 @@ class FailureDetector:
 
     def _avoid_broken_links(self) -> None:
         """Leave out links that have not worked for long. Without a way around them, evict a node that has most."""
-        links, reports = self._cluster.links, self._nodes.last_reports()
+        links, reports = self._cluster.links.views, self._nodes.last_reports()
         self._log(links)
         broken, cut_off = lasting(links, reports, self._config.run.evict_after_s)
         new = broken - {(view.sender, view.blocked.receiver) for view in links if view.left_out}
         if new:
             self._post(Avoid(new))
         node, now = most_blocked(cut_off), time.monotonic()
-        if node and not self._cluster.paused and now - self._link_evictions > self._config.run.evict_after_s:
+        if node and not self._cluster.state.paused and now - self._link_evictions > self._config.run.evict_after_s:
             self._link_evictions = now
             log.warning("nothing relays to or from a node", node=node, links=[f"{s}->{r}" for s, r in sorted(cut_off)])
             self._post(Evict(UNREQUESTED, node))

@@ -138,18 +138,18 @@ class OperatorService:
             None,
             waits_for=waits[0].waits_for if waits else "an answer of the members",
             earliest=waits[0].earliest if waits else None,
-            held_by=self._cluster.held_by(),
+            held_by=self._cluster.links.held_by(),
         )
 
     @property
     def rounds(self) -> int:
         """The rounds of the whole run, gossip included."""
-        return self._cluster.rounds
+        return self._cluster.state.rounds
 
     @property
     def plan(self) -> Plan | None:
         """The whole plan. None until the run starts."""
-        return self._cluster.plan
+        return self._cluster.state.plan
 
     def restore(self, reached: int, counts: Mapping[str, Mapping[str, int]]) -> None:
         """Continue from the round, and from the counts of the nodes, that an earlier controller recorded."""
@@ -159,13 +159,13 @@ class OperatorService:
         """The current status of the run."""
         cluster, now = self._cluster, time.monotonic()
         time_left_s = self._observe_progress(now)
-        progress, consensus = self._nodes.progress, self._nodes.consensus_distance(cluster.plan)
+        progress, consensus = self._nodes.progress, self._nodes.consensus_distance(cluster.state.plan)
         holding, straggling = holding_up(self._nodes.last_reports()), self._failure_detector.straggling
         nodes = tuple(
             NodeView(
                 node=node,
                 address=entry.address,
-                connected=node in cluster.present,
+                connected=node in cluster.state.membership.present,
                 last_seen_s=now - entry.last_seen,
                 status=self._nodes.status(node),
                 holds_up=holding.get(node, ()),
@@ -174,54 +174,54 @@ class OperatorService:
             for node, entry in sorted(self._nodes.items())
         )
         status = ClusterStatus(
-            cluster=cluster.run_spec.cluster,
-            missing=cluster.missing(),
-            leadership=cluster.leadership,
+            cluster=cluster.state.run_spec.cluster,
+            missing=cluster.state.missing,
+            leadership=cluster.state.leadership,
             nodes=nodes,
-            rounds_per_epoch=cluster.epoch.rounds,
+            rounds_per_epoch=cluster.state.epoch.rounds,
             unix_time_s=time.time(),
-            paused=cluster.paused,
-            evicting=tuple(sorted(cluster.evicting())),
-            awaited=tuple(sorted(cluster.awaited())),
+            paused=cluster.state.paused,
+            evicting=tuple(sorted(cluster.evictions.evicted)),
+            awaited=tuple(sorted(cluster.evictions.awaited)),
             consensus_distance=consensus[1] if consensus else None,
             consensus_round=consensus[0] if consensus else 0,
             page=self._page.url,
-            requested=cluster.requested.name if cluster.requested else "",
-            difference=cluster.difference,
-            pending=cluster.pending() if cluster.plan else (),
-            links=cluster.links,
+            requested=cluster.state.requested.name if cluster.state.requested else "",
+            difference=cluster.state.difference,
+            pending=cluster.pending() if cluster.state.plan else (),
+            links=cluster.links.views,
             reached=progress.reached,
             departed_payload_bytes=progress.counts.departed("payload_bytes", self._nodes),
             departed_dense_bytes=progress.counts.departed("dense_bytes", self._nodes),
             time_left_s=time_left_s,
         )
-        if cluster.plan is None:
+        if cluster.state.plan is None:
             return status
-        return replace(status, plan=cluster.plan.since(status.round))  # the plan of a long run has many records
+        return replace(status, plan=cluster.state.plan.since(status.round))  # the plan of a long run has many records
 
     def _observe_progress(self, now: float) -> float | None:
         """Bring the progress of the run up to date. Return the time that is left, if it is known."""
-        plan, progress = self._cluster.plan, self._nodes.progress
+        plan, progress = self._cluster.state.plan, self._nodes.progress
         if plan is None:
             return None
         members = [member.status for member in self._nodes.members(plan)]
-        progress.observe(plan, members, self._cluster.paused, now)
+        progress.observe(plan, members, self._cluster.state.paused, now)
         end = plan.latest.end
         return progress.time_left_s(self.rounds if end is None else end)
 
     def summary(self) -> str:
         """The status in one line, for systemd."""
-        cluster, connected = self._cluster, len(self._cluster.present)
-        if cluster.plan is None:
-            return f"{connected} of {connected + cluster.missing()} nodes are connected"
-        reports = [member.status for member in self._nodes.members(cluster.plan)]
-        parts = [f"round {self._nodes.progress.reached}", f"nodes: {len(cluster.plan.latest.names)}"]
+        cluster, connected = self._cluster, len(self._cluster.state.membership.present)
+        if cluster.state.plan is None:
+            return f"{connected} of {connected + cluster.state.missing} nodes are connected"
+        reports = [member.status for member in self._nodes.members(cluster.state.plan)]
+        parts = [f"round {self._nodes.progress.reached}", f"nodes: {len(cluster.state.plan.latest.names)}"]
         if known := [r.accuracy for r in reports if r.accuracy is not None]:
             parts.append(f"accuracy {sum(known) / len(known):.1%}")
         slow = {node for node, s in self._failure_detector.straggling.items() if s.straggling_s}
-        if awaited := cluster.waits_for() or slow:
+        if awaited := cluster.state.waits_for or slow:
             parts.append(f"waiting for {', '.join(sorted(awaited))}")
-        if cluster.paused:
+        if cluster.state.paused:
             parts.append("paused")
         return ", ".join(parts)
 

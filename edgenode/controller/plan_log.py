@@ -13,12 +13,12 @@ class PlanLog:
     """Logs each change once."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster, self._logged = cluster, cluster.difference
-        self._rounds = self._configured = cluster.run_spec.training_rounds  # the most that were logged
+        self._cluster, self._logged = cluster, cluster.state.difference
+        self._rounds = self._configured = cluster.state.run_spec.training_rounds  # the most that were logged
 
     def update(self) -> None:
         """Log the changes since the last call."""
-        plan, difference = self._cluster.plan, self._cluster.difference
+        plan, difference = self._cluster.state.plan, self._cluster.state.difference
         if plan is None:
             return
         latest = plan.latest

@@ -100,7 +100,7 @@ class Controller:
             log.info("resuming the run", term=saved.term + 1, nodes=list(saved.plan.latest.names))
             self.state.save(replace(saved, term=saved.term + 1))
         self.nodes = NodeRegistry()
-        self.nodes.add_members(self.cluster.plan)
+        self.nodes.add_members(self.cluster.state.plan)
         self._mailbox: asyncio.Queue[ClusterEvent | None] = asyncio.Queue()  # None ends the owner task
         self._plan_log = PlanLog(self.cluster)
         self._link_changes = Counter[str]()  # by node: its joins and disconnects in the mailbox
@@ -133,7 +133,7 @@ class Controller:
             return None
 
     def _address_in_plan(self, node: str) -> str:
-        members = self.cluster.plan.latest.members if self.cluster.plan else ()
+        members = self.cluster.state.plan.latest.members if self.cluster.state.plan else ()
         return next((m.address for m in members if m.node == node), "")
 
     async def run(self, is_ready: Callable[[], None] = lambda: None) -> bool:
@@ -163,7 +163,7 @@ class Controller:
             port = await stack.enter_async_context(server)
             host = split_address(listen)[0]
             address = join_address(interfaces_for(host)[0], port)
-            self.cluster.leadership = replace(self.cluster.leadership, address=address)
+            self.cluster.reached_at(address)
             page = await stack.enter_async_context(self._page.serving(self.operator_service, self._recorder))
             found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
             service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
@@ -172,7 +172,7 @@ class Controller:
                 "controller ready",
                 cluster=self.config.run.cluster,
                 listen=join_address(host, port),
-                term=self.cluster.term,
+                term=self.cluster.state.term,
                 nodes=self.config.run.nodes,
                 **({"page": page} if page else {}),
             )
@@ -188,7 +188,9 @@ class Controller:
                     helper.cancel()
                 await self._end(owner)
                 await self._perform_all(self.cluster.close())
-                ended_well = all(member.status.state.ended_well for member in self.nodes.members(self.cluster.plan))
+                ended_well = all(
+                    member.status.state.ended_well for member in self.nodes.members(self.cluster.state.plan)
+                )
                 await self._recorder.end(ended_well)  # the page reads the end of its curves when its stream ends
                 operators.end()
                 await self._page.feed.end()
@@ -223,7 +225,7 @@ class Controller:
                     status = await client.status()
                     return (
                         status.cluster == self.config.run.cluster
-                        and status.leadership.nonce != self.cluster.leadership.nonce
+                        and status.leadership.nonce != self.cluster.state.leadership.nonce
                     )
             with suppress(EdgenodeError):
                 await serves(target, _PROBE_S, None)  # a controller with another authority answers nothing
@@ -264,20 +266,20 @@ class Controller:
         match event:
             case Reported(node, Join(address) as join):
                 self.nodes.connected(node, address, join.process)
-                log.info("node joined", node=node, address=address, missing=max(0, self.cluster.missing() - 1))
+                log.info("node joined", node=node, address=address, missing=max(0, self.cluster.state.missing - 1))
             case Disconnected(node):
-                self.nodes.disconnected(node, self.cluster.plan)
+                self.nodes.disconnected(node, self.cluster.state.plan)
             case _:
                 return
         self._link_changes[node] -= 1
 
     async def _perform_all(self, actions: Sequence[ClusterAction]) -> None:
         """Bring the registry up to date, then perform the actions in their order."""
-        self.nodes.forget(_removed(actions) - self.cluster.present.keys())
-        self.nodes.add_members(self.cluster.plan)
+        self.nodes.forget(_removed(actions) - self.cluster.state.membership.present.keys())
+        self.nodes.add_members(self.cluster.state.plan)
         for action in actions:
             await self._perform(action)
-        self._recorder.observe(self.cluster.plan, self.cluster.paused, self.cluster.halted_by)
+        self._recorder.observe(self.cluster.state.plan, self.cluster.state.paused, self.cluster.state.halted_by)
 
     async def _perform(self, action: ClusterAction) -> None:
         match action:
@@ -310,24 +312,24 @@ class Controller:
 
     def _send_standby(self) -> None:
         """Send every connected node what the run waits for, if it waits."""
-        waits_for = self.cluster.waits_for()
+        waits_for = self.cluster.state.waits_for
         if waits_for:
             log.info("no member is in the run: waiting for members to return", missing=sorted(waits_for))
-        if waits_for or self.cluster.plan is None:
-            present = tuple(sorted(self.cluster.present))
+        if waits_for or self.cluster.state.plan is None:
+            present = tuple(sorted(self.cluster.state.membership.present))
             for node in present:
-                self._send(node, Standby(present, len(waits_for) or self.cluster.missing()))
+                self._send(node, Standby(present, len(waits_for) or self.cluster.state.missing))
 
     async def _wait_until_over(self) -> None:
         since = None
         while True:
             await asyncio.sleep(0.1)
-            if self.cluster.plan is None:
+            if self.cluster.state.plan is None:
                 continue
-            members = self.nodes.members(self.cluster.plan)
-            if len(members) >= len(self.cluster.plan.latest.names) and all(member.ended for member in members):
+            members = self.nodes.members(self.cluster.state.plan)
+            if len(members) >= len(self.cluster.state.plan.latest.names) and all(member.ended for member in members):
                 return
-            abandoned = self.nodes.is_abandoned(self.cluster.plan, self.cluster.present)
+            abandoned = self.nodes.is_abandoned(self.cluster.state.plan, self.cluster.state.membership.present)
             since = (since or time.monotonic()) if abandoned else None
             if since is not None and time.monotonic() - since > self.config.run.evict_after_s:
                 return

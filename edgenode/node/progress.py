@@ -56,9 +56,16 @@ class NodeSnapshot(NamedTuple):
 
     @classmethod
     def of(cls, node: Node) -> NodeSnapshot:
-        missing = () if node.halted else node.missing()
+        missing = () if node.state.halted else node.state.missing()
         return cls(
-            node.round, node.next_round, node.end, node.plan, missing, node.fence, node.halted, node.stands_still
+            node.state.round,
+            node.state.next_round,
+            node.state.end,
+            node.state.plan,
+            missing,
+            node.state.fence,
+            node.state.halted,
+            node.state.stands_still,
         )
 
 

@@ -210,7 +210,7 @@ class Replica:
             case Received(message):
                 return self.layout.size <= _SMALL and not message.records
             case Answered(_, ack):
-                frees = self.node.stage is Stage.READY and self.layout.size > _SMALL
+                frees = self.node.state.stage is Stage.READY and self.layout.size > _SMALL
                 return not frees and not ack.records
         return False
 
@@ -228,7 +228,7 @@ class Replica:
     def train(self, action: Train) -> Trained | Abort:
         """Take one local step, and count its loss."""
         exchange = action.round // self._exchange_rounds
-        self._follow_length(self.node.plan, action.round)
+        self._follow_length(self.node.state.plan, action.round)
         try:
             step = self.trainer.train(exchange, action.z.read(self.trainer.staging))
         except Diverged as exc:
@@ -241,7 +241,7 @@ class Replica:
 
     def _abort(self, error: Diverged) -> Abort:
         """What every node reports when training diverged here: where, what preceded it, and what to lower."""
-        config, t = self._config, self.node.next_round
+        config, t = self._config, self.node.state.next_round
         before = [f", and the loss was {loss:.4g} in round {r}" for r, loss in self._losses if r < t]
         lower = [self.trainer.remedy]
         if 0 < config.algorithm.kept_share < 1 or config.algorithm.name == "d2":
@@ -256,7 +256,7 @@ class Replica:
 
     def conclude(self, z: Floats) -> float | None:
         """The test accuracy of the final z. After a final gossip, BatchNorm statistics are measured for z."""
-        if self.learner.algorithm_spec.gossips(self.node.round - 1):
+        if self.learner.algorithm_spec.gossips(self.node.state.round - 1):
             self.stats.before_average = self.stats.accuracy
             self.trainer.measure_statistics(z)
         return self.evaluate(z)
@@ -304,7 +304,7 @@ class Replica:
         stats.messages += mixed.messages
         stats.payload_bytes += mixed.payload_bytes
         stats.gossip_bytes += mixed.payload_bytes if self.learner.algorithm_spec.gossips(mixed.round) else 0
-        parts = transfer(self.node.plan, mixed.round, self.name)
+        parts = transfer(self.node.state.plan, mixed.round, self.name)
         share = parts.count / parts.parts if parts else 1.0  # of a model, in one message
         stats.dense_bytes += mixed.messages * round(4 * self.layout.size * share)
         stats.u = mixed.u

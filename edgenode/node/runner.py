@@ -120,7 +120,7 @@ class NodeRunner:
                 self._watch,
                 self._relays_to,
             )
-            window, largest = self.replica.node.window, self.replica.learner.max_bytes
+            window, largest = self.replica.node.state.window, self.replica.learner.max_bytes
             self._server.open(identity, lambda message, taken: post(Received(message), taken), largest, window)
             self._server.sponsor(self._model_for)
             helpers = [
@@ -159,7 +159,7 @@ class NodeRunner:
     def _addresses_of(self, peer: str) -> PeerAddresses:
         """Where a receiver can be, and its keys. It may be two windows behind: one of rounds, one with its old key."""
         snapshot = self.progress.snapshot
-        return self._directory.find(peer, snapshot.plan, max(0, snapshot.round - 2 * self.replica.node.window))
+        return self._directory.find(peer, snapshot.plan, max(0, snapshot.round - 2 * self.replica.node.state.window))
 
     def address_of(self, node: str) -> str:
         """Where a member can be dialled. "" for any other name."""

@@ -253,7 +253,7 @@ class Simulation:
         if len(self._waiting) < len(self._replicas):
             return
         ready, self._waiting = self._waiting, []
-        share_search.measure(action.round, self._replicas[name].node.plan.graph(action.round))
+        share_search.measure(action.round, self._replicas[name].node.state.plan.graph(action.round))
         for node, step in ready:
             self._train(node, step)
 

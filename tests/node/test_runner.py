@@ -167,6 +167,6 @@ async def test_node_that_waits_for_no_other_takes_its_orders() -> None:
         running = group.create_task(runner._run_events())
         await until(lambda: runner.progress.snapshot.round >= 3)
         mailbox.post(Halt(True))
-        await until(lambda: replica.node.halted)
+        await until(lambda: replica.node.state.halted)
         running.cancel()
     worker.close()

@@ -49,41 +49,53 @@ def _why_stuck(stuck: ClusterSim) -> str:
     """Why a run must not continue. Empty if it could."""
     if any("stays: without" in line for line in stuck.transcript.lines):
         return "too few members were left"
-    if stuck.cluster and stuck.cluster.missing() and len(stuck.alive) < stuck.run_spec.nodes:
+    if stuck.cluster and stuck.cluster.state.missing and len(stuck.alive) < stuck.run_spec.nodes:
         return "an initial member never came"
-    held = any(node.fenced or node.halted for node in stuck.nodes.values())
-    absent = {name for node in stuck.nodes.values() for name in node.plan.latest.names} - set(stuck.nodes)
+    held = any(node.state.fenced or node.state.halted for node in stuck.nodes.values())
+    absent = {name for node in stuck.nodes.values() for name in node.state.plan.latest.names} - set(stuck.nodes)
     if stuck.cluster is None and (held or absent or not stuck.nodes):
         return "the controller was needed and did not return"
-    if stuck.cluster and stuck.cluster.recover and stuck.cluster.plan is None and not stuck.nodes:
+    if stuck.cluster and stuck.cluster.state.recover and stuck.cluster.state.plan is None and not stuck.nodes:
         return "no node knew the run to recover"
     if stuck.nodes and all(_has_left(name, node) for name, node in stuck.nodes.items() if name not in stuck.finished):
         return "a leaver got no answer"  # `edgenode run` gives up after some seconds
     revoked = {line.split()[1] for line in stuck.transcript.lines if line.endswith("loses its key -> ")}
-    if stuck.cluster and stuck.cluster.plan and not stuck.nodes and revoked >= set(stuck.cluster.plan.latest.names):
+    if (
+        stuck.cluster
+        and stuck.cluster.state.plan
+        and not stuck.nodes
+        and revoked >= set(stuck.cluster.state.plan.latest.names)
+    ):
         return "all members lost their keys"
-    if stuck.liars and stuck.cluster and stuck.cluster.plan and stuck.liars >= set(stuck.cluster.plan.latest.names):
+    if (
+        stuck.liars
+        and stuck.cluster
+        and stuck.cluster.state.plan
+        and stuck.liars >= set(stuck.cluster.state.plan.latest.names)
+    ):
         return "only liars were members"
     if stuck.liars and stuck.liars >= stuck.nodes.keys() and stuck.nodes:
         return "only liars were left"
     if _all_given_up(stuck):
         return "all members died and were given up"
-    never_back = stuck.cluster is not None and bool(stuck.cluster.waits_for() - stuck.alive)
+    never_back = stuck.cluster is not None and bool(stuck.cluster.state.waits_for - stuck.alive)
     return "all members died, one permanently" if never_back and not stuck.nodes else ""
 
 
 def _all_given_up(stuck: ClusterSim) -> bool:
     """Whether no member lives and none is waited for. Newcomers without a checkpoint have nothing to resume from."""
     cluster = stuck.cluster
-    if cluster is None or cluster.plan is None or cluster.over or cluster.waits_for():
+    if cluster is None or cluster.state.plan is None or cluster.state.over or cluster.state.waits_for:
         return False
-    waiting = {name for name, join in cluster.present.items() if not join.saved} - set(cluster.plan.latest.names)
+    waiting = {name for name, join in cluster.state.membership.present.items() if not join.saved} - set(
+        cluster.state.plan.latest.names
+    )
     return stuck.alive <= waiting
 
 
 def _has_left(name: str, node: Node) -> bool:
-    leaves = [r.start for r in node.plan.records for leaver, _ in r.handoffs if leaver == name]
-    return bool(leaves) and node.round >= max(leaves)
+    leaves = [r.start for r in node.state.plan.records for leaver, _ in r.handoffs if leaver == name]
+    return bool(leaves) and node.state.round >= max(leaves)
 
 
 def trial(make: Callable[[T], ClusterSim], of: T, twice: bool = False) -> Trial[T]:

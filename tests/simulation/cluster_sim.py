@@ -157,13 +157,13 @@ class ClusterSim:
         nodes = {name: node for name, node in (state.nodes | state.exited).items() if name not in state.liars}
         if not nodes or not nodes.keys() <= state.finished.keys():
             raise Stuck(f"at {state.queue.now:.6f} s: nothing is left to happen: {self._waits()}")
-        leavers = {leaver for node in nodes.values() for r in node.plan.records for leaver, _ in r.handoffs}
+        leavers = {leaver for node in nodes.values() for r in node.state.plan.records for leaver, _ in r.handoffs}
         stayed = nodes.keys() - leavers
         allreduces = state.run_spec.schedule.last == GraphSpec(allreduce.NAME)  # then fewer members end sooner
-        chains = {n: nodes[n].plan.records[0].digest if allreduces else "" for n in stayed}
+        chains = {n: nodes[n].state.plan.records[0].digest if allreduces else "" for n in stayed}
         for chain in set(chains.values()):
             of_chain = [n for n in stayed if chains[n] == chain]
-            ends = {state.finished[n].round for n in of_chain} | {nodes[n].end for n in of_chain}
+            ends = {state.finished[n].round for n in of_chain} | {nodes[n].state.end for n in of_chain}
             require(len(ends) <= 1, f"the nodes ended in rounds {sorted(ends)}")
         state.invariants.check_end(frozenset(nodes))
         if not state.happened["controller lost its disk"]:
@@ -172,5 +172,5 @@ class ClusterSim:
     def _waits(self) -> str:
         """Which node waits for which others."""
         nodes = self._state.nodes
-        waits = [f"{n} in round {node.round} waits for {node.missing()}" for n, node in nodes.items()]
+        waits = [f"{n} in round {node.state.round} waits for {node.state.missing()}" for n, node in nodes.items()]
         return "; ".join([*waits, *(f"{n} is not a member" for n in self._state.learners if n not in nodes)])

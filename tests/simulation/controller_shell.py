@@ -134,7 +134,7 @@ class ControllerShell:
         """A node has opened a link."""
         if self.cluster:
             self._state.links.of_controller[name] = link
-            if name in self.cluster.present:
+            if name in self.cluster.state.membership.present:
                 self.handle(Disconnected(name))  # the controller has not noticed yet that its old link ended
             self.handle(Reported(name, join))
 

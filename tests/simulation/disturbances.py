@@ -114,11 +114,13 @@ class Disturbances:
         if over or not state.blocked.is_blocked((sender, receiver)):
             return
         self._nodes.report_progress(sender)
-        views = [v for v in cluster.links if (v.sender, v.blocked.receiver) == (sender, receiver)] if cluster else []
+        views = (
+            [v for v in cluster.links.views if (v.sender, v.blocked.receiver) == (sender, receiver)] if cluster else []
+        )
         stands = state.queue.now - self._nodes.pushes.answered_s >= state.scenario.evict_s
         if views and views[0].blocked.by:
             self._controller.handle(Avoid(frozenset({(sender, receiver)})))
-        elif views and cluster and stands and not views[0].left_out and not cluster.paused:
+        elif views and cluster and stands and not views[0].left_out and not cluster.state.paused:
             state.happened["evicted for its links"] += 1
             self._controller.handle(Evict(UNREQUESTED, most_blocked([(sender, receiver)])))
         state.queue.after(state.scenario.evict_s, self._watch_link, sender, receiver)
@@ -147,7 +149,7 @@ class Disturbances:
         """
         state = self._state
         honest = [node for other, node in state.nodes.items() if other not in state.liars]
-        over = self._controller.cluster is not None and self._controller.cluster.over
+        over = self._controller.cluster is not None and self._controller.cluster.state.over
         if over or (honest and all(_is_without(node, name) for node in honest)):
             self._nodes.end(name)
             self._controller.watch(name)
@@ -180,5 +182,5 @@ class Disturbances:
 
 def _is_without(node: Node, name: str) -> bool:
     """Whether a node does not wait for another one, and will not."""
-    out = node.plan.last_evicted(name) >= 0 or name not in node.plan.at(node.round).names
-    return out and name not in node.missing()
+    out = node.state.plan.last_evicted(name) >= 0 or name not in node.state.plan.at(node.state.round).names
+    return out and name not in node.state.missing()

@@ -173,15 +173,15 @@ class Invariants:
 
     def check(self, name: str, node: Node, learner: TrackedLearner) -> None:
         """Check everything after a process did something."""
-        if name in self._liars or self._is_abandoned(node.plan):
+        if name in self._liars or self._is_abandoned(node.state.plan):
             return
         if not self._accounting.is_evicted(self._processes[name]):
-            if self._checked.get(name) is not node.plan:
-                self._checked[name] = node.plan
-                for record in node.plan.records:
+            if self._checked.get(name) is not node.state.plan:
+                self._checked[name] = node.state.plan
+                for record in node.state.plan.records:
                     same = self._digests.setdefault(record.number, record.digest) == record.digest
                     require(same, f"there are two records numbered {record.number}")
-            for sender, buffered in node.buffered().items():
+            for sender, buffered in node.state.buffered().items():
                 require(buffered <= self._window, f"{name} buffers {buffered} pushes of {sender}")
         mass = self._accounting.measure(self._processes[name])
         u = () if mass is None else mass[-learner.blocks :].tolist()

@@ -58,11 +58,11 @@ class Liars:
         then, and it can no longer take the record. A liar that pushes rounds which it has not reached lets its
         out-neighbours run ahead of others. These refuse the pushes that come too early, and take their repeats later.
         """
-        name = node.name
+        name = node.state.name
         match event:
             case Received(message):
-                left_behind = message.number > node.plan.latest.number
-                early = message.round >= node.round + node.window
+                left_behind = message.number > node.state.plan.latest.number
+                early = message.round >= node.state.round + node.state.window
                 return name in self or message.sender in self or (bool(self) and (left_behind or early))
             case Answered(receiver, ack):
                 left_behind = bool(self) and ack.verdict in (Verdict.STALE, Verdict.ERROR)
@@ -73,34 +73,36 @@ class Liars:
 
     def push(self, node: Node, message: Message) -> Message:
         """What a liar sends instead of a push."""
-        sent = self._sent[node.name]
+        sent = self._sent[node.state.name]
         sent.append(message)
-        return self._lie(node, message) if self._lies(node.name) else message
+        return self._lie(node, message) if self._lies(node.state.name) else message
 
     def noise(self, node: Node) -> Message | None:
         """What a liar sends out of turn. None before it has ever pushed."""
-        sent = self._sent[node.name]
+        sent = self._sent[node.state.name]
         return self._lie(node, self._rng.choice(sent)) if sent else None
 
     def ack(self, node: Node, ack: Ack) -> Ack:
         """What a liar answers instead of an answer."""
-        return self._false_ack(node, ack.round) if self._lies(node.name) else ack
+        return self._false_ack(node, ack.round) if self._lies(node.state.name) else ack
 
     def unasked_ack(self, node: Node) -> Ack:
         """An answer to a push that may not exist."""
-        return self._false_ack(node, node.round + self._rng.randint(-2, 3))
+        return self._false_ack(node, node.state.round + self._rng.randint(-2, 3))
 
     def report(self, node: Node | None, report: NodeReport) -> NodeReport:
         """What a liar reports instead of a report."""
-        if node is None or not self._lies(node.name):
+        if node is None or not self._lies(node.state.name):
             return report
-        rng, peers = self._rng, node.plan.latest.names
+        rng, peers = self._rng, node.state.plan.latest.names
         match report:
             case OfferAnswer():
-                return replace(report, accepted=rng.random() < 0.5, next_round=rng.choice((0, node.round, *_HUGE)))
+                return replace(
+                    report, accepted=rng.random() < 0.5, next_round=rng.choice((0, node.state.round, *_HUGE))
+                )
             case FenceAnswer():
-                begun = tuple((peer, rng.choice((-1, node.round, *_HUGE))) for peer, _ in report.begun_rounds)
-                at = rng.choice((-1, 0, report.begun, node.round + 5, *_HUGE))
+                begun = tuple((peer, rng.choice((-1, node.state.round, *_HUGE))) for peer, _ in report.begun_rounds)
+                at = rng.choice((-1, 0, report.begun, node.state.round + 5, *_HUGE))
                 records = rng.choice((report.records, (*report.records, self._record(node))))
                 return replace(report, begun=at, begun_rounds=begun, records=records)
             case Progress():
@@ -122,8 +124,8 @@ class Liars:
 
     def _false_ack(self, node: Node, t: int) -> Ack:
         rng = self._rng
-        records = rng.choice(((), (self._record(node),), (*node.plan.records, self._record(node))))
-        knows = rng.choice((0, node.plan.latest.number, *_HUGE))
+        records = rng.choice(((), (self._record(node),), (*node.state.plan.records, self._record(node))))
+        knows = rng.choice((0, node.state.plan.latest.number, *_HUGE))
         return Ack(t, rng.choice(list(Verdict)), knows, "x" * rng.choice((0, 9)), records)
 
     def _lie(self, node: Node, message: Message) -> Message:
@@ -135,18 +137,18 @@ class Liars:
 
     def _forged_record(self, node: Node, message: Message) -> Message:
         record = self._record(node)
-        records = self._rng.choice(((record,), (*message.records, record), (*node.plan.records, record)))
+        records = self._rng.choice(((record,), (*message.records, record), (*node.state.plan.records, record)))
         if self._rng.random() < 0.3:
             return replace(message, records=records, number=record.number, digest=record.digest)
         return replace(message, records=records)
 
     def _record(self, node: Node) -> Record:
         """A record that follows, or another one of a number that is taken."""
-        rng, plan = self._rng, node.plan
-        last, t = plan.latest, node.next_round
+        rng, plan = self._rng, node.state.plan
+        last, t = plan.latest, node.state.next_round
         start = max(last.start + 1, t + rng.choice((1, 3, 20)))
-        others = [m for m in last.members if m.node != node.name]
-        victim = rng.choice(others).node if others else node.name
+        others = [m for m in last.members if m.node != node.state.name]
+        victim = rng.choice(others).node if others else node.state.name
         kept = tuple(m for m in last.members if m.node != victim)
         changes: list[dict[str, object]] = [
             {"end": start},
@@ -169,7 +171,7 @@ class Liars:
 
     def _other_round(self, node: Node, message: Message) -> Message:
         t = message.round + self._rng.choice((-3, -1, 1, 2, 7, 8, 9, *_HUGE))
-        record = node.plan.at(t)
+        record = node.state.plan.at(t)
         return replace(message, round=t, number=record.number, digest=record.digest)
 
     def _other_u(self, node: Node, message: Message) -> Message:
@@ -195,11 +197,13 @@ class Liars:
         return replace(message, **self._rng.choice(changes))  # type: ignore[arg-type]
 
     def _false_begun(self, node: Node, message: Message) -> Message:
-        peers = (*node.plan.latest.names, "nobody")
-        return replace(message, begun_rounds=tuple((peer, self._rng.choice((node.end, *_HUGE))) for peer in peers))
+        peers = (*node.state.plan.latest.names, "nobody")
+        return replace(
+            message, begun_rounds=tuple((peer, self._rng.choice((node.state.end, *_HUGE))) for peer in peers)
+        )
 
     def _replay(self, node: Node, message: Message) -> Message:
-        return self._rng.choice(self._sent[node.name])
+        return self._rng.choice(self._sent[node.state.name])
 
 
 def is_forged(record: Record, liars: Liars) -> bool:

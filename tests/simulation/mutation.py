@@ -134,8 +134,8 @@ def _buffered_twice(place: Place) -> Place:
 def _treated_as_current(place: Place) -> Place:
     """Treat a push of an old round as one of the current round."""
     assert isinstance(place, ast.If) and isinstance(place.test, ast.Compare), place
-    now = ast.unparse(place.test.comparators[0])
-    place.body = ast.parse(f"{ast.unparse(place.test.left)} = {now}").body
+    now, then = ast.unparse(place.test.comparators[0]), ast.unparse(place.test.left)
+    place.body = ast.parse(f"{then} = {now}; message = __import__('dataclasses').replace(message, round={now})").body
     return place
 
 
@@ -158,7 +158,9 @@ def _once_it_is_answered(place: Place) -> Place:
 
 def _answered_at_once(place: Place) -> Place:
     assert isinstance(place, ast.Assign), place
-    place.value = ast.parse(f"[self._answer(message, Verdict.OK), *({ast.unparse(place.value)})]", mode="eval").body
+    place.value = ast.parse(
+        f"[Answer(message.sender, Ack(message.round, Verdict.OK, 0)), *({ast.unparse(place.value)})]", mode="eval"
+    ).body
     return place
 
 
@@ -199,7 +201,7 @@ MUTANTS = (
         "nodes that join are welcomed before a fence asks them for a promise",
         becomes("[*(a for node in dead for a in self._evict(node)), *actions]"), *_SEEDS, "81014",
     ),
-    _mutant("a push of an evicted incarnation is refused", becomes("False")),
+    _mutant("a push of an evicted incarnation is refused", delete),
     _mutant("every process of a name has an incarnation of its own", _rewrite(ast.BinOp, _same_term)),
     _mutant("no round of an evicted node counts that it may not have begun", _min(_later)),
     _mutant("every round of an evicted node counts that others may have mixed", _min(_round_too_early)),

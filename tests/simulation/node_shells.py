@@ -112,7 +112,7 @@ class NodeShells:
         state.record(name, cause, actions)
         node, learner = state.nodes[name], state.learners[name]
         for action in actions:
-            state.invariants.acted(name, node.plan, learner, action)
+            state.invariants.acted(name, node.state.plan, learner, action)
         state.invariants.check(name, node, learner)
         process = state.processes.number(name)
         for action in actions:
@@ -166,7 +166,7 @@ class NodeShells:
     def _train(self, name: str, t: int, z: Any) -> None:
         state = self._state
         local_update = self._local_update(name, t, z)
-        state.invariants.trained(name, state.nodes[name].plan, t, local_update, state.learners[name].blocks)
+        state.invariants.trained(name, state.nodes[name].state.plan, t, local_update, state.learners[name].blocks)
         self._handle(name, Trained(t, local_update))
 
     def _receive(self, name: str, message: Message) -> None:
@@ -265,7 +265,7 @@ class NodeShells:
         if node is None:
             saved, plan = state.disks.scan(name)
             return Join(f"{name}:1", digest, DataSize(1, 1), saved, plan, process=process, key=state.key_of(name))
-        join = Join(f"{name}:1", digest, DataSize(1, 1), frozenset(), node.plan, True, process, node.fence)
+        join = Join(f"{name}:1", digest, DataSize(1, 1), frozenset(), node.state.plan, True, process, node.state.fence)
         return replace(join, follows=self._leaders.get(name), key=state.key_of(name))
 
     def lose_link(self, name: str) -> None:
@@ -284,10 +284,10 @@ class NodeShells:
     def report_progress(self, name: str) -> None:
         """A node reports how far it is, and which links it cannot use."""
         if node := self._state.nodes.get(name):  # else it has just died
-            latest = node.plan.latest
+            latest = node.state.plan.latest
             farewell = node.farewell() if name in self._state.finished else None
-            blocked = self._state.blocked.reported_by(name, node.plan)
-            self._send_up(name, Progress(node.next_round, latest.number, latest.digest, farewell, blocked))
+            blocked = self._state.blocked.reported_by(name, node.state.plan)
+            self._send_up(name, Progress(node.state.next_round, latest.number, latest.digest, farewell, blocked))
 
     def deliver(self, name: str, order: Order) -> None:
         """An order arrives at a node."""
@@ -319,7 +319,7 @@ class NodeShells:
         if not halted:
             allowed.pop(name, None)
         elif name not in allowed:
-            allowed[name] = node.next_round if node else -1
+            allowed[name] = node.state.next_round if node else -1
         self._handle(name, Halt(halted))
 
     # --- becoming a member --------------------------------------------------------------------------
@@ -386,5 +386,5 @@ class NodeShells:
         """Whether a member is in its rounds, and neither evicted nor given up by an operator."""
         disturbances = [disturbance for _, disturbance in self._state.scenario.disturbances]
         forced = any(isinstance(d, Evict) and d.force and d.node == name for d in disturbances)
-        evicted = self._controller.has_evicted(name, node.plan.at(node.round).incarnations.get(name, 0))
-        return node.round < node.end and not forced and not evicted
+        evicted = self._controller.has_evicted(name, node.state.plan.at(node.state.round).incarnations.get(name, 0))
+        return node.state.round < node.state.end and not forced and not evicted

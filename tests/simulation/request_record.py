@@ -87,9 +87,9 @@ class RequestRecord:
 
     def check_end(self, cluster: Cluster | None) -> None:
         """The run is over: what was accepted last was used, or something later, or there is a reason."""
-        if cluster is None or cluster.plan is None or cluster.requested is None:
+        if cluster is None or cluster.state.plan is None or cluster.state.requested is None:
             return
-        rounds = cluster.plan.latest.rounds or 0
+        rounds = cluster.state.plan.latest.rounds or 0
         require(self._extended <= rounds, f"extended to {self._extended} rounds, but {rounds} are planned")
         if self._promised < 0:
             return
@@ -97,8 +97,8 @@ class RequestRecord:
         words = {describe(rotation) for rotation in self._rotations[self._promised :]}
         pending = {change.change for change in cluster.pending()}
         require(
-            cluster.requested.graphs in kept or bool(words & (pending | self._dropped)),
-            f"accepted {sorted(words)}, but {cluster.requested.name} is used, {sorted(pending)} is pending",
+            cluster.state.requested.graphs in kept or bool(words & (pending | self._dropped)),
+            f"accepted {sorted(words)}, but {cluster.state.requested.name} is used, {sorted(pending)} is pending",
         )
 
 

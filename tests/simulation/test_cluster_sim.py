@@ -258,7 +258,7 @@ def test_overlap_hides_latency_and_stragglers_behind_training() -> None:
 @given(disturbed_runs())
 def test_change_takes_effect_at_one_round_at_every_node(run: tuple[RunSpec, Scenario]) -> None:
     sim = exact_run(*run, grain=Fraction(1, 4))
-    plans = {node.plan for node in sim.nodes.values()}
+    plans = {node.state.plan for node in sim.nodes.values()}
     assert len(plans) == 1
     (plan,) = plans
     starts = {record.start for record in plan.records}
@@ -283,7 +283,7 @@ def test_change_needs_no_controller_after_its_offer() -> None:
     sim = exact_run(ring(), Scenario(crash_at_offer=1, disturbances=((1.0, rotate(1, "b")),)))
     assert sim.cluster is None
     assert sim.replies == {}
-    (plan,) = {node.plan for node in sim.nodes.values()}
+    (plan,) = {node.state.plan for node in sim.nodes.values()}
     assert plan.latest.schedule.graphs == (GraphSpec("b"),)
     ring_b = Digraph(plan.latest.names, frozenset({("n1", "n0"), ("n2", "n1"), ("n3", "n2"), ("n0", "n3")}))
     assert [sim.graphs[t] == ring_b for t in range(60)] == [t >= plan.latest.start for t in range(60)]
@@ -301,7 +301,7 @@ def test_restarted_controller_does_not_fork_the_plan() -> None:
 def test_newest_queued_rotation_takes_effect_after_the_pending_one() -> None:
     disturbances = ((1.0, rotate(1, "b")), (1.01, rotate(2, "c")), (1.02, rotate(3, "a", "b")))
     sim = exact_run(ring(), Scenario(disturbances=disturbances))
-    (plan,) = {node.plan for node in sim.nodes.values()}
+    (plan,) = {node.state.plan for node in sim.nodes.values()}
     assert len(plan.records) == 3
     assert [sim.replies[i].start for i in (1, 2, 3)] == [plan.records[1].start, None, None]
     assert plan.latest.start >= (sim.replies[3].earliest or 0)
@@ -363,7 +363,7 @@ def eventful() -> ClusterSim:
 def test_equal_seeds_give_equal_transcripts() -> None:
     first = eventful()
     assert first.transcript.lines == eventful().transcript.lines
-    assert len(first.nodes["n0"].plan.records) >= 3
+    assert len(first.nodes["n0"].state.plan.records) >= 3
     assert first.transcript.digest != exact_run(ring(5), Scenario(4)).transcript.digest
 
 

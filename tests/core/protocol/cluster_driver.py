@@ -71,8 +71,8 @@ def a_started_cluster(nodes: int = 4, term: int = 0, **changes: Any) -> QuietClu
 
 
 def the_plan(cluster: QuietCluster) -> Plan:
-    assert cluster.plan is not None
-    return cluster.plan
+    assert cluster.state.plan is not None
+    return cluster.state.plan
 
 
 def progress(cluster: QuietCluster, name: str, next_round: int) -> list[ClusterAction]:
@@ -86,7 +86,7 @@ def answer(cluster: QuietCluster, offer: Sent, accepted: bool, next_round: int) 
 
 
 def persisted(cluster: QuietCluster) -> Persist:
-    return cluster._state.persist()
+    return cluster.state.persist()
 
 
 def kinds(actions: list[ClusterAction]) -> list[str]:

@@ -50,7 +50,7 @@ def pair(**options: Any) -> tuple[Node, Node]:
 
 
 def train(node: Node) -> list[NodeAction]:
-    return node.handle(Trained(node.round, STILL))
+    return node.handle(Trained(node.state.round, STILL))
 
 
 def pushed(actions: list[NodeAction]) -> Message:
@@ -58,7 +58,7 @@ def pushed(actions: list[NodeAction]) -> Message:
 
 
 def from_n1(node: Node, t: int) -> Message:
-    record = node.plan.at(t)
+    record = node.state.plan.at(t)
     return Message("n1", 0, t, record.number, record.digest, 0.5, (1.0,), b"1 1")
 
 
@@ -77,7 +77,7 @@ def fence(node: Node, *evicted: str, term: int = 0, ballot: int = 1) -> list[Nod
 
 
 def exact_mass(node: Node) -> tuple[Any, Any]:
-    x, u = node._state.learner.mass()  # type: ignore[attr-defined]
+    x, u = node.state.learner.mass()  # type: ignore[attr-defined]
     return x, u
 
 

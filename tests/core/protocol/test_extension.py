@@ -56,12 +56,12 @@ def extended(cluster: QuietCluster, rounds: int) -> Plan:
 
 def test_extension_moves_the_last_phase_of_every_node() -> None:
     cluster = a_scsp_cluster()
-    assert (the_plan(cluster).latest.rounds, end_of(the_plan(cluster), cluster.rounds)) == (991, 1000)
+    assert (the_plan(cluster).latest.rounds, end_of(the_plan(cluster), cluster.state.rounds)) == (991, 1000)
     plan = extended(cluster, 2000)
     assert (plan.latest.rounds, plan.latest.schedule.last_from) == (2000, 2000)
-    assert (cluster.rounds, end_of(plan, cluster.rounds)) == (2009, 2009)
+    assert (cluster.state.rounds, end_of(plan, cluster.state.rounds)) == (2009, 2009)
     assert phase_at(plan, 991) is None
-    assert cluster.requested == plan.latest.schedule
+    assert cluster.state.requested == plan.latest.schedule
 
 
 def test_extension_is_answered_with_its_round() -> None:
@@ -84,7 +84,7 @@ def test_change_that_began_before_an_extension_is_learned_keeps_it() -> None:
     before = a_scsp_cluster()
     saved = persisted(before)
     plan = extended(before, 2000)
-    cluster = QuietCluster(before.run_spec, Leadership(1), saved)
+    cluster = QuietCluster(before.state.run_spec, Leadership(1), saved)
     for name in node_names(8):
         cluster.handle(join(name, running=True, plan=plan))
         progress(cluster, name, plan.latest.start)
@@ -138,7 +138,7 @@ def test_queued_extension_survives_a_restart_and_a_resume_of_all() -> None:
     before = a_started_cluster(2)
     only(Offer, before.handle(Rotate(1, (B,), Period(1))))
     before.handle(Extend(2, 1500))
-    cluster = QuietCluster(before.run_spec, Leadership(1), persisted(before))
+    cluster = QuietCluster(before.state.run_spec, Leadership(1), persisted(before))
     plan = the_plan(before)
     for name in node_names(2):
         actions = cluster.handle(join(name, saved=frozenset({50}), plan=plan, process="again"))
@@ -151,7 +151,7 @@ def test_extension_that_a_member_knows_already_is_answered() -> None:
     only(Offer, before.handle(Extend(1, 1500)))
     saved = persisted(before)
     plan = extended(a_started_cluster(2), 1500)
-    cluster = QuietCluster(before.run_spec, Leadership(1), saved)
+    cluster = QuietCluster(before.state.run_spec, Leadership(1), saved)
     for name in node_names(2):
         actions = cluster.handle(join(name, running=True, plan=plan))
     actions = [*actions, *(a for name in node_names(2) for a in progress(cluster, name, plan.latest.start))]
@@ -181,7 +181,7 @@ def test_member_that_knows_an_extension_may_be_past_the_old_end() -> None:
 def test_node_trains_on_past_the_old_end() -> None:
     node = a_node("n0", a_plan(2, rounds=3), 3)
     node.start()
-    record = node.plan.successor(3, rounds=5)
+    record = node.state.plan.successor(3, rounds=5)
     assert only_action(OfferAnswer, node.handle(Offer(record))).accepted
     for t in range(2):
         play_round(node, t)
@@ -196,20 +196,20 @@ def test_node_learns_an_extension_with_a_push_of_the_round_after_the_old_end() -
     """Its sender is ahead: it has mixed what this node has pushed."""
     node = a_node("n0", a_plan(2, rounds=3), 3)
     node.start()
-    record = node.plan.successor(3, rounds=5)
-    plan = node.plan.extend(record)
+    record = node.state.plan.successor(3, rounds=5)
+    plan = node.state.plan.extend(record)
     receive(node, 0)
     train(node)
     message = replace(from_n1(node, 3), number=1, digest=plan.at(3).digest, records=(record,))
     assert only_action(PlanChanged, node.handle(Received(message))).record == record
-    assert node.end == 5
+    assert node.state.end == 5
 
 
 def test_node_that_has_ended_takes_no_extension() -> None:
     node = a_node("n0", a_plan(2, rounds=1), 1)
     node.start()
     play_round(node, 0)
-    assert not only_action(OfferAnswer, node.handle(Offer(node.plan.successor(9, rounds=20)))).accepted
+    assert not only_action(OfferAnswer, node.handle(Offer(node.state.plan.successor(9, rounds=20)))).accepted
     assert kinds(node.handle(Answered("n1", Ack(0, Verdict.OK, 0)))) == ["Finish"]
 
 
@@ -260,7 +260,7 @@ def test_extension_of_the_plan_is_in_force_from_an_earlier_checkpoint_on() -> No
     before = a_scsp_cluster()
     plan = extended(before, 2000)
     saved = plan.latest.start - 1
-    cluster = QuietCluster(before.run_spec)
+    cluster = QuietCluster(before.state.run_spec)
     for name in node_names(8):
         actions = cluster.handle(join(name, saved=frozenset({saved}), plan=plan))
     welcome = all_of(Welcome, actions)[0]
@@ -273,7 +273,7 @@ def test_controller_with_more_rounds_resumes_a_finished_run() -> None:
     for name in node_names(2):
         actions = cluster.handle(join(name, saved=frozenset({1000}), plan=finished))
     assert [(sent.round, sent.plan.latest.rounds) for sent in all_of(Welcome, actions)] == [(1000, 1800)] * 2
-    assert cluster.rounds == 1800
+    assert cluster.state.rounds == 1800
 
 
 def test_controller_with_fewer_rounds_keeps_those_of_the_plan() -> None:
@@ -281,7 +281,7 @@ def test_controller_with_fewer_rounds_keeps_those_of_the_plan() -> None:
     cluster = QuietCluster(a_run_spec(2, rounds=500))
     for name in node_names(2):
         cluster.handle(join(name, saved=frozenset({300}), plan=plan))
-    assert (the_plan(cluster).latest.rounds, cluster.rounds) == (1000, 1000)
+    assert (the_plan(cluster).latest.rounds, cluster.state.rounds) == (1000, 1000)
 
 
 def test_too_few_rounds_are_refused_to_every_node() -> None:
@@ -308,7 +308,7 @@ def test_run_that_died_before_its_first_round_begins_longer() -> None:
 def test_mass_of_a_node_that_trains_on_is_exact() -> None:
     node = a_node("n0", a_plan(2, rounds=2), 2)
     node.start()
-    node.handle(Offer(node.plan.successor(2, rounds=4)))
+    node.handle(Offer(node.state.plan.successor(2, rounds=4)))
     for t in range(4):
         play_round(node, t)
-    assert node._state.learner.mass()[1] == Fraction(1, 1)
+    assert node.state.learner.mass()[1] == Fraction(1, 1)

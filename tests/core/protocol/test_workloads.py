@@ -64,10 +64,10 @@ def test_the_controller_refuses_a_node_that_trains_something_else() -> None:
     assert isinstance(refused, Send)
     assert isinstance(refused.order, Refuse)
     assert "parameter fc.weight" in refused.order.reason
-    assert set(cluster.present) == {"n0"}
+    assert set(cluster.state.membership.present) == {"n0"}
     cluster.handle(Disconnected("n0"))
     cluster.handle(Reported("n1", other))
-    assert set(cluster.present) == {"n1"}
+    assert set(cluster.state.membership.present) == {"n1"}
 
 
 def test_a_member_that_returns_turns_a_newcomer_away() -> None:
@@ -77,4 +77,4 @@ def test_a_member_that_returns_turns_a_newcomer_away() -> None:
     saved = replace(ours, plan=create_plan("lab", [Member("n0"), Member("n1")], SCHEDULE), saved=frozenset({50}))
     actions = cluster.handle(Reported("n0", saved))
     assert [(a.node, type(a.order)) for a in actions if isinstance(a, Send)] == [("n9", Refuse)]
-    assert set(cluster.present) == {"n0"}
+    assert set(cluster.state.membership.present) == {"n0"}

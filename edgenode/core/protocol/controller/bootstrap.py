@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from edgenode.core.protocol.controller.cluster_state import ClusterState
 from edgenode.core.protocol.controller.eviction import Evictions
-from edgenode.core.protocol.controller.pending_changes import PendingChanges, missing
+from edgenode.core.protocol.controller.pending_changes import PendingChanges
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Reply, Rotate, Send
 from edgenode.core.protocol.orders import Join, Sponsor, Welcome
 from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
@@ -45,7 +45,7 @@ class Bootstrap:
     def create_if_complete(self) -> list[ClusterAction]:
         """Create a run with all initial members. A run to recover is not created: a member has to know it."""
         state = self._state
-        if state.recover or missing(state):
+        if state.recover or state.missing:
             return []
         present = state.membership.present
         members = sorted(Member(node, 0, join.address, join.key) for node, join in present.items())

@@ -21,7 +21,8 @@ Rules that hold for every event:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import assert_never
 
 from edgenode.core.protocol.controller.accusations import Accusations
@@ -33,7 +34,7 @@ from edgenode.core.protocol.controller.deadlines import most_reported
 from edgenode.core.protocol.controller.eviction import Evictions
 from edgenode.core.protocol.controller.idle_members import IdleMembers
 from edgenode.core.protocol.controller.links import Links
-from edgenode.core.protocol.controller.pending_changes import PendingChanges, missing
+from edgenode.core.protocol.controller.pending_changes import PendingChanges
 from edgenode.core.protocol.controller.reports import check_report
 from edgenode.core.protocol.events import (
     UNREQUESTED,
@@ -72,20 +73,21 @@ from edgenode.core.protocol.orders import (
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Signer
-from edgenode.core.protocol.status import LinkView, PendingChange
-from edgenode.core.topology.period import Epoch
-from edgenode.core.topology.schedule import Schedule
+from edgenode.core.protocol.status import PendingChange
 
 
 class Cluster:
     """The membership and the plan of one run.
 
     Args:
-        leadership: of this controller. Its term is higher at every start.
+        leadership: who this controller is. Its term is higher at every start.
         saved: what the last controller persisted, if there was one.
         recover: take the plan from the members that run, since what was persisted is lost. Without it, members that
             run follow another controller.
         signer: signs the records and greetings of this controller, and verifies those that nodes report.
+
+    Attributes:
+        state, evictions, links: what it has decided and what it knows, for others to read. Only the cluster changes it.
     """
 
     def __init__(
@@ -96,118 +98,26 @@ class Cluster:
         recover: bool = False,
         signer: Signer = UNSIGNED,
     ) -> None:
-        self._state = ClusterState(run_spec, leadership, recover, signer)
+        self.state = ClusterState(run_spec, leadership, recover, signer)
         if saved:
-            self._state.restore(saved)
-        self._membership = self._state.membership
-        self._changes = PendingChanges(self._state, lambda node: self._evict_all([node]))
-        self._idle = IdleMembers(self._state, self._changes)
-        self._evictions = Evictions(self._state, self._changes)
-        self._bootstrap = Bootstrap(self._state, self._changes, self._evictions)
-        self._accusations = Accusations(self._state, self._evictions, self._evict)
-        self._links = Links(self._state)
-        parts = self._state, self._changes, self._evictions, self._bootstrap
+            self.state.restore(saved)
+        self._membership = self.state.membership
+        self._changes = PendingChanges(self.state, lambda node: self._evict_all([node]))
+        self._idle = IdleMembers(self.state, self._changes)
+        self.evictions = Evictions(self.state, self._changes)
+        self._bootstrap = Bootstrap(self.state, self._changes, self.evictions)
+        self._accusations = Accusations(self.state, self.evictions, self._evict)
+        self.links = Links(self.state)
+        parts = self.state, self._changes, self.evictions, self._bootstrap
         self._arrivals = Arrivals(*parts, self._evict_all, self.close)
 
-    # --- what others may read -----------------------------------------------------------------------
-
-    @property
-    def run_spec(self) -> RunSpec:
-        """What the run is created from."""
-        return self._state.run_spec
-
-    @property
-    def leadership(self) -> Leadership:
-        """Of this controller."""
-        return self._state.leadership
-
-    @leadership.setter
-    def leadership(self, leadership: Leadership) -> None:
-        self._state.leadership = leadership
-
-    @property
-    def term(self) -> int:
-        """Of this controller."""
-        return self._state.term
-
-    @property
-    def rounds(self) -> int:
-        """The rounds of the whole run, without what is added when its last phase begins again."""
-        return self._state.rounds
-
-    @property
-    def plan(self) -> Plan | None:
-        """None until the run is created."""
-        return self._state.plan
-
-    @property
-    def paused(self) -> bool:
-        """Whether an operator requested that no round begins."""
-        return self._state.paused
-
-    @property
-    def halted_by(self) -> str:
-        """What paused the run last, or resumed it: "by an operator", or why else."""
-        return self._state.halted_by
-
-    @property
-    def recover(self) -> bool:
-        """Whether the plan comes from the members that run."""
-        return self._state.recover
-
-    @property
-    def epoch(self) -> Epoch:
-        """Of the run, or of one that the connected nodes would begin."""
-        return self._state.epoch
-
-    @property
-    def present(self) -> Mapping[str, Join]:
-        """The nodes with a live link, members and others."""
-        return self._membership.present
-
-    def missing(self) -> int:
-        """How many nodes the start of the run still waits for."""
-        return missing(self._state)
-
-    def evicting(self) -> frozenset[str]:
-        """The nodes that a fence evicts now."""
-        return self._evictions.evicted
-
-    def awaited(self) -> frozenset[str]:
-        """The nodes whose promise a fence still waits for."""
-        return self._evictions.awaited
-
-    @property
-    def requested(self) -> Schedule | None:
-        """The schedule that an operator requested last, or the first one. None until the run is created."""
-        return self._state.requested
-
-    @property
-    def difference(self) -> str:
-        """What the newest record uses in place of the requested schedule, and why. Empty if nothing."""
-        return self._state.difference
-
-    @property
-    def links(self) -> tuple[LinkView, ...]:
-        """The links that their senders cannot use."""
-        return self._links.views
-
-    def held_by(self) -> str:
-        """The links that hold the run, and what to check. Empty if none does."""
-        return self._links.held_by()
+    def reached_at(self, address: str) -> None:
+        """Greet nodes with the address, host:port, at which they reach this controller."""
+        self.state.leadership = replace(self.state.leadership, address=address)
 
     def pending(self) -> tuple[PendingChange, ...]:
         """The changes that are not part of the plan yet."""
-        return self._changes.pending(self.evicting())
-
-    def waits_for(self) -> frozenset[str]:
-        """With no node in the run any more: the members that must come back before it can resume."""
-        return self._membership.waited_for(self.plan) if self.plan and not self.over else frozenset()
-
-    @property
-    def over(self) -> bool:
-        """Whether every member has ended well, or the run was aborted."""
-        return self._state.over
+        return self._changes.pending(self.evictions.evicted)
 
     # --- events -------------------------------------------------------------------------------------
 
@@ -218,14 +128,14 @@ class Cluster:
             RemoteProtocolError: a node reports records that no controller of this cluster made, or rounds that the run
                 does not have. Nothing has changed.
         """
-        actions = [*self._handle(event), *self._evictions.cover_newcomers()]
-        if self.plan is not None and self.plan.latest.end is not None:
-            actions += self._state.halt(False)  # all nodes stop at one round, and have to reach it
-        if not self._evictions.ballot:
+        actions = [*self._handle(event), *self.evictions.cover_newcomers()]
+        if self.state.plan is not None and self.state.plan.latest.end is not None:
+            actions += self.state.halt(False)  # all nodes stop at one round, and have to reach it
+        if not self.evictions.ballot:
             self._changes.reroute()
             actions += self._changes.offer_next()
-        actions += self._changes.answer_queued(self.evicting())
-        return [*self._links.explain(actions), *self._bootstrap.sponsor_newcomers()]
+        actions += self._changes.answer_queued(self.evictions.evicted)
+        return [*self.links.explain(actions), *self._bootstrap.sponsor_newcomers()]
 
     def _handle(self, event: ClusterEvent) -> list[ClusterAction]:
         match event:
@@ -243,12 +153,12 @@ class Cluster:
             case Revoke(keys):
                 return self._revoke(keys)
             case Avoid(links):
-                self._links.avoid(links)
+                self.links.avoid(links)
                 return []
         assert_never(event)
 
     def _reported(self, node: str, report: NodeReport) -> list[ClusterAction]:
-        check_report(node, report, most_reported(self._state))
+        check_report(node, report, most_reported(self.state))
         match report:
             case Join():
                 return self._arrivals.joined(node, report)
@@ -257,8 +167,8 @@ class Cluster:
             case OfferAnswer():
                 return self._changes.answered(node, report)
             case FenceAnswer():
-                self._state.check(Plan(report.records))
-                return self._evictions.answered(node, report)
+                self.state.check(Plan(report.records))
+                return self.evictions.answered(node, report)
             case Fetched():
                 return self._changes.fetched(node)
             case Leave():
@@ -270,7 +180,7 @@ class Cluster:
             case NewKey(key):
                 return self._changes.new_key(node, key)
             case Abort(reason):
-                orders = self._state.abort(node, reason)
+                orders = self.state.abort(node, reason)
                 return [*orders, *self.close()] if orders else []
             case Accusation():
                 return [] if self._changes.why_not() else self._accusations.take(node, report)
@@ -280,25 +190,25 @@ class Cluster:
 
     def _progressed(self, node: str, report: Progress) -> list[ClusterAction]:
         if report.farewell is not None:
-            self._state.check(Plan(report.farewell.records))
+            self.state.check(Plan(report.farewell.records))
         self._membership.welcomed.pop(node, None)
         self._membership.next_rounds[node], self._membership.known[node] = report.next_round, report.number
         settled = self._changes.settle(report.number, report.digest)
-        self._links.reported(node, report)
+        self.links.reported(node, report)
         ended = self._ended_well(node, report.farewell) if report.farewell is not None else []
         return [*settled, *ended]
 
     def _ended_well(self, node: str, farewell: FenceAnswer) -> list[ClusterAction]:
         """A member ended. Nothing more is asked of it, and once all have ended no node can join."""
-        if self.plan is None or node not in self._membership.running(self.plan):
+        if self.state.plan is None or node not in self._membership.running(self.state.plan):
             return []
         self._membership.farewells[node] = farewell
-        return self.close() if self.over else self._evictions.ended_well(node, farewell)
+        return self.close() if self.state.over else self.evictions.ended_well(node, farewell)
 
     def close(self) -> list[ClusterAction]:
         """Answer everything that comes too late. To be done last, if not all members have ended."""
-        why = self._state.why_over()
-        return [*self._state.refuse_all(self._membership.newcomers, why), *self._bootstrap.expire(why)]
+        why = self.state.why_over()
+        return [*self.state.refuse_all(self._membership.newcomers, why), *self._bootstrap.expire(why)]
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -306,25 +216,25 @@ class Cluster:
         if why_not := self._changes.why_not():
             return [Reply(request.request_id, None, why_not)]
         newest = max(self._membership.next_rounds.values(), default=0)
-        return [*self._state.halt(isinstance(request, Pause)), Reply(request.request_id, newest)]
+        return [*self.state.halt(isinstance(request, Pause)), Reply(request.request_id, newest)]
 
     def _evict(self, evict: Evict) -> list[ClusterAction]:
-        if self.plan is None or evict.node not in self._membership.evictable(self.plan):
+        if self.state.plan is None or evict.node not in self._membership.evictable(self.state.plan):
             return [Reply(evict.request_id, None, f"{evict.node} is not a member")]
-        if self.over:
-            return [Reply(evict.request_id, None, self._state.why_over())]
-        if not self._membership.anyone_runs(self.plan):
-            return self._bootstrap.give_up(evict, self.plan)
-        return self._evictions.request(evict, self.plan)
+        if self.state.over:
+            return [Reply(evict.request_id, None, self.state.why_over())]
+        if not self._membership.anyone_runs(self.state.plan):
+            return self._bootstrap.give_up(evict, self.state.plan)
+        return self.evictions.request(evict, self.state.plan)
 
     def _revoke(self, keys: frozenset[str]) -> list[ClusterAction]:
         """Every listener refuses the keys at once, and their owners are evicted at one round."""
-        new = keys - self._state.revoked
-        self._state.revoked |= new
-        for node in [node for node, join in self.present.items() if join.key in new]:
+        new = keys - self.state.revoked
+        self.state.revoked |= new
+        for node in [node for node, join in self._membership.present.items() if join.key in new]:
             self._membership.disconnect(node)
-        orders = [Send(node, Revoked(new)) for node in sorted(self.present)] if new else []
-        return [*orders, *self._evict_all(self._state.revoked_members())]
+        orders = [Send(node, Revoked(new)) for node in sorted(self._membership.present)] if new else []
+        return [*orders, *self._evict_all(self.state.revoked_members())]
 
     def _evict_all(self, nodes: Iterable[str]) -> list[ClusterAction]:
         """Evict nodes that are dead or revoked, however many are left. `Evictions.request` has the exception."""

@@ -67,8 +67,18 @@ class ClusterState:
         return self.training_rounds + self.run_spec.gossip_rounds
 
     @property
+    def missing(self) -> int:
+        """How many nodes the start of the run still waits for."""
+        return 0 if self.plan else max(0, self.run_spec.nodes - len(self.membership.present))
+
+    @property
+    def waits_for(self) -> frozenset[str]:
+        """With no node in the run any more, the members that must come back before it can resume."""
+        return self.membership.waited_for(self.plan) if self.plan and not self.over else frozenset()
+
+    @property
     def term(self) -> int:
-        """Of this controller. Every record it makes carries it."""
+        """The term of this controller. Every record that it makes carries it."""
         return self.leadership.term
 
     def lead_in(self, term: int) -> None:

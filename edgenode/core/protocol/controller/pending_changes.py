@@ -95,7 +95,7 @@ class PendingChanges:
         """Why no change can be requested: before the start and after the end. Empty if it can."""
         state = self._state
         if state.plan is None:
-            return f"the run has not started: it waits for {counted(missing(state), 'more node')}"
+            return f"the run has not started: it waits for {counted(state.missing, 'more node')}"
         if state.over:
             return state.why_over()
         stops = state.plan.latest.end is not None or any(isinstance(c, Stop) for c in state.coming)
@@ -380,11 +380,6 @@ class PendingChanges:
         if node in membership.newcomers and node in membership.sponsored:
             self._state.queue.append(Admission(node, membership.newcomers[node].process))
         return []
-
-
-def missing(state: ClusterState) -> int:
-    """How many nodes the start of the run still waits for."""
-    return 0 if state.plan else max(0, state.run_spec.nodes - len(state.membership.present))
 
 
 def _answered(change: Change) -> bool:

@@ -21,14 +21,78 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgenode.core.protocol.member.member_state import MemberState
-from edgenode.core.protocol.messages import Message
+from edgenode.core.protocol.member.member_state import Believable, MemberState
+from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.plan.flood import must_have_pushed
-from edgenode.core.protocol.plan.last_phase import end_of
+from edgenode.core.protocol.plan.last_phase import end_of, transfer
 from edgenode.core.protocol.plan.plan import Plan, Record
-from edgenode.errors import RemoteProtocolError
+from edgenode.errors import Evicted, RemoteProtocolError
 
 _LEAST_U = 2.0**-126  # the least normal float32: below it x has no precision left
+
+
+def judge_push(state: MemberState, message: Message) -> Believable | Ack | Evicted | None:
+    """Judge a push by the plan with the records that it carries. Nothing changes by that.
+
+    Returns what to believe of it, or the answer to one that is not taken, or why this process is out. None if the push
+    is ignored: it is answered later, or never.
+
+    Raises:
+        RemoteProtocolError: it is against the protocol.
+    """
+    sender, t = message.sender, message.round
+    # precaution: a fenced node takes no push of a node that is being evicted
+    if sender in state.fenced:
+        return None  # what counts of it is settled when the eviction is committed, its records included
+    # precaution: a push of an evicted incarnation is refused
+    if message.incarnation <= state.plan.last_evicted(sender):
+        return _stale(state, message, state.plan.at(t))
+    plan = candidate(state, message.records)
+    record = plan.at(t)
+    if message.digest != record.digest:
+        return _stale(state, message, record)  # of an old round, too: SEEN would claim that it was mixed here
+    check_push(message, plan, state.name)
+    # precaution: a push that was mixed is not taken again
+    if t < state.round:
+        return Ack(t, Verdict.SEEN, state.plan.latest.number)
+    # precaution: a repeat of a push that waits is ignored
+    if not state.barrier.missing(t, (sender,)):
+        return None  # it is answered when it is mixed
+    check_round(state, message, plan)
+    parts = transfer(plan, t, sender)
+    contribution = state.learner.read(t, message.weight, message.u, message.payload, parts)
+    return evicts(state, message.records) or Believable(message, plan, contribution)
+
+
+def judge_refusal(state: MemberState, receiver: str, ack: Ack) -> Evicted:
+    """Judge the refusal of a push of this node. It is believed if its records evict this process: step 4.
+
+    Raises:
+        RemoteProtocolError: they do not.
+    """
+    if ack.verdict is not Verdict.STALE:
+        raise RemoteProtocolError(f"{receiver} refused round {ack.round}: {ack.detail}")
+    verify(state, ack.records)
+    if error := evicts(state, ack.records):
+        branch(state.plan, ack.records)
+        return error
+    ours = state.plan.at(ack.round).digest
+    raise RemoteProtocolError(f"{receiver} refused round {ack.round}: its plan is {ack.detail[:64]}, ours {ours}")
+
+
+def evicts(state: MemberState, records: Iterable[Record]) -> Evicted | None:
+    """Whether records of this run evict this process: the error that ends it, or None."""
+    out = any(
+        state.name in dict(record.evictions) and record.start > state.since and record.run == state.plan.latest.run
+        for record in records
+    )
+    return Evicted(f"{state.name} was evicted, and is not a member any more") if out else None
+
+
+def _stale(state: MemberState, message: Message, record: Record) -> Ack:
+    """The refusal of a push under another record than that of its round, with the records that its sender lacks."""
+    news = tuple(r for r in state.plan.records if r.number > message.number)
+    return Ack(message.round, Verdict.STALE, state.plan.latest.number, record.digest, news)
 
 
 def candidate(state: MemberState, records: tuple[Record, ...]) -> Plan:

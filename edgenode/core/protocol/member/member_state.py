@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
 from edgenode.core.algorithm.learner import Learner
 from edgenode.core.algorithm.poison_alarm import PoisonAlarm
-from edgenode.core.protocol.events import Fail, NodeAction
+from edgenode.core.protocol.events import Fail, NodeAction, PlanChanged
 from edgenode.core.protocol.member.barrier import Barrier
 from edgenode.core.protocol.member.peer_knowledge import PeerKnowledge
+from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.orders import Fence
 from edgenode.core.protocol.plan.lag import Lag
 from edgenode.core.protocol.plan.last_phase import end_of, phase_at
@@ -27,6 +29,20 @@ class Stage(Enum):
     OVER = auto()
 
 
+@dataclass(frozen=True)
+class Believable:
+    """A push that passed judgement.
+
+    Attributes:
+        plan: the plan with the records that the push carries.
+        contribution: its numbers, in the learner's form.
+    """
+
+    message: Message
+    plan: Plan
+    contribution: Any
+
+
 class MemberState:
     """The facts that a node decides from.
 
@@ -42,7 +58,7 @@ class MemberState:
         plan: what it knows of the plan.
         end: the round before which the run is over: all rounds done, or stopped or left by a record.
         kept_from: the first round whose push is kept, and can be taken back.
-        fence: that it stands behind, if any.
+        fence: the fence that it stands behind, or None.
         halted: whether it was ordered to begin no further round.
         handed_to: the hand-off target to which it has pushed what it had. Empty if the target was evicted before.
     """
@@ -61,7 +77,7 @@ class MemberState:
         self.name, self.learner, self.window = name, learner, window
         self.verifier, self.alarm, self.lag = verifier, alarm, lag
         self.since = self.round = self.next_round = self.kept_from = start
-        self.adopt(plan)
+        self._follow(plan)
         self.stage = Stage.READY
         self.fence: Fence | None = None
         self.halted, self.handed_to = False, ""
@@ -69,8 +85,40 @@ class MemberState:
         self.peers = PeerKnowledge(plan)
         self.incarnation = plan.at(start).incarnations[name]  # a welcome can come after the record of its leave
 
-    def adopt(self, plan: Plan) -> None:
-        """Take over what a plan says."""
+    def believe(self, push: Believable) -> list[NodeAction]:
+        """Adopt the records of a push, keep its contribution for its round, and note what it shows of its sender."""
+        message, plan, t = push.message, push.plan, push.message.round
+        changes = self.adopt(plan)
+        self.barrier.add(t, message.sender, push.contribution)
+        self.peers.learned(message.sender, max(message.number, *(r.number for r in message.records), 0))
+        # precaution: a push is evidence of what its sender has mixed, and of no more
+        mixed = self.lag.mixed_before(plan, t)
+        for peer, before in ((message.sender, mixed), *message.begun_rounds):
+            self.peers.began(peer, before)
+        return changes
+
+    def adopt(self, plan: Plan) -> list[NodeAction]:
+        """Take over a plan that extends the one that is known, and carry out its evictions."""
+        new = plan.records[len(self.plan.records) :]
+        self._follow(plan)
+        for record in new:
+            if record.evictions:
+                self._carry_out(record)
+        return [PlanChanged(record) for record in new]
+
+    def _carry_out(self, record: Record) -> None:
+        """Undo what the evicted did after their last round that counts, and continue without them."""
+        for node, last in record.evictions:
+            self.peers.forget(node)
+            # precaution: what an evicted node pushed after its last round is discarded
+            self.barrier.discard(node, after=self.lag.newest_push(self.plan, last))
+        for t in self.taken_back(self.plan, record):
+            # precaution: what was pushed to an evicted node is taken back
+            self.learner.undo_push(t, self.plan.graph(t).weight(self.name))
+        self.fence = None
+
+    def _follow(self, plan: Plan) -> None:
+        """Derive the length of the training and the end of the run from a plan."""
         self.plan = plan
         if plan.latest.rounds is not None:
             self.learner.train_until(plan.latest.rounds)

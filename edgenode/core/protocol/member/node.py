@@ -14,8 +14,8 @@ an overlap it is a round pushed before that is waited for and mixed (`lag`).
 5. Fence. Behind a fence a node takes nothing from the evicted and begins no round (`eviction`). When the eviction is
    committed, it discards what the evicted pushed after their last round, and takes back what it pushed to them.
 
-What a peer sends is believed after it has been judged (`judgement`), and not before. A peer's mistake raises
-RemoteProtocolError, and leaves the node as it was.
+What a peer sends is judged (`judgement`), then believed (`MemberState`), and then the node does what it allows
+(`rounds`). A peer's mistake raises RemoteProtocolError, and leaves the node as it was.
 """
 
 from __future__ import annotations
@@ -24,36 +24,25 @@ from typing import Any, assert_never
 
 from edgenode.core.algorithm.learner import Learner
 from edgenode.core.algorithm.poison_alarm import PoisonAlarm
-from edgenode.core.protocol.events import (
-    Answer,
-    Answered,
-    NodeAction,
-    NodeEvent,
-    PlanChanged,
-    Received,
-    Report,
-    TimedOut,
-    Trained,
-)
+from edgenode.core.protocol.events import Answer, Answered, NodeAction, NodeEvent, Received, Report, TimedOut, Trained
 from edgenode.core.protocol.member.judgement import (
-    branch,
     candidate,
-    check_push,
-    check_round,
+    evicts,
     extended,
+    judge_push,
+    judge_refusal,
     too_late,
     verify,
 )
-from edgenode.core.protocol.member.member_state import MemberState, Stage
+from edgenode.core.protocol.member.member_state import Believable, MemberState, Stage
 from edgenode.core.protocol.member.rounds import Rounds
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, FenceAnswer, Halt, Offer, OfferAnswer
 from edgenode.core.protocol.plan.flood import reach
 from edgenode.core.protocol.plan.lag import LOCK_STEP, Lag
-from edgenode.core.protocol.plan.last_phase import transfer
 from edgenode.core.protocol.plan.plan import Plan, Record
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
-from edgenode.errors import Diverged, Evicted, RemoteProtocolError
+from edgenode.errors import Diverged, Evicted
 
 
 class Node:
@@ -66,6 +55,9 @@ class Node:
         verifier: of the records that come later than ``plan``.
         alarm: inspects what is mixed.
         lag: how far mixing lags behind pushing. With an overlap it drains at every checkpoint.
+
+    Attributes:
+        state: the facts that it decides from, for others to read. Only the node changes them.
     """
 
     def __init__(
@@ -82,79 +74,14 @@ class Node:
         alarm: PoisonAlarm | None = None,
         lag: Lag = LOCK_STEP,
     ) -> None:
-        self._state = MemberState(name, plan, learner, start, window, verifier, alarm, lag)
-        self._rounds = Rounds(self._state, evaluate_every, checkpoint_every, publish_every)
-
-    # --- what others may read -----------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """The name under which it is a member."""
-        return self._state.name
-
-    @property
-    def window(self) -> int:
-        """How many of a sender's pushes can wait here."""
-        return self._state.window
-
-    @property
-    def round(self) -> int:
-        """The round that it mixes next. All rounds before it are mixed."""
-        return self._state.round
-
-    @property
-    def next_round(self) -> int:
-        """The first round that it has not pushed yet."""
-        return self._state.next_round
-
-    @property
-    def end(self) -> int:
-        """The round before which the run is over for it."""
-        return self._state.end
-
-    @property
-    def plan(self) -> Plan:
-        """What it knows of the plan."""
-        return self._state.plan
-
-    @property
-    def stage(self) -> Stage:
-        """Where in its round it is."""
-        return self._state.stage
-
-    @property
-    def fenced(self) -> frozenset[str]:
-        """Behind a fence, the nodes that are being evicted. Empty without one."""
-        return self._state.fenced
-
-    @property
-    def fence(self) -> Fence | None:
-        """That it stands behind, if any."""
-        return self._state.fence
-
-    @property
-    def halted(self) -> bool:
-        """Whether it was ordered to begin no further round."""
-        return self._state.halted
-
-    @property
-    def stands_still(self) -> bool:
-        """Whether it was ordered to, and does."""
-        return self._state.stands_still
-
-    def missing(self) -> tuple[str, ...]:
-        """The peers that hold it up."""
-        return self._state.missing()
-
-    def buffered(self) -> dict[str, int]:
-        """How many pushes of each sender wait here."""
-        return self._state.buffered()
+        self.state = MemberState(name, plan, learner, start, window, verifier, alarm, lag)
+        self._rounds = Rounds(self.state, evaluate_every, checkpoint_every, publish_every)
 
     # --- events -------------------------------------------------------------------------------------
 
     def start(self, halted: bool = False) -> list[NodeAction]:
         """The first actions: a checkpoint of the beginning, and, unless the run is paused, the first round."""
-        self._state.halted = halted
+        self.state.halted = halted
         return [self._rounds.save(), *self._rounds.advance()]
 
     def handle(self, event: NodeEvent) -> list[NodeAction]:
@@ -180,7 +107,7 @@ class Node:
                 return self._fence(event)
             case EvictionCommitted(records):
                 changes = self._learn(records)
-                self._state.fence = None
+                self.state.fence = None
                 return [*changes, *self._rounds.resume()]
             case Halt(halted):
                 return self._rounds.halt(halted)
@@ -190,102 +117,47 @@ class Node:
 
     def _abort(self, abort: Abort, reason: str) -> list[NodeAction]:
         """Training diverged, here or elsewhere. The controller is not in the data path, so it may not know yet."""
-        failed = self._state.fail(Diverged(reason))
+        failed = self.state.fail(Diverged(reason))
         return [Report(abort), *failed] if failed else []
 
     # --- peers --------------------------------------------------------------------------------------
 
     def _received(self, message: Message) -> list[NodeAction]:
-        """Judge a push by the plan with the records that it carries, and believe nothing of it before that."""
-        state = self._state
-        sender, t = message.sender, message.round
-        # precaution: a fenced node takes no push of a node that is being evicted
-        if sender in state.fenced:
-            return []  # what counts of it is settled when the eviction is committed, its records included
-        if self._is_evicted(message):
-            return [self._answer(message, Verdict.STALE, state.plan.at(t).digest)]
-        plan = candidate(state, message.records)
-        record = plan.at(t)
-        if message.digest != record.digest:
-            # of an old round, too: SEEN would claim that it was mixed here
-            return [self._answer(message, Verdict.STALE, record.digest)]
-        check_push(message, plan, state.name)
-        # precaution: a push that was mixed is not taken again
-        if t < state.round:
-            return [self._answer(message, Verdict.SEEN)]
-        # precaution: a repeat of a push that waits is ignored
-        if not state.barrier.missing(t, (sender,)):
-            return []  # it is answered when it is mixed
-        check_round(state, message, plan)
-        parts = transfer(plan, t, sender)
-        contribution = state.learner.read(t, message.weight, message.u, message.payload, parts)
-        if self._is_out(message.records):
-            return self._evicted()
-        changes = self._take(plan)
-        state.barrier.add(t, sender, contribution)
-        state.peers.learned(sender, max(message.number, *(r.number for r in message.records), 0))
-        # precaution: a push is evidence of what its sender has mixed, and of no more
-        mixed = state.lag.mixed_before(plan, t)
-        for peer, before in ((sender, mixed), *message.begun_rounds):
-            state.peers.began(peer, before)
-        # precaution: a push is acknowledged when it is mixed, not when it arrives
-        go_on = self._rounds.resume() if changes else self._rounds.advance() if state.stage is Stage.WAITING else []
-        return [*changes, *go_on]
-
-    def _is_evicted(self, message: Message) -> bool:
-        """Whether the sender is a process that was evicted, and may not know it."""
-        # precaution: a push of an evicted incarnation is refused
-        return message.incarnation <= self._state.plan.last_evicted(message.sender)
-
-    def _answer(self, message: Message, verdict: Verdict, detail: str = "") -> Answer:
-        plan, stale = self._state.plan, verdict is Verdict.STALE
-        news = tuple(r for r in plan.records if r.number > message.number) if stale else ()
-        return Answer(message.sender, Ack(message.round, verdict, plan.latest.number, detail, news))
+        """Judge a push, believe it, and go on if it is what the node waits for."""
+        match judge_push(self.state, message):
+            case Believable() as push:
+                changes = self.state.believe(push)
+                waits = self.state.stage is Stage.WAITING
+                # precaution: a push is acknowledged when it is mixed, not when it arrives
+                actions = self._rounds.resume() if changes or waits else []
+                return [*changes, *actions]
+            case Ack() as ack:
+                return [Answer(message.sender, ack)]
+            case Evicted() as error:
+                return self.state.fail(error)
+            case None:
+                return []
 
     def _answered(self, receiver: str, ack: Ack) -> list[NodeAction]:
-        """Believe an answer to a push of ours. A refusal proves nothing but an eviction (`judgement`)."""
-        state = self._state
+        """Believe an answer to a push of this node. A refusal proves nothing but an eviction (`judgement`)."""
+        state = self.state
         if not state.peers.owes(receiver, ack.round):
             return []  # answered before, or pushed by an earlier process of this name
-        match ack.verdict:
-            case Verdict.OK | Verdict.SEEN:
-                state.peers.learned(receiver, min(ack.knows, state.plan.latest.number))
-                state.peers.answered(receiver, ack.round)
-                # It mixed that round.
-                # precaution: an answer is evidence that its sender began the next round
-                state.peers.began(receiver, ack.round + 1)
-                freed = state.stage is Stage.READY and not state.missing()  # one Await per wait, not per answer
-                return self._rounds.advance() if freed else []
-            case Verdict.STALE:
-                verify(state, ack.records)
-                if self._is_out(ack.records):
-                    branch(state.plan, ack.records)
-                    return self._evicted()
-                ours = state.plan.at(ack.round).digest
-                raise RemoteProtocolError(
-                    f"{receiver} refused round {ack.round}: its plan is {ack.detail[:64]}, ours {ours}"
-                )
-            case Verdict.ERROR:
-                raise RemoteProtocolError(f"{receiver} refused round {ack.round}: {ack.detail}")
-        assert_never(ack.verdict)
-
-    def _is_out(self, records: tuple[Record, ...]) -> bool:
-        """Whether records of this run evict this process."""
-        return any(
-            self._state.name in dict(record.evictions)
-            and record.start > self._state.since
-            and record.run == self._state.plan.latest.run
-            for record in records
-        )
-
-    def _evicted(self) -> list[NodeAction]:
-        return self._state.fail(Evicted(f"{self._state.name} was evicted, and is not a member any more"))
+        if ack.verdict not in (Verdict.OK, Verdict.SEEN):
+            return state.fail(judge_refusal(state, receiver, ack))
+        state.peers.learned(receiver, min(ack.knows, state.plan.latest.number))
+        state.peers.answered(receiver, ack.round)
+        # It mixed that round.
+        # precaution: an answer is evidence that its sender began the next round
+        state.peers.began(receiver, ack.round + 1)
+        freed = state.stage is Stage.READY and not state.missing()  # one Await per wait, not per answer
+        return self._rounds.advance() if freed else []
 
     # --- the plan -----------------------------------------------------------------------------------
 
     def _offered(self, record: Record) -> list[NodeAction]:
         """Accept a record if the coming pushes carry it to every member before it starts. A repeat is accepted."""
-        state = self._state
+        state = self.state
         if record.digest == state.plan.latest.digest:
             return [self._answer_offer(record, accepted=True)]
         verify(state, (record,))
@@ -295,10 +167,10 @@ class Node:
         in_time = record.known_by >= state.next_round + rounds and not state.fenced
         if state.round >= state.end or not in_time:
             return [self._answer_offer(record, accepted=False)]
-        return [*self._take(candidate(state, (record,))), self._answer_offer(record, accepted=True)]
+        return [*self.state.adopt(candidate(state, (record,))), self._answer_offer(record, accepted=True)]
 
     def _answer_offer(self, record: Record, accepted: bool) -> Report:
-        return Report(OfferAnswer(record.number, record.digest, accepted, self._state.next_round))
+        return Report(OfferAnswer(record.number, record.digest, accepted, self.state.next_round))
 
     def _learn(self, records: tuple[Record, ...]) -> list[NodeAction]:
         """Take records from the controller, oldest first: all of them, or none.
@@ -306,35 +178,13 @@ class Node:
         The barrier brings every record in time, unless a faulty member withholds it. Then this node has begun rounds
         that the others do not have, and rejoins.
         """
-        verify(self._state, records)
-        if self._is_out(records):
-            return self._evicted()
-        plan = extended(self._state.plan, records)
-        if why := too_late(self._state, plan):
-            return self._state.fail(Evicted(f"{self._state.name} was left behind: {why}"))
-        return self._take(plan)
-
-    def _take(self, plan: Plan) -> list[NodeAction]:
-        """Adopt a candidate."""
-        state = self._state
-        new = plan.records[len(state.plan.records) :]
-        state.adopt(plan)
-        for record in new:
-            if record.evictions:
-                self._carry_out(record)
-        return [PlanChanged(record) for record in new]
-
-    def _carry_out(self, record: Record) -> None:
-        """Undo what the evicted did after their last round that counts, and continue without them."""
-        state = self._state
-        for node, last in record.evictions:
-            state.peers.forget(node)
-            # precaution: what an evicted node pushed after its last round is discarded
-            state.barrier.discard(node, after=state.lag.newest_push(state.plan, last))
-        for t in state.taken_back(state.plan, record):
-            # precaution: what was pushed to an evicted node is taken back
-            state.learner.undo_push(t, state.plan.graph(t).weight(state.name))
-        state.fence = None
+        verify(self.state, records)
+        if error := evicts(self.state, records):
+            return self.state.fail(error)
+        plan = extended(self.state.plan, records)
+        if why := too_late(self.state, plan):
+            return self.state.fail(Evicted(f"{self.state.name} was left behind: {why}"))
+        return self.state.adopt(plan)
 
     # --- the fence -------------------------------------------------------------------------------
 
@@ -343,16 +193,16 @@ class Node:
 
         The promise needs no disk: a process that crashes comes back as another incarnation, which promised nothing.
         """
-        self._state.verifier.verify(fence)
-        self._state.fence = fence
+        self.state.verifier.verify(fence)
+        self.state.fence = fence
         return [Report(self._fence_answer(fence.term, fence.ballot, fence.evicted))]
 
     def farewell(self) -> FenceAnswer:
         """The answer to every fence to come, for any evicted node. To be asked of a node that has finished."""
-        return self._fence_answer(0, 0, frozenset(self._state.peers.begun))
+        return self._fence_answer(0, 0, frozenset(self.state.peers.begun))
 
     def _fence_answer(self, term: int, ballot: int, evicted: frozenset[str]) -> FenceAnswer:
-        state = self._state
+        state = self.state
         begun = state.next_round - (state.stage is not Stage.TRAINING)
         begun_rounds = tuple((node, state.peers.begun.get(node, -1)) for node in sorted(evicted))
         return FenceAnswer(term, ballot, begun, begun_rounds, state.plan.records)

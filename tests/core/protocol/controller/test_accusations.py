@@ -40,7 +40,7 @@ def test_report_notes_every_accuser_and_does_nothing(accusation: Accusation) -> 
     cluster = a_cluster("report")
     for accuser in ("n0", "n1", "n3"):
         assert accuse(cluster, accuser, accusation) == [Accused(accuser, accusation)]
-    assert not cluster.paused
+    assert not cluster.state.paused
 
 
 def test_repeats_are_noted_ever_less_often() -> None:
@@ -53,9 +53,9 @@ def test_one_accuser_pauses_the_run_at_pause(accusation: Accusation) -> None:
     cluster = a_cluster("pause")
     actions = accuse(cluster, "n0", accusation)
     assert kinds(actions) == ["Accused", "Persist", "Halt", "Halt", "Halt", "Halt"]
-    assert (cluster.paused, cluster.halted_by) == (True, "after a poison alarm")
+    assert (cluster.state.paused, cluster.state.halted_by) == (True, "after a poison alarm")
     cluster.handle(Resume(1))
-    assert (cluster.paused, cluster.halted_by) == (False, "by an operator")
+    assert (cluster.state.paused, cluster.state.halted_by) == (False, "by an operator")
 
 
 def test_two_accusers_evict_a_member_of_four() -> None:
@@ -63,7 +63,7 @@ def test_two_accusers_evict_a_member_of_four() -> None:
     assert kinds(accuse(cluster, "n0")) == ["Accused"]
     assert kinds(accuse(cluster, "n0")) == ["Accused"]  # the same accuser counts once
     actions = accuse(cluster, "n3", replace(CHARGE, round=9))
-    assert cluster.evicting() == {"n2"}
+    assert cluster.evictions.evicted == {"n2"}
     for fence in fences(actions):
         actions = answer_fence(cluster, fence, 9, ("n2", 9))
     assert "n2" not in the_plan(cluster).latest.names
@@ -73,7 +73,7 @@ def test_two_accusers_evict_a_member_of_four() -> None:
 def test_one_accuser_evicts_a_member_of_three() -> None:
     cluster = a_cluster("evict", nodes=3)
     accuse(cluster, "n0")
-    assert cluster.evicting() == {"n2"}
+    assert cluster.evictions.evicted == {"n2"}
 
 
 def test_evicted_node_may_not_join_again() -> None:
@@ -89,16 +89,16 @@ def test_evicted_node_may_not_join_again() -> None:
 def test_collapses_at_two_of_four_pause_the_run_at_evict() -> None:
     cluster = a_cluster("evict")
     accuse(cluster, "n0", COLLAPSE)
-    assert not cluster.paused
+    assert not cluster.state.paused
     assert len(all_of(Halt, accuse(cluster, "n1", COLLAPSE))) == 4
-    assert (cluster.paused, cluster.evicting()) == (True, frozenset())
+    assert (cluster.state.paused, cluster.evictions.evicted) == (True, frozenset())
 
 
 def test_a_liar_accuses_only_whom_it_receives_from() -> None:
     cluster = a_started_cluster(4, on_poison="pause")  # graph a: n1 pushes to n2
     for liar in ("n0", "n1", "n3", "stranger"):
         assert accuse(cluster, liar, replace(CHARGE, member="n1" if liar != "n1" else "n2")) in ([],)
-    assert not cluster.paused
+    assert not cluster.state.paused
     assert accuse(cluster, "n2", replace(CHARGE, member="n1")) != []
 
 
@@ -111,5 +111,5 @@ def test_an_accusation_of_no_such_process_does_nothing(changes: dict[str, object
 def test_an_eviction_that_would_leave_too_few_is_not_a_ban() -> None:
     cluster = a_started_cluster(3, on_poison="evict", schedule=COMPLETE, min_nodes=3)
     assert kinds(accuse(cluster, "n0")) == ["Accused", "Reply"]
-    assert cluster.evicting() == frozenset()
+    assert cluster.evictions.evicted == frozenset()
     assert cluster._membership.banned == {}

@@ -48,14 +48,14 @@ from tests.core.protocol.cluster_driver import (
 
 def test_run_is_created_when_the_last_node_connects() -> None:
     cluster = QuietCluster(a_run_spec(3))
-    assert cluster.missing() == 3
+    assert cluster.state.missing == 3
     assert cluster.handle(join("n2")) == cluster.handle(join("n0")) == []
-    assert cluster.missing() == 1
+    assert cluster.state.missing == 1
     welcomes = cluster.handle(join("n1"))
     plan = the_plan(cluster)
     assert welcomes == [persisted(cluster), *(Send(name, Welcome(plan, 0)) for name in node_names(3))]
     assert [(m.node, m.address) for m in plan.latest.members] == [(n, f"{n}.local:1") for n in node_names(3)]
-    assert cluster.missing() == 0
+    assert cluster.state.missing == 0
 
 
 def test_an_epoch_is_one_pass_of_the_mean_node() -> None:
@@ -63,7 +63,7 @@ def test_an_epoch_is_one_pass_of_the_mean_node() -> None:
     cluster.handle(join("n0", data=DataSize(400, 32)))
     cluster.handle(join("n1", data=DataSize(100, 32)))
     plan = the_plan(cluster)
-    assert plan.latest.epoch == cluster.epoch == Epoch(250, 8)
+    assert plan.latest.epoch == cluster.state.epoch == Epoch(250, 8)
     assert plan.latest.schedule.every == 24
     assert plan.successor(30).epoch == Epoch(250, 8)
 
@@ -83,8 +83,8 @@ def test_unconnected_schedule_refuses_all_nodes() -> None:
     actions = cluster.handle(join("n1"))
     assert [a.node for a in all_of(Refuse, actions)] == node_names(2)
     assert all("no path n1->n0" in a.reason for a in all_of(Refuse, actions))
-    assert cluster.plan is None
-    assert cluster.missing() == 2
+    assert cluster.state.plan is None
+    assert cluster.state.missing == 2
 
 
 # --- resuming ---------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_run_resumes_from_the_newest_round_that_all_have_saved() -> None:
 
 def test_restarted_controller_resumes_all_with_new_incarnations() -> None:
     before = a_started_cluster(2)
-    cluster = QuietCluster(before.run_spec, Leadership(1), persisted(before))
+    cluster = QuietCluster(before.state.run_spec, Leadership(1), persisted(before))
     plan = the_plan(before)
     assert cluster.handle(join("n0", saved=frozenset({0, 50, 100}), plan=plan, process="x")) == []
     actions = cluster.handle(join("n1", saved=frozenset({0, 50}), plan=plan, process="y"))
@@ -119,10 +119,10 @@ def test_restarted_controller_waits_for_no_leaver_that_all_passed(saved: dict[st
     left = old.extend(old.successor(30, members=old.latest.members[:2], handoffs=(("n2", "n0"),)))
     cluster = QuietCluster(a_run_spec(3), Leadership(1), replace(persisted(a_started_cluster(3)), plan=left))
     assert cluster.handle(join("n0", saved=frozenset({0, saved["n0"]}), plan=left, process="x")) == []
-    assert cluster.waits_for() == {"n1", "n2"}
+    assert cluster.state.waits_for == {"n1", "n2"}
     actions = cluster.handle(join("n1", saved=frozenset({0, saved["n1"]}), plan=left, process="y"))
     assert kinds(actions) == (["Persist", "Welcome", "Welcome"] if resumes else [])
-    assert cluster.waits_for() == (frozenset() if resumes else {"n2"})
+    assert cluster.state.waits_for == (frozenset() if resumes else {"n2"})
 
 
 def test_stopped_run_continues_when_it_is_resumed() -> None:
@@ -156,7 +156,7 @@ def test_member_without_a_checkpoint_joins_the_resumed_run() -> None:
     cluster = QuietCluster(a_run_spec(3))
     for name in node_names(2):
         assert cluster.handle(join(name, saved=frozenset({20}), plan=old)) == []
-    assert cluster.waits_for() == {"n2"}
+    assert cluster.state.waits_for == {"n2"}
     actions = cluster.handle(join("n2"))
     assert kinds(actions) == ["Persist", "Welcome", "Welcome", "Sponsor"]
     assert (the_plan(cluster).latest.names, the_plan(cluster).latest.start) == (("n0", "n1"), 20)
@@ -250,12 +250,12 @@ def test_members_that_died_at_the_end_resume_if_they_are_enough() -> None:
     finish(cluster, "n0")
     for name in node_names():
         cluster.handle(Disconnected(name))
-    assert cluster.waits_for() == {"n1", "n2", "n3"}
+    assert cluster.state.waits_for == {"n1", "n2", "n3"}
     for name in ("n1", "n2"):
         assert cluster.handle(join(name, process="2", saved=frozenset({950}), plan=plan)) == []
     resumed = cluster.handle(join("n3", process="2", saved=frozenset({950}), plan=plan))
     assert [a.round for a in all_of(Welcome, resumed)] == [950] * 3
-    assert not cluster.over
+    assert not cluster.state.over
 
 
 def test_single_member_that_died_at_the_end_is_refused() -> None:

@@ -70,7 +70,7 @@ def test_taken_id_is_refused_with_both_addresses() -> None:
     reason = only(Refuse, cluster.handle(join("n0", address="other:2"))).reason
     assert "n0.local:1" in reason
     assert "other:2" in reason
-    assert cluster.missing() == 3
+    assert cluster.state.missing == 3
 
 
 def test_other_configuration_is_refused_with_both_digests() -> None:
@@ -165,7 +165,7 @@ def test_recovering_controller_outranks_the_former_leader() -> None:
     """Even if that one made no record: members have promised its fences, and answer no lower term."""
     cluster = Cluster(a_run_spec(2), Leadership(0, "b"), recover=True)
     assert only(Hello, cluster.handle(follower(Leadership(7, "a")))).leadership.term == 8
-    assert cluster.term == 8
+    assert cluster.state.term == 8
 
 
 # --- a controller restarts --------------------------------------------------------------------------
@@ -173,9 +173,9 @@ def test_recovering_controller_outranks_the_former_leader() -> None:
 
 def test_restarted_controller_continues_in_a_higher_term() -> None:
     before = a_started_cluster(2, term=3)
-    cluster = QuietCluster(before.run_spec, Leadership(before.term + 1), persisted(before))
-    assert cluster.plan == before.plan
-    assert cluster.missing() == 0
+    cluster = QuietCluster(before.state.run_spec, Leadership(before.state.term + 1), persisted(before))
+    assert cluster.state.plan == before.state.plan
+    assert cluster.state.missing == 0
     for name in node_names(2):
         cluster.handle(reconnect(name, the_plan(before)))
         progress(cluster, name, 5)
@@ -241,8 +241,8 @@ def test_run_ends_on_every_node_when_training_diverges_at_one() -> None:
         Send("x", Refuse(why)),
         Reply(5, None, why),
     ]
-    assert cluster.over
-    assert cluster.waits_for() == frozenset()
+    assert cluster.state.over
+    assert cluster.state.waits_for == frozenset()
     assert cluster.handle(Reported("n2", DIVERGED)) == []
     assert cluster.handle(Evict(6, "n1")) == [Reply(6, None, why)]
     assert cluster.handle(Pause(7)) == [Reply(7, None, why)]
@@ -269,7 +269,7 @@ def test_only_a_member_can_end_the_run() -> None:
     answer_fence(cluster, one, 3)
     answer_fence(cluster, other, 3)
     assert cluster.handle(Reported("n1", DIVERGED)) == []
-    assert not cluster.over
+    assert not cluster.state.over
 
 
 # --- pausing ----------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_pause_is_persisted_then_sent_to_all_then_answered() -> None:
     ]
     assert cluster.handle(Pause(4)) == [Reply(4, 7)]
     assert kinds(cluster.handle(Resume(5))) == ["Persist", "Halt", "Halt", "Halt", "Reply"]
-    assert not cluster.paused
+    assert not cluster.state.paused
     assert cluster.handle(Resume(6)) == [Reply(6, 7)]
 
 
@@ -315,7 +315,7 @@ def test_stop_ends_a_pause_and_takes_the_queued_rotation_along() -> None:
     cluster = a_started_cluster(2)
     cluster.handle(Pause(0))
     cluster.handle(Rotate(1, (B,), Period(1)))
-    assert cluster.paused
+    assert cluster.state.paused
     actions = cluster.handle(Stop(2))
     assert kinds(actions) == ["Persist", "Persist", "Halt", "Halt", "Offer"]
     assert not any(a.halted for a in all_of(Halt, actions))
@@ -357,12 +357,12 @@ def test_pause_ends_when_a_member_reports_a_stop() -> None:
 def test_everything_is_refused_once_the_run_is_over() -> None:
     cluster = a_finished_cluster()
     why = "the run is over: its members completed all 1000 rounds"
-    assert cluster.over
+    assert cluster.state.over
     assert cluster.handle(join("n4")) == [Send("n4", Refuse(why))]
     assert cluster.handle(join("n1", process="another")) == [Send("n1", Refuse(why))]
     assert cluster.handle(Rotate(1, (B,), Period(1))) == [Reply(1, None, why)]
     assert cluster.handle(Evict(2, "n0", force=True)) == [Reply(2, None, why)]
-    assert cluster.waits_for() == frozenset()
+    assert cluster.state.waits_for == frozenset()
 
 
 def test_end_refuses_waiting_newcomers_and_pending_requests() -> None:
@@ -398,4 +398,4 @@ def test_closing_controller_refuses_only_newcomers() -> None:
     cluster.handle(Disconnected("n2"))
     cluster.handle(join("n4"))
     assert [a.node for a in all_of(Refuse, cluster.close())] == ["n4"]
-    assert set(cluster.present) == {"n0", "n1"}
+    assert set(cluster.state.membership.present) == {"n0", "n1"}

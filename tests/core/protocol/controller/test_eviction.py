@@ -231,7 +231,7 @@ def test_newcomer_that_died_during_a_fence_is_evicted_after_it() -> None:
     assert the_plan(cluster).latest.names == ("n0", "n1", "n3")
     *_, last, fence = [a for a in actions if isinstance(a, Send) and a.node == "n0"]
     assert [type(last.order), fence] == [EvictionCommitted, fences(actions)[-2]]
-    assert (cluster.evicting(), cluster.awaited()) == ({"n3"}, {"n0", "n1"})
+    assert (cluster.evictions.evicted, cluster.evictions.awaited) == ({"n3"}, {"n0", "n1"})
     for fence in fences(actions)[-2:]:
         answer_fence(cluster, fence, offer.record.start + 1)
     assert the_plan(cluster).latest.names == ("n0", "n1")
@@ -249,7 +249,7 @@ def test_last_member_stays_if_the_other_left_during_the_fence() -> None:
         Send("n1", EvictionCommitted(plan.records)),
         Reply(2, None, "n1 stays: without it 0 of 1 members would be left"),
     ]
-    assert (plan.latest, cluster.evicting()) == (offer.record, frozenset())
+    assert (plan.latest, cluster.evictions.evicted) == (offer.record, frozenset())
 
 
 def test_recovering_controller_breaks_no_tie_before_all_reports() -> None:
@@ -278,7 +278,7 @@ def test_fence_of_a_lost_controller_waits_until_its_plan_is_known() -> None:
     shown = Fence(fence.term, fence.ballot, fence.evicted, fence.number, fence.run)
     assert kinds(again.handle(join("n1", running=True, plan=old, fence=shown))) == ["Persist"]  # it stays fenced
     orders = again.handle(join("n3", running=True, plan=plan))
-    assert {order.node for order in fences(orders)} == {"n1", "n3"} and again.evicting() == {"n0"}
+    assert {order.node for order in fences(orders)} == {"n1", "n3"} and again.evictions.evicted == {"n0"}
     assert not all_of(EvictionCommitted, orders)  # which would free n1 from its promise
 
 
@@ -330,9 +330,9 @@ def test_recovering_controller_needs_a_majority_against_a_revoked_key(nodes: int
     for name in node_names(nodes):
         if name != "n1":
             again.handle(reconnect(name, plan))
-    assert again.evicting() == ({"n1"} if evicted else frozenset())
+    assert again.evictions.evicted == ({"n1"} if evicted else frozenset())
     again.handle(Evict(7, "n1", force=True))
-    assert again.evicting() == {"n1"}
+    assert again.evictions.evicted == {"n1"}
 
 
 def a_plan_with_keys(nodes: int) -> Plan:
@@ -375,7 +375,7 @@ def rejoin(cluster: QuietCluster, name: str) -> None:
 def test_rest_of_a_list_of_edges_is_kept_after_an_eviction() -> None:
     cluster = a_cluster_on_my_graph()
     reply = evict(cluster, "n3")
-    assert reply.difference == cluster.difference == "graph mine is used without the edges of n3"
+    assert reply.difference == cluster.state.difference == "graph mine is used without the edges of n3"
     assert the_plan(cluster).latest.schedule.graphs == (MINE.among(("n0", "n1", "n2")),)
 
 
@@ -392,19 +392,19 @@ def test_requested_graph_returns_with_the_evicted_node() -> None:
     evict(cluster, "n1")
     rejoin(cluster, "n1")
     assert the_plan(cluster).latest.schedule.graphs == (MINE,)
-    assert cluster.difference == ""
+    assert cluster.state.difference == ""
 
 
 def test_requested_graph_returns_after_two_evictions_and_a_restart() -> None:
     cluster = a_cluster_on_my_graph()
     evict(cluster, "n1")
     evict(cluster, "n3")
-    again = QuietCluster(cluster.run_spec, Leadership(1), persisted(cluster))
-    assert again.difference == cluster.difference != ""
+    again = QuietCluster(cluster.state.run_spec, Leadership(1), persisted(cluster))
+    assert again.state.difference == cluster.state.difference != ""
     for name in ("n0", "n2"):
         again.handle(reconnect(name, the_plan(cluster)))
     rejoin(again, "n3")
-    assert again.difference.startswith("graph a is used instead of mine: without n1")
+    assert again.state.difference.startswith("graph a is used instead of mine: without n1")
     rejoin(again, "n1")
     assert the_plan(again).latest.schedule.graphs == (MINE,)
 
@@ -412,10 +412,10 @@ def test_requested_graph_returns_after_two_evictions_and_a_restart() -> None:
 def test_recovering_controller_finds_the_requested_graph_in_the_plan() -> None:
     cluster = a_cluster_on_my_graph()
     evict(cluster, "n1")
-    again = QuietCluster(cluster.run_spec, recover=True)
+    again = QuietCluster(cluster.state.run_spec, recover=True)
     for name in ("n0", "n2", "n3"):
         again.handle(reconnect(name, the_plan(cluster)))
-    assert again.difference == cluster.difference
+    assert again.state.difference == cluster.state.difference
     rejoin(again, "n1")
     assert the_plan(again).latest.schedule.graphs == (MINE,)
 
@@ -428,21 +428,21 @@ def test_recovering_controller_finds_a_graph_that_did_not_fit_at_first() -> None
     evict(cluster, "n1")
     offers = [a for n in ("n0", "n2", "n3") for a in progress(cluster, n, the_plan(cluster).latest.start)]
     answer(cluster, only(Offer, offers), True, the_plan(cluster).latest.start)
-    assert cluster.difference.startswith("graph a is used instead of spokes: without n1")
+    assert cluster.state.difference.startswith("graph a is used instead of spokes: without n1")
     evict(cluster, "n3")
-    again = QuietCluster(cluster.run_spec, recover=True)
+    again = QuietCluster(cluster.state.run_spec, recover=True)
     for name in ("n0", "n2"):
         again.handle(reconnect(name, the_plan(cluster)))
     assert the_plan(again).latest.schedule.graphs == (spokes.among(("n0", "n2")),)
-    assert again.requested == the_plan(again).latest.schedule
+    assert again.state.requested == the_plan(again).latest.schedule
 
 
 def test_newcomer_that_the_list_does_not_name_replaces_it_until_it_leaves() -> None:
     cluster = a_cluster_on_my_graph()
     rejoin(cluster, "n9")
-    assert cluster.difference == "graph a is used instead of mine: mine has no edge of n9"
+    assert cluster.state.difference == "graph a is used instead of mine: mine has no edge of n9"
     evict(cluster, "n9")
-    assert (the_plan(cluster).latest.schedule.graphs, cluster.difference) == ((MINE,), "")
+    assert (the_plan(cluster).latest.schedule.graphs, cluster.state.difference) == ((MINE,), "")
 
 
 def test_another_graph_ends_the_request_for_the_first() -> None:
@@ -452,7 +452,7 @@ def test_another_graph_ends_the_request_for_the_first() -> None:
         progress(cluster, name, the_plan(cluster).latest.start)
     answer(cluster, only(Offer, cluster.handle(Rotate(2, (B,), Period(1)))), True, the_plan(cluster).latest.start)
     rejoin(cluster, "n1")
-    assert (the_plan(cluster).latest.schedule.graphs, cluster.difference) == ((B,), "")
+    assert (the_plan(cluster).latest.schedule.graphs, cluster.state.difference) == ((B,), "")
 
 
 # --- after an eviction ------------------------------------------------------------------------------
@@ -505,7 +505,7 @@ def test_farewell_replaces_every_later_promise() -> None:
     cluster.handle(Disconnected("n0"))
     sent = fences(cluster.handle(Evict(UNREQUESTED, "n2")))
     assert [fence.node for fence in sent] == ["n1", "n3"]
-    assert cluster.awaited() == {"n1", "n3"}
+    assert cluster.evictions.awaited == {"n1", "n3"}
     answer_fence(cluster, sent[0], 998)
     answer_fence(cluster, sent[1], 998)
     record = the_plan(cluster).latest

@@ -99,7 +99,7 @@ def test_a_stop_that_a_member_asks_for_resumes_a_paused_run() -> None:
     cluster = a_started_cluster(2)
     cluster.handle(Pause(1))
     cluster.handle(Reported("n0", StopRun()))
-    assert not cluster.paused
+    assert not cluster.state.paused
 
 
 def test_a_stop_that_comes_too_late_changes_nothing() -> None:

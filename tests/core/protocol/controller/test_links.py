@@ -56,8 +56,13 @@ def test_graphs_do_without_a_link_that_has_not_worked_for_long() -> None:
     latest = the_plan(cluster).latest
     assert (latest.schedule.name, latest.schedule.without) == ("b", (LINK,))
     assert LINK not in the_plan(cluster).graph(latest.start).edges
-    assert cluster.difference.startswith("graph b is used instead of a: without n1->n2, a is not strongly connected")
-    assert cluster.requested is not None and (cluster.requested.name, cluster.requested.without) == ("a", ())
+    assert cluster.state.difference.startswith(
+        "graph b is used instead of a: without n1->n2, a is not strongly connected"
+    )
+    assert cluster.state.requested is not None and (cluster.state.requested.name, cluster.state.requested.without) == (
+        "a",
+        (),
+    )
 
 
 def test_link_that_works_again_is_used_again() -> None:
@@ -67,7 +72,7 @@ def test_link_that_works_again_is_used_again() -> None:
     assert all_of(Offer, all_report(cluster, start + 1)) == []
     accepted(cluster, all_report(cluster, start + 2, []))
     assert (the_plan(cluster).latest.schedule.name, the_plan(cluster).latest.schedule.without) == ("a", ())
-    assert cluster.difference == ""
+    assert cluster.state.difference == ""
 
 
 def test_sender_that_does_not_know_the_record_yet_says_nothing_of_the_link() -> None:
@@ -92,7 +97,7 @@ def test_only_a_sender_is_believed_about_its_receivers(sender: str, link: Blocke
     cluster = a_started_cluster(4)
     all_report(cluster, 3, [])
     reports(cluster, sender, 3, link)
-    assert cluster.links == ()
+    assert cluster.links.views == ()
     assert all_of(Offer, cluster.handle(Avoid(frozenset({(sender, link.receiver)})))) == []
 
 
@@ -107,7 +112,7 @@ def test_link_stays_where_no_graph_fits_without_it() -> None:
     all_report(cluster, 3, [BlockedLink("n0", 0, "n0.local:1", "no answer", 12.0)])
     assert all_of(Offer, cluster.handle(Avoid(frozenset({("n1", "n0")})))) == []
     assert the_plan(cluster).latest.schedule.without == ()
-    assert cluster.difference == "no graph fits without the broken link n1->n0"
+    assert cluster.state.difference == "no graph fits without the broken link n1->n0"
 
 
 def test_requirements_of_the_algorithm_hold_without_the_link() -> None:
@@ -122,13 +127,13 @@ def test_rotation_that_is_requested_meanwhile_does_without_the_link() -> None:
     latest = the_plan(cluster).latest
     assert (latest.schedule.name, latest.schedule.without) == ("complete", (LINK,))
     assert LINK not in the_plan(cluster).graph(latest.start).edges
-    assert cluster.difference == "graph complete is used without the broken link n1->n2"
+    assert cluster.state.difference == "graph complete is used without the broken link n1->n2"
 
 
 def test_next_controller_knows_the_link_from_the_plan() -> None:
     cluster = without_the_link()
     later = QuietCluster(a_run_spec(), saved=persisted(cluster))
-    assert later._state.broken == {LINK}
+    assert later.state.broken == {LINK}
 
 
 def test_nothing_changes_while_the_run_is_paused() -> None:
@@ -151,5 +156,5 @@ def test_reply_names_the_links_that_hold_the_run() -> None:
 def test_relayed_link_holds_nothing() -> None:
     cluster = a_started_cluster(4)
     all_report(cluster, 3)
-    assert cluster.held_by() == ""
-    assert [(view.sender, view.blocked, view.left_out) for view in cluster.links] == [("n1", BLOCKED, False)]
+    assert cluster.links.held_by() == ""
+    assert [(view.sender, view.blocked, view.left_out) for view in cluster.links.views] == [("n1", BLOCKED, False)]

@@ -188,7 +188,7 @@ def test_change_that_members_know_is_not_offered_again_after_a_restart() -> None
     again = QuietCluster(a_run_spec(2), Leadership(1), persist)
     again.handle(reconnect("n0", persist.plan.extend(offered.order.record)))
     assert again.pending() == ()
-    assert again.difference == ""
+    assert again.state.difference == ""
     assert the_plan(again).latest.schedule.graphs == (B,)
 
 
@@ -201,7 +201,7 @@ def test_rotation_that_was_replaced_is_not_offered_after_a_restart() -> None:
     again = QuietCluster(a_run_spec(2), Leadership(1), saved)
     again.handle(reconnect("n0", persist.plan.extend(offered.order.record)))
     assert again.pending() == ()
-    assert again.requested is not None and again.requested.graphs == (C,)
+    assert again.state.requested is not None and again.state.requested.graphs == (C,)
 
 
 # --- answers to an offer ----------------------------------------------------------------------------

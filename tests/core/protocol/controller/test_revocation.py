@@ -84,15 +84,15 @@ def test_revocation_outlives_the_controller_that_began_it() -> None:
     second = QuietCluster(a_run_spec(3), Leadership(1), saved)
     assert fences(second.handle(Revoke(frozenset({key("n2")})))) == []  # nobody has connected yet
     assert fences(second.handle(join("n0", running=True, plan=plan, key=key("n0"))))
-    assert second.evicting() == {"n2"}
+    assert second.evictions.evicted == {"n2"}
 
 
 def test_node_that_connects_learns_all_revoked_keys() -> None:
     cluster = a_cluster(2)
     keys = frozenset({key("n7"), key("n8")})
     cluster.handle(Revoke(keys))
-    assert cluster._state.greeting().revoked == keys
-    assert isinstance(cluster._state.greeting(), Hello)
+    assert cluster.state.greeting().revoked == keys
+    assert isinstance(cluster.state.greeting(), Hello)
 
 
 def test_key_of_no_member_evicts_nobody() -> None:
@@ -125,7 +125,7 @@ def test_revocation_of_the_only_member_resumes_nothing() -> None:
     saved = persisted(a_cluster(1))
     second = QuietCluster(a_run_spec(1), Leadership(1), saved)
     assert all_of(Welcome, second.handle(Revoke(frozenset({key("n0")})))) == []
-    assert second.waits_for() == frozenset()
+    assert second.state.waits_for == frozenset()
 
 
 def test_plan_admits_a_member_with_its_own_key_only() -> None:
@@ -165,7 +165,7 @@ def test_newest_of_several_new_keys_counts() -> None:
         cluster.handle(Reported("n1", NewKey(key("n1", number))))
     assert [change.change for change in cluster.pending()][1:] == ["n1 changes its key"]
     cluster.handle(Reported("n1", NewKey(key("n1", 3))))
-    assert cluster._state.queue == [Rekeying("n1", 0, key("n1", 3))]
+    assert cluster.state.queue == [Rekeying("n1", 0, key("n1", 3))]
 
 
 def test_new_key_of_a_process_that_was_evicted_is_forgotten() -> None:
@@ -179,7 +179,7 @@ def test_new_key_of_a_process_that_was_evicted_is_forgotten() -> None:
     assert "n1" not in the_plan(cluster).latest.names
     for name in ("n0", "n2"):
         actions = progress(cluster, name, the_plan(cluster).latest.start)
-    assert all_of(Offer, actions) == [] and cluster._state.queue == []
+    assert all_of(Offer, actions) == [] and cluster.state.queue == []
 
 
 def join_again(name: str, cluster: QuietCluster) -> Reported:

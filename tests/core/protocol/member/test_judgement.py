@@ -96,9 +96,9 @@ def test_u_is_at_most_what_all_processes_brought() -> None:
 
 def beliefs(node: Node) -> tuple[Any, ...]:
     """All that a node believes because of its peers."""
-    state = node._state
+    state = node.state
     peers = state.peers
-    return state.plan, dict(peers.begun), dict(peers._knows), node.buffered(), state.round, state.stage, state.end
+    return state.plan, dict(peers.begun), dict(peers._knows), node.state.buffered(), state.round, state.stage, state.end
 
 
 ROTATED = a_plan(2).successor(4, schedule=Schedule((GraphSpec("b"),), 1))
@@ -142,26 +142,26 @@ def test_refused_push_changes_nothing(forge: Callable[[Message], Message], recor
 
 def test_push_is_judged_by_the_record_that_it_carries() -> None:
     node, peer = a_node("n0", a_plan(3), window=4), a_node("n2", a_plan(3), window=4)  # n2 -> n0
-    record = node.plan.successor(1, schedule=Schedule((GraphSpec("complete"),), 1))
+    record = node.state.plan.successor(1, schedule=Schedule((GraphSpec("complete"),), 1))
     for other in (node, peer):
         other.start()
     first = pushed(train(peer))
     later = replace(first, round=1, number=1, digest=record.digest, weight=1 / 3, records=(record,))
     assert node.handle(Received(later)) == [PlanChanged(record)]
-    assert node.plan.latest == record
+    assert node.state.plan.latest == record
     late, _ = pair()
     for t in range(2):
         play_round(late, t)
     with pytest.raises(RemoteProtocolError, match="record 1 starts at 1, but round 2 is next"):
-        late.handle(Received(replace(from_n1(late, 2), records=(late.plan.successor(1),))))
+        late.handle(Received(replace(from_n1(late, 2), records=(late.state.plan.successor(1),))))
 
 
 def test_record_that_a_push_carries_cannot_evict_its_sender() -> None:
     node, peer = pair()
-    record = without(node.plan, "n1", last=0, start=4)
+    record = without(node.state.plan, "n1", last=0, start=4)
     with pytest.raises(RemoteProtocolError, match="n1 pushed under record 0 of a plan that it has no part in"):
         node.handle(Received(replace(pushed(train(peer)), records=(record,))))
-    assert len(node.plan.records) == 1
+    assert len(node.state.plan.records) == 1
 
 
 # --- how far a sender can be ------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_number_of_an_unknown_record_withholds_none() -> None:
     train(node)
     receive(node, 0)
     node.handle(Answered("n1", Ack(0, Verdict.OK, knows=(1 << 64) - 1)))
-    assert node._state.peers._knows["n1"] == 0
+    assert node.state.peers._knows["n1"] == 0
 
 
 @pytest.mark.parametrize("verdict", [Verdict.STALE, Verdict.ERROR])
@@ -214,21 +214,21 @@ def test_refusal_without_a_proof_is_the_fault_of_its_sender(verdict: Verdict) ->
     node, _ = pair()
     train(node)
     before = beliefs(node)
-    forged = replace(without(node.plan, "n0", last=0, start=1), parent="f" * 64)
+    forged = replace(without(node.state.plan, "n0", last=0, start=1), parent="f" * 64)
     with pytest.raises(RemoteProtocolError, match=r"n1 refused round 0|do not follow"):
         node.handle(Answered("n1", Ack(0, verdict, (1 << 64) - 1, "a reason", (forged,))))
     assert beliefs(node) == before
     receive(node, 0)
-    assert node._state.peers.owes("n1", 0)  # it is repeated, until it is taken
+    assert node.state.peers.owes("n1", 0)  # it is repeated, until it is taken
     node.handle(Answered("n1", Ack(0, Verdict.OK, 0)))
-    assert not node._state.peers.owes("n1", 0)
+    assert not node.state.peers.owes("n1", 0)
 
 
 def test_eviction_that_follows_our_plan_is_believed() -> None:
     """A zombie may have accepted a change that no survivor knows: the eviction has its number."""
     node, _ = pair()
     train(node)
-    state = node._state
+    state = node.state
     record = without(state.plan, "n0", last=0, start=1)
     state.plan = state.plan.extend(state.plan.successor(9))
     error = only(Fail, node.handle(Answered("n1", Ack(0, Verdict.STALE, 1, "", (record,))))).error

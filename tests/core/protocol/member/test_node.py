@@ -50,9 +50,9 @@ def test_late_repeat_is_seen_and_changes_nothing() -> None:
     first = pushed(train(peer))
     train(node)
     node.handle(Received(first))
-    before = node._state.learner.snapshot(0)
+    before = node.state.learner.snapshot(0)
     assert node.handle(Received(first)) == [Answer("n1", Ack(0, Verdict.SEEN, 0))]
-    assert node._state.learner.snapshot(0).x == before.x
+    assert node.state.learner.snapshot(0).x == before.x
 
 
 def test_repeat_of_a_buffered_push_is_mixed_and_answered_once() -> None:
@@ -82,7 +82,7 @@ def test_forged_push_is_rejected_and_the_true_one_still_counts(forge: Callable[[
     train(node)
     with pytest.raises(RemoteProtocolError, match=text):
         node.handle(Received(forge(message)))
-    assert node.missing() == ("n1",)
+    assert node.state.missing() == ("n1",)
     assert only(Mixed, node.handle(Received(message))).round == 0
 
 
@@ -92,7 +92,7 @@ def test_old_push_that_was_never_mixed_is_not_answered_seen() -> None:
     node.start()
     node.handle(Received(Message("n2", 0, 0, 0, plan.latest.digest, 0.5, (1.0,), b"2 1")))
     train(node)
-    assert node.round == 1
+    assert node.state.round == 1
     mismatch = Message("n1", 0, 0, 0, plan.latest.digest, 0.5, (1.0,), b"1 1")
     with pytest.raises(RemoteProtocolError, match="not an in-neighbour"):
         node.handle(Received(mismatch))
@@ -104,9 +104,9 @@ def test_stale_plan_is_answered_with_ours() -> None:
     node, peer = pair()
     message = replace(pushed(train(peer)), digest="f" * 64)
     answer = only(Ack, node.handle(Received(message)))
-    assert (answer.verdict, answer.detail) == (Verdict.STALE, node.plan.latest.digest)
+    assert (answer.verdict, answer.detail) == (Verdict.STALE, node.state.plan.latest.digest)
     with pytest.raises(
-        RemoteProtocolError, match=f"n0 refused round 0: its plan is e+, ours {peer.plan.latest.digest}"
+        RemoteProtocolError, match=f"n0 refused round 0: its plan is e+, ours {peer.state.plan.latest.digest}"
     ):
         peer.handle(Answered("n0", Ack(0, Verdict.STALE, 0, "e" * 64)))
 
@@ -116,7 +116,7 @@ def test_answer_to_a_push_of_a_former_process_is_ignored() -> None:
     train(node)
     assert node.handle(Answered("n1", Ack(7, Verdict.STALE, 0, "e" * 64))) == []
     assert node.handle(Answered("n9", Ack(0, Verdict.ERROR, 0, "no"))) == []
-    assert node.stage is Stage.WAITING
+    assert node.state.stage is Stage.WAITING
 
 
 # --- the plan ---------------------------------------------------------------------------------------
@@ -124,13 +124,13 @@ def test_answer_to_a_push_of_a_former_process_is_ignored() -> None:
 
 def test_accepted_record_is_pushed_until_the_peer_has_it() -> None:
     node, peer = pair()
-    record = node.plan.successor(3, schedule=Schedule((GraphSpec("b"),), 1))
+    record = node.state.plan.successor(3, schedule=Schedule((GraphSpec("b"),), 1))
     actions = node.handle(Offer(record))
     assert actions == [PlanChanged(record), Report(OfferAnswer(1, record.digest, True, 0))]
     first = pushed(train(node))
     assert first.records == (record,)
     assert peer.handle(Received(first)) == [PlanChanged(record)]
-    assert peer.plan == node.plan
+    assert peer.state.plan == node.state.plan
     receive(node, 0)
     assert pushed(train(node)).records == (record,)  # without an answer the record is sent again
     node.handle(Answered("n1", Ack(0, Verdict.OK, knows=1)))
@@ -140,17 +140,17 @@ def test_accepted_record_is_pushed_until_the_peer_has_it() -> None:
 
 def test_record_is_not_pushed_back_to_its_sender() -> None:
     node, peer = pair()
-    node.handle(Offer(node.plan.successor(3)))
+    node.handle(Offer(node.state.plan.successor(3)))
     peer.handle(Received(pushed(train(node))))
     assert pushed(train(peer)).records == ()
 
 
 def test_repeated_offer_is_accepted_twice_and_adopted_once() -> None:
     node, _ = pair()
-    record = node.plan.successor(3)
+    record = node.state.plan.successor(3)
     node.handle(Offer(record))
     assert node.handle(Offer(record)) == [Report(OfferAnswer(1, record.digest, True, 0))]
-    assert len(node.plan.records) == 2
+    assert len(node.state.plan.records) == 2
 
 
 def test_offer_that_pushes_cannot_carry_in_time_is_rejected() -> None:
@@ -171,15 +171,15 @@ def test_offer_after_the_end_is_rejected() -> None:
     node = a_node("n0", a_plan(1), rounds=1)
     node.start()
     train(node)
-    assert node.handle(Offer(node.plan.successor(9))) == [
-        Report(OfferAnswer(1, node.plan.successor(9).digest, False, 1))
+    assert node.handle(Offer(node.state.plan.successor(9))) == [
+        Report(OfferAnswer(1, node.state.plan.successor(9).digest, False, 1))
     ]
 
 
 def test_forked_record_is_a_protocol_error() -> None:
     node, peer = pair()
-    node.handle(Offer(node.plan.successor(3)))
-    fork = peer.plan.successor(4)
+    node.handle(Offer(node.state.plan.successor(3)))
+    fork = peer.state.plan.successor(4)
     message = replace(pushed(train(peer)), records=(fork,))
     with pytest.raises(RemoteProtocolError, match="two records numbered 1: the plan has forked"):
         node.handle(Received(message))
@@ -187,21 +187,21 @@ def test_forked_record_is_a_protocol_error() -> None:
 
 def test_record_that_does_not_follow_is_a_protocol_error() -> None:
     node, peer = pair()
-    orphan = Plan((peer.plan.successor(3),)).successor(5)
+    orphan = Plan((peer.state.plan.successor(3),)).successor(5)
     with pytest.raises(RemoteProtocolError, match="does not follow 0"):
         node.handle(Received(replace(pushed(train(peer)), records=(orphan,))))
 
 
 def test_record_for_a_pushed_round_is_a_protocol_error() -> None:
     node, peer = pair()
-    late = peer.plan.successor(1)
+    late = peer.state.plan.successor(1)
     play_round(node, 0)
     train(node)
-    assert node.next_round == 2
+    assert node.state.next_round == 2
     message = replace(from_n1(node, 1), records=(late,))
     with pytest.raises(RemoteProtocolError, match="record 1 starts at 1, but round 2 is next"):
         node.handle(Received(message))
-    assert len(node.plan.records) == 1
+    assert len(node.state.plan.records) == 1
 
 
 # --- divergence -------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_node_reports_a_divergence_and_fails_once() -> None:
         assert isinstance(failed, Fail)
         assert isinstance(failed.error, Diverged)
         assert str(failed.error) == abort.reason
-        assert (node.handle(abort), train(node), node.stage) == ([], [], Stage.OVER)
+        assert (node.handle(abort), train(node), node.state.stage) == ([], [], Stage.OVER)
 
 
 # --- leaving ----------------------------------------------------------------------------------------
@@ -228,9 +228,9 @@ def test_leaver_hands_all_its_mass_to_its_target_and_is_done() -> None:
     nodes = {f"n{i}": a_node(f"n{i}", plan) for i in range(3)}
     assert only(OfferAnswer, nodes["n0"].handle(Offer(record))).accepted
     lines = play(nodes)
-    assert (nodes["n2"].stage, nodes["n2"].round) == (Stage.OVER, 4)
+    assert (nodes["n2"].state.stage, nodes["n2"].state.round) == (Stage.OVER, 4)
     assert sum(line.startswith("    Finish(4 ") and line.endswith("False n1)") for line in lines) == 1
-    assert [nodes[name].round for name in ("n0", "n1")] == [ROUNDS, ROUNDS]
+    assert [nodes[name].state.round for name in ("n0", "n1")] == [ROUNDS, ROUNDS]
     total = [sum(exact_mass(nodes[name])[i] for name in ("n0", "n1")) for i in (0, 1)]
     assert total == [0 + 1 + 2, 3]
     assert (
@@ -245,7 +245,7 @@ def test_late_welcome_of_a_leaver_lets_it_take_part_until_then() -> None:
     plan = plan.extend(plan.successor(4, members=plan.latest.members[:2], handoffs=(("n2", "n1"),)))
     nodes = {f"n{i}": a_node(f"n{i}", plan) for i in range(3)}
     play(nodes)
-    assert [nodes[name].round for name in sorted(nodes)] == [ROUNDS, ROUNDS, 4]
+    assert [nodes[name].state.round for name in sorted(nodes)] == [ROUNDS, ROUNDS, 4]
 
 
 def test_leaver_passes_its_evidence_to_its_target() -> None:
@@ -254,7 +254,8 @@ def test_leaver_passes_its_evidence_to_its_target() -> None:
     nodes = {f"n{i}": a_node(f"n{i}", plan, rounds=12) for i in range(5)}
     handoff_to, handoffs = nodes["n1"], (("n4", "n1"),)
     assert not any(
-        handoff_to.name in (sender, receiver) and "n3" in (sender, receiver) for sender, receiver in plan.graph(0).edges
+        handoff_to.state.name in (sender, receiver) and "n3" in (sender, receiver)
+        for sender, receiver in plan.graph(0).edges
     )
     record = plan.successor(9, members=plan.latest.members[:4], handoffs=handoffs)
     assert only(OfferAnswer, nodes["n0"].handle(Offer(record))).accepted
@@ -271,7 +272,7 @@ def test_leaver_that_is_done_takes_nothing_back() -> None:
     assert only(OfferAnswer, nodes["n0"].handle(Offer(record))).accepted
     play(nodes)
     before = exact_mass(nodes["n1"])
-    joined = nodes["n1"].plan.extend(nodes["n1"].plan.successor(20, members=(Member("n0"), Member("n2"))))
+    joined = nodes["n1"].state.plan.extend(nodes["n1"].state.plan.successor(20, members=(Member("n0"), Member("n2"))))
     eviction = joined.successor(22, members=(Member("n2"),), evictions=(("n0", 0),))
     assert kinds(nodes["n1"].handle(EvictionCommitted((joined.latest, eviction)))) == ["PlanChanged", "PlanChanged"]
     assert exact_mass(nodes["n1"]) == before
@@ -280,19 +281,19 @@ def test_leaver_that_is_done_takes_nothing_back() -> None:
 def test_neither_does_one_that_waits_for_its_last_answer() -> None:
     """It has handed over what it had. The eviction undoes rounds whose pushes it does not keep any more."""
     node, _ = pair()
-    record = node.plan.successor(4, members=(Member("n1"),), handoffs=(("n0", "n1"),))
+    record = node.state.plan.successor(4, members=(Member("n1"),), handoffs=(("n0", "n1"),))
     assert only(OfferAnswer, node.handle(Offer(record))).accepted
     for t in range(3):
         play_round(node, t)
         node.handle(Answered("n1", Ack(t, Verdict.OK, 0)))
     train(node)
-    assert (node.round, node.stage, node.missing()) == (4, Stage.READY, ("n1",))
+    assert (node.state.round, node.state.stage, node.state.missing()) == (4, Stage.READY, ("n1",))
     before = exact_mass(node)
-    joined = node.plan.extend(node.plan.successor(20, members=(Member("n1"), Member("n2"))))
+    joined = node.state.plan.extend(node.state.plan.successor(20, members=(Member("n1"), Member("n2"))))
     eviction = joined.successor(22, members=(Member("n2"),), evictions=(("n1", -1),))
     actions = node.handle(EvictionCommitted((joined.latest, eviction)))
     assert kinds(actions) == ["PlanChanged", "PlanChanged", "Finish"]
-    assert (node.stage, exact_mass(node)) == (Stage.OVER, before)
+    assert (node.state.stage, exact_mass(node)) == (Stage.OVER, before)
 
 
 @pytest.mark.parametrize("dead", [False, True])
@@ -303,10 +304,10 @@ def test_leaver_whose_target_is_dead_keeps_what_it_has(dead: bool) -> None:
     record = plan.successor(4, members=plan.latest.members[1:], handoffs=(("n0", "n2"),))
     assert only(OfferAnswer, node.handle(Offer(record))).accepted
     if dead:
-        node.handle(EvictionCommitted((without(node.plan, "n2", last=1, start=5),)))
+        node.handle(EvictionCommitted((without(node.state.plan, "n2", last=1, start=5),)))
     for t in range(3):
         train(node)
-        number, digest = node.plan.at(t).number, node.plan.at(t).digest
+        number, digest = node.state.plan.at(t).number, node.state.plan.at(t).digest
         node.handle(Received(Message("n3", 0, t, number, digest, 0.5, (1.0,), b"1 1")))
     train(node)
-    assert (node.round, node._state.handed_to) == (4, "" if dead else "n2")
+    assert (node.state.round, node.state.handed_to) == (4, "" if dead else "n2")

@@ -23,7 +23,7 @@ def started(lag: Lag = TWO, rounds: int = 6, window: int = 8, **options: int) ->
 
 
 def train(node: Node) -> list[NodeAction]:
-    return node.handle(Trained(node.next_round, STILL))
+    return node.handle(Trained(node.state.next_round, STILL))
 
 
 def receive(node: Node, t: int) -> list[NodeAction]:
@@ -33,9 +33,14 @@ def receive(node: Node, t: int) -> list[NodeAction]:
 def test_node_pushes_the_overlap_before_it_waits() -> None:
     node = started()
     assert [kinds(train(node)) for _ in range(3)] == [["Push", "Train"], ["Push", "Train"], ["Push", "Await"]]
-    assert (node.round, node.next_round, node.stage, node.missing()) == (0, 3, Stage.WAITING, ("n1",))
+    assert (node.state.round, node.state.next_round, node.state.stage, node.state.missing()) == (
+        0,
+        3,
+        Stage.WAITING,
+        ("n1",),
+    )
     assert kinds(receive(node, 0)) == ["Answer", "Mixed", "Train"]
-    assert (node.round, node.next_round) == (1, 3)
+    assert (node.state.round, node.state.next_round) == (1, 3)
 
 
 def test_message_waits_for_its_turn_even_if_it_is_early() -> None:
@@ -102,7 +107,7 @@ def test_eviction_takes_back_what_is_in_flight() -> None:
     for t in (0, 2, 3):
         receive(node, t)
     fence(node, "n1")
-    plan = node.plan
+    plan = node.state.plan
     record = plan.successor(3, members=plan.latest.members[:1], evictions=(("n1", 0),))
     assert kinds(node.handle(EvictionCommitted((record,)))) == ["PlanChanged"]
     assert exact_mass(node)[1] == 1
@@ -115,4 +120,4 @@ def test_message_of_a_peer_that_is_ahead_by_the_overlap_is_taken() -> None:
     train(node)
     for t in range(3):
         assert receive(node, t) == []
-    assert node.buffered() == {"n1": 3}
+    assert node.state.buffered() == {"n1": 3}

@@ -111,16 +111,16 @@ def test_stages_of_a_round() -> None:
     plan = a_plan(2)
     node, peer = a_node("n0", plan), a_node("n1", plan)
     peer.start()
-    assert node.stage is Stage.READY
+    assert node.state.stage is Stage.READY
     assert kinds(node.start()) == ["Save", "Train"]
-    assert node.stage is Stage.TRAINING
-    assert node.next_round == 0
+    assert node.state.stage is Stage.TRAINING
+    assert node.state.next_round == 0
     assert kinds(train(node)) == ["Push", "Await"]
-    assert node.stage is Stage.WAITING
-    assert (node.next_round, node.missing()) == (1, ("n1",))
+    assert node.state.stage is Stage.WAITING
+    assert (node.state.next_round, node.state.missing()) == (1, ("n1",))
     actions = node.handle(Received(pushed(train(peer))))
     assert kinds(actions) == ["Answer", "Mixed", "Train"]
-    assert (node.stage, node.round) == (Stage.TRAINING, 1)
+    assert (node.state.stage, node.state.round) == (Stage.TRAINING, 1)
     assert only(Mixed, actions).messages == 1
 
 
@@ -171,8 +171,8 @@ def test_run_without_communication_still_advances() -> None:
     }
     play(nodes, LocalUpdate(np.zeros(5, dtype=np.float32), is_difference=True))
     for i, node in enumerate(nodes.values()):
-        assert node.stage is Stage.OVER
-        state = node._state.learner.snapshot(0)
+        assert node.state.stage is Stage.OVER
+        state = node.state.learner.snapshot(0)
         assert state.u.tolist() == [1.0]
         assert (state.x == i).all()
 
@@ -204,7 +204,7 @@ def test_full_window_waits_for_the_oldest_answer() -> None:
     assert "Train" in kinds(play_round(node, 0))
     actions = play_round(node, 1)
     assert only(Await, actions) == Await(2, ("n1",))
-    assert node.stage is Stage.READY
+    assert node.state.stage is Stage.READY
     assert node.handle(Answered("n1", Ack(1, Verdict.OK, 0))) == []  # not the oldest push, so the deadline stays
     assert kinds(node.handle(Answered("n1", Ack(0, Verdict.SEEN, 0)))) == ["Train"]
 
@@ -226,7 +226,7 @@ def test_finish_waits_for_every_last_answer() -> None:
     assert node.handle(Answered("n1", Ack(1, Verdict.OK, 0))) == []
     finish = only(Finish, node.handle(Answered("n1", Ack(0, Verdict.OK, 0))))
     assert (finish.round, finish.complete) == (2, True)
-    assert node.stage is Stage.OVER
+    assert node.state.stage is Stage.OVER
     assert only(Ack, receive(node, 1)).verdict is Verdict.SEEN  # it still answers
 
 
@@ -246,7 +246,7 @@ def test_single_node_never_trains_the_round_of_its_stop() -> None:
     in_training = plan.successor(1, end=1)
     assert only(OfferAnswer, node.handle(Offer(now))).accepted
     train(node)
-    assert (node.round, node.stage) == (1, Stage.OVER)
+    assert (node.state.round, node.state.stage) == (1, Stage.OVER)
     late = a_node("n0", plan)
     late.start()
     train(late)
@@ -258,7 +258,7 @@ def test_stop_ends_every_node_at_the_same_round() -> None:
     nodes = {f"n{i}": a_node(f"n{i}", plan, rounds=50) for i in range(4)}
     assert only(OfferAnswer, nodes["n2"].handle(Offer(plan.successor(5, end=5)))).accepted
     lines = play(nodes)
-    assert {(node.stage, node.round) for node in nodes.values()} == {(Stage.OVER, 5)}
+    assert {(node.state.stage, node.state.round) for node in nodes.values()} == {(Stage.OVER, 5)}
     assert sum(line.startswith("    Finish(5") and line.endswith("False )") for line in lines) == 4
     assert sum(line.startswith("    Save(5 ") for line in lines) == 4
 
@@ -269,12 +269,12 @@ def test_stop_ends_every_node_at_the_same_round() -> None:
 def test_halted_node_ends_its_round_and_begins_no_other() -> None:
     node, peer = pair()
     assert node.handle(Halt(True)) == []
-    assert not node.stands_still  # its local step is under way
+    assert not node.state.stands_still  # its local step is under way
     message = pushed(train(peer))
     assert kinds(train(node)) == ["Push", "Await"]
-    assert node.stands_still
+    assert node.state.stands_still
     assert kinds(node.handle(Received(message))) == ["Answer", "Mixed"]
-    assert (node.round, node.stage, node.stands_still) == (1, Stage.READY, True)
+    assert (node.state.round, node.state.stage, node.state.stands_still) == (1, Stage.READY, True)
     assert node.handle(Halt(True)) == []  # a repeat changes nothing
     assert kinds(node.handle(Halt(False))) == ["Train"]
     assert node.handle(Halt(False)) == []
@@ -283,7 +283,7 @@ def test_halted_node_ends_its_round_and_begins_no_other() -> None:
 def test_node_can_be_halted_from_the_start() -> None:
     node = a_node("n0", a_plan(2))
     assert kinds(node.start(halted=True)) == ["Save"]
-    assert node.stands_still
+    assert node.state.stands_still
     assert kinds(node.handle(Halt(False))) == ["Train"]
 
 
@@ -299,11 +299,11 @@ def test_halted_node_answers_offers_and_fences() -> None:
     play_round(node, 0)
     train(node)
     node.handle(Halt(True))
-    assert only(OfferAnswer, node.handle(Offer(node.plan.successor(5)))).accepted
+    assert only(OfferAnswer, node.handle(Offer(node.state.plan.successor(5)))).accepted
     assert only(FenceAnswer, fence(node, "n1")).begun == 1
-    record = without(node.plan, "n1", last=1, start=6)
+    record = without(node.state.plan, "n1", last=1, start=6)
     assert kinds(node.handle(EvictionCommitted((record,)))) == ["PlanChanged", "Mixed"]
-    assert (node.round, node.stands_still) == (2, True)
+    assert (node.state.round, node.state.stands_still) == (2, True)
 
 
 def test_halted_node_finishes_after_its_last_round() -> None:

@@ -52,41 +52,41 @@ def a_signed_pair() -> tuple[Node, Node]:
 def test_forged_record_is_refused_and_changes_nothing(lie: dict[str, Any], way: str) -> None:
     node, peer = a_signed_pair()
     train(node)
-    push, record = from_n1(peer, 0), forged(node.plan.successor(3, **lie))
+    push, record = from_n1(peer, 0), forged(node.state.plan.successor(3, **lie))
     events = {
         "push": Received(replace(push, records=(record,))),
         "offer": Offer(record),
         "eviction": EvictionCommitted((record,)),
         "answer": Answered("n1", Ack(0, Verdict.STALE, 1, "", (record,))),
     }
-    plan, end = node.plan, node.end
+    plan, end = node.state.plan, node.state.end
     with pytest.raises(RemoteProtocolError, match="forged"):
         node.handle(events[way])
-    assert (node.plan, node.end, node.round) == (plan, end, 0)
+    assert (node.state.plan, node.state.end, node.state.round) == (plan, end, 0)
     assert "Mixed" in kinds(node.handle(Received(push)))  # the same push without the lie
 
 
 def test_signed_record_is_adopted_and_passed_on() -> None:
     node, peer = a_signed_pair()
-    record = signed(node.plan.successor(3, end=3))
+    record = signed(node.state.plan.successor(3, end=3))
     train(node)
     actions = node.handle(Received(replace(from_n1(peer, 0), records=(record,))))
-    assert PlanChanged(record) in actions and node.plan.latest.signature == record.signature
-    assert node.end == 3
+    assert PlanChanged(record) in actions and node.state.plan.latest.signature == record.signature
+    assert node.state.end == 3
 
 
 def test_of_two_records_one_of_which_is_forged_none_counts() -> None:
     node, peer = a_signed_pair()
-    first = signed(node.plan.successor(3))
-    second = forged(node.plan.extend(first).successor(5, end=5))
+    first = signed(node.state.plan.successor(3))
+    second = forged(node.state.plan.extend(first).successor(5, end=5))
     with pytest.raises(RemoteProtocolError, match="forged"):
         node.handle(Received(replace(from_n1(peer, 0), records=(first, second))))
-    assert node.plan.latest.number == 0
+    assert node.state.plan.latest.number == 0
 
 
 def test_eviction_of_an_earlier_run_evicts_nobody() -> None:
     node, _ = a_signed_pair()
-    evicted = replace(node.plan.successor(3, evictions=(("n0", 2),)), run="an earlier run", parent="0" * 64)
+    evicted = replace(node.state.plan.successor(3, evictions=(("n0", 2),)), run="an earlier run", parent="0" * 64)
     with pytest.raises(RemoteProtocolError, match="does not follow"):
         node.handle(EvictionCommitted((signed(evicted),)))
     assert "Push" in kinds(train(node))
@@ -94,11 +94,11 @@ def test_eviction_of_an_earlier_run_evicts_nobody() -> None:
 
 def test_without_a_controller_the_plan_never_changes() -> None:
     node, peer = pair(verifier=FoundingRecordOnly())
-    for signature in ("", CONTROLLER_SIGNER.sign(node.plan.successor(3, end=3).statement)):
-        record = replace(node.plan.successor(3, end=3), signature=signature)
+    for signature in ("", CONTROLLER_SIGNER.sign(node.state.plan.successor(3, end=3).statement)):
+        record = replace(node.state.plan.successor(3, end=3), signature=signature)
         with pytest.raises(RemoteProtocolError, match="no controller"):
             node.handle(Received(replace(from_n1(peer, 0), records=(record,))))
-    assert node.plan == a_plan(2)
+    assert node.state.plan == a_plan(2)
 
 
 # --- a controller -----------------------------------------------------------------------------------
@@ -112,8 +112,8 @@ def a_controller(nonce: str = "true", term: int = 3) -> tuple[Cluster, Leadershi
 
 
 def the_plan(cluster: Cluster) -> Plan:
-    assert cluster.plan is not None
-    return cluster.plan
+    assert cluster.state.plan is not None
+    return cluster.state.plan
 
 
 def test_every_record_and_greeting_is_signed() -> None:
@@ -131,7 +131,7 @@ def test_term_that_no_greeting_proves_is_refused(signature: str) -> None:
     lie = Leadership(TERM_OF_A_LIAR, "x", run="true", signature=signature)
     actions = cluster.handle(join("n9", running=True, plan=the_plan(cluster), follows=lie))
     assert "forged" in only(Refuse, actions).reason
-    assert all_of(StepDown, actions) == [] and cluster.term == 3
+    assert all_of(StepDown, actions) == [] and cluster.state.term == 3
 
 
 def test_signed_greeting_of_a_higher_term_makes_it_step_down() -> None:
@@ -145,7 +145,7 @@ def test_greeting_of_an_earlier_run_does_not_make_it_step_down() -> None:
     cluster, _ = a_controller()
     _, earlier = a_controller("earlier", term=9)
     actions = cluster.handle(join("n9", running=True, plan=the_plan(cluster), follows=earlier))
-    assert all_of(StepDown, actions) == [] and cluster.term == 3
+    assert all_of(StepDown, actions) == [] and cluster.state.term == 3
 
 
 def test_running_node_without_a_greeting_proves_nothing() -> None:
@@ -164,7 +164,7 @@ def test_forged_plan_is_refused_in_every_report() -> None:
     for report in (answer, farewell):
         with pytest.raises(RemoteProtocolError, match="forged"):
             cluster.handle(Reported("n0", report))
-    assert cluster.plan == plan and not cluster.over
+    assert cluster.state.plan == plan and not cluster.state.over
 
 
 def test_recovering_controller_learns_signed_plans_only() -> None:
@@ -173,12 +173,12 @@ def test_recovering_controller_learns_signed_plans_only() -> None:
     recovering = Cluster(a_run_spec(2), Leadership(0, "second"), recover=True, signer=CONTROLLER_SIGNER)
     lie = Leadership(2**63, "x", run=plan.latest.run)
     assert only(Refuse, recovering.handle(join("n0", running=True, plan=plan, follows=lie)))
-    assert (recovering.plan, recovering.term) == (None, 0)
+    assert (recovering.state.plan, recovering.state.term) == (None, 0)
     actions = recovering.handle(join("n0", running=True, plan=plan, follows=greeting))
     hello = only(Hello, actions)
     assert isinstance(actions[0], Send) and actions[0].order is hello.order
-    assert (hello.leadership.run, hello.leadership.term) == (plan.latest.run, recovering.term)
-    assert recovering.term > greeting.term
+    assert (hello.leadership.run, hello.leadership.term) == (plan.latest.run, recovering.state.term)
+    assert recovering.state.term > greeting.term
 
 
 # --- fences ------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def shown(fence: Fence) -> Fence:
 
 
 def after_a_restart(cluster: Cluster) -> Cluster:
-    return Cluster(a_run_spec(2), Leadership(4, "next"), cluster._state.persist(), signer=CONTROLLER_SIGNER)
+    return Cluster(a_run_spec(2), Leadership(4, "next"), cluster.state.persist(), signer=CONTROLLER_SIGNER)
 
 
 def test_fence_that_no_controller_ordered_evicts_nobody() -> None:
@@ -197,7 +197,7 @@ def test_fence_that_no_controller_ordered_evicts_nobody() -> None:
     cluster, plan = after_a_restart(first), the_plan(first)
     lie = Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run, "a lie")
     reason = only(Refuse, cluster.handle(join("n0", running=True, plan=plan, follows=greeting, fence=lie))).reason
-    assert "forged" in reason and cluster.evicting() == frozenset()
+    assert "forged" in reason and cluster.evictions.evicted == frozenset()
 
 
 def test_fence_of_the_controller_before_is_brought_to_its_end() -> None:
@@ -205,7 +205,7 @@ def test_fence_of_the_controller_before_is_brought_to_its_end() -> None:
     cluster, plan = after_a_restart(first), the_plan(first)
     fence = shown(Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run))
     actions = cluster.handle(join("n0", running=True, plan=plan, follows=greeting, fence=fence))
-    assert cluster.evicting() == {"n1"}
+    assert cluster.evictions.evicted == {"n1"}
     for ordered in all_of(Fence, actions):
         assert ordered.term == 4
         CONTROLLER_SIGNER.verify(ordered.order)
@@ -223,18 +223,18 @@ def test_fence_that_has_ended_evicts_nobody(changes: dict[str, Any]) -> None:
         members = plan.latest.members[0], replace(plan.latest.members[1], incarnation=1)
         plan = back.extend(signed(back.successor(20, members=members, term=3)))
         changes = {}
-        first._state.plan = plan
+        first.state.plan = plan
     cluster = after_a_restart(first)
     fence = shown(replace(Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run), **changes))
     actions = cluster.handle(join("n0", running=True, plan=plan, follows=greeting, fence=fence))
-    assert all_of(Fence, actions) == [] and cluster.evicting() == frozenset()
+    assert all_of(Fence, actions) == [] and cluster.evictions.evicted == frozenset()
 
 
 def test_node_stands_behind_a_signed_fence_only() -> None:
     node, _ = a_signed_pair()
     with pytest.raises(RemoteProtocolError, match="forged"):
         node.handle(Fence(0, 1, frozenset({"n1"})))
-    assert node.fence is None
+    assert node.state.fence is None
     fence = shown(Fence(0, 1, frozenset({"n1"})))
     node.handle(fence)
-    assert node.fence == fence and node.fenced == {"n1"}
+    assert node.state.fence == fence and node.state.fenced == {"n1"}
