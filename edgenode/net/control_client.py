@@ -87,8 +87,8 @@ class ControlLink:
         A link that is broken just then, because the key has changed or the controller restarts, connects again first.
 
         Args:
-            timeout_s: how long the controller may take. It is slow when many nodes end at once.
-            broken_s: how long the link may stay broken.
+            timeout_s: the time that the controller may take. It is slow when many nodes end at once.
+            broken_s: the time that the link may stay broken.
         """
         self._leaving = True
         self._wake.set()

@@ -171,8 +171,8 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         """The last address of another living process of this name. Empty if there is none.
 
         That process can be without a link, because it has lost it. A restarted device no longer answers at its old
-        address, or answers as the joining process. Whoever joins with the address of a living member is found out in
-        the same way.
+        address, or answers as the joining process. The same check finds a process that joins with
+        the address of a living member.
         """
         asked = {"", join.address} if self._processes.get(node) == join.process else {""}
         while (last := self._addresses.get(node) or self._planned(node)) not in asked:

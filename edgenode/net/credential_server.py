@@ -83,7 +83,7 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
     async def ListKeys(
         self, request: credential_pb2.ListKeysRequest, context: grpc.aio.ServicerContext
     ) -> credential_pb2.ListKeysResponse:
-        """All valid keys."""
+        """Return all valid keys."""
         keys = [
             credential_pb2.Key(role=subject.role, name=subject.name, id=key_id)
             for subject, key_id in self._authority.subjects().items()

@@ -186,7 +186,7 @@ class Discovery:
                 await changed.wait()
 
     def wanted(self, kind: Kind) -> str:
-        """What ``wait`` looks for and where, in words."""
+        """Say what ``wait`` looks for, and where."""
         of = f" of cluster {self.cluster!r}" if self.cluster else ""
         return f"a {kind}{of} by mDNS on {', '.join(self._interfaces)}"
 

@@ -45,9 +45,9 @@ def enrol(invite: Invite, name: str = "", cluster: str = "", hosts: Sequence[str
     """Enrol this device with the controller that made an invite. Blocks for as long as the calls take.
 
     Args:
-        name: of this device. "" takes that of the invite.
-        cluster: that the device belongs to. "" takes that of the invite.
-        hosts: where else the controller may be.
+        name: the name of this device. "" takes the name in the invite.
+        cluster: the cluster of the device. "" takes the invite's cluster.
+        hosts: other hosts that may run the controller.
 
     Raises:
         NotAdmitted: the controller refuses, with its reason.
@@ -120,7 +120,7 @@ def _enrol_at(target: str, invite: Invite, name: str, cluster: str) -> Credentia
 
 
 def _fetch_authority(target: str, invite: Invite) -> bytes:
-    """The CA's certificate, compared with the invite. Whoever answers learns nothing by this call."""
+    """The CA's certificate, compared with the invite. The call reveals nothing to the other side."""
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     try:

@@ -31,7 +31,7 @@ _PLACES, REFUSED_S = 32, 1.0
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a device sends. `secret` is hex, `request` a CSR as PEM. An empty `name` takes that of the invite."""
+    """The request of a device. `secret` is hex, `request` a CSR as PEM. An empty `name` takes that of the invite."""
 
     secret: str
     name: str
@@ -42,7 +42,7 @@ def enrolment_app(authority: Authority, refused_s: float = REFUSED_S) -> Starlet
     """The two calls.
 
     Args:
-        refused_s: how long a refused device waits for the answer.
+        refused_s: the time that a refused device waits for the answer.
     """
     one_at_a_time, places = asyncio.Lock(), asyncio.Semaphore(_PLACES)  # of the register, and in the queue
 

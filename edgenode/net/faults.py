@@ -1,4 +1,4 @@
-"""What others did against the protocol. It is their problem: counted by peer and kind, and logged once for each."""
+"""Counts protocol violations by peer and kind, and logs the first of each. This process continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Faults:
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def note(self, peer: str, kind: str, error: EdgenodeError) -> None:
-        """A peer sent what was refused, of one of the `FAULT_KINDS`."""
+        """Count a message that was rejected, of one of the `FAULT_KINDS`."""
         key = peer or "unknown", kind
         if key not in self._counts and len(self._counts) >= _MOST_PEERS:
             key = "others", kind
@@ -31,10 +31,10 @@ class Faults:
         self._counts[key] += 1
 
     def of(self, peer: str) -> tuple[Fault, ...]:
-        """Those of one peer."""
+        """The faults of one peer."""
         return tuple(fault for fault in self.counted if fault.peer == peer)
 
     @property
     def counted(self) -> tuple[Fault, ...]:
-        """How many of each kind, by peer."""
+        """The number of faults of each kind, by peer."""
         return tuple(Fault(peer, kind, count) for (peer, kind), count in sorted(self._counts.items()))

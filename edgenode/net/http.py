@@ -46,7 +46,7 @@ def vouch_for(scope: Scope) -> None:
 
 
 def hang_up(scope: Scope) -> None:
-    """End the connection of a request at once, whatever its client has not taken yet."""
+    """End the connection of a request at once, even if its client has not read everything."""
     if isinstance(connection := scope.get(_CONNECTION), _Connection):
         connection.transport.abort()
 
@@ -112,7 +112,7 @@ class _Connection(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves the signals of the process alone."""
+    """A server that does not handle signals."""
 
     def connection(self) -> asyncio.Protocol:
         """The protocol of a connection that is accepted elsewhere."""

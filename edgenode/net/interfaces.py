@@ -20,7 +20,7 @@ _IFF_UP = 1
 def interfaces_for(listen_host: str) -> tuple[str, ...]:
     """The addresses of the interfaces on which a process that listens on ``listen_host`` uses mDNS.
 
-    A loopback host uses loopback alone. "" and the wildcard use every IPv4 interface that is up, and loopback. Any
+    A loopback host uses loopback only. "" and the wildcard use every IPv4 interface that is up, and loopback. Any
     other address uses itself.
 
     Raises:
@@ -70,7 +70,7 @@ def network_interfaces() -> tuple[IPv4Interface, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host of an address is this machine's loopback interface, by name or by address."""
+    """Return whether a host of an address is this machine's loopback interface, by name or by address."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -78,7 +78,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host name or an address belongs to this machine. False if the name cannot be resolved."""
+    """Return whether a host name or an address belongs to this machine. False if the name cannot be resolved."""
     own = {_bare(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips}
     try:
         found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None)}

@@ -1,7 +1,7 @@
-"""Which receivers a node cannot reach directly, since when and why, and when they can be reached again.
+"""Keeps the receivers that a node cannot reach directly, since when and why, and probes them.
 
-A link that broke is tried again by a probe, also while its pushes go by way of a relay, and while the graphs do without
-it. The probes become rare: one after 2 s, the next after 4 s, and so on up to one in 30 s.
+Probes continue while pushes go through a relay, and while the graphs do without the link. They become rare: one after
+2 s, the next after 4 s, and so on up to one in 30 s.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class LinkWatch:
         outage.address, outage.why = address, why or "unknown"
 
     def relayed(self, to: str, by: str) -> None:
-        """The pushes go by way of a relay from now on, or, with "", not any more."""
+        """Note that the pushes go through a relay from now on. With "", they do not any more."""
         if to in self._outages:
             self._outages[to].by = by
             if by:
@@ -92,7 +92,7 @@ class LinkWatch:
         self._tried.discard(to)
 
     def failing_s(self, to: str) -> float:
-        """For how long a receiver could not be reached directly. 0 if it can."""
+        """The seconds since a receiver could be reached directly. 0 if it can."""
         return self._now() - self._outages[to].since if to in self._outages else 0.0
 
     @property

@@ -55,7 +55,7 @@ class OperatorClient:
 
     @property
     def may_open_page(self) -> bool:
-        """Whether the caller's role may sign in to the page. The controller logs a call that it refuses."""
+        """Return whether the caller's role may sign in to the page. The controller logs a call that it refuses."""
         own = self._security
         return not isinstance(own, MutualTls) or may_call(own.credentials.subject.role, _OPEN_PAGE)
 

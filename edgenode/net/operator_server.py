@@ -25,9 +25,9 @@ _WATCH_EVERY_S = 0.25
 
 
 class RunControl(Protocol):
-    """What an operator can do with a run. Each request returns a reply or a round, or raises EdgenodeError.
+    """The requests of an operator. Each returns a reply or a round, or raises EdgenodeError.
 
-    ``by`` says who requests it. With ``wait``, a change that has to wait is replied to only when its round is known.
+    ``by`` names the operator. With ``wait``, the reply to a queued change comes when its round is known.
     """
 
     def status(self) -> ClusterStatus: ...

@@ -88,12 +88,12 @@ def order_to_wire(order: Order) -> control_pb2.AttendResponse:
 
 
 def order_has_records(wire: control_pb2.AttendResponse) -> bool:
-    """Whether an order takes long to read."""
+    """Return whether an order takes long to read."""
     return wire.WhichOneof("order") in ("welcome", "offer", "eviction_committed")
 
 
 def report_has_records(wire: control_pb2.AttendRequest) -> bool:
-    """Whether a report takes long to read."""
+    """Return whether a report takes long to read."""
     return bool(wire.fence_answer.records or wire.progress.farewell.records)
 
 
@@ -174,7 +174,7 @@ def join_from_wire(wire: control_pb2.Join) -> Join:
 
 
 def progress_to_wire(progress: Progress, status: NodeStatus) -> control_pb2.AttendRequest:
-    """How far a node is, with its status."""
+    """Encode the progress of a node, with its status."""
     wire = node_status_to_wire(status)
     wire.next_round, wire.number, wire.digest = progress.next_round, progress.number, progress.digest
     wire.blocked.extend(map(blocked_to_wire, progress.blocked))

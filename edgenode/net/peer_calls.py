@@ -30,7 +30,7 @@ _FIRST_LOG_S = 1.0
 
 @dataclass(frozen=True)
 class Met:
-    """What a fixed peer answers: which process it is, what it can resume from, and how much data it has.
+    """The answer of a fixed peer: its process, its checkpoints, and the size of its data.
 
     Attributes:
         company: the digest of all processes that it has met (`node/fixed_peers`), or "".
@@ -88,7 +88,7 @@ async def reach(target: str, to: str, identity: Identity, timeout_s: float) -> N
     """Make sure that a new connection to a node can be opened in time. A busy node may answer later.
 
     Raises:
-        TransportError: why it does not.
+        TransportError: it cannot be opened. The text gives the reason.
         RemoteProtocolError: another process is there.
     """
     try:
@@ -110,7 +110,7 @@ def _to_unknown_node(target: str, identity: Identity) -> grpc.aio.Channel:
 
 
 async def abort(target: str, identity: Identity, reason: str, timeout_s: float) -> None:
-    """Tell a peer that training diverged. One that cannot be reached has ended, or waits in vain and then ends."""
+    """Report to a peer that training diverged. A peer that cannot be reached has ended, or will time out."""
     with suppress(grpc.aio.AioRpcError):
         await _met(target, identity, timeout_s, reason)
 

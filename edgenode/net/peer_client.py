@@ -55,7 +55,7 @@ _MOST_CHECK_WAIT_S = 60.0
 
 @dataclass(frozen=True)
 class PeerAddresses:
-    """Where a peer can be, the most likely address first, and which process of it is meant.
+    """The addresses of a peer, the most likely first, and the process that is meant.
 
     Attributes:
         keys: the ids of the keys that it may show. Empty if any will do, as the plan has none.

@@ -1,7 +1,7 @@
 """The receiving end of the peer service: takes pushes from in-neighbours, answers them, and identifies this node.
 
 It delivers pushes and never judges them. A sender repeats a push until it is answered, so a push can arrive more than
-once. ``Node`` tells repeats apart by (sender, round).
+once. ``Node`` recognises repeats by (sender, round).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Answers:
     them. A sender may have a window of pushes unanswered, so it does not wait for them.
 
     Attributes:
-        hold: whether such answers wait.
+        hold: such answers wait.
     """
 
     def __init__(self, window: int) -> None:
@@ -90,7 +90,7 @@ class Answers:
         self._due.set()
 
     async def take(self) -> list[Ack]:
-        """Wait until some are due. Return those of one frame: at most 64, and one with records alone."""
+        """Wait until some are due. Return those of one frame: at most 64, or one that has records."""
         await self._due.wait()
         if self._timer is not None:
             self._timer.cancel()
@@ -107,7 +107,7 @@ class _Stream:
     """The pushes of one sender.
 
     Attributes:
-        slots: for pushes that wait.
+        slots: the slots for pushes that wait.
         replaced: set when the sender connects again.
     """
 
@@ -123,10 +123,10 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         saved: the rounds of this node's checkpoints, and the plan of the newest.
 
     Attributes:
-        identity: of this node. It has no plan digest until the plan is known.
-        data: how much data this node has. Fixed peers ask again until it is known.
+        identity: this node's identity. It has no plan digest until the plan is known.
+        data: the size of this node's data. Fixed peers ask again until it is known.
         company: the digest of all processes that this node has met, if it has met all. Fixed peers compare it.
-        faults: what peers did against the protocol.
+        faults: the protocol violations of peers.
     """
 
     def __init__(self, identity: Identity, saved: tuple[frozenset[int], Plan | None]) -> None:
@@ -164,9 +164,9 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         """Take pushes from now on.
 
         Args:
-            identity: with the plan digest.
+            identity: this node's identity, with the plan digest.
             deliver: takes (push, taken). ``taken`` is to be called when the push does not wait any more.
-            window: how many pushes of one stream may wait. Then no more is read of it.
+            window: the number of pushes of one stream that may wait. The server then stops to read the stream.
         """
         self.identity, self._deliver = identity, deliver
         self._max_payload_bytes, self._window = max_payload_bytes, window

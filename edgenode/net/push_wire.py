@@ -1,7 +1,7 @@
 """Pushes <-> the frames of a stream, as bytes. No I/O.
 
 A frame is a `PushRequest` of `protos/edgenode/v1/peer.proto`. protobuf itself would copy a payload four times. So it
-encodes the header alone, and this module places the bytes of the payload behind it: one copy to a frame, one out of it.
+encodes the header only, and this module places the bytes of the payload behind it: one copy to a frame, one out of it.
 
 A header has what the receiver cannot know, and nothing else. Its record is that of the push before it in the stream,
 unless it names another. A weight of one half is the number 2, and a push-sum weight of exactly 1 is absent. So a stream
@@ -127,7 +127,7 @@ class PushReader:
 
 
 def may_have_records(frame: bytes) -> bool:
-    """Whether a frame's header is longer than that of a push without records. Their check takes time."""
+    """Return whether a frame's header is longer than that of a push without records. Their check takes time."""
     return frame[:1] == _HEADER and frame[1:2] >= b"\x80"
 
 

@@ -1,4 +1,4 @@
-"""Why a connection or a call failed, in words that are never empty and that name the clock if it is wrong.
+"""Says why a connection or a call failed. The text is never empty, and names the clock if it is wrong.
 
 gRPC has no details for many failures, and shows those of TLS as text of its C core. Sockets have numbers.
 """
@@ -47,17 +47,17 @@ def failure(what: str, error: Exception) -> TransportError:
 
 
 def why(error: Exception) -> str:
-    """Why a call of gRPC, a TCP connection or a TLS handshake failed."""
+    """Return why a call of gRPC, a TCP connection or a TLS handshake failed."""
     if _is_of_the_clock(error):
         return expired()
     return _why_call(error) if isinstance(error, grpc.aio.AioRpcError) else _why_connection(error)
 
 
 def expired(valid_until: datetime | None = None) -> str:
-    """That a certificate is not valid now, by the clock of this device.
+    """Say that a certificate is not valid now, by the clock of this device.
 
     Args:
-        valid_until: of the certificate of this device. None if it is that of another.
+        valid_until: the end of this device's certificate. None if the certificate is another device's.
     """
     its = "the certificate of the other is not valid then" if valid_until is None else ""
     own = its or f"the certificate of this device is valid until {valid_until:%Y-%m-%d}"

@@ -1,7 +1,7 @@
-"""A way to a member by a relay: a loopback port whose connections another process carries to that member.
+"""A way to a member through a relay: a loopback port whose connections another process carries to that member.
 
-Whoever connects to the port has the member at the other end, with its own certificate. So a `PeerLink` dials the port
-as it dials an address, and nothing else changes: pushes are repeated until they are answered, and taken once.
+The member is at the other end of such a connection, with its own certificate. A `PeerLink` dials the port like any
+address: pushes are repeated until they are answered, and taken once.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Way:
     """A way by one relay.
 
     Attributes:
-        address: of the loopback port.
-        why: why the relay failed last. Empty if it did not.
+        address: the address of the loopback port.
+        why: the last error of the relay. Empty if it did not fail.
     """
 
     def __init__(self, stub: relay_pb2_grpc.RelayServiceStub, to: str) -> None:

@@ -29,7 +29,7 @@ class Backoff:
 
 
 class Outage:
-    """How long something cannot be reached.
+    """Measures for how long something cannot be reached.
 
     Args:
         log: takes (seconds since the outage began, reason), every ten seconds of an outage.

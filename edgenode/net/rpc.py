@@ -1,4 +1,4 @@
-"""What all gRPC clients and servers share: options, addresses, and the translation of errors."""
+"""The shared part of all gRPC clients and servers: options, addresses, and the translation of errors."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _bind(security: Security, server: grpc.aio.Server, listen: str) -> int:
 
 
 def _why_not(listen: str) -> str:
-    """Why an address cannot be bound. gRPC hides the reason, so a plain socket binds the same address."""
+    """Return why an address cannot be bound. gRPC hides the reason, so a plain socket binds the same address."""
     host, port = split_address(listen)
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -189,7 +189,7 @@ async def _shows_a_certificate(target: str, timeout_s: float) -> None:
 
 
 def refuse_beyond_loopback(listen: str, option: str = "--listen") -> None:
-    """Without TLS, whoever reaches the address may do everything.
+    """Refuse an address that is not on loopback. Without TLS, everybody who reaches it may do everything.
 
     Args:
         option: the command line option that chose the address.
@@ -257,7 +257,7 @@ def translated(error: grpc.aio.AioRpcError, target: str) -> TransportError:
 
 
 def refused(error: grpc.aio.AioRpcError, target: str) -> EdgenodeError:
-    """Why a call failed: by the fault of the caller's request, of its rights, of its state, or of the network."""
+    """Return the error of a failed call, by its cause: the request, the rights, the state or the network."""
     reason = error.details() or why(error)
     match error.code():
         case grpc.StatusCode.INVALID_ARGUMENT:
@@ -270,7 +270,7 @@ def refused(error: grpc.aio.AioRpcError, target: str) -> EdgenodeError:
 
 
 def denied(error: Exception) -> str:
-    """Why the door of a server has refused a stream. Empty if the stream failed for another reason."""
+    """Return why the door of a server refused a stream. Empty if the stream failed for another reason."""
     causes = list(error.exceptions) if isinstance(error, ExceptionGroup) else [error]
     for cause in causes:
         if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.PERMISSION_DENIED:
@@ -279,7 +279,7 @@ def denied(error: Exception) -> str:
 
 
 def broken(error: Exception, target: str) -> EdgenodeError:
-    """Why a stream ended. A TransportError means that a new stream can succeed.
+    """Return the error that ended a stream. A TransportError means that a new stream can succeed.
 
     A refusal for good has a status of its own, and becomes a RemoteProtocolError. It takes precedence, because the
     other tasks of the stream fail as a result of it. Errors that are neither gRPC's nor ours are raised.

@@ -38,5 +38,5 @@ def line_from_wire(text: str, most: int = 255) -> str:
 
 
 def reason_from_wire(text: str) -> str:
-    """Why a node aborts the run, from outside."""
+    """Decode the reason of a node that aborts the run."""
     return line_from_wire(text, _MAX_REASON)

@@ -8,7 +8,7 @@
 4. The DNS name says nothing about revocation: a stolen certificate is valid for long, and its thief can announce itself
    anywhere. gRPC shows a client no certificate, so a link to a member fetches it first (`Security.knowing`).
 5. A client does not reload its certificate: a renewed one counts from the next connection on. A server asks at every
-   handshake whether there is a newer one. gRPC must hear None if there is none: each new one replaces what other
+   handshake whether there is a newer one. gRPC must get None if there is none: each new one replaces what other
    handshakes are using, and under many connections at once that crashed the process within seconds (grpcio 1.85.3).
 """
 
@@ -37,9 +37,9 @@ log = structlog.get_logger()
 T = TypeVar("T")
 Options = Sequence[tuple[str, Any]]
 Caller = tuple[Subject, str]
-"""Who calls, and the id of its key."""
+"""The subject of a caller, and the id of its key."""
 ANYONE: Caller = Subject("operator", "anyone"), ""
-"""Whoever calls a process that works without certificates."""
+"""Every caller of a process that works without certificates."""
 MOST_CALLS = 4096  # at once, of one server: several of each of 1,024 nodes
 _SHOW_S = 5.0
 _NAMES, _CERTIFICATE = "x509_subject_alternative_name", "x509_pem_cert"
@@ -47,7 +47,7 @@ _END = object()
 
 
 class Security(Protocol):
-    """How the gRPC connections of a process are protected."""
+    """The protection of a process's gRPC connections."""
 
     @property
     def credentials(self) -> Credentials | None:
@@ -59,7 +59,7 @@ class Security(Protocol):
         ...
 
     async def knowing(self, target: str, server: str, keys: frozenset[str]) -> Security:
-        """What opens channels to the process at host:port that shows one of these keys now, and to no other.
+        """Return a `Security` for the process at host:port that shows one of these keys now, and for no other.
 
         Raises:
             TransportError: it cannot be reached, its certificate is not valid for ``server``, or it has another key.
@@ -79,12 +79,12 @@ class Security(Protocol):
         ...
 
     def revoke(self, key_ids: Iterable[str]) -> None:
-        """Refuse these keys from now on, and end the live calls of whoever has shown one."""
+        """Refuse these keys from now on, and end their live calls."""
         ...
 
 
 class Insecure:
-    """No protection: whoever reaches a server may do everything. For a trusted loopback only."""
+    """No protection: everybody who reaches a server may do everything. For a trusted loopback only."""
 
     credentials = None
 
@@ -113,7 +113,7 @@ class MutualTls:
     """TLS with the credentials of this process.
 
     Args:
-        admits: whether a key (its id) is valid for a subject. Asked at every call. May be replaced.
+        admits: returns whether a key (its id) is valid for a subject. Every call asks it. It may be replaced.
     """
 
     def __init__(self, credentials: Credentials, admits: Callable[[Subject, str], bool]) -> None:
@@ -122,7 +122,7 @@ class MutualTls:
 
     @property
     def credentials(self) -> Credentials:
-        """The newest."""
+        """The newest credentials."""
         return self._credentials
 
     def renew(self, credentials: Credentials) -> None:
@@ -184,7 +184,7 @@ async def _shown_certificate(target: str, server: str, authority: bytes) -> byte
 
 
 def caller(context: grpc.aio.ServicerContext) -> Caller | None:
-    """Who calls. None on a connection without TLS.
+    """Return the caller. None on a connection without TLS.
 
     Raises:
         SecurityError: its certificate does not name exactly one owner.
@@ -197,7 +197,7 @@ def caller(context: grpc.aio.ServicerContext) -> Caller | None:
 
 
 def key_of_caller(context: grpc.aio.ServicerContext) -> str:
-    """The id of the key of whoever calls. Empty on a connection without TLS.
+    """The id of the caller's key. Empty on a connection without TLS.
 
     Raises:
         SecurityError: as `caller`.
@@ -207,7 +207,7 @@ def key_of_caller(context: grpc.aio.ServicerContext) -> str:
 
 
 def caller_name(context: grpc.aio.ServicerContext) -> str:
-    """Who calls, in words.
+    """Return the caller in words.
 
     Raises:
         SecurityError: as `caller`.
@@ -292,7 +292,7 @@ class _LiveCalls:
                 work.cancel()
 
     async def run(self, key_id: str, work: Coroutine[Any, Any, T], context: grpc.aio.ServicerContext) -> T:
-        """Do the work of a call, and end the call if its key is revoked meanwhile."""
+        """Do the work of a call. End the call if its key is revoked."""
         task = asyncio.create_task(work, name="call")
         self._work.setdefault(key_id, set()).add(task)
         try:
@@ -310,7 +310,7 @@ class _LiveCalls:
 
 
 def _is_cancelled() -> bool:
-    """Whether this task itself is cancelled, as when the caller hangs up."""
+    """Return whether this task itself is cancelled, as when the caller hangs up."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

@@ -20,7 +20,7 @@ from edgenode.net.tls import INSECURE, Security
 
 PROTOCOL = 4
 MOST_ANSWERS = 64
-"""In one frame, to pushes of one stream."""
+"""The number of answers in one frame, to pushes of one stream."""
 CHUNK_BYTES = 256 * 1024  # of a payload or a model: larger ones travel in parts
 _MOST_SAMPLES = 1 << 40
 _MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
@@ -39,10 +39,10 @@ class Identity:
     """A process, and the run that it is in.
 
     Attributes:
-        process: drawn at random when it started. It tells two processes of one name apart.
-        config: what ``run_digest`` is the digest of. It only serves errors. That of another process is not kept.
-        workload: what it trains, as a canonical text. A controller trains nothing, and has none.
-        security: how the process proves who it is. It never travels.
+        process: random text, drawn when the process started. It distinguishes two processes of one name.
+        config: the text that ``run_digest`` is the digest of. Only errors use it. Another process's text is not kept.
+        workload: the canonical text of what it trains. A controller has none.
+        security: the credentials of the process. They never travel.
     """
 
     cluster: str
@@ -86,7 +86,7 @@ class Identity:
         return cls(cluster, node, run, wire.incarnation, plan, process)
 
     def is_of(self, ours: Identity, node: str) -> bool:
-        """Whether this is a node of that name in our run."""
+        """Return whether this is a node of that name in our run."""
         return (self.cluster, self.run_digest, self.node) == (ours.cluster, ours.run_digest, node)
 
     def check(self, wire: common_pb2.Identity, peer: str) -> Identity:
@@ -96,7 +96,7 @@ class Identity:
             peer: its address, for the error.
 
         Raises:
-            DigestMismatch: of cluster, protocol, run, workload or plan. The error names both values. Of a run or a
+            DigestMismatch: cluster, protocol, run, workload or plan differ. The error names both values. For a run or a
                 workload, it names the keys.
             RemoteProtocolError: it has no valid name.
         """
@@ -160,12 +160,12 @@ def leadership_from_wire(wire: control_pb2.Leadership) -> Leadership:
 
 
 def data_size_to_wire(size: DataSize) -> common_pb2.DataSize:
-    """How much data a node has."""
+    """Encode the size of a node's data."""
     return common_pb2.DataSize(samples=size.samples, samples_per_round=size.samples_per_round)
 
 
 def data_size_from_wire(wire: common_pb2.DataSize) -> DataSize:
-    """How much data a node has, from outside.
+    """Decode and judge the size of a node's data.
 
     Raises:
         RemoteProtocolError: a number is absurd. All nodes would use graphs and learning rates that follow from it.
