@@ -44,8 +44,8 @@ class Group(Generic[T]):
     Packages are searched only for a name that edgenode does not have. So they cannot replace its objects.
 
     Args:
-        name: of the group.
-        kind: what every object must be an instance of.
+        name: the name of the group.
+        kind: the type of every object.
         table: edgenode's own objects. The objects of packages are added when they are first used.
 
     Attributes:
@@ -96,7 +96,7 @@ class Group(Generic[T]):
         return {f"package of {self.name}:{name}": others[name] for name in foreign if name in others}
 
     def in_laboratory(self, name: str) -> str:
-        """What to install for a name that edgenode-lab adds. Empty if it is installed, or does not add the name."""
+        """Say what to install for a name that edgenode-lab adds. Empty if it is installed, or does not add the name."""
         if name not in _LABORATORY.get(self.name, ()) or name in self:
             return ""
         return "it is part of edgenode-lab, which is not installed: pip install edgenode-lab"

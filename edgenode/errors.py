@@ -89,7 +89,7 @@ class Evicted(EdgenodeError):
 
 
 class PeerRestarted(EdgenodeError):
-    """In a run without a controller, another process has taken the place of a peer. All resume from a checkpoint."""
+    """In a run without a controller, another process has replaced a peer. All resume from a checkpoint."""
 
 
 class Diverged(EdgenodeError):
@@ -119,14 +119,14 @@ _MEANINGS = {
 
 
 def in_words(error: BaseException) -> str:
-    """Why something failed, in one line that is never empty: the error's text, or what its type means."""
+    """Say in one line, which is never empty, why something failed: the error's text, or the meaning of its type."""
     cause = first_cause(error)
     kind = type(cause).__name__
     return " ".join(str(cause).split()) or _MEANINGS.get(kind, kind)
 
 
 def described(error: BaseException) -> str:
-    """What happened where any code can fail, in one line: the error in words, and the type of one that is not ours."""
+    """Describe in one line an error of any code: the error in words, and the type of one that is not ours."""
     cause = first_cause(error)
     if isinstance(cause, EdgenodeError) or not str(cause).strip():
         return in_words(cause)

@@ -1,4 +1,4 @@
-"""What a package imports to extend edgenode. docs/extending.md describes each part."""
+"""The names for packages that extend edgenode. docs/extending.md describes each."""
 
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import (

@@ -104,7 +104,7 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
 
 
 def lag(config: Config) -> Lag:
-    """How far mixing lags behind pushing."""
+    """Return the lag of mixing behind pushing."""
     return Lag(config.run.overlap, config.run.checkpoint_every)
 
 
@@ -127,7 +127,7 @@ def averaging_rate(config: Config) -> float:
 
 
 def requirements(config: Config) -> Requirements:
-    """What the configured algorithm requires of every graph of the run."""
+    """Return the requirements of the configured algorithm on every graph of the run."""
     definition = config.algorithm.definition
     rule = definition.rule()
     return Requirements(
@@ -144,14 +144,14 @@ def check_graphs(config: Config) -> None:
     """Refuse graphs that do not meet the requirements of the algorithm.
 
     Raises:
-        GraphError: which graph, and why.
+        GraphError: a graph does not meet them. The text names it and the reason.
     """
     planned = schedule(config)
     requirements(config).check(planned, _members(config, planned))
 
 
 def _members(config: Config, planned: Schedule) -> tuple[str, ...]:
-    """Those that lists of edges name, or any."""
+    """Return the members that lists of edges name, or any names."""
     return tuple(sorted(planned.named)) or tuple(f"{i:04d}" for i in range(config.run.nodes))
 
 
@@ -221,7 +221,7 @@ def _gossip_rounds(config: Config) -> int:
 
 
 def run_spec(config: Config) -> RunSpec:
-    """What a controller creates a run from.
+    """Return the facts that a controller creates a run from.
 
     Raises:
         ConfigError: the run is not possible with a controller.
@@ -303,7 +303,7 @@ def task(config: Config) -> Task:
 
 
 def node_info(config: Config, name: str) -> NodeInfo:
-    """What a task learns of the node of that name."""
+    """Return the description of a node for its task."""
     from edgenode.tasks.task import NodeInfo
 
     data_dir = config.task.data_dir.replace("{node}", name)
@@ -311,14 +311,14 @@ def node_info(config: Config, name: str) -> NodeInfo:
 
 
 def cut(config: Config) -> Cut | None:
-    """How all nodes share one data set. None if each has its own."""
+    """Return the cut of one data set for all nodes. None if each has its own."""
     from edgenode.tasks.local_data import Cut
 
     return None if config.task.has_own_data else Cut(config.task.skew, config.task.alpha)
 
 
 def train_settings(config: Config) -> TrainSettings:
-    """How the task of a run is trained, which is the same on every node."""
+    """Return the settings of training, which are equal on every node."""
     from edgenode.tasks.settings import TrainSettings
 
     settings = TrainSettings(**{field.name: getattr(config.task, field.name) for field in fields(TrainSettings)})

@@ -38,7 +38,7 @@ _HOSTILE = 300
 
 
 def check_compressor(name: str, **keys: object) -> None:
-    """Check that receivers decode what the sender has kept, from bytes that depend on its arguments alone.
+    """Check that receivers decode what the sender has kept, from bytes that depend on its arguments only.
 
     1. The same vector and random numbers give the same bytes, and the vector is not changed.
     2. Decoding gives positions and numbers to the bit, so what a receiver adds is what the sender gives.

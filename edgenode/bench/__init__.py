@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CLUSTER = "bench"
-"""Of the nodes of a ring."""
+"""The cluster of the nodes of a ring."""
 
 
 def name_of(index: int) -> str:
@@ -21,12 +21,12 @@ def name_of(index: int) -> str:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured several times.
+    """A quantity that was measured several times.
 
     Attributes:
         part: "selection", "codec", "round", "ring" or "memory".
-        what: in words.
-        values: of the repetitions, in ``unit``.
+        what: the quantity in words.
+        values: one value for each repetition, in ``unit``.
     """
 
     part: str
@@ -39,7 +39,7 @@ class Measurement:
         return statistics.median(self.values)
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """The measurement as JSON values."""
         numbers = {"median": self.median, "low": min(self.values), "high": max(self.values)}
         return {
             "part": self.part,

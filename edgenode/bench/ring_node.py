@@ -1,6 +1,6 @@
 """One node of the ring of `edgenode bench`, as a process: ``python -m edgenode.bench.ring_node ORDER``.
 
-Its local step costs nothing, so what it takes is what edgenode takes. It plays one run after the other and prints a
+Its local step costs nothing, so what it takes is what edgenode takes. It performs one run after the other and prints a
 line of JSON for each. When its standard input ends, because the command has ended, it exits at once.
 """
 
@@ -52,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Order:
-    """What a process does. ``folder`` has the credentials of each node."""
+    """The runs of a process. ``folder`` has the credentials of each node."""
 
     index: int
     folder: str
@@ -61,10 +61,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Found:
-    """What a node measured in a run.
+    """The measurements of a node in a run.
 
     Attributes:
-        cpu_ms: of a round, in each segment. Likewise `wall_ms`.
+        cpu_ms: processor time of a round, in each segment. `wall_ms` likewise.
         idle_bytes: resident memory before the first run, with torch and gRPC loaded.
         peak_bytes: the most resident memory so far. None if the system does not report it.
     """

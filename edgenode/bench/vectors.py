@@ -1,4 +1,4 @@
-"""The work of one node on its vectors: selection, encoding, decoding, and a round beside its local step.
+"""The work of one node on its vectors: selection, encoding, decoding, and a round next to its local step.
 
 Everything runs in one thread and is measured in processor time, which other work on the machine disturbs least. A round
 mixes the node's own message as that of a neighbour.
@@ -83,7 +83,7 @@ def one_thread() -> Iterator[None]:
 
 
 def algorithm(compressor: str) -> AlgorithmSpec:
-    """What a run with this compressor at 1 % does, with the defaults of run.toml."""
+    """Return the algorithm of a run with this compressor at 1 %, with the defaults of run.toml."""
     return factory.algorithm_spec(load(None, {"algorithm.compressor": compressor, "algorithm.share": 0.01}, environ={}))
 
 

@@ -18,7 +18,7 @@ class AveragedBuffers:
 
     Attributes:
         layout: name and number of entries of each buffer.
-        size: of all of them.
+        size: the number of entries of all of them.
     """
 
     def __init__(self, flat: FlatParameters | None) -> None:

@@ -66,7 +66,7 @@ class Batches:
         return math.ceil(len(self._indices) / self._batch_size)
 
     def begins_pass(self, number: int) -> bool:
-        """Whether a pass begins with this batch."""
+        """Return whether a pass begins with this batch."""
         return (number - self.began[0]) % self.per_pass == 0
 
     def relist(self, indices: Tensor, number: int) -> None:

@@ -54,11 +54,12 @@ def _attribute(entry: str, where: str) -> object:
 
 
 def identity(entry: str) -> dict[str, str]:
-    """What must be equal on all nodes of the code that an entry names: the version of its distribution, if it is
-    installed, and a digest of its source files. These are the package's .py files, or the one module.
+    """Identify the code of an entry, which must be equal on all nodes.
+
+    That is the version of its distribution, if it is installed, and a digest of the package's or module's source.
 
     Args:
-        entry: of a task that was loaded.
+        entry: the entry of a task that was loaded.
     """
     module_name = entry.partition(":")[0]
     package = module_name.partition(".")[0]

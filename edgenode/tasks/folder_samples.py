@@ -18,15 +18,15 @@ from edgenode.tasks.imagefolder import Listing
 log = structlog.get_logger()
 
 _GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as PIL weights them
-_AT_ONCE_S = 5.0  # the other nodes wait meanwhile: the rest of many new photos follows in the next pass
+_AT_ONCE_S = 5.0  # the other nodes wait, so the rest of many new photos follows in the next pass
 
 
 class FolderSamples:
     """Images [N, channels, size, size] uint8 and their classes [N]. Whole batches are read at once.
 
     Args:
-        images: of the listing, in its order.
-        image_size: to which new images are scaled and cropped. None requires that they have the size of ``images``.
+        images: the images of the listing, in its order.
+        image_size: the size of new images after scaling and cropping. None requires the size of ``images``.
     """
 
     def __init__(self, images: Tensor, listing: Listing, image_size: int | None) -> None:

@@ -1,10 +1,10 @@
 """Data of one node that grows while the node trains.
 
-1. A pass uses the samples that were listed when it began. `Growth` looks for others at the begin of each pass.
+1. A pass uses the samples that were listed when it began. `Growth` looks for others at the start of each pass.
 2. A checkpoint holds the listing of its pass. A resumed run therefore replays the rest of the pass with it, whatever
-   was added meanwhile, and looks for new samples at the begin of the next one. If the data is then as an uninterrupted
-   run would have found it, the results are bit-identical.
-3. What the node counts for (``task.objective``) and the epochs of the run follow from the samples at its first round.
+   was added since, and looks for new samples at the start of the next one. If the data is then as an uninterrupted run
+   would have found it, the results are bit-identical.
+3. The node's weight (``task.objective``) and the epochs of the run follow from the samples at its first round.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class GrowingSamples(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
     def listed(self) -> list[str]:
-        """Look for new samples. Return the names of all that exist now, in an order that depends on the names alone."""
+        """Look for new samples. Return the names of all that exist now, in an order that depends on the names only."""
         ...
 
     def places(self, names: Sequence[str]) -> Tensor:
@@ -89,7 +89,7 @@ class Growth:
     # checkpoints ---------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What `load` restores. Empty if the data does not grow."""
+        """Return the state that `load` restores. Empty if the data does not grow."""
         if self._train is None:
             return {}
         began, turn = self._batches.began

@@ -39,7 +39,7 @@ class Listing:
     """The image files of one split and the class number of each, in the order of the classes and their names.
 
     Attributes:
-        folder: of the split.
+        folder: the folder of the split.
         classes: names of all classes.
     """
 
@@ -54,7 +54,7 @@ class Listing:
         return [str(path.relative_to(self.folder)) for path in self.paths]
 
     def renewed(self) -> Listing:
-        """What is in the folder now. Folders of other classes are ignored.
+        """List the folder again. Folders of other classes are ignored.
 
         Raises:
             OSError: it cannot be read.

@@ -14,7 +14,7 @@ from edgenode.tasks.task import NodeInfo, Samples, Task
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How shared data is cut into shards: by a Dirichlet distribution if `alpha` is set, else by `skew`."""
+    """The cut of shared data into shards: by a Dirichlet distribution if `alpha` is set, else by `skew`."""
 
     skew: float = 0.0
     alpha: float | None = None
@@ -22,13 +22,13 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class LocalData:
-    """What one node trains on and is tested with.
+    """The training and test data of one node.
 
     Attributes:
         indices: the samples of `train` that this node trains on.
         shard: the node's number, which its random numbers depend on.
-        classes: of all samples, where the data was cut by them.
-        own: whether the data is this node's alone. If it grows, the node trains on what is added.
+        classes: the number of classes, if the data was cut by them.
+        own: the data belongs to this node only. If it grows, the node trains on new samples.
     """
 
     train: Samples
@@ -48,7 +48,7 @@ class DataSource:
     """Loads the data of a task in one process, for one node or for all nodes of a simulation.
 
     Args:
-        cut: how all nodes share one data set. None if each has its own.
+        cut: the cut of one data set for all nodes. None if each has its own.
     """
 
     def __init__(self, task: Task, cut: Cut | None) -> None:

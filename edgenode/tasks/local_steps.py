@@ -1,11 +1,11 @@
-"""How many steps a node takes in a round, if it may take as many as fit the time of the slowest node.
+"""Decides how many steps a node takes in a round: as many as fit the time of the slowest node.
 
-A round is as long as the slowest node needs. The others wait for its pushes, and could train meanwhile. A node cannot
-tell waiting for a slow node from waiting for a slow network, and if it filled every wait with steps, all nodes would
-wait for each other's steps and take ever more. Therefore
+The slowest node limits the length of a round. The others wait for its pushes, and could train in this time. A node
+cannot distinguish a slow node from a slow network. If it filled every wait with steps, all nodes would wait for each
+other's steps and take ever more. Therefore
 
 1. all nodes take one step in the same rounds, the first `MEASURED` of every `PERIOD`,
-2. a node measures its step and its wait in these rounds alone, and
+2. a node measures its step and its wait in these rounds only, and
 3. takes ``1 + wait / step`` steps in the others. A round is then at most as long as two measured ones.
 """
 
@@ -33,7 +33,7 @@ class StepsThatFit:
     """The number of steps of each round, from measured times. No clock is read here.
 
     Attributes:
-        count: of the rounds that are not measured.
+        count: the number of steps in rounds that are not measured.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class StepsThatFit:
 
 
 class Steps(Protocol):
-    """Which steps each round of a trainer takes, numbered from the begin of the run."""
+    """The steps of each round of a trainer, numbered from the start of the run."""
 
     def begin_round(self, t: int) -> range:
         """The numbers of the steps of round t."""
@@ -83,7 +83,7 @@ class Steps(Protocol):
 
 
 class FixedSteps:
-    """The same number of steps in every round. They follow from the round alone."""
+    """The same number of steps in every round."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -102,7 +102,7 @@ class FixedSteps:
 
 
 class MeasuredSteps:
-    """As many steps as fit, by this machine's clock."""
+    """As many steps as fit, measured with this machine's clock."""
 
     def __init__(self) -> None:
         self._policy = StepsThatFit()

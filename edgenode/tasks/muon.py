@@ -31,7 +31,7 @@ class MuonAndAdamW(Optimizer):
                 f"task.optimizer = muon is for the weights of hidden layers, but {type(model).__name__} has none: "
                 "use adamw"
             )
-        # Muon of torch takes matrices alone. These share the memory of the weights.
+        # torch's Muon takes matrices only. These share the memory of the weights.
         self._matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in self._hidden]
         hidden = {id(weight) for weight in self._hidden}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in hidden]

@@ -52,7 +52,7 @@ class Descent(Protocol):
 
     @property
     def remedy(self) -> str:
-        """What to lower if training diverges."""
+        """The key to lower if training diverges."""
         ...
 
     def begin_round(self, t: int) -> None:

@@ -1,4 +1,4 @@
-"""Partitions a training set into one shard for each node, by its labels alone.
+"""Partitions a training set into one shard for each node, by its labels only.
 
 Both partitions are pure functions of their arguments. Every node computes all shards, gets the same result, and takes
 its own. Each index lies in exactly one shard, no shard is empty, and the indices of a shard ascend.

@@ -47,8 +47,8 @@ def torch_seed(seed: int, stream: Stream, *path: int) -> int:
 def seeded(value: int, device: torch.device | None = None, *, torch_alone: bool = False) -> Iterator[None]:
     """Run a block with the global generators seeded by `value`, and restore their state afterwards.
 
-    Modules such as Dropout, and the transforms of data sets, accept no other generator. With `torch_alone` those of
-    numpy and `random` are left alone.
+    Modules such as Dropout, and the transforms of data sets, accept no other generator. With `torch_alone`, this does
+    not touch those of numpy and `random`.
 
     `torch.manual_seed` is not used, because without CUDA each call formats a stack trace.
     """

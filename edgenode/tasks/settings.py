@@ -1,4 +1,4 @@
-"""How a task is trained: the values that a trainer is built from."""
+"""The settings of training: the values that a trainer is built from."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What is trained: a `Task` gives the model, the data and the loss, and edgenode the loop around them.
+"""A `Task` gives the model, the data and the loss, and edgenode runs the loop around them.
 
-A task of one's own is a subclass that defines `model` and `train_data`. Everything else has a default. The data sets
-that edgenode knows by name are a task, too (`image_task`).
+A user's task is a subclass that defines `model` and `train_data`. Everything else has a default. The data sets that
+edgenode knows by name are a task, too (`image_task`).
 
 edgenode draws the samples of every batch, runs each step with seeded random generators, and keeps the state of
 optimiser and scheduler in the checkpoints. A resumed run therefore has bit-identical results, and so has a simulation,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 Batch = Any
-"""What `Task.collate` returns: tensors, in tuples, lists and dicts of any depth."""
+"""A batch from `Task.collate`: tensors, in tuples, lists and dicts of any depth."""
 
 
 class Samples(Protocol):
@@ -59,7 +59,7 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class RunLength:
-    """How long a run trains: equal on all nodes, whatever data each of them has.
+    """The length of a run: equal on all nodes, whatever data each of them has.
 
     Attributes:
         rounds: rounds with a local step.
@@ -90,8 +90,8 @@ class Task:
     """
 
     draws_from_torch_alone: ClassVar[bool] = False
-    """Whether data set and model draw random numbers from torch's generator only. Then no other is seeded for a step,
-    which saves 0.07 ms."""
+    """True if data set and model draw random numbers from torch's generator only. edgenode then seeds no other,
+    which saves 0.07 ms a step."""
 
     def model(self) -> nn.Module:
         """Return a new model. torch's generator is seeded equally on all nodes, so they start from one model."""
@@ -102,7 +102,7 @@ class Task:
         raise NotImplementedError
 
     def test_data(self, node: NodeInfo) -> Samples | None:
-        """Return what the model is tested on, or None to test nothing."""
+        """Return the test data of a node, or None to test nothing."""
         return None
 
     def collate(self, samples: Sequence[Any]) -> Batch:
@@ -115,9 +115,9 @@ class Task:
         return functional.cross_entropy(model(inputs).float(), targets)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> float | None:
-        """Return how good the model is, 0 to 1: by default its accuracy on (inputs, classes). None if there is no data.
+        """Return a score of the model, 0 to 1: by default its accuracy on (inputs, classes). None if there is no data.
 
-        Where samples have several classes, as the characters of a text, each counts. The model is in evaluation mode,
+        If samples have several classes, as the characters of a text, each counts. The model is in evaluation mode,
         and no gradients are recorded.
         """
         right = count = 0
@@ -127,7 +127,7 @@ class Task:
         return right / count if count else None
 
     def metadata(self) -> dict[str, str]:
-        """Return what a program that uses the trained model needs besides its tensors, such as the names of classes.
+        """Return metadata for programs that use the trained model, such as the names of classes.
 
         It is in the metadata of model.safetensors. By default nothing.
         """

@@ -1,7 +1,7 @@
-"""The local steps of one node: a vector in, what a round's steps made of it out.
+"""The local steps of one node: a vector before a round's steps in, the vector after them out.
 
 A round is a pure function of (task, settings, seed, shard, round, z, local state): samples, augmentation and dropout
-are drawn from (seed, shard, batch) alone. A run therefore resumes bit-identically from its round number and
+are drawn from (seed, shard, batch) only. A run therefore resumes bit-identically from its round number and
 `local_state`. The optimiser's state and BatchNorm statistics stay here, and are never part of the vector.
 
 A trainer is not thread-safe: evaluation loads the same buffer, and a step borrows the global random generators.
@@ -42,13 +42,13 @@ BUFFER_PREFIX = "buffer."
 
 @dataclass(frozen=True, slots=True)
 class LocalStep:
-    """What a round's steps led to.
+    """The result of a round's steps.
 
     Attributes:
         vector: the parameters after the steps, float32 [size]. It may be the trainer's own, so it is read before the
             next call.
         loss: mean over the steps, if known.
-        is_difference: whether `vector` is the parameters after the steps minus before.
+        is_difference: `vector` is the parameters after the steps minus those before.
     """
 
     vector: Vector
@@ -61,7 +61,7 @@ class TaskTrainer:
 
     Args:
         run: its length, from which learning rates follow.
-        seed: of the run. All nodes with one seed start from the same model.
+        seed: the seed of the run. All nodes with one seed start from the same model.
 
     Raises:
         ConfigError: the task cannot be trained.
@@ -99,7 +99,7 @@ class TaskTrainer:
 
     @property
     def staging(self) -> Vector | None:
-        """Where `train` need not copy z [size] from. None if z has more than the parameters: averaged buffers."""
+        """The vector z [size] that `train` need not copy. None if z has more than the parameters: averaged buffers."""
         return None if self._averaged.size else self._flat.staging
 
     @property
@@ -109,12 +109,12 @@ class TaskTrainer:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What describes the model to a reader of its tensors."""
+        """The description of the model for a reader of its tensors."""
         return {"model": type(self._flat.model).__qualname__, **self._task.metadata()}
 
     @property
     def remedy(self) -> str:
-        """What to lower if training diverges."""
+        """The key to lower if training diverges."""
         return self._descent.remedy
 
     def _fresh_model(self) -> FlatParameters:
@@ -130,7 +130,7 @@ class TaskTrainer:
         return FlatModel(model, self._device)
 
     def initial(self) -> Vector:
-        """Return the vector every node starts from: a function of the seed and the model alone.
+        """Return the vector that every node starts from: a function of the seed and the model.
 
         It builds the model again: on a small device that is cheaper than to keep a second copy of the weights.
         """

@@ -249,7 +249,7 @@ MUTANTS = (
         becomes("state.run_spec.training_rounds"), *_POWER, "0..600",
     ),
     _mutant(
-        "no node ends before it has heard that all nodes have all parts", becomes("self.confirms_from"),
+        "no node ends before it knows that all nodes have all parts", becomes("self.confirms_from"),
         *_LAST_PHASE, "0..1500",
     ),
     _mutant("a record that no controller signed is not believed", delete, *_LIARS, "0..300"),

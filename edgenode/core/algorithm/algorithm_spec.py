@@ -42,7 +42,7 @@ class AlgorithmSpec:
             Every node exchanges the same block in the same round, and each block has a push-sum weight of its own. So
             each block is push-sum on the run's graphs, once every ``blocks`` rounds, and is exact on unbalanced graphs.
         exchange_rounds: the rounds of an exchange. A node trains only before the first of them.
-        gossip_compressor: of the gossip rounds. If it rounds values, a round leaves each node what its own values lost,
+        gossip_compressor: the compressor of the gossip rounds. If it rounds, a node keeps its rounding error,
             and the next round starts without an error: error feedback would leave more.
     """
 
@@ -61,7 +61,7 @@ class AlgorithmSpec:
         return self.training_rounds + self.gossip_rounds
 
     def gossips(self, t: int) -> bool:
-        """Whether round t belongs to the last phase."""
+        """Return whether round t belongs to the last phase."""
         return t >= self.training_rounds
 
     def step(self, t: int) -> RoundStep:

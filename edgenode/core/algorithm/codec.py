@@ -151,7 +151,7 @@ def decode_as(payload_format: PayloadFormat | None, data: bytes, layout: Layout)
 
 
 def _is_sound(payload: Payload, layout: Layout) -> bool:
-    """Whether a payload can be mixed: positions increase within their tensors, and numbers are finite."""
+    """Return whether a payload can be mixed: positions increase within their tensors, and numbers are finite."""
     counts, sizes, numbers = payload.counts, np.asarray(layout.sizes), payload.numbers
     if counts.shape != sizes.shape or numbers.shape != (counts.sum(),) or not np.isfinite(numbers).all():
         return False
@@ -216,7 +216,7 @@ def _rice_parameter(gaps: Ints) -> int:
 
 
 def _unary(quotients: Ints) -> bytes:
-    """For each number as many zeros, then a one."""
+    """Encode each number as that many zeros, then a one."""
     ones = np.cumsum(quotients + 1) - 1
     stream = np.zeros(ones[-1] + 1 if len(ones) else 0, dtype=np.uint8)
     stream[ones] = 1
@@ -259,7 +259,7 @@ def _unpack(reader: _Reader, entries: int, width: int) -> Ints:
 
 
 def _places(width: int) -> Ints:
-    """By how many bits each of eight numbers of a width is shifted in their word."""
+    """The shifts, in bits, of eight numbers of a width in their word."""
     return width * np.arange(7, -1, -1)
 
 
@@ -332,7 +332,7 @@ def _read_values(reader: _Reader, entries: int, tensors: int, bits: int, fitted:
 
 
 def _scale_bytes(bits: int, fitted: bool) -> int:
-    """Of the scale of one tensor."""
+    """The number of bytes of one tensor's scale."""
     return 0 if bits >= 16 else 2 if fitted else 4
 
 

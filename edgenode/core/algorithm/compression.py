@@ -63,7 +63,7 @@ LEVELS: Mapping[int, Floats] = {
     2: _levels(0.4528, 1.5104),
     4: _levels(0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326),
 }
-"""By their number of bits, the levels that round normal numbers of variance 1 with the least mean square error
+"""The levels, by number of bits, that round normal numbers of variance 1 with the least mean square error
 (Max, "Quantizing for minimum distortion", 1960, table 1)."""
 
 
@@ -208,7 +208,7 @@ class Compressor:
     """The paper's C: select, then quantise.
 
     Attributes:
-        format: how its payloads are encoded. None is that of `codec`, which fits all payloads.
+        format: the encoding of its payloads. None is the format of `codec`, which fits all payloads.
     """
 
     select: Select
@@ -221,7 +221,7 @@ class Compressor:
 
     @property
     def lossy(self) -> bool:
-        """Whether C[v] can differ from v."""
+        """Return whether C[v] can differ from v."""
         return (self.select, self.quantise) != (keep_all, as_float32)
 
     def __call__(self, vector: Floats, layout: Layout, rng: np.random.Generator) -> Payload:

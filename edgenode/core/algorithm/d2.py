@@ -1,6 +1,6 @@
 """D2 (Tang et al. 2018): each local step is corrected by the one before, so unlike data no longer pulls nodes apart.
 
-The kept vector ``history`` is x minus what the last local step alone would have made of it.
+The kept vector ``history`` is x minus the result of the last local step without the other nodes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def require_stable(name: str, graph: Digraph, rate: float) -> None:
     """Refuse a graph on which D2 would diverge with this averaging rate.
 
     Raises:
-        GraphError: why, and what helps.
+        GraphError: training would diverge. The text has the remedy.
     """
     identity = np.eye(len(graph.nodes))
     weights = identity + rate * (graph.mixing_matrix() - identity)
@@ -83,7 +83,7 @@ def require_stable(name: str, graph: Digraph, rate: float) -> None:
 
 
 def half_rate(kept: float, contraction: float) -> float:
-    """eta: at most 1/2, with which every symmetric graph is stable."""
+    """Return eta, at most 1/2: every symmetric graph is then stable."""
     return min(0.5, default_averaging_rate(kept))
 
 

@@ -1,7 +1,7 @@
-"""What the names of algorithms and compressors in run.toml stand for.
+"""The definitions behind the names of algorithms and compressors in run.toml.
 
 A definition states the facts that a configuration is checked against, and builds the arithmetic when a run needs it.
-So this module imports neither numpy nor the arithmetic: a wrong configuration is refused at once.
+This module imports neither numpy nor the arithmetic, so that a wrong configuration is rejected at once.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class AlgorithmDefinition:
         rule: returns its update rule.
         compressor: the default of algorithm.compressor.
         values: the default of algorithm.values. None leaves it to the compressor.
-        only: why it allows no other compressor and values than the defaults. Empty if it allows others.
-        blocks: whether a round may exchange one block of the model.
+        only: the reason why it allows only the default compressor and values. Empty if it allows others.
+        blocks: a round may exchange one block of the model.
         balanced: every graph must be balanced, because the algorithm has no push-sum weights.
         gossips: it ends with algorithm.gossip_rounds rounds without training and compression.
-        communicates: whether nodes exchange anything.
+        communicates: nodes exchange messages.
         options: its own keys, with their defaults, which [algorithm.options] overrides.
         searches_share: makes what chooses the share that its compressor keeps, for a simulation
             (`edgenode.simulate.runner.ShareSearch`). Devices cannot run it. None if the share stays.
@@ -84,7 +84,7 @@ class AlgorithmDefinition:
     searches_share: Callable[..., Any] | None = None
 
     def takes(self, name: str, compressor: CompressorDefinition) -> bool:
-        """Whether a compressor of that name can be used."""
+        """Return whether a compressor of that name can be used."""
         if self.only or self.searches_share:
             return name == self.compressor
         return self.blocks or compressor.blocks is None

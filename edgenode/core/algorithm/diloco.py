@@ -73,7 +73,7 @@ def take_outer_step(
 
     The outer gradient is the mean of all changes, Delta. The outer optimiser is SGD with Nesterov momentum: m = mu m +
     Delta, x += eta (Delta + mu m). All nodes begin with the same x and m, and receive the same messages, so x and m
-    differ by rounding alone. A node's rest is its own.
+    differ by rounding only. Each node has its own rest.
 
     If an exchange takes several rounds, Delta is a mean of some changes until the last. x is then the step with these,
     and each round replaces it.

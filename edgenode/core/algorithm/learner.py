@@ -68,7 +68,7 @@ class Learner(Protocol[C]):
         ...
 
     def trains(self, t: int) -> bool:
-        """Whether round t begins with a local step."""
+        """Return whether round t begins with a local step."""
         ...
 
     def model(self) -> Floats:
@@ -76,7 +76,7 @@ class Learner(Protocol[C]):
         ...
 
     def start(self) -> Any:
-        """What a local step begins with, in the form that trainers of this learner take."""
+        """Return what a local step begins with, in the form that trainers of this learner take."""
         ...
 
     def look(self, t: int) -> Any:
@@ -397,5 +397,5 @@ class VectorLearner:
         return self.state if self._keeps_still(t) else self.state.copy()
 
     def _keeps_still(self, t: int) -> bool:
-        """Whether the state before round t is still there when the actions of its event are performed."""
+        """Return whether the state before round t is still there when the actions of its event are performed."""
         return t >= self.rounds or self.trains(t)

@@ -32,7 +32,7 @@ _NOTHING: Floats = np.zeros(0, dtype=np.float32)
 
 @dataclass(frozen=True)
 class Division:
-    """Where the parts of a vector lie.
+    """The positions of a vector's parts.
 
     Attributes:
         parts: the first entry of each part, and the end.
@@ -45,7 +45,7 @@ class Division:
     tensors: Ints
 
     def entries(self, transfer: Transfer) -> list[slice]:
-        """What is sent, as ranges of the vector."""
+        """Return the ranges of the vector that are sent."""
         return [slice(self.parts[begin], self.parts[end]) for begin, end in transfer.ranges]
 
     def weights(self, transfer: Transfer) -> list[slice]:
@@ -57,7 +57,7 @@ class Division:
         return self._numbers(self.tensors, transfer)
 
     def layout(self, transfer: Transfer) -> Layout:
-        """Of what is sent."""
+        """The layout of the entries that are sent."""
         return Layout(tuple(joined(np.diff(self.tensors), self.scales(transfer)).tolist()))
 
     def _numbers(self, bounds: Ints, transfer: Transfer) -> list[slice]:
@@ -121,7 +121,7 @@ class LastPhase:
     """The last phase of one node on float32 vectors.
 
     Args:
-        state: what it begins with. It is not changed.
+        state: the state at its start. It is not changed.
         compressor: selects everything, and rounds it to a number format.
 
     Attributes:
@@ -173,7 +173,7 @@ class LastPhase:
         """End a round, in which the own message left, and others arrived.
 
         Raises:
-            LocalProtocolError: what arrives is not of the kind that is sent.
+            LocalProtocolError: a message of the other kind arrives: a sum instead of an average, or the reverse.
         """
         if own.reduces:
             self._sums.leave(own)

@@ -57,7 +57,7 @@ class PoisonAlarm:
     Memory is O(1) for each neighbour. Time is O(d) for a round, and O(k) for a message of k entries.
 
     Args:
-        refuses: the learner's own message is mixed in place of a contribution that raises the alarm.
+        refuses: the learner's own message replaces a contribution that raises the alarm.
         clip: if given, a contribution longer than this many references is blended with the own message.
         newcomer: the learner began in the middle of a run, without the error that others have.
 
@@ -78,13 +78,13 @@ class PoisonAlarm:
     def inspect(
         self, received: Sequence[tuple[str, int, Contribution]], members: int
     ) -> tuple[list[Contribution], list[Suspicion]]:
-        """What to mix of a round: the contributions, with those replaced that are not mixed as they are.
+        """Return the contributions to mix in a round. Suspicious ones are replaced or blended.
 
         To be called between the learner's ``compress_update`` and ``mix_round``.
 
         Args:
             received: sender, incarnation and contribution, in sender order.
-            members: of the run.
+            members: the number of members of the run.
         """
         levels = [_level(c.payload.numbers, c.u) for _, _, c in received]
         reference = self._reference([level for level, (_, _, c) in zip(levels, received, strict=True) if c.weight < 1])
@@ -112,7 +112,7 @@ class PoisonAlarm:
         return _level(self._learner.state.x, self._learner.state.u)
 
     def _reference(self, levels: list[float]) -> float:
-        """What a level of this round is compared with: rules 2 and 4."""
+        """Return the reference for a level of this round: rules 2 and 4."""
         learner = self._learner
         payload, u, block = learner.own_push
         own, size, kept = _level(payload.numbers, u), self._size, len(payload.numbers) / learner.layout.size
@@ -124,12 +124,12 @@ class PoisonAlarm:
         return max(own, usual, median_low([own, *levels]), floor)
 
     def _typical(self, sender: tuple[str, int]) -> float:
-        """How many references a message of a sender has, if that is more than one: rule 3."""
+        """Return the usual ratio of a sender's level to the reference, at least 1: rule 3."""
         ratios = self._ratios[sender]
         return min(max(1.0, median(ratios)), _MOST_TYPICAL) if len(ratios) >= _ENOUGH else 1.0
 
     def _share_kept(self, level: float, reference: float) -> float:
-        """How much of a contribution is mixed. A sender's history counts for nothing here: noise would make its own."""
+        """Return the share of a contribution that is mixed. A sender's history does not count: noise would make one."""
         if self._clip is None or level <= self._clip * reference:
             return 1.0
         return self._clip * reference / level  # 0 for an infinite level
@@ -155,7 +155,7 @@ def _level(numbers: Floats, u: np.ndarray[tuple[int], np.dtype[np.float64]]) -> 
 
 
 def _reason(level: float, expected: float, contribution: Contribution, members: int) -> str:
-    """Why a contribution raises the alarm, or ""."""
+    """Return why a contribution raises the alarm, or ""."""
     heaviest, most = float(contribution.u.max()), _MASS_LEFT * members
     if heaviest > most:
         return f"its u is {heaviest:.3g}, and {members} members have {members} together"
@@ -172,7 +172,7 @@ class EvaluationWatch:
     within a fifth of the best: training had settled. All is well again when a score is within a fifth of the best.
 
     Args:
-        good_until: what a resumed node knew. It has no scores to compare with, so it never takes it back.
+        good_until: the value that a resumed node had. It has no earlier scores, so it never takes it back.
 
     Attributes:
         good_until: while something is wrong, the newest round before it. Else None.

@@ -1,4 +1,4 @@
-"""How the kept numbers of a vector are rounded, and the number formats that run.toml can name."""
+"""Rounds the kept numbers of a vector. Has the number formats that run.toml can name."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Random:
 
 
 def _root_mean_squares(numbers: Floats, counts: Ints) -> Floats:
-    """Of each tensor, [tensors]."""
+    """The root mean square of each tensor, [tensors]."""
     return np.sqrt(per_tensor(np.add, numbers * numbers, counts) / np.maximum(counts, 1)).astype(np.float32)
 
 

@@ -41,8 +41,8 @@ def largest_of_each(vector: Floats, sizes: tuple[int, ...], counts: tuple[int, .
 
     Args:
         vector: [d].
-        sizes: of the tensors, in the order of the vector.
-        counts: how many entries of each to find, at most its size.
+        sizes: the sizes of the tensors, in the order of the vector.
+        counts: the number of entries to find in each, at most its size.
     """
     bits = np.asarray(vector, dtype=np.float32).view(np.uint32)
     parts = [np.zeros(0, dtype=np.int64)]
@@ -57,7 +57,7 @@ def largest_of_each(vector: Floats, sizes: tuple[int, ...], counts: tuple[int, .
 
 @lru_cache(maxsize=16)
 def _groups(sizes: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    """Where each group begins and ends, in entries and in tensors."""
+    """Return the first and last bounds of each group, in entries and in tensors."""
     groups: list[tuple[int, int, int, int]] = []
     begin = 0
     for tensor, size in enumerate(sizes):
@@ -121,7 +121,7 @@ def _largest(keys: Keys, count: int) -> Ints:
 
 
 def _wanted(expected: NDArray[np.float64] | float) -> NDArray[np.float64] | float:
-    """How many of a sample a threshold must let through: four standard deviations more than are expected."""
+    """Return the number of sampled entries to let through: four standard deviations above the expected number."""
     return expected + 4 * np.sqrt(expected) + 3
 
 
@@ -130,7 +130,7 @@ def _wanted(expected: NDArray[np.float64] | float) -> NDArray[np.float64] | floa
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What the sizes and counts of a group determine.
+    """The part of a selection that depends on the sizes and counts of a group only.
 
     Attributes:
         offsets: the start of each tensor, and the end of the last, [tensors + 1].
@@ -138,8 +138,8 @@ class _Plan:
         whole: the tensors that are partitioned as a whole, [tensors].
         sampled: the numbers of the tensors with a sample.
         sample: positions of the sample, tensor after tensor.
-        starts: where in it that of each sampled tensor begins, and the end.
-        wanted: how many of it the threshold of each sampled tensor lets through.
+        starts: the first position of each sampled tensor in it, and the end.
+        wanted: the number of its entries that the threshold of each sampled tensor lets through.
     """
 
     offsets: Ints
@@ -197,7 +197,7 @@ def _thresholds(bits: Keys, plan: _Plan) -> Keys:
 
 
 def _chosen(keys: Keys, found: Ints, counts: Ints) -> NDArray[np.bool_]:
-    """Which candidates are the ``counts`` largest of their tensor, of which ``found`` are candidates."""
+    """Mark the ``counts`` largest candidates of each tensor, which has ``found`` candidates."""
     ranks = _ranks(keys, np.repeat(np.arange(len(found)), found))
     ends = np.cumsum(found)
     wanted = counts > 0

@@ -42,11 +42,11 @@ def _one() -> Weights:
 
 @dataclass(slots=True)
 class State:
-    """What one node keeps from round to round.
+    """The state that one node keeps from round to round.
 
     Attributes:
         x: the accumulator, changed in place. Between the local update and mixing it is the paper's x-hat.
-        error: delta, what compression has left out so far. Empty if the algorithm has none.
+        error: delta, the compression error. Empty if the algorithm has none.
         u: the push-sum weights, one per block of x, 1 at the start.
         kept: the other vectors of the update rule, by name.
     """
@@ -70,7 +70,7 @@ class State:
 
     @property
     def is_unbiased(self) -> bool:
-        """Whether z is x: every u is 1 in float32, in which z is computed."""
+        """Return whether z is x: every u is 1 in float32, in which z is computed."""
         if len(self.u) == 1:
             return bool(abs(self.u[0] - 1) < _FLOAT32_ONE)
         return bool((np.abs(self.u - 1) < _FLOAT32_ONE).all())
@@ -97,7 +97,7 @@ class Contribution:
     """A push of one in-neighbour: the weight W[receiver, sender] that the sender chose, its u and its payload.
 
     Attributes:
-        transfer: which parts of the model it has, in an allreduce. Its weight counts for nothing there.
+        transfer: the parts of the model that it has, in an allreduce. Its weight does not count there.
     """
 
     weight: float
@@ -108,12 +108,12 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalUpdate:
-    """What a local step led to: ``vector - z``, or ``vector`` if that is the difference already.
+    """The result of a local step: ``vector - z``, or ``vector`` if that is the difference already.
 
     Attributes:
         vector: float32 [d], the model after the step. It may be the one that the trainer goes on to train, so it is
             read before that.
-        is_difference: whether ``vector`` is what the step changed in z instead.
+        is_difference: ``vector`` is the change of z instead.
     """
 
     vector: Floats
@@ -147,13 +147,13 @@ def _chunks(state: State) -> Iterator[tuple[slice, NDArray[np.float32]]]:
 def differences(
     state: State, update: LocalUpdate, z: Floats | None = None, weight: float = 1.0
 ) -> Iterator[tuple[slice, Floats]]:
-    """What a local step changed, part by part: where a part lies, and its numbers, which are valid until the next part.
+    """Yield the change of a local step, part by part: its slice, and its numbers, which are valid until the next part.
 
     No vector of size d is built, and each part of x is read just before it can be changed.
 
     Args:
-        z: what the step began with. Without it, that is x / u.
-        weight: by which the step counts.
+        z: the vector before the step. Without it, x / u.
+        weight: the factor of the step.
     """
     scratch = np.empty(min(_CHUNK, len(state.x)), dtype=np.float32)
     for where, u in _chunks(state):

@@ -76,14 +76,12 @@ class UpdateRule:
 
     @property
     def error_feedback(self) -> bool:
-        """Whether a node adds what a message left out to the next one. Only then does p bound the averaging rate."""
+        """True if a node adds what a message left out to the next one. Only then does p bound the averaging rate."""
         return "error" in self.keeps
 
     @property
     def overlaps(self) -> bool:
-        """Whether a round can be mixed later than it is pushed: its mix takes out of x and u what it sends, and adds
-        what it receives, and nothing else.
-        """
+        """True if a round can be mixed later than it is pushed: its mix only moves messages out of and into x and u."""
         return self.mix is mix_contributions and not self.fixed
 
 

@@ -1,14 +1,13 @@
-"""A requested schedule over the members and links that a run has: as it is, without what is missing, or a substitute.
+"""Fits a requested schedule to the members and links of a run, or replaces it by a substitute.
 
 1. A schedule that fits the members is used as requested. Presets fit any members.
 2. A list of edges names its nodes. If some of them are absent, the rest of its edges is used, provided that it is
    strongly connected (over one period, for a rotation) and meets the requirements of the algorithm.
 3. Otherwise the first preset of `_SUBSTITUTES` that meets the requirements is used. `complete` always does. It also
    replaces a gossip graph that cannot be made for these members.
-4. Links that do not work are left out of all of these, one after the other. One without which nothing fits is used
-   nevertheless.
+4. Links that do not work are left out of all of these, one after the other. A link stays if nothing fits without it.
 
-The result depends on the members and links alone. So the requested schedule is used again as soon as it fits again.
+The result depends on the members and links only. The requested schedule returns as soon as it fits again.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _DETOURS = ("b", "c", *_SUBSTITUTES)  # around links that do not work, for which
 
 @dataclass(frozen=True)
 class Adapted:
-    """The schedule in use. ``difference``: what is used in place of the requested one, and why. Empty if nothing."""
+    """The schedule in use. ``difference``: the substitute for the requested one, and why. Empty if there is none."""
 
     schedule: Schedule
     difference: str = ""
@@ -38,10 +37,10 @@ class Adapted:
 def adapt(
     requested: Schedule, members: tuple[str, ...], requirements: Requirements, broken: tuple[Link, ...] = ()
 ) -> Adapted:
-    """The schedule that is used over these members where this one was requested.
+    """Return the schedule for these members if this one was requested.
 
     Args:
-        broken: links that do not work, the most important to leave out first. Those of other nodes do not matter.
+        broken: links that do not work, the most important to leave out first. Links of other nodes do not matter.
     """
     used = _over(replace(requested, without=()), members, requirements, _SUBSTITUTES)
     kept = list[Link]()
@@ -86,7 +85,7 @@ def _over(
 
 
 def _uses(schedule: Schedule, members: tuple[str, ...], links: tuple[Link, ...]) -> bool:
-    """Whether one of the graphs would have one of these edges."""
+    """Return whether one of the graphs would have one of these edges."""
     return any(graph.edges & set(links) for spec in schedule.graphs for graph in spec.period(members))
 
 
@@ -95,7 +94,7 @@ def _named(links: Sequence[Link]) -> str:
 
 
 def _misfit(schedule: Schedule, members: tuple[str, ...], requirements: Requirements) -> str:
-    """Why a schedule does not fit the members. Empty if it does."""
+    """Return why a schedule does not fit the members. Empty if it does."""
     try:
         schedule.check(members)
         requirements.check(schedule, members)

@@ -1,4 +1,4 @@
-"""SCSP's last phase as an allreduce: which part of the model each node sends in each round, and to which node.
+"""SCSP's last phase as an allreduce: the part of the model that each node sends in each round, and its receiver.
 
 The model is divided into n parts, one for each of n nodes. Each node pushes to one other in each round. These are the
 reduce-scatter and the all-gather over a circulant graph of Träff ("Optimal, non-pipelined reduce-scatter and allreduce
@@ -10,10 +10,10 @@ from s to h = ceil(s / 2).
    them. The sums leave the sender with their u, so no x and no u is lost or doubled.
 2. After the last of these rounds, node r holds the sums X and U of part r over all nodes, and of no other part. So
    z = X / U is the average, whatever u the nodes began with.
-3. Gather, with rising sizes. Node r holds z of the parts r - h + 1, ..., r, at first its own alone. It sends the last
+3. Gather, with rising sizes. Node r holds z of the parts r - h + 1, ..., r, at first its own only. It sends the last
    s - h of them to node r + h, which has none of them and lacks no part in between. They are copies.
-4. Confirm, with the hops of the gather and no part. A node that has mixed the last of these rounds has heard of all
-   others, directly or not, that they had all parts. So no node ends before all have the average, and a node that dies
+4. Confirm, with the hops of the gather and no part. A node that has mixed the last of these rounds knows of all
+   others that they have all parts. So no node ends before all have the average, and a node that dies
    takes nothing along that others need: either all of them have the average, or none has ended, and all begin again.
 
 Reduce and gather each take ceil(log2 n) rounds, in which a node sends (n - 1) / n of a model. Rounds that confirm send
@@ -31,13 +31,13 @@ NAME = "allreduce"
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What one node sends in a round: the parts ``first``, ``first + 1``, ... of the model, modulo ``parts``.
+    """The message of one node in a round: the parts ``first``, ``first + 1``, ... of the model, modulo ``parts``.
 
     Attributes:
-        parts: into how many parts the model is divided.
-        count: how many parts are sent. 0 in a round that confirms.
-        reduces: whether sums of x and u are sent, which leave the sender. Otherwise copies of averages are sent.
-        begins: whether it is the first round: the sums begin with the sender's own x and u.
+        parts: the number of parts of the model.
+        count: the number of parts that are sent. 0 in a round that confirms.
+        reduces: sums of x and u are sent, and leave the sender. Otherwise copies of averages are sent.
+        begins: it is the first round: the sums begin with the sender's own x and u.
     """
 
     parts: int
@@ -77,7 +77,7 @@ class Allreduce:
 
     Attributes:
         start: its first round.
-        nodes: that take part, sorted. A node's rank is its position.
+        nodes: the nodes that take part, sorted. A node's rank is its position.
     """
 
     start: int
@@ -95,11 +95,11 @@ class Allreduce:
     @property
     def end(self) -> int:
         """The round after its last one."""
-        # precaution: no node ends before it has heard that all nodes have all parts
+        # precaution: no node ends before it knows that all nodes have all parts
         return self.start + 3 * len(hops(len(self.nodes)))
 
     def transfer(self, t: int, node: str) -> Transfer:
-        """What a node sends in a round of this phase, ``start <= t < end``."""
+        """Return the message of a node in a round of this phase, ``start <= t < end``."""
         n, rank, k = len(self.nodes), self._ranks[node], t - self.start
         steps = hops(n)
         if k < len(steps):

@@ -81,20 +81,20 @@ class Digraph:
 
     @property
     def balanced(self) -> bool:
-        """Whether the rows of W sum to 1 too. Each node then receives as much as it sends, and u stays 1."""
+        """Return whether the rows of W sum to 1 too. Each node then receives as much as it sends, and u stays 1."""
         return bool(np.allclose(self.mixing_matrix().sum(axis=1), 1.0, rtol=0, atol=1e-9))
 
     def unreachable_pairs(self) -> list[tuple[str, str]]:
         """Every (from, to) without a directed path. Empty exactly if the graph is strongly connected."""
         everyone = set(self.nodes)
-        # If one node reaches all, and all reach it, then every pair has a path by way of it.
+        # If one node reaches all, and all reach it, then every pair has a path through it.
         if not self.nodes or all(_reachable(self.nodes[0], edges) == everyone for edges in (self._out, self._in)):
             return []
         reach = {node: _reachable(node, self._out) for node in self.nodes}
         return [(a, b) for a in self.nodes for b in self.nodes if b not in reach[a]]
 
     def handing_over(self, handoffs: Mapping[str, str]) -> Digraph:
-        """This graph in the last round of some nodes: they receive no push, and push to a hand-off target alone."""
+        """This graph in the last round of some nodes: they receive no push, and push only to a hand-off target."""
         stay = {(s, r) for s, r in self.edges if s not in handoffs and r not in handoffs}
         return Digraph(self.nodes, frozenset(stay | set(handoffs.items())), frozenset(handoffs))
 

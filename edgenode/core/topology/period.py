@@ -1,4 +1,4 @@
-"""How long a graph is used before the next one, in rounds or in training epochs, and how long an epoch is.
+"""The time for which a graph is used, in rounds or in training epochs, and the length of an epoch.
 
 A period becomes a number of rounds only when a run starts, because only then is it known how many rounds an epoch has.
 """
@@ -54,7 +54,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class DataSize:
-    """How much data one node has, and how much of it a round uses."""
+    """The size of one node's data, and the part of it that a round uses."""
 
     samples: int
     samples_per_round: int
@@ -65,8 +65,8 @@ class Epoch:
     """An epoch of a run: equal at all nodes, while a node's passes over its own data are as long as its data.
 
     Attributes:
-        samples: of the mean initial member, rounded up.
-        rounds: in which a node passes once through so many samples.
+        samples: the number of samples of the mean initial member, rounded up.
+        rounds: the rounds in which a node passes once through so many samples.
 
     Raises:
         GraphError: it has no rounds, or a negative number of samples.
@@ -92,7 +92,7 @@ class Epoch:
 
 
 NO_DATA = Epoch()
-"""Of a run whose nodes did not report their data."""
+"""The epoch of a run whose nodes did not report their data."""
 
 
 def _divided(amount: int, parts: int) -> int:

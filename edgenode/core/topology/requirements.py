@@ -1,4 +1,4 @@
-"""What an algorithm requires of the graphs of a run, and why a schedule does not meet it. Values only."""
+"""The requirements of an algorithm on the graphs of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Requirements:
         """Refuse a schedule that does not meet the requirements over these members. The gossip graph is not checked.
 
         Raises:
-            GraphError: which graph, and why.
+            GraphError: a graph does not meet them. The text names it and the reason.
         """
         if not (self.balanced or self.fixed or self.spans_period or self.check_graph):
             return  # any schedule is allowed, and building its graphs may be expensive
@@ -62,7 +62,7 @@ class Requirements:
 
 
 def agrees(period: Sequence[Digraph]) -> bool:
-    """Whether all nodes have the same numbers, to the bit, after each round has averaged what it rounded.
+    """Return whether all nodes have the same numbers, to the bit, after each round has averaged what it rounded.
 
     1. Each node begins with a number of its own. In a round it takes the average of what it and its in-neighbours have,
        as rounded by each of them.

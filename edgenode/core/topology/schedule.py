@@ -1,4 +1,4 @@
-"""Which graph each round uses: a pure function of the round and the members.
+"""The graph of each round: a pure function of the round and the members.
 
 A `ScheduleSpec` may count in training epochs. A `Schedule` counts in rounds only, so all nodes that have it agree.
 """
@@ -42,7 +42,7 @@ class ScheduleSpec:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which graph each round uses: ``graphs`` in turn, ``every`` rounds each, counted from round ``origin``.
+    """The graph of each round: ``graphs`` in turn, ``every`` rounds each, counted from round ``origin``.
 
     If ``last`` is given, it is the graph from round ``last_from`` on. SCSP's final gossip uses it.
 
