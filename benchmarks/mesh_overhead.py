@@ -106,7 +106,7 @@ def as_daemon(model: Any, optimizer: Any, step: Callable[[], float], settings: A
     from edgenode.mesh.trainer import MeshTrainer
     from edgenode.mesh.worker import UserThread
     from edgenode.node.background import WorkerThread
-    from edgenode.node.options import node_options
+    from edgenode.node.node_options import node_options
     from edgenode.node.process import run_node
 
     class Trainer(MeshTrainer):

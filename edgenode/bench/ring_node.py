@@ -27,7 +27,7 @@ from edgenode.core.algorithm.compression import Floats
 from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.node.background import Worker, WorkerThread
 from edgenode.node.credentials import node_security
-from edgenode.node.options import node_options
+from edgenode.node.node_options import node_options
 from edgenode.node.process import NodeProcess, run_node
 from edgenode.node.resources import keep_freed_memory, peak_memory_bytes
 from edgenode.observability.logs import set_up_logging
@@ -158,7 +158,7 @@ def play(
     addresses = [f"127.0.0.1:{port}" for port in run.ports]
     name, work = name_of(order.index), FreeWork(run)
     options = node_options(
-        config_of(run), name, addresses[order.index], ",".join(addresses),
+        config_of(run), name, listen=addresses[order.index], peers=",".join(addresses),
         state_dir=Path(order.folder) / name, fresh=True,
     )  # fmt: skip
     keep_freed_memory()

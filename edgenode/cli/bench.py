@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import json_option, take_sigterm_as_ctrl_c, warn
+from edgenode.cli.shared_options import json_option, take_sigterm_as_ctrl_c, warn
 
 if TYPE_CHECKING:
     from edgenode.bench import Measurement

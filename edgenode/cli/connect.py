@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgenode.cli.credentials import insecure_option, operator_securities
+from edgenode.cli.credentials import operator_securities
 from edgenode.cli.launched import Launch, launches_here
-from edgenode.cli.options import as_name, wait_option
 from edgenode.cli.past_run import past_run
+from edgenode.cli.shared_options import as_name, insecure_option, node_option
 from edgenode.errors import ConfigError, TransportError
 
 if TYPE_CHECKING:
@@ -74,12 +74,11 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
         insecure_option,
         click.option("--credentials", type=click.Path(path_type=Path), envvar="EDGENODE_CREDENTIALS",
                      help="File with your key and certificate. [default: of a launch here, or on this machine]"),
-        wait_option(WAIT_S, "the controller"),
+        node_option("wait_s", default=WAIT_S, help="How long to look for the controller."),
         click.option("--cluster", callback=as_name, envvar="EDGENODE_CLUSTER",
                      help="Name of the cluster to find by mDNS. [default: the only one that is found]"),
-        click.option("--controller", default="mdns", metavar="mdns|H:P", show_default=True,
-                     envvar="EDGENODE_CONTROLLER",
-                     help="Address of the controller, or mdns to find it."),
+        node_option("controller", default="mdns", show_default=True, metavar="mdns|H:P",
+                    help="Address of the controller, or mdns to find it."),
     ):  # fmt: skip
         with_where = option(with_where)
     return with_where

@@ -6,24 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from edgenode.errors import ConfigError, SecurityError
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR, OWN
 from edgenode.storage.filesystem import default_state_dir
 
 if TYPE_CHECKING:
     from edgenode.net.tls import MutualTls, Security
-
-
-insecure_option = click.option(
-    "--insecure", is_flag=True, envvar="EDGENODE_INSECURE",
-    help="Work without TLS and certificates, on this machine's loopback address only.",
-)  # fmt: skip
-join_option = click.option(
-    "--join", metavar="INVITE|FILE|-", envvar="EDGENODE_JOIN",
-    help="Enrol this device first: an invite (edgenode invite), a file that contains it, or - for standard input.",
-)  # fmt: skip
 
 
 def operator_securities(explicit: Path | None, insecure: bool, cluster: str | None) -> list[Security]:

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from edgenode.cli.demo_processes import DemoProcesses
-from edgenode.cli.options import json_option, results_folder, take_sigterm_as_ctrl_c, track_option
+from edgenode.cli.shared_options import json_option, results_folder, take_sigterm_as_ctrl_c, track_option
 from edgenode.cli.status_table import status_table
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, Config

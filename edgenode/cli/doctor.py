@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgenode.cli.credentials import insecure_option, local_security
-from edgenode.cli.options import (
+from edgenode.cli.credentials import local_security
+from edgenode.cli.shared_options import (
     CONTROLLER_PORT,
     HTTP_PORT,
-    NODE_PORT,
     config_option,
     default_name,
+    insecure_option,
     json_option,
     load_config,
+    node_option,
     set_option,
 )
 
@@ -34,18 +35,13 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 @click.command()
 @config_option
-@click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
-              help="As for edgenode run.")  # fmt: skip
-@click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",
-              help="As for edgenode run.")  # fmt: skip
-@click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER",
-              help="As for edgenode run. [default: mdns, or none with --peers]")  # fmt: skip
-@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
-              help="As for edgenode run. [default: the user's state folder]")  # fmt: skip
+@node_option("listen", help="As for edgenode run.")
+@node_option("peers", help="As for edgenode run.")
+@node_option("controller", help="As for edgenode run. [default: mdns, or none with --peers]")
+@node_option("state_dir", help="As for edgenode run. [default: the user's state folder]")
 @click.option("--systemd", is_flag=True,
               help="Only print the commands that install the systemd services.")  # fmt: skip
-@click.option("--join", metavar="INVITE|FILE|-", envvar="EDGENODE_JOIN",
-              help="With --systemd: also start this device's node, with this invite.")  # fmt: skip
+@node_option("join", help="With --systemd: also start this device's node, with this invite.")
 @insecure_option
 @set_option
 @json_option

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgenode.cli.options import config_option, load_config, set_option
+from edgenode.cli.shared_options import config_option, load_config, set_option
 from edgenode.errors import ConfigError, one_of
 
 if TYPE_CHECKING:

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import click
 
-from edgenode.cli.credentials import insecure_option, local_security
-from edgenode.cli.options import NODE_PORT, as_name
+from edgenode.cli.credentials import local_security
+from edgenode.cli.shared_options import as_name, insecure_option, node_option
 
 
 @click.command()
-@click.argument("address", metavar="[H:P]", default=f"127.0.0.1:{NODE_PORT}")
+@click.argument("address", metavar="[H:P]", default="127.0.0.1:7600")
 @click.option("--timeout", "timeout_s", default=3.0, show_default=True, metavar="SECONDS",
               help="How long to wait for the answer.")  # fmt: skip
-@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
-              help="The daemon's, with its certificate. [default: the user's state folder]")  # fmt: skip
+@node_option("state_dir", help="The daemon's, with its certificate. [default: the user's state folder]")
 @click.option("--cluster", callback=as_name, envvar="EDGENODE_CLUSTER",
               help="The daemon's, if this machine has credentials for several. [default: the only one]")  # fmt: skip
 @insecure_option

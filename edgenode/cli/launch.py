@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from edgenode.cli.launched import Launch, noted
-from edgenode.cli.options import (
+from edgenode.cli.shared_options import (
     config_option,
     load_config,
     overrides,

@@ -8,33 +8,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from edgenode.cli.credentials import (
-    insecure_option,
-    invite_command,
-    join_option,
-    run_command,
-)
-from edgenode.cli.options import (
+from edgenode.cli.credentials import invite_command, run_command
+from edgenode.cli.shared_options import (
     CONTROLLER_PORT,
     HTTP_PORT,
-    NODE_PORT,
-    as_name,
     config_option,
+    every_node_option,
+    insecure_option,
     load_config,
     log_format_option,
     log_start,
     node_name,
+    node_option,
     reflection_option,
     set_option,
     take_sigterm_as_ctrl_c,
     track_option,
     verbose_option,
-    wait_option,
     warn,
 )
+from edgenode.node.node_options import node_options
 from edgenode.observability.logs import set_up_logging
 from edgenode.security.local import AUTHORITY
 from edgenode.storage.filesystem import default_state_dir
@@ -42,52 +39,12 @@ from edgenode.storage.filesystem import default_state_dir
 
 @click.command()
 @config_option
-@click.option("--name", callback=as_name, envvar="EDGENODE_NAME",
-              help="This node's id. [default: the host name]")  # fmt: skip
-@click.option("--listen", default=f"0.0.0.0:{NODE_PORT}", show_default=True, metavar="H:P", envvar="EDGENODE_LISTEN",
-              help="Address for peers. Port 0 is any free port.")  # fmt: skip
-@click.option("--peers", default="mdns", show_default=True, metavar="mdns|H:P,...", envvar="EDGENODE_PEERS",
-              help="Addresses of all nodes, or of all others, for networks without multicast.")  # fmt: skip
-@click.option("--controller", metavar="mdns|H:P|none", envvar="EDGENODE_CONTROLLER",
-              help="Address of the controller. [default: mdns, or none with --peers]")  # fmt: skip
-@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
-              help="Folder for checkpoints, model and results. [default: the user's state folder]")  # fmt: skip
-@click.option("--publish", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", envvar="EDGENODE_PUBLISH",
-              help="Where to write the model, every run.publish_every rounds and at the end. "
-              "[default: model.safetensors in --state-dir]")  # fmt: skip
-@click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH",
-              help="Discard this node's checkpoints instead of resuming from them.")  # fmt: skip
-@click.option("--resume-from", type=click.IntRange(0), metavar="ROUND", envvar="EDGENODE_RESUME_FROM",
-              help="Resume from the checkpoint of this round, on every node.")  # fmt: skip
-@click.option("--metrics", default="none", show_default=True, metavar="H:P|none", envvar="EDGENODE_METRICS",
-              help="Address where this node serves /metrics for Prometheus.")  # fmt: skip
-@wait_option(300.0, "the controller or the peers")
-@track_option
-@join_option
-@insecure_option
-@reflection_option
+@every_node_option
 @set_option
 @log_format_option
 @verbose_option
 def run(
-    config_path: Path | None,
-    name: str | None,
-    listen: str,
-    peers: str,
-    controller: str | None,
-    state_dir: Path | None,
-    publish: Path | None,
-    fresh: bool,
-    resume_from: int | None,
-    metrics: str,
-    wait_s: float,
-    track: str,
-    join: str | None,
-    insecure: bool,
-    reflection: bool,
-    settings: tuple[str, ...],
-    log_format: str,
-    verbose: bool,
+    config_path: Path | None, settings: tuple[str, ...], log_format: str, verbose: bool, name: str | None, **given: Any
 ) -> None:
     """Run one node: find the others, train together, write model.safetensors and result.json.
 
@@ -105,21 +62,15 @@ def run(
       edgenode run --resume-from 800                  go back to an earlier round, on every node
     """
     config = load_config(config_path, settings)
-    if fresh and resume_from is not None:
+    if given["fresh"] and given["resume_from"] is not None:
         raise click.UsageError("--fresh discards the checkpoint that --resume-from names: give one of them")
-    from edgenode.node.options import node_options
-
-    name = node_name(name)
-    options = node_options(
-        config, name, listen, peers, controller, state_dir, fresh=fresh, wait_s=wait_s, metrics=metrics,
-        reflection=reflection, publish=publish, track=track, join=join,
-    )  # fmt: skip
+    options = node_options(config, node_name(name), **given)
     set_up_logging(verbose, log_format)
-    log_start(node=name, cluster=config.run.cluster, nodes=config.run.nodes)
+    log_start(node=options.name, cluster=config.run.cluster, nodes=config.run.nodes)
     from edgenode.node.credentials import node_security
     from edgenode.node.resources import keep_freed_memory
 
-    security = node_security(options, insecure)
+    options = replace(options, security=node_security(options))
     take_sigterm_as_ctrl_c()
     keep_freed_memory()
     with _objects_that_stay():
@@ -128,9 +79,7 @@ def run(
         from edgenode.node.process import run_node
         from edgenode.node.task_workload import TaskWorkload
     try:
-        run_node(
-            replace(options, security=security, resume_from=resume_from), TaskWorkload(config, options.name, warn=warn)
-        )
+        run_node(options, TaskWorkload(config, options.name, warn=warn))
     except KeyboardInterrupt:
         click.echo(f"edgenode: results so far are in {options.state_dir}", err=True)
         raise
@@ -154,8 +103,7 @@ def _objects_that_stay() -> Iterator[None]:
 @config_option
 @click.option("--listen", default=f"0.0.0.0:{CONTROLLER_PORT}", show_default=True, metavar="H:P",
               envvar="EDGENODE_CONTROLLER_LISTEN", help="Address for nodes and operators.")  # fmt: skip
-@click.option("--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
-              help="Folder of the controller's state and history. [default: the user's state folder]")  # fmt: skip
+@node_option("state_dir", help="Folder of the controller's state and history. [default: the user's state folder]")
 @click.option("--recover", is_flag=True, envvar="EDGENODE_RECOVER",
               help="Take over a run whose controller is lost for good.")  # fmt: skip
 @click.option("--http", default=f"127.0.0.1:{HTTP_PORT}", show_default=True, metavar="H:P|none", envvar="EDGENODE_HTTP",
@@ -211,7 +159,7 @@ def controller(
     set_up_logging(verbose, log_format)
     _check(listen, tuple(address for address in (http, enrol) if address not in ("", "none")))
     log_start(controller=listen, cluster=config.run.cluster, nodes=config.run.nodes)
-    from edgenode.controller.options import Options, checked_url
+    from edgenode.controller.controller_options import ControllerOptions, checked_url
     from edgenode.controller.process import run_controller
 
     if insecure:
@@ -221,7 +169,7 @@ def controller(
     if invites is None:
         first = sys.stdout.isatty() and not (state_dir / AUTHORITY).exists()
         invites = config.run.nodes if first else 0
-    options = Options(
+    options = ControllerOptions(
         config, listen, state_dir, recover, http, checked_url(page_url), enrol, track, reflection, insecure, invites,
         show_invite=lambda invite: click.echo(run_command(invite)), invite_command=invite_command(state_dir),
     )  # fmt: skip

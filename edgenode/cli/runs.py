@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import as_name, json_option
+from edgenode.cli.shared_options import as_name, json_option, node_option
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from edgenode.storage.run_history import RunHistory
 
 _SUMMED = ("payload_bytes", "dense_bytes", "received_bytes")
-state_option = click.option(
-    "--state-dir", type=click.Path(path_type=Path), envvar="EDGENODE_STATE_DIR",
-    help="State folder of the controller. [default: the user's state folder]",
-)  # fmt: skip
+state_option = node_option("state_dir", help="State folder of the controller. [default: the user's state folder]")
 cluster_option = click.option(
     "--cluster", default="edgenode", callback=as_name, show_default=True, envvar="EDGENODE_CLUSTER",
     help="Cluster whose state folder to read, without --state-dir.",

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import config_option, json_option, load_config, set_option, take_sigterm_as_ctrl_c, warn
+from edgenode.cli.shared_options import (
+    config_option,
+    json_option,
+    load_config,
+    set_option,
+    take_sigterm_as_ctrl_c,
+    warn,
+)
 from edgenode.config.schema import Config
 from edgenode.node.resources import keep_freed_memory
 

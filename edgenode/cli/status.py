@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
-from edgenode.cli.options import json_option
+from edgenode.cli.shared_options import json_option
 
 if TYPE_CHECKING:
     from edgenode.core.protocol.status import ClusterStatus

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
-from edgenode.cli.options import as_name, confirm, yes_option
+from edgenode.cli.shared_options import as_name, confirm, yes_option
 
 if TYPE_CHECKING:
     from edgenode.core.protocol.status import ClusterStatus

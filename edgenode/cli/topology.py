@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
-from edgenode.cli.options import json_option
+from edgenode.cli.shared_options import json_option
 from edgenode.core.topology.period import Period
 from edgenode.core.wording import counted
 from edgenode.errors import ConfigError

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from edgenode.addresses import join_address, split_address
-from edgenode.controller.options import Options
+from edgenode.controller.controller_options import ControllerOptions
 from edgenode.errors import SecurityError
 from edgenode.net.credential_server import CredentialServer, Noting
 from edgenode.net.enrolment_server import enrolment_app
@@ -91,7 +91,7 @@ class Enrolment:
                     log.warning("cannot renew a certificate", subject=str(subject), reason=str(exc))
 
     @asynccontextmanager
-    async def serving(self, options: Options, audit: Noting) -> AsyncIterator[CredentialServer]:
+    async def serving(self, options: ControllerOptions, audit: Noting) -> AsyncIterator[CredentialServer]:
         """Serve the enrolment. Yields the gRPC service that belongs to it.
 
         Args:
@@ -107,7 +107,7 @@ class Enrolment:
             yield CredentialServer(self._authority, ((address_for_others(host), port),), audit)
 
 
-def invite_first(server: CredentialServer, options: Options) -> None:
+def invite_first(server: CredentialServer, options: ControllerOptions) -> None:
     """Show the first invites, or log how to get one."""
     for _ in range(options.invites):
         options.show_invite(str(server.open_invite("node", "", FIRST_INVITES_S)))

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import structlog
 
 from edgenode.addresses import split_address
+from edgenode.controller.controller_options import ControllerOptions
 from edgenode.controller.enrolment import Enrolment
-from edgenode.controller.options import Options
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.dashboard.app import RecordedHistory, dashboard
 from edgenode.dashboard.feed import Feed
@@ -42,7 +42,9 @@ class Page:
         SecurityError: the secret of the cookies cannot be read or written.
     """
 
-    def __init__(self, options: Options, enrolment: Enrolment | None, status: Callable[[], ClusterStatus]) -> None:
+    def __init__(
+        self, options: ControllerOptions, enrolment: Enrolment | None, status: Callable[[], ClusterStatus]
+    ) -> None:
         self._options, self._enrolment = options, enrolment
         cluster = options.config.run.cluster
         if enrolment is None:

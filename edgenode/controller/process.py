@@ -29,11 +29,11 @@ from edgenode import factory
 from edgenode.addresses import join_address, split_address
 from edgenode.config.graphs import GRAPHS
 from edgenode.controller.audit import Audit
+from edgenode.controller.controller_options import ControllerOptions
 from edgenode.controller.end_log import log_end
 from edgenode.controller.enrolment import Enrolment, invite_first
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.operator_service import OperatorService
-from edgenode.controller.options import Options
 from edgenode.controller.order_log import log_order
 from edgenode.controller.page import Page
 from edgenode.controller.plan_log import PlanLog
@@ -86,7 +86,7 @@ class Controller:
         EdgenodeError: the configuration, the state on disk or the certificates do not fit.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ControllerOptions) -> None:
         config, recover = options.config, options.recover
         self.options, self.config = options, config
         self.state = ControllerState(options.state_dir, config.digest(), config.shared())
@@ -348,7 +348,7 @@ def _removed(actions: Sequence[ClusterAction]) -> set[str]:
     return removed
 
 
-def run_controller(options: Options) -> bool:
+def run_controller(options: ControllerOptions) -> bool:
     """Run a controller in its own event loop until its run ends. True if all members ended well.
 
     A controller that is refused at its start leaves nothing behind: commands would take its credentials for those of

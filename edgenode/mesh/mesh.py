@@ -95,10 +95,10 @@ class Mesh:
     ) -> None:
         refuse_wrong_types(model, config, kept, settings or {})
         self.extra: dict[str, Any] = {}
-        arguments = mesh_settings.Arguments(
-            config, settings or {}, name, listen, peers, controller, state_dir, fresh, wait_s, metrics, publish, track
-        )
-        self._options = mesh_settings.read(arguments)
+        self._options = mesh_settings.read(
+            config, settings or {}, peers, name=name, listen=listen, controller=controller, state_dir=state_dir,
+            fresh=fresh, wait_s=wait_s, metrics=metrics, publish=publish, track=track,
+        )  # fmt: skip
         self._local_steps = mesh_settings.local_steps(self._options)
         FlatParameters(model)  # refuses a model that cannot be averaged
         refuse_foreign_optimisers(model, kept)

@@ -15,7 +15,7 @@ from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.mesh.trainer import MeshTrainer
 from edgenode.mesh.worker import UserThread
 from edgenode.node.background import Worker
-from edgenode.node.options import Options
+from edgenode.node.node_options import NodeOptions
 from edgenode.node.process import NodeProcess, run_node
 from edgenode.node.workload import Trainer
 
@@ -60,7 +60,7 @@ class NodeThread:
         error: why it failed, if it did.
     """
 
-    def __init__(self, options: Options, workload: MeshWorkload, worker: UserThread) -> None:
+    def __init__(self, options: NodeOptions, workload: MeshWorkload, worker: UserThread) -> None:
         self.result: dict[str, Any] | None = None
         self.error: BaseException | None = None
         self._options, self._workload, self._worker = options, workload, worker

@@ -48,7 +48,7 @@ from edgenode.net.rpc import address_towards
 from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
 from edgenode.node.mailbox import Mailbox
-from edgenode.node.options import Options
+from edgenode.node.node_options import NodeOptions
 from edgenode.node.progress import NodeSnapshot
 from edgenode.node.replica import StartPoint
 from edgenode.node.shutdown import Shutdown
@@ -136,7 +136,7 @@ class ControllerBootstrap:
 
     def __init__(
         self,
-        options: Options,
+        options: NodeOptions,
         local: LocalNode,
         discovery: Discovery | None,
         shutdown: Shutdown,

@@ -15,7 +15,7 @@ from edgenode.net.enrolment_client import enrol
 from edgenode.net.reasons import expired
 from edgenode.net.rpc import refuse_beyond_loopback
 from edgenode.net.tls import INSECURE, MutualTls, Security
-from edgenode.node.options import Options
+from edgenode.node.node_options import NodeOptions
 from edgenode.security.certificates import Credentials, cluster_of, fingerprint
 from edgenode.security.invite import PREFIX, Invite
 from edgenode.security.secret_files import read_credentials, write_credentials
@@ -26,7 +26,7 @@ from edgenode.storage.state_folder import require_no_file
 log = structlog.get_logger()
 
 
-def node_security(options: Options, insecure: bool = False) -> Security:
+def node_security(options: NodeOptions) -> Security:
     """The security of a node's connections. A node without a valid certificate enrols first, if it has an invite.
 
     Raises:
@@ -35,7 +35,7 @@ def node_security(options: Options, insecure: bool = False) -> Security:
         SecurityError: the invite is not valid, or the file is damaged or readable by others.
         TransportError: the controller of the invite does not answer.
     """
-    if insecure:
+    if options.insecure:
         refuse_beyond_loopback(options.listen)
         return INSECURE
     path, name = options.credentials, options.name
@@ -66,7 +66,7 @@ def how_to_get_one(name: str, controller: str) -> str:
     )
 
 
-def verifier(options: Options) -> Verifier:
+def verifier(options: NodeOptions) -> Verifier:
     """What a node asks before it believes a record of the plan or a controller's greeting.
 
     Raises:
@@ -79,7 +79,7 @@ def verifier(options: Options) -> Verifier:
     return UNSIGNED
 
 
-def enrolled(options: Options) -> Security:
+def enrolled(options: NodeOptions) -> Security:
     """Use the node's invite, and write its new credentials.
 
     Raises:
@@ -92,7 +92,7 @@ def enrolled(options: Options) -> Security:
     return MutualTls(credentials, lambda subject, key_id: True)
 
 
-def _needs_invite(options: Options) -> bool:
+def _needs_invite(options: NodeOptions) -> bool:
     """Whether a node has no valid certificate of the cluster of its invite.
 
     Raises:
@@ -116,7 +116,7 @@ def _needs_invite(options: Options) -> bool:
     return False
 
 
-def _own_of_cluster(options: Options) -> Credentials | None:
+def _own_of_cluster(options: NodeOptions) -> Credentials | None:
     """What the node has, if its certificate is of this node and its cluster, and has not expired."""
     try:
         own = read_credentials(options.credentials)

@@ -29,7 +29,7 @@ from edgenode.net.retry import Outage
 from edgenode.net.wire import Identity, name_conflict
 from edgenode.node.background import in_background
 from edgenode.node.bootstrap import LocalNode
-from edgenode.node.options import Options
+from edgenode.node.node_options import NodeOptions
 from edgenode.node.replica import StartPoint
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ class Agreement:
 
 
 async def agree_with_peers(
-    options: Options, local: LocalNode, server: PeerServer, show_wait: Callable[[str], None]
+    options: NodeOptions, local: LocalNode, server: PeerServer, show_wait: Callable[[str], None]
 ) -> Agreement:
     """Meet all fixed peers, and derive the plan from their answers, as each of them does.
 
@@ -98,7 +98,7 @@ class _Meeting:
     """Meets all peers until all have met."""
 
     def __init__(
-        self, options: Options, local: LocalNode, server: PeerServer, show_wait: Callable[[str], None]
+        self, options: NodeOptions, local: LocalNode, server: PeerServer, show_wait: Callable[[str], None]
     ) -> None:
         self._options, self._local, self._server, self._show_wait = options, local, server, show_wait
         self._met: dict[str, Met] = {}  # by address

@@ -51,7 +51,7 @@ from edgenode.node.credentials import enrolled, verifier
 from edgenode.node.fixed_peers import agree_with_peers, watch_for_restarts
 from edgenode.node.initial_model import InitialModel, fetch_initial
 from edgenode.node.mailbox import Mailbox
-from edgenode.node.options import Options
+from edgenode.node.node_options import NodeOptions
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.renewal import keep_renewed
 from edgenode.node.replica import Replica, StartPoint
@@ -79,7 +79,7 @@ _KNOWN_S = 10.0
 class NodeProcess:
     """One process, from its start to its end or its eviction."""
 
-    def __init__(self, options: Options, workload: Workload) -> None:
+    def __init__(self, options: NodeOptions, workload: Workload) -> None:
         config = options.config
         self.options, self._workload = options, workload
         fixed = options.controller == "none"
@@ -376,7 +376,7 @@ class NodeProcess:
 
 
 def run_node(
-    options: Options, workload: Workload, begins: Callable[[NodeProcess], None] = lambda _: None
+    options: NodeOptions, workload: Workload, begins: Callable[[NodeProcess], None] = lambda _: None
 ) -> dict[str, Any]:
     """Run one node to its end, in an event loop of its own.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenode.cli.options import overrides, set_option, take_sigterm_as_ctrl_c
+from edgenode.cli.shared_options import overrides, set_option, take_sigterm_as_ctrl_c
 from edgenode.errors import ConfigError
 
 if TYPE_CHECKING:

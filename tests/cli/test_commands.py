@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgenode.cli import group
-from edgenode.cli.options import default_name, load_config
+from edgenode.cli.shared_options import default_name, load_config
 from edgenode.core.topology.graph import PRESETS
 from edgenode.errors import ConfigError, RemoteProtocolError
 from tests.distributions import install

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgenode.cli import group
-from edgenode.cli.options import node_name
+from edgenode.cli.shared_options import node_name
 from edgenode.core.names import RULE
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from edgenode.config.schema import Config
 from edgenode.controller.audit import Audit
-from edgenode.controller.options import Options
+from edgenode.controller.controller_options import ControllerOptions
 from edgenode.controller.process import Controller
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
@@ -73,7 +73,7 @@ REQUESTS: list[tuple[Callable[[Any], Any], str, str]] = [
 async def test_every_request_to_the_controller_is_recorded(
     tmp_path: Path, request_: Callable[[Any], Any], words: str, outcome: str
 ) -> None:
-    controller = Controller(Options(Config(), "127.0.0.1:0", tmp_path, insecure=True))
+    controller = Controller(ControllerOptions(Config(), "127.0.0.1:0", tmp_path, insecure=True))
     owner = asyncio.create_task(controller._handle_events())
     with pytest.raises(ConfigError):  # no run has started
         await request_(controller.operator_service)
@@ -84,6 +84,6 @@ async def test_every_request_to_the_controller_is_recorded(
 
 
 async def test_rotation_of_too_many_graphs_is_refused(tmp_path: Path) -> None:
-    controller = Controller(Options(Config(), "127.0.0.1:0", tmp_path, insecure=True))
+    controller = Controller(ControllerOptions(Config(), "127.0.0.1:0", tmp_path, insecure=True))
     with pytest.raises(ConfigError, match=f"a rotation has at most {MAX_GRAPHS} graphs, not 9001"):
         await controller.operator_service.rotate(BY, GRAPHS * 9001, Period(1))

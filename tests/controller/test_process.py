@@ -13,7 +13,7 @@ import pytest
 from edgenode import factory
 from edgenode.config.load import load
 from edgenode.config.schema import Config
-from edgenode.controller.options import Options
+from edgenode.controller.controller_options import ControllerOptions
 from edgenode.controller.process import Controller
 from edgenode.core.protocol.events import Disconnected, Persist, Reported
 from edgenode.core.protocol.orders import Hello, Join, Leadership, Order, Standby, Welcome
@@ -38,11 +38,11 @@ def saved_state(folder: Path, config: Config) -> Persist:
 
 def test_controller_resumes_the_plan_in_a_higher_term(tmp_path: Path) -> None:
     persist = saved_state(tmp_path, Config())
-    controller = Controller(Options(Config(), LISTEN, tmp_path, insecure=True))
+    controller = Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True))
     assert (controller.cluster.state.plan, controller.cluster.state.term) == (persist.plan, 5)
     assert controller._address_in_plan("n0") == "10.0.0.1:7600"
     assert controller._address_in_plan("n1") == controller._address_in_plan("n9") == ""
-    assert Controller(Options(Config(), LISTEN, tmp_path, insecure=True)).cluster.state.term == 6
+    assert Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True)).cluster.state.term == 6
 
 
 def test_damaged_state_is_removed_only_with_recover(tmp_path: Path) -> None:
@@ -52,8 +52,8 @@ def test_damaged_state_is_removed_only_with_recover(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"cannot be read: .*; start with --recover to take the plan from the running nodes"
     ):
-        Controller(Options(Config(), LISTEN, tmp_path, insecure=True))
-    controller = Controller(Options(Config(), LISTEN, tmp_path, recover=True, insecure=True))
+        Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True))
+    controller = Controller(ControllerOptions(Config(), LISTEN, tmp_path, recover=True, insecure=True))
     assert (controller.cluster.state.plan, controller.cluster.state.term) == (None, 0)
     assert ControllerState(tmp_path, Config().digest()).load() is None
 
@@ -62,7 +62,7 @@ def test_damaged_state_is_removed_only_with_recover(tmp_path: Path) -> None:
 def test_state_of_another_run_is_never_removed(tmp_path: Path, recover: bool) -> None:
     saved_state(tmp_path, Config())
     with pytest.raises(OtherRun, match=r"another configuration: in this one run\.seed is 1, not 0\. Remove it"):
-        Controller(Options(load(None, {"run.seed": 1}, {}), LISTEN, tmp_path, recover, insecure=True))
+        Controller(ControllerOptions(load(None, {"run.seed": 1}, {}), LISTEN, tmp_path, recover, insecure=True))
     assert ControllerState(tmp_path, Config().digest()).load() is not None
 
 
@@ -92,7 +92,7 @@ class Site:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         config = load(None, {"run.nodes": 2}, {})
-        self.controller = Controller(Options(config, LISTEN, folder, insecure=True))
+        self.controller = Controller(ControllerOptions(config, LISTEN, folder, insecure=True))
         self.happened: list[object] = []
         self.controller.state = SlowState(folder, config, self.happened)
         self._digest = config.digest()

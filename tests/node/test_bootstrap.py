@@ -40,7 +40,7 @@ from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
 from edgenode.node.bootstrap import ControllerBootstrap, LocalNode
 from edgenode.node.fixed_peers import Agreement, agree_with_peers
-from edgenode.node.options import Options
+from edgenode.node.node_options import NodeOptions
 from edgenode.node.progress import NodeSnapshot
 from edgenode.node.replica import StartPoint
 from edgenode.node.shutdown import Shutdown
@@ -50,13 +50,13 @@ from tests.net.peer_ends import SOON_S, failure, until
 
 PLAN = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(Config()))
 FENCE = Fence(3, 1, frozenset({"n3"}))
-OPTIONS = Options(Config(), "n0", "127.0.0.1:0", (), "127.0.0.1:1", Path("unused"))
+OPTIONS = NodeOptions(Config(), "n0", "127.0.0.1:0", (), "127.0.0.1:1", Path("unused"))
 LOCAL = LocalNode(
     Identity("edgenode", "n0", Config().digest(), process="first"), (frozenset({50}), PLAN), DataSize(210, 32), 7601
 )
 
 
-def bootstrap(shown: list[str] | None = None, options: Options = OPTIONS) -> ControllerBootstrap:
+def bootstrap(shown: list[str] | None = None, options: NodeOptions = OPTIONS) -> ControllerBootstrap:
     return ControllerBootstrap(options, LOCAL, None, Shutdown(lambda _: None), ([] if shown is None else shown).append)
 
 
@@ -229,10 +229,10 @@ class FixedPeers:
             ]
             return await asyncio.gather(*calls, return_exceptions=True)
 
-    def _options(self, local: LocalNode) -> Options:
+    def _options(self, local: LocalNode) -> NodeOptions:
         own = None if self._own else self.targets[self._locals.index(local)]
         listed = [target.replace("127.0.0.1", host) for target in self.targets if target != own for host in self._hosts]
-        return Options(self._config, local.identity.node, "127.0.0.1:0", tuple(listed), "none", Path("unused"))
+        return NodeOptions(self._config, local.identity.node, "127.0.0.1:0", tuple(listed), "none", Path("unused"))
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["all nodes are listed", "all others are listed"])

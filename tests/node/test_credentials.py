@@ -20,7 +20,7 @@ from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
 from edgenode.net.tls import MutualTls
 from edgenode.node.credentials import node_security, read_invite
-from edgenode.node.options import Options, node_options
+from edgenode.node.node_options import NodeOptions, node_options
 from edgenode.security.authority import Authority
 from edgenode.security.certificates import Credentials, fingerprint
 from edgenode.security.invite import Invite
@@ -58,12 +58,12 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Options:
+def options(tmp_path: Path) -> NodeOptions:
     config = load(None, {"run.cluster": CLUSTER}, environ={})
-    return node_options(config, "n0", "127.0.0.1:0", state_dir=tmp_path / "n0")
+    return node_options(config, "n0", listen="127.0.0.1:0", state_dir=tmp_path / "n0")
 
 
-async def start(options: Options, join: str | None) -> tuple[Credentials, list[str]]:
+async def start(options: NodeOptions, join: str | None) -> tuple[Credentials, list[str]]:
     """The credentials that a node starts with, and what it logs."""
     with capture_logs() as logs:
         security = await asyncio.to_thread(node_security, replace(options, join=join))
@@ -71,7 +71,7 @@ async def start(options: Options, join: str | None) -> tuple[Credentials, list[s
     return security.credentials, [line["event"] for line in logs if line["event"] != "enrolled a device"]
 
 
-async def test_invite_that_stays_in_place_is_ignored_at_the_next_start(home: Home, options: Options) -> None:
+async def test_invite_that_stays_in_place_is_ignored_at_the_next_start(home: Home, options: NodeOptions) -> None:
     async with home.served():
         invite = home.invite()
         first, logs = await start(options, invite)
@@ -83,7 +83,7 @@ async def test_invite_that_stays_in_place_is_ignored_at_the_next_start(home: Hom
 
 @pytest.mark.parametrize("left", ["gone", "inv-typo", "-"])
 async def test_node_with_a_certificate_needs_no_legible_invite(
-    home: Home, options: Options, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Home, options: NodeOptions, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with home.served():
         (tmp_path / "gone").write_text(home.invite())
@@ -93,7 +93,9 @@ async def test_node_with_a_certificate_needs_no_legible_invite(
     assert await start(options, str(tmp_path / left) if left == "gone" else left) == (first, [IGNORED])
 
 
-async def test_invite_of_a_reinstalled_controller_enrols_again(home: Home, options: Options, tmp_path: Path) -> None:
+async def test_invite_of_a_reinstalled_controller_enrols_again(
+    home: Home, options: NodeOptions, tmp_path: Path
+) -> None:
     other = Home(tmp_path / "reinstalled")
     async with home.served(), other.served():
         await start(options, home.invite())
@@ -102,7 +104,7 @@ async def test_invite_of_a_reinstalled_controller_enrols_again(home: Home, optio
 
 
 @pytest.mark.parametrize("fault", ["expired", "of another node", "damaged"])
-async def test_certificate_that_does_not_serve_is_replaced(home: Home, options: Options, fault: str) -> None:
+async def test_certificate_that_does_not_serve_is_replaced(home: Home, options: NodeOptions, fault: str) -> None:
     subject = Subject("node", "n1" if fault == "of another node" else "n0")
     old = home.authority.make(subject, timedelta(days=-1 if fault == "expired" else 1))
     write_credentials(options.credentials, old)
@@ -113,7 +115,7 @@ async def test_certificate_that_does_not_serve_is_replaced(home: Home, options: 
     assert new.subject == Subject("node", "n0") and new.key_id != old.key_id
 
 
-async def test_used_invite_of_a_node_without_a_certificate_is_refused(home: Home, options: Options) -> None:
+async def test_used_invite_of_a_node_without_a_certificate_is_refused(home: Home, options: NodeOptions) -> None:
     async with home.served():
         invite = home.invite()
         await start(options, invite)
@@ -123,7 +125,7 @@ async def test_used_invite_of_a_node_without_a_certificate_is_refused(home: Home
 
 
 @pytest.mark.parametrize(("typed", "error"), [("inv-typo", SecurityError), ("no/such/file", ConfigError)])
-async def test_illegible_invite_is_refused(options: Options, typed: str, error: type[Exception]) -> None:
+async def test_illegible_invite_is_refused(options: NodeOptions, typed: str, error: type[Exception]) -> None:
     with pytest.raises(error, match="invite"):
         await start(options, typed)
 

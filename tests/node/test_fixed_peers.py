@@ -20,7 +20,7 @@ from edgenode.net.rpc import serving
 from edgenode.net.wire import Identity
 from edgenode.node.bootstrap import LocalNode
 from edgenode.node.fixed_peers import Agreement, agree_with_peers, watch_for_restarts
-from edgenode.node.options import Options
+from edgenode.node.node_options import NodeOptions
 from tests.net.peer_ends import SOON_S, until
 
 CONFIG = load(None, {"run.nodes": 3}, {})
@@ -38,7 +38,7 @@ class Peer:
         own = targets[NAMES.index(name)]
         self._listen = listen or own
         others = tuple(target for target in targets if target != own)
-        self._options = Options(CONFIG, name, self._listen, others, "none", Path("unused"), wait_s=SOON_S)
+        self._options = NodeOptions(CONFIG, name, self._listen, others, "none", Path("unused"), wait_s=SOON_S)
         self._up = AsyncExitStack()
 
     async def start(self) -> None:

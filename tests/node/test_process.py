@@ -16,7 +16,7 @@ from edgenode.config.schema import Config
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
 from edgenode.errors import ConfigError
-from edgenode.node.options import Options
+from edgenode.node.node_options import NodeOptions
 from edgenode.node.process import NodeProcess
 from edgenode.node.task_workload import TaskWorkload
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
@@ -25,7 +25,7 @@ OURS = Config()
 
 
 def process(folder: Path, **changes: Any) -> NodeProcess:
-    options = replace(Options(OURS, "n0", "127.0.0.1:0", (), "mdns", folder), **changes)
+    options = replace(NodeOptions(OURS, "n0", "127.0.0.1:0", (), "mdns", folder), **changes)
     return NodeProcess(options, TaskWorkload(OURS, "n0"))
 
 

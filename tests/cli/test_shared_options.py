@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode.cli.options import results_folder
+from edgenode.cli.shared_options import results_folder
 
 
 def test_every_command_has_a_results_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,11 @@ from edgenode.config.load import checked_name, load
 from edgenode.config.schema import Config
 from edgenode.core.names import to_name
 from edgenode.errors import ConfigError
+from edgenode.node.node_options import NODE_OPTIONS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 CONTROLLER_PORT = 7700
-NODE_PORT = 7600
 HTTP_PORT = 8080
 
 
@@ -51,32 +51,8 @@ log_format_option = click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
     envvar="EDGENODE_LOG_FORMAT", help="Format of log lines: text, or one JSON object per line.",
 )  # fmt: skip
-reflection_option = click.option(
-    "--reflection", is_flag=True, envvar="EDGENODE_REFLECTION",
-    help="Let gRPC clients such as grpcurl list the services. Needs edgenode[reflection].",
-)  # fmt: skip
-
-
-def _checked_track(_ctx: click.Context, _param: click.Parameter, target: str) -> str:
-    from edgenode.observability.tracking import checked_target
-
-    return checked_target(target) if target else ""
-
-
-track_option = click.option(
-    "--track", default="", metavar="TRACKER", envvar="EDGENODE_TRACK", callback=_checked_track,
-    help="Where measurements go: tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT. Needs the extra of that name.",
-)  # fmt: skip
 yes_option = click.option("--yes", is_flag=True, help="Do not ask on a terminal.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def wait_option(default_s: float, what: str) -> Callable[[Command], Command]:
-    """--wait, passed to the command as ``wait_s``."""
-    return click.option(
-        "--wait", "wait_s", type=click.FloatRange(0), default=default_s, show_default=True, metavar="SECONDS",
-        envvar="EDGENODE_WAIT", help=f"How long to look for {what}.",
-    )  # fmt: skip
 
 
 def as_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -92,6 +68,44 @@ def as_name(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     if isinstance(param, click.Argument):
         return checked_name(f"command-line argument {param.human_readable_name}", value)
     return checked_name(f"command-line option {param.opts[0]}", value)
+
+
+def _checked_track(_ctx: click.Context, _param: click.Parameter, target: str) -> str:
+    from edgenode.observability.tracking import checked_target
+
+    return checked_target(target) if target else ""
+
+
+_OF_KIND: dict[str, dict[str, Any]] = {
+    "text": {},
+    "name": {"callback": as_name},
+    "flag": {"is_flag": True},
+    "seconds": {"type": click.FloatRange(0)},
+    "round": {"type": click.IntRange(0)},
+    "folder": {"type": click.Path(path_type=Path)},
+    "file": {"type": click.Path(dir_okay=False, path_type=Path)},
+    "tracker": {"callback": _checked_track},
+}
+
+
+def node_option(field: str, **changes: Any) -> Callable[[Command], Command]:
+    """An option of a node (`NODE_OPTIONS`), with what another command changes about it."""
+    option = NODE_OPTIONS[field]
+    shown = option.default not in (None, False, "")
+    about = {"default": option.default, "show_default": shown, "metavar": option.metavar, "help": option.meaning}
+    return click.option(option.flag, field, envvar=option.variable, **{**_OF_KIND[option.kind], **about, **changes})
+
+
+def every_node_option(command: Command) -> Command:
+    """All options of a node, passed to the command by the names of `NODE_OPTIONS`."""
+    for field in reversed(list(NODE_OPTIONS)):
+        command = node_option(field)(command)
+    return command
+
+
+insecure_option = node_option("insecure")
+reflection_option = node_option("reflection")
+track_option = node_option("track")
 
 
 def overrides(settings: tuple[str, ...]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from edgenode.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Options:
+class ControllerOptions:
     """The options of a controller.
 
     Attributes:
