@@ -1,4 +1,4 @@
-"""The averaging rates at which compressed algorithms converge and diverge, for docs/algorithms.md.
+"""The averaging rates at which compressed algorithms converge and diverge, for benchmarks/notes/algorithms.md.
 
 python benchmarks/rates.py differences    # CHOCO-SGD and Quant-SGP, without training: distance from the mean
 python benchmarks/rates.py d2             # D2 and Deep-Squeeze on quadratics: distance from the common optimum

@@ -98,7 +98,7 @@ def _table_3(scale: Scale) -> tuple[Row, ...]:
         "D², uncompressed, complete graph": ({**top_k("100"), **_D2}, {}),
         "D-PSGD, uncompressed": ({**top_k("100"), "algorithm.name": "d-psgd"}, {}),
         "SGP, uncompressed": ({**top_k("100"), "algorithm.name": "sgp"}, {}),
-        "local SGD": (top_k("0"), {}),
+        "no communication": (top_k("0"), {}),
         "centralised SGD": (_CENTRALISED, {}),
     }
     return tuple(_row(scale, (method,), RESNET20, keys, paper=printed) for method, (keys, printed) in methods.items())

@@ -103,7 +103,7 @@ def _rotation(config: Config, row: Row) -> str:
 def _method(config: Config, label: str) -> str:
     algorithm, *_ = label.split(", ")
     if config.algorithm.name == "local":
-        return "centralised SGD" if config.run.nodes == 1 else "local SGD"
+        return "centralised SGD" if config.run.nodes == 1 else "no communication"
     graph = ", complete graph" if config.topology.graphs == ("complete",) else ""
     return f"{algorithm}, {compression(config)}{graph}"
 

@@ -114,7 +114,7 @@ def test_methods_name_what_they_send() -> None:
     methods = [method for (method,) in rows("table3", algorithm__share="0.1")]
     assert methods[:4] == ["CHOCO-SGD, top-10%", "Deep-Squeeze, top-10%", "Sparse-Push, top-10%",
                            "Sparse-Push, rolling 10%"]  # fmt: skip
-    assert {"D², top-10%, complete graph", "SGP, uncompressed", "local SGD", "centralised SGD"} < set(methods)
+    assert {"D², top-10%, complete graph", "SGP, uncompressed", "no communication", "centralised SGD"} < set(methods)
 
 
 @pytest.mark.parametrize(("text", "found"), [("small-cnn", 3), ("ResNet-20", 3), ("LeNet-5 for VGG-11", 3), ("0.1", 2)])
