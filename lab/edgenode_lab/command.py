@@ -76,8 +76,7 @@ def experiment(
 
     Writes NAME.md, NAME.csv, NAME.png and configs/NAME/*.toml (for `edgenode simulate`) into --out. NAME.png needs
     edgenode[plots]. Finished runs are saved and shared between experiments. If interrupted, the same command resumes.
-    Without NAME, lists all experiments. FILE, which ends in .toml, is an experiment of your own: a run.toml with a
-    section [rows].
+    Without NAME, lists all experiments. FILE, which ends in .toml, is an experiment of your own: a run.toml with rows.
 
     \b
     Examples:
@@ -89,7 +88,7 @@ def experiment(
       edgenode experiment table4 --seeds 3-5 --on ray:10.0.0.5:6379        on a Ray cluster
       edgenode experiment mine.toml                                        an experiment of your own
     """
-    from edgenode_lab.experiments import labels, own, static_tables
+    from edgenode_lab.experiments import labels, reader, static_tables
     from edgenode_lab.experiments.catalogue import EXPERIMENTS
     from edgenode_lab.experiments.presets import choose_scale
 
@@ -100,9 +99,10 @@ def experiment(
         click.echo("\n".join(f"{known:8}  {title}" for known, title in titles.items()))
         return
     if name.endswith(".toml"):
-        if scale_name or epochs or data_dir:
+        chosen, command = reader.read(Path(name)), shlex.quote(name)
+        scaled = any(row.network for row in chosen.rows(choose_scale("smoke")))
+        if not scaled and (scale_name or epochs or data_dir):
             raise ConfigError(f"leave out --scale, --epochs and --data-dir: {name} has all keys of its runs")
-        chosen, command = own.read(Path(name)), shlex.quote(name)
     elif name in static_tables.TABLES:
         table = static_tables.TABLES[name]
         _warn_if_not_drawn(name, table.draw is not None)
@@ -112,7 +112,8 @@ def experiment(
     elif name not in EXPERIMENTS:
         raise ConfigError(f"no experiment {name!r}: choose one of {', '.join(titles)}")
     else:
-        chosen, command = EXPERIMENTS[name], f"{name} --scale {scale_name or 'smoke'}"
+        chosen, command, scaled = EXPERIMENTS[name], name, True
+    command += f" --scale {scale_name or 'smoke'}" if scaled else ""
     command += f" --seeds {f'{seeds[0]}-{seeds[-1]}' if seeds[0] else len(seeds)}"
     command += f" --epochs {epochs}" if epochs else ""
     scale = choose_scale(scale_name or "smoke", data_dir, epochs)

@@ -19,10 +19,13 @@ from edgenode.simulate.runner import Simulation
 from edgenode_lab.experiments import catalogue, parallel, static_tables
 from edgenode_lab.experiments.catalogue import EXPERIMENTS
 from edgenode_lab.experiments.definitions import Experiment, Figure, Outcome, Row
-from edgenode_lab.experiments.recipes import top_k
 from edgenode_lab.experiments.runner import OutcomeStore, Trial, Watch
 
 _KEYS = {"run.rounds": 3, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
+_SENT = {
+    "100": {"algorithm.compressor": "identity", "algorithm.values": "float32"},
+    "1": {"algorithm.compressor": "topk", "algorithm.share": 0.01},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +39,7 @@ def unchanged() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = tuple(Row((k,), {**_KEYS, **top_k(k)}, {"sp": 90.68}) for k in ("100", "1"))
+    rows = tuple(Row((k,), {**_KEYS, **sent}, {"sp": 90.68}) for k, sent in _SENT.items())
     table = Experiment("tiny", "A tiny table", ("K",), ("sp", "scsp"), lambda _: rows, Figure("K", ("sp",)), "little")
     monkeypatch.setitem(catalogue.EXPERIMENTS, "tiny", table)
 
@@ -166,6 +169,16 @@ def test_own_experiment_writes_the_same_files(tmp_path: Path) -> None:
     assert run(str(file), "--seeds", "3-4", "--out", str(tmp_path)).stderr == ""
 
 
+def test_scale_is_for_files_that_name_a_network_of_the_paper(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[rows]\na = {}\n")
+    refused = run(str(file), "--epochs", "3")
+    text = f"edgenode: leave out --scale, --epochs and --data-dir: {file} has all keys of its runs\n"
+    assert (refused.exit_code, refused.stderr) == (2, text)
+    file.write_text('columns = ["network"]\n[[rows]]\nnetwork = "ResNet-20"\n')
+    assert "--scale small trains on CIFAR: give its folder with --data-dir" in run(str(file), "--scale", "small").stderr
+
+
 def test_shortened_run_shows_sp_and_scsp_each_in_its_column(tmp_path: Path) -> None:
     result = run("tiny", "--set", "run.rounds=2", "--only", "1-", "--out", str(tmp_path))
     assert "2 rounds" in result.stdout
@@ -216,7 +229,6 @@ def test_ray_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.
         (("tiny", "--seeds", "0"), "--seeds 0: expected a number of seeds, as in 3, or the first and the last"),
         (("tiny", "--seeds", "5-3"), "--seeds 5-3: expected"),
         (("tiny", "--seeds", "-3"), "--seeds -3: expected"),
-        (("mine.toml", "--epochs", "3"), "leave out --scale, --epochs and --data-dir: mine.toml has all keys"),
         (("mine.toml",), "mine.toml: cannot be read"),
         (("tiny", "--on", "slurm"), "--on slurm: expected ray or ray:HOST:PORT"),
         (("tiny", "--on", "ray:head"), "'head' is not an address: expected host:port"),

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from edgenode_lab.experiments.presets import Scale, Settings
 
 Outcome = Mapping[str, Any]
@@ -35,6 +37,7 @@ class Row:
         network: the paper's network that the row stands for.
         epochs_per_graph: after how many of the paper's 200 epochs the graph changes, or 0 if that does not depend on
             the length of the run.
+        length: how many times as long as the scale's runs.
     """
 
     labels: tuple[str, ...]
@@ -42,10 +45,10 @@ class Row:
     paper: Mapping[str, float] = field(default_factory=dict)
     network: str = ""
     epochs_per_graph: int = 0
+    length: int = field(default=1, compare=False)  # of rows with the same settings, one is enough
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a table is drawn.
 
     Attributes:

@@ -1,7 +1,6 @@
-"""The names of rows and titles as they run: they show what the scale and --set have changed against the paper.
+"""The names of rows and titles as they run, computed from the configuration of a row's trials.
 
-A row of the catalogue has the paper's labels. `shown` computes each label again from the configuration of the row's
-trials, where its column stands for keys of run.toml.
+So they follow the scale and --set. Only a column that stands for no keys of run.toml has labels of its own.
 """
 
 from __future__ import annotations
@@ -16,20 +15,32 @@ from edgenode_lab.experiments.definitions import Experiment, Row
 from edgenode_lab.experiments.presets import PAPER_ROUNDS, choose_scale, graph_period
 
 _MODELS = {"resnet20": "ResNet-20", "resnet110": "ResNet-110", "vgg11": "VGG-11", "lenet5": "LeNet-5"}
+_ALGORITHMS = {
+    "choco-sgd": "CHOCO-SGD",
+    "d-psgd": "D-PSGD",
+    "d2": "D²",
+    "deep-squeeze": "Deep-Squeeze",
+    "quant-sgp": "Quant-SGP",
+    "scsp": "Sparse-Push",
+    "sgp": "SGP",
+    "skew-scout": "Skew-Scout",
+}
 _DATASETS = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "the digits"}
 _OPTIMISERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}
 _MOST_LENGTHS = 3  # a sentence names
 
 
-def shown(experiment: Experiment, row: Row, config: Config) -> Row:
+def shown(headings: Sequence[str], row: Row, config: Config) -> Row:
     """The row with the labels of what its trials run."""
-    names = zip(experiment.labels, row.labels, strict=True)
-    labels = (_LABELS[heading](config, row, label) if heading in _LABELS else label for heading, label in names)
+    names = zip(headings, row.labels, strict=True)
+    labels = (COLUMNS[heading](config, row, label) if heading in COLUMNS else label for heading, label in names)
     return replace(row, labels=tuple(labels))
 
 
 def network(config: Config, row: Row) -> str:
     """The network that runs and, if it is another one, the paper's network that it stands for."""
+    if row.settings is None:
+        return row.network
     name, stands_for = _networks(config, row)
     return f"{name} for {stands_for}" if stands_for else name
 
@@ -100,8 +111,8 @@ def _rotation(config: Config, row: Row) -> str:
     return str(row.epochs_per_graph) if every == graph_period(row.epochs_per_graph, config.run.rounds) else every
 
 
-def _method(config: Config, label: str) -> str:
-    algorithm, *_ = label.split(", ")
+def _method(config: Config) -> str:
+    algorithm = _ALGORITHMS.get(config.algorithm.name, config.algorithm.name)
     if config.algorithm.name == "local":
         return "centralised SGD" if config.run.nodes == 1 else "no communication"
     graph = ", complete graph" if config.topology.graphs == ("complete",) else ""
@@ -136,24 +147,25 @@ def _recipe(config: Config) -> str:
     return ", ".join(words)
 
 
-def _length(config: Config, row: Row, label: str) -> str:
-    as_written = row.settings is not None and config.run.rounds == row.settings["run.rounds"]
-    return label if as_written else counted(config.run.rounds, "round")
+def _length(config: Config, row: Row) -> str:
+    as_written = row.settings is None or config.run.rounds == row.settings["run.rounds"]
+    return f"{row.length}x" if as_written else counted(config.run.rounds, "round")
 
 
-_LABELS: Mapping[str, Callable[[Config, Row, str], str]] = {
+COLUMNS: Mapping[str, Callable[[Config, Row, str], str]] = {
     "network": lambda config, row, label: network(config, row) if row.network else label,
     "top-K, %": lambda config, row, label: _percent(config),
     "bits": lambda config, row, label: _bits(config),
     "skew": lambda config, row, label: _skew(config),
     "graphs": lambda config, row, label: _graphs(config),
     "every n of 200 epochs": lambda config, row, label: _rotation(config, row),
-    "method": lambda config, row, label: _method(config, label),
+    "method": lambda config, row, label: _method(config),
     "entries": lambda config, row, label: _entries(config),
     "share, %": lambda config, row, label: _share(config),
     "recipe": lambda config, row, label: _recipe(config),
-    "length": _length,
+    "length": lambda config, row, label: _length(config, row),
 }
+"""How a column names a row, by its heading."""
 
 
 # titles and notes --------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ PAPER_ROUNDS = PAPER_EPOCHS * 391
 
 RESNET20, RESNET20_GROUP, VGG11 = "ResNet-20", "ResNet-20 with GroupNorm", "VGG-11"
 RESNET110, RESNET110_CIFAR100 = "ResNet-110", "ResNet-110, CIFAR-100"
+NETWORKS = (RESNET20, RESNET20_GROUP, VGG11, RESNET110, RESNET110_CIFAR100)
 
 ScaleName = Literal["smoke", "small", "paper"]
 Settings = Mapping[str, object]

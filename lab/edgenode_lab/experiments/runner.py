@@ -50,6 +50,11 @@ Reports = Generator[tuple["Trial", "int | Outcome"]]
 on disk. Closing it ends the trials that are not done."""
 
 
+def name_of(row: Row, *words: str) -> str:
+    """The labels of a row and further words, fit for a file name."""
+    return "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in (*row.labels, *words))
+
+
 @dataclass(frozen=True)
 class Trial:
     """One run of an experiment: a row of its table with one seed."""
@@ -61,8 +66,7 @@ class Trial:
     @property
     def name(self) -> str:
         """The row's labels and the seed, fit for a file name."""
-        words = [*self.row.labels, f"seed {self.seed}"]
-        return "-".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)
+        return name_of(self.row, f"seed {self.seed}")
 
     def matches(self, text: str) -> bool:
         """Whether a text is in the trial's name, in its row or in the name of its network, as reports show them."""
@@ -104,7 +108,7 @@ def rows_as_run(experiment: Experiment, scale: Scale, overrides: Settings = Mapp
         row = written
         if written.settings is not None:
             settings = {**written.settings, **overrides}
-            row = replace(labels.shown(experiment, written, _config(written, settings)), settings=settings)
+            row = replace(labels.shown(experiment.labels, written, config_of(written, settings)), settings=settings)
         if row not in rows:
             rows.append(row)
     return rows
@@ -117,14 +121,14 @@ def trials(rows: Sequence[Row], seeds: Iterable[int], device: str = "cpu") -> li
         ConfigError: a row is not a valid configuration.
     """
     return [
-        Trial(row, seed, _config(row, {**row.settings, "run.seed": seed, "run.device": device}))
+        Trial(row, seed, config_of(row, {**row.settings, "run.seed": seed, "run.device": device}))
         for seed in seeds
         for row in rows
         if row.settings
     ]
 
 
-def _config(row: Row, settings: Settings) -> Config:
+def config_of(row: Row, settings: Settings) -> Config:
     """The configuration of a trial. What follows from the number of rounds comes last, as --set may change it."""
     config = load(None, settings, environ={})
     rounds = config.run.rounds

@@ -9,15 +9,16 @@ import torch
 
 from edgenode_lab.experiments.definitions import Experiment, Figure, Row
 from edgenode_lab.experiments.presets import Scale
-from edgenode_lab.experiments.recipes import top_k
 
 _KEYS = {"run.rounds": 4, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
+_WHOLE = {**_KEYS, "algorithm.compressor": "identity", "algorithm.values": "float32"}
+_TOP_1 = {**_KEYS, "algorithm.compressor": "topk", "algorithm.share": 0.01}
 
 
 def _rows(scale: Scale) -> tuple[Row, ...]:
     return (
-        Row(("small", "100"), {**_KEYS, **top_k("100")}, {"sp": 92.09, "scsp": 92.1}),
-        Row(("small", "1"), {**_KEYS, **top_k("1")}, {"sp": 90.68}),
+        Row(("small", "100"), _WHOLE, {"sp": 92.09, "scsp": 92.1}),
+        Row(("small", "1"), _TOP_1, {"sp": 90.68}),
         Row(("large", "1"), None, {"sp": 93.32}),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,13 @@ from types import MappingProxyType
 import pytest
 
 from edgenode import factory
+from edgenode.config.recipes import RECIPES
 from edgenode_lab.experiments import runner
 from edgenode_lab.experiments.catalogue import EXPERIMENTS
 from edgenode_lab.experiments.definitions import METRICS
 from edgenode_lab.experiments.presets import RESNET110, Scale, Settings, choose_scale
+
+RESULTS = Path("docs/results")
 
 
 @pytest.fixture(params=["smoke", "small", "paper"])
@@ -52,11 +56,31 @@ def test_network_too_large_for_a_scale_keeps_its_row(scale: Scale) -> None:
     assert all((row.settings is not None) == (scale.name == "paper") for row in rows)
 
 
-def test_recipes_of_the_frontier_are_named_by_what_runs() -> None:
-    smoke = choose_scale("smoke")
-    written = EXPERIMENTS["frontier"].rows(smoke)
-    assert [row.labels for row in runner.rows_as_run(EXPERIMENTS["frontier"], smoke)] == [r.labels for r in written]
-    configs = [trial.config for trial in runner.trials(written, [0])]
+@pytest.mark.parametrize("name", ["frontier", "longer"])  # the others were measured with earlier defaults
+def test_recorded_results_are_those_of_the_rows(name: str) -> None:
+    """Every line of docs/results has the labels of a row, and the numbers of the outcome that the row finds."""
+    experiment, store = EXPERIMENTS[name], runner.OutcomeStore(RESULTS)
+    rows = runner.rows_as_run(experiment, choose_scale("smoke"))
+    trial_of = {(*run.row.labels, str(run.seed)): run for run in runner.trials(rows, range(4))}
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
+        headings, *lines = csv.reader(file)
+    named, metrics = len(experiment.labels) + 1, experiment.metrics
+    assert headings == [*experiment.labels, "seed", *metrics, "error"]
+    assert {tuple(line[: named - 1]) for line in lines} <= {row.labels for row in rows}
+    for line in lines:
+        outcome = store.get(trial_of[tuple(line[:named])])
+        assert outcome is not None
+        numbers = ["" if "error" in outcome else METRICS[name].of(outcome) for name in metrics]
+        assert ["" if number is None else str(number) for number in numbers] == line[named:-1]
+
+
+def test_recipe_for_few_bytes_is_a_row_of_the_frontier() -> None:
+    settings = [dict(row.settings or {}) for row in EXPERIMENTS["frontier"].rows(choose_scale("smoke"))]
+    assert any(RECIPES["recommended"].items() <= keys.items() for keys in settings)
+
+
+def test_rows_with_several_local_steps_take_as_many_steps() -> None:
+    configs = [trial.config for trial in runner.trials(EXPERIMENTS["frontier"].rows(choose_scale("smoke")), [0])]
     steps = {c.run.rounds // factory.exchange_rounds(c) * c.task.local_steps for c in configs}
     assert steps == {2000, 13 * 153, 11 * 181}  # these do not divide 2,000, and take fewer
 

@@ -29,15 +29,6 @@ def heading(name: str, overrides: Mapping[str, str] = MappingProxyType({}), scal
     return Heading.of(EXPERIMENTS[name], played(name, overrides, scale), "", [f"{k}={v}" for k, v in overrides.items()])
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_labels_of_unchanged_runs_are_those_of_the_catalogue(name: str, tmp_path: Path) -> None:
-    paper = choose_scale("paper", tmp_path)
-    assert runner.rows_as_run(EXPERIMENTS[name], paper) == list(EXPERIMENTS[name].rows(paper))
-    shown = [row.labels for row in runner.rows_as_run(EXPERIMENTS[name], SMOKE)]
-    network = "network" in EXPERIMENTS[name].labels
-    assert [row[network:] for row in shown] == [row.labels[network:] for row in EXPERIMENTS[name].rows(SMOKE)]
-
-
 def test_row_names_the_network_that_runs_and_the_papers() -> None:
     rows = runner.rows_as_run(EXPERIMENTS["table4"], SMOKE)
     names = list(dict.fromkeys(row.labels[0] for row in rows))
