@@ -1,4 +1,4 @@
-"""The command line. It parses and calls, without logic of its own.
+"""The command line. It parses and calls, and has no logic.
 
 A command is imported when it is used, so that `edgenode --help` is instant.
 """
@@ -68,7 +68,7 @@ _OF_PACKAGES: Group[click.Command] = Group("edgenode.commands", click.Command, {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported on first use. Installed packages add commands of their own."""
+    """A group whose commands are imported on first use. Installed packages add commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*_COMMANDS, *(name for name in _OF_PACKAGES.names() if name not in _COMMANDS)]
@@ -148,5 +148,5 @@ def group() -> None:
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
-    """Entry point of the ``edgenode`` script and of ``python -m edgenode``. ``words``: instead of its own."""
+    """Entry point of the ``edgenode`` script and of ``python -m edgenode``. ``words`` replace its arguments."""
     group.main(sys.argv[1:] if words is None else words, prog_name="edgenode")

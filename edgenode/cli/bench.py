@@ -104,5 +104,5 @@ def _machine() -> dict[str, Any]:
 
 
 def _number(value: float) -> str:
-    """Three digits that count."""
+    """A number with three significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

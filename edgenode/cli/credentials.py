@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def operator_securities(explicit: Path | None, insecure: bool, cluster: str | None) -> list[Security]:
-    """The credentials of an operator: those of the option, or those on this machine.
+    """The credentials of an operator, from the option or from this machine.
 
     There may be some of several authorities, of which the controller shows the right one. Of each authority, those with
     the most rights are returned.

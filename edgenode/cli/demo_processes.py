@@ -38,7 +38,7 @@ _OUT_OF_MEMORY = "SIGKILL, which the system also sends when memory runs out"
 
 
 class DemoProcesses:
-    """The processes of the demo, with an authority of their own. ``stop`` ends all of them in every case.
+    """The processes of the demo, with their own authority. ``stop`` ends all of them.
 
     Attributes:
         security: the credentials of the operator's connections. ``start_controller`` sets it.

@@ -18,7 +18,7 @@ _UNLIMITED = 1000  # a pipe or a file has no width
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """A column of a table.
 
     Attributes:
         leave_out: the columns with the highest numbers are left out first. Those with 0 stay.

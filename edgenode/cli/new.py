@@ -1,4 +1,4 @@
-"""``edgenode new``: the files of a project with a task of one's own."""
+"""``edgenode new``: the files of a project with the user's own task."""
 
 from __future__ import annotations
 

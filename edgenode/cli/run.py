@@ -57,7 +57,7 @@ def run(
       edgenode run --join inv-... --controller 10.0.0.5:7700      in a network without multicast
       edgenode run --peers 10.0.0.2:7600,10.0.0.3:7600            without a controller, after edgenode cert issue
       edgenode run --metrics 0.0.0.0:9100             serve metrics to Prometheus
-      edgenode run --set run.publish_every=20 --publish /srv/model.safetensors    use the model meanwhile
+      edgenode run --set run.publish_every=20 --publish /srv/model.safetensors    use the model while it trains
       edgenode run --fresh                            discard earlier checkpoints
       edgenode run --resume-from 800                  go back to an earlier round, on every node
     """

@@ -1,4 +1,4 @@
-"""The controller's authority at work: its own credentials, those of the operator here, and the enrolment of others.
+"""Issues the credentials of the controller and of the operator on this machine, and enrols others.
 
 It is made before the servers start, because they need its credentials.
 """
@@ -60,7 +60,7 @@ class Enrolment:
         self.signer = self._authority.signer()
 
     async def watch_revocations(self, revoke: Callable[[frozenset[str]], None]) -> None:
-        """Pass on which keys are revoked: those of before the start, of operators, and of devices that enrol again.
+        """Pass on the revoked keys: at the start, by operators, and by devices that enrol again.
 
         The register is on disk, and other processes may change it, too.
         """

@@ -62,7 +62,7 @@ class OperatorService:
         return self._page.link(who)
 
     async def rotate(self, by: str, graphs: tuple[GraphSpec, ...], period: Period, wait: bool = False) -> Reply:
-        """Use these graphs in turn. The reply names the round at which every node switches, or what that waits for.
+        """Use these graphs in turn. The reply names the round at which every node switches, or the reason to wait.
 
         Args:
             by: the operator, in words.

@@ -81,7 +81,7 @@ class Page:
         async with serving_http(app, listen, "--http") as served:
             self.url = self._options.page_url or served
             if self.url == served and not is_loopback(split_address(listen)[0]):
-                log.warning("the page is not encrypted: whoever can listen on the network can take over a session")
+                log.warning("the page is not encrypted: anyone who listens on the network can take over a session")
             if self.url == served and (how := page_from_elsewhere(served, interfaces_for("")[0])):
                 log.info("only this machine can open the page", from_elsewhere=how)
             yield self.link(self._enrolment.operator if self._enrolment else None)

@@ -256,7 +256,7 @@ class Controller:
                 self._send_standby()
 
     def _refuse_report(self, event: ClusterEvent, error: RemoteProtocolError) -> None:
-        """A node reports what cannot be: that is its own problem, and its link ends."""
+        """A node reports what cannot be. Its link ends, and the controller continues."""
         if not isinstance(event, Reported):
             raise error
         self.nodes.faults.note(event.node, "report", error)

@@ -25,7 +25,7 @@ _SKETCHES_KEPT = 8
 
 @dataclass
 class NodeEntry:
-    """One node.
+    """The state of one node.
 
     Attributes:
         process: "" for a member that has not connected to this controller.
@@ -90,13 +90,13 @@ class NodeRegistry(dict[str, NodeEntry]):
             entry.status = self.progress.counts.continued(node, entry.status)
 
     def status(self, node: str) -> NodeStatus:
-        """The last report of a node. Among its faults, those of its own name are what the controller refused of it."""
+        """The last report of a node. Faults under its own name are messages that the controller rejected."""
         status = self[node].status
         others = tuple(fault for fault in status.faults if fault.peer != node)
         return replace(status, faults=others + self.faults.of(node))
 
     def disconnected(self, node: str, plan: Plan | None) -> None:
-        """The link of a node ended. Before the run starts, nothing of the node has to be kept."""
+        """The link of a node ended. Before the run starts, the registry forgets the node."""
         if node not in self:
             return
         if plan is None:

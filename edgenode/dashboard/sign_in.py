@@ -60,7 +60,7 @@ _TO_THE_PAGE = '\n<meta http-equiv="refresh" content="0; url=/">'
 
 
 class SignIn:
-    """Links and cookies.
+    """Issues and checks links and cookies.
 
     Args:
         secret: the key that cookies are made with.

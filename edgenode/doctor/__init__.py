@@ -34,7 +34,7 @@ class Finding:
 
 
 def ok(check: str, text: str) -> Finding:
-    """Nothing to do."""
+    """A finding that needs no action."""
     return Finding(check, Level.OK, text)
 
 

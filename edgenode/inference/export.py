@@ -49,7 +49,7 @@ def of_image_task(path: Path, file: ModelFile) -> tuple[nn.Module, Tensor]:
 def of_task(
     path: Path, file: ModelFile, task: Task, node: NodeInfo, shape: tuple[int, ...] | None
 ) -> tuple[nn.Module, Tensor]:
-    """The model of a task of one's own, and inputs to try it with: of ``shape`` and random, or from the task's data.
+    """The model of a user's task, and inputs to try it with: random ones of ``shape``, or from the task's data.
 
     Raises:
         ConfigError: they do not fit, or the inputs of the task are not one tensor.

@@ -1,4 +1,4 @@
-"""gRPC, HTTP and mDNS on asyncio. Moves messages, and knows nothing of mixing or training."""
+"""gRPC, HTTP and mDNS on asyncio. Moves messages, and does not mix or train."""
 
 import gc
 import os

@@ -71,7 +71,7 @@ def enrol(invite: Invite, name: str = "", cluster: str = "", hosts: Sequence[str
 
 
 def _targets(invite: Invite, cluster: str, hosts: Sequence[str]) -> Iterator[str]:
-    """host:port of each enrolment service to try: those of the invite first."""
+    """host:port of each enrolment service to try, the invite's first."""
     ports = dict.fromkeys(port for _, port in invite.addresses)
     given = dict.fromkeys((*invite.addresses, *((host, port) for port in ports for host in hosts)))
     yield from (join_address(*address) for address in given)

@@ -31,7 +31,7 @@ _PLACES, REFUSED_S = 32, 1.0
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The request of a device. `secret` is hex, `request` a CSR as PEM. An empty `name` takes that of the invite."""
+    """The request of a device. `secret` is hex, `request` a CSR as PEM. An empty `name` takes the invite's."""
 
     secret: str
     name: str

@@ -40,7 +40,7 @@ _CONNECTION = "edgenode.connection"  # in the scope of a request
 
 
 def vouch_for(scope: Scope) -> None:
-    """State that the client of a request is known. Its connection then makes no room for those of strangers."""
+    """State that the client of a request is known. Its connection then makes no room for strangers."""
     if isinstance(connection := scope.get(_CONNECTION), _Connection):
         connection.is_strange = False
 

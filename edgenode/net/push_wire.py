@@ -127,7 +127,7 @@ class PushReader:
 
 
 def may_have_records(frame: bytes) -> bool:
-    """Return whether a frame's header is longer than that of a push without records. Their check takes time."""
+    """Return whether a frame's header is longer than without records. Their check takes time."""
     return frame[:1] == _HEADER and frame[1:2] >= b"\x80"
 
 

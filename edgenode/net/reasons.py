@@ -65,7 +65,7 @@ def expired(valid_until: datetime | None = None) -> str:
 
 
 async def unreachable(what: str, target: str, server: str, own: Credentials | None) -> TransportError:
-    """The error of gRPC's silent failure to connect to host:port. TCP and TLS are tried in turn to find the reason.
+    """The error of gRPC's silent failure to connect to host:port. Finds the reason by TCP, then by TLS.
 
     Args:
         server: a DNS name that the server's certificate must have.

@@ -33,7 +33,7 @@ def key_id_from_wire(text: str) -> str:
 
 
 def line_from_wire(text: str, most: int = 255) -> str:
-    """Text from outside that a log, a terminal or a page may show: one line of limited length."""
+    """Decode text that a log, a terminal or a page may show: one line of limited length."""
     return "".join(c if c.isprintable() else "?" for c in text[:most])
 
 

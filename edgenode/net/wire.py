@@ -176,12 +176,12 @@ def data_size_from_wire(wire: common_pb2.DataSize) -> DataSize:
 
 
 def records_to_wire(records: Iterable[Record]) -> list[bytes]:
-    """Records as canonical JSON."""
+    """Encode records as canonical JSON."""
     return [record.to_json().encode() for record in records]
 
 
 def records_from_wire(wire: Iterable[bytes]) -> tuple[Record, ...]:
-    """Records from outside.
+    """Decode and judge records.
 
     Raises:
         RemoteProtocolError: one is malformed, or there are too many.

@@ -12,7 +12,7 @@ from edgenode.config.schema import Config
 
 
 class MLflow:
-    """Uses the server or database at a tracking URI, and nothing of the MLflow state of this process."""
+    """Uses the server or database at a tracking URI, and ignores the MLflow state of this process."""
 
     def __init__(self, uri: str, config: Config) -> None:
         self._client = MlflowClient(tracking_uri=uri)

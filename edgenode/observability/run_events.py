@@ -20,7 +20,7 @@ _LONGEST_REASON = 1000
 
 
 class EventWatch:
-    """Finds what is new.
+    """Finds new events.
 
     Args:
         so_far: the record of earlier controllers.

@@ -107,7 +107,7 @@ class RunRecorder:
             return []
 
     def _is_under_way(self) -> bool:
-        """Return whether nodes run. Until then, the plan may be that of a checkpoint, from before the run resumes."""
+        """Return whether nodes run. Until then, the plan may come from a checkpoint."""
         known = self._restarted or self._events is not None
         return known or any(node.status.reported for node in self._run.status().nodes)
 

@@ -18,7 +18,7 @@ CONTROLLER_FOLDER = "controller"
 
 
 def prepare(out: Path, cluster: str, nodes: Iterable[str]) -> Credentials:
-    """Make what is missing: an authority in the state folder of the controller, and credentials in that of each node.
+    """Make what is missing: an authority for the controller, and credentials for each node, in their state folders.
 
     The state folders are those in ``out`` with the names of the nodes, and "controller".
 

@@ -147,7 +147,7 @@ class CheckpointStore:
             self._disk.remove(self._place(old))
 
     def _newest(self) -> set[int]:
-        """The rounds that a run can resume from by itself."""
+        """The rounds from which a run resumes without an operator's choice."""
         return set(sorted(self.rounds())[-_KEPT:])
 
     def rounds(self) -> frozenset[int]:

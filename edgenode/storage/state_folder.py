@@ -117,7 +117,7 @@ def _lock(file: IO[str], folder: Path) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Write a file and remove it. Permissions alone do not show a read-only or full file system."""
+    """Write a file and remove it. Permissions do not show a read-only or full file system."""
     probe = folder / ".probe"
     with _translated(folder):
         try:

@@ -1,4 +1,4 @@
-"""The task of one's own that ``task.entry`` names: found, checked, and identified."""
+"""Finds, checks and identifies the task that ``task.entry`` names."""
 
 from __future__ import annotations
 

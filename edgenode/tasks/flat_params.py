@@ -53,7 +53,7 @@ class FlatParameters:
                 parameter.copy_(piece)
 
     def clear_gradients(self) -> None:
-        """Before a step."""
+        """Clear the gradients before a step."""
         self.model.zero_grad()
 
     def read(self) -> Vector:

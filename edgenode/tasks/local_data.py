@@ -40,7 +40,7 @@ class LocalData:
 
     @classmethod
     def whole(cls, train: Samples, test: Samples | None = None, shard: int = 0) -> LocalData:
-        """All of the data."""
+        """The data of a node that trains on all of it."""
         return cls(train, test, torch.arange(len(train)), shard, own=True)
 
 

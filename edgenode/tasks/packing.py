@@ -100,7 +100,7 @@ def _decoded(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
 
 
 def _kept(array: NDArray[Any], path: str, arrays: Arrays) -> str:
-    """Keep an array under a name of its own."""
+    """Keep an array under a new name."""
     name = path
     while name in arrays:
         name += "_"

@@ -16,7 +16,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """The purpose of random numbers. Each purpose has a stream of its own."""
+    """The purpose of random numbers. Each purpose has its own stream."""
 
     INITIAL = 1
     PARTITION = 2

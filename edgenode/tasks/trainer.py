@@ -186,7 +186,7 @@ class TaskTrainer:
         return loss
 
     def _differentiate(self, number: int) -> float:
-        """Add the gradient of a batch to those of the step, and return its loss."""
+        """Add the gradient of a batch to the step's gradients, and return its loss."""
         count = self._settings.accumulate
         self._growth.begin_batch(number)
         with self._drawing(number):

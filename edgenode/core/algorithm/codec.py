@@ -131,7 +131,7 @@ def max_bytes(layout: Layout) -> int:
 
 
 def decode_as(payload_format: PayloadFormat | None, data: bytes, layout: Layout) -> Payload:
-    """The payload of received bytes in a compressor's format, checked as those of ``decode``.
+    """The payload of received bytes in a compressor's format, checked as in ``decode``.
 
     Raises:
         RemoteProtocolError: the bytes are too long, the format does not decode them, or the payload is not sound.

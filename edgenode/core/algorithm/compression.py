@@ -199,7 +199,7 @@ def _counts(select: TopK, layout: Layout) -> tuple[int, ...]:
 
 
 def as_float32(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
-    """No rounding."""
+    """Keep the numbers in float32."""
     return Values(numbers)
 
 

@@ -102,7 +102,7 @@ class PartialSums:
             put(held, where, 0 * joined(held, where))
 
     def add(self, transfer: Transfer, x: Numbers, u: Numbers) -> None:
-        """Sums of some parts arrive."""
+        """Add sums of some parts that arrive."""
         for (held, where), arriving in zip(self._held(transfer), (x, u), strict=True):
             put(held, where, joined(held, where) + arriving)
 
@@ -136,7 +136,7 @@ class LastPhase:
         self._codes: Values | None = None  # of all parts, zeros where it is not here
 
     def send(self, transfer: Transfer, rng: np.random.Generator) -> tuple[Payload, Weights]:
-        """The message of a round. The weights are those of its pieces, or [1] if it has none or sends no sums."""
+        """The message of a round. It has the weights of its pieces, or [1] if it has none or sends no sums."""
         layout = self._of.layout(transfer)
         if transfer.reduces:
             x, u = self._sums.sent(transfer)

@@ -73,7 +73,7 @@ def edges(n: int) -> list[list[tuple[int, int]]]:
 
 @dataclass(frozen=True)
 class Allreduce:
-    """One last phase.
+    """The rounds and transfers of one last phase.
 
     Attributes:
         start: its first round.

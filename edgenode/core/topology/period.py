@@ -96,5 +96,5 @@ NO_DATA = Epoch()
 
 
 def _divided(amount: int, parts: int) -> int:
-    """Rounded up."""
+    """Divide, and round up."""
     return -(-amount // max(1, parts))

@@ -12,7 +12,7 @@ from edgenode.errors import GraphError
 
 @dataclass(frozen=True)
 class Requirements:
-    """The conditions of an algorithm's paper, in addition to those of every schedule.
+    """The conditions of an algorithm's paper, in addition to the conditions of every schedule.
 
     Attributes:
         algorithm: its name, for the errors.
