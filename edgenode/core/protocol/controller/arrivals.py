@@ -6,7 +6,7 @@ plan, of other controllers and of fences counts only if a controller of this clu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from edgenode.core.protocol.controller.bootstrap import Bootstrap
 from edgenode.core.protocol.controller.cluster_state import ClusterState
@@ -86,37 +86,65 @@ class Arrivals:
     def _reconnected(self, node: str, join: Join, plan: Plan) -> list[ClusterAction]:
         """A member of a running run connects again, or for the first time since this controller started."""
         known = self._state.plan
-        if self._state.plan is None:  # the nodes that are connected already are newcomers to this run
-            self._state.learn(plan)
-            self._state.outrank(plan)
-            self._membership.newcomers |= self._membership.present
-        assert self._state.plan is not None
-        if plan.records[0].digest != self._state.plan.records[0].digest:
-            ours, theirs = self._state.plan.records[0].digest, plan.records[0].digest
-            return [Send(node, Refuse(f"this run began with plan {ours}, {node}'s with {theirs}"))]
+        if known is None:
+            self._recover(plan)
+        if why := self._why_another_run(node, plan):
+            return [Send(node, Refuse(why))]
         self._membership.welcomed.pop(node, None)
         self._membership.present[node] = join
-        ballot = self._evictions.ballot
-        settled = self._changes.settle(plan.latest.number, plan.latest.digest)
-        out = set[str]()
-        if plan.latest.number > self._state.plan.latest.number:
-            out = {e for r in plan.records if r.number > self._state.plan.latest.number for e, _ in r.evictions}
-            self._state.learn(plan)
-            self._state.outrank(plan)
-            settled += self._evictions.fence_again(ballot) if ballot else []
-        if self._state.plan is not known and not settled:
-            settled = [self._state.persist()]  # what is learned must outlive this process, like what is decided
+        learned = self._learn(plan, known)
         fenced = self._fenced(join, known)
-        unended = frozenset[str]().union(*(self._evictions.left_to_end(fence) for _, fence in fenced.values()))
-        promised = self._evict_all(self._membership.involved(self._state.plan) & unended)
-        # evicted nodes that connected before this controller knew
-        zombies = [n for n in sorted(out - set(self._state.plan.latest.names)) if self._membership.takes_part(n)]
-        ended = [Send(zombie, EvictionCommitted(self._state.plan.records)) for zombie in zombies]
+        promised = self._end_fences(fence for _, fence in fenced.values())
+        return [*learned, *self._end_zombies(plan, known), *self._missed(node, join, plan, fenced), *promised]
+
+    def _recover(self, plan: Plan) -> None:
+        """Take the run from a member. The nodes that are connected already are newcomers to it."""
+        self._state.learn(plan)
+        self._state.outrank(plan)
+        self._membership.newcomers |= self._membership.present
+
+    def _why_another_run(self, node: str, plan: Plan) -> str:
+        """Why a member's plan is not of this run. Empty if it is."""
+        assert self._state.plan is not None
+        ours, theirs = self._state.plan.records[0].digest, plan.records[0].digest
+        return "" if ours == theirs else f"this run began with plan {ours}, {node}'s with {theirs}"
+
+    def _learn(self, plan: Plan, known: Plan | None) -> list[ClusterAction]:
+        """Settle the offer by the plan of a member, and take over the records that this controller lacks."""
+        state, ballot = self._state, self._evictions.ballot
+        actions = self._changes.settle(plan.latest.number, plan.latest.digest)
+        assert state.plan is not None
+        if plan.latest.number > state.plan.latest.number:
+            state.learn(plan)
+            state.outrank(plan)
+            actions += self._evictions.fence_again(ballot) if ballot else []
+        if state.plan is not known and not actions:
+            return [state.persist()]  # what is learned must outlive this process, like what is decided
+        return actions
+
+    def _end_fences(self, fences: Iterable[Fence]) -> list[ClusterAction]:
+        """Evict those whom the fences of a lost controller evict."""
+        assert self._state.plan is not None
+        unended = frozenset[str]().union(*map(self._evictions.left_to_end, fences))
+        return self._evict_all(self._membership.involved(self._state.plan) & unended)
+
+    def _end_zombies(self, plan: Plan, known: Plan | None) -> list[ClusterAction]:
+        """Order the end of evicted nodes that connected before this controller knew of their eviction."""
+        assert self._state.plan is not None
+        news = [record for record in plan.records if known and record.number > known.latest.number]
+        evicted = {node for record in news for node, _ in record.evictions} - set(self._state.plan.latest.names)
+        order = EvictionCommitted(self._state.plan.records)
+        return [Send(node, order) for node in sorted(evicted) if self._membership.takes_part(node)]
+
+    def _missed(
+        self, node: str, join: Join, plan: Plan, fenced: Mapping[str, tuple[Plan, Fence]]
+    ) -> list[ClusterAction]:
+        """What a member has missed, and what the others behind a fence that ends now still wait for."""
         waits = join.fence is not None and node not in fenced
         missed = self._evictions.fences([node]) if waits else self._send_again(node, plan, join.fence is not None)
         for other in sorted(fenced.keys() - {node}):
             missed += self._send_again(other, fenced[other][0], fenced=True)
-        return [*settled, *ended, *missed, *promised]
+        return missed
 
     def _fenced(self, join: Join, known: Plan | None) -> dict[str, tuple[Plan, Fence]]:
         """The members behind a fence of a controller that is lost. This one has to bring it to its end now.

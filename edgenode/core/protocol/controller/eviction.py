@@ -216,36 +216,47 @@ class Evictions:
         return self._commit()
 
     def _commit(self) -> list[ClusterAction]:
-        """With all promises: the record without the evicted."""
+        """End the fence once all survivors have promised: step 2."""
         state, ballot = self._state, self.ballot
         if ballot is None or state.plan is None or not ballot.complete:
             return []
-        offer, self.ballot = state.offer, None
-        newest = ballot.newest_plan(state.plan)
-        news = {r.digest for r in newest.records if r.number > state.plan.latest.number}
-        state.learn(newest)
-        actions: list[ClusterAction] = []
-        if offer is not None and offer.record.digest in news:  # as if its acceptance had arrived
-            actions += self._changes.settle(offer.record.number, offer.record.digest)
-        else:  # only an evicted node may have it
-            self._changes.take_back_offer()
-        if news - ({offer.record.digest} if offer else set()):  # of a controller before: others may be involved
+        self.ballot = None
+        actions, longer = self._learn(ballot.newest_plan(state.plan), state.plan)
+        if longer:  # by a controller before: others may be involved
             return [*actions, *self._fence_off(ballot.evicted | self.evicted, ballot.request_ids)]
         if ballot.evicted >= set(state.plan.latest.names):  # all others have left meanwhile
             stays = self._stays(", ".join(sorted(ballot.evicted)), 0)
             return [*actions, *self._committed(), *(Reply(i, None, stays) for i in ballot.request_ids)]
-        record = state.signed(
-            ballot.record(state.plan, state.term, lambda members: state.adapted(members).schedule, state.revoked)
-        )
-        state.plan = state.plan.extend(record)
+        actions += self._evict(ballot, state.plan)
+        # A node that joins by the settled offer may have died, and its fence is up. It begins again over those that are
+        # left: the end of this fence has freed them from their promise, and the evicted would never give one.
+        return [*actions, *(self.fence_again(self.ballot) if self.ballot else [])]
+
+    def _learn(self, newest: Plan, known: Plan) -> tuple[list[ClusterAction], bool]:
+        """Learn the longest plan of all survivors, and settle the offer or take it back.
+
+        Returns what follows, and whether the plan has other new records than the one on offer.
+        """
+        offer = self._state.offer
+        news = {record.digest for record in newest.records if record.number > known.latest.number}
+        self._state.learn(newest)
+        if offer is None or offer.record.digest not in news:
+            self._changes.take_back_offer()  # only an evicted node may have it
+            return [], bool(news)
+        settled = self._changes.settle(offer.record.number, offer.record.digest)  # as if its acceptance had arrived
+        return settled, len(news) > 1
+
+    def _evict(self, ballot: Ballot, plan: Plan) -> list[ClusterAction]:
+        """Make the record without the evicted part of the plan, and let everyone know."""
+        state = self._state
+        record = ballot.record(plan, state.term, lambda members: state.adapted(members).schedule, state.revoked)
+        record = state.signed(record)
+        state.plan = plan.extend(record)
         for node in ballot.evicted:
             state.membership.forget(node)
         ids = [i for i in ballot.request_ids if i != UNREQUESTED]
         replies = [Reply(i, record.start, difference=state.difference) for i in ids]
-        actions += [state.persist(), *self._committed(), *replies]
-        # A node that joins by the settled offer may have died, and its fence is up. It begins again over those that are
-        # left: the end of this fence has freed them from their promise, and the evicted would never give one.
-        return [*actions, *(self.fence_again(self.ballot) if self.ballot else [])]
+        return [state.persist(), *self._committed(), *replies]
 
     def _committed(self) -> list[ClusterAction]:
         """To every node in the run: a zombie learns that it is out, and a leaver that it need not wait for the dead."""
