@@ -42,7 +42,8 @@ from edgenode.cli.demo import demo_config
 from edgenode.cli.demo_processes import DemoProcesses
 from edgenode.config.schema import Run
 from edgenode.core.protocol.plan.flood import reach
-from edgenode.core.protocol.plan.plan import MAX_MEMBERS, MAX_RECORD_BYTES, Member, Plan, Record, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import MAX_MEMBERS, MAX_RECORD_BYTES, Member, Record
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.node.progress import report_every_s

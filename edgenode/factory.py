@@ -17,7 +17,8 @@ from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec, gossip_rounds_
 from edgenode.core.algorithm.compression import Compressor, as_float32, keep_all, keep_none
 from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.protocol.plan.lag import Lag
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.plan.resume import restore_plan
 from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology import allreduce

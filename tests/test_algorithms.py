@@ -16,7 +16,8 @@ from edgenode.config.load import load
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import LocalUpdate, State, debias
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore

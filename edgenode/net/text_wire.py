@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgenode.core import names
-from edgenode.core.protocol.plan.plan import is_key_id
+from edgenode.core.protocol.plan.record import is_key_id
 from edgenode.errors import RemoteProtocolError
 
 _MAX_REASON = 1000

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from edgenode.core import canonical
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Leadership
-from edgenode.core.protocol.plan.plan import MAX_RECORD_BYTES, Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import MAX_RECORD_BYTES, Record
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, DigestMismatch, RemoteProtocolError
 from edgenode.net.proto import common_pb2, control_pb2, peer_pb2

@@ -40,7 +40,7 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Accusation, Halt
-from edgenode.core.protocol.plan.plan import Record
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.status import NodeState
 from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
 from edgenode.net.control_client import ControlLink

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterable, Iterator
 
 from edgenode.core.protocol.orders import Accusation
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.status import ClusterStatus, NodeState
 from edgenode.storage.run_history import NO_RECORD, RESTARTED, RunEvent, RunSoFar
 

@@ -48,7 +48,8 @@ from safetensors import numpy as tensors
 
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.canonical import differences
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
 from edgenode.storage import tensor_file
 from edgenode.storage.filesystem import REAL_DISK, Disk, make_durable

@@ -25,7 +25,8 @@ from pathlib import Path
 from edgenode.core.canonical import differences
 from edgenode.core.protocol.controller.changes import requests_from_json, requests_to_json
 from edgenode.core.protocol.events import Persist
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError
 from edgenode.storage.filesystem import REAL_DISK, make_durable
 

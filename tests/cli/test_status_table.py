@@ -15,7 +15,8 @@ from edgenode.cli.status_table import nodes_table, status_table, title, watch_ta
 from edgenode.cli.topology import _plan
 from edgenode.cli.watch import Screen
 from edgenode.core.protocol.orders import Leadership
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.status import ClusterStatus, Fault, NodeState, NodeStatus, NodeView, PendingChange
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule

@@ -17,7 +17,8 @@ from edgenode.controller.controller_options import ControllerOptions
 from edgenode.controller.process import Controller
 from edgenode.core.protocol.events import Disconnected, Persist, Reported
 from edgenode.core.protocol.orders import Hello, Join, Leadership, Order, Standby, Welcome
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, OtherRun
 from edgenode.storage.controller_state import ControllerState

@@ -8,7 +8,8 @@ from structlog.testing import capture_logs
 from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.controller.registry import NodeEntry, NodeRegistry
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.status import COUNTERS, NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule

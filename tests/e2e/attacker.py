@@ -21,7 +21,8 @@ import grpc.aio
 from edgenode.config.schema import Config
 from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.orders import FenceAnswer, Join, Leadership, Progress
-from edgenode.core.protocol.plan.plan import Member, Plan, Record, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize

@@ -19,7 +19,8 @@ from edgenode import factory
 from edgenode.cli import group
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 from tests.e2e.fleet import Fleet
 

@@ -17,7 +17,8 @@ import pytest
 from edgenode.bench.ring import free_ports
 from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.orders import Join, Leadership
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.topology.period import DataSize
 from edgenode.net.order_wire import join_to_wire
 from edgenode.net.peer_calls import probe

@@ -18,7 +18,8 @@ from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.protocol import messages, orders
 from edgenode.core.protocol.events import Received
 from edgenode.core.protocol.member.node import Node
-from edgenode.core.protocol.plan.plan import Member, Plan, Record, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize

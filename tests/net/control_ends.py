@@ -12,7 +12,8 @@ import pytest
 
 from edgenode.core.protocol.events import Disconnected, Reported
 from edgenode.core.protocol.orders import FenceAnswer, Join, Leadership, Order, Progress, Standby
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize

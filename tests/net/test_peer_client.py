@@ -14,7 +14,8 @@ import pytest
 
 from edgenode.core.protocol.events import Answered
 from edgenode.core.protocol.messages import Ack, Verdict
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule

@@ -11,7 +11,8 @@ import pytest
 
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Abort
-from edgenode.core.protocol.plan.plan import Member, Record, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.topology.schedule import GraphSpec, Schedule
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net import peer_server

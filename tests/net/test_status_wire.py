@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from edgenode.core.protocol.orders import Leadership
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.status import ClusterStatus, Fault, NodeState, NodeStatus, NodeView, PendingChange
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule

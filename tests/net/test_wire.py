@@ -13,7 +13,8 @@ from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.core.canonical import canonical
 from edgenode.core.protocol.messages import Ack, Verdict
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import DigestMismatch, RemoteProtocolError

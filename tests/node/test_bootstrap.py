@@ -25,7 +25,8 @@ from edgenode.core.protocol.orders import (
     Standby,
     Welcome,
 )
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.errors import ConfigError, Diverged, TransportError
 from edgenode.net import control_server, peer_server

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.node.initial_model import InitialModel

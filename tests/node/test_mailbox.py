@@ -8,7 +8,8 @@ from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.protocol.events import NodeEvent
 from edgenode.core.protocol.orders import Fence, Halt, Offer
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.node.mailbox import Mailbox
 
 PLAN = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(Config()))

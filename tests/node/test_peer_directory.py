@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from edgenode import factory
 from edgenode.config.schema import Config
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.net.peer_client import PeerAddresses
 from edgenode.node.peer_directory import PeerDirectory
 

@@ -14,7 +14,8 @@ from edgenode import factory
 from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.errors import ConfigError
 from edgenode.node.node_options import NodeOptions
 from edgenode.node.process import NodeProcess

@@ -11,7 +11,8 @@ from safetensors.numpy import load
 from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import RemoteProtocolError
 from edgenode.node.replica import Replica, StartPoint

@@ -16,7 +16,8 @@ from edgenode.config.load import load
 from edgenode.core.protocol.events import Answer, Save, Train
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Halt
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.period import Epoch
 from edgenode.net.peer_client import Peers
 from edgenode.net.peer_server import PeerServer

@@ -9,7 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from edgenode.core.protocol.orders import Leadership
-from edgenode.core.protocol.plan.plan import Member, Plan, Record, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.protocol.plan.signatures import Signed
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule

@@ -35,7 +35,7 @@ class ControllerHost:
     def persist(self, action: Persist) -> None:
         """Write what a controller does not lose with its process."""
         self._persisted, self._run_created = action, True
-        self.evicted |= {node: action.plan.last_evicted(node) for node, _ in action.plan.latest.evictions}
+        self.evicted |= {node: action.plan.processes.last_evicted(node) for node, _ in action.plan.latest.evictions}
 
     def crash(self) -> None:
         """End the controller."""

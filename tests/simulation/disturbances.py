@@ -182,5 +182,5 @@ class Disturbances:
 
 def _is_without(node: Node, name: str) -> bool:
     """Whether a node does not wait for another one, and will not."""
-    out = node.state.plan.last_evicted(name) >= 0 or name not in node.state.plan.at(node.state.round).names
+    out = node.state.plan.processes.last_evicted(name) >= 0 or name not in node.state.plan.at(node.state.round).names
     return out and name not in node.state.missing()

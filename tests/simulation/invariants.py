@@ -25,7 +25,8 @@ from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.messages import Verdict
 from edgenode.core.protocol.plan.lag import Lag
 from edgenode.core.protocol.plan.last_phase import phase_at
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.topology.graph import Digraph
 from edgenode.errors import Evicted, LocalProtocolError
 from tests.simulation.learners import Mass, TrackedLearner

@@ -20,7 +20,7 @@ from edgenode.core.protocol.events import Answered, NodeEvent, Received
 from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import FenceAnswer, Fetched, Leave, NodeReport, OfferAnswer, Progress
-from edgenode.core.protocol.plan.plan import Member, Record
+from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.errors import EdgenodeError, RemoteProtocolError
 from tests.simulation.signer import CONTROLLER_SIGNER
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError

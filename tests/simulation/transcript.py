@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.messages import Message
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 
 
 class Transcript:

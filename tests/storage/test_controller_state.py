@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from edgenode.core.protocol.events import UNREQUESTED, Persist, Rotate, Stop
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.plan.resume import restore_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
@@ -225,7 +226,8 @@ LIVES = """
 import os, sys
 from pathlib import Path
 from edgenode.core.protocol.events import Persist
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.storage.controller_state import ControllerState
 
 def save_forever():

@@ -24,7 +24,8 @@ from edgenode.core.protocol.orders import (
     OfferAnswer,
     Order,
 )
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Link, Schedule

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from edgenode.core.protocol.plan.plan import Record
+from edgenode.core.protocol.plan.record import Record
 
 
 class Verdict(Enum):

@@ -24,7 +24,8 @@ from edgenode.core.protocol.orders import (
     Progress,
     Sponsor,
 )
-from edgenode.core.protocol.plan.plan import Member, Plan
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize

@@ -21,7 +21,8 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.orders import Fence
-from edgenode.core.protocol.plan.plan import Member, Plan, Record, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from tests.simulation.exact_learner import ExactLearner

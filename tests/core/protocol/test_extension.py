@@ -11,7 +11,8 @@ from edgenode.core.protocol.events import Answered, Extend, PlanChanged, Receive
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Leadership, Offer, OfferAnswer, Progress, Refuse, Welcome
 from edgenode.core.protocol.plan.last_phase import end_of, phase_at
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.plan.resume import restore_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period

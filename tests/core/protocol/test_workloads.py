@@ -9,7 +9,8 @@ import pytest
 from edgenode.core.canonical import canonical, digest
 from edgenode.core.protocol.events import Disconnected, Reported, Send
 from edgenode.core.protocol.orders import Join, Refuse
-from edgenode.core.protocol.plan.plan import Member, create_plan
+from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.workloads import refusals
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule

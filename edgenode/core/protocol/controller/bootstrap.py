@@ -19,7 +19,8 @@ from edgenode.core.protocol.controller.eviction import Evictions
 from edgenode.core.protocol.controller.pending_changes import PendingChanges
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Reply, Rotate, Send
 from edgenode.core.protocol.orders import Join, Sponsor, Welcome
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.plan.resume import restore_plan
 from edgenode.core.topology.period import Epoch, Period
 from edgenode.core.topology.schedule import Schedule
@@ -138,7 +139,7 @@ class Bootstrap:
         """Newcomers as members, each with an incarnation of its own."""
         plan, newcomers = self._state.plan, self._state.membership.newcomers
         assert plan is not None
-        return [Member(n, plan.next_incarnation(n), newcomers[n].address, newcomers[n].key) for n in names]
+        return [Member(n, plan.processes.next_incarnation(n), newcomers[n].address, newcomers[n].key) for n in names]
 
     def _welcome_all(self, plan: Plan, start: int) -> list[ClusterAction]:
         self._state.membership.begin(plan, start)

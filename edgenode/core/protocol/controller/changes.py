@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from edgenode.core.protocol.events import UNREQUESTED, Extend, Rotate, Stop
-from edgenode.core.protocol.plan.plan import Record
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule
 from edgenode.core.topology.schedule_json import (

@@ -10,7 +10,8 @@ from edgenode.core.protocol.controller.membership import Membership
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Persist, Rotate, Send, Stop
 from edgenode.core.protocol.orders import Abort, Halt, Hello, Join, Leadership, Refuse
 from edgenode.core.protocol.plan.last_phase import end_of
-from edgenode.core.protocol.plan.plan import MAX_RECORD_BYTES, Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import MAX_RECORD_BYTES, Record
 from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.protocol.plan.signatures import Signer
 from edgenode.core.topology.adaptation import Adapted, adapt

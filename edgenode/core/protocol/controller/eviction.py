@@ -34,7 +34,8 @@ from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Rep
 from edgenode.core.protocol.orders import EvictionCommitted, Fence, FenceAnswer
 from edgenode.core.protocol.plan.lag import LOCK_STEP, Lag
 from edgenode.core.protocol.plan.last_phase import without_evicted
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.topology.schedule import Schedule
 
 
@@ -114,7 +115,7 @@ class Ballot:
         member = plan.member(evicted)
         assert member is not None
         mixed = [t for a in self.answers.values() for node, t in a.begun_rounds if node == evicted]
-        return max([*mixed, plan.joined(evicted, member.incarnation) - 1])
+        return max([*mixed, plan.processes.joined(evicted, member.incarnation) - 1])
 
 
 class Evictions:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgenode.core.protocol.orders import Accusation, FenceAnswer, Join
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 
 
 @dataclass

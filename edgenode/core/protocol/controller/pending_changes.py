@@ -37,7 +37,8 @@ from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Extend, Re
 from edgenode.core.protocol.orders import LeaveRefused, Offer, OfferAnswer, Refuse, Welcome
 from edgenode.core.protocol.plan.flood import reach
 from edgenode.core.protocol.plan.last_phase import latest_change
-from edgenode.core.protocol.plan.plan import Member, Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.protocol.status import PendingChange
 from edgenode.core.topology.schedule import Schedule
 from edgenode.core.topology.schedule_json import MOST
@@ -255,7 +256,7 @@ class PendingChanges:
             raise GraphError(f"{', '.join(leavers)} cannot leave: no other member is left")
         joiners = [c.node for c in changes if isinstance(c, Admission)]
         newcomers = self._state.membership.newcomers
-        new = [Member(n, plan.next_incarnation(n), newcomers[n].address, newcomers[n].key) for n in joiners]
+        new = [Member(n, plan.processes.next_incarnation(n), newcomers[n].address, newcomers[n].key) for n in joiners]
         members = tuple(sorted([*stay, *new]))
         handoffs = tuple((leaver, stay[i % len(stay)].node) for i, leaver in enumerate(sorted(leavers)))
         schedule = self._state.fitted(self._requested(changes, start), tuple(m.node for m in members)).schedule

@@ -25,7 +25,8 @@ from edgenode.core.protocol.member.member_state import Believable, MemberState
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.plan.flood import must_have_pushed
 from edgenode.core.protocol.plan.last_phase import end_of, transfer
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.errors import Evicted, RemoteProtocolError
 
 _LEAST_U = 2.0**-126  # the least normal float32: below it x has no precision left
@@ -45,7 +46,7 @@ def judge_push(state: MemberState, message: Message) -> Believable | Ack | Evict
     if sender in state.fenced:
         return None  # what counts of it is settled when the eviction is committed, its records included
     # precaution: a push of an evicted incarnation is refused
-    if message.incarnation <= state.plan.last_evicted(sender):
+    if message.incarnation <= state.plan.processes.last_evicted(sender):
         return _stale(state, message, state.plan.at(t))
     plan = candidate(state, message.records)
     record = plan.at(t)
@@ -172,7 +173,7 @@ def check_push(message: Message, plan: Plan, receiver: str) -> None:
     """
     sender, t = message.sender, message.round
     graph, record = plan.graph(t), plan.at(t)
-    if message.number != record.number or message.incarnation <= plan.last_evicted(sender):
+    if message.number != record.number or message.incarnation <= plan.processes.last_evicted(sender):
         raise RemoteProtocolError(f"{sender} pushed under record {message.number} of a plan that it has no part in")
     if sender not in graph.in_neighbours(receiver):
         raise RemoteProtocolError(f"{sender} pushed round {t}, but is not an in-neighbour in its graph")
@@ -193,14 +194,14 @@ def check_round(state: MemberState, message: Message, plan: Plan) -> None:
     sender, t = message.sender, message.round
     longer = (plan.latest.rounds or 0) - (state.plan.latest.rounds or 0)  # by a record that comes with this push
     end = min([end_of(plan, state.learner.rounds + longer), *plan.ends])
-    since = plan.joined(sender, message.incarnation)  # not what an earlier process of the name left
+    since = plan.processes.joined(sender, message.incarnation)  # not what an earlier process of the name left
     full = t > state.round and state.barrier.buffered_from(sender, since) >= state.window
     mixed = state.lag.mixed_before(plan, t)  # by the sender
     # precaution: a push of a round that its sender cannot have begun is refused
     if full or t >= end or (t >= state.round + state.window and _is_ahead_of_us(state, plan, sender, mixed)):
         raise RemoteProtocolError(f"{sender} pushed round {t} of {end}, but round {state.round} is next here")
     for peer, begun in message.begun_rounds:
-        known = plan.next_incarnation(peer)  # 0 if it was never a member
+        known = plan.processes.next_incarnation(peer)  # 0 if it was never a member
         if not known or begun > end or _is_ahead_of_us(state, plan, peer, begun):
             raise RemoteProtocolError(f"{sender} hands on that {peer} has begun round {begun}, which cannot be")
 

@@ -15,7 +15,8 @@ from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.orders import Fence
 from edgenode.core.protocol.plan.lag import Lag
 from edgenode.core.protocol.plan.last_phase import end_of, phase_at
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.plan.signatures import Verifier
 from edgenode.errors import EdgenodeError
 
@@ -182,7 +183,7 @@ class MemberState:
     def buffered(self) -> dict[str, int]:
         """How many pushes of each sender wait here."""
         incarnations = self.plan.latest.incarnations
-        since = {s: self.plan.joined(s, incarnations.get(s, 0)) for s in self.peers.begun}
+        since = {s: self.plan.processes.joined(s, incarnations.get(s, 0)) for s in self.peers.begun}
         return {s: self.barrier.buffered_from(s, t) for s, t in since.items()}
 
     def fail(self, error: EdgenodeError) -> list[NodeAction]:

@@ -40,7 +40,8 @@ from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, FenceAnswer, Halt, Offer, OfferAnswer
 from edgenode.core.protocol.plan.flood import reach
 from edgenode.core.protocol.plan.lag import LOCK_STEP, Lag
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
 from edgenode.errors import Diverged, Evicted
 

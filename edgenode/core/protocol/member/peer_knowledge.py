@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 
 
 class PeerKnowledge:

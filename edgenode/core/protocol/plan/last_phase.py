@@ -24,7 +24,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from edgenode.core.protocol.plan.plan import MAX_MEMBERS, Plan
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import MAX_MEMBERS
 from edgenode.core.topology.allreduce import NAME, Allreduce, Transfer, hops
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec
 

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from edgenode.core.protocol.plan.plan import Member, Plan
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError
 

@@ -34,7 +34,7 @@ from edgenode.core.protocol.orders import (
     Refuse,
     Welcome,
 )
-from edgenode.core.protocol.plan.plan import Member
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.schedule import Period, ScheduleSpec
 from tests.core.protocol.cluster_driver import (
     FIRST,

@@ -25,7 +25,8 @@ from edgenode.core.protocol.orders import (
     Leave,
     Offer,
 )
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Period, Schedule
 from tests.core.protocol.cluster_driver import (

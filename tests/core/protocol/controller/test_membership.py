@@ -6,7 +6,8 @@ import pytest
 
 from edgenode.core.protocol.controller.membership import Membership
 from edgenode.core.protocol.orders import FenceAnswer, Join
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule

@@ -30,7 +30,7 @@ from edgenode.core.protocol.orders import (
     Welcome,
 )
 from edgenode.core.protocol.plan.flood import reach
-from edgenode.core.protocol.plan.plan import Member
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.status import PendingChange
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.requirements import Requirements

@@ -9,7 +9,8 @@ import pytest
 from edgenode.core.protocol.controller.changes import Rekeying
 from edgenode.core.protocol.events import Disconnected, Persist, Reported, Revoke, Rotate, Send
 from edgenode.core.protocol.orders import Fetched, Hello, Leadership, NewKey, Offer, Revoked, Welcome
-from edgenode.core.protocol.plan.plan import Member, Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.errors import RemoteProtocolError

@@ -12,7 +12,8 @@ from edgenode.core.protocol.events import Answer, Answered, Fail, Mixed, PlanCha
 from edgenode.core.protocol.member.judgement import branch, check_push, extended
 from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.messages import Ack, Message, Verdict
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import Evicted, RemoteProtocolError

@@ -20,7 +20,8 @@ from edgenode.core.protocol.member.member_state import Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort, EvictionCommitted, FenceAnswer, Offer, OfferAnswer
 from edgenode.core.protocol.plan.flood import reach
-from edgenode.core.protocol.plan.plan import Member, Plan
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import Diverged, RemoteProtocolError

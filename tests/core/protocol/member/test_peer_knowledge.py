@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from edgenode.core.protocol.member.peer_knowledge import PeerKnowledge
 from edgenode.core.protocol.messages import Message
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 

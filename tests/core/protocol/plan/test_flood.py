@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from edgenode.core.protocol.plan.flood import must_have_pushed, reach
 from edgenode.core.protocol.plan.lag import Lag
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 

@@ -15,7 +15,8 @@ from edgenode.core.protocol.plan.last_phase import (
     transfer,
     without_evicted,
 )
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgenode.core.protocol.plan.plan import Member, Plan, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.schedule import Schedule

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.protocol.plan.plan import Member, Plan, Record, create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
+from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.schedule import Schedule

@@ -21,7 +21,8 @@ from edgenode.core.protocol.orders import (
     Progress,
     Refuse,
 )
-from edgenode.core.protocol.plan.plan import Plan, Record
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.plan.signatures import FoundingRecordOnly
 from edgenode.errors import RemoteProtocolError
 from tests.core.protocol.cluster_driver import a_run_spec, all_of, join, node_names, only
