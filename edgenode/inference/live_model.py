@@ -35,7 +35,7 @@ class LiveModel:
         ConfigError: there is no file, or it does not fit the model. The text names what differs.
 
     Examples:
-        >>> live = edgenode.LiveModel("/var/lib/edgenode", wait_s=60)
+        >>> live = edgenode.LiveModel("/run/edgenode/model.safetensors", wait_s=60)
         >>> while True:
         ...     if live.refresh():
         ...         print("now with the model of round", live.round)
