@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -12,42 +13,30 @@ import pytest
 from edgenode.cli import group
 from tests.docs_commands import Command, commands, section
 
-PAGES = {
-    "README.md": ("Train on four devices", "Watch and steer the run", "Change the topology while it trains"),
-    "docs/devices.md": ("Install edgenode", "Start a run by hand", "Start a run with the boards"),
-    "docs/deploy.md": ("Check the device first", "Run as systemd services"),
-    "docs/security.md": ("Let a device in", "Let a person in", "Make certificates without a controller"),
-    "docs/own-photos.md": ("3. Start",),
-}
-TYPED = [
-    (page, command.text)
-    for page, headings in PAGES.items()
-    for heading in headings
-    for command in commands(page, heading)
-    if re.match(r"(sudo )?edgenode ", command.text)
-]
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# A line of code or a word of the text, without what a comment or another program adds.
+_TYPED = re.compile(r"(?:^ {4,}|`)(?:\$ |sudo )?edgenode ([a-z-][^`|>;]*?)(?:`|$|  +# .*| [|>;] .*)", re.M)
+TYPED = sorted({(page.name, typed) for page in PAGES for typed in _TYPED.findall(page.read_text().replace("\\\n", ""))})
 
 
-@pytest.mark.parametrize(("page", "text"), TYPED)
-def test_documented_command_exists(page: str, text: str) -> None:
-    words = shlex.split(text.removeprefix("sudo ").partition(" | ")[0], comments=True)[1:]
+@pytest.mark.parametrize(("page", "typed"), TYPED)
+def test_documented_command_exists(page: str, typed: str) -> None:
+    words = shlex.split(typed, comments=True)
     command: click.Command = group
     context = click.Context(group)
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and words:
         found = command.get_command(context, words[0])
-        assert found is not None, f"{page}: {text}"
+        assert found is not None, f"{page}: {typed}"
         command, words = found, words[1:]
-    command.make_parser(click.Context(command)).parse_args(words)
+    with suppress(click.BadOptionUsage):  # the text may name an option without its value
+        command.make_parser(click.Context(command)).parse_args(words)
 
 
-def test_every_path_to_a_service_has_its_invite() -> None:
-    for page, heading in (
-        ("docs/devices.md", "Start a run with the boards"),
-        ("docs/deploy.md", "Run as systemd services"),
-    ):
-        typed = [command.text for command in commands(page, heading)]
-        assert "sudo edgenode invite --credentials /var/lib/edgenode-controller/operator.pem" in typed
-        assert "edgenode doctor --systemd --join inv-… | sudo sh" in typed
+def test_services_have_their_invite() -> None:
+    typed = [command.text for command in commands("docs/deploy.md", "Run as systemd services")]
+    assert "sudo edgenode invite --credentials /var/lib/edgenode-controller/operator.pem" in typed
+    assert "edgenode doctor --systemd --join inv-… | sudo sh" in typed
 
 
 def test_containers_have_their_invite_and_the_port_to_enrol_at() -> None:

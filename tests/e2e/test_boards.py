@@ -75,9 +75,9 @@ def test_services_train_with_an_emulated_raspberry_pi(tmp_path: Path) -> None:
 
 
 def train_as_services(all_boards: list[Board]) -> None:
-    """Play "Start a run with the boards" up to the trained models. One board loses its power in between."""
+    """Play "Run as systemd services" up to the trained models. One board loses its power in between."""
     first = all_boards[0]
-    install_script, enable, invite, join, status = commands("docs/devices.md", "Start a run with the boards")
+    install_script, enable, invite, join, status = commands("docs/deploy.md", "Run as systemd services")[:5]
     first.type(install_script.text)
     for unit in ("node", "controller"):
         verified = first.run(f"systemd-analyze verify /etc/systemd/system/edgenode-{unit}.service 2>&1")
