@@ -168,12 +168,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def samples_per_round(self) -> int:
-        """How much of its data a node uses in one round, as epochs count it: with "auto", of one step."""
+        """The number of samples that a node uses in one round. With "auto", epochs count one step a round."""
         return self.batch_size * self.accumulate * (1 if self.local_steps == "auto" else self.local_steps)
 
     @property
     def has_own_data(self) -> bool:
-        """Whether a node trains on all of its data."""
+        """Return whether a node trains on all of its data."""
         if self.data != "auto":
             return self.data == "own"
         return bool(self.entry) or self.dataset == "imagefolder"
@@ -228,7 +228,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def definition(self) -> AlgorithmDefinition:
-        """What `name` stands for."""
+        """The definition of `name`."""
         return ALGORITHMS[self.name]
 
 
@@ -315,12 +315,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return {f"{section}.{name}": v for section, keys in self.as_dict().items() for name, v in keys.items()}
 
     def shared(self, rounds: bool = False) -> str:
-        """All that must be equal on every node, as a canonical text: keys, and versions of extensions.
+        """Return the part that must be equal on every node, as a canonical text: keys, and versions of extensions.
 
         With an overlap, checkpoints decide when a round is mixed.
 
         Args:
-            rounds: with ``run.rounds``. It is in the plan of a run, which a controller makes and later makes longer.
+            rounds: include ``run.rounds``. It is in the plan of a run, which a controller makes and later makes longer.
                 Only without a controller must it be equal on every node.
         """
         local = LOCAL_KEYS - {"run.checkpoint_every"} if self.run.overlap else LOCAL_KEYS
@@ -349,7 +349,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         }
 
     def warnings(self) -> list[str]:
-        """What is allowed and yet probably not intended, one line each."""
+        """Return one line for each valid but suspicious setting."""
         lines = []
         rate, kept = self.algorithm.averaging_rate, self.algorithm.kept_share
         if rate is not None and 0 < kept < rate and self.algorithm.definition.rule().error_feedback:

@@ -1,4 +1,4 @@
-"""How a node stops whose loop ends before the run.
+"""Stops a node whose loop ends before the run.
 
 After a `break` (`loop_exit`), the node leaves. An exception in the body closes the generator of `Mesh.loop`, which
 cannot see it. So the node stops as soon as the exception is known, and after `_KNOWN_S` in any case:
@@ -42,7 +42,7 @@ class Ending:
         leave: leaves the run, in this thread.
 
     Attributes:
-        broke_off: whether the node was stopped before the run ended.
+        broke_off: the node was stopped before the run ended.
     """
 
     def __init__(self, node: NodeThread, leave: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
-"""How a loop was left: by break or return, or by an exception that unwinds it.
+"""Finds out how a loop ended: by break or return, or by an exception that unwinds it.
 
 A generator that is closed cannot see which of them it was. The frame of the loop shows it: break and return drop the
-iterator by an instruction of their own, and an exception wherever it was raised.
+iterator by a special instruction, and an exception wherever it was raised.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SUSPENDED = ("YIELD_VALUE", "RESUME", "RESUME_CHECK", "JUMP_BACKWARD_NO_INTERRU
 
 
 def is_left_on_purpose(frame: FrameType | None) -> bool:
-    """Whether a ``for`` statement drops its iterator because of break or return, and not because of an exception.
+    """Return whether a ``for`` statement drops its iterator because of break or return, not because of an exception.
 
     Args:
         frame: the caller of the iterator's ``close``. A generator around the iterator, such as a progress bar, is

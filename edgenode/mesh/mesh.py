@@ -43,10 +43,10 @@ class Mesh:
             format and be on any device. All else, such as BatchNorm statistics, stays on this node.
         config: path of run.toml, the same on every node. By default the variable EDGENODE_CONFIG, or the defaults of
             every key. The keys of [task] about data, model and optimiser have no effect here.
-        kept: what else training depends on: the optimiser, the schedule, a gradient scaler. Anything with
+        kept: the other objects that training depends on: the optimiser, the schedule, a gradient scaler. Anything with
             ``state_dict`` and ``load_state_dict`` is kept in the checkpoints.
         settings: keys of run.toml with their values, over those of the file, as in ``{"run.rounds": 500}``.
-        name: of this node. By default EDGENODE_NAME, or the host name.
+        name: the name of this node. By default EDGENODE_NAME, or the host name.
         listen: host:port for the other nodes. By default EDGENODE_LISTEN, or port 7600 of every interface.
         peers: host:port of the other nodes, for a run without a controller. By default EDGENODE_PEERS, or mDNS.
         controller: host:port of the controller. By default EDGENODE_CONTROLLER, or mDNS.
@@ -57,8 +57,8 @@ class Mesh:
         metrics: host:port that serves Prometheus. By default EDGENODE_METRICS, or none.
         publish: file for the model, every ``run.publish_every`` rounds and at the end. By default EDGENODE_PUBLISH, or
             model.safetensors in the state folder.
-        track: where this node's measurements go: tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT. By default
-            EDGENODE_TRACK, or nowhere. The controller's --track has those of all nodes.
+        track: the tracker of this node's measurements: tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT. By default
+            EDGENODE_TRACK, or none. The controller's --track takes the measurements of all nodes.
 
     Attributes:
         extra: a dict of your own that the checkpoints keep: numbers, text, tensors, and collections of them.
@@ -195,7 +195,7 @@ class Mesh:
         mixed model. It also takes the time for what is due: an evaluation, a checkpoint.
 
         Args:
-            loss: of this step, one number. It is logged, shown by ``edgenode status``, and checked to be finite.
+            loss: the loss of this step, one number. The log and ``edgenode status`` show it. It must be finite.
 
         Raises:
             EdgenodeError: the run failed on this node, training diverged, there is no loop, or this is the second call
@@ -280,7 +280,7 @@ class Mesh:
 
     @property
     def done(self) -> bool:
-        """Whether the run is over for this node: it ended, was stopped, or failed."""
+        """Return whether the run is over for this node: it ended, was stopped, or failed."""
         return self._done
 
     @property

@@ -102,7 +102,7 @@ def _warn_of_no_loop() -> None:
 
 
 def checked_accuracy(value: float, name: str) -> float:
-    """What an evaluation returned.
+    """Return the result of an evaluation.
 
     Raises:
         EdgenodeError: it is not a fraction.
@@ -172,7 +172,7 @@ def _optimisers(kept: Iterable[object]) -> Iterable[torch.optim.Optimizer]:
 
 
 def _may_optimise(kept: object) -> bool:
-    """Whether it can step, and is of no kind that is known here."""
+    """Return whether an object of an unknown kind can step."""
     known = isinstance(kept, torch.optim.Optimizer | LRScheduler | nn.Module | torch.amp.GradScaler)
     return not known and hasattr(kept, "step")
 

@@ -57,7 +57,7 @@ class NodeThread:
 
     Attributes:
         result: the content of result.json, if the run ended or was stopped for all.
-        error: why it failed, if it did.
+        error: the error that it failed with, or None.
     """
 
     def __init__(self, options: NodeOptions, workload: MeshWorkload, worker: UserThread) -> None:

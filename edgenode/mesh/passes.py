@@ -34,7 +34,7 @@ class Passes(Generic[B]):
     """Endless passes over a loader.
 
     Attributes:
-        number: of the current pass, from 0.
+        number: the number of the current pass, from 0.
         taken: batches taken from it.
     """
 
@@ -43,7 +43,7 @@ class Passes(Generic[B]):
         self.generators = _generators(loader)
         self._loader = loader
         self._keeps_its_position = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
-        self._began: dict[str, Any] | None = None  # the generators at the begin of the pass
+        self._began: dict[str, Any] | None = None  # the generators at the start of the pass
         self._resume: dict[str, Any] | None = None  # the position to begin at
 
     @property
@@ -67,7 +67,7 @@ class Passes(Generic[B]):
             for batch in self._begin():
                 self.taken += 1
                 yield batch
-                if self._resume is not None:  # set by `go_to` meanwhile
+                if self._resume is not None:  # `go_to` has set it
                     break
             else:
                 if not self.taken:
@@ -107,7 +107,7 @@ class Passes(Generic[B]):
     # --- the position -------------------------------------------------------------------------------
 
     def position(self) -> dict[str, Any]:
-        """Where the loop is: the batch taken last is done."""
+        """Return the position of the loop: the batch taken last is done."""
         if self._resume is not None:
             return self._resume
         now = random_state.capture(self.generators)
@@ -122,7 +122,7 @@ class Passes(Generic[B]):
 
 
 def _parts(loader: object) -> list[object]:
-    """What decides on the batches of a loader: each once, and those of all loaders in a list of them."""
+    """Return the objects that decide on the batches of a loader, or of a list of loaders, each once."""
     if isinstance(loaders := getattr(loader, "flattened", None), list):
         return [part for one in loaders for part in _parts(one)]
     batch_sampler = getattr(loader, "batch_sampler", None)

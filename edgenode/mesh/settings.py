@@ -59,7 +59,7 @@ def log_as_the_daemon_does(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def local_steps(options: NodeOptions) -> int:
-    """How many steps of the loop are a round.
+    """Return the number of steps of the loop in a round.
 
     Raises:
         ConfigError: run.toml leaves it to the node, which does not have the loop in its hands.

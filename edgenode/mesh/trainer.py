@@ -41,7 +41,7 @@ _SCHEDULE, _OBJECT, _POSITION, _EXTRA = "schedule", "object", "position", "extra
 
 
 class Stateful(Protocol):
-    """What a checkpoint keeps: an optimiser, a schedule, a gradient scaler, another model."""
+    """An object that checkpoints keep: an optimiser, a schedule, a gradient scaler, another model."""
 
     def state_dict(self) -> Any: ...
     def load_state_dict(self, state_dict: Any, /) -> Any: ...
@@ -58,7 +58,7 @@ class MeshTrainer:
 
     Attributes:
         round: the round that the user trains for.
-        rounds_per_epoch: of the run.
+        rounds_per_epoch: rounds of one epoch of the run.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class MeshTrainer:
 
     @property
     def remedy(self) -> str:
-        """What to lower if training diverges."""
+        """The value to lower if training diverges."""
         return "the learning rate of your optimiser"
 
     def initial(self) -> Floats:
@@ -112,7 +112,7 @@ class MeshTrainer:
 
     @property
     def staging(self) -> Floats:
-        """Where z [d] need not be copied from."""
+        """The vector z [d] that need not be copied."""
         return self._flat.staging
 
     def hand_over(self, t: int, z: LazyModel) -> None:
@@ -136,7 +136,7 @@ class MeshTrainer:
         """The user's schedule is the user's."""
 
     def train(self, t: int, z: Floats) -> LocalStep:
-        """What the user's steps made of z, which `hand_over` has loaded."""
+        """Return the result of the user's steps on z, which `hand_over` has loaded."""
         loss = sum(self._losses) / len(self._losses) if self._losses else None
         if loss is not None and not math.isfinite(loss):
             raise Diverged(f"the loss is {loss}")
@@ -148,7 +148,7 @@ class MeshTrainer:
     # --- evaluation ---------------------------------------------------------------------------------
 
     def evaluate(self, z: Floats) -> float | None:
-        """What the user's function measures of z [d], in evaluation mode and without gradients.
+        """Return the accuracy of z [d] from the user's function, in evaluation mode and without gradients.
 
         It may draw random numbers, which has no effect on the training.
 
@@ -212,7 +212,7 @@ class MeshTrainer:
         return {BUFFER_PREFIX + name: tensor for name, tensor in self._flat.buffers().items() if name in kept}
 
     def _named(self) -> Iterable[tuple[str, Stateful]]:
-        """What is kept, with its name. Schedules come last: they set what the optimisers use."""
+        """Return the kept objects with their names. Schedules come last: they set what the optimisers use."""
         schedules = [kept for kept in self._kept if isinstance(kept, LRScheduler)]
         others = [kept for kept in self._kept if not isinstance(kept, LRScheduler)]
         yield from ((f"{_OBJECT}.{i}", kept) for i, kept in enumerate(others))

@@ -30,7 +30,7 @@ class _Item:
     """Work for the user's thread.
 
     Attributes:
-        z: of a round that the user trains, before ``work`` is done.
+        z: the model of a round that the user trains, before ``work`` is done.
     """
 
     work: Callable[..., Any]
@@ -43,10 +43,10 @@ class UserThread:
     """A worker without a thread: the thread that calls ``serve`` is it.
 
     Args:
-        hand_over: loads z [d] into the user's model at the begin of a round.
+        hand_over: loads z [d] into the user's model at the start of a round.
 
     Attributes:
-        failure: what an item raised last.
+        failure: the last error of an item.
     """
 
     def __init__(self, hand_over: Callable[[int, LazyModel], None]) -> None:

@@ -1,4 +1,4 @@
-"""What runs in the background of a node's main task: other tasks of the event loop, and work on vectors."""
+"""The background of a node's main task: other tasks of the event loop, and work on vectors."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def in_background(work: Coroutine[Any, Any, Any], name: str) -> AsyncItera
     """Run a coroutine during the body, and cancel it after the body.
 
     Raises:
-        EdgenodeError: of the coroutine. It cancels the body.
+        EdgenodeError: the coroutine failed. Its error cancels the body.
     """
     try:
         async with asyncio.TaskGroup() as group:

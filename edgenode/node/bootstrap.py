@@ -1,4 +1,4 @@
-"""How a node reaches a plan with a controller. `fixed_peers` is the way without one.
+"""Brings a node to a plan with a controller. `fixed_peers` does so without one.
 
 1. Find it: at the given address, or by mDNS. Report `Join`, which shows what this process can resume from.
 2. The controller creates or resumes the run when all nodes it needs are connected, and welcomes them.
@@ -68,14 +68,14 @@ _CHECK_LINK_EVERY_S = 0.1
 
 @dataclass(frozen=True)
 class LocalNode:
-    """What this process brings to a run.
+    """The part of a run that this process brings.
 
     Attributes:
         saved: the rounds of its intact checkpoints, and the plan of the newest.
-        data: how much it has.
-        port: where its peers reach it.
-        verifier: of what a controller says.
-        model_bytes: an upper bound of what a sponsor sends.
+        data: the size of its data.
+        port: the port where its peers reach it.
+        verifier: verifies statements of a controller.
+        model_bytes: an upper bound of a sponsor's model.
     """
 
     identity: Identity
@@ -100,7 +100,7 @@ class ModelFetcher:
         self._local, self._link = local, link
 
     async def run(self) -> None:
-        """For every sponsor: fetch its model, reach all other members, and report that. Until cancelled."""
+        """Until cancelled, fetch the model of every sponsor, reach all other members, and report that."""
         while True:
             sponsor = await self.sponsors.get()
             try:
@@ -130,7 +130,7 @@ class ControllerBootstrap:
         show_wait: takes a line about what this node waits for.
 
     Attributes:
-        link: to the controller. The caller runs it.
+        link: the link to the controller. The caller runs it.
         mailbox: orders to the node, from the first one on.
     """
 

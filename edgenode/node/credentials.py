@@ -1,4 +1,4 @@
-"""How a node proves who it is: with the credentials in its state folder, which an invite puts there."""
+"""The credentials of a node, in its state folder. An invite puts them there."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def node_security(options: NodeOptions) -> Security:
 
 
 def how_to_get_one(name: str, controller: str) -> str:
-    """What to do for a node without a certificate, in a run with a controller or with "none"."""
+    """Say how to get a certificate, in a run with a controller or with "none"."""
     if controller == "none":
         return (
             "without a controller, make the certificates of all nodes on one machine (edgenode cert init, then "
@@ -67,7 +67,7 @@ def how_to_get_one(name: str, controller: str) -> str:
 
 
 def verifier(options: NodeOptions) -> Verifier:
-    """What a node asks before it believes a record of the plan or a controller's greeting.
+    """Return the check of a controller's records and greetings.
 
     Raises:
         SecurityError: the authority's certificate is malformed.
@@ -93,7 +93,7 @@ def enrolled(options: NodeOptions) -> Security:
 
 
 def _needs_invite(options: NodeOptions) -> bool:
-    """Whether a node has no valid certificate of the cluster of its invite.
+    """Return whether a node has no valid certificate of the cluster of its invite.
 
     Raises:
         ConfigError: it has none of its cluster at all, and the invite cannot be read.
@@ -117,7 +117,7 @@ def _needs_invite(options: NodeOptions) -> bool:
 
 
 def _own_of_cluster(options: NodeOptions) -> Credentials | None:
-    """What the node has, if its certificate is of this node and its cluster, and has not expired."""
+    """Return the node's credentials, if its certificate is of this node and its cluster, and has not expired."""
     try:
         own = read_credentials(options.credentials)
         is_own = own is not None and own.subject == Subject("node", options.name)

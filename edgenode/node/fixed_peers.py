@@ -1,4 +1,4 @@
-"""How a node reaches a plan with fixed peers and no controller, and what happens when one of them restarts.
+"""Brings a node to a plan with fixed peers and no controller, and back to one when a peer restarts.
 
 1. Every node meets all others again and again. Each answers with its process, what it can resume from, how much data
    it has, and its company: a digest over the names and processes of all nodes, as it has met them itself.
@@ -7,7 +7,7 @@
 3. A process takes part once. When another process answers at the address of a peer, the peer has died and is back.
    This node then ends its part, and begins again at step 1 as another process, from its checkpoints. All others do so
    too, because each is met by the process that is back, or by one that has begun again.
-4. Until all have met, nobody begins. So it does not matter how many die, or whether one dies meanwhile.
+4. Until all have met, nobody begins. So it does not matter how many die, or when.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PROBE_S = 5.0
 
 @dataclass(frozen=True)
 class Agreement:
-    """What all fixed peers agree on.
+    """The facts that all fixed peers agree on.
 
     Attributes:
         addresses: host:port of each other node, by its name.
@@ -113,7 +113,7 @@ class _Meeting:
                 task.cancel()
 
     def agreement(self) -> Agreement:
-        """What follows from the answers, as at every other node.
+        """Return the facts that follow from the answers, as at every other node.
 
         Raises:
             ConfigError: some nodes have checkpoints and others have none.

@@ -34,11 +34,11 @@ _FIRST_LOG_S = 1.0
 
 @dataclass(frozen=True)
 class InitialModel:
-    """What the first member begins with, for the others.
+    """The initial model of the first member, for the others.
 
     Attributes:
-        model: as safetensors.
-        names: of the members that begin the run.
+        model: the model as safetensors.
+        names: the names of the members that begin the run.
         until: the last round in which one of them can still lack it.
     """
 
@@ -53,7 +53,7 @@ class InitialModel:
         return cls(model, frozenset(names), max(reach(plan, name, 0) for name in names))
 
     def serves(self, node: str, t: int) -> bool:
-        """Whether a node that asks in round t gets it."""
+        """Return whether a node that asks in round t gets it."""
         return node in self.names and t <= self.until
 
 

@@ -29,8 +29,8 @@ class NodeOption:
     """An option as a user gives it.
 
     Attributes:
-        name: of the option and the variable, in lower case.
-        metavar: stands for its value in `--help`.
+        name: the name of the option and the variable, in lower case.
+        metavar: the placeholder of its value in `--help`.
         default: None if it depends on others, as ``meaning`` says.
     """
 
@@ -105,15 +105,15 @@ def _insecure() -> Security:
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """How to run one node, checked.
+    """The options of one node, checked.
 
     Attributes:
         peers: host:port of the other nodes. Empty to find them by mDNS.
         controller: "mdns", "none", or host:port.
-        publish: where the model is published, if not in the state folder.
+        publish: the file of the published model, if it is not in the state folder.
         resume_from: the round to resume from. None is the newest that all nodes have.
         join: is used if the node has no valid certificate.
-        security: of all gRPC connections.
+        security: the credentials of all gRPC connections.
     """
 
     config: Config
@@ -167,7 +167,7 @@ class NodeOptions:
 
     @property
     def model_file(self) -> Path:
-        """Where the model is published."""
+        """The file of the published model."""
         from edgenode.storage.model_file import MODEL_FILE
 
         return self.publish or self.state_dir / MODEL_FILE
@@ -184,7 +184,7 @@ class NodeOptions:
 
     @property
     def uses_mdns(self) -> bool:
-        """Whether the controller, or the peers, are found by mDNS."""
+        """Return whether the controller, or the peers, are found by mDNS."""
         return self.controller == "mdns" or not self.peers
 
 
@@ -198,7 +198,7 @@ def node_options(config: Config, name: str, **given: Any) -> NodeOptions:
     """The options as a user writes them, checked.
 
     Args:
-        given: by the names of the table. What is missing or None has its default.
+        given: values by the names of the table. A missing one, or None, takes its default.
 
     Raises:
         ConfigError: the name is not one, an address is malformed, or there is neither a controller nor a peer.

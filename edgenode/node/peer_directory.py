@@ -1,4 +1,4 @@
-"""Where a peer can be dialled."""
+"""The addresses at which a peer can be dialled."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_LAST_REPORT_S = 20.0  # to a controller that many nodes report to at once
+_LAST_REPORT_S = 20.0  # many nodes may report to the controller at once
 _FLUSH_S = 2.0
 _KNOWN_S = 10.0
 
@@ -186,7 +186,7 @@ class NodeProcess:
         return LocalNode(self.identity, self.saved, data, port, self._verifier, model_bytes)
 
     def _admits(self, subject: Subject, key_id: str) -> bool:
-        """Whether the plan lets somebody in who shows a key."""
+        """Return whether the plan admits a subject that shows a key."""
         if self._runner is None or subject.role != "node":
             return True
         snapshot = self._runner.progress.snapshot
@@ -196,7 +196,7 @@ class NodeProcess:
     # --- how the run knows this node (`renewal`) ------------------------------------------------------
 
     def is_member(self) -> bool:
-        """Whether it takes part in the run, with a link to the controller."""
+        """Return whether it takes part in the run, with a link to the controller."""
         return self._runner is not None and self._link is not None
 
     def ask_for_key(self, key_id: str) -> None:
@@ -205,7 +205,7 @@ class NodeProcess:
             self._link.report(NewKey(key_id))
 
     def is_known_by(self, key_id: str) -> bool:
-        """Whether the receivers of its pushes have answered one of a round in which the plan has this key."""
+        """Return whether the receivers of its pushes have answered one of a round in which the plan has this key."""
         if self._runner is None:
             return False
         snapshot = self._runner.progress.snapshot
@@ -365,7 +365,7 @@ class NodeProcess:
         return NodeView(self.options.name, status=status)
 
     def _cluster(self) -> ClusterStatus:
-        """What this node knows of the cluster, for its tracker: itself."""
+        """Return the status of the cluster that this node knows, for its tracker: its own."""
         return ClusterStatus(self.identity.cluster, nodes=(self._view(),))
 
     def _in_a_line(self) -> str:

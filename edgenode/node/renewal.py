@@ -1,10 +1,10 @@
 """Renews a node's certificate at two thirds of its life. Training does not notice.
 
-A member also gets a new key. Its peers take calls under its name from the key in the plan alone, so the order matters:
+A member also gets a new key. Its peers take calls under its name only from the key in the plan, so the order matters:
 
 1. The node makes a key, and the controller issues a certificate for it. Both keys are valid for the controller now.
 2. The node asks the controller to be known by the new key, and the controller makes a record.
-3. The node changes its key when everyone to whom it pushes has acted on the record: a window of rounds after its start.
+3. The node changes its key when all receivers of its pushes acted on the record: a window of rounds after its start.
    Its peers take the old key until then. Connections that live keep the old one.
 4. With the first use of the new key, the controller revokes the old one.
 
@@ -33,10 +33,10 @@ _POLL_S = 0.1
 
 
 class Standing(Protocol):
-    """How the run knows this node."""
+    """The run's knowledge of this node."""
 
     def is_member(self) -> bool:
-        """Whether the plan names it."""
+        """Return whether the plan names it."""
         ...
 
     def ask_for_key(self, key_id: str) -> None:
@@ -44,7 +44,7 @@ class Standing(Protocol):
         ...
 
     def is_known_by(self, key_id: str) -> bool:
-        """Whether everyone to whom it pushes takes this key."""
+        """Return whether all receivers of its pushes take this key."""
         ...
 
 

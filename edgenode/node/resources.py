@@ -1,4 +1,4 @@
-"""What a node costs its machine: memory, and energy where the board has a sensor.
+"""Measures what a node costs its machine: memory, and energy if the board has a sensor.
 
 Energy sensors are files of Linux's sysfs, which are only read. They measure a whole processor or board, so other
 programs count too. Without a sensor there is no figure, and no estimate.
@@ -26,11 +26,11 @@ _MOST_MMAP_THRESHOLD, _NEVER = 32 * 2**20, 2**31 - 1  # bytes. glibc refuses a h
 
 @dataclass(frozen=True)
 class Usage:
-    """What a node used of its machine.
+    """The memory and energy that a node used.
 
     Attributes:
-        joules_per_round: of the whole board or processor.
-        power_sensor: what measures the energy, or why nothing does.
+        joules_per_round: energy of the whole board or processor.
+        power_sensor: the sensor that measures the energy, or why none does.
     """
 
     peak_memory_bytes: int | None

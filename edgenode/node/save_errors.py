@@ -1,4 +1,4 @@
-"""What a node cannot save, and since when. It trains on meanwhile."""
+"""Keeps what a node cannot save, and since when. The node continues to train."""
 
 from __future__ import annotations
 

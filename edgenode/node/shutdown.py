@@ -35,7 +35,7 @@ class Shutdown:
     """The shutdown of one node.
 
     Args:
-        interrupt: stops it at once, for a reason.
+        interrupt: stops the node at once, with a reason.
     """
 
     def __init__(self, interrupt: Callable[[str], object]) -> None:
@@ -44,7 +44,7 @@ class Shutdown:
         self._why_stays = ""
 
     def on_sigterm(self, link: ControlLink) -> None:
-        """From now on, leave gracefully at SIGTERM. In the main thread only."""
+        """Leave gracefully at SIGTERM from now on. Call it in the main thread."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._sigterm, link)
 
     def _sigterm(self, link: ControlLink) -> None:

@@ -1,4 +1,4 @@
-"""What run.toml allows and the data or the model make pointless. Known only once both are loaded."""
+"""Warns about settings that are valid but useless with this data or model, once both are loaded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def task_warnings(
 
     Args:
         tensors: the size of each tensor of the model.
-        samples: of this node.
-        classes: of the data set.
+        samples: the number of this node's samples.
+        classes: the number of classes of the data set.
     """
     run, task, algorithm = config.run, config.task, config.algorithm
     if task.batch_size > samples:

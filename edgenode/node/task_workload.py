@@ -24,7 +24,7 @@ class TaskWorkload:
     """The task of a run.toml, for one node.
 
     Args:
-        name: of the node.
+        name: the name of the node.
         other: the workload of another node in this process. The two share the task, and the data if it is cut.
         warn: takes what is allowed and yet probably not intended, once the first trainer is made.
     """

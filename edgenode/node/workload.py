@@ -1,4 +1,4 @@
-"""What a node process trains: the seam between a run and everything that can be trained.
+"""The workload of a node process: the seam between a run and everything that can be trained.
 
 A `NodeProcess` asks a `Workload` for a `Trainer`, and its `Replica` asks the trainer for local steps. Neither knows
 what a model, a data set or an optimiser is. `TaskWorkload` (task_workload) is the task that run.toml names, and a
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgenode.tasks.trainer import LocalStep
 
 SHARED_STATE = ("buffer.", "schedule.")
-"""How the names in a trainer's local state begin that a newcomer takes over from its sponsor."""
+"""The first parts of names in a trainer's local state that a newcomer takes over from its sponsor."""
 
 
 class Trainer(Protocol):
@@ -39,10 +39,10 @@ class Trainer(Protocol):
         size: d.
         staging: a vector [d] of the trainer's own. A z that is in it need not be copied. While x is z, the node keeps x
             there, so only `train` changes it, and methods that are given another z. None has no such vector.
-        rounds_per_epoch: of the run.
-        remedy: what to lower if training diverges.
+        rounds_per_epoch: rounds of one epoch of the run.
+        remedy: the key to lower if training diverges.
         samples: training samples of this node.
-        metadata: what describes the model to a reader of its tensors.
+        metadata: the description of the model for a reader of its tensors.
     """
 
     @property
@@ -109,15 +109,15 @@ class Trainer(Protocol):
 
 
 class Workload(Protocol):
-    """What a node process trains. It outlives the process: an evicted node rejoins with the same workload."""
+    """The model and data that a node trains. It outlives the process: an evicted node rejoins with it."""
 
     def identity(self) -> Mapping[str, str]:
-        """What must be equal on every node besides run.toml, by name."""
+        """Return the facts, by name, that must be equal on every node in addition to run.toml."""
         ...
 
     @property
     def makes_own_model(self) -> bool:
-        """Whether the initial models of two nodes may differ. The nodes then begin with that of the first member."""
+        """True if the initial models of two nodes may differ. The nodes then begin with the first member's model."""
         ...
 
     def prepare(self) -> DataSize:
