@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import edgenode
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.config.load import load
 from edgenode.tasks import models
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.config.load import load
 from edgenode.tasks.image_task import ImageTask
 

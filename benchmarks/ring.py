@@ -34,11 +34,10 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgenode.addresses import free_ports
 from edgenode.bench import CLUSTER, name_of
-from edgenode.bench.ring import free_ports
+from edgenode.bench.ring import NODES, SIZES
 
-NODES = 4
-PARAMETERS = {"43 B": 9, "2.6 kB": 650, "1.08 MB": 270_000}  # a payload is four bytes for each, and a header of five
 WARM_UP = 20  # rounds
 _MOST_S = 300.0
 
@@ -223,26 +222,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--payload", choices=list(PARAMETERS), action="append", help="default: all")
+    parser.add_argument("--payload", choices=list(SIZES), action="append", help="default: all")
     parser.add_argument("--profile", action="store_true", help="one node, with cProfile")
     parser.add_argument("process", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.process:
         one_process(*options.process)
         return
-    chosen = options.payload or list(PARAMETERS)
+    chosen = options.payload or list(SIZES)
     if options.profile:
-        ring("edgenode", PARAMETERS[chosen[0]], options.rounds, profile=True)
+        ring("edgenode", SIZES[chosen[0]], options.rounds, profile=True)
         return
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {options.runs} runs of {options.rounds} rounds\n")
     print("| payload | ms of a round, per node | edgenode | grpc.aio | ratio | in memory | least ratio |")
     print("|---|---|---|---|---|---|---|")
     for payload in chosen:
         runs = [
-            [ring(side, PARAMETERS[payload], options.rounds) for side in ("edgenode", "bare")]
-            for _ in range(options.runs)
+            [ring(side, SIZES[payload], options.rounds) for side in ("edgenode", "bare")] for _ in range(options.runs)
         ]
-        alone = [in_memory(PARAMETERS[payload], options.rounds) for _ in range(options.runs)]
+        alone = [in_memory(SIZES[payload], options.rounds) for _ in range(options.runs)]
         for place, what in enumerate(("CPU", "wall")):
             ours, theirs = ([run[side][place] for run in runs] for side in (0, 1))
             ratios = [a / b for a, b in zip(ours, theirs, strict=True)]

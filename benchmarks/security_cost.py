@@ -31,7 +31,7 @@ from typing import NamedTuple, Self
 
 import grpc.aio
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.config.load import load
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.net.peer_client import PUSH

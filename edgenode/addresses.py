@@ -1,8 +1,14 @@
-"""Network addresses as text: host:port."""
+"""Network addresses as text, host:port, and ports that are free."""
 
 from __future__ import annotations
 
+import random
+import socket
+from itertools import islice
+
 from edgenode.errors import ConfigError
+
+_PORTS = range(20_000, 30_000)  # below those that a system gives to outgoing connections
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -20,3 +26,17 @@ def split_address(address: str) -> tuple[str, int]:
 def join_address(host: str, port: int) -> str:
     """The inverse of ``split_address``."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nothing uses, and that no connection takes before a process listens there."""
+    tried = random.SystemRandom().sample(_PORTS, len(_PORTS))
+    return list(islice(filter(_is_free, tried), count))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True

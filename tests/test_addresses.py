@@ -1,11 +1,14 @@
-"""Addresses as text, in both directions."""
+"""Addresses as text, in both directions, and free ports."""
 
 from __future__ import annotations
+
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgenode import addresses
 from edgenode.addresses import join_address, split_address
 from edgenode.errors import ConfigError
 
@@ -33,3 +36,12 @@ def test_split_is_the_inverse_of_join(host: str, port: int) -> None:
 def test_malformed_address_is_refused(wrong: str) -> None:
     with pytest.raises(ConfigError, match="is not an address: expected host:port"):
         split_address(wrong)
+
+
+def test_free_ports_are_distinct_and_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", addresses.free_ports(1)[0])) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(addresses, "_PORTS", range(port - 2, port + 3))
+        ports = addresses.free_ports(5)
+    assert len(set(ports)) == len(ports) >= 1
+    assert port not in ports

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from pathlib import Path
 
 import msgspec
 
+from edgenode.addresses import free_ports
 from edgenode.bench import CLUSTER, Measurement, name_of
 from edgenode.bench.ring_node import SEGMENT, Found, Order, Run
 from edgenode.errors import EdgenodeError
@@ -25,7 +23,6 @@ NODES = 4
 SIZES = {"43 bytes": 9, "2.6 kB": 650, "1.08 MB": 270_000}  # a push has four bytes for each parameter, and a header
 LARGE = "1.08 MB"
 _LARGE_FROM = 100_000
-_PORTS = range(20_000, 30_000)  # below those that a system gives to outgoing connections
 _ENVIRON = {"OMP_NUM_THREADS": "1", "GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
 
 
@@ -99,17 +96,3 @@ def _line(process: subprocess.Popen[bytes], folder: Path, index: int) -> Found:
         return msgspec.json.decode(line, type=Found)
     log = (folder / f"{index}.log").read_text(errors="replace").strip().splitlines() or ["its log is empty"]
     raise EdgenodeError(f"node {name_of(index)} of the ring ended: {log[-1]}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nothing uses, and that no connection takes before a process listens there."""
-    tried = random.SystemRandom().sample(_PORTS, len(_PORTS))
-    return list(islice(filter(_is_free, tried), count))
-
-
-def _is_free(port: int) -> bool:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 pytest.importorskip("ray")

@@ -6,13 +6,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
-import pytest
 from click.testing import CliRunner
 
 from edgenode.bench import ring
@@ -41,15 +39,6 @@ def test_ring_is_measured_with_real_nodes() -> None:
     assert [row.unit for row in ring.rates(found)] == ["rounds/s", "ms/round"] * 2
     idle, peak = ring.memory(found[ring.LARGE], 270_000)
     assert 50 < idle.median < peak.median < 2000  # MB
-
-
-def test_free_ports_are_distinct_and_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", ring.free_ports(1)[0])) as taken:
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(ring, "_PORTS", range(port - 2, port + 3))
-        ports = ring.free_ports(5)
-    assert len(set(ports)) == len(ports) >= 1
-    assert port not in ports
 
 
 def test_unknown_part_is_named() -> None:

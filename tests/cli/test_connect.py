@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.net import credential_server, operator_server
 from edgenode.net.credential_server import CredentialServer

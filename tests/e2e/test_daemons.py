@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.storage.checkpoints import CheckpointStore
 from tests.e2e.fleet import Fleet, Process
 

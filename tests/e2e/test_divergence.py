@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.storage.run_history import RunHistory
 from tests.e2e.fleet import Fleet, Process
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from tests.e2e.fleet import Fleet, Process
 from tests.e2e.test_resume import tensors
 

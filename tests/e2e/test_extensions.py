@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.schema import ALGORITHMS, COMPRESSORS
 from tests.distributions import forget, install, install_project, python_blocks

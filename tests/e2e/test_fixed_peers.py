@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from tests.e2e.fleet import Fleet, Process, until
 
 NODES = 4

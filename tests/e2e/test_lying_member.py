@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.core.protocol.messages import Message
 from edgenode.core.protocol.orders import Join, Leadership
 from edgenode.core.protocol.plan.plan import Plan

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 
 pytest.importorskip("lightning.pytorch")
 pytest.importorskip("transformers")

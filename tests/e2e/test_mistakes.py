@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.security.authority import Authority
 from edgenode.security.invite import Invite
 from edgenode.security.subject import Subject

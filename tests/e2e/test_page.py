@@ -20,7 +20,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.cli.credentials import operator_securities
 from edgenode.cli.watch import Screen
 from edgenode.net.operator_client import operator_client

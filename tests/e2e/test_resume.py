@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from tests.e2e.fleet import Fleet, Process
 
 # All runs share a cluster name, because it is part of the run digest. Other test processes have other names.

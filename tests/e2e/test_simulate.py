@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from tests.e2e.fleet import Fleet
 from tests.torch_versions import has_muon
 

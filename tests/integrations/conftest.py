@@ -10,7 +10,7 @@ import pytest
 import structlog
 import torch
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 
 Arguments = Callable[..., dict[str, Any]]
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgenode import Mesh
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.mesh import misuse
 
 MakeMesh = Callable[..., Mesh]

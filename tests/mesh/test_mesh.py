@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import edgenode
 from edgenode import ConfigError, EdgenodeError, LiveModel, Mesh
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from tests.mesh.conftest import MakeMesh
 
 DATA = TensorDataset(torch.arange(40.0).view(10, 4) / 40, torch.arange(10) % 3)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode.bench.ring import free_ports
+from edgenode.addresses import free_ports
 from edgenode.config.load import load
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import PeerRestarted
