@@ -1,4 +1,4 @@
-"""The sending end of the peer service: one stream for each out-neighbour.
+"""The sending end of the peer service: one stream to an out-neighbour. `peers` has all of them.
 
 A push is never lost silently. Its link repeats it, over as many connections as it takes, until the receiver answers it.
 A receiver that cannot be reached directly may be reached by a relay. The link then tries both in turn, and leaves the
@@ -9,13 +9,13 @@ waits for an answer for long makes sure that a new connection can be opened.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 
 import grpc
 import grpc.aio
@@ -32,11 +32,7 @@ from edgenode.net.push_wire import PushWriter
 from edgenode.net.relay_client import Relay, way_by
 from edgenode.net.retry import Backoff, Outage, stay_connected
 from edgenode.net.rpc import broken, channel, parsed, side_by_side
-from edgenode.net.wire import (
-    MOST_ANSWERS,
-    Identity,
-    ack_from_wire,
-)
+from edgenode.net.wire import MOST_ANSWERS, Identity, ack_from_wire
 from edgenode.security.subject import Subject
 
 log = structlog.get_logger()
@@ -75,9 +71,7 @@ class PeerLink:
         faults: takes what the peer does against the protocol. It does not end the link.
         watch: takes whether the peer can be reached directly.
         relays: returns the processes that may relay to the peer.
-
-    Attributes:
-        wire_bytes: bytes of all gRPC messages sent, repeats and framing included.
+        count: takes the bytes of every gRPC message sent, repeats and framing included.
     """
 
     def __init__(
@@ -89,8 +83,9 @@ class PeerLink:
         faults: Faults | None = None,
         watch: LinkWatch | None = None,
         relays: Callable[[], Sequence[Relay]] = tuple,
+        count: Callable[[int], None] = lambda size: None,
     ) -> None:
-        self.to, self.wire_bytes = to, 0
+        self.to, self._count = to, count
         self._watch, self._relays, self._good_relay = watch, relays, ""
         self._by_relay = False  # whether the next attempt goes by a relay
         self._direct_again, self._done = asyncio.Event(), asyncio.Event()
@@ -103,7 +98,7 @@ class PeerLink:
         self._outbox: deque[Message] = deque()
         self._wake = asyncio.Event()
         self._closing = False
-        self._attempts = count()
+        self._attempts = itertools.count()
         self._outage = Outage(
             lambda since_s, why: log.warning("cannot reach a peer", peer=to, since_s=since_s, why=why)
         )
@@ -305,94 +300,10 @@ class PeerLink:
         while True:
             while self._outbox:
                 for frame in writer.frames(self._outbox.popleft()):
-                    self.wire_bytes += len(frame) + _GRPC_PREFIX_BYTES
+                    self._count(len(frame) + _GRPC_PREFIX_BYTES)
                     await stream.write(frame)
             if self._is_done():
                 await stream.done_writing()
                 return
             self._wake.clear()
             await self._wake.wait()
-
-
-class Peers:
-    """All links of a node to its out-neighbours. Each lives in the caller's task group."""
-
-    def __init__(
-        self,
-        group: asyncio.TaskGroup,
-        identity: Identity,
-        peer_addresses: Callable[[str], PeerAddresses],
-        post: Callable[[Answered], None],
-        faults: Faults | None = None,
-        watch: LinkWatch | None = None,
-        relays: Callable[[str], Sequence[Relay]] = lambda to: (),
-    ) -> None:
-        self._watch, self._relays = watch, relays
-        if watch is not None:
-            watch.works_again = self._go_direct
-        self._group, self._identity, self._peer_addresses = group, identity, peer_addresses
-        self._post, self._faults = post, faults or Faults()
-        self._links: dict[str, PeerLink] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._ending = set[PeerLink]()  # dropped or retired, and not yet over
-        self._ended_links_bytes = 0
-
-    @property
-    def wire_bytes(self) -> int:
-        """Bytes of all gRPC messages sent to peers."""
-        return self._ended_links_bytes + sum(link.wire_bytes for link in {*self._links.values(), *self._ending})
-
-    def push(self, to: str, message: Message) -> None:
-        """Deliver a message. The first one to a peer opens the link."""
-        if to not in self._links:
-            link = PeerLink(
-                to,
-                self._identity,
-                lambda: self._peer_addresses(to),
-                self._post,
-                self._faults,
-                self._watch,
-                lambda: self._relays(to),
-            )
-            self._links[to] = link
-            self._tasks[to] = self._group.create_task(link.run(), name=f"link to {to}")
-        self._links[to].push(message)
-
-    def _go_direct(self, to: str) -> None:
-        if to in self._links:
-            self._links[to].go_direct()
-
-    def drop(self, peer: str) -> None:
-        """End the link to an evicted peer. Messages still in the queue are lost."""
-        if peer in self._links:
-            self._let_end(peer)[1].cancel()
-
-    def retire(self, peer: str) -> None:
-        """End the link to a peer that left, once the peer has answered everything."""
-        if peer in self._links:
-            self._let_end(peer)[0].close()
-
-    def _let_end(self, peer: str) -> tuple[PeerLink, asyncio.Task[None]]:
-        """Take the link to a peer from the list. What it still sends counts, too."""
-        link, task = self._links.pop(peer), self._tasks.pop(peer)
-        self._ending.add(link)
-        if self._watch is not None:
-            self._watch.forget(peer)
-        task.add_done_callback(lambda _: self._note_end(link))
-        return link, task
-
-    def _note_end(self, link: PeerLink) -> None:
-        self._ending.discard(link)
-        self._ended_links_bytes += link.wire_bytes
-
-    async def close(self) -> None:
-        """End every link once its peer has answered everything, and wait for that."""
-        for link in self._links.values():
-            link.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
-
-    def abandon(self) -> None:
-        """End every link at once: the run has failed."""
-        for task in self._tasks.values():
-            task.cancel()

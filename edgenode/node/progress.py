@@ -174,7 +174,6 @@ class ProgressReporter:
     Args:
         link: to the controller, if the run has one.
         settings: the section `run` of the configuration.
-        wire_bytes: returns the bytes of the gRPC messages sent to peers.
         faults: what its peers did against the protocol.
 
     Attributes:
@@ -190,7 +189,6 @@ class ProgressReporter:
         wait: BarrierWait,
         link: ControlLink | None,
         settings: Run,
-        wire_bytes: Callable[[], int],
         faults: Faults,
     ) -> None:
         self.snapshot = NodeSnapshot.of(replica.node)
@@ -200,7 +198,7 @@ class ProgressReporter:
         self.save_errors = SaveErrors()
         self._end: tuple[NodeState, str] | None = None
         self._start, self._faults = self.snapshot.round, faults
-        self._replica, self._wait, self._link, self._wire_bytes = replica, wait, link, wire_bytes
+        self._replica, self._wait, self._link = replica, wait, link
         self._evict_after_s = settings.evict_after_s
         self._stall_reporter = StallReporter(min(settings.barrier_timeout_s, _LOG_STALL_EVERY_S))
         self._round_timer = RoundTimer()
@@ -265,12 +263,6 @@ class ProgressReporter:
             rounds=snapshot.end,
             loss=stats.loss,
             accuracy=stats.accuracy,
-            messages=stats.messages,
-            payload_bytes=stats.payload_bytes,
-            wire_bytes=self._wire_bytes(),
-            dense_bytes=stats.dense_bytes,
-            gossip_bytes=stats.gossip_bytes,
-            received_bytes=stats.received_bytes,
             round_s=self._round_timer.round_s,
             sketch_round=stats.sketch_round,
             sketch=tuple(stats.sketch),
@@ -280,12 +272,12 @@ class ProgressReporter:
             state=state,
             error=error,
             faults=self._faults.counted,
-            alarms=stats.alarms,
             save_error=save_error,
             save_error_s=save_error_s,
             peak_memory_bytes=usage.peak_memory_bytes or 0,
             joules_per_round=usage.joules_per_round,
             power_sensor=usage.power_sensor,
+            **stats.counts,
         )
 
     def usage(self) -> Usage:

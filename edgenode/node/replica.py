@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -40,12 +41,12 @@ from edgenode.core.protocol.plan.last_phase import transfer
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
 from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
-from edgenode.node.stats import NodeStats
+from edgenode.node.stats import COUNTS, NodeStats
 from edgenode.node.workload import SHARED_STATE, Trainer
 from edgenode.observability.model_sketch import Sketch
 from edgenode.storage import model_file
 from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore
-from edgenode.storage.result_file import NodeResult
+from edgenode.storage.result_file import SENT, NodeResult
 
 _SMALL = 50_000  # parameters: of fewer, a message is decoded and mixed in some 0.1 ms
 _Z = "z"  # the key of the model among what a sponsor sends
@@ -139,8 +140,8 @@ class Replica:
             return algorithm_spec.initial(self.trainer.initial())
         checkpoint = self._store.load(start.round)
         self.trainer.load_local_state(checkpoint.local)
-        for name, count in checkpoint.counts.items():
-            setattr(self.stats, name, count)
+        self.stats.good_until = checkpoint.counts.get("good_until")
+        self.stats.counts.update({name: n for name, n in checkpoint.counts.items() if name in COUNTS})
         self.stats.u = float(checkpoint.state.u.mean())
         return checkpoint.state
 
@@ -284,7 +285,7 @@ class Replica:
         """
         if accusation.member and self._config.run.on_poison == "report":
             self._watch.suspect(accusation.round)
-        self.stats.alarms += 1
+        self.stats.count(alarms=1)
         self._alarms_of[accusation.member] += 1
         return self._alarms_of[accusation.member].bit_count() == 1
 
@@ -300,30 +301,30 @@ class Replica:
 
     def count(self, mixed: Mixed) -> None:
         """Add a closed round to the counters."""
-        stats = self.stats
-        stats.messages += mixed.messages
-        stats.payload_bytes += mixed.payload_bytes
-        stats.gossip_bytes += mixed.payload_bytes if self.learner.algorithm_spec.gossips(mixed.round) else 0
         parts = transfer(self.node.state.plan, mixed.round, self.name)
         share = parts.count / parts.parts if parts else 1.0  # of a model, in one message
-        stats.dense_bytes += mixed.messages * round(4 * self.layout.size * share)
-        stats.u = mixed.u
+        self.stats.count(
+            messages=mixed.messages,
+            payload_bytes=mixed.payload_bytes,
+            gossip_bytes=mixed.payload_bytes if self.learner.algorithm_spec.gossips(mixed.round) else 0,
+            dense_bytes=mixed.messages * round(4 * self.layout.size * share),
+        )
+        self.stats.u = mixed.u
 
-    def save(self, action: Save, wire_bytes: int = 0) -> None:
+    def save(self, action: Save) -> None:
         """Write a checkpoint.
 
         Raises:
             CheckpointError: it cannot be written.
         """
-        self.write(self.checkpoint(action, wire_bytes))
+        self.write(self.checkpoint(action))
 
-    def checkpoint(self, action: Save, wire_bytes: int) -> Checkpoint:
+    def checkpoint(self, action: Save) -> Checkpoint:
         """What ``write`` needs. The arrays are the node's own. They stay as they are until ``write`` has read them.
 
         Until then, the node may begin a local step, but no event may be handled.
         """
-        counted = ("messages", "payload_bytes", "dense_bytes", "gossip_bytes", "received_bytes", "alarms")
-        counts = {name: getattr(self.stats, name) for name in counted} | {"wire_bytes": wire_bytes}
+        counts = dict(self.stats.counts)
         if (good_until := self._watch.good_until) is not None:
             counts["good_until"] = good_until
         read = self._read = Event()
@@ -342,19 +343,10 @@ class Replica:
 
     # --- the end ------------------------------------------------------------------------------------
 
-    def result(self, rounds: int, test_accuracy: float | None, wire_bytes: int = 0) -> NodeResult:
+    def result(self, rounds: int, test_accuracy: float | None) -> NodeResult:
         """This node's row of result.json."""
-        stats = self.stats
-        return NodeResult(
-            node=self.name,
-            test_accuracy=test_accuracy,
-            u=stats.u,
-            rounds=rounds,
-            messages=stats.messages,
-            payload_bytes=stats.payload_bytes,
-            wire_bytes=wire_bytes,
-            dense_bytes=stats.dense_bytes,
-        )
+        sent: dict[str, Any] = {name: self.stats.counts[name] for name in SENT}
+        return NodeResult(node=self.name, test_accuracy=test_accuracy, u=self.stats.u, rounds=rounds, **sent)
 
     # --- the model for others -----------------------------------------------------------------------
 

@@ -46,8 +46,9 @@ from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProt
 from edgenode.net.control_client import ControlLink
 from edgenode.net.link_watch import LinkWatch
 from edgenode.net.peer_calls import abort
-from edgenode.net.peer_client import PeerAddresses, Peers
+from edgenode.net.peer_client import PeerAddresses
 from edgenode.net.peer_server import PeerServer
+from edgenode.net.peers import Peers
 from edgenode.net.relay_client import Relay
 from edgenode.node.background import Worker
 from edgenode.node.initial_model import InitialModel
@@ -92,7 +93,7 @@ class NodeRunner:
         self._watch = LinkWatch(server.identity, self._target_of)
         self._watch.left_out = self._left_out
         self._wait = BarrierWait(config.run.barrier_timeout_s if link is None else None, mailbox.post)
-        self.progress = ProgressReporter(replica, self._wait, link, config.run, lambda: self._wire_bytes, server.faults)
+        self.progress = ProgressReporter(replica, self._wait, link, config.run, server.faults)
         self.progress.links = self._watch
         self._initial = initial
         self._exported: tuple[int, bytes] | None = None  # the model of a round, for all newcomers that ask in it
@@ -119,6 +120,7 @@ class NodeRunner:
                 self._server.faults,
                 self._watch,
                 self._relays_to,
+                lambda size: self.replica.stats.count(wire_bytes=size),
             )
             window, largest = self.replica.node.state.window, self.replica.learner.max_bytes
             self._server.open(identity, lambda message, taken: post(Received(message), taken), largest, window)
@@ -148,13 +150,8 @@ class NodeRunner:
 
     def result(self, outcome: Outcome) -> result_file.NodeResult:
         """This node's row of result.json."""
-        row = self.replica.result(outcome.round, outcome.test_accuracy, self._wire_bytes)
+        row = self.replica.result(outcome.round, outcome.test_accuracy)
         return replace(row, **asdict(self.progress.usage()))
-
-    @property
-    def _wire_bytes(self) -> int:
-        """Bytes of the gRPC messages sent to peers, those before a resume included."""
-        return self.replica.stats.wire_bytes + (self._peers.wire_bytes if self._peers is not None else 0)
 
     def _addresses_of(self, peer: str) -> PeerAddresses:
         """Where a receiver can be, and its keys. It may be two windows behind: one of rounds, one with its old key."""
@@ -229,7 +226,7 @@ class NodeRunner:
             await self._saved(self._saving)
         for event in events:
             if isinstance(event, Received):
-                self.replica.stats.received_bytes += len(event.message.payload)
+                self.replica.stats.count(received_bytes=len(event.message.payload))
             elif isinstance(event, Halt):
                 self.progress.halt_ordered(event)
         # a model that is exported is read in the worker, so the node must not change meanwhile
@@ -357,7 +354,7 @@ class NodeRunner:
 
     async def _save(self, save: Save) -> None:
         """Begin to write a checkpoint, in a thread of its own. The next local step does not wait for it."""
-        checkpoint = await self._worker(self.replica.checkpoint, save, self._wire_bytes)
+        checkpoint = await self._worker(self.replica.checkpoint, save)
         self._saving = asyncio.get_running_loop().run_in_executor(None, self.replica.write, checkpoint)
 
     async def _saved(self, saving: asyncio.Future[None]) -> None:

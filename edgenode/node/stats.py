@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgenode.core.algorithm.compression import Floats
+from edgenode.core.protocol.status import COUNTERS
+
+COUNTS = (*COUNTERS, "alarms")
+"""What a node counts, over all its processes: reports, checkpoints and result.json take it from here."""
 
 
 @dataclass
 class NodeStats:
-    """What this node did so far, for reports and for result.json. The counts continue when a run resumes."""
+    """What a node did so far. `NodeStatus` describes the counts, which continue when a run resumes."""
 
-    messages: int = 0
-    payload_bytes: int = 0
-    dense_bytes: int = 0
-    wire_bytes: int = 0
-    gossip_bytes: int = 0
-    received_bytes: int = 0
-    alarms: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     good_until: int | None = None  # of a checkpoint that was written while something was wrong
     loss: float | None = None
     accuracy: float | None = None
@@ -25,6 +23,11 @@ class NodeStats:
     u: float = 1.0
     sketch_round: int = 0
     sketch: list[float] = field(default_factory=list)
+
+    def count(self, **more: int) -> None:
+        """Add to the counts of these names."""
+        for name, number in more.items():
+            self.counts[name] += number
 
 
 @dataclass(frozen=True)

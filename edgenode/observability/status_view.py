@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from edgenode.addresses import join_address, split_address
 from edgenode.core.protocol.controller.links import describe
 from edgenode.core.protocol.plan.plan import Plan
-from edgenode.core.protocol.status import ClusterStatus, Fault, LinkView, NodeState, NodeView
+from edgenode.core.protocol.status import COUNTERS, ClusterStatus, Fault, LinkView, NodeState, NodeView
 from edgenode.net.interfaces import is_loopback
 from edgenode.security.subject import CONTROLLER
 
@@ -135,12 +135,7 @@ def node_json(node: NodeView) -> dict[str, Any]:
         "loss": status.loss,
         "accuracy": status.accuracy,
         "u": status.u,
-        "messages": status.messages,
-        "payload_bytes": status.payload_bytes,
-        "gossip_bytes": status.gossip_bytes,
-        "received_bytes": status.received_bytes,
-        "wire_bytes": status.wire_bytes,
-        "dense_bytes": status.dense_bytes,
+        **{name: getattr(status, name) for name in COUNTERS},
         "waiting_for": list(status.waiting_for),
         "waiting_s": round(status.waiting_s, 3),
         "holds_up": list(node.holds_up),

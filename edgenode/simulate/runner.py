@@ -172,7 +172,7 @@ class Simulation:
     @property
     def payload_bytes(self) -> float:
         """The payload bytes that a node has sent so far, as the mean over the nodes."""
-        return sum(replica.stats.payload_bytes for replica in self._replicas.values()) / len(self._replicas)
+        return sum(replica.stats.counts["payload_bytes"] for replica in self._replicas.values()) / len(self._replicas)
 
     def _mean(self, values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]

@@ -16,6 +16,8 @@ from edgenode.errors import CheckpointError
 from edgenode.storage.filesystem import write_atomically
 
 SCHEMA = "edgenode/result/1"
+SENT = ("messages", "payload_bytes", "wire_bytes", "dense_bytes")
+"""The counts of a node that its row has."""
 _NOISE = 0.02  # two evaluations of equally good models differ by less test accuracy than this
 
 

@@ -89,11 +89,14 @@ class Receiver:
 
 @asynccontextmanager
 async def a_link(
-    *targets: str, identity: Identity = N0, keys: frozenset[str] = frozenset()
+    *targets: str,
+    identity: Identity = N0,
+    keys: frozenset[str] = frozenset(),
+    count: Callable[[int], None] = lambda size: None,
 ) -> AsyncIterator[tuple[PeerLink, list[Answered]]]:
     """n0's link to n1. It is closed, and has ended, when the block is left."""
     answered: list[Answered] = []
-    link = PeerLink("n1", identity, lambda: PeerAddresses(tuple(targets), keys=keys), answered.append)
+    link = PeerLink("n1", identity, lambda: PeerAddresses(tuple(targets), keys=keys), answered.append, count=count)
     async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
         group.create_task(link.run(), name="link")
         yield link, answered

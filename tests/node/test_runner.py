@@ -19,8 +19,8 @@ from edgenode.core.protocol.orders import Halt
 from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.period import Epoch
-from edgenode.net.peer_client import Peers
 from edgenode.net.peer_server import PeerServer
+from edgenode.net.peers import Peers
 from edgenode.net.wire import Identity
 from edgenode.node.background import WorkerThread
 from edgenode.node.mailbox import Mailbox

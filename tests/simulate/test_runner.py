@@ -306,7 +306,7 @@ def test_nodes_train_before_the_first_round_of_an_exchange(monkeypatch: pytest.M
     assert trained == [(t, 4) for t in range(4) for _ in range(4)]
     assert simulation.before_gossip() is None
     assert {node["messages"] for node in result["nodes"]} == {8}
-    assert {replica.stats.gossip_bytes for replica in simulation._replicas.values()} == {0}
+    assert {replica.stats.counts["gossip_bytes"] for replica in simulation._replicas.values()} == {0}
     (replica, *_) = simulation._replicas.values()
     assert replica.rounds_per_epoch == 2 * replica.trainer.rounds_per_epoch
 

@@ -136,8 +136,8 @@ class SkewScout:
             for home in graph.nodes
             for host in graph.out_neighbours(home)
         ]
-        stats = [replica.stats for replica in self._replicas.values()]
-        payload, dense = sum(s.payload_bytes for s in stats), sum(s.dense_bytes for s in stats)
+        counts = [replica.stats.counts for replica in self._replicas.values()]
+        payload, dense = (sum(of_node[name] for of_node in counts) for name in ("payload_bytes", "dense_bytes"))
         last = self.measurements[-1] if self.measurements else {"payload_bytes": 0, "dense_bytes": 0}
         measured = {
             "round": t,
