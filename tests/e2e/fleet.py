@@ -25,8 +25,10 @@ from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.security.authority import Authority
 from edgenode.security.subject import Subject
+from tests.e2e.fork_server import ForkedProcess, fork
 
-Spawn = Callable[..., subprocess.Popen[Any]]
+Popen = subprocess.Popen[Any] | ForkedProcess
+Spawn = Callable[..., Popen]
 
 DEADLINE_S = 200.0
 _POLL_S = 0.02
@@ -89,7 +91,7 @@ class Process:
     """One edgenode process and its output."""
 
     name: str
-    popen: subprocess.Popen[Any]
+    popen: Popen
     out: Path
     log: Path
 
@@ -178,7 +180,7 @@ class Fleet:
 
     def node(
         self, name: str, *arguments: str, listen: str | None = "127.0.0.1:0", file: str = "run.toml",
-        spawn: Spawn = subprocess.Popen, program: Sequence[str] = ("-m", "edgenode"),
+        spawn: Spawn = fork, program: Sequence[str] = ("-m", "edgenode"),
     ) -> Process:  # fmt: skip
         """Start one `edgenode run`."""
         self.authority().keep(self._state(name, arguments) / "credentials.pem", Subject("node", name))
@@ -202,7 +204,7 @@ class Fleet:
 
     def script(
         self, name: str, program: str, *arguments: str, variables: Mapping[str, str] = {},
-        spawn: Spawn = subprocess.Popen,
+        spawn: Spawn = fork,
     ) -> Process:  # fmt: skip
         """Start a script with edgenode.Mesh as a node."""
         self.authority().keep(self.state(name) / "credentials.pem", Subject("node", name))
@@ -213,9 +215,7 @@ class Fleet:
         """Start node-0, node-1, ..."""
         return [self.node(f"node-{i}", *arguments) for i in range(count)]
 
-    def controller(
-        self, *arguments: str, listen: str | None = "127.0.0.1:0", spawn: Spawn = subprocess.Popen
-    ) -> Process:
+    def controller(self, *arguments: str, listen: str | None = "127.0.0.1:0", spawn: Spawn = fork) -> Process:
         """Start one `edgenode controller`."""
         where = ("--listen", listen) if listen else ()
         common = ("--config", str(self.folder / "run.toml"), "--state-dir", str(self.state("controller")))
@@ -236,9 +236,7 @@ class Fleet:
         listen = f"127.0.0.1:{ports[i]}"
         return self.node(f"node-{i}", "--peers", peers, *arguments, listen=listen, file=file)
 
-    def command(
-        self, *arguments: str, code: int = 0, timeout_s: float = DEADLINE_S, spawn: Spawn = subprocess.Popen
-    ) -> Process:
+    def command(self, *arguments: str, code: int = 0, timeout_s: float = DEADLINE_S, spawn: Spawn = fork) -> Process:
         """Run a command to its end."""
         return self.start("-".join(arguments[:2]), *arguments, spawn=spawn).exits(code, timeout_s)
 
@@ -249,7 +247,7 @@ class Fleet:
             process.exits(0)
 
     def start(
-        self, name: str, *arguments: str, spawn: Spawn = subprocess.Popen, program: Sequence[str] = ("-m", "edgenode"),
+        self, name: str, *arguments: str, spawn: Spawn = fork, program: Sequence[str] = ("-m", "edgenode"),
         variables: Mapping[str, str] = {},
     ) -> Process:  # fmt: skip
         """Start any edgenode command, or another Python program."""
