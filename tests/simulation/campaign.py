@@ -112,13 +112,23 @@ def trial(make: Callable[[T], ClusterSim], of: T, twice: bool = False) -> Trial[
 def trials(
     make: Callable[[T], ClusterSim], of: Sequence[T], twice: bool = False, jobs: int | None = None
 ) -> Iterator[Trial[T]]:
-    """Play many runs in parallel, on all processors or on ``jobs`` of them, and yield their results in order.
+    """Play many runs, on all processors, on ``jobs`` of them or, with one, here. Yields their results in order.
 
     ``make`` is a function of a module, because it is sent to other processes.
     """
+    play_one = partial(trial, make, twice=twice)
     # There are millions of short-lived values. A rarer search for cycles among them saves a tenth of the time.
-    with get_context("spawn").Pool(jobs, gc.set_threshold, (50_000, 20, 20)) as pool:
-        yield from pool.imap(partial(trial, make, twice=twice), of, chunksize=16)
+    rarely = (50_000, 20, 20)
+    if jobs == 1:
+        before = gc.get_threshold()
+        gc.set_threshold(*rarely)
+        try:
+            yield from map(play_one, of)
+        finally:
+            gc.set_threshold(*before)
+        return
+    with get_context("spawn").Pool(jobs, gc.set_threshold, rarely) as pool:
+        yield from pool.imap(play_one, of, chunksize=16)
 
 
 @dataclass

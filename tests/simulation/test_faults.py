@@ -6,15 +6,17 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import pytest
 
 from tests.simulation import crash_matrix, faults
-from tests.simulation.campaign import play, trials
+from tests.simulation.campaign import Trial, trials
+from tests.simulation.cluster_sim import ClusterSim
 
-_QUICK = 200
 # Each of these seeds once found a defect: an eviction that undid an earlier one of its name, a second eviction of one
 # process, a run created next to another, an offer for a newcomer that had exited, two histories in one resume, a pause
 # without end, a verdict of this simulator, ...
@@ -25,117 +27,126 @@ _FOUND_DEFECTS = (
 )  # fmt: skip
 
 
-def play_seeds(seeds: Iterable[int]) -> Counter[str]:
-    """Play the disasters of these seeds, assert that none fails, and count what happened."""
-    happened, failed = Counter[str](), []
-    for trial in trials(faults.build_run, list(seeds)):
-        happened += trial.happened
-        failed += [trial] if trial.error else []
-    assert not failed
-    return happened
+def today(seeds: range) -> range:
+    """One half of the seeds today, and the other half tomorrow."""
+    return seeds[datetime.now(UTC).toordinal() % 2 :: 2]
 
 
-def test_no_disaster_loses_mass_or_stops_a_majority() -> None:
-    happened = play_seeds(range(_QUICK))
-    for kind in ("evicted", "joined", "controller crashed", "partition", "power cut", "lost", "duplicated"):
-        assert happened[kind], kind
+def quick_and_rest(quick: int, last: int) -> pytest.MarkDecorator:
+    """The first seeds in `make test`, and a half of the rest, up to the last, in `make test-slow`."""
+    marks = [pytest.mark.slow, pytest.mark.timeout(900)]
+    rest = pytest.param(today(range(quick, last)), marks=marks, id=f"half of {quick}..{last}")
+    return pytest.mark.parametrize("seeds", [pytest.param(range(quick), id=f"0..{quick}"), rest])
 
 
-@pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 2000), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.timeout(900)
-def test_neither_does_one_with_an_overlap(seeds: range) -> None:
-    played = list(trials(partial(faults.build_run, overlaps=True), seeds))
+def play_all(make: Callable[[Any], ClusterSim], of: Iterable[Any], twice: bool = False) -> list[Trial[Any]]:
+    """Play these runs in this process, and assert that none fails."""
+    played = list(trials(make, list(of), twice, jobs=1))
     assert [trial for trial in played if trial.error] == []
-    happened = sum((trial.happened for trial in played), Counter[str]())
-    for kind in ("evicted", "joined", "leave", "controller crashed", "pause", "power cut", "lost", "duplicated"):
-        assert happened[kind], kind
+    return played
 
 
-@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 1000), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.timeout(900)
-def test_neither_does_a_blocked_link(seeds: range) -> None:
-    played = list(trials(partial(faults.build_run, links=True), seeds))
-    assert [trial for trial in played if trial.error] == []
-    happened = sum((trial.happened for trial in played), Counter[str]())
-    for kind in ("link blocked", "push relayed", "link left out", "link taken back"):
-        assert happened[kind], kind
+def happened(played: Iterable[Trial[Any]]) -> Counter[str]:
+    return sum((trial.happened for trial in played), Counter[str]())
 
 
-@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 200), marks=pytest.mark.slow)], ids=str)
-def test_after_power_cuts_a_run_with_an_overlap_resumes(seeds: range) -> None:
-    played = list(trials(partial(faults.build_run, power_fails=True, overlaps=True), seeds))
-    assert [trial for trial in played if trial.error] == []
-    assert sum(trial.happened["resumed after all were down"] > 0 for trial in played) > 0.75 * len(seeds)
+first_seeds = pytest.mark.xdist_group("first seeds")
+
+
+@pytest.fixture(scope="module")
+def quick() -> list[Trial[int]]:
+    """The first seeds, played once for all tests."""
+    return play_all(faults.build_run, range(60))
+
+
+@first_seeds
+def test_no_disaster_loses_mass_or_stops_a_majority(quick: list[Trial[int]]) -> None:
+    kinds = set(faults.KINDS) - {"torn checkpoint rejected", "stop"}  # which take more seeds
+    assert [kind for kind in kinds if not happened(quick)[kind]] == []
+
+
+@first_seeds
+def test_equal_seeds_give_equal_runs(quick: list[Trial[int]]) -> None:
+    again = play_all(faults.build_run, range(10))
+    assert [trial.digest for trial in again] == [trial.digest for trial in quick[:10]]
+
+
+@first_seeds
+def test_rolling_exchange_keeps_its_mass_in_every_disaster(quick: list[Trial[int]]) -> None:
+    """A quarter of the runs have several blocks. `mass_accounting` checks the sum of every block."""
+    learners = (next(iter(faults.build_run(trial.of).learners.values())) for trial in quick)
+    rolling = [trial for trial, learner in zip(quick, learners, strict=True) if learner.blocks > 1]
+    assert len(rolling) > 10
+    for kind in ("evicted", "joined", "leave", "duplicated", "lost", "evict", "kill"):
+        assert happened(rolling)[kind], kind
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_neither_do_the_disasters_of_all_seeds() -> None:
-    happened = play_seeds([*range(_QUICK, 2000), *(s for s in _FOUND_DEFECTS if s >= 2000)])
-    assert [kind for kind in faults.KINDS if not happened[kind]] == []
+    played = play_all(faults.build_run, [*today(range(60, 2000)), *_FOUND_DEFECTS])
+    assert [kind for kind in faults.KINDS if not happened(played)[kind]] == []
 
 
-# In seed 200667 a member that lied about an evicted node has to take back what it does not keep any more.
-@pytest.mark.parametrize(
-    "seeds", [[*range(30), 200667], pytest.param(range(30, 2000), marks=pytest.mark.slow)], ids=["quick", "all"]
-)
-@pytest.mark.timeout(900)
+@quick_and_rest(30, 2000)
+def test_neither_does_one_with_an_overlap(seeds: range) -> None:
+    kinds = happened(play_all(partial(faults.build_run, overlaps=True), seeds))
+    for kind in ("evicted", "joined", "leave", "controller crashed", "pause", "power cut", "lost", "duplicated"):
+        assert kinds[kind], kind
+
+
+@quick_and_rest(20, 1000)
+def test_neither_does_a_blocked_link(seeds: range) -> None:
+    kinds = happened(play_all(partial(faults.build_run, links=True), seeds))
+    for kind in ("link blocked", "push relayed", "link left out", "link taken back"):
+        assert kinds[kind], kind
+
+
+@quick_and_rest(12, 200)
+def test_after_power_cuts_a_run_with_an_overlap_resumes(seeds: range) -> None:
+    played = play_all(partial(faults.build_run, power_fails=True, overlaps=True), seeds)
+    assert sum(trial.happened["resumed after all were down"] > 0 for trial in played) > 0.75 * len(seeds)
+
+
+@quick_and_rest(20, 200)
+def test_after_power_cuts_the_run_resumes_from_safe_checkpoints(seeds: range) -> None:
+    played = play_all(partial(faults.build_run, power_fails=True), seeds)
+    resumed = sum(trial.happened["resumed after all were down"] > 0 for trial in played)
+    assert resumed > 0.75 * len(seeds), "the power failed before there was a run to resume"
+
+
+@quick_and_rest(15, 2000)
 def test_members_that_lie_harm_no_other(seeds: range) -> None:
-    played = list(trials(faults.build_run_with_liars, seeds))
-    assert [trial for trial in played if trial.error] == []
-    lies = sum(trial.happened["lie"] for trial in played)
-    assert sum(trial.happened["refused a lie"] for trial in played) > lies / 4 > 50
+    """In seed 200667, one that lied about an evicted node has to take back what it does not keep any more."""
+    kinds = happened(play_all(faults.build_run_with_liars, [*seeds, 200667]))
+    assert kinds["refused a lie"] > kinds["lie"] / 4 > 50
 
 
-@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 800), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.timeout(900)
-def test_who_ends_a_last_phase_with_deaths_has_the_average(seeds: range) -> None:
-    played = list(trials(faults.build_run_with_last_phase, seeds))
-    assert [trial for trial in played if trial.error] == []
-    happened = sum((trial.happened for trial in played), Counter[str]())
+@pytest.mark.parametrize("overlaps", [False, True], ids=["in lock-step", "after an overlap"])
+@quick_and_rest(25, 800)
+def test_who_ends_a_last_phase_with_deaths_has_the_average(seeds: range, overlaps: bool) -> None:
+    kinds = happened(play_all(partial(faults.build_run_with_last_phase, overlaps=overlaps), seeds))
     for kind in ("last phase", "evicted", "leave refused", "power cut", "restarted after its eviction"):
-        assert happened[kind] > len(seeds) / 100, kind
-
-
-@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 800), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.timeout(900)
-def test_so_has_who_ends_one_after_an_overlap(seeds: range) -> None:
-    played = list(trials(partial(faults.build_run_with_last_phase, overlaps=True), seeds))
-    assert [trial for trial in played if trial.error] == []
-    happened = sum((trial.happened for trial in played), Counter[str]())
-    for kind in ("last phase", "evicted", "leave refused", "power cut", "restarted after its eviction"):
-        assert happened[kind] > len(seeds) / 100, kind
+        assert kinds[kind] > len(seeds) / 100, kind
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_controller_that_lost_its_disk_splits_no_run() -> None:
-    seeds = [seed for seed in range(2000, 12000) if faults.build_run(seed).scenario.controller_loses_disk]
-    happened = play_seeds(seeds)
-    assert happened["controller lost its disk"] == len(seeds) > 900
+    drawn = today(range(2000, 12000))
+    seeds = [seed for seed in drawn if faults.build_run(seed).scenario.controller_loses_disk]
+    kinds = happened(play_all(faults.build_run, seeds))
+    assert kinds["controller lost its disk"] == len(seeds) > 450
 
 
-@pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 100), marks=pytest.mark.slow)], ids=str)
-def test_equal_seeds_give_equal_runs(seeds: range) -> None:
-    assert [trial.error for trial in trials(faults.build_run, seeds, twice=True) if trial.error] == []
-
-
-def test_rolling_exchange_keeps_its_mass_in_every_disaster() -> None:
-    """A quarter of the runs have several blocks. `mass_accounting` checks the sum of every block."""
-    happened, seeds = Counter[str](), 0
-    for seed in range(200):
-        sim = faults.build_run(seed)
-        if next(iter(sim.learners.values())).blocks > 1:
-            happened += play(sim).happened
-            seeds += 1
-    assert seeds > 20
-    for kind in ("evicted", "joined", "leave", "duplicated", "lost", "evict", "kill"):
-        assert happened[kind], kind
+@pytest.mark.slow
+def test_more_equal_seeds_give_equal_runs() -> None:
+    play_all(faults.build_run, today(range(10, 100)), twice=True)
 
 
 @pytest.mark.slow
 def test_runs_do_not_depend_on_the_hash_seed() -> None:
-    command = [sys.executable, "-m", "tests.simulation.faults", "--seeds", "0..20"]
+    command = [sys.executable, "-m", "tests.simulation.faults", "--seeds", "0..20", "--jobs", "1"]
     runs = [
         subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": h}, capture_output=True, check=True).stdout
         for h in ("1", "2")
@@ -144,24 +155,16 @@ def test_runs_do_not_depend_on_the_hash_seed() -> None:
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 200), marks=pytest.mark.slow)], ids=str)
-def test_after_power_cuts_the_run_resumes_from_safe_checkpoints(seeds: range) -> None:
-    played = list(trials(partial(faults.build_run, power_fails=True), seeds))
-    assert [trial for trial in played if trial.error] == []
-    resumed = sum(trial.happened["resumed after all were down"] > 0 for trial in played)
-    assert resumed > 0.75 * len(seeds), "the power failed before there was a run to resume"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("run", crash_matrix.RUNS)
 def test_any_process_may_die_between_any_two_actions(run: str) -> None:
     cases = list(crash_matrix.crashes(run, nodes=3, count=1))
     assert len(cases) > 300
-    assert [trial for trial in trials(crash_matrix.build_run, cases) if trial.error] == []
+    play_all(crash_matrix.build_run, cases)
 
 
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize("run", ["quiet", "pause", "allreduce"])
-def test_any_process_may_die_when_the_others_have_finished(run: str) -> None:
+def test_any_process_may_die_when_the_others_have_finished(run: str, every: int) -> None:
     """In so short a run many processes die in the last rounds. Those that come back then are refused."""
-    cases = list(crash_matrix.crashes(run, nodes=3, count=1, rounds=4))
-    assert [trial for trial in trials(crash_matrix.build_run, cases) if trial.error] == []
+    play_all(crash_matrix.build_run, list(crash_matrix.crashes(run, nodes=3, count=1, rounds=4))[::every])
