@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -26,6 +28,19 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+_ALL_SLOW = re.compile(r"^pytestmark = \[?\s*[^\n]*\bmark\.slow\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no module all of whose tests would be deselected: some import frameworks for seconds."""
+    chosen = config.getoption("markexpr")
+    if collection_path.suffix != ".py" or chosen not in ("slow", "not slow"):
+        return None
+    text = collection_path.read_text()
+    deselected = _ALL_SLOW.search(text) if chosen == "not slow" else "mark.slow" not in text
+    return True if deselected else None
 
 
 _LONGEST_FIRST = ("tests/chaos/", "tests/simulation/test_faults", "tests/e2e/", "tests/test_installation")
