@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -35,7 +36,7 @@ NODE_KEYS = {"node", "test_accuracy", "u", "rounds", "messages", "payload_bytes"
 def test_demo_trains_one_model_with_a_fiftieth_of_the_bytes(fleet: Fleet, options: list[str], accuracy: float) -> None:
     out = fleet.folder / "out"
     before = os.times()
-    demo = fleet.command("demo", "--json", "--out", str(out), *options, timeout_s=280)
+    demo = fleet.command("demo", "--json", "--out", str(out), *options, timeout_s=280, spawn=subprocess.Popen)
     after = os.times()
 
     result = json.loads(demo.stdout)

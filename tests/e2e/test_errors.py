@@ -11,12 +11,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 
 from edgenode import factory
-from edgenode.cli import group
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.plan.plan import create_plan
@@ -69,7 +67,10 @@ def test_invalid_run_toml_is_refused(fleet: Fleet, command: str, text: str, reas
     [
         (["task.dataset=digit"], r"dataset 'digit' is unknown: did you mean 'digits'\? .*"),
         (["task.model=small-cn"], r"model 'small-cn' is unknown: did you mean 'small-cnn'\? .*"),
-        (["task.dataset=cifar10", "task.data_dir=/nowhere"], r"_dir /nowhere of dataset 'cifar10' is not a folder"),
+        (
+            ["task.dataset=cifar10", "task.data_dir=/nowhere"],
+            r"task\.data_dir /nowhere of .*'cifar10' is not a folder .*",
+        ),
     ],
     ids=["no such data set", "no such model", "no data folder"],
 )
@@ -105,7 +106,7 @@ def test_status_without_a_controller_names_where_it_searched(fleet: Fleet) -> No
     search, line = fleet.command("status", "--cluster", fleet.cluster, code=2).errors
     cluster = f"controller of cluster '{fleet.cluster}'"
     assert search.startswith(f"edgenode: looking for a {cluster} by mDNS on ")
-    assert line.startswith(f"edgenode: no {cluster} found in 4 s: searched for _edgenode-ctl._tcp")
+    assert line.startswith(f"edgenode: no {cluster} found in 5 s: searched for _edgenode-ctl._tcp")
     assert "127.0.0.1" in line
 
 
@@ -178,27 +179,3 @@ def test_help_is_instant() -> None:
         after = os.times()
         processor_s.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert statistics.median(processor_s) < 0.2  # and little else: it does not wait
-
-
-def test_help_imports_no_torch() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "edgenode", "--help"]
-    imported = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    assert "edgenode.cli" in imported
-    assert not re.search(r"\| +(torch|numpy|grpc)\b", imported)
-
-
-def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the words of every command, groups included."""
-    yield path
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            found = command.get_command(context, name)
-            assert found is not None
-            yield from commands(found, (*path, name))
-
-
-@pytest.mark.parametrize("words", list(commands(group)), ids=lambda words: " ".join(("edgenode", *words)))
-def test_every_help_has_an_example(words: tuple[str, ...], fleet: Fleet) -> None:
-    text = fleet.command(*words, "--help").stdout
-    assert re.search(rf"Examples?:\n.*{' '.join(('edgenode', *words))}", text)
