@@ -1,4 +1,4 @@
-"""What must be equal on every node of a run, as one text: its digest, and the differences of two such texts.
+"""The facts that must be equal on every node of a run, as one text: its digest, and the differences of two texts.
 
 Nodes compare digests. The texts travel too, so that an error can name the keys. A text from outside is believed only if
 it is small and has the digest that its sender claims.

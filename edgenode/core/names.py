@@ -14,7 +14,7 @@ RULE = f"1 to {MAX_LENGTH} ASCII letters, digits or ._-, the first a letter or d
 
 
 def is_name(text: str) -> bool:
-    """Whether a node or a cluster can have this name."""
+    """Return whether a node or a cluster can have this name."""
     return re.match(PATTERN, text) is not None
 
 

@@ -1,4 +1,4 @@
-"""What the two state machines handle and emit, beyond what travels: frozen values, no behaviour.
+"""The events and actions of the two state machines that do not travel: frozen values, no behaviour.
 
 Events go in, actions come out. What travels is in `messages` (between nodes) and `orders` (between a node and the
 controller), and enters here unchanged.
@@ -103,7 +103,7 @@ class Await:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """A round is closed. These are its costs. u is the mean over the blocks."""
+    """A round is closed, with its costs. u is the mean over the blocks."""
 
     round: int
     messages: int
@@ -221,7 +221,7 @@ class Extend:
     """An operator requests that the run trains for so many rounds, which are more than before.
 
     Attributes:
-        rounds: of training, from the beginning of the run.
+        rounds: the rounds of training, from the beginning of the run.
         wait: reply only when the round is known.
     """
 
@@ -318,11 +318,11 @@ class Reply:
 
     Attributes:
         start: None for an error, and for a change that is queued.
-        waits_for: what a queued change waits for, as in "after ...".
+        waits_for: the event that a queued change waits for, as in "after ...".
         earliest: the first round at which a queued change can take effect.
         replaces: the older queued change that this one replaces.
-        difference: what is used in place of the requested graph, and why.
-        held_by: why the run stands meanwhile: links that do not work, and what to check. Empty if it does not.
+        difference: the substitute for the requested graph, and why.
+        held_by: the links that stop the run, and what to check. Empty if it does not stand.
     """
 
     request_id: int

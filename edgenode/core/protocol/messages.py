@@ -1,4 +1,4 @@
-"""What nodes send each other: a push, and the answer to it. Frozen values, no behaviour.
+"""The messages between nodes: a push, and its answer. Frozen values, no behaviour.
 
 A push stays unanswered until its receiver mixes it. OK and SEEN both promise that the message is in the receiver's x,
 so a sender may count its mass as delivered. No answer asks for a record: every push carries the records that its
@@ -14,7 +14,7 @@ from edgenode.core.protocol.plan.record import Record
 
 
 class Verdict(Enum):
-    """What a receiver makes of a push."""
+    """The verdict of a receiver on a push."""
 
     OK = "ok"  # mixed now
     SEEN = "seen"  # mixed before: a repeat
@@ -27,8 +27,8 @@ class Message:
     """One push: what Algorithm 1 sends (line 7), and what the plan needs to judge it.
 
     Attributes:
-        number: of the record in force at ``round``, as the sender knows it.
-        digest: of that record.
+        number: the number of the record in force at ``round``, as the sender knows it.
+        digest: the digest of that record.
         weight: W[receiver, sender], chosen by the sender.
         u: the push-sum weights of what the payload encodes.
         records: records that the receiver is not known to have, oldest first.
@@ -54,7 +54,7 @@ class Ack:
 
     Attributes:
         knows: the number of the answering node's newest record.
-        detail: why, if the push is refused.
+        detail: the reason, if the push is refused.
         records: with STALE, the records that the sender does not know.
     """
 

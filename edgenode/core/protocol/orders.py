@@ -1,4 +1,4 @@
-"""What the controller and a node send each other: orders down, reports up. Frozen values, no behaviour.
+"""The messages between the controller and a node: orders down, reports up. Frozen values, no behaviour.
 
 Each has one type on its whole way. The cluster emits ``Send(node, order)``, the wire carries the order, and the node
 handles that same order. A node emits ``Report(report)``, and the cluster handles ``Reported(node, report)``.
@@ -20,9 +20,9 @@ class Leadership:
 
     Attributes:
         term: higher at every start, and unique as long as the controller's disk survives.
-        nonce: drawn at random at the start. It tells two controllers of one term apart.
-        address: where the controller was reached.
-        run: of the run that it leads, or would create. A greeting of another run proves nothing.
+        nonce: drawn at random at the start. It distinguishes two controllers of one term.
+        address: the address at which the controller was reached.
+        run: the id of the run that it leads, or would create. A greeting of another run proves nothing.
         signature: over ``statement``, by the controller.
     """
 
@@ -34,11 +34,11 @@ class Leadership:
 
     @property
     def statement(self) -> str:
-        """What the controller signs. Where it is reached is not part of it: each node sees another address."""
+        """The text that the controller signs. Its address is not part of it: each node sees another one."""
         return json.dumps({"leads": self.run, "term": self.term, "nonce": self.nonce}, sort_keys=True)
 
     def yields_to(self, other: Leadership) -> bool:
-        """Whether nodes that follow the other controller must not take orders from this one."""
+        """Return whether nodes that follow the other controller must not take orders from this one."""
         return self.term < other.term or (self.term == other.term and self.nonce != other.nonce)
 
     def __str__(self) -> str:
@@ -107,10 +107,10 @@ class Fence:
     """Accept nothing more from the evicted, begin no round until the eviction is committed, and answer.
 
     Attributes:
-        term: of the controller.
-        ballot: of this fence within the term. (term, ballot) never decreases.
-        number: of the newest record before the eviction.
-        run: that the evicted are members of.
+        term: the term of the controller.
+        ballot: the number of this fence within the term. (term, ballot) never decreases.
+        number: the number of the newest record before the eviction.
+        run: the id of the run that the evicted are members of.
         signature: over ``statement``, by the controller. The next controller asks for it.
     """
 
@@ -123,7 +123,7 @@ class Fence:
 
     @property
     def statement(self) -> str:
-        """What the controller signs."""
+        """The text that the controller signs."""
         order = {"fences": sorted(self.evicted), "term": self.term, "ballot": self.ballot}
         return json.dumps(order | {"number": self.number, "run": self.run}, sort_keys=True)
 
@@ -144,7 +144,7 @@ class LeaveRefused:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """Refuse these keys, by their ids, and end the live streams of whoever has shown one."""
+    """Refuse these keys, by their ids, and end the live streams that have shown one."""
 
     keys: frozenset[str]
 
@@ -157,7 +157,7 @@ class Abort:
     """Training diverged, and the run ends on every node. A node reports it, and the controller orders it to the others.
 
     Attributes:
-        reason: which node diverged, in which round, and what to do.
+        reason: the node that diverged, the round, and what to do.
     """
 
     reason: str
@@ -187,15 +187,15 @@ class Join:
 
     Attributes:
         address: host:port where peers dial the node.
-        run_digest: of its configuration.
-        data: how much it has.
-        workload: what it trains, as a canonical text. Empty if the text is too long to travel.
-        workload_digest: of that text. Empty if unknown.
+        run_digest: the digest of its configuration.
+        data: the size of its data.
+        workload: the canonical text of its workload. Empty if the text is too long to travel.
+        workload_digest: the digest of that text. Empty if unknown.
         saved: the rounds of its checkpoints. Empty for a fresh start.
         plan: the plan of its newest checkpoint, or of the run it is in.
         running: it is in the middle of a run.
-        process: drawn at random when the process started. It tells a redial from a restart.
-        fence: that it stands behind, if any.
+        process: drawn at random when the process started. It distinguishes a redial from a restart.
+        fence: the fence that the member stands behind, or None.
         follows: the controller of its last order, if it is in a run.
         key: the id of the key that the node has shown. It never travels.
     """
@@ -216,7 +216,7 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class OfferAnswer:
-    """Whether an offer came in time, and the next round that the node will push."""
+    """The answer to an offer: whether it came in time, and the next round that the node will push."""
 
     number: int
     digest: str
@@ -247,11 +247,11 @@ class BlockedLink:
     """A link that a node cannot use to push to a receiver.
 
     Attributes:
-        incarnation: of the receiver, as the sender knows it.
+        incarnation: the incarnation of the receiver, as the sender knows it.
         address: host:port that the sender dials.
-        reason: why it failed last. Never empty.
-        blocked_s: how long it has failed.
-        by: the process that relays the pushes meanwhile. Empty if none does.
+        reason: the last error. Never empty.
+        blocked_s: seconds since it began to fail.
+        by: the process that relays the pushes. Empty if none does.
     """
 
     receiver: str
@@ -264,13 +264,13 @@ class BlockedLink:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a node is.
+    """The progress of a node.
 
     Attributes:
         next_round: the next round it will push.
-        number: of the newest record it knows.
-        digest: of that record.
-        farewell: of a node that has done all its rounds, or stopped as ordered: its answer to every fence to come.
+        number: the number of the newest record that it knows.
+        digest: the digest of that record.
+        farewell: the answer to every later fence of a node that has done all its rounds, or stopped as ordered.
         blocked: all links to its receivers that it cannot use. One that is not listed works, or is not tried.
     """
 
@@ -313,8 +313,8 @@ class Accusation:
     """A node received what it cannot explain, or its evaluation collapsed (`poison_alarm`).
 
     Attributes:
-        member: whose message it was. Empty if that is not known, as after a collapse.
-        incarnation: of that member, as the accuser knows it.
+        member: the sender of the message. Empty if that is not known, as after a collapse.
+        incarnation: the incarnation of that member, as the accuser knows it.
         round: the round of the message, or of the evaluation.
     """
 

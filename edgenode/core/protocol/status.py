@@ -1,4 +1,4 @@
-"""What nodes and the controller report for people and monitoring, as frozen plain values.
+"""The reports of nodes and the controller for people and monitoring, as frozen plain values.
 
 No step of the protocol depends on them.
 """
@@ -15,11 +15,11 @@ COUNTERS = ("messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire
 """The fields of a `NodeStatus` that only grow while its process lives."""
 
 FAULT_KINDS = ("push", "answer", "report")
-"""What a peer can send that is refused."""
+"""The kinds of messages that can be refused."""
 
 
 class NodeState(StrEnum):
-    """What a node is doing. UNSPECIFIED until its first report."""
+    """The state of a node. UNSPECIFIED until its first report."""
 
     UNSPECIFIED = "unspecified"
     RUNNING = "running"
@@ -30,18 +30,18 @@ class NodeState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether the node takes no further part in the run."""
+        """True if the node takes no further part in the run."""
         return self.ended_well or self is NodeState.FAILED
 
     @property
     def ended_well(self) -> bool:
-        """Whether the node did all its rounds, or stopped because an operator stopped the run."""
+        """True if the node did all its rounds, or stopped because an operator stopped the run."""
         return self in (NodeState.DONE, NodeState.STOPPED)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """How often a peer sent what the protocol forbids.
+    """The number of protocol violations of a peer.
 
     Attributes:
         kind: "push", "answer" or "report".
@@ -54,7 +54,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """What a node reports of itself.
+    """The report of a node about itself.
 
     Attributes:
         round: rounds that this node has completed.
@@ -70,16 +70,16 @@ class NodeStatus:
         dense_bytes: the size of the same pushes as uncompressed float32.
         round_s: recent duration of a round, waits included; 0 before the first.
         waiting_for: in-neighbours whose push the current round lacks.
-        waiting_s: how long the node has waited for them.
+        waiting_s: seconds since the node began to wait for them.
         peak_memory_bytes: the most memory the process ever held; 0 if the system does not report it.
         joules_per_round: energy of the whole board or processor per round; None without a sensor.
-        power_sensor: what measures the energy, or why nothing does.
+        power_sensor: the sensor that measures the energy, or why none does.
         sketch: random projection of z after sketch_round rounds, the same projection at every node.
-        error: why the node failed.
-        faults: what it refused from its peers.
+        error: the reason why the node failed.
+        faults: the messages of its peers that it refused.
         alarms: poison alarms of this node: messages that it received, and collapses of its own evaluation.
-        save_error: why the last checkpoint or published model could not be written; empty if it could.
-        save_error_s: how long saving has failed.
+        save_error: the reason why the last checkpoint or published model could not be written, or "".
+        save_error_s: seconds since saving began to fail.
     """
 
     state: NodeState = NodeState.UNSPECIFIED
@@ -110,7 +110,7 @@ class NodeStatus:
 
     @property
     def reported(self) -> bool:
-        """Whether it is the report of a node, not of one that has yet to report."""
+        """True if the node has reported."""
         return self.round > 0 or self.state is not NodeState.UNSPECIFIED
 
 
@@ -120,11 +120,11 @@ class NodeView:
 
     Attributes:
         address: host:port where its peers dial it.
-        connected: whether it is connected to the controller.
+        connected: it is connected to the controller.
         last_seen_s: seconds since its last report.
         status: its last report.
         holds_up: nodes that wait for this node while it waits for none.
-        holds_up_s: how long it has held others up.
+        holds_up_s: seconds since it began to hold others up.
     """
 
     node: str
@@ -141,8 +141,8 @@ class PendingChange:
     """A change that is requested and not part of the plan yet.
 
     Attributes:
-        change: in a few words.
-        waits_for: what has to happen first, as in "after ...".
+        change: the change in a few words.
+        waits_for: the event that has to happen first, as in "after ...".
         earliest: no earlier round is possible.
     """
 
@@ -156,7 +156,7 @@ class LinkView:
     """A link that its sender cannot use.
 
     Attributes:
-        left_out: whether the newest record does without it.
+        left_out: the newest record does without it.
     """
 
     sender: str
@@ -173,7 +173,7 @@ class ClusterStatus:
         plan: the plan from the slowest node's round on; None before the run starts.
         leadership: the controller that reports this.
         unix_time_s: the controller's clock, in seconds since 1970.
-        paused: whether an operator has paused the run.
+        paused: an operator has paused the run.
         evicting: members that are being evicted.
         awaited: members whose answer to the fence is missing.
         consensus_distance: mean distance of the members' models from their mean, estimated from their sketches.
@@ -184,7 +184,7 @@ class ClusterStatus:
         departed_dense_bytes: the size of those pushes as uncompressed float32.
         time_left_s: estimate of the time to the end of the run; None while it is unknown or paused.
         requested: the names of the graphs that an operator requested last, or of the first ones.
-        difference: what the plan uses in place of the requested graphs, and why; empty if nothing.
+        difference: the substitute of the plan for the requested graphs, and why. Empty if there is none.
         pending: the changes that are not part of the plan yet.
         links: those that their senders cannot use.
     """

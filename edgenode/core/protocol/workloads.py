@@ -14,7 +14,7 @@ from edgenode.core.protocol.orders import Join
 
 
 def refusals(present: Mapping[str, Join], node: str, join: Join) -> dict[str, str]:
-    """Which nodes to refuse when a node joins, each with the reason: the new one, or those that it outranks."""
+    """Return the nodes to refuse when a node joins, with reasons: the new one, or the ones that it outranks."""
     refused = {}
     for other, there in present.items():
         digests = {join.workload_digest, there.workload_digest}

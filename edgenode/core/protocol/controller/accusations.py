@@ -1,4 +1,4 @@
-"""What the controller makes of poison alarms: note them, pause the run, or evict the accused.
+"""Handles poison alarms: the controller notes them, pauses the run, or evicts the accused.
 
 A member may lie when it accuses, as it may lie in what it pushes. So
 
@@ -28,7 +28,7 @@ _PAUSED_BY = "after a poison alarm"
 
 
 def is_sound(accuser: str, accusation: Accusation, plan: Plan) -> bool:
-    """Whether a member makes an accusation that it can know to be true: rule 1."""
+    """Return whether a member makes an accusation that it can know to be true: rule 1."""
     member, t = accusation.member, accusation.round
     if accuser not in plan.latest.names or t < plan.records[0].start:
         return False

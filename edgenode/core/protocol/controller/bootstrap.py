@@ -1,4 +1,4 @@
-"""How a run starts: created by its initial members, or resumed when all of them were down.
+"""Starts a run: creates it from its initial members, or resumes it when all of them were down.
 
 1. A new run is created as soon as `nodes` nodes are connected. The plan is one record, from round 0.
 2. With no node in the run any more, its members gather again. All of them are waited for, except those that an operator

@@ -1,4 +1,4 @@
-"""What every part of the controller's state machine reads and writes: leadership, plan, requests and membership."""
+"""The shared state of the controller's parts: leadership, plan, requests and membership."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class ClusterState:
     Attributes:
         recover: the last controller's disk is lost, so the plan comes from the members that run.
         plan: None until the run is created.
-        paused: no round begins, as requested. Never set where the plan came from the members alone.
-        halted_by: what paused the run last, or resumed it.
-        ballot: of the newest fence in this term.
-        aborted: why the run ends on every node, if training diverged. It is not persisted: the run ends with it.
+        paused: no round begins, as requested. Never set if the plan came from the members only.
+        halted_by: the request that last paused or resumed the run.
+        ballot: the ballot of the newest fence in this term.
+        aborted: the reason why the run ends on every node, if training diverged. It is not persisted: the run ends.
         requested: the schedule that an operator requested last, or the first one. None until there is a plan.
         queue: the changes to come, in the order of their requests.
         offer: the record on offer, if there is one.
@@ -69,7 +69,7 @@ class ClusterState:
 
     @property
     def missing(self) -> int:
-        """How many nodes the start of the run still waits for."""
+        """The number of nodes that the start of the run waits for."""
         return 0 if self.plan else max(0, self.run_spec.nodes - len(self.membership.present))
 
     @property
@@ -100,7 +100,7 @@ class ClusterState:
         foreign = self.plan is None or self.leadership.yields_to(theirs) or plan.latest.term > self.term
         return theirs if foreign else None
 
-    # --- what this controller says, and whom it believes ----------------------------------------------
+    # --- statements of this controller, and the controllers that it believes --------------------------
 
     @property
     def run(self) -> str:
@@ -163,7 +163,7 @@ class ClusterState:
 
     @property
     def epoch(self) -> Epoch:
-        """Of the run, or of one that the connected nodes would begin."""
+        """The epoch of the run, or of one that the connected nodes would begin."""
         if self.plan is not None:
             return self.plan.latest.epoch
         return Epoch.of(join.data for join in self.membership.present.values()) if self.membership.present else NO_DATA
@@ -206,7 +206,7 @@ class ClusterState:
 
     @property
     def difference(self) -> str:
-        """What the newest record uses in place of the requested schedule, and why. Empty if nothing."""
+        """The substitute of the newest record for the requested schedule, and why. Empty if there is none."""
         if self.plan is None:
             return ""
         latest, now = self.plan.latest, self.adapted(self.plan.latest.names)
@@ -234,12 +234,12 @@ class ClusterState:
             self.queue = [change for change in self.queue if change != Stop(UNREQUESTED)]
 
     def _explains(self, requested: Schedule, record: Record) -> bool:
-        """Whether a record uses what it would if this schedule was requested."""
+        """Return whether a record uses the same schedule as if this one was requested."""
         requested, without = replace(requested, last_from=record.schedule.last_from), record.schedule.without
         return adapt(requested, record.names, self.run_spec.requirements, without).schedule == record.schedule
 
     def _fulfilled(self, record: Record) -> Schedule:
-        """What the rotation behind a record requested. It leaves the queue, with the older ones that it replaced."""
+        """Return the schedule that was requested for a record. It leaves the queue, with the older ones it replaced."""
         for i, change in enumerate(self.queue):
             if isinstance(change, Rotate) and change.request_id == UNREQUESTED:
                 requested = self.rotated(change, record.start)
@@ -259,7 +259,7 @@ class ClusterState:
         self.plan, self.broken = saved.plan, frozenset(saved.plan.latest.schedule.without)
 
     def persist(self) -> Persist:
-        """What the next controller must know."""
+        """The state that the next controller must know."""
         assert self.plan is not None
         queued = tuple(replace(c, request_id=UNREQUESTED, wait=False) for c in self.coming if isinstance(c, Requested))
         return Persist(self.term, self.ballot, self.plan, self.paused, self.requested, queued)
@@ -275,11 +275,11 @@ class ClusterState:
 
     @property
     def over(self) -> bool:
-        """Whether every member has ended well, or the run was aborted."""
+        """Return whether every member has ended well, or the run was aborted."""
         return bool(self.aborted) or (self.plan is not None and not self.membership.running(self.plan))
 
     def why_over(self) -> str:
-        """How the run ended."""
+        """The way in which the run ended."""
         if self.aborted:
             return f"the run has failed: {self.aborted}"
         end = self.plan.latest.end if self.plan else None

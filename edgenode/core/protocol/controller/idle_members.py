@@ -15,7 +15,7 @@ from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Reply, Sto
 
 
 class IdleMembers:
-    """Who trains no more."""
+    """The members that do not train any more."""
 
     def __init__(self, state: ClusterState, changes: PendingChanges) -> None:
         self._state, self._changes = state, changes

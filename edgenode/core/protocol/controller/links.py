@@ -4,7 +4,7 @@ A firewall can block one direction between two members that live. The receiver t
 others for the receiver. So
 
 1. a sender reports each such link with every report of its progress, until the link works again. It relays its pushes
-   meanwhile over another process, so that the run goes on and a change of plan can travel.
+   through another process, so that the run goes on and a change of plan can travel.
 2. A member may lie. Only a sender is believed, about a receiver in a graph of the run that it knows by its incarnation.
    A lie costs the run one edge of its own.
 3. A link that has not worked for long is left out of the graphs (`Avoid`), if they can do without it. The record names
@@ -29,7 +29,7 @@ CHECK = "firewall, port and address"
 
 
 def is_sound(sender: str, link: BlockedLink, plan: Plan, requested: frozenset[Link]) -> bool:
-    """Whether a member reports a link that it can know: rule 2.
+    """Return whether a member reports a link that it can know: rule 2.
 
     Args:
         requested: the edges of the graphs that the run would use if all links worked.
@@ -52,7 +52,7 @@ class Links:
 
     @property
     def views(self) -> tuple[LinkView, ...]:
-        """Those between members."""
+        """The links between members."""
         if self._state.plan is None:
             return ()
         latest = self._state.plan.latest

@@ -1,4 +1,4 @@
-"""Which nodes there are: connected, waiting to join, or possibly still in a round.
+"""The nodes of a run: connected, waiting to join, or possibly still in a round.
 
 A node is in one of three relations to the run. A *newcomer* is connected and in no run yet. A *member* is named by the
 newest record. A *leaver* was a member and handed over what it had. Members, and leavers that have not mixed their last
@@ -17,7 +17,7 @@ from edgenode.core.protocol.plan.record import Record
 
 @dataclass
 class Membership:
-    """What the controller knows of every node. The plan itself is kept elsewhere.
+    """The controller's knowledge of every node. The plan is kept elsewhere.
 
     Attributes:
         present: the nodes with a live link, members and others, each with its first report.
@@ -27,7 +27,7 @@ class Membership:
         welcomed: members that have not reported since their welcome: the round to start at, and the process.
         sponsored: newcomers that were sent to a member for its model.
         given_up: members that an operator does not wait for when all are down.
-        farewells: of members that have ended well: what they would answer to any fence.
+        farewells: the farewells of members that have ended well, which answer any fence.
         banned: nodes that were evicted for what they pushed, and why. They may not join again.
     """
 
@@ -82,11 +82,11 @@ class Membership:
         )
 
     def is_waiting(self, node: str, process: str) -> bool:
-        """Whether a process is the one that waits under a name to become a member."""
+        """Return whether a process is the one that waits under a name to become a member."""
         return node in self.newcomers and self.newcomers[node].process == process
 
     def takes_part(self, node: str) -> bool:
-        """Whether a node is in the run, not done yet, and can be sent an order."""
+        """Return whether a node is in the run, not done yet, and can be sent an order."""
         return node in self.present and node not in self.newcomers and node not in self.farewells
 
     def involved(self, plan: Plan) -> frozenset[str]:
@@ -95,7 +95,7 @@ class Membership:
         return frozenset(plan.latest.names) | leaving
 
     def evictable(self, plan: Plan) -> frozenset[str]:
-        """Those, and leavers that are done: one may have gone before its last answers came through."""
+        """These nodes, and leavers that are done: one may have gone before its last answers arrived."""
         # precaution: a leaver that has gone can still be evicted
         return frozenset({*plan.latest.names, *_leavers(plan)})
 
@@ -104,7 +104,7 @@ class Membership:
         return self.involved(plan) - set(self.farewells)
 
     def anyone_runs(self, plan: Plan) -> bool:
-        """Whether a node that may still be in a round can be reached."""
+        """Return whether a node that may still be in a round can be reached."""
         return any(self.takes_part(node) for node in self.running(plan))
 
     def waited_for(self, plan: Plan) -> frozenset[str]:
@@ -128,11 +128,11 @@ class Membership:
         return {leaver for leaver, start in _leavers(plan).items() if start <= newest}
 
     def has_reports_of_all(self, plan: Plan) -> bool:
-        """Whether every member has reported what it knows of the plan."""
+        """Return whether every member has reported what it knows of the plan."""
         return self.next_rounds.keys() >= set(plan.latest.names)
 
     def is_settled(self, plan: Plan) -> bool:
-        """Whether the latest record is in force at every member. One without a report may know another record.
+        """Return whether the latest record is in force at every member. One without a report may know another record.
 
         A member can come to the first round of an eviction without its record: the fence holds it there.
         """

@@ -1,4 +1,4 @@
-"""What the controller makes of a node's numbers before it believes them: a member can be faulty, or lie.
+"""Judges a node's numbers before the controller believes them: a member can be faulty, or lie.
 
 A round that no run can have would become the start of a record, and every node would look for the graphs up to there.
 A round that the run has moves a fence or a change by some rounds, and nothing else.

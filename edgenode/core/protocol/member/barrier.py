@@ -24,11 +24,11 @@ class Barrier(Generic[C]):
         return True
 
     def buffered_from(self, sender: str, since: int = 0) -> int:
-        """How many rounds of a sender are buffered, from a round on."""
+        """The number of buffered rounds of a sender, from a round on."""
         return sum(sender in of_round for t, of_round in self._buffered.items() if t >= since)
 
     def missing(self, t: int, senders: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of the senders whose contribution to a round is not here."""
+        """The senders whose contribution to a round is not here."""
         of_round = self._buffered.get(t, {})
         return tuple(s for s in senders if s not in of_round)
 

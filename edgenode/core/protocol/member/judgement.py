@@ -1,4 +1,4 @@
-"""What a node makes of a push before it believes any of it: a member can be faulty, or lie.
+"""Judges a push before the node believes any of it: a member can be faulty, or lie.
 
 1. A push of round t can carry the record under which it has to be judged. So its records extend a copy of the plan, the
    push is judged by that copy, and both are taken, or neither.
@@ -7,7 +7,7 @@
    answered SEEN has no news.
 3. A push under another record than ours comes from an evicted process, which learns that from the answer, or from a
    faulty one. The barrier and the fence let no other member push a round whose record it does not know.
-4. A node believes OK and SEEN for its own pushes alone, and the number of a record up to the newest that it has itself.
+4. A node believes OK and SEEN only for its own pushes, and the number of a record up to the newest that it has itself.
    A refusal is believed only if its records branch off ours and evict this process. After any other refusal the push
    stays unanswered: its sender repeats it, waits, and names the receiver. It does not end.
 5. A round is taken up to ``window`` ahead. Further ahead it is taken if its sender can be there: no node begins round t
@@ -82,7 +82,7 @@ def judge_refusal(state: MemberState, receiver: str, ack: Ack) -> Evicted:
 
 
 def evicts(state: MemberState, records: Iterable[Record]) -> Evicted | None:
-    """Whether records of this run evict this process: the error that ends it, or None."""
+    """Return the error that ends this process, if records of this run evict it, or None."""
     out = any(
         state.name in dict(record.evictions) and record.start > state.since and record.run == state.plan.latest.run
         for record in records
@@ -112,7 +112,7 @@ def candidate(state: MemberState, records: tuple[Record, ...]) -> Plan:
 
 
 def too_late(state: MemberState, plan: Plan) -> str:
-    """Why a record of a plan comes too late for this node. Empty if none does."""
+    """Return why a record of a plan comes too late for this node. Empty if none does."""
     for record in plan.records[len(state.plan.records) :]:
         if record.known_by < state.next_round:
             return f"record {record.number} starts at {record.start}, but round {state.next_round} is next"
@@ -138,7 +138,7 @@ def extended(plan: Plan, records: Iterable[Record]) -> Plan:
 
 
 def branch(plan: Plan, records: tuple[Record, ...]) -> Plan:
-    """A plan up to the parent of the first of these records, and from there on with them.
+    """Return a plan up to the parent of the first of these records, continued with them.
 
     Raises:
         RemoteProtocolError: no record of the plan is their parent, or they do not follow each other.
@@ -207,5 +207,5 @@ def check_round(state: MemberState, message: Message, plan: Plan) -> None:
 
 
 def _is_ahead_of_us(state: MemberState, plan: Plan, node: str, t: int) -> bool:
-    """Whether a node cannot have mixed all before a round, for that takes a push that this node has not made yet."""
+    """Return whether a node cannot have mixed all before a round: that takes a push that this node has not made."""
     return must_have_pushed(plan, node, t, state.name, state.next_round, state.lag)

@@ -1,4 +1,4 @@
-"""What every part of a node's state machine reads and writes: its round, its plan, and what it knows of its peers."""
+"""The shared state of a node's parts: its round, its plan, and its knowledge of its peers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgenode.errors import EdgenodeError
 
 
 class Stage(Enum):
-    """Where in its round a node is."""
+    """The position of a node in its round."""
 
     READY = auto()
     TRAINING = auto()
@@ -49,18 +49,18 @@ class MemberState:
 
     Args:
         start: the first round.
-        window: how many of its pushes to a peer may be unanswered. More than the overlap.
+        window: the number of its pushes to a peer that may be unanswered. More than the overlap.
         alarm: inspects what is mixed.
-        lag: how far mixing lags behind pushing.
+        lag: the lag of mixing behind pushing.
 
     Attributes:
         round: the round that it mixes next. All rounds before it are mixed.
         next_round: the first round that it has not pushed yet. It trains that one, if any.
-        plan: what it knows of the plan.
+        plan: the plan as far as it knows it.
         end: the round before which the run is over: all rounds done, or stopped or left by a record.
         kept_from: the first round whose push is kept, and can be taken back.
         fence: the fence that it stands behind, or None.
-        halted: whether it was ordered to begin no further round.
+        halted: the controller has ordered it to begin no further round.
         handed_to: the hand-off target to which it has pushed what it had. Empty if the target was evicted before.
     """
 
@@ -165,7 +165,7 @@ class MemberState:
 
     @property
     def stands_still(self) -> bool:
-        """Whether it was ordered to, and does: no local step is under way, and none will begin."""
+        """True if it stands still as ordered: no local step is under way, and none will begin."""
         return self.halted and self.stage in (Stage.READY, Stage.WAITING)
 
     def missing(self) -> tuple[str, ...]:
@@ -181,7 +181,7 @@ class MemberState:
         return ()
 
     def buffered(self) -> dict[str, int]:
-        """How many pushes of each sender wait here."""
+        """The number of pushes of each sender that wait here."""
         incarnations = self.plan.latest.incarnations
         since = {s: self.plan.processes.joined(s, incarnations.get(s, 0)) for s in self.peers.begun}
         return {s: self.barrier.buffered_from(s, t) for s, t in since.items()}

@@ -1,4 +1,4 @@
-"""What a node knows of its peers."""
+"""The knowledge of a node about its peers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PeerKnowledge:
         self._unanswered.add((t, peer))
 
     def owes(self, peer: str, t: int) -> bool:
-        """Whether a peer has not answered the push of a round."""
+        """Return whether a peer has not answered the push of a round."""
         return (t, peer) in self._unanswered
 
     def answered(self, peer: str, t: int) -> None:

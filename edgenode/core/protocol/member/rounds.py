@@ -74,7 +74,7 @@ class Rounds:
     def trained(self, event: Trained) -> list[NodeAction]:
         state = self._state
         if state.stage is Stage.OVER:
-            return []  # the run failed meanwhile
+            return []  # the run has failed
         if state.stage is not Stage.TRAINING or event.round != state.next_round:
             where = f"{state.stage.name} in round {state.awaited_round}"
             raise LocalProtocolError(f"trained round {event.round} while {where}")
@@ -155,7 +155,7 @@ class Rounds:
         return actions
 
     def _inspect(self, received: list[tuple[str, Any]]) -> tuple[list[Any], list[Accusation]]:
-        """What to mix of a round, and which members sent what cannot be explained."""
+        """Return the contributions to mix in a round, and the members with inexplicable ones."""
         state, t = self._state, self._state.round
         # parts of models are no message of one model, and what is left out of a sum is left out of the average
         if state.alarm is None or phase_at(state.plan, t):
@@ -195,7 +195,7 @@ class Rounds:
         return self.resume()
 
     def resume(self) -> list[NodeAction]:
-        """What held this node up may be gone."""
+        """Continue if the node can: what held it up may be gone."""
         return self.advance() if self._state.stage in (Stage.READY, Stage.WAITING) else []
 
 

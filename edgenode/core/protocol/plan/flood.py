@@ -1,4 +1,4 @@
-"""What the pushes of a plan carry: forwards, when all members know what one knows, and backwards, who must be where."""
+"""Follows pushes forwards, to the round in which all members know a fact, and backwards, to what must have happened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_PERIOD = 1 << 20
 
 
 def reach(plan: Plan, origin: str, first_round: int, overlap: int = 0) -> int:
-    """How many rounds a flood from ``origin``, on the pushes of ``first_round`` on, needs to cover all members.
+    """Return how many rounds a flood from ``origin``, on the pushes of ``first_round`` on, takes to cover all members.
 
     A receiver of round t has mixed it before it begins round t + overlap + 1. From then on its pushes carry what came.
 
@@ -30,7 +30,7 @@ def reach(plan: Plan, origin: str, first_round: int, overlap: int = 0) -> int:
 
 
 def must_have_pushed(plan: Plan, node: str, t: int, other: str, since: int, lag: Lag = LOCK_STEP) -> bool:
-    """Whether ``other`` must have pushed a round from ``since`` on, if ``node`` has mixed all rounds before round t.
+    """Return whether ``other`` has pushed a round from ``since`` on, given that ``node`` has mixed all before round t.
 
     If a node has mixed round t - 1, its in-neighbours have pushed that round. So they have mixed what is to be mixed
     before it begins, and so on backwards. Nothing follows from a process that was not a member of a round, or was

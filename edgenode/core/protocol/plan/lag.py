@@ -1,4 +1,4 @@
-"""How far mixing lags behind pushing, so that messages travel while their receivers train.
+"""The lag of mixing behind pushing, in which messages travel while their receivers train.
 
 Between rounds a node mixes what is due, and then it begins the next round. Without an overlap that is the round before.
 With an overlap of S it is the round S before that:

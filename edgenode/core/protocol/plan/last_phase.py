@@ -3,7 +3,7 @@
 1. The last phase begins in round ``last_from`` of the schedule, with the members of the record in force then. It takes
    as many rounds as they need. So the end of the run follows from the plan, and all nodes that know a record know it.
 2. Rounds of the phase do not change x and u of a node (`core.algorithm.partial_sums`). No push of them is taken back.
-   What an evicted node was pushed in training is taken back as ever, from x and u, which is where the phase begins.
+   What an evicted node was pushed in training is taken back from x and u, where the phase begins.
 3. A member is evicted while the phase is under way, by a record that starts in round R, after all rounds that any
    survivor has begun. If a survivor may not have all parts, the record begins the phase again in round R, with the
    survivors: ``last_from`` is R. Until R they complete the rounds that they have begun without the evicted.
@@ -39,13 +39,13 @@ def phase_at(plan: Plan, t: int) -> Allreduce | None:
 
 
 def transfer(plan: Plan, t: int, node: str) -> Transfer | None:
-    """What a member sends in a round of an allreduce. None in all other rounds."""
+    """Return the message of a member in a round of an allreduce. None in all other rounds."""
     phase = phase_at(plan, t)
     return phase.transfer(t, node) if phase else None
 
 
 def is_inside(plan: Plan, t: int) -> bool:
-    """Whether an allreduce is under way before round t. It may begin again in round t, but not for the first time."""
+    """Return whether an allreduce is under way before round t. It does not begin for the first time in round t."""
     phase = phase_at(plan, t)
     return phase is not None and t < phase.end and phase_at(plan, t - 1) is not None
 

@@ -2,7 +2,7 @@
 
 1. Records are numbered without gaps, and their starts increase. One number has one record: a second one is a fork.
 2. Every process that was ever a member has its own incarnation under its name, so an eviction means one process.
-3. Members change by name alone: one that is missing was evicted or handed over, and one that is new has an incarnation
+3. Members change only by name: one that is missing was evicted or handed over, and one that is new has an incarnation
    that no process of its name had.
 """
 
@@ -32,7 +32,7 @@ class Plan:
 
     @cached_property
     def processes(self) -> Processes:
-        """Every process that was ever a member, as far as the records tell."""
+        """Every process that was ever a member, as far as the records say."""
         return Processes(self.records)
 
     @cached_property
@@ -79,7 +79,7 @@ class Plan:
         return Plan((*self.records, record))
 
     def _objection(self, record: Record) -> str:
-        """Why a record that names its parent cannot follow it: rule 3, and what no record changes. Empty if it can."""
+        """Return why a record that names its parent cannot follow it (rule 3). Empty if it can."""
         last, processes = self.latest, self.processes
         leavers, evicted = dict(record.handoffs), dict(record.evictions)
         stay = set(last.names) - leavers.keys() - evicted.keys()
@@ -113,7 +113,7 @@ class Plan:
         return next((m for record in reversed(self.records) for m in record.members if m.node == node), None)
 
     def admits(self, node: str, key: str, t: int) -> bool:
-        """Whether a node that shows a key may speak: a member with its own, as of a round or later, others with any."""
+        """Return whether a node that shows a key may speak: a member with a key since round t, others with any."""
         if node not in self.latest.names:
             return True
         own = {m.key for record in self.since(t).records for m in record.members if m.node == node}
@@ -129,7 +129,7 @@ class Plan:
         return (len(self.processes) + MAX_MEMBERS * self.records[0].number) * _ROUNDING
 
     def holds(self, node: str, t: int, theirs: Plan) -> bool:
-        """Whether a node's checkpoint of a round, saved under the node's own plan, belongs to this plan's history.
+        """Return whether a node's checkpoint of a round, saved under ``theirs``, belongs to this plan's history.
 
         Two kinds do not: what an evicted process saved after the last of its rounds that counts, and what was saved
         before all nodes resumed from an earlier round.

@@ -1,4 +1,4 @@
-"""Every process that was ever a member of a run, as far as the records of its plan tell."""
+"""Every process that was ever a member of a run, as far as the records of its plan say."""
 
 from __future__ import annotations
 

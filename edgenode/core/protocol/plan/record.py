@@ -28,7 +28,7 @@ class Member:
     """A node in a record.
 
     Attributes:
-        incarnation: tells the processes of a name apart: a device that died and came back has a higher one.
+        incarnation: distinguishes the processes of a name: a device that died and came back has a higher one.
         address: host:port where peers dial it; empty with fixed peers.
         key: the id of its public key, in hex: SHA-256 over its SubjectPublicKeyInfo. Empty without certificates, and
             with fixed peers.
@@ -45,20 +45,20 @@ class Record:
     """One change of plan, in force from round ``start``.
 
     Attributes:
-        term: of the controller that made it. Every start of a controller has a higher one.
+        term: the term of the controller that made it. Every start of a controller has a higher one.
         end: the round before which the run stops, if any.
-        rounds: of training. The last phase begins with round ``rounds``, if there is one. Later records can raise it.
-            None leaves it to the learner.
+        rounds: the rounds of training. The last phase begins with round ``rounds``, if there is one. Later records can
+            raise it. None leaves it to the learner.
         handoffs: (leaver, target): members before, each of which hands all it has to a target in round start - 1.
             "heirs" in JSON.
-        epoch: of the run. It never changes.
+        epoch: the epoch of the run. It never changes.
         revoked: the ids of the keys of evicted members that nobody may use any more.
         run: drawn when the run was created. It never changes, so no record of an earlier run fits. Empty with fixed
             peers.
         evictions: (node, last): silent members before, with the newest of their rounds that counts. What they pushed
             later counts nowhere, and what was pushed to them in that round or later is taken back. "cut" in JSON.
-        signature: of a controller of the cluster, over ``statement``. The digest does not cover it: one statement can
-            have several valid signatures.
+        signature: the signature of the cluster's authority over ``statement``. The digest does not cover it: a
+            statement can have several valid signatures.
 
     Raises:
         GraphError: the schedule does not fit the members.
@@ -175,7 +175,7 @@ def _record(plain: dict[str, Any]) -> Record:
 
 
 def is_key_id(text: str) -> bool:
-    """Whether a text can be the id of a key."""
+    """Return whether a text can be the id of a key."""
     return re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 

@@ -1,4 +1,4 @@
-"""From which round a stopped run resumes, and with which members: the newest that most of them have saved.
+"""Decides from which round a stopped run resumes, and with which members: the newest that most of them have saved.
 
 If it is to train longer than before, it does so from that round on. A run that had ended continues with what its nodes
 had at the end, and its last phase follows again after the new end of training.
@@ -24,15 +24,15 @@ def restore_plan(
     schedule_for: Callable[[int, tuple[str, ...]], Schedule] | None = None,
     rounds: int | None = None,
 ) -> tuple[Plan, int]:
-    """How a stopped run resumes: its plan plus one record, from the newest round that most members have saved.
+    """Return the plan of a run that resumes: one record more, from the newest round that most members have saved.
 
     Args:
         plan: the newest that is known.
         members: the nodes that are back, with the incarnations and addresses they have now.
         offers: per node, the rounds of its checkpoints, and the plan in the newest of them.
-        least: how many members of that round are enough, if they are at least half; None means all of them.
+        least: the number of members of that round that is enough, if it is at least half. None means all of them.
         schedule_for: (round, members) -> the schedule from there on; None keeps the one that was in force.
-        rounds: of training, if they are more than the plan had for that round.
+        rounds: the rounds of training, if they are more than the plan had for that round.
 
     Raises:
         GraphError: too few of the members have a round in common, or they have done more rounds than that.

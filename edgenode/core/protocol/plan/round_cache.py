@@ -12,7 +12,7 @@ from edgenode.core.topology.graph import Digraph
 
 
 class PlannedRound(NamedTuple):
-    """What a plan says of one round.
+    """The facts of a plan about one round.
 
     Attributes:
         evicted_later: the members of the round that were evicted from it afterwards, each with the newest of its rounds

@@ -1,4 +1,4 @@
-"""What a run is created from, agreed before any node trains. Only its length can change later, by the plan."""
+"""The facts that a run is created from, agreed before any node trains. Only its length can change, by the plan."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from edgenode.core.topology.schedule import ScheduleSpec
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a run is created from.
+    """The facts that a run is created from.
 
     Attributes:
         nodes: the number of initial members.
-        run_digest: of the configuration that all nodes must share.
+        run_digest: the digest of the configuration that all nodes must share.
         schedule: the graphs that the run starts with.
-        rounds: of the whole run as it is created, gossip included.
+        rounds: the rounds of the whole run as it is created, gossip included.
         min_nodes: below this number no member is evicted, and none may leave.
-        requirements: what the algorithm requires of every graph that an operator may set.
+        requirements: the algorithm's requirements on every graph that an operator may set.
         on_poison: "report", "pause" or "evict": what follows when members accuse one.
-        lag: how far mixing lags behind pushing.
+        lag: the lag of mixing behind pushing.
         gossip_rounds: those of ``rounds`` that come after training.
     """
 

@@ -1,4 +1,4 @@
-"""Whose word counts: what a controller signs, and what a node asks for before it believes a record or a greeting.
+"""The signatures of a controller, which a node checks before it believes a record or a greeting.
 
 The cryptography is outside of the core. Here are the seams, and the two cases without any.
 """
@@ -11,7 +11,7 @@ from edgenode.errors import RemoteProtocolError
 
 
 class Signed(Protocol):
-    """What a controller says: a record of the plan, or which controller it is."""
+    """A statement of a controller: a record of the plan, or its identity."""
 
     @property
     def statement(self) -> str:
@@ -20,12 +20,12 @@ class Signed(Protocol):
 
     @property
     def signature(self) -> str:
-        """Over the statement. Empty without one."""
+        """The signature over the statement, or ""."""
         ...
 
 
 class Verifier(Protocol):
-    """Tells what a controller of this cluster said from what anybody else says."""
+    """Distinguishes statements of this cluster's controller from all others."""
 
     def verify(self, signed: Signed) -> None:
         """Return if a controller of this cluster signed it.
@@ -37,7 +37,7 @@ class Verifier(Protocol):
 
 
 class Signer(Verifier, Protocol):
-    """What a controller has: it signs, too."""
+    """The verifier of a controller, which also signs."""
 
     def sign(self, statement: str) -> str:
         """The signature over a statement."""
