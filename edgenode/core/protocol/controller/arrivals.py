@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from edgenode.core.protocol.controller.bootstrap import Bootstrap
 from edgenode.core.protocol.controller.cluster_state import ClusterState
 from edgenode.core.protocol.controller.eviction import Evictions
-from edgenode.core.protocol.controller.pending_changes import PendingChanges
+from edgenode.core.protocol.controller.offers import Offers
 from edgenode.core.protocol.events import ClusterAction, Send, StepDown
 from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, Join, Offer, Refuse, Welcome
 from edgenode.core.protocol.plan.plan import Plan
@@ -30,13 +30,13 @@ class Arrivals:
     def __init__(
         self,
         state: ClusterState,
-        changes: PendingChanges,
+        offers: Offers,
         evictions: Evictions,
         bootstrap: Bootstrap,
         evict: Callable[[Iterable[str]], list[ClusterAction]],
         close: Callable[[], list[ClusterAction]],
     ) -> None:
-        self._state, self._changes, self._evictions, self._bootstrap = state, changes, evictions, bootstrap
+        self._state, self._offers, self._evictions, self._bootstrap = state, offers, evictions, bootstrap
         self._membership, self._evict_all, self._close = state.membership, evict, close
 
     def joined(self, node: str, join: Join) -> list[ClusterAction]:
@@ -112,7 +112,7 @@ class Arrivals:
     def _learn(self, plan: Plan, known: Plan | None) -> list[ClusterAction]:
         """Settle the offer by the plan of a member, and take over the records that this controller lacks."""
         state, ballot = self._state, self._evictions.ballot
-        actions = self._changes.settle(plan.latest.number, plan.latest.digest)
+        actions = self._offers.settle(plan.latest.number, plan.latest.digest)
         assert state.plan is not None
         if plan.latest.number > state.plan.latest.number:
             state.learn(plan)

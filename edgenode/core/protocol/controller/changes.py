@@ -7,10 +7,12 @@ admitted. A member's key is replaced near the end of its life.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from edgenode.core.protocol.events import UNREQUESTED, Extend, Rotate, Stop
+from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Extend, Reply, Rotate, Send, Stop
+from edgenode.core.protocol.orders import LeaveRefused
 from edgenode.core.protocol.plan.record import Record
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule
@@ -127,3 +129,16 @@ def _queued_from_json(value: dict[str, Any]) -> Requested:
     if "rounds" in value:
         return Extend(UNREQUESTED, whole(value["rounds"]))
     return Rotate(UNREQUESTED, graphs_from_json(value["graphs"]), Period.parse(text(value["every"])))
+
+
+def extensions(changes: Iterable[Change]) -> list[int]:
+    """The rounds of training that changes request."""
+    return [change.rounds for change in changes if isinstance(change, Extend)]
+
+
+def refused(change: Requested | Departure, error: str) -> list[ClusterAction]:
+    """Refuse a change to the one that requested it. The log names a change for which no operator waits."""
+    if isinstance(change, Departure):
+        return [Send(change.node, LeaveRefused(error))]
+    why = f"{describe(change)}: {error}" if change.request_id == UNREQUESTED else error
+    return [Reply(change.request_id, None, why)]

@@ -5,7 +5,7 @@ The cluster decides who is a member and how the plan changes. It is not in the d
 - A node that connects is refused, welcomed, or told what it missed (`arrivals`).
 - A run starts when all nodes are there (`bootstrap`).
 - A graceful change is a record that is offered to one member and travels on the members' own pushes
-  (`pending_changes`). A controller that dies right after the offer has done its work.
+  (`pending_changes`, `offers`). A controller that dies right after the offer has done its work.
 - A silent member is fenced, then evicted (`eviction`).
 - A link that does not work is left out of the graphs (`links`).
 - A pause needs no agreement on a round: the barrier stops every node as soon as one stands still.
@@ -34,6 +34,7 @@ from edgenode.core.protocol.controller.deadlines import most_reported
 from edgenode.core.protocol.controller.eviction import Evictions
 from edgenode.core.protocol.controller.idle_members import IdleMembers
 from edgenode.core.protocol.controller.links import Links
+from edgenode.core.protocol.controller.offers import Offers
 from edgenode.core.protocol.controller.pending_changes import PendingChanges
 from edgenode.core.protocol.controller.reports import check_report
 from edgenode.core.protocol.events import (
@@ -102,13 +103,14 @@ class Cluster:
         if saved:
             self.state.restore(saved)
         self._membership = self.state.membership
-        self._changes = PendingChanges(self.state, lambda node: self._evict_all([node]))
+        self._changes = PendingChanges(self.state)
+        self._offers = Offers(self.state, self._changes, lambda node: self._evict_all([node]))
         self._idle = IdleMembers(self.state, self._changes)
-        self.evictions = Evictions(self.state, self._changes)
+        self.evictions = Evictions(self.state, self._offers)
         self._bootstrap = Bootstrap(self.state, self._changes, self.evictions)
         self._accusations = Accusations(self.state, self.evictions, self._evict)
         self.links = Links(self.state)
-        parts = self.state, self._changes, self.evictions, self._bootstrap
+        parts = self.state, self._offers, self.evictions, self._bootstrap
         self._arrivals = Arrivals(*parts, self._evict_all, self.close)
 
     def reached_at(self, address: str) -> None:
@@ -133,7 +135,7 @@ class Cluster:
             actions += self.state.halt(False)  # all nodes stop at one round, and have to reach it
         if not self.evictions.ballot:
             self._changes.reroute()
-            actions += self._changes.offer_next()
+            actions += self._offers.make_next()
         actions += self._changes.answer_queued(self.evictions.evicted)
         return [*self.links.explain(actions), *self._bootstrap.sponsor_newcomers()]
 
@@ -165,7 +167,7 @@ class Cluster:
             case Progress():
                 return self._progressed(node, report)
             case OfferAnswer():
-                return self._changes.answered(node, report)
+                return self._offers.answered(node, report)
             case FenceAnswer():
                 self.state.check(Plan(report.records))
                 return self.evictions.answered(node, report)
@@ -193,7 +195,7 @@ class Cluster:
             self.state.check(Plan(report.farewell.records))
         self._membership.welcomed.pop(node, None)
         self._membership.next_rounds[node], self._membership.known[node] = report.next_round, report.number
-        settled = self._changes.settle(report.number, report.digest)
+        settled = self._offers.settle(report.number, report.digest)
         self.links.reported(node, report)
         ended = self._ended_well(node, report.farewell) if report.farewell is not None else []
         return [*settled, *ended]

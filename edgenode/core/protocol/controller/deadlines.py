@@ -1,4 +1,4 @@
-"""Until when a change of plan can start, and how far any node of the run can be."""
+"""From when and until when a change of plan can start, and how far any node of the run can be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ from edgenode.core.protocol.controller.changes import Change
 from edgenode.core.protocol.controller.cluster_state import ClusterState
 from edgenode.core.protocol.events import Extend
 from edgenode.core.protocol.plan.last_phase import end_of, latest_change, most_rounds
+
+FIRST_MARGIN = 4
+"""Rounds between a member's last report and the arrival of an offer. An offer that comes too late doubles it."""
+
+LEAD = 2
+"""Rounds by which a record is known before it starts: a lone member can be in its next round already, and the
+neighbours of a leaver act on the record one round before its start."""
+
+
+def earliest_start(state: ClusterState) -> int:
+    """The first round in which a change that is not offered yet can start."""
+    assert state.plan is not None
+    latest = state.offer.record if state.offer else state.plan.latest
+    rounds = (state.membership.next_rounds.get(node, 0) for node in state.plan.latest.names)
+    return max(min(rounds), latest.start) + FIRST_MARGIN + LEAD
 
 
 def why_too_late(state: ClusterState, change: Change, start: int) -> str:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from edgenode.core.protocol.controller.cluster_state import ClusterState
-from edgenode.core.protocol.controller.pending_changes import PendingChanges
+from edgenode.core.protocol.controller.offers import Offers
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Reply, Send
 from edgenode.core.protocol.orders import EvictionCommitted, Fence, FenceAnswer
 from edgenode.core.protocol.plan.lag import LOCK_STEP, Lag
@@ -125,8 +125,8 @@ class Evictions:
         ballot: None without a fence.
     """
 
-    def __init__(self, state: ClusterState, changes: PendingChanges) -> None:
-        self._state, self._changes = state, changes
+    def __init__(self, state: ClusterState, offers: Offers) -> None:
+        self._state, self._offers = state, offers
         self.ballot: Ballot | None = None
 
     @property
@@ -242,9 +242,9 @@ class Evictions:
         news = {record.digest for record in newest.records if record.number > known.latest.number}
         self._state.learn(newest)
         if offer is None or offer.record.digest not in news:
-            self._changes.take_back_offer()  # only an evicted node may have it
+            self._offers.take_back()  # only an evicted node may have it
             return [], bool(news)
-        settled = self._changes.settle(offer.record.number, offer.record.digest)  # as if its acceptance had arrived
+        settled = self._offers.settle(offer.record.number, offer.record.digest)  # as if its acceptance had arrived
         return settled, len(news) > 1
 
     def _evict(self, ballot: Ballot, plan: Plan) -> list[ClusterAction]:

@@ -10,7 +10,7 @@ an overlap it is a round pushed before that is waited for and mixed (`lag`).
 3. Window. A node begins round t only when its pushes up to round t - window are acknowledged. So no node keeps more
    than ``window`` messages of one sender, and a push further ahead is against the protocol.
 4. Plan. Records travel on the pushes. A record that comes after the round in which it must be known is against the
-   protocol, as that cannot happen (`pending_changes`).
+   protocol, as that cannot happen (`offers`).
 5. Fence. Behind a fence a node takes nothing from the evicted and begins no round (`eviction`). When the eviction is
    committed, it discards what the evicted pushed after their last round, and takes back what it pushed to them.
 
