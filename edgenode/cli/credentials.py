@@ -13,6 +13,8 @@ from edgenode.storage.filesystem import default_state_dir
 if TYPE_CHECKING:
     from edgenode.net.tls import MutualTls, Security
 
+_TERMINAL = 80  # columns of a usual terminal
+
 
 def operator_securities(explicit: Path | None, insecure: bool, cluster: str | None) -> list[Security]:
     """The credentials of an operator, from the option or from this machine.
@@ -48,12 +50,14 @@ def operator_securities(explicit: Path | None, insecure: bool, cluster: str | No
 
 
 def run_command(invite: str, name: str | None = None) -> str:
-    """Return the command for a device that an invite lets in, next to its run.toml.
+    """Return the command for a device that an invite lets in, next to its run.toml. A line has at most 80 characters.
 
     Args:
         name: the name of the device, if the invite is for that one only.
     """
-    return f"edgenode run {f'--name {name} ' if name else ''}--join {invite}"
+    named = f"edgenode run --name {name}" if name else "edgenode run"
+    command = f"{named} --join {invite}"
+    return command if len(command) <= _TERMINAL else f"{named} \\\n  --join {invite}"
 
 
 def invite_command(state_dir: Path) -> str:

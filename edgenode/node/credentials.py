@@ -138,7 +138,7 @@ def read_invite(text: str) -> Invite:
     if PREFIX in text.lower() and not Path(text).exists():
         return Invite.parse(text)
     try:
-        content = sys.stdin.readline() if text == "-" else Path(text).read_text(encoding="utf-8")
+        content = _typed_command() if text == "-" else Path(text).read_text(encoding="utf-8")
         if not content.strip():
             raise ValueError("it is empty; run edgenode invite NAME where the controller runs, and copy its line")
         return Invite.parse(content)
@@ -146,3 +146,11 @@ def read_invite(text: str) -> Invite:
         why = exc.strerror if isinstance(exc, OSError) else exc
         what = "standard input" if text == "-" else f"{text!a}"
         raise ConfigError(f"--join: {what} is neither an invite nor a file that contains one: {why}") from exc
+
+
+def _typed_command() -> str:
+    """A command from standard input, which goes on after a line that ends with a backslash."""
+    lines = [sys.stdin.readline()]
+    while lines[-1].rstrip().endswith("\\"):
+        lines.append(sys.stdin.readline())
+    return "".join(lines)

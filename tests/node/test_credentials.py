@@ -135,6 +135,9 @@ def test_an_invite_is_read_from_each_of_its_places(tmp_path: Path, monkeypatch: 
     file.write_text(f"\n{INVITE}\n")
     monkeypatch.setattr("sys.stdin", io.StringIO(f"edgenode run --join {INVITE}\n"))
     assert [read_invite(text) for text in (str(INVITE), str(file), "-")] == [INVITE] * 3
+    typed = io.StringIO(f"edgenode run --name pi-3 \\\n  --join {INVITE}\nls\n")
+    monkeypatch.setattr("sys.stdin", typed)
+    assert (read_invite("-"), typed.readline()) == (INVITE, "ls\n")  # what follows is not the command's
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,12 @@ def test_invite_survives_its_line(invite: Invite) -> None:
 
 @pytest.mark.parametrize("port", [ENROL_PORT, 47_701])
 def test_command_fits_one_line_of_a_terminal(port: int) -> None:
-    assert len(run_command(str(Invite(USUAL.secret, USUAL.authority, (("192.168.100.200", port),))))) <= 80
+    invite = Invite(USUAL.secret, USUAL.authority, (("192.168.100.200", port),))
+    assert len(run_command(str(invite))) <= 80
+    named = run_command(str(invite), "pi-3")  # a shell reads its two lines as one command
+    assert max(map(len, named.splitlines())) <= 80
+    typed = subprocess.run(["sh", "-c", f"echo {named}"], capture_output=True, text=True, check=True).stdout
+    assert typed == f"edgenode run --name pi-3 --join {invite}\n"
 
 
 def test_invite_is_read_from_a_command_a_narrow_terminal_and_capitals() -> None:
