@@ -123,6 +123,7 @@ async def _findings(
     from edgenode.errors import ConfigError
     from edgenode.factory import check_networked
     from edgenode.net.interfaces import interfaces_for
+    from edgenode.security.invite import ENROL_PORT
     from edgenode.storage.filesystem import default_state_dir
 
     host, _ = split_address(where.listen)
@@ -148,6 +149,7 @@ async def _findings(
     yield await network.port("port", where.listen, True, security)
     for others in (f"0.0.0.0:{CONTROLLER_PORT}", f"127.0.0.1:{HTTP_PORT}"):
         yield await network.port("port", others, False, security)
+    yield await network.port("port", f"0.0.0.0:{ENROL_PORT}", False, None)  # it asks nobody for a certificate
     async for finding in network.multicast(interfaces, where.controller == "mdns"):
         yield finding
     async for finding in network.others(config.run.cluster, where.controller, where.peers, host, security):

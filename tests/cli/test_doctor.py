@@ -41,7 +41,7 @@ def test_each_check_is_a_line_and_success_is_exit_code_0(tmp_path: Path) -> None
     checks = [line.split()[1] for line in lines[:-1]]
     assert checks == [
         *("python", "packages", "torch", "cuda", "model", "memory", "disk", "power"),
-        *("certificate", "port", "port", "port", "multicast", "nodes"),
+        *("certificate", "port", "port", "port", "port", "multicast", "nodes"),
     ]
     assert all(re.match(r"(ok     |warning)  \w+ +\S", line) for line in lines[:-1])
 
