@@ -4,11 +4,13 @@
    certificates, the two ends have TLS with each other, so a relay can neither read nor change a push.
 2. Only members may ask, and only for members. So that a false address of a member opens no way into the relay's own
    machine, the relay first makes sure that this member answers there.
+3. A member has a quarter of the places at most, so that no member can take all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
@@ -25,6 +27,7 @@ from edgenode.net.wire import CHUNK_BYTES, Identity
 
 SERVICE = "edgenode.v1.RelayService"
 _MOST_CALLS = 32
+_MOST_OF_A_MEMBER = 8
 _HELLO_S = 10.0
 _REACH_S = 2.0
 
@@ -37,7 +40,8 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
     """
 
     def __init__(self, identity: Identity, address_of: Callable[[str], str]) -> None:
-        self._identity, self._address_of, self._calls = identity, address_of, 0
+        self._identity, self._address_of = identity, address_of
+        self._calls = Counter[str]()  # by the name of the caller
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server."""
@@ -45,11 +49,15 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
 
     async def Relay(self, requests: AsyncIterator[relay_pb2.RelayRequest], context: grpc.aio.ServicerContext) -> None:
         """One connection to a member, until either side ends it."""
-        if self._calls >= _MOST_CALLS:
+        caller = node_of_caller(context)
+        if self._calls.total() >= _MOST_CALLS:
             await refuse(context, TransportError(f"this process relays {_MOST_CALLS} connections already"))
-        self._calls += 1
+        if caller and self._calls[caller] >= _MOST_OF_A_MEMBER:
+            why = f"this process relays {_MOST_OF_A_MEMBER} connections of {caller} already"
+            await refuse(context, TransportError(why))
+        self._calls[caller] += 1
         try:
-            reader, writer = await self._open(requests, node_of_caller(context))
+            reader, writer = await self._open(requests, caller)
             try:
                 await context.write(relay_pb2.RelayResponse())
                 way = _Way(reader, writer, requests)
@@ -59,7 +67,7 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
         except (EdgenodeError, ExceptionGroup) as exc:
             await refuse(context, first_cause(exc))
         finally:
-            self._calls -= 1
+            self._calls -= Counter((caller,))  # which forgets callers without calls
 
     async def _open(
         self, requests: AsyncIterator[relay_pb2.RelayRequest], caller: str

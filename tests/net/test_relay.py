@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import grpc.aio
 import pytest
 
 from edgenode.addresses import split_address
@@ -14,9 +15,10 @@ from edgenode.core.protocol.events import Answered
 from edgenode.net import relay_server
 from edgenode.net.link_watch import LinkWatch
 from edgenode.net.peer_client import PeerAddresses, PeerLink
+from edgenode.net.proto import relay_pb2, relay_pb2_grpc
 from edgenode.net.relay_client import Relay, way_by
 from edgenode.net.relay_server import RelayServer
-from edgenode.net.rpc import serving
+from edgenode.net.rpc import channel, serving
 from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import Identity
 from edgenode.security import certificates
@@ -126,6 +128,38 @@ async def test_relay_says_why_it_cannot(members: dict[str, str], why: str) -> No
         assert await asyncio.wait_for(reader.read(), SOON_S) == b""
         writer.close()
         assert why in way.why.lower()
+
+
+async def test_member_cannot_take_the_places_of_the_others(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_server, "_MOST_OF_A_MEMBER", 2)
+    n0, n1, n2, n3 = map(secured, ("n0", "n1", "n2", "n3"))
+    receiver.identity = n1
+
+    async def begin(to_relay: grpc.aio.Channel) -> grpc.aio.StreamStreamCall:
+        """Begin a call. It is relayed when this returns."""
+        call = relay_pb2_grpc.RelayServiceStub(to_relay).Relay()
+        await call.write(relay_pb2.RelayRequest(to="n1"))
+        await call.read()
+        return call
+
+    async with (
+        asyncio.timeout(4 * SOON_S),
+        receiver.up() as address,
+        a_relay({"n0": NOBODY, "n1": address, "n3": NOBODY}, n2) as relay,
+        channel(relay.address, n0.security, relay.server) as of_n0,
+        channel(relay.address, n3.security, relay.server) as of_n3,
+    ):
+        first, _ = await begin(of_n0), await begin(of_n0)
+        with pytest.raises(grpc.aio.AioRpcError, match="relays 2 connections of n0 already"):
+            await begin(of_n0)
+        await begin(of_n3)  # the others have their places
+        first.cancel()
+        while True:  # the relay notices the end of a call a little later
+            try:
+                await begin(of_n0)
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.01)
 
 
 async def test_relay_opens_no_connection_to_another_service() -> None:
