@@ -1,4 +1,4 @@
-"""How far a node is, and how it reports that: to the controller, to metrics, to systemd and to its log.
+"""The progress of a node, and its reports to the controller, to metrics, to systemd and to its log.
 
 A `Node` belongs to its owner task, which works on it in another thread. Reports therefore never read the node. They
 read the `NodeSnapshot` that the owner publishes after every event.
@@ -39,9 +39,9 @@ class NodeSnapshot(NamedTuple):
     """A node after its last event.
 
     Attributes:
-        plan: what it knows of the plan.
+        plan: the plan as far as it knows it.
         missing: the peers that hold it up. A paused node waits for no peer.
-        fence: that it stands behind, if any.
+        fence: the fence that the node stands behind, or None.
         stands_still: it is paused, and no local step is under way.
     """
 
@@ -79,7 +79,7 @@ class StallReporter:
     _reported: float = 0.0
 
     def due(self, now: float, t: int, held_up: bool) -> float | None:
-        """For how many seconds the node has stood still, if it has to log that now."""
+        """Return the seconds for which the node has stood still, if it has to log that now."""
         if t != self._round or not held_up:
             self._round, self._since, self._reported = t, now, now
         if now - self._reported < self.every_s:
@@ -136,7 +136,7 @@ class BarrierWait:
         timeout_s: None for no limit: with a controller, unresponsive peers are evicted.
 
     Attributes:
-        since: by the monotonic clock. None if the round does not wait.
+        since: the monotonic time at which the wait began. None if the round does not wait.
     """
 
     def __init__(self, timeout_s: float | None, post: Callable[[TimedOut], None]) -> None:
@@ -172,15 +172,15 @@ class ProgressReporter:
     """Reports of one node.
 
     Args:
-        link: to the controller, if the run has one.
+        link: the link to the controller, if the run has one.
         settings: the section `run` of the configuration.
-        faults: what its peers did against the protocol.
+        faults: the protocol violations of its peers.
 
     Attributes:
         snapshot: the node after its last event.
-        save_errors: what it cannot save at present.
-        farewell: of a node that has ended: its answer to every fence to come.
-        links: those to its receivers. Assigned once, right after both are made.
+        save_errors: the files that it cannot save at present.
+        farewell: the answer of a node that has ended to every later fence.
+        links: the links to its receivers. They are assigned once, right after both are made.
     """
 
     def __init__(
@@ -281,7 +281,7 @@ class ProgressReporter:
         )
 
     def usage(self) -> Usage:
-        """What the node used of its machine, in the rounds of this process."""
+        """The memory and energy that the node used in the rounds of this process."""
         return self.sensors.usage(self.snapshot.round - self._start)
 
     def in_a_line(self) -> str:

@@ -1,4 +1,4 @@
-"""What a node did so far, and how its run ended."""
+"""The counts of a node, and the outcome of its run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from edgenode.core.algorithm.compression import Floats
 from edgenode.core.protocol.status import COUNTERS
 
 COUNTS = (*COUNTERS, "alarms")
-"""What a node counts, over all its processes: reports, checkpoints and result.json take it from here."""
+"""The names of a node's counts over all its processes, for reports, checkpoints and result.json."""
 
 
 @dataclass
 class NodeStats:
-    """What a node did so far. `NodeStatus` describes the counts, which continue when a run resumes."""
+    """The work of a node so far. `NodeStatus` describes the counts, which continue when a run resumes."""
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     good_until: int | None = None  # of a checkpoint that was written while something was wrong
@@ -32,12 +32,12 @@ class NodeStats:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a node's run ended.
+    """The outcome of a node's run.
 
     Attributes:
         complete: False if it stopped or left before the last round.
         z: the final model, float32 [d].
-        left: whether it left a run that goes on.
+        left: it left a run that goes on.
         handed_to: the node to which it has handed what it had. Empty without one.
     """
 
