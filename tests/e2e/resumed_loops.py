@@ -135,7 +135,14 @@ def keys(cluster: str, nodes: int) -> dict[str, object]:
 
 
 def run_node(
-    form: str, node: int, nodes: int, controller: str, folder: Path, place: int, reached: Event, go_on: Event
+    form: str,
+    node: int,
+    settings: dict[str, object],
+    controller: str,
+    folder: Path,
+    place: int,
+    reached: Event,
+    go_on: Event,
 ) -> None:
     """The life of one process. Node 0 pauses in the first round from ``place`` on."""
     log = os.open(folder / f"{form}-{node}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -150,8 +157,7 @@ def run_node(
             reached.set()
             go_on.wait()
 
-    arguments = {"name": f"n{node}", "listen": "127.0.0.1:0", "controller": controller}
-    arguments["settings"] = keys(folder.name, nodes)
+    arguments = {"name": f"n{node}", "listen": "127.0.0.1:0", "controller": controller, "settings": settings}
     LOOPS[form](node, {**arguments, "state_dir": folder / f"n{node}"}, reach, folder / f"n{node}")
 
 

@@ -33,6 +33,7 @@ class Run:
     def __init__(self, form: str, folder: Path) -> None:
         folder.mkdir()
         self.form, self.folder = form, folder
+        self.cluster = f"{form}-{uuid.uuid4().hex[:8]}"  # mDNS finds those of other tests
 
     def live(self, place: int, end: str) -> None:
         """Start all processes. When the first node has reached a round, end them: "stop", "kill", or when they end."""
@@ -40,13 +41,13 @@ class Run:
 
         controller = f"127.0.0.1:{free_ports(1)[0]}"
         reached, go_on = _processes.Event(), _processes.Event()
-        keys = resumed_loops.keys(self.folder.name, NODES).items()
-        run = [word for key, value in keys for word in ("--set", f"{key}={value}")]
+        keys = resumed_loops.keys(self.cluster, NODES)
+        run = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
         where = ("--listen", controller, "--http", "none", "--state-dir", str(self.folder / "controller"))
         log, stops = self.folder / "controller.log", self.stops()
         server = self.start(resumed_loops.run_command, log, "controller", *run, *where)
         nodes = [
-            self.start(resumed_loops.run_node, self.form, i, NODES, controller, self.folder, place, reached, go_on)
+            self.start(resumed_loops.run_node, self.form, i, keys, controller, self.folder, place, reached, go_on)
             for i in range(NODES)
         ]
         try:
