@@ -116,12 +116,12 @@ def stop(detach: bool, yes: bool, where: Where) -> None:
               help="Train for N rounds more than planned.")  # fmt: skip
 @cluster_options
 def extend(rounds: int | None, add: int | None, where: Where) -> None:
-    """Train longer: let the run, while it trains, have more rounds.
+    """Train longer: give a run that trains more rounds.
 
     The request must come some rounds before the end of training. The last phase of SCSP follows after the new end. A
-    learning rate that falls until the end of the run is from then on that of the longer run. run.toml need not change.
+    learning rate that falls until the end of the run then follows the longer run. run.toml need not change.
 
-    A run that has stopped or ended trains on if you set run.rounds in run.toml to the larger number, and start the
+    To train on after a run has stopped or ended, set run.rounds in run.toml to the larger number, and start the
     controller and the nodes again.
 
     \b
@@ -155,8 +155,8 @@ def evict(node: str, force: bool, yes: bool, where: Where) -> None:
     """Continue the run without NODE, because it will not come back.
 
     What it learnt since its last push is lost. If it still runs or starts again, it joins as a newcomer. To keep it
-    out, use edgenode revoke, which evicts it too. If the graph is a list of edges, the rest of it is used as long as it
-    is strongly connected, and else a preset, which the reply names. On a terminal, the command asks first.
+    out, use edgenode revoke, which evicts it too. If the graph is a list of edges, the rest of it is used if it is
+    strongly connected. Otherwise the reply names the preset that is used. On a terminal, the command asks first.
 
     \b
     Examples:
