@@ -32,7 +32,7 @@ def _chosen(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[st
               help=f"What to measure, of {', '.join(PARTS)}. [default: all]")  # fmt: skip
 @json_option
 def bench(parts: tuple[str, ...], as_json: bool) -> None:
-    """Measure what edgenode costs on this machine: half a minute on a PC, a few on a small board.
+    """Measure what edgenode costs on this machine: half a minute on a PC, minutes on a small board.
 
     Measures the selection and the encoding of a message, a round next to its local step, the rate of a ring of four
     nodes, and the memory of a node. The nodes are real processes that talk over gRPC with TLS, with a local step that
