@@ -1,4 +1,4 @@
-"""A node connects to the controller: refused, greeted, and told what it may have missed.
+"""Handles a node that connects: the controller refuses it, or greets it and sends what it may have missed.
 
 It is a newcomer, a member that lost its link, or a process that takes the place of one that died. What it says of the
 plan, of other controllers and of fences counts only if a controller of this cluster signed it.
@@ -104,7 +104,7 @@ class Arrivals:
         self._membership.newcomers |= self._membership.present
 
     def _why_another_run(self, node: str, plan: Plan) -> str:
-        """Why a member's plan is not of this run. Empty if it is."""
+        """Return why a member's plan is not of this run. Empty if it is."""
         assert self._state.plan is not None
         ours, theirs = self._state.plan.records[0].digest, plan.records[0].digest
         return "" if ours == theirs else f"this run began with plan {ours}, {node}'s with {theirs}"
@@ -123,7 +123,7 @@ class Arrivals:
         return actions
 
     def _end_fences(self, fences: Iterable[Fence]) -> list[ClusterAction]:
-        """Evict those whom the fences of a lost controller evict."""
+        """Evict the members that the fences of a lost controller evict."""
         assert self._state.plan is not None
         unended = frozenset[str]().union(*map(self._evictions.left_to_end, fences))
         return self._evict_all(self._membership.involved(self._state.plan) & unended)
@@ -139,7 +139,7 @@ class Arrivals:
     def _missed(
         self, node: str, join: Join, plan: Plan, fenced: Mapping[str, tuple[Plan, Fence]]
     ) -> list[ClusterAction]:
-        """What a member has missed, and what the others behind a fence that ends now still wait for."""
+        """Return what a member has missed, and what the others behind a fence that ends now wait for."""
         waits = join.fence is not None and node not in fenced
         missed = self._evictions.fences([node]) if waits else self._send_again(node, plan, join.fence is not None)
         for other in sorted(fenced.keys() - {node}):
@@ -150,7 +150,7 @@ class Arrivals:
         """The members behind a fence of a controller that is lost. This one has to bring it to its end now.
 
         A fence waits until its newest record is known, or all members are connected and none knows it: that record may
-        have members who have not promised. So these are the node that connects, and those that have waited for it.
+        have members that have not promised: the node that connects, and the members that have waited for it.
         ``known`` is the plan before that.
         """
         plan, membership = self._state.plan, self._membership
@@ -166,7 +166,7 @@ class Arrivals:
         }
 
     def _send_again(self, node: str, known: Plan, fenced: bool = False) -> list[ClusterAction]:
-        """What may have been lost with the link: that the run ends, the fence or how it ended, and the same offer."""
+        """Return the orders that may have been lost with the link: the end, the fence or its outcome, and the offer."""
         assert self._state.plan is not None
         if self._state.aborted:
             return [Send(node, Abort(self._state.aborted))]

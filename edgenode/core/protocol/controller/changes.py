@@ -57,7 +57,7 @@ class Reroute:
 
 
 Requested = Rotate | Stop | Extend
-"""What an operator requests. The next controller of the run must know it."""
+"""The requests of an operator. The next controller of the run must know them."""
 
 Change = Requested | Departure | Admission | Rekeying | Reroute
 
@@ -93,7 +93,7 @@ def describe(change: Change) -> str:
 
 
 def requests_to_json(requested: Schedule | None, queued: tuple[Requested, ...]) -> str:
-    """What operators requested, as the next controller needs it: no operator waits for a reply to it any more."""
+    """The requests as the next controller needs them: no operator waits for a reply any more."""
     value = {
         "requested": schedule_json(requested) if requested else None,
         "queued": [_queued_json(change) for change in queued],

@@ -2,7 +2,7 @@
 
 The cluster decides who is a member and how the plan changes. It is not in the data path: nodes train without it.
 
-- A node that connects is refused, welcomed, or told what it missed (`arrivals`).
+- A node that connects is refused, welcomed, or sent what it missed (`arrivals`).
 - A run starts when all nodes are there (`bootstrap`).
 - A graceful change is a record that is offered to one member and travels on the members' own pushes
   (`pending_changes`, `offers`). A controller that dies right after the offer has done its work.
@@ -81,8 +81,8 @@ class Cluster:
     """The membership and the plan of one run.
 
     Args:
-        leadership: who this controller is. Its term is higher at every start.
-        saved: what the last controller persisted, if there was one.
+        leadership: the identity of this controller. Its term is higher at every start.
+        saved: the state that the last controller persisted, or None.
         recover: take the plan from the members that run, since what was persisted is lost. Without it, members that
             run follow another controller.
         signer: signs the records and greetings of this controller, and verifies those that nodes report.
@@ -230,7 +230,7 @@ class Cluster:
         return self.evictions.request(evict, self.state.plan)
 
     def _revoke(self, keys: frozenset[str]) -> list[ClusterAction]:
-        """Every listener refuses the keys at once, and their owners are evicted at one round."""
+        """Make every listener refuse the keys at once, and evict their owners at one round."""
         new = keys - self.state.revoked
         self.state.revoked |= new
         for node in [node for node, join in self._membership.present.items() if join.key in new]:
@@ -239,5 +239,5 @@ class Cluster:
         return [*orders, *self._evict_all(self.state.revoked_members())]
 
     def _evict_all(self, nodes: Iterable[str]) -> list[ClusterAction]:
-        """Evict nodes that are dead or revoked, however many are left. `Evictions.request` has the exception."""
+        """Evict nodes that are dead or revoked, whatever number is left. `Evictions.request` has the exception."""
         return [action for node in sorted(nodes) for action in self._evict(Evict(UNREQUESTED, node, force=True))]

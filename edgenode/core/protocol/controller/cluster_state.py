@@ -74,7 +74,7 @@ class ClusterState:
 
     @property
     def waits_for(self) -> frozenset[str]:
-        """With no node in the run any more, the members that must come back before it can resume."""
+        """The members that must come back before the run can resume, if no node is in it any more."""
         return self.membership.waited_for(self.plan) if self.plan and not self.over else frozenset()
 
     @property

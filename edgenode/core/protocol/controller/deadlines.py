@@ -1,4 +1,4 @@
-"""From when and until when a change of plan can start, and how far any node of the run can be."""
+"""The rounds in which a change of plan can start, and the newest round of any node in the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def earliest_start(state: ClusterState) -> int:
 
 
 def why_too_late(state: ClusterState, change: Change, start: int) -> str:
-    """Why a change cannot start in a round: the run ends, or the last phase adds up parts. Empty if it can."""
+    """Return why a change cannot start in a round: the run ends, or the last phase adds up parts. Empty if it can."""
     plan, training = state.plan, state.training_rounds
     assert plan is not None
     latest = latest_change(plan, state.rounds)

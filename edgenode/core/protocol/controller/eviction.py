@@ -1,11 +1,11 @@
 """Removing a member that cannot be asked: fence the other members, then commit.
 
-The evicted node may be dead, or alive behind a broken link. What it did last is settled without it:
+The evicted node may be dead, or alive behind a broken link. Its last actions are settled without it:
 
 1. Fence. Every node that may still be in a round, the evicted apart, promises to accept nothing more from the evicted
    and to begin no further round. It answers with the newest round it has begun, and with the round before which each
    evicted node *must* have mixed all: those that a push of it shows, and one whose push it acknowledged (`lag`). A
-   farewell is such an answer given in advance. An answer counts for its own (term, ballot) alone.
+   farewell is such an answer given in advance. An answer counts only for its own (term, ballot).
 2. Commit. R = 1 + the newest round that any survivor has begun. So no survivor has used the graph of round R yet.
    L = min(round before which an evicted node must have mixed all, that before which R - 1 mixes all), per evicted
    node. In lock-step that is the newest round that it must have begun, and R - 1. One without evidence counts up to the
@@ -45,7 +45,7 @@ class Ballot:
 
     Attributes:
         survivors: the nodes whose promise it needs.
-        request_ids: of the operators that requested the eviction.
+        request_ids: the ids of the requests for the eviction.
     """
 
     term: int
@@ -66,7 +66,7 @@ class Ballot:
 
     @property
     def complete(self) -> bool:
-        """Whether every survivor has promised."""
+        """Return whether every survivor has promised."""
         return set(self.answers) == self.survivors
 
     @property
@@ -225,7 +225,7 @@ class Evictions:
         actions, longer = self._learn(ballot.newest_plan(state.plan), state.plan)
         if longer:  # by a controller before: others may be involved
             return [*actions, *self._fence_off(ballot.evicted | self.evicted, ballot.request_ids)]
-        if ballot.evicted >= set(state.plan.latest.names):  # all others have left meanwhile
+        if ballot.evicted >= set(state.plan.latest.names):  # all others have left
             stays = self._stays(", ".join(sorted(ballot.evicted)), 0)
             return [*actions, *self._committed(), *(Reply(i, None, stays) for i in ballot.request_ids)]
         actions += self._evict(ballot, state.plan)
@@ -260,13 +260,13 @@ class Evictions:
         return [state.persist(), *self._committed(), *replies]
 
     def _committed(self) -> list[ClusterAction]:
-        """To every node in the run: a zombie learns that it is out, and a leaver that it need not wait for the dead."""
+        """Send the outcome to every node in the run: a zombie learns of its eviction, and a leaver stops waiting."""
         assert self._state.plan is not None
         order, membership = EvictionCommitted(self._state.plan.records), self._state.membership
         return [Send(node, order) for node in sorted(membership.present) if membership.takes_part(node)]
 
     def left_to_end(self, fence: Fence) -> frozenset[str]:
-        """Whom the fence of a controller before this one evicts, and no record has evicted since."""
+        """The members that an earlier controller's fence evicts, and no record has evicted since."""
         plan = self._state.plan
         if plan is None or fence.term >= self._state.term or fence.run != self._state.run:
             return frozenset()

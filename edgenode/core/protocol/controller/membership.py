@@ -95,7 +95,7 @@ class Membership:
         return frozenset(plan.latest.names) | leaving
 
     def evictable(self, plan: Plan) -> frozenset[str]:
-        """These nodes, and leavers that are done: one may have gone before its last answers arrived."""
+        """Members, and all leavers: one that is done may have gone before its last answers arrived."""
         # precaution: a leaver that has gone can still be evicted
         return frozenset({*plan.latest.names, *_leavers(plan)})
 
@@ -108,13 +108,13 @@ class Membership:
         return any(self.takes_part(node) for node in self.running(plan))
 
     def waited_for(self, plan: Plan) -> frozenset[str]:
-        """With no node in the run any more: the nodes that must come back before it can resume."""
+        """The nodes that must come back before the run can resume, if no node is in it any more."""
         if self.anyone_runs(plan):
             return frozenset()
         return self.running(plan) - set(self.newcomers) - self.given_up - self._passed(plan)
 
     def _passed(self, plan: Plan) -> set[str]:
-        """Leavers that all members have passed, by the checkpoints that these bring.
+        """The leavers that all members have passed, judged by the checkpoints that the members bring.
 
         A controller that was restarted does not know how far a leaver came. To mix a leaver's last round, its
         out-neighbours need all that it had to push and hand over. So once all members have saved a round in common that

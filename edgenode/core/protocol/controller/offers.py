@@ -1,4 +1,4 @@
-"""Offers: how queued changes become part of the plan, without a vote and without a doubt.
+"""The offers that make queued changes part of the plan, without a vote and without a doubt.
 
 1. When the latest record is in force at every member, all queued changes become one new record. So at most one record
    is not in force, and two records never have one number.
@@ -188,7 +188,7 @@ class Offers:
                 case Admission(node, process):
                     if state.membership.admit(node, process, offer.record):
                         actions.append(Send(node, Welcome(state.plan, start)))
-                    elif node in state.membership.newcomers:  # another process by now: the member's is dead
+                    elif node in state.membership.newcomers:  # another process has the name: the member is dead
                         dead.append(node)
         # precaution: nodes that join are welcomed before a fence asks them for a promise
         return [*actions, *(action for node in dead for action in self._evict(node))]

@@ -73,7 +73,7 @@ class PendingChanges:
         return self._replaced.pop(request_id, "")
 
     def why_not(self) -> str:
-        """Why no change can be requested: before the start and after the end. Empty if it can."""
+        """Return why no change can be requested: before the start and after the end. Empty if one can."""
         state = self._state
         if state.plan is None:
             return f"the run has not started: it waits for {counted(state.missing, 'more node')}"
@@ -145,7 +145,7 @@ class PendingChanges:
         return replies
 
     def _waits_for(self, change: Change, evicting: Collection[str]) -> str:
-        """What has to happen before a queued change is offered, as in "after ...": step 1."""
+        """Say what has to happen before a queued change is offered, as in "after ...": step 1."""
         state = self._state
         assert state.plan is not None
         latest = state.offer.record if state.offer else state.plan.latest
@@ -162,7 +162,7 @@ class PendingChanges:
         return " and ".join(waits)
 
     def is_held(self, change: Change) -> bool:
-        """Whether the pause holds a change back. So the newest rotation of a pause is the only one."""
+        """Return whether the pause holds a change back. Only the newest rotation of a pause stays."""
         return self._state.paused and isinstance(change, Rotate)
 
     # --- giving up and asking for more -----------------------------------------------------------------

@@ -186,7 +186,7 @@ def check_push(message: Message, plan: Plan, receiver: str) -> None:
 
 
 def check_round(state: MemberState, message: Message, plan: Plan) -> None:
-    """Refuse a round that no peer can have begun, as far as this node and the plan tell: step 5.
+    """Refuse a round that no peer can have begun, as far as this node and the plan know: step 5.
 
     Raises:
         RemoteProtocolError: the sender, or a node whose round it hands on, cannot be there.

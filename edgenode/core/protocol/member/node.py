@@ -51,11 +51,11 @@ class Node:
 
     Args:
         start: the first round.
-        window: how many of its pushes to a peer may be unanswered. More than the overlap.
+        window: the number of its pushes to a peer that may be unanswered. More than the overlap.
         evaluate_every, checkpoint_every, publish_every: in rounds; 0 for only at the end.
-        verifier: of the records that come later than ``plan``.
+        verifier: verifies the records that come later than ``plan``.
         alarm: inspects what is mixed.
-        lag: how far mixing lags behind pushing. With an overlap it drains at every checkpoint.
+        lag: the lag of mixing behind pushing. With an overlap it drains at every checkpoint.
 
     Attributes:
         state: the facts that it decides from, for others to read. Only the node changes them.
@@ -91,7 +91,7 @@ class Node:
         Raises:
             RemoteProtocolError: a peer broke the protocol. Nothing of its message was mixed.
             LocalProtocolError: this process did.
-            Diverged: what it would push is not finite, or nearly so.
+            Diverged: its next push would not be finite, or nearly so.
         """
         match event:
             case Trained():
