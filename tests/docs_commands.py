@@ -20,11 +20,6 @@ class Command:
     text: str
     where: str
 
-    @property
-    def on_every(self) -> bool:
-        """Whether every board types it, and not only the controller's."""
-        return "every" in self.where
-
     def with_invite(self, invite: str) -> str:
         """The command as it is typed."""
         return self.text.replace(INVITE, invite)
