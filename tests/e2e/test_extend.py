@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,3 +161,27 @@ def test_finished_loop_of_ones_own_trains_on(fleet: Fleet) -> None:
         nodes = [fleet.script(f"node-{i}", "train.py") for i in range(2)]
         ended(controller, *nodes)
         assert [node.stdout.split()[-1] for node in nodes] == [str(rounds)] * 2
+
+
+def test_loop_of_ones_own_is_extended_while_it_trains(fleet: Fleet, tmp_path: Path) -> None:
+    """It goes on to the new end, and its model is that of a loop that had all rounds from the beginning."""
+    cluster, begins = str(RUN["run.cluster"]), "for inputs, classes in mesh.loop(data):\n"
+    slowly = "    time.sleep(0 if os.path.exists('extended') else 0.1)\n"
+
+    def train(fleet: Fleet, rounds: int) -> tuple[Process, list[Process]]:
+        (fleet.folder / "train.py").write_text(f"import time{MESH.replace(begins, begins + slowly)}")
+        fleet.configure({**RUN, "run.rounds": rounds})
+        return fleet.controller(), [fleet.script(f"node-{i}", "train.py") for i in range(2)]
+
+    controller, nodes = train(fleet, 200)
+    nodes[0].logs("run begins")
+    reply = fleet.command("extend", "--rounds", "220", "--cluster", cluster).stdout
+    assert re.match(r"the run is extended to 220 rounds; every node knows it before round \d+|Queued", reply)
+    (fleet.folder / "extended").touch()
+    ended(controller, *nodes)
+    assert [node.stdout.split()[-1] for node in nodes] == ["220", "220"]
+    with Fleet(tmp_path) as other:
+        (other.folder / "extended").touch()
+        controller, nodes = train(other, 220)
+        ended(controller, *nodes)
+        assert models(fleet) == models(other)
