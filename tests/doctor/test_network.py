@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 import uuid
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,11 +14,14 @@ from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.doctor import Finding, Level, network
 from edgenode.net import operator_server
 from edgenode.net.discovery import Discovery
+from edgenode.net.enrolment_server import enrolment_app
+from edgenode.net.http import serving_http
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.mdns_service import Service
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import serving
 from edgenode.net.wire import PROTOCOL
+from edgenode.security.authority import Authority
 
 ANY = "127.0.0.1:0"
 
@@ -38,6 +42,15 @@ async def test_port_is_ok_if_free_or_served_by_edgenode() -> None:
         found = await network.port("port", f"0.0.0.0:{port}", True)
         assert (found.level, found.text) == (Level.OK, f"edgenode serves at 0.0.0.0:{port} already")
     assert (await network.port("port", f"127.0.0.1:{port}", True)).text == f"127.0.0.1:{port} is free"
+
+
+async def test_port_is_ok_if_devices_enrol_there(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "home")
+    authority.controller()
+    async with serving_http(enrolment_app(authority), ANY, "--enrol", authority.controller_file) as url:
+        listen = url.removeprefix("https://")
+        found = await network.port("port", listen, False, None)
+    assert (found.level, found.text) == (Level.OK, f"edgenode serves at {listen} already")
 
 
 @pytest.mark.parametrize(("needed", "level"), [(True, Level.PROBLEM), (False, Level.WARNING)])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edgenode.core.protocol.status import Fault, NodeStatus, NodeView
-from edgenode.observability.status_view import faults_lines, less_than_uncompressed
+from edgenode.core.protocol.orders import BlockedLink
+from edgenode.core.protocol.status import ClusterStatus, Fault, LinkView, NodeStatus, NodeView
+from edgenode.observability.status_view import faults_lines, less_than_uncompressed, requests_json, requests_lines
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,26 @@ def test_faults_are_a_line_for_each_peer_with_most_first() -> None:
     assert faults_lines(nodes) == ["refused from n3: 13 × push, 2 × report", "refused from n1: 1 × answer"]
     many = NodeView("n0", status=NodeStatus(faults=tuple(Fault(f"m{i}", "push", 1) for i in range(10))))
     assert faults_lines([many])[-1] == "and from 2 more"
+
+
+@pytest.mark.parametrize(
+    ("by", "left_out", "text"),
+    [
+        ("", False, "; check firewall, port and address"),
+        ("n2", False, "; its pushes go by way of n2; check firewall, port and address"),
+        ("", True, "; check firewall, port and address. The graphs do without this link"),
+    ],
+    ids=["held", "relayed", "left out"],
+)
+def test_blocked_link_says_what_fails_since_when_and_what_to_check(by: str, left_out: bool, text: str) -> None:
+    """The page shows these texts, with JavaScript and without."""
+    link = LinkView("n0", BlockedLink("n1", 0, "10.0.0.3:7600", "no answer", 40.26, by), left_out)
+    view = requests_json(ClusterStatus("home", links=(link,)))
+    said = f"n0 cannot reach n1 (10.0.0.3:7600) for 40 s: no answer{text}"
+    assert view["links"] == [
+        {
+            "sender": "n0", "receiver": "n1", "address": "10.0.0.3:7600", "reason": "no answer", "blocked_s": 40.3,
+            "relay": by or None, "left_out": left_out, "text": said,
+        }
+    ]  # fmt: skip
+    assert requests_lines(view) == [f"{said}."]
