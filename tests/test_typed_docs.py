@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,15 @@ def train_on(batch: Any) -> float: return 1.0
 import edgenode
 mesh = edgenode.Mesh(model, "run.toml", optimizer, scheduler)
 """,
+    "integrations.md": """
+from typing import Any
+from lightning.pytorch import LightningModule
+module, loader, tests = LightningModule(), [1], [1]
+model: Any
+args: Any
+data: Any
+def correct_answers() -> int: return 1
+""",
     "live.md": """
 import torch
 from torch import nn
@@ -59,6 +69,8 @@ def test_code_of_the_pages_passes_mypy_strict(tmp_path: Path) -> None:
         for number, block in enumerate(python_blocks(os.path.relpath(page, DOCS))):
             name = f"{page.stem.replace('-', '_')}_{number}.py"
             (tmp_path / name).write_text(ASSUMED.get(page.name, "") + block)
+    for script in (ROOT / "examples" / "frameworks").glob("*.py"):
+        shutil.copy(script, tmp_path)
     files = [path.name for path in tmp_path.glob("*.py")]
     assert len(files) > 10
     assert errors(tmp_path, *files) == []

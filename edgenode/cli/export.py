@@ -46,7 +46,7 @@ def export(
 
     \b
     Examples:
-      edgenode export /var/lib/edgenode --out birds.onnx
+      edgenode export state --out birds.onnx
       edgenode export demo-run/node-0/model.safetensors --out digits.pt
       edgenode export state --out task.onnx --config run.toml --input-shape 3,64,64
     """

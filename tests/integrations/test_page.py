@@ -1,20 +1,21 @@
-"""docs/integrations.md: its scripts run as they are, with the commands below them."""
+"""The scripts of docs/integrations.md run as they are, with the commands of the page."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
-(RUN_TOML,) = re.findall(r"```toml\n(.*?)```", PAGE, re.S)
-SCRIPTS = {name: code for code, name in re.findall(r"```python\n(# (\w+\.py)\n.*?)```", PAGE, re.S)}
-COMMANDS = {name: line for line, name in re.findall(r"^    (edgenode launch .*? (\w+\.py) .*)$", PAGE, re.M)}
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "integrations.md").read_text()
+EXAMPLES = ROOT / "examples" / "frameworks"
+COMMANDS = {name: line for line, name in re.findall(r"^    (edgenode launch .*? (\w+_example\.py) .*)$", PAGE, re.M)}
 EXPECTED = {
     "lightning_example.py": ("lightning", r"accuracy 0\.[6-9]"),
     "trainer_example.py": ("transformers", r"accuracy (?:0\.[5-9]|1\.0)"),
@@ -23,7 +24,7 @@ EXPECTED = {
 
 
 def test_every_script_has_its_command_and_its_test() -> None:
-    assert SCRIPTS.keys() == COMMANDS.keys() == EXPECTED.keys()
+    assert {path.name for path in EXAMPLES.glob("*.py")} == COMMANDS.keys() == EXPECTED.keys()
 
 
 @pytest.mark.slow
@@ -31,8 +32,8 @@ def test_every_script_has_its_command_and_its_test() -> None:
 def test_script_of_the_page_trains(script: str, tmp_path: Path) -> None:
     package, printed = EXPECTED[script]
     pytest.importorskip(package)
-    (tmp_path / "run.toml").write_text(RUN_TOML)
-    (tmp_path / script).write_text(SCRIPTS[script])
+    for name in ("run.toml", script):
+        shutil.copy(EXAMPLES / name, tmp_path)
     environ = {**os.environ, "EDGENODE_RUN_CLUSTER": f"page-{os.getpid()}"}
     command = [sys.executable, "-m", *shlex.split(COMMANDS[script])]
     ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=240, check=False)
