@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
@@ -43,9 +43,10 @@ from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net.control_client import ControlLink
+from edgenode.net.interfaces import interfaces_for
 from edgenode.net.peer_calls import fetch_model, probe
 from edgenode.net.rpc import address_towards
-from edgenode.net.wire import Identity
+from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
 from edgenode.node.mailbox import Mailbox
 from edgenode.node.node_options import NodeOptions
@@ -256,3 +257,15 @@ class ControllerBootstrap:
         for service in self._discovery.services("controller").values():
             return f"the controller announced at {', '.join(service.targets)} does not answer"
         return self._discovery.not_found("controller", None, self._options.wait_s)
+
+
+@asynccontextmanager
+async def announced(options: NodeOptions, port: int) -> AsyncIterator[Discovery]:
+    """Announce a node by mDNS for as long as the block runs."""
+    from edgenode.net.discovery import Discovery
+    from edgenode.net.mdns_service import Service
+
+    cluster = options.config.run.cluster
+    async with Discovery(cluster, interfaces_for(options.listen_host)) as discovery:
+        await discovery.announce(Service("node", cluster, options.name, (), port, PROTOCOL))
+        yield discovery

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shutil
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,29 +23,24 @@ from edgenode.addresses import join_address
 from edgenode.config.graphs import GRAPHS
 from edgenode.core.canonical import canonical
 from edgenode.core.protocol.events import Publish
-from edgenode.core.protocol.orders import NewKey, StopRun, TrainingEnded
-from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.orders import StopRun, TrainingEnded
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.errors import (
-    CheckpointError,
-    ConfigError,
     Evicted,
     NotAdmitted,
-    OtherRun,
     PeerRestarted,
     described,
     first_cause,
 )
 from edgenode.net import peer_server, relay_server
 from edgenode.net.control_client import ControlLink
-from edgenode.net.interfaces import interfaces_for
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import serving
 from edgenode.net.tls import INSECURE, MutualTls
-from edgenode.net.wire import PROTOCOL, Identity
+from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
-from edgenode.node.bootstrap import ControllerBootstrap, LocalNode
+from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, announced
 from edgenode.node.credentials import enrolled, verifier
 from edgenode.node.fixed_peers import agree_with_peers, watch_for_restarts
 from edgenode.node.initial_model import InitialModel, fetch_initial
@@ -55,19 +49,20 @@ from edgenode.node.node_options import NodeOptions
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.renewal import keep_renewed
 from edgenode.node.replica import Replica, StartPoint
+from edgenode.node.resumable import resumable
 from edgenode.node.runner import NodeRunner
 from edgenode.node.shutdown import Shutdown
+from edgenode.node.standing import Standing
 from edgenode.node.stats import Outcome
 from edgenode.node.workload import Workload, checkpoint_store
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tracking import Tracking
 from edgenode.security.secret_files import kept_secret
-from edgenode.security.subject import Subject
 from edgenode.storage import model_file, result_file
 from edgenode.storage.state_folder import claimed
 
 if TYPE_CHECKING:
-    from edgenode.net.discovery import Discovery
+    pass
 
 log = structlog.get_logger()
 
@@ -93,12 +88,13 @@ class NodeProcess:
             security=options.security,
         )
         self.store = checkpoint_store(options.state_dir, config, workload)
-        self.saved = self._scan_checkpoints()
+        self.saved = resumable(self.store, options)
         self._server = PeerServer(self.identity, self.saved)
         self._worker = workload.worker()
         self._verifier = verifier(options)
+        self._standing = Standing(options.name, config.run.window)
         if isinstance(options.security, MutualTls):
-            options.security.admits = self._admits
+            options.security.admits = self._standing.admits
         self._shutdown = Shutdown(self._interrupt)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -106,32 +102,6 @@ class NodeProcess:
         self._runner: NodeRunner | None = None
         self._activity = "loading the data"  # until there is a runner
         self._cancelled_because = "interrupted"  # Ctrl-C, unless something else stops it
-
-    def _scan_checkpoints(self) -> tuple[frozenset[int], Plan | None]:
-        """The rounds of the intact checkpoints that the run may resume from, and the plan of the newest.
-
-        Raises:
-            ConfigError: the checkpoints are of another run, or there is none of the requested round.
-        """
-        if self.options.fresh and self.store.folder.exists():
-            shutil.rmtree(self.store.folder)
-        chosen = self.options.resume_from
-        try:
-            if chosen is not None:
-                return frozenset({chosen}), self.store.load(chosen).plan
-            rounds, plan, damage = self.store.scan()
-        except OtherRun as exc:
-            raise ConfigError(f"{exc}; discard it with --fresh, or choose another --state-dir") from exc
-        except CheckpointError as exc:
-            if chosen is None:
-                raise
-            saved = ", ".join(map(str, sorted(self.store.rounds()))) or "none"
-            raise ConfigError(f"--resume-from {chosen}: {exc}; there are checkpoints of these rounds: {saved}") from exc
-        for reason in damage:
-            log.warning("skipping a checkpoint", reason=reason)
-        if damage and not rounds:
-            log.warning("no intact checkpoint: joining without one", folder=str(self.store.folder))
-        return rounds, plan
 
     async def run(self) -> dict[str, Any]:
         """Take part in a run. Return the content of result.json.
@@ -157,7 +127,7 @@ class NodeProcess:
         """Start the servers, and load the data."""
         if self.options.security is INSECURE:
             log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
-        relay = RelayServer(self.identity, lambda node: self._runner.address_of(node) if self._runner else "")
+        relay = RelayServer(self.identity, lambda node: self._runner.routes.address_of(node) if self._runner else "")
         services = [(peer_server.SERVICE, self._server.add_to), (relay_server.SERVICE, relay.add_to)]
         server = serving(
             self.options.listen,
@@ -185,43 +155,6 @@ class NodeProcess:
         model_bytes = await self._worker(self._workload.most_model_bytes)
         return LocalNode(self.identity, self.saved, data, port, self._verifier, model_bytes)
 
-    def _admits(self, subject: Subject, key_id: str) -> bool:
-        """Return whether the plan admits a subject that shows a key."""
-        if self._runner is None or subject.role != "node":
-            return True
-        snapshot = self._runner.progress.snapshot
-        # as long as its peers, after a change of its key, may wait with the new one
-        return snapshot.plan.admits(subject.name, key_id, max(0, snapshot.round - self.options.config.run.window))
-
-    # --- how the run knows this node (`renewal`) ------------------------------------------------------
-
-    def is_member(self) -> bool:
-        """Return whether it takes part in the run, with a link to the controller."""
-        return self._runner is not None and self._link is not None
-
-    def ask_for_key(self, key_id: str) -> None:
-        """Ask the controller to put a key into the plan."""
-        if self._link is not None:
-            self._link.report(NewKey(key_id))
-
-    def is_known_by(self, key_id: str) -> bool:
-        """Return whether the receivers of its pushes have answered one of a round in which the plan has this key."""
-        if self._runner is None:
-            return False
-        snapshot = self._runner.progress.snapshot
-        members = snapshot.plan.at(max(0, snapshot.next_round - self.options.config.run.window)).members
-        return any(member.node == self.options.name and member.key == key_id for member in members)
-
-    @asynccontextmanager
-    async def _announced(self, port: int) -> AsyncIterator[Discovery]:
-        from edgenode.net.discovery import Discovery
-        from edgenode.net.mdns_service import Service
-
-        cluster = self.identity.cluster
-        async with Discovery(cluster, interfaces_for(self.options.listen_host)) as discovery:
-            await discovery.announce(Service("node", cluster, self.options.name, (), port, PROTOCOL))
-            yield discovery
-
     # --- the run ------------------------------------------------------------------------------------
 
     async def _run_with_peers(self, local: LocalNode) -> tuple[NodeRunner, Outcome]:
@@ -235,11 +168,11 @@ class NodeProcess:
 
     async def _run_with_controller(self, local: LocalNode, stack: AsyncExitStack) -> tuple[NodeRunner, Outcome]:
         uses_mdns = self.options.uses_mdns
-        discovery = await stack.enter_async_context(self._announced(local.port)) if uses_mdns else None
+        discovery = await stack.enter_async_context(announced(self.options, local.port)) if uses_mdns else None
         controller = ControllerBootstrap(self.options, local, discovery, self._shutdown, self._show_activity)
         security = self.options.security
         if isinstance(security, MutualTls):
-            renewal = keep_renewed(self.options.credentials, security, lambda: controller.link.target, self)
+            renewal = keep_renewed(self.options.credentials, security, lambda: controller.link.target, self._standing)
             await stack.enter_async_context(in_background(renewal, "renewal of the certificate"))
         async with in_background(controller.link.run(), "link to the controller"):
             start = await controller.wait_for_start()
@@ -283,6 +216,7 @@ class NodeProcess:
         self._runner = NodeRunner(
             self.options.config, replica, self._worker, self._server, directory, mailbox, link, initial
         )
+        self._standing.begin(self._runner.progress, link)
         return self._runner
 
     def _replica(self, start: StartPoint) -> Replica:

@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from edgenode.errors import EdgenodeError
 from edgenode.net.credential_client import CredentialClient
 from edgenode.net.tls import MutualTls
+from edgenode.node.standing import Standing
 from edgenode.security.certificates import make_key
 from edgenode.security.secret_files import is_due, write_credentials
 
@@ -30,22 +30,6 @@ log = structlog.get_logger()
 
 _CHECK_EVERY_S = 60.0
 _POLL_S = 0.1
-
-
-class Standing(Protocol):
-    """The run's knowledge of this node."""
-
-    def is_member(self) -> bool:
-        """Return whether the plan names it."""
-        ...
-
-    def ask_for_key(self, key_id: str) -> None:
-        """Ask the controller to put a key into the plan. The question can be lost."""
-        ...
-
-    def is_known_by(self, key_id: str) -> bool:
-        """Return whether all receivers of its pushes take this key."""
-        ...
 
 
 async def keep_renewed(

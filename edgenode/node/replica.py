@@ -13,9 +13,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save
-
 from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
@@ -40,16 +37,16 @@ from edgenode.core.protocol.orders import Abort, Accusation
 from edgenode.core.protocol.plan.last_phase import transfer
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
-from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
+from edgenode.errors import Diverged, EdgenodeError, RemoteProtocolError
+from edgenode.node.model_server import packed, take_over
 from edgenode.node.stats import COUNTS, NodeStats
-from edgenode.node.workload import SHARED_STATE, Trainer
+from edgenode.node.workload import Trainer
 from edgenode.observability.model_sketch import Sketch
 from edgenode.storage import model_file
 from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore
 from edgenode.storage.result_file import SENT, NodeResult
 
 _SMALL = 50_000  # parameters: of fewer, a message is decoded and mixed in some 0.1 ms
-_Z = "z"  # the key of the model among what a sponsor sends
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ class Replica:
         A newcomer starts with its sponsor's z and shared state, u = 1 and no error. Its own checkpoints are
         dropped: they belong to an earlier incarnation.
         """
-        fetched = None if start.fetched is None else self._take_over(start.fetched)
+        fetched = None if start.fetched is None else take_over(self.trainer, start.fetched)
         if self._store is not None:
             self._store.rewind(start.round if fetched is None else -1)
         if fetched is not None:
@@ -154,28 +151,9 @@ class Replica:
         if (rounds := plan.at(t).rounds) is not None:
             self.trainer.train_until(rounds // self._exchange_rounds)
 
-    def _take_over(self, fetched: Arrays) -> Floats:
-        """The z of a sponsor, with its shared state. Nothing of this node's own is dropped before they are checked."""
-        own = self.trainer.local_state()
-        shared = {name: value for name, value in fetched.items() if name != _Z}
-        z = fetched.get(_Z)
-        if z is None or z.dtype != np.float32 or z.shape != (self.layout.size,):
-            raise RemoteProtocolError(f"the sponsor sent no model of {self.layout.size} float32 numbers")
-        numbers = [z, *(value for value in shared.values() if np.issubdtype(value.dtype, np.floating))]
-        if not all(np.isfinite(value).all() for value in numbers):
-            raise RemoteProtocolError("the sponsor sent a model with numbers that are not finite")
-        if foreign := sorted(name for name in shared if not name.startswith(SHARED_STATE)):
-            raise RemoteProtocolError(f"the sponsor sent {foreign[0][:80]!a}, which belongs to no model")
-        try:
-            self.trainer.load_local_state({**own, **shared})
-        except CheckpointError as exc:
-            raise RemoteProtocolError(f"the sponsor sent another model: {exc}") from exc
-        return z
-
     def model(self) -> bytes:
         """z and the shared state, for a newcomer."""
-        shared = {n: v for n, v in self.trainer.local_state().items() if n.startswith(SHARED_STATE)}
-        return save({_Z: self.learner.model(), **shared})
+        return packed(self.trainer, self.learner.model())
 
     # --- actions of the node ------------------------------------------------------------------------
 

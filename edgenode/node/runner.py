@@ -46,18 +46,17 @@ from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProt
 from edgenode.net.control_client import ControlLink
 from edgenode.net.link_watch import LinkWatch
 from edgenode.net.peer_calls import abort
-from edgenode.net.peer_client import PeerAddresses
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.peers import Peers
-from edgenode.net.relay_client import Relay
 from edgenode.node.background import Worker
 from edgenode.node.initial_model import InitialModel
 from edgenode.node.mailbox import Mailbox
+from edgenode.node.model_server import ModelServer
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.progress import BarrierWait, NodeSnapshot, ProgressReporter
 from edgenode.node.replica import Replica
+from edgenode.node.routes import Routes
 from edgenode.node.stats import Outcome
-from edgenode.security.subject import CONTROLLER, Subject
 from edgenode.storage import result_file
 
 log = structlog.get_logger()
@@ -89,19 +88,18 @@ class NodeRunner:
         initial: InitialModel | None = None,
     ) -> None:
         self.replica, self._worker, self._server = replica, worker, server
-        self._directory, self._mailbox, self._link = directory, mailbox, link
-        self._watch = LinkWatch(server.identity, self._target_of)
-        self._watch.left_out = self._left_out
+        self._mailbox, self._link = mailbox, link
+        self.routes = Routes(replica.name, directory, link, lambda: self.progress.snapshot, replica.node.state.window)
+        self._watch = LinkWatch(server.identity, self.routes.target_of)
+        self._watch.left_out = self.routes.left_out
         self._wait = BarrierWait(config.run.barrier_timeout_s if link is None else None, mailbox.post)
         self.progress = ProgressReporter(replica, self._wait, link, config.run, server.faults)
         self.progress.links = self._watch
-        self._initial = initial
-        self._exported: tuple[int, bytes] | None = None  # the model of a round, for all newcomers that ask in it
+        self._model_server = ModelServer(worker, replica.model, lambda: self.progress.snapshot.round, initial)
         self._peers: Peers | None = None
         self._outcome: Outcome | None = None
         self._step: Train | None = None  # to be taken next
         self._saving: asyncio.Future[None] | None = None
-        self._exporting = 0  # calls of peers that wait for the model
         self._debug = log.debug  # structlog binds a logger at every access, which costs more than the call
 
     async def run(self) -> Outcome:
@@ -115,16 +113,16 @@ class NodeRunner:
             peers = self._peers = Peers(
                 group,
                 identity,
-                self._addresses_of,
+                self.routes.addresses_of,
                 post,
                 self._server.faults,
                 self._watch,
-                self._relays_to,
+                self.routes.relays_to,
                 lambda size: self.replica.stats.count(wire_bytes=size),
             )
             window, largest = self.replica.node.state.window, self.replica.learner.max_bytes
             self._server.open(identity, lambda message, taken: post(Received(message), taken), largest, window)
-            self._server.sponsor(self._model_for)
+            self._server.sponsor(self._model_server.model_for)
             helpers = [
                 group.create_task(self.progress.run(), name="reports"),
                 group.create_task(self.progress.sensors.watch(), name="sensors"),
@@ -152,47 +150,6 @@ class NodeRunner:
         """This node's row of result.json."""
         row = self.replica.result(outcome.round, outcome.test_accuracy)
         return replace(row, **asdict(self.progress.usage()))
-
-    def _addresses_of(self, peer: str) -> PeerAddresses:
-        """Where a receiver can be, and its keys. It may be two windows behind: one of rounds, one with its old key."""
-        snapshot = self.progress.snapshot
-        return self._directory.find(peer, snapshot.plan, max(0, snapshot.round - 2 * self.replica.node.state.window))
-
-    def address_of(self, node: str) -> str:
-        """Where a member can be dialled. "" for any other name."""
-        target = self._target_of(node)
-        return target[0] if target else ""
-
-    def _target_of(self, peer: str) -> tuple[str, int] | None:
-        plan = self.progress.snapshot.plan
-        addresses = self._addresses_of(peer).addresses if peer in plan.latest.names else ()
-        return (addresses[0], plan.latest.incarnations[peer]) if addresses else None
-
-    def _left_out(self) -> list[str]:
-        """The receivers that the plan does without, because pushes to them did not arrive."""
-        without = self.progress.snapshot.plan.latest.schedule.without
-        return [receiver for sender, receiver in without if sender == self.replica.name]
-
-    def _relays_to(self, peer: str) -> list[Relay]:
-        """The other members, and the controller. It comes last, because it is not in the data path otherwise."""
-        others = [n for n in self.progress.snapshot.plan.latest.names if n not in (peer, self.replica.name)]
-        known = [(node, address) for node in others if (address := self.address_of(node))]
-        relays = [Relay(node, address, Subject("node", node).dns_name) for node, address in known]
-        if self._link is not None and self._link.target:
-            relays.append(Relay(CONTROLLER.name, self._link.target, CONTROLLER.dns_name))
-        return relays
-
-    async def _model_for(self, node: str) -> bytes:
-        if self._initial is not None and self._initial.serves(node, self.progress.snapshot.round):
-            return self._initial.model
-        t = self.progress.snapshot.round
-        if self._exported is None or self._exported[0] != t:
-            self._exporting += 1
-            try:
-                self._exported = t, await self._worker(self.replica.model)
-            finally:
-                self._exporting -= 1
-        return self._exported[1]
 
     # --- events -------------------------------------------------------------------------------------
 
@@ -230,7 +187,7 @@ class NodeRunner:
             elif isinstance(event, Halt):
                 self.progress.halt_ordered(event)
         # a model that is exported is read in the worker, so the node must not change meanwhile
-        if self._exporting == 0 and all(map(self.replica.is_quick, events)):
+        if self._model_server.exporting == 0 and all(map(self.replica.is_quick, events)):
             handled = self.replica.handle_all(events)
         else:
             handled = await self._worker(self.replica.handle_all, events)
@@ -269,11 +226,8 @@ class NodeRunner:
         """Let the other members know that the run ends, if no connected controller does."""
         if self._link is not None and self._link.connected.is_set():
             return
-        plan = self.progress.snapshot.plan
-        others = [name for name in plan.latest.names if name != self.replica.name]
-        targets = [target for name in others for target in self._directory.find(name, plan).addresses]
         identity = self._server.identity
-        await asyncio.gather(*(abort(target, identity, reason, _ABORT_S) for target in targets))
+        await asyncio.gather(*(abort(to, identity, reason, _ABORT_S) for to in self.routes.all_addresses()))
 
     # --- actions ------------------------------------------------------------------------------------
 
@@ -339,11 +293,9 @@ class NodeRunner:
 
     def _close_round(self, mixed: Mixed, peers: Peers) -> None:
         self._wait.end()
-        self._exported = None
         for leaver in self.progress.snapshot.plan.graph(mixed.round).leaving - {self.replica.name}:
             peers.retire(leaver)
-        if self._initial is not None and mixed.round > self._initial.until:
-            self._initial = None  # a whole model
+        self._model_server.round_ended(mixed.round)
         self.replica.count(mixed)
         self.progress.round_ended(mixed)
 

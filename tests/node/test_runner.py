@@ -71,7 +71,7 @@ async def test_a_checkpoint_is_read_before_the_state_changes(tmp_path: Path) -> 
     runner = a_runner(store, worker, ALONE)
     replica = runner.replica
     async with asyncio.TaskGroup() as group:
-        runner._peers = Peers(group, runner._server.identity, runner._addresses_of, runner._mailbox.post)
+        runner._peers = Peers(group, runner._server.identity, runner.routes.addresses_of, runner._mailbox.post)
         _, step = replica.node.start()
         assert isinstance(step, Train)
         mixed, save, step = await worker.train(replica.step, step)
@@ -118,7 +118,7 @@ async def test_a_failed_save_is_reported_until_one_works(tmp_path: Path) -> None
 
     async with asyncio.TaskGroup() as group:
         server = runner._server
-        runner._peers = Peers(group, server.identity, runner._addresses_of, runner._mailbox.post, server.faults)
+        runner._peers = Peers(group, server.identity, runner.routes.addresses_of, runner._mailbox.post, server.faults)
         assert await save(1) == ("", 0)
         disk.full = True
         with capture_logs() as logged:
@@ -142,7 +142,7 @@ async def test_a_local_step_does_not_wait_for_a_checkpoint_and_an_answer_does(tm
     disk.may_flush.clear()
     replica, server = runner.replica, runner._server
     async with asyncio.TaskGroup() as group:
-        runner._peers = Peers(group, server.identity, runner._addresses_of, runner._mailbox.post)
+        runner._peers = Peers(group, server.identity, runner.routes.addresses_of, runner._mailbox.post)
         state = replica.learner.state.copy()
         step = Train(7, replica.learner.start())
         await runner._perform_all([Save(7, state, PLAN), step])
@@ -164,7 +164,7 @@ async def test_node_that_waits_for_no_other_takes_its_orders() -> None:
     runner = a_runner(None, worker, ALONE)
     replica, mailbox = runner.replica, runner._mailbox
     async with asyncio.TaskGroup() as group:
-        runner._peers = Peers(group, runner._server.identity, runner._addresses_of, mailbox.post)
+        runner._peers = Peers(group, runner._server.identity, runner.routes.addresses_of, mailbox.post)
         running = group.create_task(runner._run_events())
         await until(lambda: runner.progress.snapshot.round >= 3)
         mailbox.post(Halt(True))

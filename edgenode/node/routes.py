@@ -1,0 +1,69 @@
+"""How a member reaches the others: their addresses, and who may relay to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgenode.net.control_client import ControlLink
+from edgenode.net.peer_client import PeerAddresses
+from edgenode.net.relay_client import Relay
+from edgenode.node.peer_directory import PeerDirectory
+from edgenode.node.progress import NodeSnapshot
+from edgenode.security.subject import CONTROLLER, Subject
+
+
+class Routes:
+    """The ways from one member to the others.
+
+    Args:
+        link: to the controller, if the run has one.
+        snapshot: returns the member after its last event.
+        window: how many pushes to a peer may be unanswered.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        directory: PeerDirectory,
+        link: ControlLink | None,
+        snapshot: Callable[[], NodeSnapshot],
+        window: int,
+    ) -> None:
+        self._name, self._directory, self._link = name, directory, link
+        self._snapshot, self._window = snapshot, window
+
+    def addresses_of(self, peer: str) -> PeerAddresses:
+        """Where a receiver can be, and its keys. It may be two windows behind: one of rounds, one with its old key."""
+        snapshot = self._snapshot()
+        return self._directory.find(peer, snapshot.plan, max(0, snapshot.round - 2 * self._window))
+
+    def target_of(self, peer: str) -> tuple[str, int] | None:
+        """The likeliest address of a member, and its incarnation. None for any other name."""
+        plan = self._snapshot().plan
+        addresses = self.addresses_of(peer).addresses if peer in plan.latest.names else ()
+        return (addresses[0], plan.latest.incarnations[peer]) if addresses else None
+
+    def address_of(self, node: str) -> str:
+        """The likeliest address of a member. "" for any other name."""
+        target = self.target_of(node)
+        return target[0] if target else ""
+
+    def all_addresses(self) -> list[str]:
+        """Every address of every other member."""
+        plan = self._snapshot().plan
+        others = (name for name in plan.latest.names if name != self._name)
+        return [address for name in others for address in self._directory.find(name, plan).addresses]
+
+    def left_out(self) -> list[str]:
+        """The receivers that the plan does without, because pushes to them did not arrive."""
+        without = self._snapshot().plan.latest.schedule.without
+        return [receiver for sender, receiver in without if sender == self._name]
+
+    def relays_to(self, peer: str) -> list[Relay]:
+        """The other members, and the controller. It comes last, because it is not in the data path otherwise."""
+        others = [name for name in self._snapshot().plan.latest.names if name not in (peer, self._name)]
+        known = [(node, address) for node in others if (address := self.address_of(node))]
+        relays = [Relay(node, address, Subject("node", node).dns_name) for node, address in known]
+        if self._link is not None and self._link.target:
+            relays.append(Relay(CONTROLLER.name, self._link.target, CONTROLLER.dns_name))
+        return relays
