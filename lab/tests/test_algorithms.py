@@ -14,10 +14,10 @@ from edgenode import factory
 from edgenode.config.load import load
 from edgenode.core.algorithm.sparse_push import LocalUpdate
 from edgenode.errors import ConfigError, GraphError
-from edgenode.testing import check_algorithm
 from edgenode_lab.algorithms import noloco, sparse_loco
 from edgenode_lab.algorithms.jwins import from_wavelet, wavelet
 from edgenode_lab.algorithms.shuffled import Shuffled
+from edgenode_lab.testing import check_algorithm
 from lab.tests import references
 from tests.algorithm_references import LAYOUT, NODES, START, Matrix, towards_optima
 from tests.test_algorithms import (

@@ -11,8 +11,8 @@ from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Compressor, Layout, TopK
 from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.errors import RemoteProtocolError
-from edgenode.testing import check_compressor
 from edgenode_lab.algorithms.shuffled import Shuffled, ShuffledCompressor
+from edgenode_lab.testing import check_compressor
 
 LAYOUT = Layout((1, 40, 7, 152))
 VECTOR = np.random.default_rng(0).standard_normal(LAYOUT.size).astype(np.float32)

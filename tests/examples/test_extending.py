@@ -10,7 +10,7 @@ import pytest
 
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.schema import ALGORITHMS
-from edgenode.testing import check_algorithm, check_graph
+from edgenode_lab.testing import check_algorithm, check_graph
 from tests.distributions import forget, install, python_blocks
 
 SIGNUM, QGM, HYPERCUBE, _ = python_blocks("extending.md")

@@ -13,7 +13,7 @@ from edgenode.config.load import load
 from edgenode.config.schema import COMPRESSORS
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Layout
-from edgenode.testing import check_algorithm, check_compressor
+from edgenode_lab.testing import check_algorithm, check_compressor
 from tests.distributions import forget, install_project
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "signum"

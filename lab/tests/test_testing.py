@@ -29,7 +29,7 @@ from edgenode.extensions import (
     keep_all,
     mix_contributions,
 )
-from edgenode.testing import check_algorithm, check_compressor, check_graph
+from edgenode_lab.testing import check_algorithm, check_compressor, check_graph
 from tests.distributions import forget
 
 

@@ -1,6 +1,6 @@
 """Checks for extensions, to call in their tests. Each takes a name as run.toml has it, and any keys of [algorithm].
 
-    from edgenode.testing import check_compressor
+    from edgenode_lab.testing import check_compressor
 
     def test_signum() -> None:
         check_compressor("signum")
