@@ -1,4 +1,4 @@
-"""How the commands for a running cluster find its controller, and call it."""
+"""Finds the controller of a running cluster for a command, and calls it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _QUIET_S = 1.0  # a search that is shorter prints nothing
 
 @dataclass(frozen=True)
 class Where:
-    """What the options say about the controller.
+    """The options about the controller.
 
     Attributes:
         controller: "mdns", or host:port.
         cluster: None is the only cluster that mDNS finds.
-        wait_s: how long to look for the controller.
+        wait_s: seconds to look for the controller.
         credentials: the file with the operator's key and certificate. None is the one on this machine.
         insecure: call a controller that works without TLS.
     """

@@ -107,7 +107,7 @@ class Fleet:
         program: the command of a node, without its arguments.
         arguments: the program's arguments, with placeholders.
         environ: the environment of every process.
-        track: where the controller sends the measurements of all nodes.
+        track: the tracker to which the controller sends the measurements of all nodes.
     """
 
     config: Config

@@ -180,7 +180,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the nodes average their models, and what a push carries. `load` checks that the keys fit each other."""
+    """The averaging of models, and the content of a push. `load` checks that the keys fit each other."""
 
     name: Annotated[str, _name_in(ALGORITHMS), "the algorithm (docs/algorithms.md describes each)"] = "scsp"
     compressor: Annotated[
@@ -233,7 +233,7 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which node pushes to which, and when that changes. Whether a graph exists is checked when a run starts."""
+    """The graphs of the run, and when they change. The start of a run checks that they exist."""
 
     graphs: Annotated[Names, "presets or edge-list files, used in turn"] = ("a",)
     every: Annotated[PeriodText, "how long each graph is used before the next"] = "1ep"

@@ -29,7 +29,7 @@ class LiveModel:
         wait_s: seconds to wait for a first file.
 
     Attributes:
-        model: in evaluation mode.
+        model: the model, in evaluation mode.
 
     Raises:
         ConfigError: there is no file, or it does not fit the model. The text names what differs.

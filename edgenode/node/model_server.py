@@ -29,7 +29,7 @@ class ModelServer:
         initial: the model that this node begins with, if it is the first and the others take it over.
 
     Attributes:
-        exporting: calls that wait for the model, which must not change meanwhile.
+        exporting: calls that wait for the model, which must not change until then.
     """
 
     def __init__(

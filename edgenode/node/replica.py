@@ -51,10 +51,10 @@ _SMALL = 50_000  # parameters: of fewer, a message is decoded and mixed in some 
 
 @dataclass(frozen=True)
 class StartPoint:
-    """Where in a run a replica starts.
+    """The point of a run at which a replica starts.
 
     Attributes:
-        plan: as the node knows it at the start.
+        plan: the plan as the node knows it at the start.
         round: the first round.
         fetched: z and the shared state of a sponsor, for a node that joins a running run.
     """
@@ -68,11 +68,11 @@ class Replica:
     """One member, from the round it starts at.
 
     Args:
-        algorithm_spec: of the configuration.
-        store: where checkpoints are kept. None keeps none.
-        window: how many pushes to a peer may be unanswered.
-        publish_to: where the model is published. None publishes nothing.
-        verifier: of the records that change the plan.
+        algorithm_spec: the algorithm of the configuration.
+        store: the store of checkpoints. None keeps none.
+        window: the number of pushes to a peer that may be unanswered.
+        publish_to: the file of the published model. None publishes nothing.
+        verifier: verifies the records that change the plan.
 
     Raises:
         CheckpointError: the checkpoint of the first round is damaged or missing.
@@ -143,7 +143,7 @@ class Replica:
         return checkpoint.state
 
     def _resumes_from_0(self, plan: Plan) -> bool:
-        """Whether the trainer may have trained before, so that the beginning is in a checkpoint alone."""
+        """Return whether the trainer may have trained before, so that only a checkpoint has the beginning."""
         return plan.records[0].number > 0 and self._store is not None and 0 in self._store.rounds()
 
     def _follow_length(self, plan: Plan, t: int) -> None:
@@ -181,7 +181,7 @@ class Replica:
         return outcomes
 
     def is_quick(self, event: NodeEvent) -> bool:
-        """Whether an event is handled in less time than a hop to another thread takes. The node must be at rest.
+        """Return whether an event takes less time than a hop to another thread. The node must be at rest.
 
         A push or an answer is, if the model is small. An answer is anyway, as long as no round can begin by it.
         """
@@ -219,7 +219,7 @@ class Replica:
         return Trained(action.round, LocalUpdate(step.vector, step.is_difference))
 
     def _abort(self, error: Diverged) -> Abort:
-        """What every node reports when training diverged here: where, what preceded it, and what to lower."""
+        """Return the report that training diverged here, with the loss before it, and what to lower."""
         config, t = self._config, self.node.state.next_round
         before = [f", and the loss was {loss:.4g} in round {r}" for r, loss in self._losses if r < t]
         lower = [self.trainer.remedy]
@@ -298,7 +298,7 @@ class Replica:
         self.write(self.checkpoint(action))
 
     def checkpoint(self, action: Save) -> Checkpoint:
-        """What ``write`` needs. The arrays are the node's own. They stay as they are until ``write`` has read them.
+        """Return the checkpoint for ``write``. It has the node's own arrays, which do not change until they are read.
 
         Until then, the node may begin a local step, but no event may be handled.
         """

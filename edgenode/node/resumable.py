@@ -1,4 +1,4 @@
-"""What a node can resume from: its intact checkpoints."""
+"""The intact checkpoints, from which a node can resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a member reaches the others: their addresses, and who may relay to them."""
+"""The routes of a member to the others: their addresses, and the processes that may relay to them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Routes:
     """The ways from one member to the others.
 
     Args:
-        link: to the controller, if the run has one.
+        link: the link to the controller, if the run has one.
         snapshot: returns the member after its last event.
-        window: how many pushes to a peer may be unanswered.
+        window: the number of pushes to a peer that may be unanswered.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Routes:
         self._snapshot, self._window = snapshot, window
 
     def addresses_of(self, peer: str) -> PeerAddresses:
-        """Where a receiver can be, and its keys. It may be two windows behind: one of rounds, one with its old key."""
+        """Return a receiver's addresses and keys. It may be two windows behind: one of rounds, one with its old key."""
         snapshot = self._snapshot()
         return self._directory.find(peer, snapshot.plan, max(0, snapshot.round - 2 * self._window))
 

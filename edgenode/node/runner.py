@@ -72,7 +72,7 @@ class NodeRunner:
     Args:
         server: takes pushes, and answers them. It has the identity of this member.
         mailbox: may hold orders already.
-        link: to the controller, if the run has one.
+        link: the link to the controller, if the run has one.
         initial: the model that this node begins with, if it is the first and the others take it over.
     """
 
@@ -170,7 +170,7 @@ class NodeRunner:
                 actions = await self._handle(await self._mailbox.get())
 
     async def _answer_repeats(self) -> None:
-        """All pushes of this node are answered. Stay until its in-neighbours have the answers to theirs, too."""
+        """Stay until the in-neighbours have the answers to their pushes. All pushes of this node are answered."""
         deadline = time.monotonic() + _LINGER_S
         while self._server.connected and time.monotonic() < deadline:
             # an in-neighbour repeats a push if the answer was lost
@@ -186,7 +186,7 @@ class NodeRunner:
                 self.replica.stats.count(received_bytes=len(event.message.payload))
             elif isinstance(event, Halt):
                 self.progress.halt_ordered(event)
-        # a model that is exported is read in the worker, so the node must not change meanwhile
+        # a model that is exported is read in the worker, so the node must not change until then
         if self._model_server.exporting == 0 and all(map(self.replica.is_quick, events)):
             handled = self.replica.handle_all(events)
         else:
@@ -320,7 +320,7 @@ class NodeRunner:
             self.progress.save_errors.worked(_CHECKPOINT)
 
     async def _publish(self, publish: Publish) -> None:
-        """As with a checkpoint, a full or broken disk does not stop training."""
+        """Publish the model. As with a checkpoint, a full or broken disk does not stop training."""
         try:
             await self._worker(self.replica.publish, publish)
         except CheckpointError as exc:
@@ -339,7 +339,7 @@ class NodeRunner:
 
 
 def _described(record: Record) -> dict[str, Any]:
-    """What a record changes, for the log."""
+    """Describe the changes of a record for the log."""
     out = {"without": [node for node, _ in record.evictions], "leaving": [leaver for leaver, _ in record.handoffs]}
     length = {"rounds": record.rounds, "stops": record.end is not None}
     return {"nodes": len(record.members), **length, **{k: v for k, v in out.items() if v}}

@@ -1,4 +1,4 @@
-"""What the plan says of a node: whether it is a member, and which keys count."""
+"""The standing of a node in the plan: whether it is a member, and which keys count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Standing:
     """The standing of one node. It has none before it takes part in the run.
 
     Args:
-        window: how many pushes to a peer may be unanswered.
+        window: the number of pushes to a peer that may be unanswered.
     """
 
     def __init__(self, name: str, window: int) -> None:

@@ -76,11 +76,11 @@ class Learner(Protocol[C]):
         ...
 
     def start(self) -> Any:
-        """Return what a local step begins with, in the form that trainers of this learner take."""
+        """Return the model that a local step begins with, in the form that trainers of this learner take."""
         ...
 
     def look(self, t: int) -> Any:
-        """z as it is before round t, in the form of ``start``, without beginning a local step.
+        """Return z before round t, in the form of ``start``, without beginning a local step.
 
         It is read before the next event. If round t does not train, it is computed at once.
         """
@@ -94,10 +94,10 @@ class Learner(Protocol[C]):
         Returns the payload, and the push-sum weights of the blocks in it.
 
         Args:
-            local_update: of the step that `start` began, in the learner's own form. None if the round does not train.
+            local_update: the result of the step that `start` began, in the learner's form. None if the round has none.
             handoff: this is the last message of a leaving node, with all of x uncompressed.
-            transfer: what is sent, if the round belongs to an allreduce. Such rounds change no x, so the phase can
-                begin again at any time. z is that of x until all parts of the average are here.
+            transfer: the parts to send, if the round belongs to an allreduce. Such rounds change no x, so the phase can
+                begin again at any time. z follows from x until all parts of the average are here.
         """
         ...
 
@@ -105,7 +105,7 @@ class Learner(Protocol[C]):
         """Decode a push of round t, which must not be mixed yet. A weight of 1 marks a handoff.
 
         Args:
-            transfer: what its sender sends, if the round belongs to an allreduce.
+            transfer: the parts that its sender sends, if the round belongs to an allreduce.
 
         Raises:
             RemoteProtocolError: the bytes, the numbers or the count of push-sum weights do not fit the round.
@@ -142,7 +142,7 @@ class Learner(Protocol[C]):
 
 @dataclass(frozen=True)
 class _SentMessage:
-    """What is needed to mix or undo a message: its payload, block and u, and the averaging rate of its round."""
+    """The parts of a message that mix or undo it: its payload, block and u, and the averaging rate of its round."""
 
     payload: Payload
     block: int | None
@@ -178,7 +178,7 @@ class VectorLearner:
        still have to evaluate the model of an earlier round.
 
     Args:
-        weight: by which local steps count. x stays in memory of its own if it is not 1.
+        weight: the factor of local steps. x has its own memory if it is not 1.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class Ack:
     Attributes:
         knows: the number of the answering node's newest record.
         detail: the reason, if the push is refused.
-        records: with STALE, the records that the sender does not know.
+        records: the records that the sender does not know, with STALE.
     """
 
     round: int

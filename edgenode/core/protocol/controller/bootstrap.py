@@ -107,7 +107,7 @@ class Bootstrap:
         return state.adapted(members, start).schedule
 
     def give_up(self, evict: Evict, plan: Plan) -> list[ClusterAction]:
-        """With no node in the run, none can be fenced. The resume of the others stops waiting for this one."""
+        """Stop waiting for a node before the others resume: with no node in the run, none can be fenced."""
         state = self._state
         if not evict.force:
             why = f"{evict.node} stays: no member of the run is connected, and the run waits for them"

@@ -88,7 +88,7 @@ class Cluster:
         signer: signs the records and greetings of this controller, and verifies those that nodes report.
 
     Attributes:
-        state, evictions, links: what it has decided and what it knows, for others to read. Only the cluster changes it.
+        state, evictions, links: its decisions and its knowledge, for others to read. Only the cluster changes them.
     """
 
     def __init__(
