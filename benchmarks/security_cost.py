@@ -40,7 +40,7 @@ from edgenode.net.proto import peer_pb2
 from edgenode.net.push_wire import PushReader, PushWriter
 from edgenode.net.rpc import channel, serving
 from edgenode.net.tls import INSECURE, MutualTls, Security
-from edgenode.net.wire import Identity, ack_to_wire
+from edgenode.net.wire import ACK, Identity
 from edgenode.security import certificates, local
 from edgenode.security.subject import Subject
 from edgenode.storage.model_file import MODEL_FILE
@@ -87,7 +87,7 @@ async def _receive(requests: AsyncIterator[bytes], context: grpc.aio.ServicerCon
     reader = PushReader(_IDENTITY, 1 << 30)
     async for frame in requests:
         if message := reader.feed(frame):
-            await context.write(ack_to_wire(Ack(message.round, Verdict.OK, 0)))
+            await context.write(ACK.to_wire(Ack(message.round, Verdict.OK, 0)))
 
 
 def add_receiver(server: grpc.aio.Server) -> None:

@@ -14,7 +14,7 @@ import structlog
 from edgenode.core.protocol.orders import Hello, Join, LaterReport, Order, Progress, Refuse
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import NotAdmitted, RemoteProtocolError, TransportError
-from edgenode.net.order_wire import join_to_wire, order_from_wire, order_has_records, progress_to_wire, report_to_wire
+from edgenode.net.order_wire import ORDERS, REPORTS, join_to_wire, order_has_records, progress_to_wire
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.retry import Backoff, Outage, stay_connected
 from edgenode.net.rpc import broken, channel, denied, parsed, side_by_side
@@ -68,7 +68,7 @@ class ControlLink:
 
     def report(self, report: LaterReport) -> None:
         """Send a report. Reports arrive in order, or not at all if the link breaks."""
-        self._outbox.append(report_to_wire(report))
+        self._outbox.append(REPORTS.to_wire(report))
         self._wake.set()
 
     async def run(self) -> None:
@@ -131,7 +131,7 @@ class ControlLink:
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while (response := await stream.read()) is not grpc.aio.EOF:
-            order = await parsed(order_from_wire, response, order_has_records(response))
+            order = await parsed(ORDERS.from_wire, response, order_has_records(response))
             if isinstance(order, Refuse):
                 raise RemoteProtocolError(f"refused by the controller at {self._target}: {order.reason}")
             if isinstance(order, Hello):  # the address that was dialled is known to be reachable

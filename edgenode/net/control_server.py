@@ -28,11 +28,11 @@ from edgenode.core.protocol.orders import Join, NodeReport, Order, Refuse
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults
-from edgenode.net.order_wire import join_from_wire, order_to_wire, report_from_wire, report_has_records
+from edgenode.net.order_wire import ORDERS, join_from_wire, report_from_wire, report_has_records
 from edgenode.net.peer_calls import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import parsed, refuse, reject
-from edgenode.net.status_wire import node_status_from_wire
+from edgenode.net.status_wire import NODE_STATUS
 from edgenode.net.tls import key_of_caller, node_of_caller, require_name
 from edgenode.net.wire import Identity
 
@@ -89,7 +89,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             log.warning("ended a link", node=node, reason=f"{_MOST_ORDERS} orders wait, and it reads none")
             self.hang_up(node)
             return
-        orders.put_nowait(order_to_wire(order))
+        orders.put_nowait(ORDERS.to_wire(order))
         if isinstance(order, Refuse):
             orders.put_nowait(None)
 
@@ -115,7 +115,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             if rival := await self._rival(name, join):
                 why = f"node id {name!r} is taken by {rival}; give the process at {join.address} another --name"
                 log.warning("refused a node", node=name, reason=why)
-                await context.write(order_to_wire(Refuse(why)))
+                await context.write(ORDERS.to_wire(Refuse(why)))
                 return
             await self._wait_for_turn(name, 1)
             if self._calls[name] >= _MOST_CALLS:
@@ -198,6 +198,6 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             await self._wait_for_turn(node, 1 if has_plan else _MOST_WAITING)
             report = await parsed(report_from_wire, request, has_plan)
             if request.HasField("progress"):
-                self._show(node, node_status_from_wire(request.progress))
+                self._show(node, NODE_STATUS.from_wire(request.progress))
             self._report(node, report)
         orders.put_nowait(None)

@@ -19,7 +19,7 @@ from edgenode.net.graph_wire import graph_to_wire
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.reasons import unreachable
 from edgenode.net.rpc import channel, refused
-from edgenode.net.status_wire import cluster_status_from_wire
+from edgenode.net.status_wire import CLUSTER_STATUS
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.security.access import may_call
 from edgenode.security.subject import CONTROLLER
@@ -106,7 +106,7 @@ class OperatorClient:
 
     def _status(self, wire: operator_pb2.ClusterStatus) -> ClusterStatus:
         """A status with the address that was dialled, which is known to be reachable from here."""
-        status = cluster_status_from_wire(wire)
+        status = CLUSTER_STATUS.from_wire(wire)
         return replace(status, leadership=replace(status.leadership, address=self._target))
 
     async def _called(self, call: Awaitable[R]) -> R:

@@ -17,7 +17,7 @@ from edgenode.errors import EdgenodeError
 from edgenode.net.graph_wire import graph_from_wire
 from edgenode.net.proto import operator_pb2, operator_pb2_grpc
 from edgenode.net.rpc import reject
-from edgenode.net.status_wire import cluster_status_to_wire
+from edgenode.net.status_wire import CLUSTER_STATUS
 from edgenode.net.tls import Caller, caller, caller_name
 
 SERVICE = "edgenode.v1.OperatorService"
@@ -133,7 +133,7 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
             return operator_pb2.EvictResponse(start=reply.start or 0, difference=reply.difference)
 
     def _status(self) -> operator_pb2.ClusterStatus:
-        return cluster_status_to_wire(self._run.status())
+        return CLUSTER_STATUS.to_wire(self._run.status())
 
 
 def _queued(reply: Reply) -> operator_pb2.Queued | None:

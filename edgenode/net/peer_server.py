@@ -31,11 +31,11 @@ from edgenode.net.rpc import parsed, refuse, reject
 from edgenode.net.text_wire import reason_from_wire
 from edgenode.net.tls import node_of_caller, require_name
 from edgenode.net.wire import (
+    ACK,
     CHUNK_BYTES,
+    DATA_SIZE,
     MOST_ANSWERS,
     Identity,
-    ack_to_wire,
-    data_size_to_wire,
     name_conflict,
     saved_to_wire,
 )
@@ -238,7 +238,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
                 self._mismatches.put_nowait(exc)
         except RemoteProtocolError as exc:
             await reject(context, exc)
-        data = None if self.data is None else data_size_to_wire(self.data)
+        data = None if self.data is None else DATA_SIZE.to_wire(self.data)
         saved = saved_to_wire(*self._saved)
         return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved, data=data, company=self.company)
 
@@ -307,7 +307,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
 
     async def _write(self, answers: Answers, context: grpc.aio.ServicerContext) -> None:
         while acks := await answers.take():
-            await context.write(peer_pb2.PushResponse(answers=map(ack_to_wire, acks)))
+            await context.write(peer_pb2.PushResponse(answers=map(ACK.to_wire, acks)))
 
 
 def _hello(frame: bytes) -> common_pb2.Identity:

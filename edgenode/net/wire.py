@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgenode.core import canonical
 from edgenode.core.protocol.messages import Ack, Verdict
@@ -15,6 +16,7 @@ from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import MAX_RECORD_BYTES, Record
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, DigestMismatch, RemoteProtocolError
+from edgenode.net.converter import Converter, enum, judged, message
 from edgenode.net.proto import common_pb2, control_pb2, peer_pb2
 from edgenode.net.text_wire import line_from_wire, name_from_wire, reason_from_wire
 from edgenode.net.tls import INSECURE, Security
@@ -25,14 +27,6 @@ MOST_ANSWERS = 64
 CHUNK_BYTES = 256 * 1024  # of a payload or a model: larger ones travel in parts
 _MOST_SAMPLES = 1 << 40
 _MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
-
-_TO_WIRE = {
-    Verdict.OK: peer_pb2.VERDICT_OK,
-    Verdict.SEEN: peer_pb2.VERDICT_SEEN,
-    Verdict.STALE: peer_pb2.VERDICT_STALE,
-    Verdict.ERROR: peer_pb2.VERDICT_ERROR,
-}
-_FROM_WIRE = {wire: verdict for verdict, wire in _TO_WIRE.items()}
 
 
 @dataclass(frozen=True)
@@ -144,36 +138,11 @@ def begun_rounds_from_wire(begun: Mapping[str, int]) -> tuple[tuple[str, int], .
     return tuple(sorted((name_from_wire(node), t) for node, t in begun.items()))
 
 
-def leadership_to_wire(leadership: Leadership) -> control_pb2.Leadership:
-    """A start of a controller."""
-    return control_pb2.Leadership(
-        term=leadership.term,
-        nonce=leadership.nonce,
-        address=leadership.address,
-        run=leadership.run,
-        signature=leadership.signature,
-    )
-
-
-def leadership_from_wire(wire: control_pb2.Leadership) -> Leadership:
-    """A start of a controller, from outside."""
-    return Leadership(wire.term, line_from_wire(wire.nonce), line_from_wire(wire.address), wire.run, wire.signature)
-
-
-def data_size_to_wire(size: DataSize) -> common_pb2.DataSize:
-    """Encode the size of a node's data."""
-    return common_pb2.DataSize(samples=size.samples, samples_per_round=size.samples_per_round)
-
-
-def data_size_from_wire(wire: common_pb2.DataSize) -> DataSize:
-    """Decode and judge the size of a node's data.
-
-    Raises:
-        RemoteProtocolError: a number is absurd. All nodes would use graphs and learning rates that follow from it.
-    """
-    if not (wire.samples <= _MOST_SAMPLES and 1 <= wire.samples_per_round <= _MOST_SAMPLES):
-        raise RemoteProtocolError(f"{wire.samples} samples, of which a round uses {wire.samples_per_round}")
-    return DataSize(wire.samples, wire.samples_per_round)
+def _credible(size: DataSize) -> DataSize:
+    """All nodes would use graphs and learning rates that follow from absurd numbers."""
+    if not (size.samples <= _MOST_SAMPLES and 1 <= size.samples_per_round <= _MOST_SAMPLES):
+        raise RemoteProtocolError(f"{size.samples} samples, of which a round uses {size.samples_per_round}")
+    return size
 
 
 def records_to_wire(records: Iterable[Record]) -> list[bytes]:
@@ -214,7 +183,7 @@ def plan_from_wire(wire: Iterable[bytes]) -> Plan | None:
 
 def saved_to_wire(rounds: frozenset[int], plan: Plan | None) -> common_pb2.Saved:
     """The rounds of a node's checkpoints, and the plan of the newest."""
-    return common_pb2.Saved(rounds=sorted(rounds), records=records_to_wire(plan.records if plan else ()))
+    return common_pb2.Saved(rounds=sorted(rounds), records=PLAN.to_wire(plan))
 
 
 def saved_from_wire(wire: common_pb2.Saved) -> tuple[frozenset[int], Plan | None]:
@@ -226,27 +195,25 @@ def saved_from_wire(wire: common_pb2.Saved) -> tuple[frozenset[int], Plan | None
     return frozenset(wire.rounds), plan_from_wire(wire.records)
 
 
-def ack_to_wire(ack: Ack) -> peer_pb2.Answer:
-    """An answer to a push."""
-    return peer_pb2.Answer(
-        round=ack.round,
-        verdict=_TO_WIRE[ack.verdict],
-        knows=ack.knows,
-        detail=ack.detail,
-        records=records_to_wire(ack.records),
-    )
-
-
 def ack_from_wire(receiver: str, wire: peer_pb2.Answer) -> Ack:
     """An answer from outside.
 
     Raises:
         RemoteProtocolError: this version does not know the verdict, or a record is malformed.
     """
-    if wire.verdict not in _FROM_WIRE:
-        raise RemoteProtocolError(f"{receiver} answered with an unknown verdict {wire.verdict}")
-    records = records_from_wire(wire.records)
-    return Ack(wire.round, _FROM_WIRE[wire.verdict], wire.knows, reason_from_wire(wire.detail), records)
+    try:
+        return ACK.from_wire(wire)
+    except KeyError:
+        raise RemoteProtocolError(f"{receiver} answered with an unknown verdict {wire.verdict}") from None
+
+
+NAME, LINE, REASON = judged(name_from_wire), judged(line_from_wire), judged(reason_from_wire)
+NAME_OR_NONE = judged(lambda name: name_from_wire(name) if name else "")
+RECORDS = Converter[Iterable[Record], Any](records_to_wire, records_from_wire)
+PLAN = Converter[Plan | None, Any](lambda plan: records_to_wire(plan.records if plan else ()), plan_from_wire)
+DATA_SIZE = message(DataSize, common_pb2.DataSize, _credible)
+LEADERSHIP = message(Leadership, control_pb2.Leadership, nonce=LINE, address=LINE)
+ACK = message(Ack, peer_pb2.Answer, verdict=enum(Verdict, peer_pb2.Verdict, "VERDICT"), detail=REASON, records=RECORDS)
 
 
 def name_conflict(name: str, target: str) -> ConfigError:

@@ -32,7 +32,7 @@ from edgenode.net.order_wire import join_to_wire, progress_to_wire
 from edgenode.net.proto import control_pb2, control_pb2_grpc, operator_pb2, operator_pb2_grpc, peer_pb2, peer_pb2_grpc
 from edgenode.net.push_wire import PushWriter
 from edgenode.net.rpc import channel
-from edgenode.net.status_wire import cluster_status_from_wire
+from edgenode.net.status_wire import CLUSTER_STATUS
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.net.wire import Identity, ack_from_wire
 from edgenode.security import certificates
@@ -92,7 +92,7 @@ async def read_status(controller: str, operator: Security) -> ClusterStatus:
     """What an operator sees."""
     async with channel(controller, operator, CONTROLLER.dns_name) as there:
         stub = operator_pb2_grpc.OperatorServiceStub(there)
-        return cluster_status_from_wire((await stub.Status(operator_pb2.StatusRequest(), timeout=_CALL_S)).status)
+        return CLUSTER_STATUS.from_wire((await stub.Status(operator_pb2.StatusRequest(), timeout=_CALL_S)).status)
 
 
 @dataclass

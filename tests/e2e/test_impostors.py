@@ -15,7 +15,7 @@ from edgenode.net import control_server
 from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.mdns_service import Service
-from edgenode.net.order_wire import order_to_wire
+from edgenode.net.order_wire import ORDERS
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import serving
 from edgenode.net.wire import PROTOCOL
@@ -42,7 +42,7 @@ class FalseController(control_pb2_grpc.ControlServiceServicer):
         async for request in requests:
             self.joined.append(request.join.identity.node)
             for order in (Hello(Leadership(1 << 40, "evil")), Sponsor("127.0.0.1:1", ())):
-                await context.write(order_to_wire(order))
+                await context.write(ORDERS.to_wire(order))
 
 
 @asynccontextmanager

@@ -124,12 +124,12 @@ def _attend(request: control_pb2.AttendRequest) -> None:
         return
     order_wire.report_from_wire(request)
     if request.HasField("progress"):
-        status_wire.node_status_from_wire(request.progress)
+        status_wire.NODE_STATUS.from_wire(request.progress)
 
 
 def _met(response: peer_pb2.MeetResponse) -> None:
     wire.saved_from_wire(response.saved)
-    wire.data_size_from_wire(response.data)
+    wire.DATA_SIZE.from_wire(response.data)
     OURS.check(response.identity, "peer")
 
 
@@ -151,7 +151,7 @@ def _attends() -> list[Message]:
     return [
         order_wire.join_to_wire(PEER, join),
         order_wire.progress_to_wire(orders.Progress(5, 1, "d", answer), status),
-        *map(order_wire.report_to_wire, reports),
+        *map(order_wire.REPORTS.to_wire, reports),
     ]
 
 
@@ -164,7 +164,7 @@ def _orders() -> list[Message]:
         orders.EvictionCommitted(plan(1).records[1:]), orders.LeaveRefused("no"), orders.Abort("nan"),
         orders.Revoked(frozenset({"0" * 64})),
     ]  # fmt: skip
-    return list(map(order_wire.order_to_wire, sent))
+    return list(map(order_wire.ORDERS.to_wire, sent))
 
 
 def _bytes(found: list[Message]) -> tuple[bytes, ...]:
@@ -172,7 +172,7 @@ def _bytes(found: list[Message]) -> tuple[bytes, ...]:
 
 
 def _acks() -> list[Message]:
-    return [wire.ack_to_wire(messages.Ack(3, verdict, 1, "why", plan(1).records)) for verdict in messages.Verdict]
+    return [wire.ACK.to_wire(messages.Ack(3, verdict, 1, "why", plan(1).records)) for verdict in messages.Verdict]
 
 
 def _differs(data: bytes) -> None:
@@ -210,10 +210,10 @@ DECODERS = {
     ),
     "difference": Decoder(_differs, (b'{"a":2,"b":[1]}', json.dumps({"x" * 9: None}).encode())),
     "report": Decoder(_parsed(control_pb2.AttendRequest, _attend), _bytes(_attends())),
-    "order": Decoder(_parsed(control_pb2.AttendResponse, order_wire.order_from_wire), _bytes(_orders())),
+    "order": Decoder(_parsed(control_pb2.AttendResponse, order_wire.ORDERS.from_wire), _bytes(_orders())),
     "status": Decoder(
-        _parsed(operator_pb2.ClusterStatus, status_wire.cluster_status_from_wire),
-        _bytes([status_wire.cluster_status_to_wire(a_status(a_node("n0", round=5, rounds=9), plan=plan(1)))]),
+        _parsed(operator_pb2.ClusterStatus, status_wire.CLUSTER_STATUS.from_wire),
+        _bytes([status_wire.CLUSTER_STATUS.to_wire(a_status(a_node("n0", round=5, rounds=9), plan=plan(1)))]),
     ),
     "rotate": Decoder(
         _parsed(operator_pb2.RotateRequest, _rotate),

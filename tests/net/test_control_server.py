@@ -15,7 +15,7 @@ from edgenode.core.protocol.orders import FenceAnswer, Fetched, Join, Progress, 
 from edgenode.core.protocol.status import Fault, NodeStatus
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net import control_server, peer_server
-from edgenode.net.order_wire import progress_to_wire, report_to_wire
+from edgenode.net.order_wire import REPORTS, progress_to_wire
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.rpc import channel, serving
@@ -192,7 +192,7 @@ _WITH_A_PLAN = progress_to_wire(Progress(3, 0, "", FenceAnswer(0, 0, 3, (), PLAN
 
 @pytest.mark.parametrize(
     ("report", "most"),
-    [(report_to_wire(Fetched()), control_server._MOST_WAITING), (_WITH_A_PLAN, 1)],
+    [(REPORTS.to_wire(Fetched()), control_server._MOST_WAITING), (_WITH_A_PLAN, 1)],
     ids=["without a plan", "with a plan"],
 )
 async def test_limited_number_of_reports_waits_to_be_handled(report: control_pb2.AttendRequest, most: int) -> None:

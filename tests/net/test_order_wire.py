@@ -44,16 +44,15 @@ from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.order_wire import (
+    ORDERS,
+    REPORTS,
     join_from_wire,
     join_to_wire,
-    order_from_wire,
-    order_to_wire,
     progress_to_wire,
     report_from_wire,
-    report_to_wire,
 )
 from edgenode.net.proto import common_pb2, control_pb2
-from edgenode.net.status_wire import node_status_from_wire
+from edgenode.net.status_wire import NODE_STATUS
 from edgenode.net.wire import Identity
 
 IDENTITY = Identity("home", "n0", "run", process="p")
@@ -135,8 +134,8 @@ def received(report: control_pb2.AttendRequest) -> control_pb2.AttendRequest:
 
 @given(orders)
 def test_every_order_survives_the_wire(order: Order) -> None:
-    wire = control_pb2.AttendResponse.FromString(order_to_wire(order).SerializeToString())
-    assert order_from_wire(wire) == order
+    wire = control_pb2.AttendResponse.FromString(ORDERS.to_wire(order).SerializeToString())
+    assert ORDERS.from_wire(wire) == order
 
 
 @given(joins)
@@ -149,14 +148,14 @@ def test_progress_survives_the_wire_with_its_status(progress: Progress, state: N
     status = NodeStatus(state, completed)
     wire = received(progress_to_wire(progress, status))
     assert report_from_wire(wire) == progress
-    assert node_status_from_wire(wire.progress) == status
+    assert NODE_STATUS.from_wire(wire.progress) == status
 
 
 @given(reports)
 def test_every_other_report_survives_the_wire(
     report: LaterReport,
 ) -> None:
-    assert report_from_wire(received(report_to_wire(report))) == report
+    assert report_from_wire(received(REPORTS.to_wire(report))) == report
 
 
 # --- the bytes
@@ -169,7 +168,7 @@ FOLLOWED = Leadership(3, "be", "h:1")
 ANSWER = FenceAnswer(3, 2, 7, (("n1", 6),), PLAN.records)
 
 
-ORDERS: list[tuple[Order, str]] = [
+SENT_ORDERS: list[tuple[Order, str]] = [
     (Hello(FOLLOWED, True), "4a0f0a0b0803120262651a03683a311001"),
     (Halt(True), "52020801"),
     (Welcome(PLAN, 5), f"0a89020a8402{RECORD}1005"),
@@ -186,63 +185,58 @@ ORDERS: list[tuple[Order, str]] = [
 
 
 def test_every_kind_of_order_is_checked() -> None:
-    assert {type(order) for order, _ in ORDERS} == set(get_args(Order))
+    assert {type(order) for order, _ in SENT_ORDERS} == set(get_args(Order))
 
 
-@pytest.mark.parametrize(("order", "sent"), ORDERS, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(("order", "sent"), SENT_ORDERS, ids=lambda value: type(value).__name__)
 def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
     """Nodes and controllers of different releases work together."""
-    assert order_to_wire(order).SerializeToString(deterministic=True).hex() == sent
+    assert ORDERS.to_wire(order).SerializeToString(deterministic=True).hex() == sent
 
 
-@pytest.mark.parametrize(
-    ("report", "sent"),
-    [
-        (report_to_wire(OfferAnswer(4, "d", True, 9)), "1a09080412016418012009"),
-        (report_to_wire(ANSWER), f"22950208031002180e22060a026e31100c2a8402{RECORD}"),
-        (report_to_wire(Fetched()), "2a00"),
-        (report_to_wire(Leave()), "3200"),
-        (report_to_wire(TrainingEnded()), "5200"),
-        (report_to_wire(StopRun()), "5a00"),
-        (report_to_wire(Abort("no")), "3a040a026e6f"),
-        (report_to_wire(Accusation("n1", 2, 7, "no")), "4a0c0a026e311002180722026e6f"),
-        (
-            progress_to_wire(Progress(9, 4, "d", ANSWER), NodeStatus(NodeState.RUNNING, 8)),
-            f"12a402080910041a016420087801ca01950208031002180e22060a026e31100c2a8402{RECORD}",
-        ),
-        (
-            join_to_wire(
-                IDENTITY,
-                Join(
-                    "h:2", "run", A_SIZE, frozenset({50, 25}), PLAN, True, "p", Fence(3, 2, frozenset({"n2"})), FOLLOWED
-                ),
-            ),
-            "0ac9020a140a04686f6d6510041a026e302a0372756e3a01701203683a32228b020a021932128402"
-            f"{RECORD}28013a0b0803120262651a03683a31420508800510204a08080310021a026e32",
-        ),
-    ],
-    ids=[
-        "OfferAnswer",
-        "FenceAnswer",
-        "Fetched",
-        "Leave",
-        "TrainingEnded",
-        "StopRun",
-        "Abort",
-        "Accusation",
-        "Progress",
-        "Join",
-    ],
-)
-def test_bytes_of_reports_are_frozen(report: control_pb2.AttendRequest, sent: str) -> None:
-    assert report.SerializeToString(deterministic=True).hex() == sent
+SENT_REPORTS: list[tuple[LaterReport, str]] = [
+    (OfferAnswer(4, "d", True, 9), "1a09080412016418012009"),
+    (ANSWER, f"22950208031002180e22060a026e31100c2a8402{RECORD}"),
+    (Fetched(), "2a00"),
+    (Leave(), "3200"),
+    (TrainingEnded(), "5200"),
+    (StopRun(), "5a00"),
+    (NewKey("ab" * 32), f"42420a40{'6162' * 32}"),
+    (Abort("no"), "3a040a026e6f"),
+    (Accusation("n1", 2, 7, "no"), "4a0c0a026e311002180722026e6f"),
+]
+
+
+def test_every_kind_of_report_is_checked() -> None:
+    assert {type(report) for report, _ in SENT_REPORTS} == set(get_args(LaterReport))
+
+
+@pytest.mark.parametrize(("report", "sent"), SENT_REPORTS, ids=lambda value: type(value).__name__)
+def test_bytes_of_reports_are_frozen(report: LaterReport, sent: str) -> None:
+    assert REPORTS.to_wire(report).SerializeToString(deterministic=True).hex() == sent
+
+
+def test_bytes_of_progress_are_frozen() -> None:
+    wire = progress_to_wire(Progress(9, 4, "d", ANSWER), NodeStatus(NodeState.RUNNING, 8))
+    sent = f"12a402080910041a016420087801ca01950208031002180e22060a026e31100c2a8402{RECORD}"
+    assert wire.SerializeToString(deterministic=True).hex() == sent
+
+
+def test_bytes_of_the_first_report_are_frozen() -> None:
+    fence = Fence(3, 2, frozenset({"n2"}))
+    wire = join_to_wire(IDENTITY, Join("h:2", "run", A_SIZE, frozenset({50, 25}), PLAN, True, "p", fence, FOLLOWED))
+    sent = (
+        "0ac9020a140a04686f6d6510041a026e302a0372756e3a01701203683a32228b020a021932128402"
+        f"{RECORD}28013a0b0803120262651a03683a31420508800510204a08080310021a026e32"
+    )
+    assert wire.SerializeToString(deterministic=True).hex() == sent
 
 
 # --- malformed messages
 
 
 def test_unknown_order_is_ignored() -> None:
-    assert order_from_wire(control_pb2.AttendResponse()) is None
+    assert ORDERS.from_wire(control_pb2.AttendResponse()) is None
 
 
 @pytest.mark.parametrize(
@@ -261,7 +255,7 @@ def test_unknown_order_is_ignored() -> None:
 )
 def test_malformed_order_is_refused(order: control_pb2.AttendResponse, text: str) -> None:
     with pytest.raises(RemoteProtocolError, match=text):
-        order_from_wire(order)
+        ORDERS.from_wire(order)
 
 
 @pytest.mark.parametrize(

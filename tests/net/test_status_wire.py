@@ -15,10 +15,8 @@ from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.status_wire import (
-    cluster_status_from_wire,
-    cluster_status_to_wire,
-    node_status_from_wire,
-    node_status_to_wire,
+    CLUSTER_STATUS,
+    NODE_STATUS,
 )
 
 FULL = NodeStatus(
@@ -52,14 +50,14 @@ PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"
 
 
 def through_the_wire(status: ClusterStatus) -> ClusterStatus:
-    data = cluster_status_to_wire(status).SerializeToString()
-    return cluster_status_from_wire(operator_pb2.ClusterStatus.FromString(data))
+    data = CLUSTER_STATUS.to_wire(status).SerializeToString()
+    return CLUSTER_STATUS.from_wire(operator_pb2.ClusterStatus.FromString(data))
 
 
 @pytest.mark.parametrize("status", [FULL, NodeStatus(), *(replace(FULL, state=state) for state in NodeState)])
 def test_node_status_survives_the_wire(status: NodeStatus) -> None:
-    data = node_status_to_wire(status).SerializeToString()
-    assert node_status_from_wire(control_pb2.Progress.FromString(data)) == status
+    data = NODE_STATUS.to_wire(status).SerializeToString()
+    assert NODE_STATUS.from_wire(control_pb2.Progress.FromString(data)) == status
 
 
 def test_every_field_of_a_cluster_status_survives_the_wire() -> None:
@@ -79,7 +77,7 @@ def test_status_before_the_run_starts_has_no_plan() -> None:
 
 def test_state_of_a_later_version_is_unspecified() -> None:
     later = control_pb2.Progress(state=77, round=5)  # type: ignore[arg-type]
-    assert node_status_from_wire(later) == NodeStatus(round=5)
+    assert NODE_STATUS.from_wire(later) == NodeStatus(round=5)
 
 
 @pytest.mark.parametrize(
@@ -98,26 +96,26 @@ def test_state_of_a_later_version_is_unspecified() -> None:
 )
 def test_report_with_an_impossible_figure_is_rejected(field: str, value: float) -> None:
     with pytest.raises(RemoteProtocolError, match=f"malformed report: {field} "):
-        node_status_from_wire(control_pb2.Progress(**{field: value}))  # type: ignore[arg-type]
+        NODE_STATUS.from_wire(control_pb2.Progress(**{field: value}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fault", [Fault("../n1", "push", 1), Fault("n1", "\x1b[2J", 1), Fault("n1", "push", 2**63)])
 def test_report_with_an_impossible_fault_is_rejected(fault: Fault) -> None:
     with pytest.raises(RemoteProtocolError, match=r"malformed report: .* faults"):
-        node_status_from_wire(node_status_to_wire(NodeStatus(faults=(fault,))))
+        NODE_STATUS.from_wire(NODE_STATUS.to_wire(NodeStatus(faults=(fault,))))
 
 
 def test_measures_of_a_training_loop_are_any_finite_numbers() -> None:
     wire = control_pb2.Progress(accuracy=31.5, loss=-2.0)
-    assert (node_status_from_wire(wire).accuracy, node_status_from_wire(wire).loss) == (31.5, -2.0)
+    assert (NODE_STATUS.from_wire(wire).accuracy, NODE_STATUS.from_wire(wire).loss) == (31.5, -2.0)
     wire = control_pb2.Progress(accuracy=float("nan"), loss=float("inf"))
-    assert (node_status_from_wire(wire).accuracy, node_status_from_wire(wire).loss) == (None, None)
+    assert (NODE_STATUS.from_wire(wire).accuracy, NODE_STATUS.from_wire(wire).loss) == (None, None)
 
 
 def test_long_texts_are_cut_and_overflown_sketches_dropped() -> None:
     wire = control_pb2.Progress(
         error="x" * 9999, save_error="y" * 9998 + "\n", sketch=[1.0, float("inf")], waiting_for=["n"] * 5000
     )
-    status = node_status_from_wire(wire)
+    status = NODE_STATUS.from_wire(wire)
     assert len(status.save_error) == 1000
     assert (len(status.error), status.sketch, len(status.waiting_for)) == (1000, (), 1024)

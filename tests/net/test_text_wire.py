@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import RemoteProtocolError
-from edgenode.net.status_wire import node_status_from_wire, node_status_to_wire
+from edgenode.net.status_wire import NODE_STATUS
 from edgenode.net.text_wire import line_from_wire, reason_from_wire
 from edgenode.net.wire import Identity
 
@@ -27,7 +27,7 @@ def test_terminal_is_not_steered() -> None:
     identity = Identity("home", "n1", "run\x1b]0;", 3, "p\n", "q" * 999)
     theirs = Identity.from_wire(identity.to_wire())
     assert (theirs.run_digest, theirs.plan_digest, len(theirs.process)) == ("run?]0;", "p?", 255)
-    status = node_status_from_wire(node_status_to_wire(NodeStatus(error="a\x1b[1m", power_sensor="\x07")))
+    status = NODE_STATUS.from_wire(NODE_STATUS.to_wire(NodeStatus(error="a\x1b[1m", power_sensor="\x07")))
     assert (status.error, status.power_sensor) == ("a?[1m", "?")
     with pytest.raises(RemoteProtocolError, match="a process is named"):
-        node_status_from_wire(node_status_to_wire(NodeStatus(waiting_for=("../n1",))))
+        NODE_STATUS.from_wire(NODE_STATUS.to_wire(NodeStatus(waiting_for=("../n1",))))
