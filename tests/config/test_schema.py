@@ -147,7 +147,7 @@ def default(value: object) -> str:
     return "unset" if value is None else f"`{as_toml(value)}`"
 
 
-def test_examples_of_the_documentation_load_without_warnings_and_show_every_key(tmp_path: Path) -> None:
+def test_examples_of_the_page_load_and_show_every_key(tmp_path: Path) -> None:
     path, shown = tmp_path / "run.toml", set()
     for part in DOC.read_text(encoding="utf-8").split("```toml\n")[1:]:
         path.write_text(part.split("```")[0])
