@@ -17,13 +17,14 @@ from edgenode.core.algorithm.diloco import begin_at_start, remember_start
 from edgenode.core.algorithm.rounding import QUANTISE, per_tensor
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
+    Sent,
     State,
     Weights,
     compress_with_feedback,
     descend,
     mix_contributions,
 )
-from edgenode.core.algorithm.update_rules import DIFFERENCE, SPARSE_PUSH, UpdateRule, compress_difference, mix_replicas
+from edgenode.core.algorithm.update_rules import DIFFERENCE, SPARSE_PUSH, UpdateRule, compress_difference, mix_known
 from edgenode.core.topology.graph import Digraph, Preset
 from edgenode.errors import ConfigError, GraphError
 
@@ -44,6 +45,7 @@ __all__ = [
     "Payload",
     "PayloadFormat",
     "Preset",
+    "Sent",
     "Settings",
     "State",
     "TopK",
@@ -57,7 +59,7 @@ __all__ = [
     "descend",
     "keep_all",
     "mix_contributions",
-    "mix_replicas",
+    "mix_known",
     "per_tensor",
     "remember_start",
 ]

@@ -16,6 +16,7 @@ from edgenode.core.algorithm.rounding import as_int8
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     LocalUpdate,
+    Sent,
     State,
     compress_with_feedback,
     debias,
@@ -143,7 +144,7 @@ def test_line_9_x() -> None:
     own = compress_with_feedback(state, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
     other = State(x=floats(8, 0, 0), error=floats(0, 0, 0))
     push = compress_with_feedback(other, Compressor(TopK(0.34), as_float32), Layout((3,)), NOISE)
-    mix_contributions(state, own, state.u.copy(), 0.25, [Contribution(0.5, np.ones(1), push)], averaging_rate=0.5)
+    mix_contributions(state, Sent(own, state.u.copy(), 0.5), 0.25, [Contribution(0.5, np.ones(1), push)])
     assert state.x.tolist() == [1 + 0.5 * 0.5 * 8, 2, 3 + 0.5 * (0.25 - 1) * 3]
 
 
@@ -153,11 +154,9 @@ def test_line_9_u() -> None:
     state.u[:] = 2.0
     mix_contributions(
         state,
-        nothing,
-        state.u.copy(),
+        Sent(nothing, state.u.copy(), 0.5),
         0.25,
         [Contribution(0.5, np.array([4.0]), nothing), Contribution(0.125, np.array([8.0]), nothing)],
-        0.5,
     )
     assert state.u == 2 + 0.5 * ((0.25 - 1) * 2 + 0.5 * 4 + 0.125 * 8)
 

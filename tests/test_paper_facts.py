@@ -16,6 +16,7 @@ from edgenode.core.algorithm.compression import Compressor, Layout, TopK, as_flo
 from edgenode.core.algorithm.rounding import Random, as_bfloat16, as_int8
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
+    Sent,
     State,
     compress_with_feedback,
     debias,
@@ -70,7 +71,7 @@ def test_mixing_conserves_the_sums_of_x_and_u(
         }
         for node, state in zip(graph.nodes, states, strict=True):
             received = [pushed[sender] for sender in graph.in_neighbours(node)]
-            mix_contributions(state, pushed[node].payload, state.u.copy(), graph.weight(node), received, eta)
+            mix_contributions(state, Sent(pushed[node].payload, state.u.copy(), eta), graph.weight(node), received)
         exchanged = sum(np.abs(p.dense(layout.size)) for p in payloads)
         # only the products are rounded, to float32, unless the weights are powers of two
         assert (np.abs(sum(s.x for s in states) - before_x) <= 2**-22 * exchanged + 1e-12).all()
@@ -213,7 +214,7 @@ def consensus_error(share: float, eta: float, rounds: int) -> float:
         for i, state in enumerate(states):
             (sender,) = graph.in_neighbours(graph.nodes[i])
             received = Contribution(0.5, np.ones(1), pushes[graph.nodes.index(sender)])
-            mix_contributions(state, pushes[i], state.u.copy(), 0.5, [received], eta)
+            mix_contributions(state, Sent(pushes[i], state.u.copy(), eta), 0.5, [received])
     return float(np.sqrt(np.mean([(s.x - average) ** 2 for s in states])) / began)
 
 

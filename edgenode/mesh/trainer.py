@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from edgenode.core.algorithm.compression import Floats
-from edgenode.core.algorithm.learner import LazyModel
+from edgenode.core.algorithm.trained_model import LazyModel
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import CheckpointError, Diverged, EdgenodeError
 from edgenode.mesh import random_state

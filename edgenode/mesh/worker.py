@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from edgenode.core.algorithm.learner import LazyModel
+from edgenode.core.algorithm.trained_model import LazyModel
 from edgenode.core.protocol.events import Train
 from edgenode.errors import EdgenodeError
 

@@ -76,8 +76,8 @@ def test_mean_model_takes_plain_steps_on_balanced_graphs(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "vectors"),
     [
-        ("choco-jwins", ["x", "replica", "gathered"]),
-        ("sparse-loco", ["x", "replica", "gathered"]),
+        ("choco-jwins", ["x", "known", "gathered"]),
+        ("sparse-loco", ["x", "known", "gathered"]),
         ("sparta", ["x"]),
         ("noloco", ["x", "momentum", "start"]),
     ],
@@ -173,7 +173,7 @@ def test_rest_of_a_sparse_loco_message_decays() -> None:
     learner = learners_of(spec)[0]
     update = np.linspace(-1, 1, LAYOUT.size).astype(np.float32)
     learner.compress_update(0, LocalUpdate(update, is_difference=True))
-    payload, _, _ = learner.own_push
+    payload = learner.own_push.payload
     left = update - payload.dense(LAYOUT.size)
     known = START.astype(np.float32) + payload.dense(LAYOUT.size)
     assert np.abs(learner.state.x - (known + sparse_loco.DECAY * left)).max() < 1e-6
@@ -183,7 +183,7 @@ def test_rest_of_a_sparse_loco_message_decays() -> None:
 def test_common_model_at_the_start_is_not_sent(name: str) -> None:
     learner = learners_of(spec_of(name=name, **{**TOP, **FLOAT}))[0]
     learner.compress_update(0, LocalUpdate(np.zeros(LAYOUT.size, dtype=np.float32), is_difference=True))
-    payload, _, _ = learner.own_push
+    payload = learner.own_push.payload
     assert not payload.numbers.any()
 
 

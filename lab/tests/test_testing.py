@@ -22,10 +22,10 @@ from edgenode.extensions import (
     Layout,
     Payload,
     Preset,
+    Sent,
     State,
     UpdateRule,
     Values,
-    Weights,
     keep_all,
     mix_contributions,
 )
@@ -124,23 +124,17 @@ def test_faulty_compressor_is_found(compressor: Compressor, kept: float, fault: 
 # --- algorithms
 
 
-def mix_and_add(
-    state: State, own: Payload, own_u: Weights, weight: float, received: list[Contribution], rate: float
-) -> None:
-    mix_contributions(state, own, own_u, weight, received, rate)
+def mix_and_add(state: State, own: Sent, weight: float, received: list[Contribution]) -> None:
+    mix_contributions(state, own, weight, received)
     state.x += 1
 
 
-def mix_with_hidden_state(
-    state: State, own: Payload, own_u: Weights, weight: float, received: list[Contribution], rate: float
-) -> None:
-    mix_contributions(state, own, own_u, weight, received, rate)
+def mix_with_hidden_state(state: State, own: Sent, weight: float, received: list[Contribution]) -> None:
+    mix_contributions(state, own, weight, received)
     state.x *= np.float32(1 + 1e-5 * np.sin(next(calls)))
 
 
-def mix_nothing(
-    state: State, own: Payload, own_u: Weights, weight: float, received: list[Contribution], rate: float
-) -> None:
+def mix_nothing(state: State, own: Sent, weight: float, received: list[Contribution]) -> None:
     pass
 
 

@@ -24,7 +24,7 @@ def noisy(
     data, u = honest(self, t, local_update, handoff, transfer)
     if t < first or transfer is not None:
         return data, u
-    payload, _, block = self.own_push
+    payload, block = self.own_push.payload, self.own_push.block
     numbers = np.random.default_rng(t).normal(size=len(payload.numbers)) * FACTOR * np.abs(payload.numbers).mean()
     noise = Payload(payload.counts, payload.indices, Values(numbers.astype(np.float32)))
     return codec.encode(noise, self.layout.part(block, len(self.state.u))), u

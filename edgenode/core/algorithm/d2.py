@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenode.core.algorithm.compression import Floats, Payload
+from edgenode.core.algorithm.compression import Floats
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
+    Sent,
     State,
-    Weights,
     compress_with_feedback,
     mix_contributions,
 )
@@ -37,16 +37,9 @@ def extrapolate(state: State, local_update: Floats) -> None:
     np.negative(state.kept["history"], out=state.kept["history"])
 
 
-def mix_with_history(
-    state: State,
-    own: Payload,
-    own_u: Weights,
-    self_weight: float,
-    received: Sequence[Contribution],
-    averaging_rate: float,
-) -> None:
+def mix_with_history(state: State, own: Sent, self_weight: float, received: Sequence[Contribution]) -> None:
     """D2 (Algorithm 1, the average): x_t+1 = sum_j W_ij x_t+1/2^(j); with an averaging rate W is I + eta (W - I)."""
-    mix_contributions(state, own, own_u, self_weight, received, averaging_rate)
+    mix_contributions(state, own, self_weight, received)
     state.kept["history"] += state.x
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Payload
-from edgenode.core.algorithm.sparse_push import Contribution, State, Weights
+from edgenode.core.algorithm.sparse_push import Contribution, Sent, State
 from edgenode.core.algorithm.update_rules import SPARSE_PUSH
 
 MOMENTUM = 0.5
@@ -61,14 +61,7 @@ def compress_change(state: State, compressor: Compressor, layout: Layout, rng: n
     return payload
 
 
-def take_outer_step(
-    state: State,
-    own: Payload,
-    own_u: Weights,
-    self_weight: float,
-    received: Sequence[Contribution],
-    averaging_rate: float,
-) -> None:
+def take_outer_step(state: State, own: Sent, self_weight: float, received: Sequence[Contribution]) -> None:
     """DiLoCo (Douillard et al. 2023, Algorithm 1), the outer step, which is the same at all nodes.
 
     The outer gradient is the mean of all changes, Delta. The outer optimiser is SGD with Nesterov momentum: m = mu m +
@@ -80,14 +73,14 @@ def take_outer_step(
     """
     start, momentum, change = state.kept["start"], state.kept["momentum"], state.kept["change"]
     change[:] = 0
-    own.add_to(change, self_weight)
+    own.payload.add_to(change, self_weight)
     for contribution in received:
         contribution.payload.add_to(change, contribution.weight)
     step = np.float32(MOMENTUM) * momentum
     step += change
     step *= np.float32(MOMENTUM)
     step += change
-    step *= np.float32(averaging_rate)
+    step *= np.float32(own.averaging_rate)
     np.add(start, step, out=state.x)
 
 

@@ -14,8 +14,8 @@ The learner knows rounds, blocks and bytes. The update rule knows which vectors 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Protocol, TypeVar
 
@@ -23,21 +23,20 @@ import numpy as np
 
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
-from edgenode.core.algorithm.compression import DIVERGED, Compressor, Floats, Layout, Payload
+from edgenode.core.algorithm.compression import DIVERGED, Compressor, Floats, Layout
 from edgenode.core.algorithm.partial_sums import LastPhase, check_format, division, weights_sent
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     LocalUpdate,
+    Sent,
     State,
-    Weights,
     absorb_handoff,
     debias,
-    descend,
-    differences,
     drop_error,
     give_shares,
     return_share,
 )
+from edgenode.core.algorithm.trained_model import LazyModel, TrainedModel
 from edgenode.core.topology.allreduce import Transfer
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
 
@@ -140,42 +139,10 @@ class Learner(Protocol[C]):
         ...
 
 
-@dataclass(frozen=True)
-class _SentMessage:
-    """The parts of a message that mix or undo it: its payload, block and u, and the averaging rate of its round."""
-
-    payload: Payload
-    block: int | None
-    u: Weights
-    averaging_rate: float
-
-
-class LazyModel:
-    """z for one use. It is computed when it is used, and where the trainer wants it: no vector waits."""
-
-    def __init__(self, compute: Callable[[Floats | None], Floats]) -> None:
-        self._compute = compute
-        self._z: Floats | None = None
-
-    def read(self, out: Floats | None = None) -> Floats:
-        """z: a new vector, or ``out`` [d]. From the second time on, the vector of the first, as it is by then."""
-        if self._z is None:
-            self._z = self._compute(out)
-        return self._z
-
-
 class VectorLearner:
     """Every algorithm on float32 vectors: an algorithm spec, and the state that its update rule changes.
 
     A round's random numbers depend on (seed, node, round) at most, so a resumed run repeats them.
-
-    While u is 1, z is x. Then x lies in the memory that is trained, and no vector is copied in a round:
-
-    1. ``LazyModel.read`` is given the trainer's memory, and moves x there. From then on x is what the trainer trains.
-    2. After the step, x is z', the model that the step led to. That is line 4: x + (z' - z) = z'. If x has memory of
-       its own, z' is copied to it, so both ways give the same bits.
-    3. x moves out when u is not 1 any more. It also moves out in a round that does not train, because the trainer may
-       still have to evaluate the model of an earlier round.
 
     Args:
         weight: the factor of local steps. x has its own memory if it is not 1.
@@ -186,15 +153,11 @@ class VectorLearner:
     ) -> None:
         self.algorithm_spec, self.layout, self.state = algorithm_spec, layout, state
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
-        self._sent: dict[int, _SentMessage] = {}
+        self._sent: dict[int, Sent] = {}
         self._unmixed: deque[int] = deque()  # the rounds between compress_update and mix_round
         self._last_phase: LastPhase | None = None
         self._transfer: Transfer | None = None  # of the round between compress_update and mix_round, in an allreduce
-        self._trains_from_x = False  # a local step began with x / u, which is still what it was
-        self._z: Floats | None = None  # what a local step began with, if x / u has changed since
-        self._weight = weight
-        self._may_share = weight == 1.0 and algorithm_spec.rule.apply_update is descend
-        self._shares = False  # x is in the memory of the trainer
+        self._trained = TrainedModel(state, algorithm_spec.rule, weight)
 
     @property
     def rounds(self) -> int:
@@ -210,12 +173,11 @@ class VectorLearner:
         return self._last_phase.average if self._last_phase else None
 
     @property
-    def own_push(self) -> tuple[Payload, Weights, int | None]:
-        """The own message of the round that ``mix_round`` mixes next: payload, u and block."""
+    def own_push(self) -> Sent:
+        """The own message of the round that ``mix_round`` mixes next."""
         if not self._unmixed or self._transfer is not None:
             raise LocalProtocolError("no round is between compress_update and mix_round")
-        own = self._sent[self._unmixed[0]]
-        return own.payload, own.u, own.block
+        return self._sent[self._unmixed[0]]
 
     @property
     def max_bytes(self) -> int:
@@ -233,7 +195,7 @@ class VectorLearner:
         return self._debiased()
 
     def start(self) -> LazyModel:
-        return LazyModel(self.begin_step)
+        return LazyModel(self._trained.begin_step)
 
     def look(self, t: int) -> LazyModel:
         model = LazyModel(self._debiased)
@@ -241,27 +203,9 @@ class VectorLearner:
             model.read()
         return model
 
-    def begin_step(self, out: Floats | None = None) -> Floats:
-        """z of the local step that begins now: a new vector, or ``out`` [d]. It is the caller's, and may be x."""
-        self._trains_from_x, self._z = True, None
-        state = self.state
-        if out is None or not (self._may_share and state.is_unbiased):
-            return self._debiased(out)
-        if state.x is not out:
-            np.copyto(out, state.x)
-            state.x, self._shares = out, True
-        return out
-
     def _debiased(self, out: Floats | None = None) -> Floats:
-        """z in a new vector, or in ``out`` [d], where x may be."""
-        if self._average is not None:
-            return debias(State(self._average), out)
-        return self.state.x if out is self.state.x else debias(self.state, out)
-
-    def _stop_sharing(self) -> None:
-        """Move x to memory of its own: the trainer's is for z."""
-        if self._shares:
-            self.state.x, self._shares = self.state.x.copy(), False
+        """Return z in a new vector, or in ``out`` [d], where x may be. At the end of an allreduce it is the average."""
+        return self._trained.read(out) if self._average is None else debias(State(self._average), out)
 
     def compress_update(
         self, t: int, local_update: LocalUpdate | None, handoff: bool = False, transfer: Transfer | None = None
@@ -272,16 +216,16 @@ class VectorLearner:
         if handoff and rule.fixed:
             raise LocalProtocolError("the members of this run are fixed: a node cannot leave")
         if local_update is not None:
-            self._apply(local_update)
+            self._trained.end_step(local_update)
         else:
-            self._stop_sharing()
+            self._trained.leave()
         if step.drops_error or handoff:
             drop_error(self.state)
         rng = self._random(t)
         block, compressor = self._encoded_with(t, handoff)
         part, layout = self._part(block)
         payload = rule.compress(part, compressor, layout, rng)
-        self._sent[t] = _SentMessage(payload, block, part.u.copy(), step.averaging_rate)
+        self._sent[t] = Sent(payload, part.u.copy(), step.averaging_rate, block)
         self._unmixed.append(t)
         return (compressor.format or codec).encode(payload, layout), tuple(part.u.tolist())
 
@@ -293,7 +237,7 @@ class VectorLearner:
 
     def _send_parts(self, t: int, transfer: Transfer) -> tuple[bytes, tuple[float, ...]]:
         compressor = self.algorithm_spec.gossip_compressor
-        self._stop_sharing()
+        self._trained.leave()
         if transfer.begins:
             self._last_phase = LastPhase(self.state, self.layout, transfer.parts, compressor)
         if self._last_phase is None:
@@ -305,21 +249,6 @@ class VectorLearner:
 
     def _layout_of(self, transfer: Transfer) -> Layout:
         return division(self.layout, transfer.parts, len(self.state.u)).layout(transfer)
-
-    def _apply(self, update: LocalUpdate) -> None:
-        rule, state = self.algorithm_spec.rule, self.state
-        if self._may_share and self._z is None and state.is_unbiased and not update.is_difference:
-            if update.vector is not state.x:
-                state.x[:] = update.vector
-        elif rule.apply_update is descend:  # part by part, so that x and the model are read once
-            for where, part in differences(state, update, self._z, self._weight):
-                state.x[where] += part
-        else:
-            vector = np.empty_like(state.x)
-            for where, part in differences(state, update, self._z, self._weight):
-                vector[where] = part
-            rule.apply_update(state, vector)
-        self._trains_from_x, self._z = False, None
 
     def read(
         self, t: int, weight: float, u: tuple[float, ...], data: bytes, transfer: Transfer | None = None
@@ -352,9 +281,8 @@ class VectorLearner:
 
     def give(self, self_weight: float) -> None:
         own = self._sent[self._unmixed[-1]]
-        give_shares(self.state.part(own.block), own.payload, own.u, self_weight, own.averaging_rate)
-        if not self.state.is_unbiased:
-            self._stop_sharing()
+        give_shares(self.state.part(own.block), own, self_weight)
+        self._trained.leave_if_biased()
 
     def mix_round(self, self_weight: float, received: Sequence[Contribution]) -> None:
         if not self._unmixed:
@@ -366,25 +294,19 @@ class VectorLearner:
             return
         own = self._sent[t]
         exchanged = [c for c in received if c.weight != 1.0]
-        part = self.state.part(own.block)
-        self.algorithm_spec.rule.mix(part, own.payload, own.u, self_weight, exchanged, own.averaging_rate)
+        self.algorithm_spec.rule.mix(self.state.part(own.block), own, self_weight, exchanged)
         for contribution in received:
             if contribution.weight == 1.0:
                 absorb_handoff(self.state, contribution)
-        if not self.state.is_unbiased:
-            self._stop_sharing()
+        self._trained.leave_if_biased()
 
     def undo_push(self, t: int, weight: float) -> None:
         if self.algorithm_spec.rule.fixed:
             raise LocalProtocolError("the members of this run are fixed: a push cannot be undone")
-        if self._trains_from_x:
-            if self._shares:
-                raise LocalProtocolError("a push was undone while x is trained")
-            self._trains_from_x, self._z = False, debias(self.state)
+        self._trained.keep_start()
         own = self._sent[t]
-        return_share(self.state.part(own.block), own.payload, own.u, weight, own.averaging_rate)
-        if not self.state.is_unbiased:
-            self._stop_sharing()
+        return_share(self.state.part(own.block), own, weight)
+        self._trained.leave_if_biased()
 
     def discard_sent(self, t: int) -> None:
         for old in [sent for sent in self._sent if sent < t]:

@@ -114,13 +114,14 @@ class PoisonAlarm:
     def _reference(self, levels: list[float]) -> float:
         """Return the reference for a level of this round: rules 2 and 4."""
         learner = self._learner
-        payload, u, block = learner.own_push
-        own, size, kept = _level(payload.numbers, u), self._size, len(payload.numbers) / learner.layout.size
-        floor = size * (_FLOOR if block is None else sqrt(kept))
+        sent = learner.own_push
+        own, size = _level(sent.payload.numbers, sent.u), self._size
+        kept = len(sent.payload.numbers) / learner.layout.size
+        floor = size * (_FLOOR if sent.block is None else sqrt(kept))
         if len(learner.state.error) and self._age * kept < _WARM_UP:
             floor = size / sqrt(kept) if kept else inf
         self._own.append(own)
-        usual = median(self._own) if block is None else 0.0
+        usual = median(self._own) if sent.block is None else 0.0
         return max(own, usual, median_low([own, *levels]), floor)
 
     def _typical(self, sender: tuple[str, int]) -> float:
@@ -144,8 +145,8 @@ class PoisonAlarm:
             return [contribution]
         if contribution.weight == 1.0:
             return []
-        payload, u, _ = self._learner.own_push
-        parts = [(kept, contribution.u, contribution.payload), (1 - kept, u, payload)]
+        own = self._learner.own_push
+        parts = [(kept, contribution.u, contribution.payload), (1 - kept, own.u, own.payload)]
         return [Contribution(share * contribution.weight, u, payload) for share, u, payload in parts if share]
 
 

@@ -106,6 +106,22 @@ class Contribution:
     transfer: Transfer | None = None
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A message that this node has sent, with what is needed to mix it, and to undo it.
+
+    Attributes:
+        u: the push-sum weights that were pushed with it.
+        averaging_rate: eta of its round.
+        block: the block of the model that it encodes, or None for all of it.
+    """
+
+    payload: Payload
+    u: Weights
+    averaging_rate: float
+    block: int | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalUpdate:
     """The result of a local step: ``vector - z``, or ``vector`` if that is the difference already.
@@ -191,32 +207,25 @@ def drop_error(state: State) -> None:
     state.error[:] = 0
 
 
-def mix_contributions(
-    state: State,
-    own: Payload,
-    own_u: Weights,
-    self_weight: float,
-    received: Iterable[Contribution],
-    averaging_rate: float,
-) -> None:
+def mix_contributions(state: State, own: Sent, self_weight: float, received: Iterable[Contribution]) -> None:
     """Line 9: x = x-hat + eta * sum_j (W_ij - I_ij) C[v_j], and the same for u.
 
     1. The self term uses the node's own *compressed* message. With x-hat it would create or destroy mass.
     2. It also uses the u that was pushed. The state's u may have changed since, when an older push was undone.
     3. Contributions must be in sender order. Float sums depend on the order, and must be bit-identical in every replay.
     """
-    give_shares(state, own, own_u, self_weight, averaging_rate)
+    give_shares(state, own, self_weight)
     for contribution in received:
-        scale = averaging_rate * contribution.weight
+        scale = own.averaging_rate * contribution.weight
         contribution.payload.add_to(state.x, scale)
         state.u += scale * contribution.u
 
 
-def give_shares(state: State, own: Payload, own_u: Weights, self_weight: float, averaging_rate: float) -> None:
+def give_shares(state: State, own: Sent, self_weight: float) -> None:
     """The self term of line 9: what the receivers get leaves x and u. Nothing does at a weight of 1."""
-    given = averaging_rate * (1.0 - self_weight)
-    own.add_to(state.x, -given)
-    state.u -= given * own_u
+    given = own.averaging_rate * (1.0 - self_weight)
+    own.payload.add_to(state.x, -given)
+    state.u -= given * own.u
 
 
 def absorb_handoff(state: State, contribution: Contribution) -> None:
@@ -225,7 +234,7 @@ def absorb_handoff(state: State, contribution: Contribution) -> None:
     state.u += contribution.u
 
 
-def return_share(state: State, own: Payload, own_u: Weights, weight: float, averaging_rate: float) -> None:
+def return_share(state: State, own: Sent, weight: float) -> None:
     """Add back one receiver's share of a message. The receiver was evicted, and its mass does not count."""
-    own.add_to(state.x, averaging_rate * weight)
-    state.u += averaging_rate * weight * own_u
+    own.payload.add_to(state.x, own.averaging_rate * weight)
+    state.u += own.averaging_rate * weight * own.u

@@ -6,7 +6,7 @@ graphs. ``W`` is column-stochastic, W[receiver, sender], and C the compressor.
 
     SPARSE_PUSH   sends C[x-hat + error]: Sparse-Push, SGP, D-PSGD, Deep-Squeeze
     D2            the same, after a local step corrected by the one before
-    DIFFERENCE    sends C[x-hat - replica]: CHOCO-SGD, Quant-SGP
+    DIFFERENCE    sends C[x-hat - known]: CHOCO-SGD, Quant-SGP
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Payload
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
+    Sent,
     State,
-    Weights,
     compress_with_feedback,
     descend,
     mix_contributions,
@@ -53,7 +53,7 @@ class UpdateRule:
         keeps: the vectors of ``State`` that it needs in addition to x. "error" is what compression has left out.
         apply_update: changes the state by the local update, the optimiser's step on z.
         compress: makes the round's payload.
-        mix: ends the round, given the own payload and u, the own weight, the contributions in sender order and eta.
+        mix: ends the round, given the own message, the own weight and the contributions in sender order.
         fixed: the state depends on the neighbours. Graph and members must not change, and no push can be undone.
         spans_period: an exchange takes one period of the graph, and a node trains only before the first of its rounds.
             After the period all nodes must have the same model. The graph may then change within it.
@@ -66,7 +66,7 @@ class UpdateRule:
     keeps: tuple[str, ...]
     apply_update: Callable[[State, Floats], None]
     compress: Callable[[State, Compressor, Layout, np.random.Generator], Payload]
-    mix: Callable[[State, Payload, Weights, float, Sequence[Contribution], float], None]
+    mix: Callable[[State, Sent, float, Sequence[Contribution]], None]
     fixed: bool = False
     spans_period: bool = False
     default_rate: Callable[[float, float], float] = default_averaging_rate
@@ -80,50 +80,48 @@ class UpdateRule:
         return "error" in self.keeps
 
     @property
+    def descends(self) -> bool:
+        """Whether a local step adds the local update to x, and changes nothing else. Then x can be what is trained."""
+        return self.apply_update is descend
+
+    @property
     def overlaps(self) -> bool:
         """True if a round can be mixed later than it is pushed: its mix only moves messages out of and into x and u."""
         return self.mix is mix_contributions and not self.fixed
 
 
 def compress_difference(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:
-    """CHOCO-SGD (Koloskova et al. 2019, Algorithm 2, lines 4 to 7): q = C[x-hat - replica], replica += q.
+    """CHOCO-SGD (Koloskova et al. 2019, Algorithm 2, lines 4 to 7): q = C[x-hat - known], known += q.
 
-    The receivers add q to the same replica, so what one round does not send is part of the next difference. Quant-SGP
-    (Taheri et al. 2020, Algorithm 2) sends the same, with push-sum.
+    ``known`` is what the receivers know of x-hat: they add q to it, too. So what one round does not send is part of
+    the next difference. Quant-SGP (Taheri et al. 2020, Algorithm 2) sends the same, with push-sum.
     """
-    payload = compressor(state.x - state.kept["replica"], layout, rng)
-    payload.add_to(state.kept["replica"], 1.0)
+    payload = compressor(state.x - state.kept["known"], layout, rng)
+    payload.add_to(state.kept["known"], 1.0)
     return payload
 
 
-def mix_replicas(
-    state: State,
-    own: Payload,
-    own_u: Weights,
-    self_weight: float,
-    received: Sequence[Contribution],
-    averaging_rate: float,
-) -> None:
-    """CHOCO-SGD (Algorithm 2, line 9): x = x-hat + gamma * sum_j W_ij (replica_j - replica_i), and the same for u.
+def mix_known(state: State, own: Sent, self_weight: float, received: Sequence[Contribution]) -> None:
+    """CHOCO-SGD (Algorithm 2, line 9): x = x-hat + gamma * sum_j W_ij (known_j - known_i), and the same for u.
 
-    Instead of every neighbour's replica, a node keeps their weighted sum, its own included (the paper's
-    memory-efficient form): gathered += sum_j W_ij q_j, x = x-hat + gamma * (gathered - replica). With gamma = 1 this is
-    Quant-SGP's x = x-hat - replica + sum_j W_ij replica_j.
+    Instead of every neighbour's ``known``, a node keeps their weighted sum, its own included (the paper's
+    memory-efficient form): gathered += sum_j W_ij q_j, x = x-hat + gamma * (gathered - known). With gamma = 1 this is
+    Quant-SGP's x = x-hat - known + sum_j W_ij known_j.
     """
-    own.add_to(state.kept["gathered"], self_weight)
-    state.u -= averaging_rate * (1.0 - self_weight) * own_u
+    own.payload.add_to(state.kept["gathered"], self_weight)
+    state.u -= own.averaging_rate * (1.0 - self_weight) * own.u
     for contribution in received:
         contribution.payload.add_to(state.kept["gathered"], contribution.weight)
-        state.u += averaging_rate * contribution.weight * contribution.u
-    state.x += np.float32(averaging_rate) * (state.kept["gathered"] - state.kept["replica"])
+        state.u += own.averaging_rate * contribution.weight * contribution.u
+    state.x += np.float32(own.averaging_rate) * (state.kept["gathered"] - state.kept["known"])
 
 
 SPARSE_PUSH = UpdateRule(("error",), descend, compress_with_feedback, mix_contributions)
 DIFFERENCE = UpdateRule(
-    ("replica", "gathered"),
+    ("known", "gathered"),
     descend,
     compress_difference,
-    mix_replicas,
+    mix_known,
     fixed=True,
     default_rate=default_difference_rate,
     largest_rate=1.0,

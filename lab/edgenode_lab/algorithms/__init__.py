@@ -5,7 +5,7 @@ the graph of the run, and ``W`` is doubly stochastic.
 
     sparta        sends the entries of x-hat that the compressor selects, and forgets what it left out
     noloco        sends C[x-hat + error], and the change of x has momentum
-    sparse-loco   sends C[x-hat - replica], and part of what it left out is forgotten
-    choco-jwins   sends C[T (x-hat - replica)], where T is a wavelet transform: JWINS' ranking in CHOCO-SGD
+    sparse-loco   sends C[x-hat - known], and part of what it left out is forgotten
+    choco-jwins   sends C[T (x-hat - known)], where T is a wavelet transform: JWINS' ranking in CHOCO-SGD
     skew-scout    is Sparse-Push, and a simulation chooses the share that top-k keeps
 """

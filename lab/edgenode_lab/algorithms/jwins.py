@@ -15,9 +15,9 @@ from edgenode.extensions import (
     Floats,
     Layout,
     Payload,
+    Sent,
     State,
-    Weights,
-    mix_replicas,
+    mix_known,
 )
 
 _WAVELET_LEVELS = 4  # as in JWINS
@@ -51,7 +51,7 @@ def _butterfly(vector: Floats, step: int) -> None:
 
 
 def begin_known_coefficients(state: State) -> None:
-    """All nodes begin with the same model, so the coefficients of every replica are known without a message."""
+    """All nodes begin with the same model, so the coefficients of all models are known without a message."""
     for vector in state.kept.values():
         vector[:] = wavelet(state.x)
 
@@ -59,24 +59,17 @@ def begin_known_coefficients(state: State) -> None:
 def compress_coefficients(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:
     """JWINS (Dhasade et al. 2023): the wavelet coefficients that have changed most since they were last sent.
 
-    That is how JWINS ranks what it sends. CHOCO-SGD's difference between x-hat and the replica is just this change.
+    That is how JWINS ranks what it sends. This change is CHOCO-SGD's difference: x-hat without what is known of it.
     """
-    payload = compressor(wavelet(state.x) - state.kept["replica"], layout, rng)
-    payload.add_to(state.kept["replica"], 1.0)
+    payload = compressor(wavelet(state.x) - state.kept["known"], layout, rng)
+    payload.add_to(state.kept["known"], 1.0)
     return payload
 
 
-def mix_coefficients(
-    state: State,
-    own: Payload,
-    own_u: Weights,
-    self_weight: float,
-    received: Sequence[Contribution],
-    averaging_rate: float,
-) -> None:
+def mix_coefficients(state: State, own: Sent, self_weight: float, received: Sequence[Contribution]) -> None:
     """CHOCO-SGD (Algorithm 2, line 9) on coefficients: the transform is linear, so their averages are those of x."""
     of_coefficients = State.of({"x": np.zeros_like(state.x), **state.kept}, state.u)
-    mix_replicas(of_coefficients, own, own_u, self_weight, received, averaging_rate)
+    mix_known(of_coefficients, own, self_weight, received)
     state.x += from_wavelet(of_coefficients.x)
 
 

@@ -13,9 +13,8 @@ from edgenode.extensions import (
     Contribution,
     Digraph,
     GraphError,
-    Payload,
+    Sent,
     State,
-    Weights,
     begin_at_start,
     mix_contributions,
     remember_start,
@@ -25,15 +24,8 @@ MOMENTUM = 0.5
 RATE = 0.7
 
 
-def mix_with_momentum(
-    state: State,
-    own: Payload,
-    own_u: Weights,
-    self_weight: float,
-    received: Sequence[Contribution],
-    averaging_rate: float,
-) -> None:
-    """NoLoCo (Kolehmainen et al. 2025), the outer step, with alpha = 0.5 and beta = gamma = ``averaging_rate``.
+def mix_with_momentum(state: State, own: Sent, self_weight: float, received: Sequence[Contribution]) -> None:
+    """NoLoCo (Kolehmainen et al. 2025), the outer step, with alpha = 0.5 and beta = gamma = ``own.averaging_rate``.
 
     1. The paper has delta = alpha delta + beta sum_j W_ij Delta_j - gamma sum_j W_ij (phi_i - phi_j), where Delta is
        what the local steps changed, and then phi += delta.
@@ -43,9 +35,9 @@ def mix_with_momentum(
     """
     start, momentum = state.kept["start"], state.kept["momentum"]
     momentum *= np.float32(MOMENTUM)
-    momentum += np.float32(averaging_rate) * (state.x - start)
+    momentum += np.float32(own.averaging_rate) * (state.x - start)
     state.x[:] = start + momentum
-    mix_contributions(state, own, own_u, self_weight, received, averaging_rate)
+    mix_contributions(state, own, self_weight, received)
     momentum[:] = state.x - start
     start[:] = state.x  # for a round without local steps
 

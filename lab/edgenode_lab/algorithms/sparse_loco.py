@@ -34,7 +34,7 @@ def compress_with_decay(state: State, compressor: Compressor, layout: Layout, rn
        Delta, and e as the part of the difference that was not sent.
     """
     payload = compress_difference(state, compressor, layout, rng)
-    state.x -= np.float32(1 - DECAY) * (state.x - state.kept["replica"])
+    state.x -= np.float32(1 - DECAY) * (state.x - state.kept["known"])
     return payload
 
 

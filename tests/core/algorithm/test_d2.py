@@ -7,7 +7,7 @@ import pytest
 
 from edgenode.core.algorithm.compression import Compressor, Layout, Payload, as_float32, keep_all
 from edgenode.core.algorithm.d2 import D2, d2_growth
-from edgenode.core.algorithm.sparse_push import Contribution, State
+from edgenode.core.algorithm.sparse_push import Contribution, Sent, State
 from edgenode.core.topology.graph import Digraph, GraphSpec
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Schedule
@@ -42,7 +42,7 @@ def test_d2_keeps_how_mixing_changed_its_step() -> None:
     state = State(floats(8, 8, 8), kept={"history": floats(3, 0, -2)})
     D2.apply_update(state, floats(0.5, 0.5, 0.5))
     own = D2.compress(state, Compressor(keep_all, as_float32), LAYOUT, RNG)
-    D2.mix(state, own, state.u.copy(), 0.5, [Contribution(0.5, np.ones(1), a_payload(2, 2, 2))], 1.0)
+    D2.mix(state, Sent(own, state.u.copy(), 1.0), 0.5, [Contribution(0.5, np.ones(1), a_payload(2, 2, 2))])
     assert state.x.tolist() == [0.5 * 11.5 + 1, 0.5 * 8.5 + 1, 0.5 * 6.5 + 1]
     assert state.kept["history"].tolist() == [x - 8.5 for x in state.x.tolist()]
 

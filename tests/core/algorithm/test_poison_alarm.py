@@ -139,7 +139,7 @@ def test_a_sender_with_longer_steps_is_believed_up_to_a_factor() -> None:
     for t in range(40):
         step = np.random.default_rng(t).normal(scale=0.02, size=SIZE).astype(np.float32)
         learner.compress_update(t, LocalUpdate(step, is_difference=True))
-        own = float(np.linalg.norm(learner.own_push[0].numbers))
+        own = float(np.linalg.norm(learner.own_push.payload.numbers))
         mixed, suspicions = alarm.inspect([("n1", 0, noise((3 if t < 20 else 10) * own))], 2)
         found += suspicions
         learner.mix_round(0.5, mixed)
@@ -158,14 +158,14 @@ def test_clipped_message_is_blended_with_the_own_one(length: float, clip: float)
     spec = SPECS["dense"]
     learner = VectorLearner(spec, LAYOUT, spec.initial(MODEL), 1, "n1")
     learner.compress_update(0, None)
-    own, own_u, _ = learner.own_push
+    own = learner.own_push
     expected = float(np.linalg.norm(MODEL))
     ((mixed), _) = PoisonAlarm(learner, clip=clip).inspect([("n0", 0, noise(length, u=2.0))], 4)
     share = min(1.0, clip * expected / (length / 2))
     assert sum(c.weight for c in mixed) == pytest.approx(0.5)
     assert sum(c.weight * c.u[0] for c in mixed) == pytest.approx(0.5 * (share * 2.0 + (1 - share)), rel=1e-4)
     state = learner.state.copy()
-    mix_contributions(state, own, own_u, 0.5, mixed, 1.0)
+    mix_contributions(state, own, 0.5, mixed)
     assert float(np.linalg.norm(debias(state))) <= 1.01 * (1 + clip) * expected
 
 
@@ -185,7 +185,7 @@ def test_clean_messages_are_passed_on_as_they_are() -> None:
     ring = Ring(SPECS["top-1%"], clip=4.0, refuses=True)
     learner = ring.learners["n1"]
     learner.compress_update(0, None)
-    honest = Contribution(0.5, np.ones(1), learner.own_push[0])
+    honest = Contribution(0.5, np.ones(1), learner.own_push.payload)
     (mixed, _) = ring.alarms["n1"].inspect([("n0", 0, honest)], 4)
     assert mixed == [honest]
 

@@ -24,6 +24,7 @@ from edgenode.core.algorithm.rounding import Random, as_bfloat16, as_int8
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     LocalUpdate,
+    Sent,
     State,
     absorb_handoff,
     compress_with_feedback,
@@ -122,7 +123,7 @@ def test_mixing_subtracts_own_payload_and_adds_the_others() -> None:
         Contribution(0.25, np.array([4.0]), a_payload(8, 0, 0, 16)),
         Contribution(0.5, np.array([8.0]), a_payload(0, 32, 0, 0)),
     ]
-    mix_contributions(state, a_payload(4, 8, 0, 0), state.u.copy(), 0.5, received, averaging_rate=0.5)
+    mix_contributions(state, Sent(a_payload(4, 8, 0, 0), state.u.copy(), 0.5), 0.5, received)
     assert state.x.tolist() == [1 - 1 + 1, 2 - 2 + 8, 3, 4 + 2]
     assert state.u == 2 - 0.5 * 0.5 * 2 + 0.5 * 0.25 * 4 + 0.5 * 0.5 * 8
 
@@ -131,7 +132,7 @@ def test_mixing_subtracts_the_u_that_was_pushed() -> None:
     state, own = a_state(u=2.0), a_payload(4, 8, 0, 0)
     pushed = state.u.copy()
     state.u += 1.0
-    mix_contributions(state, own, pushed, 0.5, [], averaging_rate=0.5)
+    mix_contributions(state, Sent(own, pushed, 0.5), 0.5, [])
     assert state.u.tolist() == [3 - 0.5 * 0.5 * 2]
 
 
@@ -149,16 +150,15 @@ def test_push_undone_before_mixing_leaves_later_pushes() -> None:
 def test_mixing_leaves_the_error_and_changes_x_in_place() -> None:
     state = a_state()
     x, error = state.x, state.error.copy()
-    mix_contributions(
-        state, a_payload(4, 8, 0, 0), state.u.copy(), 0.5, [Contribution(0.5, np.ones(1), a_payload(1, 1, 1, 1))], 0.5
-    )
+    received = [Contribution(0.5, np.ones(1), a_payload(1, 1, 1, 1))]
+    mix_contributions(state, Sent(a_payload(4, 8, 0, 0), state.u.copy(), 0.5), 0.5, received)
     assert state.x is x
     assert np.array_equal(state.error, error)
 
 
 def test_mixing_without_neighbours_changes_nothing() -> None:
     state = a_state(u=0.75)
-    mix_contributions(state, a_payload(4, 8, 0, 0), state.u.copy(), 1.0, [], 1.0)
+    mix_contributions(state, Sent(a_payload(4, 8, 0, 0), state.u.copy(), 1.0), 1.0, [])
     assert state.x.tolist() == [1, 2, 3, 4]
     assert state.u == 0.75
 
@@ -175,10 +175,10 @@ def test_handoff_is_added_unscaled() -> None:
 
 def test_returned_shares_equal_the_shares_sent() -> None:
     state, own = a_state(u=2.0), a_payload(4, 8, 0, 0)
-    mix_contributions(state, own, state.u.copy(), 0.25, [], averaging_rate=0.5)
+    mix_contributions(state, Sent(own, state.u.copy(), 0.5), 0.25, [])
     assert (state.x.tolist(), state.u.tolist()) == ([-0.5, -1, 3, 4], [1.25])
     for weight in (0.5, 0.25):
-        return_share(state, own, np.array([2.0]), weight, averaging_rate=0.5)
+        return_share(state, Sent(own, np.array([2.0]), 0.5), weight)
     assert (state.x.tolist(), state.u.tolist()) == ([1, 2, 3, 4], [2.0])
 
 
@@ -191,14 +191,14 @@ def test_state_without_error_sends_x_itself() -> None:
 
 
 def test_copy_shares_nothing() -> None:
-    state = State.initial(floats(1, 2), ("error", "replica", "gathered", "history"), blocks=2)
+    state = State.initial(floats(1, 2), ("error", "known", "gathered", "history"), blocks=2)
     copy = state.copy()
     for numbers in (*copy.vectors.values(), copy.u):
         numbers[:] = 7
     assert state.x.tolist() == [1, 2]
     assert not any(vector.any() for name, vector in state.vectors.items() if name != "x")
     assert state.u.tolist() == [1, 1]
-    assert list(copy.vectors) == ["x", "error", "replica", "gathered", "history"]
+    assert list(copy.vectors) == ["x", "error", "known", "gathered", "history"]
 
 
 def test_debias_divides_by_u_into_a_new_vector() -> None:
