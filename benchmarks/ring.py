@@ -141,6 +141,7 @@ def in_memory(parameters: int, rounds: int) -> float:
     from edgenode.bench.ring_node import SEGMENTS, FreeSteps, Run, config_of
     from edgenode.core.protocol.events import Answer, Answered, NodeEvent, Push, Received, Train
     from edgenode.core.topology.period import Epoch
+    from edgenode.node.agreed_plan import agreed_plan
     from edgenode.node.replica import Replica, StartPoint
     from edgenode.node.resources import keep_freed_memory
 
@@ -148,7 +149,7 @@ def in_memory(parameters: int, rounds: int) -> float:
     run = Run(parameters, rounds // SEGMENTS, tuple(range(NODES)))
     config, names = config_of(run), [name_of(index) for index in range(NODES)]
     nothing: tuple[frozenset[int], None] = frozenset(), None
-    plan, first = factory.agreed_plan(config, dict.fromkeys(names, nothing), Epoch(1, run.rounds))
+    plan, first = agreed_plan(config, dict.fromkeys(names, nothing), Epoch(1, run.rounds))
     spec, start, window = factory.algorithm_spec(config), StartPoint(plan, first), config.run.window
     steps = {name: FreeSteps(run) for name in names}
     nodes = {name: Replica(config, spec, name, steps[name], start, None, window, None) for name in names}

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from edgenode.cli.demo import demo_config
 from edgenode.cli.demo_processes import DemoProcesses
-from edgenode.config.schema import Run
+from edgenode.config.sections import RunSection
 from edgenode.core.protocol.plan.flood import reach
 from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import MAX_MEMBERS, MAX_RECORD_BYTES, Member, Record
@@ -108,7 +108,7 @@ def solved(counts: Sequence[int], values: Sequence[float]) -> NDArray[np.float64
 
 
 def _terms(nodes: int) -> NDArray[np.float64]:
-    return np.array([1.0, nodes, nodes / report_every_s(nodes, Run().evict_after_s)])
+    return np.array([1.0, nodes, nodes / report_every_s(nodes, RunSection().evict_after_s)])
 
 
 def controller(nodes: int) -> tuple[float, float]:

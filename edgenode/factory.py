@@ -6,24 +6,20 @@ A function named after a value builds it. One named after a verb checks or prepa
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgenode.config.graphs import GRAPHS
-from edgenode.config.schema import COMPRESSORS, Algorithm, Config
+from edgenode.config.schema import Config
+from edgenode.config.sections import COMPRESSORS, AlgorithmSection
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec, gossip_rounds_needed
 from edgenode.core.algorithm.compression import Compressor, as_float32, keep_all, keep_none
 from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.protocol.plan.lag import Lag
-from edgenode.core.protocol.plan.plan import Plan, create_plan
-from edgenode.core.protocol.plan.record import Member
-from edgenode.core.protocol.plan.resume import restore_plan
 from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec, parse_edges
-from edgenode.core.topology.period import Epoch
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec
 from edgenode.errors import ConfigError, GraphError
@@ -109,7 +105,7 @@ def lag(config: Config) -> Lag:
     return Lag(config.run.overlap, config.run.checkpoint_every)
 
 
-def _compressor(algorithm: Algorithm) -> Compressor:
+def _compressor(algorithm: AlgorithmSection) -> Compressor:
     if not algorithm.definition.communicates:
         return Compressor(keep_none, as_float32)
     return COMPRESSORS[algorithm.compressor].build(algorithm)
@@ -245,43 +241,6 @@ def run_spec(config: Config) -> RunSpec:
         lag=lag(config),
         gossip_rounds=spec.gossip_rounds,
     )
-
-
-def agreed_plan(
-    config: Config, saved: Mapping[str, tuple[frozenset[int], Plan | None]], epoch: Epoch
-) -> tuple[Plan, int]:
-    """The plan of a run without a controller, and its first round. All nodes derive the same from the same answers.
-
-    Args:
-        saved: per node, the rounds of its checkpoints, and the plan in the newest of them, if any.
-
-    Raises:
-        GraphError: the graphs cannot carry the run, or no checkpoint round is common to all nodes.
-        ConfigError: some nodes have checkpoints, not of the beginning, and others have none, or the run had more rounds
-            before.
-    """
-    members, length = [Member(name) for name in saved], config.run.rounds
-    offers = {name: (rounds, plan) for name, (rounds, plan) in saved.items() if plan is not None}
-    if not offers:
-        return create_plan(config.run.cluster, members, schedule(config, epoch.rounds), epoch, rounds=length), 0
-    newest = max((plan for _, plan in offers.values()), key=lambda p: p.latest.number)
-    absent = sorted(set(saved) - set(offers))
-    if absent and all(0 in rounds for rounds, _ in offers.values()):
-        # They died before they had saved the beginning, which needs no checkpoint.
-        offers |= {name: (frozenset({0}), newest) for name in absent}
-    elif absent:
-        lost, others = ", ".join(absent), ", ".join(sorted(offers))
-        raise ConfigError(
-            f"cannot resume: no checkpoint on {lost}, but on {others}; if {lost} has another --state-dir, or was "
-            f"started with --fresh, bring its checkpoints back; only if they are lost for good, start all nodes with "
-            "--fresh, which begins again from round 0"
-        )
-    if length < (newest.latest.rounds or 0):
-        raise ConfigError(
-            f"run.rounds = {length}, but the run that is to resume has {newest.latest.rounds}: a run can be extended, "
-            "but not shortened; set the same number or a larger one, or start all nodes with --fresh"
-        )
-    return restore_plan(newest, members, offers, rounds=length)
 
 
 def task(config: Config) -> Task:

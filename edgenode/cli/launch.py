@@ -27,7 +27,8 @@ from edgenode.cli.shared_options import (
     track_option,
 )
 from edgenode.config.load import load
-from edgenode.config.schema import SECTIONS, Config
+from edgenode.config.schema import Config
+from edgenode.config.sections import SECTIONS
 from edgenode.errors import EdgenodeError, first_cause
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR, prepare
 

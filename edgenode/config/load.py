@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgenode.config.recipes import OPTIMISER, RECIPES
-from edgenode.config.schema import ALGORITHMS, COMPRESSORS, KEYS, SECTIONS, Algorithm, Config, Key, Run
+from edgenode.config.schema import KEYS, Config, Key
+from edgenode.config.sections import ALGORITHMS, COMPRESSORS, SECTIONS, AlgorithmSection, RunSection
 from edgenode.core import names
 from edgenode.core.topology.period import Period
 from edgenode.entry_points import Group
@@ -179,7 +180,7 @@ def checked_name(source: str, name: str) -> str:
 
 def _add_recipe(sections: dict[str, dict[str, object]], source_of: dict[str, str]) -> None:
     """Set the keys of the recipe that are not given, and those of its optimiser only if none of them is given."""
-    recipe = str(sections["run"].get("recipe", Run().recipe))
+    recipe = str(sections["run"].get("recipe", RunSection().recipe))
     given = {f"{section}.{name}" for section, keys in sections.items() for name in keys}
     kept = given | OPTIMISER if given & OPTIMISER else given
     for key, value in RECIPES[recipe].items():
@@ -191,18 +192,18 @@ def _add_recipe(sections: dict[str, dict[str, object]], source_of: dict[str, str
 
 def _choose_compressor(given: dict[str, object]) -> None:
     """Set the algorithm's default compressor and values where none are given."""
-    definition = ALGORITHMS[str(given.get("name", Algorithm().name))]
+    definition = ALGORITHMS[str(given.get("name", AlgorithmSection().name))]
     given.setdefault("compressor", definition.compressor)
     if definition.values is not None:
         given.setdefault("values", definition.values)
     elif "values" not in given:
-        share = float(str(given.get("share", Algorithm().share)))
+        share = float(str(given.get("share", AlgorithmSection().share)))
         given["values"] = COMPRESSORS[str(given["compressor"])].values(share)
 
 
 def _add_options(given: dict[str, object], source_of: Mapping[str, str]) -> None:
     """Add the defaults of the algorithm's own keys, and refuse keys that it does not have."""
-    name = str(given.get("name", Algorithm().name))
+    name = str(given.get("name", AlgorithmSection().name))
     defaults, options = ALGORITHMS[name].options, given.get("options", {})
     assert isinstance(options, dict)
     for option, value in options.items():
@@ -219,7 +220,7 @@ def _add_options(given: dict[str, object], source_of: Mapping[str, str]) -> None
         given["options"] = {**defaults, **options}
 
 
-def _check_algorithm(algorithm: Algorithm, source_of: Mapping[str, str]) -> None:
+def _check_algorithm(algorithm: AlgorithmSection, source_of: Mapping[str, str]) -> None:
     """Refuse combinations that do not work. The error names a key that was given: own defaults fit each other."""
 
     def refuse(key: str, reason: str) -> ConfigError:

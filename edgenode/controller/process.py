@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, assert_never
 
@@ -28,9 +27,9 @@ import structlog
 from edgenode import factory
 from edgenode.addresses import join_address, split_address
 from edgenode.config.graphs import GRAPHS
+from edgenode.controller import rival
 from edgenode.controller.audit import Audit
 from edgenode.controller.controller_options import ControllerOptions
-from edgenode.controller.end_log import log_end
 from edgenode.controller.enrolment import Enrolment, invite_first
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.operator_service import OperatorService
@@ -38,6 +37,7 @@ from edgenode.controller.order_log import log_order
 from edgenode.controller.page import Page
 from edgenode.controller.plan_log import PlanLog
 from edgenode.controller.registry import NodeRegistry
+from edgenode.controller.run_end import log_end, until_over
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import (
     UNREQUESTED,
@@ -54,16 +54,15 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.orders import Join, Leadership, Order, Refuse, Standby
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Signer
-from edgenode.errors import CheckpointError, ConfigError, EdgenodeError, OtherRun, RemoteProtocolError, first_cause
+from edgenode.errors import CheckpointError, ConfigError, OtherRun, RemoteProtocolError, first_cause
 from edgenode.net import control_server, credential_server, operator_server, relay_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.mdns_service import Service
-from edgenode.net.operator_client import operator_client
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.relay_server import RelayServer
-from edgenode.net.rpc import Services, serves, serving
+from edgenode.net.rpc import Services, serving
 from edgenode.net.tls import INSECURE, Security
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.observability.run_events import poison_alarm
@@ -75,7 +74,6 @@ from edgenode.storage.state_folder import claimed_for_good
 
 log = structlog.get_logger()
 
-_PROBE_S = 2.0
 _LINGER_S = 0.5  # so that watching clients receive the last status
 
 
@@ -146,44 +144,14 @@ class Controller:
             ConfigError: the address cannot be bound, or another controller leads a cluster of this name.
         """
         operators = OperatorServer(self.operator_service)
-        services: Services = [
-            (control_server.SERVICE, self._control.add_to),
-            (operator_server.SERVICE, operators.add_to),
-            (relay_server.SERVICE, RelayServer(self._identity, self._address_in_plan).add_to),
-        ]
-        listen, credentials = self.options.listen, None
         async with AsyncExitStack() as stack:
-            if self._enrolment is None:
-                log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
-            else:
-                enrolling = self._enrolment.serving(self.options, self._audit.noting)
-                credentials = await stack.enter_async_context(enrolling)
-                services = [*services, (credential_server.SERVICE, credentials.add_to)]
-            server = serving(listen, services, reflection=self.options.reflection, security=self._security)
-            port = await stack.enter_async_context(server)
-            host = split_address(listen)[0]
-            address = join_address(interfaces_for(host)[0], port)
-            self.cluster.reached_at(address)
-            page = await stack.enter_async_context(self._page.serving(self.operator_service, self._recorder))
-            found = await stack.enter_async_context(Discovery(self.config.run.cluster, interfaces_for(host)))
-            service = Service("controller", self.config.run.cluster, "controller", (), port, PROTOCOL)
-            await found.announce(service, self._is_alive)
-            log.info(
-                "controller ready",
-                cluster=self.config.run.cluster,
-                listen=join_address(host, port),
-                term=self.cluster.state.term,
-                nodes=self.config.run.nodes,
-                **({"page": page} if page else {}),
-            )
-            if credentials is not None:
-                invite_first(credentials, self.options)
+            await self._serve(stack, operators)
             is_ready()
             async with asyncio.TaskGroup() as group:
                 owner = group.create_task(self._handle_events(), name="owner")
                 helpers = [group.create_task(work, name=name) for name, work in self._background()]
                 beat = group.create_task(Notifier().beat(self.operator_service.summary), name="systemd")
-                await self._wait_until_over()
+                await until_over(self.cluster, self.nodes, self.config.run.evict_after_s)
                 for helper in helpers:
                     helper.cancel()
                 await self._end(owner)
@@ -202,6 +170,42 @@ class Controller:
         log_end(self.operator_service.status(), ended_well, self.options.state_dir)
         return ended_well
 
+    async def _serve(self, stack: AsyncExitStack, operators: OperatorServer) -> None:
+        """Start all servers, and announce this controller."""
+        cluster, listen, credentials = self.config.run.cluster, self.options.listen, None
+        services: Services = [
+            (control_server.SERVICE, self._control.add_to),
+            (operator_server.SERVICE, operators.add_to),
+            (relay_server.SERVICE, RelayServer(self._identity, self._address_in_plan).add_to),
+        ]
+        if self._enrolment is None:
+            log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
+        else:
+            enrolling = self._enrolment.serving(self.options, self._audit.noting)
+            credentials = await stack.enter_async_context(enrolling)
+            services = [*services, (credential_server.SERVICE, credentials.add_to)]
+        server = serving(listen, services, reflection=self.options.reflection, security=self._security)
+        port = await stack.enter_async_context(server)
+        host = split_address(listen)[0]
+        self.cluster.reached_at(join_address(interfaces_for(host)[0], port))
+        page = await stack.enter_async_context(self._page.serving(self.operator_service, self._recorder))
+        found = await stack.enter_async_context(Discovery(cluster, interfaces_for(host)))
+        ours, leadership = (
+            Service("controller", cluster, "controller", (), port, PROTOCOL),
+            self.cluster.state.leadership,
+        )
+        await found.announce(ours, lambda other: rival.answers(other, cluster, leadership, self._security))
+        log.info(
+            "controller ready",
+            cluster=cluster,
+            listen=join_address(host, port),
+            term=self.cluster.state.term,
+            nodes=self.config.run.nodes,
+            **({"page": page} if page else {}),
+        )
+        if credentials is not None:
+            invite_first(credentials, self.options)
+
     def _background(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """Return the named tasks that run next to the owner task until the run is over."""
         yield "failure detector", self._failure_detector.watch()
@@ -216,21 +220,6 @@ class Controller:
         """Let the owner task handle what is in the mailbox, and end it."""
         self._mailbox.put_nowait(None)
         await owner
-
-    async def _is_alive(self, other: Service) -> bool:
-        """Return whether another controller of this cluster answers at an announced address."""
-        for target in other.targets:
-            with suppress(EdgenodeError):
-                async with operator_client(target, _PROBE_S, self._security) as client:
-                    status = await client.status()
-                    return (
-                        status.cluster == self.config.run.cluster
-                        and status.leadership.nonce != self.cluster.state.leadership.nonce
-                    )
-            with suppress(EdgenodeError):
-                await serves(target, _PROBE_S, None)  # a controller with another authority answers nothing
-                return True
-        return False
 
     # --- the owner task -----------------------------------------------------------------------------
 
@@ -319,20 +308,6 @@ class Controller:
             present = tuple(sorted(self.cluster.state.membership.present))
             for node in present:
                 self._send(node, Standby(present, len(waits_for) or self.cluster.state.missing))
-
-    async def _wait_until_over(self) -> None:
-        since = None
-        while True:
-            await asyncio.sleep(0.1)
-            if self.cluster.state.plan is None:
-                continue
-            members = self.nodes.members(self.cluster.state.plan)
-            if len(members) >= len(self.cluster.state.plan.latest.names) and all(member.ended for member in members):
-                return
-            abandoned = self.nodes.is_abandoned(self.cluster.state.plan, self.cluster.state.membership.present)
-            since = (since or time.monotonic()) if abandoned else None
-            if since is not None and time.monotonic() - since > self.config.run.evict_after_s:
-                return
 
 
 def _changes_link(event: ClusterEvent) -> bool:

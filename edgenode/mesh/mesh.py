@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from edgenode import factory
 from edgenode.errors import ConfigError, EdgenodeError, described
+from edgenode.mesh import misuse
 from edgenode.mesh import settings as mesh_settings
 from edgenode.mesh.ending import Ending, settle_all, sigterm_leaves
 from edgenode.mesh.loop_exit import is_left_on_purpose
-from edgenode.mesh.misuse import not_looped, refuse_foreign_optimisers, refuse_replaced_parameters, refuse_wrong_types
 from edgenode.mesh.node_thread import MeshWorkload, NodeThread
 from edgenode.mesh.passes import Passes
 from edgenode.mesh.trainer import MeshTrainer, Stateful
@@ -93,7 +93,7 @@ class Mesh:
         publish: str | Path | None = None,
         track: str | None = None,
     ) -> None:
-        refuse_wrong_types(model, config, kept, settings or {})
+        misuse.refuse_wrong_types(model, config, kept, settings or {})
         self.extra: dict[str, Any] = {}
         self._options = mesh_settings.read(
             config, settings or {}, peers, name=name, listen=listen, controller=controller, state_dir=state_dir,
@@ -101,7 +101,7 @@ class Mesh:
         )  # fmt: skip
         self._local_steps = mesh_settings.local_steps(self._options)
         FlatParameters(model)  # refuses a model that cannot be averaged
-        refuse_foreign_optimisers(model, kept)
+        misuse.refuse_foreign_optimisers(model, kept)
         for state in kept:
             pack(type(state).__name__, state.state_dict())  # refuses what cannot be kept
         self._model, self._kept, self._parameters = model, kept, dict(model.named_parameters())
@@ -114,7 +114,7 @@ class Mesh:
         self._last_step_in = 0  # the pass of the last step, or of the checkpoint that this process began with
         self._may_step = False  # a batch was given, and no step was taken since
         self._done = self._stops_run = False
-        not_looped.add(id(self))
+        misuse.not_looped.add(id(self))
 
     # --- the loop -----------------------------------------------------------------------------------
 
@@ -140,15 +140,11 @@ class Mesh:
             ...     mesh.step()
         """
         settle_all()
-        if self._done and self._ending is not None and self._ending.broke_off:
-            raise EdgenodeError("mesh.loop: this mesh was left before its run ended; create another Mesh to resume")
-        if self._done:
-            raise EdgenodeError("mesh.loop: the run of this mesh is over; create another Mesh")
-        if self._node is not None:
-            raise EdgenodeError("mesh.loop: this mesh has a loop already; a mesh has one loop, over one loader")
-        refuse_replaced_parameters(self._parameters, self._model)
+        broke_off = self._ending is not None and self._ending.broke_off
+        misuse.refuse_second_loop(self._node is not None, self._done, broke_off)
+        misuse.refuse_replaced_parameters(self._parameters, self._model)
         mesh_settings.log_as_the_daemon_does()
-        not_looped.discard(id(self))
+        misuse.not_looped.discard(id(self))
         self._passes = Passes(loader)
         self._trainer = trainer = MeshTrainer(
             self._model, self._kept, self._passes, self._local_steps, self.extra, lambda: self._test
@@ -202,17 +198,8 @@ class Mesh:
                 for one batch.
         """
         if self._node is None or self._trainer is None or self._passes is None:
-            raise EdgenodeError(
-                "mesh.step: there is no loop; iterate over mesh.loop(loader), and call step in its body"
-            )
-        if self._done:
-            raise EdgenodeError("mesh.step: the run is over; the loop ends after the step that ended it")
-        if threading.get_ident() != self._thread:
-            raise EdgenodeError("mesh.step: call it in the thread that runs the loop")
-        if not self._may_step:
-            raise EdgenodeError(
-                "mesh.step was called twice for one batch: call it once, as the last statement in the body of the loop"
-            )
+            raise misuse.no_loop("step")
+        misuse.refuse_wrong_step(self._done, threading.get_ident() == self._thread, self._may_step)
         self._may_step, self._last_step_in = False, self._passes.number
         if self._stops_run:
             self._node.stop_run()  # an evicted node has a new process
@@ -307,9 +294,7 @@ class Mesh:
         if self._done:
             return
         if self._node is None:
-            raise EdgenodeError(
-                "mesh.stop: there is no loop; iterate over mesh.loop(loader), and call stop in its body"
-            )
+            raise misuse.no_loop("stop")
         if self._options.controller == "none":
             raise ConfigError(
                 "mesh.stop: without a controller, nothing can stop all nodes before the same round: start one, or "

@@ -101,6 +101,43 @@ def _warn_of_no_loop() -> None:
 # --- the loop -------------------------------------------------------------------------------------------
 
 
+def no_loop(method: str) -> EdgenodeError:
+    """Return the error of a method that was called without a loop."""
+    return EdgenodeError(
+        f"mesh.{method}: there is no loop; iterate over mesh.loop(loader), and call {method} in its body"
+    )
+
+
+def refuse_second_loop(has_loop: bool, is_over: bool, broke_off: bool) -> None:
+    """Refuse a loop of a mesh that has or had one.
+
+    Raises:
+        EdgenodeError: it has.
+    """
+    if is_over and broke_off:
+        raise EdgenodeError("mesh.loop: this mesh was left before its run ended; create another Mesh to resume")
+    if is_over:
+        raise EdgenodeError("mesh.loop: the run of this mesh is over; create another Mesh")
+    if has_loop:
+        raise EdgenodeError("mesh.loop: this mesh has a loop already; a mesh has one loop, over one loader")
+
+
+def refuse_wrong_step(is_over: bool, in_thread_of_loop: bool, has_batch: bool) -> None:
+    """Refuse a call of step at the wrong moment, or in another thread.
+
+    Raises:
+        EdgenodeError: it is one.
+    """
+    if is_over:
+        raise EdgenodeError("mesh.step: the run is over; the loop ends after the step that ended it")
+    if not in_thread_of_loop:
+        raise EdgenodeError("mesh.step: call it in the thread that runs the loop")
+    if not has_batch:
+        raise EdgenodeError(
+            "mesh.step was called twice for one batch: call it once, as the last statement in the body of the loop"
+        )
+
+
 def checked_accuracy(value: float, name: str) -> float:
     """Return the result of an evaluation.
 

@@ -19,7 +19,6 @@ from typing import NoReturn
 
 import structlog
 
-from edgenode import factory
 from edgenode.core import canonical
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, Diverged, PeerRestarted, TransportError
@@ -27,6 +26,7 @@ from edgenode.net.peer_calls import Met, meet, probe
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.retry import Outage
 from edgenode.net.wire import Identity, name_conflict
+from edgenode.node.agreed_plan import agreed_plan
 from edgenode.node.background import in_background
 from edgenode.node.bootstrap import LocalNode
 from edgenode.node.node_options import NodeOptions
@@ -128,7 +128,7 @@ class _Meeting:
         addresses = {node: target for node, (target, _) in met.items()}
         processes = {node: m.identity.process for node, (_, m) in met.items()}
         self._server.take_part_with(processes)
-        return Agreement(StartPoint(*factory.agreed_plan(self._options.config, saved, epoch)), addresses, processes)
+        return Agreement(StartPoint(*agreed_plan(self._options.config, saved, epoch)), addresses, processes)
 
     async def _keep_meeting(self, target: str) -> None:
         outage = Outage(lambda _, why: self._waiting(target, why), _FIRST_LOG_S)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import structlog
 
-from edgenode.config.schema import Run
+from edgenode.config.sections import RunSection
 from edgenode.core.protocol.events import Mixed, TimedOut
 from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.orders import Fence, FenceAnswer, Halt, Progress
@@ -188,7 +188,7 @@ class ProgressReporter:
         replica: Replica,
         wait: BarrierWait,
         link: ControlLink | None,
-        settings: Run,
+        settings: RunSection,
         faults: Faults,
     ) -> None:
         self.snapshot = NodeSnapshot.of(replica.node)

@@ -47,6 +47,7 @@ from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.graph import Digraph
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
+from edgenode.node.agreed_plan import agreed_plan
 from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.task_workload import TaskWorkload
 from edgenode.node.workload import Workload, checkpoint_store
@@ -109,7 +110,7 @@ class Simulation:
         saved = {name: self._saved(store) for name, store in stores.items()}
         if not any(max(rounds, default=0) for rounds, _ in saved.values()):
             saved = dict.fromkeys(names, _NO_CHECKPOINTS)  # interrupted before all nodes had saved round 0
-        plan, self.round = factory.agreed_plan(config, saved, epoch)
+        plan, self.round = agreed_plan(config, saved, epoch)
         self.epoch_rounds = plan.latest.epoch.rounds
         algorithm_spec = factory.algorithm_spec(config)
         self.rounds = algorithm_spec.rounds

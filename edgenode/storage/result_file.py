@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgenode.config.schema import COMPRESSORS, Config
+from edgenode.config.schema import Config
+from edgenode.config.sections import COMPRESSORS
 from edgenode.core.algorithm.compression import Floats
 from edgenode.errors import CheckpointError
 from edgenode.storage.filesystem import write_atomically

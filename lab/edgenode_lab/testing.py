@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from edgenode import factory
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.load import load
-from edgenode.config.schema import COMPRESSORS, Config
+from edgenode.config.schema import Config
+from edgenode.config.sections import COMPRESSORS
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Payload

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgenode.config.graphs import GRAPHS
-from edgenode.config.schema import ALGORITHMS, COMPRESSORS
+from edgenode.config.sections import ALGORITHMS, COMPRESSORS
 from edgenode.extensions import (
     SPARSE_PUSH,
     AlgorithmDefinition,

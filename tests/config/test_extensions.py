@@ -11,7 +11,8 @@ import pytest
 from edgenode import factory
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.load import load
-from edgenode.config.schema import ALGORITHMS, COMPRESSORS, Config
+from edgenode.config.schema import Config
+from edgenode.config.sections import ALGORITHMS, COMPRESSORS
 from edgenode.core.topology.graph import PRESETS, GraphSpec
 from edgenode.errors import ConfigError, GraphError
 from edgenode.node.task_workload import TaskWorkload

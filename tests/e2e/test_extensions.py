@@ -9,7 +9,7 @@ import pytest
 
 from edgenode.addresses import free_ports
 from edgenode.config.graphs import GRAPHS
-from edgenode.config.schema import ALGORITHMS, COMPRESSORS
+from edgenode.config.sections import ALGORITHMS, COMPRESSORS
 from tests.distributions import forget, install, install_project, python_blocks
 from tests.e2e.fleet import Fleet
 from tests.e2e.test_simulate import models

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgenode.config.graphs import GRAPHS
-from edgenode.config.schema import ALGORITHMS
+from edgenode.config.sections import ALGORITHMS
 from edgenode_lab.testing import check_algorithm, check_graph
 from tests.distributions import forget, install, python_blocks
 

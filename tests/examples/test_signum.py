@@ -10,7 +10,7 @@ import pytest
 
 from edgenode import factory
 from edgenode.config.load import load
-from edgenode.config.schema import COMPRESSORS
+from edgenode.config.sections import COMPRESSORS
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.compression import Layout
 from edgenode_lab.testing import check_algorithm, check_compressor

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import structlog
 
-from edgenode.config.schema import Config, Run
+from edgenode.config.schema import Config
+from edgenode.config.sections import RunSection
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.errors import ConfigError
 from edgenode.observability import tracking
@@ -20,7 +21,7 @@ from edgenode.observability.tracking import Tracker, Tracking, checked_target, o
 from tests.e2e.fleet import until
 from tests.net import peer_ends
 
-CONFIG = Config(run=Run(cluster="home"))
+CONFIG = Config(run=RunSection(cluster="home"))
 
 
 def a_status(t: int, distance: float | None = None, state: NodeState = NodeState.RUNNING) -> ClusterStatus:

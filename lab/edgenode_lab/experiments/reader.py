@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from edgenode.config.load import load, read_toml
-from edgenode.config.schema import SECTIONS
+from edgenode.config.sections import SECTIONS
 from edgenode.errors import ConfigError, one_of
 from edgenode_lab.experiments import labels, runner
 from edgenode_lab.experiments.definitions import METRICS, Experiment, Figure, Row

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from edgenode.controller.end_log import log_end
+from edgenode.controller.run_end import log_end
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 
 

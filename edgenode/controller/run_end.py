@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 import structlog
 
+from edgenode.controller.registry import NodeRegistry
+from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.observability.reply_words import to_show_run
 from edgenode.observability.run_events import ending, outcome_of
@@ -28,3 +32,20 @@ def log_end(status: ClusterStatus, ended_well: bool, state_dir: Path) -> None:
         facts["to_resume"] = _RESUME
     facts["to_look"] = to_show_run(state_dir)
     (log.error if outcome == "failed" else log.info)(f"the run is over: {outcome}", **facts)
+
+
+async def until_over(cluster: Cluster, nodes: NodeRegistry, abandoned_s: float) -> None:
+    """Wait until every member has ended, or all have been gone for so long."""
+    since = None
+    while True:
+        await asyncio.sleep(0.1)
+        plan = cluster.state.plan
+        if plan is None:
+            continue
+        members = nodes.members(plan)
+        if len(members) >= len(plan.latest.names) and all(member.ended for member in members):
+            return
+        abandoned = nodes.is_abandoned(plan, cluster.state.membership.present)
+        since = (since or time.monotonic()) if abandoned else None
+        if since is not None and time.monotonic() - since > abandoned_s:
+            return
