@@ -158,21 +158,16 @@ def exchange_rounds(config: Config) -> int:
     Raises:
         ConfigError: the run would end within an exchange, when the nodes have different models.
     """
-    rounds, run = exchange_length(config), config.run
-    if run.rounds % rounds:
-        exchange = f"an exchange of {config.algorithm.name} on {schedule(config).graphs[0].name} with {run.nodes} nodes"
-        raise ConfigError(
-            f"run.rounds = {run.rounds}: {exchange} takes {rounds} rounds, so it must be a multiple of {rounds}"
-        )
-    return rounds
-
-
-def exchange_length(config: Config) -> int:
-    """The rounds of an exchange, in a run of any length."""
     if not config.algorithm.definition.rule().spans_period:
         return 1
-    planned = schedule(config)
-    return len(planned.graphs[0].period(_members(config, planned)))
+    run, planned = config.run, schedule(config)
+    rounds = len((graph := planned.graphs[0]).period(_members(config, planned)))
+    if run.rounds % rounds:
+        raise ConfigError(
+            f"run.rounds = {run.rounds}: an exchange of {config.algorithm.name} on {graph.name} with {run.nodes} nodes "
+            f"takes {rounds} rounds, so it must be a multiple of {rounds}"
+        )
+    return rounds
 
 
 def check_networked(config: Config, controller: bool) -> None:

@@ -187,7 +187,10 @@ def _rounds_of_as_many_steps(source: str, settings: Settings) -> int:
     from edgenode import factory
 
     config = load(None, settings, environ={}, source=source)
-    steps = config.task.local_steps
+    steps, exchange = config.task.local_steps, 1
     if steps in ("auto", 1):
         return config.run.rounds
-    return factory.exchange_length(config) * max(1, config.run.rounds // int(steps))
+    if config.algorithm.definition.rule().spans_period:  # local steps are taken before each period of the graph
+        graph, *_ = factory.schedule(config).graphs
+        exchange = len(graph.period(tuple(f"{i:04d}" for i in range(config.run.nodes))))
+    return exchange * max(1, config.run.rounds // int(steps))
