@@ -79,7 +79,7 @@ class FailureDetector:
                     self._evict_silent(name)
 
     def _suspects(self) -> list[str]:
-        running = sum(not member.ended for member in self._nodes.members(self._cluster.state.plan))
+        running = sum(not member.status.state.ended for member in self._nodes.members(self._cluster.state.plan))
         limit_s = self._config.run.evict_after_s
         return suspects(self._nodes.last_reports(), running, limit_s, self._cluster.evictions.awaited)
 

@@ -17,7 +17,6 @@ from edgenode.controller.page import Page
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import Evict, Extend, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
-from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
@@ -37,6 +36,9 @@ class OperatorService:
         post: puts a request into the controller's mailbox.
         page: names the page, and makes links to it.
         audit: records who requests what.
+
+    Attributes:
+        state: of the cluster.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class OperatorService:
         audit: Audit,
     ) -> None:
         self._cluster, self._nodes, self._failure_detector, self._post = cluster, nodes, failure_detector, post
-        self._page, self._audit = page, audit
+        self._page, self._audit, self.state = page, audit, cluster.state
         self._request_ids = count()
         self._replies: dict[int, asyncio.Future[Reply]] = {}
 
@@ -141,16 +143,6 @@ class OperatorService:
             held_by=self._cluster.links.held_by(),
         )
 
-    @property
-    def rounds(self) -> int:
-        """The rounds of the whole run, gossip included."""
-        return self._cluster.state.rounds
-
-    @property
-    def plan(self) -> Plan | None:
-        """The whole plan. None until the run starts."""
-        return self._cluster.state.plan
-
     def restore(self, reached: int, counts: Mapping[str, Mapping[str, int]]) -> None:
         """Continue from the round, and from the counts of the nodes, that an earlier controller recorded."""
         self._nodes.restore(reached, counts)
@@ -159,13 +151,13 @@ class OperatorService:
         """The current status of the run."""
         cluster, now = self._cluster, time.monotonic()
         time_left_s = self._observe_progress(now)
-        progress, consensus = self._nodes.progress, self._nodes.consensus_distance(cluster.state.plan)
+        progress, consensus = self._nodes.progress, self._nodes.consensus_distance(self.state.plan)
         holding, straggling = holding_up(self._nodes.last_reports()), self._failure_detector.straggling
         nodes = tuple(
             NodeView(
                 node=node,
                 address=entry.address,
-                connected=node in cluster.state.membership.present,
+                connected=node in self.state.membership.present,
                 last_seen_s=now - entry.last_seen,
                 status=self._nodes.status(node),
                 holds_up=holding.get(node, ()),
@@ -174,54 +166,54 @@ class OperatorService:
             for node, entry in sorted(self._nodes.items())
         )
         status = ClusterStatus(
-            cluster=cluster.state.run_spec.cluster,
-            missing=cluster.state.missing,
-            leadership=cluster.state.leadership,
+            cluster=self.state.run_spec.cluster,
+            missing=self.state.missing,
+            leadership=self.state.leadership,
             nodes=nodes,
-            rounds_per_epoch=cluster.state.epoch.rounds,
+            rounds_per_epoch=self.state.epoch.rounds,
             unix_time_s=time.time(),
-            paused=cluster.state.paused,
+            paused=self.state.paused,
             evicting=tuple(sorted(cluster.evictions.evicted)),
             awaited=tuple(sorted(cluster.evictions.awaited)),
             consensus_distance=consensus[1] if consensus else None,
             consensus_round=consensus[0] if consensus else 0,
             page=self._page.url,
-            requested=cluster.state.requested.name if cluster.state.requested else "",
-            difference=cluster.state.difference,
-            pending=cluster.pending() if cluster.state.plan else (),
+            requested=self.state.requested.name if self.state.requested else "",
+            difference=self.state.difference,
+            pending=cluster.pending() if self.state.plan else (),
             links=cluster.links.views,
             reached=progress.reached,
             departed_payload_bytes=progress.counts.departed("payload_bytes", self._nodes),
             departed_dense_bytes=progress.counts.departed("dense_bytes", self._nodes),
             time_left_s=time_left_s,
         )
-        if cluster.state.plan is None:
+        if self.state.plan is None:
             return status
-        return replace(status, plan=cluster.state.plan.since(status.round))  # the plan of a long run has many records
+        return replace(status, plan=self.state.plan.since(status.round))  # the plan of a long run has many records
 
     def _observe_progress(self, now: float) -> float | None:
         """Bring the progress of the run up to date. Return the time that is left, if it is known."""
-        plan, progress = self._cluster.state.plan, self._nodes.progress
+        plan, progress = self.state.plan, self._nodes.progress
         if plan is None:
             return None
         members = [member.status for member in self._nodes.members(plan)]
-        progress.observe(plan, members, self._cluster.state.paused, now)
+        progress.observe(plan, members, self.state.paused, now)
         end = plan.latest.end
-        return progress.time_left_s(self.rounds if end is None else end)
+        return progress.time_left_s(self.state.rounds if end is None else end)
 
     def summary(self) -> str:
         """The status in one line, for systemd."""
-        cluster, connected = self._cluster, len(self._cluster.state.membership.present)
-        if cluster.state.plan is None:
-            return f"{connected} of {connected + cluster.state.missing} nodes are connected"
-        reports = [member.status for member in self._nodes.members(cluster.state.plan)]
-        parts = [f"round {self._nodes.progress.reached}", f"nodes: {len(cluster.state.plan.latest.names)}"]
+        connected = len(self.state.membership.present)
+        if self.state.plan is None:
+            return f"{connected} of {connected + self.state.missing} nodes are connected"
+        reports = [member.status for member in self._nodes.members(self.state.plan)]
+        parts = [f"round {self._nodes.progress.reached}", f"nodes: {len(self.state.plan.latest.names)}"]
         if known := [r.accuracy for r in reports if r.accuracy is not None]:
             parts.append(f"accuracy {sum(known) / len(known):.1%}")
         slow = {node for node, s in self._failure_detector.straggling.items() if s.straggling_s}
-        if awaited := cluster.state.waits_for or slow:
+        if awaited := self.state.waits_for or slow:
             parts.append(f"waiting for {', '.join(sorted(awaited))}")
-        if cluster.state.paused:
+        if self.state.paused:
             parts.append("paused")
         return ", ".join(parts)
 

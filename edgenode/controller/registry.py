@@ -39,10 +39,6 @@ class NodeEntry:
     status: NodeStatus = field(default_factory=NodeStatus)
     sketches: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
-    @property
-    def ended(self) -> bool:
-        return self.status.state.ended
-
     def update(self, status: NodeStatus) -> None:
         """Take a new report, and keep its sketch: the other nodes' sketches of that round may come later."""
         self.status, self.last_seen = status, time.monotonic()
@@ -101,7 +97,7 @@ class NodeRegistry(dict[str, NodeEntry]):
             return
         if plan is None:
             del self[node]
-        elif not self[node].ended:
+        elif not self[node].status.state.ended:
             log.warning("node disconnected", node=node)
 
     def reported(self, node: str, status: NodeStatus) -> None:
@@ -132,7 +128,7 @@ class NodeRegistry(dict[str, NodeEntry]):
             present: the connected nodes.
         """
         members = self.members(plan)
-        left = [name for name in plan.latest.names if name in self and not self[name].ended]
+        left = [name for name in plan.latest.names if name in self and not self[name].status.state.ended]
         failed = any(m.status.state is NodeState.FAILED for m in members)
         few = len(left) < len(members) and 2 * len(left) <= len(members)
         return (few or failed) and not any(name in present for name in left)

@@ -43,7 +43,7 @@ async def until_over(cluster: Cluster, nodes: NodeRegistry, abandoned_s: float) 
         if plan is None:
             continue
         members = nodes.members(plan)
-        if len(members) >= len(plan.latest.names) and all(member.ended for member in members):
+        if len(members) >= len(plan.latest.names) and all(member.status.state.ended for member in members):
             return
         abandoned = nodes.is_abandoned(plan, cluster.state.membership.present)
         since = (since or time.monotonic()) if abandoned else None

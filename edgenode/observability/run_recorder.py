@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from edgenode.config.schema import Config
+from edgenode.core.protocol.controller.cluster_state import ClusterState
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import CheckpointError
@@ -32,12 +33,8 @@ class RecordedRun(Protocol):
     """The part of a run that the recorder reads."""
 
     @property
-    def rounds(self) -> int:
-        """The rounds of the whole run, gossip included."""
-
-    @property
-    def plan(self) -> Plan | None:
-        """The whole plan. None until the run starts."""
+    def state(self) -> ClusterState:
+        """Its plan and its length."""
 
     def status(self) -> ClusterStatus:
         """The current status."""
@@ -65,7 +62,7 @@ class RunRecorder:
         """Record until cancelled, or until the disk fails."""
         while True:
             await asyncio.sleep(_SAMPLE_EVERY_S)
-            if (plan := self._run.plan) is None or not self._is_under_way():
+            if (plan := self._run.state.plan) is None or not self._is_under_way():
                 continue
             try:
                 await self._sample(plan)
@@ -85,7 +82,7 @@ class RunRecorder:
     async def end(self, ended_well: bool) -> None:
         """Record the end of the run. Its outcome is "stopped" if a node reports that it stopped."""
         try:
-            if (plan := self._run.plan) is not None:
+            if (plan := self._run.state.plan) is not None:
                 await self._sample(plan, ended_well)
         except CheckpointError as exc:
             log.warning("cannot record the end of the run", reason=str(exc))
@@ -152,8 +149,8 @@ class RunRecorder:
 
     def _length(self) -> dict[str, Any]:
         """Return the fields that change when the run is extended."""
-        planned = self._run.plan.latest.rounds if self._run.plan else None
-        return {"rounds": self._run.rounds, "config": self._config.lasting(planned).to_toml()}
+        planned = self._run.state.plan.latest.rounds if self._run.state.plan else None
+        return {"rounds": self._run.state.rounds, "config": self._config.lasting(planned).to_toml()}
 
     def _write(self, status: ClusterStatus, outcome: str = "") -> None:
         assert self._recorder is not None

@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -50,14 +52,14 @@ class Run:
     """A run of one node, which is a round further whenever its status is read."""
 
     def __init__(self, plan: Plan = PLAN, first: int = 0) -> None:
-        self.plan, self.round, self.paused, self.state = plan, first, False, NodeState.RUNNING
+        self.state: Any = SimpleNamespace(plan=plan, rounds=9)
+        self.round, self.paused, self.does = first, False, NodeState.RUNNING
         self.restored: list[tuple[int, Mapping[str, Mapping[str, int]]]] = []
-        self.rounds = 9
 
     def status(self) -> ClusterStatus:
-        self.round += self.state is NodeState.RUNNING
-        node = NodeStatus(self.state, round=self.round, payload_bytes=100 * self.round)
-        return ClusterStatus("home", plan=self.plan, nodes=(NodeView("n0", status=node),), paused=self.paused)
+        self.round += self.does is NodeState.RUNNING
+        node = NodeStatus(self.does, round=self.round, payload_bytes=100 * self.round)
+        return ClusterStatus("home", plan=self.state.plan, nodes=(NodeView("n0", status=node),), paused=self.paused)
 
     def restore(self, reached: int, counts: Mapping[str, Mapping[str, int]]) -> None:
         self.restored.append((reached, counts))
@@ -90,14 +92,14 @@ async def test_pause_between_two_samples_is_an_event(tmp_path: Path, monkeypatch
     monkeypatch.setattr(run_recorder, "_SAMPLE_EVERY_S", 0.01)
     run = Run()
     recorder = RunRecorder(Config(), tmp_path, False, run)
-    recorder.observe(run.plan, True)  # nothing is recorded yet
+    recorder.observe(run.state.plan, True)  # nothing is recorded yet
     recording = asyncio.create_task(recorder.record())
     while not run.restored:  # noqa: ASYNC110  (the history is opened in a thread)
         await asyncio.sleep(0.001)
     recording.cancel()
-    recorder.observe(run.plan, True)
-    recorder.observe(run.plan, True)
-    recorder.observe(run.plan, False)
+    recorder.observe(run.state.plan, True)
+    recorder.observe(run.state.plan, True)
+    recorder.observe(run.state.plan, False)
     await recorder.end(ended_well=True)
     assert [event["kind"] for event in recorder.events()] == ["started", "paused", "resumed", "finished"]
 
@@ -124,7 +126,7 @@ async def test_run_that_is_extended_is_recorded_with_its_length(
     while not run.restored:  # noqa: ASYNC110  (the history is opened in a thread)
         await asyncio.sleep(0.001)
     recording.cancel()
-    run.plan, run.rounds = PLAN.extend(PLAN.successor(5, rounds=70)), 73
+    run.state.plan, run.state.rounds = PLAN.extend(PLAN.successor(5, rounds=70)), 73
     await recorder.end(ended_well=True)
     (row,) = RunHistory(tmp_path).runs()
     assert row["rounds"] == 73
@@ -138,12 +140,12 @@ async def test_run_whose_nodes_have_yet_to_resume_is_not_a_new_run(
     monkeypatch.setattr(run_recorder, "_SAMPLE_EVERY_S", 0.001)
     await recorded(tmp_path, Run(first=5))
     again = Run()  # the plan of the first node's checkpoint
-    again.state = NodeState.UNSPECIFIED
+    again.does = NodeState.UNSPECIFIED
     recorder = RunRecorder(Config(), tmp_path, False, again)
     recording = asyncio.create_task(recorder.record())
     await asyncio.sleep(0.05)
     assert again.restored == []
-    again.plan, again.state, again.round = Plan((PLAN.successor(6),)), NodeState.RUNNING, 6
+    again.state.plan, again.does, again.round = Plan((PLAN.successor(6),)), NodeState.RUNNING, 6
     while not again.restored:  # noqa: ASYNC110  (the history is opened in a thread)
         await asyncio.sleep(0.001)
     recording.cancel()
