@@ -107,7 +107,7 @@ class TaskSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     entry: Annotated[Entry, "a task of your own, instead of dataset and model (docs/your-own-task.md)"] = ""
     options: Annotated[OptionTable, "arguments of the class that entry names"] = {}
-    dataset: Annotated[Name, "name of the data set"] = "digits"
+    dataset: Annotated[Name, "name of the data set: digits, imagefolder, or one of a package"] = "digits"
     data_dir: Annotated[Text, "folder of the data, where {node} is this node's name (empty: the default folder)"] = ""
     data: Annotated[
         Literal["auto", "own", "cut"],
@@ -121,7 +121,9 @@ class TaskSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     image_size: Annotated[
         AtLeast1OrUnset, "pixels to which the images of an imagefolder are scaled and cropped (unset: as they are)"
     ] = None
-    model: Annotated[Name, "name of the model"] = "small-cnn"
+    model: Annotated[Name, "name of the model: small-cnn, resnet20, one of torchvision, or one of a package"] = (
+        "small-cnn"
+    )
     norm: Annotated[Literal["batch", "group"], "normalisation layers of the model"] = "group"
     skew: Annotated[Fraction, "share of the data that is cut by label, the rest evenly"] = 0.0
     alpha: Annotated[
