@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
 
+import edgenode
+import edgenode.extensions
 from edgenode.cli import group
 from tests.e2e import browser
 from tests.e2e.fleet import until
@@ -66,6 +69,15 @@ def test_every_command_and_option_is_on_its_page(site: Path) -> None:
         return 1 + sum(check(each, click.Context(each, context, name)) for name, each in found.items())
 
     assert check(group, click.Context(group, info_name="edgenode")) > 25
+
+
+@pytest.mark.parametrize("module", [edgenode, edgenode.extensions])
+def test_every_public_name_is_on_its_page(site: Path, module: ModuleType) -> None:
+    page = (site / "api" / "index.html").read_text()
+    names = [name for name in module.__all__ if name != "__version__"]
+    shown = {name for name in names if f'id="{module.__name__}.{name}"' in page or f"<code>{name}</code>" in page}
+    assert len(names) > 5
+    assert shown == {*names}
 
 
 def test_links_lead_to_what_is_there_or_fail(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def mix_known(state: State, own: Sent, self_weight: float, received: Sequence[Co
 
 
 SPARSE_PUSH = UpdateRule(("error",), descend, compress_with_feedback, mix_contributions)
+"""The rule of Sparse-Push: error feedback, and push-sum weights."""
 DIFFERENCE = UpdateRule(
     ("known", "gathered"),
     descend,
@@ -126,3 +127,4 @@ DIFFERENCE = UpdateRule(
     default_rate=default_difference_rate,
     largest_rate=1.0,
 )
+"""The rule of algorithms that send differences to what the neighbours know, as CHOCO-SGD."""
