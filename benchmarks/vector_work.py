@@ -13,15 +13,13 @@ import argparse
 import math
 import os
 import statistics
-import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from edgenode.bench.vectors import Stopwatch
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Compressor, Layout, Select, TopK, keep_all
 from edgenode.core.algorithm.learner import VectorLearner
@@ -45,7 +43,7 @@ GRADIENT, OPTIMISER = "gradient", "optimiser"
 SELECTION, ADDITION, CLONE, TORCH_TOPK = "selection alone", "np.add in place", "torch.clone", "torch.topk"
 APART = (GRADIENT, OPTIMISER, SELECTION, ADDITION, CLONE, TORCH_TOPK)  # all other parts are what the exchange adds
 
-Times = dict[str, list[float]]
+Times = Mapping[str, list[float]]
 
 
 class Node:
@@ -60,32 +58,26 @@ class Node:
         spec = AlgorithmSpec(Compressor(select, QUANTISE[values]), 1.0 if blocks > 1 else 0.005, 10**6, blocks=blocks)
         self.learner = VectorLearner(spec, self.layout, spec.initial(self.flat.read()), 0, "node")
         self.images, self.labels = torch.randn(batch, 3, 32, 32), torch.arange(batch) % 10
-        self.times: Times = defaultdict(list)
+        self.watch = Stopwatch()
         self.total = self.learner.state.error.copy()  # of the addition
         self.bits = math.nan
         self.t = 0
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        began = time.thread_time()
-        yield
-        self.times[part].append(1e3 * (time.thread_time() - began))
-
     def round(self) -> None:
         """One round: local step, message, mixing."""
         learner, t = self.learner, self.t
-        with self.timed("z"):
+        with self.watch.running("z"):
             self.flat.load(learner.start().read(self.flat.staging))
-        with self.timed(GRADIENT):
+        with self.watch.running(GRADIENT):
             self.flat.clear_gradients()
             cross_entropy(self.flat.model(self.images), self.labels).backward()
-        with self.timed(OPTIMISER):
+        with self.watch.running(OPTIMISER):
             self.descent.step()
-        with self.timed("local update, compress, encode"):
+        with self.watch.running("local update, compress, encode"):
             data, u = learner.compress_update(t, LocalUpdate(*self.flat.after_steps()))
-        with self.timed("decode"):
+        with self.watch.running("decode"):
             contribution = learner.read(t, 0.5, u, data)
-        with self.timed("mix"):
+        with self.watch.running("mix"):
             learner.mix_round(0.5, [contribution])
         learner.discard_sent(t)
         payload, self.t = contribution.payload, t + 1
@@ -97,13 +89,13 @@ class Node:
         if not isinstance(select, TopK):
             return
         tensor = torch.from_numpy(error)
-        with self.timed(SELECTION):
+        with self.watch.running(SELECTION):
             select(error, self.layout)
-        with self.timed(ADDITION):
+        with self.watch.running(ADDITION):
             self.total += error
-        with self.timed(CLONE):
+        with self.watch.running(CLONE):
             tensor.clone()
-        with self.timed(TORCH_TOPK):
+        with self.watch.running(TORCH_TOPK):
             torch.topk(tensor.abs(), int(select.share * len(tensor)))
 
 
@@ -117,11 +109,11 @@ def measure(networks: Sequence[str], names: Sequence[str], values: str, batch: i
     for t in range(WARM_UP + rounds):
         for node in made.values():
             if t == WARM_UP:
-                node.times.clear()
+                node.watch.times.clear()
             node.round()
             node.compare_selection()
     for (network, name), node in made.items():
-        show(f"{network}, {node.layout.size:,} parameters, {name}, {node.bits:.1f} bits per entry", node.times)
+        show(f"{network}, {node.layout.size:,} parameters, {name}, {node.bits:.1f} bits per entry", node.watch.times)
 
 
 def show(title: str, times: Times) -> None:
