@@ -18,7 +18,7 @@ from statistics import mean, stdev
 from torch import nn
 
 from edgenode.config.load import load
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 from edgenode.tasks.image_task import ImageTask
 
 STEPS = 180

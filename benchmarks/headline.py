@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgenode.config.load import load
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 
 Curve = NDArray[np.float64]  # [evaluations, 2]: MB sent per node, accuracy in percent
 

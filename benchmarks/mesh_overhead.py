@@ -101,13 +101,13 @@ class Given:
 def as_daemon(model: Any, optimizer: Any, step: Callable[[], float], settings: Any, where: Any) -> None:
     """The same training, driven by the node: no Mesh, and the worker thread of `edgenode run`."""
     from edgenode.config.load import load
+    from edgenode.mesh.mesh_trainer import MeshTrainer
     from edgenode.mesh.node_thread import MeshWorkload
     from edgenode.mesh.passes import Passes
-    from edgenode.mesh.trainer import MeshTrainer
     from edgenode.mesh.worker import UserThread
     from edgenode.node.background import WorkerThread
     from edgenode.node.node_options import node_options
-    from edgenode.node.process import run_node
+    from edgenode.node.node_process import run_node
 
     class Trainer(MeshTrainer):
         def train(self, t: int, z: Any) -> Any:
@@ -128,8 +128,8 @@ def hand_over(kind: str) -> list[float]:
     """Give z to the thread that trains and take the update back. Return the CPU time, in ms, and the switches of
     threads, for a round."""
     from edgenode.core.protocol.events import Train
+    from edgenode.mesh.mesh_trainer import MeshTrainer
     from edgenode.mesh.passes import Passes
-    from edgenode.mesh.trainer import MeshTrainer
     from edgenode.mesh.worker import UserThread
     from edgenode.node.background import WorkerThread
 

@@ -28,7 +28,7 @@ from edgenode.core.topology.period import DataSize, Epoch
 from edgenode.node.background import Worker, WorkerThread
 from edgenode.node.credentials import node_security
 from edgenode.node.node_options import node_options
-from edgenode.node.process import NodeProcess, run_node
+from edgenode.node.node_process import NodeProcess, run_node
 from edgenode.node.resources import keep_freed_memory, peak_memory_bytes
 from edgenode.observability.logs import set_up_logging
 from edgenode.tasks.trainer import LocalStep

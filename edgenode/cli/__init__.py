@@ -27,8 +27,8 @@ _GROUPS = {
         "simulate": ("edgenode.cli.simulate", "Run all nodes in one process, with bit-identical results."),
     },
     "Watch": {
-        "status": ("edgenode.cli.status", "Show the state of a running cluster."),
-        "nodes": ("edgenode.cli.status", "List the nodes of a running cluster."),
+        "status": ("edgenode.cli.status_commands", "Show the state of a running cluster."),
+        "nodes": ("edgenode.cli.status_commands", "List the nodes of a running cluster."),
         "watch": ("edgenode.cli.watch", "Watch a running cluster in the terminal."),
         "page": ("edgenode.cli.page", "Open the controller's page: print a link that signs you in."),
         "runs": (

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgenode.cli.credentials import operator_securities
 from edgenode.cli.launched import Launch, launches_here
+from edgenode.cli.own_credentials import operator_securities
 from edgenode.cli.past_run import past_run
 from edgenode.cli.shared_options import as_name, insecure_option, node_option
 from edgenode.errors import ConfigError, TransportError

@@ -29,7 +29,7 @@ _TERM_S = 5.0
 _EXCEPTION = re.compile(r"^[ |]*((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Group|Exit|Interrupt)(?::.*)?)$", re.M)
 # What a node imports.
 _IMPORTS = ["torch", "edgenode.cli.demo_processes", "edgenode.cli.run", "edgenode.net.discovery",
-            "edgenode.node.process", "edgenode.node.task_workload", "edgenode.tasks.trainer"]  # fmt: skip
+            "edgenode.node.node_process", "edgenode.node.task_workload", "edgenode.tasks.trainer"]  # fmt: skip
 _Context = SpawnContext | ForkServerContext
 _SPAWNED = get_context("spawn")
 # Libraries of macOS break in a forked process.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgenode.cli.credentials import local_security
+from edgenode.cli.own_credentials import local_security
 from edgenode.cli.shared_options import (
     CONTROLLER_PORT,
     HTTP_PORT,

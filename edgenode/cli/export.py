@@ -50,7 +50,7 @@ def export(
       edgenode export demo-run/node-0/model.safetensors --out digits.pt
       edgenode export state --out task.onnx --config run.toml --input-shape 3,64,64
     """
-    from edgenode.inference import export as exporter
+    from edgenode.inference import exporter
     from edgenode.storage import model_file
 
     form = form or exporter.SUFFIXES.get(out.suffix)
@@ -76,7 +76,7 @@ def export(
 
 def _model(path: Path, file: ModelFile, config: Config, shape: tuple[int, ...] | None) -> tuple[nn.Module, Tensor]:
     from edgenode import factory
-    from edgenode.inference import export as exporter
+    from edgenode.inference import exporter
 
     if config.task.entry:
         node = factory.node_info(config, file.metadata.get("node", "node"))

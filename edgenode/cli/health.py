@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgenode.cli.credentials import local_security
+from edgenode.cli.own_credentials import local_security
 from edgenode.cli.shared_options import as_name, insecure_option, node_option
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from edgenode.cli.credentials import invite_command, run_command
+from edgenode.cli.own_credentials import invite_command, run_command
 from edgenode.cli.shared_options import (
     CONTROLLER_PORT,
     HTTP_PORT,
@@ -76,7 +76,7 @@ def run(
     with _objects_that_stay():
         import torch  # noqa: F401
 
-        from edgenode.node.process import run_node
+        from edgenode.node.node_process import run_node
         from edgenode.node.task_workload import TaskWorkload
     try:
         run_node(options, TaskWorkload(config, options.name, warn=warn))
@@ -160,7 +160,7 @@ def controller(
     _check(listen, tuple(address for address in (http, enrol) if address not in ("", "none")))
     log_start(controller=listen, cluster=config.run.cluster, nodes=config.run.nodes)
     from edgenode.controller.controller_options import ControllerOptions, checked_url
-    from edgenode.controller.process import run_controller
+    from edgenode.controller.controller_process import run_controller
 
     if insecure:
         _check_insecure(listen, http)

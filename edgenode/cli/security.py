@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_credentials
-from edgenode.cli.credentials import run_command
+from edgenode.cli.own_credentials import run_command
 from edgenode.cli.shared_options import as_name, confirm, json_option, yes_option
 from edgenode.errors import ConfigError
 from edgenode.security.local import AUTHORITY, OPERATOR, OWN

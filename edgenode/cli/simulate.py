@@ -24,7 +24,7 @@ from edgenode.config.schema import Config
 from edgenode.node.resources import keep_freed_memory
 
 if TYPE_CHECKING:
-    from edgenode.simulate.runner import Simulation
+    from edgenode.simulate.simulation import Simulation
 
 
 @click.command()
@@ -65,7 +65,7 @@ def _discard(out: Path) -> None:
 
 
 def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
-    from edgenode.simulate.runner import Simulation
+    from edgenode.simulate.simulation import Simulation
     from edgenode.storage import result_file
 
     simulation: Simulation | None = None

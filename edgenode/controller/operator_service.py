@@ -13,7 +13,7 @@ import structlog
 from edgenode.controller.audit import Audit
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.liveness import holding_up
-from edgenode.controller.page import Page
+from edgenode.controller.page_server import Page
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import Evict, Extend, OperatorRequest, Pause, Reply, Resume, Rotate, Stop

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from edgenode import factory
 from edgenode.errors import ConfigError, EdgenodeError, described
-from edgenode.mesh import misuse
-from edgenode.mesh import settings as mesh_settings
+from edgenode.mesh import mesh_options, misuse
 from edgenode.mesh.ending import Ending, settle_all, sigterm_leaves
 from edgenode.mesh.loop_exit import is_left_on_purpose
+from edgenode.mesh.mesh_trainer import MeshTrainer, Stateful
 from edgenode.mesh.node_thread import MeshWorkload, NodeThread
 from edgenode.mesh.passes import Passes
-from edgenode.mesh.trainer import MeshTrainer, Stateful
 from edgenode.mesh.worker import UserThread
 from edgenode.tasks.flat_params import FlatParameters
 from edgenode.tasks.packing import pack
@@ -95,11 +94,11 @@ class Mesh:
     ) -> None:
         misuse.refuse_wrong_types(model, config, kept, settings or {})
         self.extra: dict[str, Any] = {}
-        self._options = mesh_settings.read(
+        self._options = mesh_options.read(
             config, settings or {}, peers, name=name, listen=listen, controller=controller, state_dir=state_dir,
             fresh=fresh, wait_s=wait_s, metrics=metrics, publish=publish, track=track,
         )  # fmt: skip
-        self._local_steps = mesh_settings.local_steps(self._options)
+        self._local_steps = mesh_options.local_steps(self._options)
         FlatParameters(model)  # refuses a model that cannot be averaged
         misuse.refuse_foreign_optimisers(model, kept)
         for state in kept:
@@ -143,7 +142,7 @@ class Mesh:
         broke_off = self._ending is not None and self._ending.broke_off
         misuse.refuse_second_loop(self._node is not None, self._done, broke_off)
         misuse.refuse_replaced_parameters(self._parameters, self._model)
-        mesh_settings.log_as_the_daemon_does()
+        mesh_options.log_as_the_daemon_does()
         misuse.not_looped.discard(id(self))
         self._passes = Passes(loader)
         self._trainer = trainer = MeshTrainer(

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from edgenode.errors import ConfigError, EdgenodeError
-from edgenode.mesh.settings import log_as_the_daemon_does
+from edgenode.mesh.mesh_options import log_as_the_daemon_does
 
 log = structlog.get_logger()
 

@@ -12,11 +12,11 @@ from typing import Any
 import structlog
 
 from edgenode.core.topology.period import DataSize, Epoch
-from edgenode.mesh.trainer import MeshTrainer
+from edgenode.mesh.mesh_trainer import MeshTrainer
 from edgenode.mesh.worker import UserThread
 from edgenode.node.background import Worker
 from edgenode.node.node_options import NodeOptions
-from edgenode.node.process import NodeProcess, run_node
+from edgenode.node.node_process import NodeProcess, run_node
 from edgenode.node.workload import Trainer
 
 log = structlog.get_logger()

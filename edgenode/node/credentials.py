@@ -19,7 +19,7 @@ from edgenode.node.node_options import NodeOptions
 from edgenode.security.certificates import Credentials, cluster_of, fingerprint
 from edgenode.security.invite import PREFIX, Invite
 from edgenode.security.secret_files import read_credentials, write_credentials
-from edgenode.security.signatures import AuthorityVerifier
+from edgenode.security.signing import AuthorityVerifier
 from edgenode.security.subject import Subject
 from edgenode.storage.state_folder import require_no_file
 

@@ -28,7 +28,7 @@ from edgenode.net.retry import Outage
 from edgenode.net.wire import Identity, name_conflict
 from edgenode.node.agreed_plan import agreed_plan
 from edgenode.node.background import in_background
-from edgenode.node.bootstrap import LocalNode
+from edgenode.node.joining import LocalNode
 from edgenode.node.node_options import NodeOptions
 from edgenode.node.replica import StartPoint
 

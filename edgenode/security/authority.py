@@ -34,7 +34,7 @@ from edgenode.security.secret_files import (
     write_credentials,
     write_secret,
 )
-from edgenode.security.signatures import AuthoritySigner
+from edgenode.security.signing import AuthoritySigner
 from edgenode.security.subject import CONTROLLER, Role, Subject
 
 _CA, _OWN, _REGISTER, _LOCK = "authority.pem", "controller.pem", "register.json", ".lock"

@@ -17,9 +17,9 @@ A save may run in a thread of its own, during the local step of the next round. 
 the files part after part from the arrays of the node, and hashes them on the way. The arrays must stay as they are
 until it sets ``Checkpoint.read``. The slow part, to flush the files, comes after that.
 
-The node waits for the end of a save before it pushes, answers or reports anything more (`node/runner`). So all that
-others can know of the rounds after a checkpoint comes after step 5, as if the node had stood still, and a power cut
-loses no more than that.
+The node waits for the end of a save before it pushes, answers or reports anything more (`node/node_runner`). So all
+that others can know of the rounds after a checkpoint comes after step 5, as if the node had stood still, and a power
+cut loses no more than that.
 
 A run resumes from one of the newest two. Older ones are kept for an operator who goes back to before something went
 wrong, ever fewer of them: of the rounds that ``every`` times 1, 2, 4, 8 and so on divide, the newest two each. So all

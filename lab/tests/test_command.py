@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgenode.cli import group
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 from edgenode_lab.experiments import catalogue, parallel, static_tables
 from edgenode_lab.experiments.catalogue import EXPERIMENTS
 from edgenode_lab.experiments.definitions import Experiment, Figure, Outcome, Row

@@ -13,9 +13,9 @@ import torch
 from edgenode import factory
 from edgenode.config.load import load
 from edgenode.errors import CheckpointError, ConfigError
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 from edgenode_lab.algorithms.skew_scout import SHARES, ShareSearch
-from tests.simulate.test_runner import config, interrupted, models
+from tests.simulate.test_simulation import config, interrupted, models
 
 
 def a_search(share: float = 0.01) -> ShareSearch:

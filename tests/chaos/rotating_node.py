@@ -18,7 +18,7 @@ from typing import Any
 from edgenode.cli import main
 from edgenode.core.protocol.member.rounds import Rounds
 from edgenode.net.tls import _LiveCalls
-from edgenode.node import process, renewal
+from edgenode.node import node_process, renewal
 
 life_s = float(sys.argv.pop(1))
 file = Path(sys.argv.pop(1)).open("a", buffering=1)  # noqa: SIM115 - as long as the process
@@ -45,7 +45,7 @@ async def run_and_note(self: _LiveCalls, key_id: str, *call: Any) -> Any:
 
 
 renewal.is_due = is_due  # type: ignore[assignment]
-process.keep_renewed = functools.partial(renewal.keep_renewed, check_s=0.5)  # type: ignore[assignment]
+node_process.keep_renewed = functools.partial(renewal.keep_renewed, check_s=0.5)  # type: ignore[assignment]
 Rounds._inspect = inspect_and_note  # type: ignore[method-assign]
 _LiveCalls.run = run_and_note  # type: ignore[method-assign]
 

@@ -265,7 +265,7 @@ def test_every_kind_of_error_has_its_exit_code(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("edgenode.cli.status.with_operator", fail)
+    monkeypatch.setattr("edgenode.cli.status_commands.with_operator", fail)
     result = run("status")
     assert (result.exit_code, result.stderr) == (code, f"{line}\n")
 

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from edgenode.cli import group
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 
 QUICK = ("--set", "run.rounds=2", "--set", "algorithm.name=sp", "--set", "task.batch_size=200")
 

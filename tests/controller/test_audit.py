@@ -12,7 +12,7 @@ import pytest
 from edgenode.config.schema import Config
 from edgenode.controller.audit import Audit
 from edgenode.controller.controller_options import ControllerOptions
-from edgenode.controller.process import Controller
+from edgenode.controller.controller_process import Controller
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import MAX_GRAPHS

@@ -27,9 +27,10 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[2]
 # What the commands import when they are used.
 _IMPORTED = (
-    "edgenode.cli.run", "edgenode.cli.simulate", "edgenode.cli.status", "edgenode.cli.steering",
-    "edgenode.cli.topology", "edgenode.controller.process", "edgenode.mesh.mesh", "edgenode.node.fixed_peers",
-    "edgenode.node.process", "edgenode.node.task_workload", "edgenode.simulate.runner", "edgenode.tasks.image_task",
+    "edgenode.cli.run", "edgenode.cli.simulate", "edgenode.cli.status_commands", "edgenode.cli.steering",
+    "edgenode.cli.topology", "edgenode.controller.controller_process", "edgenode.mesh.mesh",
+    "edgenode.node.fixed_peers", "edgenode.node.node_process", "edgenode.node.task_workload",
+    "edgenode.simulate.simulation", "edgenode.tasks.image_task",
     "platformdirs", "psutil", "rich.progress", "safetensors.torch",
 )  # fmt: skip
 _MESSAGE_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from edgenode.config.schema import Config
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 from tests.e2e.fleet import Fleet, Process, until
 
 pytestmark = pytest.mark.slow

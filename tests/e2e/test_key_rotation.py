@@ -16,8 +16,8 @@ from tests.e2e.fleet import Fleet, Process, until
 QUICK = """
 import functools
 from edgenode.cli import main
-from edgenode.node import process
-process.keep_renewed = functools.partial(process.keep_renewed, check_s=0.5)
+from edgenode.node import node_process
+node_process.keep_renewed = functools.partial(node_process.keep_renewed, check_s=0.5)
 main()
 """
 

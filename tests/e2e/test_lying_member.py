@@ -29,7 +29,7 @@ from edgenode.net.tls import MutualTls
 from edgenode.net.wire import Identity
 from edgenode.security.certificates import make_authority
 from edgenode.security.secret_files import read_credentials
-from edgenode.security.signatures import AuthoritySigner
+from edgenode.security.signing import AuthoritySigner
 from edgenode.security.subject import CONTROLLER, Subject
 from tests.e2e.fleet import Fleet, until
 

@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from edgenode.addresses import free_ports
-from edgenode.cli.credentials import operator_securities
+from edgenode.cli.own_credentials import operator_securities
 from edgenode.cli.watch import Screen
 from edgenode.net.operator_client import operator_client
 from edgenode.security.subject import Subject

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgenode.config.load import load
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

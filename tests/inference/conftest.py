@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgenode.config.load import load
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 
 
 def simulate(out: Path, **changes: Any) -> None:

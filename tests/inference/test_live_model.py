@@ -17,7 +17,7 @@ from torch import nn
 import edgenode
 from edgenode import ConfigError, LiveModel
 from edgenode.config.load import load
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 from edgenode.storage import model_file
 from edgenode.tasks import datasets
 

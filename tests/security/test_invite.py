@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgenode.cli.credentials import run_command
+from edgenode.cli.own_credentials import run_command
 from edgenode.errors import SecurityError
 from edgenode.security.invite import ENROL_PORT, PREFIX, Invite
 

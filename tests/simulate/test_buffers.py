@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from edgenode.config.load import load
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 
 NAMES = ("1.running_mean", "1.running_var")
 

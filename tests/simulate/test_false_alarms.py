@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from edgenode.config.load import load
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 
 SKEWED = {"run.rounds": 250, "run.evaluate_every": 10, "run.threads": 1, "task.skew": 0.8}
 SETTINGS: Mapping[str, Mapping[str, object]] = {

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from edgenode.config.load import load
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 from tests.simulate.quadratic import POSITIONS, SIZES
 
 EQUAL = float(np.mean(list(POSITIONS.values())))

@@ -12,7 +12,7 @@ from PIL import Image
 from edgenode.config.load import load
 from edgenode.errors import ConfigError
 from edgenode.inference.live_model import LiveModel
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 
 
 @pytest.fixture(autouse=True)

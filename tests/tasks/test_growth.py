@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from edgenode.config.load import load
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 from edgenode.tasks.flat_params import Vector
 from edgenode.tasks.folder_samples import FolderSamples
 from edgenode.tasks.image_task import ImageTask

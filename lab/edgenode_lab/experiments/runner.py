@@ -28,7 +28,7 @@ from edgenode_lab.experiments.definitions import Experiment, Outcome, Row
 from edgenode_lab.experiments.presets import Scale, Settings, graph_period
 
 if TYPE_CHECKING:
-    from edgenode.simulate.runner import Simulation
+    from edgenode.simulate.simulation import Simulation
 
 FIXED_KEYS: Mapping[str, str] = MappingProxyType(
     {
@@ -272,7 +272,7 @@ def reporting(send: Callable[[int], None]) -> Watch:
 
 
 def _simulate(config: Config, folder: Path | None, watch: Watch) -> dict[str, Any]:
-    from edgenode.simulate.runner import Simulation
+    from edgenode.simulate.simulation import Simulation
 
     simulation = Simulation(config, folder)
     lost = simulation.round > config.run.rounds and simulation.before_gossip() is None

@@ -12,7 +12,7 @@ import pytest
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS
 from edgenode.errors import CheckpointError, ConfigError
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 from edgenode_lab.experiments import runner
 from edgenode_lab.experiments.catalogue import EXPERIMENTS
 from edgenode_lab.experiments.definitions import Experiment, Outcome, Row

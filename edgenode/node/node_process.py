@@ -1,7 +1,7 @@
 """The node process, from its start to result.json.
 
-It serves its peers, reaches a plan (`bootstrap`), takes part in the run (`runner`), and writes what it has learnt. An
-evicted process starts again as a newcomer.
+It serves its peers, reaches a plan (`joining`), takes part in the run (`node_runner`), and writes what it has learnt.
+An evicted process starts again as a newcomer.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from edgenode.net.rpc import serving
 from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
-from edgenode.node.bootstrap import ControllerBootstrap, LocalNode, announced
 from edgenode.node.credentials import enrolled, verifier
 from edgenode.node.fixed_peers import agree_with_peers, watch_for_restarts
 from edgenode.node.initial_model import InitialModel, fetch_initial
+from edgenode.node.joining import ControllerBootstrap, LocalNode, announced
 from edgenode.node.mailbox import Mailbox
 from edgenode.node.node_options import NodeOptions
+from edgenode.node.node_runner import NodeRunner
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.renewal import keep_renewed
 from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.resumable import resumable
-from edgenode.node.runner import NodeRunner
 from edgenode.node.shutdown import Shutdown
 from edgenode.node.standing import Standing
 from edgenode.node.stats import Outcome

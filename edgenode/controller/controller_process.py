@@ -34,7 +34,7 @@ from edgenode.controller.enrolment import Enrolment, invite_first
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.order_log import log_order
-from edgenode.controller.page import Page
+from edgenode.controller.page_server import Page
 from edgenode.controller.plan_log import PlanLog
 from edgenode.controller.registry import NodeRegistry
 from edgenode.controller.run_end import log_end, until_over

@@ -18,7 +18,7 @@ from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import Member
 from edgenode.errors import ConfigError
 from edgenode.node.node_options import NodeOptions
-from edgenode.node.process import NodeProcess
+from edgenode.node.node_process import NodeProcess
 from edgenode.node.task_workload import TaskWorkload
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 

@@ -14,7 +14,7 @@ from edgenode import factory
 from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.controller.controller_options import ControllerOptions
-from edgenode.controller.process import Controller
+from edgenode.controller.controller_process import Controller
 from edgenode.core.protocol.events import Disconnected, Persist, Reported
 from edgenode.core.protocol.orders import Hello, Join, Leadership, Order, Standby, Welcome
 from edgenode.core.protocol.plan.plan import create_plan

@@ -16,7 +16,7 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError
 from edgenode.security.certificates import make_authority
-from edgenode.security.signatures import AuthoritySigner, AuthorityVerifier
+from edgenode.security.signing import AuthoritySigner, AuthorityVerifier
 
 AUTHORITY = make_authority("home")
 SIGNER, VERIFIER = AuthoritySigner(AUTHORITY), AuthorityVerifier(AUTHORITY.certificate)

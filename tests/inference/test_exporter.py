@@ -14,7 +14,7 @@ from torch import nn
 
 from edgenode.cli import group
 from edgenode.errors import ConfigError, EdgenodeError
-from edgenode.inference import export
+from edgenode.inference import exporter
 from edgenode.inference.live_model import LiveModel
 from edgenode.storage import model_file
 from edgenode.tasks import datasets
@@ -154,13 +154,13 @@ class Pair(nn.Module):
 @pytest.mark.parametrize("model", [Sampling(), OfTheFirst()])
 def test_file_that_computes_something_else_is_not_written(tmp_path: Path, model: nn.Module) -> None:
     with pytest.raises(EdgenodeError, match="does not compute what the model does, and was not written: its outputs"):
-        export.write(tmp_path / "m.pt", "torchscript", model, torch.ones(3, 2), {})
+        exporter.write(tmp_path / "m.pt", "torchscript", model, torch.ones(3, 2), {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_models_of_several_outputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the model returns tuple, but an exported model must return one tensor"):
-        export.write(tmp_path / "m.pt", "torchscript", Pair(), torch.ones(3, 2), {})
+        exporter.write(tmp_path / "m.pt", "torchscript", Pair(), torch.ones(3, 2), {})
 
 
 @pytest.mark.parametrize(

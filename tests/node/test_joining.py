@@ -39,8 +39,8 @@ from edgenode.net.rpc import serving
 from edgenode.net.tls import MutualTls
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
-from edgenode.node.bootstrap import ControllerBootstrap, LocalNode
 from edgenode.node.fixed_peers import Agreement, agree_with_peers
+from edgenode.node.joining import ControllerBootstrap, LocalNode
 from edgenode.node.node_options import NodeOptions
 from edgenode.node.progress import NodeSnapshot
 from edgenode.node.replica import StartPoint

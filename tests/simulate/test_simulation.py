@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, Config
 from edgenode.errors import ConfigError, Diverged, GraphError
-from edgenode.simulate.runner import Simulation
+from edgenode.simulate.simulation import Simulation
 from edgenode.storage import model_file
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.tasks import datasets
