@@ -32,9 +32,9 @@ class Faults:
 
     def of(self, peer: str) -> tuple[Fault, ...]:
         """The faults of one peer."""
-        return tuple(fault for fault in self.counted if fault.peer == peer)
+        return tuple(fault for fault in self.by_peer if fault.peer == peer)
 
     @property
-    def counted(self) -> tuple[Fault, ...]:
+    def by_peer(self) -> tuple[Fault, ...]:
         """The number of faults of each kind, by peer."""
         return tuple(Fault(peer, kind, count) for (peer, kind), count in sorted(self._counts.items()))

@@ -94,7 +94,7 @@ ORDERS: Converter[Order | None, control_pb2.AttendResponse] = one_of(
     offer=message(Offer, control_pb2.Offer, record=_RECORD),
     fence=_FENCE,
     eviction_committed=message(EvictionCommitted, control_pb2.EvictionCommitted, records=RECORDS),
-    stay=_LEAVE_REFUSED,
+    leave_refused=_LEAVE_REFUSED,
     revoked=message(Revoked, control_pb2.Revoked, keys=a_set(AS_IS)),
     abort=_ABORT,
 )

@@ -271,7 +271,7 @@ class ProgressReporter:
             waiting_s=time.monotonic() - since if waiting and since is not None else 0.0,
             state=state,
             error=error,
-            faults=self._faults.counted,
+            faults=self._faults.by_peer,
             save_error=save_error,
             save_error_s=save_error_s,
             peak_memory_bytes=usage.peak_memory_bytes or 0,

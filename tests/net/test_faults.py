@@ -17,7 +17,7 @@ def test_faults_are_counted_and_logged_once_by_peer_and_kind(capsys: pytest.Capt
         faults.note("n1", "push", ERROR)
     faults.note("n1", "answer", ERROR)
     faults.note("", "push", ERROR)
-    assert faults.counted == (Fault("n1", "answer", 1), Fault("n1", "push", 3), Fault("unknown", "push", 1))
+    assert faults.by_peer == (Fault("n1", "answer", 1), Fault("n1", "push", 3), Fault("unknown", "push", 1))
     logged = capsys.readouterr().out.splitlines()
     assert len(logged) == 3
     assert "peer=n1" in logged[0]
@@ -28,5 +28,5 @@ def test_invented_names_take_no_memory() -> None:
     faults = Faults()
     for i in range(5000):
         faults.note(f"n{i}", "push", ERROR)
-    assert len(faults.counted) <= 1025
-    assert sum(fault.count for fault in faults.counted) == 5000
+    assert len(faults.by_peer) <= 1025
+    assert sum(fault.count for fault in faults.by_peer) == 5000

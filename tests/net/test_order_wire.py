@@ -171,13 +171,13 @@ ANSWER = FenceAnswer(3, 2, 7, (("n1", 6),), PLAN.records)
 SENT_ORDERS: list[tuple[Order, str]] = [
     (Hello(FOLLOWED, True), "4a0f0a0b0803120262651a03683a311001"),
     (Halt(True), "52020801"),
-    (Welcome(PLAN, 5), f"0a89020a8402{RECORD}1005"),
+    (Welcome(PLAN, 5), f"0a92020a8d02{RECORD}1005"),
     (Refuse("no"), "12040a026e6f"),
     (Standby(("n0",), 2), "22060a026e301002"),
     (Sponsor("h:1", ("h:2",)), "3a0a0a03683a311203683a32"),
-    (Offer(PLAN.latest), f"1a87020a8402{RECORD}"),
+    (Offer(PLAN.latest), f"1a90020a8d02{RECORD}"),
     (Fence(3, 2, frozenset({"n2", "n1"})), "2a0c080310021a026e311a026e32"),
-    (EvictionCommitted(PLAN.records), f"3287020a8402{RECORD}"),
+    (EvictionCommitted(PLAN.records), f"3290020a8d02{RECORD}"),
     (LeaveRefused("no"), "42026e6f"),
     (Abort("no"), "5a040a026e6f"),
     (Revoked(frozenset({"b", "a"})), "62060a01610a0162"),
@@ -196,7 +196,7 @@ def test_bytes_of_orders_are_frozen(order: Order, sent: str) -> None:
 
 SENT_REPORTS: list[tuple[LaterReport, str]] = [
     (OfferAnswer(4, "d", True, 9), "1a09080412016418012009"),
-    (ANSWER, f"22950208031002180e22060a026e31100c2a8402{RECORD}"),
+    (ANSWER, f"229e0208031002180e22060a026e31100c2a8d02{RECORD}"),
     (Fetched(), "2a00"),
     (Leave(), "3200"),
     (TrainingEnded(), "5200"),
@@ -218,7 +218,7 @@ def test_bytes_of_reports_are_frozen(report: LaterReport, sent: str) -> None:
 
 def test_bytes_of_progress_are_frozen() -> None:
     wire = progress_to_wire(Progress(9, 4, "d", ANSWER), NodeStatus(NodeState.RUNNING, 8))
-    sent = f"12a402080910041a016420087801ca01950208031002180e22060a026e31100c2a8402{RECORD}"
+    sent = f"12ad02080910041a016420087801ca019e0208031002180e22060a026e31100c2a8d02{RECORD}"
     assert wire.SerializeToString(deterministic=True).hex() == sent
 
 
@@ -226,7 +226,7 @@ def test_bytes_of_the_first_report_are_frozen() -> None:
     fence = Fence(3, 2, frozenset({"n2"}))
     wire = join_to_wire(IDENTITY, Join("h:2", "run", A_SIZE, frozenset({50, 25}), PLAN, True, "p", fence, FOLLOWED))
     sent = (
-        "0ac9020a140a04686f6d6510041a026e302a0372756e3a01701203683a32228b020a021932128402"
+        "0ad2020a140a04686f6d6510041a026e302a0372756e3a01701203683a322294020a021932128d02"
         f"{RECORD}28013a0b0803120262651a03683a31420508800510204a08080310021a026e32"
     )
     assert wire.SerializeToString(deterministic=True).hex() == sent

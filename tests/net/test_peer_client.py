@@ -274,10 +274,10 @@ async def test_peer_of_another_run_is_counted_and_asked_again(
 ) -> None:
     receiver = Receiver(replace(N1, plan_digest="beef"))
     async with receiver.up() as target, a_counting_link(target, identity) as (_, faults):
-        await until(lambda: bool(faults.counted) and faults.counted[0].count >= 2)
-        (fault,) = faults.counted
+        await until(lambda: bool(faults.by_peer) and faults.by_peer[0].count >= 2)
+        (fault,) = faults.by_peer
         assert (fault.peer, fault.kind) == ("n1", "answer")
-        assert receiver.server.faults.counted[0].peer == "unknown"  # it was not let in
+        assert receiver.server.faults.by_peer[0].peer == "unknown"  # it was not let in
     logged = [line for line in capsys.readouterr().out.splitlines() if "refused what a peer sent" in line]
     assert len([line for line in logged if "peer=n1" in line]) == 1
     assert re.search(text, logged[0])
@@ -349,7 +349,7 @@ async def test_answers_against_the_protocol_do_not_end_the_link(answers: list[pe
     odd = Odd(N1, (frozenset(), None))
     there = serving("127.0.0.1:0", [(peer_server.SERVICE, odd.add_to)], 0.0)
     async with there as port, a_counting_link(f"127.0.0.1:{port}") as (_, faults):
-        await until(lambda: bool(faults.counted) and faults.counted[0].count >= 2)
+        await until(lambda: bool(faults.by_peer) and faults.by_peer[0].count >= 2)
 
 
 async def test_answers_to_nothing_are_not_delivered() -> None:

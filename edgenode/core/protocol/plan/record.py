@@ -50,13 +50,12 @@ class Record:
         rounds: the rounds of training. The last phase begins with round ``rounds``, if there is one. Later records can
             raise it. None leaves it to the learner.
         handoffs: (leaver, target): members before, each of which hands all it has to a target in round start - 1.
-            "heirs" in JSON.
         epoch: the epoch of the run. It never changes.
         revoked: the ids of the keys of evicted members that nobody may use any more.
         run: drawn when the run was created. It never changes, so no record of an earlier run fits. Empty with fixed
             peers.
         evictions: (node, last): silent members before, with the newest of their rounds that counts. What they pushed
-            later counts nowhere, and what was pushed to them in that round or later is taken back. "cut" in JSON.
+            later counts nowhere, and what was pushed to them in that round or later is taken back.
         signature: the signature of the cluster's authority over ``statement``. The digest does not cover it: a
             statement can have several valid signatures.
 
@@ -143,8 +142,8 @@ def _plain(record: Record) -> dict[str, Any]:
         "start": record.start,
         "end": record.end,
         "term": record.term,
-        "heirs": [list(pair) for pair in record.handoffs],
-        "cut": [list(pair) for pair in record.evictions],
+        "handoffs": [list(pair) for pair in record.handoffs],
+        "evictions": [list(pair) for pair in record.evictions],
         "members": [[m.node, m.incarnation, m.address, *([m.key] if m.key else [])] for m in record.members],
         "schedule": schedule_json(record.schedule),
         **({"epoch": [record.epoch.samples, record.epoch.rounds]} if record.epoch != NO_DATA else {}),
@@ -162,8 +161,8 @@ def _record(plain: dict[str, Any]) -> Record:
         start=whole(plain["start"]),
         end=None if plain["end"] is None else whole(plain["end"]),
         term=whole(plain["term"]),
-        handoffs=tuple((name(leaver), name(handoff_to)) for leaver, handoff_to in plain["heirs"]),
-        evictions=tuple((name(node), whole(last, -1)) for node, last in plain["cut"]),
+        handoffs=tuple((name(leaver), name(handoff_to)) for leaver, handoff_to in plain["handoffs"]),
+        evictions=tuple((name(node), whole(last, -1)) for node, last in plain["evictions"]),
         members=tuple(Member(name(n), whole(i), text(a), *map(_key, key)) for n, i, a, *key in plain["members"]),
         schedule=schedule_from_json(plain["schedule"]),
         epoch=Epoch(*map(whole, plain.get("epoch", (0, 1)))),
