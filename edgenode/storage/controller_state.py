@@ -16,10 +16,8 @@ opens a connection and closes it, so each may run in any thread.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from contextlib import closing
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 
 from edgenode.core.canonical import differences
@@ -43,14 +41,13 @@ CREATE TABLE state (
     term INTEGER NOT NULL,
     ballot INTEGER NOT NULL,
     paused INTEGER NOT NULL CHECK (paused IN (0, 1)),
-    sha256 TEXT NOT NULL  -- over all of the above and the records
+    sha256 TEXT NOT NULL  -- over all of the above, the records and the requests
 );
 CREATE TABLE record (number INTEGER PRIMARY KEY, json TEXT NOT NULL);
 CREATE TABLE config (text TEXT NOT NULL);  -- what run_digest is the digest of. It only serves errors
+CREATE TABLE requests (only INTEGER PRIMARY KEY CHECK (only = 1), json TEXT NOT NULL);  -- of operators
 COMMIT;
 """
-# What operators requested. A database of an earlier version does not have it, and its checksum does not cover it.
-_REQUESTS = "CREATE TABLE IF NOT EXISTS requests (only INTEGER PRIMARY KEY CHECK (only = 1), json TEXT NOT NULL)"
 
 
 class ControllerState:
@@ -119,7 +116,7 @@ class ControllerState:
         records = persist.plan.records
         requests = requests_to_json(persist.requested, persist.queued)
         head = self._run_digest, persist.term, persist.ballot, int(persist.paused)
-        digest = _digest(*head, chain((record.to_json() for record in records), [requests]))
+        digest = _digest(*head, *(record.to_json() for record in records), requests)
         with closing(_open(path)) as database:
             # FULL does not flush the folder when the journal is removed. After a power cut the journal could exist
             # again, and SQLite would undo a transaction that save has reported as done.
@@ -133,7 +130,6 @@ class ControllerState:
                     "ON CONFLICT DO UPDATE SET json = excluded.json WHERE json <> excluded.json",
                     ((record.number, record.to_json()) for record in records),
                 )
-                database.execute(_REQUESTS)
                 database.execute("REPLACE INTO requests VALUES (1, ?)", (requests,))
                 database.execute("REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?)", (*head, digest))
 
@@ -149,24 +145,18 @@ class ControllerState:
         if len(states) != 1 or not texts:
             raise ValueError("it is empty")
         run_digest, term, ballot, paused, digest = states[0]
-        requests = self._read_requests(database)
-        if digest != _digest(run_digest, term, ballot, paused, [*texts, *requests]):
+        requests = [text for (text,) in database.execute("SELECT json FROM requests")]
+        if digest != _digest(run_digest, term, ballot, paused, *texts, *requests):
             raise ValueError("its checksum does not match")
         if run_digest != self._run_digest:
-            keys = differences(self._config, _config(database), run_digest)
+            keys = differences(self._config, str(_value(database, "SELECT text FROM config")), run_digest)
             how = f"in this one {keys}" if keys else f"its digest is {run_digest}, ours is {self._run_digest}"
             raise OtherRun(
                 f"{self.path} belongs to an unfinished run with another configuration: {how}. "
                 "Remove it, or use another --state-dir"
             )
         plan = Plan(tuple(map(Record.from_json, texts)))
-        requested, queued = requests_from_json(requests[0]) if requests else (None, ())
-        return Persist(term, ballot, plan, bool(paused), requested, queued)
-
-    def _read_requests(self, database: sqlite3.Connection) -> list[str]:
-        """The one row of requests. Empty in a database of an earlier version."""
-        tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'requests'")
-        return [text for (text,) in database.execute("SELECT json FROM requests")] if tables.fetchone()[0] else []
+        return Persist(term, ballot, plan, bool(paused), *requests_from_json(*requests))
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -179,16 +169,8 @@ def _value(database: sqlite3.Connection, query: str) -> object:
     return value
 
 
-def _config(database: sqlite3.Connection) -> str:
-    """The configuration of the run. Empty in a database of an earlier version."""
-    try:
-        return str(_value(database, "SELECT text FROM config"))
-    except (sqlite3.Error, TypeError):
-        return ""
-
-
-def _digest(run_digest: str, term: int, ballot: int, paused: int, records: Iterable[str]) -> str:
-    digest = sha256("\n".join([run_digest, str(term), str(ballot), str(paused)]).encode())
-    for record in records:  # one at a time, as a long run has thousands
-        digest.update(f"\n{record}".encode())
+def _digest(run_digest: str, *values: object) -> str:
+    digest = sha256(run_digest.encode())
+    for value in values:  # one at a time, as a long run has thousands of records
+        digest.update(f"\n{value}".encode())
     return digest.hexdigest()

@@ -17,33 +17,6 @@ COLUMNS = (
 _APPLICATION = int.from_bytes(b"edgh")
 _FORMAT = 3
 _BUSY_S = 2.0
-_OF_FORMAT_2 = f"""
-CREATE TABLE event (
-    run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
-    number INTEGER NOT NULL,
-    at REAL NOT NULL,  -- seconds since 1970, by the controller's clock
-    round INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    text TEXT NOT NULL,
-    record INTEGER NOT NULL,  -- of the plan that it comes from, or -1
-    PRIMARY KEY (run, number)
-) WITHOUT ROWID;
-CREATE TABLE node_count (  -- the newest, of every node that ever took part
-    run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
-    node TEXT NOT NULL,
-    {", ".join(COUNTERS)},
-    PRIMARY KEY (run, node)
-) WITHOUT ROWID;
-"""
-_OF_FORMAT_3 = """
-CREATE TABLE audit (  -- of all runs
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    at REAL NOT NULL,  -- seconds since 1970, by the controller's clock
-    who TEXT NOT NULL,
-    request TEXT NOT NULL,
-    outcome TEXT
-);
-"""
 _SCHEMA = f"""
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_FORMAT};
@@ -79,32 +52,29 @@ CREATE TABLE sample (
     PRIMARY KEY (run, tick, node),
     FOREIGN KEY (run, tick) REFERENCES tick ON DELETE CASCADE
 ) WITHOUT ROWID;
-{_OF_FORMAT_2}
-{_OF_FORMAT_3}
-"""
-# In format 1, the round and the bytes of a run fell when a node joined or left.
-_FROM_FORMAT_1 = f"""
-PRAGMA user_version = 2;
-ALTER TABLE tick ADD COLUMN round INTEGER;
-ALTER TABLE tick ADD COLUMN payload_bytes INTEGER;
-ALTER TABLE tick ADD COLUMN dense_bytes INTEGER;
-WITH moment AS (
-    SELECT run, tick, min(nullif(round, 0)) AS round, sum(payload_bytes) AS sent, sum(dense_bytes) AS dense
-    FROM sample GROUP BY run, tick
-), so_far AS (
-    SELECT run, tick, max(round) OVER past AS round, max(sent) OVER past AS sent, max(dense) OVER past AS dense
-    FROM moment WINDOW past AS (PARTITION BY run ORDER BY tick)
-)
-UPDATE tick SET (round, payload_bytes, dense_bytes) = (
-    SELECT coalesce(round, 0), sent, dense FROM so_far WHERE so_far.run = tick.run AND so_far.tick = tick.number
+CREATE TABLE event (
+    run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    at REAL NOT NULL,  -- seconds since 1970, by the controller's clock
+    round INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    text TEXT NOT NULL,
+    record INTEGER NOT NULL,  -- of the plan that it comes from, or -1
+    PRIMARY KEY (run, number)
+) WITHOUT ROWID;
+CREATE TABLE node_count (  -- the newest, of every node that ever took part
+    run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    node TEXT NOT NULL,
+    {", ".join(COUNTERS)},
+    PRIMARY KEY (run, node)
+) WITHOUT ROWID;
+CREATE TABLE audit (  -- of all runs
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    at REAL NOT NULL,  -- seconds since 1970, by the controller's clock
+    who TEXT NOT NULL,
+    request TEXT NOT NULL,
+    outcome TEXT
 );
-{_OF_FORMAT_2}
-INSERT INTO node_count
-    SELECT run, node, {", ".join(f"max({name})" for name in COUNTERS)} FROM sample GROUP BY run, node;
-"""
-_FROM_FORMAT_2 = f"""
-PRAGMA user_version = 3;
-{_OF_FORMAT_3}
 """
 
 
@@ -131,20 +101,15 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _check(database: sqlite3.Connection) -> None:
-    """Create or upgrade the tables. Two connections may do it at the same time: the second one finds it done."""
+    """Create the tables. Two connections may do it at the same time: the second one finds it done."""
     if _kind(database) == (_APPLICATION, _FORMAT):
         return
     database.execute("BEGIN IMMEDIATE")
-    application, form = _kind(database)
-    if (application, form) == (0, 0) and not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-        scripts: tuple[str, ...] = (_SCHEMA,)
-    elif application == _APPLICATION and 1 <= form <= _FORMAT:
-        scripts = (_FROM_FORMAT_1, _FROM_FORMAT_2)[form - 1 :]
-    else:
-        raise sqlite3.DatabaseError(f"it is not a history of format {_FORMAT}")
-    for script in scripts:
-        for statement in script.split(";"):
+    if (kind := _kind(database)) == (0, 0) and not database.execute("SELECT 1 FROM sqlite_master").fetchone():
+        for statement in _SCHEMA.split(";"):
             database.execute(statement)
+    elif kind != (_APPLICATION, _FORMAT):
+        raise sqlite3.DatabaseError(f"it is not a history of format {_FORMAT}")
     database.commit()
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from edgenode.storage import audit_log
 from edgenode.storage.audit_log import AuditLog
-from edgenode.storage.run_history import NAME, RunHistory
+from edgenode.storage.run_history import RunHistory
 
 
 def test_request_is_an_entry_before_it_has_an_outcome(tmp_path: Path) -> None:
@@ -31,14 +29,6 @@ def test_newest_entries_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for i in range(9):
         AuditLog(tmp_path).begin("operator anna", str(i))
     assert [entry["request"] for entry in AuditLog(tmp_path).entries()] == ["6", "7", "8"]
-
-
-def test_history_of_format_2_gets_an_audit_log(tmp_path: Path) -> None:
-    AuditLog(tmp_path).begin("operator anna", "stop")
-    with closing(sqlite3.connect(tmp_path / NAME)) as database:
-        database.executescript("DROP TABLE audit; PRAGMA user_version = 2;")
-    AuditLog(tmp_path).begin("operator anna", "pause")
-    assert [entry["request"] for entry in AuditLog(tmp_path).entries()] == ["pause"]
 
 
 def test_connections_create_the_database_at_the_same_time(tmp_path: Path) -> None:
