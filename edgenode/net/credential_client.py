@@ -8,7 +8,8 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
-from edgenode.net.proto import credential_pb2, credential_pb2_grpc
+from edgenode.net.proto import credential_pb2 as pb
+from edgenode.net.proto import credential_pb2_grpc
 from edgenode.net.rpc import channel, refused
 from edgenode.net.tls import Security
 from edgenode.security import certificates
@@ -31,7 +32,7 @@ class CredentialClient:
 
     async def renew(self, own: Credentials, key: bytes) -> Credentials:
         """Another certificate for the same subject: for a new key (PEM), or for its own."""
-        request = credential_pb2.RenewRequest(request=certificates.signing_request(key))
+        request = pb.RenewRequest(request=certificates.signing_request(key))
         response = await self._call(lambda stub: stub.Renew(request, timeout=_TIMEOUT_S))
         renewed = Credentials(key, response.certificate, own.authority)
         certificates.check_issued(renewed)
@@ -39,17 +40,17 @@ class CredentialClient:
 
     async def invite(self, role: Role, name: str, ttl_s: int) -> str:
         """The line of a new invite."""
-        request = credential_pb2.InviteRequest(role=role, name=name, ttl_s=ttl_s)
+        request = pb.InviteRequest(role=role, name=name, ttl_s=ttl_s)
         return str((await self._call(lambda stub: stub.Invite(request, timeout=_TIMEOUT_S))).line)
 
     async def keys(self) -> dict[Subject, str]:
         """The id of the valid key of each subject."""
-        response = await self._call(lambda stub: stub.ListKeys(credential_pb2.ListKeysRequest(), timeout=_TIMEOUT_S))
+        response = await self._call(lambda stub: stub.ListKeys(pb.ListKeysRequest(), timeout=_TIMEOUT_S))
         return {Subject(key.role, key.name): key.id for key in response.keys}
 
     async def revoke(self, subject: Subject) -> str:
         """Revoke the key of a subject. Returns its id."""
-        request = credential_pb2.RevokeRequest(role=subject.role, name=subject.name)
+        request = pb.RevokeRequest(role=subject.role, name=subject.name)
         return str((await self._call(lambda stub: stub.Revoke(request, timeout=_TIMEOUT_S))).id)
 
     async def _call(self, call: Callable[[credential_pb2_grpc.CredentialServiceStub], Awaitable[R]]) -> R:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import grpc.aio
 import structlog
+from grpc.aio import ServicerContext
 
 from edgenode.core.names import is_name
-from edgenode.errors import ConfigError, EdgenodeError, SecurityError
-from edgenode.net.proto import credential_pb2, credential_pb2_grpc
-from edgenode.net.rpc import reject
+from edgenode.errors import ConfigError, SecurityError
+from edgenode.net.proto import credential_pb2 as pb
+from edgenode.net.proto import credential_pb2_grpc
+from edgenode.net.rpc import rejecting
 from edgenode.net.tls import caller, caller_name
 from edgenode.security import invite
 from edgenode.security.authority import Authority
@@ -45,26 +47,26 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
         """Register with a server."""
         credential_pb2_grpc.add_CredentialServiceServicer_to_server(self, server)
 
-    async def Renew(
-        self, request: credential_pb2.RenewRequest, context: grpc.aio.ServicerContext
-    ) -> credential_pb2.RenewResponse:
+    async def Renew(self, request: pb.RenewRequest, context: ServicerContext) -> pb.RenewResponse:
         """Issue another certificate to the caller."""
-        async with self._changing(context):
+        async with rejecting(context), self._one_at_a_time:
             found = caller(context)
             if found is None:
                 raise SecurityError("a certificate is renewed over TLS only")
             certificate = await asyncio.to_thread(self._authority.issue, found[0], request.request)
             log.info("renewed a certificate", subject=str(found[0]))
-            return credential_pb2.RenewResponse(certificate=certificate)
+            return pb.RenewResponse(certificate=certificate)
 
-    async def Invite(
-        self, request: credential_pb2.InviteRequest, context: grpc.aio.ServicerContext
-    ) -> credential_pb2.InviteResponse:
+    async def Invite(self, request: pb.InviteRequest, context: ServicerContext) -> pb.InviteResponse:
         """Open an invite."""
         whom = f"{request.role} {request.name or 'of any name'}"
-        async with self._changing(context), self._audit(caller_name(context), f"invite {whom} for {request.ttl_s} s"):
+        async with (
+            rejecting(context),
+            self._one_at_a_time,
+            self._audit(caller_name(context), f"invite {whom} for {request.ttl_s} s"),
+        ):
             line = await asyncio.to_thread(self.open_invite, _role(request.role), request.name, request.ttl_s)
-            return credential_pb2.InviteResponse(line=str(line))
+            return pb.InviteResponse(line=str(line))
 
     def open_invite(self, role: Role, name: str, ttl_s: int) -> invite.Invite:
         """Open an invite.
@@ -80,38 +82,25 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
         log.info("opened an invite", role=role, name=name or "any", ttl_s=ttl_s)
         return invite.Invite(secret, fingerprint(self._authority.certificate), self._addresses)
 
-    async def ListKeys(
-        self, request: credential_pb2.ListKeysRequest, context: grpc.aio.ServicerContext
-    ) -> credential_pb2.ListKeysResponse:
+    async def ListKeys(self, request: pb.ListKeysRequest, context: ServicerContext) -> pb.ListKeysResponse:
         """Return all valid keys."""
-        keys = [
-            credential_pb2.Key(role=subject.role, name=subject.name, id=key_id)
-            for subject, key_id in self._authority.subjects().items()
-        ]
-        return credential_pb2.ListKeysResponse(keys=keys)
+        keys = self._authority.subjects().items()
+        return pb.ListKeysResponse(keys=[pb.Key(role=s.role, name=s.name, id=key_id) for s, key_id in keys])
 
-    async def Revoke(
-        self, request: credential_pb2.RevokeRequest, context: grpc.aio.ServicerContext
-    ) -> credential_pb2.RevokeResponse:
+    async def Revoke(self, request: pb.RevokeRequest, context: ServicerContext) -> pb.RevokeResponse:
         """Revoke a key. The controller ends its live streams."""
-        async with self._changing(context), self._audit(caller_name(context), f"revoke {request.role} {request.name}"):
+        async with (
+            rejecting(context),
+            self._one_at_a_time,
+            self._audit(caller_name(context), f"revoke {request.role} {request.name}"),
+        ):
             subject = Subject(_role(request.role), request.name)
             key_id = await asyncio.to_thread(self._authority.revoke, subject)
             log.warning("revoked a key", subject=str(subject))
-            return credential_pb2.RevokeResponse(id=key_id)
-
-    @asynccontextmanager
-    async def _changing(self, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
-        """One change of the register at a time. An error becomes the caller's."""
-        try:
-            async with self._one_at_a_time:
-                yield
-        except EdgenodeError as exc:
-            await reject(context, exc)
+            return pb.RevokeResponse(id=key_id)
 
 
 def _role(text: str) -> Role:
-    for role in ROLES:
-        if role == text and role in _INVITED:
-            return role
-    raise ConfigError(f"{text!a} is not a role: choose one of {', '.join(sorted(_INVITED))}")
+    if text not in _INVITED:
+        raise ConfigError(f"{text!a} is not a role: choose one of {', '.join(sorted(_INVITED))}")
+    return text

@@ -11,12 +11,13 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
-from edgenode.core.protocol.events import UNREQUESTED, Reply
+from edgenode.core.protocol.events import Reply
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
-from edgenode.net.graph_wire import graph_to_wire
-from edgenode.net.proto import operator_pb2, operator_pb2_grpc
+from edgenode.net.operator_wire import GRAPH, reply_from_wire
+from edgenode.net.proto import operator_pb2 as pb
+from edgenode.net.proto import operator_pb2_grpc
 from edgenode.net.reasons import unreachable
 from edgenode.net.rpc import channel, refused
 from edgenode.net.status_wire import CLUSTER_STATUS
@@ -40,15 +41,12 @@ class OperatorClient:
 
     async def status(self) -> ClusterStatus:
         """The current status."""
-        response: operator_pb2.StatusResponse = await self._called(
-            self._stub.Status(operator_pb2.StatusRequest(), timeout=10)
-        )
-        return self._status(response.status)
+        return self._status((await self._called(self._stub.Status(pb.StatusRequest(), timeout=10))).status)
 
     async def watch(self) -> AsyncIterator[ClusterStatus]:
         """The status, a few times a second, until the run is over."""
         try:
-            async for response in self._stub.Watch(operator_pb2.WatchRequest()):
+            async for response in self._stub.Watch(pb.WatchRequest()):
                 yield self._status(response.status)
         except grpc.aio.AioRpcError as exc:
             raise refused(exc, self._target) from exc
@@ -61,7 +59,7 @@ class OperatorClient:
 
     async def open_page(self) -> str:
         """A link that signs the caller in to the page, once."""
-        return str((await self._called(self._stub.OpenPage(operator_pb2.OpenPageRequest(), timeout=10))).link)
+        return str((await self._called(self._stub.OpenPage(pb.OpenPageRequest(), timeout=10))).link)
 
     async def rotate(self, graphs: Sequence[GraphSpec], period: Period, wait: bool = False) -> Reply:
         """Change the graphs. The reply names the round at which every node switches, or what the change waits for.
@@ -69,42 +67,33 @@ class OperatorClient:
         Args:
             wait: return only when the round is known.
         """
-        request = operator_pb2.RotateRequest(
-            graphs=[graph_to_wire(g) for g in graphs],
-            every=period.count,
-            epochs=period.unit == "epochs",
-            may_queue=not wait,
-        )
-        response: operator_pb2.RotateResponse = await self._called(self._stub.Rotate(request))
-        return replace(_reply(response), replaces=response.replaces, difference=response.difference)
+        specs, epochs = map(GRAPH.to_wire, graphs), period.unit == "epochs"
+        request = pb.RotateRequest(graphs=specs, every=period.count, epochs=epochs, may_queue=not wait)
+        return reply_from_wire(await self._called(self._stub.Rotate(request)))
 
     async def stop(self) -> Reply:
         """Stop the run. The reply names the round before which every node stops, or what the stop waits for."""
-        response: operator_pb2.StopResponse = await self._called(
-            self._stub.Stop(operator_pb2.StopRequest(may_queue=True))
-        )
-        return _reply(response)
+        return reply_from_wire(await self._called(self._stub.Stop(pb.StopRequest(may_queue=True))))
 
     async def extend(self, rounds: int) -> Reply:
         """Train for so many rounds. The reply names the round from which every node does, or what that waits for."""
-        request = operator_pb2.ExtendRequest(rounds=rounds, may_queue=True)
-        return _reply(await self._called(self._stub.Extend(request)))
+        request = pb.ExtendRequest(rounds=rounds, may_queue=True)
+        return reply_from_wire(await self._called(self._stub.Extend(request)))
 
     async def pause(self) -> int:
         """Pause the run. Returns the newest round that a node is known to be in."""
-        return int((await self._called(self._stub.Pause(operator_pb2.PauseRequest()))).round)
+        return int((await self._called(self._stub.Pause(pb.PauseRequest()))).round)
 
     async def resume(self) -> int:
         """Resume the run. Returns the newest round that a node is known to be in."""
-        return int((await self._called(self._stub.Resume(operator_pb2.ResumeRequest()))).round)
+        return int((await self._called(self._stub.Resume(pb.ResumeRequest()))).round)
 
     async def evict(self, node: str, force: bool) -> Reply:
         """Evict a member. The reply names the first round without it."""
-        request = operator_pb2.EvictRequest(node=node, force=force)
-        response: operator_pb2.EvictResponse = await self._called(self._stub.Evict(request))
-        return Reply(UNREQUESTED, response.start, difference=response.difference)
+        request = pb.EvictRequest(node=node, force=force)
+        return reply_from_wire(await self._called(self._stub.Evict(request)))
 
-    def _status(self, wire: operator_pb2.ClusterStatus) -> ClusterStatus:
+    def _status(self, wire: pb.ClusterStatus) -> ClusterStatus:
         """A status with the address that was dialled, which is known to be reachable from here."""
         status = CLUSTER_STATUS.from_wire(wire)
         return replace(status, leadership=replace(status.leadership, address=self._target))
@@ -114,14 +103,6 @@ class OperatorClient:
             return await call
         except grpc.aio.AioRpcError as exc:
             raise refused(exc, self._target) from exc
-
-
-def _reply(response: operator_pb2.RotateResponse | operator_pb2.StopResponse | operator_pb2.ExtendResponse) -> Reply:
-    held_by = response.held_by
-    if not response.HasField("queued"):
-        return Reply(UNREQUESTED, response.start, held_by=held_by)
-    waits_for, earliest = response.queued.waits_for, response.queued.earliest
-    return Reply(UNREQUESTED, None, waits_for=waits_for, earliest=earliest, held_by=held_by)
 
 
 @asynccontextmanager

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Protocol
 
 import grpc.aio
+from grpc.aio import ServicerContext
 
 from edgenode.core.protocol.events import Reply
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
-from edgenode.errors import EdgenodeError
-from edgenode.net.graph_wire import graph_from_wire
-from edgenode.net.proto import operator_pb2, operator_pb2_grpc
-from edgenode.net.rpc import reject
+from edgenode.net.operator_wire import GRAPH, reply_to_wire
+from edgenode.net.proto import operator_pb2 as pb
+from edgenode.net.proto import operator_pb2_grpc
+from edgenode.net.rpc import rejecting
 from edgenode.net.status_wire import CLUSTER_STATUS
 from edgenode.net.tls import Caller, caller, caller_name
 
@@ -55,97 +56,58 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
         """Register with a server."""
         operator_pb2_grpc.add_OperatorServiceServicer_to_server(self, server)
 
-    async def Status(
-        self, request: operator_pb2.StatusRequest, context: grpc.aio.ServicerContext
-    ) -> operator_pb2.StatusResponse:
+    async def Status(self, request: pb.StatusRequest, context: ServicerContext) -> pb.StatusResponse:
         """The current status."""
-        return operator_pb2.StatusResponse(status=self._status())
+        return pb.StatusResponse(status=self._status())
 
-    async def Watch(
-        self, request: operator_pb2.WatchRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[operator_pb2.WatchResponse]:
+    async def Watch(self, request: pb.WatchRequest, context: ServicerContext) -> AsyncIterator[pb.WatchResponse]:
         """The status every _WATCH_EVERY_S, until the run is over."""
         while not self._over.is_set():
-            yield operator_pb2.WatchResponse(status=self._status())
+            yield pb.WatchResponse(status=self._status())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), _WATCH_EVERY_S)
-        yield operator_pb2.WatchResponse(status=self._status())
+        yield pb.WatchResponse(status=self._status())
 
-    async def OpenPage(
-        self, request: operator_pb2.OpenPageRequest, context: grpc.aio.ServicerContext
-    ) -> operator_pb2.OpenPageResponse:
+    async def OpenPage(self, request: pb.OpenPageRequest, context: ServicerContext) -> pb.OpenPageResponse:
         """A link to the page, for the caller."""
-        async with _rejecting(context):
-            return operator_pb2.OpenPageResponse(link=self._run.open_page(caller(context)))
+        async with rejecting(context):
+            return pb.OpenPageResponse(link=self._run.open_page(caller(context)))
 
-    async def Rotate(
-        self, request: operator_pb2.RotateRequest, context: grpc.aio.ServicerContext
-    ) -> operator_pb2.RotateResponse:
+    async def Rotate(self, request: pb.RotateRequest, context: ServicerContext) -> pb.RotateResponse:
         """Change the graphs."""
-        async with _rejecting(context):
-            graphs = tuple(graph_from_wire(g) for g in request.graphs)
+        async with rejecting(context):
+            graphs = tuple(map(GRAPH.from_wire, request.graphs))
             period = Period(request.every, "epochs" if request.epochs else "rounds")
             reply = await self._run.rotate(caller_name(context), graphs, period, wait=not request.may_queue)
-            return operator_pb2.RotateResponse(
-                start=reply.start or 0,
-                queued=_queued(reply),
-                replaces=reply.replaces,
-                difference=reply.difference,
-                held_by=reply.held_by,
-            )
+            return reply_to_wire(reply, pb.RotateResponse)
 
-    async def Stop(
-        self, request: operator_pb2.StopRequest, context: grpc.aio.ServicerContext
-    ) -> operator_pb2.StopResponse:
+    async def Stop(self, request: pb.StopRequest, context: ServicerContext) -> pb.StopResponse:
         """Stop the run before the same round at every node."""
-        async with _rejecting(context):
+        async with rejecting(context):
             reply = await self._run.stop(caller_name(context), wait=not request.may_queue)
-            return operator_pb2.StopResponse(start=reply.start or 0, queued=_queued(reply), held_by=reply.held_by)
+            return reply_to_wire(reply, pb.StopResponse)
 
-    async def Extend(
-        self, request: operator_pb2.ExtendRequest, context: grpc.aio.ServicerContext
-    ) -> operator_pb2.ExtendResponse:
+    async def Extend(self, request: pb.ExtendRequest, context: ServicerContext) -> pb.ExtendResponse:
         """Train for more rounds."""
-        async with _rejecting(context):
+        async with rejecting(context):
             reply = await self._run.extend(caller_name(context), request.rounds, wait=not request.may_queue)
-            return operator_pb2.ExtendResponse(start=reply.start or 0, queued=_queued(reply), held_by=reply.held_by)
+            return reply_to_wire(reply, pb.ExtendResponse)
 
-    async def Pause(
-        self, request: operator_pb2.PauseRequest, context: grpc.aio.ServicerContext
-    ) -> operator_pb2.PauseResponse:
+    async def Pause(self, request: pb.PauseRequest, context: ServicerContext) -> pb.PauseResponse:
         """Pause the run."""
-        async with _rejecting(context):
-            return operator_pb2.PauseResponse(round=await self._run.pause(caller_name(context)))
+        async with rejecting(context):
+            return pb.PauseResponse(round=await self._run.pause(caller_name(context)))
 
-    async def Resume(
-        self, request: operator_pb2.ResumeRequest, context: grpc.aio.ServicerContext
-    ) -> operator_pb2.ResumeResponse:
+    async def Resume(self, request: pb.ResumeRequest, context: ServicerContext) -> pb.ResumeResponse:
         """Resume a paused run."""
-        async with _rejecting(context):
-            return operator_pb2.ResumeResponse(round=await self._run.resume(caller_name(context)))
+        async with rejecting(context):
+            return pb.ResumeResponse(round=await self._run.resume(caller_name(context)))
 
-    async def Evict(
-        self, request: operator_pb2.EvictRequest, context: grpc.aio.ServicerContext
-    ) -> operator_pb2.EvictResponse:
+    async def Evict(self, request: pb.EvictRequest, context: ServicerContext) -> pb.EvictResponse:
         """Evict a member."""
-        async with _rejecting(context):
+        async with rejecting(context):
             reply = await self._run.evict(caller_name(context), request.node, request.force)
-            return operator_pb2.EvictResponse(start=reply.start or 0, difference=reply.difference)
+            return reply_to_wire(reply, pb.EvictResponse)
 
-    def _status(self) -> operator_pb2.ClusterStatus:
+    def _status(self) -> pb.ClusterStatus:
         return CLUSTER_STATUS.to_wire(self._run.status())
-
-
-def _queued(reply: Reply) -> operator_pb2.Queued | None:
-    if not reply.waits_for:
-        return None
-    return operator_pb2.Queued(waits_for=reply.waits_for, earliest=reply.earliest or 0)
-
-
-@asynccontextmanager
-async def _rejecting(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
-    """End the call with the text of an error of ours."""
-    try:
-        yield
-    except EdgenodeError as exc:
-        await reject(context, exc)

@@ -305,6 +305,15 @@ async def reject(context: grpc.aio.ServicerContext, error: BaseException, peer: 
     await refuse(context, error)
 
 
+@asynccontextmanager
+async def rejecting(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    """Log an error of ours that the body raises, and end the call with it."""
+    try:
+        yield
+    except EdgenodeError as exc:
+        await reject(context, exc)
+
+
 async def refuse(context: grpc.aio.ServicerContext, error: BaseException) -> None:
     """End a call with one of our errors. The client receives its text. Other errors are raised."""
     if not isinstance(error, EdgenodeError):

@@ -27,7 +27,7 @@ from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
-from edgenode.net.graph_wire import graph_to_wire
+from edgenode.net.operator_wire import GRAPH
 from edgenode.net.order_wire import join_to_wire, progress_to_wire
 from edgenode.net.proto import control_pb2, control_pb2_grpc, operator_pb2, operator_pb2_grpc, peer_pb2, peer_pb2_grpc
 from edgenode.net.push_wire import PushWriter
@@ -376,7 +376,7 @@ async def evict_as_operator(a: Attacker) -> object:
 
 async def rotate_through_9001_graphs(a: Attacker) -> object:
     """An operator's request."""
-    request = operator_pb2.RotateRequest(graphs=[graph_to_wire(GraphSpec("a"))] * 9001, every=1)
+    request = operator_pb2.RotateRequest(graphs=[GRAPH.to_wire(GraphSpec("a"))] * 9001, every=1)
     return await a.operator(lambda stub: stub.Rotate(request, timeout=_CALL_S))
 
 

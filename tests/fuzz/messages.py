@@ -25,7 +25,7 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
 from edgenode.net import order_wire, status_wire, wire
-from edgenode.net.graph_wire import graph_from_wire, graph_to_wire
+from edgenode.net.operator_wire import GRAPH
 from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2
 from edgenode.net.push_wire import PushReader, PushWriter
 from edgenode_lab.algorithms.shuffled import KnownPositions, Shuffled, ShuffledCompressor
@@ -135,7 +135,7 @@ def _met(response: peer_pb2.MeetResponse) -> None:
 
 def _rotate(request: operator_pb2.RotateRequest) -> None:
     members = tuple(f"n{i}" for i in range(3))
-    Schedule(tuple(map(graph_from_wire, request.graphs)), max(1, request.every)).check(members)
+    Schedule(tuple(map(GRAPH.from_wire, request.graphs)), max(1, request.every)).check(members)
 
 
 def _attends() -> list[Message]:
@@ -218,7 +218,7 @@ DECODERS = {
     "rotate": Decoder(
         _parsed(operator_pb2.RotateRequest, _rotate),
         _bytes([
-            operator_pb2.RotateRequest(graphs=[graph_to_wire(spec)], every=2)
+            operator_pb2.RotateRequest(graphs=[GRAPH.to_wire(spec)], every=2)
             for spec in (GraphSpec("a"), *edges(3).schedule.graphs)
         ]),
     ),
