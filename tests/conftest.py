@@ -16,6 +16,8 @@ settings.load_profile("edgenode")
 
 # Several tests run at once, each on one processor: read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Threads of a test that asks for more sleep while they wait, and leave the processors to the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # gRPC's fork handlers can deadlock a worker of a DataLoader that is forked beside its threads. `edgenode.mesh` sets the
 # same before it imports gRPC: here another test may have imported it by then.

@@ -82,7 +82,7 @@ def test_without_matplotlib_only_the_figure_is_missing(
     monkeypatch.setattr("edgenode.observability.plotting.available", lambda: False)
     monkeypatch.setattr(static_tables, "EFFECTIVE_BATCH", 16)
     monkeypatch.setattr(static_tables, "_PAPER_FACTORS", {"ResNet-20": static_tables._PAPER_FACTORS["ResNet-20"]})
-    result = run(name, "--jobs", "2", "--out", str(tmp_path))
+    result = run(name, "--jobs", "1", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert {p.name for p in tmp_path.glob(f"{name}.*")} == {f"{name}.md", f"{name}.csv"}
     assert "![" not in result.stdout
@@ -110,8 +110,9 @@ class StallsInSecondTrial(OutcomeStore):
         return super().run(trial, watch_and_stall)
 
 
+@pytest.mark.slow
 def test_interrupted_experiment_resumes_to_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("tiny", "--jobs", "2", "--out", str(tmp_path / "whole"))
+    run("tiny", "--jobs", "1", "--out", str(tmp_path / "whole"))
     out, play = tmp_path / "stopped", parallel.run_trials
 
     def stopped(todo: Sequence[Trial], _: OutcomeStore, jobs: int) -> Iterator[Any]:
@@ -159,7 +160,7 @@ def test_own_experiment_writes_the_same_files(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     common = '[run]\nrounds = 3\n[task]\nbatch_size = 8\n[algorithm]\nname = "scsp"\ngossip_rounds = 2\n'
     file.write_text(common + '[rows]\n"top-1%" = { algorithm.share = 0.01 }\nalone = { algorithm.name = "local" }\n')
-    result = run(str(file), "--seeds", "3-4", "--out", str(tmp_path))
+    result = run(str(file), "--seeds", "3-4", "--jobs", "1", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert f"# mine\n\n    edgenode experiment {file} --seeds 3-4\n" in result.stdout
     assert {path.name for path in tmp_path.glob("mine.*")} == {"mine.toml", "mine.md", "mine.csv", "mine.png"}
@@ -186,7 +187,7 @@ def test_shortened_run_shows_sp_and_scsp_each_in_its_column(tmp_path: Path) -> N
     sp, scsp = (100 * o["mean_test_accuracy"] for o in (outcome["before_gossip"], outcome))
     assert sp != scsp
     assert f"| 1 | {sp:.2f} | 90.68 | {scsp:.2f} |" in result.stdout
-    assert "One run per row." in result.stdout
+    assert "Each row is one run." in result.stdout
 
 
 def test_report_of_another_command_is_kept_until_a_run_finishes(
@@ -196,7 +197,7 @@ def test_report_of_another_command_is_kept_until_a_run_finishes(
         raise KeyboardInterrupt
         yield
 
-    out = ("--out", str(tmp_path))
+    out = ("--jobs", "1", "--out", str(tmp_path))
     assert "warning" not in run("tiny", *out).stderr
     before = files(tmp_path)
     with monkeypatch.context() as patch:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 from click.testing import CliRunner
 
 from edgenode.bench import ring
@@ -31,6 +32,7 @@ def test_vectors_are_measured_as_table_and_as_json() -> None:
         assert 0 < row["low"] <= row["median"] <= row["high"]
 
 
+@pytest.mark.slow
 def test_ring_is_measured_with_real_nodes() -> None:
     shown: list[str] = []
     found = ring.play(["43 bytes", "1.08 MB"], shown.append, segment=8)

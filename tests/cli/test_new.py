@@ -28,6 +28,7 @@ def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_new_project_trains_and_its_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "cd wave-types && edgenode simulate" in new("wave-types")
@@ -37,7 +38,9 @@ def test_new_project_trains_and_its_test_passes(tmp_path: Path, monkeypatch: pyt
     }  # fmt: skip
     tested = ran(folder, "pytest", "-q", "-p", "no:cacheprovider")
     assert tested.returncode == 0, tested.stdout
-    trained = ran(folder, "edgenode", "simulate", "--config", "run.toml", "--set", "run.rounds=60")
+    trained = ran(
+        folder, "edgenode", "simulate", "--config", "run.toml", "--set", "run.rounds=60", "--set", "run.threads=1"
+    )
     assert trained.returncode == 0, trained.stderr
     accuracy = re.search(r"test accuracy ([\d.]+)%", trained.stdout)
     assert accuracy is not None and float(accuracy[1]) > 60

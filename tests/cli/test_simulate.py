@@ -14,7 +14,16 @@ from click.testing import CliRunner, Result
 from edgenode.cli import group
 from edgenode.simulate.simulation import Simulation
 
-QUICK = ("--set", "run.rounds=2", "--set", "algorithm.name=sp", "--set", "task.batch_size=200")
+QUICK = (
+    "--set",
+    "run.threads=1",
+    "--set",
+    "run.rounds=2",
+    "--set",
+    "algorithm.name=sp",
+    "--set",
+    "task.batch_size=200",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +61,9 @@ def test_run_toml_of_the_folder_is_the_default(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.slow
 def test_average_of_diverged_models_is_warned_of() -> None:
     far = ("task.skew=0.8", "task.learning_rate=0.1", "algorithm.share=0.001", "algorithm.gossip_rounds=40")
-    settings = [word for key in ("run.rounds=48", "run.evaluate_every=48", *far) for word in ("--set", key)]
+    settings = [
+        word for key in ("run.threads=1", "run.rounds=48", "run.evaluate_every=48", *far) for word in ("--set", key)
+    ]
     (warning,) = (line for line in run(*settings).stderr.splitlines() if "warning" in line)
     assert "they are too far apart" in warning
     assert "warning" not in run(*settings, "--set", "algorithm.name=sp").stderr

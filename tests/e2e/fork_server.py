@@ -31,7 +31,7 @@ _IMPORTED = (
     "edgenode.cli.topology", "edgenode.controller.controller_process", "edgenode.mesh.mesh",
     "edgenode.node.fixed_peers", "edgenode.node.node_process", "edgenode.node.task_workload",
     "edgenode.simulate.simulation", "edgenode.tasks.image_task",
-    "platformdirs", "psutil", "rich.progress", "safetensors.torch",
+    "platformdirs", "psutil", "rich.progress", "safetensors.torch", "torch._dynamo",
 )  # fmt: skip
 _MESSAGE_BYTES = 1 << 20
 

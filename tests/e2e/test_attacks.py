@@ -27,9 +27,14 @@ from tests.e2e.attacker import (
     Attack,
     Attacker,
     Cluster,
+    evict_as_operator,
     fetch_many_models,
     member,
+    push_far_ahead,
     read_status,
+    report_without_end,
+    speak_for_a_neighbour,
+    stop_with_a_forged_record,
     strangers,
 )
 from tests.e2e.fleet import DEADLINE_S, Fleet, Process
@@ -40,7 +45,17 @@ _STRANGERS = strangers()
 _NAMES = [f"node-{i}" for i in range(4)]
 _AT_THE_DOOR = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.DEADLINE_EXCEEDED)
 _QUICK = [attack for attack in ATTACKS if attack is not fetch_many_models]
-_OF_A_MEMBER = [*_QUICK, pytest.param(fetch_many_models, marks=pytest.mark.slow)]
+# By kind: a push, a record, a report, an order, and a flood.
+_ONE_OF_EACH = (
+    push_far_ahead,
+    stop_with_a_forged_record,
+    speak_for_a_neighbour,
+    evict_as_operator,
+    report_without_end,
+)
+_OF_A_MEMBER = [
+    attack if attack in _ONE_OF_EACH else pytest.param(attack, marks=pytest.mark.slow) for attack in ATTACKS
+]
 _ADVANCE = 10  # rounds that show that the run goes on
 _WARM = 25  # from then on, with a checkpoint written, a node takes no more memory
 _MOST_GROWN_BYTES = 64 << 20

@@ -15,7 +15,7 @@ from tests.e2e.fleet import Fleet, Process
 RUN = {
     "run.cluster": f"e2e-resume-{os.getpid()}",
     "run.nodes": 3,
-    "run.rounds": 240,
+    "run.rounds": 120,
     "topology.graphs": ["a", "b"],
     "algorithm.gossip_graph": "complete",  # one round averages any number of nodes
 }
@@ -94,6 +94,6 @@ def test_run_resumes_bit_identical_after_a_power_cut(
     finished = powered()  # the run is complete, so they only report
     for process in finished:
         process.exits(0)
-    assert {node.logs(r"run begins .*round=(\d+)")[1] for node in finished[:3]} == {"241"}
+    assert {node.logs(r"run begins .*round=(\d+)")[1] for node in finished[:3]} == {"121"}
     assert models(fleet) == uninterrupted
     assert (fleet.state("node-0") / "result.json").exists()

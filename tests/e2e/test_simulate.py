@@ -97,10 +97,10 @@ def result(file: Path) -> dict[str, Any]:
     [
         pytest.param(SCSP, id="scsp", marks=pytest.mark.slow),
         pytest.param(RANDOM, id="random", marks=pytest.mark.slow),
-        pytest.param(ROLLING, id="rolling"),
+        pytest.param(ROLLING, id="rolling", marks=pytest.mark.slow),
         pytest.param(RECOMMENDED, id="recommended"),
         pytest.param(MUON, id="muon", marks=[pytest.mark.slow, has_muon]),
-        pytest.param(OVERLAP, id="overlap"),
+        pytest.param(OVERLAP, id="overlap", marks=pytest.mark.slow),
         pytest.param(CHOCO, id="choco", marks=pytest.mark.slow),
         pytest.param(DILOCO, id="diloco", marks=pytest.mark.slow),
         pytest.param(MULOCO, id="muloco", marks=[pytest.mark.slow, has_muon]),

@@ -13,7 +13,8 @@ from edgenode.simulate.simulation import Simulation
 
 def simulate(out: Path, **changes: Any) -> None:
     settings = {
-        "run.nodes": 1, "run.rounds": 3, "algorithm.name": "sp", "run.evaluate_every": 0, "task.batch_size": 16,
+        "run.nodes": 1, "run.threads": 1, "run.rounds": 3, "run.evaluate_every": 0, "algorithm.name": "sp",
+        "task.batch_size": 16,
         **{key.replace("__", "."): value for key, value in changes.items()},
     }  # fmt: skip
     Simulation(load(None, settings, environ={}), out).run()

@@ -90,7 +90,7 @@ def test_other_models_are_refused_whole(tmp_path: Path, model: nn.Module, differ
 
 
 def test_named_model_is_rebuilt_with_its_normalisation(tmp_path: Path) -> None:
-    settings = {"run.nodes": 1, "run.rounds": 40, "algorithm.name": "sp", "task.batch_size": 64}
+    settings = {"run.nodes": 1, "run.threads": 1, "run.rounds": 40, "algorithm.name": "sp", "task.batch_size": 64}
     result = Simulation(load(None, settings, environ={}), tmp_path).run()
     live = LiveModel(tmp_path / "node-0")  # the state folder
     digits = datasets.load("digits")

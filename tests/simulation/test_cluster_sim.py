@@ -44,6 +44,7 @@ from tests.simulation.scenario import Disturbance, Kill, LeaveRequest, LinkBreak
 
 PRESETS = ("a", "b", "c", "chord", "exponential", "one-peer-exponential", "complete")
 bounded = settings(derandomize=True, deadline=None, database=None)
+few_and_many = pytest.mark.parametrize("examples", [20, pytest.param(100, marks=pytest.mark.slow)])
 
 
 # --- strategies -------------------------------------------------------------------------------------
@@ -137,54 +138,64 @@ COMPRESSORS = [
 ]
 
 
-@settings(bounded, max_examples=100)
-@given(st.data())
-def test_any_delivery_order_equals_the_matrix_form_to_the_bit(data: st.DataObject) -> None:
-    compressor, eta = data.draw(st.sampled_from(COMPRESSORS))
-    algorithm_spec = AlgorithmSpec(compressor, eta, training_rounds=9, gossip_rounds=data.draw(st.sampled_from([0, 3])))
-    run_spec, scenario = data.draw(runs(algorithm_spec.rounds))
-    run_spec = replace(run_spec, gossip_rounds=algorithm_spec.gossip_rounds)
-    if data.draw(st.booleans()):
-        run_spec, scenario = data.draw(overlapping(run_spec, scenario))
-    learners = {
-        name: TrackedVectorLearner(algorithm_spec, LAYOUT, State.initial(np.zeros(LAYOUT.size)), 5, name)
-        for name in node_names(run_spec.nodes)
-    }
-    sim = ClusterSim(run_spec, learners, gradient, scenario).run()
-    x, error, u = dense_reference(sim, algorithm_spec, 5)
-    assert len(sim.graphs) == algorithm_spec.rounds
-    for i, learner in enumerate(learners.values()):
-        assert np.array_equal(learner.state.x, x[i])
-        assert np.array_equal(learner.state.error, error[i])
-        assert learner.u == u[i]
+@few_and_many
+def test_any_delivery_order_equals_the_matrix_form_to_the_bit(examples: int) -> None:
+    @settings(bounded, max_examples=examples)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        compressor, eta = data.draw(st.sampled_from(COMPRESSORS))
+        algorithm_spec = AlgorithmSpec(
+            compressor, eta, training_rounds=9, gossip_rounds=data.draw(st.sampled_from([0, 3]))
+        )
+        run_spec, scenario = data.draw(runs(algorithm_spec.rounds))
+        run_spec = replace(run_spec, gossip_rounds=algorithm_spec.gossip_rounds)
+        if data.draw(st.booleans()):
+            run_spec, scenario = data.draw(overlapping(run_spec, scenario))
+        learners = {
+            name: TrackedVectorLearner(algorithm_spec, LAYOUT, State.initial(np.zeros(LAYOUT.size)), 5, name)
+            for name in node_names(run_spec.nodes)
+        }
+        sim = ClusterSim(run_spec, learners, gradient, scenario).run()
+        x, error, u = dense_reference(sim, algorithm_spec, 5)
+        assert len(sim.graphs) == algorithm_spec.rounds
+        for i, learner in enumerate(learners.values()):
+            assert np.array_equal(learner.state.x, x[i])
+            assert np.array_equal(learner.state.error, error[i])
+            assert learner.u == u[i]
+
+    check()
 
 
-@settings(bounded, max_examples=100)
-@given(
-    run=runs(12),
-    eta=st.sampled_from([Fraction(1), Fraction(1, 3)]),
-    grain=st.sampled_from([0, Fraction(1, 4)]),
-)
-def test_any_delivery_order_equals_the_matrix_form_exactly(
-    run: tuple[RunSpec, Scenario], eta: Fraction, grain: Fraction
-) -> None:
-    sim = exact_run(*run, eta, grain)
-    expected = exact_reference(sim, eta, Fraction(grain))
-    assert {name: tuple(learner.mass()) for name, learner in sim.learners.items()} == expected
+@few_and_many
+def test_any_delivery_order_equals_the_matrix_form_exactly(examples: int) -> None:
+    @settings(bounded, max_examples=examples)
+    @given(
+        run=runs(12),
+        eta=st.sampled_from([Fraction(1), Fraction(1, 3)]),
+        grain=st.sampled_from([0, Fraction(1, 4)]),
+    )
+    def check(run: tuple[RunSpec, Scenario], eta: Fraction, grain: Fraction) -> None:
+        sim = exact_run(*run, eta, grain)
+        expected = exact_reference(sim, eta, Fraction(grain))
+        assert {name: tuple(learner.mass()) for name, learner in sim.learners.items()} == expected
+
+    check()
 
 
-@settings(bounded, max_examples=100)
-@given(
-    run=runs(12).flatmap(lambda run: overlapping(*run)),
-    eta=st.sampled_from([Fraction(1), Fraction(1, 3)]),
-    grain=st.sampled_from([0, Fraction(1, 4)]),
-)
-def test_any_order_with_an_overlap_equals_the_matrix_form_with_a_delay(
-    run: tuple[RunSpec, Scenario], eta: Fraction, grain: Fraction
-) -> None:
-    sim = exact_run(*run, eta, grain)
-    expected = exact_reference(sim, eta, Fraction(grain))
-    assert {name: tuple(learner.mass()) for name, learner in sim.learners.items()} == expected
+@few_and_many
+def test_any_order_with_an_overlap_equals_the_matrix_form_with_a_delay(examples: int) -> None:
+    @settings(bounded, max_examples=examples)
+    @given(
+        run=runs(12).flatmap(lambda run: overlapping(*run)),
+        eta=st.sampled_from([Fraction(1), Fraction(1, 3)]),
+        grain=st.sampled_from([0, Fraction(1, 4)]),
+    )
+    def check(run: tuple[RunSpec, Scenario], eta: Fraction, grain: Fraction) -> None:
+        sim = exact_run(*run, eta, grain)
+        expected = exact_reference(sim, eta, Fraction(grain))
+        assert {name: tuple(learner.mass()) for name, learner in sim.learners.items()} == expected
+
+    check()
 
 
 @pytest.mark.parametrize("overlap", [0, 2])
@@ -254,21 +265,25 @@ def test_overlap_hides_latency_and_stragglers_behind_training() -> None:
 # --- changes of plan --------------------------------------------------------------------------------
 
 
-@settings(bounded, max_examples=80)
-@given(disturbed_runs())
-def test_change_takes_effect_at_one_round_at_every_node(run: tuple[RunSpec, Scenario]) -> None:
-    sim = exact_run(*run, grain=Fraction(1, 4))
-    plans = {node.state.plan for node in sim.nodes.values()}
-    assert len(plans) == 1
-    (plan,) = plans
-    starts = {record.start for record in plan.records}
-    for reply in sim.replies.values():
-        assert reply.start in starts or reply.error or reply.waits_for
-    for t, graph in sim.graphs.items():
-        assert graph == plan.graph(t)
-    assert {name: tuple(x.mass()) for name, x in sim.learners.items()} == exact_reference(
-        sim, Fraction(1), Fraction(1, 4)
-    )
+@few_and_many
+def test_change_takes_effect_at_one_round_at_every_node(examples: int) -> None:
+    @settings(bounded, max_examples=examples)
+    @given(disturbed_runs())
+    def check(run: tuple[RunSpec, Scenario]) -> None:
+        sim = exact_run(*run, grain=Fraction(1, 4))
+        plans = {node.state.plan for node in sim.nodes.values()}
+        assert len(plans) == 1
+        (plan,) = plans
+        starts = {record.start for record in plan.records}
+        for reply in sim.replies.values():
+            assert reply.start in starts or reply.error or reply.waits_for
+        for t, graph in sim.graphs.items():
+            assert graph == plan.graph(t)
+        assert {name: tuple(x.mass()) for name, x in sim.learners.items()} == exact_reference(
+            sim, Fraction(1), Fraction(1, 4)
+        )
+
+    check()
 
 
 def rotate(request_id: int, *graphs: str) -> Rotate:
@@ -289,9 +304,10 @@ def test_change_needs_no_controller_after_its_offer() -> None:
     assert [sim.graphs[t] == ring_b for t in range(60)] == [t >= plan.latest.start for t in range(60)]
 
 
-def test_restarted_controller_does_not_fork_the_plan() -> None:
+@pytest.mark.parametrize("seeds", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_restarted_controller_does_not_fork_the_plan(seeds: int) -> None:
     """A regression: it offered another record of the same number to a node that did not know the first one yet."""
-    for seed in range(12):
+    for seed in range(seeds):
         disturbances = tuple((1.0 + 0.1 * i, rotate(i, "abc"[i % 3])) for i in range(20))
         exact_run(
             ring(6), Scenario(seed, (0.001, 0.3), crash_at_offer=1, back_s=0.001, disturbances=disturbances, window=3)
@@ -315,6 +331,7 @@ def test_stop_ends_all_nodes_at_one_round() -> None:
     assert not any(f.complete for f in sim.finished.values())
 
 
+@pytest.mark.slow
 def test_run_grows_from_two_nodes_to_two_dozen() -> None:
     newcomers = [f"x{i:02}" for i in range(22)]
     disturbances = tuple((0.5 + 0.1 * i, Start(name)) for i, name in enumerate(newcomers))

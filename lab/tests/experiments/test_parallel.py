@@ -53,6 +53,7 @@ def until(what: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_two_at_once_equal_one_after_the_other(tiny: Experiment, tmp_path: Path) -> None:
     runs, reports = trials(tiny, 2), dict[str, list[Any]]()
     two, one = OutcomeStore(tmp_path / "two"), OutcomeStore(tmp_path / "one")
@@ -76,7 +77,7 @@ def test_closing_ends_processes_and_trials_can_resume(tiny: Experiment, tmp_path
 
 def test_invalid_configuration_is_raised_in_the_parent(tiny: Experiment, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'digits'"):
-        list(parallel.run_trials(trials(tiny, 1, **{"task.dataset": "digit"}), OutcomeStore(tmp_path), 2))
+        list(parallel.run_trials(trials(tiny, 1, **{"task.dataset": "digit"}), OutcomeStore(tmp_path), 1))
 
 
 def test_dead_process_is_reported_with_its_trial(tiny: Experiment, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_dead_process_is_reported_with_its_trial(tiny: Experiment, tmp_path: Pat
         list(reports)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_workers_end_when_their_parent_dies(number: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "endless.py"
     script.write_text(_ENDLESS)

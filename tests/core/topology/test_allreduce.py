@@ -51,7 +51,9 @@ def averages(n: int, x: Numbers, u: Numbers, parts: NDArray[np.int64]) -> Number
     return z
 
 
-@pytest.mark.parametrize("first", range(2, 1025, 64))
+@pytest.mark.parametrize(
+    "first", [*range(2, 258, 64), *(pytest.param(n, marks=pytest.mark.slow) for n in range(258, 1025, 64))]
+)
 def test_every_node_ends_with_the_average_of_all(first: int) -> None:
     for n in range(first, min(first + 64, 1025)):
         rng = np.random.default_rng(n)
