@@ -112,9 +112,9 @@ class Attacker:
 
     def identity(self, name: str = "", **changes: Any) -> Identity:
         """What it says about itself: everything of a true member, as `Meet` tells it."""
-        incarnation = self.cluster.state.plan.latest.incarnations.get(name or self.name, 0)
+        incarnation = self.cluster.plan.latest.incarnations.get(name or self.name, 0)
         config = self.cluster.config
-        digest = self.cluster.state.plan.records[0].digest
+        digest = self.cluster.plan.records[0].digest
         identity = Identity(
             config.run.cluster, name or self.name, config.digest(), incarnation, digest, self.process,
             config=config.shared(), security=self.security,
@@ -123,8 +123,8 @@ class Attacker:
 
     def message(self, t: int, **changes: Any) -> Message:
         """A push that would be right, if its payload were."""
-        record = self.cluster.state.plan.at(t)
-        weight = self.cluster.state.plan.graph(t).weight(self.name)
+        record = self.cluster.plan.at(t)
+        weight = self.cluster.plan.graph(t).weight(self.name)
         incarnation = record.incarnations.get(self.name, 0)
         message = Message(self.name, incarnation, t, record.number, record.digest, weight, (1.0,), b"noise")
         return replace(message, **changes)
@@ -205,8 +205,8 @@ class Attacker:
 
     def forged(self, **changes: Any) -> Record:
         """A record that follows, made up."""
-        t = max(self.cluster.round(node) for node in self.cluster.state.plan.latest.names)
-        return self.cluster.state.plan.successor(t + 50, **changes)
+        t = max(self.cluster.round(node) for node in self.cluster.plan.latest.names)
+        return self.cluster.plan.successor(t + 50, **changes)
 
 
 async def _raise(stream: grpc.aio.Call) -> None:
@@ -228,7 +228,7 @@ async def stop_with_a_forged_record(a: Attacker) -> object:
 
 async def hand_over_to_nobody(a: Attacker) -> object:
     """A record in which node-0 hands over to a node that does not exist."""
-    stay = tuple(m for m in a.cluster.state.plan.latest.members if m.node != "node-0")
+    stay = tuple(m for m in a.cluster.plan.latest.members if m.node != "node-0")
     record = a.forged(members=stay, handoffs=(("node-0", "nobody"),))
     return await a.push("node-0", a.message(a.cluster.round("node-0"), records=(record,)))
 
@@ -307,22 +307,22 @@ def _large(a: Attacker, count: int) -> Record:
 async def claim_a_higher_term(a: Attacker) -> object:
     """A member that follows another controller."""
     leader = Leadership(1_000_000, "evil", "127.0.0.1:1")
-    return await a.attend(a.join(plan=a.cluster.state.plan, running=True, follows=leader), a.identity())
+    return await a.attend(a.join(plan=a.cluster.plan, running=True, follows=leader), a.identity())
 
 
 async def report_a_round_of_no_run(a: Attacker) -> object:
     """A round that would become the start of a record."""
-    latest = a.cluster.state.plan.latest
+    latest = a.cluster.plan.latest
     absurd = progress_to_wire(Progress(1 << 40, latest.number, latest.digest), NodeStatus())
-    return await a.attend(a.join(plan=a.cluster.state.plan, running=True), a.identity(), absurd)
+    return await a.attend(a.join(plan=a.cluster.plan, running=True), a.identity(), absurd)
 
 
 async def report_without_end(a: Attacker) -> object:
     """Reports of 900 kB, one after the other. What they leave at the controller is measured."""
-    latest = a.cluster.state.plan.latest
+    latest = a.cluster.plan.latest
     large = NodeStatus(round=a.cluster.round(a.name), error="x" * 900_000)
     report = progress_to_wire(Progress(large.round, latest.number, latest.digest), large)
-    return await a.attend(a.join(plan=a.cluster.state.plan, running=True), a.identity(), *[report] * 300)
+    return await a.attend(a.join(plan=a.cluster.plan, running=True), a.identity(), *[report] * 300)
 
 
 async def report_nothing_on_many_links(a: Attacker) -> object:
@@ -341,11 +341,9 @@ async def report_nothing_on_many_links(a: Attacker) -> object:
 
 async def end_for_another(a: Attacker) -> object:
     """A report that node-0 is done."""
-    farewell = FenceAnswer(0, 0, 10, (), a.cluster.state.plan.records)
-    done = progress_to_wire(
-        Progress(10, 0, a.cluster.state.plan.latest.digest, farewell), NodeStatus(state=NodeState.DONE)
-    )
-    join = a.join(plan=a.cluster.state.plan, running=True)
+    farewell = FenceAnswer(0, 0, 10, (), a.cluster.plan.records)
+    done = progress_to_wire(Progress(10, 0, a.cluster.plan.latest.digest, farewell), NodeStatus(state=NodeState.DONE))
+    join = a.join(plan=a.cluster.plan, running=True)
     return await a.attend(join, a.identity("node-0"), done)
 
 
