@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from edgenode_lab.experiments.definitions import Experiment, Outcome
-    from edgenode_lab.experiments.presets import Scale
     from edgenode_lab.experiments.runner import OutcomeStore, Reports, Trial
+    from edgenode_lab.experiments.scales import Scale
 
 
 def _checked_seeds(_ctx: click.Context, _param: click.Parameter, text: str) -> range:
@@ -90,7 +90,7 @@ def experiment(
     """
     from edgenode_lab.experiments import labels, reader, static_tables
     from edgenode_lab.experiments.catalogue import EXPERIMENTS
-    from edgenode_lab.experiments.presets import choose_scale
+    from edgenode_lab.experiments.scales import choose_scale
 
     titles = {e.name: labels.paper_title(e) for e in EXPERIMENTS.values()} | {
         t.name: t.title for t in static_tables.TABLES.values()

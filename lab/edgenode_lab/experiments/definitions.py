@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from edgenode_lab.experiments.presets import Scale, Settings
+from edgenode_lab.experiments.scales import Scale, Settings
 
 Outcome = Mapping[str, Any]
 """What a trial leaves: its result.json. A trial of SCSP adds ``before_gossip``, the result of SP. A trial that diverged

@@ -12,7 +12,7 @@ from pathlib import Path
 from edgenode.config.schema import Config
 from edgenode.storage.result_file import describe_compressor
 from edgenode_lab.experiments.definitions import Experiment, Row
-from edgenode_lab.experiments.presets import PAPER_ROUNDS, choose_scale, graph_period
+from edgenode_lab.experiments.scales import PAPER_ROUNDS, choose_scale, graph_period
 
 _MODELS = {"resnet20": "ResNet-20", "resnet110": "ResNet-110", "vgg11": "VGG-11", "lenet5": "LeNet-5"}
 _ALGORITHMS = {

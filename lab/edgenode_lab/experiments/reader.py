@@ -21,7 +21,7 @@ from edgenode.config.sections import SECTIONS
 from edgenode.errors import ConfigError, one_of
 from edgenode_lab.experiments import labels, runner
 from edgenode_lab.experiments.definitions import METRICS, Experiment, Figure, Row
-from edgenode_lab.experiments.presets import NETWORKS, Scale, Settings, choose_scale
+from edgenode_lab.experiments.scales import NETWORKS, Scale, Settings, choose_scale
 
 T = TypeVar("T")
 _LABEL = "row"  # the column of labels

@@ -25,7 +25,7 @@ from edgenode.config.schema import KEYS, LOCAL_KEYS, Config
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
 from edgenode_lab.experiments import labels
 from edgenode_lab.experiments.definitions import Experiment, Outcome, Row
-from edgenode_lab.experiments.presets import Scale, Settings, graph_period
+from edgenode_lab.experiments.scales import Scale, Settings, graph_period
 
 if TYPE_CHECKING:
     from edgenode.simulate.simulation import Simulation

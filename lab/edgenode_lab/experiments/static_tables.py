@@ -17,8 +17,8 @@ from edgenode.core.algorithm.rounding import QUANTISE, Random
 from edgenode.core.topology.allreduce import Allreduce
 from edgenode.observability import plotting
 from edgenode.storage.filesystem import write_atomically
-from edgenode_lab.experiments.presets import NODES, PAPER_ROUNDS, RESNET20, RESNET110, VGG11
 from edgenode_lab.experiments.report import table
+from edgenode_lab.experiments.scales import NODES, PAPER_ROUNDS, RESNET20, RESNET110, VGG11
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgenode_lab.experiments.definitions import Experiment, Figure, Row
-from edgenode_lab.experiments.presets import Scale
+from edgenode_lab.experiments.scales import Scale
 
 _KEYS = {"run.rounds": 4, "task.batch_size": 8, "algorithm.gossip_rounds": 2}
 _WHOLE = {**_KEYS, "algorithm.compressor": "identity", "algorithm.values": "float32"}

@@ -15,7 +15,7 @@ from edgenode.config.recipes import RECIPES
 from edgenode_lab.experiments import runner
 from edgenode_lab.experiments.catalogue import EXPERIMENTS
 from edgenode_lab.experiments.definitions import METRICS
-from edgenode_lab.experiments.presets import RESNET110, Scale, Settings, choose_scale
+from edgenode_lab.experiments.scales import RESNET110, Scale, Settings, choose_scale
 
 RESULTS = Path("docs/results")
 

@@ -10,9 +10,9 @@ import pytest
 
 from edgenode_lab.experiments import labels, runner
 from edgenode_lab.experiments.catalogue import EXPERIMENTS
-from edgenode_lab.experiments.presets import Scale, choose_scale
 from edgenode_lab.experiments.report import Heading
 from edgenode_lab.experiments.runner import Trial
+from edgenode_lab.experiments.scales import Scale, choose_scale
 
 SMOKE = choose_scale("smoke")
 

@@ -18,8 +18,8 @@ import pytest
 from edgenode.errors import ConfigError, EdgenodeError
 from edgenode_lab.experiments import parallel, runner
 from edgenode_lab.experiments.definitions import Experiment
-from edgenode_lab.experiments.presets import choose_scale
 from edgenode_lab.experiments.runner import OutcomeStore, Trial
+from edgenode_lab.experiments.scales import choose_scale
 
 # runs two trials that do not end, and prints each report
 _ENDLESS = """

@@ -10,7 +10,7 @@ import pytest
 from edgenode.errors import ConfigError
 from edgenode_lab.experiments import catalogue, labels, reader, report, runner
 from edgenode_lab.experiments.definitions import Experiment
-from edgenode_lab.experiments.presets import choose_scale
+from edgenode_lab.experiments.scales import choose_scale
 
 FILE = """
 [run]

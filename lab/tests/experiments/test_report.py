@@ -12,8 +12,8 @@ import pytest
 from edgenode.observability import plotting
 from edgenode_lab.experiments import report
 from edgenode_lab.experiments.definitions import METRICS, Experiment, Figure
-from edgenode_lab.experiments.presets import choose_scale
 from edgenode_lab.experiments.report import Heading, RowOutcomes
+from edgenode_lab.experiments.scales import choose_scale
 
 HEADING = Heading("A tiny table", "edgenode experiment tiny", "small-cnn, 4 rounds.")
 

@@ -16,8 +16,8 @@ from edgenode.simulate.simulation import Simulation
 from edgenode_lab.experiments import runner
 from edgenode_lab.experiments.catalogue import EXPERIMENTS
 from edgenode_lab.experiments.definitions import Experiment, Outcome, Row
-from edgenode_lab.experiments.presets import choose_scale
 from edgenode_lab.experiments.runner import OutcomeStore, Trial
+from edgenode_lab.experiments.scales import choose_scale
 
 
 class Stopped(Exception):

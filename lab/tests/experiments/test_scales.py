@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgenode.errors import ConfigError
-from edgenode_lab.experiments.presets import (
+from edgenode_lab.experiments.scales import (
     RESNET20,
     RESNET110,
     RESNET110_CIFAR100,
