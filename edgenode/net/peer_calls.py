@@ -19,7 +19,7 @@ from edgenode.net.reasons import failure
 from edgenode.net.retry import Backoff, Outage, retry
 from edgenode.net.rpc import channel, parsed, translated
 from edgenode.net.text_wire import line_from_wire
-from edgenode.net.wire import DATA_SIZE, Identity, name_conflict, saved_from_wire
+from edgenode.net.wire import DATA_SIZE, SAVED, Identity, name_conflict
 from edgenode.security.subject import Subject, role_dns_name
 
 _MEET_BACKOFF = Backoff(initial_s=0.05, max_s=0.5, jitter_s=1.0)
@@ -65,7 +65,7 @@ async def meet(target: str, identity: Identity, waiting: Callable[[str, str], No
             raise name_conflict(identity.node, target)  # at once: the other one ends as soon as it knows
         if not reply.HasField("data"):
             raise TransportError("it is loading its data")
-        saved = await parsed(saved_from_wire, reply.saved, bool(reply.saved.records))
+        saved = await parsed(SAVED.from_wire, reply.saved, bool(reply.saved.records))
         return Met(theirs, *saved, DATA_SIZE.from_wire(reply.data), line_from_wire(reply.company))
 
     outage = Outage(lambda since_s, why: waiting(target, why), _FIRST_LOG_S)

@@ -35,9 +35,9 @@ from edgenode.net.wire import (
     CHUNK_BYTES,
     DATA_SIZE,
     MOST_ANSWERS,
+    SAVED,
     Identity,
     name_conflict,
-    saved_to_wire,
 )
 
 log = structlog.get_logger()
@@ -239,7 +239,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         except RemoteProtocolError as exc:
             await reject(context, exc)
         data = None if self.data is None else DATA_SIZE.to_wire(self.data)
-        saved = saved_to_wire(*self._saved)
+        saved = SAVED.to_wire(self._saved)
         return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved, data=data, company=self.company)
 
     async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:

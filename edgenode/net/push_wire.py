@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from edgenode.core.protocol.messages import Message
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import peer_pb2
-from edgenode.net.wire import CHUNK_BYTES, Identity, begun_rounds_from_wire, records_from_wire, records_to_wire
+from edgenode.net.wire import BEGUN_ROUNDS, CHUNK_BYTES, Identity, records_from_wire, records_to_wire
 
 _HEADER, _CHUNK = b"\x12", b"\x1a"  # the tags of PushRequest's fields 2 and 3
 _DIGEST_BYTES = 32
@@ -112,7 +112,7 @@ class PushReader:
             u=u,
             payload=payload,
             records=records_from_wire(header.records),
-            begun_rounds=begun_rounds_from_wire(header.begun_rounds),
+            begun_rounds=BEGUN_ROUNDS.from_wire(header.begun_rounds),
         )
 
     def _record_of(self, header: peer_pb2.PushHeader) -> tuple[int, str]:

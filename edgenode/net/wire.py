@@ -1,11 +1,12 @@
 """Identities, plans and answers <-> protobuf messages, in both directions. No I/O.
 
-What comes from outside is checked here, once. `push_wire` has the pushes.
+What comes from outside is checked here, once: each ``from_wire`` raises RemoteProtocolError if it is malformed.
+`push_wire` has the pushes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,11 +72,7 @@ class Identity:
 
     @classmethod
     def from_wire(cls, wire: common_pb2.Identity) -> Identity:
-        """The identity that a process claims.
-
-        Raises:
-            RemoteProtocolError: it has no valid name.
-        """
+        """The identity that a process claims."""
         cluster, node = name_from_wire(wire.cluster), name_from_wire(wire.node)
         run, plan, process = map(line_from_wire, (wire.run_digest, wire.plan_digest, wire.process))
         return cls(cluster, node, run, wire.incarnation, plan, process)
@@ -129,15 +126,6 @@ def _short(text: str) -> str:
     return text if len(text) <= canonical.MAX_LENGTH else ""
 
 
-def begun_rounds_from_wire(begun: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    """The rounds that nodes have begun, from outside, by name.
-
-    Raises:
-        RemoteProtocolError: a key is not a name.
-    """
-    return tuple(sorted((name_from_wire(node), t) for node, t in begun.items()))
-
-
 def _credible(size: DataSize) -> DataSize:
     """All nodes would use graphs and learning rates that follow from absurd numbers."""
     if not (size.samples <= _MOST_SAMPLES and 1 <= size.samples_per_round <= _MOST_SAMPLES):
@@ -151,11 +139,7 @@ def records_to_wire(records: Iterable[Record]) -> list[bytes]:
 
 
 def records_from_wire(wire: Iterable[bytes]) -> tuple[Record, ...]:
-    """Decode and judge records.
-
-    Raises:
-        RemoteProtocolError: one is malformed, or there are too many.
-    """
+    """Decode and judge records."""
     texts = list(wire)
     if not texts:  # as in nearly all messages
         return ()
@@ -167,11 +151,7 @@ def records_from_wire(wire: Iterable[bytes]) -> tuple[Record, ...]:
 
 
 def plan_from_wire(wire: Iterable[bytes]) -> Plan | None:
-    """A plan from outside, with its chain checked. None for no records.
-
-    Raises:
-        RemoteProtocolError: one is malformed, there are too many, or they do not follow each other.
-    """
+    """Decode a plan, and check its chain. Return None for no records."""
     records = records_from_wire(wire)
     if not records:
         return None
@@ -181,26 +161,8 @@ def plan_from_wire(wire: Iterable[bytes]) -> Plan | None:
     return plan
 
 
-def saved_to_wire(rounds: frozenset[int], plan: Plan | None) -> common_pb2.Saved:
-    """The rounds of a node's checkpoints, and the plan of the newest."""
-    return common_pb2.Saved(rounds=sorted(rounds), records=PLAN.to_wire(plan))
-
-
-def saved_from_wire(wire: common_pb2.Saved) -> tuple[frozenset[int], Plan | None]:
-    """The rounds of a node's checkpoints and the plan of the newest, from outside.
-
-    Raises:
-        RemoteProtocolError: as ``plan_from_wire``.
-    """
-    return frozenset(wire.rounds), plan_from_wire(wire.records)
-
-
 def ack_from_wire(receiver: str, wire: peer_pb2.Answer) -> Ack:
-    """An answer from outside.
-
-    Raises:
-        RemoteProtocolError: this version does not know the verdict, or a record is malformed.
-    """
+    """Decode and judge the answer of a receiver. The error of an unknown verdict names it."""
     try:
         return ACK.from_wire(wire)
     except KeyError:
@@ -211,6 +173,15 @@ NAME, LINE, REASON = judged(name_from_wire), judged(line_from_wire), judged(reas
 NAME_OR_NONE = judged(lambda name: name_from_wire(name) if name else "")
 RECORDS = Converter[Iterable[Record], Any](records_to_wire, records_from_wire)
 PLAN = Converter[Plan | None, Any](lambda plan: records_to_wire(plan.records if plan else ()), plan_from_wire)
+BEGUN_ROUNDS = Converter[tuple[tuple[str, int], ...], Any](
+    dict, lambda begun: tuple(sorted((name_from_wire(node), t) for node, t in begun.items()))
+)
+"""The rounds that nodes have begun, by name."""
+SAVED = Converter[tuple[frozenset[int], Plan | None], common_pb2.Saved](
+    lambda saved: common_pb2.Saved(rounds=sorted(saved[0]), records=PLAN.to_wire(saved[1])),
+    lambda wire: (frozenset(wire.rounds), PLAN.from_wire(wire.records)),
+)
+"""The rounds of a node's checkpoints, and the plan of the newest."""
 DATA_SIZE = message(DataSize, common_pb2.DataSize, _credible)
 LEADERSHIP = message(Leadership, control_pb2.Leadership, nonce=LINE, address=LINE)
 ACK = message(Ack, peer_pb2.Answer, verdict=enum(Verdict, peer_pb2.Verdict, "VERDICT"), detail=REASON, records=RECORDS)

@@ -128,7 +128,7 @@ def _attend(request: control_pb2.AttendRequest) -> None:
 
 
 def _met(response: peer_pb2.MeetResponse) -> None:
-    wire.saved_from_wire(response.saved)
+    wire.SAVED.from_wire(response.saved)
     wire.DATA_SIZE.from_wire(response.data)
     OURS.check(response.identity, "peer")
 
@@ -203,7 +203,7 @@ DECODERS = {
         _bytes([
             peer_pb2.MeetResponse(
                 identity=PEER.to_wire(),
-                saved=wire.saved_to_wire(frozenset({5}), plan(1)),
+                saved=wire.SAVED.to_wire((frozenset({5}), plan(1))),
                 data=common_pb2.DataSize(samples=100, samples_per_round=8),
             )
         ]),
