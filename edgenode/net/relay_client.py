@@ -51,13 +51,26 @@ class Way:
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection, to its end."""
+
+        async def forth(call: grpc.aio.StreamStreamCall) -> None:
+            with suppress(OSError):
+                while chunk := await reader.read(CHUNK_BYTES):
+                    await call.write(relay_pb2.RelayRequest(chunk=chunk))
+            await call.done_writing()
+
+        async def back(call: grpc.aio.StreamStreamCall) -> None:
+            with suppress(OSError):
+                while (response := await call.read()) is not grpc.aio.EOF:
+                    writer.write(response.chunk)
+                    await writer.drain()
+            writer.transport.abort()
+
         call = self._stub.Relay()
         try:
             await call.write(relay_pb2.RelayRequest(to=self._to))
             async with asyncio.timeout(_OPEN_S):
                 await call.read()
-            ends = _Ends(reader, writer)
-            await side_by_side({"forth": ends.forth, "back": ends.back}, call)
+            await side_by_side({"forth": forth, "back": back}, call)
         except TimeoutError:
             self.why = f"no answer in {_OPEN_S:g} s"
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
@@ -67,26 +80,6 @@ class Way:
         finally:
             call.cancel()
             writer.transport.abort()
-
-
-class _Ends:
-    """The two directions of a relayed connection, at the sender."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    async def forth(self, call: grpc.aio.StreamStreamCall) -> None:
-        with suppress(OSError):
-            while chunk := await self._reader.read(CHUNK_BYTES):
-                await call.write(relay_pb2.RelayRequest(chunk=chunk))
-        await call.done_writing()
-
-    async def back(self, call: grpc.aio.StreamStreamCall) -> None:
-        with suppress(OSError):
-            while (response := await call.read()) is not grpc.aio.EOF:
-                self._writer.write(response.chunk)
-                await self._writer.drain()
-        self._writer.transport.abort()
 
 
 @asynccontextmanager

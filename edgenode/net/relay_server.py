@@ -30,6 +30,7 @@ _MOST_CALLS = 32
 _MOST_OF_A_MEMBER = 8
 _HELLO_S = 10.0
 _REACH_S = 2.0
+_Requests = AsyncIterator[relay_pb2.RelayRequest]
 
 
 class RelayServer(relay_pb2_grpc.RelayServiceServicer):
@@ -47,7 +48,7 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
         """Register with a server."""
         relay_pb2_grpc.add_RelayServiceServicer_to_server(self, server)
 
-    async def Relay(self, requests: AsyncIterator[relay_pb2.RelayRequest], context: grpc.aio.ServicerContext) -> None:
+    async def Relay(self, requests: _Requests, context: grpc.aio.ServicerContext) -> None:
         """One connection to a member, until either side ends it."""
         caller = node_of_caller(context)
         if self._calls.total() >= _MOST_CALLS:
@@ -57,21 +58,35 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
             await refuse(context, TransportError(why))
         self._calls[caller] += 1
         try:
-            reader, writer = await self._open(requests, caller)
-            try:
-                await context.write(relay_pb2.RelayResponse())
-                way = _Way(reader, writer, requests)
-                await side_by_side({"to the receiver": way.forth, "to the sender": way.back}, context)
-            finally:
-                writer.transport.abort()
+            await self._relay(requests, context, caller)
         except (EdgenodeError, ExceptionGroup) as exc:
             await refuse(context, first_cause(exc))
         finally:
             self._calls -= Counter((caller,))  # which forgets callers without calls
 
-    async def _open(
-        self, requests: AsyncIterator[relay_pb2.RelayRequest], caller: str
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _relay(self, requests: _Requests, context: grpc.aio.ServicerContext, caller: str) -> None:
+        reader, writer = await self._open(requests, caller)
+
+        async def forth(_: grpc.aio.ServicerContext) -> None:
+            with suppress(OSError):
+                async for request in requests:
+                    writer.write(request.chunk)
+                    await writer.drain()
+            writer.transport.abort()
+
+        async def back(context: grpc.aio.ServicerContext) -> None:
+            with suppress(OSError):
+                while chunk := await reader.read(CHUNK_BYTES):
+                    await context.write(relay_pb2.RelayResponse(chunk=chunk))
+            raise TransportError("the receiver ended the connection")
+
+        try:
+            await context.write(relay_pb2.RelayResponse())
+            await side_by_side({"to the receiver": forth, "to the sender": back}, context)
+        finally:
+            writer.transport.abort()
+
+    async def _open(self, requests: _Requests, caller: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
             async with asyncio.timeout(_HELLO_S):
                 to = (await anext(aiter(requests), relay_pb2.RelayRequest())).to
@@ -86,28 +101,3 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
                 return await asyncio.open_connection(*split_address(address))
         except OSError as exc:  # a TimeoutError is one
             raise failure("", exc) from exc
-
-
-class _Way:
-    """The two directions of a relayed connection. Either one ends the other."""
-
-    def __init__(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        requests: AsyncIterator[relay_pb2.RelayRequest],
-    ) -> None:
-        self._reader, self._writer, self._requests = reader, writer, requests
-
-    async def forth(self, _: grpc.aio.ServicerContext) -> None:
-        with suppress(OSError):
-            async for request in self._requests:
-                self._writer.write(request.chunk)
-                await self._writer.drain()
-        self._writer.transport.abort()
-
-    async def back(self, context: grpc.aio.ServicerContext) -> None:
-        with suppress(OSError):
-            while chunk := await self._reader.read(CHUNK_BYTES):
-                await context.write(relay_pb2.RelayResponse(chunk=chunk))
-        raise TransportError("the receiver ended the connection")
