@@ -17,10 +17,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from edgenode.errors import SecurityError
 from edgenode.security import certificates
@@ -67,24 +68,28 @@ class _Register:
         invites: the open invites, by the hash of their secrets.
     """
 
-    keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    revoked: tuple[str, ...] = ()
-    invites: dict[str, _Invited] = field(default_factory=dict)
+    keys: dict[str, tuple[str, ...]]
+    revoked: tuple[str, ...]
+    invites: dict[str, _Invited]
 
 
 class Authority:
     """Issues, renews and revokes the certificates of one cluster.
 
+    Making it, and every method, raises SecurityError if the folder or a file is damaged, readable by others, or cannot
+    be written.
+
     Args:
         folder: the folder of the CA and the register. The first start makes it, and only its owner can read it.
         now: the clock, in seconds since 1970.
 
-    Raises:
-        SecurityError: the folder is damaged, readable by others, or cannot be written.
+    Attributes:
+        controller_file: the file of the controller's key and certificate.
     """
 
     def __init__(self, folder: Path, cluster: str, now: Callable[[], float] = time.time) -> None:
         self._folder, self._now, self._read_ns = folder, now, 0
+        self.controller_file = folder / _OWN
         check_private_folder(folder)
         found = read_credentials(folder / _CA)
         if found is None:
@@ -120,11 +125,6 @@ class Authority:
     def controller(self) -> Credentials:
         """The controller's own credentials: those on disk, or new ones near the end of their life."""
         return self.keep(self.controller_file, CONTROLLER)
-
-    @property
-    def controller_file(self) -> Path:
-        """Return the file of the controller's key and certificate, for a server that reads a file."""
-        return self._folder / _OWN
 
     def admits(self, subject: Subject, key_id: str) -> bool:
         """Return whether a key that a subject shows is valid. The first use of a renewed key revokes the older one."""
@@ -193,8 +193,7 @@ class Authority:
     def issue(self, subject: Subject, request: bytes, life: timedelta = LIFE) -> bytes:
         """Issue a certificate to a subject that the caller has authenticated, for its key or for a new one.
 
-        Raises:
-            SecurityError: the request is malformed, or its key was revoked.
+        SecurityError if the request is malformed, or its key was revoked.
         """
         key_id = certificates.requested_key_id(request)
         with self._changing() as register:
@@ -207,18 +206,13 @@ class Authority:
 
         Revokes the subject's older key.
         """
-        key = certificates.make_key()
-        request = certificates.signing_request(key)
+        made = certificates.make_credentials(self._ca, subject, life)
         with self._changing() as register:
-            self._write(self._with_key(register, subject, certificates.requested_key_id(request)))
-        return Credentials(key, certificates.issue(self._ca, request, subject, life), self.certificate)
+            self._write(self._with_key(register, subject, made.key_id))
+        return made
 
     def keep(self, path: Path, subject: Subject) -> Credentials:
-        """Return the credentials in a file. Make new ones if there are none, or if they are due or not valid any more.
-
-        Raises:
-            SecurityError: the file is damaged or readable by others, or cannot be written.
-        """
+        """Return the credentials in a file, or new ones if there are none, or if they are due or not valid any more."""
         own = read_credentials(path)
         if own is None or own.authority != self.certificate or is_due(path) or not self._is_of(own, subject):
             own = self.make(subject)
@@ -226,11 +220,7 @@ class Authority:
         return own
 
     def renew(self, path: Path, subject: Subject) -> Credentials:
-        """Another certificate for the key in a file.
-
-        Raises:
-            SecurityError: there is no file, it is of another subject or authority, or its key is not valid any more.
-        """
+        """Another certificate for the key in a file, which must be a valid one of the subject in this cluster."""
         own = read_credentials(path)
         if own is None:
             raise SecurityError(f"{path} does not exist: make one with edgenode cert issue {subject.name}")
@@ -245,11 +235,7 @@ class Authority:
         return own.subject == subject and self.admits(subject, certificates.public_key_id(own.certificate))
 
     def revoke(self, subject: Subject) -> str:
-        """Revoke the keys of a subject. Return the id of the newest.
-
-        Raises:
-            SecurityError: it has none.
-        """
+        """Revoke the keys of a subject. Return the id of the newest. SecurityError if it has none."""
         with self._changing() as register:
             keys = dict(register.keys)
             revoked = keys.pop(subject.dns_name, ())
@@ -293,13 +279,10 @@ class Authority:
             self._read_ns = path.stat().st_mtime_ns
         content = read_secret(path)
         if content is None:
-            return _Register()
+            return _Register({}, (), {})
         try:
-            found: dict[str, Any] = json.loads(content)
-            invites = {key: _Invited(**value) for key, value in found["invites"].items()}
-            keys = {dns_name: tuple(ids) for dns_name, ids in found["keys"].items()}
-            return _Register(keys, tuple(found["revoked"]), invites)
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            return msgspec.json.decode(content, type=_Register)
+        except ValueError as exc:  # msgspec's errors are ValueErrors
             raise SecurityError(f"{path} is damaged: {exc}") from exc
 
     def _write(self, register: _Register) -> None:

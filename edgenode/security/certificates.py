@@ -9,10 +9,15 @@
 5. Certificates are valid from 1970 on. A board without a battery for its clock starts in 1970, and must not be locked
    out until it knows the time. If the controller is such a board, what it issues would have expired by the time that it
    knows. So the life of what is issued before the release of this code is that of an authority, from the release on.
+
+Certificates, keys and requests are PEM. Every function raises SecurityError if what it reads is malformed, longer than
+MAX_PEM_BYTES, or of a key that is not on P-256.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -37,7 +42,7 @@ _MALFORMED = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A private key, its certificate, and the CA of the cluster, each as PEM."""
+    """A private key, its certificate, and the CA of the cluster."""
 
     key: bytes
     certificate: bytes
@@ -45,20 +50,12 @@ class Credentials:
 
     @property
     def subject(self) -> Subject:
-        """The owner of the key.
-
-        Raises:
-            SecurityError: the certificate does not name one.
-        """
-        return subject_of(self.certificate)
+        """The owner of the key, as the certificate names it."""
+        return Subject.of_names(_alternative_names(_certificate(self.certificate)))
 
     @property
     def key_id(self) -> str:
-        """The id of the key, as `public_key_id`.
-
-        Raises:
-            SecurityError: as `public_key_id`.
-        """
+        """The id of the key, as `public_key_id`."""
         return public_key_id(self.certificate)
 
     def expires(self) -> datetime:
@@ -67,23 +64,22 @@ class Credentials:
 
 
 def make_key() -> bytes:
-    """A new private key on P-256, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    return key.private_bytes(
+    """A new private key on P-256."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def signing_request(key: bytes) -> bytes:
-    """A CSR for a key, as PEM. It proves possession of the key, and names nobody."""
+    """A CSR for a key. It proves possession of the key, and names nobody."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     return builder.sign(private_key(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def make_authority(cluster: str) -> Credentials:
     """A CA for a new cluster. Its certificate is its own authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cluster)])
+    secret = make_key()
+    key, name = private_key(secret), _common_name(cluster)
     usage = x509.KeyUsage(
         digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
         key_agreement=False, key_cert_sign=True, crl_sign=False, encipher_only=False, decipher_only=False,
@@ -96,35 +92,23 @@ def make_authority(cluster: str) -> Credentials:
         .sign(key, hashes.SHA256())
     )
     pem = certificate.public_bytes(serialization.Encoding.PEM)
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
     return Credentials(secret, pem, pem)
 
 
 def issue(authority: Credentials, request: bytes, subject: Subject, life: timedelta = LIFE) -> bytes:
-    """A certificate for the key of a CSR, as PEM.
-
-    Raises:
-        SecurityError: the request is malformed, is not signed by its key, or its key is not on P-256.
-    """
-    public_key = _requested_key(request)
-    ca = _certificate(authority.certificate)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(subject)[:64])])
+    """A certificate for the key of a CSR, which must be signed by that key."""
+    public_key, ca = _requested_key(request), _certificate(authority.certificate)
+    ca_key_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    names = [x509.DNSName(name) for name in (subject.dns_name, role_dns_name(subject.role))]
     uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
     if subject.role in ("controller", "node"):
         uses.append(ExtendedKeyUsageOID.SERVER_AUTH)
     certificate = (
-        _builder(ca.subject, name, public_key, life)
-        .add_extension(
-            x509.SubjectAlternativeName(
-                [x509.DNSName(dns_name) for dns_name in (subject.dns_name, role_dns_name(subject.role))]
-            ),
-            critical=False,
-        )
+        _builder(ca.subject, _common_name(str(subject)[:64]), public_key, life)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-        .add_extension(_key_identifier(ca), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_key_id), critical=False)
         .sign(private_key(authority.key), hashes.SHA256())
     )
     return certificate.public_bytes(serialization.Encoding.PEM)
@@ -136,39 +120,18 @@ def make_credentials(authority: Credentials, subject: Subject, life: timedelta =
     return Credentials(key, issue(authority, signing_request(key), subject, life), authority.certificate)
 
 
-def subject_of(certificate: bytes) -> Subject:
-    """Return the owner of a certificate (PEM).
-
-    Raises:
-        SecurityError: it is malformed, or does not name exactly one owner.
-    """
-    return Subject.of_names(_alternative_names(_certificate(certificate)))
-
-
 def digest(certificate: bytes) -> bytes:
-    """SHA-256 over a certificate (PEM), in DER.
-
-    Raises:
-        SecurityError: it is malformed.
-    """
+    """SHA-256 over a certificate, in DER."""
     return _certificate(certificate).fingerprint(hashes.SHA256())
 
 
 def fingerprint(certificate: bytes) -> bytes:
-    """Return the part of the CA's certificate (PEM) that an invite has: the first 128 bits of its `digest`.
-
-    Raises:
-        SecurityError: as `digest`.
-    """
+    """Return the part of the CA's certificate that an invite has: the first 128 bits of its `digest`."""
     return digest(certificate)[:FINGERPRINT_BYTES]
 
 
 def cluster_of(authority: bytes) -> str:
-    """The cluster whose CA a certificate (PEM) is of.
-
-    Raises:
-        SecurityError: it is malformed, or names no cluster.
-    """
+    """The cluster whose CA a certificate is of."""
     names = _certificate(authority).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if len(names) != 1:
         raise SecurityError("the authority's certificate names no cluster")
@@ -176,38 +139,22 @@ def cluster_of(authority: bytes) -> str:
 
 
 def public_key(certificate: bytes) -> ec.EllipticCurvePublicKey:
-    """The public key of a certificate (PEM).
-
-    Raises:
-        SecurityError: it is malformed, or the key is not on P-256.
-    """
+    """The public key of a certificate."""
     return _public_key(_certificate(certificate))
 
 
 def public_key_id(certificate: bytes) -> str:
-    """SHA-256 over the public key (SubjectPublicKeyInfo, DER) of a certificate (PEM), in hex: a member's identity.
-
-    Raises:
-        SecurityError: as `public_key`.
-    """
+    """SHA-256 over the public key (SubjectPublicKeyInfo, DER) of a certificate, in hex: a member's identity."""
     return _key_id(public_key(certificate))
 
 
 def requested_key_id(request: bytes) -> str:
-    """`public_key_id` of the certificate that a CSR (PEM) asks for.
-
-    Raises:
-        SecurityError: as `issue`.
-    """
+    """`public_key_id` of the certificate that a CSR asks for."""
     return _key_id(_requested_key(request))
 
 
 def check_issued(credentials: Credentials) -> None:
-    """Check that a certificate is of its key and of its CA, as a device does with what it receives.
-
-    Raises:
-        SecurityError: it is not.
-    """
+    """Check that a certificate is of its key and of its CA. SecurityError if it is not."""
     certificate, ca = _certificate(credentials.certificate), _certificate(credentials.authority)
     if _key_id(_public_key(certificate)) != _key_id(private_key(credentials.key).public_key()):
         raise SecurityError("the certificate is for another key")
@@ -232,38 +179,27 @@ def _builder(
     )
 
 
-def _key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    found = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(found.value)
+def _common_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
 def _requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
-    if len(request) > MAX_PEM_BYTES:
-        raise SecurityError(f"a signing request of {len(request)} bytes: at most {MAX_PEM_BYTES} are allowed")
-    try:
+    with _reading("signing request", request):
         csr = x509.load_pem_x509_csr(request)
         signed, key = csr.is_signature_valid, csr.public_key()
-    except _MALFORMED as exc:
-        raise SecurityError(f"the signing request is malformed: {exc}") from exc
     if not signed or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise SecurityError("the signing request needs a key on P-256, and its signature")
     return key
 
 
 def _certificate(pem: bytes) -> x509.Certificate:
-    if len(pem) > MAX_PEM_BYTES:
-        raise SecurityError(f"a certificate of {len(pem)} bytes: at most {MAX_PEM_BYTES} are allowed")
-    try:
+    with _reading("certificate", pem):
         return x509.load_pem_x509_certificate(pem)
-    except _MALFORMED as exc:
-        raise SecurityError(f"the certificate is malformed: {exc}") from exc
 
 
 def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
-    try:
+    with _reading("certificate"):
         key = certificate.public_key()
-    except _MALFORMED as exc:
-        raise SecurityError(f"the certificate is malformed: {exc}") from exc
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise SecurityError("the key is not on P-256")
     return key
@@ -278,15 +214,9 @@ def _alternative_names(certificate: x509.Certificate) -> list[str]:
 
 
 def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    """A private key from its PEM.
-
-    Raises:
-        SecurityError: it is malformed, or not on P-256.
-    """
-    try:
+    """A private key from its PEM."""
+    with _reading("private key"):
         key = serialization.load_pem_private_key(pem, password=None)
-    except _MALFORMED as exc:
-        raise SecurityError(f"the private key is malformed: {exc}") from exc
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SecurityError("the private key is not on P-256")
     return key
@@ -295,3 +225,14 @@ def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
 def _key_id(key: ec.EllipticCurvePublicKey) -> str:
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return sha256(der).hexdigest()
+
+
+@contextmanager
+def _reading(what: str, pem: bytes = b"") -> Iterator[None]:
+    """Refuse what is too long, and translate the library's errors about what is malformed."""
+    if len(pem) > MAX_PEM_BYTES:
+        raise SecurityError(f"a {what} of {len(pem)} bytes: at most {MAX_PEM_BYTES} are allowed")
+    try:
+        yield
+    except _MALFORMED as exc:
+        raise SecurityError(f"the {what} is malformed: {exc}") from exc

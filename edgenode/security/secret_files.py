@@ -2,6 +2,9 @@
 
 A file is replaced in one step, so a power cut leaves the old content or the new. The key and its certificate lie in one
 file, so they always fit each other.
+
+All functions but `make_private_folder` raise SecurityError if the disk fails, if others can read or change a file, or
+if its content is damaged.
 """
 
 from __future__ import annotations
@@ -34,21 +37,13 @@ def make_private_folder(path: Path) -> None:
 
 
 def check_private_folder(path: Path) -> None:
-    """Check that only its owner can enter a folder, if it exists.
-
-    Raises:
-        SecurityError: others can.
-    """
+    """Check that only its owner can enter a folder, if it exists."""
     if path.is_dir() and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise SecurityError(f"others can enter {path}: run chmod 700 {path}")
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Replace a file that only its owner can read (0600), in a folder of that kind (0700). It is on the medium then.
-
-    Raises:
-        SecurityError: the disk does not accept it.
-    """
+    """Replace a file that only its owner can read (0600), in a folder of that kind (0700). It is on the medium then."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         make_private_folder(path.parent)
@@ -69,11 +64,7 @@ def write_secret(path: Path, content: bytes) -> None:
 
 
 def read_secret(path: Path) -> bytes | None:
-    """The content of a file, or None if it does not exist.
-
-    Raises:
-        SecurityError: others can read or change it, or it cannot be read.
-    """
+    """The content of a file, or None if it does not exist."""
     try:
         with path.open("rb") as file:
             _refuse_loose(path, os.fstat(file.fileno()))
@@ -85,11 +76,7 @@ def read_secret(path: Path) -> bytes | None:
 
 
 def kept_secret(path: Path) -> str:
-    """The random secret in a file, made at the first call: 128 bits, in hex.
-
-    Raises:
-        SecurityError: as `read_secret` and `write_secret`.
-    """
+    """The random secret in a file, made at the first call: 128 bits, in hex."""
     found = read_secret(path)
     if found is None:
         found = secrets.token_hex(16).encode()
@@ -105,11 +92,7 @@ def _refuse_loose(path: Path, found: os.stat_result) -> None:
 
 
 def write_credentials(path: Path, credentials: Credentials) -> None:
-    """Write a key, its certificate and the CA into one file.
-
-    Raises:
-        SecurityError: as `write_secret`.
-    """
+    """Write a key, its certificate and the CA into one file."""
     write_secret(path, credentials.key + credentials.certificate + credentials.authority)
 
 
@@ -117,9 +100,6 @@ def is_due(path: Path, now: Callable[[], float] = time.time) -> bool:
     """Return whether a certificate in a file is to be renewed: two thirds of its life have passed.
 
     Its life begins when the file was written. A board that wrote it in 1970, before it knew the time, renews it soon.
-
-    Raises:
-        SecurityError: as `read_credentials`.
     """
     credentials = read_credentials(path)
     if credentials is None:
@@ -129,11 +109,7 @@ def is_due(path: Path, now: Callable[[], float] = time.time) -> bool:
 
 
 def read_credentials(path: Path) -> Credentials | None:
-    """Return the credentials that `write_credentials` wrote, or None if the file does not exist.
-
-    Raises:
-        SecurityError: the file is damaged, its parts do not fit each other, or others can read it.
-    """
+    """Return the credentials that `write_credentials` wrote, or None if the file does not exist."""
     content = read_secret(path)
     if content is None:
         return None

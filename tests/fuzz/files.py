@@ -124,7 +124,8 @@ def _pems() -> tuple[bytes, ...]:
 
 
 def _certificate(data: bytes) -> None:
-    for take in (certificates.subject_of, certificates.digest, certificates.public_key_id):
+    assert certificates.Credentials(b"", data, b"").subject
+    for take in (certificates.digest, certificates.public_key_id):
         take(data)
 
 
