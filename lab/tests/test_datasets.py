@@ -68,5 +68,5 @@ def test_empty_folder_is_named(name: str, tmp_path: Path) -> None:
 
 
 def test_folder_of_cifar_must_be_given() -> None:
-    with pytest.raises(ConfigError, match="'cifar10' needs data_dir"):
+    with pytest.raises(ConfigError, match=r"'cifar10' needs its folder: set task\.data_dir"):
         datasets.load("cifar10")
