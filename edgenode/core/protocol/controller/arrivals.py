@@ -105,35 +105,31 @@ class Arrivals:
 
     def _why_another_run(self, node: str, plan: Plan) -> str:
         """Return why a member's plan is not of this run. Empty if it is."""
-        assert self._state.plan is not None
-        ours, theirs = self._state.plan.records[0].digest, plan.records[0].digest
+        ours, theirs = self._state.known_plan.records[0].digest, plan.records[0].digest
         return "" if ours == theirs else f"this run began with plan {ours}, {node}'s with {theirs}"
 
     def _learn(self, plan: Plan, known: Plan | None) -> list[ClusterAction]:
         """Settle the offer by the plan of a member, and take over the records that this controller lacks."""
         state, ballot = self._state, self._evictions.ballot
         actions = self._offers.settle(plan.latest.number, plan.latest.digest)
-        assert state.plan is not None
-        if plan.latest.number > state.plan.latest.number:
+        if plan.latest.number > state.known_plan.latest.number:
             state.learn(plan)
             state.outrank(plan)
             actions += self._evictions.fence_again(ballot) if ballot else []
-        if state.plan is not known and not actions:
+        if state.known_plan is not known and not actions:
             return [state.persist()]  # what is learned must outlive this process, like what is decided
         return actions
 
     def _end_fences(self, fences: Iterable[Fence]) -> list[ClusterAction]:
         """Evict the members that the fences of a lost controller evict."""
-        assert self._state.plan is not None
         unended = frozenset[str]().union(*map(self._evictions.left_to_end, fences))
-        return self._evict_all(self._membership.involved(self._state.plan) & unended)
+        return self._evict_all(self._membership.involved(self._state.known_plan) & unended)
 
     def _end_zombies(self, plan: Plan, known: Plan | None) -> list[ClusterAction]:
         """Order the end of evicted nodes that connected before this controller knew of their eviction."""
-        assert self._state.plan is not None
         news = [record for record in plan.records if known and record.number > known.latest.number]
-        evicted = {node for record in news for node, _ in record.evictions} - set(self._state.plan.latest.names)
-        order = EvictionCommitted(self._state.plan.records)
+        evicted = {node for record in news for node, _ in record.evictions} - set(self._state.known_plan.latest.names)
+        order = EvictionCommitted(self._state.known_plan.records)
         return [Send(node, order) for node in sorted(evicted) if self._membership.takes_part(node)]
 
     def _missed(
@@ -153,8 +149,7 @@ class Arrivals:
         have members that have not promised: the node that connects, and the members that have waited for it.
         ``known`` is the plan before that.
         """
-        plan, membership = self._state.plan, self._membership
-        assert plan is not None
+        plan, membership = self._state.known_plan, self._membership
         before, now = known.latest.number if known else -1, plan.latest.number
         all_here = all(map(membership.takes_part, plan.latest.names))
         shown = {
@@ -167,14 +162,13 @@ class Arrivals:
 
     def _send_again(self, node: str, known: Plan, fenced: bool = False) -> list[ClusterAction]:
         """Return the orders that may have been lost with the link: the end, the fence or its outcome, and the offer."""
-        assert self._state.plan is not None
         if self._state.aborted:
             return [Send(node, Abort(self._state.aborted))]
         if self._evictions.ballot is not None and node in self._evictions.ballot.survivors:
             return self._evictions.fences([node])
         # by digest, not by number: a node that was evicted may know another change of the same number
         theirs = {r.digest for r in known.records}
-        news = tuple(r for r in self._state.plan.records if r.digest not in theirs)
+        news = tuple(r for r in self._state.known_plan.records if r.digest not in theirs)
         ended = [Send(node, EvictionCommitted(news))] if fenced or any(r.evictions for r in news) else []
         offer = self._state.offer
         return [*ended, *([Send(node, Offer(offer.record))] if offer and offer.node == node else [])]

@@ -101,9 +101,9 @@ class Bootstrap:
     def _resumed_schedule(self, start: int, members: tuple[str, ...]) -> Schedule:
         """The schedule that was requested by a round, over the members that resume from it."""
         state = self._state
-        assert state.plan is not None and state.requested is not None
+        assert state.requested is not None
         if state.requested.origin > start:
-            state.requested = replace(state.plan.at(start).schedule, without=())
+            state.requested = replace(state.known_plan.at(start).schedule, without=())
         return state.adapted(members, start).schedule
 
     def give_up(self, evict: Evict, plan: Plan) -> list[ClusterAction]:
@@ -137,8 +137,7 @@ class Bootstrap:
 
     def _renewed(self, names: Iterable[str]) -> list[Member]:
         """Newcomers as members, each with an incarnation of its own."""
-        plan, newcomers = self._state.plan, self._state.membership.newcomers
-        assert plan is not None
+        plan, newcomers = self._state.known_plan, self._state.membership.newcomers
         return [Member(n, plan.processes.next_incarnation(n), newcomers[n].address, newcomers[n].key) for n in names]
 
     def _welcome_all(self, plan: Plan, start: int) -> list[ClusterAction]:

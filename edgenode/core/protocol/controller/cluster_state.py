@@ -68,6 +68,12 @@ class ClusterState:
         return self.training_rounds + self.run_spec.gossip_rounds
 
     @property
+    def known_plan(self) -> Plan:
+        """The plan of a run that is created."""
+        assert self.plan is not None
+        return self.plan
+
+    @property
     def missing(self) -> int:
         """The number of nodes that the start of the run waits for."""
         return 0 if self.plan else max(0, self.run_spec.nodes - len(self.membership.present))
@@ -177,9 +183,8 @@ class ClusterState:
 
     def rotated(self, rotation: Rotate, start: int) -> Schedule:
         """The schedule that a rotation requests from a round on."""
-        assert self.plan is not None
         every = rotation.period.rounds(self.epoch.rounds)
-        return replace(self.plan.latest.schedule, graphs=rotation.graphs, every=every, origin=start, without=())
+        return replace(self.known_plan.latest.schedule, graphs=rotation.graphs, every=every, origin=start, without=())
 
     def adapted(self, members: tuple[str, ...], t: int | None = None) -> Adapted:
         """The requested schedule over these members. Every record uses it.
@@ -260,9 +265,8 @@ class ClusterState:
 
     def persist(self) -> Persist:
         """The state that the next controller must know."""
-        assert self.plan is not None
         queued = tuple(replace(c, request_id=UNREQUESTED, wait=False) for c in self.coming if isinstance(c, Requested))
-        return Persist(self.term, self.ballot, self.plan, self.paused, self.requested, queued)
+        return Persist(self.term, self.ballot, self.known_plan, self.paused, self.requested, queued)
 
     def halt(self, paused: bool, halted_by: str = "by an operator") -> list[ClusterAction]:
         """Pause the run, or continue it."""

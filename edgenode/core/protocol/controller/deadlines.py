@@ -17,16 +17,14 @@ neighbours of a leaver act on the record one round before its start."""
 
 def earliest_start(state: ClusterState) -> int:
     """The first round in which a change that is not offered yet can start."""
-    assert state.plan is not None
-    latest = state.offer.record if state.offer else state.plan.latest
-    rounds = (state.membership.next_rounds.get(node, 0) for node in state.plan.latest.names)
+    latest = state.offer.record if state.offer else state.known_plan.latest
+    rounds = (state.membership.next_rounds.get(node, 0) for node in state.known_plan.latest.names)
     return max(min(rounds), latest.start) + FIRST_MARGIN + LEAD
 
 
 def why_too_late(state: ClusterState, change: Change, start: int) -> str:
     """Return why a change cannot start in a round: the run ends, or the last phase adds up parts. Empty if it can."""
-    plan, training = state.plan, state.training_rounds
-    assert plan is not None
+    plan, training = state.known_plan, state.training_rounds
     latest = latest_change(plan, state.rounds)
     # precaution: a run is extended before its training ends
     if isinstance(change, Extend) and start > min(training, latest):

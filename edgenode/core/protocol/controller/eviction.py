@@ -182,12 +182,11 @@ class Evictions:
     def _fence_off(self, evicted: frozenset[str], request_ids: list[int]) -> list[ClusterAction]:
         """Begin a ballot over every node that may still be in a round. A node that is out already needs none."""
         state = self._state
-        assert state.plan is not None
-        involved = state.membership.involved(state.plan)
-        evicted &= state.membership.evictable(state.plan)
+        involved = state.membership.involved(state.known_plan)
+        evicted &= state.membership.evictable(state.known_plan)
         self.ballot = None
         if not evicted:
-            start = state.plan.latest.start
+            start = state.known_plan.latest.start
             return [*self._committed(), *(Reply(i, start) for i in request_ids if i != UNREQUESTED)]
         state.ballot += 1
         survivors = involved - evicted
@@ -200,8 +199,7 @@ class Evictions:
         """The fence as an order to those of the nodes that survive and are connected."""
         if self.ballot is None:
             return []
-        assert self._state.plan is not None
-        latest = self._state.plan.latest
+        latest = self._state.known_plan.latest
         fence = Fence(self.ballot.term, self.ballot.number, self.ballot.evicted, latest.number, latest.run)
         fence = replace(fence, signature=self._state.signer.sign(fence.statement))
         return [Send(n, fence) for n in nodes if n in self.ballot.survivors and n in self._state.membership.present]
@@ -261,8 +259,7 @@ class Evictions:
 
     def _committed(self) -> list[ClusterAction]:
         """Send the outcome to every node in the run: a zombie learns of its eviction, and a leaver stops waiting."""
-        assert self._state.plan is not None
-        order, membership = EvictionCommitted(self._state.plan.records), self._state.membership
+        order, membership = EvictionCommitted(self._state.known_plan.records), self._state.membership
         return [Send(node, order) for node in sorted(membership.present) if membership.takes_part(node)]
 
     def left_to_end(self, fence: Fence) -> frozenset[str]:

@@ -82,19 +82,17 @@ class Offers:
             case Admission(node, process):
                 return self._state.membership.is_waiting(node, process)
             case Rekeying(node, incarnation):
-                assert self._state.plan is not None
-                return self._state.plan.latest.incarnations.get(node) == incarnation
+                return self._state.known_plan.latest.incarnations.get(node) == incarnation
         return True
 
     def _offer_to(self, node: str, changes: list[Change]) -> list[ClusterAction]:
-        assert self._state.plan is not None
         late: list[ClusterAction] = []
         try:
-            start = self._start(self._state.plan, node)
+            start = self._start(self._state.known_plan, node)
             for change in [c for c in changes if why_too_late(self._state, c, start)]:
                 late += self._give_up(change, why_too_late(self._state, change, start))
                 changes.remove(change)
-            record = self._successor(self._state.plan, start, changes) if changes else None
+            record = self._successor(self._state.known_plan, start, changes) if changes else None
         except EdgenodeError as exc:
             return [*late, *(a for change in changes for a in self._give_up(change, str(exc)))]
         if record is None:
@@ -138,11 +136,11 @@ class Offers:
 
     def _requested(self, changes: Iterable[Change], start: int) -> Schedule:
         """The schedule that is requested once these changes are in force."""
-        assert self._state.requested is not None and self._state.plan is not None
+        assert self._state.requested is not None
         rotation = next((c for c in changes if isinstance(c, Rotate)), None)
         # precaution: a change of members adapts the requested graph, not the one in use
         schedule = self._state.rotated(rotation, start) if rotation else self._state.requested
-        return schedule.with_last_from(max([self._state.plan.latest.schedule.last_from, *extensions(changes)]))
+        return schedule.with_last_from(max([self._state.known_plan.latest.schedule.last_from, *extensions(changes)]))
 
     def _give_up(self, change: Change, error: str) -> list[ClusterAction]:
         if isinstance(change, Rekeying | Reroute):

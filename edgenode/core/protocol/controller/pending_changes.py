@@ -88,8 +88,7 @@ class PendingChanges:
         Raises:
             GraphError: the graph does not carry the run, the leaver is not a member, or too few members would stay.
         """
-        assert self._state.plan is not None
-        names, run_spec = self._state.plan.latest.names, self._state.run_spec
+        names, run_spec = self._state.known_plan.latest.names, self._state.run_spec
         if not isinstance(change, Departure) and (
             late := why_too_late(self._state, change, earliest_start(self._state))
         ):
@@ -147,15 +146,14 @@ class PendingChanges:
     def _waits_for(self, change: Change, evicting: Collection[str]) -> str:
         """Say what has to happen before a queued change is offered, as in "after ...": step 1."""
         state = self._state
-        assert state.plan is not None
-        latest = state.offer.record if state.offer else state.plan.latest
+        latest = state.offer.record if state.offer else state.known_plan.latest
         unreported = sorted(set(latest.names) - state.membership.next_rounds.keys())
         waits = [f"the eviction of {', '.join(sorted(evicting))}"] if evicting else []
         if self.is_held(change):
             waits.append("the run resumes")
         if unreported:
             waits.append(f"a report of {', '.join(unreported)}")
-        elif state.offer or not state.membership.is_settled(state.plan):
+        elif state.offer or not state.membership.is_settled(state.known_plan):
             waits.append(f"the change of round {latest.start}")
         elif not waits:
             waits.append("a member connects")
