@@ -61,7 +61,7 @@ def plan(nodes: int, graph: str) -> Plan:
     """A plan of nodes with addresses and keys, as a controller makes it."""
     keys = [sha256(bytes([i % 256, i // 256])).hexdigest() for i in range(nodes)]
     members = [Member(f"node-{i:05d}", i + 1, f"10.0.{i // 250}.{i % 250}:7600", key) for i, key in enumerate(keys)]
-    return create_plan("home", members, Schedule((GraphSpec(graph),), 1), run="0" * 32)
+    return create_plan("home", members, Schedule((GraphSpec(graph),), 1), run_id="0" * 32)
 
 
 def plan_rows() -> None:

@@ -134,7 +134,7 @@ def test_member_cannot_forge_a_record_or_a_leader(fleet: Fleet) -> None:
 
     for name, forged in lies(record, t).items():
         assert "authority" in asyncio.run(asyncio.wait_for(liar.push(forged, t + 1), 30)), name
-    claimed = Leadership(TERM_OF_A_LIAR, "liar", "127.0.0.1:1", record.run)
+    claimed = Leadership(TERM_OF_A_LIAR, "liar", "127.0.0.1:1", record.run_id)
     refusal = asyncio.run(liar.claim(where, claimed)).refusal.reason
     assert "without the signature" in refusal
 

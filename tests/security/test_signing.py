@@ -20,7 +20,7 @@ from edgenode.security.signing import AuthoritySigner, AuthorityVerifier
 
 AUTHORITY = make_authority("home")
 SIGNER, VERIFIER = AuthoritySigner(AUTHORITY), AuthorityVerifier(AUTHORITY.certificate)
-PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1), run="r1")
+PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1), run_id="r1")
 STOP = PLAN.successor(20, end=20, term=1)
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -37,14 +37,14 @@ def test_signed_record_and_greeting_are_believed() -> None:
     with pytest.raises(RemoteProtocolError):
         VERIFIER.verify(replace(greeting, term=1_000_000))
     with pytest.raises(RemoteProtocolError):  # a greeting of another run
-        VERIFIER.verify(replace(greeting, run="r2"))
+        VERIFIER.verify(replace(greeting, run_id="r2"))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"cluster": "away"},
-        {"run": "r2"},
+        {"run_id": "r2"},
         {"term": 2},
         {"number": 2},
         {"parent": "0" * 64},

@@ -22,20 +22,20 @@ class Leadership:
         term: higher at every start, and unique as long as the controller's disk survives.
         nonce: drawn at random at the start. It distinguishes two controllers of one term.
         address: the address at which the controller was reached.
-        run: the id of the run that it leads, or would create. A greeting of another run proves nothing.
+        run_id: the id of the run that it leads, or would create. A greeting of another run proves nothing.
         signature: over ``statement``, by the controller.
     """
 
     term: int
     nonce: str = ""
     address: str = ""
-    run: str = ""
+    run_id: str = ""
     signature: str = field(default="", compare=False)
 
     @property
     def statement(self) -> str:
         """The text that the controller signs. Its address is not part of it: each node sees another one."""
-        return json.dumps({"leads": self.run, "term": self.term, "nonce": self.nonce}, sort_keys=True)
+        return json.dumps({"leads": self.run_id, "term": self.term, "nonce": self.nonce}, sort_keys=True)
 
     def yields_to(self, other: Leadership) -> bool:
         """Return whether nodes that follow the other controller must not take orders from this one."""
@@ -110,7 +110,7 @@ class Fence:
         term: the term of the controller.
         ballot: the number of this fence within the term. (term, ballot) never decreases.
         number: the number of the newest record before the eviction.
-        run: the id of the run that the evicted are members of.
+        run_id: the id of the run that the evicted are members of.
         signature: over ``statement``, by the controller. The next controller asks for it.
     """
 
@@ -118,14 +118,14 @@ class Fence:
     ballot: int
     evicted: frozenset[str]
     number: int = 0
-    run: str = ""
+    run_id: str = ""
     signature: str = field(default="", compare=False)
 
     @property
     def statement(self) -> str:
         """The text that the controller signs."""
         order = {"fences": sorted(self.evicted), "term": self.term, "ballot": self.ballot}
-        return json.dumps(order | {"number": self.number, "run": self.run}, sort_keys=True)
+        return json.dumps(order | {"number": self.number, "run": self.run_id}, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,18 +74,18 @@ class Join(_message.Message):
     def __init__(self, identity: _Optional[_Union[_common_pb2.Identity, _Mapping]] = ..., address: _Optional[str] = ..., saved: _Optional[_Union[_common_pb2.Saved, _Mapping]] = ..., running: _Optional[bool] = ..., follows: _Optional[_Union[Leadership, _Mapping]] = ..., data: _Optional[_Union[_common_pb2.DataSize, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ...) -> None: ...
 
 class Leadership(_message.Message):
-    __slots__ = ("term", "nonce", "address", "run", "signature")
+    __slots__ = ("term", "nonce", "address", "run_id", "signature")
     TERM_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    RUN_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     term: int
     nonce: str
     address: str
-    run: str
+    run_id: str
     signature: str
-    def __init__(self, term: _Optional[int] = ..., nonce: _Optional[str] = ..., address: _Optional[str] = ..., run: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
+    def __init__(self, term: _Optional[int] = ..., nonce: _Optional[str] = ..., address: _Optional[str] = ..., run_id: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error", "peak_memory_bytes", "joules_per_round", "power_sensor", "gossip_bytes", "received_bytes", "round_s", "sketch_round", "sketch", "farewell", "faults", "alarms", "save_error", "save_error_s", "blocked")
@@ -323,20 +323,20 @@ class Standby(_message.Message):
     def __init__(self, present: _Optional[_Iterable[str]] = ..., missing: _Optional[int] = ...) -> None: ...
 
 class Fence(_message.Message):
-    __slots__ = ("term", "ballot", "evicted", "number", "run", "signature")
+    __slots__ = ("term", "ballot", "evicted", "number", "run_id", "signature")
     TERM_FIELD_NUMBER: _ClassVar[int]
     BALLOT_FIELD_NUMBER: _ClassVar[int]
     EVICTED_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
-    RUN_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     term: int
     ballot: int
     evicted: _containers.RepeatedScalarFieldContainer[str]
     number: int
-    run: str
+    run_id: str
     signature: str
-    def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., evicted: _Optional[_Iterable[str]] = ..., number: _Optional[int] = ..., run: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
+    def __init__(self, term: _Optional[int] = ..., ballot: _Optional[int] = ..., evicted: _Optional[_Iterable[str]] = ..., number: _Optional[int] = ..., run_id: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class EvictionCommitted(_message.Message):
     __slots__ = ("records",)

@@ -53,7 +53,7 @@ class Bootstrap:
         try:
             schedule, epoch = self._first_schedule(present.values())
             rounds = state.training_rounds
-            created = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run, rounds)
+            created = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run_id, rounds)
             plan = Plan((state.new_record(created.latest),))
         except GraphError as exc:
             return state.refuse_all(present, str(exc))
@@ -82,7 +82,7 @@ class Bootstrap:
                 members, start = sorted(self._renewed(back)), 0
                 state.requested, epoch = self._first_schedule(here[node] for node in back)
                 schedule = state.adapted(tuple(m.node for m in members), start).schedule.with_last_from(rounds)
-                plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run, rounds)
+                plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run_id, rounds)
             else:
                 members = self._renewed({*back, *offers})
                 least = state.run_spec.min_nodes

@@ -98,7 +98,7 @@ class ClusterState:
         A recovering controller leads: the operator vouches that the other one is lost for good.
         """
         theirs = join.follows
-        if theirs is None or (self.plan and theirs.run != self.run):  # of another run it proves nothing
+        if theirs is None or (self.plan and theirs.run_id != self.run_id):  # of another run it proves nothing
             theirs = Leadership(plan.latest.term, self.leadership.nonce)
         if self.recover:
             self.lead_in(theirs.term + self.leadership.yields_to(theirs))
@@ -109,9 +109,9 @@ class ClusterState:
     # --- statements of this controller, and the controllers that it believes --------------------------
 
     @property
-    def run(self) -> str:
+    def run_id(self) -> str:
         """The id of the run, or the one that a run would get."""
-        return self.plan.latest.run if self.plan else self.leadership.nonce
+        return self.plan.latest.run_id if self.plan else self.leadership.nonce
 
     def new_record(self, record: Record) -> Record:
         """A record that an operator, or new members, made necessary, signed.
@@ -132,7 +132,7 @@ class ClusterState:
 
     def greeting(self) -> Hello:
         """The first order of every link."""
-        leadership = replace(self.leadership, run=self.run)
+        leadership = replace(self.leadership, run_id=self.run_id)
         return Hello(replace(leadership, signature=self.signer.sign(leadership.statement)), self.paused, self.revoked)
 
     def revoked_members(self) -> set[str]:

@@ -200,7 +200,7 @@ class Evictions:
         if self.ballot is None:
             return []
         latest = self._state.known_plan.latest
-        fence = Fence(self.ballot.term, self.ballot.number, self.ballot.evicted, latest.number, latest.run)
+        fence = Fence(self.ballot.term, self.ballot.number, self.ballot.evicted, latest.number, latest.run_id)
         fence = replace(fence, signature=self._state.signer.sign(fence.statement))
         return [Send(n, fence) for n in nodes if n in self.ballot.survivors and n in self._state.membership.present]
 
@@ -265,7 +265,7 @@ class Evictions:
     def left_to_end(self, fence: Fence) -> frozenset[str]:
         """The members that an earlier controller's fence evicts, and no record has evicted since."""
         plan = self._state.plan
-        if plan is None or fence.term >= self._state.term or fence.run != self._state.run:
+        if plan is None or fence.term >= self._state.term or fence.run_id != self._state.run_id:
             return frozenset()
         since = {node for record in plan.records if record.number > fence.number for node, _ in record.evictions}
         return fence.evicted - since

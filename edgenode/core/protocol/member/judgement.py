@@ -84,7 +84,9 @@ def judge_refusal(state: MemberState, receiver: str, ack: Ack) -> Evicted:
 def evicts(state: MemberState, records: Iterable[Record]) -> Evicted | None:
     """Return the error that ends this process, if records of this run evict it, or None."""
     out = any(
-        state.name in dict(record.evictions) and record.start > state.since and record.run == state.plan.latest.run
+        state.name in dict(record.evictions)
+        and record.start > state.since
+        and record.run_id == state.plan.latest.run_id
         for record in records
     )
     return Evicted(f"{state.name} was evicted, and is not a member any more") if out else None

@@ -98,7 +98,7 @@ class Plan:
             return "takes back the term or the end of the one before"
         if (record.rounds or 0) < (last.rounds or 0):
             return f"shortens the run to {record.rounds} rounds"
-        if (record.run, record.epoch) != (last.run, last.epoch):
+        if (record.run_id, record.epoch) != (last.run_id, last.epoch):
             return "is of another run"
         return ""
 
@@ -153,8 +153,10 @@ def create_plan(
     members: Iterable[Member],
     schedule: Schedule,
     epoch: Epoch = NO_DATA,
-    run: str = "",
+    run_id: str = "",
     rounds: int | None = None,
 ) -> Plan:
     """The plan of a new run: one record, from round 0."""
-    return Plan((Record(cluster, 0, "", 0, schedule, tuple(sorted(members)), epoch=epoch, run=run, rounds=rounds),))
+    return Plan(
+        (Record(cluster, 0, "", 0, schedule, tuple(sorted(members)), epoch=epoch, run_id=run_id, rounds=rounds),)
+    )

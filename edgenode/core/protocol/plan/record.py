@@ -52,7 +52,7 @@ class Record:
         handoffs: (leaver, target): members before, each of which hands all it has to a target in round start - 1.
         epoch: the epoch of the run. It never changes.
         revoked: the ids of the keys of evicted members that nobody may use any more.
-        run: drawn when the run was created. It never changes, so no record of an earlier run fits. Empty with fixed
+        run_id: drawn when the run was created. It never changes, so no record of an earlier run fits. Empty with fixed
             peers.
         evictions: (node, last): silent members before, with the newest of their rounds that counts. What they pushed
             later counts nowhere, and what was pushed to them in that round or later is taken back.
@@ -75,7 +75,7 @@ class Record:
     evictions: tuple[tuple[str, int], ...] = ()
     epoch: Epoch = NO_DATA
     revoked: tuple[str, ...] = ()
-    run: str = ""
+    run_id: str = ""
     rounds: int | None = None
     signature: str = field(default="", compare=False)
 
@@ -148,7 +148,7 @@ def _plain(record: Record) -> dict[str, Any]:
         "schedule": schedule_json(record.schedule),
         **({"epoch": [record.epoch.samples, record.epoch.rounds]} if record.epoch != NO_DATA else {}),
         **({"revoked": list(record.revoked)} if record.revoked else {}),
-        **({"run": record.run} if record.run else {}),
+        **({"run": record.run_id} if record.run_id else {}),
         **({} if record.rounds is None else {"rounds": record.rounds}),
     }
 
@@ -167,7 +167,7 @@ def _record(plain: dict[str, Any]) -> Record:
         schedule=schedule_from_json(plain["schedule"]),
         epoch=Epoch(*map(whole, plain.get("epoch", (0, 1)))),
         revoked=tuple(map(_key, plain.get("revoked", ()))),
-        run=text(plain.get("run", "")),
+        run_id=text(plain.get("run", "")),
         rounds=whole(plain["rounds"]) if "rounds" in plain else None,
         signature=text(plain.get("signature", "")),
     )

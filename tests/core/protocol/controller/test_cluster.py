@@ -141,7 +141,7 @@ def test_new_process_of_a_member_proves_that_the_old_one_is_dead() -> None:
 def test_greeting_is_the_first_order_of_every_link() -> None:
     leadership = Leadership(0, "abc", "10.0.0.5:7700")
     for cluster in (Cluster(a_run_spec(1), leadership), Cluster(a_run_spec(2), leadership)):
-        assert cluster.handle(join("n0"))[0] == Send("n0", Hello(replace(leadership, run="abc")))
+        assert cluster.handle(join("n0"))[0] == Send("n0", Hello(replace(leadership, run_id="abc")))
 
 
 @pytest.mark.parametrize("leader", [Leadership(1, "abc", "10.0.0.5:7700"), Leadership(0, "other", "10.0.0.6:7700")])

@@ -276,7 +276,7 @@ def test_fence_of_a_lost_controller_waits_until_its_plan_is_known() -> None:
     fence = only(Fence, [a for a in before.handle(Evict(UNREQUESTED, "n0")) if getattr(a, "node", "") == "n1"])
     assert fence.number == plan.latest.number > old.latest.number
     again = QuietCluster(a_run_spec(3), Leadership(1), recover=True)
-    shown = Fence(fence.term, fence.ballot, fence.evicted, fence.number, fence.run)
+    shown = Fence(fence.term, fence.ballot, fence.evicted, fence.number, fence.run_id)
     assert kinds(again.handle(join("n1", running=True, plan=old, fence=shown))) == ["Persist"]  # it stays fenced
     orders = again.handle(join("n3", running=True, plan=plan))
     assert {order.node for order in fences(orders)} == {"n1", "n3"} and again.evictions.evicted == {"n0"}

@@ -87,7 +87,7 @@ def test_of_two_records_one_of_which_is_forged_none_counts() -> None:
 
 def test_eviction_of_an_earlier_run_evicts_nobody() -> None:
     node, _ = a_signed_pair()
-    evicted = replace(node.state.plan.successor(3, evictions=(("n0", 2),)), run="an earlier run", parent="0" * 64)
+    evicted = replace(node.state.plan.successor(3, evictions=(("n0", 2),)), run_id="an earlier run", parent="0" * 64)
     with pytest.raises(RemoteProtocolError, match="does not follow"):
         node.handle(EvictionCommitted((signed(evicted),)))
     assert "Push" in kinds(train(node))
@@ -121,15 +121,15 @@ def test_every_record_and_greeting_is_signed() -> None:
     cluster, greeting = a_controller()
     CONTROLLER_SIGNER.verify(greeting)
     CONTROLLER_SIGNER.verify(the_plan(cluster).latest)
-    assert greeting.run == the_plan(cluster).latest.run == "true"
+    assert greeting.run_id == the_plan(cluster).latest.run_id == "true"
 
 
 @pytest.mark.parametrize(
-    "signature", ["", LIAR.sign(Leadership(TERM_OF_A_LIAR, "x", run="true").statement)], ids=["none", "forged"]
+    "signature", ["", LIAR.sign(Leadership(TERM_OF_A_LIAR, "x", run_id="true").statement)], ids=["none", "forged"]
 )
 def test_term_that_no_greeting_proves_is_refused(signature: str) -> None:
     cluster, _ = a_controller()
-    lie = Leadership(TERM_OF_A_LIAR, "x", run="true", signature=signature)
+    lie = Leadership(TERM_OF_A_LIAR, "x", run_id="true", signature=signature)
     actions = cluster.handle(join("n9", running=True, plan=the_plan(cluster), follows=lie))
     assert "forged" in only(Refuse, actions).reason
     assert all_of(StepDown, actions) == [] and cluster.state.term == 3
@@ -172,13 +172,13 @@ def test_recovering_controller_learns_signed_plans_only() -> None:
     cluster, greeting = a_controller()
     plan = the_plan(cluster)
     recovering = Cluster(a_run_spec(2), Leadership(0, "second"), recover=True, signer=CONTROLLER_SIGNER)
-    lie = Leadership(2**63, "x", run=plan.latest.run)
+    lie = Leadership(2**63, "x", run_id=plan.latest.run_id)
     assert only(Refuse, recovering.handle(join("n0", running=True, plan=plan, follows=lie)))
     assert (recovering.state.plan, recovering.state.term) == (None, 0)
     actions = recovering.handle(join("n0", running=True, plan=plan, follows=greeting))
     hello = only(Hello, actions)
     assert isinstance(actions[0], Send) and actions[0].order is hello.order
-    assert (hello.leadership.run, hello.leadership.term) == (plan.latest.run, recovering.state.term)
+    assert (hello.leadership.run_id, hello.leadership.term) == (plan.latest.run_id, recovering.state.term)
     assert recovering.state.term > greeting.term
 
 
@@ -196,7 +196,7 @@ def after_a_restart(cluster: Cluster) -> Cluster:
 def test_fence_that_no_controller_ordered_evicts_nobody() -> None:
     first, greeting = a_controller()
     cluster, plan = after_a_restart(first), the_plan(first)
-    lie = Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run, "a lie")
+    lie = Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run_id, "a lie")
     reason = only(Refuse, cluster.handle(join("n0", running=True, plan=plan, follows=greeting, fence=lie))).reason
     assert "forged" in reason and cluster.evictions.evicted == frozenset()
 
@@ -204,7 +204,7 @@ def test_fence_that_no_controller_ordered_evicts_nobody() -> None:
 def test_fence_of_the_controller_before_is_brought_to_its_end() -> None:
     first, greeting = a_controller()
     cluster, plan = after_a_restart(first), the_plan(first)
-    fence = shown(Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run))
+    fence = shown(Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run_id))
     actions = cluster.handle(join("n0", running=True, plan=plan, follows=greeting, fence=fence))
     assert cluster.evictions.evicted == {"n1"}
     for ordered in all_of(Fence, actions):
@@ -213,7 +213,7 @@ def test_fence_of_the_controller_before_is_brought_to_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"run": "an earlier run"}, {"term": 4}, {"evicted": frozenset({"n9"})}, {"number": -1}], ids=str
+    "changes", [{"run_id": "an earlier run"}, {"term": 4}, {"evicted": frozenset({"n9"})}, {"number": -1}], ids=str
 )
 def test_fence_that_has_ended_evicts_nobody(changes: dict[str, Any]) -> None:
     first, greeting = a_controller()
@@ -226,7 +226,7 @@ def test_fence_that_has_ended_evicts_nobody(changes: dict[str, Any]) -> None:
         changes = {}
         first.state.plan = plan
     cluster = after_a_restart(first)
-    fence = shown(replace(Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run), **changes))
+    fence = shown(replace(Fence(3, 1, frozenset({"n1"}), 0, plan.latest.run_id), **changes))
     actions = cluster.handle(join("n0", running=True, plan=plan, follows=greeting, fence=fence))
     assert all_of(Fence, actions) == [] and cluster.evictions.evicted == frozenset()
 
