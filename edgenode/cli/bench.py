@@ -7,14 +7,15 @@ import os
 import platform
 from collections.abc import Iterator
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from edgenode.bench import Measurement
+from edgenode.cli.fitted_table import Column, FittedTable, stdout
 from edgenode.cli.shared_options import json_option, take_sigterm_as_ctrl_c, warn
-
-if TYPE_CHECKING:
-    from edgenode.bench import Measurement
+from edgenode.factory import cores
+from edgenode.node.resources import keep_freed_memory
 
 PARTS = ("selection", "codec", "round", "ring", "memory")
 SCHEMA = "edgenode/bench/1"
@@ -53,23 +54,13 @@ def bench(parts: tuple[str, ...], as_json: bool) -> None:
         rows = [measurement.as_dict() for measurement in found]
         click.echo(json.dumps({"schema": SCHEMA, "machine": machine, "measurements": rows}, indent=2))
         return
-    from edgenode.cli.fitted_table import Column, FittedTable, stdout
-
-    table = FittedTable(
-        Column("part", right=False), Column("measured", right=False, wraps=True), Column("median"), Column("range", 1),
-        Column("unit", right=False),
-    )  # fmt: skip
-    for row in found:
-        span = f"{_number(min(row.values))} to {_number(max(row.values))}"
-        table.add_row(row.part, row.what, _number(row.median), span, row.unit)
-    stdout().print(table)
+    stdout().print(FittedTable(_COLUMNS, found))
 
 
 def _measure(parts: tuple[str, ...]) -> Iterator[Measurement]:
     """Return the chosen parts, in the order of the table."""
     _show("load torch")
     from edgenode.bench import ring, vectors
-    from edgenode.node.resources import keep_freed_memory
 
     keep_freed_memory()  # as a node does
     with vectors.one_thread():
@@ -92,8 +83,6 @@ def _show(text: str) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    from edgenode.factory import cores
-
     return {
         "processor": platform.machine(),
         "cores": cores(),
@@ -106,3 +95,12 @@ def _machine() -> dict[str, Any]:
 def _number(value: float) -> str:
     """A number with three significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+_COLUMNS: tuple[Column[Measurement], ...] = (
+    Column("part", lambda m: m.part, right=False),
+    Column("measured", lambda m: m.what, right=False, wraps=True),
+    Column("median", lambda m: _number(m.median)),
+    Column("range", lambda m: f"{_number(min(m.values))} to {_number(max(m.values))}", leave_out=1),
+    Column("unit", lambda m: m.unit, right=False),
+)

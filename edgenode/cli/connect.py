@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from edgenode.addresses import split_address
 from edgenode.cli.launched import Launch, launches_here
 from edgenode.cli.own_credentials import operator_securities
 from edgenode.cli.past_run import past_run
 from edgenode.cli.shared_options import as_name, insecure_option, node_option
+from edgenode.config.graphs import GRAPHS
 from edgenode.errors import ConfigError, TransportError
-
-if TYPE_CHECKING:
-    from edgenode.net.credential_client import CredentialClient
-    from edgenode.net.discovery import Discovery
-    from edgenode.net.operator_client import OperatorClient
-    from edgenode.net.tls import Security
+from edgenode.net.credential_client import CredentialClient
+from edgenode.net.discovery import Discovery
+from edgenode.net.interfaces import interfaces_for
+from edgenode.net.operator_client import OperatorClient, operator_client
+from edgenode.net.reasons import unreachable
+from edgenode.net.rpc import channel
+from edgenode.net.tls import Security
+from edgenode.security.subject import CONTROLLER
 
 T = TypeVar("T")
 
@@ -50,25 +54,18 @@ class Where:
 
     controller: str
     cluster: str | None
-    wait_s: float = WAIT_S
-    credentials: Path | None = None
-    insecure: bool = False
+    wait_s: float
+    credentials: Path | None
+    insecure: bool
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--controller, --cluster, --wait, --credentials and --insecure, passed to the command as ``where``."""
 
     @wraps(command)
-    def with_where(
-        *args: Any,
-        controller: str,
-        cluster: str | None,
-        wait_s: float,
-        credentials: Path | None,
-        insecure: bool,
-        **kwargs: Any,
-    ) -> Any:
-        return command(*args, where=Where(controller, cluster, wait_s, credentials, insecure), **kwargs)
+    def with_where(**given: Any) -> Any:
+        about = {field.name: given.pop(field.name) for field in fields(Where)}
+        return command(where=Where(**about), **given)
 
     for option in (
         insecure_option,
@@ -91,10 +88,14 @@ def with_operator(where: Where, call: Callable[[OperatorClient], Awaitable[T]]) 
         ConfigError: no controller is found, or there are several clusters. The text says where.
         TransportError: the controller does not answer. The text says why.
     """
-    from edgenode.config.graphs import GRAPHS
+
+    async def with_client(target: str, security: Security) -> T:
+        async with AsyncExitStack() as stack:
+            dialling = stack.enter_async_context(operator_client(target, where.wait_s, security))
+            return await call(await _shown(dialling, f"waiting for the controller at {target}"))
 
     GRAPHS.add_all()  # the run may use any of them
-    return asyncio.run(_operate(where, call))
+    return asyncio.run(_with_controller(where, with_client))
 
 
 def with_credentials(where: Where, call: Callable[[CredentialClient], Awaitable[T]]) -> T:
@@ -106,52 +107,25 @@ def with_credentials(where: Where, call: Callable[[CredentialClient], Awaitable[
     """
     if where.insecure:
         raise ConfigError("a controller that runs with --insecure has no certificates to give")
-    return asyncio.run(_call(where, call))
+    return asyncio.run(_with_controller(where, lambda *found: call(CredentialClient(*found))))
 
 
-async def _call(where: Where, call: Callable[[CredentialClient], Awaitable[T]]) -> T:
-    from edgenode.net.credential_client import CredentialClient
-
+async def _with_controller(where: Where, call: Callable[[str, Security], Awaitable[T]]) -> T:
+    """Call the controller. If it does not answer, the run may be over."""
     try:
-        return await call(CredentialClient(*await _found(where)))
+        return await call(*await _found(where))
     except TransportError as exc:
-        raise _unreachable(exc, where) from exc
-
-
-async def _operate(where: Where, call: Callable[[OperatorClient], Awaitable[T]]) -> T:
-    from edgenode.net.operator_client import operator_client
-
-    try:
-        target, security = await _found(where)
-        async with AsyncExitStack() as stack:
-            dialling = stack.enter_async_context(operator_client(target, where.wait_s, security))
-            client = await _shown(dialling, f"waiting for the controller at {target}")
-            return await call(client)
-    except TransportError as exc:
-        raise _unreachable(exc, where) from exc
-
-
-def _unreachable(error: TransportError, where: Where) -> TransportError:
-    """The controller does not answer. The run may be over."""
-    past = past_run(where.cluster, where.credentials)
-    return TransportError(f"{error}; {past}") if past else error
+        if past := past_run(where.cluster, where.credentials):
+            raise TransportError(f"{exc}; {past}") from exc
+        raise
 
 
 async def _found(where: Where) -> tuple[str, Security]:
-    """host:port of the controller, given, of a launch in this folder, or found by mDNS, and how to call it.
-
-    Raises:
-        ConfigError: the given address is malformed, mDNS found no controller in time, or several clusters and none is
-            chosen, or there are no credentials.
-        TransportError: none of the controllers that mDNS found answers.
-    """
+    """host:port of the controller, given, of a launch in this folder, or found by mDNS, and how to call it."""
     if (launch := _launched(where)) is not None:
         return launch.controller, operator_securities(launch.credentials, insecure=False, cluster=launch.cluster)[0]
     if where.controller != "mdns":
         return await _given(where)
-    from edgenode.net.discovery import Discovery
-    from edgenode.net.interfaces import interfaces_for
-
     async with Discovery(where.cluster or "", interfaces_for("")) as discovery:
         text = f"looking for {discovery.wanted('controller')}"
         cluster = where.cluster
@@ -168,8 +142,6 @@ async def _found(where: Where) -> tuple[str, Security]:
 
 
 async def _given(where: Where) -> tuple[str, Security]:
-    from edgenode.addresses import split_address
-
     split_address(where.controller)
     securities = operator_securities(where.credentials, where.insecure, where.cluster)
     if len(securities) == 1:  # the call itself shows whether they fit
@@ -188,11 +160,7 @@ async def _announced(discovery: Discovery, cluster: str) -> AsyncIterator[tuple[
 
 
 def _launched(where: Where) -> Launch | None:
-    """The launch in this folder that the options allow, if there is one.
-
-    Raises:
-        ConfigError: there are several.
-    """
+    """The launch in this folder that the options allow, if there is one."""
     if where.credentials is not None or where.insecure:
         return None
     found = {
@@ -215,13 +183,7 @@ async def _first_to_answer(
     """The first controller that answers, and the credentials that it takes.
 
     Anybody can announce a controller, and it fails at TLS. So all are dialled, with all credentials.
-
-    Raises:
-        TransportError: none answers in time.
     """
-    from edgenode.net.rpc import channel
-    from edgenode.security.subject import CONTROLLER
-
     answered: asyncio.Future[tuple[str, Security]] = asyncio.get_running_loop().create_future()
     dialled: dict[str, list[asyncio.Task[None]]] = {}
 
@@ -251,9 +213,6 @@ async def _first_to_answer(
 
 async def _none_answers(targets: list[str], security: Security, waited_s: float) -> TransportError:
     """The error that no controller answers: the first ones, each with the reason."""
-    from edgenode.net.reasons import unreachable
-    from edgenode.security.subject import CONTROLLER
-
     explained = (unreachable(t, t, CONTROLLER.dns_name, security.credentials) for t in targets[:_MOST_EXPLAINED])
     reasons = "; ".join(map(str, await asyncio.gather(*explained)))
     return TransportError(f"no controller that mDNS found answers (waited {waited_s:g} s): {reasons}")

@@ -14,12 +14,14 @@ from typing import Any
 
 import click
 import msgspec
+import numpy as np
 from click.core import ParameterSource
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from safetensors.numpy import load_file
 
 from edgenode.cli.demo_processes import DemoProcesses
+from edgenode.cli.fitted_table import plain_table
 from edgenode.cli.shared_options import json_option, results_folder, take_sigterm_as_ctrl_c, track_option
 from edgenode.cli.status_table import status_table
 from edgenode.config.load import load
@@ -53,7 +55,7 @@ _SUITS_A_DEMO: Mapping[str, object] = {
 
 @dataclass
 class AccuracyCurve:
-    """The curve of the plot: the means over the nodes, sample by sample."""
+    """The curve of the plot: means over the nodes."""
 
     sent: list[float] = field(default_factory=list)
     dense: list[float] = field(default_factory=list)
@@ -216,12 +218,8 @@ async def _found(processes: DemoProcesses) -> str:
 
 def _gather(config: Config, out: Path, wall_s: float) -> dict[str, Any]:
     """Merge the nodes' result.json files into one."""
-    from safetensors.numpy import load_file
-
     folders = sorted(path.parent for path in out.glob("node-*/result.json"))
     models = [load_file(folder / "model.safetensors") for folder in folders]
-    import numpy as np
-
     flat = [np.concatenate([tensor.ravel() for _, tensor in sorted(model.items())]) for model in models]
     nodes = [result_file.read_node(folder / "result.json") for folder in folders]
     result = result_file.summary(config, nodes, wall_s, flat)
@@ -230,15 +228,14 @@ def _gather(config: Config, out: Path, wall_s: float) -> dict[str, Any]:
 
 
 def _print(console: Console, result: dict[str, Any], out: Path) -> None:
-    table = Table(title="result", title_justify="left", title_style="bold")
-    for heading in ("node", "test accuracy", "rounds", "messages", "payload sent", "on the wire", "u"):
-        table.add_column(heading, justify="left" if heading == "node" else "right")
-    for node in result["nodes"]:
-        table.add_row(
-            node["node"], _percent(node["test_accuracy"]), str(node["rounds"]), str(node["messages"]),
-            size(node["payload_bytes"]), size(node["wire_bytes"]), f"{node['u']:.3f}",
-        )  # fmt: skip
-    console.print(table)
+    headings = ("node", "test accuracy", "rounds", "messages", "payload sent", "on the wire", "u")
+    rows = (
+        (node["node"], _percent(node["test_accuracy"]), str(node["rounds"]), str(node["messages"]),
+         size(node["payload_bytes"]), size(node["wire_bytes"]), f"{node['u']:.3f}")
+        for node in result["nodes"]
+    )  # fmt: skip
+    title = {"title": "result", "title_justify": "left", "title_style": "bold"}
+    console.print(plain_table(headings, rows, right=headings[1:], **title))
     factor = result["compression_factor"]
     fewer = f"sent [bold]{less_than_uncompressed(factor)}[/], " if factor else ""
     console.print(
@@ -253,17 +250,13 @@ def _percent(share: float | None) -> str:
 
 
 def _draw(path: Path, curve: AccuracyCurve, result: dict[str, Any]) -> None:
-    """Plot the run, or say why not."""
+    """Plot accuracy against the bytes that a node sent, and against the same messages uncompressed, or say why not."""
     if result["mean_test_accuracy"] is None:
         click.echo(f"edgenode: warning: {path.name} is not drawn: the data has no test images", err=True)
-    elif plotting.available():
-        _plot(path, curve, result)
-    else:
+        return
+    if not plotting.available():
         click.echo(f"edgenode: warning: {path.name} is not drawn: {plotting.NOT_INSTALLED}", err=True)
-
-
-def _plot(path: Path, curve: AccuracyCurve, result: dict[str, Any]) -> None:
-    """Plot accuracy against bytes sent per node, and against the size of the same messages without compression."""
+        return
     nodes = result["nodes"]
     sent = [*curve.sent, sum(n["payload_bytes"] for n in nodes) / len(nodes)]
     dense = [*curve.dense, sum(n["dense_bytes"] for n in nodes) / len(nodes)]

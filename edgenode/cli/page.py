@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+import webbrowser
 
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
-
-if TYPE_CHECKING:
-    from edgenode.core.protocol.status import ClusterStatus
-    from edgenode.net.operator_client import OperatorClient
+from edgenode.cli.status_table import page_lines
+from edgenode.core.protocol.status import ClusterStatus
+from edgenode.net.operator_client import OperatorClient
 
 
 @click.command()
@@ -35,15 +34,11 @@ def page(no_open: bool, where: Where) -> None:
         return await client.open_page(), await client.status()
 
     link, status = with_operator(where, call)
-    from edgenode.cli.status_table import page_lines
-
     line, *how = page_lines(status, link)
     click.echo(link)
     if how:
         click.echo("\n".join([f"edgenode: {line}", *how]), err=True)
     elif not no_open and _has_desktop():
-        import webbrowser
-
         webbrowser.open(link)
 
 

@@ -8,17 +8,21 @@ import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from edgenode.cli.fitted_table import plain_table
 from edgenode.cli.shared_options import as_name, json_option, node_option
 from edgenode.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from edgenode.storage.run_history import RunHistory
+from edgenode.observability import plotting
+from edgenode.observability.status_view import size
+from edgenode.storage.audit_log import AuditLog
+from edgenode.storage.filesystem import default_state_dir
+from edgenode.storage.run_history import RunHistory
 
 _SUMMED = ("payload_bytes", "dense_bytes", "received_bytes")
 state_option = node_option("state_dir", help="State folder of the controller. [default: the user's state folder]")
@@ -27,9 +31,7 @@ cluster_option = click.option(
     help="Cluster whose state folder to read, without --state-dir.",
 )  # fmt: skip
 out_option = click.option(
-    "--out",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-    help="File to write.",
+    "--out", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), help="File to write."
 )
 
 
@@ -65,22 +67,11 @@ def list_runs(state_dir: Path | None, cluster: str, as_json: bool) -> None:
     found = history.runs()
     if as_json:
         click.echo(json.dumps(found))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    if not found:
+    elif not found:
         click.echo(_nothing(history))
-        return
-    table = Table(box=None)
-    for heading in ("run", "began", "took", "nodes", "rounds", "algorithm", "compressor", "outcome"):
-        table.add_column(heading, no_wrap=heading == "began")
-    for run in found:
-        table.add_row(
-            str(run["id"]), _when(run["began"]), _took(run), str(run["nodes"]), str(run["rounds"]),
-            run["algorithm"], run["compressor"], run["outcome"] or "not ended",
-        )  # fmt: skip
-    Console().print(table)
+    else:
+        headings = ("run", "began", "took", "nodes", "rounds", "algorithm", "compressor", "outcome")
+        Console().print(plain_table(headings, map(_run_row, found), box=None))
 
 
 @runs.command()
@@ -104,8 +95,6 @@ def show(run: str, state_dir: Path | None, cluster: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**found, "nodes": list(last.values()), "events": events}))
         return
-    from rich.console import Console
-
     outcome = found["outcome"] or "not ended"
     click.echo(f"run {found['id']} of {found['cluster']}: {outcome}, began {_when(found['began'])}, {_took(found)}")
     console = Console()
@@ -127,57 +116,49 @@ def audit(state_dir: Path | None, cluster: str, as_json: bool) -> None:
       edgenode runs audit
       edgenode runs audit --json | jq '.[] | select(.who == "operator anna")'
     """
-    from edgenode.storage.audit_log import AuditLog
-
     found = AuditLog(_history(state_dir, cluster).path.parent).entries()
     if as_json:
         click.echo(json.dumps(found))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None)
-    for heading in ("time", "who", "request", "outcome"):
-        table.add_column(heading, no_wrap=heading == "time")
-    for entry in found:
-        texts = (entry["who"], entry["request"], entry["outcome"] or "not known")
-        table.add_row(_when(entry["at"], seconds=True), *map(Text, texts))
+    rows = [
+        (Text(_when(e["at"], seconds=True)), Text(e["who"]), Text(e["request"]), Text(e["outcome"] or "not known"))
+        for e in found
+    ]
+    table = plain_table(("time", "who", "request", "outcome"), rows, box=None)
     Console().print(table if found else "no operator has requested anything yet")
 
 
+def _run_row(run: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(run["id"]), _when(run["began"]), _took(run), str(run["nodes"]), str(run["rounds"]), run["algorithm"],
+        run["compressor"], run["outcome"] or "not ended",
+    )  # fmt: skip
+
+
 def _nodes_table(last: dict[str, dict[str, Any]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    from edgenode.observability.status_view import size
-
-    table = Table()
-    for heading in ("node", "round", "accuracy", "loss", "u", "sent", "uncompressed", "received"):
-        table.add_column(heading, justify="left" if heading == "node" else "right")
-    for node, sample in sorted(last.items()):
-        table.add_row(
-            Text(node), _figure(sample["round"], "d"), _figure(sample["accuracy"], ".1%"),
-            _figure(sample["loss"], ".3f"), _figure(sample["u"], ".3f"),
-            size(sample["payload_bytes"]), size(sample["dense_bytes"]), size(sample["received_bytes"]),
-        )  # fmt: skip
+    headings = ("node", "round", "accuracy", "loss", "u", "sent", "uncompressed", "received")
+    figures = {"round": "d", "accuracy": ".1%", "loss": ".3f", "u": ".3f"}
+    rows: list[list[str | Text]] = [
+        [
+            Text(node),
+            *("-" if sample[name] is None else format(sample[name], form) for name, form in figures.items()),
+            *(size(sample[name]) for name in _SUMMED),
+        ]
+        for node, sample in sorted(last.items())
+    ]
+    table = plain_table(headings, rows, right=headings[1:])
     if len(last) > 1:
-        sums = (size(sum(node[key] for node in last.values())) for key in _SUMMED)
         table.add_section()
-        table.add_row("all", "", "", "", "", *sums)
+        table.add_row("all", "", "", "", "", *(size(sum(node[name] for node in last.values())) for name in _SUMMED))
     return table
 
 
 def _events_table(events: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, title="events", title_justify="left")
-    for heading in ("time", "round", "event", ""):
-        table.add_column(heading, justify="right" if heading == "round" else "left", no_wrap=heading == "time")
-    for event in events:
-        table.add_row(_when(event["at"], seconds=True), str(event["round"]), event["kind"], Text(event["text"]))
-    return table
+    rows: list[tuple[str | Text, ...]] = [
+        (_when(e["at"], seconds=True), str(e["round"]), e["kind"], Text(e["text"])) for e in events
+    ]
+    headings = ("time", "round", "event", "")
+    return plain_table(headings, rows, right=("round",), box=None, title="events", title_justify="left")
 
 
 @runs.command()
@@ -228,8 +209,6 @@ def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> No
       edgenode runs plot
       edgenode runs plot 3 --out run-3.svg
     """
-    from edgenode.observability import plotting
-
     if not plotting.available():
         raise ConfigError(f"cannot plot: {plotting.NOT_INSTALLED}")
     history = _history(state_dir, cluster)
@@ -239,17 +218,12 @@ def plot(run: str, out: Path | None, state_dir: Path | None, cluster: str) -> No
         raise ConfigError(f"run {found['id']} has no measured accuracy to plot yet")
     out = out or Path(f"run-{found['id']}.png")
     label = f"{found['algorithm'].upper()}, {found['compressor']}"
-    columns = {name: [point[name] for point in curve] for name in ("payload_bytes", "dense_bytes", "accuracy")}
-    plotting.plot_accuracy(
-        out, columns["payload_bytes"], columns["dense_bytes"], columns["accuracy"], label, "all nodes"
-    )
+    sent, dense, accuracy = ([point[name] for point in curve] for name in ("payload_bytes", "dense_bytes", "accuracy"))
+    plotting.plot_accuracy(out, sent, dense, accuracy, label, "all nodes")
     click.echo(f"written: {out}")
 
 
 def _history(state_dir: Path | None, cluster: str) -> RunHistory:
-    from edgenode.storage.filesystem import default_state_dir
-    from edgenode.storage.run_history import RunHistory
-
     return RunHistory(state_dir or default_state_dir(cluster, "controller"))
 
 
@@ -281,7 +255,3 @@ def _took(run: dict[str, Any]) -> str:
         return "-"
     seconds = round(run["ran_s"])
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_credentials
 from edgenode.cli.own_credentials import run_command
 from edgenode.cli.shared_options import as_name, confirm, json_option, yes_option
+from edgenode.config.load import checked_name
 from edgenode.errors import ConfigError
+from edgenode.net.enrolment_client import enrol
+from edgenode.node.credentials import read_invite
+from edgenode.security.authority import Authority
+from edgenode.security.certificates import Credentials, cluster_of
 from edgenode.security.local import AUTHORITY, OPERATOR, OWN
-
-if TYPE_CHECKING:
-    from edgenode.security.authority import Authority
-    from edgenode.security.subject import Role, Subject
+from edgenode.security.secret_files import write_credentials
+from edgenode.security.subject import Role, Subject
+from edgenode.storage.filesystem import default_state_dir
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -67,7 +71,7 @@ def invite(name: str | None, role: str, ttl_s: int, where: Where) -> None:
     """
     if role != "node" and name is None:
         raise click.UsageError(f"give the NAME of the {role}, as in edgenode invite anna --role {role}")
-    line = with_credentials(where, lambda client: client.invite(cast("Role", role), name or "", ttl_s))
+    line = with_credentials(where, lambda client: client.invite(cast(Role, role), name or "", ttl_s))
     click.echo(run_command(line, name) if role == "node" else f"edgenode join {line}")
 
 
@@ -84,13 +88,6 @@ def join(line: str, out: Path | None) -> None:
     Example:
       edgenode join inv-...
     """
-    from edgenode.config.load import checked_name
-    from edgenode.net.enrolment_client import enrol
-    from edgenode.node.credentials import read_invite
-    from edgenode.security.certificates import cluster_of
-    from edgenode.security.secret_files import write_credentials
-    from edgenode.storage.filesystem import default_state_dir
-
     credentials = enrol(read_invite(line))
     cluster = cluster_of(credentials.authority)
     path = out or default_state_dir(checked_name("the authority's cluster", cluster), OPERATOR)
@@ -135,9 +132,7 @@ def revoke(name: str, role: str, yes: bool, where: Where) -> None:
       edgenode revoke pi-3
       edgenode revoke anna --role operator      edgenode keys lists the roles and names
     """
-    from edgenode.security.subject import Subject
-
-    subject = Subject(cast("Role", role), name)
+    subject = Subject(cast(Role, role), name)
     evicted = ", and is evicted if it is a member" if role == "node" else ""
     confirm(f"Revoke the key of {subject}? It can come back with a new invite only{evicted}.", yes)
     key_id = with_credentials(where, lambda client: client.revoke(subject))
@@ -172,7 +167,7 @@ def init(cluster: str, folder: Path) -> None:
     Example:
       edgenode cert init --cluster home
     """
-    authority = _authority(folder, cluster, must_exist=False)
+    authority = Authority(folder, cluster)
     click.echo(f"the authority is in {folder}, fingerprint {authority.digest.hex()}")
 
 
@@ -190,14 +185,7 @@ def issue(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:
       edgenode cert issue node-0 node-1 node-2 --out /media/boards
       edgenode cert issue anna --role operator
     """
-    from edgenode.config.load import checked_name
-    from edgenode.security.subject import Subject
-
-    authority = _authority(folder, "", must_exist=True)
-    for name in names:
-        path = out / checked_name("command-line argument NAMES", name) / OWN
-        credentials = authority.keep(path, Subject(cast("Role", role), name))
-        click.echo(f"{path}  valid until {credentials.expires():%Y-%m-%d}")
+    _certify(_authority(folder).keep, names, role, out)
 
 
 @cert.command("renew")
@@ -216,13 +204,13 @@ def renew(names: tuple[str, ...], role: str, out: Path, folder: Path) -> None:
       edgenode cert renew node-0 node-1 --out /media/boards
       edgenode cert renew anna --role operator
     """
-    from edgenode.config.load import checked_name
-    from edgenode.security.subject import Subject
+    _certify(_authority(folder).renew, names, role, out)
 
-    authority = _authority(folder, "", must_exist=True)
+
+def _certify(certify: Callable[[Path, Subject], Credentials], names: tuple[str, ...], role: str, out: Path) -> None:
     for name in names:
         path = out / checked_name("command-line argument NAMES", name) / OWN
-        credentials = authority.renew(path, Subject(cast("Role", role), name))
+        credentials = certify(path, Subject(cast(Role, role), name))
         click.echo(f"{path}  valid until {credentials.expires():%Y-%m-%d}")
 
 
@@ -236,12 +224,11 @@ def list_keys(folder: Path, as_json: bool) -> None:
     Example:
       edgenode cert list
     """
-    _print_keys(_authority(folder, "", must_exist=True).subjects(), as_json)
+    _print_keys(_authority(folder).subjects(), as_json)
 
 
-def _authority(folder: Path, cluster: str, must_exist: bool) -> Authority:
-    from edgenode.security.authority import Authority
-
-    if must_exist and not folder.is_dir():
+def _authority(folder: Path) -> Authority:
+    """The authority of a folder that exists."""
+    if not folder.is_dir():
         raise ConfigError(f"{folder} does not exist: make one with edgenode cert init, or name its --authority")
-    return Authority(folder, cluster)
+    return Authority(folder, "")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
+from edgenode.cli.fitted_table import stdout
 from edgenode.cli.shared_options import json_option
-
-if TYPE_CHECKING:
-    from edgenode.core.protocol.status import ClusterStatus
-    from edgenode.net.operator_client import OperatorClient
+from edgenode.cli.status_table import nodes_table, status_table
+from edgenode.core.protocol.status import ClusterStatus
+from edgenode.core.wording import counted
+from edgenode.net.operator_client import OperatorClient
+from edgenode.observability.status_view import cluster_json, node_json
 
 
 @click.command()
@@ -28,16 +29,9 @@ def status(where: Where, as_json: bool) -> None:
       edgenode status --json | jq '.nodes[] | select(.holds_up_s > 60) | .node'
     """
     if as_json:
-        from edgenode.observability.status_view import cluster_json
-
-        found = with_operator(where, lambda client: client.status())
-        click.echo(json.dumps(cluster_json(found)))
-        return
-    found, link = with_operator(where, _status_and_link)
-    from edgenode.cli.fitted_table import stdout
-    from edgenode.cli.status_table import status_table
-
-    stdout().print(status_table(found, link))
+        click.echo(json.dumps(cluster_json(with_operator(where, lambda client: client.status()))))
+    else:
+        stdout().print(status_table(*with_operator(where, _status_and_link)))
 
 
 async def _status_and_link(client: OperatorClient) -> tuple[ClusterStatus, str]:
@@ -58,14 +52,9 @@ def nodes(where: Where, as_json: bool) -> None:
       edgenode nodes --json | jq -r '.[] | select(.connected | not) | .node'
     """
     found = with_operator(where, lambda client: client.status())
-    from edgenode.core.wording import counted
-    from edgenode.observability.status_view import cluster_json
-
-    rows = cluster_json(found)["nodes"]
     if as_json:
-        click.echo(json.dumps(rows))
-        return
-    from edgenode.cli.fitted_table import stdout
-    from edgenode.cli.status_table import nodes_table
-
-    stdout().print(nodes_table(found) if rows else f"no nodes yet: waiting for {counted(found.missing, 'more node')}")
+        click.echo(json.dumps([node_json(node) for node in found.nodes]))
+    elif found.nodes:
+        stdout().print(nodes_table(found))
+    else:
+        stdout().print(f"no nodes yet: waiting for {counted(found.missing, 'more node')}")

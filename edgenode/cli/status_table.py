@@ -8,7 +8,7 @@ from rich.text import Text
 from edgenode.addresses import split_address
 from edgenode.cli.fitted_table import Column, FittedTable
 from edgenode.core.protocol.plan.plan import Plan
-from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeView
 from edgenode.core.wording import counted
 from edgenode.net.interfaces import is_this_machine
 from edgenode.observability.status_view import (
@@ -33,89 +33,24 @@ def status_table(status: ClusterStatus, link: str = "") -> RenderableType:
     Args:
         link: signs in to the page. Without it, the page is named by its URL.
     """
-    table = FittedTable(
-        Column("node", right=False),
-        Column("round"),
-        Column("loss", leave_out=1),
-        Column("test accuracy"),
-        Column("sent", leave_out=2),
-        Column("uncompressed", leave_out=3),
-        Column("state", right=False, wraps=True),
-    )
-    for node in status.nodes:
-        report = node.status
-        table.add_row(
-            node.node,
-            _round(report),
-            _loss(report),
-            _accuracy(report),
-            size(report.payload_bytes),
-            size(report.dense_bytes),
-            _state(node),
-        )
-    controller = f"controller {status.leadership.address}, term {status.leadership.term}"
     below = [
         *saving_lines(map(node_json, status.nodes)),
         *faults_lines(status.nodes),
-        controller,
+        f"controller {status.leadership.address}, term {status.leadership.term}",
         *(page_lines(status, link or status.page) if status.page else []),
     ]
     above = Text(title(status), "bold"), *map(Text, requests_lines(requests_json(status)))
-    return Group(*above, table, *(Text(line, "italic") for line in below))
+    return Group(*above, FittedTable(_STATUS, status.nodes), *(Text(line, "italic") for line in below))
 
 
-def watch_table(status: ClusterStatus) -> FittedTable:
+def watch_table(status: ClusterStatus) -> FittedTable[NodeView]:
     """One row per node, with the columns of the controller's page."""
-    table = FittedTable(
-        Column("node", right=False),
-        Column("round"),
-        Column("s/round", leave_out=4),
-        Column("accuracy"),
-        Column("loss", leave_out=1),
-        Column("u", leave_out=6),
-        Column("sent", leave_out=2),
-        Column("received", leave_out=5),
-        Column("holds up", leave_out=3),
-        Column("seen", leave_out=7),
-        Column("state", right=False, wraps=True),
-        expand=True,
-    )
-    for node in status.nodes:
-        report = node.status
-        table.add_row(
-            node.node,
-            _round(report),
-            f"{report.round_s:.2f}" if report.round_s else "-",
-            _accuracy(report),
-            _loss(report),
-            f"{report.u:.3f}",
-            size(report.payload_bytes),
-            size(report.received_bytes),
-            f"{node.holds_up_s:.0f} s" if node.holds_up_s >= _SHOWN_FROM_S else "-",
-            f"{node.last_seen_s:.1f} s",
-            _state(node),
-        )
-    return table
+    return FittedTable(_WATCH, status.nodes, expand=True)
 
 
-def nodes_table(status: ClusterStatus) -> FittedTable:
+def nodes_table(status: ClusterStatus) -> FittedTable[NodeView]:
     """One row per node: its address, its state, and what it uses of its machine."""
-    table = FittedTable(
-        Column("node", right=False),
-        Column("address", right=False),
-        Column("state", right=False),
-        Column("round", leave_out=1),
-        Column("last seen", leave_out=2),
-        Column("peak memory", leave_out=3),
-        Column("energy per round", leave_out=4),
-    )
-    for node in status.nodes:
-        report = node.status
-        seen = f"{node.last_seen_s:.1f} s ago" if node.connected else f"lost, {node.last_seen_s:.0f} s ago"
-        state = "joining" if report.state is NodeState.UNSPECIFIED else report.state.value
-        memory = size(report.peak_memory_bytes) if report.peak_memory_bytes else "-"
-        table.add_row(node.node, node.address, state, str(report.round), seen, memory, _energy(report))
-    return table
+    return FittedTable(_NODES, status.nodes)
 
 
 def page_lines(status: ClusterStatus, link: str) -> list[str]:
@@ -148,21 +83,24 @@ def _graph_line(plan: Plan, t: int) -> str:
     return f"graph {plan.at(t).schedule.spec(t).name} ({drawn}){following}"
 
 
-def _round(report: NodeStatus) -> str:
-    return f"{report.round}/{report.rounds}" if report.rounds else "-"
+# Columns ---------------------------------------------------------------------------------------------------
 
 
-def _loss(report: NodeStatus) -> str:
-    return "-" if report.loss is None else f"{report.loss:.3f}"
+def _accuracy(node: NodeView) -> str:
+    return "-" if node.status.accuracy is None else f"{node.status.accuracy:.1%}"
 
 
-def _accuracy(report: NodeStatus) -> str:
-    return "-" if report.accuracy is None else f"{report.accuracy:.1%}"
+def _seen(node: NodeView) -> str:
+    return f"{node.last_seen_s:.1f} s ago" if node.connected else f"lost, {node.last_seen_s:.0f} s ago"
 
 
-def _energy(report: NodeStatus) -> Text:
+def _memory(node: NodeView) -> str:
+    return size(node.status.peak_memory_bytes) if node.status.peak_memory_bytes else "-"
+
+
+def _energy(node: NodeView) -> str:
     """Joules per round, or why they are not known."""
-    return Text(f"{report.joules_per_round:.3g} J" if report.joules_per_round else report.power_sensor or "-")
+    return f"{node.status.joules_per_round:.3g} J" if node.status.joules_per_round else node.status.power_sensor or "-"
 
 
 def _state(node: NodeView) -> Text:
@@ -189,3 +127,44 @@ def _activity(node: NodeView) -> Text:
     if report.waiting_s >= _SHOWN_FROM_S:
         return Text(f"waits for {', '.join(report.waiting_for)} ({report.waiting_s:.0f} s)", "yellow")
     return Text("running" if report.state is NodeState.RUNNING else "joining")
+
+
+_NODE = Column[NodeView]("node", lambda n: n.node, right=False)
+_ROUND = Column[NodeView]("round", lambda n: f"{n.status.round}/{n.status.rounds}" if n.status.rounds else "-")
+_LOSS = Column[NodeView]("loss", lambda n: "-" if n.status.loss is None else f"{n.status.loss:.3f}", leave_out=1)
+_SENT = Column[NodeView]("sent", lambda n: size(n.status.payload_bytes), leave_out=2)
+_STATE = Column("state", _state, right=False, wraps=True)
+
+_STATUS: tuple[Column[NodeView], ...] = (
+    _NODE,
+    _ROUND,
+    _LOSS,
+    Column("test accuracy", _accuracy),
+    _SENT,
+    Column("uncompressed", lambda n: size(n.status.dense_bytes), leave_out=3),
+    _STATE,
+)
+_WATCH: tuple[Column[NodeView], ...] = (
+    _NODE,
+    _ROUND,
+    Column("s/round", lambda n: f"{n.status.round_s:.2f}" if n.status.round_s else "-", leave_out=4),
+    Column("accuracy", _accuracy),
+    _LOSS,
+    Column("u", lambda n: f"{n.status.u:.3f}", leave_out=6),
+    _SENT,
+    Column("received", lambda n: size(n.status.received_bytes), leave_out=5),
+    Column("holds up", lambda n: f"{n.holds_up_s:.0f} s" if n.holds_up_s >= _SHOWN_FROM_S else "-", leave_out=3),
+    Column("seen", lambda n: f"{n.last_seen_s:.1f} s", leave_out=7),
+    _STATE,
+)
+_NODES: tuple[Column[NodeView], ...] = (
+    _NODE,
+    Column("address", lambda n: n.address, right=False),
+    Column(
+        "state", lambda n: "joining" if n.status.state is NodeState.UNSPECIFIED else n.status.state.value, right=False
+    ),
+    Column("round", lambda n: str(n.status.round), leave_out=1),
+    Column("last seen", _seen, leave_out=2),
+    Column("peak memory", _memory, leave_out=3),
+    Column("energy per round", _energy, leave_out=4),
+)

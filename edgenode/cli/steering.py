@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
 from edgenode.cli.shared_options import as_name, confirm, yes_option
-
-if TYPE_CHECKING:
-    from edgenode.core.protocol.status import ClusterStatus
-    from edgenode.net.operator_client import OperatorClient
+from edgenode.cli.waiting import wait_for_reply, wait_until_done
+from edgenode.core.protocol.controller.links import describe
+from edgenode.core.protocol.status import ClusterStatus, NodeState
+from edgenode.core.wording import counted
+from edgenode.net.operator_client import OperatorClient
+from edgenode.observability.reply_words import TO_RESUME, evicted, extended, stopped
 
 detach_option = click.option(
     "--detach", is_flag=True, help="Return as soon as the controller has accepted the request."
@@ -36,8 +38,6 @@ def pause(detach: bool, where: Where) -> None:
     """
 
     async def call(client: OperatorClient) -> str:
-        from edgenode.cli.waiting import wait_for_reply, wait_until_done
-
         t = await wait_for_reply(client, client.pause())
         if detach:
             return f"no node begins a round after {t} once it has received the request"
@@ -82,10 +82,6 @@ def stop(detach: bool, yes: bool, where: Where) -> None:
     """
 
     async def call(client: OperatorClient) -> str:
-        from edgenode.cli.waiting import wait_for_reply, wait_until_done
-        from edgenode.core.wording import counted
-        from edgenode.observability.reply_words import TO_RESUME, stopped
-
         before = await client.status()
         confirm(
             f"Stop {before.cluster} in round {before.round}? {counted(len(before.nodes), 'node')} will write a "
@@ -133,9 +129,6 @@ def extend(rounds: int | None, add: int | None, where: Where) -> None:
         raise click.UsageError("give either --rounds or --add")
 
     async def call(client: OperatorClient) -> str:
-        from edgenode.cli.waiting import wait_for_reply
-        from edgenode.observability.reply_words import extended
-
         longer = rounds
         if longer is None:
             plan = (await client.status()).plan
@@ -165,9 +158,6 @@ def evict(node: str, force: bool, yes: bool, where: Where) -> None:
     """
 
     async def call(client: OperatorClient) -> str:
-        from edgenode.cli.waiting import wait_for_reply
-        from edgenode.observability.reply_words import evicted
-
         return evicted(node, await wait_for_reply(client, client.evict(node, force)))
 
     confirm(f"Evict {node}? What it learnt since its last push is lost, and it can only join as a newcomer.", yes)
@@ -184,8 +174,6 @@ def _operate(where: Where, call: Callable[[OperatorClient], Any]) -> None:
 
 def _nodes_not_paused(status: ClusterStatus) -> str:
     """Connected nodes that are still in a round. A disconnected node pauses when it must wait for another."""
-    from edgenode.core.protocol.status import NodeState
-
     if not status.paused:
         return ""
     running = [n.node for n in status.nodes if n.connected and n.status.state is NodeState.RUNNING]
@@ -193,8 +181,6 @@ def _nodes_not_paused(status: ClusterStatus) -> str:
 
 
 def _nodes_not_stopped(status: ClusterStatus) -> str:
-    from edgenode.core.protocol.status import NodeState
-
     alive = (NodeState.RUNNING, NodeState.PAUSED)
     running = [n.node for n in status.nodes if n.status.state in alive]
     return f"waiting for {', '.join(running)} to stop{_held(status)}" if running else ""
@@ -202,8 +188,6 @@ def _nodes_not_stopped(status: ClusterStatus) -> str:
 
 def _held(status: ClusterStatus) -> str:
     """The links that hold the run, and what to check."""
-    from edgenode.core.protocol.controller.links import describe
-
     links = [describe(v.sender, v.blocked, for_s=False) for v in status.links if not (v.blocked.by or v.left_out)]
     return f": {'; '.join(links)}" if links else ""
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
+from edgenode.cli.graph_ascii import draw
 from edgenode.cli.shared_options import json_option
+from edgenode.cli.waiting import wait_for_reply
+from edgenode.config.graphs import GRAPHS
+from edgenode.core.protocol.events import Reply
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.status import ClusterStatus
+from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.wording import counted
 from edgenode.errors import ConfigError
-
-if TYPE_CHECKING:
-    from edgenode.core.protocol.events import Reply
-    from edgenode.core.protocol.plan.plan import Plan
-    from edgenode.core.protocol.status import ClusterStatus
-    from edgenode.core.topology.graph import GraphSpec
-    from edgenode.net.operator_client import OperatorClient
+from edgenode.factory import graph_spec
+from edgenode.net.operator_client import OperatorClient
+from edgenode.observability.reply_words import rotated, rotated_json
+from edgenode.observability.status_view import graph_json, next_switch, requests_json, requests_lines
 
 _wait_option = click.option(
     "--wait-for-round", is_flag=True,
@@ -51,8 +54,6 @@ def list_presets() -> None:
     Example:
       edgenode topology list
     """
-    from edgenode.config.graphs import GRAPHS
-
     reasons = GRAPHS.add_all()
     for name in GRAPHS.names():
         click.echo(f"{name:21} {reasons.get(name) or GRAPHS[name].meaning}")
@@ -71,15 +72,11 @@ def show(where: Where, as_json: bool) -> None:
     """
     status = with_operator(where, lambda client: client.status())
     plan, t = _plan(status)
-    from edgenode.observability.status_view import graph_json, next_switch, requests_json, requests_lines
-
     graph, coming = graph_json(plan, t), next_switch(plan, t)
     if as_json:
         view = {"round": t, "graph": graph["name"], "edges": graph["edges"], "next": coming, **requests_json(status)}
         click.echo(json.dumps(view))
         return
-    from edgenode.cli.graph_ascii import draw
-
     click.echo(f"round {t}: graph {graph['name']}")
     click.echo(draw(plan.graph(t)))
     for line in requests_lines(requests_json(status)):
@@ -102,8 +99,6 @@ def set_graph(graph: str, wait_for_round: bool, as_json: bool, where: Where) -> 
       edgenode topology set b
       edgenode topology set my-graph.txt
     """
-    from edgenode.factory import graph_spec
-
     _change([graph_spec(graph)], "1r", wait_for_round, as_json, where)
 
 
@@ -127,8 +122,6 @@ def rotate(names: str, every: str, wait_for_round: bool, as_json: bool, where: W
       edgenode topology rotate a,b,c --every 6ep
       edgenode topology rotate a,b --every 10r
     """
-    from edgenode.factory import graph_spec
-
     _change([graph_spec(n.strip()) for n in names.split(",") if n.strip()], every, wait_for_round, as_json, where)
 
 
@@ -138,13 +131,9 @@ def _change(graphs: Sequence[GraphSpec], every: str, wait_for_round: bool, as_js
     period = Period.parse(every)
 
     async def call(client: OperatorClient) -> Reply:
-        from edgenode.cli.waiting import wait_for_reply
-
         return await wait_for_reply(client, client.rotate(graphs, period, wait_for_round))
 
     reply = with_operator(where, call)
-    from edgenode.observability.reply_words import rotated, rotated_json
-
     click.echo(json.dumps(rotated_json(graphs, reply)) if as_json else rotated(graphs, reply))
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
+from edgenode.cli.fitted_table import stdout
+from edgenode.cli.graph_ascii import draw
+from edgenode.cli.status_table import title, watch_table
+from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import ConfigError, TransportError
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-    from edgenode.core.protocol.status import ClusterStatus
-    from edgenode.net.operator_client import OperatorClient
+from edgenode.net.operator_client import OperatorClient
+from edgenode.observability.status_view import node_json, requests_json, requests_lines, saving_lines, size
 
 _POINTS = 60  # of a curve, at least _SAMPLE_EVERY_S apart
 _SAMPLE_EVERY_S = 0.5
@@ -37,8 +39,6 @@ def watch(once: bool, where: Where) -> None:
       edgenode watch --controller 10.0.0.5:7700
       ssh pi@10.0.0.5 -t edgenode watch
     """
-    from edgenode.cli.fitted_table import stdout
-
     console = stdout()
     try:
         over = with_operator(where, lambda client: _watch(client, console, once))
@@ -50,8 +50,6 @@ def watch(once: bool, where: Where) -> None:
 
 async def _watch(client: OperatorClient, console: Console, once: bool) -> bool:
     """Show the run until it ends. False if it has not ended."""
-    from rich.live import Live
-
     screen = Screen()
     if once or not console.is_terminal:
         console.print(screen.render(await client.status()))
@@ -76,13 +74,6 @@ class Screen:
 
     def render(self, status: ClusterStatus) -> RenderableType:
         """The graph, the nodes and the curves."""
-        from rich.console import Group
-        from rich.text import Text
-
-        from edgenode.cli.graph_ascii import draw
-        from edgenode.cli.status_table import title, watch_table
-        from edgenode.observability.status_view import node_json, requests_json, requests_lines, saving_lines
-
         self._sample(status)
         lines = [*requests_lines(requests_json(status)), *saving_lines(map(node_json, status.nodes))]
         head: list[RenderableType] = [Text(title(status), "bold"), *map(Text, lines)]
@@ -97,9 +88,7 @@ class Screen:
         known = [n.status.accuracy for n in status.nodes if n.status.accuracy is not None]
         if not known:
             return
-        if (
-            self._accuracy and now - self._sampled < _SAMPLE_EVERY_S
-        ):  # the last point is always that of the newest status
+        if self._accuracy and now - self._sampled < _SAMPLE_EVERY_S:  # the last point is that of the newest status
             self._accuracy.pop()
             self._bytes.pop()
         else:
@@ -110,8 +99,6 @@ class Screen:
     def _curves(self, status: ClusterStatus) -> str:
         if not self._accuracy:
             return "no accuracy measured yet"
-        from edgenode.observability.status_view import size
-
         sent, dense = status.payload_bytes, status.dense_bytes
         times = f" (uncompressed {size(dense)}, {dense / sent:.0f} times as much)" if sent else ""
         lines = [
