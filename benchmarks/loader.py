@@ -16,7 +16,8 @@ from collections.abc import Callable
 import torch
 
 from edgenode.tasks.datasets import Dataset
-from edgenode.tasks.image_task import ImageSamples, ImageTask
+from edgenode.tasks.folder_samples import ImageSamples
+from edgenode.tasks.image_task import ImageTask
 from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.task import NodeInfo, RunLength

@@ -21,8 +21,25 @@ _GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as PIL weight
 _AT_ONCE_S = 5.0  # the other nodes wait, so the rest of many new photos follows in the next pass
 
 
-class FolderSamples:
-    """Images [N, channels, size, size] uint8 and their classes [N]. Whole batches are read at once.
+class ImageSamples:
+    """Images [N, channels, size, size] and their classes [N]. Whole batches are read at once."""
+
+    def __init__(self, images: Tensor, targets: Tensor) -> None:
+        self.images, self.targets = images, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.targets[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        rows = torch.tensor(indices)
+        return self.images[rows], self.targets[rows]
+
+
+class FolderSamples(ImageSamples):
+    """Images uint8 of a folder, which grow in number. They have names, and their indices never change.
 
     Args:
         images: the images of the listing, in its order.
@@ -30,14 +47,11 @@ class FolderSamples:
     """
 
     def __init__(self, images: Tensor, listing: Listing, image_size: int | None) -> None:
-        self.images, self.targets = images, torch.tensor(listing.labels, dtype=torch.int64)
+        super().__init__(images, torch.tensor(listing.labels, dtype=torch.int64))
         self._listing, self._image_size = listing, image_size
         self._more = images[:0].clone()  # the new ones. `images` may be mapped from a file, so it is not copied
         self._place = {name: place for place, name in enumerate(listing.names)}
         self._skipped: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         images, targets = self.__getitems__([index])
@@ -51,11 +65,14 @@ class FolderSamples:
         return images, self.targets[rows]
 
     def places(self, names: Sequence[str]) -> Tensor:
+        """Return the indices of these samples, in their order, without those that are not here."""
         return torch.tensor([self._place[name] for name in names if name in self._place], dtype=torch.int64)
 
     def listed(self) -> list[str]:
-        """Look into the folder, and decode new images for at most `_AT_ONCE_S`. Images that cannot be used yet, for
-        example because they are still being copied, are left out."""
+        """Look into the folder, decode new images for at most `_AT_ONCE_S`, and return the names of all samples.
+
+        Images that cannot be used yet, for example because they are still being copied, are left out.
+        """
         try:
             found = self._listing.renewed()
         except OSError as exc:

@@ -9,36 +9,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from numpy.typing import NDArray
 from torch import Tensor
 
 from edgenode.tasks.batches import Batches
+from edgenode.tasks.folder_samples import FolderSamples
 from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.packing import pack, unpack
 
 log = structlog.get_logger()
 
 PREFIX = "growth"
-
-
-@runtime_checkable
-class GrowingSamples(Protocol):
-    """A data set that grows. Its samples have names, and their indices never change."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Any: ...
-
-    def listed(self) -> list[str]:
-        """Look for new samples. Return the names of all that exist now, in an order that depends on the names only."""
-        ...
-
-    def places(self, names: Sequence[str]) -> Tensor:
-        """The indices of these samples, in their order, without those that are not here."""
-        ...
 
 
 class Growth:
@@ -51,8 +36,8 @@ class Growth:
 
     def __init__(self, data: LocalData, batches: Batches) -> None:
         self._batches = batches
-        self._train = data.train if data.own and isinstance(data.train, GrowingSamples) else None
-        self._test = data.test if data.own and isinstance(data.test, GrowingSamples) else None
+        self._train = data.train if data.own and isinstance(data.train, FolderSamples) else None
+        self._test = data.test if data.own and isinstance(data.test, FolderSamples) else None
         self._names: dict[str, list[str]] = {"train": [], "test": []}
         self.samples = len(batches)
         self.tested: Tensor | None = None
@@ -80,7 +65,7 @@ class Growth:
         train = self._train.listed() or self._names["train"]
         return {"train": train, "test": [] if self._test is None else self._test.listed()}
 
-    def _use(self, train: GrowingSamples, number: int) -> None:
+    def _use(self, train: FolderSamples, number: int) -> None:
         """Train on the named samples from this batch on."""
         self._batches.relist(train.places(self._names["train"]), number)
         if self._test is not None:

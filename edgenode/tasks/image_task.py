@@ -16,25 +16,8 @@ from torch import Tensor, nn
 from edgenode.errors import LocalProtocolError
 from edgenode.tasks import augment, datasets, models
 from edgenode.tasks.datasets import Dataset
-from edgenode.tasks.folder_samples import FolderSamples
+from edgenode.tasks.folder_samples import FolderSamples, ImageSamples
 from edgenode.tasks.task import Batch, NodeInfo, Samples, Task
-
-
-class ImageSamples:
-    """Images [N, channels, size, size] and their classes [N]. Whole batches are read at once."""
-
-    def __init__(self, images: Tensor, targets: Tensor) -> None:
-        self.images, self.targets = images, targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.targets[index]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        rows = torch.tensor(indices)
-        return self.images[rows], self.targets[rows]
 
 
 class ImageTask(Task):

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,9 @@ class Listing:
         Raises:
             OSError: it cannot be read.
         """
-        pairs = [(path, label) for label, name in enumerate(self.classes) for path in _images(self.folder / name)]
-        return replace(self, paths=tuple(path for path, _ in pairs), labels=tuple(label for _, label in pairs))
+        images = [_images(self.folder / name) for name in self.classes]
+        labels = (label for label, paths in enumerate(images) for _ in paths)
+        return replace(self, paths=tuple(chain.from_iterable(images)), labels=tuple(labels))
 
 
 def read(
@@ -79,11 +81,8 @@ def read(
     names = sorted(set(classes)) or classes_of(folder)
     known = "task.classes does not name" if classes else "train/ does not have"
     train = _listing(folder / "train", names, known)
-    test = (
-        _listing(folder / "test", names, known)
-        if (folder / "test").is_dir()
-        else Listing(folder / "test", tuple(names))
-    )
+    has_test = (folder / "test").is_dir()
+    test = _listing(folder / "test", names, known) if has_test else Listing(folder / "test", tuple(names))
     if not classes and (empty := [name for label, name in enumerate(names) if label not in set(train.labels)]):
         raise ConfigError(f"{folder / 'train' / empty[0]} contains no image ({', '.join(sorted(SUFFIXES))})")
     digest = _digest(folder, image_size, train, test)
@@ -124,20 +123,16 @@ def _listing(folder: Path, classes: Sequence[str], known: str) -> Listing:
     unknown = [name for name in _subfolders(folder) if name not in classes]
     if unknown:
         raise ConfigError(f"{folder / unknown[0]} is a class that {known}")
-    pairs = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
-    if not pairs:
+    listing = Listing(folder, tuple(classes)).renewed()
+    if not listing.paths:
         raise ConfigError(f"{folder} contains no image ({', '.join(sorted(SUFFIXES))})")
-    return Listing(folder, tuple(classes), tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
+    return listing
 
 
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []  # a class without test images
-    return sorted(path for path in folder.iterdir() if _is_image(path))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 # decoding ----------------------------------------------------------------------------------------------
@@ -147,7 +142,7 @@ def _decode(paths: Sequence[Path], image_size: int | None) -> NDArray[np.uint8]:
     """Return uint8 [N, 1 or 3, size, size]."""
     images = np.empty((0, 3, 0, 0), np.uint8)
     all_grey = True
-    report = _Progress(len(paths))
+    logged = time.monotonic()
     for place, path in enumerate(paths):
         pixels, grey = pixels_of(path, image_size)
         size = _square(path, pixels)
@@ -159,21 +154,11 @@ def _decode(paths: Sequence[Path], image_size: int | None) -> NDArray[np.uint8]:
             )
         images[place] = pixels.transpose(2, 0, 1)
         all_grey &= grey
-        report.done(place + 1)
+        if time.monotonic() - logged > _LOG_EVERY_S:  # photos of a phone take a small device a while
+            logged = time.monotonic()
+            log.info("decoding images", done=place + 1, of=len(paths))
     # Grey pixels were decoded to three equal channels.
     return np.ascontiguousarray(images[:, :1]) if all_grey else images
-
-
-class _Progress:
-    """Logs how many images are decoded, every few seconds: photos of a phone take a small device a while."""
-
-    def __init__(self, count: int) -> None:
-        self._count, self._last = count, time.monotonic()
-
-    def done(self, count: int) -> None:
-        if time.monotonic() - self._last > _LOG_EVERY_S:
-            self._last = time.monotonic()
-            log.info("decoding images", done=count, of=self._count)
 
 
 def pixels_of(path: Path, image_size: int | None) -> tuple[NDArray[np.uint8], bool]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,50 +58,28 @@ class StepsThatFit:
         self.count = min(_MOST, 1 + int(median(self._waits_s) / max(1e-6, median(self._steps_s))))
 
 
-class Steps(Protocol):
-    """The steps of each round of a trainer, numbered from the start of the run."""
-
-    def begin_round(self, t: int) -> range:
-        """The numbers of the steps of round t."""
-        ...
-
-    def end_round(self) -> None:
-        """The steps are taken."""
-        ...
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the state for a checkpoint, under the name `STEPS`."""
-        ...
-
-    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Restore what `state` returned.
-
-        Raises:
-            CheckpointError: it is not there.
-        """
-        ...
-
-
-class FixedSteps:
-    """The same number of steps in every round."""
+class Steps:
+    """The steps of each round of a trainer, numbered from the start of the run: the same number in every round."""
 
     def __init__(self, count: int) -> None:
         self._count = count
 
     def begin_round(self, t: int) -> range:
+        """Return the numbers of the steps of round t."""
         return range(t * self._count, (t + 1) * self._count)
 
     def end_round(self) -> None:
-        pass
+        """Note that the steps are taken."""
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """Return copies of the state for a checkpoint, under the name `STEPS`."""
         return {}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        pass
+        """Restore what `state` returned. Raises CheckpointError if it is not there."""
 
 
-class MeasuredSteps:
+class MeasuredSteps(Steps):
     """As many steps as fit, measured with this machine's clock."""
 
     def __init__(self) -> None:

@@ -7,8 +7,9 @@ starts without any. The state of a scheduler counts rounds, so a newcomer takes 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,67 +29,48 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 
 MOMENTUM, OPTIMIZER, SCHEDULE = "momentum", "optimizer", "schedule.state"
-_CLASSES = {
-    "sgd": "SGD",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "nadam": "NAdam",
-    "radam": "RAdam",
-    "adamax": "Adamax",
-    "adagrad": "Adagrad",
-    "adadelta": "Adadelta",
-    "rmsprop": "RMSprop",
-}
+_CLASSES = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop")
 
 
-class Descent(Protocol):
+class Descent(ABC):
     """Takes the steps of a trainer, with the learning rate of each round.
 
     Attributes:
         run: its length, which can become longer.
+        remedy: the key to lower if training diverges.
     """
 
-    run: RunLength
+    def __init__(self, settings: TrainSettings, run: RunLength) -> None:
+        self._settings, self.run = settings, run
+        self.remedy = f"task.learning_rate = {settings.learning_rate:g}"
 
-    @property
-    def remedy(self) -> str:
-        """The key to lower if training diverges."""
-        ...
-
+    @abstractmethod
     def begin_round(self, t: int) -> None:
         """Set the learning rate of round t."""
-        ...
 
+    @abstractmethod
     def step(self) -> None:
         """Take one step along the gradients."""
-        ...
 
-    def end_round(self) -> None:
-        """The steps of the round are taken."""
-        ...
+    def end_round(self) -> None:  # noqa: B027
+        """Note that the steps of the round are taken."""
 
+    @abstractmethod
     def state(self, copy: bool = True) -> Arrays:
-        """The state for a checkpoint, by names that begin with the constants of this module.
+        """Return the state for a checkpoint, by names that begin with the constants of this module.
 
-        Args:
-            copy: without it, the arrays may be the optimiser's own, which its next step changes.
+        Without ``copy``, the arrays may be the optimiser's own, which its next step changes.
         """
-        ...
 
+    @abstractmethod
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Restore what `state` returned.
-
-        Raises:
-            CheckpointError: it belongs to another optimiser.
-        """
-        ...
+        """Restore what `state` returned. Raises CheckpointError if it belongs to another optimiser."""
 
 
 def build_descent(task: Task, flat: FlatParameters, settings: TrainSettings, run: RunLength) -> Descent:
     """Return the optimiser that a task gives, or else the one of its settings.
 
-    Raises:
-        ConfigError: the optimiser or the scheduler of the task cannot be used.
+    Raises ConfigError if the optimiser or the scheduler of the task cannot be used.
     """
     own = task.optimizer(flat.model)
     scheduled = type(task).scheduler is not Task.scheduler
@@ -111,11 +93,7 @@ def _check_optimizer(optimizer: object, model: nn.Module, place: str) -> None:
 
 
 def _scheduler(task: Task, optimizer: Optimizer, run: RunLength) -> LRScheduler | None:
-    """The scheduler of a task for a run, before its first round.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
+    """Return the scheduler of a task for a run, before its first round."""
     from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
     scheduler, place = task.scheduler(optimizer, run), f"{type(task).__name__}.scheduler"
@@ -139,15 +117,12 @@ def _named(model: nn.Module, settings: TrainSettings) -> Optimizer:
     if settings.optimizer in ("sgd", "rmsprop"):
         options["momentum"] = settings.momentum
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer: Optimizer = getattr(torch.optim, _CLASSES[settings.optimizer])(parameters, **options)
+    (name,) = (name for name in _CLASSES if name.lower() == settings.optimizer)
+    optimizer: Optimizer = getattr(torch.optim, name)(parameters, **options)
     return optimizer
 
 
-def _remedy(settings: TrainSettings) -> str:
-    return f"task.learning_rate = {settings.learning_rate:g}"
-
-
-class FlatSGD:
+class FlatSGD(Descent):
     """torch.optim.SGD on the flat vector.
 
     The class itself is not used: it imports torch's compiler, which takes a second and 70 MB on a desktop. A test
@@ -155,15 +130,11 @@ class FlatSGD:
     """
 
     def __init__(self, flat: FlatModel, settings: TrainSettings, run: RunLength) -> None:
-        self._settings, self.run = settings, run
+        super().__init__(settings, run)
         self._rate = settings.learning_rate
         momentum = [flat.zeros_padded()] if settings.momentum else []
         self._vectors = *([vector] for vector in flat.padded), momentum
         self._momentum = momentum[0][: flat.size] if momentum else torch.zeros(0)
-
-    @property
-    def remedy(self) -> str:
-        return _remedy(self._settings)
 
     def begin_round(self, t: int) -> None:
         self._rate = self._settings.rate(self._settings.learning_rate, t, self.run)
@@ -181,9 +152,6 @@ class FlatSGD:
                 is_first_step=False,  # the momentum is 0 then, so it is the gradient after the step
             )
 
-    def end_round(self) -> None:
-        pass
-
     def state(self, copy: bool = True) -> Arrays:
         momentum = self._momentum.cpu().numpy()
         return {MOMENTUM: momentum.copy() if copy else momentum}
@@ -196,7 +164,7 @@ class FlatSGD:
         self._momentum.copy_(torch.from_numpy(np.array(state[MOMENTUM])))
 
 
-class TorchDescent:
+class TorchDescent(Descent):
     """An optimiser of torch.optim, with a scheduler, or else with the schedule of the settings on its own rates.
 
     A scheduler may depend on the length of the run. If that changes, another one is made, and brought to the round.
@@ -213,13 +181,12 @@ class TorchDescent:
         run: RunLength,
         is_own: bool = False,
     ) -> None:
-        self._optimizer, self._settings, self.run, self._is_own = optimizer, settings, run, is_own
+        super().__init__(settings, run)
+        if is_own:
+            self.remedy = "the learning rate of the task's optimiser"
+        self._optimizer = optimizer
         self._base_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._make_scheduler, self._scheduler, self._scheduled = scheduler, scheduler(run), run.rounds
-
-    @property
-    def remedy(self) -> str:
-        return "the learning rate of the task's optimiser" if self._is_own else _remedy(self._settings)
 
     def begin_round(self, t: int) -> None:
         if self._scheduler is None:

@@ -25,11 +25,9 @@ def partition(labels: Tensor, shards: int, skew: float, seed: int) -> list[Tenso
     1. Draw a share `skew` of each class. Sort it by label and divide it into `shards` contiguous runs, one per node.
     2. Distribute the rest at random. Each shard is filled up to an even share of all samples.
 
-    Shard sizes differ by at most one. Raises ConfigError for a skew outside 0 to 1, or too many shards.
+    Shard sizes differ by at most one. Raises ConfigError for too many shards.
     """
     _check_shards(labels, shards)
-    if not 0.0 <= skew <= 1.0:
-        raise ConfigError(f"skew is {skew}, but it is a share of the training data: 0 (IID) to 1")
     random = shuffler(seed, Stream.PARTITION)
     by_class = [random.permutation(members) for members in _members(labels)]
     counts = [round(skew * len(members)) for members in by_class]
@@ -37,7 +35,8 @@ def partition(labels: Tensor, shards: int, skew: float, seed: int) -> list[Tenso
     rest = np.concatenate([members[count:] for members, count in zip(by_class, counts, strict=True)])
     runs = np.array_split(ordered, shards)
     # Longer runs get fewer of the rest, so that sizes differ by at most one.
-    wanted = _even(len(labels), shards) - np.array([len(run) for run in runs])
+    even = np.array_split(np.arange(len(labels)), shards)
+    wanted = [len(share) - len(run) for share, run in zip(even, runs, strict=True)]
     spread = np.split(random.permutation(rest), np.cumsum(wanted)[:-1])
     return [_tensor(np.concatenate(both)) for both in zip(runs, spread, strict=True)]
 
@@ -46,11 +45,9 @@ def dirichlet(labels: Tensor, shards: int, alpha: float, seed: int) -> list[Tens
     """Divide each class in proportions drawn from Dirichlet(alpha, ..., alpha) (Hsu et al. 2019).
 
     With a small alpha each class lies on few nodes. Shard sizes differ, and so do the nodes' rounds per epoch. Raises
-    ConfigError for an alpha that is not positive, or too many shards.
+    ConfigError for too many shards.
     """
     _check_shards(labels, shards)
-    if not 0.0 < alpha < float("inf"):
-        raise ConfigError(f"alpha is {alpha}, but a Dirichlet distribution needs a number above 0")
     random = shuffler(seed, Stream.PARTITION)
     parts: list[list[_Indices]] = [[] for _ in range(shards)]
     for members in _members(labels):
@@ -72,11 +69,6 @@ def _members(labels: Tensor) -> list[_Indices]:
     """Return the indices of each class, classes ascending."""
     values = labels.numpy()
     return [np.flatnonzero(values == value) for value in np.unique(values)]
-
-
-def _even(total: int, shards: int) -> _Indices:
-    """Return sizes that sum to `total`, the larger first, as numpy.array_split divides."""
-    return np.full(shards, total // shards) + (np.arange(shards) < total % shards)
 
 
 def _proportions(random: np.random.RandomState, alpha: float, shards: int) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from edgenode.errors import ConfigError
 from edgenode.tasks.task import RunLength
 
 
@@ -19,10 +18,8 @@ class TrainSettings:
     (Micikevicius et al. 2018, Mixed precision training). Gradients longer than `clip_norm` are shortened to it.
     `loss` "balanced" shifts the logits by the class frequencies of the node (`logit_adjustment`).
     `buffers` "average" lets the last gossip average floating-point buffers, such as BatchNorm statistics.
-    With `memory_format` "channels_last" the model gets images whose channels lie side by side in memory.
-
-    Raises:
-        ConfigError: a value is out of its range.
+    With `memory_format` "channels_last" the model gets images whose channels lie side by side in memory. The schema of
+    run.toml checks the range of each.
     """
 
     batch_size: int = 32
@@ -42,20 +39,6 @@ class TrainSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
 
-    def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        _require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "above 0")
-        _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
-        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
-        _require(0 < self.decay <= 1, "decay", self.decay, "above 0 and at most 1")
-        _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "at least 0")
-        _require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
-        fits = self.local_steps == "auto" or self.local_steps >= 1
-        _require(fits, "local_steps", self.local_steps, 'at least 1, or "auto"')
-        _require(self.clip_norm is None or 0 < self.clip_norm < math.inf, "clip_norm", self.clip_norm, "above 0")
-        ascending = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
-        _require(ascending, "milestones", list(self.milestones), "ascending epochs, each above 0")
-
     def rate(self, base: float, t: int, run: RunLength) -> float:
         """The learning rate of round t, where `base` is the rate without a schedule.
 
@@ -74,8 +57,3 @@ class TrainSettings:
             rate = base * self.decay ** sum(milestone <= epoch for milestone in self.milestones)
         warmup = self.warmup_epochs * run.rounds_per_epoch
         return rate * (t + 1) / warmup if t < warmup else rate
-
-
-def _require(holds: bool, key: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise ConfigError(f"{key} is {value}, but must be {allowed}")

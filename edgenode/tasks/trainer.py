@@ -28,7 +28,7 @@ from edgenode.tasks.flat_params import FlatModel, FlatParameters, Vector
 from edgenode.tasks.growth import PREFIX as GROWTH_PREFIX
 from edgenode.tasks.growth import Growth
 from edgenode.tasks.local_data import LocalData
-from edgenode.tasks.local_steps import STEPS, FixedSteps, MeasuredSteps, Steps
+from edgenode.tasks.local_steps import STEPS, MeasuredSteps, Steps
 from edgenode.tasks.logit_adjustment import LogitAdjustment
 from edgenode.tasks.optimizers import build_descent
 from edgenode.tasks.seeding import Stream, seeded, torch_seed
@@ -91,7 +91,7 @@ class TaskTrainer:
         self._read = Event()  # not set while a checkpoint reads what a step changes
         self._read.set()
         count = settings.local_steps
-        self._steps: Steps = MeasuredSteps() if count == "auto" else FixedSteps(count)
+        self._steps = MeasuredSteps() if count == "auto" else Steps(count)
         self._averaged = AveragedBuffers(self._flat if settings.buffers == "average" else None)
         self.size = self._flat.size + self._averaged.size
         self.layout = (*self._flat.layout, *self._averaged.layout)

@@ -99,18 +99,6 @@ def test_small_alpha_concentrates_classes() -> None:
     assert largest_share(1000.0) < 0.3
 
 
-@pytest.mark.parametrize("skew", [-0.1, 1.1, float("nan")])
-def test_skew_outside_0_to_1_is_refused(skew: float) -> None:
-    with pytest.raises(ConfigError, match=r"skew is .*0 \(IID\) to 1"):
-        partition(labels_of([0, 1, 2]), 2, skew, seed=0)
-
-
-@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
-def test_alpha_that_is_not_positive_is_refused(alpha: float) -> None:
-    with pytest.raises(ConfigError, match="alpha is"):
-        dirichlet(labels_of([0, 1, 2]), 2, alpha, seed=0)
-
-
 @pytest.mark.parametrize("shards", [0, 4])
 def test_impossible_number_of_shards_is_refused(shards: int) -> None:
     with pytest.raises(ConfigError, match=f"{shards} shards were asked for"):
