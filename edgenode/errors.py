@@ -125,6 +125,11 @@ def in_words(error: BaseException) -> str:
     return " ".join(str(cause).split()) or _MEANINGS.get(kind, kind)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def described(error: BaseException) -> str:
     """Describe in one line an error of any code: the error in words, and the type of one that is not ours."""
     cause = first_cause(error)

@@ -34,7 +34,7 @@ from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.operator_client import operator_client
 from edgenode.observability import plotting
-from edgenode.observability.status_view import less_than_uncompressed, size
+from edgenode.observability.status_view import figure, less_than_uncompressed, size
 from edgenode.storage import result_file
 
 _START_S = 30.0
@@ -230,7 +230,7 @@ def _gather(config: Config, out: Path, wall_s: float) -> dict[str, Any]:
 def _print(console: Console, result: dict[str, Any], out: Path) -> None:
     headings = ("node", "test accuracy", "rounds", "messages", "payload sent", "on the wire", "u")
     rows = (
-        (node["node"], _percent(node["test_accuracy"]), str(node["rounds"]), str(node["messages"]),
+        (node["node"], figure(node["test_accuracy"], ".2%"), str(node["rounds"]), str(node["messages"]),
          size(node["payload_bytes"]), size(node["wire_bytes"]), f"{node['u']:.3f}")
         for node in result["nodes"]
     )  # fmt: skip
@@ -239,14 +239,10 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
     factor = result["compression_factor"]
     fewer = f"sent [bold]{less_than_uncompressed(factor)}[/], " if factor else ""
     console.print(
-        f"mean test accuracy [bold]{_percent(result['mean_test_accuracy'])}[/], {fewer}{result['wall_s']:.0f} s"
+        f"mean test accuracy [bold]{figure(result['mean_test_accuracy'], '.2%')}[/], {fewer}{result['wall_s']:.0f} s"
     )
     files = "result.json, accuracy.png" if plotting.available() else "result.json"
     console.print(f"{files} and a model.safetensors per node are in {out}", soft_wrap=True)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"
 
 
 def _draw(path: Path, curve: AccuracyCurve, result: dict[str, Any]) -> None:

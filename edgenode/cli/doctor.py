@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from edgenode.addresses import split_address
 from edgenode.cli.own_credentials import local_security
+from edgenode.cli.services import installation
 from edgenode.cli.shared_options import (
     CONTROLLER_PORT,
     HTTP_PORT,
@@ -24,11 +25,16 @@ from edgenode.cli.shared_options import (
     node_option,
     set_option,
 )
-
-if TYPE_CHECKING:
-    from edgenode.config.schema import Config
-    from edgenode.doctor import Finding
-    from edgenode.net.tls import Security
+from edgenode.config.schema import Config
+from edgenode.doctor import Finding, cuda_build, machine, network, ok, problem, warning
+from edgenode.errors import ConfigError, EdgenodeError
+from edgenode.factory import check_networked
+from edgenode.net.interfaces import interfaces_for
+from edgenode.net.reasons import expired
+from edgenode.net.tls import MutualTls, Security
+from edgenode.node.credentials import how_to_get_one, read_invite
+from edgenode.security.invite import ENROL_PORT
+from edgenode.storage.filesystem import default_state_dir
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -75,7 +81,7 @@ def doctor(
         return
     fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
     where = Addresses(listen, fixed, controller or ("none" if fixed else "mdns"))
-    found = asyncio.run(_examine(config_path, settings, where, state_dir, insecure, not as_json))
+    found = asyncio.run(_shown(_findings(config_path, settings, where, state_dir, insecure), not as_json))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], indent=1))
     problems = sum(finding.level == "problem" for finding in found)
@@ -94,21 +100,10 @@ class Addresses:
     controller: str
 
 
-async def _examine(
-    path: Path | None,
-    settings: tuple[str, ...],
-    where: Addresses,
-    state_dir: Path | None,
-    insecure: bool,
-    verbose: bool,
-) -> list[Finding]:
-    """Return all findings. With ``verbose``, print each as soon as it is known.
-
-    Raises:
-        ConfigError: an address is malformed.
-    """
+async def _shown(findings: AsyncIterator[Finding], verbose: bool) -> list[Finding]:
+    """Return all findings. With ``verbose``, print each as soon as it is known."""
     found = []
-    async for finding in _findings(path, settings, where, state_dir, insecure):
+    async for finding in findings:
         found.append(finding)
         if verbose:
             click.echo(f"{click.style(f'{finding.level:8}', _COLOURS[finding.level])} {finding.check:11}  {finding}")
@@ -118,14 +113,6 @@ async def _examine(
 async def _findings(
     path: Path | None, settings: tuple[str, ...], where: Addresses, state_dir: Path | None, insecure: bool
 ) -> AsyncIterator[Finding]:
-    from edgenode.addresses import split_address
-    from edgenode.doctor import cuda_build, machine, network, problem
-    from edgenode.errors import ConfigError
-    from edgenode.factory import check_networked
-    from edgenode.net.interfaces import interfaces_for
-    from edgenode.security.invite import ENROL_PORT
-    from edgenode.storage.filesystem import default_state_dir
-
     host, _ = split_address(where.listen)
     interfaces, targets = interfaces_for(host), (*where.peers, *({where.controller} - {"mdns", "none"}))
     for target in targets:
@@ -158,12 +145,6 @@ async def _findings(
 
 def _certificate(state_dir: Path, insecure: bool, cluster: str, controller: str) -> tuple[Security | None, Finding]:
     """Return the credentials that this device can show to others."""
-    from edgenode.doctor import ok, problem, warning
-    from edgenode.errors import EdgenodeError
-    from edgenode.net.reasons import expired
-    from edgenode.net.tls import MutualTls
-    from edgenode.node.credentials import how_to_get_one
-
     try:
         security = local_security(state_dir, insecure, cluster)
     except EdgenodeError as exc:
@@ -181,7 +162,4 @@ def _certificate(state_dir: Path, insecure: bool, cluster: str, controller: str)
 
 
 def _installation(join: str | None) -> str:
-    from edgenode.cli.services import installation
-    from edgenode.node.credentials import read_invite
-
     return installation(str(read_invite(join)) if join else "")

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgenode import factory
 from edgenode.cli.shared_options import config_option, load_config, set_option
+from edgenode.config.schema import Config
 from edgenode.errors import ConfigError, one_of
+from edgenode.storage import model_file
+from edgenode.storage.model_file import ModelFile
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from edgenode.config.schema import Config
-    from edgenode.storage.model_file import ModelFile
 
 
 @click.command()
@@ -51,7 +52,6 @@ def export(
       edgenode export state --out task.onnx --config run.toml --input-shape 3,64,64
     """
     from edgenode.inference import exporter
-    from edgenode.storage import model_file
 
     form = form or exporter.SUFFIXES.get(out.suffix)
     if form is None:
@@ -59,7 +59,7 @@ def export(
     path = source / model_file.MODEL_FILE if source.is_dir() else source
     file = model_file.read(path)
     if form == "safetensors":
-        exporter.write_safetensors(out, file)
+        model_file.write(out, dict(file.tensors), dict(file.metadata))
         click.echo(f"written: {out} ({_described(file)})")
         return
     if form == "onnx":
@@ -75,7 +75,6 @@ def export(
 
 
 def _model(path: Path, file: ModelFile, config: Config, shape: tuple[int, ...] | None) -> tuple[nn.Module, Tensor]:
-    from edgenode import factory
     from edgenode.inference import exporter
 
     if config.task.entry:

@@ -100,11 +100,7 @@ def _in_state_dir(state_dir: Path | None) -> Path | None:
 
 
 def _found(cluster: str | None) -> Path | None:
-    """The file with the most rights on this machine.
-
-    Raises:
-        ConfigError: there are credentials for several clusters and no cluster is given.
-    """
+    """The file with the most rights on this machine."""
     paths = _on_this_machine(cluster)
     base = default_state_dir("", "")
     of_user = [path for path in paths if path.is_relative_to(base)]

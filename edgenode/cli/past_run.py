@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edgenode.errors import CheckpointError
+from edgenode.observability.reply_words import to_show_run
 from edgenode.security.local import CONTROLLER_FOLDER
 from edgenode.storage.filesystem import default_state_dir
+from edgenode.storage.run_history import RunHistory
 
 
 def past_run(cluster: str | None, credentials: Path | None) -> str:
@@ -30,8 +32,6 @@ def past_run(cluster: str | None, credentials: Path | None) -> str:
     folder, run = max(found, key=lambda pair: float(pair[1]["began"]))
     if run["ended"] is None:
         return ""
-    from edgenode.observability.reply_words import to_show_run
-
     when = datetime.fromtimestamp(run["ended"]).astimezone().strftime("%Y-%m-%d %H:%M")
     return f"the last run of {run['cluster']} on this machine ended {when} ({run['outcome']}): {to_show_run(folder)}"
 
@@ -46,8 +46,6 @@ def _folders(cluster: str | None, credentials: Path | None) -> Iterator[Path]:
 
 
 def _newest(folder: Path, cluster: str | None) -> list[dict[str, Any]]:
-    from edgenode.storage.run_history import RunHistory
-
     with suppress(CheckpointError):
         return [run for run in RunHistory(folder).runs() if cluster in (None, run["cluster"])][-1:]
     return []

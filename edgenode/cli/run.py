@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from edgenode.addresses import split_address
 from edgenode.cli.own_credentials import invite_command, run_command
 from edgenode.cli.shared_options import (
     CONTROLLER_PORT,
@@ -157,13 +158,17 @@ def controller(
     settings = (*settings, *((f"run.straggler={straggler}",) if straggler else ()))
     config = load_config(config_path, settings)
     set_up_logging(verbose, log_format)
-    _check(listen, tuple(address for address in (http, enrol) if address not in ("", "none")))
+    for address in (listen, *(address for address in (http, enrol) if address not in ("", "none"))):
+        split_address(address)  # malformed addresses are rejected before anything starts
     log_start(controller=listen, cluster=config.run.cluster, nodes=config.run.nodes)
     from edgenode.controller.controller_options import ControllerOptions, checked_url
     from edgenode.controller.controller_process import run_controller
+    from edgenode.net.rpc import refuse_beyond_loopback
 
     if insecure:
-        _check_insecure(listen, http)
+        refuse_beyond_loopback(listen)
+        if http != "none":
+            refuse_beyond_loopback(http, "--http")
     state_dir = state_dir or default_state_dir(config.run.cluster, "controller")
     take_sigterm_as_ctrl_c()
     if invites is None:
@@ -175,19 +180,3 @@ def controller(
     )  # fmt: skip
     if not run_controller(options):
         raise SystemExit(1)
-
-
-def _check_insecure(listen: str, http: str) -> None:
-    from edgenode.net.rpc import refuse_beyond_loopback
-
-    refuse_beyond_loopback(listen)
-    if http != "none":
-        refuse_beyond_loopback(http, "--http")
-
-
-def _check(listen: str, targets: tuple[str, ...]) -> None:
-    """Reject malformed addresses before anything starts."""
-    from edgenode.addresses import split_address
-
-    for address in (listen, *targets):
-        split_address(address)

@@ -19,7 +19,7 @@ from edgenode.cli.fitted_table import plain_table
 from edgenode.cli.shared_options import as_name, json_option, node_option
 from edgenode.errors import ConfigError
 from edgenode.observability import plotting
-from edgenode.observability.status_view import size
+from edgenode.observability.status_view import figure, size
 from edgenode.storage.audit_log import AuditLog
 from edgenode.storage.filesystem import default_state_dir
 from edgenode.storage.run_history import RunHistory
@@ -141,7 +141,7 @@ def _nodes_table(last: dict[str, dict[str, Any]]) -> Table:
     rows: list[list[str | Text]] = [
         [
             Text(node),
-            *("-" if sample[name] is None else format(sample[name], form) for name, form in figures.items()),
+            *(figure(sample[name], form) for name, form in figures.items()),
             *(size(sample[name]) for name in _SUMMED),
         ]
         for node, sample in sorted(last.items())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from edgenode.doctor import installed_file
+
 _UNITS = "edgenode-node.service", "edgenode-controller.service"
 _NODE_ENV = "/etc/edgenode/node.env"
 
@@ -15,8 +17,6 @@ def installation(invite: str = "") -> str:
     Args:
         invite: an invite for this device. With it, the script also starts the node.
     """
-    from edgenode.doctor import installed_file
-
     prefix = Path(sys.prefix)
     lines = [
         f"# edgenode as a service, from {prefix}. Next to run.toml: edgenode doctor --systemd | sudo sh",

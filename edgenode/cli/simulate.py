@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edgenode.cli.shared_options import (
     config_option,
@@ -22,9 +24,9 @@ from edgenode.cli.shared_options import (
 )
 from edgenode.config.schema import Config
 from edgenode.node.resources import keep_freed_memory
-
-if TYPE_CHECKING:
-    from edgenode.simulate.simulation import Simulation
+from edgenode.observability.status_view import less_than_uncompressed, size
+from edgenode.simulate.simulation import Simulation
+from edgenode.storage import result_file
 
 
 @click.command()
@@ -49,7 +51,8 @@ def simulate(config_path: Path | None, out: Path | None, fresh: bool, settings: 
     """
     config = load_config(config_path, settings)
     if fresh and out is not None:
-        _discard(out)
+        for folder in out.glob("node-*/checkpoints"):
+            shutil.rmtree(folder)
     take_sigterm_as_ctrl_c()
     keep_freed_memory()
     result = _simulate(config, out)
@@ -59,15 +62,7 @@ def simulate(config_path: Path | None, out: Path | None, fresh: bool, settings: 
         _print(result, out)
 
 
-def _discard(out: Path) -> None:
-    for folder in out.glob("node-*/checkpoints"):
-        shutil.rmtree(folder)
-
-
 def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
-    from edgenode.simulate.simulation import Simulation
-    from edgenode.storage import result_file
-
     simulation: Simulation | None = None
     try:
         with _progress() as show:
@@ -81,10 +76,8 @@ def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
             result = simulation.run(show(simulation))
     except KeyboardInterrupt:
         where = "nothing is saved without --out DIR" if out is None else f"the same command resumes from {out}"
-        click.echo(
-            f"edgenode: {f'{simulation.round} of {simulation.rounds}' if simulation else 'no'} rounds done; {where}",
-            err=True,
-        )
+        done = f"{simulation.round} of {simulation.rounds}" if simulation else "no"
+        click.echo(f"edgenode: {done} rounds done; {where}", err=True)
         raise
     for alarm in simulation.alarms:
         warn(alarm)
@@ -99,9 +92,6 @@ def _progress() -> Iterator[Callable[[Simulation], Callable[[], None]]]:
 
     That shows a progress bar on a terminal, else a line per epoch.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines
@@ -125,9 +115,8 @@ def _lines(simulation: Simulation) -> Callable[[], None]:
         if simulation.round % simulation.epoch_rounds:
             return
         left_s = (time.monotonic() - began) / (simulation.round - first) * (simulation.rounds - simulation.round)
-        click.echo(
-            f"round {simulation.round} of {simulation.rounds}, {left_s:.0f} s left, {_state(simulation)}", err=True
-        )
+        done = f"round {simulation.round} of {simulation.rounds}"
+        click.echo(f"{done}, {left_s:.0f} s left, {_state(simulation)}", err=True)
 
     return line
 
@@ -139,8 +128,6 @@ def _state(simulation: Simulation) -> str:
 
 
 def _print(result: dict[str, Any], out: Path | None) -> None:
-    from edgenode.observability.status_view import less_than_uncompressed, size
-
     nodes = result["nodes"]
     accuracies = [node["test_accuracy"] for node in nodes if node["test_accuracy"] is not None]
     if accuracies:

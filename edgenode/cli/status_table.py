@@ -14,6 +14,7 @@ from edgenode.net.interfaces import is_this_machine
 from edgenode.observability.status_view import (
     duration,
     faults_lines,
+    figure,
     next_switch,
     node_json,
     page_from_elsewhere,
@@ -86,10 +87,6 @@ def _graph_line(plan: Plan, t: int) -> str:
 # Columns ---------------------------------------------------------------------------------------------------
 
 
-def _accuracy(node: NodeView) -> str:
-    return "-" if node.status.accuracy is None else f"{node.status.accuracy:.1%}"
-
-
 def _seen(node: NodeView) -> str:
     return f"{node.last_seen_s:.1f} s ago" if node.connected else f"lost, {node.last_seen_s:.0f} s ago"
 
@@ -131,7 +128,7 @@ def _activity(node: NodeView) -> Text:
 
 _NODE = Column[NodeView]("node", lambda n: n.node, right=False)
 _ROUND = Column[NodeView]("round", lambda n: f"{n.status.round}/{n.status.rounds}" if n.status.rounds else "-")
-_LOSS = Column[NodeView]("loss", lambda n: "-" if n.status.loss is None else f"{n.status.loss:.3f}", leave_out=1)
+_LOSS = Column[NodeView]("loss", lambda n: figure(n.status.loss, ".3f"), leave_out=1)
 _SENT = Column[NodeView]("sent", lambda n: size(n.status.payload_bytes), leave_out=2)
 _STATE = Column("state", _state, right=False, wraps=True)
 
@@ -139,7 +136,7 @@ _STATUS: tuple[Column[NodeView], ...] = (
     _NODE,
     _ROUND,
     _LOSS,
-    Column("test accuracy", _accuracy),
+    Column("test accuracy", lambda n: figure(n.status.accuracy, ".1%")),
     _SENT,
     Column("uncompressed", lambda n: size(n.status.dense_bytes), leave_out=3),
     _STATE,
@@ -148,7 +145,7 @@ _WATCH: tuple[Column[NodeView], ...] = (
     _NODE,
     _ROUND,
     Column("s/round", lambda n: f"{n.status.round_s:.2f}" if n.status.round_s else "-", leave_out=4),
-    Column("accuracy", _accuracy),
+    Column("accuracy", lambda n: figure(n.status.accuracy, ".1%")),
     _LOSS,
     Column("u", lambda n: f"{n.status.u:.3f}", leave_out=6),
     _SENT,

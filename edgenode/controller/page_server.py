@@ -11,7 +11,7 @@ from edgenode.addresses import split_address
 from edgenode.controller.controller_options import ControllerOptions
 from edgenode.controller.enrolment import Enrolment
 from edgenode.core.protocol.status import ClusterStatus
-from edgenode.dashboard.app import RecordedHistory, dashboard
+from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
 from edgenode.dashboard.sign_in import SignIn
 from edgenode.errors import ConfigError
@@ -20,6 +20,7 @@ from edgenode.net.interfaces import interfaces_for, is_loopback
 from edgenode.net.operator_server import RunControl
 from edgenode.net.tls import Caller
 from edgenode.observability.metrics import TOKEN
+from edgenode.observability.run_recorder import RunRecorder
 from edgenode.observability.status_view import cluster_json, page_from_elsewhere
 from edgenode.security.secret_files import kept_secret
 
@@ -66,7 +67,7 @@ class Page:
         return f"{self.url}{self._sign_in.link(who)}"
 
     @asynccontextmanager
-    async def serving(self, run: RunControl, history: RecordedHistory) -> AsyncIterator[str]:
+    async def serving(self, run: RunControl, history: RunRecorder) -> AsyncIterator[str]:
         """Serve the page during the body. Yields a link for the operator of this machine, or "" without a page.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -24,6 +24,7 @@ from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.net.operator_server import RunControl
 from edgenode.observability import reply_words
 from edgenode.observability.metrics import cluster_metrics, metrics_route
+from edgenode.observability.run_recorder import RunRecorder
 from edgenode.observability.status_view import cluster_json
 
 _STATIC = Path(__file__).parent / "static"
@@ -31,19 +32,9 @@ _MOST_PENDING = 16  # requests
 _MOST_BYTES = 64 * 1024  # of a request
 
 
-class RecordedHistory(Protocol):
-    """The part of the history that the page shows."""
-
-    def curve(self) -> list[dict[str, Any]]:
-        """The moments so far, oldest first."""
-
-    def events(self) -> list[dict[str, Any]]:
-        """The newest events, oldest first."""
-
-
 def dashboard(
     operator_service: RunControl,
-    history: RecordedHistory,
+    history: RunRecorder,
     feed: Feed,
     sign_in: SignIn,
     metrics_token: str,
@@ -130,11 +121,7 @@ async def _body(request: Request) -> Mapping[str, Any]:
 
 
 async def _perform(operator_service: RunControl, by: str, request: str, asked: Mapping[str, Any]) -> str:
-    """Perform a request. Returns the result in words.
-
-    Raises:
-        ConfigError: the request is malformed, or the controller rejects it.
-    """
+    """Perform a request. Returns the result in words."""
     match request:
         case "rotate":
             period = Period.parse(_text(asked, "every", "1r"))

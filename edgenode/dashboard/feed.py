@@ -120,11 +120,7 @@ class Feed:
 
 
 async def _write(send: Send, body: bytes) -> None:
-    """Send a part of the response.
-
-    Raises:
-        TimeoutError: the client has not taken it for _STALLED_S.
-    """
+    """Send a part of the response. A client that has not taken it for _STALLED_S is disconnected."""
     async with asyncio.timeout(_STALLED_S):
         await send({"type": "http.response.body", "body": body, "more_body": True})
 

@@ -9,7 +9,7 @@ from string import Template
 from typing import Any
 
 from edgenode.core.wording import counted
-from edgenode.observability.status_view import duration, requests_lines, saving_lines, size
+from edgenode.observability.status_view import duration, figure, requests_lines, saving_lines, size
 from edgenode.security.subject import Subject
 
 _COLUMNS = ("node", "state", "round", "accuracy", "loss", "u", "sent", "received", "holds up", "last seen")
@@ -46,8 +46,8 @@ def _row(node: Mapping[str, Any]) -> str:
         node["node"],
         _state(node),
         f"{node['round']}/{node['rounds']}",
-        "-" if node["accuracy"] is None else f"{node['accuracy']:.1%}",
-        "-" if node["loss"] is None else f"{node['loss']:.3f}",
+        figure(node["accuracy"], ".1%"),
+        figure(node["loss"], ".3f"),
         f"{node['u']:.3f}",
         size(node["payload_bytes"]),
         size(node["received_bytes"]),

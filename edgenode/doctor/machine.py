@@ -17,14 +17,12 @@ from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.topology.period import Epoch
 from edgenode.doctor import Finding, ok, problem, warning
-from edgenode.errors import ConfigError, EdgenodeError
+from edgenode.errors import ConfigError, EdgenodeError, first_line
 from edgenode.node.resources import find_meter, peak_memory_bytes
 from edgenode.node.task_workload import TaskWorkload
 
 _OLDEST = (3, 11)
-_VECTORS = (
-    6  # float32 vectors in addition to the trainer's: x, error, z, and three copies while a checkpoint is written
-)
+_VECTORS = 6  # float32, in addition to the trainer's: x, error, z, and three copies while a checkpoint is written
 _KEPT = 3  # checkpoints: two, and the one that is being written
 _SAVED = 3  # float32 vectors in each: x, error, momentum
 _ROOM = 0.8  # above this share of what is free, a warning
@@ -74,8 +72,9 @@ def torch(config: Config) -> Iterator[Finding]:
         import torch
         import torchvision
     except (ImportError, OSError, RuntimeError) as exc:
-        reason = (str(exc).splitlines() or [""])[0]
-        yield problem("torch", f"does not load: {reason}", "install matching versions of torch and torchvision")
+        yield problem(
+            "torch", f"does not load: {first_line(exc)}", "install matching versions of torch and torchvision"
+        )
         return
     device, threads, cores = factory.device(config), factory.threads(config), factory.threads(_all_cores(config))
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
@@ -109,8 +108,8 @@ def model(config: Config, state_dir: Path) -> Iterator[Finding]:
         yield problem("run.toml", str(exc), "correct it")
         return
     except (EdgenodeError, RuntimeError, MemoryError) as exc:
-        reason = (str(exc) or type(exc).__name__).splitlines()[0]
-        yield problem("model", f"{name} cannot be trained: {reason}", "choose a smaller model or another device")
+        text = f"{name} cannot be trained: {first_line(exc)}"
+        yield problem("model", text, "choose a smaller model or another device")
         return
     data = "" if task.entry else f" on {task.dataset}"
     yield ok("model", f"{name}{data}: {size:,} parameters, {step_s * 1e3:.3g} ms a step{faster}")
@@ -153,9 +152,8 @@ def memory(parameters: int) -> Finding:
     free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
     text = f"a node needs up to {_mb(needs)}, {_mb(free)} are free"
     if needs > free:
-        return problem(
-            "memory", text, "end other programs, or choose a smaller model or batch; swap helps only a little"
-        )
+        remedy = "end other programs, or choose a smaller model or batch; swap helps only a little"
+        return problem("memory", text, remedy)
     if needs > _ROOM * free:
         return warning("memory", text, "that is tight: end other programs, and add some swap (docs/devices.md)")
     return ok("memory", text)

@@ -14,7 +14,7 @@ from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]  # t
 
 from edgenode.addresses import split_address
 from edgenode.core.protocol.status import ClusterStatus
-from edgenode.core.wording import counted
+from edgenode.core.wording import counted, listed
 from edgenode.doctor import Finding, Level, ok, problem, warning
 from edgenode.errors import ClockError, EdgenodeError, TransportError
 from edgenode.net.discovery import Discovery
@@ -86,7 +86,7 @@ def _multicast_on(address: str, ours: frozenset[str]) -> Finding:
         text = f"{name}: what is sent to {_GROUP}:{_PORT} does not come back"
         return problem("multicast", text, f"let UDP port {_PORT} through the firewall, in and out, {instead}")
     if others := sorted(sources - ours):
-        return ok("multicast", f"{name}: works, with answers from {_few(others)}")
+        return ok("multicast", f"{name}: works, with answers from {listed(others)}")
     text = f"{name}: works, but no other device answers"
     return warning(
         "multicast",
@@ -96,11 +96,7 @@ def _multicast_on(address: str, ours: frozenset[str]) -> Finding:
 
 
 def _echo(address: str) -> tuple[bool, set[str]]:
-    """(whether the query came back, the addresses that packets came from).
-
-    Raises:
-        OSError: the query cannot be sent.
-    """
+    """(whether the query came back, the addresses that packets came from)."""
     question, came_back, sources = _question(), False, set()
     with _socket(address) as ours:
         end = ask_at = time.monotonic()
@@ -128,11 +124,7 @@ def _question() -> bytes:
 
 
 def _socket(address: str) -> socket.socket:
-    """A socket of the mDNS group on one interface. Other programs may have one too.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
+    """A socket of the mDNS group on one interface. Other programs may have one too."""
     ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -187,7 +179,7 @@ async def others(
         controllers = {service.targets[0] for service in announced.controllers}
         nodes |= {service.name: service.targets for service in announced.nodes}
         if not controllers:
-            seen = f"; other clusters are {_few(announced.other_clusters)}" if announced.other_clusters else ""
+            seen = f"; other clusters are {listed(announced.other_clusters)}" if announced.other_clusters else ""
             text = f"no controller of cluster {cluster!r} is announced by mDNS{seen}"
             yield warning("controller", text, "start edgenode controller on one device, or use --controller H:P")
     for target in sorted(controllers):
@@ -247,10 +239,10 @@ async def _nodes(nodes: Mapping[str, tuple[str, ...]], security: Security | None
     if not nodes:
         return ok("nodes", "no node is visible yet")
     errors = await asyncio.gather(*(_error_of(targets, security) for targets in nodes.values()))
-    seen = _few([name if name in targets else f"{name} at {targets[0]}" for name, targets in nodes.items()])
+    seen = listed([name if name in targets else f"{name} at {targets[0]}" for name, targets in nodes.items()])
     if silent := {name: error for name, error in zip(nodes, errors, strict=True) if error is not None}:
         first = next(iter(silent.values()))
-        return warning("nodes", f"{seen}; no answer from {_few(list(silent))} ({first})", _remedy(first))
+        return warning("nodes", f"{seen}; no answer from {listed(list(silent))} ({first})", _remedy(first))
     return ok("nodes", f"{seen}; all answer")
 
 
@@ -271,7 +263,3 @@ def _remedy(error: EdgenodeError) -> str:
     if isinstance(error, ClockError):
         return "compare the clocks of both devices"
     return "start it, or open its port in the firewall of its device"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:8])} and {len(names) - 8} more"

@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from edgenode.errors import ConfigError, EdgenodeError
+from edgenode.errors import ConfigError, EdgenodeError, first_line
 from edgenode.inference.image_model import ImageModel
 from edgenode.inference.live_model import load_into
-from edgenode.storage import model_file
 from edgenode.storage.model_file import ModelFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from edgenode.tasks.task import NodeInfo, Task
 
 SUFFIXES = {".safetensors": "safetensors", ".pt": "torchscript", ".ts": "torchscript", ".onnx": "onnx"}
-FORMATS = ("safetensors", "torchscript", "onnx")
 _TOLERANCE = 1e-4  # of the largest output: float32 sums in another order differ by about 1e-6
 _SAMPLES = 3  # with one sample, torch assumes that the model accepts no other number
 
@@ -75,15 +70,6 @@ def _inputs(task: Task, node: NodeInfo) -> Tensor:
     return inputs
 
 
-def write_safetensors(out: Path, file: ModelFile) -> None:
-    """Write tensors and metadata.
-
-    Raises:
-        CheckpointError: the disk does not accept them.
-    """
-    model_file.write(out, dict(file.tensors), dict(file.metadata))
-
-
 def write(out: Path, form: str, model: nn.Module, inputs: Tensor, metadata: Mapping[str, str]) -> float:
     """Write a model as TorchScript or ONNX, in one step, with the metadata of its file. Other numbers of samples than
     that of ``inputs`` are possible, too.
@@ -100,12 +86,13 @@ def write(out: Path, form: str, model: nn.Module, inputs: Tensor, metadata: Mapp
     out.parent.mkdir(parents=True, exist_ok=True)
     save, load = _FORMATS[form]
     try:
-        with torch.no_grad(), _quiet():
+        # The warnings of torch's exporters concern torch's own code, or what this module checks.
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
             _require_tensor(model, inputs)
             try:
                 save(model, inputs, scratch, dict(metadata))
             except Exception as exc:  # whatever torch's exporters raise
-                raise ConfigError(f"the model cannot be exported as {form}: {_first_line(exc)}") from exc
+                raise ConfigError(f"the model cannot be exported as {form}: {first_line(exc)}") from exc
             run = load(scratch)
             difference = max(_difference(run, model, part) for part in (inputs[:1], inputs))
         scratch.replace(out)
@@ -118,7 +105,7 @@ def _require_tensor(model: nn.Module, inputs: Tensor) -> None:
     try:
         output = model(inputs)
     except Exception as exc:  # of the user's model
-        raise ConfigError(f"the model does not take inputs of {list(inputs.shape)}: {_first_line(exc)}") from exc
+        raise ConfigError(f"the model does not take inputs of {list(inputs.shape)}: {first_line(exc)}") from exc
     if not isinstance(output, Tensor):
         raise ConfigError(f"the model returns {type(output).__name__}, but an exported model must return one tensor")
 
@@ -186,15 +173,3 @@ _FORMATS: dict[str, tuple[Callable[[nn.Module, Tensor, Path, dict[str, str]], No
     "torchscript": (_save_torchscript, _load_torchscript),
     "onnx": (_save_onnx, _load_onnx),
 }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the warnings of torch's exporters: they concern torch's own code, or what this module checks."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip() or type(exc).__name__).splitlines()[0]

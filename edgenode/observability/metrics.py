@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -83,7 +83,8 @@ class _Snapshot(Collector):
 
 def cluster_metrics(status: ClusterStatus) -> bytes:
     """The metrics of a run in the text format. Metrics of a node have the label ``node``."""
-    return _text([*_cluster(status), *_of_nodes(status.nodes), *_gauges(_CONTROLLER_GAUGES, status.nodes)])
+    of_controller = _filled(GaugeMetricFamily, _CONTROLLER_GAUGES, status.nodes)
+    return _text([*_cluster(status), *_of_nodes(status.nodes), *of_controller])
 
 
 def node_metrics(node: NodeView) -> bytes:
@@ -135,36 +136,23 @@ def _cluster(status: ClusterStatus) -> list[Metric]:
 
 
 def _of_nodes(nodes: Sequence[NodeView]) -> list[Metric]:
-    return [*_gauges(_GAUGES, nodes), _states(nodes), *_counters(nodes), _sent(nodes), _faults(nodes)]
+    gauges, counters = _filled(GaugeMetricFamily, _GAUGES, nodes), _filled(CounterMetricFamily, _COUNTERS, nodes)
+    return [*gauges, _states(nodes), *counters, _sent(nodes), _faults(nodes)]
 
 
 def _single(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=float(value))
 
 
-def _gauges(metrics: _Metrics, nodes: Sequence[NodeView]) -> list[Metric]:
-    return [
-        _filled(GaugeMetricFamily(name, text, labels=["node"]), nodes, value)
-        for name, (text, value) in metrics.items()
-    ]  # fmt: skip
-
-
-def _counters(nodes: Sequence[NodeView]) -> list[Metric]:
-    return [
-        _filled(CounterMetricFamily(name, text, labels=["node"]), nodes, value)
-        for name, (text, value) in _COUNTERS.items()
-    ]  # fmt: skip
-
-
 def _filled(
-    family: GaugeMetricFamily | CounterMetricFamily,
-    nodes: Sequence[NodeView],
-    value: Callable[[NodeView], float | None],
-) -> Metric:
-    for node in nodes:
-        if (known := value(node)) is not None:
-            family.add_metric([node.node], float(known))
-    return family
+    kind: type[GaugeMetricFamily | CounterMetricFamily], metrics: _Metrics, nodes: Sequence[NodeView]
+) -> Iterator[Metric]:
+    for name, (text, value) in metrics.items():
+        family = kind(name, text, labels=["node"])
+        for node in nodes:
+            if (known := value(node)) is not None:
+                family.add_metric([node.node], float(known))
+        yield family
 
 
 def _states(nodes: Sequence[NodeView]) -> Metric:

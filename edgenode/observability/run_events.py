@@ -13,9 +13,9 @@ from edgenode.core.protocol.orders import Accusation
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.status import ClusterStatus, NodeState
+from edgenode.core.wording import listed
 from edgenode.storage.run_history import NO_RECORD, RESTARTED, RunEvent, RunSoFar
 
-_MOST_NAMES = 8
 _LONGEST_NAME = 64
 _LONGEST_REASON = 1000
 
@@ -107,6 +107,4 @@ def _changes(before: Record | None, record: Record) -> Iterator[tuple[str, str]]
 
 def _listed(names: Iterable[str]) -> str:
     """Names from outside in a text of bounded length."""
-    all_names = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names]
-    more = len(all_names) - _MOST_NAMES
-    return ", ".join(all_names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return listed([name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names])

@@ -109,11 +109,7 @@ class RunRecorder:
         return known or any(node.status.reported for node in self._run.status().nodes)
 
     async def _sample(self, plan: Plan, ended_well: bool | None = None) -> None:
-        """Write what is new. ``ended_well`` is given at the end of the run.
-
-        Raises:
-            CheckpointError: the disk failed.
-        """
+        """Write what is new. ``ended_well`` is given at the end of the run."""
         events = self._events or await self._open(plan)
         status = self._run.status()
         self._news += events.news(plan, status.paused, status.round)

@@ -207,6 +207,11 @@ def less_than_uncompressed(factor: float) -> str:
     return f"{factor:.{0 if factor >= 10 else 1}f} times less than uncompressed"
 
 
+def figure(value: float | None, form: str) -> str:
+    """A number in a format of Python's, or a dash if it is not known."""
+    return "-" if value is None else format(value, form)
+
+
 def size(count: int) -> str:
     """Bytes in decimal units: 1.5 MB."""
     amount = float(count)

@@ -326,11 +326,7 @@ class Simulation:
 
 
 def _check_task(config: Config, workloads: Mapping[str, Workload]) -> None:
-    """Refuse what cannot be simulated: one data set for all, data that differs in meaning, or steps by the clock.
-
-    Raises:
-        ConfigError: the text names what to change.
-    """
+    """Refuse what cannot be simulated: one data set for all, data that differs in meaning, or steps by the clock."""
     task = config.task
     if task.local_steps == "auto":
         raise ConfigError(

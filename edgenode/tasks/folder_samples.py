@@ -105,11 +105,7 @@ class FolderSamples(ImageSamples):
             self.targets = torch.cat([self.targets, torch.tensor(labels, dtype=torch.int64)])
 
     def _pixels(self, path: Path) -> Tensor:
-        """uint8 [channels, size, size], as the first images are.
-
-        Raises:
-            ConfigError: the image cannot be read, or does not fit.
-        """
+        """uint8 [channels, size, size], as the first images are."""
         pixels, _ = imagefolder.pixels_of(path, self._image_size)
         channels, size = self.images.shape[1:3]
         if pixels.shape[:2] != (size, size):

@@ -120,11 +120,7 @@ def labels_of(train: Samples) -> Tensor | None:
 
 
 def _one_class(train: Samples, cut: Cut) -> Tensor:
-    """One class for all samples, if the cut does not need classes.
-
-    Raises:
-        ConfigError: it does.
-    """
+    """One class for all samples, if the cut does not need classes."""
     if cut != Cut():
         raise ConfigError(
             "task.skew and task.alpha cut by class, but the training data has no attribute targets "

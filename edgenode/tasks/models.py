@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgenode.entry_points import Group
-from edgenode.errors import ConfigError
+from edgenode.errors import ConfigError, first_line
 
 GROUP_SIZE = 2
 """Channels normalised together by norm="group" (section 8.3: "group size of 2")."""
@@ -43,7 +43,7 @@ def build(name: str, num_classes: int, in_channels: int, image_size: int, norm: 
         _probe(model, in_channels, image_size)
     except (RuntimeError, AssertionError, ValueError) as exc:
         size = f"{in_channels}x{image_size}x{image_size}"
-        raise ConfigError(f"model {name!r} cannot take images of {size}: {_first_line(exc)}") from exc
+        raise ConfigError(f"model {name!r} cannot take images of {size}: {first_line(exc)}") from exc
     return model
 
 
@@ -76,10 +76,6 @@ def _probe(model: nn.Module, in_channels: int, image_size: int) -> None:
     with torch.no_grad():
         model(torch.zeros(1, in_channels, image_size, image_size))
     model.train()
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc) or type(exc).__name__).splitlines()[0]
 
 
 def _batch_to_group_norm(model: nn.Module) -> None:

@@ -201,8 +201,7 @@ class TorchDescent(Descent):
             group["lr"] = base
             group.pop("initial_lr", None)
         self._scheduler, self._scheduled = self._make_scheduler(self.run), self.run.rounds
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the optimiser has taken no step yet
+        with warnings.catch_warnings(action="ignore"):  # that the optimiser has taken no step yet
             for _ in range(t if self._scheduler else 0):
                 self.end_round()
 

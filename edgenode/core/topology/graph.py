@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgenode.core.topology import allreduce
+from edgenode.core.wording import listed
 from edgenode.errors import GraphError
 
 MAX_EDGES = 1 << 15
@@ -295,6 +296,4 @@ def parse_edges(name: str, text: str) -> GraphSpec:
 
 def describe_unreachable(pairs: Iterable[tuple[str, str]], limit: int = 6) -> str:
     """The first unreachable pairs as text, and how many more there are."""
-    listed = list(pairs)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(f"{a}->{b}" for a, b in listed[:limit]) + more
+    return listed([f"{a}->{b}" for a, b in pairs], limit)
