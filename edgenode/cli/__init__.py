@@ -56,9 +56,7 @@ _GROUPS = {
         "health": ("edgenode.cli.health", "Check whether a daemon serves. The exit code is the answer."),
         "bench": ("edgenode.cli.bench", "Measure what edgenode costs on this machine."),
     },
-    "Use": {
-        "export": ("edgenode.cli.export", "Write a trained model as ONNX, TorchScript or safetensors."),
-    },
+    "Use": {"export": ("edgenode.cli.export", "Write a trained model as ONNX, TorchScript or safetensors.")},
 }
 _COMMANDS = {name: command for group in _GROUPS.values() for name, command in group.items()}
 _WIDEST = max(map(len, _COMMANDS))  # so that the texts of all groups begin in one column

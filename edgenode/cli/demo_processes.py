@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from edgenode import cli
+from edgenode.cli.shared_options import node_names
 from edgenode.config.schema import Config
 from edgenode.net.tls import MutualTls
 from edgenode.security.local import prepare
@@ -50,7 +51,7 @@ class DemoProcesses:
         self.config, self.logs = config, out / "logs"
         self.processes: dict[str, BaseProcess] = {}
         self._out, self._track = out, track
-        self._names = [f"node-{i:0{len(str(config.run.nodes - 1))}d}" for i in range(config.run.nodes)]
+        self._names = node_names(config.run.nodes)
         self._failed: dict[str, int] = {}  # exit codes, the first failure first
 
     def start_controller(self) -> None:

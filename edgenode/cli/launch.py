@@ -20,6 +20,7 @@ from edgenode.cli.launched import Launch, noted
 from edgenode.cli.shared_options import (
     config_option,
     load_config,
+    node_names,
     overrides,
     results_folder,
     set_option,
@@ -126,7 +127,8 @@ class Fleet:
         Raises:
             EdgenodeError: a process failed. The others are ended.
         """
-        prepare(self.out, self.config.run.cluster, self._names())
+        names = node_names(self.config.run.nodes)
+        prepare(self.out, self.config.run.cluster, names)
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.TaskGroup() as group:
@@ -136,7 +138,7 @@ class Fleet:
                 with noted(Launch(self.config.run.cluster, target, key)) as found_here:
                     _show_how_to_follow(target, key, found_here)
                     async with asyncio.TaskGroup() as nodes:
-                        for index, name in enumerate(self._names()):
+                        for index, name in enumerate(names):
                             nodes.create_task(self._node(index, name, target), name=name)
                 await asyncio.wait([controller], timeout=_CONTROLLER_END_S)
                 controller.cancel()
@@ -155,10 +157,6 @@ class Fleet:
         code = await self._run("controller", command, {}, find)
         if code:
             raise EdgenodeError(f"the controller ended with exit code {code}; its last lines are above")
-
-    def _names(self) -> list[str]:
-        count = self.config.run.nodes
-        return [f"node-{index:0{len(str(count - 1))}d}" for index in range(count)]
 
     async def _node(self, index: int, name: str, controller: str) -> None:
         environ = {
@@ -187,19 +185,20 @@ class Fleet:
         )
         self._processes[name] = process
         assert process.stdout is not None
+
+        def show(line: bytes) -> None:
+            text = line.decode(errors="replace")
+            click.echo(f"{name} | {text}")
+            see(text)
+
         rest = b""
         while chunk := await process.stdout.read(65536):
             *lines, rest = _LINE_END.split(rest + chunk)
             for line in lines:
-                self._show(name, line, see)
+                show(line)
         if rest:
-            self._show(name, rest, see)
+            show(rest)
         return await process.wait()
-
-    def _show(self, name: str, line: bytes, see: Callable[[str], None]) -> None:
-        text = line.decode(errors="replace")
-        click.echo(f"{name} | {text}")
-        see(text)
 
     async def _end_all(self) -> None:
         """Interrupt what still runs, and kill it if that does not help."""

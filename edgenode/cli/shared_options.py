@@ -177,6 +177,11 @@ def default_name() -> str:
     return to_name(socket.gethostname())
 
 
+def node_names(count: int) -> list[str]:
+    """The names of the nodes that one command starts, in their order."""
+    return [f"node-{index:0{len(str(count - 1))}d}" for index in range(count)]
+
+
 def node_name(given: str | None) -> str:
     """The given name, or the default. A note says so if the host name itself cannot be a name."""
     if given is None and (name := default_name()) != (host := socket.gethostname()):

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]  # there, and documented
 
@@ -154,11 +154,7 @@ def _interface(address: str) -> str:
 
 
 async def others(
-    cluster: str,
-    controller: str,
-    peers: Sequence[str],
-    listen_host: str,
-    security: Security | None = INSECURE,
+    cluster: str, controller: str, peers: Sequence[str], listen_host: str, security: Security | None = INSECURE
 ) -> AsyncIterator[Finding]:
     """Check which controllers and nodes are visible and answer, and how far the controller's clock differs.
 
@@ -172,14 +168,14 @@ async def others(
         controllers = {controller} - {"none"}
     else:
         try:
-            announced = await _announced(cluster, listen_host)
+            announced, announced_nodes, other_clusters = await _announced(cluster, listen_host)
         except TransportError as exc:
             yield problem("controller", str(exc), "use --controller H:P, which needs no mDNS")
             return
-        controllers = {service.targets[0] for service in announced.controllers}
-        nodes |= {service.name: service.targets for service in announced.nodes}
+        controllers = {service.targets[0] for service in announced}
+        nodes |= {service.name: service.targets for service in announced_nodes}
         if not controllers:
-            seen = f"; other clusters are {listed(announced.other_clusters)}" if announced.other_clusters else ""
+            seen = f"; other clusters are {listed(other_clusters)}" if other_clusters else ""
             text = f"no controller of cluster {cluster!r} is announced by mDNS{seen}"
             yield warning("controller", text, "start edgenode controller on one device, or use --controller H:P")
     for target in sorted(controllers):
@@ -198,18 +194,12 @@ async def others(
     yield await _nodes(nodes, security)
 
 
-@dataclass(frozen=True)
-class _Announced:
-    controllers: list[Service]
-    nodes: list[Service]
-    other_clusters: list[str]
-
-
-async def _announced(cluster: str, listen_host: str) -> _Announced:
+async def _announced(cluster: str, listen_host: str) -> tuple[list[Service], list[Service], list[str]]:
+    """(controllers of the cluster, its nodes, the names of other clusters)."""
     async with Discovery(cluster, interfaces_for(listen_host)) as discovery:
         await asyncio.sleep(_LISTEN_S)
         controllers, nodes = (list(discovery.services(kind).values()) for kind in ("controller", "node"))
-        return _Announced(controllers, nodes, discovery.other_clusters("controller"))
+        return controllers, nodes, discovery.other_clusters("controller")
 
 
 async def _status(target: str, security: Security) -> tuple[ClusterStatus, float]:

@@ -64,10 +64,7 @@ _COUNTERS: _Metrics = {
 _CONTROLLER_GAUGES: _Metrics = {
     "edgenode_up": ("Whether the node is connected to the controller.", lambda n: n.connected),
     "edgenode_last_seen_seconds": ("Time since the node's last report.", lambda n: round(n.last_seen_s, 3)),
-    "edgenode_straggling_seconds": (
-        "How long this node has held other nodes up.",
-        lambda n: round(n.holds_up_s, 3),
-    ),
+    "edgenode_straggling_seconds": ("How long this node has held other nodes up.", lambda n: round(n.holds_up_s, 3)),
 }
 
 

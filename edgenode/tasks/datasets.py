@@ -119,11 +119,7 @@ def names() -> tuple[str, ...]:
 
 
 def require_folder(name: str, data_dir: Path | None) -> Path:
-    """The folder of a data set.
-
-    Raises:
-        ConfigError: it was not given, or is not a folder.
-    """
+    """Return the folder of a data set. Raises ConfigError if it was not given, or is not a folder."""
     if data_dir is None:
         raise ConfigError(f"dataset {name!r} needs its folder: set task.data_dir")
     if not data_dir.is_dir():
@@ -179,9 +175,6 @@ def _imagefolder(data_dir: Path | None, classes: Sequence[str] = (), image_size:
     return replace(from_images(train, test, len(names)), classes=names, listings=listings)
 
 
-_READERS: dict[str, Callable[[Path | None], Dataset]] = {
-    "digits": _digits,
-    "imagefolder": _imagefolder,
-}
+_READERS: dict[str, Callable[[Path | None], Dataset]] = {"digits": _digits, "imagefolder": _imagefolder}
 
 DATASETS: Group[Callable[[Path | None], Dataset]] = Group("edgenode.datasets", Callable, _READERS)

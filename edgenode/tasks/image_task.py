@@ -62,11 +62,7 @@ class ImageTask(Task):
 
     @property
     def dataset(self) -> Dataset:
-        """The data set of the last node that data was loaded for.
-
-        Raises:
-            LocalProtocolError: none was loaded.
-        """
+        """The data set of the last node that data was loaded for. Raises LocalProtocolError if there is none."""
         if self._dataset is None:
             raise LocalProtocolError(f"the data of {self._name!r} is not loaded")
         return self._dataset

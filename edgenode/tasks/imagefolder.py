@@ -55,11 +55,7 @@ class Listing:
         return [str(path.relative_to(self.folder)) for path in self.paths]
 
     def renewed(self) -> Listing:
-        """List the folder again. Folders of other classes are ignored.
-
-        Raises:
-            OSError: it cannot be read.
-        """
+        """List the folder again. Folders of other classes are ignored. Raises OSError if it cannot be read."""
         images = [_images(self.folder / name) for name in self.classes]
         labels = (label for label, paths in enumerate(images) for _ in paths)
         return replace(self, paths=tuple(chain.from_iterable(images)), labels=tuple(labels))

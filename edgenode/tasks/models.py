@@ -189,10 +189,7 @@ def resnet(blocks: int, num_classes: int, in_channels: int, image_size: int) -> 
 Make = Callable[[int, int, int], nn.Module]
 """(classes, channels, image size) -> a network."""
 
-_OWN: dict[str, Make] = {
-    "small-cnn": _small_cnn,
-    "resnet20": partial(resnet, 3),
-}
+_OWN: dict[str, Make] = {"small-cnn": _small_cnn, "resnet20": partial(resnet, 3)}
 
 MODELS: Group[Make] = Group("edgenode.models", Callable, _OWN)
 

@@ -44,11 +44,7 @@ def pack(name: str, state: object) -> Arrays:
 
 
 def unpack(name: str, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """The state that was packed under `name`.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-    """
+    """Return the state that was packed under `name`. Raises CheckpointError if there is none, or it is damaged."""
     try:
         return _decoded(json.loads(arrays[f"{name}.json"].tobytes()), arrays)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, StopIteration) as exc:

@@ -63,19 +63,15 @@ class TaskTrainer:
         run: its length, from which learning rates follow.
         seed: the seed of the run. All nodes with one seed start from the same model.
 
+    Attributes:
+        remedy: the key to lower if training diverges.
+
     Raises:
         ConfigError: the task cannot be trained.
     """
 
     def __init__(
-        self,
-        task: Task,
-        data: LocalData,
-        settings: TrainSettings,
-        run: RunLength,
-        *,
-        seed: int,
-        device: str = "cpu",
+        self, task: Task, data: LocalData, settings: TrainSettings, run: RunLength, *, seed: int, device: str = "cpu"
     ) -> None:
         self._task, self._data, self._settings, self._run = task, data, settings, run
         self._seed, self._shard, self._device = seed, data.shard, find_device(device)
@@ -88,6 +84,7 @@ class TaskTrainer:
         self._adjustment = LogitAdjustment(data.train, self.batches) if settings.loss == "balanced" else None
         self._flat = self._fresh_model()
         self._descent = build_descent(task, self._flat, settings, run)
+        self.remedy = self._descent.remedy
         self._read = Event()  # not set while a checkpoint reads what a step changes
         self._read.set()
         count = settings.local_steps
@@ -111,11 +108,6 @@ class TaskTrainer:
     def metadata(self) -> dict[str, str]:
         """The description of the model for a reader of its tensors."""
         return {"model": type(self._flat.model).__qualname__, **self._task.metadata()}
-
-    @property
-    def remedy(self) -> str:
-        """The key to lower if training diverges."""
-        return self._descent.remedy
 
     def _fresh_model(self) -> FlatParameters:
         with seeded(torch_seed(self._seed, Stream.INITIAL)):
@@ -315,11 +307,7 @@ def _channels_last(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        ConfigError: there is none on this machine.
-    """
+    """Return the torch device of that name. Raises ConfigError if this machine has none."""
     try:
         device = torch.device(name)
     except RuntimeError as exc:
