@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,14 +19,14 @@ from edgenode.cli.past_run import past_run
 from edgenode.cli.shared_options import as_name, insecure_option, node_option
 from edgenode.config.graphs import GRAPHS
 from edgenode.errors import ConfigError, TransportError
-from edgenode.net.credential_client import CredentialClient
-from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import interfaces_for
-from edgenode.net.operator_client import OperatorClient, operator_client
-from edgenode.net.reasons import unreachable
-from edgenode.net.rpc import channel
-from edgenode.net.tls import Security
 from edgenode.security.subject import CONTROLLER
+
+if TYPE_CHECKING:  # gRPC and zeroconf take half a second to import, which --help and completion need not wait for
+    from edgenode.net.credential_client import CredentialClient
+    from edgenode.net.discovery import Discovery
+    from edgenode.net.operator_client import OperatorClient
+    from edgenode.net.tls import Security
 
 T = TypeVar("T")
 
@@ -88,6 +88,7 @@ def with_operator(where: Where, call: Callable[[OperatorClient], Awaitable[T]]) 
         ConfigError: no controller is found, or there are several clusters. The text says where.
         TransportError: the controller does not answer. The text says why.
     """
+    from edgenode.net.operator_client import operator_client
 
     async def with_client(target: str, security: Security) -> T:
         async with AsyncExitStack() as stack:
@@ -105,6 +106,8 @@ def with_credentials(where: Where, call: Callable[[CredentialClient], Awaitable[
         TransportError: as `with_operator`.
         ConfigError: as `with_operator`, or the controller works without TLS.
     """
+    from edgenode.net.credential_client import CredentialClient
+
     if where.insecure:
         raise ConfigError("a controller that runs with --insecure has no certificates to give")
     return asyncio.run(_with_controller(where, lambda *found: call(CredentialClient(*found))))
@@ -126,6 +129,8 @@ async def _found(where: Where) -> tuple[str, Security]:
         return launch.controller, operator_securities(launch.credentials, insecure=False, cluster=launch.cluster)[0]
     if where.controller != "mdns":
         return await _given(where)
+    from edgenode.net.discovery import Discovery
+
     async with Discovery(where.cluster or "", interfaces_for("")) as discovery:
         text = f"looking for {discovery.wanted('controller')}"
         cluster = where.cluster
@@ -184,6 +189,8 @@ async def _first_to_answer(
 
     Anybody can announce a controller, and it fails at TLS. So all are dialled, with all credentials.
     """
+    from edgenode.net.rpc import channel
+
     answered: asyncio.Future[tuple[str, Security]] = asyncio.get_running_loop().create_future()
     dialled: dict[str, list[asyncio.Task[None]]] = {}
 
@@ -213,6 +220,8 @@ async def _first_to_answer(
 
 async def _none_answers(targets: list[str], security: Security, waited_s: float) -> TransportError:
     """The error that no controller answers: the first ones, each with the reason."""
+    from edgenode.net.reasons import unreachable
+
     explained = (unreachable(t, t, CONTROLLER.dns_name, security.credentials) for t in targets[:_MOST_EXPLAINED])
     reasons = "; ".join(map(str, await asyncio.gather(*explained)))
     return TransportError(f"no controller that mDNS found answers (waited {waited_s:g} s): {reasons}")

@@ -10,7 +10,6 @@ import click
 from edgenode.addresses import split_address
 from edgenode.cli.own_credentials import local_security
 from edgenode.cli.shared_options import as_name, insecure_option, node_option
-from edgenode.net.rpc import serves
 
 
 @click.command()
@@ -32,6 +31,8 @@ def health(address: str, timeout_s: float, state_dir: Path | None, cluster: str 
       edgenode health 127.0.0.1:7700     the controller
       edgenode health 10.0.0.7:7600
     """
+    from edgenode.net.rpc import serves
+
     split_address(address)  # what was typed is judged first
     asyncio.run(serves(address, timeout_s, local_security(state_dir, insecure, cluster)))
     click.echo("serving")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
+from typing import TYPE_CHECKING
 
 import click
 
 from edgenode.cli.connect import Where, cluster_options, with_operator
 from edgenode.cli.status_table import page_lines
 from edgenode.core.protocol.status import ClusterStatus
-from edgenode.net.operator_client import OperatorClient
+
+if TYPE_CHECKING:
+    from edgenode.net.operator_client import OperatorClient
 
 
 @click.command()

@@ -15,8 +15,6 @@ from edgenode.cli.own_credentials import run_command
 from edgenode.cli.shared_options import as_name, confirm, json_option, yes_option
 from edgenode.config.load import checked_name
 from edgenode.errors import ConfigError
-from edgenode.net.enrolment_client import enrol
-from edgenode.node.credentials import read_invite
 from edgenode.security.authority import Authority
 from edgenode.security.certificates import Credentials, cluster_of
 from edgenode.security.local import AUTHORITY, OPERATOR, OWN
@@ -88,6 +86,9 @@ def join(line: str, out: Path | None) -> None:
     Example:
       edgenode join inv-...
     """
+    from edgenode.net.enrolment_client import enrol
+    from edgenode.node.credentials import read_invite
+
     credentials = enrol(read_invite(line))
     cluster = cluster_of(credentials.authority)
     path = out or default_state_dir(checked_name("the authority's cluster", cluster), OPERATOR)

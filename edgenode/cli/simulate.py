@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -25,8 +25,10 @@ from edgenode.cli.shared_options import (
 from edgenode.config.schema import Config
 from edgenode.node.resources import keep_freed_memory
 from edgenode.observability.status_view import less_than_uncompressed, size
-from edgenode.simulate.simulation import Simulation
 from edgenode.storage import result_file
+
+if TYPE_CHECKING:
+    from edgenode.simulate.simulation import Simulation
 
 
 @click.command()
@@ -63,6 +65,8 @@ def simulate(config_path: Path | None, out: Path | None, fresh: bool, settings: 
 
 
 def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
+    from edgenode.simulate.simulation import Simulation
+
     simulation: Simulation | None = None
     try:
         with _progress() as show:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +13,10 @@ from edgenode.cli.shared_options import json_option
 from edgenode.cli.status_table import nodes_table, status_table
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.core.wording import counted
-from edgenode.net.operator_client import OperatorClient
 from edgenode.observability.status_view import cluster_json, node_json
+
+if TYPE_CHECKING:
+    from edgenode.net.operator_client import OperatorClient
 
 
 @click.command()

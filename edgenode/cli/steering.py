@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,10 @@ from edgenode.cli.waiting import wait_for_reply, wait_until_done
 from edgenode.core.protocol.controller.links import describe
 from edgenode.core.protocol.status import ClusterStatus, NodeState
 from edgenode.core.wording import counted
-from edgenode.net.operator_client import OperatorClient
 from edgenode.observability.reply_words import TO_RESUME, evicted, extended, stopped
+
+if TYPE_CHECKING:
+    from edgenode.net.operator_client import OperatorClient
 
 detach_option = click.option(
     "--detach", is_flag=True, help="Return as soon as the controller has accepted the request."

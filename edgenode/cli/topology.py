@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,9 +21,11 @@ from edgenode.core.topology.period import Period
 from edgenode.core.wording import counted
 from edgenode.errors import ConfigError
 from edgenode.factory import graph_spec
-from edgenode.net.operator_client import OperatorClient
 from edgenode.observability.reply_words import rotated, rotated_json
 from edgenode.observability.status_view import graph_json, next_switch, requests_json, requests_lines
+
+if TYPE_CHECKING:
+    from edgenode.net.operator_client import OperatorClient
 
 _wait_option = click.option(
     "--wait-for-round", is_flag=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from rich.console import Console
@@ -13,7 +13,9 @@ from rich.text import Text
 
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import TransportError
-from edgenode.net.operator_client import OperatorClient
+
+if TYPE_CHECKING:
+    from edgenode.net.operator_client import OperatorClient
 
 T = TypeVar("T")
 

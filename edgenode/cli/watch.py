@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -16,8 +17,10 @@ from edgenode.cli.graph_ascii import draw
 from edgenode.cli.status_table import title, watch_table
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.errors import ConfigError, TransportError
-from edgenode.net.operator_client import OperatorClient
 from edgenode.observability.status_view import node_json, requests_json, requests_lines, saving_lines, size
+
+if TYPE_CHECKING:
+    from edgenode.net.operator_client import OperatorClient
 
 _POINTS = 60  # of a curve, at least _SAMPLE_EVERY_S apart
 _SAMPLE_EVERY_S = 0.5
