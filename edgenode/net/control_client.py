@@ -35,6 +35,7 @@ class ControlLink:
         ordered: takes every order except Refuse, a Hello first. A TransportError from it ends the attempt.
 
     Attributes:
+        target: host:port of the controller that was dialled last, or "".
         connected: set while the controller's orders arrive.
     """
 
@@ -50,16 +51,11 @@ class ControlLink:
         self._progress: control_pb2.AttendRequest | None = None  # the newest, until it is sent
         self._sent: control_pb2.AttendRequest | None = None  # the newest that was sent, to be repeated after a redial
         self._leaving = self._was_connected = False
-        self._target = ""
+        self.target = ""
         self._wake = asyncio.Event()
         self._left = asyncio.Event()
         self._outage = Outage(lambda since_s, why: log.warning("cannot reach the controller", since_s=since_s, why=why))
         self.connected = asyncio.Event()
-
-    @property
-    def target(self) -> str:
-        """host:port of the controller that was dialled last, or ""."""
-        return self._target
 
     def progress(self, progress: Progress, status: NodeStatus) -> None:
         """Report how far the node is. It replaces an older report that was not sent yet."""
@@ -104,7 +100,7 @@ class ControlLink:
 
     async def _attend(self) -> None:
         try:
-            target = self._target = await self._find()
+            target = self.target = await self._find()
             shown = self._key_id()
             async with channel(target, self._identity.security, CONTROLLER.dns_name) as to_controller:
                 stream = control_pb2_grpc.ControlServiceStub(to_controller).Attend()
@@ -133,16 +129,16 @@ class ControlLink:
         while (response := await stream.read()) is not grpc.aio.EOF:
             order = await parsed(ORDERS.from_wire, response, order_has_records(response))
             if isinstance(order, Refuse):
-                raise RemoteProtocolError(f"refused by the controller at {self._target}: {order.reason}")
+                raise RemoteProtocolError(f"refused by the controller at {self.target}: {order.reason}")
             if isinstance(order, Hello):  # the address that was dialled is known to be reachable
-                order = replace(order, leadership=replace(order.leadership, address=self._target))
+                order = replace(order, leadership=replace(order.leadership, address=self.target))
             if order is not None:
                 self._ordered(order)
             self.connected.set()
             self._was_connected = True
             self._outage.end()
         if not self._leaving:
-            raise TransportError(f"the controller at {self._target} closed the stream")
+            raise TransportError(f"the controller at {self.target} closed the stream")
         self._left.set()
 
     async def _write(self, stream: grpc.aio.StreamStreamCall) -> None:

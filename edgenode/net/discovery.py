@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from zeroconf import DNSQuestionType, Error, ServiceInfo, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
@@ -35,6 +35,7 @@ _PROBES = 2
 _PROBE_INTERVAL_S = 0.125
 _OTHERS_ANSWER_S = 0.3  # after the first answer. Responders wait up to 0.12 s at random
 
+T = TypeVar("T")
 IsAlive = Callable[[Service], Awaitable[bool]]
 
 
@@ -54,6 +55,9 @@ class Discovery:
         interfaces: IP addresses of this machine. Empty for every IPv4 interface that is up except loopback, or for
             loopback if there is no other.
 
+    Attributes:
+        interfaces: IP addresses of the interfaces in use.
+
     Raises:
         ConfigError: on entering, this machine does not have one of the addresses.
         TransportError: on entering, multicast cannot be used.
@@ -61,24 +65,19 @@ class Discovery:
 
     def __init__(self, cluster: str, interfaces: Sequence[str] = ()) -> None:
         self.cluster = cluster
-        self._interfaces = tuple(interfaces) or network_addresses() or (LOOPBACK,)
+        self.interfaces = tuple(interfaces) or network_addresses() or (LOOPBACK,)
         self._listener = MdnsListener()
         self._announced: dict[str, ServiceInfo] = {}
         self._zeroconf: AsyncZeroconf | None = None
         self._asker: AsyncZeroconf | None = None  # sends questions from a port of its own
         self._browsers: list[AsyncServiceBrowser] = []
 
-    @property
-    def interfaces(self) -> tuple[str, ...]:
-        """IP addresses of the interfaces in use."""
-        return self._interfaces
-
     async def __aenter__(self) -> Self:
-        check_interfaces(self._interfaces)
+        check_interfaces(self.interfaces)
         try:
             with self._translated("open mDNS"):
-                self._zeroconf = AsyncZeroconf(interfaces=list(self._interfaces))
-                self._asker = AsyncZeroconf(interfaces=list(self._interfaces), unicast=True)
+                self._zeroconf = AsyncZeroconf(interfaces=list(self.interfaces))
+                self._asker = AsyncZeroconf(interfaces=list(self.interfaces), unicast=True)
                 await self._browse(self._zeroconf.zeroconf, self._listener.state_changed, DNSQuestionType.QM)
                 # zeroconf drops a question that equals one of the last 0.8 s, from any process, unless it is QU.
                 await self._browse(self._asker.zeroconf, _ignore, DNSQuestionType.QU)
@@ -109,7 +108,7 @@ class Discovery:
         """
         if service.cluster != self.cluster:
             raise LocalProtocolError(f"cannot announce {service.cluster!r} in discovery of {self.cluster!r}")
-        info = service_to_info(service, _dialable(service.addresses or self._interfaces))
+        info = service_to_info(service, _dialable(service.addresses or self.interfaces))
         zeroconf, asker = self._open()
         with self._translated(f"announce {service.kind} {service.name!r}"):
             if info.name in self._announced:
@@ -145,12 +144,7 @@ class Discovery:
         Raises:
             TransportError: there is none after ``timeout_s``. None is no limit.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not self._listener.clusters(kind):
-                    await self._listener.changed.wait()
-        except TimeoutError as exc:
-            raise TransportError(self.not_found(kind, None, timeout_s)) from exc
+        await self._found(lambda: self._listener.clusters(kind), kind, None, timeout_s)
         await asyncio.sleep(_OTHERS_ANSWER_S)
         return sorted(self._listener.clusters(kind))
 
@@ -161,11 +155,14 @@ class Discovery:
             TransportError: there is none after ``timeout_s``. The error contains what was searched, and where. None is
                 no limit.
         """
+        return await self._found(lambda: self._first(kind, name), kind, name, timeout_s)
+
+    async def _found(self, look: Callable[[], T | None], kind: Kind, name: str | None, timeout_s: float | None) -> T:
         try:
             async with asyncio.timeout(timeout_s):
-                while (service := self._first(kind, name)) is None:
+                while not (found := look()):
                     await self._listener.changed.wait()
-                return service
+                return found
         except TimeoutError as exc:
             raise TransportError(self.not_found(kind, name, timeout_s)) from exc
 
@@ -188,7 +185,7 @@ class Discovery:
     def wanted(self, kind: Kind) -> str:
         """Say what ``wait`` looks for, and where."""
         of = f" of cluster {self.cluster!r}" if self.cluster else ""
-        return f"a {kind}{of} by mDNS on {', '.join(self._interfaces)}"
+        return f"a {kind}{of} by mDNS on {', '.join(self.interfaces)}"
 
     def not_found(self, kind: Kind, name: str | None, timeout_s: float | None) -> str:
         """An error text: what was searched, where and for how long, and what was found instead."""
@@ -196,7 +193,7 @@ class Discovery:
         of = f" of cluster {self.cluster!r}" if self.cluster else ""
         text = (
             f"no {wanted}{of} found in {timeout_s:g} s: searched for "
-            f"{SERVICE_TYPES[kind]} by mDNS on {', '.join(self._interfaces)}"
+            f"{SERVICE_TYPES[kind]} by mDNS on {', '.join(self.interfaces)}"
         )
         if known := self.services(kind):
             text += f"; found {', '.join(known)}"
@@ -207,7 +204,7 @@ class Discovery:
     async def _browse(self, zeroconf: Zeroconf, handler: Callable[..., None], ask: DNSQuestionType) -> None:
         await zeroconf.async_wait_for_start()
         if not zeroconf.engine.senders:
-            raise TransportError(f"no interface supports multicast: {', '.join(self._interfaces)}")
+            raise TransportError(f"no interface supports multicast: {', '.join(self.interfaces)}")
         zeroconf.async_add_listener(self._listener, None)
         types = list(SERVICE_TYPES.values())
         browser = AsyncServiceBrowser(zeroconf, types, [handler], question_type=ask)
@@ -268,7 +265,7 @@ class Discovery:
         try:
             yield
         except (Error, OSError) as exc:
-            where = ", ".join(self._interfaces)
+            where = ", ".join(self.interfaces)
             raise TransportError(f"cannot {purpose} on {where}: {in_words(exc)}") from exc
 
 

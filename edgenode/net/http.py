@@ -167,10 +167,10 @@ async def serving_http(app: ASGIApp, listen: str, option: str, credentials: Path
             server.should_exit = True
 
 
-async def _reload(config: uvicorn.Config, credentials: Path | None, check_s: float = _RELOAD_EVERY_S) -> None:
+async def _reload(config: uvicorn.Config, credentials: Path | None) -> None:
     """Read a certificate again and again: a renewed one is shown from the next connection on."""
     while credentials:
-        await asyncio.sleep(check_s)
+        await asyncio.sleep(_RELOAD_EVERY_S)
         with suppress(OSError):  # the next time
             if config.ssl:
                 await asyncio.to_thread(config.ssl.load_cert_chain, credentials)

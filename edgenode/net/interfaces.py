@@ -79,7 +79,7 @@ def is_loopback(host: str) -> bool:
 
 def is_this_machine(host: str) -> bool:
     """Return whether a host name or an address belongs to this machine. False if the name cannot be resolved."""
-    own = {_bare(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips}
+    own = _own_addresses()
     try:
         found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None)}
     except OSError:
@@ -93,7 +93,7 @@ def check_interfaces(addresses: Sequence[str]) -> None:
     Raises:
         ConfigError: one does not, or is not an IP address.
     """
-    known = {_bare(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips}
+    known = _own_addresses()
     for address in addresses:
         if not parse_ip(address, "interface").is_loopback and address not in known:
             raise ConfigError(f"no interface has the address {address}: choose one of {', '.join(sorted(known))}")
@@ -122,5 +122,5 @@ def _is_up(interface: str) -> bool:
         return True
 
 
-def _bare(address: str | tuple[str, int, int]) -> str:
-    return address if isinstance(address, str) else address[0]
+def _own_addresses() -> set[str]:
+    return {ip.ip if isinstance(ip.ip, str) else ip.ip[0] for adapter in ifaddr.get_adapters() for ip in adapter.ips}

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgenode.storage.history_database import opened
+from edgenode.storage.history_database import opened, rows
 from edgenode.storage.run_history import NAME
 
 _ENTRIES = 10_000
@@ -43,8 +43,4 @@ class AuditLog:
 
     def entries(self) -> list[dict[str, Any]]:
         """Return all entries, oldest first: time in seconds since 1970, who, request, and outcome, or None."""
-        if not self.path.exists():
-            return []
-        with opened(self.path) as database:
-            rows = database.execute("SELECT at, who, request, outcome FROM audit ORDER BY number")
-            return [dict(row) for row in rows]
+        return rows(self.path, "SELECT at, who, request, outcome FROM audit ORDER BY number")

@@ -84,7 +84,7 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one node in one folder.
+    """The checkpoints of one node in one folder. Every method raises CheckpointError if the disk fails.
 
     Args:
         config: the text that ``run_digest`` is the digest of, so that an error can name the keys that differ.
@@ -102,9 +102,6 @@ class CheckpointStore:
 
         Args:
             good_until: the newest round before something went wrong. None if all is well.
-
-        Raises:
-            CheckpointError: the disk does not accept it.
         """
         scratch = self._hidden(checkpoint.round, _PARTIAL)
         try:
@@ -152,11 +149,7 @@ class CheckpointStore:
         return set(sorted(self.rounds())[-_KEPT:])
 
     def rounds(self) -> frozenset[int]:
-        """The rounds with a checkpoint, intact or not.
-
-        Raises:
-            CheckpointError: the folder cannot be read.
-        """
+        """The rounds with a checkpoint, intact or not."""
         try:
             found = map(_CHECKPOINT.fullmatch, self._disk.names(self.folder))
         except OSError as exc:
@@ -203,11 +196,7 @@ class CheckpointStore:
         return Checkpoint(t, state, plan, local, counts)
 
     def rewind(self, t: int) -> None:
-        """Remove the checkpoints after a round: all nodes resume from that round.
-
-        Raises:
-            CheckpointError: the disk does not accept it.
-        """
+        """Remove the checkpoints after a round: all nodes resume from that round."""
         try:
             for newer in sorted(r for r in self.rounds() if r > t):
                 self._disk.remove(self._hidden(newer, _REPLACED))
@@ -223,7 +212,6 @@ class CheckpointStore:
 
         Raises:
             OtherRun: a checkpoint belongs to another run.
-            CheckpointError: the folder cannot be read.
         """
         plans, damage = {}, []
         for t in sorted(self._newest()):

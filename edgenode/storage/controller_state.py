@@ -51,7 +51,7 @@ COMMIT;
 
 
 class ControllerState:
-    """The database of one controller.
+    """The database of one controller. Every method raises CheckpointError if the disk fails.
 
     Args:
         config: the text that ``run_digest`` is the digest of, so that an error can name the keys that differ.
@@ -62,11 +62,7 @@ class ControllerState:
         self._run_digest, self._config = run_digest, config
 
     def save(self, persist: Persist) -> None:
-        """Replace what was saved. It is on the medium when this returns.
-
-        Raises:
-            CheckpointError: the disk does not accept it.
-        """
+        """Replace what was saved. It is on the medium when this returns."""
         try:
             if self.path.exists():
                 self._write(self.path, persist)

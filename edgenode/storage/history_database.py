@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from edgenode.core.protocol.status import COUNTERS
 from edgenode.errors import CheckpointError
@@ -98,6 +99,18 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
                 yield database
     except (OSError, OverflowError, sqlite3.Error) as exc:
         raise CheckpointError(f"{path}: {exc}; remove it to start a new history") from exc
+
+
+def rows(path: Path, query: str, *values: object) -> list[dict[str, Any]]:
+    """Return the rows of a query. There are none without a history.
+
+    Raises:
+        CheckpointError: as `opened`.
+    """
+    if not path.exists():
+        return []
+    with opened(path) as database:
+        return [dict(row) for row in database.execute(query, values)]
 
 
 def _check(database: sqlite3.Connection) -> None:

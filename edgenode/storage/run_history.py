@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenode.core.protocol.status import COUNTERS, ClusterStatus, NodeView
-from edgenode.storage.history_database import COLUMNS, opened
+from edgenode.storage.history_database import COLUMNS, opened, rows
 
 NAME = "history.sqlite3"
 _RUNS = 100
@@ -80,11 +80,8 @@ class RunHistory:
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs, oldest first. Empty without a history. ``ran_s`` is the time that was recorded."""
-        if not self.path.exists():
-            return []
         query = "SELECT *, (SELECT max(at_s) FROM tick WHERE run = run.id) AS ran_s FROM run ORDER BY id"
-        with opened(self.path) as database:
-            return [dict(row) for row in database.execute(query)]
+        return rows(self.path, query)
 
     def samples(self, run: int) -> list[dict[str, Any]]:
         """All samples of a run, by time and node."""
@@ -93,8 +90,7 @@ class RunHistory:
             f"{', '.join(f'sample.{column}' for column in COLUMNS)} FROM sample "
             "JOIN tick ON tick.run = sample.run AND tick.number = sample.tick WHERE sample.run = ? ORDER BY tick, node"
         )
-        with opened(self.path) as database:
-            return [dict(row) for row in database.execute(query, (run,))]
+        return rows(self.path, query, run)
 
     def last(self, run: int) -> dict[str, dict[str, Any]]:
         """The last known figures of every node that ever took part, by its name."""
@@ -114,14 +110,12 @@ class RunHistory:
             "JOIN sample ON tick.run = sample.run AND tick.number = sample.tick "
             "WHERE tick.run = ? GROUP BY number ORDER BY number"
         )
-        with opened(self.path) as database:
-            return [dict(row) for row in database.execute(query, (run,))]
+        return rows(self.path, query, run)
 
     def events(self, run: int, most: int = _EVENTS) -> list[dict[str, Any]]:
         """The newest events of a run, oldest first."""
         query = "SELECT at, round, kind, text FROM event WHERE run = ? ORDER BY number DESC LIMIT ?"
-        with opened(self.path) as database:
-            return [dict(row) for row in database.execute(query, (run, most))][::-1]
+        return rows(self.path, query, run, most)[::-1]
 
 
 class Recorder:
