@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 HANDSHAKE_S = 10.0
 _MOST = 192
 _MOST_AT_AN_ADDRESS = 128
 _PAUSE_S = 0.5  # when no file descriptor is free
+K = TypeVar("K")
 
 
 async def accept_tls(
@@ -44,8 +45,19 @@ async def accept_tls(
                 task = group.create_task(shake_hands(accepted), name=f"handshake with {host}")
                 hosts[task] = host
                 task.add_done_callback(lambda done: hosts.pop(done, None))
-                here = [one for one, its in hosts.items() if its == host]
-                if len(here) > _MOST_AT_AN_ADDRESS or len(hosts) > _MOST:
-                    oldest = here[0] if len(here) > _MOST_AT_AN_ADDRESS else next(iter(hosts))
+                if oldest := one_too_many(hosts, host):
                     del hosts[oldest]
                     oldest.cancel()
+
+
+def one_too_many(hosts: Mapping[K, str], newest: str) -> K | None:
+    """Return which connection makes room for the newest: the oldest at its address, or of all. None if there is room.
+
+    Args:
+        hosts: the address of each connection of a stranger, the oldest first.
+        newest: the address of the newest.
+    """
+    here = [one for one, host in hosts.items() if host == newest]
+    if len(here) > _MOST_AT_AN_ADDRESS:
+        return here[0]
+    return next(iter(hosts)) if len(hosts) > _MOST else None

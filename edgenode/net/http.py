@@ -27,12 +27,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgenode.addresses import join_address, split_address
 from edgenode.errors import ConfigError
-from edgenode.net.handshakes import accept_tls
+from edgenode.net.handshakes import accept_tls, one_too_many
 from edgenode.net.interfaces import WILDCARDS, interfaces_for
 
 _REQUEST_S = 10.0
-_MOST_STRANGERS = 192
-_MOST_AT_AN_ADDRESS = 128
 _MOST_CONNECTIONS = 512  # further requests get 503
 _END_S = 1
 _RELOAD_EVERY_S = 60.0
@@ -99,10 +97,8 @@ class _Connection(H11Protocol):
 
     def _make_room(self) -> None:
         strangers = [other for other in self.connections if isinstance(other, _Connection) and other.is_strange]
-        here = [other for other in strangers if other._host == self._host]
-        if len(here) > _MOST_AT_AN_ADDRESS or len(strangers) > _MOST_STRANGERS:
-            crowd = here if len(here) > _MOST_AT_AN_ADDRESS else strangers
-            oldest = min(crowd, key=lambda other: other.number)
+        strangers.sort(key=lambda other: other.number)
+        if oldest := one_too_many({other: other._host for other in strangers}, self._host):
             oldest.transport.abort()
             self.connections.discard(oldest)
 

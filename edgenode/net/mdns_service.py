@@ -11,6 +11,7 @@ from typing import Literal
 
 from zeroconf import ServiceInfo
 
+from edgenode.addresses import join_address
 from edgenode.core.names import is_name
 
 Kind = Literal["node", "controller"]
@@ -37,7 +38,7 @@ class Service:
     @property
     def targets(self) -> tuple[str, ...]:
         """The addresses to dial, as host:port in the order to try. IPv6 hosts are in brackets."""
-        return tuple(f"[{a}]:{self.port}" if ":" in a else f"{a}:{self.port}" for a in self.addresses)
+        return tuple(join_address(address, self.port) for address in self.addresses)
 
 
 def service_to_info(service: Service, addresses: Sequence[str]) -> ServiceInfo:

@@ -1,4 +1,7 @@
-"""Names and other texts from outside, which logs, terminals and pages show."""
+"""Names and other texts from outside, which logs, terminals and pages show.
+
+What cannot be shown is replaced. What is not a name or the id of a key raises RemoteProtocolError.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,7 @@ _MAX_REASON = 1000
 
 
 def name_from_wire(text: str) -> str:
-    """The name of a node or a cluster, from outside.
-
-    Raises:
-        RemoteProtocolError: it is not a name.
-    """
+    """The name of a node or a cluster, from outside."""
     if not names.is_name(text):
         shown = ascii(text if len(text) <= names.MAX_LENGTH else f"{text[: names.MAX_LENGTH]}...")
         raise RemoteProtocolError(f"a process is named {shown}, but a name is {names.RULE}")
@@ -22,11 +21,7 @@ def name_from_wire(text: str) -> str:
 
 
 def key_id_from_wire(text: str) -> str:
-    """The id of a key, from outside.
-
-    Raises:
-        RemoteProtocolError: it is not one.
-    """
+    """The id of a key, from outside."""
     if not is_key_id(text):
         raise RemoteProtocolError("the id of a key is 64 hex digits")
     return text

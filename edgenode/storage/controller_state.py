@@ -26,7 +26,7 @@ from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import Record
 from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError
-from edgenode.storage.filesystem import REAL_DISK, make_durable
+from edgenode.storage.filesystem import REAL_DISK, make_durable, put_in_place
 
 _APPLICATION = int.from_bytes(b"edgn")
 _FORMAT = 2
@@ -105,8 +105,7 @@ class ControllerState:
             with database:
                 database.execute("INSERT INTO config VALUES (?)", (self._config,))
         self._write(scratch, persist)
-        REAL_DISK.rename(scratch, self.path)
-        REAL_DISK.flush(self.path.parent)
+        put_in_place(scratch, self.path)
 
     def _write(self, path: Path, persist: Persist) -> None:
         records = persist.plan.records

@@ -97,6 +97,11 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a text file. It holds the old text or the new one at any moment, and the new one when this returns."""
     scratch = path.with_name(f".{path.name}.partial")
     REAL_DISK.write(scratch, [text.encode()])
+    put_in_place(scratch, path)
+
+
+def put_in_place(scratch: Path, path: Path) -> None:
+    """Flush a file and rename it. The new name is on the medium when this returns."""
     REAL_DISK.flush(scratch)
     REAL_DISK.rename(scratch, path)
     REAL_DISK.flush(path.parent)

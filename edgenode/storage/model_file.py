@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from edgenode.errors import CheckpointError, ConfigError
-from edgenode.storage.filesystem import REAL_DISK
+from edgenode.storage.filesystem import put_in_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,10 +73,7 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
         permissions = scratch.stat().st_mode  # by the umask: save_file makes a file for its owner alone
         save_file(tensors, scratch, metadata)
         scratch.chmod(permissions)
-        # A model is flushed before it is renamed into place
-        REAL_DISK.flush(scratch)
-        REAL_DISK.rename(scratch, path)
-        REAL_DISK.flush(path.parent)
+        put_in_place(scratch, path)
     except (OSError, SafetensorError) as exc:
         with suppress(OSError):  # make room on a full disk
             scratch.unlink()

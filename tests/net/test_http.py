@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from edgenode.addresses import split_address
-from edgenode.net import http
+from edgenode.net import handshakes, http
 from edgenode.net.http import host_of, serving_http, vouch_for
 from tests.net.peer_ends import until
 
@@ -72,7 +72,7 @@ async def test_byte_now_and_then_does_not_keep_a_connection(monkeypatch: pytest.
 
 
 async def test_known_client_keeps_its_connection_among_half_open_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_MOST_AT_AN_ADDRESS", 4)
+    monkeypatch.setattr(handshakes, "_MOST_AT_AN_ADDRESS", 4)
     async with served() as address, asyncio.timeout(10):
         known, to_known = await sent(address, KNOWN)
         assert await answered(known)
