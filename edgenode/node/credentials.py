@@ -138,7 +138,7 @@ def read_invite(text: str) -> Invite:
     if PREFIX in text.lower() and not Path(text).exists():
         return Invite.parse(text)
     try:
-        content = _typed_command() if text == "-" else Path(text).read_text(encoding="utf-8")
+        content = _typed_command() if text == "-" else text and Path(text).read_text(encoding="utf-8")
         if not content.strip():
             raise ValueError("it is empty; run edgenode invite NAME where the controller runs, and copy its line")
         return Invite.parse(content)

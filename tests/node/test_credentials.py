@@ -162,6 +162,12 @@ def test_standard_input_without_an_invite_is_named(monkeypatch: pytest.MonkeyPat
         read_invite("-")
 
 
+def test_an_empty_invite_is_named() -> None:
+    """As of a variable that is not set, or of `--join "$(cat invite)"` with an empty file."""
+    with pytest.raises(ConfigError, match=r"^--join: '' is neither an invite nor a file .*: it is empty; run edgenode"):
+        read_invite("")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither an invite nor a file that contains one: No such file or directory"):
         read_invite(str(tmp_path / "absent"))
