@@ -37,7 +37,7 @@ def test_a_leaver_a_stop_and_a_later_status_say_how_it_goes_on(fleet: Fleet) -> 
     state = {"EDGENODE_STATE_DIR": str(fleet.state("controller"))}
     status = fleet.start("status", "status", *where, variables=state).exits(2)
     assert re.search(
-        rf"found in 4 s: .*; the last run of {fleet.cluster} on this machine ended .* \(stopped\): ", status.errors[-1]
+        rf"found in 5 s: .*; the last run of {fleet.cluster} on this machine ended .* \(stopped\): ", status.errors[-1]
     )
     assert status.errors[-1].endswith(look)
 
