@@ -95,6 +95,13 @@ def test_rotation_starts_at_the_promised_round_everywhere(running: Fleet) -> Non
         assert_switched(node, start)
 
 
+@pytest.fixture(scope="module")
+def paused(running: Fleet) -> Fleet:
+    """The cluster at rest, which leaves the processors to other tests."""
+    running.command("pause", "--cluster", running.cluster)
+    return running
+
+
 RING = "node-0 node-1\nnode-1 node-2\nnode-2 node-3\n"
 
 
@@ -108,15 +115,15 @@ RING = "node-0 node-1\nnode-1 node-2\nnode-2 node-3\n"
     ],
     ids=["not strongly connected", "unknown node", "duplicate edge"],
 )
-def test_invalid_edge_list_is_refused_in_one_line(running: Fleet, text: str, reason: str) -> None:
-    file = running.folder / "open.txt"
+def test_invalid_edge_list_is_refused_in_one_line(paused: Fleet, text: str, reason: str) -> None:
+    file = paused.folder / "open.txt"
     file.write_text(text)
-    refused = running.command("topology", "set", str(file), "--cluster", running.cluster, code=2)
+    refused = paused.command("topology", "set", str(file), "--cluster", paused.cluster, code=2)
     assert re.fullmatch(f"edgenode: {reason}\n", refused.stderr)
     assert refused.stdout == ""
 
 
 @pytest.mark.xdist_group("running topology")
-def test_unknown_preset_is_refused_with_the_nearest(running: Fleet) -> None:
-    refused = running.command("topology", "set", "exponentail", "--cluster", running.cluster, code=2)
+def test_unknown_preset_is_refused_with_the_nearest(paused: Fleet) -> None:
+    refused = paused.command("topology", "set", "exponentail", "--cluster", paused.cluster, code=2)
     assert re.fullmatch(r"edgenode: no graph named 'exponentail'; did you mean 'exponential'\? .*\n", refused.stderr)

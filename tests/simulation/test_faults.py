@@ -88,27 +88,27 @@ def test_neither_do_the_disasters_of_all_seeds() -> None:
     assert [kind for kind in faults.KINDS if not happened(played)[kind]] == []
 
 
-@quick_and_rest(30, 2000)
+@quick_and_rest(25, 2000)
 def test_neither_does_one_with_an_overlap(seeds: range) -> None:
     kinds = happened(play_all(partial(faults.build_run, overlaps=True), seeds))
     for kind in ("evicted", "joined", "leave", "controller crashed", "pause", "power cut", "lost", "duplicated"):
         assert kinds[kind], kind
 
 
-@quick_and_rest(20, 1000)
+@quick_and_rest(12, 1000)
 def test_neither_does_a_blocked_link(seeds: range) -> None:
     kinds = happened(play_all(partial(faults.build_run, links=True), seeds))
     for kind in ("link blocked", "push relayed", "link left out", "link taken back"):
         assert kinds[kind], kind
 
 
-@quick_and_rest(12, 200)
+@quick_and_rest(8, 200)
 def test_after_power_cuts_a_run_with_an_overlap_resumes(seeds: range) -> None:
     played = play_all(partial(faults.build_run, power_fails=True, overlaps=True), seeds)
     assert sum(trial.happened["resumed after all were down"] > 0 for trial in played) > 0.75 * len(seeds)
 
 
-@quick_and_rest(20, 200)
+@quick_and_rest(12, 200)
 def test_after_power_cuts_the_run_resumes_from_safe_checkpoints(seeds: range) -> None:
     played = play_all(partial(faults.build_run, power_fails=True), seeds)
     resumed = sum(trial.happened["resumed after all were down"] > 0 for trial in played)
@@ -123,7 +123,7 @@ def test_members_that_lie_harm_no_other(seeds: range) -> None:
 
 
 @pytest.mark.parametrize("overlaps", [False, True], ids=["in lock-step", "after an overlap"])
-@quick_and_rest(25, 800)
+@quick_and_rest(15, 800)
 def test_who_ends_a_last_phase_with_deaths_has_the_average(seeds: range, overlaps: bool) -> None:
     kinds = happened(play_all(partial(faults.build_run_with_last_phase, overlaps=overlaps), seeds))
     for kind in ("last phase", "evicted", "leave refused", "power cut", "restarted after its eviction"):

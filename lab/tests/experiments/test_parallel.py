@@ -89,7 +89,8 @@ def test_dead_process_is_reported_with_its_trial(tiny: Experiment, tmp_path: Pat
         list(reports)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_when_their_parent_dies(number: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "endless.py"
     script.write_text(_ENDLESS)
