@@ -31,6 +31,7 @@ from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.config.sections import SECTIONS
 from edgenode.errors import EdgenodeError, first_cause
+from edgenode.node.node_options import NODE_OPTIONS
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR, prepare
 
 _READY = re.compile(r"controller ready .*listen=(\S+)")
@@ -159,12 +160,8 @@ class Fleet:
             raise EdgenodeError(f"the controller ended with exit code {code}; its last lines are above")
 
     async def _node(self, index: int, name: str, controller: str) -> None:
-        environ = {
-            "EDGENODE_NAME": name,
-            "EDGENODE_CONTROLLER": controller,
-            "EDGENODE_LISTEN": "127.0.0.1:0",
-            "EDGENODE_STATE_DIR": str(self.out / name),
-        }
+        given = {"name": name, "controller": controller, "listen": "127.0.0.1:0", "state_dir": str(self.out / name)}
+        environ = {NODE_OPTIONS[option].variable: value for option, value in given.items()}
         places = {"{index}": str(index), "{nodes}": str(self.config.run.nodes), "{name}": name}
         command = [*self.program, *(_filled(argument, places) for argument in self.arguments)]
         for left in range(self.max_restarts, -1, -1):
