@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -36,8 +35,6 @@ COMPRESSORS = {"top-1 %": "topk", "rolling 1 %": "rolling"}
 _REPEATS = 15
 _WARM_UP, _ROUNDS = 3, 7
 _BATCH = 32
-
-T = TypeVar("T")
 
 
 class Noise(Task):
@@ -65,11 +62,6 @@ class Stopwatch:
         yield
         self.times[name].append(1000 * (time.thread_time() - began))
 
-    def call(self, name: str, work: Callable[..., T], *arguments: object) -> T:
-        """Measure a call."""
-        with self.running(name):
-            return work(*arguments)
-
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -87,22 +79,21 @@ def algorithm(compressor: str) -> AlgorithmSpec:
     return factory.algorithm_spec(load(None, {"algorithm.compressor": compressor, "algorithm.share": 0.01}, environ={}))
 
 
-def layout_of_network() -> Layout:
-    """The tensors of the network."""
-    return Layout(tuple(parameter.numel() for parameter in Noise().model().parameters()))
-
-
 def compression() -> Iterator[Measurement]:
     """Selection and codec at 1 %, on noise in the shape of the network."""
-    layout, compressor = layout_of_network(), algorithm("topk").compressor
+    layout = Layout(tuple(parameter.numel() for parameter in Noise().model().parameters()))
+    compressor = algorithm("topk").compressor
     rng, watch = np.random.default_rng(0), Stopwatch()
     entries, bits = f"1 % of {layout.size:,}", []
     for _ in range(_REPEATS):
         vector = rng.standard_normal(layout.size, dtype=np.float32)
-        watch.call("select", compressor.select, vector, layout)
+        with watch.running("select"):
+            compressor.select(vector, layout)
         payload = compressor(vector, layout, rng)
-        data = watch.call("encode", codec.encode, payload, layout)
-        watch.call("decode", codec.decode, data, layout)
+        with watch.running("encode"):
+            data = codec.encode(payload, layout)
+        with watch.running("decode"):
+            codec.decode(data, layout)
         bits.append(8 * len(data) / len(payload.numbers))
     yield Measurement("selection", f"select the largest {entries} entries", watch.times["select"], "ms")
     yield Measurement("codec", f"encode {entries} entries", watch.times["encode"], "ms")
@@ -125,7 +116,8 @@ class _Rounds:
         """One round. What is not the local step is one figure."""
         began = time.thread_time()
         z = self.learner.start().read(self.trainer.staging)
-        step = watch.call("local step", self.trainer.train, t, z)
+        with watch.running("local step"):
+            step = self.trainer.train(t, z)
         data, u = self.learner.compress_update(t, LocalUpdate(step.vector, step.is_difference))
         self.learner.mix_round(0.5, [self.learner.read(t, 0.5, u, data)])
         self.learner.discard_sent(t)

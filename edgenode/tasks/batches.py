@@ -24,17 +24,18 @@ EVALUATION_BATCH = 128  # the activations of a layer fit a CPU cache: a third le
 class Batches:
     """Batches of some samples of a data set, in a new order on every pass.
 
-    Args:
-        indices: the samples of this node.
+    Attributes:
+        samples: those that batches are drawn from, as indices into the data set. Another tensor if they change.
+        began: the batch, and the pass, with which the present samples began.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no samples.
     """
 
     def __init__(
         self,
         data: Samples,
-        indices: Tensor,
+        samples: Tensor,
         batch_size: int,
         collate: Callable[[Sequence[Any]], Batch],
         *,
@@ -42,28 +43,22 @@ class Batches:
         shard: int,
         device: torch.device,
     ) -> None:
-        if len(indices) == 0:
+        if len(samples) == 0:
             raise ConfigError(f"shard {shard} contains no training sample: use fewer nodes, or a lower task.skew")
-        self._data, self._indices, self._collate = data, indices, collate
+        self._data, self.samples, self._collate = data, samples, collate
         self._seed, self._shard, self._device = seed, shard, device
         self._order: tuple[int, Tensor] | None = None
         self._batch_size = batch_size
         self.began = 0, 0
-        """The batch, and the pass, with which the present samples began."""
 
     def __len__(self) -> int:
         """The number of samples."""
-        return len(self._indices)
-
-    @property
-    def samples(self) -> Tensor:
-        """The samples that batches are drawn from, as indices into the data set. Another tensor if they change."""
-        return self._indices
+        return len(self.samples)
 
     @property
     def per_pass(self) -> int:
         """The number of batches that hold each sample once."""
-        return math.ceil(len(self._indices) / self._batch_size)
+        return math.ceil(len(self.samples) / self._batch_size)
 
     def begins_pass(self, number: int) -> bool:
         """Return whether a pass begins with this batch."""
@@ -71,15 +66,15 @@ class Batches:
 
     def relist(self, indices: Tensor, number: int) -> None:
         """Use other samples from this batch on, with which a pass begins. The order is as before if they are equal."""
-        if torch.equal(indices, self._indices):
+        if torch.equal(indices, self.samples):
             return
         first, turn = self.began
         self.began = number, turn + math.ceil((number - first) / self.per_pass)
-        self._indices, self._order = indices, None
+        self.samples, self._order = indices, None
 
     def indices(self, number: int) -> Tensor:
         """The samples of a batch, as indices into the data set."""
-        return self._indices[self._places(number)]
+        return self.samples[self._places(number)]
 
     def batch(self, number: int) -> Batch:
         """A batch, on the device."""
@@ -87,7 +82,7 @@ class Batches:
 
     def sample(self) -> Batch:
         """Every k-th sample, at most `EVALUATION_BATCH` in all."""
-        chosen = self._indices[:: math.ceil(len(self._indices) / EVALUATION_BATCH)]
+        chosen = self.samples[:: math.ceil(len(self.samples) / EVALUATION_BATCH)]
         return read_batch(self._data, chosen, self._collate, self._device)
 
     def _places(self, number: int) -> Tensor:
@@ -98,14 +93,14 @@ class Batches:
         """
         began, turns = self.began
         turn, place = divmod(number - began, self.per_pass)
-        count = len(self._indices)
+        count = len(self.samples)
         first, last = (count * p // self.per_pass for p in (place, place + 1))
         return self._order_of(turns + turn)[first:last]
 
     def _order_of(self, turn: int) -> Tensor:
         if self._order is None or self._order[0] != turn:
             random = shuffler(self._seed, Stream.ORDER, self._shard, turn)
-            self._order = turn, torch.from_numpy(random.permutation(len(self._indices)))
+            self._order = turn, torch.from_numpy(random.permutation(len(self.samples)))
         return self._order[1]
 
 

@@ -85,8 +85,9 @@ def refuse_unknown(name: str) -> None:
     if name not in DATASETS:
         if missing := DATASETS.in_laboratory(name):
             raise ConfigError(f"dataset {name!r}: {missing}")
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
-        raise ConfigError(f"dataset {name!r} is unknown: did you mean {near!r}? (known: {', '.join(names())})")
+        known = DATASETS.names()
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"dataset {name!r} is unknown: did you mean {near!r}? (known: {', '.join(known)})")
     try:
         DATASETS[name]
     except ConfigError as exc:
@@ -112,10 +113,6 @@ def with_common_moments(dataset: Dataset) -> Dataset:
     if dataset.channels == 1:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return replace(dataset, mean=tuple(255 * m for m in mean), std=tuple(255 * s for s in std))
-
-
-def names() -> tuple[str, ...]:
-    return DATASETS.names()
 
 
 def require_folder(name: str, data_dir: Path | None) -> Path:

@@ -281,8 +281,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_data_set_of_a_package_is_read_by_its_name() -> None:
     found = datasets.load("thirds")
     assert (len(found.train_labels), found.num_classes, found.mean) == (6, 3, (0.0,))
-    assert datasets.names()[:2] == datasets.DATASETS.own
-    assert {"absent", "thirds", "wrong_label", "wrong_shape"} < set(datasets.names())
+    assert datasets.DATASETS.names()[:2] == datasets.DATASETS.own
+    assert {"absent", "thirds", "wrong_label", "wrong_shape"} < set(datasets.DATASETS.names())
 
 
 @pytest.mark.usefixtures("package")
