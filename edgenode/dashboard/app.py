@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,7 +18,7 @@ from edgenode.core.topology.period import Period
 from edgenode.dashboard.feed import Feed
 from edgenode.dashboard.guard import Guard
 from edgenode.dashboard.plain import filled
-from edgenode.dashboard.sign_in import Door, SignIn, visitor_of
+from edgenode.dashboard.sign_in import STATIC, Door, SignIn, visitor_of
 from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.net.operator_server import RunControl
 from edgenode.observability import reply_words
@@ -27,7 +26,6 @@ from edgenode.observability.metrics import cluster_metrics, metrics_route
 from edgenode.observability.run_recorder import RunRecorder
 from edgenode.observability.status_view import cluster_json
 
-_STATIC = Path(__file__).parent / "static"
 _MOST_PENDING = 16  # requests
 _MOST_BYTES = 64 * 1024  # of a request
 
@@ -49,7 +47,7 @@ def dashboard(
         listen: host:port where the app is served.
         url: the URL that browsers use, if it is not an address or a name of this machine.
     """
-    template = (_STATIC / "page.html").read_text(encoding="utf-8")
+    template = (STATIC / "page.html").read_text(encoding="utf-8")
 
     async def page(request: Request) -> Response:
         visitor, _ = visitor_of(request.scope)
@@ -66,7 +64,7 @@ def dashboard(
         return JSONResponse(history.events())
 
     async def icon(request: Request) -> Response:
-        return FileResponse(_STATIC / "icon.svg")
+        return FileResponse(STATIC / "icon.svg")
 
     routes = [
         Route("/", page),
@@ -77,7 +75,7 @@ def dashboard(
         Route("/api/curve", curve),
         Route("/api/events", events),
         Route("/api/{request}", _operating(operator_service), methods=["POST"]),
-        Mount("/static", StaticFiles(directory=_STATIC)),
+        Mount("/static", StaticFiles(directory=STATIC)),
     ]
     return Starlette(
         routes=routes, middleware=[Middleware(Guard, listen=listen, url=url), Middleware(Door, sign_in=sign_in)]

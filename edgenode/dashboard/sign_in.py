@@ -16,6 +16,8 @@ import secrets
 import time
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
+from string import Template
 
 import structlog
 from starlette.requests import HTTPConnection
@@ -29,6 +31,7 @@ from edgenode.security.subject import Subject
 
 log = structlog.get_logger()
 
+STATIC = Path(__file__).parent / "static"
 LINK_S = 300.0
 SESSION_S = 12 * 3600.0
 PATH = "/sign-in/"
@@ -36,22 +39,6 @@ _MOST_LINKS = 16  # open ones, of each person
 _OPEN = ("/static/", "/favicon.ico", "/metrics")
 _VISITOR = "edgenode.visitor"  # in the scope of a request
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">{more}
-<title>{cluster}: sign in</title>
-<link rel="icon" href="/static/icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="/static/page.css">
-</head>
-<body>
-<header><img src="/static/icon.svg" alt="" width="28" height="28"><h1>{cluster}</h1></header>
-<main><section class="card" id="sign-in">{text}</section></main>
-</body>
-</html>
-"""
 _HOW = """<p>{why}</p>
 <p>Type this where you have credentials of the cluster, for example on the controller's machine:</p>
 <pre>edgenode page --cluster {cluster}</pre>
@@ -137,6 +124,7 @@ class Door:
 
     def __init__(self, app: ASGIApp, sign_in: SignIn) -> None:
         self._app, self._sign_in = app, sign_in
+        self._template = Template((STATIC / "sign-in.html").read_text(encoding="utf-8"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
@@ -164,13 +152,14 @@ class Door:
             log.info("signed in to the page", who=str(caller[0]))
             headers = {"set-cookie": self._sign_in.cookie(caller)}
         text = '<p>You are signed in. <a href="/">Open the page</a></p>'
-        page = _PAGE.format(cluster=escape(self._sign_in.cluster), more=_TO_THE_PAGE, text=text)
-        return HTMLResponse(page, headers={**headers, "cache-control": "no-store"})
+        return HTMLResponse(self._page(text, more=_TO_THE_PAGE), headers={**headers, "cache-control": "no-store"})
 
     def _how(self, why: str, code: int) -> Response:
-        cluster = escape(self._sign_in.cluster)
-        text = _HOW.format(why=why, cluster=cluster, minutes=LINK_S / 60)
-        return HTMLResponse(_PAGE.format(cluster=cluster, more="", text=text), code)
+        text = _HOW.format(why=why, cluster=escape(self._sign_in.cluster), minutes=LINK_S / 60)
+        return HTMLResponse(self._page(text), code)
+
+    def _page(self, text: str, more: str = "") -> str:
+        return self._template.substitute(cluster=escape(self._sign_in.cluster), text=text, more=more)
 
 
 def visitor_of(scope: Scope) -> Caller:
