@@ -58,12 +58,14 @@ def test_advice_without_a_controller_is_certificates_of_ones_own(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("quiet_network")
-def test_algorithm_that_refuses_a_controller_is_a_problem(tmp_path: Path) -> None:
-    where = ("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path), "--controller", "127.0.0.1:1")
+@pytest.mark.parametrize("controller", [(), ("--controller", "127.0.0.1:1")], ids=["mdns", "given"])
+def test_algorithm_that_refuses_a_controller_is_a_problem(tmp_path: Path, controller: tuple[str, ...]) -> None:
+    where = ("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path), *controller)
     result = run(*where, "--set", "run.threads=1", "--set", "run.device=cpu", "--set", "algorithm.name=d2",
                  "--set", "topology.graphs=two-way")  # fmt: skip
     found = [line for line in result.output.splitlines() if "start every node with --peers and no controller" in line]
     assert [line.split()[0] for line in found] == ["problem"]
+    assert controller or not re.search("edgenode (controller|invite)|--controller", result.output), result.output
 
 
 def test_problem_is_exit_code_1_with_its_remedy() -> None:
