@@ -20,7 +20,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from types import TracebackType
 from typing import Self, TypeVar
 
 from zeroconf import DNSQuestionType, Error, ServiceInfo, Zeroconf
@@ -37,11 +36,6 @@ _OTHERS_ANSWER_S = 0.3  # after the first answer. Responders wait up to 0.12 s a
 
 T = TypeVar("T")
 IsAlive = Callable[[Service], Awaitable[bool]]
-
-
-async def _not_alive(holder: Service) -> bool:
-    """A service of this device with the name to announce is this process before its restart."""
-    return False
 
 
 class Discovery:
@@ -86,12 +80,10 @@ class Discovery:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._close()
 
-    async def announce(self, service: Service, is_alive: IsAlive = _not_alive) -> None:
+    async def announce(self, service: Service, is_alive: IsAlive | None = None) -> None:
         """Announce a service three times: the first time after 0.25 s, the last after 0.7 s.
 
         An announcement of the same kind and name replaces the former one at once. A service without addresses is
@@ -224,7 +216,7 @@ class Discovery:
                 if not instance.zeroconf.done:
                     instance.zeroconf.close()
 
-    async def _probe(self, asker: Zeroconf, info: ServiceInfo, service: Service, is_alive: IsAlive) -> None:
+    async def _probe(self, asker: Zeroconf, info: ServiceInfo, service: Service, is_alive: IsAlive | None) -> None:
         """Ask for the name and wait 0.25 s for an answer. Raises ConfigError if there is another holder."""
         await self._refuse_held(service, info, self._listener.received_lately(info.name), is_alive)
         holder = ServiceInfo(info.type, info.name, server=info.name)
@@ -238,12 +230,13 @@ class Discovery:
         await self._refuse_held(service, info, service_from_info(holder, ()), is_alive)
 
     async def _refuse_held(
-        self, service: Service, info: ServiceInfo, holder: Service | None, is_alive: IsAlive
+        self, service: Service, info: ServiceInfo, holder: Service | None, is_alive: IsAlive | None
     ) -> None:
         if holder is None:
             return
         ours = info.parsed_addresses()
-        if not {*holder.addresses} & {*ours, *network_addresses()} or await is_alive(holder):
+        here = {*holder.addresses} & {*ours, *network_addresses()}
+        if not here or (is_alive is not None and await is_alive(holder)):
             this = replace(service, addresses=tuple(ours))
             raise ConfigError(
                 f"{service.kind} name {service.name!r} of cluster {self.cluster!r} is held by "

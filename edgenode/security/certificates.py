@@ -140,7 +140,11 @@ def cluster_of(authority: bytes) -> str:
 
 def public_key(certificate: bytes) -> ec.EllipticCurvePublicKey:
     """The public key of a certificate."""
-    return _public_key(_certificate(certificate))
+    with _reading("certificate"):
+        key = _certificate(certificate).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise SecurityError("the key is not on P-256")
+    return key
 
 
 def public_key_id(certificate: bytes) -> str:
@@ -156,7 +160,7 @@ def requested_key_id(request: bytes) -> str:
 def check_issued(credentials: Credentials) -> None:
     """Check that a certificate is of its key and of its CA. SecurityError if it is not."""
     certificate, ca = _certificate(credentials.certificate), _certificate(credentials.authority)
-    if _key_id(_public_key(certificate)) != _key_id(private_key(credentials.key).public_key()):
+    if credentials.key_id != _key_id(private_key(credentials.key).public_key()):
         raise SecurityError("the certificate is for another key")
     try:
         certificate.verify_directly_issued_by(ca)
@@ -195,14 +199,6 @@ def _requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
 def _certificate(pem: bytes) -> x509.Certificate:
     with _reading("certificate", pem):
         return x509.load_pem_x509_certificate(pem)
-
-
-def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
-    with _reading("certificate"):
-        key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise SecurityError("the key is not on P-256")
-    return key
 
 
 def _alternative_names(certificate: x509.Certificate) -> list[str]:
