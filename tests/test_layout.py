@@ -1,8 +1,12 @@
-"""What CONTRIBUTING.md says of the length of functions and modules, and of the folders of the tests."""
+"""What CONTRIBUTING.md says of the length of functions and modules, and of the folders of the tests.
+
+Besides, what a state machine of the core shows is read by others, and changed by the core alone.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +36,18 @@ def test_function_has_at_most_60_lines() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
     assert [function for function in functions if function[2] > 60] == []
+
+
+def test_only_the_core_changes_the_state_of_a_node_or_a_cluster() -> None:
+    written = [
+        (path, ast.unparse(node))
+        for path, text in modules()
+        if "core" not in path.parts
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if re.search(r"\b_?(node|cluster)\.state\b", ast.unparse(node.value))
+    ]
+    assert written == []
 
 
 def test_every_package_has_a_folder_of_tests() -> None:

@@ -199,7 +199,7 @@ class Controller:
             "controller ready",
             cluster=cluster,
             listen=join_address(host, port),
-            term=self.cluster.state.term,
+            term=self.cluster.state.leadership.term,
             nodes=self.config.run.nodes,
             **({"page": page} if page else {}),
         )

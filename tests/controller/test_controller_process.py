@@ -40,10 +40,10 @@ def saved_state(folder: Path, config: Config) -> Persist:
 def test_controller_resumes_the_plan_in_a_higher_term(tmp_path: Path) -> None:
     persist = saved_state(tmp_path, Config())
     controller = Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True))
-    assert (controller.cluster.state.plan, controller.cluster.state.term) == (persist.plan, 5)
+    assert (controller.cluster.state.plan, controller.cluster.state.leadership.term) == (persist.plan, 5)
     assert controller._address_in_plan("n0") == "10.0.0.1:7600"
     assert controller._address_in_plan("n1") == controller._address_in_plan("n9") == ""
-    assert Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True)).cluster.state.term == 6
+    assert Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True)).cluster.state.leadership.term == 6
 
 
 def test_damaged_state_is_removed_only_with_recover(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_damaged_state_is_removed_only_with_recover(tmp_path: Path) -> None:
     ):
         Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True))
     controller = Controller(ControllerOptions(Config(), LISTEN, tmp_path, recover=True, insecure=True))
-    assert (controller.cluster.state.plan, controller.cluster.state.term) == (None, 0)
+    assert (controller.cluster.state.plan, controller.cluster.state.leadership.term) == (None, 0)
     assert ControllerState(tmp_path, Config().digest()).load() is None
 
 

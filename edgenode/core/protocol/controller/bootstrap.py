@@ -91,7 +91,7 @@ class Bootstrap:
             state.requested = requested
             return state.refuse_all(membership.newcomers, str(exc))
         number, end = state.plan.latest.number + 1, state.plan.latest.end if membership.farewells else None
-        state.plan = Plan((state.signed(replace(plan.latest, number=number, term=state.term, end=end)),))
+        state.plan = Plan((state.signed(replace(plan.latest, number=number, term=state.leadership.term, end=end)),))
         expired = [*self._changes.keep_requests(_ALL_DOWN), *self._evictions.expire(_ALL_DOWN)]
         self._evictions.ballot = None
         if requested.origin > start:

@@ -83,14 +83,9 @@ class ClusterState:
         """The members that must come back before the run can resume, if no node is in it any more."""
         return self.membership.waited_for(self.plan) if self.plan and not self.over else frozenset()
 
-    @property
-    def term(self) -> int:
-        """The term of this controller. Every record that it makes carries it."""
-        return self.leadership.term
-
     def lead_in(self, term: int) -> None:
         """Raise the term to at least this one."""
-        self.leadership = replace(self.leadership, term=max(self.term, term))
+        self.leadership = replace(self.leadership, term=max(self.leadership.term, term))
 
     def leader_of(self, join: Join, plan: Plan) -> Leadership | None:
         """The controller that a running member follows, if this one yields to it; None if this one leads.
@@ -103,7 +98,7 @@ class ClusterState:
         if self.recover:
             self.lead_in(theirs.term + self.leadership.yields_to(theirs))
             return None
-        foreign = self.plan is None or self.leadership.yields_to(theirs) or plan.latest.term > self.term
+        foreign = self.plan is None or self.leadership.yields_to(theirs) or plan.latest.term > self.leadership.term
         return theirs if foreign else None
 
     # --- statements of this controller, and the controllers that it believes --------------------------
@@ -266,7 +261,7 @@ class ClusterState:
     def persist(self) -> Persist:
         """The state that the next controller must know."""
         queued = tuple(replace(c, request_id=UNREQUESTED, wait=False) for c in self.coming if isinstance(c, Requested))
-        return Persist(self.term, self.ballot, self.known_plan, self.paused, self.requested, queued)
+        return Persist(self.leadership.term, self.ballot, self.known_plan, self.paused, self.requested, queued)
 
     def halt(self, paused: bool, halted_by: str = "by an operator") -> list[ClusterAction]:
         """Pause the run, or continue it."""

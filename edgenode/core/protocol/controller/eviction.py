@@ -192,7 +192,7 @@ class Evictions:
         survivors = involved - evicted
         promised = {node: farewell for node, farewell in state.membership.farewells.items() if node in survivors}
         lag = state.run_spec.lag
-        self.ballot = Ballot(state.term, state.ballot, evicted, survivors, request_ids, lag, promised)
+        self.ballot = Ballot(state.leadership.term, state.ballot, evicted, survivors, request_ids, lag, promised)
         return [state.persist(), *self.fences(sorted(survivors)), *self._commit()]
 
     def fences(self, nodes: Iterable[str]) -> list[ClusterAction]:
@@ -248,7 +248,9 @@ class Evictions:
     def _evict(self, ballot: Ballot, plan: Plan) -> list[ClusterAction]:
         """Make the record without the evicted part of the plan, and let everyone know."""
         state = self._state
-        record = ballot.record(plan, state.term, lambda members: state.adapted(members).schedule, state.revoked)
+        record = ballot.record(
+            plan, state.leadership.term, lambda members: state.adapted(members).schedule, state.revoked
+        )
         record = state.signed(record)
         state.plan = plan.extend(record)
         for node in ballot.evicted:
@@ -265,7 +267,7 @@ class Evictions:
     def left_to_end(self, fence: Fence) -> frozenset[str]:
         """The members that an earlier controller's fence evicts, and no record has evicted since."""
         plan = self._state.plan
-        if plan is None or fence.term >= self._state.term or fence.run_id != self._state.run_id:
+        if plan is None or fence.term >= self._state.leadership.term or fence.run_id != self._state.run_id:
             return frozenset()
         since = {node for record in plan.records if record.number > fence.number for node, _ in record.evictions}
         return fence.evicted - since

@@ -129,7 +129,7 @@ class Offers:
             end=end,
             members=members,
             handoffs=handoffs,
-            term=self._state.term,
+            term=self._state.leadership.term,
             rounds=max([self._state.training_rounds, *extensions(changes)]),
         )
         return self._state.new_record(record)

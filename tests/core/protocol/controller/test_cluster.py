@@ -165,7 +165,7 @@ def test_recovering_controller_outranks_the_former_leader() -> None:
     """Even if that one made no record: members have promised its fences, and answer no lower term."""
     cluster = Cluster(a_run_spec(2), Leadership(0, "b"), recover=True)
     assert only(Hello, cluster.handle(follower(Leadership(7, "a")))).leadership.term == 8
-    assert cluster.state.term == 8
+    assert cluster.state.leadership.term == 8
 
 
 # --- a controller restarts --------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_recovering_controller_outranks_the_former_leader() -> None:
 
 def test_restarted_controller_continues_in_a_higher_term() -> None:
     before = a_started_cluster(2, term=3)
-    cluster = QuietCluster(before.state.run_spec, Leadership(before.state.term + 1), persisted(before))
+    cluster = QuietCluster(before.state.run_spec, Leadership(before.state.leadership.term + 1), persisted(before))
     assert cluster.state.plan == before.state.plan
     assert cluster.state.missing == 0
     for name in node_names(2):

@@ -132,7 +132,7 @@ def test_term_that_no_greeting_proves_is_refused(signature: str) -> None:
     lie = Leadership(TERM_OF_A_LIAR, "x", run_id="true", signature=signature)
     actions = cluster.handle(join("n9", running=True, plan=the_plan(cluster), follows=lie))
     assert "forged" in only(Refuse, actions).reason
-    assert all_of(StepDown, actions) == [] and cluster.state.term == 3
+    assert all_of(StepDown, actions) == [] and cluster.state.leadership.term == 3
 
 
 def test_signed_greeting_of_a_higher_term_makes_it_step_down() -> None:
@@ -146,7 +146,7 @@ def test_greeting_of_an_earlier_run_does_not_make_it_step_down() -> None:
     cluster, _ = a_controller()
     _, earlier = a_controller("earlier", term=9)
     actions = cluster.handle(join("n9", running=True, plan=the_plan(cluster), follows=earlier))
-    assert all_of(StepDown, actions) == [] and cluster.state.term == 3
+    assert all_of(StepDown, actions) == [] and cluster.state.leadership.term == 3
 
 
 def test_running_node_without_a_greeting_proves_nothing() -> None:
@@ -174,12 +174,12 @@ def test_recovering_controller_learns_signed_plans_only() -> None:
     recovering = Cluster(a_run_spec(2), Leadership(0, "second"), recover=True, signer=CONTROLLER_SIGNER)
     lie = Leadership(2**63, "x", run_id=plan.latest.run_id)
     assert only(Refuse, recovering.handle(join("n0", running=True, plan=plan, follows=lie)))
-    assert (recovering.state.plan, recovering.state.term) == (None, 0)
+    assert (recovering.state.plan, recovering.state.leadership.term) == (None, 0)
     actions = recovering.handle(join("n0", running=True, plan=plan, follows=greeting))
     hello = only(Hello, actions)
     assert isinstance(actions[0], Send) and actions[0].order is hello.order
-    assert (hello.leadership.run_id, hello.leadership.term) == (plan.latest.run_id, recovering.state.term)
-    assert recovering.state.term > greeting.term
+    assert (hello.leadership.run_id, hello.leadership.term) == (plan.latest.run_id, recovering.state.leadership.term)
+    assert recovering.state.leadership.term > greeting.term
 
 
 # --- fences ------------------------------------------------------------------------------------------
