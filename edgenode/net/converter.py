@@ -61,15 +61,11 @@ def a_set(item: Converter[V, Any]) -> Converter[frozenset[V], Any]:
     return Converter(sorted, lambda items: frozenset(map(item.from_wire, items)))
 
 
-def enum(kind: type[E], wire: EnumTypeWrapper[Any], prefix: str, unknown: E | None = None) -> Converter[E, Any]:
-    """A value of an enum, by its name. ``unknown`` is that of numbers that this version does not know.
-
-    Raises:
-        KeyError: from ``from_wire``, for an unknown number if ``unknown`` is None.
-    """
+def enum(kind: type[E], wire: EnumTypeWrapper[Any], prefix: str, unknown: E) -> Converter[E, Any]:
+    """A value of an enum, by its name. ``unknown`` is that of numbers that this version does not know."""
     numbers = {value: wire.Value(f"{prefix}_{value.name}") for value in kind}
     values = {number: value for value, number in numbers.items()}
-    return Converter(numbers.__getitem__, lambda n: values[n] if unknown is None else values.get(n, unknown))
+    return Converter(numbers.__getitem__, lambda n: values.get(n, unknown))
 
 
 def message(

@@ -31,12 +31,12 @@ from edgenode.net.rpc import parsed, refuse, reject
 from edgenode.net.text_wire import reason_from_wire
 from edgenode.net.tls import node_of_caller, require_name
 from edgenode.net.wire import (
-    ACK,
     CHUNK_BYTES,
     DATA_SIZE,
     MOST_ANSWERS,
     SAVED,
     Identity,
+    ack_to_wire,
     name_conflict,
 )
 
@@ -307,7 +307,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
 
     async def _write(self, answers: Answers, context: grpc.aio.ServicerContext) -> None:
         while acks := await answers.take():
-            await context.write(peer_pb2.PushResponse(answers=map(ACK.to_wire, acks)))
+            await context.write(peer_pb2.PushResponse(answers=map(ack_to_wire, acks)))
 
 
 def _hello(frame: bytes) -> common_pb2.Identity:

@@ -17,7 +17,7 @@ from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import MAX_RECORD_BYTES, Record
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, DigestMismatch, RemoteProtocolError
-from edgenode.net.converter import Converter, enum, judged, message
+from edgenode.net.converter import Converter, judged, message
 from edgenode.net.proto import common_pb2, control_pb2, peer_pb2
 from edgenode.net.text_wire import line_from_wire, name_from_wire, reason_from_wire
 from edgenode.net.tls import INSECURE, Security
@@ -28,6 +28,8 @@ MOST_ANSWERS = 64
 CHUNK_BYTES = 256 * 1024  # of a payload or a model: larger ones travel in parts
 _MOST_SAMPLES = 1 << 40
 _MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
+_VERDICTS = {verdict: peer_pb2.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
+_VERDICT_OF = {number: verdict for verdict, number in _VERDICTS.items()}
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,22 @@ def plan_from_wire(wire: Iterable[bytes]) -> Plan | None:
     return plan
 
 
+def ack_to_wire(ack: Ack) -> peer_pb2.Answer:
+    """Encode the answer to a push. Written out, as each push has one: a table takes eight times as long."""
+    return peer_pb2.Answer(
+        round=ack.round,
+        verdict=_VERDICTS[ack.verdict],
+        knows=ack.knows,
+        detail=ack.detail,
+        records=records_to_wire(ack.records),
+    )
+
+
 def ack_from_wire(receiver: str, wire: peer_pb2.Answer) -> Ack:
-    """Decode and judge the answer of a receiver. The error of an unknown verdict names it."""
-    try:
-        return ACK.from_wire(wire)
-    except KeyError:
-        raise RemoteProtocolError(f"{receiver} answered with an unknown verdict {wire.verdict}") from None
+    """Decode and judge the answer of a receiver."""
+    if (verdict := _VERDICT_OF.get(wire.verdict)) is None:
+        raise RemoteProtocolError(f"{receiver} answered with an unknown verdict {wire.verdict}")
+    return Ack(wire.round, verdict, wire.knows, reason_from_wire(wire.detail), records_from_wire(wire.records))
 
 
 NAME, LINE, REASON = judged(name_from_wire), judged(line_from_wire), judged(reason_from_wire)
@@ -184,7 +196,6 @@ SAVED = Converter[tuple[frozenset[int], Plan | None], common_pb2.Saved](
 """The rounds of a node's checkpoints, and the plan of the newest."""
 DATA_SIZE = message(DataSize, common_pb2.DataSize, _credible)
 LEADERSHIP = message(Leadership, control_pb2.Leadership, nonce=LINE, address=LINE)
-ACK = message(Ack, peer_pb2.Answer, verdict=enum(Verdict, peer_pb2.Verdict, "VERDICT"), detail=REASON, records=RECORDS)
 
 
 def name_conflict(name: str, target: str) -> ConfigError:

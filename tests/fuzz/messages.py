@@ -172,7 +172,7 @@ def _bytes(found: list[Message]) -> tuple[bytes, ...]:
 
 
 def _acks() -> list[Message]:
-    return [wire.ACK.to_wire(messages.Ack(3, verdict, 1, "why", plan(1).records)) for verdict in messages.Verdict]
+    return [wire.ack_to_wire(messages.Ack(3, verdict, 1, "why", plan(1).records)) for verdict in messages.Verdict]
 
 
 def _differs(data: bytes) -> None:

@@ -40,7 +40,7 @@ def a_plan(changes: int = 0) -> Plan:
 
 @given(st.sampled_from(Verdict), uint64s, uint64s, st.text(st.sampled_from("ein Grund: 3 ≠ 4")))
 def test_answer_survives_the_wire(verdict: Verdict, t: int, knows: int, detail: str) -> None:
-    there = wire.ACK.to_wire(Ack(t, verdict, knows, detail))
+    there = wire.ack_to_wire(Ack(t, verdict, knows, detail))
     assert wire.ack_from_wire("n1", there) == Ack(t, verdict, knows, detail)
 
 
