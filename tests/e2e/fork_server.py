@@ -36,6 +36,14 @@ _IMPORTED = (
 _MESSAGE_BYTES = 1 << 20
 
 
+def _of_interpreter(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that an interpreter reads when it starts."""
+    return {name: value for name, value in environ.items() if name.startswith("PYTHON")}
+
+
+_STARTED_WITH = _of_interpreter(os.environ)  # before any test changes them
+
+
 class ForkedProcess:
     """A process of the server, with the methods of `subprocess.Popen` that tests use."""
 
@@ -72,7 +80,7 @@ def fork(
     start_new_session: bool,
 ) -> ForkedProcess | subprocess.Popen[Any]:  # fmt: skip
     """Start a Python program, as `subprocess.Popen` does. Variables that an interpreter reads at its start need one."""
-    same = all(env.get(name) == os.environ.get(name) for name in {*env, *os.environ} if name.startswith("PYTHON"))
+    same = _of_interpreter(env) == _STARTED_WITH
     if not (same and sys.platform == "linux" and argv[0] == sys.executable and start_new_session):
         return subprocess.Popen(
             argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=start_new_session
@@ -93,11 +101,13 @@ class _Server:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._running: dict[int, ForkedProcess] = {}
         self._newest: ForkedProcess | None = None
+        others = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        environ = {**others, **_STARTED_WITH, "GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.e2e.fork_server", str(theirs.fileno())],
                 cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                start_new_session=True, env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0", "OMP_NUM_THREADS": "1"},
+                start_new_session=True, env=environ,
             )  # fmt: skip
         atexit.register(self._end)
 
