@@ -79,8 +79,8 @@ def fork(
     argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdin: int, stdout: IO[bytes], stderr: IO[bytes],
     start_new_session: bool,
 ) -> ForkedProcess | subprocess.Popen[Any]:  # fmt: skip
-    """Start a Python program, as `subprocess.Popen` does. Variables that an interpreter reads at its start need one."""
-    same = _of_interpreter(env) == _STARTED_WITH
+    """Start a Python program, as `subprocess.Popen` does. An interpreter's variables and ``-c`` need a new one."""
+    same = _of_interpreter(env) == _STARTED_WITH and argv[1] != "-c"
     if not (same and sys.platform == "linux" and argv[0] == sys.executable and start_new_session):
         return subprocess.Popen(
             argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=start_new_session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,9 +18,10 @@ from tests.e2e.fleet import Fleet, Process, until
 
 pytestmark = pytest.mark.slow
 
-PASS = 10  # rounds of the first pass of each node
+PASS = 20  # rounds of the first pass of each node
+PHOTOS = 4 * PASS
 RUN: dict[str, object] = {
-    "run.nodes": 2, "run.rounds": 1200, "run.evaluate_every": 50, "task.dataset": "imagefolder", "task.batch_size": 4,
+    "run.nodes": 2, "run.rounds": 2000, "run.evaluate_every": 50, "task.dataset": "imagefolder", "task.batch_size": 4,
     "task.data_dir": "photos/{node}", "task.skew": 0, "topology.graphs": ["a"],
     "algorithm.gossip_graph": "complete",
 }  # fmt: skip
@@ -38,11 +40,15 @@ def add_photos(folder: Path, first: int, count: int) -> None:
 
 @pytest.fixture
 def photos(fleet: Fleet) -> tuple[Config, Path]:
-    """A run with forty photos on each of two nodes, and a few to test with."""
+    """A run with photos for a pass on each of two nodes, and a few to test with."""
     for node in ("node-0", "node-1"):
-        add_photos(fleet.folder / "photos" / node / "train", 0, 4 * PASS)
+        add_photos(fleet.folder / "photos" / node / "train", 0, PHOTOS)
         add_photos(fleet.folder / "photos" / node / "test", 1000, 10)
     return fleet.configure(RUN), fleet.folder / "photos"
+
+
+def nodes_of(fleet: Fleet) -> Any:
+    return json.loads(fleet.command("nodes", "--json", "--cluster", fleet.cluster).stdout)
 
 
 def paused_within_a_pass(fleet: Fleet) -> int:
@@ -52,7 +58,7 @@ def paused_within_a_pass(fleet: Fleet) -> int:
         fleet.command("pause", *where)
 
         def standing() -> int | None:
-            nodes = json.loads(fleet.command("nodes", "--json", *where).stdout)
+            nodes = nodes_of(fleet)
             return nodes[0]["round"] if all(node["state"] == "paused" for node in nodes) else None
 
         round_index: int = until(standing, "the nodes stand still")
@@ -72,9 +78,8 @@ def test_killed_daemons_resume_to_the_bit(fleet: Fleet, photos: tuple[Config, Pa
     first = paused_within_a_pass(fleet)
     add_photos(folder / "node-0" / "train", 2000, 8)
     fleet.command("resume", "--cluster", fleet.cluster)
-    processes[1].logs("the data changed .*samples=48 ")
-    epoch = (first + 30) // PASS
-    processes[1].logs(rf"epoch done .*epoch={epoch} ")
+    processes[1].logs(f"the data changed .*samples={PHOTOS + 8} ")
+    until(lambda: nodes_of(fleet)[0]["round"] > first + 3 * PASS, "a checkpoint with the new photos")
     for process in processes:
         process.kill()
     add_photos(folder / "node-0" / "train", 3000, 4)
@@ -92,7 +97,7 @@ def simulated(config: Config, photos: Path, added: dict[int, tuple[int, int]]) -
     """The models of an uninterrupted run that finds the same photos: those of node-0 after these rounds."""
     again = photos.parent / "again"
     for node in ("node-0", "node-1"):
-        add_photos(again / "photos" / node / "train", 0, 4 * PASS)
+        add_photos(again / "photos" / node / "train", 0, PHOTOS)
         add_photos(again / "photos" / node / "test", 1000, 10)
     task = msgspec.structs.replace(config.task, data_dir=str(again / "photos" / "{node}"))
     simulation = Simulation(msgspec.structs.replace(config, task=task), again)
@@ -117,13 +122,13 @@ def test_killed_daemon_returns_with_the_new_photos(fleet: Fleet, photos: tuple[C
     controller, survivor, victim = started(fleet)
     survivor.logs("epoch done")
     add_photos(folder / "node-1" / "train", 2000, 8)
-    victim.logs("the data changed .*samples=48 ")
+    victim.logs(f"the data changed .*samples={PHOTOS + 8} ")
     victim.kill()
     add_photos(folder / "node-1" / "train", 3000, 4)
     controller.logs("eviction committed")
     victim = fleet.node("node-1")
-    victim.logs("data loaded +samples=52\\b")
+    victim.logs(rf"data loaded +samples={PHOTOS + 12}\b")
     victim.logs("epoch done")
     add_photos(folder / "node-1" / "train", 4000, 4)
-    victim.logs("the data changed .*samples=56 ")
+    victim.logs(f"the data changed .*samples={PHOTOS + 16} ")
     fleet.stop([controller, survivor, victim])
