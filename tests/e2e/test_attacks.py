@@ -83,13 +83,15 @@ class Target:
 
     async def member(self) -> Attacker:
         """A faulty node-3, beside the true one, with its certificate and as its process."""
-        cluster, security = await self.cluster(), member(self.fleet.state("node-3"))
-        attacker = Attacker(cluster, security)
+        security = member(self.fleet.state("node-3"))
         deadline = time.monotonic() + DEADLINE_S
-        while (true := await probe(cluster.address("node-3"), attacker.identity(), DEADLINE_S)) is None:
-            assert time.monotonic() < deadline, "the true one does not answer"
-            await asyncio.sleep(0.1)  # the attack before was under its name
-        return replace(attacker, process=true.process)
+        while time.monotonic() < deadline:
+            attacker = Attacker(await self.cluster(), security)  # under the address of the attack before, for a while
+            true = await probe(attacker.cluster.address("node-3"), attacker.identity(), DEADLINE_S)
+            if true is not None:
+                return replace(attacker, process=true.process)
+            await asyncio.sleep(0.1)
+        raise AssertionError("the true one does not answer")
 
     async def goes_on(self) -> None:
         """Every node comes some rounds further, under the plan and the controller of before."""
