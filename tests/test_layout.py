@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _GENERATED = ROOT / "edgenode" / "net" / "proto"
-_KINDS = {"chaos", "e2e", "examples", "fuzz", "simulation"}  # folders of tests of more than one package
+_KINDS = {"chaos", "e2e", "examples", "floods", "fuzz", "simulation"}  # folders of tests of more than one package
 _BY_ITS_COMMAND = {"bench"}  # tested in tests/cli
 
 

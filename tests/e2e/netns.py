@@ -92,6 +92,10 @@ class Bridge:
         self._children.append(child)
         return child
 
+    def add_address(self, index: int, address: str) -> None:
+        """Give host `index` a further address of the bridge's network."""
+        _ip("-n", self.namespaces[index], "address", "add", f"{address}/24", "dev", "eth0")
+
     def set_link(self, index: int, up: bool) -> None:
         """Plug host `index` in or out at the bridge. The host keeps its address and routes."""
         _ip("-n", self._switch, "link", "set", _port(index), "up" if up else "down")
