@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from edgenode.core.protocol.orders import EvictionCommitted, Fence, Offer, Order, Refuse, Sponsor, Welcome
+from edgenode.net.limited_log import limited
 
 log = structlog.get_logger()
 
@@ -15,7 +16,7 @@ def log_order(node: str, order: Order) -> None:
         case Welcome():
             log.info("welcomed a node", node=node, round=order.round)
         case Refuse(reason):
-            log.warning("refused a node", node=node, reason=reason)
+            limited(log.warning, "refused a node", node, reason, node=node, reason=reason)
         case Offer(record):
             log.info("offering a change of plan", to=node, record=record.number, at_round=record.start)
         case Fence(_, ballot, evicted):

@@ -28,6 +28,7 @@ from edgenode.core.protocol.orders import Join, NodeReport, Order, Refuse
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults
+from edgenode.net.limited_log import limited
 from edgenode.net.order_wire import ORDERS, join_from_wire, report_from_wire, report_has_records
 from edgenode.net.peer_calls import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
@@ -86,7 +87,8 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         if orders is None:
             return
         if orders.qsize() >= _MOST_ORDERS:
-            log.warning("ended a link", node=node, reason=f"{_MOST_ORDERS} orders wait, and it reads none")
+            reason = f"{_MOST_ORDERS} orders wait, and it reads none"
+            limited(log.warning, "ended a link", node, reason, node=node, reason=reason)
             self.hang_up(node)
             return
         orders.put_nowait(ORDERS.to_wire(order))
@@ -114,7 +116,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             join = replace(claimed, key=key_of_caller(context))
             if rival := await self._rival(name, join):
                 why = f"node id {name!r} is taken by {rival}; give the process at {join.address} another --name"
-                log.warning("refused a node", node=name, reason=why)
+                limited(log.warning, "refused a node", name, rival, node=name, reason=why)
                 await context.write(ORDERS.to_wire(Refuse(why)))
                 return
             await self._wait_for_turn(name, 1)

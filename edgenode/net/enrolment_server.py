@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from edgenode.core.names import RULE, is_name
 from edgenode.errors import SecurityError
+from edgenode.net.limited_log import limited
 from edgenode.security.authority import Authority
 
 log = structlog.get_logger()
@@ -60,7 +61,8 @@ def enrolment_app(authority: Authority, refused_s: float = REFUSED_S) -> Starlet
                         authority.enrol, bytes.fromhex(wanted.secret), wanted.request.encode(), wanted.name
                     )
             except (SecurityError, ValueError) as exc:  # msgspec's errors are ValueErrors
-                log.warning("refused to enrol a device", device=device, reason=str(exc))
+                facts = {"device": device, "reason": str(exc)}
+                limited(log.warning, "refused to enrol a device", device, str(exc), **facts)
                 await asyncio.sleep(refused_s)
                 return Response(str(exc), status_code=403, media_type="text/plain")
         log.info("enrolled a device", name=wanted.name, device=device)

@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from edgenode.addresses import split_address
 from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, SecurityError, TransportError
+from edgenode.net.limited_log import address_of, limited
 from edgenode.net.reasons import failure, why
 from edgenode.net.tls import INSECURE, Security
 from edgenode.security.subject import role_dns_name
@@ -301,7 +302,8 @@ def broken(error: Exception, target: str) -> EdgenodeError:
 async def reject(context: grpc.aio.ServicerContext, error: BaseException, peer: str = "") -> None:
     """Log one of our errors, and end a call with it. Other errors are raised."""
     if isinstance(error, EdgenodeError):
-        log.warning("refused a call", peer=peer or context.peer(), reason=str(error))
+        who, why = peer or context.peer(), str(error)
+        limited(log.warning, "refused a call", peer or address_of(who), why, peer=who, reason=why)
     await refuse(context, error)
 
 

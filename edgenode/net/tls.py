@@ -27,6 +27,7 @@ import grpc.aio
 import structlog
 
 from edgenode.errors import RemoteProtocolError, SecurityError, TransportError
+from edgenode.net.limited_log import address_of, limited
 from edgenode.net.reasons import failure
 from edgenode.security.access import may_call, refusal
 from edgenode.security.certificates import Credentials, public_key_id
@@ -254,10 +255,9 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     async def _check(self, method: str, context: grpc.aio.ServicerContext) -> str:
         """The id of the caller's key, if it may call."""
-        who = "unknown"
+        who = address_of(context.peer())
         try:
-            found = caller(context)
-            if found is None:
+            if (found := caller(context)) is None:
                 raise SecurityError("a certificate is required")
             subject, key_id = found
             who = str(subject)
@@ -266,7 +266,8 @@ class _Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if not self._admits(subject, key_id):
                 raise SecurityError(f"the key of {subject} is not valid: it was revoked or replaced")
         except SecurityError as exc:
-            log.warning("refused a call", method=method, who=who, peer=context.peer(), reason=str(exc))
+            facts = {"method": method, "who": who, "peer": context.peer(), "reason": str(exc)}
+            limited(log.warning, "refused a call", who, f"{method}: {exc}", **facts)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(exc))
             raise  # not reached: abort raises
         return key_id
@@ -311,8 +312,7 @@ class _LiveCalls:
 
 def _is_cancelled() -> bool:
     """Return whether this task itself is cancelled, as when the caller hangs up."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return (task := asyncio.current_task()) is not None and task.cancelling() > 0
 
 
 class _Guarded(grpc.RpcMethodHandler):  # type: ignore[misc]

@@ -22,6 +22,7 @@ import structlog
 from edgenode.core import canonical
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, Diverged, PeerRestarted, TransportError
+from edgenode.net.limited_log import limited
 from edgenode.net.peer_calls import Met, meet, probe
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.retry import Outage
@@ -86,7 +87,8 @@ async def watch_for_restarts(server: PeerServer, identity: Identity, agreement: 
         there = await probe(address, identity, _PROBE_S)
         if there is not None and there.node == name and there.process != agreement.processes[name]:
             raise PeerRestarted(f"{name} at {address} has restarted")
-        log.warning("another process has the name of a peer, and is not at its address", node=name, address=address)
+        event = "another process has the name of a peer, and is not at its address"
+        limited(log.warning, event, name, address, node=name, address=address)
 
 
 async def _end_at_abort(server: PeerServer) -> NoReturn:

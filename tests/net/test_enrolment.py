@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
+from structlog.testing import capture_logs
 
 from edgenode.addresses import split_address
 from edgenode.errors import ConfigError, NotAdmitted, SecurityError, TransportError
@@ -112,6 +113,16 @@ async def test_controller_is_tried_at_hosts_that_the_device_knows(authority: Aut
     async with served(authority) as address:
         line = invite(authority, f"127.0.0.3:{split_address(address)[1]}")
         await asyncio.to_thread(enrol, line, "n0", "home", ["127.0.0.1"])
+
+
+async def test_refused_devices_take_one_line_of_the_log(authority: Authority) -> None:
+    async with served(authority) as address:
+        line = replace(invite(authority, address), secret=os.urandom(10))
+        with capture_logs() as logged:
+            for _ in range(8):
+                with pytest.raises(NotAdmitted, match="the invite is not valid"):
+                    await asyncio.to_thread(enrol, line, "n0")
+    assert [(entry["event"], entry["device"]) for entry in logged] == [("refused to enrol a device", "127.0.0.1")]
 
 
 async def test_secrets_cannot_be_guessed(authority: Authority) -> None:

@@ -14,6 +14,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from structlog.testing import capture_logs
 
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.net import control_server, credential_server, operator_server, peer_server, relay_server
@@ -118,6 +119,19 @@ def tls(credentials: Credentials, revoked: frozenset[str] = frozenset()) -> Mutu
 
 def test_table_names_every_method() -> None:
     assert {method.name for method in METHODS} == ACCESS.keys()
+
+
+async def test_refused_callers_take_one_line_of_the_log() -> None:
+    credentials = certificates.make_credentials(CA, Subject("node", "n1"))
+    attend, stop = (next(m for m in METHODS if m.name.endswith(name)) for name in ("/Attend", "/Stop"))
+    with capture_logs() as logged:
+        async with server(tls(SERVER, frozenset({credentials.key_id}))) as target:
+            for _ in range(8):  # each with a connection, and so a port, of its own
+                async with channel(target, tls(credentials), SERVER_NAME) as there:
+                    assert await attend.call(there) is grpc.StatusCode.PERMISSION_DENIED
+                    assert await stop.call(there) is grpc.StatusCode.PERMISSION_DENIED
+    refusals = [(line["method"], line["who"]) for line in logged if line["event"] == "refused a call"]
+    assert refusals == [(method.name, "node n1") for method in (attend, stop)]
 
 
 @pytest.mark.parametrize("role", ROLES)
