@@ -25,6 +25,7 @@ from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults
+from edgenode.net.limited_log import address_of, limited
 from edgenode.net.proto import common_pb2, peer_pb2, peer_pb2_grpc
 from edgenode.net.push_wire import PushReader, may_have_records
 from edgenode.net.rpc import parsed, refuse, reject
@@ -46,6 +47,7 @@ SERVICE = "edgenode.v1.PeerService"
 MOST_RECEIVED = 1 << 20  # bytes of one message: a chunk of a payload, or some records
 _MAX_ABORTS = 16  # more say nothing new
 _MAX_STRANGERS = 16
+_MAX_KNOWN = 1024  # names, of which anyone has any number without TLS
 _MOST_WAITING = 4096  # answers of one stream that nobody reads: there are at most two windows
 _HOLD_S = 0.02
 _HOLD_BELOW = 1 << 18  # bytes of a push. A sender keeps larger ones no longer than it must
@@ -141,7 +143,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._streams: dict[str, _Stream] = {}
         self._known_to: set[str] = set()
         self._met = asyncio.Event()
-        self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue()
+        self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue(1)  # the first one decides
         self._processes: Mapping[str, str] = {}
         self._strangers: asyncio.Queue[Identity] = asyncio.Queue(_MAX_STRANGERS)
         self._aborts: asyncio.Queue[tuple[Identity, Abort]] = asyncio.Queue(_MAX_ABORTS)
@@ -223,24 +225,30 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         try:
             theirs = self.identity.check(request.identity, context.peer())
             require_name(context, theirs.node)
-            if self.data is not None:
+            if self.data is not None and len(self._known_to) < _MAX_KNOWN:
                 self._known_to.add(theirs.node)
                 self._met.set()
             if theirs.node == self.identity.node and theirs.process != self.identity.process:
-                self._mismatches.put_nowait(name_conflict(theirs.node, context.peer()))
+                self._mismatch(name_conflict(theirs.node, context.peer()))
             elif self._processes.get(theirs.node, theirs.process) != theirs.process and not self._strangers.full():
                 self._strangers.put_nowait(theirs)
             if request.abort and not self._aborts.full():
                 self._aborts.put_nowait((theirs, Abort(reason_from_wire(request.abort))))
         except DigestMismatch as exc:
-            log.warning("met a process of another run", reason=str(exc))
+            who = node_of_caller(context) or address_of(context.peer())
+            limited(log.warning, "met a process of another run", who, exc.what, reason=str(exc))
             if exc.what != "cluster":
-                self._mismatches.put_nowait(exc)
+                self._mismatch(exc)
         except RemoteProtocolError as exc:
             await reject(context, exc)
         data = None if self.data is None else DATA_SIZE.to_wire(self.data)
         saved = SAVED.to_wire(self._saved)
         return peer_pb2.MeetResponse(identity=self.identity.to_wire(), saved=saved, data=data, company=self.company)
+
+    def _mismatch(self, error: EdgenodeError) -> None:
+        """Keep the first mismatch, without its traceback: that would keep the request, which may have a mebibyte."""
+        if not self._mismatches.full():
+            self._mismatches.put_nowait(error.with_traceback(None))
 
     async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:
         """Stream the model to a newcomer of this run."""

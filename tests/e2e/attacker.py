@@ -304,6 +304,15 @@ def _large(a: Attacker, count: int) -> Record:
     return record
 
 
+async def meet_with_a_large_configuration(a: Attacker) -> object:
+    """400 greetings of another run, each with a configuration of a megabyte. What they leave at node-0 is measured."""
+    identity = a.identity(run_digest="f00d").to_wire()
+    identity.config = "x" * 1_000_000
+    async with channel(a.cluster.address("node-0"), a.security, Subject("node", "node-0").dns_name) as there:
+        for _ in range(400):
+            await peer_pb2_grpc.PeerServiceStub(there).Meet(peer_pb2.MeetRequest(identity=identity), timeout=_CALL_S)
+
+
 async def claim_a_higher_term(a: Attacker) -> object:
     """A member that follows another controller."""
     leader = Leadership(1_000_000, "evil", "127.0.0.1:1")
@@ -388,6 +397,7 @@ async def fetch_many_models(a: Attacker) -> object:
 Attack = Callable[[Attacker], Awaitable[object]]
 UNCOUNTED: Mapping[Attack, str] = {
     claim_a_higher_term: r"refused a node .*node=node-3 reason=.*signature",
+    meet_with_a_large_configuration: "",  # which node-0 logs
     report_without_end: r"node joined .*node=node-3",  # no report is wrong
     report_nothing_on_many_links: r"refused a call .*node-3.*no report in",
     stop_as_operator: r"refused a call .*OperatorService/Stop.*node node-3",
@@ -397,7 +407,8 @@ UNCOUNTED: Mapping[Attack, str] = {
 """Attacks of a member that are no faults of a message, and what the controller logs of each."""
 ATTACKS: Iterable[Attack] = (
     stop_with_a_forged_record, hand_over_to_nobody, speak_for_a_neighbour, push_a_huge_weight, push_far_ahead,
-    push_what_no_plan_allows, push_much_that_is_refused, push_records_of_many_members, claim_a_higher_term,
+    push_what_no_plan_allows, push_much_that_is_refused, push_records_of_many_members,
+    meet_with_a_large_configuration, claim_a_higher_term,
     report_a_round_of_no_run, report_without_end, report_nothing_on_many_links, end_for_another, join_as_another,
     report_absurd_data, use_a_name_with_escape_codes, stop_as_operator, evict_as_operator, rotate_through_9001_graphs,
     fetch_many_models,

@@ -8,6 +8,7 @@ from hashlib import sha256
 
 import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Abort
@@ -271,6 +272,21 @@ async def test_another_process_of_the_same_name_is_a_mismatch() -> None:
         assert "has this node's name 'n1': give one of the two another --name" in str(
             await failure(receiver.server.first_mismatch())
         )
+
+
+async def test_processes_of_other_runs_leave_one_mismatch_and_one_line() -> None:
+    receiver = Receiver()
+    request = peer_pb2.MeetRequest(identity=replace(N0, run_digest="f00d").to_wire())
+    request.identity.config = "x" * 1_000_000
+    async with receiver.up() as target, channel(target) as there:
+        with capture_logs() as logged:
+            for _ in range(20):
+                await peer_pb2_grpc.PeerServiceStub(there).Meet(request)
+        assert [line["event"] for line in logged] == ["met a process of another run"]
+        kept = receiver.server._mismatches.get_nowait()
+        assert receiver.server._mismatches.empty()
+        assert "run digest differs from n0" in str(kept)
+        assert kept.__traceback__ is None  # its frames would keep the request
 
 
 async def test_process_with_an_invalid_name_is_not_met() -> None:
