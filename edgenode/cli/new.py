@@ -10,7 +10,7 @@ from string import Template
 
 import click
 
-from edgenode.core import names
+from edgenode import names
 from edgenode.errors import ConfigError
 
 _FILES = {

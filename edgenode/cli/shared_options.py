@@ -15,8 +15,8 @@ from click.core import ParameterSource
 
 from edgenode.config.load import checked_name, load
 from edgenode.config.schema import Config
-from edgenode.core.names import to_name
 from edgenode.errors import ConfigError
+from edgenode.names import to_name
 from edgenode.node.node_options import NODE_OPTIONS
 
 Command = TypeVar("Command", bound=Callable[..., Any])

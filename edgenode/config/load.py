@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from edgenode import names
 from edgenode.config.recipes import OPTIMISER, RECIPES
 from edgenode.config.schema import KEYS, Config, Key
 from edgenode.config.sections import ALGORITHMS, COMPRESSORS, SECTIONS, AlgorithmSection, RunSection
-from edgenode.core import names
 from edgenode.core.topology.period import Period
 from edgenode.entry_points import Group
 from edgenode.errors import ConfigError, one_of

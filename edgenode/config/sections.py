@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edgenode.core import names
+from edgenode import names
 from edgenode.core.algorithm import definitions
 from edgenode.core.algorithm.definitions import AlgorithmDefinition, CompressorDefinition
 from edgenode.core.topology.period import Period

@@ -12,8 +12,8 @@ import structlog
 
 from edgenode import factory
 from edgenode.config.load import checked_name, load
-from edgenode.core.names import to_name
 from edgenode.errors import ConfigError
+from edgenode.names import to_name
 from edgenode.node.credentials import node_security
 from edgenode.node.node_options import NODE_OPTIONS, NodeOptions, flag_of, node_options
 from edgenode.observability.logs import set_up_logging

@@ -19,7 +19,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgenode.core.names import RULE, is_name
 from edgenode.errors import SecurityError
 from edgenode.net.limited_log import limited
 from edgenode.security.authority import Authority
@@ -85,12 +84,9 @@ def _parsed(body: bytes) -> EnrolmentRequest:
     """A request, checked.
 
     Raises:
-        SecurityError: it is too long, or asks for something that is not a name.
+        SecurityError: it is too long.
         ValueError: it is malformed.
     """
     if len(body) > MAX_REQUEST_BYTES:
         raise SecurityError(f"the request has more than {MAX_REQUEST_BYTES} bytes")
-    wanted = msgspec.json.decode(body, type=EnrolmentRequest)
-    if wanted.name and not is_name(wanted.name):
-        raise SecurityError(f"{wanted.name[:100]!a} cannot be a name: it must be {RULE}")
-    return wanted
+    return msgspec.json.decode(body, type=EnrolmentRequest)

@@ -12,7 +12,7 @@ from typing import Literal
 from zeroconf import ServiceInfo
 
 from edgenode.addresses import join_address
-from edgenode.core.names import is_name
+from edgenode.names import is_name
 
 Kind = Literal["node", "controller"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from edgenode.core.names import is_name
 from edgenode.core.protocol.orders import BlockedLink
 from edgenode.core.protocol.status import (
     COUNTERS,
@@ -19,6 +18,7 @@ from edgenode.core.protocol.status import (
     PendingChange,
 )
 from edgenode.errors import RemoteProtocolError
+from edgenode.names import is_name
 from edgenode.net.converter import Converter, each, enum, judged, message
 from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.text_wire import line_from_wire

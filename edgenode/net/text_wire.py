@@ -5,7 +5,7 @@ What cannot be shown is replaced. What is not a name or the id of a key raises R
 
 from __future__ import annotations
 
-from edgenode.core import names
+from edgenode import names
 from edgenode.core.protocol.plan.record import is_key_id
 from edgenode.errors import RemoteProtocolError
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgenode import names
 from edgenode.addresses import split_address
 from edgenode.config.load import checked_name
 from edgenode.errors import ConfigError
@@ -201,9 +202,10 @@ def node_options(config: Config, name: str, **given: Any) -> NodeOptions:
         given: values by the names of the table. A missing one, or None, takes its default.
 
     Raises:
-        ConfigError: the name is not one, an address is malformed, or there is neither a controller nor a peer.
+        ConfigError: a node cannot have the name, an address is malformed, or there is neither a controller nor a peer.
     """
-    checked_name("name", name)
+    if checked_name("name", name) == names.CONTROLLER:
+        raise ConfigError(f"name = {name}, but that is the name of the controller: choose another")
     given = {**{key: option.default for key, option in NODE_OPTIONS.items()}, **given, "name": name}
     peers = given["peers"] or "mdns"
     fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())

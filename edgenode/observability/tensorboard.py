@@ -10,7 +10,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from edgenode.core.names import to_name
+from edgenode.names import to_name
 
 
 class TensorBoard:

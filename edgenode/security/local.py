@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgenode import names
 from edgenode.security.subject import Subject
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 AUTHORITY = "authority"
 OPERATOR = "operator.pem"
 OWN = "credentials.pem"
-CONTROLLER_FOLDER = "controller"
+CONTROLLER_FOLDER = names.CONTROLLER
 
 
 def prepare(out: Path, cluster: str, nodes: Iterable[str]) -> Credentials:

@@ -2,7 +2,9 @@
 
 1. A channel verifies one DNS name of the server's certificate (``grpc.ssl_target_name_override``). gRPC does not verify
    a certificate that has only a URI. So the DNS name carries both, as ``NAME.ROLE.edgenode``.
-2. DNS names are compared without regard to case, and names of nodes with it. So every character outside a-z, 0-9 and
+2. The name follows the rule of `names`, whoever asks for it. So nothing is written, and no certificate is issued or
+   believed, for a name that a folder, a log line or a DNS name could not have.
+3. DNS names are compared without regard to case, and names of nodes with it. So every character outside a-z, 0-9 and
    "-" is escaped: two names never share a DNS name.
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from edgenode import names
 from edgenode.errors import SecurityError
 
 Role = Literal["controller", "node", "operator", "viewer"]
@@ -26,10 +29,20 @@ _DNS_NAME = re.compile(rf"((?:[a-z0-9-]|_[0-9a-f]{{2}})+)\.({'|'.join(ROLES)})\.
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The owner of a key: its role in the cluster, and its name within the role (ASCII)."""
+    """The owner of a key: its role in the cluster, and its name within the role.
+
+    Raises:
+        SecurityError: it cannot have this name.
+    """
 
     role: Role
     name: str
+
+    def __post_init__(self) -> None:
+        if not names.is_name(self.name):
+            raise SecurityError(f"{self.name[:100]!a} cannot be a name: it must be {names.RULE}")
+        if (self.name == names.CONTROLLER) != (self.role == "controller"):
+            raise SecurityError(f"the name of a controller is {names.CONTROLLER}, and only a controller has it")
 
     def __str__(self) -> str:
         return f"{self.role} {self.name}"
@@ -77,4 +90,4 @@ def role_dns_name(role: Role) -> str:
     return f"{_ROLE_PREFIX}{role}.{_DOMAIN}"
 
 
-CONTROLLER = Subject("controller", "controller")
+CONTROLLER = Subject("controller", names.CONTROLLER)

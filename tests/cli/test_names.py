@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from edgenode.cli import group
 from edgenode.cli.shared_options import node_name
-from edgenode.core.names import RULE
+from edgenode.names import RULE
 
 
 def refused(*arguments: str, **environ: str) -> str:
@@ -24,6 +24,11 @@ def test_invalid_name_of_a_node_is_refused_in_one_line(name: str) -> None:
     line = refused("run", f"--name={name}")
     shown = f'"{name}"' if len(name) < 80 else f'"{name[:76]}...'
     assert line == f"edgenode: command-line option --name = {shown}, but it must be {RULE}\n"
+
+
+def test_node_cannot_have_the_name_of_the_controller() -> None:
+    line = refused("run", "--name=controller", "--controller=127.0.0.1:1")
+    assert line == "edgenode: name = controller, but that is the name of the controller: choose another\n"
 
 
 def test_invalid_name_in_the_environment_names_the_variable() -> None:

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgenode import names
 from edgenode.config.load import load
 from edgenode.config.recipes import OPTIMISER, RECIPES
 from edgenode.config.schema import KEYS, Config
-from edgenode.core import names
 from edgenode.errors import ConfigError
 from tests.config.values import OTHER, value_of
 

@@ -19,11 +19,11 @@ from zeroconf._protocol.incoming import DNSIncoming
 
 from edgenode.config.load import load
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.names import is_name, to_name
 from edgenode.core.protocol.controller.changes import requests_from_json, requests_to_json
 from edgenode.core.protocol.events import Persist, Rotate, Stop
 from edgenode.core.topology.graph import GraphSpec, parse_edges
 from edgenode.core.topology.period import Period
+from edgenode.names import is_name, to_name
 from edgenode.net.enrolment_server import EnrolmentRequest
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.mdns_listener import MdnsListener

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zeroconf import ServiceInfo
 
-from edgenode.core.names import PATTERN
+from edgenode.names import PATTERN
 from edgenode.net.mdns_service import SERVICE_TYPES, Service, instance_label, service_from_info, service_to_info
 
 names = st.from_regex(PATTERN)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgenode.core.names import PATTERN
 from edgenode.core.protocol.orders import (
     Abort,
     Accusation,
@@ -43,6 +42,7 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError
+from edgenode.names import PATTERN
 from edgenode.net.order_wire import (
     ORDERS,
     REPORTS,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.names import PATTERN
 from edgenode.core.protocol.messages import Message
 from edgenode.errors import RemoteProtocolError
+from edgenode.names import PATTERN
 from edgenode.net.proto import peer_pb2
 from edgenode.net.push_wire import PushReader, PushWriter, may_have_records
 from edgenode.net.wire import CHUNK_BYTES, Identity

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgenode.core.names import RULE, is_name
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
+from edgenode.names import RULE, is_name
 
 MOST = 1 << 48  # of rounds, samples, and whatever else a record counts
 

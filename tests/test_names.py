@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgenode.core.names import MAX_LENGTH, is_name, to_name
+from edgenode.names import MAX_LENGTH, is_name, to_name
 
 
 @pytest.mark.parametrize("name", ["n0", "0", "pi-3.kitchen_2", "A", "n" * MAX_LENGTH])
@@ -24,7 +24,15 @@ def test_text_that_is_not_a_name_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "name"), [("my host", "my-host"), ("Küche", "K-che"), ("..", "node"), ("", "node"), ("x" * 99, "x" * 63)]
+    ("host", "name"),
+    [
+        ("my host", "my-host"),
+        ("Küche", "K-che"),
+        ("..", "node"),
+        ("", "node"),
+        ("x" * 99, "x" * 63),
+        ("controller", "controller-node"),
+    ],
 )
 def test_host_name_becomes_the_nearest_name(host: str, name: str) -> None:
     assert to_name(host) == name

@@ -10,6 +10,8 @@ import re
 
 MAX_LENGTH = 63
 PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_LENGTH - 1}}}\Z"
+CONTROLLER = "controller"
+"""The name of a cluster's controller, and the folder of its state. No node and no person has it."""
 RULE = f"1 to {MAX_LENGTH} ASCII letters, digits or ._-, the first a letter or digit"
 
 
@@ -19,5 +21,6 @@ def is_name(text: str) -> bool:
 
 
 def to_name(text: str, default: str = "node") -> str:
-    """The nearest name: other characters become "-". The default if nothing is left."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:MAX_LENGTH] or default
+    """The nearest name that a node can have: other characters become "-". The default if nothing is left."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:MAX_LENGTH] or default
+    return f"{name}-{default}" if name == CONTROLLER else name
