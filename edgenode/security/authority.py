@@ -12,21 +12,19 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-
-import msgspec
 
 from edgenode.errors import SecurityError
 from edgenode.security import certificates
 from edgenode.security.certificates import LIFE, Credentials
 from edgenode.security.invite import hashed, make_secret
+from edgenode.security.register import Invited, Register, decoded, encoded
 from edgenode.security.secret_files import (
     check_private_folder,
     is_due,
@@ -42,35 +40,6 @@ _CA, _OWN, _REGISTER, _LOCK = "authority.pem", "controller.pem", "register.json"
 MAX_INVITES = 1024
 LOCAL_OPERATOR = Subject("operator", "local")
 """The subject of everybody who can read the controller's state folder."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Invited:
-    """An open invite, without its secret.
-
-    Attributes:
-        name: the name that it is for. Empty if the device may choose its name.
-        expires: the time of its end, in seconds since 1970 on the controller's clock.
-    """
-
-    role: Role
-    name: str
-    expires: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Register:
-    """The keys and invites of a cluster.
-
-    Attributes:
-        keys: the ids of the valid keys of each subject, by its DNS name: one, or two during a renewal, the newer last.
-        revoked: ids of keys that were valid once.
-        invites: the open invites, by the hash of their secrets.
-    """
-
-    keys: dict[str, tuple[str, ...]]
-    revoked: tuple[str, ...]
-    invites: dict[str, _Invited]
 
 
 class Authority:
@@ -116,11 +85,16 @@ class Authority:
         if self._is_stale():
             with self._changing():
                 pass
-        return frozenset(self._register.revoked)
+        return frozenset(self._register.revoked_at(self._now()))
 
     def subjects(self) -> dict[Subject, str]:
         """The id of the valid key of each subject, the newest during a renewal."""
-        return {Subject.parse(dns_name): keys[-1] for dns_name, keys in sorted(self._register.keys.items())}
+        keys = sorted(self._register.keys.items())
+        return {Subject.parse(dns_name): tuple(own)[-1] for dns_name, own in keys}
+
+    def pending(self, subject: Subject) -> str:
+        """The id of the key of a renewal that the subject has not used yet. Empty if there is none."""
+        return "".join(self._register.keys_of(subject)[1:])
 
     def controller(self) -> Credentials:
         """The controller's own credentials: those on disk, or new ones near the end of their life."""
@@ -128,12 +102,12 @@ class Authority:
 
     def admits(self, subject: Subject, key_id: str) -> bool:
         """Return whether a key that a subject shows is valid. The first use of a renewed key revokes the older one."""
-        if self._register.keys.get(subject.dns_name) == (key_id,) and not self._is_stale():
+        if self._register.keys_of(subject) == (key_id,) and not self._is_stale():
             return True
         with self._changing() as register:
-            keys = register.keys.get(subject.dns_name, ())
+            keys = register.keys_of(subject)
             if key_id in keys[1:]:
-                self._write(self._with_key(register, subject, key_id))
+                self._write(register.with_keys(subject, key_id))
         return key_id in keys
 
     # --- invites ------------------------------------------------------------------------------------
@@ -143,13 +117,18 @@ class Authority:
 
         Args:
             name: the name that it is for. If it is empty, the device chooses a free name.
+
+        SecurityError if the subject cannot have the name, or if there are MAX_INVITES.
         """
+        subject = Subject(role, name) if name else None
+        if subject in (CONTROLLER, LOCAL_OPERATOR):
+            raise SecurityError(f"{subject} is this machine's own: choose another name")
         now, secret = self._now(), make_secret()
         with self._changing() as register:
             open_invites = {key: invited for key, invited in register.invites.items() if invited.expires > now}
             if len(open_invites) >= MAX_INVITES:
                 raise SecurityError(f"there are {MAX_INVITES} open invites: wait until some expire")
-            open_invites[hashed(secret)] = _Invited(role, name, now + ttl.total_seconds())
+            open_invites[hashed(secret)] = Invited(role, name, now + ttl.total_seconds())
             self._write(replace(register, invites=open_invites))
         return secret
 
@@ -157,28 +136,27 @@ class Authority:
         """Use an invite: issue a certificate for the key of a CSR. Revokes the subject's older key.
 
         Args:
-            name: the device's own choice, checked by the caller. It must agree with the invite. "" takes the name of
-                the invite.
+            name: the device's own choice. It must agree with the invite. "" takes the name of the invite.
 
         Raises:
-            SecurityError: the invite is unknown, used or expired, the name is not the invited or is taken, or the
-                request is malformed. Only a request that is otherwise right uses the invite up.
+            SecurityError: the invite is unknown, used or expired, the name is not the invited, cannot be a name or is
+                taken, or the request is malformed. Only a request that is otherwise right uses the invite up.
         """
         with self._changing() as register:
             subject = self._invited(register, secret, name)
             key_id = certificates.requested_key_id(request)
             invites = {key: other for key, other in register.invites.items() if key != hashed(secret)}
-            self._write(self._with_key(replace(register, invites=invites), subject, key_id))
+            self._write(replace(register, invites=invites).with_keys(subject, key_id, expires=_expiry(life)))
         return certificates.issue(self._ca, request, subject, life)
 
-    def _invited(self, register: _Register, secret: bytes, name: str) -> Subject:
+    def _invited(self, register: Register, secret: bytes, name: str) -> Subject:
         """Return the subject that an invite lets in."""
         invited = register.invites.get(hashed(secret))
         if invited is None or invited.expires <= self._now():
             raise SecurityError("the invite is not valid: it was used before, or has expired; ask for another one")
-        subject = Subject(invited.role, invited.name or name)
-        if not subject.name:
+        if not (invited.name or name):
             raise SecurityError("the invite is for a device that chooses its name")
+        subject = Subject(invited.role, invited.name or name)
         if name not in ("", subject.name):
             raise SecurityError(f"the invite is for {subject}, not for {name}: start it with --name {subject.name}")
         if not invited.name and subject.dns_name in register.keys:
@@ -197,8 +175,8 @@ class Authority:
         """
         key_id = certificates.requested_key_id(request)
         with self._changing() as register:
-            current = register.keys.get(subject.dns_name, ())[:1]
-            self._write(self._with_key(register, subject, *current, key_id))
+            current = register.keys_of(subject)[:1]
+            self._write(register.with_keys(subject, *current, key_id, expires=_expiry(life)))
         return certificates.issue(self._ca, request, subject, life)
 
     def make(self, subject: Subject, life: timedelta = LIFE) -> Credentials:
@@ -208,7 +186,7 @@ class Authority:
         """
         made = certificates.make_credentials(self._ca, subject, life)
         with self._changing() as register:
-            self._write(self._with_key(register, subject, made.key_id))
+            self._write(register.with_keys(subject, made.key_id, expires=made.expires().timestamp()))
         return made
 
     def keep(self, path: Path, subject: Subject) -> Credentials:
@@ -226,7 +204,7 @@ class Authority:
             raise SecurityError(f"{path} does not exist: make one with edgenode cert issue {subject.name}")
         if own.authority != self.certificate or not self._is_of(own, subject):
             raise SecurityError(f"{path} is not of {subject} in this cluster, or its key was revoked or replaced")
-        certificate = certificates.issue(self._ca, certificates.signing_request(own.key), subject)
+        certificate = self.issue(subject, certificates.signing_request(own.key))
         renewed = Credentials(own.key, certificate, self.certificate)
         write_credentials(path, renewed)
         return renewed
@@ -237,29 +215,15 @@ class Authority:
     def revoke(self, subject: Subject) -> str:
         """Revoke the keys of a subject. Return the id of the newest. SecurityError if it has none."""
         with self._changing() as register:
-            keys = dict(register.keys)
-            revoked = keys.pop(subject.dns_name, ())
-            if not revoked:
+            if not (revoked := register.keys_of(subject)):
                 raise SecurityError(f"{subject} has no key")
-            self._write(replace(register, keys=keys, revoked=(*register.revoked, *revoked)))
+            self._write(register.without(subject))
         return revoked[-1]
-
-    def _with_key(self, register: _Register, subject: Subject, *key_ids: str) -> _Register:
-        """Return a register in which a subject has exactly these keys, and its other keys are revoked."""
-        own = register.keys.get(subject.dns_name, ())
-        valid = tuple(dict.fromkeys(key_ids))
-        if valid[-1] in register.revoked:
-            raise SecurityError("this key was revoked: the device must make a new one")
-        holder = next((name for name, keys in register.keys.items() if valid[-1] in keys), subject.dns_name)
-        if holder != subject.dns_name:
-            raise SecurityError(f"this key belongs to {Subject.parse(holder)}")
-        revoked = (*register.revoked, *(key for key in own if key not in valid))
-        return replace(register, keys={**register.keys, subject.dns_name: valid}, revoked=revoked)
 
     # --- the file -----------------------------------------------------------------------------------
 
     @contextmanager
-    def _changing(self) -> Iterator[_Register]:
+    def _changing(self) -> Iterator[Register]:
         """Lock the register against other processes, and yield what is on the disk."""
         with os.fdopen(os.open(self._folder / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -273,19 +237,24 @@ class Authority:
         except FileNotFoundError:
             return False
 
-    def _read_register(self) -> _Register:
+    def _read_register(self) -> Register:
         path = self._folder / _REGISTER
         with suppress(FileNotFoundError):
             self._read_ns = path.stat().st_mtime_ns
         content = read_secret(path)
         if content is None:
-            return _Register({}, (), {})
+            return Register()
         try:
-            return msgspec.json.decode(content, type=_Register)
+            return decoded(content, self._now())
         except ValueError as exc:  # msgspec's errors are ValueErrors
             raise SecurityError(f"{path} is damaged: {exc}") from exc
 
-    def _write(self, register: _Register) -> None:
-        write_secret(self._folder / _REGISTER, json.dumps(asdict(register), indent=1).encode())
+    def _write(self, register: Register) -> None:
+        write_secret(self._folder / _REGISTER, encoded(register, self._now()))
         self._register = register
         self._read_ns = (self._folder / _REGISTER).stat().st_mtime_ns
+
+
+def _expiry(life: timedelta) -> float:
+    """The time at which a certificate that is issued now expires."""
+    return certificates.end_of_life(life).timestamp()

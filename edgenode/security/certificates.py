@@ -171,7 +171,6 @@ def check_issued(credentials: Credentials) -> None:
 def _builder(
     issuer: x509.Name, subject: x509.Name, public_key: ec.EllipticCurvePublicKey, life: timedelta
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .issuer_name(issuer)
@@ -179,8 +178,14 @@ def _builder(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(_SINCE)
-        .not_valid_after(now + life if now >= _RELEASED else _RELEASED + CA_LIFE)
+        .not_valid_after(end_of_life(life))
     )
+
+
+def end_of_life(life: timedelta = LIFE) -> datetime:
+    """The time at which a certificate that is issued now expires."""
+    now = datetime.now(UTC)
+    return now + life if now >= _RELEASED else _RELEASED + CA_LIFE
 
 
 def _common_name(text: str) -> x509.Name:

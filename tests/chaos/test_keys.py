@@ -34,6 +34,7 @@ SETTINGS = {
     "algorithm.values": "float32",
 }
 PROGRAM = str(Path(__file__).with_name("rotating_node.py"))
+CONTROLLER = str(Path(__file__).with_name("generous_controller.py"))
 RENEWED = "renewed the certificate"
 DISTURBANCES = ("nothing dies", "a node dies before", "the controller dies before", "the controller dies after")
 
@@ -46,7 +47,10 @@ class RotatingRun(LiveRun):
     def __init__(self, fleet: Fleet, chance: random.Random) -> None:
         self.chance = chance
         self._notes: dict[Process, Path] = {}
-        super().__init__(fleet, fleet.configure(SETTINGS), self._start)
+        super().__init__(fleet, fleet.configure(SETTINGS), self._start, self._start_controller)
+
+    def _start_controller(self, *arguments: str) -> Process:
+        return self.fleet.controller(*arguments, program=(CONTROLLER,))
 
     def _start(self, i: int, *arguments: str) -> Process:
         """Start a node for the first time, or again with what is in its state folder."""

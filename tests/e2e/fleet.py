@@ -215,7 +215,10 @@ class Fleet:
         """Start node-0, node-1, ..."""
         return [self.node(f"node-{i}", *arguments) for i in range(count)]
 
-    def controller(self, *arguments: str, listen: str | None = "127.0.0.1:0", spawn: Spawn = fork) -> Process:
+    def controller(
+        self, *arguments: str, listen: str | None = "127.0.0.1:0", spawn: Spawn = fork,
+        program: Sequence[str] = ("-m", "edgenode"),
+    ) -> Process:  # fmt: skip
         """Start one `edgenode controller`."""
         where = ("--listen", listen) if listen else ()
         common = ("--config", str(self.folder / "run.toml"), "--state-dir", str(self.state("controller")))
@@ -224,7 +227,7 @@ class Fleet:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             (state / "authority").symlink_to(self.folder / "authority")
-        return self.start("controller", "controller", *common, *where, *arguments, spawn=spawn)
+        return self.start("controller", "controller", *common, *where, *arguments, spawn=spawn, program=program)
 
     def static(self, ports: Sequence[int], *arguments: str) -> list[Process]:
         """Start nodes with fixed peers and without a controller."""

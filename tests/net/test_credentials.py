@@ -97,13 +97,39 @@ async def test_node_changes_its_key_and_the_old_one_ends_when_the_new_is_used(au
     async with served(authority) as target:
         new = await client(target, old).renew(old, certificates.make_key())
         assert new.subject == N0 and new.key_id != old.key_id
-        lost = await client(target, old).renew(old, certificates.make_key())  # the old one is valid until then
-        assert authority.revoked() == {new.key_id}
-        again = await client(target, lost).renew(lost, certificates.make_key())
+        assert await client(target, old).renew(old, new.key)  # the old one is valid until then
+        assert authority.revoked() == frozenset()
+        again = await client(target, new).renew(new, certificates.make_key())
+        assert authority.revoked() == {old.key_id}
         with pytest.raises(SecurityError, match="was revoked or replaced"):
             await client(target, old).renew(old, old.key)
-    assert authority.revoked() == {new.key_id, old.key_id}
     assert again.key_id == authority.subjects()[N0]
+
+
+async def test_lost_renewal_is_repeated_after_a_while(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = enrolled(authority, N0)
+    async with served(authority) as target:
+        lost = await client(target, old).renew(old, certificates.make_key())
+        with pytest.raises(RemoteProtocolError, match="has not used the new key yet"):
+            await client(target, old).renew(old, certificates.make_key())
+        monkeypatch.setattr(credential_server, "_UNUSED_S", 0)
+        again = await client(target, old).renew(old, certificates.make_key())
+    assert authority.revoked() == {lost.key_id}
+    assert authority.subjects()[N0] == again.key_id
+
+
+async def test_limited_number_of_renewals_leaves_revoked_keys(authority: Authority) -> None:
+    own, refused = enrolled(authority, N0), 0
+    async with served(authority) as target:
+        for _ in range(20):
+            try:
+                own = await client(target, own).renew(own, certificates.make_key())
+            except RemoteProtocolError as exc:
+                assert "4 times in 24 hours" in str(exc)
+                refused += 1
+        assert refused == 16 and len(authority.revoked()) <= 4
+        other = enrolled(authority, Subject("node", "n1"))  # has renewals of its own
+        await client(target, other).renew(other, other.key)
 
 
 async def test_revoked_operator_may_do_nothing(authority: Authority) -> None:
@@ -135,9 +161,10 @@ async def test_unknown_subject_cannot_be_revoked(authority: Authority) -> None:
 async def test_concurrent_renewals_leave_one_valid_key(authority: Authority) -> None:
     node = enrolled(authority, N0)
     async with served(authority) as target:
-        renewed = await asyncio.gather(*(client(target, node).renew(node, certificates.make_key()) for _ in range(5)))
-    newest = authority.subjects()[N0]
-    assert newest in {certificates.public_key_id(one.certificate) for one in renewed}
+        renewals = (client(target, node).renew(node, certificates.make_key()) for _ in range(5))
+        renewed = await asyncio.gather(*renewals, return_exceptions=True)
+    (newest,) = [one.key_id for one in renewed if isinstance(one, Credentials)]
+    assert newest == authority.subjects()[N0] and authority.revoked() == frozenset()
 
 
 async def test_call_without_a_controller_names_the_address(authority: Authority) -> None:

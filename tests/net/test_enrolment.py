@@ -76,7 +76,13 @@ async def test_refusal_names_the_reason(authority: Authority) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("", "chooses its name"), ("../x", "cannot be a name"), ("\u20ac", "name")]
+    ("name", "reason"),
+    [
+        ("", "chooses its name"),
+        ("\u20ac", "name"),
+        ("controller", "only a controller has it"),
+        *((name, "cannot be a name") for name in ("../x", "*", "a\0b", "x" * 300)),
+    ],
 )
 async def test_name_that_is_none_is_refused(authority: Authority, name: str, reason: str) -> None:
     async with served(authority) as address:

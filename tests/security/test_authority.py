@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import stat
-import string
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode.errors import SecurityError
+from edgenode.names import PATTERN
 from edgenode.security import certificates
-from edgenode.security.authority import Authority
-from edgenode.security.certificates import Credentials
+from edgenode.security.authority import LOCAL_OPERATOR, Authority
+from edgenode.security.certificates import LIFE, Credentials
+from edgenode.security.register import CLOCKS
 from edgenode.security.secret_files import kept_secret, read_credentials, read_secret, write_credentials, write_secret
-from edgenode.security.subject import ROLES, Role, Subject
+from edgenode.security.subject import CONTROLLER, ROLES, Role, Subject
 
 N0 = Subject("node", "n0")
 TTL = timedelta(minutes=30)
@@ -146,6 +148,49 @@ def test_revoked_subject_has_no_valid_key(reopen: Callable[[], Authority]) -> No
         authority.revoke(N0)
 
 
+def test_revoked_key_is_forgotten_when_its_certificate_has_expired(
+    reopen: Callable[[], Authority], clock: Clock
+) -> None:
+    clock.now = datetime.now(UTC).timestamp()
+    enrolled(reopen(), "n0")
+    key = reopen().revoke(N0)
+    clock.now += (LIFE + CLOCKS - timedelta(days=1)).total_seconds()
+    assert reopen().revoked() == {key}
+    clock.now += timedelta(days=2).total_seconds()
+    authority = reopen()
+    assert authority.revoked() == frozenset()
+    authority.invite("node", "n1", TTL)  # what is written next does not have it
+    clock.now = 0
+    assert reopen().revoked() == frozenset()
+
+
+def test_renewed_key_is_revoked_for_as_long_as_its_last_certificate(
+    reopen: Callable[[], Authority], clock: Clock
+) -> None:
+    clock.now = datetime.now(UTC).timestamp()
+    authority = reopen()
+    request = certificates.signing_request(certificates.make_key())
+    authority.enrol(authority.invite("node", "n0", TTL), request, "n0", timedelta(days=1))
+    authority.issue(N0, request)
+    key = authority.revoke(N0)
+    clock.now += (LIFE + CLOCKS - timedelta(days=1)).total_seconds()
+    assert reopen().revoked() == {key}
+
+
+def test_register_of_an_older_version_is_read(reopen: Callable[[], Authority], tmp_path: Path, clock: Clock) -> None:
+    """It had no times, and names that cannot be ones."""
+    keys = {"n0.node.edgenode": ["1" * 64], ".node.edgenode": ["2" * 64], "_2a.node.edgenode": ["3" * 64]}
+    old = {"keys": keys, "revoked": ["4" * 64], "invites": {}}
+    reopen()
+    write_secret(tmp_path / "authority" / "register.json", json.dumps(old).encode())
+    authority = reopen()
+    assert authority.subjects() == {N0: "1" * 64}
+    assert authority.revoked() == {digit * 64 for digit in "234"}
+    authority.invite("node", "", TTL)  # which writes it in the form of today
+    clock.now += (LIFE + CLOCKS + timedelta(days=1)).total_seconds()
+    assert reopen().revoked() == frozenset() and reopen().subjects() == {N0: "1" * 64}
+
+
 def test_controller_keeps_its_key(reopen: Callable[[], Authority]) -> None:
     assert reopen().controller() == reopen().controller()
 
@@ -218,10 +263,10 @@ def test_certificate_of_another_authority_is_refused() -> None:
         certificates.check_issued(Credentials(mine.key, mine.certificate, other.certificate))
 
 
-NAMES = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=63)
+NAMES = st.from_regex(PATTERN).filter(lambda name: name != CONTROLLER.name)
 
 
-@given(st.sampled_from(ROLES), NAMES)
+@given(st.sampled_from([role for role in ROLES if role != "controller"]), NAMES)
 def test_subject_survives_its_dns_name(role: Role, name: str) -> None:
     subject = Subject(role, name)
     assert Subject.parse(subject.dns_name) == subject
@@ -233,7 +278,34 @@ def test_two_names_never_share_a_dns_name(one: str, other: str) -> None:
     assert same == (one == other)
 
 
-@pytest.mark.parametrize("text", ["n0.edgenode", "n0.root.edgenode", "_6e0.node.edgenode", "N0.node.edgenode", ""])
+NO_NAMES = ["", "*", "../x", "a\0b", "x" * 300, ".x", "a b", "\u20ac", CONTROLLER.name]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_nobody_gets_a_name_that_is_none(reopen: Callable[[], Authority], tmp_path: Path, name: str) -> None:
+    authority = reopen()
+    secret = authority.invite("node", "", TTL)
+    request = certificates.signing_request(certificates.make_key())
+    before = (tmp_path / "authority" / "register.json").read_bytes()
+    with pytest.raises(SecurityError, match="name"):
+        authority.enrol(secret, request, name)
+    if name:
+        with pytest.raises(SecurityError, match="name"):
+            authority.invite("node", name, TTL)
+    assert (tmp_path / "authority" / "register.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("subject", [CONTROLLER, LOCAL_OPERATOR], ids=str)
+def test_nobody_is_invited_in_the_place_of_this_machine(reopen: Callable[[], Authority], subject: Subject) -> None:
+    with pytest.raises(SecurityError, match="this machine's own"):
+        reopen().invite(subject.role, subject.name, TTL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["n0.edgenode", "n0.root.edgenode", "_6e0.node.edgenode", "N0.node.edgenode", "", ".node.edgenode",
+     "_2a.node.edgenode", "controller.node.edgenode", f"{'x' * 64}.node.edgenode"],
+)  # fmt: skip
 def test_other_dns_names_are_refused(text: str) -> None:
     with pytest.raises(SecurityError):
         Subject.parse(text)
