@@ -9,7 +9,8 @@ The evicted node may be dead, or alive behind a broken link. Its last actions ar
 2. Commit. R = 1 + the newest round that any survivor has begun. So no survivor has used the graph of round R yet.
    L = min(round before which an evicted node must have mixed all, that before which R - 1 mixes all), per evicted
    node. In lock-step that is the newest round that it must have begun, and R - 1. One without evidence counts up to the
-   round before it became a member.
+   round before it became a member. What others mixed of it before they were evicted, in this ballot or in one before,
+   is evidence, too (`flood.must_have_mixed`): they may have passed it on to a survivor.
 3. At the survivors, what the evicted pushed before it mixed round L counts as far as it was delivered: in lock-step,
    its rounds up to L. Its later pushes are discarded. What a survivor pushed to it in rounds of L or later is taken
    back, acknowledged or not.
@@ -32,6 +33,7 @@ from edgenode.core.protocol.controller.cluster_state import ClusterState
 from edgenode.core.protocol.controller.offers import Offers
 from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Reply, Send
 from edgenode.core.protocol.orders import EvictionCommitted, Fence, FenceAnswer
+from edgenode.core.protocol.plan.flood import must_have_mixed
 from edgenode.core.protocol.plan.lag import LOCK_STEP, Lag
 from edgenode.core.protocol.plan.last_phase import without_evicted
 from edgenode.core.protocol.plan.plan import Plan
@@ -108,7 +110,10 @@ class Ballot:
         most = self.lag.mixed_before(plan, start - 1)
         # precaution: no round of an evicted node counts that it may not have begun
         # precaution: every round of an evicted node counts that others may have mixed
-        return tuple((node, min(self._must_have_mixed(plan, node), most)) for node in sorted(self.evicted))
+        mixed = {node: min(self._must_have_mixed(plan, node), most) for node in sorted(self.evicted)}
+        # precaution: what an evicted node passed on counts as evidence of where it came from
+        mixed = must_have_mixed(plan, mixed, self.lag)
+        return tuple(mixed.items())
 
     def _must_have_mixed(self, plan: Plan, evicted: str) -> int:
         """The round before which an evicted node must have mixed all."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from edgenode.core.protocol.plan.lag import LOCK_STEP, Lag
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.errors import GraphError
@@ -46,3 +48,51 @@ def must_have_pushed(plan: Plan, node: str, t: int, other: str, since: int, lag:
             return other in pushed
         mixed = dict.fromkeys(pushed, lag.mixed_before(plan, s)) | mixed
     return False
+
+
+def must_have_mixed(plan: Plan, gone: Mapping[str, int], lag: Lag = LOCK_STEP) -> dict[str, int]:
+    """Return how far members that are evicted together must have mixed, by what they and others passed on.
+
+    A process that mixed round s has the pushes of that round of all its in-neighbours, so these have mixed what is to
+    be mixed before it. That holds for one that was evicted before, because it did not know of this eviction. Its pushes
+    may have reached a survivor, who has no evidence of its own about where their content came from.
+
+    Args:
+        gone: member -> the round before which it must have mixed all, as far as the survivors have evidence: at least
+            the round before it became a member.
+
+    Returns:
+        The same for each of them, and none is earlier.
+    """
+    before, mixed = tuple(_evicted_before(plan)), dict(gone)
+    newest = {node: _incarnation(plan, node) for node in gone}
+    while True:
+        receivers = [*before, *((node, newest[node], t) for node, t in mixed.items())]
+        later = {node: max(_mixed_by(plan, node, t, *by, lag) for by in receivers) for node, t in mixed.items()}
+        if later == mixed:
+            return mixed
+        mixed = later
+
+
+def _incarnation(plan: Plan, node: str) -> int:
+    member = plan.member(node)
+    assert member is not None
+    return member.incarnation
+
+
+def _evicted_before(plan: Plan) -> Iterator[tuple[str, int, int]]:
+    """(name, incarnation, the round before which it must have mixed all) of every process that was evicted."""
+    incarnations: dict[str, int] = {}
+    for record in plan.records:
+        yield from ((node, incarnations[node], mixed) for node, mixed in record.evictions if node in incarnations)
+        incarnations.update(record.incarnations)
+
+
+def _mixed_by(plan: Plan, sender: str, known: int, receiver: str, incarnation: int, mixed: int, lag: Lag) -> int:
+    """The round before which a sender must have mixed all, as far as a receiver has mixed it; at least ``known``."""
+    for s in range(mixed - 1, known, -1):
+        if plan.at(s).incarnations.get(receiver) != incarnation:
+            break  # its process was not a member yet
+        if sender in plan.graph(s).in_neighbours(receiver):
+            return max(known, lag.mixed_before(plan, s))
+    return known

@@ -116,6 +116,19 @@ def test_evicted_node_without_evidence_counts_up_to_its_join() -> None:
     assert ballot.last_rounds(again, 21) == (("n3", 11),)
 
 
+def test_what_an_evicted_node_passed_on_is_evidence() -> None:
+    """n2 had mixed all before round 12. So it had the push of round 11 of n1, whose answers were lost since round 4."""
+    both = Ballot(2, 5, frozenset({"n1", "n2"}), frozenset({"n0", "n3"}), [])
+    both.take("n3", promise(13, ("n1", -1), ("n2", 12)))
+    both.take("n0", promise(12, ("n1", 4), ("n2", -1)))
+    assert both.last_rounds(PLAN, 14) == (("n1", 11), ("n2", 12))
+    one_after_the_other = a_ballot("n1")
+    one_after_the_other.take("n0", promise(12, ("n1", 4)))
+    rest = tuple(m for m in PLAN.latest.members if m.node != "n2")
+    without = PLAN.successor(14, members=rest, evictions=(("n2", 12),))
+    assert one_after_the_other.last_rounds(PLAN.extend(without), 15) == (("n1", 11),)
+
+
 def test_the_longest_plan_of_the_survivors_counts() -> None:
     longer = PLAN.extend(PLAN.successor(8))
     ballot = a_ballot()

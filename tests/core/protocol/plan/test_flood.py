@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.protocol.plan.flood import must_have_pushed, reach
+from edgenode.core.protocol.plan.flood import must_have_mixed, must_have_pushed, reach
 from edgenode.core.protocol.plan.lag import Lag
 from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import Member
@@ -103,6 +103,18 @@ def test_evicted_process_proves_nothing() -> None:
     again = without.extend(without.successor(12, members=(*nodes("x", "y"), Member("z", 1))))
     assert not must_have_pushed(again, "z", 12, "x", 0)  # it was no member before
     assert must_have_pushed(again, "z", 13, "y", 12)
+
+
+def test_evicted_processes_prove_what_they_needed() -> None:
+    plan = a_plan(*"wxyz")  # w -> x -> y -> z -> w
+    assert must_have_mixed(plan, {"y": 9, "x": 2, "w": 1}) == {"y": 9, "x": 8, "w": 7}
+    assert must_have_mixed(plan, {"x": 9, "z": 5}) == {"x": 9, "z": 5}  # w between them survives, and has evidence
+    without = plan.extend(plan.successor(10, members=nodes("w", "x", "z"), evictions=(("y", 9),)))
+    assert must_have_mixed(without, {"x": 2}) == {"x": 8}
+    again = without.extend(without.successor(20, members=(*nodes("w", "x"), Member("y", 1), Member("z"))))
+    assert must_have_mixed(again, {"y": 19, "x": 2}) == {"y": 19, "x": 8}  # not of the process that came again
+    assert must_have_mixed(again, {"y": 25, "x": 2}) == {"y": 25, "x": 24}
+    assert must_have_mixed(plan, {"y": 9, "x": 2}, Lag(overlap=2)) == {"y": 9, "x": 6}
 
 
 # --- with an overlap ----------------------------------------------------------------------------------
