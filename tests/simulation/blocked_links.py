@@ -85,8 +85,9 @@ class BlockedLinks:
         self._happened["link left out"] += len(self._left_out - before)
         self._happened["link taken back"] += len(before - self._left_out)
         for link in before - self._left_out:
-            for_ever = link in self._blocks and self._blocks[link][0].for_s is None
-            if for_ever and set(link) <= set(latest.names) and persist.requested is not None:
+            block, since = self._blocks.get(link, (None, 0.0))
+            known = block is not None and block.for_s is None and self._queue.now >= since + NOTICE_S
+            if known and set(link) <= set(latest.names) and persist.requested is not None:
                 fitted = adapt(persist.requested, latest.names, self._run_spec.requirements, tuple(sorted(before)))
                 if link in fitted.schedule.without:
                     raise LocalProtocolError(f"record {latest.number} takes back {link}, which does not work")

@@ -159,8 +159,10 @@ class ClusterSim:
             raise Stuck(f"at {state.queue.now:.6f} s: nothing is left to happen: {self._waits()}")
         leavers = {leaver for node in nodes.values() for r in node.state.plan.records for leaver, _ in r.handoffs}
         stayed = nodes.keys() - leavers
-        allreduces = state.run_spec.schedule.last == GraphSpec(allreduce.NAME)  # then fewer members end sooner
-        chains = {n: nodes[n].state.plan.records[0].digest if allreduces else "" for n in stayed}
+        # Members that others resumed without end by themselves: sooner where fewer members need fewer rounds, and
+        # without what only the others learned of an extension.
+        apart = state.run_spec.schedule.last == GraphSpec(allreduce.NAME) or bool(state.happened["extend"])
+        chains = {n: nodes[n].state.plan.records[0].digest if apart else "" for n in stayed}
         for chain in set(chains.values()):
             of_chain = [n for n in stayed if chains[n] == chain]
             ends = {state.finished[n].round for n in of_chain} | {nodes[n].state.end for n in of_chain}

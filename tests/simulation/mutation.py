@@ -182,6 +182,7 @@ def _mutant(precaution: str, edit: Edit, *play: str, also: tuple[tuple[str, Edit
 
 _SEEDS = "faults", "--seeds"
 _POWER = "faults", "--power-fails", "--seeds"
+_LINKS = "faults", "--links", "--seeds"
 _LIARS = "faults", "--liars", "--seeds"
 _LAST_PHASE = "faults", "--last-phase", "--seeds"
 _OVERLAP = "faults", "--overlap", "--seeds"
@@ -276,6 +277,8 @@ MUTANTS = (
         "the fence of a controller before waits until its newest record is known", without_operand(2),
         *_SEEDS, "220319",
     ),
+    _mutant("what an evicted node passed on counts as evidence of where it came from", delete, *_LINKS, "636256"),
+    _mutant("a link that broke again before the graphs use it stays left out", delete, *_LINKS, "640079"),
     _mutant(
         "a controller that takes over knows which links the plan does without", delete,
         "faults", "--links", "--lost-disk", "--seeds", "0..2000",

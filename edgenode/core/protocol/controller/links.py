@@ -9,7 +9,8 @@ others for the receiver. So
    A lie costs the run one edge of its own.
 3. A link that has not worked for long is left out of the graphs (`Avoid`), if they can do without it. The record names
    it. So the next controller knows it, and so does the sender, which tries the link and reports it until it works.
-4. A link that the plan does without works again once its sender knows that plan, and does not report the link.
+4. A link that the plan does without works again once its sender knows that plan, and does not report the link. It is
+   broken again, at once, if its sender reports it before the graphs use it.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class Links:
             return  # it may not try yet what it does not know to be left out
         still = {(sender, link.receiver) for link in self._blocked[sender]}
         state.broken = frozenset(link for link in state.broken if link[0] != sender or link in still)
+        # precaution: a link that broke again before the graphs use it stays left out
+        state.broken |= still & frozenset(state.plan.latest.schedule.without)
 
     def avoid(self, links: Iterable[Link]) -> None:
         """Links have not worked for long. What their senders do not report any more works again."""

@@ -75,6 +75,15 @@ def test_link_that_works_again_is_used_again() -> None:
     assert cluster.state.difference == ""
 
 
+def test_link_that_breaks_again_before_it_is_used_stays_left_out() -> None:
+    cluster = without_the_link()
+    start = the_plan(cluster).latest.start
+    reports(cluster, "n1", start)
+    assert cluster.state.broken == frozenset()
+    assert all_of(Offer, all_report(cluster, start + 2)) == []
+    assert cluster.state.broken == {LINK}
+
+
 def test_sender_that_does_not_know_the_record_yet_says_nothing_of_the_link() -> None:
     cluster = without_the_link()
     start, first = the_plan(cluster).latest.start, the_plan(cluster).records[0]
