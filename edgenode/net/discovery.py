@@ -7,29 +7,42 @@ Facts about the zeroconf library, measured with 0.154, that shaped this module:
 
 - Its own probe for a free name takes 1.2 s, and refuses a device that has just restarted. ``announce`` has a probe of
   its own, which takes 0.25 s. Only an answer of another device is a conflict.
-- Its browser asks for unicast answers first. All processes of one machine share 127.0.0.1:5353, and the kernel gives
-  such an answer to any one of them. So the browser here asks for multicast answers.
-- A responder must wait a second before it multicasts the same answer again. So a second instance sends the first
-  questions from a port of its own. They are answered at once, and to this process alone (RFC 6762, section 6.7).
-- Its cache keeps old data of a restarted service. So services are read from packets, in ``mdns_listener``.
+- Its browser keeps an entry for each name that anybody announces, and repeats all names in its questions. So the
+  questions here are sent without it.
+- All processes of one machine share 127.0.0.1:5353, and the kernel gives a unicast answer to any one of them. So one
+  question asks for multicast answers.
+- A responder must wait a second before it multicasts the same answer again. So a second instance sends each question
+  from a port of its own. It is answered at once, and to this process alone (RFC 6762, section 6.7).
+- zeroconf drops a packet that equals one of the last 0.8 s, from any process, unless it asks for a unicast answer.
+- Its cache keeps old data of a restarted service, and grows with what anybody sends. So answers are kept from it
+  (``mdns_gate``), and services are read from packets (``mdns_listener``).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
-from zeroconf import DNSQuestionType, Error, ServiceInfo, Zeroconf
-from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
+from zeroconf import (  # type: ignore[attr-defined]  # there, and documented
+    DNSOutgoing,
+    DNSQuestion,
+    Error,
+    ServiceInfo,
+    Zeroconf,
+)
+from zeroconf.asyncio import AsyncZeroconf
 
 from edgenode.errors import ConfigError, LocalProtocolError, TransportError, in_words
 from edgenode.net.interfaces import LOOPBACK, check_interfaces, network_addresses, parse_ip
+from edgenode.net.mdns_gate import Budget, MdnsGate
 from edgenode.net.mdns_listener import MdnsListener
-from edgenode.net.mdns_service import SERVICE_TYPES, Kind, Service, service_from_info, service_to_info
+from edgenode.net.mdns_service import SERVICE_TYPES, Kind, Service, service_to_info
 
+_QUERY, _PTR, _IN = 0, 12, 1
+_ASK_AGAIN_S, _ASK_SELDOM_S = 1.0, 3600.0  # the shortest and the longest interval of RFC 6762, section 5.2
 _PROBES = 2
 _PROBE_INTERVAL_S = 0.125
 _OTHERS_ANSWER_S = 0.3  # after the first answer. Responders wait up to 0.12 s at random
@@ -60,11 +73,12 @@ class Discovery:
     def __init__(self, cluster: str, interfaces: Sequence[str] = ()) -> None:
         self.cluster = cluster
         self.interfaces = tuple(interfaces) or network_addresses() or (LOOPBACK,)
-        self._listener = MdnsListener()
+        self._listener = MdnsListener(cluster)
         self._announced: dict[str, ServiceInfo] = {}
         self._zeroconf: AsyncZeroconf | None = None
         self._asker: AsyncZeroconf | None = None  # sends questions from a port of its own
-        self._browsers: list[AsyncServiceBrowser] = []
+        self._asking: asyncio.Task[None] | None = None
+        self._waits = asyncio.Event()  # set when something is looked for that may be there already
 
     async def __aenter__(self) -> Self:
         check_interfaces(self.interfaces)
@@ -72,9 +86,9 @@ class Discovery:
             with self._translated("open mDNS"):
                 self._zeroconf = AsyncZeroconf(interfaces=list(self.interfaces))
                 self._asker = AsyncZeroconf(interfaces=list(self.interfaces), unicast=True)
-                await self._browse(self._zeroconf.zeroconf, self._listener.state_changed, DNSQuestionType.QM)
-                # zeroconf drops a question that equals one of the last 0.8 s, from any process, unless it is QU.
-                await self._browse(self._asker.zeroconf, _ignore, DNSQuestionType.QU)
+                await self._guard(self._zeroconf.zeroconf, self._asker.zeroconf)
+                asking = self._ask(self._zeroconf.zeroconf, self._asker.zeroconf)
+                self._asking = asyncio.create_task(asking, name="mDNS questions")
         except BaseException:
             await self._close()
             raise
@@ -111,20 +125,19 @@ class Discovery:
                 self._announced[info.name] = info
             await repeats
 
-    async def withdraw(self) -> None:
-        """Send goodbyes (0.25 s) for everything that was announced, if anything was."""
-        zeroconf, _ = self._open()
-        with self._translated("withdraw"):
-            while self._announced:
-                _, info = self._announced.popitem()
-                await (await zeroconf.async_unregister_service(info))
-
     def services(self, kind: Kind) -> dict[str, Service]:
-        """The present services of this cluster by name, sorted, those of this process included.
+        """The services of this cluster by name, sorted, those of this process included.
 
-        A service that ended without a goodbye stays for 75 minutes. Its presence proves nothing.
+        A service that has ended stays. Its presence proves nothing.
         """
         return self._listener.services(kind, self.cluster)
+
+    def targets(self, kind: Kind, name: str) -> tuple[str, ...]:
+        """host:port of a service of this cluster, the newest first. From now on, it is looked for."""
+        claims = self._listener.seek(kind, self.cluster, name)
+        if not claims:
+            self._waits.set()
+        return tuple(dict.fromkeys(target for service in reversed(claims.values()) for target in service.targets))
 
     def other_clusters(self, kind: Kind) -> list[str]:
         """The other clusters that have announced such a service."""
@@ -150,6 +163,7 @@ class Discovery:
         return await self._found(lambda: self._first(kind, name), kind, name, timeout_s)
 
     async def _found(self, look: Callable[[], T | None], kind: Kind, name: str | None, timeout_s: float | None) -> T:
+        self._waits.set()
         try:
             async with asyncio.timeout(timeout_s):
                 while not (found := look()):
@@ -164,13 +178,27 @@ class Discovery:
         Args:
             cluster: another one than that of this discovery.
         """
-        seen: dict[str, Service] | None = None
+        async for services in self._watch(lambda: self._listener.services(kind, cluster or self.cluster)):
+            yield services
+
+    async def watch_targets(self, kind: Kind, cluster: str = "") -> AsyncIterator[tuple[str, ...]]:
+        """host:port of every such service, in the words of each source, now and after each change, without end.
+
+        Args:
+            cluster: another one than that of this discovery.
+        """
+        async for targets in self._watch(lambda: self._listener.targets(kind, cluster or self.cluster)):
+            yield targets
+
+    async def _watch(self, look: Callable[[], T]) -> AsyncIterator[T]:
+        self._waits.set()
+        seen: T | None = None
         while True:
             changed = self._listener.changed
-            services = self._listener.services(kind, cluster or self.cluster)
-            if services != seen:
-                seen = services
-                yield dict(services)
+            found = look()
+            if found != seen:
+                seen = found
+                yield found
             else:
                 await changed.wait()
 
@@ -193,21 +221,37 @@ class Discovery:
             text += f"; saw other clusters: {', '.join(others)}"
         return text
 
-    async def _browse(self, zeroconf: Zeroconf, handler: Callable[..., None], ask: DNSQuestionType) -> None:
-        await zeroconf.async_wait_for_start()
-        if not zeroconf.engine.senders:
-            raise TransportError(f"no interface supports multicast: {', '.join(self.interfaces)}")
-        zeroconf.async_add_listener(self._listener, None)
-        types = list(SERVICE_TYPES.values())
-        browser = AsyncServiceBrowser(zeroconf, types, [handler], question_type=ask)
-        self._browsers.append(browser)
+    async def _guard(self, *instances: Zeroconf) -> None:
+        """Put a gate in front of every socket, all with one budget."""
+        own, budget = frozenset((*self.interfaces, *network_addresses(), LOOPBACK)), Budget()
+        for zeroconf in instances:
+            await zeroconf.async_wait_for_start()
+            if not zeroconf.engine.senders:
+                raise TransportError(f"no interface supports multicast: {', '.join(self.interfaces)}")
+            for protocol in zeroconf.engine.protocols:
+                assert protocol.transport is not None
+                behind = cast(asyncio.DatagramProtocol, protocol)  # it has its methods
+                gate = MdnsGate(behind, own, budget, self._listener.received)
+                protocol.transport.transport.set_protocol(gate)
+
+    async def _ask(self, zeroconf: Zeroconf, asker: Zeroconf) -> None:
+        """Ask for all services: after 0, 1, 3, 7 seconds and so on. Begin again when something is looked for."""
+        interval_s = _ASK_AGAIN_S
+        while True:
+            self._waits.clear()
+            zeroconf.async_send(_question(unicast=False))
+            asker.async_send(_question(unicast=True))
+            await asyncio.sleep(_ASK_AGAIN_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._waits.wait(), interval_s - _ASK_AGAIN_S)
+            interval_s = _ASK_AGAIN_S if self._waits.is_set() else min(2 * interval_s, _ASK_SELDOM_S)
 
     async def _close(self) -> None:
         instances = [instance for instance in (self._asker, self._zeroconf) if instance is not None]
         self._asker = self._zeroconf = None
+        if self._asking is not None:
+            self._asking.cancel()
         try:
-            while self._browsers:
-                await self._browsers.pop().async_cancel()
             for instance in instances:
                 await instance.async_close()
         finally:
@@ -217,23 +261,18 @@ class Discovery:
                     instance.zeroconf.close()
 
     async def _probe(self, asker: Zeroconf, info: ServiceInfo, service: Service, is_alive: IsAlive | None) -> None:
-        """Ask for the name and wait 0.25 s for an answer. Raises ConfigError if there is another holder."""
-        await self._refuse_held(service, info, self._listener.received_lately(info.name), is_alive)
-        holder = ServiceInfo(info.type, info.name, server=info.name)
-        asker.async_add_listener(holder, None)
-        try:
-            for _ in range(_PROBES):
-                asker.async_send(asker.generate_service_query(info))
-                await _until_answered(holder)
-        finally:
-            asker.async_remove_listener(holder)
-        await self._refuse_held(service, info, service_from_info(holder, ()), is_alive)
+        """Ask for the name and wait 0.25 s for answers. Raises ConfigError if there is another holder."""
+        claims = self._listener.seek(service.kind, service.cluster, service.name)
+        claims.clear()
+        for _ in range(_PROBES):
+            asker.async_send(asker.generate_service_query(info))
+            await asyncio.sleep(_PROBE_INTERVAL_S)
+        for holder in [*claims.values()]:
+            await self._refuse_held(service, info, holder, is_alive)
 
     async def _refuse_held(
-        self, service: Service, info: ServiceInfo, holder: Service | None, is_alive: IsAlive | None
+        self, service: Service, info: ServiceInfo, holder: Service, is_alive: IsAlive | None
     ) -> None:
-        if holder is None:
-            return
         ours = info.parsed_addresses()
         here = {*holder.addresses} & {*ours, *network_addresses()}
         if not here or (is_alive is not None and await is_alive(holder)):
@@ -262,16 +301,18 @@ class Discovery:
             raise TransportError(f"cannot {purpose} on {where}: {in_words(exc)}") from exc
 
 
-def _ignore(**change: object) -> None:
-    """The asker's browser only asks. The listener receives the answers itself."""
+def _question(*, unicast: bool) -> DNSOutgoing:
+    """Ask for every service of edgenode.
 
-
-async def _until_answered(holder: ServiceInfo) -> None:
-    """Wait until ``holder`` is known, for one probe interval at most."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _PROBE_INTERVAL_S
-    while not holder.parsed_addresses() and (left_s := deadline - loop.time()) > 0:
-        await holder.async_wait(left_s * 1000, loop)
+    Args:
+        unicast: the answers need not reach others.
+    """
+    out = DNSOutgoing(_QUERY)
+    for service_type in SERVICE_TYPES.values():
+        question = DNSQuestion(service_type, _PTR, _IN)
+        question.unicast = unicast
+        out.add_question(question)
+    return out
 
 
 def _dialable(addresses: Sequence[str]) -> tuple[str, ...]:

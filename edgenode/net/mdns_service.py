@@ -21,6 +21,7 @@ SERVICE_TYPES: dict[Kind, str] = {
     "controller": "_edgenode-ctl._tcp.local.",
 }
 KINDS: dict[str, Kind] = {service_type: kind for kind, service_type in SERVICE_TYPES.items()}
+_MOST_ADDRESSES = 16
 _LABEL_BYTES = 63  # of one DNS label, RFC 1035 section 2.3.4
 
 
@@ -44,7 +45,7 @@ class Service:
 def service_to_info(service: Service, addresses: Sequence[str]) -> ServiceInfo:
     """The form in which a service is announced at some addresses."""
     service_type = SERVICE_TYPES[service.kind]
-    name = f"{instance_label(service.cluster, service.name)}.{service_type}"
+    name = instance_name(service)
     text = {
         "node": service.name,
         "cluster": service.cluster,
@@ -55,10 +56,10 @@ def service_to_info(service: Service, addresses: Sequence[str]) -> ServiceInfo:
 
 
 def service_from_info(info: ServiceInfo, own: Sequence[IPv4Interface]) -> Service | None:
-    """A service from outside. None if its description is incomplete or invalid.
+    """A service from outside. None if its description is incomplete or invalid, or in the name of another service.
 
     Addresses in a network of this machine come first, because others need not be reachable. Addresses that this machine
-    has too come last: every Docker host has its own 172.17.0.1.
+    has too come last: every Docker host has its own 172.17.0.1. Of many addresses, the first _MOST_ADDRESSES count.
 
     Args:
         own: the addresses and networks of this machine, those that other machines use first.
@@ -71,7 +72,9 @@ def service_from_info(info: ServiceInfo, own: Sequence[IPv4Interface]) -> Servic
     if not (protocol.isascii() and protocol.isdigit()):
         return None
     addresses.sort(key=lambda address: (*_distance(ip_address(address), own), address))
-    return Service(KINDS[info.type], cluster, name, tuple(addresses), info.port, int(protocol[:9]))
+    nearest = tuple(addresses[:_MOST_ADDRESSES])
+    service = Service(KINDS[info.type], cluster, name, nearest, info.port, int(protocol[:9]))
+    return service if info.name.lower() == instance_name(service) else None
 
 
 def _distance(address: IPv4Address | IPv6Address, own: Sequence[IPv4Interface]) -> tuple[int, int]:
@@ -80,6 +83,11 @@ def _distance(address: IPv4Address | IPv6Address, own: Sequence[IPv4Interface]) 
         if address == interface.ip:
             return 2, index
     return next(((0, index) for index, interface in enumerate(own) if address in interface.network), (1, 0))
+
+
+def instance_name(service: Service) -> str:
+    """The DNS name under which a service is announced."""
+    return f"{instance_label(service.cluster, service.name)}.{SERVICE_TYPES[service.kind]}"
 
 
 def instance_label(cluster: str, name: str) -> str:

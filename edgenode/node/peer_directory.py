@@ -35,8 +35,8 @@ class PeerDirectory:
             return PeerAddresses((self.fixed[peer],))
         # only an older record names a peer that was evicted or left
         member = next((m for record in reversed(plan.records) for m in record.members if m.node == peer), None)
-        service = self.discovery.services("node").get(peer) if self.discovery is not None else None
-        addresses = [*([member.address] if member and member.address else []), *(service.targets if service else ())]
+        announced = self.discovery.targets("node", peer) if self.discovery is not None else ()
+        addresses = [*([member.address] if member and member.address else []), *announced]
         if member is None:
             return PeerAddresses(tuple(dict.fromkeys(addresses)))
         named = [m for r in plan.since(t).records for m in r.members if m.node == peer]

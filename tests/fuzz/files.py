@@ -14,8 +14,7 @@ import msgspec
 import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as tensors
-from zeroconf import DNSOutgoing, RecordUpdate, Zeroconf, current_time_millis
-from zeroconf._protocol.incoming import DNSIncoming
+from zeroconf import DNSOutgoing
 
 from edgenode.config.load import load
 from edgenode.core.algorithm.sparse_push import State
@@ -130,14 +129,12 @@ def _certificate(data: bytes) -> None:
 
 
 @cache
-def _zeroconf() -> tuple[Zeroconf, MdnsListener]:
-    return Zeroconf(interfaces=[LOOPBACK], unicast=True), MdnsListener()
+def _listener() -> MdnsListener:
+    return MdnsListener()
 
 
 def _mdns(data: bytes) -> None:
-    zeroconf, listener = _zeroconf()
-    records = [RecordUpdate(record, None) for record in DNSIncoming(data).answers()]
-    listener.async_update_records(zeroconf, current_time_millis(), records)
+    _listener().received(data, LOOPBACK)
 
 
 def _packets() -> tuple[bytes, ...]:

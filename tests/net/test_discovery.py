@@ -123,24 +123,13 @@ async def test_same_names_in_two_clusters_do_not_mix() -> None:
         await until(b, {"n0": a_node(port=7002, cluster=f"{RUN}-b")})
 
 
-@real_repeats
-async def test_withdrawn_service_disappears_and_can_return() -> None:
-    async with discoveries(2) as [n0, watcher]:
-        await n0.announce(a_node())
-        await until(watcher, {"n0": a_node()})
-        await n0.withdraw()
-        await until(watcher, {})
-        await n0.withdraw()
-        await n0.announce(a_node())
-        await until(watcher, {"n0": a_node()})
-
-
-async def test_leaving_the_context_sends_goodbyes() -> None:
+async def test_goodbye_changes_nothing() -> None:
     async with discoveries(1) as [watcher]:
-        async with discoveries(1) as [n0]:
-            await n0.announce(a_node())
-            await until(watcher, {"n0": a_node()})
-        await until(watcher, {})
+        for port in (7001, 7002):
+            async with discoveries(1) as [n0]:
+                await n0.announce(a_node(port=port))
+                await until(watcher, {"n0": a_node(port=port)})
+            assert watcher.services("node") == {"n0": a_node(port=port)}
 
 
 @real_repeats

@@ -3,133 +3,139 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-from zeroconf import DNSOutgoing, RecordUpdate, ServiceStateChange, Zeroconf, current_time_millis
-from zeroconf._protocol.incoming import DNSIncoming
-from zeroconf.asyncio import AsyncZeroconf
+from zeroconf import DNSOutgoing  # type: ignore[attr-defined]  # there, and documented
 
 from edgenode.net import mdns_listener
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.mdns_listener import MdnsListener
-from edgenode.net.mdns_service import SERVICE_TYPES, Service, service_to_info
+from edgenode.net.mdns_service import Service, instance_name, service_to_info
 
 _RESPONSE = 0x8400
-INSTANCE = f"n0@lab.{SERVICE_TYPES['node']}"
+SOURCE = "10.0.0.7"
 
 
 def a_node(name: str = "n0", port: int = 7001, cluster: str = "lab") -> Service:
     return Service("node", cluster, name, (LOOPBACK,), port, protocol=1)
 
 
-@pytest.fixture
-async def zeroconf() -> AsyncIterator[Zeroconf]:
-    async with AsyncZeroconf(interfaces=[LOOPBACK], unicast=True) as opened:
-        yield opened.zeroconf
-
-
-def receive(
-    listener: MdnsListener, zeroconf: Zeroconf, service: Service, *, ago_ms: float = 0, parts: str = "srv txt address"
-) -> None:
-    """Give the listener a packet that describes a service, or a part of it."""
+def packet(service: Service, parts: str = "srv txt address", ttl: int = 120, instance: str = "") -> bytes:
+    """A packet that describes a service, or a part of it, under its own name or under another one."""
     info = service_to_info(service, service.addresses)
+    info.name = info.server = instance or info.name
     out = DNSOutgoing(_RESPONSE)
     for part in parts.split():
         for record in {"srv": [info.dns_service()], "txt": [info.dns_text()], "address": info.dns_addresses()}[part]:
+            record.ttl = ttl
             out.add_answer_at_time(record, 0)
-    (packet,) = out.packets()
-    updates = [RecordUpdate(record, None) for record in DNSIncoming(packet).answers()]
-    listener.async_update_records(zeroconf, current_time_millis() - ago_ms, updates)
+    return out.packets()[0]
 
 
-async def test_complete_packet_adds_the_service(zeroconf: Zeroconf) -> None:
-    listener = MdnsListener()
+def receive(listener: MdnsListener, *services: Service, source: str = SOURCE, parts: str = "srv txt address") -> None:
+    for service in services:
+        listener.received(packet(service, parts), source)
+
+
+def test_complete_packet_adds_the_service() -> None:
+    listener = MdnsListener("lab")
     changed = listener.changed
-    receive(listener, zeroconf, a_node())
+    receive(listener, a_node())
     assert listener.services("node", "lab") == {"n0": a_node()}
     assert (changed.is_set(), listener.changed.is_set()) == (True, False)
 
 
 @pytest.mark.parametrize("parts", ["srv", "txt address", "srv txt", "srv address"])
-async def test_incomplete_packet_changes_nothing(zeroconf: Zeroconf, parts: str) -> None:
-    listener = MdnsListener()
-    receive(listener, zeroconf, a_node(), parts=parts)
-    receive(listener, zeroconf, a_node("n1"))
-    receive(listener, zeroconf, a_node("n1", port=7002), parts=parts)
+def test_incomplete_packet_changes_nothing(parts: str) -> None:
+    listener = MdnsListener("lab")
+    receive(listener, a_node(), parts=parts)
+    receive(listener, a_node("n1"))
+    receive(listener, a_node("n1", port=7002), parts=parts)
     assert listener.services("node", "lab") == {"n1": a_node("n1")}
 
 
-async def test_order_of_the_records_is_irrelevant(zeroconf: Zeroconf) -> None:
-    for parts in ("address txt srv", "txt srv address"):
-        listener = MdnsListener()
-        receive(listener, zeroconf, a_node(), parts=parts)
-        assert listener.services("node", "lab") == {"n0": a_node()}
+@pytest.mark.parametrize("parts", ["address txt srv", "txt srv address"])
+def test_order_of_the_records_is_irrelevant(parts: str) -> None:
+    listener = MdnsListener("lab")
+    receive(listener, a_node(), parts=parts)
+    assert listener.services("node", "lab") == {"n0": a_node()}
 
 
-async def test_newest_packet_replaces_the_service(zeroconf: Zeroconf) -> None:
-    listener = MdnsListener()
+def test_newest_packet_replaces_the_service() -> None:
+    listener = MdnsListener("lab")
     for port in (7001, 7002, 7001):
-        receive(listener, zeroconf, a_node(port=port))
+        receive(listener, a_node(port=port))
         assert listener.services("node", "lab") == {"n0": a_node(port=port)}
+    assert listener.targets("node", "lab") == (f"{LOOPBACK}:7001",)
 
 
-async def test_repeated_packet_is_not_a_change(zeroconf: Zeroconf) -> None:
-    listener = MdnsListener()
-    receive(listener, zeroconf, a_node())
+def test_repeated_packet_is_not_a_change() -> None:
+    listener = MdnsListener("lab")
+    receive(listener, a_node())
     changed = listener.changed
-    receive(listener, zeroconf, a_node())
+    receive(listener, a_node())
     assert not changed.is_set()
 
 
-async def test_clusters_are_kept_apart(zeroconf: Zeroconf) -> None:
-    listener = MdnsListener()
-    receive(listener, zeroconf, a_node())
-    receive(listener, zeroconf, a_node(cluster="den"))
-    assert listener.services("node", "den") == {"n0": a_node(cluster="den")}
-    assert listener.clusters("node") == {"lab", "den"}
+def test_only_the_names_of_other_clusters_are_kept() -> None:
+    listener = MdnsListener("lab")
+    receive(listener, a_node(), *(a_node(cluster=f"den-{i}") for i in range(20)))
+    assert listener.services("node", "den-19") == {}
+    assert listener.clusters("node") == {"lab", *(f"den-{i}" for i in range(4, 20))}
     assert (listener.services("controller", "lab"), listener.clusters("controller")) == ({}, set())
 
 
-async def test_only_a_removal_removes_a_service(zeroconf: Zeroconf) -> None:
-    listener = MdnsListener()
-    receive(listener, zeroconf, a_node())
-    for change in (ServiceStateChange.Added, ServiceStateChange.Updated):
-        listener.state_changed(zeroconf, SERVICE_TYPES["node"], INSTANCE, change)
-    assert listener.services("node", "lab") == {"n0": a_node()}
+def test_without_a_cluster_all_are_kept() -> None:
+    listener = MdnsListener("")
+    receive(listener, a_node(), a_node(cluster="den"))
+    assert listener.services("node", "den") == {"n0": a_node(cluster="den")}
+    assert listener.clusters("node") == {"lab", "den"}
+
+
+def test_goodbye_changes_nothing() -> None:
+    listener = MdnsListener("lab")
+    receive(listener, a_node())
     changed = listener.changed
-    listener.state_changed(zeroconf, SERVICE_TYPES["node"], INSTANCE, ServiceStateChange.Removed)
-    assert (listener.services("node", "lab"), changed.is_set()) == ({}, True)
-    listener.state_changed(zeroconf, SERVICE_TYPES["node"], INSTANCE, ServiceStateChange.Removed)
-    assert not listener.changed.is_set()
+    listener.received(packet(a_node(), ttl=0), "10.0.0.66")
+    assert (listener.services("node", "lab"), changed.is_set()) == ({"n0": a_node()}, False)
 
 
-async def test_service_was_received_lately_for_one_second(zeroconf: Zeroconf) -> None:
-    listener = MdnsListener()
-    assert listener.received_lately(INSTANCE) is None
-    receive(listener, zeroconf, a_node(), ago_ms=1001)
-    assert listener.received_lately(INSTANCE) is None
-    receive(listener, zeroconf, a_node(), ago_ms=500)
-    assert listener.received_lately(INSTANCE.upper()) == a_node()
+def test_service_in_the_name_of_another_one_is_none() -> None:
+    listener = MdnsListener("lab")
+    listener.received(packet(a_node("n1"), instance=instance_name(a_node("n2"))), SOURCE)
+    assert listener.services("node", "lab") == {}
 
 
-async def test_new_service_takes_the_place_of_the_oldest_when_all_are_taken(
-    zeroconf: Zeroconf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_impostor_of_the_same_name_does_not_hide_the_true_one() -> None:
+    listener = MdnsListener("lab")
+    assert listener.seek("node", "lab", "n0") == {}
+    receive(listener, a_node(port=1))
+    receive(listener, *(a_node(port=port) for port in range(2, 99)), source="10.0.0.66")
+    assert [claim.port for claim in listener.seek("node", "lab", "n0").values()] == [1, 98]
+    assert listener.targets("node", "lab") == (f"{LOOPBACK}:1", f"{LOOPBACK}:98")
+    for source in "abcd":
+        receive(listener, a_node(port=5), source=source)
+    assert list(listener.seek("node", "lab", "n0")) == ["a", "b", "c", "d"]
+
+
+def test_new_name_takes_the_place_of_the_oldest_but_not_of_one_that_is_sought(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mdns_listener, "_MOST", 3)
-    listener = MdnsListener()
-    for ago_ms, name in ((10, "true"), (90, "n1"), (80, "n2"), (70, "n3"), (60, "n4")):
-        receive(listener, zeroconf, a_node(name), ago_ms=ago_ms)
-    assert list(listener.services("node", "lab")) == ["n3", "n4", "true"]
-    receive(listener, zeroconf, a_node("n3", port=7002))  # no new one
-    assert list(listener.services("node", "lab")) == ["n3", "n4", "true"]
+    listener = MdnsListener("lab")
+    receive(listener, a_node("sought"))
+    assert listener.seek("node", "lab", "sought") == {SOURCE: a_node("sought")}
+    receive(listener, *(a_node(name) for name in ("true", "n1", "n2", "true", "n3", "n4")))
+    assert list(listener.services("node", "lab")) == ["n3", "n4", "sought", "true"]
+    receive(listener, a_node("n3", port=7002))  # no new one
+    assert list(listener.services("node", "lab")) == ["n3", "n4", "sought", "true"]
     assert capsys.readouterr().out.count("too many services are announced") == 1
 
 
-async def test_change_wakes_everything_that_waits(zeroconf: Zeroconf) -> None:
-    listener = MdnsListener()
+async def test_change_wakes_everything_that_waits() -> None:
+    listener = MdnsListener("lab")
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         for _ in range(2):
             group.create_task(listener.changed.wait(), name="waits")
         await asyncio.sleep(0)
-        receive(listener, zeroconf, a_node())
+        receive(listener, a_node())
