@@ -20,19 +20,15 @@ from edgenode.cli.shared_options import as_name, insecure_option, node_option
 from edgenode.config.graphs import GRAPHS
 from edgenode.errors import ConfigError, TransportError
 from edgenode.net.interfaces import interfaces_for
-from edgenode.security.subject import CONTROLLER
 
 if TYPE_CHECKING:  # gRPC and zeroconf take half a second to import, which --help and completion need not wait for
     from edgenode.net.credential_client import CredentialClient
-    from edgenode.net.discovery import Discovery
     from edgenode.net.operator_client import OperatorClient
     from edgenode.net.tls import Security
 
 T = TypeVar("T")
 
 WAIT_S = 5.0  # mDNS asks three times in it
-_MOST_DIALLED = 256
-_MOST_EXPLAINED = 3
 _NO_CONTROLLER = (
     "start edgenode controller, or give its address with --controller H:P; a run with --peers has no controller, and "
     "its nodes only stop and start by themselves"
@@ -129,6 +125,7 @@ async def _found(where: Where) -> tuple[str, Security]:
         return launch.controller, operator_securities(launch.credentials, insecure=False, cluster=launch.cluster)[0]
     if where.controller != "mdns":
         return await _given(where)
+    from edgenode.net.dialling import first_to_answer
     from edgenode.net.discovery import Discovery
 
     async with Discovery(where.cluster or "", interfaces_for("")) as discovery:
@@ -143,25 +140,23 @@ async def _found(where: Where) -> tuple[str, Security]:
             raise ConfigError(f"{exc}; {past_run(where.cluster, where.credentials) or _NO_CONTROLLER}") from exc
         securities = operator_securities(where.credentials, where.insecure, cluster)
         text = f"waiting for an announced controller of cluster {cluster!r} to answer"
-        return await _shown(_first_to_answer(_announced(discovery, cluster), securities, where.wait_s), text)
+        targets = discovery.watch_targets("controller", cluster)
+        return await _shown(first_to_answer(targets, securities, where.wait_s), text)
 
 
 async def _given(where: Where) -> tuple[str, Security]:
+    from edgenode.net.dialling import first_to_answer
+
     split_address(where.controller)
     securities = operator_securities(where.credentials, where.insecure, where.cluster)
     if len(securities) == 1:  # the call itself shows whether they fit
         return where.controller, securities[0]
     text = f"waiting for the controller at {where.controller}"
-    return await _shown(_first_to_answer(_fixed(where.controller), securities, where.wait_s), text)
+    return await _shown(first_to_answer(_fixed(where.controller), securities, where.wait_s), text)
 
 
 async def _fixed(target: str) -> AsyncIterator[tuple[str, ...]]:
     yield (target,)
-
-
-async def _announced(discovery: Discovery, cluster: str) -> AsyncIterator[tuple[str, ...]]:
-    async for services in discovery.watch("controller", cluster):
-        yield tuple(target for service in services.values() for target in service.targets)
 
 
 def _launched(where: Where) -> Launch | None:
@@ -180,51 +175,6 @@ def _only(clusters: list[str]) -> str:
     if len(clusters) > 1:
         raise ConfigError(f"found {len(clusters)} clusters: {', '.join(clusters)}; choose one with --cluster NAME")
     return clusters[0]
-
-
-async def _first_to_answer(
-    targets: AsyncIterator[tuple[str, ...]], securities: list[Security], wait_s: float
-) -> tuple[str, Security]:
-    """The first controller that answers, and the credentials that it takes.
-
-    Anybody can announce a controller, and it fails at TLS. So all are dialled, with all credentials.
-    """
-    from edgenode.net.rpc import channel
-
-    answered: asyncio.Future[tuple[str, Security]] = asyncio.get_running_loop().create_future()
-    dialled: dict[str, list[asyncio.Task[None]]] = {}
-
-    async def dial(target: str, security: Security) -> None:
-        async with channel(target, security, CONTROLLER.dns_name) as there:
-            await there.channel_ready()
-        if not answered.done():
-            answered.set_result((target, security))
-
-    async def dial_all() -> None:
-        async for found in targets:
-            for target in found:
-                if target not in dialled and len(dialled) < _MOST_DIALLED:
-                    dialled[target] = [
-                        group.create_task(dial(target, security), name=f"dials {target}") for security in securities
-                    ]
-
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(dial_all(), name="announced controllers")
-        await asyncio.wait([answered], timeout=wait_s)
-        for task in (watching, *(task for tasks in dialled.values() for task in tasks)):
-            task.cancel()
-    if answered.done():
-        return answered.result()
-    raise await _none_answers(list(dialled), securities[0], wait_s)
-
-
-async def _none_answers(targets: list[str], security: Security, waited_s: float) -> TransportError:
-    """The error that no controller answers: the first ones, each with the reason."""
-    from edgenode.net.reasons import unreachable
-
-    explained = (unreachable(t, t, CONTROLLER.dns_name, security.credentials) for t in targets[:_MOST_EXPLAINED])
-    reasons = "; ".join(map(str, await asyncio.gather(*explained)))
-    return TransportError(f"no controller that mDNS found answers (waited {waited_s:g} s): {reasons}")
 
 
 async def _shown(waiting: Awaitable[T], text: str) -> T:

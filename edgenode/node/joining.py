@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from itertools import count
 from typing import TYPE_CHECKING
 
 import structlog
@@ -43,6 +42,7 @@ from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net.control_client import ControlLink
+from edgenode.net.dialling import first_to_answer
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.peer_calls import fetch_model, probe
 from edgenode.net.rpc import address_towards
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _FIND_S = 10.0
+_FIND_ANOTHER_S = 2.0
 _FETCH_S = 600.0
 _PROBE_S = 5.0
 _RETRY_S = 2.0
@@ -150,7 +151,8 @@ class ControllerBootstrap:
         self._welcomes: asyncio.Queue[Welcome] = asyncio.Queue()
         self._fetcher = ModelFetcher(local, self.link)
         self._leadership: Leadership | None = None  # of the last Hello
-        self._attempts = count()  # to reach one of the announced controllers
+        self._good = ""  # host:port of the controller that sent it
+        self._refused: set[str] = set()  # announced controllers that were dialled since, and sent none
         self._snapshot: Callable[[], NodeSnapshot] | None = None  # of the node, once it runs
 
     async def wait_for_start(self) -> StartPoint:
@@ -201,7 +203,8 @@ class ControllerBootstrap:
             case Hello(leadership, paused, revoked):
                 self._local.verifier.verify(leadership)
                 self._follow(leadership)
-                self._attempts = count(next(self._attempts) - 1)  # dial this one first again
+                self._good = self.link.target
+                self._refused.clear()
                 self._options.security.revoke(revoked)
                 self.mailbox.post(Halt(paused))
             case Welcome():
@@ -242,13 +245,33 @@ class ControllerBootstrap:
                 return await asyncio.wait_for(self._welcomes.get(), _CHECK_LINK_EVERY_S)
 
     async def _find_controller(self) -> str:
-        """The controller, or the next of those that are announced: anybody can announce one, and it fails at TLS."""
+        """The controller. Of those that are announced, the first one that proves at TLS that it is one.
+
+        There may be two, and a node follows only one of them. One that sent no Hello is avoided for 2 s.
+        """
         if self._options.controller != "mdns":
             return self._options.controller
         assert self._discovery is not None
         await self._discovery.wait("controller", timeout_s=_FIND_S)
-        targets = [target for service in self._discovery.services("controller").values() for target in service.targets]
-        return targets[next(self._attempts) % len(targets)]
+        target = ""
+        if self._refused:
+            with suppress(TransportError):
+                target = await self._first_to_answer(self._refused, _FIND_ANOTHER_S)
+        target = target or await self._first_to_answer(set(), _FIND_S)
+        self._refused.add(target)
+        return target
+
+    async def _first_to_answer(self, avoided: set[str], timeout_s: float) -> str:
+        announced = self._announced_controllers(avoided)
+        return (await first_to_answer(announced, [self._options.security], timeout_s))[0]
+
+    async def _announced_controllers(self, avoided: set[str]) -> AsyncIterator[list[str]]:
+        """host:port of each that mDNS finds, from time to time. The one that worked before is the first."""
+        assert self._discovery is not None
+        if self._good and self._good not in avoided:
+            yield [self._good]
+        async for targets in self._discovery.watch_targets("controller"):
+            yield [target for target in targets if target not in avoided]
 
     def _why_no_controller(self) -> str:
         if self._options.controller != "mdns":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -32,12 +33,11 @@ from edgenode.errors import ConfigError, Diverged, TransportError
 from edgenode.net import control_server, peer_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.faults import Faults
-from edgenode.net.mdns_service import Service
 from edgenode.net.peer_calls import abort
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import serving
 from edgenode.net.tls import MutualTls
-from edgenode.net.wire import PROTOCOL, Identity
+from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
 from edgenode.node.fixed_peers import Agreement, agree_with_peers
 from edgenode.node.joining import ControllerBootstrap, LocalNode
@@ -171,34 +171,68 @@ async def test_announced_impostors_do_not_hide_the_controller() -> None:
     server = ControlServer(identity, post, lambda node, status: None, lambda node: "", Faults())
     services = [(control_server.SERVICE, server.add_to)]
     async with AsyncExitStack() as stack:
-        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # takes connections, says nothing
+        silent = stack.enter_context(socket.create_server(("0.0.0.0", 0)))  # takes connections, says nothing
         impostor = await stack.enter_async_context(serving("127.0.0.1:0", services, 0.0, security=false))
         port = await stack.enter_async_context(serving("127.0.0.1:0", services, 0.0, security=true))
-        ports = {"a": silent.getsockname()[1], "b": 1, "c": impostor, "controller": port}
-        found = {n: Service("controller", "edgenode", n, ("127.0.0.1",), p, PROTOCOL) for n, p in ports.items()}
+        found = [f"127.0.1.{i}:{silent.getsockname()[1]}" for i in range(1, 201)]
+        found += ["127.0.0.1:1", f"127.0.0.1:{impostor}", f"127.0.0.1:{port}"]
         options, local = replace(OPTIONS, controller="mdns", security=own), replace(LOCAL, identity=identity)
         node = ControllerBootstrap(options, local, Announced(found), Shutdown(lambda _: None), lambda text: None)  # type: ignore[arg-type]
         async with in_background(node.link.run(), "link"):
-            await until(lambda: bool(joined))
+            async with asyncio.timeout(10):
+                await until(lambda: bool(joined))
             assert node.link.target == f"127.0.0.1:{port}"
             server.send("n0", Hello(Leadership(0)))
             await until(node.link.connected.is_set)
             server.hang_up("n0")
-            await until(lambda: len(joined) >= 3)
-            assert node.link.target == f"127.0.0.1:{port}"  # without another round of the impostors
+            async with asyncio.timeout(1.9):  # less than one dial of an impostor takes: this one is dialled first again
+                await until(lambda: len(joined) >= 3)
+            assert node.link.target == f"127.0.0.1:{port}"
+
+
+async def test_node_that_refuses_a_controller_dials_the_other_one() -> None:
+    """Both are true. The one of the older term ends first, and a member follows the newer one."""
+    async with AsyncExitStack() as stack:
+        terms = {}
+        for term in (4, 5):
+            greeting = Greeting(Leadership(term, str(term)))
+            services = [(control_server.SERVICE, greeting.server.add_to)]
+            port = await stack.enter_async_context(serving("127.0.0.1:0", services, 0.0))
+            terms[f"127.0.0.1:{port}"] = term
+        options = replace(OPTIONS, controller="mdns")
+        for found in (sorted(terms), sorted(terms, reverse=True)):
+            node = ControllerBootstrap(options, LOCAL, Announced(found), Shutdown(lambda _: None), lambda text: None)  # type: ignore[arg-type]
+            greet(node, Leadership(5, "5", "there:1"))
+            begin(node)
+            async with in_background(node.link.run(), "link"), asyncio.timeout(SOON_S):
+                await until(node.link.connected.is_set)
+                assert terms[node.link.target] == 5
+
+
+class Greeting:
+    """A controller that greets each node, and no more."""
+
+    def __init__(self, leadership: Leadership) -> None:
+        self._leadership = leadership
+        self.server = ControlServer(LOCAL.identity, self._post, lambda node, status: None, lambda node: "", Faults())
+
+    def _post(self, event: Reported | Disconnected) -> None:
+        if isinstance(event, Reported):
+            self.server.handled(event.node)
+            self.server.send(event.node, Hello(self._leadership))
 
 
 class Announced:
     """mDNS as a test wants it."""
 
-    def __init__(self, found: dict[str, Service]) -> None:
+    def __init__(self, found: list[str]) -> None:
         self._found = found
 
-    async def wait(self, kind: str, *, timeout_s: float) -> Service:
-        return next(iter(self._found.values()))
+    async def wait(self, kind: str, *, timeout_s: float) -> None: ...
 
-    def services(self, kind: str) -> dict[str, Service]:
-        return self._found
+    async def watch_targets(self, kind: str) -> AsyncIterator[list[str]]:
+        yield self._found
+        await asyncio.Event().wait()
 
 
 # --- fixed peers

@@ -1,0 +1,100 @@
+"""Finds the controller among announced addresses. Anybody can announce any number of them.
+
+1. Many addresses are dialled at once, in the order in which they were found.
+2. A dial is short, because a process that accepts and says nothing costs all of it. An address that failed is dialled
+   again after all new ones, with twice the time, because the process may be busy.
+3. An address counts when the whole handshake has succeeded, with the certificates of both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
+from itertools import count
+
+from edgenode.errors import TransportError
+from edgenode.net.reasons import unreachable
+from edgenode.net.rpc import channel
+from edgenode.net.tls import Security
+from edgenode.security.subject import CONTROLLER
+
+_AT_ONCE = 128
+_MOST = 1024
+_MOST_EXPLAINED = 3
+_FIRST_DIAL_S, _LONGEST_DIAL_S = 2.0, 16.0
+
+Targets = AsyncIterator[Iterable[str]]
+"""The addresses (host:port) that are known, from time to time."""
+
+
+async def first_to_answer(targets: Targets, securities: Sequence[Security], timeout_s: float) -> tuple[str, Security]:
+    """The first address where a controller answers, and the credentials that it takes.
+
+    Args:
+        securities: the credentials to try at each address.
+
+    Raises:
+        TransportError: none answers in time. The text says why, for the first ones.
+    """
+    search = _Search(securities)
+    tasks = [asyncio.create_task(search.collect(targets), name="announced addresses")]
+    tasks += [asyncio.create_task(search.dial_all(), name="dials addresses") for _ in range(_AT_ONCE)]
+    try:
+        return await asyncio.wait_for(search.answered, timeout_s)
+    except TimeoutError:
+        raise await _none_answers(search.found, securities[0], timeout_s) from None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Search:
+    """Dials addresses until one answers.
+
+    Attributes:
+        found: those that were found so far, in order.
+        answered: the first one that answers, and the credentials.
+    """
+
+    def __init__(self, securities: Sequence[Security]) -> None:
+        self.found: dict[str, None] = {}
+        self.answered: asyncio.Future[tuple[str, Security]] = asyncio.get_running_loop().create_future()
+        self._securities = securities
+        self._serial = count()
+        self._next: asyncio.PriorityQueue[tuple[int, int, str]] = asyncio.PriorityQueue()  # failures, serial, address
+
+    async def collect(self, targets: Targets) -> None:
+        """Add what is found."""
+        async for found in targets:
+            for target in found:
+                if target not in self.found and len(self.found) < _MOST:
+                    self.found[target] = None
+                    self._next.put_nowait((0, next(self._serial), target))
+
+    async def dial_all(self) -> None:
+        """Dial one address after the other, without end."""
+        while True:
+            failures, _, target = await self._next.get()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_FIRST_DIAL_S * 2**failures, _LONGEST_DIAL_S)):
+                    await self._dial(target)
+            self._next.put_nowait((failures + 1, next(self._serial), target))
+
+    async def _dial(self, target: str) -> None:
+        async with asyncio.TaskGroup() as group:
+            for security in self._securities:
+                group.create_task(self._shake_hands(target, security), name=f"dials {target}")
+
+    async def _shake_hands(self, target: str, security: Security) -> None:
+        async with channel(target, security, CONTROLLER.dns_name) as there:
+            await there.channel_ready()
+        if not self.answered.done():
+            self.answered.set_result((target, security))
+
+
+async def _none_answers(found: Iterable[str], security: Security, waited_s: float) -> TransportError:
+    explained = (unreachable(t, t, CONTROLLER.dns_name, security.credentials) for t in [*found][:_MOST_EXPLAINED])
+    reasons = "; ".join(map(str, await asyncio.gather(*explained)))
+    return TransportError(f"no controller that mDNS found answers (waited {waited_s:g} s): {reasons}")
