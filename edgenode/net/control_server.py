@@ -3,7 +3,8 @@
 Only the newest link of a node counts. Reports on an older one are dropped. A node can be faulty, or lie, so what it can
 leave in the memory of the controller is limited:
 
-1. A report has at most MOST_REPORTED bytes. One with a plan has as many as gRPC takes: a plan of a long run is large.
+1. A report, the first included, has at most MOST_REPORTED bytes beside the records of a plan. One with records has as
+   many as gRPC takes: the plan of a long run is large. The size is checked before anything is decoded.
 2. Of the reports of a node, at most _MOST_WAITING wait to be handled, or one with a plan. No more is read until then,
    and HTTP/2 holds the node up.
 3. A caller has one link whose first report has not arrived. A newer one ends it, and so does _HELLO_S.
@@ -22,6 +23,7 @@ from dataclasses import replace
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
 from edgenode.core.protocol.events import Disconnected, Reported
 from edgenode.core.protocol.orders import Join, NodeReport, Order, Refuse
@@ -32,6 +34,7 @@ from edgenode.net.limited_log import limited
 from edgenode.net.order_wire import ORDERS, join_from_wire, report_from_wire, report_has_records
 from edgenode.net.peer_calls import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
+from edgenode.net.report_size import check_size
 from edgenode.net.rpc import parsed, refuse, reject
 from edgenode.net.status_wire import NODE_STATUS
 from edgenode.net.tls import key_of_caller, node_of_caller, require_name
@@ -78,8 +81,11 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         self._processes: dict[str, str] = {}
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Register with a server."""
+        """Register with a server. Reports stay bytes, which the generated handler would decode."""
         control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)
+        written = control_pb2.AttendResponse.SerializeToString
+        attend = grpc.stream_stream_rpc_method_handler(self.Attend, None, written)
+        server.add_registered_method_handlers(SERVICE, {"Attend": attend})
 
     def send(self, node: str, order: Order) -> None:
         """Give an order. To a node without a link it is lost, and sent again when the node reconnects."""
@@ -101,19 +107,12 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         self._handled.set()
         self._handled = asyncio.Event()
 
-    async def Attend(
-        self, requests: AsyncIterator[control_pb2.AttendRequest], context: grpc.aio.ServicerContext
-    ) -> None:
+    async def Attend(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         """One node's stream."""
         orders = _Outbox()
         node = ""
         try:
-            async with self._greeting(node_of_caller(context) or context.peer()):
-                first = (await anext(aiter(requests), control_pb2.AttendRequest())).join
-            name = self._identity.check(first.identity, context.peer()).node
-            require_name(context, name)
-            claimed = await parsed(join_from_wire, first, bool(first.saved.records))
-            join = replace(claimed, key=key_of_caller(context))
+            name, join = await self._first_report(requests, context)
             if rival := await self._rival(name, join):
                 why = f"node id {name!r} is taken by {rival}; give the process at {join.address} another --name"
                 limited(log.warning, "refused a node", name, rival, node=name, reason=why)
@@ -143,6 +142,18 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             if self._links.get(node) is orders:
                 del self._links[node]
                 self._post(Disconnected(node))
+
+    async def _first_report(
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
+    ) -> tuple[str, Join]:
+        """The name of a node, and its first report. A large report is not kept longer than that."""
+        async with self._greeting(node_of_caller(context) or context.peer()):
+            report = await anext(aiter(requests), b"")
+        first = (await parsed(_decoded, report, _is_large(report))).join
+        name = self._identity.check(first.identity, context.peer()).node
+        require_name(context, name)
+        claimed = await parsed(join_from_wire, first, bool(first.saved.records))
+        return name, replace(claimed, key=key_of_caller(context))
 
     @asynccontextmanager
     async def _greeting(self, caller: str) -> AsyncIterator[None]:
@@ -190,16 +201,33 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
             self._links.pop(node).put_nowait(None)
             self._post(Disconnected(node))
 
-    async def _read(self, node: str, requests: AsyncIterator[control_pb2.AttendRequest], orders: _Outbox) -> None:
-        async for request in requests:
+    async def _read(self, node: str, requests: AsyncIterator[bytes], orders: _Outbox) -> None:
+        async for report in requests:
             if self._links.get(node) is not orders:
                 break
-            has_plan = report_has_records(request)
-            if not has_plan and request.ByteSize() > MOST_REPORTED:
-                raise RemoteProtocolError(f"a report of {request.ByteSize()} bytes, at most {MOST_REPORTED}")
-            await self._wait_for_turn(node, 1 if has_plan else _MOST_WAITING)
-            report = await parsed(report_from_wire, request, has_plan)
-            if request.HasField("progress"):
-                self._show(node, NODE_STATUS.from_wire(request.progress))
-            self._report(node, report)
+            await self._take(node, await parsed(_decoded, report, _is_large(report)))
+            del report  # it may be large, and the next one may come late
         orders.put_nowait(None)
+
+    async def _take(self, node: str, request: control_pb2.AttendRequest) -> None:
+        """Take a report other than the first."""
+        has_plan = report_has_records(request)
+        await self._wait_for_turn(node, 1 if has_plan else _MOST_WAITING)
+        report = await parsed(report_from_wire, request, has_plan)
+        if request.HasField("progress"):
+            self._show(node, NODE_STATUS.from_wire(request.progress))
+        self._report(node, report)
+
+
+def _is_large(report: bytes) -> bool:
+    """Return whether it takes long to decode a report."""
+    return len(report) > MOST_REPORTED
+
+
+def _decoded(report: bytes) -> control_pb2.AttendRequest:
+    check_size(report, MOST_REPORTED)
+    try:
+        decoded: control_pb2.AttendRequest = control_pb2.AttendRequest.FromString(report)
+    except DecodeError as exc:
+        raise RemoteProtocolError("malformed report") from exc
+    return decoded

@@ -56,9 +56,9 @@ def each(item: Converter[V, W], most: int | None = None) -> Converter[tuple[V, .
     )
 
 
-def a_set(item: Converter[V, Any]) -> Converter[frozenset[V], Any]:
-    """The items of a repeated field in any order, sent in theirs."""
-    return Converter(sorted, lambda items: frozenset(map(item.from_wire, items)))
+def a_set(item: Converter[V, Any], most: int | None = None) -> Converter[frozenset[V], Any]:
+    """The items of a repeated field in any order, sent in theirs. Those after ``most`` are ignored on arrival."""
+    return Converter(sorted, lambda items: frozenset(map(item.from_wire, items if most is None else items[:most])))
 
 
 def enum(kind: type[E], wire: EnumTypeWrapper[Any], prefix: str, unknown: E) -> Converter[E, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from edgenode.core import canonical
 from edgenode.core.protocol import orders
 from edgenode.core.protocol.controller.links import MOST_LINKS
 from edgenode.core.protocol.plan.plan import Plan
-from edgenode.core.protocol.plan.record import Record
+from edgenode.core.protocol.plan.record import MAX_MEMBERS, Record
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import RemoteProtocolError
-from edgenode.net.converter import AS_IS, Converter, a_set, each, judged, message, one_of
+from edgenode.net.converter import Converter, a_set, each, judged, message, one_of
 from edgenode.net.proto import control_pb2 as pb
 from edgenode.net.status_wire import BLOCKED_LINK, NODE_STATUS
 from edgenode.net.text_wire import key_id_from_wire, line_from_wire, reason_from_wire
@@ -17,6 +18,7 @@ from edgenode.net.wire import (
     BEGUN_ROUNDS,
     DATA_SIZE,
     LEADERSHIP,
+    LINE,
     NAME,
     NAME_OR_NONE,
     PLAN,
@@ -41,28 +43,31 @@ _LEAVE_REFUSED = Converter[orders.LeaveRefused, str](
     lambda order: order.reason, lambda text: orders.LeaveRefused(reason_from_wire(text)), kind=orders.LeaveRefused
 )
 _ABORT = message(orders.Abort, pb.Abort, reason=REASON)
-_FENCE = message(orders.Fence, pb.Fence, evicted=a_set(NAME))
+_KEYS = a_set(judged(key_id_from_wire))
+_FENCE = message(orders.Fence, pb.Fence, evicted=a_set(NAME, MAX_MEMBERS), run_id=LINE, signature=LINE)
 _FENCE_ANSWER = message(
     orders.FenceAnswer,
     pb.FenceAnswer,
     begun_rounds=BEGUN_ROUNDS,
     records=Converter(RECORDS.to_wire, lambda wire: _required_plan(wire, "a fence answer").records),
 )
-_PROGRESS = message(orders.Progress, pb.Progress, farewell=_FENCE_ANSWER, blocked=each(BLOCKED_LINK, MOST_LINKS))
+_PROGRESS = message(
+    orders.Progress, pb.Progress, digest=LINE, farewell=_FENCE_ANSWER, blocked=each(BLOCKED_LINK, MOST_LINKS)
+)
 ORDERS: Converter[orders.Order | None, pb.AttendResponse] = one_of(
     pb.AttendResponse,
     "order",
-    hello=message(orders.Hello, pb.Hello, leadership=LEADERSHIP, revoked=a_set(AS_IS)),
+    hello=message(orders.Hello, pb.Hello, leadership=LEADERSHIP, revoked=_KEYS),
     halt=message(orders.Halt, pb.Halt),
     welcome=message(orders.Welcome, pb.Welcome, plan=_WELCOMES_PLAN.at("records")),
     refusal=message(orders.Refuse, pb.Refusal, reason=REASON),
-    standby=message(orders.Standby, pb.Standby, present=each(NAME)),
-    sponsor=message(orders.Sponsor, pb.Sponsor),
+    standby=message(orders.Standby, pb.Standby, present=each(NAME, MAX_MEMBERS)),
+    sponsor=message(orders.Sponsor, pb.Sponsor, address=LINE, others=each(LINE, MAX_MEMBERS)),
     offer=message(orders.Offer, pb.Offer, record=_RECORD),
     fence=_FENCE,
     eviction_committed=message(orders.EvictionCommitted, pb.EvictionCommitted, records=RECORDS),
     leave_refused=_LEAVE_REFUSED,
-    revoked=message(orders.Revoked, pb.Revoked, keys=a_set(AS_IS)),
+    revoked=message(orders.Revoked, pb.Revoked, keys=_KEYS),
     abort=_ABORT,
 )
 """An order of a kind that this version does not know is None."""
@@ -70,7 +75,7 @@ REPORTS: Converter[orders.Progress | orders.LaterReport | None, pb.AttendRequest
     pb.AttendRequest,
     "report",
     progress=_PROGRESS,
-    answer=message(orders.OfferAnswer, pb.OfferAnswer),
+    answer=message(orders.OfferAnswer, pb.OfferAnswer, digest=LINE),
     fence_answer=_FENCE_ANSWER,
     fetched=message(orders.Fetched, pb.Fetched),
     leave=message(orders.Leave, pb.Leave),
@@ -130,19 +135,23 @@ def join_from_wire(wire: pb.Join) -> orders.Join:
     """Decode and judge the first report of a link. ``Identity.check`` checks its sender.
 
     Raises:
-        RemoteProtocolError: its plan is malformed, or a node's name.
+        RemoteProtocolError: its plan is malformed, or a node's name, or a text or a list is too long.
     """
+    if len(wire.identity.workload) > canonical.MAX_LENGTH:
+        raise RemoteProtocolError(
+            f"a workload of {len(wire.identity.workload)} letters: at most {canonical.MAX_LENGTH}"
+        )
     saved, plan = SAVED.from_wire(wire.saved)
     return orders.Join(
         address=line_from_wire(wire.address),
-        run_digest=wire.identity.run_digest,
+        run_digest=line_from_wire(wire.identity.run_digest),
         data=DATA_SIZE.from_wire(wire.data) if wire.HasField("data") else DataSize(0, 1),
         saved=saved,
         plan=plan,
         running=wire.running,
-        process=wire.identity.process,
+        process=line_from_wire(wire.identity.process),
         fence=_FENCE.from_wire(wire.fence) if wire.HasField("fence") else None,
         follows=LEADERSHIP.from_wire(wire.follows) if wire.HasField("follows") else None,
         workload=wire.identity.workload,
-        workload_digest=wire.identity.workload_digest,
+        workload_digest=line_from_wire(wire.identity.workload_digest),
     )

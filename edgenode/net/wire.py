@@ -6,7 +6,7 @@ What comes from outside is checked here, once: each ``from_wire`` raises RemoteP
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from edgenode.core import canonical
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan.plan import Plan
-from edgenode.core.protocol.plan.record import MAX_RECORD_BYTES, Record
+from edgenode.core.protocol.plan.record import MAX_MEMBERS, MAX_RECORD_BYTES, Record
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, DigestMismatch, RemoteProtocolError
 from edgenode.net.converter import Converter, judged, message
@@ -28,6 +28,9 @@ MOST_ANSWERS = 64
 CHUNK_BYTES = 256 * 1024  # of a payload or a model: larger ones travel in parts
 _MOST_SAMPLES = 1 << 40
 _MAX_RECORDS = 16_384  # of a plan. With 16 nodes they take 14 MB.
+_MOST_SAVED = 1024  # checkpoints of a node. Old ones are ever fewer, so it has some dozens
+_MOST_ROUNDS = 1 << 53  # of a run: exact in JSON
+_MOST_BEGUN = 4 * MAX_MEMBERS  # members, and those that were members before
 _VERDICTS = {verdict: peer_pb2.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
 _VERDICT_OF = {number: verdict for verdict, number in _VERDICTS.items()}
 
@@ -102,7 +105,7 @@ class Identity:
             ("run digest", self.run_digest, theirs.run_digest),
         ]
         if self.workload and wire.workload_digest:
-            pairs.append(("workload", self.workload_digest, wire.workload_digest))
+            pairs.append(("workload", self.workload_digest, line_from_wire(wire.workload_digest)))
         if self.plan_digest and theirs.plan_digest:
             pairs.append(("plan digest", self.plan_digest, theirs.plan_digest))
         for what, ours, other in pairs:
@@ -133,6 +136,18 @@ def _credible(size: DataSize) -> DataSize:
     if not (size.samples <= _MOST_SAMPLES and 1 <= size.samples_per_round <= _MOST_SAMPLES):
         raise RemoteProtocolError(f"{size.samples} samples, of which a round uses {size.samples_per_round}")
     return size
+
+
+def _saved_from_wire(wire: common_pb2.Saved) -> tuple[frozenset[int], Plan | None]:
+    if len(wire.rounds) > _MOST_SAVED or max(wire.rounds, default=0) > _MOST_ROUNDS:
+        raise RemoteProtocolError(f"{len(wire.rounds)} saved rounds: at most {_MOST_SAVED} up to {_MOST_ROUNDS}")
+    return frozenset(wire.rounds), PLAN.from_wire(wire.records)
+
+
+def _begun_from_wire(wire: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    if len(wire) > _MOST_BEGUN:
+        raise RemoteProtocolError(f"the rounds of {len(wire)} nodes: at most {_MOST_BEGUN} are allowed")
+    return tuple(sorted((name_from_wire(node), t) for node, t in wire.items()))
 
 
 def records_to_wire(records: Iterable[Record]) -> list[bytes]:
@@ -185,17 +200,15 @@ NAME, LINE, REASON = judged(name_from_wire), judged(line_from_wire), judged(reas
 NAME_OR_NONE = judged(lambda name: name_from_wire(name) if name else "")
 RECORDS = Converter[Iterable[Record], Any](records_to_wire, records_from_wire)
 PLAN = Converter[Plan | None, Any](lambda plan: records_to_wire(plan.records if plan else ()), plan_from_wire)
-BEGUN_ROUNDS = Converter[tuple[tuple[str, int], ...], Any](
-    dict, lambda begun: tuple(sorted((name_from_wire(node), t) for node, t in begun.items()))
-)
+BEGUN_ROUNDS = Converter[tuple[tuple[str, int], ...], Any](dict, _begun_from_wire)
 """The rounds that nodes have begun, by name."""
 SAVED = Converter[tuple[frozenset[int], Plan | None], common_pb2.Saved](
     lambda saved: common_pb2.Saved(rounds=sorted(saved[0]), records=PLAN.to_wire(saved[1])),
-    lambda wire: (frozenset(wire.rounds), PLAN.from_wire(wire.records)),
+    _saved_from_wire,
 )
 """The rounds of a node's checkpoints, and the plan of the newest."""
 DATA_SIZE = message(DataSize, common_pb2.DataSize, _credible)
-LEADERSHIP = message(Leadership, control_pb2.Leadership, nonce=LINE, address=LINE)
+LEADERSHIP = message(Leadership, control_pb2.Leadership, nonce=LINE, address=LINE, run_id=LINE, signature=LINE)
 
 
 def name_conflict(name: str, target: str) -> ConfigError:

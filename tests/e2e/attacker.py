@@ -305,11 +305,11 @@ def _large(a: Attacker, count: int) -> Record:
 
 
 async def meet_with_a_large_configuration(a: Attacker) -> object:
-    """400 greetings of another run, each with a configuration of a megabyte. What they leave at node-0 is measured."""
+    """100 greetings of another run, each with a configuration of a megabyte. What they leave at node-0 is measured."""
     identity = a.identity(run_digest="f00d").to_wire()
     identity.config = "x" * 1_000_000
     async with channel(a.cluster.address("node-0"), a.security, Subject("node", "node-0").dns_name) as there:
-        for _ in range(400):
+        for _ in range(100):
             await peer_pb2_grpc.PeerServiceStub(there).Meet(peer_pb2.MeetRequest(identity=identity), timeout=_CALL_S)
 
 
@@ -332,6 +332,29 @@ async def report_without_end(a: Attacker) -> object:
     large = NodeStatus(round=a.cluster.round(a.name), error="x" * 900_000)
     report = progress_to_wire(Progress(large.round, latest.number, latest.digest), large)
     return await a.attend(a.join(plan=a.cluster.plan, running=True), a.identity(), *[report] * 300)
+
+
+async def begin_with_a_million_rounds(a: Attacker) -> object:
+    """A first report with a million saved rounds, in 4 MB. They would take 100 MB of the controller."""
+    first = join_to_wire(a.identity(), a.join()).join.SerializeToString()
+    numbers = range(1 << 21, 3 << 20)
+    rounds = b"".join(bytes((t & 127 | 128, t >> 7 & 127 | 128, t >> 14 & 127 | 128, t >> 21)) for t in numbers)
+    saved = _field(1, rounds)
+    async with channel(a.cluster.controller, a.security, CONTROLLER.dns_name) as there:
+        stream = there.stream_stream("/edgenode.v1.ControlService/Attend")(timeout=_CALL_S)
+        await stream.write(_field(1, first + _field(4, saved)))
+        if await stream.read() is grpc.aio.EOF:
+            await _raise(stream)
+        stream.cancel()
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of a message, as protobuf writes it."""
+    length, left = bytearray(), len(content)
+    while left > 0x7F:
+        length.append(left & 0x7F | 0x80)
+        left >>= 7
+    return bytes([number << 3 | 2, *length, left]) + content
 
 
 async def report_nothing_on_many_links(a: Attacker) -> object:
@@ -408,8 +431,7 @@ UNCOUNTED: Mapping[Attack, str] = {
 ATTACKS: Iterable[Attack] = (
     stop_with_a_forged_record, hand_over_to_nobody, speak_for_a_neighbour, push_a_huge_weight, push_far_ahead,
     push_what_no_plan_allows, push_much_that_is_refused, push_records_of_many_members,
-    meet_with_a_large_configuration, claim_a_higher_term,
-    report_a_round_of_no_run, report_without_end, report_nothing_on_many_links, end_for_another, join_as_another,
-    report_absurd_data, use_a_name_with_escape_codes, stop_as_operator, evict_as_operator, rotate_through_9001_graphs,
-    fetch_many_models,
+    meet_with_a_large_configuration, claim_a_higher_term, report_a_round_of_no_run, report_without_end,
+    begin_with_a_million_rounds, report_nothing_on_many_links, end_for_another, join_as_another, report_absurd_data,
+    use_a_name_with_escape_codes, stop_as_operator, evict_as_operator, rotate_through_9001_graphs, fetch_many_models,
 )  # fmt: skip

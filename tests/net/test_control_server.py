@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -236,6 +237,45 @@ async def test_report_above_a_mebibyte_ends_the_link() -> None:
             await asyncio.wait_for(anext(aiter(stream)), SOON_S)
         await until(lambda: controller.kinds == [Join, Disconnected])
         assert controller.faults.of("n0") == (Fault("n0", "report", 1),)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("process", "x" * (1 << 21), "beside the records of a plan"),
+        ("workload", "x" * 70_000, "a workload of 70000 letters"),
+        ("rounds", range(1025), "1025 saved rounds"),
+        ("rounds", [1 << 60], "1 saved rounds: at most 1024 up to"),
+        ("rounds", [7] * 2_000_000, "beside the records of a plan"),
+    ],
+)
+async def test_first_report_is_limited_as_well(field: str, value: Any, reason: str) -> None:
+    controller, join = Controller(), control_pb2.AttendRequest()
+    join.CopyFrom(_JOIN)
+    if field == "rounds":
+        join.join.saved.rounds.extend(value)
+    else:
+        setattr(join.join.identity, field, value)
+    async with controller.up() as target, channel(target) as there:
+        stream = control_pb2_grpc.ControlServiceStub(there).Attend(iter([join]))
+        with pytest.raises(grpc.aio.AioRpcError, match=reason):
+            await asyncio.wait_for(anext(aiter(stream)), SOON_S)
+    assert controller.events == []
+
+
+async def test_texts_of_a_first_report_are_lines() -> None:
+    controller, join = Controller(), control_pb2.AttendRequest()
+    join.CopyFrom(_JOIN)
+    join.join.identity.process = "\x1b" + "p" * 1000
+    join.join.identity.workload_digest = "d" * 1000
+    join.join.follows.signature = "s" * 1000
+    async with controller.up() as target, channel(target) as there:
+        await control_pb2_grpc.ControlServiceStub(there).Attend().write(join)
+        await until(lambda: bool(controller.events))
+    (event,) = controller.reported(Join)
+    taken = event.report  # type: ignore[attr-defined]
+    assert (taken.process, taken.workload_digest) == ("?" + "p" * 254, "d" * 255)
+    assert taken.follows.signature == "s" * 255
 
 
 async def test_link_without_a_report_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,8 @@ name_sets = st.frozensets(names, max_size=3)
 text_tuples = st.lists(texts, max_size=3).map(tuple)
 plans = st.integers(0, 3).map(a_plan)
 leaderships = st.builds(Leadership, uint64s, texts, texts, texts, texts)
-keys = st.frozensets(texts, max_size=3)
+key_ids = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+keys = st.frozensets(key_ids, max_size=3)
 fence_answers = st.builds(
     FenceAnswer,
     uint64s,
@@ -104,7 +105,7 @@ joins = st.builds(
     address=texts,
     run_digest=st.just(IDENTITY.run_digest),
     data=st.builds(DataSize, st.integers(0, 1 << 40), st.integers(1, 1 << 40)),
-    saved=st.frozensets(uint64s, max_size=3),
+    saved=st.frozensets(st.integers(0, 2**53), max_size=3),
     plan=st.none() | plans,
     running=st.booleans(),
     process=st.just(IDENTITY.process),
@@ -119,7 +120,7 @@ reports: st.SearchStrategy[LaterReport] = st.one_of(
     st.builds(Leave),
     st.builds(TrainingEnded),
     st.builds(StopRun),
-    st.builds(NewKey, st.from_regex(r"[0-9a-f]{64}", fullmatch=True)),
+    st.builds(NewKey, key_ids),
     aborts,
     st.builds(Accusation, st.one_of(st.just(""), names), uint64s, uint64s, st.just("why")),
 )
@@ -250,8 +251,10 @@ def test_unknown_order_is_ignored() -> None:
         ),
         (control_pb2.AttendResponse(fence=control_pb2.Fence(evicted=["n 1"])), "a process is named 'n 1'"),
         (control_pb2.AttendResponse(standby=control_pb2.Standby(present=[""])), "a process is named ''"),
+        (control_pb2.AttendResponse(hello=control_pb2.Hello(revoked=["k"])), "the id of a key is 64 hex digits"),
+        (control_pb2.AttendResponse(revoked=control_pb2.Revoked(keys=["k" * 99])), "the id of a key is 64 hex digits"),
     ],
-    ids=["welcome", "offer", "eviction", "no name in a fence", "no name in a standby"],
+    ids=["welcome", "offer", "eviction", "no name in a fence", "no name in a standby", "no key", "no revoked key"],
 )
 def test_malformed_order_is_refused(order: control_pb2.AttendResponse, text: str) -> None:
     with pytest.raises(RemoteProtocolError, match=text):
@@ -280,6 +283,25 @@ def test_malformed_order_is_refused(order: control_pb2.AttendResponse, text: str
 def test_malformed_report_is_refused(report: control_pb2.AttendRequest, text: str) -> None:
     with pytest.raises(RemoteProtocolError, match=text):
         report_from_wire(report)
+
+
+def test_lists_and_texts_of_orders_have_a_limited_length() -> None:
+    names = [f"n{number}" for number in range(2000)]
+    sponsor = control_pb2.Sponsor(address="h:1\x1b[2J" + "1" * 1000, others=["h:2\n" * 100, *names])
+    taken = ORDERS.from_wire(control_pb2.AttendResponse(sponsor=sponsor))
+    assert isinstance(taken, Sponsor)
+    assert (taken.address, len(taken.others)) == ("h:1?[2J" + "1" * 248, 1024)
+    assert taken.others[0] == ("h:2?" * 100)[:255]
+    standby = ORDERS.from_wire(control_pb2.AttendResponse(standby=control_pb2.Standby(present=names)))
+    assert isinstance(standby, Standby) and len(standby.present) == 1024
+    fence = ORDERS.from_wire(control_pb2.AttendResponse(fence=control_pb2.Fence(evicted=names, run_id="r" * 1000)))
+    assert isinstance(fence, Fence) and (len(fence.evicted), len(fence.run_id)) == (1024, 255)
+
+
+def test_rounds_that_a_fence_answer_names_are_limited() -> None:
+    answer = control_pb2.FenceAnswer(begun_rounds={f"n{number}": 3 for number in range(5000)}, records=[RECORD_BYTES])
+    with pytest.raises(RemoteProtocolError, match="the rounds of 5000 nodes: at most 4096"):
+        report_from_wire(control_pb2.AttendRequest(fence_answer=answer))
 
 
 def test_reason_of_an_abort_is_one_line_of_limited_length() -> None:

@@ -162,3 +162,11 @@ def test_a_workload_that_is_too_long_travels_as_its_digest() -> None:
     assert one.to_wire().workload == ""
     with pytest.raises(DigestMismatch, match="workload differs from n0 at there: ours is "):
         other.check(one.to_wire(), "there")
+
+
+def test_digest_in_an_error_is_a_line() -> None:
+    ours = Identity("home", "n1", "run", workload="{}")
+    wire = Identity("home", "n0", "run").to_wire()
+    wire.workload_digest = "\x1b[2J" + "x" * 1_000_000
+    with pytest.raises(DigestMismatch, match=r"theirs is \?\[2Jx{251}$"):
+        ours.check(wire, "there")
