@@ -36,9 +36,10 @@ from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.order_log import log_order
 from edgenode.controller.page_server import Page
 from edgenode.controller.plan_log import PlanLog
-from edgenode.controller.registry import NodeRegistry
+from edgenode.controller.registry import NodeRegistry, within
 from edgenode.controller.run_end import log_end, until_over
 from edgenode.core.protocol.controller.cluster import Cluster
+from edgenode.core.protocol.controller.deadlines import most_reported
 from edgenode.core.protocol.events import (
     UNREQUESTED,
     Accused,
@@ -54,6 +55,7 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.orders import Join, Leadership, Order, Refuse, Standby
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Signer
+from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import CheckpointError, ConfigError, OtherRun, RemoteProtocolError, first_cause
 from edgenode.net import control_server, credential_server, operator_server, relay_server
 from edgenode.net.control_server import ControlServer
@@ -115,7 +117,7 @@ class Controller:
         self._recorder = RunRecorder(config, options.state_dir, restarted, self.operator_service)
         self._tracking = Tracking(options.track, config, options.state_dir, self.operator_service.status)
         self._control = ControlServer(
-            identity, self._post_from_link, self.nodes.reported, self._address_in_plan, self.nodes.faults
+            identity, self._post_from_link, self._show, self._address_in_plan, self.nodes.faults
         )
 
     def _load_state(self, recover: bool) -> Persist | None:
@@ -226,6 +228,11 @@ class Controller:
     def _post_from_link(self, event: Reported | Disconnected) -> None:
         self._link_changes[event.node] += _changes_link(event)
         self._mailbox.put_nowait(event)
+
+    def _show(self, node: str, status: NodeStatus) -> None:
+        """Take the status of a node. Of a device that is in no run, nothing counts."""
+        if self.cluster.state.plan is not None and node not in self.cluster.state.membership.newcomers:
+            self.nodes.reported(node, within(most_reported(self.cluster.state), status))
 
     async def _handle_events(self) -> None:
         """The owner task: no other task changes the cluster while it runs."""

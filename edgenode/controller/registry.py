@@ -14,6 +14,7 @@ import structlog
 from edgenode.controller.liveness import LastReport
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
+from edgenode.errors import RemoteProtocolError
 from edgenode.net.faults import Faults
 from edgenode.observability.model_sketch import BUCKETS, distance
 from edgenode.observability.run_progress import RunProgress
@@ -21,6 +22,18 @@ from edgenode.observability.run_progress import RunProgress
 log = structlog.get_logger()
 
 _SKETCHES_KEPT = 8
+
+
+def within(rounds: int, status: NodeStatus) -> NodeStatus:
+    """Hold a status against the number of rounds of the run. A node may know sooner than its controller that it grew.
+
+    Raises:
+        RemoteProtocolError: the run does not have a round that the node has done.
+    """
+    for t in (status.round, status.sketch_round):
+        if t > rounds:
+            raise RemoteProtocolError(f"a report of round {t} of a run of {rounds} rounds")
+    return replace(status, rounds=min(status.rounds, rounds))
 
 
 @dataclass

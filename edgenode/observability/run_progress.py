@@ -1,7 +1,7 @@
 """The progress, the pace and the bytes of a run, whichever node joins, leaves or restarts.
 
-1. A count never falls. A process starts to count at its checkpoint, or at 0 if it joins as a newcomer. The count of its
-   node continues where the process before it ended, and is kept when the node leaves the run.
+1. A count never falls, and stops at MOST_COUNTED. A process starts to count at its checkpoint, or at 0 if it joins as a
+   newcomer. The count of its node continues where the process before it ended. It is kept when the node leaves the run.
 2. The round of the run never falls, with one exception: all nodes were down, and the run resumes from a checkpoint.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import COUNTERS, NodeStatus
+from edgenode.net.status_wire import MOST_COUNTED
 
 _POINTS = 60  # of the measured pace
 _APART_S = 1.0
@@ -48,7 +49,7 @@ class NodeCounts:
             reported, total = getattr(status, counter), counts.total[counter]
             if process != counts.process:
                 counts.carried[counter] = max(0, total - reported)
-            counts.total[counter] = max(total, reported + counts.carried[counter])
+            counts.total[counter] = max(total, min(reported + counts.carried[counter], MOST_COUNTED))
         counts.process = process
         return self.continued(node, status)
 
@@ -59,14 +60,14 @@ class NodeCounts:
 
     def departed(self, counter: str, listed: Iterable[str]) -> int:
         """The sum of a counter over all nodes that are not listed."""
-        return sum(self._nodes[node].total[counter] for node in self._nodes.keys() - set(listed))
+        return min(sum(self._nodes[node].total[counter] for node in self._nodes.keys() - set(listed)), MOST_COUNTED)
 
     def restore(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         """Take the counts that an earlier controller recorded. The nodes may have reported to this one already."""
         for node, recorded in counts.items():
             known = self._nodes.setdefault(node, _Counts())
             for counter in COUNTERS:
-                more = max(0, recorded[counter] - known.total[counter])
+                more = max(0, min(recorded[counter], MOST_COUNTED) - known.total[counter])
                 known.total[counter] += more
                 known.carried[counter] += more if known.process else 0
 

@@ -26,6 +26,7 @@ _RUNS = 100
 _TICKS = 1024
 _EVENTS = 1000
 _EVERY_S = 1.0
+_MOST_INTEGER = (1 << 63) - 1  # of SQLite
 NO_RECORD = -1
 
 
@@ -219,8 +220,8 @@ class Recorder:
         database.execute(
             "INSERT INTO tick (run, number, at_s, graph, consensus_distance, round, payload_bytes, dense_bytes) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (self.run, self._tick, round(now - self._began, 3), graph, status.consensus_distance, status.round,
-             status.payload_bytes, status.dense_bytes),
+            (self.run, self._tick, round(now - self._began, 3), graph, status.consensus_distance, _stored(status.round),
+             _stored(status.payload_bytes), _stored(status.dense_bytes)),
         )  # fmt: skip
         database.executemany(
             f"INSERT INTO sample (run, tick, node, {', '.join(COLUMNS)}) "
@@ -250,7 +251,14 @@ def _figure(node: NodeView, column: str) -> float | None:
     if not node.status.reported and column not in COUNTERS:
         return None
     figure: float | None = node.holds_up_s if column == "holds_up_s" else getattr(node.status, column)
-    return round(figure, 6) if isinstance(figure, float) else figure
+    if isinstance(figure, float):
+        return round(figure, 6)
+    return None if figure is None else _stored(figure)
+
+
+def _stored(count: int) -> int:
+    """A count that fits SQLite: the history must not end because a node lies."""
+    return min(count, _MOST_INTEGER)
 
 
 def _counts(database: sqlite3.Connection, run: int) -> dict[str, dict[str, int]]:

@@ -19,6 +19,7 @@ from edgenode.core.protocol.events import Disconnected, Persist, Reported
 from edgenode.core.protocol.orders import Hello, Join, Leadership, Order, Standby, Welcome
 from edgenode.core.protocol.plan.plan import create_plan
 from edgenode.core.protocol.plan.record import Member
+from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, OtherRun
 from edgenode.storage.controller_state import ControllerState
@@ -57,6 +58,22 @@ def test_damaged_state_is_removed_only_with_recover(tmp_path: Path) -> None:
     controller = Controller(ControllerOptions(Config(), LISTEN, tmp_path, recover=True, insecure=True))
     assert (controller.cluster.state.plan, controller.cluster.state.leadership.term) == (None, 0)
     assert ControllerState(tmp_path, Config().digest()).load() is None
+
+
+def test_status_of_a_device_in_no_run_does_not_count(tmp_path: Path) -> None:
+    lies = NodeStatus(NodeState.RUNNING, round=3, payload_bytes=1 << 53)
+    new = Controller(ControllerOptions(Config(), LISTEN, tmp_path / "new", insecure=True))
+    new.nodes.connected("n7", "here:1", "p")
+    new._show("n7", lies)
+    saved_state(tmp_path, Config())
+    under_way = Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True))
+    under_way.cluster.handle(Reported("n7", Join("here:1", Config().digest(), DataSize(8, 1), process="p")))
+    under_way.nodes.connected("n7", "here:1", "p")
+    under_way._show("n7", lies)
+    under_way._show("n0", NodeStatus(NodeState.RUNNING, round=3, payload_bytes=20))
+    for controller, total in ((new, 0), (under_way, 20)):
+        assert controller.nodes["n7"].status == NodeStatus()
+        assert controller.operator_service.status().payload_bytes == total
 
 
 @pytest.mark.parametrize("recover", [False, True])

@@ -7,12 +7,13 @@ from structlog.testing import capture_logs
 
 from edgenode import factory
 from edgenode.config.schema import Config
-from edgenode.controller.registry import NodeEntry, NodeRegistry
+from edgenode.controller.registry import NodeEntry, NodeRegistry, within
 from edgenode.core.protocol.plan.plan import create_plan
 from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.status import COUNTERS, NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
+from edgenode.errors import RemoteProtocolError
 from edgenode.observability.model_sketch import BUCKETS
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), 1))
@@ -123,6 +124,13 @@ def test_counts_of_a_node_continue_when_another_process_reports() -> None:
     assert (nodes["n0"].status.payload_bytes, nodes["n0"].status.messages) == (1050, 11)
     nodes.forget(["n0"])
     assert nodes.progress.counts.departed("payload_bytes", nodes) == 1050
+
+
+def test_status_of_a_round_that_the_run_does_not_have_is_refused() -> None:
+    for absurd in (NodeStatus(RUNNING, round=101), NodeStatus(RUNNING, round=3, sketch_round=1 << 53)):
+        with pytest.raises(RemoteProtocolError, match=r"a report of round \d+ of a run of 100 rounds"):
+            within(100, absurd)
+    assert within(100, NodeStatus(RUNNING, round=100, rounds=1 << 53)).rounds == 100
 
 
 def test_counts_that_an_earlier_controller_recorded_are_shown_at_once() -> None:

@@ -14,10 +14,8 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import control_pb2, operator_pb2
-from edgenode.net.status_wire import (
-    CLUSTER_STATUS,
-    NODE_STATUS,
-)
+from edgenode.net.status_wire import CLUSTER_STATUS, NODE_STATUS
+from edgenode.observability.model_sketch import BUCKETS
 
 FULL = NodeStatus(
     state=NodeState.RUNNING,
@@ -92,6 +90,8 @@ def test_state_of_a_later_version_is_unspecified() -> None:
         ("save_error_s", -1.0),
         ("payload_bytes", 2**63),
         ("round", 2**64 - 1),
+        ("u", 1e300),
+        ("waiting_s", 1e16),
     ],
 )
 def test_report_with_an_impossible_figure_is_rejected(field: str, value: float) -> None:
@@ -108,8 +108,9 @@ def test_report_with_an_impossible_fault_is_rejected(fault: Fault) -> None:
 def test_measures_of_a_training_loop_are_any_finite_numbers() -> None:
     wire = control_pb2.Progress(accuracy=31.5, loss=-2.0)
     assert (NODE_STATUS.from_wire(wire).accuracy, NODE_STATUS.from_wire(wire).loss) == (31.5, -2.0)
-    wire = control_pb2.Progress(accuracy=float("nan"), loss=float("inf"))
-    assert (NODE_STATUS.from_wire(wire).accuracy, NODE_STATUS.from_wire(wire).loss) == (None, None)
+    for none in (float("nan"), float("inf"), -1e300):
+        wire = control_pb2.Progress(accuracy=none, loss=none)
+        assert (NODE_STATUS.from_wire(wire).accuracy, NODE_STATUS.from_wire(wire).loss) == (None, None)
 
 
 def test_long_texts_are_cut_and_overflown_sketches_dropped() -> None:
@@ -119,3 +120,17 @@ def test_long_texts_are_cut_and_overflown_sketches_dropped() -> None:
     status = NODE_STATUS.from_wire(wire)
     assert len(status.save_error) == 1000
     assert (len(status.error), status.sketch, len(status.waiting_for)) == (1000, (), 1024)
+
+
+def test_sketch_has_a_limited_length() -> None:
+    longest = control_pb2.Progress(sketch=[1.0] * BUCKETS)
+    assert NODE_STATUS.from_wire(longest).sketch == (1.0,) * BUCKETS
+    assert NODE_STATUS.from_wire(control_pb2.Progress(sketch=[1.0] * 200_000)).sketch == ()
+
+
+def test_one_status_that_cannot_be_hides_no_other() -> None:
+    lies = NodeView("n0", "10.0.0.1:7600", status=replace(FULL, payload_bytes=1 << 60))
+    shown = through_the_wire(ClusterStatus("home", nodes=(lies, NodeView("n1", status=FULL))))
+    assert shown.nodes[1].status == FULL
+    assert (shown.nodes[0].address, shown.nodes[0].status.state) == ("10.0.0.1:7600", NodeState.RUNNING)
+    assert shown.nodes[0].status.error == f"malformed report: payload_bytes {1 << 60}, at most {1 << 53}"

@@ -13,6 +13,7 @@ from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.status import COUNTERS, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
+from edgenode.net.status_wire import MOST_COUNTED
 from edgenode.observability.run_progress import NodeCounts, RunProgress
 
 PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1))
@@ -52,8 +53,17 @@ def test_no_count_ever_falls_whatever_processes_report(reports: Sequence[tuple[s
         total = counts.add(node, process, sent(reported)).payload_bytes
         assert total >= max(reported, before.get(node, 0))
         before[node] = total
-    assert counts.departed("payload_bytes", ()) == sum(before.values())
+    assert counts.departed("payload_bytes", ()) == min(sum(before.values()), MOST_COUNTED)
     assert counts.departed("payload_bytes", before) == 0
+
+
+def test_counts_stop_at_the_most_that_can_be_shown() -> None:
+    counts = NodeCounts()
+    for process in range(5000):  # each lies
+        counts.add("n0", f"{process}", sent(0))
+        assert counts.add("n0", f"{process}", sent(MOST_COUNTED)).payload_bytes == MOST_COUNTED
+    counts.restore({"n1": dict.fromkeys(COUNTERS, 2**63 - 1)})
+    assert counts.departed("payload_bytes", ()) == MOST_COUNTED
 
 
 def test_count_after_a_resume_continues_where_the_process_before_ended() -> None:

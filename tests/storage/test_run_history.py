@@ -37,6 +37,14 @@ def record(recorder: Recorder, moments: int, first: int = 0) -> None:
         recorder.note(a_status(i), now=recorder._began + i * 1e6)  # always due
 
 
+def test_counts_beyond_sqlite_do_not_end_the_history(tmp_path: Path) -> None:
+    kept = RunHistory(tmp_path)
+    recorder = Recorder(kept, ABOUT)
+    recorder.note(a_status(1, payload_bytes=1 << 63, dense_bytes=1 << 64), now=recorder._began)
+    assert kept.curve(recorder.run)[0]["dense_bytes"] == (1 << 63) - 1
+    assert kept.last(recorder.run)["n0"]["payload_bytes"] == (1 << 63) - 1
+
+
 def test_missing_history_has_no_runs_and_creates_no_file(tmp_path: Path) -> None:
     assert RunHistory(tmp_path).runs() == []
     assert list(tmp_path.iterdir()) == []
