@@ -196,12 +196,11 @@ class ExactLearner:
         return np.concatenate([self.x, self.exact_u])
 
     def share(self, message: Message) -> Mass:
-        share = ExactLearner(self.rounds, 0, blocks=self.blocks)
-        share.exact_u[:] = mpq()
         contribution = self.read(message.round, message.weight, message.u, message.payload)
         assert isinstance(contribution, _Contribution)
-        share._add(contribution, 1)
-        return share.mass()
+        share: Mass = np.full((2, self.blocks), mpq(), dtype=object)
+        share[:, contribution.where] = contribution.x, contribution.u
+        return share.reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """The disks of the hosts, with real checkpoints: half-written when a process dies, torn when the power fails.
 
 A checkpoint that was acknowledged as saved must be there afterwards, and all members must resume from one history.
+
+A save is simulated when something depends on what is on its disk: a read, a death during a save, or a power cut. Many
+runs have nothing of the kind.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict, deque
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,7 @@ from tests.simulation.learners import TrackedLearner
 _STATE_DIR = Path("/edgenode")
 _HISTORY = "history"  # an array next to those that a learner packs
 _OPERATIONS_OF_A_SAVE = 24  # no less than a save makes
+_TRACES = 3  # the newest saves of which a disk shows anything: it keeps two, and a power cut may undo a removal
 _NO_STATE = State(np.zeros(0, dtype=np.float32))  # learners pack theirs as local arrays
 
 
@@ -33,6 +38,8 @@ class HostDisks:
         self._run_digest, self._rng, self._happened = run_digest, rng, happened
         self._disks: defaultdict[str, SimulatedDisk] = defaultdict(SimulatedDisk)
         self._saving: defaultdict[str, deque[Checkpoint]] = defaultdict(deque)
+        # Acknowledged, and not simulated yet.
+        self._saved: defaultdict[str, deque[Checkpoint]] = defaultdict(partial(deque, maxlen=_TRACES))
         self._safe: defaultdict[str, set[int]] = defaultdict(set)  # the newest acknowledged rounds
         self._history = 0  # one more whenever all members resume
         self._resumed_from: dict[int, tuple[int, int]] = {}  # history -> (round, history) that it resumed from
@@ -47,21 +54,22 @@ class HostDisks:
     def finish_save(self, host: str) -> None:
         """The oldest save under way is on the medium."""
         checkpoint = self._saving[host].popleft()
-        self._store(host).save(checkpoint)
+        self._saved[host].append(checkpoint)
         self._safe[host] = set(sorted({*self._safe[host], checkpoint.round})[-2:])
 
     def interrupt(self, host: str, power: bool) -> None:
         """A process ends: what it was writing is half there. A power cut also tears what was not flushed."""
-        disk = self._disks[host]
         if self._saving[host]:
+            store, disk = self._store(host), self._disks[host]
             disk.fail_after(self._rng.randrange(_OPERATIONS_OF_A_SAVE))
             with suppress(PowerCut):
-                self._store(host).save(self._saving[host][0])
+                store.save(self._saving[host][0])
             self._saving[host].clear()
-        disk.fail_after(None)
+            disk.fail_after(None)
         if power:
             self._happened["power cut"] += 1
-            disk.crash(self._rng)
+            self._store(host)
+            self._disks[host].crash(self._rng)
 
     def scan(self, host: str) -> tuple[frozenset[int], Plan | None]:
         """What a process finds on its disk: its rounds, and the plan in the newest one.
@@ -107,4 +115,8 @@ class HostDisks:
         self._safe[host] = {r for r in self._safe[host] if r <= t}
 
     def _store(self, host: str) -> CheckpointStore:
-        return CheckpointStore(_STATE_DIR, self._run_digest, self._disks[host])
+        """The checkpoints of a host, with all that it has saved."""
+        store, saved = CheckpointStore(_STATE_DIR, self._run_digest, self._disks[host]), self._saved[host]
+        while saved:
+            store.save(saved.popleft())
+        return store
