@@ -192,7 +192,7 @@ MUTANTS = (
     _mutant("the folder of a renamed checkpoint is flushed", delete, *_POWER, "0..400"),
     _mutant("a plan is persisted before anyone is welcomed to it", _rewrite(ast.List, _not_persisted)),
     _mutant("a controller starts in a higher term", _rewrite(ast.BinOp, _same_term)),
-    _mutant("a fenced node begins no round", without_operand(0)),
+    _mutant("a fenced node begins no round", without_operand(0), *_SEEDS, "74..1000"),
     _mutant("a paused node begins no round", without_operand(1)),
     _mutant("a node that connects learns whether the run is paused", delete, "crash_matrix", "--runs", "pause"),
     _mutant("a fenced node takes no push of a node that is being evicted", delete),
@@ -213,7 +213,7 @@ MUTANTS = (
         "a leaver that has handed over what it had takes nothing back", _once_it_is_answered, *_SEEDS, "306665",
     ),
     _mutant("a round keeps the share of a receiver that is evicted", becomes("0")),
-    _mutant("what an evicted node pushed after its last round is discarded", delete, *_SEEDS, "130..1000"),
+    _mutant("what an evicted node pushed after its last round is discarded", delete, *_SEEDS, "190..1000"),
     _mutant("a sender waits when a window of pushes is unanswered", _rewrite(ast.IfExp, _no_limit)),
     _mutant(
         "a repeat of a push is buffered once", _buffered_twice,
@@ -221,9 +221,11 @@ MUTANTS = (
     ),
     _mutant("a push that was mixed is not taken again", _treated_as_current),
     _mutant("a push is acknowledged when it is mixed, not when it arrives", _answered_at_once),
-    _mutant("a change starts when everyone can know it", _known_here, *_SEEDS, "250..1000"),
+    _mutant("a change starts when everyone can know it", _known_here, *_SEEDS, "656..1000"),
     _mutant("one change is in force before the next is offered", delete),
-    _mutant("an operator's change is persisted before it is offered or answered", becomes("[]")),
+    _mutant(
+        "an operator's change is persisted before it is offered or answered", becomes("[]"), *_SEEDS, "207..1000",
+    ),
     _mutant(
         "a change of members adapts the requested graph, not the one in use",
         becomes("self._state.rotated(rotation, start) if rotation else self._state.plan.latest.schedule"),
