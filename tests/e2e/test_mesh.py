@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "digits_gru"
 NODES = [f"node-{i}" for i in range(4)]
 PARTS = ("--", "--part", "{index}/{nodes}")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("digits_gru")]  # one worker makes the fixtures once
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +55,12 @@ def accuracies(folder: Path) -> list[float]:
     return [100 * result["mean_test_accuracy"] for result in results]
 
 
-@pytest.mark.xdist_group("undisturbed launch")  # made once, and outside the time limit of the second test
 def test_four_nodes_are_as_accurate_as_one_process(fleet: Fleet, plain: float, whole: Process) -> None:
     assert min(accuracies(fleet.folder / "whole")) > plain - 1
     printed = re.findall(r"node-\d \| test accuracy ([\d.]+)%", whole.stdout)
     assert sorted(map(float, printed)) == sorted(round(a, 2) for a in accuracies(fleet.folder / "whole"))
 
 
-@pytest.mark.xdist_group("undisturbed launch")
 def test_a_stopped_launch_resumes_to_the_bit(fleet: Fleet, whole: Process) -> None:
     stopped = launched(fleet, "stopped")
     until(lambda: "node-2 | " in stopped.stdout and "epoch=20 " in stopped.stdout, "epoch 20")
