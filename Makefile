@@ -8,6 +8,8 @@ RUNS ?= 500000
 # One more than processors, because some tests wait.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+# Where a user's setting forbids bytecode, every worker and process of a test would compile everything anew.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-slow test-package test-compose test-all chaos fuzz lint docs protos format clean
 .DELETE_ON_ERROR:
