@@ -1,0 +1,7 @@
+"""The hooks of tests/conftest.py that hold only below their own folder."""
+
+from __future__ import annotations
+
+from tests.conftest import pytest_ignore_collect, state_folder
+
+__all__ = ["pytest_ignore_collect", "state_folder"]
