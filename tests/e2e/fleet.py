@@ -51,6 +51,19 @@ SMALL: Mapping[str, object] = {
     "topology.graphs": ["a", "b", "c"],
 }
 
+# The images of the built-in task, in at most twenty rounds a second.
+_PACED = """
+import time
+
+from edgenode.tasks.image_task import ImageTask
+
+
+class Digits(ImageTask):
+    def loss(self, model, batch):
+        time.sleep(0.05)
+        return super().loss(model, batch)
+"""
+
 
 def until(condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = DEADLINE_S) -> Any:
     """Poll until the condition is truthy, and return its value. `what` names it in the error."""
@@ -168,8 +181,16 @@ class Fleet:
     ) -> None:
         self.end()
 
-    def configure(self, settings: Mapping[str, object] = {}, /, file: str = "run.toml") -> Config:
-        """Write a run.toml: SMALL with these settings, by default of four nodes."""
+    def configure(
+        self, settings: Mapping[str, object] = {}, /, file: str = "run.toml", *, paced: bool = False
+    ) -> Config:
+        """Write a run.toml: SMALL with these settings, by default of four nodes.
+
+        A paced run trains slowly. It is for tests in which a run only has to go on: others need the processors.
+        """
+        if paced:
+            (self.folder / "paced.py").write_text(_PACED)
+            settings = {"task.entry": "paced:Digits", "task.data": "cut", **settings}
         config = load(None, {**SMALL, "run.cluster": self.cluster, **settings}, environ={})
         (self.folder / file).write_text(config.to_toml())
         return config

@@ -54,7 +54,8 @@ def test_controller_without_its_disk_leads_only_with_recover(fleet: Fleet) -> No
 
 
 def test_next_controller_evicts_a_dead_node_which_rejoins(fleet: Fleet) -> None:
-    fleet.configure({"run.nodes": 3, "run.rounds": 1_000_000, "run.evict_after_s": 2.0, "topology.graphs": ["a"]})
+    settings = {"run.nodes": 3, "run.rounds": 1_000_000, "run.evict_after_s": 2.0, "topology.graphs": ["a"]}
+    fleet.configure(settings, paced=True)
     first = fleet.controller()
     nodes = fleet.nodes(3)
     nodes[0].logs("epoch done")

@@ -18,10 +18,10 @@ EDGES = {
 }
 
 
-def started(fleet: Fleet, rounds: int, nodes: int) -> tuple[Process, list[Process]]:
+def started(fleet: Fleet, rounds: int, nodes: int, *, paced: bool = False) -> tuple[Process, list[Process]]:
     """Start a controller and nodes, and wait until all train on ring a."""
     settings = {"run.rounds": rounds, "run.nodes": nodes, "algorithm.gossip_graph": "complete"}
-    fleet.configure({**settings, "topology.graphs": ["a"]})
+    fleet.configure({**settings, "topology.graphs": ["a"]}, paced=paced)
     controller = fleet.controller()
     training = fleet.nodes(nodes)
     for node in training:
@@ -67,7 +67,7 @@ def test_accepted_change_survives_the_controllers_death(fleet: Fleet) -> None:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with Fleet(tmp_path_factory.mktemp("running")) as fleet:
-        controller, nodes = started(fleet, rounds=1_000_000, nodes=4)
+        controller, nodes = started(fleet, rounds=1_000_000, nodes=4, paced=True)
         yield fleet
         fleet.stop([*nodes, controller])
 
